@@ -1,0 +1,219 @@
+"""Every error that troth raises, in one tree.
+
+::
+
+    TrothError
+      UsageError              the caller's bug: a bad argument, an unknown address, a closed client
+      ProtocolError           a peer broke the rules
+        DecodeError             bytes that are not a message
+        WrongCluster            a server of another cluster, or a stranger to this one
+      RequestError            a request that did not succeed
+        NotApplied              definite: it has not happened and never will; retry freely
+          InvalidRequest          the request itself is wrong (etcd's text in .text)
+            KeyNotFound, LeaseNotFound, LeaseExists, Compacted, FutureRevision
+          NotLeader               ask .leader_hint
+          Overloaded              a bounded queue is full; retry later
+          Unavailable             no quorum (or no fresh enough replica) within the time allowed
+          QuotaExceeded           the space quota is used up
+          SessionExpired          the session of this request is gone, and the request was never sent before
+          StaleFencingToken       somebody newer holds the lock
+        OutcomeUnknown          indefinite: it may have happened, or may yet; retry only with the same request id
+          RequestTimeout          no answer in time
+          LeadershipLost          the leader fell while the request was in its log
+      StorageError            the disk; the process stops
+        Corrupt                 bytes that were durable are not what was written; .path says where
+        SyncFailed              fsync failed; never retried, since a second success proves nothing
+        IdentityLost            this data directory is not the one that the cluster knows under this name
+    InvariantViolation(AssertionError)   outside the tree: our bug; only a process's entry point catches it
+
+A caller needs just two answers about a failed request: *did it happen?* and *what do I do?* The first is the
+class (`NotApplied` or `OutcomeUnknown`), which is also what a history records (``fail`` or ``info``).
+"""
+
+from typing import ClassVar
+
+from troth.ids import NodeId, Revision
+
+
+class TrothError(Exception):
+    """Root of the tree."""
+
+    code: ClassVar[str] = "error"
+
+
+class UsageError(TrothError):
+    """The caller's bug: a bad argument, an unknown option, a closed client."""
+
+    code = "usage"
+
+
+class ProtocolError(TrothError):
+    """A peer broke the rules of the protocol; its connection is closed."""
+
+    code = "protocol"
+
+
+class DecodeError(ProtocolError):
+    """Bytes that are not a message."""
+
+    code = "decode"
+
+
+class WrongCluster(ProtocolError):
+    """A server of another cluster, or one that this cluster does not know."""
+
+    code = "wrong_cluster"
+
+
+class RequestError(TrothError):
+    """A request that did not succeed. `NotApplied` and `OutcomeUnknown` say whether it happened."""
+
+    code = "request"
+
+
+class NotApplied(RequestError):
+    """Definite: the request has not taken effect and never will. Retry freely."""
+
+    code = "not_applied"
+
+
+class InvalidRequest(NotApplied):
+    """The request itself is wrong; sending it again will fail again. `text` is etcd's wording where it has one."""
+
+    code = "invalid"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class KeyNotFound(InvalidRequest):
+    """ignore_value or ignore_lease on a key that does not exist."""
+
+    code = "key_not_found"
+
+
+class LeaseNotFound(InvalidRequest):
+    """No such lease: never granted, revoked or expired."""
+
+    code = "lease_not_found"
+
+
+class LeaseExists(InvalidRequest):
+    """A lease with this id is already granted."""
+
+    code = "lease_exists"
+
+
+class Compacted(InvalidRequest):
+    """The revision asked for has been compacted away; read at a newer one."""
+
+    code = "compacted"
+
+    def __init__(self, text: str, compact_revision: Revision = Revision(0)) -> None:
+        super().__init__(text)
+        self.compact_revision = compact_revision
+
+
+class FutureRevision(InvalidRequest):
+    """The revision asked for does not exist yet."""
+
+    code = "future_revision"
+
+
+class NotLeader(NotApplied):
+    """This server does not lead; `leader_hint` is who it thinks does."""
+
+    code = "not_leader"
+
+    def __init__(self, leader_hint: NodeId | None = None) -> None:
+        known = f"try server {leader_hint:x}" if leader_hint else "no leader is known"
+        super().__init__(f"not the leader; {known}")
+        self.leader_hint = leader_hint
+
+
+class Overloaded(NotApplied):
+    """A bounded queue is full. Send less at once, or try again later."""
+
+    code = "overloaded"
+
+
+class Unavailable(NotApplied):
+    """No quorum, or no replica as fresh as was asked for, within the time allowed."""
+
+    code = "unavailable"
+
+
+class QuotaExceeded(NotApplied):
+    """The space quota is used up: compact, delete, or raise it, then disarm the alarm."""
+
+    code = "quota"
+
+
+class SessionExpired(NotApplied):
+    """The client's session is gone from the cluster, and this request had not been sent before."""
+
+    code = "session_expired"
+
+
+class StaleFencingToken(NotApplied):
+    """A newer holder has used the resource; this one's lock is lost."""
+
+    code = "stale_fencing_token"
+
+
+class OutcomeUnknown(RequestError):
+    """Indefinite: the request may have taken effect, or may yet. Retry only with the same request id."""
+
+    code = "outcome_unknown"
+
+
+class RequestTimeout(OutcomeUnknown):
+    """No answer in time."""
+
+    code = "timeout"
+
+
+class LeadershipLost(OutcomeUnknown):
+    """The leader fell while the request was in its log and not yet committed."""
+
+    code = "leadership_lost"
+
+
+class StorageError(TrothError):
+    """The disk failed; the process stops rather than go on with what it cannot trust."""
+
+    code = "storage"
+
+
+class Corrupt(StorageError):
+    """Bytes that were durable are not what was written."""
+
+    code = "corrupt"
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class SyncFailed(StorageError):
+    """fsync failed. The kernel may have dropped the pages, so a retry that succeeds proves nothing."""
+
+    code = "sync_failed"
+
+
+class IdentityLost(StorageError):
+    """This data directory is not the one that the cluster knows under this name."""
+
+    code = "identity_lost"
+
+
+class InvariantViolation(AssertionError):
+    """A fact that must hold does not: our bug. Stop, keep the evidence, report it."""
+
+
+def invariant(condition: bool, message: str, **facts: object) -> None:
+    """Raise `InvariantViolation` unless *condition* holds. Unlike ``assert`` it survives ``python -O``."""
+    if not condition:
+        shown = ", ".join(f"{name}={value!r}" for name, value in facts.items())
+        raise InvariantViolation(f"{message} ({shown})" if shown else message)
