@@ -110,9 +110,9 @@ class Compacted(InvalidRequest):
 
     code = "compacted"
 
-    def __init__(self, text: str, compact_revision: Revision = Revision(0)) -> None:
+    def __init__(self, text: str, compact_revision: int = 0) -> None:
         super().__init__(text)
-        self.compact_revision = compact_revision
+        self.compact_revision = Revision(compact_revision)
 
 
 class FutureRevision(InvalidRequest):

@@ -162,8 +162,11 @@ ProposeResult: TypeAlias = Accepted | Refused
 
 
 class MembershipChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One or many servers at once. A server in `add_voters` that is new starts as a voter: prefer `add_learners`
-    with ``Member.promote``, which gives it the log first."""
+    """One or many servers at once.
+
+    A server in `add_voters` that is new starts as a voter: prefer `add_learners` with ``Member.promote``, which
+    gives it the log first.
+    """
 
     add_voters: dict[NodeId, Member] = {}
     add_learners: dict[NodeId, Member] = {}
@@ -271,7 +274,7 @@ class Engine(Protocol):
         """The state machine has applied up to *index*."""
 
     def compact(self, meta: SnapshotMeta, keep_from: LogIndex) -> None:
-        """A local snapshot at `meta` is durable; entries before *keep_from* (at most ``meta.last.index + 1``) go."""
+        """A snapshot at `meta` is durable here; entries before *keep_from* (<= ``meta.last.index + 1``) go."""
 
     def membership_at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (for the header of a snapshot)."""
