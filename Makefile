@@ -1,0 +1,79 @@
+# Everything starts from a fresh clone: each target first makes .venv and installs into it what it needs.
+# `make help` lists the targets; .ci/run calls `make test` and nothing else.
+
+export TROTH_REWRITE SEED
+BIN := .venv/bin
+DEV := .venv/.installed-dev
+BENCH := .venv/.installed-bench
+SETUP := scripts/setup.sh scripts/constraints.txt scripts/debian-packages.txt pyproject.toml
+SOURCES := src tests benchmarks examples scripts
+
+INPUT ?=
+NODES ?= 3
+DATA ?= troth-data
+SEED ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help dev check test demo up bench bench-verify bench-hashing rewrite sim docs constraints clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+$(DEV): $(SETUP)
+	@scripts/setup.sh dev
+	@touch $@
+
+$(BENCH): $(SETUP)
+	@scripts/setup.sh dev,bench
+	@touch $@ $(DEV)
+
+dev: $(DEV) ## Make .venv with everything that development needs
+
+check: $(DEV) ## The fast loop (< 60 s): format, lint, types, layers, pure tests
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n 2 -m "not integration and not slow" $(ARGS)
+
+# Tests that kill processes and time fail-overs run one at a time: two at once on two cores would disturb each other.
+test: $(DEV) ## All tests
+	@status=0; \
+	echo "== pure tests"; $(BIN)/pytest -n 2 -m "not integration" $(ARGS) || status=1; \
+	echo "== tests with real processes, sockets and disks"; $(BIN)/pytest -m integration $(ARGS) || status=1; \
+	exit $$status
+
+demo: $(DEV) ## Load an inventory of /usr (or INPUT=file.csv|.jsonl) into three servers, kill the leader, check everything
+	@$(BIN)/troth demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
+
+up: $(DEV) ## A cluster on this machine that stays until Ctrl-C (NODES=3 DATA=troth-data)
+	@$(BIN)/troth up --nodes $(NODES) --data "$(DATA)" $(ARGS)
+
+bench: $(BENCH) ## Speed, fail-over, memory and start beside etcd and PySyncObj; ARGS=--quick takes a minute
+	$(BIN)/python benchmarks/bench_cluster.py $(ARGS)
+
+bench-verify: $(BENCH) ## Speed of the consistency checkers
+	$(BIN)/python benchmarks/bench_verify.py $(ARGS)
+
+bench-hashing: $(BENCH) ## Speed and balance of the hash rings
+	$(BIN)/python benchmarks/bench_hashing.py $(ARGS)
+
+rewrite: $(DEV) ## Write the expected traces of tests/scenarios anew; then read the diff
+	TROTH_REWRITE=1 $(BIN)/pytest -q tests/scenarios $(ARGS)
+	git diff --stat -- tests/scenarios
+
+sim: $(DEV) ## Simulate a cluster under faults (SEED=n replays one run)
+	$(BIN)/python -m troth.simulate $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+docs: $(DEV) ## Write docs/cli.md from the commands themselves
+	$(BIN)/python -m troth.cli.reference >docs/cli.md
+
+constraints: $(BENCH) ## Renew scripts/constraints.txt from what .venv holds
+	@{ echo "# Versions that a clean clone installs (pip install -c). Renew with: make constraints"; \
+	   $(BIN)/pip freeze --all --exclude-editable | grep -v -e '^pip==' -e '^#' | LC_ALL=C sort -f; } >scripts/constraints.new
+	@mv scripts/constraints.new scripts/constraints.txt
+
+clean: ## Remove .venv and all that the tools leave behind
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
