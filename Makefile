@@ -44,7 +44,7 @@ test: $(DEV) ## All tests
 	echo "== tests with real processes, sockets and disks"; $(BIN)/pytest -m integration $(ARGS) || status=1; \
 	exit $$status
 
-demo: $(DEV) ## Load an inventory of /usr (or INPUT=file.csv|.jsonl) into three servers, kill the leader, check everything
+demo: $(DEV) ## Load an inventory of /usr (or INPUT=file.csv, file.jsonl) into three servers, kill the leader, check everything
 	@$(BIN)/troth demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
 
 up: $(DEV) ## A cluster on this machine that stays until Ctrl-C (NODES=3 DATA=troth-data)

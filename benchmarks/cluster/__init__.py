@@ -1,0 +1,1 @@
+"""The cluster benchmark: one workload, run on troth and on what its users would take instead."""
