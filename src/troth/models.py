@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 import msgspec
+from typing_extensions import override
 
 from troth.errors import UsageError
 
@@ -167,6 +168,7 @@ class ReadLevel(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """The consistency model that this level is an instance of."""
         return MODELS[_MODEL_OF[self.name]]
 
+    @override
     def __str__(self) -> str:
         match self.name:
             case LevelName.BOUNDED_TIME:

@@ -89,7 +89,7 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a server must remember before it speaks: one record, one checksum (Raft figure 2, "persistent state")."""
+    """What a server must remember before it speaks: one record, one checksum (Raft figure 2)."""
 
     term: Term = Term(0)
     voted_for: NodeId = NodeId(0)
@@ -226,12 +226,16 @@ class Effects:
     persist: Persist | None = None
     after_persist: tuple[Send, ...] = ()
     committed: tuple[Entry, ...] = ()
+    more_committed: bool = False
+    """More is committed than was put into `committed`: take effects again soon."""
     install: SnapshotMeta | None = None
     reads: tuple[ReadState, ...] = ()
     reads_refused: tuple[int, ...] = ()
     """Contexts of reads that can not be confirmed any more (leader lost); ask again."""
     snapshots_wanted: tuple[NodeId, ...] = ()
     """Followers whose next entry is compacted away: stream them the newest snapshot."""
+    membership: Membership | None = None
+    """The membership in force has become this one (an append, or a truncation that took one back)."""
     trace: tuple[Trace, ...] = ()
 
 
@@ -278,6 +282,12 @@ class Engine(Protocol):
 
     def membership_at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (for the header of a snapshot)."""
+
+    def restore_vote(self) -> None:
+        """A server that had lost part of its log has caught up: it may vote and stand again."""
+
+    def leader(self) -> tuple[Term, NodeId]:
+        """The present term and its leader (0: unknown): the part of `status` that is asked for all the time."""
 
     def status(self) -> Status:
         """A frozen look at the present state."""

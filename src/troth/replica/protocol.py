@@ -1,11 +1,11 @@
 """What clients and servers say to each other (the native protocol), as values.
 
-A frame body is one `ClientMessage` (to a server) or one `ServerMessage` (to a client), msgpack arrays. Pipelining is
-free: any number may be outstanding, answers come in any order and name what they answer.
+A frame body is one `ClientMessage` (to a server) or one `ServerMessage` (to a client), msgpack arrays. Any number
+may be outstanding; answers come in any order and name what they answer.
 
 Writes come in batches: all that a client asked for in one turn of its loop is one `Writes`, answered by one
-`Results` or refused as a whole by one `WritesRefused`. A batch is the unit of exactly-once: a retry sends the very same batch
-(session, first_seq, commands) again, to any server.
+`Results` or refused as a whole by one `WritesRefused`. A batch is the unit of exactly-once: a retry sends the
+very same batch (session, first_seq, commands) again, to any server.
 """
 
 from typing import TypeAlias
@@ -29,19 +29,19 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True):
 # ---- client to server --------------------------------------------------------------------------------------
 
 
-class OpenSession(_Wire, tag=1):
+class OpenSession(_Wire, frozen=True, tag=1):
     """Ask for a session (answer: `SessionOpened`). `nonce` is random, so that a retried open finds the first."""
 
     call: int
     nonce: int
 
 
-class CloseSession(_Wire, tag=2):
+class CloseSession(_Wire, frozen=True, tag=2):
     call: int
     session: int
 
 
-class Writes(_Wire, tag=3):
+class Writes(_Wire, frozen=True, tag=3):
     """Commands numbered ``first_seq, first_seq + 1, ...`` in *session*.
 
     `acked_below`: the client has the answers of all batches that start below this number, so the cluster may
@@ -54,7 +54,7 @@ class Writes(_Wire, tag=3):
     commands: tuple[Command, ...]
 
 
-class Reads(_Wire, tag=4):
+class Reads(_Wire, frozen=True, tag=4):
     """Range requests that share a level (answer: `ReadResults` or `CallRefused`)."""
 
     call: int
@@ -62,7 +62,7 @@ class Reads(_Wire, tag=4):
     requests: tuple[Range, ...]
 
 
-class WatchCreate(_Wire, tag=5):
+class WatchCreate(_Wire, frozen=True, tag=5):
     """Start a watch under a number the client chose; answers are `WatchCreated`, then `WatchEvents`."""
 
     watch: int
@@ -75,65 +75,65 @@ class WatchCreate(_Wire, tag=5):
     progress_notify: bool = False
 
 
-class WatchCancel(_Wire, tag=6):
+class WatchCancel(_Wire, frozen=True, tag=6):
     watch: int
 
 
-class WatchProgress(_Wire, tag=7):
+class WatchProgress(_Wire, frozen=True, tag=7):
     """Ask for a `WatchEvents` with watch -1 and no events once everything up to its revision was delivered."""
 
 
-class LeaseKeepAlive(_Wire, tag=8):
+class LeaseKeepAlive(_Wire, frozen=True, tag=8):
     """Renew leases (answer: `LeaseTtls`; -1 marks one that is gone)."""
 
     call: int
     ids: tuple[int, ...]
 
 
-class LeaseTimeToLive(_Wire, tag=9):
+class LeaseTimeToLive(_Wire, frozen=True, tag=9):
     call: int
     id: int
     keys: bool = False
 
 
-class LeaseList(_Wire, tag=10):
+class LeaseList(_Wire, frozen=True, tag=10):
     call: int
 
 
-class GetStatus(_Wire, tag=11):
+class GetStatus(_Wire, frozen=True, tag=11):
     """What this server knows, also without a leader (answer: `ServerStatus`)."""
 
     call: int
 
 
-class ChangeMembers(_Wire, tag=12):
+class ChangeMembers(_Wire, frozen=True, tag=12):
     """Start a membership change (answer: `Done` when it is complete, or `CallRefused`)."""
 
     call: int
     change: MembershipChange
 
 
-class TransferLeadership(_Wire, tag=13):
+class TransferLeadership(_Wire, frozen=True, tag=13):
     """Answer: `Done` when the other server leads. `target` 0: whoever is most up to date."""
 
     call: int
     target: NodeId
 
 
-class HashState(_Wire, tag=14):
+class HashState(_Wire, frozen=True, tag=14):
     """Ask for the hash of the state at a revision (0: now), to compare replicas (answer: `StateHash`)."""
 
     call: int
     revision: int = 0
 
 
-class FetchSnapshot(_Wire, tag=15):
+class FetchSnapshot(_Wire, frozen=True, tag=15):
     """Stream the whole state at the present revision (answers: `SnapshotPart` until `last`)."""
 
     call: int
 
 
-class Ping(_Wire, tag=16):
+class Ping(_Wire, frozen=True, tag=16):
     call: int
 
 
@@ -160,12 +160,12 @@ ClientMessage: TypeAlias = (
 # ---- server to client --------------------------------------------------------------------------------------
 
 
-class SessionOpened(_Wire, tag=1):
+class SessionOpened(_Wire, frozen=True, tag=1):
     call: int
     session: int
 
 
-class Results(_Wire, tag=2):
+class Results(_Wire, frozen=True, tag=2):
     """The results of the batch (session, first_seq), one for each command, in order."""
 
     session: int
@@ -173,7 +173,7 @@ class Results(_Wire, tag=2):
     results: list[Result]
 
 
-class WritesRefused(_Wire, tag=3):
+class WritesRefused(_Wire, frozen=True, tag=3):
     """The batch (session, first_seq) got no results. `code` names a class of troth.errors, which says whether it
     may have been applied. `leader` is the client address of the leader, where known."""
 
@@ -184,7 +184,7 @@ class WritesRefused(_Wire, tag=3):
     leader: str = ""
 
 
-class ReadResults(_Wire, tag=4):
+class ReadResults(_Wire, frozen=True, tag=4):
     """Answers of `Reads`, in order. `level` is the level achieved; `revision` the state they were read from;
     `staleness_ms` bounds how old that state is (0: as new as the level demands; -1: unknown)."""
 
@@ -195,7 +195,7 @@ class ReadResults(_Wire, tag=4):
     staleness_ms: int = 0
 
 
-class CallRefused(_Wire, tag=5):
+class CallRefused(_Wire, frozen=True, tag=5):
     """The call failed. `code` names a class of troth.errors."""
 
     call: int
@@ -204,12 +204,12 @@ class CallRefused(_Wire, tag=5):
     leader: str = ""
 
 
-class WatchCreated(_Wire, tag=6):
+class WatchCreated(_Wire, frozen=True, tag=6):
     watch: int
     revision: int
 
 
-class WatchEvents(_Wire, tag=7):
+class WatchEvents(_Wire, frozen=True, tag=7):
     """Events of whole revisions, in order; everything up to `revision` has been delivered. No events: progress."""
 
     watch: int
@@ -217,7 +217,7 @@ class WatchEvents(_Wire, tag=7):
     events: list[Event]
 
 
-class WatchCanceled(_Wire, tag=8):
+class WatchCanceled(_Wire, frozen=True, tag=8):
     """The watch is over. `compact_revision` above 0: its start was compacted; begin anew from there."""
 
     watch: int
@@ -226,14 +226,14 @@ class WatchCanceled(_Wire, tag=8):
     reason: str = ""
 
 
-class LeaseTtls(_Wire, tag=9):
+class LeaseTtls(_Wire, frozen=True, tag=9):
     """Whole seconds that each lease asked for has now; -1: no such lease."""
 
     call: int
     ttls_s: list[int]
 
 
-class LeaseView(_Wire, tag=10):
+class LeaseView(_Wire, frozen=True, tag=10):
     """`ttl_s` -1: no such lease."""
 
     call: int
@@ -243,7 +243,7 @@ class LeaseView(_Wire, tag=10):
     keys: list[bytes]
 
 
-class LeaseIds(_Wire, tag=11):
+class LeaseIds(_Wire, frozen=True, tag=11):
     call: int
     ids: list[int]
 
@@ -259,7 +259,7 @@ class PeerView(msgspec.Struct, frozen=True, array_like=True):
     leader: bool = False
 
 
-class ServerStatus(_Wire, tag=12):
+class ServerStatus(_Wire, frozen=True, tag=12):
     """One server's view. `survives` is how many more servers may fail; -1: there is no quorum (or none known)."""
 
     call: int
@@ -287,7 +287,7 @@ class ServerStatus(_Wire, tag=12):
     consensus: str = "raft"
 
 
-class StateHash(_Wire, tag=13):
+class StateHash(_Wire, frozen=True, tag=13):
     """`applied_index` is the log position the hash was taken at (when asked for the present)."""
 
     call: int
@@ -297,17 +297,17 @@ class StateHash(_Wire, tag=13):
     applied_index: int
 
 
-class SnapshotPart(_Wire, tag=14):
+class SnapshotPart(_Wire, frozen=True, tag=14):
     call: int
     data: bytes
     last: bool
 
 
-class Done(_Wire, tag=15):
+class Done(_Wire, frozen=True, tag=15):
     call: int
 
 
-class LeaderChanged(_Wire, tag=16):
+class LeaderChanged(_Wire, frozen=True, tag=16):
     """Pushed to every client: who leads now (client address; empty: nobody known) and in which term."""
 
     term: int

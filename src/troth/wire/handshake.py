@@ -49,7 +49,7 @@ class Rejected(msgspec.Struct, frozen=True, tag="troth-rejected"):
 Greeting: TypeAlias = Hello | Welcome | Rejected
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Greeting).decode
+_decoder: msgspec.msgpack.Decoder[Greeting] = msgspec.msgpack.Decoder(Greeting)
 
 
 def encode_greeting(greeting: Greeting) -> bytes:
@@ -64,6 +64,6 @@ def decode_greeting(body: bytes) -> Greeting:
         DecodeError: not a handshake of this protocol.
     """
     try:
-        return _decode(body)
+        return _decoder.decode(body)
     except msgspec.DecodeError as error:
         raise DecodeError(f"this is not the troth protocol ({error})") from None

@@ -1,0 +1,89 @@
+"""Quorum arithmetic, shared by Raft and Paxos: who has won, what is held widely enough.
+
+A quorum system is one or two sets of voters (two while a membership change is under way) and a size for each.
+The default size is a majority. Paxos may use different sizes for its two phases, as long as every phase-1 quorum
+meets every phase-2 quorum (Howard, Malkhi, Spiegelman 2016, "Flexible Paxos").
+
+Sources: Raft paper §5.2, §5.4.2 and §6 (joint consensus: agreement needs separate majorities of both sets).
+"""
+
+from collections.abc import Collection, Mapping
+from enum import Enum
+from typing import TypeVar
+
+from troth.errors import UsageError
+from troth.ids import NodeId
+
+Number = TypeVar("Number", bound=int)
+
+
+class VoteResult(Enum):
+    """Three answers, since "not won" is not yet "lost"."""
+
+    WON = "won"
+    LOST = "lost"
+    PENDING = "pending"
+
+
+def majority(count: int) -> int:
+    """Smallest size of which any two subsets of *count* voters must share a member."""
+    return count // 2 + 1
+
+
+def vote_result(
+    voters: Collection[NodeId], votes: Mapping[NodeId, bool], *, size: int | None = None
+) -> VoteResult:
+    """Outcome among *voters* given the *votes* heard so far; votes of others are ignored.
+
+    Args:
+        size: how many must agree; a majority if not given. An empty set of voters agrees with everything (it is
+            the missing half of a membership that is not joint).
+    """
+    needed = (majority(len(voters)) if voters else 0) if size is None else size
+    granted = sum(votes.get(voter) is True for voter in voters)
+    refused = sum(votes.get(voter) is False for voter in voters)
+    if granted >= needed:
+        return VoteResult.WON
+    if refused > len(voters) - needed:
+        return VoteResult.LOST
+    return VoteResult.PENDING
+
+
+def joint_vote_result(
+    voters: Collection[NodeId], outgoing: Collection[NodeId], votes: Mapping[NodeId, bool]
+) -> VoteResult:
+    """Outcome when both sets must agree; *outgoing* is empty outside a membership change (Raft §6)."""
+    results = (vote_result(voters, votes), vote_result(outgoing, votes))
+    if VoteResult.LOST in results:
+        return VoteResult.LOST
+    return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
+
+
+def quorum_value(
+    held: Mapping[NodeId, Number], voters: Collection[NodeId], zero: Number, *, size: int | None = None
+) -> Number:
+    """Highest value that a quorum of *voters* has reached; a silent voter holds *zero*. *voters* is not empty."""
+    descending = sorted((held.get(voter, zero) for voter in voters), reverse=True)
+    return descending[(majority(len(voters)) if size is None else size) - 1]
+
+
+def joint_quorum_value(
+    held: Mapping[NodeId, Number], voters: Collection[NodeId], outgoing: Collection[NodeId], zero: Number
+) -> Number:
+    """Highest value that quorums of both sets have reached (Raft §6)."""
+    value = quorum_value(held, voters, zero)
+    return min(value, quorum_value(held, outgoing, zero)) if outgoing else value
+
+
+def check_flexible(count: int, phase1: int, phase2: int) -> None:
+    """Check that any *phase1* voters and any *phase2* voters out of *count* share one.
+
+    Raises:
+        UsageError: they need not meet, or a size is out of range.
+    """
+    if not (1 <= phase1 <= count and 1 <= phase2 <= count):
+        raise UsageError(f"quorum sizes {phase1} and {phase2} must lie between 1 and {count} voters")
+    if phase1 + phase2 <= count:
+        raise UsageError(
+            f"quorums of {phase1} and {phase2} out of {count} need not meet; their sum must be above {count}"
+        )

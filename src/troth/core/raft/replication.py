@@ -1,0 +1,206 @@
+"""Log replication and the commit rule (Raft §5.3, §5.4; pipelining: thesis §10.2.1).
+
+The leader writes its own disk while the followers write theirs: its own acknowledgement is a message to itself
+that waits in the same "once durable" outbox, so it counts exactly when it is true (thesis §10.2.1).
+"""
+
+from troth.core.interface import Entry, EntryId
+from troth.core.quorum import joint_quorum_value
+from troth.core.raft.messages import (
+    AppendEntries,
+    AppendRejected,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+)
+from troth.core.raft.progress import FollowerProgress, Mode
+from troth.core.raft.roles import Follower, Leader
+from troth.core.raft.state import State
+from troth.errors import invariant
+from troth.ids import LogIndex, NodeId, Tick
+
+COMMIT_NOTICE = 0
+"""The token of a heartbeat that only tells the commit index: it belongs to no round and wants no answer."""
+
+
+class Replication(State):
+    """§5.3: how the leader's log becomes everybody's."""
+
+    # ---- leader: sending ----
+
+    def _replicate(self, leader: Leader) -> None:
+        """Send every follower what flow control allows."""
+        for peer in self._others():
+            progress = leader.progress[peer]
+            while progress.may_send() and (progress.next <= self._log.last_index or progress.mode is Mode.PROBE):
+                if not self._send_append(peer, progress):
+                    break
+
+    def _send_append(self, peer: NodeId, progress: FollowerProgress) -> bool:
+        """Send the entries from ``progress.next``; in probe mode also when there are none, to find agreement."""
+        prev_index = LogIndex(progress.next - 1)
+        prev_term = self._log.term_at(prev_index)
+        if prev_term is None:
+            self._want_snapshot(peer, progress)
+            return False
+        entries = self._log.slice(progress.next, LogIndex(self._log.last_index + 1), self._config.append_bytes_max)
+        last = entries[-1].index if entries else prev_index
+        progress.on_sent(last, sum(entry.size_bytes for entry in entries))
+        self._send(peer, AppendEntries(self._term, EntryId(prev_term, prev_index), entries, self._commit_index))
+        return True
+
+    def _want_snapshot(self, peer: NodeId, progress: FollowerProgress) -> None:
+        """§7: the entry that *peer* needs next is compacted away."""
+        progress.become_snapshot(self._log.compacted.index, self._now)
+        self._out_snapshots_wanted.append(peer)
+        self._trace("snapshot_wanted", peer=peer)
+
+    def _send_commit_notice(self, leader: Leader) -> None:
+        """Tell followers with nothing in flight that the commit index has risen; others hear it with an append."""
+        for peer in self._others():
+            progress = leader.progress[peer]
+            if progress.mode is Mode.REPLICATE and not progress.in_flight:
+                self._send_heartbeat(peer, progress, token=COMMIT_NOTICE)
+
+    def _send_heartbeat(self, peer: NodeId, progress: FollowerProgress, *, token: int) -> None:
+        # A follower may only be told to commit what it is known to hold (pitfall: raft PR#139 and others).
+        self._send(peer, Heartbeat(self._term, min(progress.match, self._commit_index), token))
+
+    def _begin_round(self, leader: Leader) -> int:
+        """Send a numbered heartbeat round; its confirmation by a quorum proves leadership after this moment."""
+        leader.token += 1
+        leader.rounds.append((leader.token, self._now))
+        leader.heartbeat_due = Tick(self._now + self._config.heartbeat_ticks)
+        for peer in self._others():
+            self._send_heartbeat(peer, leader.progress[peer], token=leader.token)
+        own = leader.progress.get(self.node_id)
+        if own is not None:
+            own.acked_token = leader.token
+        return leader.token
+
+    # ---- leader: answers ----
+
+    def _on_append_reply(self, leader: Leader, sender: NodeId, message: AppendReply) -> None:
+        progress = leader.progress.get(sender)
+        if progress is None:
+            return
+        invariant(
+            message.match <= self._log.last_index,
+            "acknowledges what was never sent",
+            sender=sender,
+            match=message.match,
+        )
+        progress.active = True
+        progress.on_acknowledged(message.match)
+        if sender == self.node_id:
+            leader.own_disk_seen = self._now
+        elif (progress.mode is Mode.PROBE and message.match == progress.match) or (
+            progress.mode is Mode.SNAPSHOT and progress.match >= progress.snapshot_index
+        ):
+            progress.become_replicate()
+
+    def _on_append_rejected(self, leader: Leader, sender: NodeId, message: AppendRejected) -> None:
+        """§5.3: "the leader decrements nextIndex and retries"; a whole term at a time."""
+        progress = leader.progress.get(sender)
+        if progress is None:
+            return
+        progress.active = True
+        if progress.mode is Mode.REPLICATE:
+            if message.rejected > progress.match:
+                progress.become_probe(LogIndex(progress.match + 1))
+            return
+        if progress.mode is Mode.SNAPSHOT or message.rejected != progress.next - 1:
+            return  # an old answer to an earlier probe
+        agreeing = self._log.last_agreeing(message.hint.index, message.hint.term)
+        progress.become_probe(LogIndex(min(message.rejected, agreeing.index + 1)))
+
+    def _on_heartbeat_reply(self, leader: Leader, sender: NodeId, message: HeartbeatReply) -> None:
+        progress = leader.progress.get(sender)
+        if progress is None:
+            return
+        progress.active = True
+        progress.acked_token = max(progress.acked_token, message.token)
+        progress.probe_outstanding = False
+        if progress.mode is Mode.REPLICATE and progress.match < self._log.last_index:
+            # The last append may have been lost, and no later one would reveal it: an empty one will.
+            prev_index = LogIndex(progress.next - 1)
+            prev_term = self._log.term_at(prev_index)
+            if prev_term is not None:
+                prev = EntryId(prev_term, prev_index)
+                self._send(sender, AppendEntries(self._term, prev, (), self._commit_index))
+
+    def _stored(self, leader: Leader) -> dict[NodeId, LogIndex]:
+        return {node: progress.match for node, progress in leader.progress.items()}
+
+    def _maybe_commit(self, leader: Leader) -> bool:
+        """Advance the commit index to what a quorum holds durably (both quorums, while membership is joint)."""
+        membership = self._membership
+        index = joint_quorum_value(self._stored(leader), membership.voters, membership.outgoing, LogIndex(0))
+        # Copies of an older term's entry prove nothing: it may still be overwritten. It commits when an entry of
+        # our own term does (§5.4.2, figure 8).
+        if index <= self._commit_index or self._log.term_at(index) != self._term:
+            return False
+        self._advance_commit(index)
+        while leader.uncommitted and leader.uncommitted[0].index <= index:
+            leader.uncommitted_bytes -= leader.uncommitted.popleft().size_bytes
+        return True
+
+    # ---- follower ----
+
+    def _on_append_entries(self, follower: Follower, sender: NodeId, message: AppendEntries) -> None:
+        """§5.3, figure 2, "AppendEntries RPC: receiver implementation"."""
+        prev_index, entries = message.prev.index, message.entries
+        if prev_index < self._commit_index:
+            # What is committed here is the leader's too (Leader Completeness), so the message can be read as
+            # beginning there. A message from below the compacted part must never look like a conflict.
+            entries = entries[self._commit_index - prev_index :]
+            prev_index = self._commit_index
+        elif not self._log.holds(message.prev):
+            hint = self._log.last_agreeing(prev_index, message.prev.term)
+            self._send_durable(sender, AppendRejected(self._term, prev_index, hint))
+            return
+        for entry in entries:
+            here = self._log.term_at(entry.index)
+            if here == entry.term:
+                continue  # already here: a duplicate, or a part of a later message; never a reason to truncate
+            if here is not None:
+                self._truncate_from(entry.index)
+            self._log.append(entry)
+            self._on_entry_appended(entry)
+        covered = LogIndex(prev_index + len(entries))
+        follower.verified = max(follower.verified, covered)
+        self._follow_commit(follower, message.commit)
+        self._send_durable(sender, AppendReply(self._term, covered))
+
+    def _truncate_from(self, index: LogIndex) -> None:
+        """§5.3: "if an existing entry conflicts with a new one, delete it and all that follow it"."""
+        self._trace("truncate", index=index)
+        self._log.truncate_from(index, self._commit_index)
+        if self._memberships.index >= index:
+            self._memberships.on_truncate(index)
+            self._out_membership = self._membership
+
+    def _follow_commit(self, follower: Follower, leader_commit: LogIndex) -> None:
+        """Figure 2: commitIndex = min(leaderCommit, index of last *new* entry); the rest is unverified."""
+        index = min(leader_commit, follower.verified)
+        if index > self._commit_index:
+            self._advance_commit(index)
+
+    def _on_heartbeat(self, follower: Follower, sender: NodeId, message: Heartbeat) -> None:
+        self._follow_commit(follower, message.commit)
+        if message.token != COMMIT_NOTICE:
+            self._send(sender, HeartbeatReply(self._term, message.token))
+
+    # ---- both ----
+
+    def _take_committed(self) -> tuple[Entry, ...]:
+        """Entries newly committed, each exactly once, in order."""
+        if self._delivered_index >= self._commit_index:
+            return ()
+        entries = self._log.slice(
+            LogIndex(self._delivered_index + 1),
+            LogIndex(self._commit_index + 1),
+            self._config.append_bytes_max * 8,
+        )
+        self._delivered_index = entries[-1].index
+        return entries
