@@ -93,7 +93,7 @@ class DeleteRange(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False)
 
 
 class Compare(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """True when *target* of *key* stands in *result* to the operand: `value` for VALUE, `number` for the others."""
+    """True when *target* of *key* stands in *result* to the operand: `value` for VALUE, else `number`."""
 
     key: bytes
     target: CompareTarget = CompareTarget.VERSION

@@ -1,0 +1,191 @@
+"""What can be said against a request without looking at the data: shape, sizes, duplicate keys.
+
+These checks hold on every server alike, so they can run before a request enters the log; `Store.apply` makes them
+again (but for the size), because what is in the log must have one outcome on all replicas whoever wrote it.
+"""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from troth.kv import refusals
+from troth.kv.keyspace import TO_THE_END
+from troth.kv.requests import (
+    Alarm,
+    Command,
+    Compact,
+    DeleteRange,
+    Failure,
+    LeaseGrant,
+    LeaseRevoke,
+    Operation,
+    Put,
+    Range,
+    SortOrder,
+    SortTarget,
+    Txn,
+)
+
+REQUEST_BYTES_MAX = 1536 * 1024
+"""etcd's default bound on one request."""
+
+LEASE_TTL_MAX_S = 9_000_000_000
+
+_OPERATION_OVERHEAD_BYTES = 16
+
+
+def check_put(put: Put) -> Failure | None:
+    """The static faults of a Put."""
+    if not put.key:
+        return refusals.EMPTY_KEY
+    if put.ignore_value and put.value:
+        return refusals.VALUE_PROVIDED
+    if put.ignore_lease and put.lease:
+        return refusals.LEASE_PROVIDED
+    return None
+
+
+def check_range(request: Range) -> Failure | None:
+    """The static faults of a Range."""
+    if not request.key:
+        return refusals.EMPTY_KEY
+    # A struct made by hand is not type-checked, and an unknown number must not become an exception later.
+    if request.sort_order not in _SORT_ORDERS or request.sort_target not in _SORT_TARGETS:
+        return refusals.INVALID_SORT_OPTION
+    return None
+
+
+_SORT_ORDERS = frozenset(SortOrder)
+_SORT_TARGETS = frozenset(SortTarget)
+
+
+def check_txn(txn: Txn, ops_max: int) -> Failure | None:
+    """The static faults of a Txn: first those of its parts, then keys written twice in one branch."""
+    failure = _check_parts(txn, ops_max)
+    if failure is not None:
+        return failure
+    for branch in (txn.success, txn.failure):
+        alone = len(branch) == 1 and not isinstance(branch[0], Txn)
+        if not alone and _written_keys(branch) is None:
+            return refusals.DUPLICATE_KEY
+    return None
+
+
+def check_command(command: Command, ops_max: int) -> Failure | None:
+    """The static faults of any command, its size left aside."""
+    match command:
+        case Put():
+            return check_put(command)
+        case DeleteRange():
+            return refusals.EMPTY_KEY if not command.key else None
+        case Txn():
+            return check_txn(command, ops_max)
+        case LeaseGrant():
+            return refusals.LEASE_TTL_TOO_LARGE if command.ttl_s > LEASE_TTL_MAX_S else None
+        case LeaseRevoke() | Compact() | Alarm():
+            return None
+        case _:
+            assert_never(command)
+
+
+def contains_put(txn: Txn) -> bool:
+    """Whether either branch, at any depth, writes a key."""
+    return any(
+        isinstance(operation, Put) or (isinstance(operation, Txn) and contains_put(operation))
+        for operation in (*txn.success, *txn.failure)
+    )
+
+
+def payload_bytes(command: Command) -> int:
+    """About how large *command* is when serialised: its byte strings and a little for each operation."""
+    match command:
+        case Put():
+            return _OPERATION_OVERHEAD_BYTES + len(command.key) + len(command.value)
+        case DeleteRange():
+            return _OPERATION_OVERHEAD_BYTES + len(command.key) + len(command.range_end)
+        case Txn():
+            size = _OPERATION_OVERHEAD_BYTES
+            for compare in command.compare:
+                size += _OPERATION_OVERHEAD_BYTES + len(compare.key) + len(compare.range_end) + len(compare.value)
+            for operation in (*command.success, *command.failure):
+                if isinstance(operation, Range):
+                    size += _OPERATION_OVERHEAD_BYTES + len(operation.key) + len(operation.range_end)
+                else:
+                    size += payload_bytes(operation)
+            return size
+        case LeaseGrant() | LeaseRevoke() | Compact() | Alarm():
+            return _OPERATION_OVERHEAD_BYTES
+        case _:
+            assert_never(command)
+
+
+def _check_parts(txn: Txn, ops_max: int) -> Failure | None:
+    ops_count = max(len(txn.compare), len(txn.success), len(txn.failure))
+    if ops_count > ops_max:
+        return refusals.TOO_MANY_OPS
+    for compare in txn.compare:
+        if not compare.key:
+            return refusals.EMPTY_KEY
+    for operation in (*txn.success, *txn.failure):
+        # What a level uses up is missing below it: this bounds the depth as well.
+        failure = _check_operation(operation, ops_max - ops_count)
+        if failure is not None:
+            return failure
+    return None
+
+
+def _check_operation(operation: Operation, ops_max: int) -> Failure | None:
+    match operation:
+        case Put():
+            return check_put(operation)
+        case Range():
+            return check_range(operation)
+        case DeleteRange():
+            return refusals.EMPTY_KEY if not operation.key else None
+        case Txn():
+            return _check_parts(operation, ops_max)
+        case _:
+            assert_never(operation)
+
+
+_Interval = tuple[bytes, bytes | None]
+"""A deleted range, half-open; None is "no upper bound"."""
+
+
+def _interval(request: DeleteRange) -> _Interval:
+    if not request.range_end:
+        return request.key, request.key + b"\0"
+    return request.key, None if request.range_end == TO_THE_END else request.range_end
+
+
+def _covered(key: bytes, deleted: list[_Interval]) -> bool:
+    return any(lo <= key and (hi is None or key < hi) for lo, hi in deleted)
+
+
+def _written_keys(branch: Sequence[Operation]) -> tuple[set[bytes], list[_Interval]] | None:
+    """The keys put and the ranges deleted by *branch* and what is nested in it; None if they clash.
+
+    etcd's rule (its ``checkIntervals``): at one level all deletions count, wherever they stand; a nested
+    transaction may not put what this level, or a nested one before it, writes; but its two branches may put the
+    same key, since only one of them runs.
+    """
+    deleted = [_interval(operation) for operation in branch if isinstance(operation, DeleteRange)]
+    put: set[bytes] = set()
+    for operation in branch:
+        if not isinstance(operation, Txn):
+            continue
+        success = _written_keys(operation.success)
+        failure = _written_keys(operation.failure)
+        if success is None or failure is None:
+            return None
+        nested = success[0] | failure[0]
+        if not put.isdisjoint(nested) or any(_covered(key, deleted) for key in nested):
+            return None
+        put |= nested
+        deleted += success[1]
+        deleted += failure[1]
+    for operation in branch:
+        if isinstance(operation, Put):
+            if operation.key in put or _covered(operation.key, deleted):
+                return None
+            put.add(operation.key)
+    return put, deleted

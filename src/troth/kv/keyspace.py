@@ -1,0 +1,461 @@
+"""Every version of every key, in memory: the data structure under the store.
+
+Theory of operation
+===================
+Three views of one set of `KeyValue` versions, each shared by reference and never copied:
+
+* ``index``: key -> its versions. A key that has a single version, and that a put, maps straight to it; any other
+  maps to a list in revision order, in which a deletion is a *tombstone* (``version == 0``). So the newest state of
+  a key is one dict look-up away, and a key written once costs no list.
+* ``log``: all versions since the last compaction in the order in which they were written. Watchers and snapshots
+  read it; it is also the work list of the scavenger.
+* order: two sorted lists of keys, the live and the dead ones (deleted, but still visible at an older revision).
+  They are brought up to date only when somebody asks for a range: a write merely notes in ``moved`` that a key
+  was born or died. What a range pays is proportional to what moved since the last one: one by one when few keys
+  moved, by one merge when many did.
+
+Compaction and scavenging
+=========================
+`compact(C)` only moves a number: from then on a version is *garbage* if a newer one exists at or below C, and a
+tombstone is garbage if it is older than C (one written at C itself stays: a watch from C must still report it).
+Garbage is freed by `scavenge` in bounded steps, whenever the caller has time, and invisible at once: nothing that
+can be observed (reads, sizes, hashes, snapshots) depends on how far the scavenger is. A `Pin` holds it
+back for a reader that is in the middle of the history.
+
+``size_bytes`` counts what is not garbage. To move it at once on compaction, the log would have to be walked;
+instead ``superseded_bytes`` sums up the sizes of all versions that ever got a successor, and `marks` remembers that sum
+every `MARK_INTERVAL` revisions, so that a compaction walks less than one interval.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from operator import attrgetter, itemgetter
+
+from sortedcontainers import SortedList
+
+from troth.errors import invariant
+from troth.kv.requests import KeyValue
+
+VERSION_OVERHEAD_BYTES = 192
+"""Cost of a version beyond its key and value: the struct, two byte-string headers, its places in index and log."""
+
+MARK_INTERVAL = 1024
+"""Revisions between two marks; a power of two."""
+
+TO_THE_END = b"\0"
+"""As a range_end: no upper bound."""
+
+_LOG_TRIM_MIN = 1024
+_MOVED_SLACK = 1024
+_FREED = KeyValue(b"", 0, 0, 0, b"")
+
+_mod_revision = attrgetter("mod_revision")
+_first = itemgetter(0)
+
+
+def cost_bytes(version: KeyValue) -> int:
+    """What one version adds to the size of the store."""
+    return len(version.key) + len(version.value) + VERSION_OVERHEAD_BYTES
+
+
+class Pin:
+    """Keeps every version that is visible at *revision* or later from being freed."""
+
+    __slots__ = ("revision",)
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+
+
+class KeySpace:
+    """All versions of all keys. It knows neither leases nor quotas nor requests.
+
+    The hot loop of `Store.apply_batch` writes `index`, `log`, `moved` and the counters itself; everybody else goes
+    through the methods.
+
+    Invariant: ``log[log_head:]`` holds exactly the versions with ``mod_revision >= compact_revision`` that were
+    written since the store was empty (or more, while a pin or a lazy scavenger keeps older ones), in order.
+    """
+
+    __slots__ = (
+        "_base_mark",
+        "_cursor",
+        "_dead",
+        "_live",
+        "_pins",
+        "_target",
+        "compact_revision",
+        "index",
+        "log",
+        "log_head",
+        "marks",
+        "moved",
+        "revision",
+        "scavenged_revision",
+        "size_bytes",
+        "superseded_bytes",
+    )
+
+    def __init__(self) -> None:
+        self.index: dict[bytes, KeyValue | list[KeyValue]] = {}
+        self.log: list[KeyValue] = []
+        self.log_head = 0
+        self.moved: set[bytes] = set()
+        self.revision = 1
+        self.compact_revision = 0
+        self.scavenged_revision = 0
+        self.size_bytes = 0
+        self.superseded_bytes = 0
+        self.marks: list[tuple[int, int]] = []
+        self._base_mark = (0, 0)
+        self._live = SortedList()
+        self._dead = SortedList()
+        self._pins: list[Pin] = []
+        self._target = 0
+        self._cursor = 0
+
+    # ---- point reads -----------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> KeyValue | None:
+        """The live version of *key*, or None."""
+        versions = self.index.get(key)
+        if isinstance(versions, list):
+            newest = versions[-1]
+            return newest if newest.version else None
+        return versions
+
+    def get_at(self, key: bytes, revision: int) -> KeyValue | None:
+        """What *key* was right after *revision*; right only for ``revision >= compact_revision``."""
+        versions = self.index.get(key)
+        if isinstance(versions, list):
+            position = bisect_right(versions, revision, key=_mod_revision)
+            if not position:
+                return None
+            version = versions[position - 1]
+            return version if version.version else None
+        return versions if versions is not None and versions.mod_revision <= revision else None
+
+    def previous(self, version: KeyValue) -> KeyValue | None:
+        """What *version* replaced: None if that was nothing, a deletion, or is freed."""
+        replaced = self._predecessor(version)
+        return replaced if replaced is not None and replaced.version else None
+
+    def history(self, key: bytes, start_revision: int) -> list[KeyValue]:
+        """The versions of *key* from *start_revision* on, tombstones included, oldest first."""
+        versions = self.index.get(key)
+        if isinstance(versions, list):
+            return versions[bisect_left(versions, start_revision, key=_mod_revision) :]
+        return [versions] if versions is not None and versions.mod_revision >= start_revision else []
+
+    def _predecessor(self, version: KeyValue) -> KeyValue | None:
+        versions = self.index.get(version.key)
+        if not isinstance(versions, list):
+            return None
+        # A put and the deletion of the same key can share a revision (sibling transactions inside one).
+        position = bisect_left(versions, version.mod_revision, key=_mod_revision)
+        while position < len(versions) and versions[position] is not version:
+            position += 1
+        return versions[position - 1] if 0 < position < len(versions) else None
+
+    # ---- writes ----------------------------------------------------------------------------------------------
+
+    def put(self, key: bytes, value: bytes, lease: int, revision: int) -> KeyValue:
+        """Write a version of *key* at *revision*; `commit` follows once all of the revision is written."""
+        versions = self.index.get(key)
+        if versions is None:
+            version = KeyValue(key, revision, revision, 1, value, lease)
+            self.index[key] = version
+            self.moved.add(key)
+        else:
+            newest = versions[-1] if isinstance(versions, list) else versions
+            if newest.version:
+                version = KeyValue(newest.key, newest.create_revision, revision, newest.version + 1, value, lease)
+                self.superseded_bytes += cost_bytes(newest)
+            else:
+                version = KeyValue(newest.key, revision, revision, 1, value, lease)
+                self.moved.add(key)
+            if isinstance(versions, list):
+                versions.append(version)
+            else:
+                self.index[key] = [versions, version]
+        self.log.append(version)
+        self.size_bytes += cost_bytes(version)
+        return version
+
+    def delete(self, live: KeyValue, revision: int) -> KeyValue:
+        """Write a tombstone over *live*, the live version of its key; returns the tombstone."""
+        tombstone = KeyValue(live.key, 0, revision, 0, b"", 0)
+        versions = self.index[live.key]
+        if isinstance(versions, list):
+            versions.append(tombstone)
+        else:
+            self.index[live.key] = [versions, tombstone]
+        self.moved.add(live.key)
+        self.log.append(tombstone)
+        self.size_bytes += cost_bytes(tombstone)
+        self.superseded_bytes += cost_bytes(live) + cost_bytes(tombstone)
+        return tombstone
+
+    def commit(self, revision: int) -> None:
+        """All writes of *revision* are in: make it the current one."""
+        self.revision = revision
+        if not revision & (MARK_INTERVAL - 1):
+            self.marks.append((revision, self.superseded_bytes))
+
+    # ---- order -----------------------------------------------------------------------------------------------
+
+    def live_count(self, key: bytes, range_end: bytes) -> int:
+        """How many keys of a range are live. O(log n)."""
+        if not range_end:
+            return 0 if self.get(key) is None else 1
+        lo, hi = self._positions(key, range_end)
+        return hi - lo
+
+    def live(self, key: bytes, range_end: bytes, limit: int = 0, *, last: bool = False) -> list[KeyValue]:
+        """The live versions of a range in key order; at most *limit* (0: all), the *last* ones if asked."""
+        if not range_end:
+            version = self.get(key)
+            return [] if version is None else [version]
+        lo, hi = self._positions(key, range_end)
+        if limit and hi - lo > limit:
+            lo, hi = (hi - limit, hi) if last else (lo, lo + limit)
+        index = self.index
+        found = []
+        for name in self._live.islice(lo, hi):
+            versions = index[name]
+            found.append(versions[-1] if isinstance(versions, list) else versions)
+        return found
+
+    def live_at(self, key: bytes, range_end: bytes, revision: int) -> list[KeyValue]:
+        """The versions of a range that were live right after *revision*, in key order."""
+        names: Iterable[bytes] = self.names(key, range_end) if range_end else (key,)
+        versions = (self.get_at(name, revision) for name in names)
+        return [version for version in versions if version is not None]
+
+    def names(self, key: bytes, range_end: bytes) -> list[bytes]:
+        """The keys of a range, dead ones included, in order."""
+        lo, hi = self._positions(key, range_end)
+        found: list[bytes] = list(self._live.islice(lo, hi))
+        if self._dead:
+            end = None if range_end == TO_THE_END else range_end
+            if end is None or key < end:
+                found.extend(self._dead.irange(key, end, (True, False)))
+                found.sort()
+        return found
+
+    def names_after(self, key: bytes, count: int) -> list[bytes]:
+        """The next *count* keys above *key* (dead ones included) in order; fewer only at the end."""
+        self._settle()
+        found: list[bytes] = []
+        for order in (self._live, self._dead):
+            names = order.irange(key, None, (False, False))
+            found.extend(name for name, _ in zip(names, range(count), strict=False))
+        found.sort()
+        return found[:count]
+
+    def _positions(self, key: bytes, range_end: bytes) -> tuple[int, int]:
+        """The half-open slice of the live keys that a range covers."""
+        self._settle()
+        live = self._live
+        lo: int = live.bisect_left(key)
+        hi: int = len(live) if range_end == TO_THE_END else live.bisect_left(range_end)
+        return lo, max(lo, hi)
+
+    def _settle(self) -> None:
+        """Bring the order up to date with the index."""
+        moved = self.moved
+        if not moved:
+            return
+        index, live, dead = self.index, self._live, self._dead
+        changed = sorted(moved)
+        alive: list[bytes] = []
+        died: list[bytes] = []
+        for key in changed:
+            versions = index.get(key)
+            if versions is not None:
+                is_live = not isinstance(versions, list) or versions[-1].version
+                (alive if is_live else died).append(key)
+        if len(changed) * 16 < len(live):
+            for key in changed:
+                live.discard(key)
+                if dead:
+                    dead.discard(key)
+            live.update(alive)
+            dead.update(died)
+        else:
+            # Sorting two sorted runs is one linear merge.
+            self._live = SortedList([*(key for key in live if key not in moved), *alive])
+            self._dead = SortedList([*(key for key in dead if key not in moved), *died])
+        moved.clear()
+
+    # ---- the log ---------------------------------------------------------------------------------------------
+
+    def log_position(self, revision: int) -> int:
+        """The position in `log` of the first version written at *revision* or later."""
+        return bisect_left(self.log, revision, lo=self.log_head, key=_mod_revision)
+
+    # ---- compaction ------------------------------------------------------------------------------------------
+
+    def compact(self, revision: int) -> None:
+        """Make garbage of all that is not visible at *revision* or later; ``compact_revision < revision``."""
+        superseded = self._superseded_at(revision)
+        self.size_bytes -= superseded - self._base_mark[1]
+        self._base_mark = (revision, superseded)
+        del self.marks[: bisect_right(self.marks, revision, key=_first)]
+        self.compact_revision = revision
+
+    def _superseded_at(self, revision: int) -> int:
+        """What `superseded_bytes` was right after *revision*."""
+        position = bisect_right(self.marks, revision, key=_first)
+        marked_revision, total = self.marks[position - 1] if position else self._base_mark
+        for place in range(self.log_position(marked_revision + 1), self.log_position(revision + 1)):
+            version = self.log[place]
+            replaced = self._predecessor(version)
+            if replaced is not None and replaced.version:
+                total += cost_bytes(replaced)
+            if not version.version:
+                total += cost_bytes(version)
+        return total
+
+    def pin(self, revision: int) -> Pin:
+        """Hold the scavenger back from *revision* on, until `unpin`. The holder may raise ``pin.revision``."""
+        invariant(
+            revision >= self.compact_revision,
+            "pins what is compacted",
+            revision=revision,
+            compact_revision=self.compact_revision,
+        )
+        pin = Pin(revision)
+        self._pins.append(pin)
+        return pin
+
+    def unpin(self, pin: Pin) -> None:
+        """Let go; a second time changes nothing."""
+        self._pins = [held for held in self._pins if held is not pin]
+
+    def scavenge(self, versions_max: int) -> bool:
+        """Free garbage, looking at no more than *versions_max* versions. True: there is more to be done now."""
+        target = min([self.compact_revision, *(pin.revision for pin in self._pins)])
+        if target > self._target:
+            self._target = target
+            self._cursor = self.log_head
+        elif self.scavenged_revision == self._target:
+            return False
+        target = self._target
+        log = self.log
+        cursor = self._cursor
+        stop = min(len(log), cursor + versions_max)
+        while cursor < stop:
+            version = log[cursor]
+            if version.mod_revision > target:
+                stop = cursor
+                break
+            self._free_below(version.key, target)
+            if version.mod_revision < target:
+                log[cursor] = _FREED
+                self.log_head = cursor + 1
+            cursor += 1
+        self._cursor = cursor
+        finished = cursor == len(log) or log[cursor].mod_revision > target
+        if finished:
+            self.scavenged_revision = target
+        # Cutting the head off moves the rest: do it when the head is a fair part of the whole.
+        head = self.log_head
+        if head * 16 >= len(log) and (head >= _LOG_TRIM_MIN or finished):
+            del log[:head]
+            self._cursor -= head
+            self.log_head = 0
+        if len(self.moved) > 2 * len(self.index) + _MOVED_SLACK:
+            # Keys that came and went without anybody asking for order would pile up here.
+            self._settle()
+        return not finished
+
+    def _free_below(self, key: bytes, target: int) -> None:
+        """Drop the versions of *key* that nobody can see at *target* or later."""
+        versions = self.index.get(key)
+        if not isinstance(versions, list):
+            return
+        newest = bisect_right(versions, target, key=_mod_revision) - 1
+        if newest > 0:
+            del versions[:newest]
+        oldest = versions[0]
+        if not oldest.version and oldest.mod_revision < target:
+            del versions[0]
+        if not versions:
+            del self.index[key]
+            self.moved.add(key)
+        elif len(versions) == 1 and versions[0].version:
+            self.index[key] = versions[0]
+
+    # ---- whole-store reads and loading -----------------------------------------------------------------------
+
+    def base_versions(self, compact_revision: int, *, page: int = 512) -> Iterator[KeyValue]:
+        """In key order the versions older than *compact_revision* that are visible at it.
+
+        Together with the log from *compact_revision* on they are the whole history. Writes, compactions and
+        scavenging may go on between two steps as long as *compact_revision* is pinned.
+        """
+        if not compact_revision:
+            return
+        key = b""
+        while names := self.names_after(key, page):
+            for key in names:
+                version = self.get_at(key, compact_revision)
+                if version is not None and version.mod_revision < compact_revision:
+                    yield version
+
+    def log_versions(self, start_revision: int, last_revision: int, *, page: int = 512) -> Iterator[KeyValue]:
+        """The log from *start_revision* to *last_revision*, both included; writes may go on between two steps."""
+        # Positions move when the scavenger trims the log, revisions do not; a page ends where a revision ends.
+        while start_revision <= last_revision:
+            position = self.log_position(start_revision)
+            if position == len(self.log):
+                return
+            reached = min(position + page, len(self.log)) - 1
+            last = min(self.log[reached].mod_revision, last_revision)
+            yield from self.log[position : self.log_position(last + 1)]
+            start_revision = last + 1
+
+    # ---- loading, in this order: begin_load, load_base*, load_log*, finish_load ------------------------------
+
+    def begin_load(self, compact_revision: int) -> None:
+        """Only on a new key space."""
+        self.compact_revision = self.scavenged_revision = self._target = compact_revision
+        self._base_mark = (compact_revision, 0)
+
+    def load_base(self, version: KeyValue) -> None:
+        """Take over one of `base_versions`."""
+        self.index[version.key] = version
+        self.moved.add(version.key)
+        self.size_bytes += cost_bytes(version)
+
+    def load_log(self, version: KeyValue) -> None:
+        """Take over one of `log_versions`, oldest first."""
+        if version.mod_revision != self.revision:
+            self.finish_load()
+            self.revision = version.mod_revision
+        versions = self.index.get(version.key)
+        if versions is None:
+            self.index[version.key] = version if version.version else [version]
+            newest = None
+        elif isinstance(versions, list):
+            newest = versions[-1]
+            versions.append(version)
+        else:
+            newest = versions
+            self.index[version.key] = [versions, version]
+        if newest is not None and newest.version:
+            self.superseded_bytes += cost_bytes(newest)
+        if not version.version:
+            self.superseded_bytes += cost_bytes(version)
+        self.size_bytes += cost_bytes(version)
+        self.moved.add(version.key)
+        self.log.append(version)
+
+    def finish_load(self) -> None:
+        """All of the current revision is loaded."""
+        if self.revision == self.compact_revision:
+            # What this revision itself deleted counts as freed, as it does after `compact`.
+            self._base_mark = (self.revision, self.superseded_bytes)
+            self.size_bytes -= self.superseded_bytes
+        self.commit(self.revision)

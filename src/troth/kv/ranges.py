@@ -1,0 +1,75 @@
+"""Answering a Range: which versions, filtered, sorted and cut, in etcd's order of doing so.
+
+etcd fetches the whole range, drops what the revision filters exclude, sorts, and then cuts at the limit. `count`
+is the size of the range before all of that. Where neither a filter nor a sort stands between fetch and cut,
+only what is returned is fetched.
+"""
+
+from collections.abc import Callable
+from operator import attrgetter
+
+from troth.kv.keyspace import KeySpace
+from troth.kv.requests import KeyValue, Range, SortOrder, SortTarget
+
+_SORT_KEYS: dict[SortTarget, Callable[[KeyValue], int | bytes]] = {
+    SortTarget.VERSION: attrgetter("version"),
+    SortTarget.CREATE: attrgetter("create_revision"),
+    SortTarget.MOD: attrgetter("mod_revision"),
+    SortTarget.VALUE: attrgetter("value"),
+}
+
+
+def read_range(space: KeySpace, request: Range, revision: int | None) -> tuple[list[KeyValue], int, bool]:
+    """The versions that *request* asks for, the size of its range, and whether the limit cut something off.
+
+    Args:
+        space: where to read.
+        request: its ``revision`` is not looked at.
+        revision: read what was visible right after it; None: the present, also in the middle of a transaction.
+    """
+    key, range_end = request.key, request.range_end
+    if request.count_only:
+        if revision is None:
+            return [], space.live_count(key, range_end), False
+        return [], len(space.live_at(key, range_end, revision)), False
+
+    limit = max(0, request.limit)
+    # "No order" by anything but the key means ascending, as in etcd.
+    by_key = request.sort_target == SortTarget.KEY
+    backwards = request.sort_order == SortOrder.DESCEND
+    filtered = bool(
+        request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
+    if revision is None and limit and by_key and not filtered:
+        count = space.live_count(key, range_end)
+        found = space.live(key, range_end, limit, last=backwards)
+    else:
+        found = space.live(key, range_end) if revision is None else space.live_at(key, range_end, revision)
+        count = len(found)
+        if filtered:
+            found = [version for version in found if _passes(version, request)]
+    if not by_key:
+        # Python's sort keeps equal elements in key order, with reverse=True as well.
+        found.sort(key=_SORT_KEYS[request.sort_target], reverse=backwards)
+    elif backwards:
+        found.reverse()
+    more = bool(limit) and (len(found) if filtered else count) > limit
+    if more:
+        del found[limit:]
+    if request.keys_only:
+        found = [KeyValue(kv.key, kv.create_revision, kv.mod_revision, kv.version, b"", kv.lease) for kv in found]
+    return found, count, more
+
+
+def _passes(version: KeyValue, request: Range) -> bool:
+    """Whether *version* lies within the revision bounds, which are inclusive; 0 means none."""
+    mod, create = version.mod_revision, version.create_revision
+    return (
+        (not request.min_mod_revision or mod >= request.min_mod_revision)
+        and (not request.max_mod_revision or mod <= request.max_mod_revision)
+        and (not request.min_create_revision or create >= request.min_create_revision)
+        and (not request.max_create_revision or create <= request.max_create_revision)
+    )

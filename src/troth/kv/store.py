@@ -1,0 +1,532 @@
+"""The replicated state machine: etcd's key-value store, applied command by command.
+
+`Store.apply_batch` is the only way in for changes. It is deterministic: the same commands in the same order give
+the same state and the same results on every replica, whatever was read, watched or snapshotted in between. A bad
+request is a `Failure` among the results, never an exception, and has changed nothing, but for one case: the put
+that would pass the space quota raises the NOSPACE alarm.
+
+The parameters of a Store are part of the machine: every replica must be made with the same ones.
+
+Time is not here. Leases end when a LeaseRevoke comes through the log; `troth.kv.lessor` holds the leader's clock.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import assert_never
+
+from troth.kv import refusals
+from troth.kv.checks import (
+    REQUEST_BYTES_MAX,
+    check_command,
+    check_put,
+    check_range,
+    check_txn,
+    contains_put,
+    payload_bytes,
+)
+from troth.kv.keyspace import MARK_INTERVAL, VERSION_OVERHEAD_BYTES, KeySpace
+from troth.kv.leases import LeaseTable, LeaseView
+from troth.kv.ranges import read_range
+from troth.kv.requests import (
+    Alarm,
+    AlarmMember,
+    AlarmResult,
+    AlarmType,
+    Command,
+    Compact,
+    CompactResult,
+    DeleteRange,
+    DeleteRangeResult,
+    Failure,
+    KeyValue,
+    LeaseGrant,
+    LeaseGrantResult,
+    LeaseRevoke,
+    LeaseRevokeResult,
+    OperationResult,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Result,
+    Txn,
+    TxnResult,
+)
+from troth.kv.snapshot import SnapshotView, load_snapshot, state_hash
+from troth.kv.txn import decide
+
+QUOTA_BYTES_DEFAULT = 2 << 30
+LEASE_OVERHEAD_BYTES = 256
+"""What a lease adds to the size of the store."""
+
+_SCAVENGE_VERSIONS_PER_COMMAND = 4
+_SCAVENGE_VERSIONS_PER_BATCH = 64
+
+
+class Store:
+    """etcd's data model in memory: revisions, ranges, transactions, leases, compaction, quota.
+
+    Args:
+        quota_bytes: bound on `db_size_bytes`; a write that would pass it is refused and raises the alarm.
+        lease_min_ttl_s: shorter leases are raised to this.
+        txn_ops_max: bound on comparisons and on operations of a transaction, each.
+        request_bytes_max: bound that `validate` puts on one request (`apply` does not).
+    """
+
+    def __init__(
+        self,
+        *,
+        quota_bytes: int = QUOTA_BYTES_DEFAULT,
+        lease_min_ttl_s: int = 2,
+        txn_ops_max: int = 128,
+        request_bytes_max: int = REQUEST_BYTES_MAX,
+    ) -> None:
+        self.space = KeySpace()
+        self.lease_table = LeaseTable()
+        self._alarms: frozenset[tuple[int, AlarmType]] = frozenset()
+        self._full = False
+        self._quota_bytes = quota_bytes
+        self._lease_min_ttl_s = lease_min_ttl_s
+        self._txn_ops_max = txn_ops_max
+        self._request_bytes_max = request_bytes_max
+
+    # ---- where it stands -------------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """The current revision; 1 when nothing was ever written."""
+        return self.space.revision
+
+    @property
+    def compact_revision(self) -> int:
+        """The oldest revision that can be read is this one, if not 0."""
+        return self.space.compact_revision
+
+    @property
+    def db_size_bytes(self) -> int:
+        """About what the data takes: each version that is not compacted away, each lease, with their overhead."""
+        return self.space.size_bytes + len(self.lease_table.ttl_s) * LEASE_OVERHEAD_BYTES
+
+    @property
+    def quota_bytes(self) -> int:
+        """The bound on `db_size_bytes`."""
+        return self._quota_bytes
+
+    @property
+    def alarms(self) -> list[AlarmMember]:
+        """The alarms raised, by member and type."""
+        return [AlarmMember(member, alarm) for member, alarm in sorted(self._alarms)]
+
+    def lease(self, lease: int) -> LeaseView | None:
+        """A lease with its keys, or None if there is no such lease."""
+        return self.lease_table.view(lease)
+
+    def leases(self) -> list[int]:
+        """The ids of all leases, sorted."""
+        return sorted(self.lease_table.ttl_s)
+
+    def granted_ttls_s(self) -> dict[int, int]:
+        """Every lease with its granted time to live: what a new leader's `Lessor` starts from."""
+        return dict(self.lease_table.ttl_s)
+
+    def hash(self, revision: int = 0) -> int:
+        """A 64-bit fingerprint of the uncompacted history up to *revision* (0: the current one).
+
+        Equal on replicas that hold the same keys, values, leases and revisions since the same compaction. It
+        covers what `Range` and watches can see; lease times and alarms are not in it.
+
+        Raises:
+            ValueError: *revision* is compacted or in the future; ask `readable` first.
+        """
+        failure = self.readable(revision)
+        if failure is not None:
+            raise ValueError(failure.text)
+        return state_hash(self.space, revision if revision > 0 else self.space.revision)
+
+    def readable(self, revision: int) -> Failure | None:
+        """Why *revision* cannot be read; None if it can. 0 and below mean the current one."""
+        space = self.space
+        if revision > space.revision:
+            return self._refuse(refusals.FUTURE_REVISION)
+        if 0 < revision < space.compact_revision:
+            return self._refuse(refusals.COMPACTED)
+        return None
+
+    def _refuse(self, failure: Failure) -> Failure:
+        space = self.space
+        return refusals.at(failure, revision=space.revision, compact_revision=space.compact_revision)
+
+    # ---- reads -----------------------------------------------------------------------------------------------
+
+    def range(self, request: Range) -> RangeResult | Failure:
+        """Read a range; nothing changes."""
+        space = self.space
+        if (
+            request.range_end
+            or request.revision > 0
+            or request.keys_only
+            or request.count_only
+            or request.min_mod_revision
+            or request.max_mod_revision
+            or request.min_create_revision
+            or request.max_create_revision
+        ):
+            return self._range(request)
+        # The common read, one key as it is now, needs none of the rest.
+        versions = space.index.get(request.key)
+        if versions is None:
+            return RangeResult(space.revision, [], 0) if request.key else self._refuse(refusals.EMPTY_KEY)
+        if isinstance(versions, list):
+            versions = versions[-1]
+            if not versions.version:
+                return RangeResult(space.revision, [], 0)
+        return RangeResult(space.revision, [versions], 1)
+
+    def _range(self, request: Range) -> RangeResult | Failure:
+        failure = check_range(request)
+        if failure is not None:
+            return self._refuse(failure)
+        failure = self.readable(request.revision)
+        if failure is not None:
+            return failure
+        space = self.space
+        past = request.revision if 0 < request.revision < space.revision else None
+        kvs, count, more = read_range(space, request, past)
+        return RangeResult(space.revision, kvs, count, more)
+
+    # ---- checks ----------------------------------------------------------------------------------------------
+
+    def validate(self, command: Command) -> Failure | None:
+        """What is wrong with *command* whatever the data: for use before it enters the log."""
+        failure = check_command(command, self._txn_ops_max)
+        if failure is None and payload_bytes(command) > self._request_bytes_max:
+            failure = refusals.REQUEST_TOO_LARGE
+        return None if failure is None else self._refuse(failure)
+
+    # ---- changes ---------------------------------------------------------------------------------------------
+
+    def apply(self, command: Command) -> Result:
+        """Apply one command. For several at hand `apply_batch` is faster."""
+        return self.apply_batch((command,))[0]
+
+    def apply_batch(self, commands: Sequence[Command]) -> list[Result]:
+        """Apply *commands* in order; the results stand in the same order."""
+        # This loop carries nearly all the load of a cluster, so the plain put (no lease, no options, room left) is
+        # written out here: KeySpace.put and commit, inlined, with everything in locals. All else goes to _apply.
+        space = self.space
+        index = space.index
+        index_get = index.get
+        log_append = space.log.append
+        moved_add = space.moved.add
+        results: list[Result] = []
+        answer = results.append
+        room_bytes = self._room_bytes()
+        for command in commands:
+            if (
+                type(command) is not Put
+                or command.lease
+                or command.prev_kv
+                or command.ignore_value
+                or command.ignore_lease
+            ):
+                answer(self._apply(command))
+                room_bytes = self._room_bytes()
+                continue
+            key = command.key
+            value = command.value
+            cost_bytes = len(key) + len(value) + VERSION_OVERHEAD_BYTES
+            if cost_bytes > room_bytes or not key:
+                answer(self._apply(command))
+                room_bytes = self._room_bytes()
+                continue
+            versions = index_get(key)
+            if versions is None:
+                revision = space.revision + 1
+                version = KeyValue(key, revision, revision, 1, value)
+                index[key] = version
+                moved_add(key)
+            else:
+                newest = versions[-1] if isinstance(versions, list) else versions
+                if newest.lease:
+                    answer(self._apply(command))
+                    room_bytes = self._room_bytes()
+                    continue
+                revision = space.revision + 1
+                if newest.version:
+                    version = KeyValue(newest.key, newest.create_revision, revision, newest.version + 1, value)
+                    space.superseded_bytes += len(key) + len(newest.value) + VERSION_OVERHEAD_BYTES
+                else:
+                    version = KeyValue(newest.key, revision, revision, 1, value)
+                    moved_add(key)
+                if isinstance(versions, list):
+                    versions.append(version)
+                else:
+                    index[key] = [versions, version]
+            log_append(version)
+            room_bytes -= cost_bytes
+            space.size_bytes += cost_bytes
+            space.revision = revision
+            if not revision & (MARK_INTERVAL - 1):
+                space.marks.append((revision, space.superseded_bytes))
+            answer(PutResult(revision))
+        if space.scavenged_revision < space.compact_revision:
+            space.scavenge(_SCAVENGE_VERSIONS_PER_BATCH + _SCAVENGE_VERSIONS_PER_COMMAND * len(commands))
+        return results
+
+    def scavenge(self, versions_max: int = 4096) -> bool:
+        """Free memory that compaction has set free, in a bounded step; for idle moments. True: there is more.
+
+        Applying does some of it along the way. Nothing observable depends on when it is done.
+        """
+        return self.space.scavenge(versions_max)
+
+    def _room_bytes(self) -> int:
+        """What may still be written before the quota is passed; nothing under a NOSPACE alarm."""
+        return 0 if self._full else self._quota_bytes - self.db_size_bytes
+
+    def _set_alarms(self, alarms: Iterable[tuple[int, AlarmType]]) -> None:
+        self._alarms = frozenset(alarms)
+        self._full = any(alarm == AlarmType.NOSPACE for _, alarm in self._alarms)
+
+    def _apply(self, command: Command) -> Result:
+        match command:
+            case Put():
+                result: Result = self._put_alone(command)
+            case DeleteRange():
+                result = self._delete_alone(command)
+            case Txn():
+                result = self._txn(command)
+            case LeaseGrant():
+                result = self._grant(command)
+            case LeaseRevoke():
+                result = self._revoke(command)
+            case Compact():
+                result = self._compact(command)
+            case Alarm():
+                result = self._alarm(command)
+            case _:
+                assert_never(command)
+        return result
+
+    def _put_alone(self, put: Put) -> PutResult | Failure:
+        failure = check_put(put) or self._take_space(_put_cost_bytes(put)) or self._check_put_now(put)
+        if failure is not None:
+            return self._refuse(failure)
+        revision = self.space.revision + 1
+        result = self._put(put, revision)
+        self.space.commit(revision)
+        return result
+
+    def _delete_alone(self, request: DeleteRange) -> DeleteRangeResult | Failure:
+        if not request.key:
+            return self._refuse(refusals.EMPTY_KEY)
+        space = self.space
+        result = self._delete(request, space.revision + 1)
+        if not result.deleted:
+            return DeleteRangeResult(space.revision, 0)
+        space.commit(result.revision)
+        return result
+
+    def _txn(self, txn: Txn) -> TxnResult | Failure:
+        failure = check_txn(txn, self._txn_ops_max)
+        if failure is None and contains_put(txn):
+            failure = self._take_space(_txn_cost_bytes(txn))
+        if failure is not None:
+            return self._refuse(failure)
+        path: list[bool] = []
+        decide(self.space, txn, path)
+        failure = self._check_txn_now(txn, iter(path))
+        if failure is not None:
+            return self._refuse(failure)
+        space = self.space
+        revision = space.revision + 1
+        log_length = len(space.log)
+        succeeded, responses = self._run(txn, iter(path), revision, log_length)
+        if len(space.log) > log_length:
+            space.commit(revision)
+        return TxnResult(space.revision, succeeded, responses)
+
+    def _check_txn_now(self, txn: Txn, path: Iterator[bool]) -> Failure | None:
+        """What the data say against the chosen branches. After this nothing in them can fail."""
+        for operation in txn.success if next(path) else txn.failure:
+            match operation:
+                case Put():
+                    # Looked up in the state before the transaction: no operation in it can write this key too.
+                    failure = self._check_put_now(operation)
+                case Range():
+                    failure = self.readable(operation.revision)
+                case DeleteRange():
+                    failure = None
+                case Txn():
+                    failure = self._check_txn_now(operation, path)
+                case _:
+                    assert_never(operation)
+            if failure is not None:
+                return failure
+        return None
+
+    def _run(
+        self, txn: Txn, path: Iterator[bool], revision: int, log_length: int
+    ) -> tuple[bool, list[OperationResult]]:
+        """Do the chosen branches, all of it at *revision*. *log_length* is the log's before the transaction."""
+        space = self.space
+        succeeded = next(path)
+        responses: list[OperationResult] = []
+        for operation in txn.success if succeeded else txn.failure:
+            match operation:
+                case Put():
+                    responses.append(self._put(operation, revision))
+                case Range():
+                    past = operation.revision if operation.revision > 0 else None
+                    kvs, count, more = read_range(space, operation, past)
+                    wrote = len(space.log) > log_length
+                    responses.append(RangeResult(revision if wrote else space.revision, kvs, count, more))
+                case DeleteRange():
+                    result = self._delete(operation, revision)
+                    if len(space.log) == log_length:
+                        result = DeleteRangeResult(space.revision, 0)
+                    responses.append(result)
+                case Txn():
+                    # The header of a nested answer is empty in etcd; the outer one has the revision.
+                    responses.append(TxnResult(0, *self._run(operation, path, revision, log_length)))
+                case _:
+                    assert_never(operation)
+        return succeeded, responses
+
+    def _check_put_now(self, put: Put) -> Failure | None:
+        """What the data say against a put."""
+        if (put.ignore_value or put.ignore_lease) and self.space.get(put.key) is None:
+            return refusals.KEY_NOT_FOUND
+        if put.lease and put.lease not in self.lease_table:
+            return refusals.LEASE_NOT_FOUND
+        return None
+
+    def _put(self, put: Put, revision: int) -> PutResult:
+        """Write; all checks are made."""
+        key, value, lease = put.key, put.value, put.lease
+        newest = self.space.get(key)
+        if newest is not None:
+            if put.ignore_value:
+                value = newest.value
+            if put.ignore_lease:
+                lease = newest.lease
+            if newest.lease != lease and newest.lease:
+                self.lease_table.detach(newest.lease, key)
+        version = self.space.put(key, value, lease, revision)
+        if lease:
+            self.lease_table.attach(lease, version.key)
+        return PutResult(revision, newest if put.prev_kv else None)
+
+    def _delete(self, request: DeleteRange, revision: int) -> DeleteRangeResult:
+        found = self.space.live(request.key, request.range_end)
+        self._delete_versions(found, revision)
+        return DeleteRangeResult(revision, len(found), found if request.prev_kv else [])
+
+    def _delete_versions(self, versions: Iterable[KeyValue], revision: int) -> None:
+        for version in versions:
+            self.space.delete(version, revision)
+            if version.lease:
+                self.lease_table.detach(version.lease, version.key)
+
+    def _take_space(self, cost_bytes: int) -> Failure | None:
+        """Refuse what the quota has no room for, and raise the alarm that refuses all that comes after it."""
+        if self._full:
+            return refusals.NO_SPACE
+        if self.db_size_bytes + cost_bytes > self._quota_bytes:
+            self._set_alarms({*self._alarms, (0, AlarmType.NOSPACE)})
+            return refusals.NO_SPACE
+        return None
+
+    def _grant(self, grant: LeaseGrant) -> LeaseGrantResult | Failure:
+        failure = check_command(grant, self._txn_ops_max) or self._take_space(LEASE_OVERHEAD_BYTES)
+        if failure is None and grant.id in self.lease_table:
+            failure = refusals.LEASE_EXISTS
+        if failure is not None:
+            return self._refuse(failure)
+        lease = grant.id or self.lease_table.choose_id()
+        ttl_s = max(grant.ttl_s, self._lease_min_ttl_s)
+        self.lease_table.grant(lease, ttl_s)
+        return LeaseGrantResult(self.space.revision, lease, ttl_s)
+
+    def _revoke(self, revoke: LeaseRevoke) -> LeaseRevokeResult | Failure:
+        if revoke.id not in self.lease_table:
+            return self._refuse(refusals.LEASE_NOT_FOUND)
+        space = self.space
+        keys = self.lease_table.keys(revoke.id)
+        versions = [version for key in keys if (version := space.get(key)) is not None]
+        if versions:
+            revision = space.revision + 1
+            self._delete_versions(versions, revision)
+            space.commit(revision)
+        self.lease_table.revoke(revoke.id)
+        return LeaseRevokeResult(space.revision)
+
+    def _compact(self, compact: Compact) -> CompactResult | Failure:
+        space = self.space
+        if compact.revision <= space.compact_revision:
+            return self._refuse(refusals.COMPACTED)
+        if compact.revision > space.revision:
+            return self._refuse(refusals.FUTURE_REVISION)
+        space.compact(compact.revision)
+        return CompactResult(space.revision)
+
+    def _alarm(self, request: Alarm) -> AlarmResult:
+        alarm = (request.member, request.alarm)
+        touched: list[AlarmMember] = []
+        if request.activate:
+            if request.alarm != AlarmType.NONE:
+                self._set_alarms({*self._alarms, alarm})
+                touched.append(AlarmMember(*alarm))
+        elif alarm in self._alarms:
+            self._set_alarms(self._alarms - {alarm})
+            touched.append(AlarmMember(*alarm))
+        return AlarmResult(self.space.revision, touched)
+
+    # ---- snapshots -------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> SnapshotView:
+        """The whole state as it is now, to be read in chunks while writes go on. Close it."""
+        return SnapshotView(self.space, self.lease_table, self.alarms)
+
+    @classmethod
+    def restore(
+        cls,
+        chunks: Iterable[bytes],
+        *,
+        quota_bytes: int = QUOTA_BYTES_DEFAULT,
+        lease_min_ttl_s: int = 2,
+        txn_ops_max: int = 128,
+        request_bytes_max: int = REQUEST_BYTES_MAX,
+    ) -> "Store":
+        """The store that a snapshot was taken of. The bytes may be cut into chunks anywhere.
+
+        Raises:
+            DecodeError: these bytes are not a whole snapshot.
+        """
+        store = cls(
+            quota_bytes=quota_bytes,
+            lease_min_ttl_s=lease_min_ttl_s,
+            txn_ops_max=txn_ops_max,
+            request_bytes_max=request_bytes_max,
+        )
+        alarms = load_snapshot(chunks, store.space, store.lease_table)
+        store._set_alarms((raised.member, raised.alarm) for raised in alarms)
+        return store
+
+
+def _put_cost_bytes(put: Put) -> int:
+    return len(put.key) + len(put.value) + VERSION_OVERHEAD_BYTES
+
+
+def _txn_cost_bytes(txn: Txn) -> int:
+    """What the dearer branch of *txn* adds at most; deletions are free, or a full store could not be emptied."""
+    return max(_branch_cost_bytes(txn.success), _branch_cost_bytes(txn.failure))
+
+
+def _branch_cost_bytes(branch: Sequence[Put | Range | DeleteRange | Txn]) -> int:
+    cost_bytes = 0
+    for operation in branch:
+        if isinstance(operation, Put):
+            cost_bytes += _put_cost_bytes(operation)
+        elif isinstance(operation, Txn):
+            cost_bytes += _txn_cost_bytes(operation)
+    return cost_bytes
