@@ -1,0 +1,226 @@
+"""Frames on an asyncio connection: what every port and every dialer of this package share.
+
+A connection starts in its handshake, where it may not make us hold more than 4 KiB, and has a few seconds to
+introduce itself. Bytes that are no frames, or frames that are no messages, close that one connection and nothing
+else.
+"""
+
+import asyncio
+import socket
+import ssl
+from typing import cast
+
+from typing_extensions import override
+
+from troth.errors import DecodeError, TrothError
+from troth.runtime.addresses import Address
+from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, LENGTH, FrameSplitter, frame
+from troth.wire.handshake import VERSION, VERSION_MIN, Greeting, Hello, Rejected, decode_greeting, encode_greeting
+
+HANDSHAKE_SECONDS_MAX = 5.0
+USER_TIMEOUT_MS = 10_000
+"""How long sent bytes may stay unacknowledged before the kernel gives a connection up (a machine lost power)."""
+
+_COPY_BELOW_BYTES = 1 << 16
+
+
+class FrameConnection(asyncio.Protocol):
+    """One connection: bytes to frame bodies. Subclasses say what a greeting and the bodies of one read mean."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._splitter = FrameSplitter()
+        self._greeted = False
+        self.closed = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # -- what subclasses say ---------------------------------------------------------------------------------
+
+    def on_opened(self) -> None:
+        """The connection stands; nothing was exchanged yet."""
+
+    def on_greeting(self, greeting: Greeting) -> None:
+        """The first frame. Call `admit` to go on, or `refuse`."""
+        raise NotImplementedError
+
+    def on_bodies(self, bodies: list[bytes]) -> None:
+        """All frames completed by one read, in order."""
+        raise NotImplementedError
+
+    def on_garbage(self, error: DecodeError) -> None:
+        """The bytes are not ours; the connection is closed after this."""
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The connection is gone, for whatever reason. Called once."""
+
+    # -- what subclasses use ---------------------------------------------------------------------------------
+
+    def admit(self, limit: int) -> None:
+        """The handshake is over; from now on frames up to *limit* bytes are accepted."""
+        self._greeted = True
+        self._splitter.limit = limit
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def greet(self, greeting: Greeting) -> None:
+        self.transport.write(frame(encode_greeting(greeting)))
+
+    def refuse(self, code: str, text: str) -> None:
+        """Say why, then close."""
+        self.greet(Rejected(code, text))
+        self.transport.close()
+
+    def send(self, body: bytes) -> None:
+        """Queue one frame."""
+        if len(body) < _COPY_BELOW_BYTES:
+            self.transport.write(LENGTH.pack(len(body)) + body)
+        else:
+            self.transport.writelines((LENGTH.pack(len(body)), body))
+
+    # -- asyncio's side --------------------------------------------------------------------------------------
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        tune(self.transport)
+        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS_MAX, self.transport.abort)
+        self.on_opened()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self.closed or self.transport.is_closing():
+            return
+        try:
+            if not self._greeted:
+                data = self._take_greeting(data)
+                if not data:
+                    return
+            bodies = self._splitter.feed(data)
+            if bodies:
+                self.on_bodies(bodies)
+        except DecodeError as error:
+            self.on_garbage(error)
+            self.transport.abort()
+
+    def _take_greeting(self, data: bytes) -> bytes:
+        """Handle the first frame once it is complete; what follows it, when we are admitted."""
+        head = self._head
+        head += data
+        if len(head) < LENGTH.size:
+            return b""
+        (length,) = LENGTH.unpack_from(head)
+        if not 0 < length <= HANDSHAKE_BYTES_MAX:
+            raise DecodeError(f"this is not the troth protocol (a greeting of {length} bytes was announced)")
+        end = LENGTH.size + length
+        if len(head) < end:
+            return b""
+        self.on_greeting(decode_greeting(bytes(head[LENGTH.size : end])))
+        rest = bytes(head[end:]) if self._greeted else b""
+        head.clear()
+        return rest
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self.on_closed(exc)
+
+
+def tune(transport: asyncio.BaseTransport) -> None:
+    """Small frames leave at once, and a peer without power is noticed."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def version_refusal(hello: Hello) -> str:
+    """Why the version that *hello* speaks can not be served; empty when it can."""
+    if min(hello.version, VERSION) < VERSION_MIN:
+        return (
+            f"protocol version {hello.version} is too old; this server speaks {VERSION_MIN} to {VERSION}: "
+            "upgrade the other side"
+        )
+    return ""
+
+
+async def open_connection(
+    connection: FrameConnection, address: Address, *, tls: ssl.SSLContext | None = None
+) -> None:
+    """Dial *address*, resolving its name now.
+
+    Raises:
+        OSError: refused, unknown name, no such socket.
+    """
+    loop = asyncio.get_running_loop()
+    if address.is_unix:
+        await loop.create_unix_connection(lambda: connection, address.path)
+    else:
+        await loop.create_connection(lambda: connection, address.host, address.port, ssl=tls)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether nobody listens at the other end (as opposed to: it can not be reached)."""
+    return isinstance(error, ConnectionRefusedError | FileNotFoundError)
+
+
+class Call(FrameConnection):
+    """A connection used for a few questions in turn, at start-up: greet, then read frames one by one.
+
+    Not for the hot path; peers and clients have their own.
+    """
+
+    def __init__(self, hello: Hello) -> None:
+        super().__init__()
+        self._hello = hello
+        self._frames: asyncio.Queue[bytes | TrothError] = asyncio.Queue()
+        self.greeting: asyncio.Future[Greeting] = asyncio.get_running_loop().create_future()
+
+    @override
+    def on_opened(self) -> None:
+        self.greet(self._hello)
+
+    @override
+    def on_greeting(self, greeting: Greeting) -> None:
+        self.admit(FRAME_BYTES_MAX)
+        if not self.greeting.done():
+            self.greeting.set_result(greeting)
+
+    @override
+    def on_bodies(self, bodies: list[bytes]) -> None:
+        for body in bodies:
+            self._frames.put_nowait(body)
+
+    @override
+    def on_garbage(self, error: DecodeError) -> None:
+        self._end(error)
+
+    @override
+    def on_closed(self, error: Exception | None) -> None:
+        self._end(DecodeError("the other side closed the connection without an answer"))
+
+    def _end(self, error: TrothError) -> None:
+        if not self.greeting.done():
+            self.greeting.set_exception(error)
+            # Nobody may be waiting any more (the dialer timed out); an unread exception would be reported as lost.
+            self.greeting.exception()
+        self._frames.put_nowait(error)
+
+    async def next_body(self) -> bytes:
+        """The next frame.
+
+        Raises:
+            DecodeError: the connection ended, or its bytes are no frames.
+        """
+        item = await self._frames.get()
+        if isinstance(item, TrothError):
+            self._frames.put_nowait(item)
+            raise item
+        return item
