@@ -286,6 +286,10 @@ class Engine(Protocol):
     def restore_vote(self) -> None:
         """A server that had lost part of its log has caught up: it may vote and stand again."""
 
+    @property
+    def commit_index(self) -> LogIndex:
+        """Everything up to here is agreed upon."""
+
     def leader(self) -> tuple[Term, NodeId]:
         """The present term and its leader (0: unknown): the part of `status` that is asked for all the time."""
 

@@ -53,7 +53,7 @@ class Changes(Reads):
         for node in everyone:
             if node not in leader.progress:
                 leader.progress[node] = FollowerProgress(
-                    match=LogIndex(0), next=LogIndex(self._log.last_index + 1), active=True
+                    match=LogIndex(0), next=LogIndex(self._log.last_index + 1), heard=self._now
                 )
         for node in [node for node in leader.progress if node not in everyone and node != self.node_id]:
             del leader.progress[node]
@@ -71,12 +71,16 @@ class Changes(Reads):
             node
             for node in self._membership.learners
             if (progress := leader.progress[node]).mode is Mode.REPLICATE
-            and progress.active
+            and self._is_active(progress)
             and progress.match + self._config.promote_lag_max >= self._log.last_index
         ]
         ready = promotable(self._membership, caught_up)
         if ready:
             self.change_membership(MembershipChange(promote=ready))
+
+    def _is_active(self, progress: FollowerProgress) -> bool:
+        """Whether a follower was heard from within an election timeout."""
+        return self._now - progress.heard < self._config.election_timeout_ticks
 
     def _removed(self) -> bool:
         """Whether a committed membership is without this server."""

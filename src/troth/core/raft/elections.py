@@ -113,11 +113,11 @@ class Elections(Changes):
         following = LogIndex(self._log.last_index + 1)
         self._role = Leader(
             progress={
-                node: FollowerProgress(match=LogIndex(0), next=following, active=True)
+                node: FollowerProgress(match=LogIndex(0), next=following, heard=self._now)
                 for node in {*self._membership.everyone(), self.node_id}
             },
             term_start=following,
-            quorum_checked=self._now,
+            ticked=self._now,
             heartbeat_due=Tick(self._now),
             own_disk_seen=self._now,
         )
@@ -173,15 +173,15 @@ class Elections(Changes):
 
     def _leader_tick(self, leader: Leader) -> None:
         config = self._config
-        if self._now - leader.quorum_checked >= config.election_timeout_ticks:
-            leader.quorum_checked = self._now
-            heard = {node: progress.active or node == self.node_id for node, progress in leader.progress.items()}
+        if self._now - leader.ticked > config.heartbeat_ticks:
+            # Time in which this process did not run is not time in which the others were silent.
             for progress in leader.progress.values():
-                progress.active = False
-            if self._tally(heard) is not VoteResult.WON:
-                self._trace("quorum_lost", term=self._term)
-                self._become_follower(NOBODY)
-                return
+                progress.heard = Tick(progress.heard + self._now - leader.ticked)
+        leader.ticked = self._now
+        if not self._hears_quorum(leader):
+            self._trace("quorum_lost", term=self._term)
+            self._become_follower(NOBODY)
+            return
         own = leader.progress[self.node_id]
         if own.match >= self._log.last_index:
             leader.own_disk_seen = self._now
@@ -197,6 +197,11 @@ class Elections(Changes):
             self._begin_round(leader)
             if leader.transfer is None and self._committed_in_term(leader):
                 self._maybe_promote(leader)
+
+    def _hears_quorum(self, leader: Leader) -> bool:
+        """Check-quorum (thesis §6.2): a leader that nobody hears must not go on believing in itself."""
+        heard = {node: node == self.node_id or self._is_active(seen) for node, seen in leader.progress.items()}
+        return self._tally(heard) is VoteResult.WON
 
     def suspect(self, peer: NodeId, now: Tick) -> None:
         """The driver has seen *peer*'s process die. If it led us, hold the election now.
@@ -237,7 +242,9 @@ class Elections(Changes):
             return Refused(RefusalReason.NOT_LEADER, self._leader_id)
         voters = [node for node in self._membership.voters if node != self.node_id]
         if not target and voters:
-            target = max(voters, key=lambda node: (leader.progress[node].active, leader.progress[node].match))
+            target = max(
+                voters, key=lambda node: (self._is_active(leader.progress[node]), leader.progress[node].match)
+            )
         if target == self.node_id:
             return None
         if target not in voters:
@@ -270,7 +277,7 @@ class Elections(Changes):
 
     def _hand_over_when_removed(self, leader: Leader) -> None:
         """A leader that is no member any more steps down once that has committed (§6), and names a successor."""
-        voters = [node for node in self._membership.voters if leader.progress[node].active]
+        voters = [node for node in self._membership.voters if self._is_active(leader.progress[node])]
         if voters:
             best = max(voters, key=lambda node: leader.progress[node].match)
             self._send(best, TimeoutNow(self._term))

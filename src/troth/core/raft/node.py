@@ -290,7 +290,7 @@ class Raft(Elections):
                     match=seen.match,
                     next=seen.next,
                     state=seen.mode.value,
-                    active=seen.active,
+                    active=node == self.node_id or self._is_active(seen),
                     in_flight=len(seen.in_flight),
                 )
                 for node, seen in sorted(role.progress.items())
@@ -310,6 +310,11 @@ class Raft(Elections):
             progress=progress,
             transferring_to=transferring_to,
         )
+
+    @property
+    def commit_index(self) -> LogIndex:
+        """Everything up to here is agreed upon."""
+        return self._commit_index
 
     def leader(self) -> tuple[Term, NodeId]:
         """The present term and its leader (0: unknown): the part of `status` that is asked for all the time."""

@@ -34,8 +34,8 @@ class FollowerProgress:
     next: LogIndex
     mode: Mode = Mode.PROBE
     probe_outstanding: bool = False
-    active: bool = False
-    """Heard from since the last check-quorum round."""
+    heard: Tick = Tick(0)
+    """When anything of this leader's term last came from it."""
     acked_token: int = 0
     """The newest heartbeat round that this follower has confirmed."""
     snapshot_index: LogIndex = LogIndex(0)

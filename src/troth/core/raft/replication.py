@@ -90,7 +90,7 @@ class Replication(State):
             sender=sender,
             match=message.match,
         )
-        progress.active = True
+        progress.heard = self._now
         progress.on_acknowledged(message.match)
         if sender == self.node_id:
             leader.own_disk_seen = self._now
@@ -104,7 +104,7 @@ class Replication(State):
         progress = leader.progress.get(sender)
         if progress is None:
             return
-        progress.active = True
+        progress.heard = self._now
         if progress.mode is Mode.REPLICATE:
             if message.rejected > progress.match:
                 progress.become_probe(LogIndex(progress.match + 1))
@@ -118,7 +118,7 @@ class Replication(State):
         progress = leader.progress.get(sender)
         if progress is None:
             return
-        progress.active = True
+        progress.heard = self._now
         progress.acked_token = max(progress.acked_token, message.token)
         progress.probe_outstanding = False
         if progress.mode is Mode.REPLICATE and progress.match < self._log.last_index:

@@ -57,7 +57,7 @@ class Leader:
     progress: dict[NodeId, FollowerProgress]
     term_start: LogIndex
     """Index of this term's first entry; nothing commits, and no read is served, before it has (§5.4.2, §6.4)."""
-    quorum_checked: Tick
+    ticked: Tick
     heartbeat_due: Tick
     own_disk_seen: Tick
     """When this server's own disk last kept up; a leader with a hung disk steps down."""

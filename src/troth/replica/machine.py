@@ -1,0 +1,141 @@
+"""The replicated state machine: log entries in, results out. Every replica runs it over the same log.
+
+The payload of a COMMANDS entry is a msgpack array of proposals ``[request id, command]``, and a command is one of
+`LoggedCommand`, exactly as the client sent it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from troth.core.interface import Entry
+from troth.errors import Corrupt, invariant
+from troth.kv.requests import Failure, Result
+from troth.kv.store import Store
+from troth.replica.peers import Proposal
+from troth.replica.protocol import CloseSession, OpenSession, Writes
+from troth.replica.sessions import SessionState, SessionTable
+
+LoggedCommand: TypeAlias = Writes | OpenSession | CloseSession
+
+Outcome: TypeAlias = list[Result] | int | Failure
+"""Of Writes: the results, or one Failure for all; of OpenSession: the session's id; of CloseSession: 0."""
+
+STATE_VERSION = 1
+
+_encode = msgspec.msgpack.Encoder().encode
+_payload_decoder: msgspec.msgpack.Decoder[list[Proposal]] = msgspec.msgpack.Decoder(list[Proposal])
+_command_decoder: msgspec.msgpack.Decoder[LoggedCommand] = msgspec.msgpack.Decoder(LoggedCommand)
+
+
+class StateHeader(msgspec.Struct, frozen=True, array_like=True):
+    """First chunk of a state: everything that is not the store."""
+
+    version: int
+    sessions: list[SessionState]
+    next_session: int
+
+
+_header_decoder: msgspec.msgpack.Decoder[StateHeader] = msgspec.msgpack.Decoder(StateHeader)
+
+
+def encode_payload(proposals: list[Proposal]) -> bytes:
+    """The payload of a COMMANDS entry."""
+    return _encode(proposals)
+
+
+def decode_command(body: bytes | msgspec.Raw) -> LoggedCommand:
+    """One command; raises msgspec.DecodeError when it is none."""
+    return _command_decoder.decode(body)
+
+
+class StateMachine:
+    """Store and sessions: all that the log determines."""
+
+    def __init__(self, new_store: Callable[[], Store], restore_store: Callable[[Iterable[bytes]], Store]) -> None:
+        self._restore_store = restore_store
+        self.store = new_store()
+        self.sessions = SessionTable()
+
+    def apply(self, entry: Entry, known: Callable[[int], LoggedCommand | None]) -> list[tuple[int, Outcome]]:
+        """Apply a COMMANDS entry: (request id, outcome) of each proposal, in order.
+
+        *known* gives the decoded form of a request that this very server took in, to save decoding it again.
+        """
+        outcomes: list[tuple[int, Outcome]] = []
+        for request, body in _payload_decoder.decode(entry.payload):
+            command = known(request) or _command_decoder.decode(body)
+            if type(command) is Writes:
+                outcomes.append((request, self._apply_writes(command, entry.index)))
+            elif type(command) is OpenSession:
+                outcomes.append((request, self.sessions.open(command.nonce, entry.index)))
+            else:
+                invariant(type(command) is CloseSession, "an unknown command is in the log", command=command)
+                self.sessions.close(command.session)
+                outcomes.append((request, 0))
+        return outcomes
+
+    def _apply_writes(self, batch: Writes, index: int) -> Outcome:
+        if not batch.session:
+            return self.store.apply_batch(batch.commands)
+        recalled = self.sessions.recall(batch.session, batch.first_seq, batch.acked_below, index)
+        if recalled is not None:
+            return recalled
+        results = self.store.apply_batch(batch.commands)
+        self.sessions.remember(batch.session, batch.first_seq, results)
+        return results
+
+    def dump(self) -> Iterator[bytes]:
+        """The state at this moment, in chunks. Writes may go on while it is read.
+
+        Everything that changes in place is copied now; the store hands out a frozen view.
+        """
+        sessions, next_session = self.sessions.dump()
+        header = _encode(StateHeader(STATE_VERSION, sessions, next_session))
+        view = self.store.snapshot()
+        return _chunks(header, view.chunks(), view.close)
+
+    def load(self, chunks: Iterable[bytes]) -> None:
+        """Replace the state by what `dump` wrote, cut into chunks of any size.
+
+        Raises:
+            Corrupt: this is not such a state.
+        """
+        pieces = iter(chunks)
+        head, rest = _split_header(pieces)
+        try:
+            header = _header_decoder.decode(head)
+        except msgspec.DecodeError as error:
+            raise Corrupt(f"the snapshot's header cannot be read: {error}", path="") from None
+        if header.version != STATE_VERSION:
+            raise Corrupt(f"snapshot version {header.version} is newer than this program", path="")
+        self.store = self._restore_store(_chain(rest, pieces))
+        self.sessions = SessionTable(header.sessions, header.next_session)
+
+
+def _chunks(header: bytes, store: Iterator[bytes], close: Callable[[], None]) -> Iterator[bytes]:
+    try:
+        yield len(header).to_bytes(4, "little") + header
+        yield from store
+    finally:
+        close()
+
+
+def _split_header(pieces: Iterator[bytes]) -> tuple[bytes, bytes]:
+    """The header of a state, and what its last piece holds behind it."""
+    data = b""
+    needed = 4
+    for piece in pieces:
+        data += piece
+        if len(data) >= 4:
+            needed = 4 + int.from_bytes(data[:4], "little")
+        if len(data) >= needed:
+            return data[4:needed], data[needed:]
+    raise Corrupt("the snapshot ends within its header", path="")
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest

@@ -1,0 +1,86 @@
+"""Exactly-once: the replicated memory of what each client has already been answered (thesis §6.3).
+
+A client numbers its batches of commands; a batch that arrives again (a retry after a lost answer) finds its
+results here and is not applied twice. The client says which answers it has, so the memory stays as small as what is
+outstanding. Sessions are part of the replicated state: every replica has the same table at the same log index.
+"""
+
+import msgspec
+
+from troth.kv.requests import Failure, Result
+
+SESSIONS_MAX = 10_000
+"""When one more is opened, the one that has been idle longest (in log order) is forgotten."""
+
+
+class SessionState(msgspec.Struct, array_like=True):
+    """One client. `results` maps the first number of a batch to its results, until the client has acknowledged."""
+
+    id: int
+    nonce: int
+    acked_below: int = 0
+    results: dict[int, list[Result]] = {}
+    last_used: int = 0
+    """Log index of the last batch: idleness that all replicas agree about."""
+
+
+class SessionTable:
+    """All sessions, by id; ids are never used twice."""
+
+    def __init__(self, sessions: list[SessionState] | None = None, next_id: int = 1) -> None:
+        self._sessions = {session.id: session for session in sessions or []}
+        self._by_nonce = {session.nonce: session.id for session in sessions or []}
+        self._next_id = next_id
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, nonce: int, index: int) -> int:
+        """A session for *nonce*: the one it has already, when the request to open it was repeated."""
+        known = self._by_nonce.get(nonce)
+        if known is not None:
+            return known
+        if len(self._sessions) >= SESSIONS_MAX:
+            self.close(min(self._sessions.values(), key=lambda session: (session.last_used, session.id)).id)
+        session = SessionState(id=self._next_id, nonce=nonce, last_used=index)
+        self._next_id += 1
+        self._sessions[session.id] = session
+        self._by_nonce[nonce] = session.id
+        return session.id
+
+    def close(self, session_id: int) -> None:
+        """Forget a session; batches that still come for it are refused."""
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            del self._by_nonce[session.nonce]
+
+    def recall(
+        self, session_id: int, first_seq: int, acked_below: int, index: int
+    ) -> list[Result] | None | Failure:
+        """What is known of a batch: its results, None when it is new, a Failure when the session is gone.
+
+        Forgets what the client says it has.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            return SESSION_GONE
+        session.last_used = index
+        if acked_below > session.acked_below:
+            session.acked_below = acked_below
+            for first in [first for first in session.results if first < acked_below]:
+                del session.results[first]
+        if first_seq < session.acked_below:
+            return ANSWERED  # the client has said that it has this answer; nobody waits for it
+        return session.results.get(first_seq)
+
+    def remember(self, session_id: int, first_seq: int, results: list[Result]) -> None:
+        """Keep the results of a batch that has just been applied."""
+        self._sessions[session_id].results[first_seq] = results
+
+    def dump(self) -> tuple[list[SessionState], int]:
+        """Everything, in an order that all replicas share."""
+        return [self._sessions[session_id] for session_id in sorted(self._sessions)], self._next_id
+
+
+SESSION_GONE = Failure("session_expired", "the session is unknown: it was closed, or idle for too long")
+ANSWERED = Failure("invalid", "this batch was answered before, and the client has said that it has the answer")
