@@ -1,0 +1,68 @@
+"""From an error to what a person needs: the cause, the next command to try, and an exit code for scripts."""
+
+from typing import IO, Any
+
+import click
+from typing_extensions import override
+
+from troth import errors
+from troth.errors import TrothError
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+EXIT_UNKNOWN = 3
+EXIT_UNAVAILABLE = 4
+
+_ADVICE: dict[type[TrothError], tuple[int, str]] = {
+    errors.UsageError: (EXIT_USAGE, "add --help to the command"),
+    errors.Unavailable: (EXIT_UNAVAILABLE, "troth status          (which servers answer, and is there a quorum?)"),
+    errors.NotLeader: (EXIT_UNAVAILABLE, "troth status          (is there a leader?)"),
+    errors.Overloaded: (EXIT_UNAVAILABLE, "the same command again in a moment, with fewer requests at once"),
+    errors.QuotaExceeded: (EXIT_REFUSED, "troth del --prefix OLD/   (free space; writes come back by themselves)"),
+    errors.KeyNotFound: (EXIT_REFUSED, "troth range --prefix ''   (what keys are there?)"),
+    errors.LeaseNotFound: (EXIT_REFUSED, "troth lease list      (it was never granted, was revoked, or expired)"),
+    errors.LeaseExists: (EXIT_REFUSED, "troth lease grant without --id, to have a free one chosen"),
+    errors.Compacted: (EXIT_REFUSED, "the same command without --revision, or with a newer one"),
+    errors.FutureRevision: (EXIT_REFUSED, "troth status          (its revision is the newest there is)"),
+    errors.WrongCluster: (EXIT_REFUSED, "check --url: the server there belongs to another cluster"),
+    errors.ProtocolError: (
+        EXIT_REFUSED,
+        "check --url: is that a troth server's client address, and is TLS needed?",
+    ),
+    errors.IdentityLost: (EXIT_REFUSED, "troth member remove and add: a wiped server comes back as a new one"),
+    errors.Corrupt: (EXIT_REFUSED, "move the file named above aside and start the server again"),
+    errors.OutcomeUnknown: (EXIT_UNKNOWN, "read it back before repeating it: troth get KEY"),
+    TrothError: (EXIT_REFUSED, "troth status"),
+}
+
+
+def advice_for(error: TrothError) -> tuple[int, str]:
+    """(exit code, what to try next) for *error*: the row of its class or its nearest ancestor."""
+    for kind in type(error).__mro__:
+        if kind in _ADVICE:
+            return _ADVICE[kind]
+    return _ADVICE[TrothError]
+
+
+def whether_it_happened(error: TrothError) -> str:
+    """One clause on what is certain about the request that failed; empty when there was none."""
+    if isinstance(error, errors.NotApplied):
+        return "nothing was changed"
+    if isinstance(error, errors.OutcomeUnknown):
+        return "it may have happened"
+    return ""
+
+
+class CommandFailed(click.ClickException):
+    """How a `TrothError` leaves the command line."""
+
+    def __init__(self, error: TrothError) -> None:
+        super().__init__(str(error) or error.code)
+        self.error = error
+        self.exit_code, self.advice = advice_for(error)
+
+    @override
+    def show(self, file: IO[Any] | None = None) -> None:
+        certain = whether_it_happened(self.error)
+        click.echo(f"Error: {self.message}{f' ({certain})' if certain else ''}", file=file, err=True)
+        click.echo(f"Try:   {self.advice}", file=file, err=True)

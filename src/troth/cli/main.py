@@ -1,0 +1,108 @@
+"""``troth``: the table of commands. Each command's module is imported when the command is used, not before."""
+
+import importlib
+from typing import NamedTuple
+
+import click
+from typing_extensions import override
+
+from troth import __version__
+from troth.cli.failures import CommandFailed
+from troth.errors import TrothError
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and its line in ``troth --help`` (a test keeps it equal to the command's own)."""
+
+    module: str
+    name: str
+    summary: str
+
+
+COMMANDS: dict[str, dict[str, Entry]] = {
+    "Start": {
+        "up": Entry("troth.cli.up", "up", "Run a cluster on this machine until Ctrl-C."),
+        "demo": Entry("troth.cli.demo", "demo", "Load real data, kill the leader, check that nothing is lost."),
+        "serve": Entry("troth.cli.serve", "serve", "Run one server of a cluster."),
+        "certs": Entry("troth.cli.certs", "certs", "Make certificates for a cluster: one CA, servers, a client."),
+    },
+    "Data": {
+        "put": Entry("troth.cli.keys", "put", "Write VALUE under KEY."),
+        "get": Entry("troth.cli.keys", "get", "Print the value of KEY."),
+        "del": Entry("troth.cli.keys", "delete", "Delete KEY, or a span of keys."),
+        "range": Entry("troth.cli.keys", "range_", "List a span of keys."),
+        "watch": Entry("troth.cli.watch", "watch", "Print the changes of KEY as they happen, until Ctrl-C."),
+        "txn": Entry("troth.cli.txn", "txn", "If all comparisons hold do one list of operations, else the other."),
+        "lease": Entry("troth.cli.lease", "lease", "Leases: keys that go when nobody renews them."),
+        "load": Entry("troth.cli.load", "load", "Write the rows of a CSV or JSONL file."),
+    },
+    "Cluster": {
+        "status": Entry("troth.cli.status", "status", "Say in one line how the cluster is."),
+        "member": Entry("troth.cli.member", "member", "Add, remove, promote and list servers."),
+        "transfer": Entry("troth.cli.member", "transfer", "Hand leadership to another server."),
+        "snapshot": Entry(
+            "troth.cli.snapshot", "snapshot", "Save the whole state to a file; start anew from one."
+        ),
+        "bench": Entry("troth.cli.bench", "bench", "Measure this cluster from this process."),
+    },
+    "Tools": {
+        "ring": Entry("troth.cli.ring", "ring", "Consistent hashing: place keys, compare rings, plan a change."),
+        "verify": Entry("troth.cli.verify", "verify", "Check a recorded history against a consistency model."),
+    },
+}
+
+_EPILOG = """\b
+First steps:
+  troth up                      a cluster of three on this machine
+  troth put greeting hello      in another terminal
+  troth get greeting
+  troth status
+
+\b
+Exit codes: 0 done; 1 refused, nothing happened; 2 wrong usage, nothing was sent; 3 outcome unknown, it
+may have happened; 4 unavailable, nothing happened, try again. `status` has its own: 0 healthy, 1 degraded,
+2 unavailable. The cluster is found by --url, else TROTH_URL, else the last `troth up` on this machine.
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name, and turns the library's errors into messages and exit codes."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in COMMANDS.values() for name in section]
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for section in COMMANDS.values():
+            if cmd_name in section:
+                entry = section[cmd_name]
+                command = getattr(importlib.import_module(entry.module), entry.name)
+                if not isinstance(command, click.Command):
+                    raise TypeError(f"{entry.module}.{entry.name} is not a command")
+                return command
+        return None
+
+    @override
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.summary) for name, entry in section.items()])
+
+    @override
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except TrothError as error:
+            raise CommandFailed(error) from error
+
+
+@click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="troth")
+def cli() -> None:
+    """Keeps data consistent on several machines while machines fail."""
+
+
+def main() -> None:
+    """The entry point of the ``troth`` command."""
+    cli.main(prog_name="troth")

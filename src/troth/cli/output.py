@@ -1,0 +1,115 @@
+"""Printing: values as they are, tables for people, tab-separated lines for pipes, JSON for programs.
+
+What was asked for goes to stdout; what is said about it (the trailer, progress, warnings) to stderr, so that a
+pipe carries data only.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import click
+
+from troth.kv.requests import KeyValue
+from troth.models import LevelName, ReadLevel
+
+
+class Answered(Protocol):
+    """What every reply says about itself."""
+
+    @property
+    def server(self) -> str: ...
+
+    @property
+    def revision(self) -> int: ...
+
+    @property
+    def level(self) -> LevelName: ...
+
+
+def level_text(level: LevelName) -> str:
+    """The name of the consistency model that *level* is an instance of."""
+    return ReadLevel(level).model.name
+
+
+def trailer(reply: Answered) -> str:
+    """``level=session served-by=n2 revision=41 staleness<=3ms``."""
+    text = f"level={level_text(reply.level)} served-by={reply.server} revision={reply.revision}"
+    staleness_ms = getattr(reply, "staleness_ms", 0)
+    if staleness_ms > 0:
+        return f"{text} staleness<={staleness_ms}ms"
+    return text if staleness_ms == 0 else f"{text} staleness=unknown"
+
+
+def print_trailer(reply: Answered) -> None:
+    """The trailer, on stderr."""
+    click.echo(click.style(trailer(reply), dim=True), err=True)
+
+
+def facts(reply: Answered) -> dict[str, object]:
+    """The trailer, for JSON."""
+    said: dict[str, object] = {
+        "level": level_text(reply.level),
+        "served_by": reply.server,
+        "revision": reply.revision,
+    }
+    if hasattr(reply, "staleness_ms"):
+        said["staleness_ms"] = reply.staleness_ms
+    return said
+
+
+def text_fields(name: str, raw: bytes) -> dict[str, str]:
+    """``{name: text}`` for UTF-8, else ``{name_base64: ...}``: JSON has no bytes, and nothing may be lost."""
+    try:
+        return {name: raw.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(raw).decode()}
+
+
+def kv_fields(kv: KeyValue) -> dict[str, object]:
+    """A key and its value for JSON."""
+    return {
+        **text_fields("key", kv.key),
+        **text_fields("value", kv.value),
+        "create_revision": kv.create_revision,
+        "mod_revision": kv.mod_revision,
+        "version": kv.version,
+        "lease": kv.lease,
+    }
+
+
+def shown(raw: bytes) -> str:
+    """*raw* on one line of a table: text where it is printable, else escaped."""
+    text = raw.decode(errors="backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def print_json(answer: dict[str, Any] | list[Any]) -> None:
+    """One JSON document."""
+    click.echo(json.dumps(answer, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def print_raw(raw: bytes) -> None:
+    """Bytes as they are, with a line end."""
+    out = click.get_binary_stream("stdout")
+    out.write(raw + b"\n")
+    out.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on a terminal; tab-separated lines with a header elsewhere."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            click.echo("\t".join(str(cell) for cell in row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(str(cell), overflow="fold") for cell in row))
+    Console().print(table)

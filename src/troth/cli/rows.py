@@ -1,0 +1,99 @@
+"""Rows out of a CSV or JSONL file, as keys and values."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from troth.errors import UsageError
+
+FORMATS = ("csv", "jsonl")
+
+
+class Row(NamedTuple):
+    key: bytes
+    value: bytes
+
+
+def format_of(path: Path) -> str:
+    """``csv`` or ``jsonl``, by the file's name.
+
+    Raises:
+        UsageError: neither.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return "csv"
+    if suffix in (".jsonl", ".ndjson", ".json"):
+        return "jsonl"
+    raise UsageError(f"{path}: cannot tell the format from the name; say --format csv or --format jsonl")
+
+
+def read_rows(path: Path, *, file_format: str, key: str | None = None, prefix: str = "") -> Iterator[Row]:
+    """The rows of *path*, one by one. The key is the column (field) *key*, without it the first one.
+
+    With one other column the value is that column's text; with several it is a JSON object of them.
+
+    Raises:
+        UsageError: a line that does not fit; the text names file, line and what is wrong.
+    """
+    try:
+        if file_format == "csv":
+            yield from _csv_rows(path, key, prefix)
+        else:
+            yield from _jsonl_rows(path, key, prefix)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _csv_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        try:
+            columns = next(reader, None)
+            if not columns:
+                raise UsageError(f"{path} is empty; the first line must name the columns")
+            if key is not None and key not in columns:
+                raise UsageError(f"{path} has no column {key!r}; it has {', '.join(columns)}")
+            at = columns.index(key) if key is not None else 0
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) != len(columns):
+                    raise UsageError(
+                        f"{path}, line {reader.line_num}: {len(cells)} cells, but the header names {len(columns)}"
+                    )
+                others = {column: cells[i] for i, column in enumerate(columns) if i != at}
+                yield _row(prefix + cells[at], others, f"{path}, line {reader.line_num}")
+        except csv.Error as error:
+            raise UsageError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _jsonl_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                fields = json.loads(line)
+            except ValueError as error:
+                raise UsageError(f"{where}: not JSON ({error})") from error
+            if not isinstance(fields, dict) or not fields:
+                raise UsageError(f"{where}: a line must be a JSON object with at least one field")
+            name = key if key is not None else next(iter(fields))
+            if name not in fields:
+                raise UsageError(f"{where}: no field {name!r}; there are {', '.join(fields)}")
+            found = fields.pop(name)
+            yield _row(prefix + (found if isinstance(found, str) else json.dumps(found)), fields, where)
+
+
+def _row(key: str, others: dict[str, object], where: str) -> Row:
+    if not key:
+        raise UsageError(f"{where}: the key is empty")
+    if len(others) == 1:
+        (only,) = others.values()
+        if isinstance(only, str):
+            return Row(key.encode(), only.encode())
+    return Row(key.encode(), json.dumps(others, ensure_ascii=False, separators=(",", ":")).encode())

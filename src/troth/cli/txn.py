@@ -1,0 +1,190 @@
+"""txn: comparisons and operations as people write them, parsed here, run by the cluster at one revision."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterable
+
+import click
+
+from troth.cli import output
+from troth.cli.cluster import Cluster, cluster_options
+from troth.client.operations import Delete, Get, Put
+from troth.client.replies import DeleteReply, OperationReply, PutReply, RangeReply, TxnReply
+from troth.errors import UsageError
+from troth.kv.requests import Compare, CompareResult, CompareTarget, Operation
+
+_RESULTS = {
+    "=": CompareResult.EQUAL,
+    "==": CompareResult.EQUAL,
+    "!=": CompareResult.NOT_EQUAL,
+    ">": CompareResult.GREATER,
+    "<": CompareResult.LESS,
+}
+_TARGETS = {
+    "value": CompareTarget.VALUE,
+    "version": CompareTarget.VERSION,
+    "create": CompareTarget.CREATE,
+    "mod": CompareTarget.MOD,
+    "lease": CompareTarget.LEASE,
+}
+_COMPARISON = re.compile(r"\s*(\w+)\s*\(\s*(.+?)\s*\)\s*(==|!=|=|<|>)\s*(.+?)\s*", re.DOTALL)
+
+
+def parse_comparison(text: str) -> Compare:
+    """Read ``value(KEY) = TEXT``, ``version(KEY) > 0``, ``create``, ``mod`` or ``lease`` likewise.
+
+    Raises:
+        UsageError: not a comparison; the text says what is expected.
+    """
+    match = _COMPARISON.fullmatch(text)
+    target = _TARGETS.get(match[1]) if match else None
+    if match is None or target is None:
+        raise UsageError(
+            f"{text!r} is not a comparison; write for example value(a) = 1, version(a) > 0, mod(a) != 41"
+        )
+    key, operand = _unquoted(match[2]).encode(), _unquoted(match[4])
+    result = _RESULTS[match[3]]
+    if target is CompareTarget.VALUE:
+        return Compare(key, target, result, value=operand.encode())
+    try:
+        number = int(operand, 16 if target is CompareTarget.LEASE else 10)
+    except ValueError:
+        raise UsageError(f"{text!r}: {operand!r} is not a number") from None
+    return Compare(key, target, result, number=number)
+
+
+def _unquoted(text: str) -> str:
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return text
+
+
+def _put(words: list[str]) -> Operation:
+    key, value = words
+    return Put(key, value)
+
+
+def _get(words: list[str]) -> Operation:
+    if words[0] == "--prefix":
+        (_, prefix) = words
+        return Get(prefix=prefix)
+    return Get(*_span(words))
+
+
+def _delete(words: list[str]) -> Operation:
+    if words[0] == "--prefix":
+        (_, prefix) = words
+        return Delete(prefix=prefix)
+    return Delete(*_span(words))
+
+
+def _span(words: list[str]) -> tuple[str, str | None]:
+    key, *end = words
+    if len(end) > 1:
+        raise ValueError("too many words")
+    return key, end[0] if end else None
+
+
+_OPERATIONS: dict[str, Callable[[list[str]], Operation]] = {"put": _put, "get": _get, "del": _delete}
+
+
+def parse_operation(text: str) -> Operation:
+    """Read ``put KEY VALUE``, ``get KEY [END]``, ``del KEY [END]``; get and del also take ``--prefix PREFIX``.
+
+    Raises:
+        UsageError: not an operation.
+    """
+    try:
+        verb, *words = shlex.split(text)
+        return _OPERATIONS[verb](words)
+    except (ValueError, KeyError, IndexError):
+        raise UsageError(
+            f"{text!r} is not an operation; write put KEY VALUE, get KEY [END] or del KEY [END]"
+        ) from None
+
+
+def parse_script(lines: Iterable[str]) -> tuple[list[Compare], list[Operation], list[Operation]]:
+    """Read etcdctl's form: comparisons, an empty line, operations if they hold, an empty line, operations if not.
+
+    Raises:
+        UsageError: a line that is none of these.
+    """
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if line.strip():
+            parts[-1].append(line.strip())
+        elif len(parts) < 3:
+            parts.append([])
+    while len(parts) < 3:
+        parts.append([])
+    comparisons, then, otherwise = parts
+    return (
+        [parse_comparison(line) for line in comparisons],
+        [parse_operation(line) for line in then],
+        [parse_operation(line) for line in otherwise],
+    )
+
+
+@click.command()
+@click.option(
+    "--if", "comparisons", multiple=True, metavar="COMPARISON", help="May be given several times; all must hold."
+)
+@click.option(
+    "--then", "then", multiple=True, metavar="OPERATION", help="Done in order when all comparisons hold."
+)
+@click.option("--else", "otherwise", multiple=True, metavar="OPERATION", help="Done in order otherwise.")
+@cluster_options
+def txn(comparisons: tuple[str, ...], then: tuple[str, ...], otherwise: tuple[str, ...], cluster: Cluster) -> None:
+    """If all comparisons hold do one list of operations, else the other.
+
+    All of it happens at one revision. Comparisons are value(KEY), version(KEY), create(KEY), mod(KEY), lease(KEY)
+    against =, !=, < or >. Operations are put KEY VALUE, get KEY [END], del KEY [END]. Without options the three
+    parts are read from standard input, an empty line between them.
+
+    \b
+    Examples:
+      troth txn --if 'version(lock) = 0' --then 'put lock me' --else 'get lock'
+      troth txn --if 'value(a) = 10' --then 'put a 5' --then 'put b 5'
+    """
+    if comparisons or then or otherwise:
+        compare = [parse_comparison(text) for text in comparisons]
+        success = [parse_operation(text) for text in then]
+        failure = [parse_operation(text) for text in otherwise]
+    else:
+        compare, success, failure = parse_script(click.get_text_stream("stdin"))
+    with cluster.connect() as client:
+        reply = client.txn(compare=compare, success=success, failure=failure)
+    if cluster.json:
+        output.print_json({**_answer(reply), **output.facts(reply)})
+        return
+    click.echo("succeeded" if reply.succeeded else "failed: the comparisons did not hold")
+    for response in reply.responses:
+        for line in _lines(response):
+            click.echo(f"  {line}")
+    output.print_trailer(reply)
+
+
+def _answer(reply: OperationReply) -> dict[str, object]:
+    match reply:
+        case PutReply():
+            return {"put": True}
+        case RangeReply():
+            return {"kvs": [output.kv_fields(kv) for kv in reply.kvs], "count": reply.count}
+        case DeleteReply():
+            return {"deleted": reply.deleted}
+        case TxnReply():
+            return {"succeeded": reply.succeeded, "responses": [_answer(response) for response in reply.responses]}
+
+
+def _lines(reply: OperationReply) -> list[str]:
+    match reply:
+        case PutReply():
+            return ["put"]
+        case RangeReply():
+            found = [f"{output.shown(kv.key)} = {output.shown(kv.value)}" for kv in reply.kvs]
+            return found or ["no such key"]
+        case DeleteReply():
+            return [f"deleted {reply.deleted}"]
+        case TxnReply():
+            inner = [line for response in reply.responses for line in _lines(response)]
+            return ["succeeded" if reply.succeeded else "failed", *(f"  {line}" for line in inner)]
