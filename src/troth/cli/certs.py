@@ -1,0 +1,204 @@
+"""certs: a working set of certificates, so that TLS costs one command.
+
+The directory gets ``ca.pem`` and ``ca.key``, and ``NAME.pem`` and ``NAME.key`` for each server and the client. All
+keys are P-256. Servers are clients of one another, so their certificates serve both ends of a connection.
+"""
+
+import ipaddress
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from troth.errors import UsageError
+
+CA_DAYS = 3650
+_CLOCK_SKEW = timedelta(hours=1)
+
+
+class Authority(NamedTuple):
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+class ServerNames(NamedTuple):
+    """A server's name, and every host name and IP address it is reached under."""
+
+    name: str
+    hosts: tuple[str, ...]
+
+
+def parse_server(text: str) -> ServerNames:
+    """Read ``NAME=HOST,HOST``; without ``=`` the name is the host.
+
+    Raises:
+        UsageError: no name, or one that cannot be a file name.
+    """
+    name, _, hosts = text.partition("=")
+    if not name or "/" in name or name.startswith(".") or name in ("ca", "client"):
+        raise UsageError(
+            f"{text!r}: write --server NAME=HOST,HOST, for example --server n1=10.0.0.1,node1.example"
+        )
+    return ServerNames(name, tuple(host for host in hosts.split(",") if host) or (name,))
+
+
+def write_set(directory: Path, servers: list[ServerNames], *, days: int) -> list[Path]:
+    """Write what is missing in *directory*; what is there stays. Returns the files written.
+
+    A CA that is already there signs the new certificates, so a server can be added later.
+
+    Raises:
+        UsageError: half of a pair is there, or the directory cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        authority = _authority(directory, written)
+        for server in servers:
+            _leaf(directory, server.name, server.hosts, authority, days, written)
+        _leaf(directory, "client", (), authority, days, written)
+    except OSError as error:
+        raise UsageError(f"{directory}: {error}") from error
+    return written
+
+
+def _authority(directory: Path, written: list[Path]) -> Authority:
+    if _pair_exists(directory, "ca"):
+        key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise UsageError(f"{directory / 'ca.key'} is not a key that `troth certs` made; use another directory")
+        return Authority(x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes()), key)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("troth CA")
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    certificate = (
+        _builder(name, name, key.public_key(), CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    _write_pair(directory, "ca", certificate, key, written)
+    return Authority(certificate, key)
+
+
+def _leaf(
+    directory: Path, name: str, hosts: tuple[str, ...], authority: Authority, days: int, written: list[Path]
+) -> None:
+    if _pair_exists(directory, name):
+        return
+    key = ec.generate_private_key(ec.SECP256R1())
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if hosts:
+        purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
+    issuer_identifier = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = (
+        _builder(_name(name), authority.certificate.subject, key.public_key(), days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier), critical=False
+        )
+    )
+    if hosts:
+        reachable = dict.fromkeys((*hosts, "localhost", "127.0.0.1", "::1"))
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([_general_name(host) for host in reachable]), critical=False
+        )
+    _write_pair(directory, name, builder.sign(authority.key, hashes.SHA256()), key, written)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pair_exists(directory: Path, name: str) -> bool:
+    found = [(directory / f"{name}.{kind}").exists() for kind in ("pem", "key")]
+    if any(found) and not all(found):
+        raise UsageError(f"{directory} has only one of {name}.pem and {name}.key; remove it, or restore the other")
+    return all(found)
+
+
+def _write_pair(
+    directory: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, written: list[Path]
+) -> None:
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    # The key is created unreadable for others; a chmod afterwards would leave a moment in which it can be read.
+    descriptor = os.open(directory / f"{name}.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
+    (directory / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    written += [directory / f"{name}.pem", directory / f"{name}.key"]
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), default=Path("certs"))
+@click.option(
+    "--server", "servers", multiple=True, metavar="NAME=HOST,HOST", help="A server and its names. Repeat."
+)
+@click.option(
+    "--days", default=730, show_default=True, help="How long the certificates are valid (the CA: ten years)."
+)
+def certs(directory: Path, servers: tuple[str, ...], days: int) -> None:
+    """Make certificates for a cluster: one CA, servers, a client.
+
+    Files that are there already stay as they are; run it again with another --server to add one. Keep ca.key away
+    from the servers. Clients use troth+tls://host:port?ca=ca.pem&cert=client.pem&key=client.key.
+
+    \b
+    Examples:
+      troth certs                                        n1, n2, n3 on this machine, into ./certs
+      troth certs pki --server n1=10.0.0.1 --server n2=10.0.0.2 --server n3=10.0.0.3
+    """
+    wanted = [parse_server(text) for text in servers or ("n1=localhost", "n2=localhost", "n3=localhost")]
+    written = write_set(directory, wanted, days=days)
+    for path in written:
+        click.echo(path)
+    if not written:
+        click.echo("everything is there already", err=True)
