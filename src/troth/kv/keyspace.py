@@ -23,8 +23,8 @@ can be observed (reads, sizes, hashes, snapshots) depends on how far the scaveng
 back for a reader that is in the middle of the history.
 
 ``size_bytes`` counts what is not garbage. To move it at once on compaction, the log would have to be walked;
-instead ``superseded_bytes`` sums up the sizes of all versions that ever got a successor, and `marks` remembers that sum
-every `MARK_INTERVAL` revisions, so that a compaction walks less than one interval.
+instead ``superseded_bytes`` sums up the sizes of all versions that ever got a successor, and `marks` remembers
+that sum every `MARK_INTERVAL` revisions, so that a compaction walks less than one interval.
 """
 
 from bisect import bisect_left, bisect_right
@@ -140,12 +140,12 @@ class KeySpace:
         replaced = self._predecessor(version)
         return replaced if replaced is not None and replaced.version else None
 
-    def history(self, key: bytes, start_revision: int) -> list[KeyValue]:
-        """The versions of *key* from *start_revision* on, tombstones included, oldest first."""
+    def versions(self, key: bytes) -> list[KeyValue]:
+        """All versions of *key* that are kept, tombstones included, oldest first. Not to be changed."""
         versions = self.index.get(key)
         if isinstance(versions, list):
-            return versions[bisect_left(versions, start_revision, key=_mod_revision) :]
-        return [versions] if versions is not None and versions.mod_revision >= start_revision else []
+            return versions
+        return [] if versions is None else [versions]
 
     def _predecessor(self, version: KeyValue) -> KeyValue | None:
         versions = self.index.get(version.key)

@@ -11,6 +11,7 @@ from troth.errors import (
     KeyNotFound,
     LeaseExists,
     LeaseNotFound,
+    Overloaded,
     QuotaExceeded,
 )
 from troth.kv.requests import Failure
@@ -31,6 +32,7 @@ COMPACTED = Failure(Compacted.code, "etcdserver: mvcc: required revision has bee
 FUTURE_REVISION = Failure(FutureRevision.code, "etcdserver: mvcc: required revision is a future revision")
 WATCH_RANGE_EMPTY = Failure(InvalidRequest.code, "mvcc: watcher range is empty")
 WATCH_ID_TAKEN = Failure(InvalidRequest.code, "mvcc: duplicate watch ID provided on the WatchStream")
+TOO_MANY_WATCHES = Failure(Overloaded.code, "etcdserver: too many requests")
 
 
 def at(failure: Failure, *, revision: int, compact_revision: int) -> Failure:

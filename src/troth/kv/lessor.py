@@ -1,0 +1,86 @@
+"""The leader's clock for leases: which ones have run out, and how long the others have.
+
+Only the leader's `Lessor` counts. It proposes a LeaseRevoke for what `expired` names, and the lease ends when that
+comes back through the log, on all replicas at one revision. A new leader cannot know when its predecessor
+last heard from a client, so it gives every lease its full time again (`reset`): a lease may live longer than was
+asked for, never shorter.
+
+Time is a number in units of the caller's choice (nanoseconds, ticks), handed in as *now*; it must not fall.
+"""
+
+from collections.abc import Mapping
+from heapq import heapify, heappop, heappush
+
+REPORT_AGAIN_S = 3
+"""An expired lease that was not revoked is named again after this time: its revocation may have been lost."""
+
+
+class Lessor:
+    """Deadlines by lease. Every method is O(log n) or better, `reset` O(n).
+
+    Args:
+        units_per_s: how many units of *now* make a second.
+    """
+
+    def __init__(self, *, units_per_s: int) -> None:
+        self._units_per_s = units_per_s
+        self._ttl_s: dict[int, int] = {}
+        self._deadline: dict[int, int] = {}
+        # (when to look, lease). A renewal leaves its entry where it is; when that comes up, it is put back at
+        # the deadline that holds by then. So there is one entry for each lease, however often it is renewed.
+        self._due: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._ttl_s)
+
+    def reset(self, granted_ttls_s: Mapping[int, int], now: int) -> None:
+        """Begin to lead: every lease (`Store.granted_ttls_s`) has its full time from *now* on."""
+        self._ttl_s = dict(granted_ttls_s)
+        self._deadline = {lease: now + ttl_s * self._units_per_s for lease, ttl_s in self._ttl_s.items()}
+        self._due = [(deadline, lease) for lease, deadline in self._deadline.items()]
+        heapify(self._due)
+
+    def on_granted(self, lease: int, ttl_s: int, now: int) -> None:
+        """A LeaseGrant was applied: its time begins now."""
+        deadline = now + ttl_s * self._units_per_s
+        self._ttl_s[lease] = ttl_s
+        self._deadline[lease] = deadline
+        heappush(self._due, (deadline, lease))
+
+    def on_revoked(self, lease: int) -> None:
+        """A LeaseRevoke was applied."""
+        self._ttl_s.pop(lease, None)
+        self._deadline.pop(lease, None)
+
+    def renew(self, lease: int, now: int) -> int:
+        """Give *lease* its full time again. Returns the TTL in seconds, 0 if it is unknown or has run out."""
+        ttl_s = self._ttl_s.get(lease, 0)
+        # A lease that has run out may already be on its way out through the log: it must not come back.
+        if not ttl_s or self._deadline[lease] <= now:
+            return 0
+        self._deadline[lease] = now + ttl_s * self._units_per_s
+        return ttl_s
+
+    def remaining_s(self, lease: int, now: int) -> int:
+        """Whole seconds left, 0 if it has run out, -1 if there is no such lease."""
+        deadline = self._deadline.get(lease)
+        return -1 if deadline is None else max(0, (deadline - now) // self._units_per_s)
+
+    def expired(self, now: int, limit: int = 1000) -> list[int]:
+        """At most *limit* leases that have run out and are to be revoked, those due first first."""
+        due = self._due
+        found: list[int] = []
+        while due and due[0][0] <= now and len(found) < limit:
+            _, lease = heappop(due)
+            deadline = self._deadline.get(lease)
+            if deadline is None:
+                continue
+            if deadline <= now:
+                found.append(lease)
+                deadline = now + REPORT_AGAIN_S * self._units_per_s
+            heappush(due, (deadline, lease))
+        return found
+
+    def next_due(self) -> int | None:
+        """When to call `expired` next, at the latest needed; None if there is nothing to wait for."""
+        return self._due[0][0] if self._due else None

@@ -1,0 +1,521 @@
+"""Watches: who is told of which change, from which revision on.
+
+Theory of operation
+===================
+A watcher is a position: the next revision that it has not been told of. It never holds events; they are read from
+the log of the store whenever they can be delivered. Hence the memory that watches take does not depend on how slow
+their consumers are, and a write costs nothing for a watcher that lags. There are three states:
+
+* *synced*: knows all that the hub has gone through. `poll` takes the revisions that are new since the last poll,
+  in order, and finds for each change the synced watchers that want it.
+* *unsynced*: began in the past, or lagged. Each `poll` reads a bounded page of history for such watchers; one that
+  has caught up becomes synced. A watcher of a single key reads that key's own history, the others share one pass
+  over the log that starts at the one furthest behind.
+* *paused*: its consumer takes nothing now. On `resume` it goes on where it was.
+
+A revision is never split: pages end where a revision ends. A watcher whose next revision has been compacted
+away is cancelled, and told the compact revision. What synced watchers have still to be told is pinned, so that a
+compaction right after a write does not take the write away from them: `poll` after applying, always.
+
+Finding watchers by key takes one look-up for the key itself, one for each length of the prefixes watched, and one
+for "this key and all after it"; other ranges, which no client library makes, are tried one by one.
+"""
+
+from bisect import bisect_left
+from collections.abc import MutableMapping
+from enum import IntEnum
+from operator import attrgetter
+from typing import TypeAlias, TypeVar
+
+import msgspec
+from sortedcontainers import SortedDict
+
+from troth.kv import refusals
+from troth.kv.keyspace import TO_THE_END, KeySpace, Pin
+from troth.kv.requests import Event, EventType, Failure, KeyValue
+from troth.kv.store import Store
+
+PAGE_VERSIONS_MAX = 4096
+PAGE_BYTES_MAX = 1024 * 1024
+
+_PUT = EventType.PUT
+_DELETE = EventType.DELETE
+
+_mod_revision = attrgetter("mod_revision")
+
+
+class WatchRequest(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
+    """What to watch. An empty key counts as the first one; range_end as in Range.
+
+    `start_revision` 0 means: what comes after now. `watch_id` 0 lets the hub choose.
+    """
+
+    key: bytes
+    range_end: bytes = b""
+    start_revision: int = 0
+    no_put: bool = False
+    no_delete: bool = False
+    prev_kv: bool = False
+    watch_id: int = 0
+
+
+class WatchCreated(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The watch exists; `revision` is the store's."""
+
+    watch_id: int
+    revision: int
+
+
+class WatchBatch(msgspec.Struct, frozen=True, array_like=True):
+    """News for one watcher: the events of one or more whole revisions, or the end of the watch.
+
+    With this, all up to `revision` has been delivered. If `canceled` the watch is gone because what it waited for
+    was compacted away; `compact_revision` is the oldest revision that can still be watched.
+    """
+
+    owner: int
+    watch_id: int
+    revision: int
+    events: list[Event]
+    canceled: bool = False
+    compact_revision: int = 0
+
+
+class _State(IntEnum):
+    SYNCED = 0
+    UNSYNCED = 1
+    PAUSED = 2
+
+
+class _Watcher:
+    __slots__ = (
+        "key",
+        "next_revision",
+        "no_delete",
+        "no_put",
+        "owner",
+        "prev_kv",
+        "range_end",
+        "state",
+        "watch_id",
+    )
+
+    def __init__(self, owner: int, watch_id: int, request: WatchRequest, next_revision: int) -> None:
+        self.owner = owner
+        self.watch_id = watch_id
+        self.key = request.key or b"\0"
+        self.range_end = request.range_end
+        self.no_put = request.no_put
+        self.no_delete = request.no_delete
+        self.prev_kv = request.prev_kv
+        self.next_revision = next_revision
+        self.state = _State.PAUSED
+
+    def wants(self, version: KeyValue) -> bool:
+        """Whether a change of a watched key is to be told."""
+        return version.mod_revision >= self.next_revision and not (
+            self.no_put if version.version else self.no_delete
+        )
+
+
+_Watchers: TypeAlias = dict[_Watcher, None]
+"""An ordered set."""
+
+
+class _Group:
+    """A set of watchers, and which of them watch a given key."""
+
+    def __init__(self) -> None:
+        self.members: _Watchers = {}
+        self._by_key: dict[bytes, _Watchers] = {}
+        self._by_prefix: dict[bytes, _Watchers] = {}
+        self._prefix_counts: SortedDict[int, int] = SortedDict()
+        self._from_key: SortedDict[bytes, _Watchers] = SortedDict()
+        self._by_span: dict[tuple[bytes, bytes], _Watchers] = {}
+
+    def add(self, watcher: _Watcher) -> None:
+        self.members[watcher] = None
+        key, range_end = watcher.key, watcher.range_end
+        if not range_end:
+            self._by_key.setdefault(key, {})[watcher] = None
+        elif range_end == TO_THE_END:
+            self._from_key.setdefault(key, {})[watcher] = None
+        elif range_end == _prefix_end(key):
+            if key not in self._by_prefix:
+                self._prefix_counts[len(key)] = self._prefix_counts.get(len(key), 0) + 1
+            self._by_prefix.setdefault(key, {})[watcher] = None
+        else:
+            self._by_span.setdefault((key, range_end), {})[watcher] = None
+
+    def remove(self, watcher: _Watcher) -> None:
+        del self.members[watcher]
+        key, range_end = watcher.key, watcher.range_end
+        if not range_end:
+            _take_out(self._by_key, key, watcher)
+        elif range_end == TO_THE_END:
+            _take_out(self._from_key, key, watcher)
+        elif range_end == _prefix_end(key):
+            _take_out(self._by_prefix, key, watcher)
+            if key not in self._by_prefix:
+                self._prefix_counts[len(key)] -= 1
+                if not self._prefix_counts[len(key)]:
+                    del self._prefix_counts[len(key)]
+        else:
+            _take_out(self._by_span, (key, range_end), watcher)
+
+    def watching(self, key: bytes) -> list[_Watcher]:
+        """The members that watch *key*."""
+        found = list(self._by_key.get(key, ()))
+        for length in self._prefix_counts:
+            if length > len(key):
+                break
+            found += self._by_prefix.get(key[:length], ())
+        if self._from_key:
+            for start in self._from_key.irange(None, key):
+                found += self._from_key[start]
+        for (start, end), watchers in self._by_span.items():
+            if start <= key < end:
+                found += watchers
+        return found
+
+
+_Place = TypeVar("_Place", bytes, tuple[bytes, bytes])
+
+
+def _take_out(places: MutableMapping[_Place, _Watchers], place: _Place, watcher: _Watcher) -> None:
+    watchers = places[place]
+    del watchers[watcher]
+    if not watchers:
+        del places[place]
+
+
+def _prefix_end(prefix: bytes) -> bytes:
+    """The range_end that makes [prefix, range_end) all keys with that prefix."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else TO_THE_END
+
+
+class _Stream:
+    """The watches of one owner."""
+
+    __slots__ = ("next_id", "paused", "watchers")
+
+    def __init__(self) -> None:
+        self.watchers: dict[int, _Watcher] = {}
+        self.next_id = 0
+        self.paused = False
+
+
+class WatchHub:
+    """All watches on one store. An owner is a stream of watches with one consumer, named by a number.
+
+    Args:
+        store: what is watched. Call `poll` after each apply.
+        watches_max: bound on the watches of all owners together.
+        page_versions_max: bound on the changes that one poll looks at for synced watchers, and again for others.
+        page_bytes_max: the same in bytes. Both are passed by the rest of a revision, which is never split.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        watches_max: int = 100_000,
+        page_versions_max: int = PAGE_VERSIONS_MAX,
+        page_bytes_max: int = PAGE_BYTES_MAX,
+    ) -> None:
+        self._space = store.space
+        self._watches_max = watches_max
+        self._page_versions_max = page_versions_max
+        self._page_bytes_max = page_bytes_max
+        self._streams: dict[int, _Stream] = {}
+        self._count = 0
+        self._synced = _Group()
+        self._unsynced = _Group()
+        # Unsynced, but of one key only: those read that key's history.
+        self._unsynced_keys: _Watchers = {}
+        # Synced watchers know all before this revision.
+        self._next_revision = store.revision + 1
+        self._pin: Pin | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def has_work(self) -> bool:
+        """Whether another `poll` would get somebody further now."""
+        behind = bool(self._synced.members) and self._next_revision <= self._space.revision
+        return behind or bool(self._unsynced.members) or bool(self._unsynced_keys)
+
+    # ---- coming and going ------------------------------------------------------------------------------------
+
+    def create(self, owner: int, request: WatchRequest) -> WatchCreated | Failure:
+        """Begin a watch. One on a compacted revision is created too, and cancelled by the next poll (etcd)."""
+        space = self._space
+        key = request.key or b"\0"
+        if request.range_end and request.range_end != TO_THE_END and request.range_end <= key:
+            return self._refuse(refusals.WATCH_RANGE_EMPTY)
+        if self._count >= self._watches_max:
+            return self._refuse(refusals.TOO_MANY_WATCHES)
+        stream = self._streams.get(owner)
+        if stream is None:
+            stream = self._streams[owner] = _Stream()
+        watch_id = request.watch_id
+        if not watch_id:
+            while stream.next_id in stream.watchers:
+                stream.next_id += 1
+            watch_id = stream.next_id
+            stream.next_id += 1
+        elif watch_id in stream.watchers:
+            return self._refuse(refusals.WATCH_ID_TAKEN)
+        next_revision = request.start_revision if request.start_revision > 0 else space.revision + 1
+        watcher = _Watcher(owner, watch_id, request, next_revision)
+        stream.watchers[watch_id] = watcher
+        self._count += 1
+        if not stream.paused:
+            self._place(watcher)
+        return WatchCreated(watch_id, space.revision)
+
+    def cancel(self, owner: int, watch_id: int) -> bool:
+        """End a watch; nothing comes for it any more. False: there is none."""
+        stream = self._streams.get(owner)
+        watcher = None if stream is None else stream.watchers.get(watch_id)
+        if watcher is None:
+            return False
+        self._forget(watcher)
+        return True
+
+    def cancel_owner(self, owner: int) -> None:
+        """The owner is gone: end all its watches."""
+        stream = self._streams.pop(owner, None)
+        if stream is not None:
+            for watcher in stream.watchers.values():
+                self._displace(watcher)
+            self._count -= len(stream.watchers)
+
+    def pause(self, owner: int) -> None:
+        """The owner takes no more batches for now. What it misses is read from the history later."""
+        stream = self._streams.setdefault(owner, _Stream())
+        if not stream.paused:
+            stream.paused = True
+            for watcher in stream.watchers.values():
+                self._displace(watcher)
+
+    def resume(self, owner: int) -> None:
+        """The owner takes batches again."""
+        stream = self._streams.setdefault(owner, _Stream())
+        if stream.paused:
+            stream.paused = False
+            for watcher in stream.watchers.values():
+                self._place(watcher)
+
+    def attach(self, store: Store) -> None:
+        """Go on with another store: the replica has installed a snapshot. Every watch continues where it was."""
+        watchers = [watcher for stream in self._streams.values() for watcher in stream.watchers.values()]
+        for watcher in watchers:
+            self._displace(watcher)
+        self._space = store.space
+        for watcher in watchers:
+            if not self._streams[watcher.owner].paused:
+                self._place(watcher)
+
+    def progress(self, owner: int, watch_id: int | None = None) -> int | None:
+        """The revision up to which the owner was told everything; None while one of its watches lags.
+
+        With *watch_id* the same of a single watch (None as well if there is no such watch).
+        """
+        stream = self._streams.get(owner)
+        watchers = {} if stream is None else stream.watchers
+        if watch_id is not None:
+            watcher = watchers.get(watch_id)
+            if watcher is None:
+                return None
+            watchers = {watch_id: watcher}
+        if any(watcher.state != _State.SYNCED for watcher in watchers.values()):
+            return None
+        return self._next_revision - 1 if watchers else self._space.revision
+
+    # ---- telling ---------------------------------------------------------------------------------------------
+
+    def poll(self) -> list[WatchBatch]:
+        """What there is to tell, a bounded amount of it; while `has_work`, poll again soon."""
+        batches: list[WatchBatch] = []
+        if self._synced.members and self._next_revision <= self._space.revision:
+            self._tell_synced(batches)
+        if self._unsynced_keys:
+            self._catch_up_keys(batches)
+        if self._unsynced.members:
+            self._catch_up_ranges(batches)
+        return batches
+
+    def _tell_synced(self, batches: list[WatchBatch]) -> None:
+        space = self._space
+        page = self._page(space.log, space.log_position(self._next_revision), space.revision)
+        revision = page[-1].mod_revision
+        self._tell(self._synced, page, 0, batches)
+        self._next_revision = revision + 1
+        self._hold()
+
+    def _catch_up_keys(self, batches: list[WatchBatch]) -> None:
+        space = self._space
+        known_revision = self._known_revision()
+        budget = self._page_versions_max
+        for watcher in list(self._unsynced_keys):
+            if self._cancel_compacted(watcher, batches):
+                continue
+            versions = space.versions(watcher.key)
+            position = bisect_left(versions, watcher.next_revision, key=_mod_revision)
+            page = self._page(versions, position, known_revision)
+            end = position + len(page)
+            if end < len(versions) and versions[end].mod_revision <= known_revision:
+                revision = page[-1].mod_revision
+            else:
+                revision = known_revision
+            floor = space.compact_revision if watcher.prev_kv else known_revision
+            events = [_event(space, version, floor) for version in page if watcher.wants(version)]
+            if events:
+                batches.append(WatchBatch(watcher.owner, watcher.watch_id, revision, events))
+            self._advance(watcher, revision)
+            budget -= 1 + len(page)
+            if budget <= 0:
+                break
+
+    def _catch_up_ranges(self, batches: list[WatchBatch]) -> None:
+        space = self._space
+        for watcher in list(self._unsynced.members):
+            self._cancel_compacted(watcher, batches)
+        if not self._unsynced.members:
+            return
+        known_revision = self._known_revision()
+        start = min(watcher.next_revision for watcher in self._unsynced.members)
+        page = self._page(space.log, space.log_position(start), known_revision)
+        revision = page[-1].mod_revision if page else known_revision
+        self._tell(self._unsynced, page, space.compact_revision, batches)
+        for watcher in list(self._unsynced.members):
+            if watcher.next_revision <= revision:
+                self._advance(watcher, revision)
+
+    def _tell(self, group: _Group, page: list[KeyValue], floor: int, batches: list[WatchBatch]) -> None:
+        """Make a batch for each member of *group* that wants something of *page*; *floor* as in `_event`."""
+        space = self._space
+        told: dict[_Watcher, list[Event]] = {}
+        for version in page:
+            plain: Event | None = None
+            with_previous: Event | None = None
+            for watcher in group.watching(version.key):
+                if not watcher.wants(version):
+                    continue
+                if watcher.prev_kv:
+                    event = with_previous = with_previous or _event(space, version, floor)
+                else:
+                    event = plain = plain or _event(space, version, version.mod_revision)
+                events = told.get(watcher)
+                if events is None:
+                    told[watcher] = [event]
+                else:
+                    events.append(event)
+        for watcher, events in told.items():
+            batches.append(WatchBatch(watcher.owner, watcher.watch_id, page[-1].mod_revision, events))
+
+    def _page(self, versions: list[KeyValue], position: int, last_revision: int) -> list[KeyValue]:
+        """Whole revisions of *versions* from *position* to *last_revision*, about as many as a page holds."""
+        stop = position
+        size_bytes = 0
+        versions_stop = min(len(versions), position + self._page_versions_max)
+        while stop < versions_stop and size_bytes < self._page_bytes_max:
+            version = versions[stop]
+            if version.mod_revision > last_revision:
+                break
+            size_bytes += len(version.key) + len(version.value)
+            stop += 1
+        while 0 < stop < len(versions) and versions[stop].mod_revision == versions[stop - 1].mod_revision:
+            stop += 1
+        return versions[position:stop]
+
+    # ---- states ----------------------------------------------------------------------------------------------
+
+    def _known_revision(self) -> int:
+        """Up to where an unsynced watcher reads: where the synced ones are."""
+        return self._next_revision - 1 if self._synced.members else self._space.revision
+
+    def _advance(self, watcher: _Watcher, revision: int) -> None:
+        """An unsynced *watcher* knows all up to *revision* now."""
+        watcher.next_revision = max(watcher.next_revision, revision + 1)
+        if revision == self._known_revision():
+            self._displace(watcher)
+            self._place(watcher)
+
+    def _place(self, watcher: _Watcher) -> None:
+        """Put a watcher that is in no group where it belongs."""
+        if not self._synced.members:
+            self._next_revision = self._space.revision + 1
+        if watcher.next_revision >= self._next_revision:
+            watcher.state = _State.SYNCED
+            self._synced.add(watcher)
+            self._hold()
+        else:
+            watcher.state = _State.UNSYNCED
+            if watcher.range_end:
+                self._unsynced.add(watcher)
+            else:
+                self._unsynced_keys[watcher] = None
+
+    def _displace(self, watcher: _Watcher) -> None:
+        """Take a watcher out of its group, if it is in one, and note how far it was told."""
+        if watcher.state == _State.SYNCED:
+            watcher.next_revision = max(watcher.next_revision, self._next_revision)
+            self._synced.remove(watcher)
+            self._hold()
+        elif watcher.state == _State.UNSYNCED:
+            if watcher.range_end:
+                self._unsynced.remove(watcher)
+            else:
+                del self._unsynced_keys[watcher]
+        watcher.state = _State.PAUSED
+
+    def _forget(self, watcher: _Watcher) -> None:
+        self._displace(watcher)
+        del self._streams[watcher.owner].watchers[watcher.watch_id]
+        self._count -= 1
+
+    def _cancel_compacted(self, watcher: _Watcher, batches: list[WatchBatch]) -> bool:
+        """Cancel an unsynced *watcher* if what it waits for is gone."""
+        space = self._space
+        if watcher.next_revision >= space.compact_revision:
+            return False
+        self._forget(watcher)
+        batches.append(
+            WatchBatch(
+                watcher.owner,
+                watcher.watch_id,
+                space.revision,
+                [],
+                canceled=True,
+                compact_revision=space.compact_revision,
+            )
+        )
+        return True
+
+    def _hold(self) -> None:
+        """Pin what synced watchers have still to be told, and what that replaced."""
+        if not self._synced.members:
+            if self._pin is not None:
+                self._space.unpin(self._pin)
+                self._pin = None
+        elif self._pin is None:
+            self._pin = self._space.pin(self._next_revision - 1)
+        else:
+            self._pin.revision = self._next_revision - 1
+
+    def _refuse(self, failure: Failure) -> Failure:
+        space = self._space
+        return refusals.at(failure, revision=space.revision, compact_revision=space.compact_revision)
+
+
+def _event(space: KeySpace, version: KeyValue, floor: int) -> Event:
+    """The event that *version* is. What it replaced goes with it if *version* is newer than revision *floor*.
+
+    What a version at or before the last compaction replaced is garbage: it may be there still, or not.
+    """
+    previous = space.previous(version) if version.mod_revision > floor else None
+    return Event(_PUT if version.version else _DELETE, version, previous)
