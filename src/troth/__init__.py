@@ -1,3 +1,71 @@
-"""troth: keeps data consistent across processes, machines and databases, and proves that it does."""
+"""troth: keeps data consistent across processes, machines and databases, and proves that it does.
+
+Public names are loaded when they are first used: ``import troth`` is quick, and ``troth.hashing`` brings nothing
+of the cluster with it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from troth import aio as aio
+    from troth import errors as errors
+    from troth import models as models
+    from troth.client.operations import Delete as Delete
+    from troth.client.operations import Get as Get
+    from troth.client.operations import Put as Put
+    from troth.client.operations import Txn as Txn
+    from troth.client.operations import create_revision as create_revision
+    from troth.client.operations import lease as lease
+    from troth.client.operations import mod_revision as mod_revision
+    from troth.client.operations import value as value
+    from troth.client.operations import version as version
+    from troth.client.sync import Client as Client
+    from troth.client.sync import connect as connect
+    from troth.models import bounded as bounded
+    from troth.models import eventual as eventual
+    from troth.models import linearizable as linearizable
+    from troth.models import sequential as sequential
+    from troth.models import session as session
 
 __version__ = "0.1.0"
+
+_HOME = {
+    # clients
+    "connect": "troth.client.sync",
+    "Client": "troth.client.sync",
+    # transactions: operations and comparisons
+    "Put": "troth.client.operations",
+    "Get": "troth.client.operations",
+    "Delete": "troth.client.operations",
+    "Txn": "troth.client.operations",
+    "value": "troth.client.operations",
+    "version": "troth.client.operations",
+    "create_revision": "troth.client.operations",
+    "mod_revision": "troth.client.operations",
+    "lease": "troth.client.operations",
+    # read levels
+    "linearizable": "troth.models",
+    "sequential": "troth.models",
+    "session": "troth.models",
+    "bounded": "troth.models",
+    "eventual": "troth.models",
+}
+_MODULES = ("aio", "errors", "hashing", "models")
+
+__all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604  (the tables hold strings only)
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        found = getattr(import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        found = import_module(f"troth.{name}")
+    else:
+        raise AttributeError(f"module 'troth' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,92 @@
+"""A thread with an event loop of its own, for callers that have none."""
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
+
+import uvloop
+
+from troth.errors import UsageError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Background:
+    """Runs coroutines for threads that block until these are done. One per synchronous client."""
+
+    def __init__(self) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._serve, name="troth client", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether `run` works, in this process."""
+        return self._thread.is_alive() and os.getpid() == self._pid
+
+    def run(self, function: "Callable[P, Awaitable[T]]", *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call *function* in the loop and wait for what it returns.
+
+        Raises:
+            UsageError: from inside the loop itself, after `stop`, or in a forked child (the thread is not there).
+        """
+        if threading.current_thread() is self._thread:
+            raise UsageError("a blocking call from the client's own thread would wait for itself")
+        if not self._thread.is_alive():
+            raise UsageError("this client is closed")
+        if os.getpid() != self._pid:
+            raise UsageError("this client was made before a fork; make one in each process")
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+        started: list[asyncio.Future[T]] = []
+
+        def start() -> None:
+            try:
+                future = asyncio.ensure_future(function(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001  (handed to the thread that asked)
+                done.set_exception(error)
+                return
+            started.append(future)
+            future.add_done_callback(finish)
+
+        def finish(future: "asyncio.Future[T]") -> None:
+            if future.cancelled():
+                done.cancel()
+                return
+            error = future.exception()
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(future.result())
+
+        self._loop.call_soon_threadsafe(start)
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            self._loop.call_soon_threadsafe(_cancel_all, started)
+            raise
+
+    def call(self, function: Callable[[], Any]) -> None:
+        """Have *function* called in the loop, soon; do not wait for it."""
+        if self.is_running:
+            self._loop.call_soon_threadsafe(function)
+
+    def stop(self) -> None:
+        """End the loop and the thread."""
+        if self.is_running:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+
+def _cancel_all(futures: "list[asyncio.Future[Any]]") -> None:
+    for future in futures:
+        future.cancel()

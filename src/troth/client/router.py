@@ -1,0 +1,562 @@
+"""Where requests go, and what happens to them until they are answered.
+
+The router holds one `Link` to every server and knows, from what the servers push, who leads. A `Request` (a batch
+of writes, a batch of reads, a single call) given to `Router.submit` is sent to the right server and sent again
+when that helps: the connection broke, another leader was announced, the server refused for a reason that passes.
+It ends with an answer or at its deadline. How often and when is the table in retry.py; whether it may be sent
+again at all while an earlier sending is unaccounted for, the request says itself (`Request.is_idempotent`).
+
+Liveness. A killed server closes its connections, which we see at once. A stopped or cut-off one says nothing:
+after `PROBE_AFTER_S` without a sound while something is outstanding, it is pinged and all others are asked who
+leads; after `SUSPECT_AFTER_S` what it owes us is asked of others; after `DEAD_AFTER_S` its connection is given up.
+"""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+from troth.errors import (
+    NotApplied,
+    OutcomeUnknown,
+    RequestTimeout,
+    TrothError,
+    Unavailable,
+    UsageError,
+    WrongCluster,
+)
+from troth.ids import ClusterId, NodeId
+from troth.replica.protocol import (
+    CallRefused,
+    Done,
+    GetStatus,
+    LeaderChanged,
+    LeaseIds,
+    LeaseTtls,
+    LeaseView,
+    Ping,
+    ReadResults,
+    ServerMessage,
+    ServerStatus,
+    SessionOpened,
+    StateHash,
+)
+from troth.wire.handshake import Welcome
+
+from .link import Connection, Link, frame_of
+from .retry import Action, action_for, class_of, error_of, is_definite, pause_s
+
+LEADER = "leader"
+ANY = "any"
+
+TICK_S = 0.05
+IDLE_TICK_S = 1.0
+PROBE_AFTER_S = 0.3
+SUSPECT_AFTER_S = 0.7
+DEAD_AFTER_S = 5.0
+HOPS_MAX = 4
+LINKS_MAX = 64
+_UNTRACKED = 0
+"""Call number of questions whose answer is taken note of but awaited by nobody."""
+
+
+class Request:
+    """Something that wants an answer before `deadline_s` (loop time).
+
+    `open_sends` counts sendings that may have reached a server and were not definitely refused by it: at 0 the
+    request has certainly not been applied. `connection` is where it was sent last, None while it waits.
+    """
+
+    __slots__ = (
+        "attempts",
+        "connection",
+        "deadline_s",
+        "hops",
+        "is_idempotent",
+        "open_sends",
+        "pause",
+        "refused_by",
+        "sent_at_s",
+        "target",
+    )
+
+    changes_state: ClassVar[bool] = False
+
+    def __init__(self, target: str, deadline_s: float) -> None:
+        self.target = target
+        self.deadline_s = deadline_s
+        self.is_idempotent = True
+        self.connection: Connection | None = None
+        self.pause: asyncio.TimerHandle | None = None
+        self.refused_by: Connection | None = None
+        self.open_sends = 0
+        self.attempts = 0
+        self.hops = 0
+        self.sent_at_s = 0.0
+
+    def frame(self) -> bytes:
+        """What goes on the wire; the same bytes at every sending."""
+        raise NotImplementedError
+
+    def fail(self, error: TrothError) -> None:
+        """Tell whoever waits."""
+        raise NotImplementedError
+
+
+class CallRequest(Request):
+    """A request that is answered under its `call` number."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: int, target: str, deadline_s: float) -> None:
+        super().__init__(target, deadline_s)
+        self.call = call
+
+    def answer(self, connection: Connection, message: Any) -> None:
+        """Tell whoever waits."""
+        raise NotImplementedError
+
+
+class Router:
+    """All servers of one cluster, as one client sees them."""
+
+    def __init__(self, addresses: Iterable[str], *, tls: ssl.SSLContext | None, timeout_s: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.tls = tls
+        self.timeout_s = timeout_s
+        self.cluster_id = ClusterId(0)
+        self.term = 0
+        self.leader_id = NodeId(0)
+        self.leader: Link | None = None
+        self.handlers: dict[type[Any], Callable[[Connection, Any], None]] = {}
+        self.handlers[LeaderChanged] = self._on_leader_changed
+        for answer in (ReadResults, SessionOpened, LeaseTtls, LeaseView, LeaseIds, ServerStatus, StateHash, Done):
+            self.handlers[answer] = self._on_answer
+        self.handlers[CallRefused] = self._on_call_refused
+        self.on_change: list[Callable[[], None]] = []
+        """Called after a link came up or went down, and after another leader was announced."""
+        self.on_tick: list[Callable[[float], None]] = []
+        self._requests: dict[Request, None] = {}
+        self._calls: dict[int, CallRequest] = {}
+        self._last_call = _UNTRACKED
+        self._reader: Link | None = None
+        self._changed = asyncio.Event()
+        self._probed_at_s = 0.0
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self._tick_due_s = 0.0
+        self.is_closed = False
+        self._named = tuple(addresses)
+        self.links: dict[str, Link] = {address: Link(address, self) for address in self._named}
+        self._schedule_tick(IDLE_TICK_S)
+
+    # ---- requests --------------------------------------------------------------------------------------
+
+    def next_call(self) -> int:
+        """A call number never used before by this client."""
+        self._last_call += 1
+        return self._last_call
+
+    def submit(self, request: Request) -> None:
+        """Take charge of *request* until it is answered, refused for good, or out of time."""
+        if not self._requests:
+            self._schedule_tick(TICK_S)
+        self._requests[request] = None
+        if isinstance(request, CallRequest):
+            self._calls[request.call] = request
+        self._send(request)
+
+    def forget(self, request: Request) -> None:
+        """*request* is over (answered, or nobody waits for it any more)."""
+        self._requests.pop(request, None)
+        if isinstance(request, CallRequest):
+            self._calls.pop(request.call, None)
+        if request.pause is not None:
+            request.pause.cancel()
+            request.pause = None
+
+    def _send(self, request: Request) -> None:
+        if request.pause is not None:
+            request.pause.cancel()
+            request.pause = None
+        connection = self._pick(request)
+        request.connection = connection
+        if connection is not None:
+            request.open_sends += 1
+            request.sent_at_s = self.loop.time()
+            connection.send(request.frame())
+
+    def _pick(self, request: Request) -> Connection | None:
+        target = request.target
+        if target == LEADER:
+            leader = self.leader
+            if leader is not None and leader.connection is not None and not leader.is_suspect:
+                return leader.connection
+            return self._someone(request)
+        if target == ANY:
+            return self._pick_reader(request)
+        link = self.find(target)
+        return None if link is None else link.connection
+
+    def _someone(self, request: Request) -> Connection | None:
+        """Any server but the one that has just refused *request*; a follower passes it on to the leader."""
+        best: tuple[bool, bool, float] = (False, False, 0.0)
+        found = None
+        for link in self.links.values():
+            if link.connection is not None:
+                refused = link.connection is request.refused_by
+                rank = (not link.is_suspect, not refused, random.random())
+                if found is None or rank > best:
+                    best, found = rank, link.connection
+        return found
+
+    def _pick_reader(self, request: Request) -> Connection | None:
+        """The server that weaker reads go to: always the same while it answers, and not the leader if possible."""
+        link = self._reader
+        if link is not None and not link.is_suspect and link.connection not in (None, request.refused_by):
+            return link.connection
+        ready = [link for link in self.links.values() if link.connection is not None and not link.is_suspect]
+        others = [link for link in ready if link.connection is not request.refused_by] or ready
+        followers = [link for link in others if link is not self.leader] or others
+        if not followers:
+            return self._someone(request)
+        self._reader = random.choice(followers)
+        return self._reader.connection
+
+    def find(self, server: str) -> Link | None:
+        """The link to the server with this name, address or node id (hexadecimal)."""
+        link = self.links.get(server)
+        if link is not None:
+            return link
+        for link in self.links.values():
+            if link.node_id and (link.name == server or f"{link.node_id:x}" == server):
+                return link
+        return None
+
+    def require(self, server: str) -> Link:
+        """Like `find`.
+
+        Raises:
+            UsageError: no server is called that.
+        """
+        link = self.find(server)
+        if link is None:
+            known = ", ".join(link.name or link.address for link in self.links.values())
+            raise UsageError(f"no server is called {server!r}; there are: {known}")
+        return link
+
+    # ---- answers and refusals --------------------------------------------------------------------------
+
+    def on_message(self, connection: Connection, message: ServerMessage) -> None:
+        """Hand a server's *message* to the part of the client that it is for."""
+        handler = self.handlers.get(type(message))
+        if handler is not None:
+            handler(connection, message)
+
+    def _on_answer(self, connection: Connection, message: Any) -> None:
+        if type(message) is ServerStatus and connection.link is not None:
+            self._learn_leader(connection.link, message.term, message.leader, "")
+            self._learn_members(message)
+        request = self._calls.get(message.call)
+        if request is not None:
+            self.forget(request)
+            request.answer(connection, message)
+
+    def _on_call_refused(self, connection: Connection, message: CallRefused) -> None:
+        request = self._calls.get(message.call)
+        if request is not None:
+            self.refused(request, connection, message.code, message.text, message.leader)
+
+    def refused(self, request: Request, connection: Connection, code: str, text: str, hint: str) -> None:
+        """*connection* has refused *request*: follow, wait, or tell the caller, as the table says."""
+        kind = class_of(code)
+        if is_definite(kind):
+            request.open_sends -= 1
+        if request.connection is not connection:
+            return  # It has been sent elsewhere meanwhile; that answer counts.
+        request.refused_by = connection
+        action = action_for(kind)
+        match action:
+            case Action.FOLLOW:
+                named = self._link_to(hint)
+                if named is not None and named.connection not in (None, connection) and request.hops < HOPS_MAX:
+                    request.hops += 1
+                    self._adopt(named)
+                    self._send(request)
+                else:
+                    self._pause(request, action)
+            case Action.BACK_OFF:
+                self._pause(request, action)
+            case Action.SAME_ID if request.is_idempotent:
+                self._pause(request, Action.FOLLOW)
+            case _:
+                self.forget(request)
+                if request.open_sends > 0 and request.changes_state and issubclass(kind, NotApplied):
+                    request.fail(
+                        OutcomeUnknown(f"it may have been applied when sent earlier; last answer: {text}")
+                    )
+                else:
+                    request.fail(error_of(code, text))
+
+    def _pause(self, request: Request, action: Action) -> None:
+        request.connection = None
+        request.hops = 0
+        seconds = pause_s(action, request.attempts, random.random())
+        request.attempts += 1
+        request.pause = self.loop.call_later(seconds, self._resume, request)
+
+    def _resume(self, request: Request) -> None:
+        request.pause = None
+        if request in self._requests:
+            self._send(request)
+
+    def _send_again(self, request: Request, why: str) -> None:
+        """The last sending of *request* may or may not have arrived."""
+        if request.is_idempotent or request.open_sends <= 0:
+            self._send(request)
+        else:
+            self.forget(request)
+            request.fail(OutcomeUnknown(why))
+
+    # ---- who leads -------------------------------------------------------------------------------------
+
+    def _on_leader_changed(self, connection: Connection, message: LeaderChanged) -> None:
+        if connection.link is not None:
+            self._learn_leader(connection.link, message.term, message.node_id, message.leader)
+
+    def _learn_leader(self, link: Link, term: int, node_id: NodeId, address: str) -> None:
+        """*link*'s server says that in *term* the leader is *node_id* (0: it knows of none)."""
+        link.leader = (term, node_id)
+        newer = term > self.term or (term == self.term and node_id != 0 and self.leader_id == 0)
+        abdicated = term == self.term and node_id == 0 and link.node_id == self.leader_id
+        if not newer and not abdicated:
+            return
+        self.term, self.leader_id = term, node_id
+        if node_id and self._link_of(node_id) is None and address:
+            self._add_link(address)
+        self._find_leader()
+        self._redirect()
+
+    def _adopt(self, link: Link) -> None:
+        """A refusal named *link*'s server as the leader; believe it unless we know better."""
+        if self.leader is None or self.leader.connection is None:
+            self.leader = link
+
+    def _find_leader(self) -> None:
+        self.leader = self._link_of(self.leader_id) if self.leader_id else None
+        if self.leader is not None and self.leader.connection is None:
+            self.leader.hurry()
+
+    def _link_of(self, node_id: NodeId) -> Link | None:
+        for link in self.links.values():
+            if link.node_id == node_id:
+                return link
+        return None
+
+    def _link_to(self, address: str) -> Link | None:
+        """The link to the server that is advertised as *address*; a new one if there is none."""
+        if not address:
+            return None
+        link = self.links.get(address)
+        if link is None and self.leader is not None and self.leader.node_id == self.leader_id:
+            return self.leader  # Known under another spelling of its address.
+        return link or self._add_link(address)
+
+    def _add_link(self, address: str) -> Link | None:
+        if self.is_closed or len(self.links) >= LINKS_MAX:
+            return None
+        link = self.links.get(address)
+        if link is None:
+            link = self.links[address] = Link(address, self)
+        return link
+
+    def _redirect(self) -> None:
+        """The leadership has moved: what waits for a leader, or for an old one, goes to the new one at once."""
+        leader = self.leader
+        if leader is not None and leader.connection is not None:
+            for request in list(self._requests):
+                if request.target != LEADER or request.connection is leader.connection:
+                    continue
+                if request.is_idempotent or request.open_sends <= 0:
+                    self._send(request)
+        self._notify()
+
+    # ---- links -----------------------------------------------------------------------------------------
+
+    def on_up(self, link: Link, welcome: Welcome) -> None:
+        """A link is connected and greeted."""
+        self.cluster_id = self.cluster_id or welcome.cluster_id
+        for other in list(self.links.values()):
+            if other is not link and other.node_id == link.node_id and other.address not in self._named:
+                # The same server under two addresses: the one that the user wrote down stays.
+                del self.links[other.address]
+                other.close()
+        self._find_leader()
+        if all(other.attempted for other in self.links.values()) and link.connection is not None:
+            link.connection.send(frame_of(GetStatus(_UNTRACKED)))
+        for request in list(self._requests):
+            if request.connection is None and request.pause is None:
+                self._send(request)
+        self._notify()
+
+    def on_attempt_failed(self, link: Link) -> None:
+        """An attempt to connect has failed; the link goes on trying."""
+        self._notify()
+
+    def on_down(self, link: Link, connection: Connection) -> None:
+        """A connection is lost: what it owed us is asked of others at once."""
+        why = f"the connection to {link.name} was lost ({connection.error}) before the answer came"
+        if not self.is_closed:
+            for request in list(self._requests):
+                if request.connection is connection:
+                    self._send_again(request, why)
+        self._notify()
+
+    def _learn_members(self, status: ServerStatus) -> None:
+        """Keep links to servers that the user did not name, as the membership says."""
+        for peer in status.peers:
+            address = peer.member.client_address
+            if address and self._link_of(peer.node_id) is None and address not in self.links:
+                self._add_link(address)
+        current = {peer.node_id for peer in status.peers}
+        if status.node_id == status.leader:
+            for link in list(self.links.values()):
+                if link.address not in self._named and link.node_id and link.node_id not in current:
+                    del self.links[link.address]
+                    link.close()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        for callback in self.on_change:
+            callback()
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Until a leader is known and connected, or every server was tried and at least one has answered.
+
+        Raises:
+            WrongCluster: the addresses belong to different clusters.
+            Unavailable: nobody answered in time.
+        """
+        deadline_s = self.loop.time() + timeout_s
+        enough_s = None
+        while True:
+            links = list(self.links.values())
+            for link in links:
+                if isinstance(link.error, WrongCluster):
+                    raise link.error
+            now_s = self.loop.time()
+            if any(link.connection is not None for link in links):
+                if self.leader is not None and self.leader.connection is not None:
+                    return
+                enough_s = enough_s or now_s + 0.5
+                if all(link.attempted and link.leader[0] > 0 for link in links if link.connection) and all(
+                    link.attempted for link in links
+                ):
+                    return
+                if now_s >= enough_s:
+                    return
+            if now_s >= deadline_s:
+                raise Unavailable(f"no server answered within {timeout_s:g} s; {self.describe()}")
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(min(deadline_s, enough_s or deadline_s)):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def describe(self) -> str:
+        """One line for error messages: who leads, who can be reached."""
+        if self.leader is not None and self.leader.connection is not None:
+            parts = [f"{self.leader.name} leads in term {self.term}"]
+        else:
+            parts = ["no leader is known"]
+        for link in self.links.values():
+            if link.connection is None:
+                parts.append(f"{link.address}: {link.error or 'not tried yet'}")
+            elif link.is_suspect:
+                parts.append(f"{link.name} ({link.address}) does not answer")
+        return "; ".join(parts)
+
+    # ---- time ------------------------------------------------------------------------------------------
+
+    def _schedule_tick(self, delay_s: float) -> None:
+        due_s = self.loop.time() + delay_s
+        if self._tick_handle is not None:
+            if self._tick_due_s <= due_s:
+                return
+            self._tick_handle.cancel()
+        self._tick_due_s = due_s
+        self._tick_handle = self.loop.call_at(due_s, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_handle = None
+        now_s = self.loop.time()
+        oldest_s: dict[Connection, float] = {}
+        for request in list(self._requests):
+            if request.deadline_s <= now_s:
+                self._expire(request)
+            elif request.connection is not None:
+                since_s = oldest_s.get(request.connection, now_s)
+                oldest_s[request.connection] = min(since_s, request.sent_at_s)
+        for callback in self.on_tick:
+            callback(now_s)
+        for link in list(self.links.values()):
+            if link.connection is not None:
+                self._watch_liveness(link, link.connection, oldest_s.get(link.connection), now_s)
+        self._schedule_tick(TICK_S if self._requests else IDLE_TICK_S)
+
+    def _expire(self, request: Request) -> None:
+        self.forget(request)
+        text = f"no answer within {self.timeout_s:g} s; {self.describe()}"
+        if request.changes_state and request.open_sends > 0:
+            request.fail(RequestTimeout(text))
+        else:
+            request.fail(Unavailable(text))
+
+    def _watch_liveness(self, link: Link, connection: Connection, oldest_s: float | None, now_s: float) -> None:
+        silent_s = now_s - connection.heard_at_s
+        if oldest_s is None:
+            if silent_s > DEAD_AFTER_S:
+                connection.abort(TimeoutError(f"nothing heard for {silent_s:.1f} s"))
+            elif silent_s > IDLE_TICK_S:
+                connection.send(_PING)
+            return
+        owed_s = min(silent_s, now_s - oldest_s)
+        if owed_s < PROBE_AFTER_S:
+            link.is_suspect = False
+            return
+        if now_s - self._probed_at_s >= PROBE_AFTER_S:
+            self._probed_at_s = now_s
+            for other in self.links.values():
+                if other.connection is not None:
+                    other.connection.send(_PING if other is link else _ASK_STATUS)
+        if owed_s > DEAD_AFTER_S:
+            connection.abort(TimeoutError(f"nothing heard for {owed_s:.1f} s"))
+        elif owed_s > SUSPECT_AFTER_S and not link.is_suspect:
+            link.is_suspect = True
+            if any(other.connection is not None and not other.is_suspect for other in self.links.values()):
+                for request in list(self._requests):
+                    movable = request.is_idempotent and request.target in (LEADER, ANY)
+                    if movable and request.connection is connection:
+                        self._send(request)
+
+    # ---- the end ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End every link; whatever is outstanding fails with a typed error."""
+        self.is_closed = True
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+        for request in list(self._requests):
+            self.forget(request)
+            text = "the client was closed before the answer came"
+            if request.changes_state and request.open_sends > 0:
+                request.fail(OutcomeUnknown(text))
+            else:
+                request.fail(Unavailable(text))
+        for link in self.links.values():
+            link.close()
+
+
+_PING = frame_of(Ping(_UNTRACKED))
+_ASK_STATUS = frame_of(GetStatus(_UNTRACKED))

@@ -1,0 +1,94 @@
+"""Cluster addresses as people write them.
+
+::
+
+    troth://host:port,host:port,[2001:db8::1]:port
+    troth://unix:/run/troth/n1.sock,unix:/run/troth/n2.sock
+    troth+tls://host:port,...?ca=ca.pem&cert=client.pem&key=client.key
+"""
+
+import ssl
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote
+
+from troth.errors import UsageError
+
+_EXAMPLE = "for example troth://127.0.0.1:7001,127.0.0.1:7002"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterUrl:
+    """A parsed URL. Addresses are ``host:port`` or ``unix:/path``; TLS files are empty when not given."""
+
+    addresses: tuple[str, ...]
+    tls: bool = False
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """What TLS connections are made with; None without TLS.
+
+        Raises:
+            UsageError: a file that cannot be read, or is not what it should be.
+        """
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca or None)
+            if self.cert:
+                context.load_cert_chain(self.cert, self.key or None)
+        except OSError as error:
+            raise UsageError(f"TLS material: {error}; `troth certs` makes a working set") from error
+        return context
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """(host, port) of ``host:port`` or ``[ipv6]:port``.
+
+    Raises:
+        UsageError: not an address.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f"{address!r} is not an address; write host:port, {_EXAMPLE}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def parse_url(url: str) -> ClusterUrl:
+    """Read a cluster URL.
+
+    >>> parse_url("troth://a:7001,b:7001").addresses
+    ('a:7001', 'b:7001')
+
+    Raises:
+        UsageError: not a URL of a cluster; the text says what is wrong with it.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("troth", "troth+tls"):
+        raise UsageError(f"{url!r} does not start with troth:// or troth+tls://, {_EXAMPLE}")
+    listed, _, query = rest.partition("?")
+    addresses = tuple(dict.fromkeys(unquote(part) for part in listed.rstrip("/").split(",") if part))
+    if not addresses:
+        raise UsageError(f"{url!r} names no server, {_EXAMPLE}")
+    for address in addresses:
+        if address.startswith("unix:"):
+            if not address.removeprefix("unix:").startswith("/"):
+                raise UsageError(f"{address!r}: a unix socket is written unix:/absolute/path")
+        else:
+            split_address(address)
+    options = dict(parse_qsl(query))
+    unknown = sorted(options.keys() - {"ca", "cert", "key"})
+    if unknown:
+        raise UsageError(f"{url!r}: unknown parameter {', '.join(unknown)}; there are ca, cert and key")
+    if options and scheme != "troth+tls":
+        raise UsageError(f"{url!r}: ca, cert and key belong to troth+tls://")
+    if "key" in options and "cert" not in options:
+        raise UsageError(f"{url!r}: key= is of no use without cert=")
+    return ClusterUrl(
+        addresses=addresses,
+        tls=scheme == "troth+tls",
+        ca=options.get("ca", ""),
+        cert=options.get("cert", ""),
+        key=options.get("key", ""),
+    )
