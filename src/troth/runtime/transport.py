@@ -242,11 +242,11 @@ class AcceptedPeer(FrameConnection):
 
 
 def refused_as_client(transport: asyncio.Transport) -> str:
-    """Why a TLS certificate that was made for a client does not open the peer port; empty when it is none."""
+    """Why a TLS certificate that was made for a client does not open the peer port; empty when it is none.
+
+    A server's certificate names the hosts it is reached under, as those who dial it demand; a client's names none.
+    """
     certificate = transport.get_extra_info("peercert")
-    if not certificate:
-        return ""
-    names = certificate.get("subjectAltName", ())
-    if ("URI", "troth:client") in names:
-        return "this is a client's certificate; servers need the one that `troth certs` made for a node"
+    if certificate and not certificate.get("subjectAltName"):
+        return "this certificate names no host, so it is a client's; servers need one of their own (`troth certs`)"
     return ""

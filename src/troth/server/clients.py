@@ -1,0 +1,195 @@
+"""The port for native clients: connections in, batches of requests to the replica, answers out.
+
+All requests of one read go to the replica together, and all answers of one turn of the loop leave in one write per
+connection: with many requests outstanding, that is where the throughput comes from.
+
+A client costs a bounded amount: so many connections, so large a frame, so many bytes of answers that it has not
+read. Who goes over is cut off (it reconnects and asks again); nothing else is disturbed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+from typing_extensions import override
+
+from troth.errors import DecodeError
+from troth.ids import ClusterId, NodeId
+from troth.replica.effects import ClientId
+from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, ServerMessage
+from troth.runtime.streams import FrameConnection, version_refusal
+from troth.wire.frames import LENGTH
+from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
+
+CLIENT_FRAME_BYTES_MAX = 2 * WRITES_BYTES_MAX
+"""A batch of writes may hold a single command above the batch's usual size; nothing a client says is larger."""
+
+_decode = msgspec.msgpack.Decoder(ClientMessage).decode
+_encode = msgspec.msgpack.Encoder().encode
+_pack_length = LENGTH.pack
+
+_log = logging.getLogger("troth.clients")
+
+
+class ClientNode(Protocol):
+    """What the port needs of the node."""
+
+    node_id: NodeId
+    name: str
+    cluster_id: ClusterId
+
+    def client_opened(self, client: ClientId) -> None: ...
+
+    def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None: ...
+
+    def client_gone(self, client: ClientId) -> None: ...
+
+
+class ClientCounters:
+    """What the metrics show of clients."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.refused = 0
+        self.garbage = 0
+        self.cut_off = 0
+        self.frames_received = 0
+        self.frames_sent = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+
+
+class ClientPort:
+    """All client connections of one server."""
+
+    def __init__(self, *, node: ClientNode, connections_max: int, queue_bytes_max: int) -> None:
+        self.node = node
+        self.counters = ClientCounters()
+        self.connections: dict[ClientId, ClientConnection] = {}
+        self._connections_max = connections_max
+        self._queue_bytes_max = queue_bytes_max
+        self._next: ClientId = 1
+        self._warned: set[str] = set()
+
+    def accept(self) -> asyncio.Protocol:
+        """Protocol factory of the client port's listening sockets."""
+        return ClientConnection(self)
+
+    def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage]]) -> None:
+        """Send the answers of one turn: one write for each connection."""
+        parts: dict[ClientId, list[bytes]] = {}
+        for client, message in replies:
+            body = _encode(message)
+            mine = parts.get(client)
+            if mine is None:
+                parts[client] = [_pack_length(len(body)), body]
+            else:
+                mine.append(_pack_length(len(body)))
+                mine.append(body)
+        for client, pieces in parts.items():
+            connection = self.connections.get(client)
+            if connection is not None:
+                self._write(connection, b"".join(pieces))
+                self.counters.frames_sent += len(pieces) // 2
+
+    def _write(self, connection: "ClientConnection", data: bytes) -> None:
+        transport = connection.transport
+        if transport.get_write_buffer_size() > self._queue_bytes_max:
+            self.counters.cut_off += 1
+            self.warn_once("cut off", "a client that does not read its answers was cut off", connection.origin)
+            transport.abort()
+            return
+        self.counters.bytes_sent += len(data)
+        transport.write(data)
+
+    def admit(self, connection: "ClientConnection", hello: Hello) -> Rejected | None:
+        """Take *connection* in, or say why not."""
+        if text := version_refusal(hello):
+            return Rejected("protocol", text)
+        if hello.cluster_id and hello.cluster_id != self.node.cluster_id:
+            return Rejected(
+                "wrong_cluster",
+                f"server {self.node.name} belongs to cluster {self.node.cluster_id:x}, the client talked to "
+                f"{hello.cluster_id:x} before: check its addresses",
+            )
+        if len(self.connections) >= self._connections_max:
+            return Rejected(
+                "overloaded",
+                f"server {self.node.name} has {len(self.connections)} clients, its limit (clients_max)",
+            )
+        connection.client = self._next
+        self._next += 1
+        self.connections[connection.client] = connection
+        self.counters.accepted += 1
+        return None
+
+    def gone(self, client: ClientId) -> None:
+        if self.connections.pop(client, None) is not None:
+            self.node.client_gone(client)
+
+    def queued_bytes(self) -> int:
+        """Answers that wait for slow clients."""
+        return sum(each.transport.get_write_buffer_size() for each in self.connections.values())
+
+    def close(self) -> None:
+        """Close all connections once what was sent has left."""
+        for connection in list(self.connections.values()):
+            connection.transport.close()
+
+    def warn_once(self, kind: str, text: str, *facts: object) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            _log.warning("%s (%s); further ones are only counted", text, "; ".join(str(fact) for fact in facts))
+
+
+class ClientConnection(FrameConnection):
+    """One client."""
+
+    def __init__(self, port: ClientPort) -> None:
+        super().__init__()
+        self._port = port
+        self.client: ClientId = 0
+
+    @property
+    def origin(self) -> str:
+        return str(self.transport.get_extra_info("peername") or "unix socket")
+
+    @override
+    def on_greeting(self, greeting: Greeting) -> None:
+        if not isinstance(greeting, Hello):
+            raise DecodeError("the first frame must be a hello")
+        if greeting.kind != "client":
+            self.refuse("protocol", "this is the port for clients; servers use the peer address")
+            return
+        rejected = self._port.admit(self, greeting)
+        if rejected is not None:
+            self._port.counters.refused += 1
+            self.refuse(rejected.code, rejected.text)
+            return
+        node = self._port.node
+        self.admit(CLIENT_FRAME_BYTES_MAX)
+        self.greet(Welcome(min(greeting.version, VERSION), node.cluster_id, node.node_id, node.name))
+        node.client_opened(self.client)
+
+    @override
+    def on_bodies(self, bodies: list[bytes]) -> None:
+        counters, client, on_client = self._port.counters, self.client, self._port.node.on_client
+        for body in bodies:
+            counters.frames_received += 1
+            counters.bytes_received += len(body) + 4
+            try:
+                message = _decode(body)
+            except msgspec.DecodeError as error:
+                raise DecodeError(f"no message of the client protocol: {error}") from None
+            on_client(client, message, body)
+
+    @override
+    def on_garbage(self, error: DecodeError) -> None:
+        self._port.counters.garbage += 1
+        self._port.warn_once("garbage", "closed a client connection that broke the protocol", self.origin, error)
+
+    @override
+    def on_closed(self, error: Exception | None) -> None:
+        self._port.gone(self.client)

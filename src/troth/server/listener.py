@@ -1,0 +1,81 @@
+"""Listening sockets, and the rule that no plain text leaves the machine by accident."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from troth.errors import UsageError
+from troth.runtime.addresses import is_loopback, parse_address, resolved
+from troth.server.config import ServerConfig
+
+BACKLOG = 512
+
+
+def refuse_plain_text(setting: str, text: str) -> None:
+    """Refuse an address that other machines can reach.
+
+    Raises:
+        UsageError: *text* (the value of *setting*) is neither loopback nor a unix socket.
+    """
+    outside = [ip for ip in resolved(parse_address(text)) if not is_loopback(ip)]
+    if outside:
+        raise UsageError(
+            f"{setting} {text} can be reached from other machines ({', '.join(outside)}), and without TLS "
+            "everybody there could read and write all data. Either give tls_ca, tls_cert and tls_key (`troth certs` makes "
+            "them), or bind 127.0.0.1, or say insecure if you trust that network"
+        )
+
+
+def check_addresses(config: ServerConfig) -> None:
+    """Apply `refuse_plain_text` to the two ports that carry data (/metrics, always plain, tells only numbers).
+
+    Raises:
+        UsageError: an address would serve plain text to other machines.
+    """
+    if config.insecure:
+        return
+    if not config.has_tls:
+        refuse_plain_text("client_listen", config.client_listen or config.client_address)
+        refuse_plain_text("peer_listen", config.peer_listen or config.peer_address)
+
+
+def tls_contexts(config: ServerConfig) -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:
+    """(for accepting, for dialing) with the certificates of *config*; both demand a certificate of the other side.
+
+    Raises:
+        UsageError: a file is missing, or is not what it should be.
+    """
+    if not config.has_tls:
+        return None, None
+    try:
+        accepting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=config.tls_ca)
+        accepting.verify_mode = ssl.CERT_REQUIRED
+        dialing = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=config.tls_ca)
+        for context in (accepting, dialing):
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_cert_chain(config.tls_cert, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(
+            f"TLS: {error}; check tls_ca, tls_cert and tls_key, or make them with `troth certs`"
+        ) from None
+    return accepting, dialing
+
+
+async def listen(
+    accept: Callable[[], asyncio.BaseProtocol], text: str, *, setting: str, tls: ssl.SSLContext | None
+) -> asyncio.AbstractServer:
+    """Listen on the address *text* (the value of *setting*).
+
+    Raises:
+        UsageError: the address is taken, or is not this machine's.
+    """
+    address = parse_address(text)
+    loop = asyncio.get_running_loop()
+    try:
+        if address.is_unix:
+            return await loop.create_unix_server(accept, address.path, backlog=BACKLOG)
+        return await loop.create_server(
+            accept, address.host, address.port, backlog=BACKLOG, ssl=tls, reuse_port=False
+        )
+    except OSError as error:
+        raise UsageError(f"{setting}: {text} can not be listened on ({error.strerror or error})") from None
