@@ -83,6 +83,14 @@ class LinkOwner(Protocol):
     def calmed(self, kind: str) -> None: ...
 
 
+def send_bounded(connection: FrameConnection, body: bytes) -> bool:
+    """Queue one frame unless too many bytes wait already; False when it was dropped."""
+    if connection.transport.get_write_buffer_size() + len(body) > QUEUE_BYTES_MAX:
+        return False
+    connection.send(body)
+    return True
+
+
 class Link:
     """What the transport needs of a way to one peer."""
 
@@ -170,7 +178,8 @@ class LinkConnection(FrameConnection):
 
     @override
     def on_bodies(self, bodies: list[bytes]) -> None:
-        raise DecodeError("a peer answers on its own connection, not on ours")
+        # A peer that does not know our address yet answers where we called it.
+        self.link.owner.frame_received(self.link.peer, bodies)
 
     @override
     def on_garbage(self, error: DecodeError) -> None:
@@ -336,7 +345,3 @@ class InheritedConnection(LinkConnection):
             return
         self.greet(Welcome(min(greeting.version, VERSION), owner.cluster_id, owner.node_id, owner.name))
         self._established()
-
-    @override
-    def on_bodies(self, bodies: list[bytes]) -> None:
-        self.link.owner.frame_received(self.link.peer, bodies)

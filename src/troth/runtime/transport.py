@@ -1,9 +1,11 @@
 """Peers: one link to each other server, and the port on which the others reach us.
 
-Each server dials every peer and *sends only on the connection that it dialed itself*; on an accepted connection
-it only reads. So two servers that start at the same moment need no rule about whose connection survives, each end
-knows whether its own sending half is sound, and a closed connection has one owner who dials again. The price, a
-second socket per pair, is paid once. (Inherited socket pairs, where nobody can dial, carry both directions.)
+Each server dials every peer and sends on the connection that it dialed itself. So two servers that start at the
+same moment need no rule about whose connection survives, each end knows whether its own sending half is sound, and
+a closed connection has one owner who dials again. The price, a second socket per pair, is paid once. Only while
+its own connection does not stand does a server answer on the one that the peer dialed: a server that has just
+joined does not know the others' addresses before the log has told them. (Inherited socket pairs, where nobody can
+dial, carry both directions anyway.)
 
 Death hint. When the process at the other end dies, the kernel closes its connections. A link that loses its
 established connection therefore dials again at once: if that is *refused*, nobody listens there any more and the
@@ -25,7 +27,7 @@ from typing_extensions import override
 
 from troth.errors import DecodeError
 from troth.ids import ClusterId, NodeId
-from troth.runtime.links import DialedLink, InheritedLink, Link, PeerSink, TransportCounters
+from troth.runtime.links import DialedLink, InheritedLink, Link, PeerSink, TransportCounters, send_bounded
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.wire.frames import FRAME_BYTES_MAX
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
@@ -58,6 +60,8 @@ class PeerTransport:
         self.chance = random.Random(seed)
         self._links: dict[NodeId, Link] = {}
         self._accepted: set[AcceptedPeer] = set()
+        self._callers: dict[NodeId, AcceptedPeer] = {}
+        """The newest accepted connection of each peer that has one."""
         self._warned: set[str] = set()
         self._closing = False
 
@@ -66,7 +70,13 @@ class PeerTransport:
     def send(self, peer: NodeId, body: bytes) -> None:
         """Send one frame, or drop it and say so."""
         link = self._links.get(peer)
-        if link is None or not link.send(body):
+        if link is not None and link.is_established:
+            sent = link.send(body)
+        elif peer in self._callers:
+            sent = send_bounded(self._callers[peer], body)
+        else:
+            sent = link is not None and link.keep_pending(body)
+        if not sent:
             self.counters.frames_dropped += 1
             self.sink.on_unreachable(peer)
             return
@@ -162,8 +172,9 @@ class PeerTransport:
             counters.bytes_received += len(body) + 4
             self.sink.on_peer_frame(sender, body)
 
-    def peer_called(self, peer: NodeId) -> None:
+    def peer_called(self, peer: NodeId, connection: "AcceptedPeer") -> None:
         """*peer* has just connected to us, so it is up: do not sit out a back-off."""
+        self._callers[peer] = connection
         link = self._links.get(peer)
         if isinstance(link, DialedLink):
             link.hurry()
@@ -187,6 +198,8 @@ class PeerTransport:
 
     def lost(self, connection: "AcceptedPeer") -> None:
         self._accepted.discard(connection)
+        if self._callers.get(connection.sender) is connection:
+            del self._callers[connection.sender]
 
 
 class AcceptedPeer(FrameConnection):
@@ -195,7 +208,7 @@ class AcceptedPeer(FrameConnection):
     def __init__(self, owner: PeerTransport) -> None:
         super().__init__()
         self._owner = owner
-        self._sender = NodeId(0)
+        self.sender = NodeId(0)
 
     @override
     def on_opened(self) -> None:
@@ -217,10 +230,10 @@ class AcceptedPeer(FrameConnection):
                     owner.counters.refusals += 1
                     self.refuse(rejected.code, rejected.text)
                     return
-                self._sender = greeting.node_id
+                self.sender = greeting.node_id
                 self.admit(FRAME_BYTES_MAX)
                 self.greet(Welcome(min(greeting.version, VERSION), owner.cluster_id, owner.node_id, owner.name))
-                owner.peer_called(greeting.node_id)
+                owner.peer_called(greeting.node_id, self)
             case Hello():
                 self.refuse("protocol", "this is the port for other servers; clients use the client address")
             case _:
@@ -228,9 +241,9 @@ class AcceptedPeer(FrameConnection):
 
     @override
     def on_bodies(self, bodies: list[bytes]) -> None:
-        if not self._sender:
+        if not self.sender:
             raise DecodeError("a probe only listens")
-        self._owner.frame_received(self._sender, bodies)
+        self._owner.frame_received(self.sender, bodies)
 
     @override
     def on_garbage(self, error: DecodeError) -> None:

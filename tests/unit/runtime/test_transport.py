@@ -265,3 +265,14 @@ async def test_unix_sockets_carry_peers_and_a_missing_one_is_a_death(tmp_path: P
     b.close()
     await told.wait(lambda: told.suspected == [B])
     a.close()
+
+
+async def test_a_server_that_knows_no_addresses_answers_where_it_was_called() -> None:
+    a, heard = make(A)
+    joiner, _ = make(B)
+    async with listening(joiner) as (address, _server):
+        a.set_peers({B: address})
+        await until(lambda: a.connected() == {B})
+        joiner.send(A, b"answer")
+        await heard.wait(lambda: heard.frames == [(B, b"answer")])
+        a.close()

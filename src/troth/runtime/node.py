@@ -1,0 +1,304 @@
+"""The driver of one server: it owns the clock, the sockets and the disk, and decides nothing.
+
+One turn of the event loop is one turn of the replica. Everything that arrived since the last poll (peers' frames,
+clients' requests, finished writes) has been given to the replica by its callbacks; then a single `take_effects`
+tells what to do, in this order:
+
+1. messages that may leave now go to the peers' sockets, one frame for each peer (followers start to write);
+2. log writes go to the storage thread, in order (our own disk starts);
+3. answers go to the clients, one write for each connection;
+4. messages that must wait for durability are put into the outbox with the number of the write they wait for.
+
+The storage thread posts back how many writes are durable, which opens the outbox up to there: "durable before
+visible", with the order decided in pure code and only carried out here.
+
+A turn is scheduled once however many callbacks ask for it, and time also passes inside turns, so that a busy loop
+still ticks. Anything unexpected inside a turn stops the server: a replica that has failed half way through an input
+is not one to go on with.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from typing_extensions import override
+
+from troth.core.interface import Membership, Message, Persist, Trace
+from troth.ids import ClusterId, NodeId, Tick
+from troth.replica.effects import ClientId, SnapshotWork
+from troth.replica.peers import PeerCodec
+from troth.replica.protocol import ClientMessage, ServerMessage, ServerStatus
+from troth.replica.replica import Replica
+from troth.runtime.links import PeerSink
+from troth.runtime.transport import PeerTransport
+from troth.runtime.writer import StorageWriter
+
+BACKLOG_WRITES_MAX = 4096
+"""Log writes that may wait for the disk. Above it what peers send is dropped, as a slow network would; the engine's
+flow control keeps far below while the disk answers at all."""
+
+LATE_TICKS = 5
+"""A timer that fires so many ticks late finds other events waiting; they are heard before time is told."""
+
+_log = logging.getLogger("troth.node")
+
+
+class ClientSink(Protocol):
+    """Where answers go (the client port)."""
+
+    def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage]]) -> None: ...
+
+
+class SnapshotWorker(Protocol):
+    """Who carries out snapshot work (runtime/snapshots.py)."""
+
+    def start(self, work: SnapshotWork) -> None: ...
+
+
+class Clock:
+    """Ticks of the machine's monotonic clock since this object was made."""
+
+    def __init__(self, tick_ms: int) -> None:
+        self.tick_ms = tick_ms
+        self._tick_ns = tick_ms * 1_000_000
+        self._begin_ns = time.monotonic_ns()
+
+    def now(self) -> Tick:
+        return Tick((time.monotonic_ns() - self._begin_ns) // self._tick_ns)
+
+
+class NodeCounters:
+    """What the metrics show of the driver."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.peer_frames_refused = 0
+        self.ticks_late_max = 0
+        self.elections = 0
+        self.leader_changes = 0
+
+
+class Node(PeerSink):
+    """Binds a replica to transport, storage thread and clients."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        name: str,
+        cluster_id: ClusterId,
+        replica: Replica,
+        codec: PeerCodec,
+        transport: PeerTransport,
+        clock: Clock,
+        on_event: Callable[[Trace], None],
+    ) -> None:
+        self.node_id = node_id
+        self.name = name
+        self.cluster_id = cluster_id
+        self.replica = replica
+        self.counters = NodeCounters()
+        self.clients: ClientSink | None = None
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Never has a result; its exception is why this server must stop."""
+        self._codec = codec
+        self._transport = transport
+        self._clock = clock
+        self._on_event = on_event
+        self._loop = asyncio.get_running_loop()
+        self._writer: StorageWriter | None = None
+        self._snapshots: SnapshotWorker | None = None
+        self._submitted = 0
+        self._durable = 0
+        self._outbox: deque[tuple[int, list[tuple[NodeId, Message]]]] = deque()
+        self._turn_scheduled = False
+        self._told = Tick(-1)
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self.membership: Membership | None = None
+
+    def start(self, *, writer: StorageWriter, snapshots: SnapshotWorker) -> None:
+        """Begin to tick. *writer*'s completions must come to `on_durable`, its failure to `fail`."""
+        self._writer = writer
+        self._snapshots = snapshots
+        writer.start()
+        self._on_timer()
+
+    def stop(self) -> None:
+        """No more turns; what is queued for the disk may still become durable."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def backlog(self) -> int:
+        """Log writes that are not durable yet."""
+        return self._submitted - self._durable
+
+    # -- what comes in ---------------------------------------------------------------------------------------
+
+    @override
+    def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
+        """All that one turn of *sender* had for us. Raises DecodeError."""
+        if self.backlog > BACKLOG_WRITES_MAX:
+            self.counters.peer_frames_refused += 1
+            return
+        self.replica.on_peer(sender, self._codec.decode(body), self._clock.now())
+        self._wake()
+
+    @override
+    def on_suspect(self, peer: NodeId) -> None:
+        _log.info("the process of a peer is gone", extra={"facts": {"peer": f"{peer:x}"}})
+        self.replica.suspect(peer, self._clock.now())
+        self._wake()
+
+    @override
+    def on_unreachable(self, peer: NodeId) -> None:
+        self.replica.unreachable(peer)
+        self._wake()
+
+    def client_opened(self, client: ClientId) -> None:
+        self.replica.client_connected(client)
+        self._wake()
+
+    def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None:
+        self.replica.on_client(client, message, raw, self._clock.now())
+        self._wake()
+
+    def client_gone(self, client: ClientId) -> None:
+        self.replica.client_gone(client)
+        self._wake()
+
+    def client_paused(self, client: ClientId, *, paused: bool) -> None:
+        self.replica.client_paused(client, paused)
+        self._wake()
+
+    def on_durable(self, count: int) -> None:
+        """*count* more writes are on the disk."""
+        self._durable += count
+        self._open_outbox()
+        self._wake()
+
+    def after_work(self) -> None:
+        """A piece of snapshot work was reported to the replica."""
+        self._wake()
+
+    def status(self) -> ServerStatus:
+        return self.replica.status()
+
+    def fail(self, error: BaseException) -> None:
+        """This server can not go on."""
+        self.stop()
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    # -- turns -----------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _on_timer(self) -> None:
+        if self._stopped:
+            return
+        self._timer = self._loop.call_later(self._clock.tick_ms / 1000, self._on_timer)
+        late = self._clock.now() - self._told
+        if self._told >= 0 and late > LATE_TICKS:
+            # We were stopped or starved. What arrived meanwhile (a heartbeat, say) is still in the sockets: read it
+            # before the replica hears how late it is, or each pause would look like a lost leader.
+            self.counters.ticks_late_max = max(self.counters.ticks_late_max, late)
+            self._loop.call_later(0, self._wake)
+        else:
+            self._wake()
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        if self._stopped:
+            return
+        try:
+            now = self._clock.now()
+            if now > self._told:
+                self._told = now
+                self.replica.tick(now)
+            self._execute()
+        # The replica is in an unknown state: stop, whatever it was; the entry point tells why.
+        except Exception as error:  # noqa: BLE001
+            self.fail(error)
+
+    def _execute(self) -> None:
+        self.counters.turns += 1
+        effects = self.replica.take_effects()
+        if not effects:
+            return
+        if effects.send:
+            self._send(effects.send)
+        writer = self._writer
+        if effects.persists and writer is not None:
+            self._submit(writer, effects.persists)
+        if effects.replies and self.clients is not None:
+            self.clients.deliver(effects.replies)
+        if effects.after_persist:
+            self._outbox.append((self._submitted, effects.after_persist))
+            self._open_outbox()
+        if effects.membership is not None:
+            self._on_membership(effects.membership)
+        for work in effects.snapshot_work:
+            if self._snapshots is not None:
+                self._snapshots.start(work)
+        for event in effects.events:
+            self._count_event(event)
+            self._on_event(event)
+        if effects.again:
+            self._wake()
+
+    def _submit(self, writer: StorageWriter, persists: Sequence[Persist]) -> None:
+        for persist in persists:
+            writer.submit(persist)
+        self._submitted += len(persists)
+
+    def _send(self, messages: Sequence[tuple[NodeId, Message]]) -> None:
+        """One frame for each peer. What is for this very server goes back in."""
+        by_peer: dict[NodeId, list[Message]] = {}
+        for peer, message in messages:
+            mine = by_peer.get(peer)
+            if mine is None:
+                by_peer[peer] = [message]
+            else:
+                mine.append(message)
+        for peer, batch in by_peer.items():
+            if peer == self.node_id:
+                self.replica.on_peer(peer, batch, self._clock.now())
+                self._wake()
+            else:
+                self._transport.send(peer, self._codec.encode(batch))
+
+    def _open_outbox(self) -> None:
+        outbox = self._outbox
+        ready: list[tuple[NodeId, Message]] = []
+        while outbox and outbox[0][0] <= self._durable:
+            ready.extend(outbox.popleft()[1])
+        if ready:
+            self._send(ready)
+
+    def _on_membership(self, membership: Membership) -> None:
+        self.membership = membership
+        self._transport.set_peers(peer_addresses(membership, self.node_id))
+
+    def _count_event(self, event: Trace) -> None:
+        if event.name in ("candidate", "pre_candidate"):
+            self.counters.elections += event.name == "candidate"
+        elif event.name == "leader":
+            self.counters.leader_changes += 1
+
+
+def peer_addresses(membership: Membership, own: NodeId) -> Mapping[NodeId, str]:
+    """Where each other member is dialed."""
+    return {
+        node: membership.members[node].peer_address if node in membership.members else ""
+        for node in membership.everyone()
+        if node != own
+    }
