@@ -1,5 +1,7 @@
 """put, get, del, range: single keys and spans of them."""
 
+from typing import BinaryIO
+
 import click
 
 from troth.cli import output
@@ -33,7 +35,7 @@ def _row(kv: KeyValue) -> tuple[object, ...]:
 def put(
     key: str,
     value: str | None,
-    source: click.utils.LazyFile | None,
+    source: BinaryIO | None,
     lease: str,
     prev_kv: bool,
     ignore_value: bool,

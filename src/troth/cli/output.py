@@ -93,9 +93,7 @@ def print_json(answer: dict[str, Any] | list[Any]) -> None:
 
 def print_raw(raw: bytes) -> None:
     """Bytes as they are, with a line end."""
-    out = click.get_binary_stream("stdout")
-    out.write(raw + b"\n")
-    out.flush()
+    click.echo(raw)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

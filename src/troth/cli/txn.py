@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable
 
 import click
@@ -151,7 +152,7 @@ def txn(comparisons: tuple[str, ...], then: tuple[str, ...], otherwise: tuple[st
         success = [parse_operation(text) for text in then]
         failure = [parse_operation(text) for text in otherwise]
     else:
-        compare, success, failure = parse_script(click.get_text_stream("stdin"))
+        compare, success, failure = parse_script(sys.stdin)
     with cluster.connect() as client:
         reply = client.txn(compare=compare, success=success, failure=failure)
     if cluster.json:

@@ -1,0 +1,170 @@
+"""What is measured, one phase after the other, with the systems taking turns so that they share the hour."""
+
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.systems import VALUE, Client, System, rss_mib
+from cluster.workload import Rate, fill, gap, measure
+
+Say = Callable[[str], None]
+Maker = Callable[[Path], System]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How much is measured. `directory` must be on a real disk."""
+
+    directory: Path
+    rounds: int
+    seconds: float
+    outstanding: tuple[int, ...]
+    kills: int
+    rows: int
+
+
+def _operations(client: Client, reads: bool) -> dict[str, Callable[[bytes], Awaitable[None]]]:
+    operations: dict[str, Callable[[bytes], Awaitable[None]]] = {"put": lambda key: client.put(key, VALUE)}
+    if reads:
+        operations["get"] = client.get
+        operations["stale_get"] = client.get_stale
+    return operations
+
+
+async def rates(makers: dict[str, Maker], settings: Settings, say: Say) -> dict[str, Any]:
+    """Throughput and latency: {system: {operation: {outstanding: medians over the rounds, and each round}}}."""
+    found: dict[str, dict[str, dict[int, list[Rate]]]] = {}
+    for number in range(settings.rounds):
+        for name, make in makers.items():
+            with tempfile.TemporaryDirectory(dir=settings.directory) as directory:
+                system = make(Path(directory))
+                await system.start()
+                try:
+                    client = await system.client()
+                    await measure(lambda key, c=client: c.put(key, VALUE), outstanding=64, seconds=0.3)
+                    for operation, call in _operations(client, system.reads).items():
+                        for outstanding in settings.outstanding:
+                            rate = await measure(call, outstanding=outstanding, seconds=settings.seconds)
+                            cell = found.setdefault(name, {}).setdefault(operation, {}).setdefault(outstanding, [])
+                            cell.append(rate)
+                            say(
+                                f"round {number + 1}: {name:10} {operation:9} {outstanding:4d} outstanding "
+                                f"{rate.per_second:9.0f}/s  p50 {rate.latency_ms_p50:.2f} ms  "
+                                f"p99 {rate.latency_ms_p99:.2f} ms"
+                            )
+                    await client.close()
+                finally:
+                    await system.stop()
+    return {
+        name: {
+            operation: {str(outstanding): _median_rate(cell) for outstanding, cell in cells.items()}
+            for operation, cells in operations.items()
+        }
+        for name, operations in found.items()
+    }
+
+
+def _median_rate(cell: Sequence[Rate]) -> dict[str, Any]:
+    return {
+        **{
+            field: round(statistics.median(getattr(rate, field) for rate in cell), 3)
+            for field in ("per_second", "latency_ms_p50", "latency_ms_p99")
+        },
+        "rounds": [asdict(rate) for rate in cell],
+    }
+
+
+async def failover(makers: dict[str, Maker], settings: Settings, say: Say) -> dict[str, Any]:
+    """Seconds without a successful put around the loss of the leader, *kills* times for each signal."""
+    found: dict[str, Any] = {}
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        for name, make in makers.items():
+            with tempfile.TemporaryDirectory(dir=settings.directory) as directory:
+                system = make(Path(directory))
+                await system.start()
+                try:
+                    gaps = []
+                    for turn in range(settings.kills):
+                        leader_client = await system.client()
+                        leader = await system.leader()
+                        await leader_client.close()
+                        client = await system.client(avoid=leader)
+                        one = await gap(
+                            client,
+                            lambda s=system, n=number, which=leader: s.signal(which, n),
+                            settle_s=0.5,
+                            watch_s=3.0,
+                        )
+                        gaps.append(one)
+                        say(
+                            f"{name:10} {number.name} {turn + 1}: {one.load_s:.3f} s without a put of the load, "
+                            f"{one.probe_s:.3f} s of the probe"
+                        )
+                        if number is signal.SIGSTOP:
+                            system.signal(leader, signal.SIGCONT)
+                        else:
+                            await system.restart(leader)
+                        await client.close()
+                finally:
+                    await system.stop()
+            found.setdefault(name, {})[number.name] = {
+                "load_s_median": round(statistics.median(one.load_s for one in gaps), 3),
+                "probe_s_median": round(statistics.median(one.probe_s for one in gaps), 3),
+                "load_s_max": round(max(one.load_s for one in gaps), 3),
+                "kills": [asdict(one) for one in gaps],
+            }
+    return found
+
+
+async def footprint(makers: dict[str, Maker], settings: Settings, say: Say) -> dict[str, Any]:
+    """Cold start to the first put, memory of each node with *rows* keys of 256 B, restart to the first put."""
+    found: dict[str, Any] = {}
+    for name, make in makers.items():
+        colds = []
+        for _ in range(settings.rounds):
+            with tempfile.TemporaryDirectory(dir=settings.directory) as directory:
+                system = make(Path(directory))
+                try:
+                    colds.append(await _first_put_s(system))
+                finally:
+                    await system.stop()
+        with tempfile.TemporaryDirectory(dir=settings.directory) as directory:
+            system = make(Path(directory))
+            await system.start()
+            try:
+                client = await system.client()
+                # PySyncObj answers five times a second whatever one does: only many at once fill it in time.
+                await fill(client, rows=settings.rows, outstanding=256 if system.reads else 4096)
+                await client.close()
+                memory_mib = sorted(rss_mib(pid) for pid in system.pids())
+                await system.stop()
+                restart_s = await _first_put_s(system)
+            finally:
+                await system.stop()
+        found[name] = {
+            "cold_start_s_median": round(statistics.median(colds), 3),
+            "cold_starts_s": [round(cold, 3) for cold in colds],
+            "rows": settings.rows,
+            "memory_mib_each_node": [round(mib, 1) for mib in memory_mib],
+            "memory_mib_max": round(memory_mib[-1], 1),
+            "restart_s": round(restart_s, 3),
+        }
+        say(
+            f"{name:10} cold start {statistics.median(colds):.2f} s, {settings.rows} keys: "
+            f"{memory_mib[0]:.0f}-{memory_mib[-1]:.0f} MiB a node, restart {restart_s:.2f} s"
+        )
+    return found
+
+
+async def _first_put_s(system: System) -> float:
+    begin = time.perf_counter()
+    await system.start()
+    client = await system.client(avoid=0)
+    took = time.perf_counter() - begin
+    await client.close()
+    return took

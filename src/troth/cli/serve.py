@@ -1,0 +1,76 @@
+"""serve: one server of a cluster, told by flags, the environment or a TOML file."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from troth.server.config import ServerConfig, load_config
+
+_HELP = {
+    "name": "This server's name in its cluster, for example n1.",
+    "data_dir": "Where this server keeps its data.",
+    "client_address": "Where clients reach this server.",
+    "peer_address": "Where the other servers reach it.",
+    "client_listen": "What to bind for clients, if it is another address.",
+    "peer_listen": "What to bind for servers, if it is another address.",
+    "initial_cluster": "First members of a new cluster: n1=host1:7101,n2=host2:7101,n3=host3:7101.",
+    "join": "Client addresses of a running cluster that this server shall be added to.",
+    "tls_ca": "The CA that signed everybody's certificates (`troth certs` makes a set).",
+    "tls_cert": "This server's certificate.",
+    "tls_key": "Its key.",
+    "insecure": "Allow addresses that other machines can reach without TLS.",
+    "consensus": "Which protocol keeps the log.",
+    "tick_ms": "How long a tick lasts.",
+    "heartbeat_ms": "How often a leader says that it lives.",
+    "election_timeout_ms": "How long a silent leader is waited for.",
+    "lease_reads": "Serve linearizable reads from the leader's lease: faster, trusts clocks to run at about one speed.",
+    "quota_bytes": "Refuse writes when the data is larger (also 512MiB, 2GiB).",
+    "snapshot_entries": "Take a snapshot and drop the log before it after this many entries.",
+    "snapshot_log_bytes": "The same after this many bytes.",
+    "clients_max": "How many clients may be connected.",
+    "client_queue_bytes_max": "How much may wait for one client that reads slowly.",
+    "metrics_address": "Serve /metrics and /health over HTTP here, for example 127.0.0.1:7201.",
+    "log_level": "debug, info, warning or error.",
+    "log_format": "text or json.",
+}
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """One flag for each field of `ServerConfig`, in its order."""
+    for field in reversed(dataclasses.fields(ServerConfig)):
+        flag = "--" + field.name.replace("_", "-")
+        text = _HELP[field.name]
+        if isinstance(field.default, bool):
+            command = click.option(flag, field.name, is_flag=True, default=None, help=text)(command)
+            continue
+        if field.default not in (dataclasses.MISSING, "", ()):
+            text += f"  [default: {field.default}]"
+        command = click.option(flag, field.name, metavar="TEXT", help=text)(command)
+    return command
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file with any of the settings below.")
+@_with_settings
+def serve(config: Path | None, **flags: object) -> None:
+    """Run one server of a cluster.
+
+    Each setting may also stand in the TOML file under its name with underscores, or in the environment as
+    TROTH_NAME, TROTH_DATA_DIR and so on. A flag wins over the environment, the environment over the file.
+
+    \b
+    Examples:
+      troth serve --name n1 --data-dir /var/lib/troth/n1          a cluster of one
+      troth serve --name n1 --data-dir /var/lib/troth/n1 --client-address 10.0.0.1:7001 \\
+        --initial-cluster n1=10.0.0.1:7101,n2=10.0.0.2:7101,n3=10.0.0.3:7101 \\
+        --tls-ca ca.pem --tls-cert n1.pem --tls-key n1.key
+      troth serve --config /etc/troth.toml
+      troth serve --name n4 --data-dir /var/lib/troth/n4 --client-address 10.0.0.4:7001 \\
+        --peer-address 10.0.0.4:7101 --join 10.0.0.1:7001          then: troth member list
+    """
+    from troth.server.serve import serve as run
+
+    run(load_config(flags, file=config, environment=os.environ))

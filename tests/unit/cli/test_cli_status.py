@@ -1,0 +1,88 @@
+"""The verdict on a cluster, from every picture that its servers can give."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from click.testing import Result
+from unit_cli_fakes import server
+
+from troth.cli.verdict import Health, judge
+from troth.errors import Unavailable
+from troth.kv.requests import AlarmMember, AlarmType
+
+Run = Callable[..., Result]
+
+
+def test_all_servers_up_is_healthy() -> None:
+    verdict = judge([server(1, role="leader"), server(2), server(3)])
+    assert (verdict.health, verdict.sentence) == (Health.HEALTHY, "healthy: survives 1 more failure")
+
+
+def test_one_of_three_down_is_degraded_and_survives_no_more() -> None:
+    verdict = judge([server(1, role="leader", survives=0, silent=(3,)), server(2)])
+    assert verdict.health is Health.DEGRADED
+    assert verdict.sentence == "degraded: survives 0 more failures (n3 is not heard by the leader)"
+
+
+def test_a_server_that_only_this_client_cannot_reach_is_named() -> None:
+    verdict = judge([server(1, role="leader"), server(2)])
+    assert verdict.health is Health.DEGRADED
+    assert "n3 does not answer here" in verdict.sentence
+
+
+def test_without_a_leader_but_with_a_majority_an_election_is_expected() -> None:
+    verdict = judge([server(2), server(3)])
+    assert verdict.health is Health.UNAVAILABLE
+    assert verdict.reasons == ("no leader; 2 of 3 voters answer", "an election should end this within seconds")
+
+
+def test_a_minority_is_unavailable() -> None:
+    verdict = judge([server(3)])
+    assert verdict.health is Health.UNAVAILABLE
+    assert verdict.reasons == ("no leader; 1 of 3 voters answer",)
+
+
+def test_a_leader_without_a_quorum_is_unavailable() -> None:
+    verdict = judge([server(1, role="leader", survives=-1, silent=(2, 3))])
+    assert verdict.health is Health.UNAVAILABLE
+
+
+def test_an_old_leader_does_not_outvote_the_new_one() -> None:
+    old = server(1, role="leader", term=3, survives=-1, silent=(2, 3))
+    new = server(2, role="leader", term=4, survives=0, silent=(1,))
+    assert judge([old, new, server(3, term=4)]).health is Health.DEGRADED
+
+
+def test_a_cluster_of_one_is_healthy_though_it_survives_nothing() -> None:
+    verdict = judge([server(1, role="leader", survives=0, voters=1)])
+    assert verdict.sentence == "healthy: survives 0 more failures"
+
+
+def test_an_alarm_degrades() -> None:
+    leader = server(1, role="leader")
+    leader = type(leader)(
+        **{name: getattr(leader, name) for name in leader.__struct_fields__ if name != "alarms"},
+        alarms=[AlarmMember(1, AlarmType.NOSPACE)],
+    )
+    assert "reads only" in judge([leader, server(2), server(3)]).sentence
+
+
+def test_the_command_prints_the_verdict_first_and_exits_with_it(run: Run, fake: Any) -> None:
+    fake(status=[server(1, role="leader", survives=0, silent=(3,)), server(2)])
+    result = run("status")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("degraded: survives 0 more failures")
+    assert [line.split("\t")[:2] for line in lines[2:]] == [
+        ["n1", "leader"],
+        ["n2", "follower"],
+        ["n3", "no answer"],
+    ]
+
+
+def test_nobody_answers_is_an_answer_too(run: Run, fake: Any) -> None:
+    fake(status=Unavailable("no server answers"))
+    result = run("status", "-o", "json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["verdict"] == "unavailable"

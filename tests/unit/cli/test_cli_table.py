@@ -1,0 +1,47 @@
+"""The table of commands, and what `--help` costs."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from troth.cli.main import COMMANDS, Entry, cli
+
+ENTRIES = [(name, entry) for section in COMMANDS.values() for name, entry in section.items()]
+
+
+def leaves(path: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            child = command.get_command(click.Context(command), name)
+            assert child is not None
+            yield from leaves((*path, name), child)
+    else:
+        yield path, command
+
+
+@pytest.mark.parametrize(("name", "entry"), ENTRIES)
+def test_the_line_in_the_help_is_the_command_s_own(name: str, entry: Entry) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.get_short_help_str(limit=200).rstrip(".") == entry.summary.rstrip(".")
+
+
+@pytest.mark.parametrize(("name", "entry"), ENTRIES)
+def test_every_command_shows_an_example(name: str, entry: Entry) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    for path, leaf in leaves((name,), command):
+        assert "Example" in (leaf.help or ""), f"troth {' '.join(path)} has no example"
+        assert f"troth {path[0]}" in (leaf.help or "")
+
+
+def test_help_loads_neither_the_client_nor_rich() -> None:
+    code = (
+        "import sys; from troth.cli.main import cli; cli.main(['--help'], standalone_mode=False);"
+        "print(sorted({'asyncio', 'rich', 'msgspec', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,84 @@
+"""Transactions as people write them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from troth.cli.txn import parse_comparison, parse_operation, parse_script
+from troth.client.replies import DeleteReply, PutReply, RangeReply, TxnReply
+from troth.errors import UsageError
+from troth.kv.requests import (
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRange,
+    KeyValue,
+    Put,
+    Range,
+)
+from troth.models import LevelName
+
+Run = Callable[..., Result]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("value(a) = 1", Compare(b"a", CompareTarget.VALUE, CompareResult.EQUAL, value=b"1")),
+        ('value("a b") != "x y"', Compare(b"a b", CompareTarget.VALUE, CompareResult.NOT_EQUAL, value=b"x y")),
+        ("version(a/b)>0", Compare(b"a/b", CompareTarget.VERSION, CompareResult.GREATER, number=0)),
+        ("mod( a ) < 41", Compare(b"a", CompareTarget.MOD, CompareResult.LESS, number=41)),
+        ("create(a) == 7", Compare(b"a", CompareTarget.CREATE, CompareResult.EQUAL, number=7)),
+        ("lease(a) = 7f", Compare(b"a", CompareTarget.LEASE, CompareResult.EQUAL, number=0x7F)),
+    ],
+)
+def test_comparisons(text: str, expected: Compare) -> None:
+    assert parse_comparison(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "value(a)", "size(a) = 1", "version(a) = many", "a = 1", "value() = 1"])
+def test_what_is_no_comparison_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_comparison(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("put a 'b c'", Put(b"a", b"b c")),
+        ("get a", Range(b"a")),
+        ("get a c", Range(b"a", b"c")),
+        ("get --prefix a/", Range(b"a/", b"a0")),
+        ("del a", DeleteRange(b"a")),
+        ("del --prefix a/", DeleteRange(b"a/", b"a0")),
+    ],
+)
+def test_operations(text: str, expected: object) -> None:
+    assert parse_operation(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "put a", "put a b c", "get", "get a b c", "mov a b", "put 'a b"])
+def test_what_is_no_operation_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_operation(text)
+
+
+def test_a_script_has_three_parts() -> None:
+    compare, success, failure = parse_script(["version(a) = 0\n", "\n", "put a 1\n", "put b 2\n", "\n", "get a\n"])
+    assert (len(compare), len(success), len(failure)) == (1, 2, 1)
+    assert parse_script(["version(a) = 0"])[1:] == ([], [])
+
+
+def test_the_command_reads_a_script_and_prints_each_answer(run: Run, fake: Any) -> None:
+    level = LevelName.LINEARIZABLE
+    responses = [
+        PutReply(revision=5, server="n1"),
+        RangeReply([KeyValue(b"a", 1, 5, 1, b"1")], 1, False, 5, "n1", level, 0),
+        DeleteReply(2, [], 5, "n1"),
+    ]
+    client = fake(txn=TxnReply(succeeded=True, responses=responses, revision=5, server="n1"))
+    result = run("txn", input="version(a) = 0\n\nput a 1\nget a\ndel b c\n")
+    assert result.stdout.splitlines() == ["succeeded", "  put", "  a = 1", "  deleted 2"]
+    assert client.calls[0][2]["success"] == [Put(b"a", b"1"), Range(b"a"), DeleteRange(b"b", b"c")]
