@@ -11,6 +11,7 @@
         NotApplied              definite: it has not happened and never will; retry freely
           InvalidRequest          the request itself is wrong (etcd's text in .text)
             KeyNotFound, LeaseNotFound, LeaseExists, Compacted, FutureRevision
+            WatchCompacted          a Compacted: a watch fell so far behind that its next events are gone
           NotLeader               ask .leader_hint
           Overloaded              a bounded queue is full; retry later
           Unavailable             no quorum (or no fresh enough replica) within the time allowed
@@ -113,6 +114,15 @@ class Compacted(InvalidRequest):
     def __init__(self, text: str, compact_revision: int = 0) -> None:
         super().__init__(text)
         self.compact_revision = Revision(compact_revision)
+
+
+class WatchCompacted(Compacted):
+    """Events that a watch had still to deliver are compacted away: read the present state, then watch from there.
+
+    `compact_revision` is the oldest revision that can still be watched.
+    """
+
+    code = "watch_compacted"
 
 
 class FutureRevision(InvalidRequest):

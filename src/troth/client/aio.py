@@ -2,15 +2,24 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from typing_extensions import override
 
-from troth.errors import TrothError, Unavailable, UsageError
-from troth.ids import NodeId
+from troth.client.cluster import ClusterCalls
+from troth.client.lease import Lease, LeaseKeeper
+from troth.client.opening import Opening
+from troth.client.operations import Text, Txn, as_bytes, span
+from troth.client.reads import ReadPipeline
+from troth.client.replies import Acknowledged, DeleteReply, GetReply, PutReply, RangeReply, TxnReply
+from troth.client.router import ANY, Router
+from troth.client.session import Session
+from troth.client.url import parse_url
+from troth.client.watch import Watch, Watches
+from troth.client.writes import WritePipeline
+from troth.errors import UsageError
 from troth.kv.requests import (
     Alarm,
     AlarmMember,
@@ -25,47 +34,12 @@ from troth.kv.requests import (
     SortTarget,
 )
 from troth.models import ReadLevel, linearizable
-from troth.replica.protocol import ClientMessage, GetStatus, HashState, PeerView, ServerStatus, StateHash
-
-from .link import Connection, frame_of
-from .operations import Text, Txn, as_bytes, span
-from .reads import ReadPipeline
-from .replies import Acknowledged, DeleteReply, GetReply, PutReply, RangeReply, TxnReply
-from .router import ANY, LEADER, CallRequest, Router
-from .url import parse_url
-from .writes import WritePipeline
+from troth.replica.protocol import LeaseIds, LeaseList
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Call(CallRequest):
-    """One question with one answer, awaited through `future`."""
-
-    __slots__ = ("_frame", "future", "server")
-
-    def __init__(self, message: ClientMessage, call: int, target: str, deadline_s: float) -> None:
-        super().__init__(call, target, deadline_s)
-        self._frame = frame_of(message)
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.server = ""
-
-    @override
-    def frame(self) -> bytes:
-        return self._frame
-
-    @override
-    def fail(self, error: TrothError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    @override
-    def answer(self, connection: Connection, message: Any) -> None:
-        self.server = connection.server
-        if not self.future.done():
-            self.future.set_result(message)
-
-
-class AsyncClient:
+class AsyncClient(ClusterCalls):
     """A client of one cluster. Made by `troth.aio.connect`.
 
     `put`, `get`, `range`, `delete` and `txn` return futures: all that are asked for in one turn of the event loop
@@ -86,11 +60,12 @@ class AsyncClient:
         if timeout <= 0:
             raise UsageError(f"timeout={timeout}: a positive number of seconds is needed")
         parsed = parse_url(url)
-        self.timeout_s = timeout
-        self.router = Router(parsed.addresses, tls=tls or parsed.ssl_context(), timeout_s=timeout)
+        super().__init__(Router(parsed.addresses, tls=tls or parsed.ssl_context(), timeout_s=timeout))
         self._writes = WritePipeline(self.router, use_session=session)
         self._reads = ReadPipeline(self.router, self._writes, read_from=read_from)
-        self._is_closed = False
+        self._watches = Watches(self.router, read_from=read_from)
+        self._leases = LeaseKeeper(self)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # ---- reading and writing ---------------------------------------------------------------------------
 
@@ -114,8 +89,8 @@ class AsyncClient:
             key = as_bytes(key)
         if type(value) is not bytes:
             value = as_bytes(value)
-        if self._is_closed:
-            raise _closed()
+        if self.is_closed:
+            self.require_open()
         return self._writes.submit(
             Put(key, value, lease, prev_kv, ignore_value, ignore_lease), len(key) + len(value)
         )
@@ -124,8 +99,8 @@ class AsyncClient:
         """Read one key, now or as it stood at *revision*. An absent key is no error: `GetReply.kv` is None."""
         if type(key) is not bytes:
             key = as_bytes(key)
-        if self._is_closed:
-            raise _closed()
+        if self.is_closed:
+            self.require_open()
         request = Range(key, b"", 0, revision) if revision else Range(key)
         return self._reads.submit(request, level, GetReply)
 
@@ -149,8 +124,7 @@ class AsyncClient:
     ) -> "asyncio.Future[RangeReply]":
         """Read a span of keys: ``range("a", "c")``, ``range(prefix="a/")``; ``range(prefix="")`` is everything."""
         start, end = span(key, range_end, prefix)
-        if self._is_closed:
-            raise _closed()
+        self.require_open()
         request = Range(
             start,
             end,
@@ -196,8 +170,7 @@ class AsyncClient:
 
     def write(self, command: Command, size_bytes: int = 0) -> "asyncio.Future[Any]":
         """Send any command of troth.kv.requests through the log; its reply is a class of client/replies.py."""
-        if self._is_closed:
-            raise _closed()
+        self.require_open()
         return self._writes.submit(command, size_bytes)
 
     @property
@@ -205,50 +178,74 @@ class AsyncClient:
         """The newest revision that an answer to this client has named."""
         return self._writes.seen_revision
 
-    # ---- the cluster -----------------------------------------------------------------------------------
+    # ---- watches, leases, sessions ---------------------------------------------------------------------
 
-    def call(
-        self, make: Callable[..., ClientMessage], *args: Any, target: str = LEADER, within_s: float | None = None
-    ) -> Call:
-        """Ask ``make(call_number, *args)`` of *target*; await ``.future`` of what is returned."""
-        if self._is_closed:
-            raise _closed()
-        number = self.router.next_call()
-        deadline_s = self.router.loop.time() + (self.timeout_s if within_s is None else within_s)
-        request = Call(make(number, *args), number, target, deadline_s)
-        self.router.submit(request)
-        return request
+    def watch(
+        self,
+        key: Text = b"",
+        range_end: Text | None = None,
+        *,
+        prefix: Text | None = None,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        no_put: bool = False,
+        no_delete: bool = False,
+    ) -> Watch:
+        """Follow the changes of one key, or of a span, from now on or from *start_revision* on.
 
-    async def status(self, server: str | None = None, *, within_s: float | None = None) -> list[ServerStatus]:
-        """What each server that answers knows (or just *server*), also while there is no leader."""
-        if server is not None:
-            link = self.router.require(server)
-            return [await self.call(GetStatus, target=link.address, within_s=within_s).future]
-        connected = [link.address for link in self.router.links.values() if link.connection is not None]
-        limit_s = min(1.0, self.timeout_s) if within_s is None else within_s
-        calls = [self.call(GetStatus, target=address, within_s=limit_s).future for address in connected]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        return [answer for answer in answers if isinstance(answer, ServerStatus)]
+        ::
 
-    async def members(self) -> list[PeerView]:
-        """The members as the leader (or, while there is none, any server) sees them."""
-        try:
-            leader = self.router.leader
-            target = LEADER if leader is None else leader.address
-            status: ServerStatus = await self.call(GetStatus, target=target, within_s=1.0).future
-        except Unavailable:
-            status = await self.call(GetStatus, target=ANY).future
-        return status.peers
+            async with client.watch(prefix="jobs/") as watch:      # from here on nothing is missed
+                async for events in watch:
+                    for event in events: ...
 
-    async def hash(self, server: str | None = None, *, revision: int = 0) -> dict[str, StateHash]:
-        """The hash of the state on each server (or on *server*), by server name."""
-        if server is not None:
-            chosen = [self.router.require(server)]
-        else:
-            chosen = [link for link in self.router.links.values() if link.connection is not None]
-        calls = [self.call(HashState, revision, target=link.address) for link in chosen]
-        await asyncio.gather(*(call.future for call in calls))
-        return {call.server: call.future.result() for call in calls}
+        Events come once and in order, also over failing servers; see `Watch` for the errors.
+        """
+        start, end = span(key, range_end, prefix)
+        self.require_open()
+        watch = Watch(
+            self._watches,
+            start,
+            end,
+            start_revision=start_revision,
+            floor_revision=self.seen_revision,
+            prev_kv=prev_kv,
+            no_put=no_put,
+            no_delete=no_delete,
+        )
+        self._watches.add(watch)
+        return watch
+
+    def lease(
+        self,
+        ttl_s: int,
+        id: int = 0,
+        *,
+        keep: bool = True,
+        on_lost: Callable[[], Any] | None = None,
+    ) -> Opening[Lease]:
+        """Ask for a lease of *ttl_s* seconds: ``lease = await client.lease(10)`` or ``async with client.lease(10)``.
+
+        Args:
+            ttl_s: how long it lives without being renewed.
+            id: its number; 0 lets the cluster choose.
+            keep: renew it by itself until it is revoked, lost, or the client is closed.
+            on_lost: called when it is lost (a function, or one that returns a coroutine).
+        """
+        self.require_open()
+        return Opening(self._leases.grant(ttl_s, id, keep=keep, on_lost=on_lost))
+
+    async def leases(self) -> list[int]:
+        """The ids of all leases."""
+        answer: LeaseIds = await self.call(LeaseList).future
+        return answer.ids
+
+    def session(self, token: str | None = None) -> Session:
+        """A session: its reads see what it wrote and read before, on any replica. See `Session.token`."""
+        self.require_open()
+        return Session(self, token)
+
+    # ---- the store as a whole --------------------------------------------------------------------------
 
     async def compact(self, revision: int) -> Acknowledged:
         """Give up history before *revision*; reads at older revisions fail with `Compacted` from then on."""
@@ -269,11 +266,6 @@ class AsyncClient:
             cleared.extend(reply.alarms)
         return cleared
 
-    @property
-    def leader(self) -> NodeId:
-        """Node id of the leader as far as this client knows; 0: none known."""
-        return self.router.leader_id
-
     # ---- beginning and end -----------------------------------------------------------------------------
 
     async def wait_ready(self, within_s: float | None = None) -> None:
@@ -283,17 +275,27 @@ class AsyncClient:
             Unavailable: no server answered in time.
             WrongCluster: the addresses belong to different clusters.
         """
-        await self.router.wait_ready(self.timeout_s if within_s is None else within_s)
+        await self.router.wait_ready(self.router.timeout_s if within_s is None else within_s)
 
     async def close(self) -> None:
         """End the client. Whatever is outstanding fails: `OutcomeUnknown` for writes that were sent."""
-        if not self._is_closed:
-            self._is_closed = True
+        if not self.is_closed:
+            self.is_closed = True
+            self._leases.close()
+            self._watches.close()
             self._writes.close()
             self._reads.close()
             self.router.close()
-            # One turn, so that sockets are closed when this returns.
+            for task in self._tasks:
+                task.cancel()
+            # A turn of the loop, so that sockets are closed when this returns.
             await asyncio.sleep(0)
+
+    def keep_task(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run *coroutine* beside the client; it ends with the client."""
+        task = self.router.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def __aenter__(self) -> Self:
         return self
@@ -302,10 +304,6 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _closed() -> UsageError:
-    return UsageError("this client is closed")
 
 
 async def connect(

@@ -75,11 +75,6 @@ class Background:
             self._loop.call_soon_threadsafe(_cancel_all, started)
             raise
 
-    def call(self, function: Callable[[], Any]) -> None:
-        """Have *function* called in the loop, soon; do not wait for it."""
-        if self.is_running:
-            self._loop.call_soon_threadsafe(function)
-
     def stop(self) -> None:
         """End the loop and the thread."""
         if self.is_running:

@@ -14,14 +14,13 @@ from typing import Protocol, cast
 import msgspec
 from typing_extensions import override
 
+from troth.client.retry import error_of
+from troth.client.url import split_address
 from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import ClientMessage, ServerMessage
 from troth.wire.frames import FRAME_BYTES_MAX, LENGTH, FrameSplitter
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
-
-from .retry import error_of
-from .url import split_address
 
 HANDSHAKE_TIMEOUT_S = 2.0
 RECONNECT_PAUSE_S = 0.02
@@ -112,6 +111,16 @@ class Connection(asyncio.Protocol):
         """Hand a whole frame to the socket. On a broken connection it is dropped: `on_lost` is under way."""
         if self._transport is not None:
             self._transport.write(frame)
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the socket until `resume_reading`. Pausing twice is no error."""
+        if self._transport is not None and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        if self._transport is not None and not self._transport.is_reading() and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def abort(self, error: Exception) -> None:
         """End the connection at once because of *error*."""

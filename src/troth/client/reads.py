@@ -9,16 +9,15 @@ from typing import Any
 
 from typing_extensions import override
 
+from troth.client.link import Connection, frame_of
+from troth.client.replies import GetReply, RangeReply
+from troth.client.retry import error_of
+from troth.client.router import LEADER, CallRequest, Router
+from troth.client.writes import WritePipeline
 from troth.errors import Overloaded, ProtocolError, TrothError
 from troth.kv.requests import Failure, Range
 from troth.models import LevelName, ReadLevel, linearizable
 from troth.replica.protocol import READS_REQUESTS_MAX, ReadResults, Reads
-
-from .link import Connection, frame_of
-from .replies import GetReply, RangeReply
-from .retry import error_of
-from .router import LEADER, CallRequest, Router
-from .writes import WritePipeline
 
 _FLOORED = (LevelName.SESSION, LevelName.SEQUENTIAL)
 

@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from troth.client.retry import error_of
 from troth.errors import TrothError
 from troth.kv.requests import (
     AlarmMember,
@@ -21,8 +22,6 @@ from troth.kv.requests import (
     TxnResult,
 )
 from troth.models import LevelName
-
-from .retry import error_of
 
 # gc=False is safe where a reply can reach nothing that points back at it: bytes, numbers and KeyValues.
 

@@ -15,8 +15,10 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
+from troth.client.link import Connection, Link, frame_of
+from troth.client.retry import Action, action_for, class_of, error_of, is_definite, pause_s
 from troth.errors import (
     NotApplied,
     OutcomeUnknown,
@@ -44,9 +46,6 @@ from troth.replica.protocol import (
 )
 from troth.wire.handshake import Welcome
 
-from .link import Connection, Link, frame_of
-from .retry import Action, action_for, class_of, error_of, is_definite, pause_s
-
 LEADER = "leader"
 ANY = "any"
 
@@ -70,6 +69,7 @@ class Request:
 
     __slots__ = (
         "attempts",
+        "changes_state",
         "connection",
         "deadline_s",
         "hops",
@@ -81,12 +81,11 @@ class Request:
         "target",
     )
 
-    changes_state: ClassVar[bool] = False
-
     def __init__(self, target: str, deadline_s: float) -> None:
         self.target = target
         self.deadline_s = deadline_s
         self.is_idempotent = True
+        self.changes_state = False
         self.connection: Connection | None = None
         self.pause: asyncio.TimerHandle | None = None
         self.refused_by: Connection | None = None
@@ -179,14 +178,15 @@ class Router:
         if request.pause is not None:
             request.pause.cancel()
             request.pause = None
-        connection = self._pick(request)
+        connection = self.pick(request)
         request.connection = connection
         if connection is not None:
             request.open_sends += 1
             request.sent_at_s = self.loop.time()
             connection.send(request.frame())
 
-    def _pick(self, request: Request) -> Connection | None:
+    def pick(self, request: Request) -> Connection | None:
+        """Where *request* would go now; None: nobody suitable is connected."""
         target = request.target
         if target == LEADER:
             leader = self.leader

@@ -3,22 +3,28 @@
 It may be shared by threads; what they ask for at the same time shares frames, as with coroutines.
 """
 
+import os
 import ssl
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, BinaryIO, Self
 
+from troth.client.aio import AsyncClient
+from troth.client.aio import connect as connect_async
+from troth.client.background import Background
+from troth.client.cluster import CHANGE_WITHIN_S
+from troth.client.lease import Lease as AsyncLease
+from troth.client.operations import Text
+from troth.client.replies import Acknowledged, DeleteReply, GetReply, PutReply, RangeReply, TxnReply
+from troth.client.router import ANY
+from troth.client.session import Session as AsyncSession
+from troth.client.watch import Watch as AsyncWatch
+from troth.core.interface import MembershipChange
 from troth.ids import NodeId
-from troth.kv.requests import AlarmMember, Compare, Operation, SortOrder, SortTarget
+from troth.kv.requests import AlarmMember, Compare, Event, Operation, SortOrder, SortTarget
 from troth.models import ReadLevel, linearizable
-from troth.replica.protocol import PeerView, ServerStatus, StateHash
-
-from .background import Background
-from .aio import AsyncClient
-from .aio import connect as connect_async
-from .operations import Text
-from .replies import Acknowledged, DeleteReply, GetReply, PutReply, RangeReply, TxnReply
-from .router import ANY
+from troth.replica.protocol import LeaseView, PeerView, ServerStatus, StateHash
 
 
 class Client:
@@ -118,19 +124,127 @@ class Client:
         """The newest revision that an answer to this client has named."""
         return self._client.seen_revision
 
+    # ---- watches, leases, sessions ---------------------------------------------------------------------
+
+    def watch(
+        self,
+        key: Text = b"",
+        range_end: Text | None = None,
+        *,
+        prefix: Text | None = None,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        no_put: bool = False,
+        no_delete: bool = False,
+    ) -> "Watch":
+        """Follow the changes of one key, or of a span. When this returns the watch has begun.
+
+        ::
+
+            with client.watch(prefix="jobs/") as watch:
+                for events in watch:
+                    for event in events: ...
+        """
+
+        async def begin() -> AsyncWatch:
+            return await self._client.watch(
+                key,
+                range_end,
+                prefix=prefix,
+                start_revision=start_revision,
+                prev_kv=prev_kv,
+                no_put=no_put,
+                no_delete=no_delete,
+            )
+
+        return Watch(self._background.run(begin), self._background)
+
+    def lease(
+        self,
+        ttl_s: int,
+        id: int = 0,
+        *,
+        keep: bool = True,
+        on_lost: Callable[[], Any] | None = None,
+    ) -> "Lease":
+        """Ask for a lease of *ttl_s* seconds, renewed by itself; a context manager that revokes it at the end.
+
+        *on_lost* is called in the client's own thread: it must neither block nor use this client.
+        """
+        lease = self._background.run(self._client.lease, ttl_s, id, keep=keep, on_lost=on_lost)
+        return Lease(lease, self._background)
+
+    def leases(self) -> list[int]:
+        """The ids of all leases."""
+        return self._background.run(self._client.leases)
+
+    def session(self, token: str | None = None) -> "Session":
+        """A session: its reads see what it wrote and read before, on any replica. See `Session.token`."""
+        return Session(self._client.session(token), self._background)
+
     # ---- the cluster -----------------------------------------------------------------------------------
+
+    @property
+    def leader(self) -> NodeId:
+        """Node id of the leader as far as this client knows; 0: none known."""
+        return self._client.leader
+
+    def servers(self) -> dict[str, str]:
+        """Every server address known, with what is wrong with it; an empty text means connected."""
+        return self._client.servers()
 
     def status(self, server: str | None = None, *, within_s: float | None = None) -> list[ServerStatus]:
         """What each server that answers knows (or just *server*), also while there is no leader."""
         return self._background.run(self._client.status, server, within_s=within_s)
 
     def members(self) -> list[PeerView]:
-        """The members as the leader (or, while there is none, any server) sees them."""
+        """The members as the leader (or, while there is none, the most informed server) sees them."""
         return self._background.run(self._client.members)
 
     def hash(self, server: str | None = None, *, revision: int = 0) -> dict[str, StateHash]:
-        """The hash of the state on each server (or on *server*), by server name."""
+        """The hash of the state on each connected server (or on *server*), by server name."""
         return self._background.run(self._client.hash, server, revision=revision)
+
+    def add_member(
+        self,
+        *,
+        peer_address: str,
+        client_address: str,
+        node_id: int = 0,
+        name: str = "",
+        promote: bool = True,
+        within_s: float = CHANGE_WITHIN_S,
+    ) -> NodeId:
+        """Add a server that runs already, as a learner that is promoted by itself once it has caught up."""
+        return self._background.run(
+            self._client.add_member,
+            peer_address=peer_address,
+            client_address=client_address,
+            node_id=node_id,
+            name=name,
+            promote=promote,
+            within_s=within_s,
+        )
+
+    def remove_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
+        """Remove a server, named by its name, an address, or its node id."""
+        self._background.run(self._client.remove_member, member, within_s=within_s)
+
+    def promote_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
+        """Make a learner a voter now."""
+        self._background.run(self._client.promote_member, member, within_s=within_s)
+
+    def change_members(self, change: MembershipChange, *, within_s: float = CHANGE_WITHIN_S) -> None:
+        """Make any membership change and wait until it is complete."""
+        self._background.run(self._client.change_members, change, within_s=within_s)
+
+    def transfer(self, target: str | int = 0) -> None:
+        """Hand leadership to *target* (name, address or node id; 0: the server that is most up to date)."""
+        self._background.run(self._client.transfer, target)
+
+    def snapshot(self, sink: "str | os.PathLike[str] | BinaryIO", *, server: str | None = None) -> int:
+        """Save the whole state to a path, or to a file open for writing in binary. Returns the bytes."""
+        return self._background.run(self._client.snapshot, sink, server=server)
 
     def compact(self, revision: int) -> Acknowledged:
         """Give up history before *revision*."""
@@ -143,11 +257,6 @@ class Client:
     def disarm(self) -> list[AlarmMember]:
         """Clear all alarms; returns those cleared."""
         return self._background.run(self._client.disarm)
-
-    @property
-    def leader(self) -> NodeId:
-        """Node id of the leader as far as this client knows; 0: none known."""
-        return self._client.leader
 
     # ---- beginning and end -----------------------------------------------------------------------------
 
@@ -164,6 +273,125 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Watch:
+    """An iterator over lists of events; a context manager that ends the watch. See the asyncio `Watch`."""
+
+    def __init__(self, watch: AsyncWatch, background: Background) -> None:
+        self._watch = watch
+        self._background = background
+
+    @property
+    def revision(self) -> int:
+        """Everything up to this revision has been handed out."""
+        return self._watch.revision
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[Event]:
+        events = self._background.run(self._watch.next_events)
+        if events is None:
+            raise StopIteration
+        return events
+
+    def close(self) -> None:
+        """End the watch; a thread that waits in it gets the end of the iteration."""
+        if self._background.is_running:
+            self._background.run(self._watch.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Lease:
+    """A lease, renewed in the background; a context manager that revokes it. See the asyncio `Lease`."""
+
+    def __init__(self, lease: AsyncLease, background: Background) -> None:
+        self._lease = lease
+        self._background = background
+        self.id = lease.id
+        self.ttl_s = lease.ttl_s
+        self.lost = threading.Event()
+
+        async def tell() -> None:
+            lease.on_lost(self.lost.set)
+
+        background.run(tell)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the lease can be relied on at this moment."""
+        return self._lease.is_alive
+
+    def keep_alive(self) -> int:
+        """Renew now; returns the seconds it has. It is also renewed by itself."""
+        return self._background.run(self._lease.keep_alive)
+
+    def revoke(self) -> Acknowledged:
+        """Give the lease up; its keys are deleted, all at one revision."""
+        return self._background.run(self._lease.revoke)
+
+    def time_to_live(self, *, keys: bool = False) -> LeaseView:
+        """Seconds left (-1: gone), seconds granted, and with *keys* the keys attached."""
+        return self._background.run(self._lease.time_to_live, keys=keys)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._background.run(self._lease.__aexit__, kind, error, trace)
+
+
+class Session:
+    """Reads your writes and never goes back, on any replica. See the asyncio `Session`."""
+
+    def __init__(self, session: AsyncSession, background: Background) -> None:
+        self._session = session
+        self._background = background
+
+    @property
+    def token(self) -> str:
+        """A short text that stands for what the session has seen."""
+        return self._session.token
+
+    @property
+    def seen_revision(self) -> int:
+        """The newest revision this session has seen."""
+        return self._session.seen_revision
+
+    def put(self, key: Text, value: Text = b"", **options: Any) -> PutReply:
+        """Like `Client.put`."""
+        return self._background.run(self._session.put, key, value, **options)
+
+    def get(self, key: Text, *, revision: int = 0) -> GetReply:
+        """Read one key from any replica that has all that this session has seen."""
+        return self._background.run(self._session.get, key, revision=revision)
+
+    def range(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> RangeReply:
+        """Like `Client.range`, from any replica that has all that this session has seen."""
+        return self._background.run(self._session.range, key, range_end, **options)
+
+    def delete(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> DeleteReply:
+        """Like `Client.delete`."""
+        return self._background.run(self._session.delete, key, range_end, **options)
+
+    def txn(
+        self,
+        compare: Sequence[Compare] = (),
+        success: Sequence[Operation] = (),
+        failure: Sequence[Operation] = (),
+    ) -> TxnReply:
+        """Like `Client.txn`."""
+        return self._background.run(self._session.txn, compare, success, failure)
 
 
 def connect(

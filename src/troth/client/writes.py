@@ -14,11 +14,15 @@ commands in all. A write beyond that fails at once with `Overloaded`.
 import asyncio
 import random
 from collections import deque
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from typing_extensions import override
 
+from troth.client.link import Connection, frame_of
+from troth.client.replies import PutReply, write_reply
+from troth.client.retry import class_of
+from troth.client.router import LEADER, CallRequest, Request, Router
 from troth.errors import (
     InvalidRequest,
     OutcomeUnknown,
@@ -41,11 +45,6 @@ from troth.replica.protocol import (
 )
 from troth.wire.frames import LENGTH
 
-from .link import Connection, frame_of
-from .replies import PutReply, write_reply
-from .retry import class_of
-from .router import LEADER, CallRequest, Request, Router
-
 COMMAND_OVERHEAD_BYTES = 32
 """Struct framing of one command, at most, on top of its keys and values."""
 
@@ -57,8 +56,6 @@ class WriteBatch(Request):
 
     __slots__ = ("body", "commands", "first_seq", "futures", "pipeline", "session", "size_bytes")
 
-    changes_state: ClassVar[bool] = True
-
     def __init__(
         self,
         pipeline: "WritePipeline",
@@ -68,6 +65,7 @@ class WriteBatch(Request):
         deadline_s: float,
     ) -> None:
         super().__init__(LEADER, deadline_s)
+        self.changes_state = True
         self.pipeline = pipeline
         self.commands = commands
         self.futures = futures

@@ -1,0 +1,316 @@
+"""The cluster itself: statuses, members, leadership, hashes, snapshots. `AsyncClient` builds on this."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from typing_extensions import override
+
+from troth.client.link import HANDSHAKE_TIMEOUT_S, Connection, Link, frame_of, open_connection
+from troth.client.retry import error_of
+from troth.client.router import LEADER, CallRequest, Router
+from troth.core.interface import Member, MembershipChange
+from troth.errors import TrothError, Unavailable, UsageError
+from troth.ids import ClusterId, NodeId
+from troth.replica.protocol import (
+    CallRefused,
+    ChangeMembers,
+    ClientMessage,
+    FetchSnapshot,
+    GetStatus,
+    HashState,
+    PeerView,
+    ServerMessage,
+    ServerStatus,
+    SnapshotPart,
+    StateHash,
+    TransferLeadership,
+)
+from troth.wire.handshake import Hello, Welcome
+
+STATUS_WITHIN_S = 1.0
+CHANGE_WITHIN_S = 60.0
+_SNAPSHOT_BUFFER_BYTES = 8 << 20
+
+
+class Call(CallRequest):
+    """One question with one answer, awaited through `future`. `server` is who answered."""
+
+    __slots__ = ("_frame", "future", "server")
+
+    def __init__(self, message: ClientMessage, call: int, target: str, deadline_s: float) -> None:
+        super().__init__(call, target, deadline_s)
+        self._frame = frame_of(message)
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.server = ""
+
+    @override
+    def frame(self) -> bytes:
+        return self._frame
+
+    @override
+    def fail(self, error: TrothError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    @override
+    def answer(self, connection: Connection, message: Any) -> None:
+        self.server = connection.server
+        if not self.future.done():
+            self.future.set_result(message)
+
+
+class ClusterCalls:
+    """What can be asked of a cluster besides its data."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.is_closed = False
+
+    def call(
+        self,
+        make: Callable[..., ClientMessage],
+        *args: Any,
+        target: str = LEADER,
+        within_s: float | None = None,
+        once: bool = False,
+    ) -> Call:
+        """Ask ``make(call_number, *args)`` of *target*; await ``.future`` of what is returned.
+
+        *once*: it changes something and carries no request id, so it is not sent again while its fate is unknown.
+        """
+        self.require_open()
+        number = self.router.next_call()
+        deadline_s = self.router.loop.time() + (self.router.timeout_s if within_s is None else within_s)
+        request = Call(make(number, *args), number, target, deadline_s)
+        request.is_idempotent, request.changes_state = not once, once
+        self.router.submit(request)
+        return request
+
+    def require_open(self) -> None:
+        """Raise UsageError when the client is closed."""
+        if self.is_closed:
+            raise UsageError("this client is closed")
+
+    # ---- looking ---------------------------------------------------------------------------------------
+
+    @property
+    def leader(self) -> NodeId:
+        """Node id of the leader as far as this client knows; 0: none known."""
+        return self.router.leader_id
+
+    def servers(self) -> dict[str, str]:
+        """Every server address known, with what is wrong with it; an empty text means connected."""
+        return {
+            link.address: "" if link.connection is not None else str(link.error or "not connected yet")
+            for link in self.router.links.values()
+        }
+
+    async def status(self, server: str | None = None, *, within_s: float | None = None) -> list[ServerStatus]:
+        """What each server that answers knows (or just *server*), also while there is no leader.
+
+        Raises:
+            UsageError: no server is called *server*.
+            Unavailable: *server* does not answer.
+        """
+        limit_s = min(STATUS_WITHIN_S, self.router.timeout_s) if within_s is None else within_s
+        if server is not None:
+            link = self.router.require(server)
+            return [await self.call(GetStatus, target=link.address, within_s=limit_s).future]
+        calls = [self.call(GetStatus, target=link.address, within_s=limit_s).future for link in self._connected()]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return [answer for answer in answers if isinstance(answer, ServerStatus)]
+
+    async def members(self) -> list[PeerView]:
+        """The members as the leader sees them; while there is none, as the most informed server does."""
+        statuses = await self.status()
+        if not statuses:
+            raise Unavailable(f"no server answers; {self.router.describe()}")
+        return max(statuses, key=lambda status: (status.node_id == status.leader, status.term)).peers
+
+    async def hash(self, server: str | None = None, *, revision: int = 0) -> dict[str, StateHash]:
+        """The hash of the state on each connected server (or on *server*), by server name."""
+        chosen = self._connected() if server is None else [self.router.require(server)]
+        calls = [self.call(HashState, revision, target=link.address) for link in chosen]
+        await asyncio.gather(*(call.future for call in calls))
+        return {call.server: call.future.result() for call in calls}
+
+    def _connected(self) -> list[Link]:
+        return [link for link in self.router.links.values() if link.connection is not None]
+
+    # ---- changing --------------------------------------------------------------------------------------
+
+    async def change_members(self, change: MembershipChange, *, within_s: float = CHANGE_WITHIN_S) -> None:
+        """Make a membership change and wait until it is complete.
+
+        Raises:
+            NotApplied: refused (another change is under way, say).
+            OutcomeUnknown: the connection was lost, or the time is up; look at `members`.
+        """
+        await self.call(ChangeMembers, change, within_s=within_s, once=True).future
+
+    async def add_member(
+        self,
+        *,
+        peer_address: str,
+        client_address: str,
+        node_id: int = 0,
+        name: str = "",
+        promote: bool = True,
+        within_s: float = CHANGE_WITHIN_S,
+    ) -> NodeId:
+        """Add a server that runs already, as a learner that is promoted by itself once it has caught up.
+
+        Without *node_id* the server at *client_address* is asked who it is.
+        """
+        if not node_id:
+            welcome = await probe(client_address, router=self.router)
+            node_id, name = welcome.node_id, name or welcome.name
+        member = Member(name, peer_address, client_address, promote)
+        change = MembershipChange(add_learners={NodeId(node_id): member})
+        await self.change_members(change, within_s=within_s)
+        return NodeId(node_id)
+
+    async def remove_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
+        """Remove a server, named by its name, an address, or its node id."""
+        change = MembershipChange(remove=(await self._node_id(member),))
+        await self.change_members(change, within_s=within_s)
+
+    async def promote_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
+        """Make a learner a voter now."""
+        change = MembershipChange(promote=(await self._node_id(member),))
+        await self.change_members(change, within_s=within_s)
+
+    async def transfer(self, target: str | int = 0) -> None:
+        """Hand leadership to *target* (name, address or node id; 0: the server that is most up to date)."""
+        node_id = await self._node_id(target) if target else NodeId(0)
+        await self.call(TransferLeadership, node_id, once=True).future
+
+    async def _node_id(self, member: str | int) -> NodeId:
+        if isinstance(member, int):
+            return NodeId(member)
+        members = await self.members()
+        for peer in members:
+            known = (peer.member.name, peer.member.peer_address, peer.member.client_address, f"{peer.node_id:x}")
+            if member in known:
+                return peer.node_id
+        names = ", ".join(peer.member.name or f"{peer.node_id:x}" for peer in members)
+        raise UsageError(f"no member is called {member!r}; there are: {names}")
+
+    # ---- snapshots -------------------------------------------------------------------------------------
+
+    async def snapshot(self, sink: "str | os.PathLike[str] | BinaryIO", *, server: str | None = None) -> int:
+        """Save the whole state at its present revision to *sink*: a path, or a file open for writing in binary.
+
+        A path gets its content all at once, when everything has arrived and is on the disk. Returns the bytes.
+
+        Raises:
+            Unavailable: the stream broke off; a path is then left as it was.
+        """
+        self.require_open()
+        if server is None:
+            ready = self._connected()
+            followers = [link for link in ready if link is not self.router.leader] or ready
+            if not followers:
+                raise Unavailable(f"no server is connected; {self.router.describe()}")
+            address = followers[0].address
+        else:
+            address = self.router.require(server).address
+        if not isinstance(sink, str | os.PathLike):
+            return await _fetch_snapshot(address, self.router, sink)
+        path = Path(sink)
+        part = path.with_name(path.name + ".part")
+        file = await asyncio.to_thread(part.open, "wb")
+        try:
+            size_bytes = await _fetch_snapshot(address, self.router, file)
+            await asyncio.to_thread(_finish_file, file, part, path)
+        except BaseException:
+            file.close()
+            part.unlink(missing_ok=True)
+            raise
+        return size_bytes
+
+
+def _finish_file(file: BinaryIO, part: Path, path: Path) -> None:
+    """Make *part* durable under the name *path*: content first, then name (both survive a power cut)."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    part.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+async def _fetch_snapshot(address: str, router: Router, sink: BinaryIO) -> int:
+    """Stream a snapshot over a connection of its own: a slow sink then holds up nobody else."""
+    parts: asyncio.Queue[SnapshotPart | TrothError] = asyncio.Queue()
+    waiting_bytes = 0
+
+    def on_message(connection: Connection, message: ServerMessage) -> None:
+        nonlocal waiting_bytes
+        if isinstance(message, SnapshotPart):
+            parts.put_nowait(message)
+            waiting_bytes += len(message.data)
+            if waiting_bytes > _SNAPSHOT_BUFFER_BYTES:
+                connection.pause_reading()
+        elif isinstance(message, CallRefused):
+            parts.put_nowait(error_of(message.code, message.text))
+
+    def on_lost(connection: Connection) -> None:
+        parts.put_nowait(Unavailable(f"{address}: the snapshot broke off ({connection.error})"))
+
+    connection = await _greet(address, router, "client", on_message=on_message, on_lost=on_lost)
+    size_bytes = 0
+    try:
+        connection.send(frame_of(FetchSnapshot(router.next_call())))
+        while True:
+            part = await parts.get()
+            if isinstance(part, TrothError):
+                raise part
+            await asyncio.to_thread(sink.write, part.data)
+            size_bytes += len(part.data)
+            waiting_bytes -= len(part.data)
+            if part.last:
+                return size_bytes
+            connection.resume_reading()
+    finally:
+        connection.close()
+
+
+async def probe(address: str, *, router: Router) -> Welcome:
+    """Ask the server at *address* who it is; it need not be a member of any cluster.
+
+    Raises:
+        Unavailable: nobody answers there.
+    """
+    welcomes: list[Welcome] = []
+    connection = await _greet(address, router, "probe", on_welcome=lambda _, welcome: welcomes.append(welcome))
+    connection.close()
+    return welcomes[0]
+
+
+async def _greet(
+    address: str,
+    router: Router,
+    kind: str,
+    *,
+    on_welcome: Callable[[Connection, Welcome], None] = lambda connection, welcome: None,
+    on_message: Callable[[Connection, ServerMessage], None] = lambda connection, message: None,
+    on_lost: Callable[[Connection], None] = lambda connection: None,
+) -> Connection:
+    """A connection outside the router, ready for use."""
+    hello = Hello(kind=kind, cluster_id=router.cluster_id if kind == "client" else ClusterId(0))
+    try:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+            connection = await open_connection(
+                address, router.tls, hello, on_welcome=on_welcome, on_message=on_message, on_lost=on_lost
+            )
+            await connection.greeted
+    except (OSError, TimeoutError) as error:
+        raise Unavailable(f"{address}: {str(error) or 'no answer'}") from error
+    return connection

@@ -1,0 +1,202 @@
+"""Leases, renewed by themselves, and lost here no later than there.
+
+The time of a lease counts from when the server hears of it, which is after we have sent the request. A deadline of
+"time of sending + ttl" on our own monotonic clock therefore passes before the server's, up to the rates of the
+two clocks: `DRIFT` allows for those. When it passes without a renewal, the lease is declared lost, once and for
+all, even if the server might still have it.
+"""
+
+import asyncio
+import heapq
+import inspect
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from troth.client.replies import Acknowledged, LeaseGranted
+from troth.errors import LeaseNotFound, TrothError, UsageError
+from troth.kv.requests import LeaseGrant, LeaseRevoke
+from troth.replica.protocol import LeaseKeepAlive, LeaseTimeToLive, LeaseTtls, LeaseView
+
+if TYPE_CHECKING:
+    from troth.client.aio import AsyncClient
+
+DRIFT = 0.02
+RENEWALS_PER_TTL = 3
+RENEW_BATCH_MAX = 1024
+
+
+class Lease:
+    """A lease of this client. Keys put with ``lease=lease.id`` vanish with it.
+
+    ``async with`` revokes it at the end of the block. `lost` is set when it can no longer be relied on: the server
+    does not know it any more, or no renewal came through in time. Not set by `revoke`.
+    """
+
+    def __init__(self, client: "AsyncClient", granted: LeaseGranted, *, sent_at_s: float, keep: bool) -> None:
+        self.id = granted.id
+        self.ttl_s = granted.ttl_s
+        self.revision = granted.revision
+        self.server = granted.server
+        self.lost = asyncio.Event()
+        self.keep = keep
+        self.is_revoked = False
+        self._client = client
+        self._on_lost: list[Callable[[], Any]] = []
+        self.deadline_s = 0.0
+        self.extend(sent_at_s, granted.ttl_s)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the lease can be relied on at this moment."""
+        loop = self._client.router.loop
+        return not self.is_revoked and not self.lost.is_set() and loop.time() < self.deadline_s
+
+    def on_lost(self, callback: Callable[[], Any]) -> None:
+        """Have *callback* called in the client's loop when the lease is lost (at once, if it is)."""
+        if self.lost.is_set():
+            self._call(callback)
+        else:
+            self._on_lost.append(callback)
+
+    async def keep_alive(self) -> int:
+        """Renew now; returns the seconds it has. It is also renewed by itself, three times in its ttl.
+
+        Raises:
+            LeaseNotFound: it is gone.
+        """
+        sent_at_s = self._client.router.loop.time()
+        answer: LeaseTtls = await self._client.call(LeaseKeepAlive, (self.id,)).future
+        if answer.ttls_s[0] < 0:
+            self.lose()
+            raise LeaseNotFound("etcdserver: requested lease not found")
+        self.extend(sent_at_s, answer.ttls_s[0])
+        return answer.ttls_s[0]
+
+    async def revoke(self) -> Acknowledged:
+        """Give the lease up; its keys are deleted, all at one revision.
+
+        Raises:
+            LeaseNotFound: it was gone already.
+        """
+        self.is_revoked = True
+        reply: Acknowledged = await self._client.write(LeaseRevoke(self.id))
+        return reply
+
+    async def time_to_live(self, *, keys: bool = False) -> LeaseView:
+        """Seconds left (-1: gone), seconds granted, and with *keys* the keys attached."""
+        view: LeaseView = await self._client.call(LeaseTimeToLive, self.id, keys).future
+        return view
+
+    def extend(self, sent_at_s: float, ttl_s: float) -> None:
+        """The server has granted *ttl_s* seconds in answer to what was sent at *sent_at_s* (loop time)."""
+        if not self.lost.is_set():
+            self.deadline_s = max(self.deadline_s, sent_at_s + ttl_s * (1 - DRIFT))
+
+    def lose(self) -> None:
+        """Declare the lease lost."""
+        if not self.lost.is_set() and not self.is_revoked:
+            self.lost.set()
+            callbacks, self._on_lost = self._on_lost, []
+            for callback in callbacks:
+                self._call(callback)
+
+    def _call(self, callback: Callable[[], Any]) -> None:
+        outcome = callback()
+        if inspect.iscoroutine(outcome):
+            self._client.keep_task(outcome)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self.is_revoked:
+                await self.revoke()
+        except LeaseNotFound:
+            pass  # It expired: the keys are gone, which is what the end of the block is for.
+
+
+class LeaseKeeper:
+    """Renews all leases of one client with one timer; those due together share a request."""
+
+    def __init__(self, client: "AsyncClient") -> None:
+        self._client = client
+        self._loop = client.router.loop
+        self._due: list[tuple[float, int, Lease]] = []
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def grant(self, ttl_s: int, lease_id: int, *, keep: bool, on_lost: Callable[[], Any] | None) -> Lease:
+        """Ask for a lease and look after it (*keep*: renew it too)."""
+        if ttl_s <= 0:
+            raise UsageError(f"lease({ttl_s}): a lease lasts a whole number of seconds, at least 1")
+        sent_at_s = self._loop.time()
+        granted: LeaseGranted = await self._client.write(LeaseGrant(lease_id, ttl_s))
+        lease = Lease(self._client, granted, sent_at_s=sent_at_s, keep=keep)
+        if on_lost is not None:
+            lease.on_lost(on_lost)
+        self._push(lease, self._next_due_s(lease))
+        return lease
+
+    def close(self) -> None:
+        """The client is closed: nobody renews any more, so all leases count as lost."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for _, _, lease in self._due:
+            lease.lose()
+        self._due.clear()
+
+    def _next_due_s(self, lease: Lease) -> float:
+        if not lease.keep:
+            return lease.deadline_s
+        return min(lease.deadline_s, self._loop.time() + lease.ttl_s / RENEWALS_PER_TTL)
+
+    def _push(self, lease: Lease, due_s: float) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (due_s, self._count, lease))
+        if self._timer is None or due_s < self._timer.when():
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._due[0][0], self._wake) if self._due else None
+
+    def _wake(self) -> None:
+        self._timer = None
+        now_s = self._loop.time()
+        renew: list[Lease] = []
+        # A little ahead: leases that were granted together are renewed together.
+        while self._due and self._due[0][0] <= now_s + 0.01:
+            _, _, lease = heapq.heappop(self._due)
+            if lease.is_revoked or lease.lost.is_set():
+                continue
+            if lease.deadline_s <= now_s:
+                lease.lose()
+            elif lease.keep:
+                renew.append(lease)
+            else:
+                self._push(lease, lease.deadline_s)  # the caller has renewed it meanwhile
+        for start in range(0, len(renew), RENEW_BATCH_MAX):
+            self._client.keep_task(self._renew(renew[start : start + RENEW_BATCH_MAX]))
+        self._set_timer()
+
+    async def _renew(self, leases: list[Lease]) -> None:
+        ids = tuple(lease.id for lease in leases)
+        # Each comes up again whatever becomes of this request: to be renewed anew, or to be declared lost.
+        for lease in leases:
+            self._push(lease, self._next_due_s(lease))
+        sent_at_s = self._loop.time()
+        within_s = max(0.05, max(lease.deadline_s for lease in leases) - sent_at_s)
+        try:
+            answer: LeaseTtls = await self._client.call(LeaseKeepAlive, ids, within_s=within_s).future
+        except TrothError:
+            return
+        for lease, ttl_s in zip(leases, answer.ttls_s, strict=True):
+            if ttl_s < 0:
+                lease.lose()
+            else:
+                lease.extend(sent_at_s, ttl_s)

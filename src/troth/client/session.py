@@ -1,0 +1,82 @@
+"""Sessions: reads that see what this session wrote and read before, on whatever replica they land.
+
+(Session guarantees in the sense of Terry et al. 1994. The exactly-once session of writes.py is another thing.)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from troth.client.operations import Text
+from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
+from troth.errors import UsageError
+from troth.models import LevelName, ReadLevel
+
+if TYPE_CHECKING:
+    from troth.client.aio import AsyncClient
+
+FIRST_REVISION = 1
+
+
+class Session:
+    """Reads your writes and never goes back, on any replica. `token` carries that to another process.
+
+    ``client.session(token)`` goes on where the session that had this token stood.
+    """
+
+    def __init__(self, client: "AsyncClient", token: str | None = None) -> None:
+        self._client = client
+        self.seen_revision = FIRST_REVISION if token is None else _parse(token, client.router.cluster_id)
+
+    @property
+    def token(self) -> str:
+        """A short text that stands for what the session has seen; it names the cluster, and holds no secret."""
+        return f"{self._client.router.cluster_id:x}-{self.seen_revision:x}"
+
+    async def put(self, key: Text, value: Text = b"", **options: Any) -> PutReply:
+        """Like `AsyncClient.put`."""
+        reply = await self._client.put(key, value, **options)
+        self._saw(reply.revision)
+        return reply
+
+    async def get(self, key: Text, *, revision: int = 0) -> GetReply:
+        """Read one key from any replica that has all that this session has seen."""
+        reply = await self._client.get(key, level=self._level(), revision=revision)
+        self._saw(reply.revision)
+        return reply
+
+    async def range(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> RangeReply:
+        """Like `AsyncClient.range`, from any replica that has all that this session has seen."""
+        reply = await self._client.range(key, range_end, level=self._level(), **options)
+        self._saw(reply.revision)
+        return reply
+
+    async def delete(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> DeleteReply:
+        """Like `AsyncClient.delete`."""
+        reply = await self._client.delete(key, range_end, **options)
+        self._saw(reply.revision)
+        return reply
+
+    async def txn(self, *parts: Any, **named_parts: Any) -> TxnReply:
+        """Like `AsyncClient.txn`."""
+        reply = await self._client.txn(*parts, **named_parts)
+        self._saw(reply.revision)
+        return reply
+
+    def _level(self) -> ReadLevel:
+        return ReadLevel(LevelName.SESSION, self.seen_revision)
+
+    def _saw(self, revision: int) -> None:
+        if revision > self.seen_revision:
+            self.seen_revision = revision
+
+
+def _parse(token: str, cluster_id: int) -> int:
+    cluster, dash, revision = token.partition("-")
+    try:
+        numbers = int(cluster, 16), int(revision, 16)
+    except ValueError:
+        numbers = (0, 0)
+    if not dash or numbers[1] < FIRST_REVISION:
+        raise UsageError(f"{token!r} is not a session token; use the .token of a session")
+    if numbers[0] != cluster_id:
+        raise UsageError(f"this token belongs to cluster {numbers[0]:x}; this client talks to {cluster_id:x}")
+    return numbers[1]
