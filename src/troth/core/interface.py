@@ -280,6 +280,9 @@ class Engine(Protocol):
     def compact(self, meta: SnapshotMeta, keep_from: LogIndex) -> None:
         """A snapshot at `meta` is durable here; entries before *keep_from* (<= ``meta.last.index + 1``) go."""
 
+    def entry_id(self, index: LogIndex) -> EntryId:
+        """The full name of the entry at *index*, which is applied and not compacted (for a snapshot's header)."""
+
     def membership_at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (for the header of a snapshot)."""
 

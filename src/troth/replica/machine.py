@@ -5,12 +5,12 @@ The payload of a COMMANDS entry is a msgpack array of proposals ``[request id, c
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import msgspec
 
 from troth.core.interface import Entry
-from troth.errors import Corrupt, invariant
+from troth.errors import Corrupt
 from troth.kv.requests import Failure, Result
 from troth.kv.store import Store
 from troth.replica.peers import Proposal
@@ -58,22 +58,27 @@ class StateMachine:
         self.store = new_store()
         self.sessions = SessionTable()
 
-    def apply(self, entry: Entry, known: Callable[[int], LoggedCommand | None]) -> list[tuple[int, Outcome]]:
-        """Apply a COMMANDS entry: (request id, outcome) of each proposal, in order.
+    def apply(
+        self, entry: Entry, known: Callable[[int], LoggedCommand | None]
+    ) -> list[tuple[int, LoggedCommand, Outcome]]:
+        """Apply a COMMANDS entry: (request id, command, outcome) of each proposal, in order.
 
         *known* gives the decoded form of a request that this very server took in, to save decoding it again.
         """
-        outcomes: list[tuple[int, Outcome]] = []
+        outcomes: list[tuple[int, LoggedCommand, Outcome]] = []
         for request, body in _payload_decoder.decode(entry.payload):
             command = known(request) or _command_decoder.decode(body)
-            if type(command) is Writes:
-                outcomes.append((request, self._apply_writes(command, entry.index)))
-            elif type(command) is OpenSession:
-                outcomes.append((request, self.sessions.open(command.nonce, entry.index)))
-            else:
-                invariant(type(command) is CloseSession, "an unknown command is in the log", command=command)
-                self.sessions.close(command.session)
-                outcomes.append((request, 0))
+            match command:
+                case Writes():
+                    outcome: Outcome = self._apply_writes(command, entry.index)
+                case OpenSession():
+                    outcome = self.sessions.open(command.nonce, entry.index)
+                case CloseSession():
+                    self.sessions.close(command.session)
+                    outcome = 0
+                case _:
+                    assert_never(command)
+            outcomes.append((request, command, outcome))
         return outcomes
 
     def _apply_writes(self, batch: Writes, index: int) -> Outcome:

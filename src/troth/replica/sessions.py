@@ -56,7 +56,7 @@ class SessionTable:
 
     def recall(
         self, session_id: int, first_seq: int, acked_below: int, index: int
-    ) -> list[Result] | None | Failure:
+    ) -> list[Result] | Failure | None:
         """What is known of a batch: its results, None when it is new, a Failure when the session is gone.
 
         Forgets what the client says it has.

@@ -4,13 +4,13 @@ The bytes of a snapshot are moved by the layer above; here it is decided when on
 means for log, commit index and membership.
 """
 
-from troth.core.interface import Membership, SnapshotMeta
+from troth.core.interface import EntryId, Membership, SnapshotMeta
 from troth.core.raft.messages import AppendReply
 from troth.core.raft.progress import Mode
 from troth.core.raft.replication import Replication
 from troth.core.raft.roles import Leader
 from troth.errors import invariant
-from troth.ids import LogIndex, NodeId
+from troth.ids import LogIndex, NodeId, Term
 
 
 class Snapshots(Replication):
@@ -25,6 +25,12 @@ class Snapshots(Replication):
             return
         self._log.compact_to(type(meta.last)(term, upto))
         self._memberships.on_compact(upto)
+
+    def entry_id(self, index: LogIndex) -> EntryId:
+        """The full name of the entry at *index*, which is applied and not compacted (for a snapshot's header)."""
+        term = self._log.term_at(index)
+        invariant(term is not None, "names an entry that is not held", index=index)
+        return EntryId(term or Term(0), index)
 
     def membership_at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (for the header of a snapshot)."""

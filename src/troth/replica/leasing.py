@@ -1,0 +1,77 @@
+"""Leases: their time is kept by the leader, their end is decided through the log (kv/lessor.py)."""
+
+import msgspec
+from typing_extensions import override
+
+from troth.kv.lessor import Lessor
+from troth.kv.requests import Failure, LeaseGrant, LeaseGrantResult, LeaseRevoke, LeaseRevokeResult
+from troth.replica.effects import ClientId
+from troth.replica.machine import LoggedCommand, Outcome
+from troth.replica.protocol import LeaseKeepAlive, LeaseTimeToLive, LeaseTtls, LeaseView, Writes
+from troth.replica.reading import ReadPath
+from troth.replica.state import NO_CLIENT, ReplicaStart
+
+_encode = msgspec.msgpack.Encoder().encode
+_LEASE_RESULTS = frozenset({LeaseGrantResult, LeaseRevokeResult})
+
+
+class LeasePath(ReadPath):
+    """Keep-alive, time to live, expiry."""
+
+    def __init__(self, start: ReplicaStart) -> None:
+        super().__init__(start)
+        self._lessor = Lessor(units_per_s=start.config.ticks_per_second)
+
+    def _on_keep_alive(self, client: ClientId, message: LeaseKeepAlive) -> None:
+        """Renew once it is sure that this server still leads: a deposed leader's clock counts for nothing."""
+
+        def renew(_: int) -> None:
+            if self._leading:
+                ttls = [self._lessor.renew(lease, self._now) or -1 for lease in message.ids]
+                self._reply(client, LeaseTtls(message.call, ttls))
+            else:
+                self._refuse_call(client, message.call, "not_leader", "leases are kept alive by the leader")
+
+        if self._leading:
+            self._at_point(client, message.call, renew)
+        else:
+            self._refuse_call(client, message.call, "not_leader", "leases are kept alive by the leader")
+
+    def _on_time_to_live(self, client: ClientId, message: LeaseTimeToLive) -> None:
+        def tell(_: int) -> None:
+            view = self.machine.store.lease(message.id)
+            if view is None:
+                self._reply(client, LeaseView(message.call, message.id, -1, 0, []))
+                return
+            if not self._leading:
+                self._refuse_call(client, message.call, "not_leader", "the leader keeps the time of leases")
+                return
+            ttl_s = self._lessor.remaining_s(message.id, self._now)
+            keys = list(view.keys) if message.keys else []
+            self._reply(client, LeaseView(message.call, message.id, ttl_s, view.granted_ttl_s, keys))
+
+        if self._leading:
+            self._at_point(client, message.call, tell)
+        else:
+            self._refuse_call(client, message.call, "not_leader", "the leader keeps the time of leases")
+
+    def _revoke_expired(self) -> None:
+        """Leases that have run out end for everybody at one place in the log."""
+        expired = self._lessor.expired(self._now)
+        if expired:
+            commands = tuple(LeaseRevoke(lease) for lease in expired)
+            batch = Writes(0, 0, 0, commands)
+            self._take_in(NO_CLIENT, batch, _encode(batch))
+
+    @override
+    def _on_applied(self, command: LoggedCommand, outcome: Outcome) -> None:
+        """Keep the leader's clock in step with what was applied."""
+        if not self._leading or not isinstance(command, Writes) or not isinstance(outcome, list):
+            return
+        if _LEASE_RESULTS.isdisjoint(map(type, outcome)):
+            return
+        for each, result in zip(command.commands, outcome, strict=True):
+            if isinstance(result, LeaseGrantResult) and isinstance(each, LeaseGrant):
+                self._lessor.on_granted(result.id, result.ttl_s, self._now)
+            elif isinstance(each, LeaseRevoke) and not isinstance(result, Failure):
+                self._lessor.on_revoked(each.id)

@@ -1,0 +1,121 @@
+"""How a replica serves reads, level by level (see reads.py for what each level waits for)."""
+
+from typing import assert_never
+
+from troth.ids import NodeId, Tick
+from troth.models import LevelName, ReadLevel
+from troth.replica.effects import ClientId
+from troth.replica.peers import AskRevision, TellRevision
+from troth.replica.protocol import HashState, ReadResults, Reads, StateHash
+from troth.replica.reads import Waiting
+from troth.replica.state import NOBODY, ReplicaStart
+from troth.replica.writes import WritePath
+
+
+class ReadPath(WritePath):
+    """From `Reads` to `ReadResults`."""
+
+    def __init__(self, start: ReplicaStart) -> None:
+        super().__init__(start)
+        self._questions: dict[int, tuple[int, Waiting]] = {}
+        """AskRevision context -> (revisions it may be behind, the read)."""
+        self._next_question = 1
+
+    def _on_reads(self, client: ClientId, message: Reads) -> None:
+        level = message.level
+        if self._reads.full:
+            self._refuse_call(client, message.call, "overloaded", "too many reads wait here; send less at once")
+            return
+
+        def serve(age_ticks: int) -> None:
+            self._serve(client, message, age_ticks)
+
+        waiting = self._waiting(client, message.call, serve)
+        match level.name:
+            case LevelName.LINEARIZABLE:
+                self._reads.wait_point(waiting)
+            case LevelName.EVENTUAL:
+                serve(-1)
+            case LevelName.SESSION | LevelName.SEQUENTIAL:
+                if self.machine.store.revision >= level.seen_revision:
+                    serve(-1)
+                else:
+                    self._reads.wait_revision(level.seen_revision, waiting)
+            case LevelName.BOUNDED_TIME:
+                age = self._reads.age(self._now)
+                if age is not None and self._ms(age + 1) <= level.staleness_ms_max:
+                    serve(age + 1)
+                else:
+                    self._reads.wait_point(waiting)
+            case LevelName.BOUNDED_REVISIONS:
+                self._ask_revision(level, waiting)
+            case _:
+                assert_never(level.name)
+
+    def _serve(self, client: ClientId, message: Reads, age_ticks: int) -> None:
+        """Answer from the state as it is. *age_ticks*: how old it may be; 0: a read point vouches; -1: unknown."""
+        store = self.machine.store
+        results = [store.range(request) for request in message.requests]
+        staleness_ms = self._ms(age_ticks) if age_ticks >= 0 else self._staleness_ms()
+        self._reply(client, ReadResults(message.call, message.level.name, store.revision, results, staleness_ms))
+
+    def _staleness_ms(self) -> int:
+        """What this replica knows of its own staleness; -1: nothing."""
+        age = self._reads.age(self._now)
+        return -1 if age is None else self._ms(age + 1)
+
+    def _ask_revision(self, level: ReadLevel, waiting: Waiting) -> None:
+        """bounded(revisions): learn the newest revision from the leader, then wait to be close enough to it."""
+        leader = self._leader
+        if leader in (self.engine.node_id, NOBODY):
+            self._reads.wait_point(waiting)
+            return
+        context = self._next_question
+        self._next_question += 1
+        self._questions[context] = (level.revisions_behind_max, waiting)
+        self._out.send.append((leader, AskRevision(context)))
+
+    def _expire_reads(self) -> None:
+        """Refuse what has waited too long; reads have no effect, so the answer is definite."""
+        text = "this server could not become as fresh as was asked for in time"
+        self._reads.expire(self._now, "unavailable", text)
+        for context in [context for context, (_, each) in self._questions.items() if each.deadline <= self._now]:
+            self._questions.pop(context)[1].refuse("unavailable", text)
+
+    def _on_ask_revision(self, sender: NodeId, message: AskRevision) -> None:
+        def tell(revision: int) -> None:
+            self._out.send.append((sender, TellRevision(message.context, revision)))
+
+        self._reads.wait_point(
+            Waiting(
+                lambda _: tell(self.machine.store.revision),
+                lambda _code, _text: tell(0),
+                Tick(self._now + self._config.read_timeout_ticks),
+            )
+        )
+
+    def _on_tell_revision(self, message: TellRevision) -> None:
+        question = self._questions.pop(message.context, None)
+        if question is None:
+            return
+        behind, waiting = question
+        if not message.revision:
+            waiting.refuse("unavailable", "the leader could not be confirmed")
+        elif self.machine.store.revision >= message.revision - behind:
+            waiting.serve(-1)
+        else:
+            self._reads.wait_revision(message.revision - behind, waiting)
+
+    def _on_hash(self, client: ClientId, message: HashState) -> None:
+        """The fingerprint of the state as it is here, so that replicas can be compared."""
+        store = self.machine.store
+        failure = store.readable(message.revision)
+        if failure is not None:
+            self._refuse_call(client, message.call, failure.code, failure.text)
+            return
+        self._reply(
+            client,
+            StateHash(
+                message.call, store.hash(message.revision), store.revision, store.compact_revision, self._applied
+            ),
+        )

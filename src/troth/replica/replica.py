@@ -1,0 +1,309 @@
+"""One server's replica: consensus engine, state machine and clients, bound together without touching the world.
+
+The life of a write: `on_client` takes a batch in and waits for the turn's end; `take_effects` puts all batches of the
+turn into one log entry (or forwards them to the leader); the engine replicates it; once committed it is applied on
+every replica, and the one that the client is connected to answers (writes.py). Order and durability are the engine's
+business (core/interface.py); exactly-once is the state machine's (sessions.py). The life of a read: reads.py.
+
+Everything is bounded: writes that wait, reads that wait, watches, snapshots in flight. Full means a refusal.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import assert_never
+
+from troth.core.interface import Effects, Entry, EntryKind, Message, SnapshotMeta, Trace
+from troth.ids import LogIndex, NodeId, Tick
+from troth.replica.admin import AdminPath
+from troth.replica.effects import ClearAmnesia, ClientId, CompactLog, LoadSnapshot, ReplicaEffects, SaveSnapshot
+from troth.replica.peers import (
+    AskRevision,
+    Forward,
+    ForwardRefused,
+    SnapshotAck,
+    SnapshotChunk,
+    TellRevision,
+)
+from troth.replica.protocol import (
+    ChangeMembers,
+    ClientMessage,
+    CloseSession,
+    Done,
+    FetchSnapshot,
+    GetStatus,
+    HashState,
+    LeaseIds,
+    LeaseKeepAlive,
+    LeaseList,
+    LeaseTimeToLive,
+    OpenSession,
+    Ping,
+    Reads,
+    TransferLeadership,
+    WatchCancel,
+    WatchCreate,
+    WatchProgress,
+    Writes,
+)
+from troth.replica.reads import Waiting
+from troth.replica.snapshots import SnapshotReceiver, SnapshotSender
+from troth.replica.state import ReplicaStart
+
+TURNS_MAX = 4
+"""How often one `take_effects` asks the engine: commits free the way for writes that waited."""
+
+
+class Replica(AdminPath):
+    """A pure state machine; see the module, and `ReplicaEffects` for what its driver owes it."""
+
+    def __init__(self, start: ReplicaStart) -> None:
+        super().__init__(start)
+        config = start.config
+        self._known_leader = start.engine.leader()
+        self._snapshot = start.snapshot
+        self._saving = False
+        self._sender = SnapshotSender(
+            chunk_bytes=config.chunk_bytes,
+            bytes_per_tick=max(1, config.snapshot_bytes_per_second // config.ticks_per_second),
+            patience_ticks=config.ticks_per_second,
+            tries_max=10,
+        )
+        self._receiver = SnapshotReceiver()
+        self._loading: SnapshotMeta | None = None
+        self._backlog: list[Entry] = []
+        """What was committed behind the snapshot that is being loaded."""
+        self._amnesia = start.amnesia
+        self._recovering = False
+
+    # ---- inputs ----
+
+    def client_connected(self, client: ClientId) -> None:
+        """A client has connected; it is told at once who leads."""
+        self._clients.add(client)
+        self._reply(client, self._leader_notice())
+
+    def client_gone(self, client: ClientId) -> None:
+        """A client's connection has closed. What it proposed goes on; nobody is answered."""
+        self._clients.discard(client)
+        self._watcher_gone(client)
+
+    def on_client(self, client: ClientId, message: ClientMessage, raw: bytes, now: Tick) -> None:
+        """Handle one message of a client. *raw* is its encoded form: commands enter the log as they came."""
+        self._now = now
+        match message:
+            case Writes():
+                self._on_writes(client, message, raw)
+            case Reads():
+                self._on_reads(client, message)
+            case OpenSession() | CloseSession():
+                self._take_in(client, message, raw)
+            case WatchCreate():
+                self._on_watch_create(client, message)
+            case WatchCancel():
+                self._on_watch_cancel(client, message)
+            case WatchProgress():
+                self._progress_wanted.add(client)
+            case LeaseKeepAlive():
+                self._on_keep_alive(client, message)
+            case LeaseTimeToLive():
+                self._on_time_to_live(client, message)
+            case LeaseList(call):
+                self._at_point(
+                    client, call, lambda _: self._reply(client, LeaseIds(call, self.machine.store.leases()))
+                )
+            case GetStatus():
+                self._reply(client, self.status(message.call))
+            case ChangeMembers():
+                self._on_change_members(client, message)
+            case TransferLeadership():
+                self._on_transfer(client, message)
+            case HashState():
+                self._on_hash(client, message)
+            case FetchSnapshot(call):
+                self._at_point(client, call, lambda _: self._begin_fetch(client, call))
+            case Ping():
+                self._reply(client, Done(message.call))
+            case _:
+                assert_never(message)
+
+    def on_peer(self, sender: NodeId, messages: Sequence[Message], now: Tick) -> None:
+        """Handle what another server sent, or what this one has addressed to itself once it was durable."""
+        self._now = now
+        for message in messages:
+            match message:
+                case Forward():
+                    self._on_forward(sender, message)
+                case ForwardRefused():
+                    self._on_forward_refused(message)
+                case SnapshotChunk():
+                    self._out.snapshot_work += self._receiver.on_chunk(sender, message, self.engine)
+                case SnapshotAck():
+                    self._sender.on_ack(sender, message, self.engine)
+                case AskRevision():
+                    self._on_ask_revision(sender, message)
+                case TellRevision():
+                    self._on_tell_revision(message)
+                case _:
+                    self.engine.receive(sender, message, now)
+
+    def tick(self, now: Tick) -> None:
+        """Let time pass up to *now*."""
+        self._now = now
+        self.engine.tick(now)
+        self._expire_writes()
+        self._expire_reads()
+        self._expire_transfers()
+        self._continue_fetches()
+        if self._leading:
+            self._out.snapshot_work += self._sender.tick(now, self.engine)
+            self._revoke_expired()
+        if self._amnesia and not self._recovering:
+            self._ask_recovery_point()
+
+    def suspect(self, peer: NodeId, now: Tick) -> None:
+        """The driver has seen *peer*'s process die."""
+        self._now = now
+        self.engine.suspect(peer, now)
+
+    def unreachable(self, peer: NodeId) -> None:
+        """Messages to *peer* were dropped."""
+        self.engine.unreachable(peer)
+
+    # ---- snapshot work done by the driver ----
+
+    def snapshot_saved(self, meta: SnapshotMeta, ok: bool) -> None:
+        """`SaveSnapshot` has ended; if *ok* the snapshot is durable, and the log before it can go."""
+        self._saving = False
+        if not ok:
+            return
+        self._snapshot = meta
+        keep_from = LogIndex(max(1, meta.last.index + 1 - self._config.log_kept_entries))
+        self.engine.compact(meta, keep_from)
+        self._out.snapshot_work.append(CompactLog(meta=meta, keep_from=keep_from))
+        self._out.events.append(Trace(name="snapshot", facts={"last": meta.last}))
+
+    def chunk_read(self, peer: NodeId, meta: SnapshotMeta, offset: int, data: bytes, last: bool) -> None:
+        """`ReadChunk` has the bytes."""
+        term, _ = self.engine.leader()
+        chunk = self._sender.chunk_read(peer, meta, offset, data, last, term)
+        if chunk is not None:
+            self._out.send.append((peer, chunk))
+
+    def chunk_stored(self, sender: NodeId, meta: SnapshotMeta, offset: int, complete: bool, now: Tick) -> None:
+        """`StoreChunk` is done: everything before *offset* is durable, and with *complete* the snapshot is whole."""
+        self._now = now
+        if complete:
+            term, _ = self.engine.leader()
+            self.engine.snapshot_received(sender, term, meta, now)
+        self._out.send.append((sender, SnapshotAck(meta.last, offset, complete)))
+
+    def load(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
+        """`LoadSnapshot`: the state becomes that of *chunks*. Reads that wait are answered from it, watches go on."""
+        self.machine.load(chunks)
+        self._hub.attach(self.machine.store)
+        self._snapshot = meta
+        self._applied = meta.last.index
+        self.engine.applied(meta.last.index)
+        if self._loading is not None and self._loading.last == meta.last:
+            self._loading = None
+            backlog, self._backlog = self._backlog, []
+            if backlog:
+                self._apply_all(backlog)
+
+    def amnesia_cleared(self) -> None:
+        """`ClearAmnesia` is done and durable."""
+        self._amnesia = False
+        self.engine.restore_vote()
+
+    # ---- outcome ----
+
+    def take_effects(self) -> ReplicaEffects:
+        """Everything to be done since the last call."""
+        for _ in range(TURNS_MAX):
+            self._propose_inbox()
+            context = self._reads.ask(self._now)
+            if context is not None:
+                self.engine.read(context, self._now)
+            self._absorb(self.engine.take_effects())
+            if not (self._inbox and self._leading and self._may_propose()):
+                break
+        else:
+            self._out.again = True
+        self._reads.release(self._applied, self.machine.store.revision, self._now)
+        self._tell_watchers()
+        self._maybe_snapshot()
+        out, self._out = self._out, ReplicaEffects()
+        return out
+
+    def _absorb(self, effects: Effects) -> None:
+        """Turn what the engine wants done into what the driver is asked to do."""
+        out = self._out
+        out.send += [(send.to, send.message) for send in effects.send]
+        out.after_persist += [(send.to, send.message) for send in effects.after_persist]
+        if effects.persist is not None:
+            out.persists.append(effects.persist)
+        if effects.membership is not None:
+            self._members = out.membership = effects.membership
+        out.events += effects.trace
+        out.again |= effects.more_committed
+        if self.engine.leader() != self._known_leader:
+            self._on_leader_changed()
+        if effects.install is not None:
+            out.snapshot_work.append(LoadSnapshot(meta=effects.install))
+            self._loading = effects.install
+        if self._loading is not None:
+            self._backlog += effects.committed
+        elif effects.committed:
+            self._apply_all(effects.committed)
+        for state in effects.reads:
+            self._reads.on_confirmed(state)
+        for context in effects.reads_refused:
+            self._reads.on_refused(context, "not_leader", "the leader could not be confirmed; ask again")
+        for peer in effects.snapshots_wanted:
+            out.snapshot_work += self._sender.begin(peer, self._snapshot, self._now)
+
+    def _apply_all(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.kind == EntryKind.COMMANDS:
+                self._apply(entry)
+            self._applied = entry.index
+        self.engine.applied(self._applied)
+        self._settle_changes()
+
+    def _on_leader_changed(self) -> None:
+        """Another term or leader: settle what depended on the old one, tell every client."""
+        _, before = self._known_leader
+        self._known_leader = self.engine.leader()
+        if before != self._leader or not self._leading:
+            self._leader_lost()
+            self._sender.stop_all()
+            self._settle_leadership()
+        if self._leading:
+            self._lessor.reset(self.machine.store.granted_ttls_s(), self._now)
+        notice = self._leader_notice()
+        for client in sorted(self._clients):
+            self._reply(client, notice)
+
+    def _maybe_snapshot(self) -> None:
+        """Begin a snapshot when the log has grown enough since the last one."""
+        behind = self._applied - self._snapshot.last.index
+        if self._saving or not behind:
+            return
+        if self._log_bytes < self._config.snapshot_log_bytes and behind < self._config.snapshot_log_entries:
+            return
+        self._saving = True
+        self._log_bytes = 0
+        meta = SnapshotMeta(self.engine.entry_id(self._applied), self.engine.membership_at(self._applied))
+        self._out.snapshot_work.append(SaveSnapshot(meta=meta, chunks=self.machine.dump()))
+
+    def _ask_recovery_point(self) -> None:
+        """After a loss: a read point that a confirmed leader gives now lies behind everything this server may ever
+        have acknowledged. When it is applied here, nothing is missing any more."""
+        self._recovering = True
+
+        def caught_up(_: int) -> None:
+            self._out.snapshot_work.append(ClearAmnesia())
+
+        def again(_code: str, _text: str) -> None:
+            self._recovering = False
+
+        self._reads.wait_point(Waiting(caught_up, again, Tick(self._now + self._config.read_timeout_ticks)))

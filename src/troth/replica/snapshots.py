@@ -1,0 +1,106 @@
+"""Moving snapshots to followers: in chunks, acknowledged one by one, resumable, and not faster than allowed.
+
+The sender keeps one chunk in flight per follower; the receiver answers with the offset it durably has, which
+is also how a broken transfer is resumed: the next chunk starts there. A chunk lost on the way is sent again when
+its answer is overdue; a follower that stays silent is given up, and asked about again by the engine.
+"""
+
+from dataclasses import dataclass
+
+from troth.core.interface import Engine, EntryId, Message, SnapshotMeta
+from troth.ids import NodeId, Term, Tick
+from troth.replica.effects import ReadChunk, SnapshotWork, StoreChunk
+from troth.replica.peers import SnapshotAck, SnapshotChunk
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    meta: SnapshotMeta
+    offset: int
+    sent: Tick
+    tries: int = 0
+    not_before: Tick = Tick(0)
+    reading: bool = False
+
+
+class SnapshotSender:
+    """The leader's side."""
+
+    def __init__(self, *, chunk_bytes: int, bytes_per_tick: int, patience_ticks: int, tries_max: int) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._bytes_per_tick = bytes_per_tick
+        self._patience_ticks = patience_ticks
+        self._tries_max = tries_max
+        self._outgoing: dict[NodeId, _Outgoing] = {}
+
+    @property
+    def sending(self) -> frozenset[EntryId]:
+        """Snapshots that must not be deleted yet."""
+        return frozenset(outgoing.meta.last for outgoing in self._outgoing.values())
+
+    def begin(self, peer: NodeId, meta: SnapshotMeta, now: Tick) -> list[SnapshotWork]:
+        """Send *meta* to *peer* from its beginning; the first answer may say to go on further behind."""
+        self._outgoing[peer] = _Outgoing(meta=meta, offset=0, sent=now)
+        return [self._read(peer, self._outgoing[peer], now)]
+
+    def stop_all(self) -> None:
+        """Leadership is lost."""
+        self._outgoing.clear()
+
+    def _read(self, peer: NodeId, outgoing: _Outgoing, now: Tick) -> SnapshotWork:
+        outgoing.sent = now
+        outgoing.reading = True
+        outgoing.not_before = Tick(now + self._chunk_bytes // self._bytes_per_tick)
+        return ReadChunk(peer=peer, meta=outgoing.meta, offset=outgoing.offset, size=self._chunk_bytes)
+
+    def chunk_read(
+        self, peer: NodeId, meta: SnapshotMeta, offset: int, data: bytes, last: bool, term: Term
+    ) -> Message | None:
+        """The bytes asked for by `ReadChunk` are there: the message that carries them, if still wanted."""
+        outgoing = self._outgoing.get(peer)
+        if outgoing is None or outgoing.meta.last != meta.last or outgoing.offset != offset:
+            return None
+        outgoing.reading = False
+        return SnapshotChunk(term, meta, offset, data, last)
+
+    def on_ack(self, peer: NodeId, ack: SnapshotAck, engine: Engine) -> None:
+        """The follower has everything before ``ack.offset``."""
+        outgoing = self._outgoing.get(peer)
+        if outgoing is None or outgoing.meta.last != ack.last:
+            return
+        if ack.done:
+            del self._outgoing[peer]
+            engine.snapshot_sent(peer, outgoing.meta, True)
+            return
+        if ack.offset != outgoing.offset:
+            outgoing.offset = ack.offset
+            outgoing.tries = 0
+            outgoing.sent = Tick(0)
+
+    def tick(self, now: Tick, engine: Engine) -> list[SnapshotWork]:
+        """Chunks that are due: the next ones, and those whose answer is overdue."""
+        work: list[SnapshotWork] = []
+        for peer, outgoing in list(self._outgoing.items()):
+            if outgoing.sent and now - outgoing.sent < self._patience_ticks:
+                continue
+            if now < outgoing.not_before:
+                continue
+            if outgoing.sent:
+                outgoing.tries += 1
+                if outgoing.tries >= self._tries_max:
+                    del self._outgoing[peer]
+                    engine.snapshot_sent(peer, outgoing.meta, False)
+                    continue
+            work.append(self._read(peer, outgoing, now))
+        return work
+
+
+class SnapshotReceiver:
+    """The follower's side: it takes what its term's leader sends, and says how far it is."""
+
+    def on_chunk(self, sender: NodeId, chunk: SnapshotChunk, engine: Engine) -> list[SnapshotWork]:
+        """Store a chunk, unless it is of a deposed leader."""
+        term, _ = engine.leader()
+        if chunk.term < term:
+            return []
+        return [StoreChunk(sender=sender, meta=chunk.meta, offset=chunk.offset, data=chunk.data, last=chunk.last)]

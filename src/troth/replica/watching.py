@@ -1,0 +1,99 @@
+"""Watches and state downloads: what flows to clients for as long as they stay (kv/watch.py)."""
+
+from collections.abc import Iterator
+
+from troth.kv.requests import Failure
+from troth.kv.watch import WatchHub, WatchRequest
+from troth.replica.effects import ClientId
+from troth.replica.leasing import LeasePath
+from troth.replica.protocol import (
+    SnapshotPart,
+    WatchCancel,
+    WatchCanceled,
+    WatchCreate,
+    WatchCreated,
+    WatchEvents,
+)
+from troth.replica.state import ReplicaStart
+
+PROGRESS_ALL = -1
+"""The watch number under which the progress of all of a client's watches is told."""
+
+
+class WatchPath(LeasePath):
+    """`WatchCreate` to `WatchEvents`; `FetchSnapshot` to `SnapshotPart`."""
+
+    def __init__(self, start: ReplicaStart) -> None:
+        super().__init__(start)
+        self._hub = WatchHub(start.machine.store)
+        self._progress_wanted: set[ClientId] = set()
+        self._fetches: dict[tuple[ClientId, int], Iterator[bytes]] = {}
+
+    def client_paused(self, client: ClientId, paused: bool) -> None:
+        """A client reads its answers too slowly (or fast enough again): its watches wait meanwhile."""
+        if paused:
+            self._hub.pause(client)
+        else:
+            self._hub.resume(client)
+
+    def _on_watch_create(self, client: ClientId, message: WatchCreate) -> None:
+        if message.watch <= 0:
+            self._reply(client, WatchCanceled(message.watch, 0, 0, "a watch number must be above 0"))
+            return
+        created = self._hub.create(
+            client,
+            WatchRequest(
+                key=message.key,
+                range_end=message.range_end,
+                start_revision=message.start_revision,
+                no_put=message.no_put,
+                no_delete=message.no_delete,
+                prev_kv=message.prev_kv,
+                watch_id=message.watch,
+            ),
+        )
+        if isinstance(created, Failure):
+            self._reply(client, WatchCanceled(message.watch, created.revision, 0, created.text))
+        else:
+            self._reply(client, WatchCreated(message.watch, created.revision))
+
+    def _on_watch_cancel(self, client: ClientId, message: WatchCancel) -> None:
+        if self._hub.cancel(client, message.watch):
+            self._reply(client, WatchCanceled(message.watch, self.machine.store.revision))
+
+    def _tell_watchers(self) -> None:
+        """Send what is new; a bounded amount, so that a watcher far behind does not hold everybody up."""
+        if self._hub.has_work:
+            for batch in self._hub.poll():
+                if batch.canceled:
+                    text = "etcdserver: mvcc: required revision has been compacted"
+                    notice = WatchCanceled(batch.watch_id, batch.revision, batch.compact_revision, text)
+                    self._reply(batch.owner, notice)
+                else:
+                    self._reply(batch.owner, WatchEvents(batch.watch_id, batch.revision, batch.events))
+            self._out.again |= self._hub.has_work
+        for client in sorted(self._progress_wanted):
+            revision = self._hub.progress(client)
+            if revision is not None:
+                self._progress_wanted.discard(client)
+                self._reply(client, WatchEvents(PROGRESS_ALL, revision, []))
+
+    def _begin_fetch(self, client: ClientId, call: int) -> None:
+        self._fetches[client, call] = self.machine.dump()
+
+    def _continue_fetches(self) -> None:
+        """One part per tick for each download, which also keeps it from crowding out everything else."""
+        for (client, call), chunks in list(self._fetches.items()):
+            data = next(chunks, None)
+            self._reply(client, SnapshotPart(call, data or b"", data is None))
+            if data is None:
+                del self._fetches[client, call]
+
+    def _watcher_gone(self, client: ClientId) -> None:
+        self._hub.cancel_owner(client)
+        self._progress_wanted.discard(client)
+        for key in [key for key in self._fetches if key[0] == client]:
+            # Closing the iterator releases the versions that its view has pinned.
+            chunks = self._fetches.pop(key)
+            if hasattr(chunks, "close"):
+                chunks.close()

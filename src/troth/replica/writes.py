@@ -1,0 +1,241 @@
+"""Writes on their way into the log: taken in, gathered, proposed or forwarded, answered when applied.
+
+All that arrives in one turn of the loop becomes one log entry. While `entries_in_flight_max` own entries wait
+for a quorum, further writes gather: under load the batches grow by themselves, and a lone write is never delayed.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import assert_never
+
+import msgspec
+
+from troth.core.interface import Entry, RefusalReason, Refused
+from troth.ids import LogIndex, NodeId, Tick
+from troth.kv.requests import Failure
+from troth.replica.effects import ClientId
+from troth.replica.machine import LoggedCommand, Outcome, decode_command, encode_payload
+from troth.replica.peers import Forward, ForwardRefused, Proposal
+from troth.replica.protocol import (
+    CallRefused,
+    CloseSession,
+    Done,
+    OpenSession,
+    Results,
+    SessionOpened,
+    Writes,
+    WritesRefused,
+)
+from troth.replica.state import NOBODY, ReplicaStart, ReplicaState
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A command in or before the log that this server has taken in: from a client, or forwarded by `origin`."""
+
+    client: ClientId
+    origin: NodeId
+    command: LoggedCommand
+    size_bytes: int
+    since: Tick
+
+
+class WritePath(ReplicaState):
+    """From `Writes` to `Results`."""
+
+    def __init__(self, start: ReplicaStart) -> None:
+        super().__init__(start)
+        # A request id names one proposal of one life of one server: 63 bits, the high ones drawn anew at each start.
+        self._next_request = start.rng.getrandbits(30) << 33
+        self._inbox: deque[tuple[int, bytes]] = deque()
+        self._pending: dict[int, _Pending] = {}
+        self._pending_bytes = 0
+        self._last_proposed = LogIndex(0)
+        self._log_bytes = 0
+
+    # ---- in ----
+
+    def _on_writes(self, client: ClientId, message: Writes, raw: bytes) -> None:
+        if message.commands:
+            self._take_in(client, message, raw)
+        else:
+            self._reply(client, Results(message.session, message.first_seq, []))
+
+    def _take_in(self, client: ClientId, command: LoggedCommand, raw: bytes) -> None:
+        """Queue a command for the log; the turn's end decides what becomes of it."""
+        if self._pending_bytes and self._pending_bytes + len(raw) > self._config.proposals_bytes_max:
+            self._refuse_command(client, command, "overloaded", "too many writes wait here; send less at once")
+            return
+        self._next_request += 1
+        self._enqueue(self._next_request, client, NOBODY, command, raw)
+
+    def _enqueue(self, request: int, client: ClientId, origin: NodeId, command: LoggedCommand, raw: bytes) -> None:
+        self._pending[request] = _Pending(client, origin, command, len(raw), self._now)
+        self._pending_bytes += len(raw)
+        self._inbox.append((request, raw))
+
+    def _on_forward(self, sender: NodeId, message: Forward) -> None:
+        """A follower hands its clients' commands over. What cannot be read must not enter the log."""
+        refused: list[int] = []
+        for request, raw in message.proposals:
+            if request in self._pending:
+                continue  # the hand-over was repeated
+            body = bytes(raw)
+            if self._pending_bytes and self._pending_bytes + len(body) > self._config.proposals_bytes_max:
+                refused.append(request)
+                continue
+            try:
+                command = decode_command(body)
+            except msgspec.DecodeError as error:
+                self._out.send.append((sender, ForwardRefused([request], "invalid", f"no command: {error}")))
+                continue
+            self._enqueue(request, 0, sender, command, body)
+        if refused:
+            text = "too many writes wait at the leader; send less at once"
+            self._out.send.append((sender, ForwardRefused(refused, "overloaded", text)))
+
+    def _on_forward_refused(self, message: ForwardRefused) -> None:
+        for request in message.requests:
+            self._refuse_request(request, message.code, message.text)
+
+    # ---- into the log ----
+
+    def _propose_inbox(self) -> bool:
+        """Move what has gathered: into the log, if this server leads, else to whoever does. True: proposed."""
+        if not self._inbox:
+            return False
+        leader = self._leader
+        if leader == self.engine.node_id:
+            proposed = False
+            while self._inbox and self._may_propose():
+                self._propose(self._take_batch())
+                proposed = True
+            return proposed
+        if leader:
+            foreign = [request for request, _ in self._inbox if self._pending[request].origin]
+            proposals = [(request, msgspec.Raw(raw)) for request, raw in self._inbox]
+            self._inbox.clear()
+            # What was forwarded here is not forwarded on: it could go round in circles between two who err.
+            for request in foreign:
+                self._refuse_request(request, "not_leader", "this server leads no longer")
+            own = [proposal for proposal in proposals if proposal[0] in self._pending]
+            if own:
+                self._out.send.append((leader, Forward(own)))
+        return False
+
+    def _may_propose(self) -> bool:
+        return self._last_proposed - self.engine.commit_index < self._config.entries_in_flight_max
+
+    def _take_batch(self) -> list[Proposal]:
+        """As much of the inbox as one entry may hold, at least one proposal."""
+        batch: list[Proposal] = []
+        total = 0
+        while self._inbox:
+            request, raw = self._inbox[0]
+            total += len(raw)
+            if batch and total > self._config.entry_bytes_max:
+                break
+            self._inbox.popleft()
+            batch.append((request, msgspec.Raw(raw)))
+        return batch
+
+    def _propose(self, batch: list[Proposal]) -> None:
+        result = self.engine.propose(encode_payload(batch))
+        if isinstance(result, Refused):
+            code, text = refusal(result)
+            for request, _ in batch:
+                self._refuse_request(request, code, text)
+        else:
+            self._last_proposed = result.id.index
+
+    # ---- out ----
+
+    def _apply(self, entry: Entry) -> None:
+        """Apply one entry of commands and answer those who wait for it here."""
+        self._log_bytes += entry.size_bytes
+        for request, command, outcome in self.machine.apply(entry, self._known):
+            self._on_applied(command, outcome)
+            pending = self._forget(request)
+            if pending is not None and pending.client:
+                self._answer(pending.client, pending.command, outcome)
+
+    def _on_applied(self, command: LoggedCommand, outcome: Outcome) -> None:
+        """For the parts above: a command has taken effect on this replica."""
+
+    def _known(self, request: int) -> LoggedCommand | None:
+        pending = self._pending.get(request)
+        return pending.command if pending else None
+
+    def _forget(self, request: int) -> _Pending | None:
+        pending = self._pending.pop(request, None)
+        if pending is not None:
+            self._pending_bytes -= pending.size_bytes
+        return pending
+
+    def _answer(self, client: ClientId, command: LoggedCommand, outcome: Outcome) -> None:
+        if isinstance(outcome, Failure):
+            self._refuse_command(client, command, outcome.code, outcome.text)
+        elif isinstance(command, Writes) and isinstance(outcome, list):
+            self._reply(client, Results(command.session, command.first_seq, outcome))
+        elif isinstance(command, OpenSession) and isinstance(outcome, int):
+            self._reply(client, SessionOpened(command.call, outcome))
+        elif isinstance(command, CloseSession):
+            self._reply(client, Done(command.call))
+
+    def _refuse_request(self, request: int, code: str, text: str) -> None:
+        """Tell whoever waits for *request*: a client here, or the server that forwarded it."""
+        pending = self._forget(request)
+        if pending is None:
+            return
+        if pending.origin:
+            self._out.send.append((pending.origin, ForwardRefused([request], code, text)))
+        elif pending.client:
+            self._refuse_command(pending.client, pending.command, code, text)
+
+    def _refuse_command(self, client: ClientId, command: LoggedCommand, code: str, text: str) -> None:
+        leader = self._leader_address()
+        match command:
+            case Writes():
+                self._reply(client, WritesRefused(command.session, command.first_seq, code, text, leader))
+            case OpenSession() | CloseSession():
+                self._reply(client, CallRefused(command.call, code, text, leader))
+            case _:
+                assert_never(command)
+
+    def _leader_lost(self) -> None:
+        """Whatever was proposed under the old leader may or may not survive: say so now, not at a time-out.
+
+        What has not left the inbox is kept: it has not been proposed by anybody.
+        """
+        waiting = {request for request, _ in self._inbox}
+        for request in [request for request in self._pending if request not in waiting]:
+            self._refuse_request(request, "leadership_lost", "the leader changed while the write was under way")
+        self._last_proposed = LogIndex(0)
+
+    def _expire_writes(self) -> None:
+        """Refuse what has waited too long: in the inbox it has not happened, further on it may have."""
+        oldest = self._now - self._config.hold_ticks
+        while self._inbox and self._pending[self._inbox[0][0]].since < oldest:
+            request, _ = self._inbox.popleft()
+            self._refuse_request(request, "unavailable", "no leader: a majority of the servers is not reachable")
+        overdue = self._now - self._config.write_timeout_ticks
+        while self._pending:
+            request, pending = next(iter(self._pending.items()))
+            if pending.since >= overdue:
+                break
+            self._refuse_request(request, "timeout", "the write was handed on, and nothing was heard of it since")
+
+
+def refusal(refused: Refused) -> tuple[str, str]:
+    """Error code and text for an engine's refusal."""
+    match refused.reason:
+        case RefusalReason.NOT_LEADER | RefusalReason.TRANSFERRING:
+            return "not_leader", refused.detail or refused.reason.value
+        case RefusalReason.QUEUE_FULL:
+            return "overloaded", refused.reason.value
+        case RefusalReason.NOT_READY | RefusalReason.CHANGE_IN_PROGRESS:
+            return "unavailable", refused.reason.value
+        case RefusalReason.BAD_CHANGE | RefusalReason.BAD_TARGET:
+            return "invalid", refused.detail or refused.reason.value
+        case _:
+            assert_never(refused.reason)
