@@ -11,12 +11,12 @@ from troth.kv.requests import (
     AlarmMember,
     AlarmResult,
     AlarmType,
+    Command,
     Compact,
-    Compare,
     CompactResult,
+    Compare,
     CompareResult,
     CompareTarget,
-    Command,
     DeleteRange,
     DeleteRangeResult,
     Failure,
@@ -198,7 +198,8 @@ class Twin:
             case Put():
                 self.check_put(command)
                 self.take_space(VERSION_OVERHEAD + len(command.key) + len(command.value))
-                self.check_put_data(command)
+                self.check_lease(command)
+                self.check_key(command)
                 return self.put(command)
             case DeleteRange():
                 if not command.key:
@@ -213,7 +214,9 @@ class Twin:
                 plan = self.plan(command)
                 for operation in self.flat(plan):
                     if isinstance(operation, Put):
-                        self.check_put_data(operation)
+                        self.check_key(operation)
+                        self.check_lease(operation)
+                for operation in self.flat(plan):
                     if isinstance(operation, Range):
                         self.check_revision(operation.revision)
                 return self.run(plan, nested=False)
@@ -266,9 +269,11 @@ class Twin:
         if put.ignore_lease and put.lease:
             raise Refused("invalid", "etcdserver: lease is provided")
 
-    def check_put_data(self, put: Put) -> None:
+    def check_key(self, put: Put) -> None:
         if (put.ignore_value or put.ignore_lease) and put.key not in self.now():
             raise Refused("key_not_found", "etcdserver: key not found")
+
+    def check_lease(self, put: Put) -> None:
         if put.lease and put.lease not in self.leases:
             raise Refused(*NO_LEASE)
 

@@ -42,6 +42,7 @@ from troth.kv.requests import (
     LeaseGrantResult,
     LeaseRevoke,
     LeaseRevokeResult,
+    Operation,
     OperationResult,
     Put,
     PutResult,
@@ -308,7 +309,9 @@ class Store:
         return result
 
     def _put_alone(self, put: Put) -> PutResult | Failure:
-        failure = check_put(put) or self._take_space(_put_cost_bytes(put)) or self._check_put_now(put)
+        failure = check_put(put) or self._take_space(_put_cost_bytes(put))
+        # etcd looks at the lease first here, and at the key first in a transaction.
+        failure = failure or self._check_lease(put) or self._check_previous(put)
         if failure is not None:
             return self._refuse(failure)
         revision = self.space.revision + 1
@@ -333,8 +336,9 @@ class Store:
         if failure is not None:
             return self._refuse(failure)
         path: list[bool] = []
-        decide(self.space, txn, path)
-        failure = self._check_txn_now(txn, iter(path))
+        chosen: list[Operation] = []
+        decide(self.space, txn, path, chosen)
+        failure = self._check_txn_now(chosen)
         if failure is not None:
             return self._refuse(failure)
         space = self.space
@@ -345,23 +349,20 @@ class Store:
             space.commit(revision)
         return TxnResult(space.revision, succeeded, responses)
 
-    def _check_txn_now(self, txn: Txn, path: Iterator[bool]) -> Failure | None:
-        """What the data say against the chosen branches. After this nothing in them can fail."""
-        for operation in txn.success if next(path) else txn.failure:
-            match operation:
-                case Put():
-                    # Looked up in the state before the transaction: no operation in it can write this key too.
-                    failure = self._check_put_now(operation)
-                case Range():
-                    failure = self.readable(operation.revision)
-                case DeleteRange():
-                    failure = None
-                case Txn():
-                    failure = self._check_txn_now(operation, path)
-                case _:
-                    assert_never(operation)
-            if failure is not None:
-                return failure
+    def _check_txn_now(self, operations: Sequence[Operation]) -> Failure | None:
+        """What the data say against *operations*, all that will be done. After this nothing can fail."""
+        # Puts before ranges, as in etcd. All are looked up in the state before the transaction: no other operation
+        # of it can write a key that is put.
+        for operation in operations:
+            if isinstance(operation, Put):
+                failure = self._check_previous(operation) or self._check_lease(operation)
+                if failure is not None:
+                    return failure
+        for operation in operations:
+            if isinstance(operation, Range):
+                failure = self.readable(operation.revision)
+                if failure is not None:
+                    return failure
         return None
 
     def _run(
@@ -392,13 +393,14 @@ class Store:
                     assert_never(operation)
         return succeeded, responses
 
-    def _check_put_now(self, put: Put) -> Failure | None:
-        """What the data say against a put."""
-        if (put.ignore_value or put.ignore_lease) and self.space.get(put.key) is None:
-            return refusals.KEY_NOT_FOUND
-        if put.lease and put.lease not in self.lease_table:
-            return refusals.LEASE_NOT_FOUND
-        return None
+    def _check_previous(self, put: Put) -> Failure | None:
+        """What a put keeps of the previous version must be there."""
+        keeps = put.ignore_value or put.ignore_lease
+        return refusals.KEY_NOT_FOUND if keeps and self.space.get(put.key) is None else None
+
+    def _check_lease(self, put: Put) -> Failure | None:
+        """The lease that a put names must be there."""
+        return refusals.LEASE_NOT_FOUND if put.lease and put.lease not in self.lease_table else None
 
     def _put(self, put: Put, revision: int) -> PutResult:
         """Write; all checks are made."""
@@ -522,7 +524,7 @@ def _txn_cost_bytes(txn: Txn) -> int:
     return max(_branch_cost_bytes(txn.success), _branch_cost_bytes(txn.failure))
 
 
-def _branch_cost_bytes(branch: Sequence[Put | Range | DeleteRange | Txn]) -> int:
+def _branch_cost_bytes(branch: Sequence[Operation]) -> int:
     cost_bytes = 0
     for operation in branch:
         if isinstance(operation, Put):

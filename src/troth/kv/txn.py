@@ -7,18 +7,23 @@ All comparisons, those of nested transactions as well, are made before anything 
 from typing import TypeVar, assert_never
 
 from troth.kv.keyspace import KeySpace
-from troth.kv.requests import Compare, CompareResult, CompareTarget, KeyValue, Txn
+from troth.kv.requests import Compare, CompareResult, CompareTarget, KeyValue, Operation, Txn
 
 _Operand = TypeVar("_Operand", int, bytes)
 
 
-def decide(space: KeySpace, txn: Txn, path: list[bool]) -> None:
-    """Append to *path* the outcome of *txn*, then of each transaction nested in the chosen branch, depth first."""
+def decide(space: KeySpace, txn: Txn, path: list[bool], chosen: list[Operation]) -> None:
+    """Evaluate *txn* and the transactions nested in its chosen branch, depth first.
+
+    Appends the outcome of each to *path*, and the operations that will be done to *chosen*.
+    """
     succeeded = all(holds(space, compare) for compare in txn.compare)
     path.append(succeeded)
     for operation in txn.success if succeeded else txn.failure:
         if isinstance(operation, Txn):
-            decide(space, operation, path)
+            decide(space, operation, path, chosen)
+        else:
+            chosen.append(operation)
 
 
 def holds(space: KeySpace, compare: Compare) -> bool:
