@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from troth.core.interface import Membership, Message, Persist, SnapshotMeta, Trace
-from troth.ids import LogIndex, NodeId
+from troth.ids import LogIndex, NodeId, Term
 from troth.replica.protocol import ServerMessage
 
 ClientId: TypeAlias = int
@@ -23,7 +23,8 @@ class SaveSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadChunk:
-    """Read up to *size* bytes at *offset* of the stored snapshot `meta`, then call `Replica.chunk_read`."""
+    """Read up to *size* bytes at *offset* of the stored snapshot `meta`, then call `Replica.chunk_read`, or
+    `chunk_missing` if it is not stored any more."""
 
     peer: NodeId
     meta: SnapshotMeta
@@ -37,6 +38,7 @@ class StoreChunk:
     whether the snapshot is complete and verified. An offset that is not the next one stores nothing."""
 
     sender: NodeId
+    term: Term
     meta: SnapshotMeta
     offset: int
     data: bytes

@@ -14,7 +14,16 @@ from typing import assert_never
 from troth.core.interface import Effects, Entry, EntryKind, Message, SnapshotMeta, Trace
 from troth.ids import LogIndex, NodeId, Tick
 from troth.replica.admin import AdminPath
-from troth.replica.effects import ClearAmnesia, ClientId, CompactLog, LoadSnapshot, ReplicaEffects, SaveSnapshot
+from troth.replica.effects import (
+    ClearAmnesia,
+    ClientId,
+    CompactLog,
+    LoadSnapshot,
+    ReadChunk,
+    ReplicaEffects,
+    SaveSnapshot,
+    StoreChunk,
+)
 from troth.replica.peers import (
     AskRevision,
     Forward,
@@ -181,20 +190,23 @@ class Replica(AdminPath):
         self._out.snapshot_work.append(CompactLog(meta=meta, keep_from=keep_from))
         self._out.events.append(Trace(name="snapshot", facts={"last": meta.last}))
 
-    def chunk_read(self, peer: NodeId, meta: SnapshotMeta, offset: int, data: bytes, last: bool) -> None:
-        """`ReadChunk` has the bytes."""
+    def chunk_read(self, work: ReadChunk, data: bytes, last: bool) -> None:
+        """`ReadChunk` has the bytes; *last*: they end the snapshot."""
         term, _ = self.engine.leader()
-        chunk = self._sender.chunk_read(peer, meta, offset, data, last, term)
+        chunk = self._sender.chunk_read(work, data, last, term)
         if chunk is not None:
-            self._out.send.append((peer, chunk))
+            self._out.send.append((work.peer, chunk))
 
-    def chunk_stored(self, sender: NodeId, meta: SnapshotMeta, offset: int, complete: bool, now: Tick) -> None:
-        """`StoreChunk` is done: everything before *offset* is durable, and with *complete* the snapshot is whole."""
+    def chunk_missing(self, work: ReadChunk) -> None:
+        """The snapshot that `ReadChunk` names is gone (a newer one has replaced it)."""
+        self._sender.give_up(work.peer, self.engine)
+
+    def chunk_stored(self, work: StoreChunk, offset: int, complete: bool, now: Tick) -> None:
+        """`StoreChunk` is done: everything before *offset* is durable; *complete*: the snapshot is whole."""
         self._now = now
         if complete:
-            term, _ = self.engine.leader()
-            self.engine.snapshot_received(sender, term, meta, now)
-        self._out.send.append((sender, SnapshotAck(meta.last, offset, complete)))
+            self.engine.snapshot_received(work.sender, work.term, work.meta, now)
+        self._out.send.append((work.sender, SnapshotAck(work.meta.last, offset, complete)))
 
     def load(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         """`LoadSnapshot`: the state becomes that of *chunks*. Reads that wait are answered from it, watches go on."""
@@ -203,6 +215,8 @@ class Replica(AdminPath):
         self._snapshot = meta
         self._applied = meta.last.index
         self.engine.applied(meta.last.index)
+        # What clients wait for may be covered by the snapshot; then it will never be seen being applied.
+        self._leader_lost()
         if self._loading is not None and self._loading.last == meta.last:
             self._loading = None
             backlog, self._backlog = self._backlog, []

@@ -20,7 +20,6 @@ class _Outgoing:
     sent: Tick
     tries: int = 0
     not_before: Tick = Tick(0)
-    reading: bool = False
 
 
 class SnapshotSender:
@@ -49,19 +48,21 @@ class SnapshotSender:
 
     def _read(self, peer: NodeId, outgoing: _Outgoing, now: Tick) -> SnapshotWork:
         outgoing.sent = now
-        outgoing.reading = True
         outgoing.not_before = Tick(now + self._chunk_bytes // self._bytes_per_tick)
         return ReadChunk(peer=peer, meta=outgoing.meta, offset=outgoing.offset, size=self._chunk_bytes)
 
-    def chunk_read(
-        self, peer: NodeId, meta: SnapshotMeta, offset: int, data: bytes, last: bool, term: Term
-    ) -> Message | None:
+    def chunk_read(self, work: ReadChunk, data: bytes, last: bool, term: Term) -> Message | None:
         """The bytes asked for by `ReadChunk` are there: the message that carries them, if still wanted."""
-        outgoing = self._outgoing.get(peer)
-        if outgoing is None or outgoing.meta.last != meta.last or outgoing.offset != offset:
+        outgoing = self._outgoing.get(work.peer)
+        if outgoing is None or outgoing.meta.last != work.meta.last or outgoing.offset != work.offset:
             return None
-        outgoing.reading = False
-        return SnapshotChunk(term, meta, offset, data, last)
+        return SnapshotChunk(term, work.meta, work.offset, data, last)
+
+    def give_up(self, peer: NodeId, engine: Engine) -> None:
+        """This transfer can not go on; the engine will ask for a newer snapshot if one is still needed."""
+        outgoing = self._outgoing.pop(peer, None)
+        if outgoing is not None:
+            engine.snapshot_sent(peer, outgoing.meta, False)
 
     def on_ack(self, peer: NodeId, ack: SnapshotAck, engine: Engine) -> None:
         """The follower has everything before ``ack.offset``."""
@@ -88,8 +89,7 @@ class SnapshotSender:
             if outgoing.sent:
                 outgoing.tries += 1
                 if outgoing.tries >= self._tries_max:
-                    del self._outgoing[peer]
-                    engine.snapshot_sent(peer, outgoing.meta, False)
+                    self.give_up(peer, engine)
                     continue
             work.append(self._read(peer, outgoing, now))
         return work
@@ -103,4 +103,13 @@ class SnapshotReceiver:
         term, _ = engine.leader()
         if chunk.term < term:
             return []
-        return [StoreChunk(sender=sender, meta=chunk.meta, offset=chunk.offset, data=chunk.data, last=chunk.last)]
+        return [
+            StoreChunk(
+                sender=sender,
+                term=chunk.term,
+                meta=chunk.meta,
+                offset=chunk.offset,
+                data=chunk.data,
+                last=chunk.last,
+            )
+        ]
