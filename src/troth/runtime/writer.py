@@ -20,8 +20,11 @@ from troth.core.interface import Persist
 class DurableLog(Protocol):
     """The part of the write-ahead log that the thread uses."""
 
-    def append(self, batch: Sequence[Persist]) -> None:
-        """Write and sync all of *batch*, in order; durable when this returns. Raises StorageError."""
+    def append(self, persists: Sequence[Persist]) -> None:
+        """Write all of *persists*, in order. Raises StorageError."""
+
+    def sync(self) -> None:
+        """Return when what was appended is durable. Raises SyncFailed."""
 
 
 class WriterCounters:
@@ -97,6 +100,7 @@ class StorageWriter:
     def _write(self, batch: list[Persist]) -> None:
         begin = time.perf_counter()
         self._log.append(batch)
+        self._log.sync()
         took = time.perf_counter() - begin
         self._post(self._on_durable, len(batch))
         counters = self.counters

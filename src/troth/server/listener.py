@@ -21,8 +21,8 @@ def refuse_plain_text(setting: str, text: str) -> None:
     if outside:
         raise UsageError(
             f"{setting} {text} can be reached from other machines ({', '.join(outside)}), and without TLS "
-            "everybody there could read and write all data. Either give tls_ca, tls_cert and tls_key (`troth certs` makes "
-            "them), or bind 127.0.0.1, or say insecure if you trust that network"
+            "everybody there could read and write all data. Either give tls_ca, tls_cert and tls_key "
+            "(`troth certs` makes them), or bind 127.0.0.1, or say insecure if you trust that network"
         )
 
 
