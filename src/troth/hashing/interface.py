@@ -1,0 +1,553 @@
+"""The one interface of every algorithm here: which node holds this key, and what happens when the nodes
+change.
+
+A `Locator` knows its nodes by name and answers for keys (``str`` or ``bytes``). It is changed in place by
+`add`, `remove` and `reweight`; `changed` returns a changed copy instead, which is what a plan compares::
+
+    before = HashRing(["a", "b", "c"])
+    after = before.changed(add={"d": 1.0})
+    plan = before.plan(after, replicas=2)
+
+What an algorithm can do is data (`Locator.can`); asking for the rest raises `NotSupported`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from math import isfinite
+from typing import ClassVar, Protocol, Self
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from troth.hashing.errors import BadSetting, DuplicateNode, NoNodes, NotSupported, TooFewNodes, UnknownNode
+from troth.hashing.keys import GOLDEN, MASK, Hashes, Key, Keys, as_bytes, digester, hash_batch, mix, stream
+from troth.hashing.moves import Plan
+from troth.hashing.planning import Arcs, PlanSettings, ideal_fraction, plan_arcs, plan_keys
+
+Nodes = Mapping[str, float] | Iterable[str]
+Item = str | int | float | list[str]
+Setting = str | int | float | bool | list[Item]
+"""A constructor argument as it is written to JSON."""
+
+SAMPLE_BITS = 17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an algorithm can do by its design.
+
+    Attributes:
+        weights: nodes may have different weights.
+        replicas: `nodes` gives distinct nodes, and a change of membership moves no more of them than it must.
+        remove_any: any node may leave; otherwise only the one that was added last.
+        minimal: a change moves keys only to a node that gained, or from a node that lost, and no others.
+        order_free: the same nodes give the same placement, in whatever order they came.
+        ranges: each node owns ranges of hashes, so that a plan needs no list of keys.
+    """
+
+    weights: bool
+    replicas: bool
+    remove_any: bool
+    minimal: bool
+    order_free: bool
+    ranges: bool
+
+
+class Agreement(Enum):
+    """How two processes' views of a ring relate; see `Digest.compare`."""
+
+    SAME = "same"
+    BEHIND = "behind"
+    AHEAD = "ahead"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """Content and age of a ring, small enough to send with every message.
+
+    Attributes:
+        value: 128 bits of XXH3 in hex over the algorithm, its settings and its nodes with their weights. For
+            an algorithm that is `order_free` it does not depend on the order in which nodes came.
+        epoch: how many changes of membership this ring has seen. It is no part of `value`: two processes may
+            reach the same ring along different ways.
+    """
+
+    value: str
+    epoch: int
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.value}"
+
+    def agrees(self, other: "Digest") -> bool:
+        """Whether every key has the same place in both rings, whatever their epochs."""
+        return self.value == other.value
+
+    def compare(self, other: "Digest") -> Agreement:
+        """Where this ring stands against *other*: CONFLICT is the same epoch with different content."""
+        if self.value == other.value:
+            return Agreement.SAME
+        if self.epoch == other.epoch:
+            return Agreement.CONFLICT
+        return Agreement.BEHIND if self.epoch < other.epoch else Agreement.AHEAD
+
+
+class Locator(ABC):
+    """Which node holds a key. See the module's text; each algorithm says in its docstring what it cannot do."""
+
+    algorithm: ClassVar[str]
+    """Name in digests, files and tables."""
+
+    can: ClassVar[Capabilities]
+
+    _instead: ClassVar[str] = "HashRing and Rendezvous can"
+
+    def __init__(self, nodes: Nodes = (), *, key_hash: str = "xxh3", bits: int = 64, epoch: int = 0) -> None:
+        """Build from *nodes*.
+
+        Args:
+            nodes: names (weight 1 each), or a mapping from name to weight. A set is sorted first, so that
+                algorithms to which the order matters get the same one in every process.
+            key_hash: "xxh3", "xxh64" or "md5".
+            bits: width of the hash; fewer than 64 is for tests of collisions.
+            epoch: see `Digest`.
+
+        Raises:
+            BadSetting: an empty name, a weight that is not a positive finite number, an unknown hash.
+            DuplicateNode: a name twice.
+            NotSupported: weights that differ, where the algorithm has none.
+        """
+        self._key_hash = key_hash
+        self._bits = bits
+        self._digester = digester(key_hash, bits)
+        self._epoch = epoch
+        self._weights = parse_nodes(nodes)
+        if any(weight != 1.0 for weight in self._weights.values()):
+            self._require_weights()
+        self._build()
+
+    # --- what an algorithm supplies
+    # -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Make the look-up structure from `self._weights`, from nothing."""
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[str, ...]:
+        """The nodes; `index_batch` answers with indices into this tuple. Sorted where the algorithm is
+        `order_free`, in bucket order elsewhere."""
+
+    @abstractmethod
+    def node_of_hash(self, hashed: int) -> str:
+        """The node that holds a key with this hash.
+
+        Raises:
+            NoNodes: the ring is empty.
+        """
+
+    @abstractmethod
+    def index_batch(self, keys: Keys) -> NDArray[np.int32]:
+        """For each key the index of its node in `members`; shape (len(keys),).
+
+        Args:
+            keys: a list of str and bytes, a numpy array of them, or a uint64 array of hashes from
+            `hash_batch`.
+        """
+
+    def _added(self, node: str) -> None:
+        """Take up *node*, which is in `self._weights` already."""
+        self._build()
+
+    def _removed(self, node: str) -> None:
+        """Let go of *node*, which has left `self._weights` already."""
+        self._build()
+
+    def _reweighted(self, node: str) -> None:
+        """Apply the new weight of *node*."""
+        self._build()
+
+    def _detach(self) -> None:
+        """After a shallow copy: copy what is changed in place, which here is the weights."""
+        self._weights = dict(self._weights)
+
+    def settings(self) -> dict[str, Setting]:
+        """Constructor arguments beside the nodes that differ from plain; with `weights`, all that makes this ring."""
+        return {"key_hash": self._key_hash, "bits": self._bits}
+
+    # --- what everybody gets
+    # --------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each node, in the order of `members`; a new dict."""
+        return {name: self._weights[name] for name in self.members}
+
+    @property
+    def epoch(self) -> int:
+        """How many changes of membership this ring has seen."""
+        return self._epoch
+
+    @property
+    def digest(self) -> Digest:
+        """What two processes compare to learn whether they agree; costs O(nodes)."""
+        content = repr((self.algorithm, sorted(self.settings().items()), list(self.weights.items())))
+        return Digest(value=xxhash.xxh3_128_hexdigest(content.encode()), epoch=self._epoch)
+
+    def __len__(self) -> int:
+        """How many nodes there are."""
+        return len(self._weights)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.members)
+
+    @override
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} nodes={len(self)} digest={self.digest}>"
+
+    @property
+    def name(self) -> str:
+        """The algorithm's name."""
+        return self.algorithm
+
+    @property
+    def hashing(self) -> tuple[str, int]:
+        """Name and width of the key hash; two rings can be compared if these are equal."""
+        return self._key_hash, self._bits
+
+    @property
+    def has_ranges(self) -> bool:
+        """`can.ranges`: whether `arcs` answers."""
+        return self.can.ranges
+
+    def hash_of(self, key: Key) -> int:
+        """The hash under which this ring looks *key* up."""
+        return self._digester(as_bytes(key))
+
+    def hash_batch(self, keys: Keys) -> Hashes:
+        """The hashes under which this ring looks *keys* up, shape (len(keys),); may be given to the batch methods."""
+        return hash_batch(keys, self._digester)
+
+    def node(self, key: Key) -> str:
+        """The node that holds *key*.
+
+        Raises:
+            NoNodes: the ring is empty.
+            BadKey: *key* is neither str nor bytes.
+        """
+        return self.node_of_hash(self._digester(as_bytes(key)))
+
+    def nodes(self, key: Key, replicas: int) -> list[str]:
+        """The preference list of *key*: *replicas* distinct nodes, the first of which is ``node(key)``.
+
+        Raises:
+            TooFewNodes: more replicas than nodes.
+            BadSetting: fewer than one replica.
+            NotSupported: the algorithm has no preference lists.
+        """
+        self._require_replicas(replicas)
+        return self._preference(self._digester(as_bytes(key)), replicas)
+
+    def node_batch(self, keys: Keys) -> NDArray[np.object_]:
+        """The node of each key, by name; shape (len(keys),). `index_batch` is the same with numbers."""
+        return np.array(self.members, dtype=object).take(self.index_batch(keys))
+
+    def nodes_batch(self, keys: Keys, replicas: int) -> NDArray[np.object_]:
+        """The preference list of each key; shape (len(keys), replicas). Errors as in `nodes`."""
+        return np.array(self.members, dtype=object).take(self.index_lists(keys, replicas))
+
+    def index_lists(self, keys: Keys, replicas: int) -> NDArray[np.int32]:
+        """`nodes_batch` as indices into `members`; shape (len(keys), replicas)."""
+        self._require_replicas(replicas)
+        if replicas == 1:
+            return self.index_batch(keys).reshape(-1, 1)
+        rank = {name: index for index, name in enumerate(self.members)}
+        hashes = self.hash_batch(keys).tolist()
+        rows = [[rank[name] for name in self._preference(hashed, replicas)] for hashed in hashes]
+        return np.array(rows, np.int32).reshape(len(rows), replicas)
+
+    def walk(self, key: Key) -> Iterator[str]:
+        """Every node once, beginning with ``node(key)``: where to go when a node is full or down.
+
+        Unlike `nodes` this is there for every algorithm. Where `can.replicas` is false the order after the
+        first node is a fixed shuffle that depends on the key, and a change of membership may reorder it.
+        """
+        return self.walk_hash(self._digester(as_bytes(key)))
+
+    def add(self, node: str, weight: float = 1.0) -> None:
+        """Let *node* join.
+
+        Raises:
+            DuplicateNode, BadSetting, NotSupported (a weight, where there are none), CapacityExceeded.
+        """
+        if node in self._weights:
+            raise DuplicateNode(node)
+        checked = _checked_weight(node, weight)
+        if checked != 1.0:
+            self._require_weights()
+        self._weights[node] = checked
+        try:
+            self._added(node)
+        except BaseException:
+            del self._weights[node]
+            raise
+        self._epoch += 1
+
+    def remove(self, node: str) -> None:
+        """Let *node* leave.
+
+        Raises:
+            UnknownNode: it is not there.
+            NotSupported: the algorithm lets only the last one leave.
+        """
+        if node not in self._weights:
+            raise UnknownNode(node)
+        before = dict(self._weights)
+        del self._weights[node]
+        try:
+            self._removed(node)
+        except BaseException:
+            self._weights = before
+            raise
+        self._epoch += 1
+
+    def reweight(self, node: str, weight: float) -> None:
+        """Change the weight of *node*.
+
+        Raises:
+            UnknownNode, BadSetting, NotSupported.
+        """
+        if node not in self._weights:
+            raise UnknownNode(node)
+        self._require_weights()
+        self._weights[node] = _checked_weight(node, weight)
+        self._reweighted(node)
+        self._epoch += 1
+
+    def copy(self) -> Self:
+        """A ring of its own, equal to this one. Large tables are shared until one of the two changes."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._detach()
+        return twin
+
+    def changed(
+        self,
+        *,
+        add: Nodes = (),
+        remove: Iterable[str] = (),
+        reweight: Mapping[str, float] | None = None,
+    ) -> Self:
+        """A copy after these changes (removals first); this ring stays as it is."""
+        twin = self.copy()
+        for node in remove:
+            twin.remove(node)
+        for node, weight in (reweight or {}).items():
+            twin.reweight(node, weight)
+        for node, weight in parse_nodes(add).items():
+            twin.add(node, weight)
+        return twin
+
+    def shares(self) -> dict[str, float]:
+        """Share of all hashes that each node holds; sums to 1.
+
+        Measured on 2**17 evenly mixed hashes unless an algorithm knows it exactly (and says so).
+        """
+        if not self._weights:
+            return {}
+        counts = np.bincount(self.index_batch(self.sample()), minlength=len(self))
+        return dict(zip(self.members, (counts / counts.sum()).tolist(), strict=True))
+
+    def sample(self, count: int = 1 << SAMPLE_BITS) -> Hashes:
+        """*count* hashes, always the same ones, spread like those of distinct keys; of this ring's width."""
+        return stream(0, count) >> np.uint64(64 - self._bits)
+
+    def arcs(self, replicas: int) -> Arcs:
+        """The ranges of hashes with the nodes that hold them.
+
+        Raises:
+            NotSupported: the algorithm has no ranges.
+        """
+        self._require_replicas(replicas)
+        raise NotSupported(
+            algorithm=self.algorithm,
+            what="give ranges of hashes",
+            instead="pass keys= to plan over your keys, or use HashRing",
+        )
+
+    def plan(
+        self,
+        after: "Locator",
+        *,
+        replicas: int = 1,
+        keys: Iterable[Key] | None = None,
+        sizes_bytes: Iterable[int] | None = None,
+        moves_per_node: int = 1,
+        lost: Iterable[str] = (),
+    ) -> Plan:
+        """What must move from this ring to *after*, as waves that can be carried out; see `moves.Plan`.
+
+        Args:
+            after: the ring to come, with the same hash.
+            replicas: copies of each key, before and after.
+            keys: your keys. With ranges they only fill in counts and bytes; without, they are what is
+            planned.
+            sizes_bytes: size of each key's value, in the order of *keys*.
+            moves_per_node: how many moves of one wave may touch the same node, in any role; at least 1.
+            lost: nodes that are gone and can be read no more.
+
+        Raises:
+            NotSupported: the algorithm has no ranges and *keys* is None, or no replicas.
+            BadSetting: the two rings hash differently; sizes and keys differ in number.
+        """
+        return plan_between(
+            self,
+            after,
+            replicas=replicas,
+            keys=keys,
+            sizes_bytes=sizes_bytes,
+            moves_per_node=moves_per_node,
+            lost=lost,
+        )
+
+    # --- shared inside
+    # --------------------------------------------------------------------------------------------
+
+    def _preference(self, hashed: int, replicas: int) -> list[str]:
+        """The first *replicas* nodes of the walk; *replicas* has been checked."""
+        walk = self.walk_hash(hashed)
+        return [next(walk) for _ in range(replicas)]
+
+    def walk_hash(self, hashed: int) -> Iterator[str]:
+        """`walk` for a key with this hash."""
+        # Re-hash until a new node turns up, and list whoever never did at the end.
+        if not self._weights:
+            raise NoNodes
+        seen: set[str] = set()
+        draw = hashed
+        for _ in range(4 * len(self._weights)):
+            node = self.node_of_hash(draw)
+            if node not in seen:
+                seen.add(node)
+                yield node
+            draw = mix((draw + GOLDEN) & MASK) >> (64 - self._bits)
+        yield from (node for node in self.members if node not in seen)
+
+    def _require_weights(self) -> None:
+        if not self.can.weights:
+            raise NotSupported(algorithm=self.algorithm, what="weigh nodes", instead=self._instead)
+
+    def _require_replicas(self, replicas: int) -> None:
+        if replicas < 1:
+            raise BadSetting(f"replicas must be at least 1, not {replicas}")
+        if replicas > 1 and not self.can.replicas:
+            raise NotSupported(
+                algorithm=self.algorithm,
+                what="give preference lists that a change of membership leaves alone",
+                instead=f"{self._instead}; walk() gives an order for fail-over",
+            )
+        if not self._weights:
+            raise NoNodes
+        if replicas > len(self._weights):
+            raise TooFewNodes(replicas=replicas, nodes=len(self._weights))
+
+
+class Placing(Protocol):
+    """What a plan asks of each side: a `Locator`, or a `Placement` over one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def hashing(self) -> tuple[str, int]: ...
+    @property
+    def has_ranges(self) -> bool: ...
+    @property
+    def weights(self) -> dict[str, float]: ...
+    @property
+    def digest(self) -> Digest: ...
+    def arcs(self, replicas: int) -> Arcs: ...
+    def hash_batch(self, keys: Keys) -> Hashes: ...
+    def nodes_batch(self, keys: Keys, replicas: int) -> NDArray[np.object_]: ...
+
+
+def plan_between(
+    before: Placing,
+    after: Placing,
+    *,
+    replicas: int,
+    keys: Iterable[Key] | None,
+    sizes_bytes: Iterable[int] | None,
+    moves_per_node: int,
+    lost: Iterable[str],
+) -> Plan:
+    """The plan from *before* to *after*; arguments and errors as in `Locator.plan`."""
+    if before.hashing != after.hashing:
+        raise BadSetting("before and after must use the same key hash")
+    listed = None if keys is None else list(keys)
+    sizes = None if sizes_bytes is None else list(sizes_bytes)
+    if sizes is not None and (listed is None or len(sizes) != len(listed)):
+        raise BadSetting("sizes_bytes needs keys, and one size for each")
+    settings = PlanSettings(
+        algorithm=before.name,
+        before=str(before.digest),
+        after=str(after.digest),
+        replicas=replicas,
+        moves_per_node=moves_per_node,
+        ideal_fraction=ideal_fraction(before.weights, after.weights),
+        lost=frozenset(lost),
+    )
+    if listed is not None and not (before.has_ranges and after.has_ranges):
+        return plan_keys(
+            settings,
+            keys=listed,
+            sizes_bytes=sizes,
+            before_rows=before.nodes_batch(listed, replicas),
+            after_rows=after.nodes_batch(listed, replicas),
+        )
+    return plan_arcs(
+        settings,
+        before_arcs=before.arcs(replicas),
+        after_arcs=after.arcs(replicas),
+        hashes=None if listed is None else before.hash_batch(listed),
+        sizes_bytes=sizes,
+    )
+
+
+def parse_nodes(nodes: Nodes) -> dict[str, float]:
+    """Names with weights, in the order given (a set: sorted).
+
+    Raises:
+        BadSetting: a bare string, an empty name, a bad weight.
+        DuplicateNode: a name twice.
+    """
+    if isinstance(nodes, str | bytes):
+        raise BadSetting("nodes is a list of names or a mapping of name to weight, not one string")
+    if isinstance(nodes, Mapping):
+        return {name: _checked_weight(name, weight) for name, weight in nodes.items()}
+    parsed: dict[str, float] = {}
+    for name in sorted(nodes) if isinstance(nodes, set | frozenset) else nodes:
+        if name in parsed:
+            raise DuplicateNode(name)
+        parsed[name] = _checked_weight(name, 1.0)
+    return parsed
+
+
+def _checked_weight(name: str, weight: float) -> float:
+    if not as_bytes(name):  # which refuses what is no text
+        raise BadSetting("a node's name must not be empty")
+    try:
+        checked = float(weight)
+    except (TypeError, ValueError):
+        raise BadSetting(f"the weight of {name!r} must be a number, not {weight!r}") from None
+    if not isfinite(checked) or checked <= 0:
+        raise BadSetting(f"the weight of {name!r} must be finite and above 0, not {weight!r}; remove() drains")
+    return checked

@@ -1,0 +1,370 @@
+"""A plan: what moves from whom to whom, in waves, and how it is carried out, paused, resumed and undone.
+
+Each move of a range (or of listed keys) takes the steps named in it, in this order::
+
+    copy     the target receives every key of the range from the source; may be repeated without harm
+    switch   from now on reads and writes of the range go to the target instead of the leaving node
+    drop     the leaving node deletes its copy
+
+Within a wave all copies come first, then the switches and drops. A key therefore never has fewer copies than
+before, however many moves of a wave touch it, and a plan that stops anywhere leaves every key with its full
+count.
+
+A plan is a value with a record of how far it got: `Plan.to_json` after each reported step is all that is
+needed to go on after a crash (a move that was under way is copied again).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from troth.errors import DecodeError, invariant
+from troth.hashing.errors import BadSetting
+
+Step: TypeAlias = Literal["copy", "switch", "drop"]
+FORMAT = 1
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One range (or list of keys) that changes one of its holders.
+
+    Attributes:
+        id: index in `Plan.moves`.
+        first: lowest hash of the range. Both ends are included, since the end of the last range, 2**64, would
+            not fit the 64 bits that JSON readers elsewhere have.
+        last: highest hash of the range. Both are None in a plan over listed keys.
+        source: the node to copy from; None if there is nothing to copy, or nobody left who has it.
+        target: the node that gains the range.
+        leaving: the node that gives it up.
+        steps: which steps this move takes.
+        key_count: how many keys move; None where the plan was made without keys.
+        value_bytes: their size; None where unknown.
+        keys: the keys of a plan over listed keys, as hex of their bytes.
+    """
+
+    id: int
+    first: int | None = None
+    last: int | None = None
+    source: str | None
+    target: str
+    leaving: str
+    steps: tuple[Step, ...] = ("copy", "switch", "drop")
+    key_count: int | None = None
+    value_bytes: int | None = None
+    keys: tuple[str, ...] = ()
+
+    def covers(self, hashed: int) -> bool:
+        """Whether a key with this hash is in the range; False in a plan over listed keys."""
+        return self.first is not None and self.last is not None and self.first <= hashed <= self.last
+
+    def key_bytes(self) -> Iterator[bytes]:
+        """The listed keys."""
+        return (bytes.fromhex(key) for key in self.keys)
+
+    def touches(self) -> set[str]:
+        """The nodes whose load this move raises."""
+        return {self.target, self.leaving} | ({self.source} if self.source else set())
+
+
+class Mover(Protocol):
+    """What carries a move out: your code. Each method may be called again for the same move after a crash."""
+
+    def copy(self, move: Move) -> int:
+        """Copy the range to the target and make sure it arrived; return the bytes copied (0 if unknown)."""
+
+    def switch(self, move: Move) -> None:
+        """Send reads and writes of the range to the target from now on."""
+
+    def drop(self, move: Move) -> None:
+        """Delete the range at the leaving node."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a plan is. `bytes_copied` counts what the mover reported in this call of `apply`."""
+
+    moves_done: int
+    moves_total: int
+    wave: int
+    waves_total: int
+    bytes_copied: int
+    move: Move
+
+
+class Throttle:
+    """A token bucket over bytes: `admit` waits until the bytes copied so far are within the rate.
+
+    Time comes from outside, since this package has no clock::
+
+        Throttle(bytes_per_second=20e6, clock=time.monotonic, sleep=time.sleep)
+    """
+
+    def __init__(
+        self,
+        *,
+        bytes_per_second: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        burst_bytes: float | None = None,
+    ) -> None:
+        """Args:
+        bytes_per_second: the rate, above 0.
+        clock: seconds, never falling.
+        sleep: waits so many seconds.
+        burst_bytes: how much may go at once after a rest; one second's worth by default.
+
+        Raises:
+            BadSetting: a rate that is not positive.
+        """
+        if bytes_per_second <= 0:
+            raise BadSetting(f"bytes_per_second must be above 0, not {bytes_per_second}")
+        self._rate = bytes_per_second
+        self._burst = bytes_per_second if burst_bytes is None else burst_bytes
+        self._clock = clock
+        self._sleep = sleep
+        self._tokens = self._burst
+        self._filled_at = clock()
+
+    def admit(self) -> None:
+        """Wait until the debt of earlier copies is paid."""
+        self._fill()
+        if self._tokens < 0:
+            self._sleep(-self._tokens / self._rate)
+            self._fill()
+
+    def spend(self, copied_bytes: int) -> None:
+        """Account for *copied_bytes*; the next `admit` waits if that was too much."""
+        self._tokens -= copied_bytes
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+
+
+Runner: TypeAlias = Callable[[Callable[[Move], int], Iterable[Move]], Iterable[int]]
+"""``map`` or the ``map`` of an executor: how the copies of one wave are run."""
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    """All moves from one ring to another, and how many are done.
+
+    Attributes:
+        format: version of this record.
+        algorithm: of the rings.
+        before, after: their digests, as text; `apply` trusts the caller that the ring is still `before`.
+        replicas: copies of each key.
+        moves_per_node: the bound that `waves` keeps.
+        moves: by id.
+        waves: ids of the moves of each wave; every move is in exactly one.
+        moved_fraction: share of all hashes (or listed keys) times replicas that changes its holder.
+        ideal_fraction: the least share that any placement in proportion to the weights must move.
+        copied, done: ids of moves that are copied, or finished.
+        paused: `apply` stops before the next move while this is set.
+    """
+
+    format: int = FORMAT
+    algorithm: str
+    before: str
+    after: str
+    replicas: int
+    moves_per_node: int
+    moves: tuple[Move, ...]
+    waves: tuple[tuple[int, ...], ...]
+    moved_fraction: float
+    ideal_fraction: float
+    copied: list[int] = msgspec.field(default_factory=list)
+    done: list[int] = msgspec.field(default_factory=list)
+    paused: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether every move is done."""
+        return len(self.done) == len(self.moves)
+
+    @property
+    def unrecoverable(self) -> tuple[Move, ...]:
+        """Moves of ranges of which no readable node has a copy: restore them from a backup."""
+        return tuple(move for move in self.moves if move.source is None and "switch" in move.steps)
+
+    def pause(self) -> None:
+        """Make `apply` stop before its next move. May be called from another thread or from `on_progress`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Let `apply` go on where it stopped."""
+        self.paused = False
+
+    def apply(
+        self,
+        mover: Mover,
+        *,
+        throttle: Throttle | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        run: Runner = map,
+    ) -> bool:
+        """Carry out what is not done yet, wave by wave.
+
+        Args:
+            mover: does the work.
+            throttle: bounds the rate of copying. With a concurrent *run* it is asked from several threads.
+            on_progress: called after each finished move; the place to save the plan and to draw a bar.
+            run: how the copies of a wave run: ``map`` (one after the other) or ``executor.map``.
+
+        Returns:
+            True if the plan is finished, False if it was paused.
+
+        Raises:
+            Whatever *mover* raises: the move that failed is not done, and a new `apply` tries it again.
+        """
+        done, copied = set(self.done), set(self.copied)
+        bytes_copied = 0
+
+        def copy_one(move: Move) -> int:
+            if self.paused:
+                return -1
+            if throttle is not None:
+                throttle.admit()
+            size = mover.copy(move)
+            if throttle is not None:
+                throttle.spend(size)
+            return size
+
+        for wave_number, wave in enumerate(self.waves):
+            todo = [self.moves[index] for index in wave if index not in done]
+            to_copy = [move for move in todo if "copy" in move.steps and move.id not in copied]
+            for move, size in zip(to_copy, run(copy_one, to_copy), strict=True):
+                if size >= 0:
+                    bytes_copied += size
+                    copied.add(move.id)
+                    self.copied.append(move.id)
+            for move in todo:
+                if self.paused:
+                    return False
+                if "switch" in move.steps:
+                    mover.switch(move)
+                if "drop" in move.steps:
+                    mover.drop(move)
+                done.add(move.id)
+                self.done.append(move.id)
+                if on_progress is not None:
+                    on_progress(
+                        Progress(
+                            moves_done=len(done),
+                            moves_total=len(self.moves),
+                            wave=wave_number,
+                            waves_total=len(self.waves),
+                            bytes_copied=bytes_copied,
+                            move=move,
+                        )
+                    )
+        return True
+
+    def undo(self) -> "Plan":
+        """The plan that takes back what this one has done, last wave first; run it with `apply`.
+
+        Finished moves go the other way. A range that was copied but not switched has seen no writes at the
+        target,
+        so that copy is only dropped: copying it back would overwrite newer values.
+        """
+        done, copied = set(self.done), set(self.copied)
+        moves: list[Move] = []
+        waves: list[tuple[int, ...]] = []
+        for wave in reversed(self.waves):
+            ids: list[int] = []
+            for index in wave:
+                move = self.moves[index]
+                if index in done:
+                    back = msgspec.structs.replace(
+                        move,
+                        id=len(moves),
+                        source=move.target,
+                        target=move.leaving,
+                        leaving=move.target,
+                        steps=("copy", "switch", "drop"),
+                    )
+                elif index in copied:
+                    back = msgspec.structs.replace(
+                        move,
+                        id=len(moves),
+                        source=None,
+                        target=move.leaving,
+                        leaving=move.target,
+                        steps=("drop",),
+                    )
+                else:
+                    continue
+                ids.append(back.id)
+                moves.append(back)
+            if ids:
+                waves.append(tuple(ids))
+        return Plan(
+            algorithm=self.algorithm,
+            before=self.after,
+            after=self.before,
+            replicas=self.replicas,
+            moves_per_node=self.moves_per_node,
+            moves=tuple(moves),
+            waves=tuple(waves),
+            moved_fraction=self.moved_fraction * len(moves) / max(1, len(self.moves)),
+            ideal_fraction=self.ideal_fraction,
+        )
+
+    def holders(self, key: bytes, hashed: int, before: Sequence[str]) -> list[str]:
+        """Who holds a key right now, while the plan is under way.
+
+        Args:
+            key: its bytes; used in a plan over listed keys.
+            hashed: its hash; used in a plan over ranges.
+            before: its preference list in the ring before.
+        """
+        now = list(before)
+        spelled = key.hex()
+        for index in self.done:
+            move = self.moves[index]
+            if (move.covers(hashed) or spelled in move.keys) and move.leaving in now:
+                now[now.index(move.leaving)] = move.target
+        return now
+
+    def check(self) -> None:
+        """Verify what can be verified without the rings.
+
+        Raises:
+            InvariantViolation: a move in no wave or in two, a wave above its bound, an id out of place.
+        """
+        listed = sorted(index for wave in self.waves for index in wave)
+        invariant(listed == list(range(len(self.moves))), "a move is not in one wave", listed=len(listed))
+        for index, move in enumerate(self.moves):
+            invariant(move.id == index, "a move's id is not its place", id=move.id, place=index)
+            invariant(move.target != move.leaving, "a move goes nowhere", move=move)
+        for wave in self.waves:
+            load: dict[str, int] = {}
+            for index in wave:
+                for node in self.moves[index].touches():
+                    load[node] = load.get(node, 0) + 1
+            busiest = max(load.values(), default=0)
+            invariant(busiest <= self.moves_per_node, "a wave exceeds its bound", busiest=busiest)
+        invariant(set(self.done) <= set(listed), "an unknown move is done", done=self.done)
+
+    def to_json(self) -> bytes:
+        """The plan with its progress, as JSON."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Plan":
+        """Read what `to_json` wrote.
+
+        Raises:
+            DecodeError: not a plan, a plan of another version, or one that contradicts itself.
+        """
+        try:
+            plan = msgspec.json.decode(data, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise DecodeError(f"not a plan: {error}") from None
+        if plan.format != FORMAT:
+            raise DecodeError(f"plan format {plan.format}; this version reads {FORMAT}")
+        try:
+            plan.check()
+        except AssertionError as error:
+            raise DecodeError(f"the plan contradicts itself: {error}") from None
+        return plan
