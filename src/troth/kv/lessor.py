@@ -14,6 +14,8 @@ from heapq import heapify, heappop, heappush
 REPORT_AGAIN_S = 3
 """An expired lease that was not revoked is named again after this time: its revocation may have been lost."""
 
+_STALE_SLACK = 64
+
 
 class Lessor:
     """Deadlines by lease. Every method is O(log n) or better, `reset` O(n).
@@ -26,9 +28,11 @@ class Lessor:
         self._units_per_s = units_per_s
         self._ttl_s: dict[int, int] = {}
         self._deadline: dict[int, int] = {}
-        # (when to look, lease). A renewal leaves its entry where it is; when that comes up, it is put back at
-        # the deadline that holds by then. So there is one entry for each lease, however often it is renewed.
+        # When to look at each lease, as a heap. A renewal leaves the entry where it is; when that comes up, it is put
+        # back at the deadline that holds by then: one entry for each lease, however often it is renewed. An
+        # entry that is not in `_look_at` is of a lease that was revoked (and perhaps granted anew).
         self._due: list[tuple[int, int]] = []
+        self._look_at: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._ttl_s)
@@ -37,20 +41,24 @@ class Lessor:
         """Begin to lead: every lease (`Store.granted_ttls_s`) has its full time from *now* on."""
         self._ttl_s = dict(granted_ttls_s)
         self._deadline = {lease: now + ttl_s * self._units_per_s for lease, ttl_s in self._ttl_s.items()}
-        self._due = [(deadline, lease) for lease, deadline in self._deadline.items()]
-        heapify(self._due)
+        self._look_at = dict(self._deadline)
+        self._rebuild()
 
     def on_granted(self, lease: int, ttl_s: int, now: int) -> None:
         """A LeaseGrant was applied: its time begins now."""
         deadline = now + ttl_s * self._units_per_s
         self._ttl_s[lease] = ttl_s
         self._deadline[lease] = deadline
+        self._look_at[lease] = deadline
         heappush(self._due, (deadline, lease))
 
     def on_revoked(self, lease: int) -> None:
         """A LeaseRevoke was applied."""
         self._ttl_s.pop(lease, None)
         self._deadline.pop(lease, None)
+        self._look_at.pop(lease, None)
+        if len(self._due) > 2 * len(self._ttl_s) + _STALE_SLACK:
+            self._rebuild()
 
     def renew(self, lease: int, now: int) -> int:
         """Give *lease* its full time again. Returns the TTL in seconds, 0 if it is unknown or has run out."""
@@ -71,16 +79,21 @@ class Lessor:
         due = self._due
         found: list[int] = []
         while due and due[0][0] <= now and len(found) < limit:
-            _, lease = heappop(due)
-            deadline = self._deadline.get(lease)
-            if deadline is None:
+            looked_at, lease = heappop(due)
+            if self._look_at.get(lease) != looked_at:
                 continue
-            if deadline <= now:
+            look_at = self._deadline[lease]
+            if look_at <= now:
                 found.append(lease)
-                deadline = now + REPORT_AGAIN_S * self._units_per_s
-            heappush(due, (deadline, lease))
+                look_at = now + REPORT_AGAIN_S * self._units_per_s
+            self._look_at[lease] = look_at
+            heappush(due, (look_at, lease))
         return found
 
     def next_due(self) -> int | None:
-        """When to call `expired` next, at the latest needed; None if there is nothing to wait for."""
+        """When to call `expired` next (too early does no harm); None if there is nothing to wait for."""
         return self._due[0][0] if self._due else None
+
+    def _rebuild(self) -> None:
+        self._due = [(look_at, lease) for lease, look_at in self._look_at.items()]
+        heapify(self._due)
