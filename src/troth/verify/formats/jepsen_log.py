@@ -1,0 +1,84 @@
+"""Jepsen's text log, as in Porcupine's etcd test data.
+
+::
+
+    INFO  jepsen.util - 3	:invoke	:cas	[1 4]
+    INFO  jepsen.util - 3	:fail	:cas	[1 4]
+    INFO  jepsen.util - 0	:info	:write	:timed-out
+    INFO  jepsen.util - :nemesis	:info	:start	"Cut off ..."
+
+Fields are separated by tabs, spaces or both; anything may stand before ``jepsen.util`` (times, levels). Lines of other
+loggers are passed over. Reading: a ``:fail :cas [a b]`` is an observation (the register was not a) and has a place in
+the order; every other ``:fail`` never happened; an ``:info`` leaves its operation open; the register starts as nil,
+and a read of nil saw exactly that.
+"""
+
+import re
+from typing import Final
+
+from troth.errors import DecodeError
+from troth.verify.formats import edn
+from troth.verify.history import Event, EventType, History, Process, Reading, pair
+
+READING: Final = Reading(failed="observed", nil_read="value")
+
+_LINE: Final = re.compile(r"jepsen\.util\s+-?\s*(\S+)\s+:(\w+)\s+:(\S+)(?:[^\S\n]+([^\n]*?))?\s*$")
+_MARK: Final = re.compile(r"jepsen\.util\b")
+_TYPES: Final = {kind.value: kind for kind in EventType}
+_SIMPLE: Final = re.compile(r"-?\d+")
+_PAIR: Final = re.compile(r"\[\s*(-?\d+)[\s,]+(-?\d+)\s*\]")
+
+
+def read(text: str) -> History:
+    """Read a Jepsen text log.
+
+    Raises:
+        DecodeError: a line of jepsen.util that is not an event; names line and column.
+    """
+    events: list[Event] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        found = _LINE.search(line)
+        if found is None:
+            mark = _MARK.search(line)
+            if mark is not None and re.match(r"\s+-?\s*\d+\s", line[mark.end() :]):
+                raise DecodeError(
+                    f"line {number}, column {mark.end() + 1}: found {line[mark.end() :].strip()[:40]!r}, expected "
+                    f"<process> :invoke|:ok|:fail|:info :<f> <value>"
+                )
+            continue
+        who, type_name, f, rest = found.groups()
+        kind = _TYPES.get(type_name)
+        process: Process = int(who) if _SIMPLE.fullmatch(who) else who.lstrip(":")
+        if isinstance(process, str):
+            kind = EventType.INFO
+        elif kind is None:
+            raise DecodeError(
+                f"line {number}, column {found.start(2) + 1}: found :{type_name}, expected :invoke, :ok, :fail or :info"
+            )
+        value = _value(rest or "nil", number, found.start(4) if rest else len(line), process)
+        error = None
+        if isinstance(value, edn.Keyword):
+            value, error = None, str(value)
+        events.append(Event(type=kind, process=process, f=f, value=value, error=error, line=number))
+    return pair(events, reading=READING, format="jepsen-log")
+
+
+def _value(text: str, line: int, column: int, process: Process) -> object:
+    if text == "nil":
+        return None
+    if _SIMPLE.fullmatch(text):
+        return int(text)
+    couple = _PAIR.fullmatch(text)
+    if couple is not None:
+        return (int(couple[1]), int(couple[2]))
+    if isinstance(process, str):
+        # What the nemesis says is prose as often as data.
+        return text
+    try:
+        values = [value for value, _ in edn.read_all(text)]
+    except DecodeError as error:
+        raise DecodeError(
+            f"line {line}, column {column + 1}: found {text[:40]!r}, expected an EDN value"
+        ) from error
+    # ``:timed-out`` may be followed by the request's value; the keyword is what says that there is no result.
+    return edn.freeze(values[0]) if values else None

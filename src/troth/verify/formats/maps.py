@@ -1,0 +1,180 @@
+"""Histories whose events are maps: Knossos and Jepsen EDN, Jepsen JSON, Elle's both, Porcupine's kv text, our JSONL.
+
+All of them have the same fields (process, type, f, value, and at times key, time, index, error), in a vector, a list
+or one map a line. Fields that are not known are passed over, since every writer adds its own. Values of Jepsen's
+``independent`` workloads look like ``[key value]``, which cannot be told from a cas pair; ask for them with `keyed`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from troth.errors import DecodeError
+from troth.verify.formats import edn
+from troth.verify.history import Event, EventType, History, Process, Reading, pair
+
+_TYPES: Final = {kind.value: kind for kind in EventType}
+_KNOSSOS: Final = Reading(failed="absent", nil_read="unknown")
+_KV: Final = Reading(failed="absent", nil_read="value", initial="")
+_TRANSACTIONS: Final = frozenset({"txn", "transfer"})
+
+_KV_LINE: Final = re.compile(
+    r"""\s*\{:process\s+(?P<process>\d+),\s*:type\s+:(?P<type>invoke|ok|fail|info),\s*:f\s+:(?P<f>get|put|append),\s*
+    :key\s+"(?P<key>[^"\\]*)",\s*:value\s+(?:nil|"(?P<value>[^"\\]*)")\s*\}\s*$""",
+    re.VERBOSE,
+)
+
+
+def read_edn(text: str) -> History:
+    """Read Knossos, Jepsen or Elle EDN: a vector or list of maps, or maps one after the other."""
+    events = list(_events(_edn_maps(text)))
+    # A transaction's nil is an empty version that was seen; a register's nil in Knossos is an unrecorded result.
+    reading = Reading() if any(event.f in _TRANSACTIONS for event in events) else _KNOSSOS
+    return pair(events, reading=reading)
+
+
+def read_kv(text: str) -> History:
+    """Read Porcupine's kv text: one map a line, string values, each key starting as the empty string."""
+    events: list[Event] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        found = _KV_LINE.match(line)
+        if found is None:
+            if line.strip():
+                # Not of the usual shape somewhere: read everything with the full parser instead.
+                return pair(list(_events(_edn_maps(text))), reading=_KV)
+            continue
+        process, type_name, f, key, value = found.groups()
+        events.append(Event(type=_TYPES[type_name], process=int(process), f=f, key=key, value=value, line=number))
+    return pair(events, reading=_KV)
+
+
+def read_json(text: str) -> History:
+    """Read JSON events: an array, or one object a line; the first may be the header of our own format.
+
+    Raises:
+        DecodeError: not JSON, or not an event; names line and column.
+    """
+    reading = Reading()
+    rows: list[tuple[Mapping[object, object], int]] = []
+    for value, line in _json_values(text):
+        if not isinstance(value, dict):
+            raise DecodeError(f"line {line}, column 1: found {json.dumps(value)[:40]}, expected an event object")
+        if "troth_history" in value:
+            reading = _header(value, line)
+            continue
+        rows.append((value, line))
+    return pair(list(_events(rows)), reading=reading)
+
+
+def _header(header: Mapping[str, object], line: int) -> Reading:
+    if header["troth_history"] != 1:
+        raise DecodeError(f"line {line}, column 1: troth_history {header['troth_history']!r}, expected version 1")
+    failed, nil_read = header.get("failed", "absent"), header.get("nil_read", "value")
+    if failed not in ("absent", "observed"):
+        raise DecodeError(f"line {line}, column 1: failed {failed!r}, expected 'absent' or 'observed'")
+    if nil_read not in ("value", "unknown"):
+        raise DecodeError(f"line {line}, column 1: nil_read {nil_read!r}, expected 'value' or 'unknown'")
+    return Reading(
+        failed="observed" if failed == "observed" else "absent",
+        nil_read="unknown" if nil_read == "unknown" else "value",
+        initial=edn.freeze(header.get("initial")),
+    )
+
+
+def _json_values(text: str) -> Iterator[tuple[object, int]]:
+    stripped = text.lstrip()
+    if stripped.startswith("["):
+        whole = _decode_json(text, 1)
+        if isinstance(whole, list):
+            first = text.count("\n", 0, len(text) - len(stripped)) + 1
+            yield from ((item, first) for item in whole)
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line and not line.isspace():
+            yield _decode_json(line, number), number
+
+
+def _decode_json(text: str, line: int) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        pass
+    # The quick decoder says no more than "malformed"; the standard one says where.
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        spot = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise DecodeError(f"{spot}: {error.msg}, expected JSON") from error
+
+
+def _edn_maps(text: str) -> Iterator[tuple[Mapping[object, object], int]]:
+    line, seen = 1, 0
+    for value, offset in edn.read_all(text):
+        line += text.count("\n", seen, offset)
+        seen = offset
+        if isinstance(value, dict):
+            yield value, line
+        elif isinstance(value, tuple) and all(isinstance(item, dict) for item in value):
+            for item in value:
+                if isinstance(item, dict):
+                    yield item, line
+        else:
+            raise DecodeError(
+                f"{edn.where(text, offset)}: found {edn.dump(value)[:40]}, expected a map or a list of maps"
+            )
+
+
+def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Event]:
+    freeze = edn.freeze
+    for row, line in rows:
+        process = _process(row, line)
+        type_name = row.get("type")
+        kind = _TYPES.get(type_name.lstrip(":")) if isinstance(type_name, str) else None
+        if kind is None:
+            raise DecodeError(f"line {line}, column 1: type {type_name!r}, expected invoke, ok, fail or info")
+        if isinstance(process, str) and process.lstrip(":") == "nemesis":
+            # A nemesis invokes and completes too; what matters is when it spoke.
+            kind = EventType.INFO
+        f = row.get("f", "txn")
+        if not isinstance(f, str):
+            if kind is not EventType.INFO:
+                raise DecodeError(f"line {line}, column 1: f {f!r}, expected the name of an operation")
+            f = str(f)
+        time = row.get("time")
+        error = row.get("error")
+        value = freeze(row.get("value"))
+        f = f.lstrip(":")
+        if f == "txn" and isinstance(value, tuple):
+            value = _micro_operations(value, line)
+        yield Event(
+            type=kind,
+            process=process,
+            f=f,
+            key=freeze(row.get("key")),
+            value=value,
+            time=time if isinstance(time, int) else None,
+            error=None if error is None else str(error),
+            line=line,
+        )
+
+
+def _process(row: Mapping[object, object], line: int) -> Process:
+    process = row.get("process", -1 if "process" in row else None)
+    if process is None and "process" not in row:
+        # Elle accepts completed transactions without a process: each is a session of its own.
+        return f"line {line}"
+    if isinstance(process, bool) or not isinstance(process, int | str):
+        raise DecodeError(f"line {line}, column 1: process {process!r}, expected an integer or a name")
+    return process if isinstance(process, int) else str(process)
+
+
+def _micro_operations(value: tuple[object, ...], line: int) -> tuple[object, ...]:
+    normal = []
+    for item in value:
+        if not isinstance(item, tuple) or len(item) != 3 or not isinstance(item[0], str):
+            raise DecodeError(f"line {line}, column 1: {edn.dump(item)[:40]} in a txn, expected [f key value]")
+        normal.append((item[0].lstrip(":"), item[1], item[2]))
+    return tuple(normal)

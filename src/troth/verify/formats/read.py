@@ -1,0 +1,125 @@
+"""Finding out which format a text is in, and reading it into a `History`."""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from troth.errors import DecodeError, UsageError
+from troth.verify.formats import awdit, edn, jepsen_log, maps
+from troth.verify.history import History, Reading
+
+FORMATS: Final = (
+    "troth-jsonl",
+    "jepsen-log",
+    "porcupine-kv",
+    "jepsen-edn",
+    "jepsen-json",
+    "elle-edn",
+    "elle-json",
+    "awdit",
+)
+"""Names that `read_history` accepts as *format* and sets as `History.format` ("empty" aside)."""
+
+_AWDIT_LINE: Final = re.compile(r"^\s*(?:[wrWR]\s+\S+\s+\S+|-{3,}|={3,})\s*$")
+_KV_LINE: Final = re.compile(r":f\s+:(?:get|put|append)\b")
+_TXN: Final = re.compile(
+    r":f\s+:txn\b|\"f\"\s*:\s*\":?txn\"|\[\s*\[\s*\":?(?:append|r|w)\"|\[\s*\[\s*:(?:append|r|w)\s"
+)
+_SAMPLE: Final = 20_000
+
+
+def detect(text: str) -> str:
+    """The name of the format of *text*: one of `FORMATS`, or "empty".
+
+    Raises:
+        DecodeError: it looks like none of them.
+    """
+    head = text.lstrip("\ufeff \t\r\n,")
+    if not head:
+        return "empty"
+    if "jepsen.util" in head[:_SAMPLE] or re.match(r"(?:\d{4}-\d\d-\d\d|INFO|WARN)\b", head):
+        return "jepsen-log"
+    sample = head[:_SAMPLE]
+    lines = [line for line in sample.splitlines() if line.strip() and not line.lstrip().startswith(";")]
+    first = lines[0].strip() if lines else ""
+    if re.match(r"\[?\s*\{\s*(\"|\})", first) or re.match(r"\[\s*\{\s*\"", head):
+        if '"troth_history"' in first:
+            return "troth-jsonl"
+        return "elle-json" if _TXN.search(sample) else "jepsen-json"
+    if re.match(r"\[\s*\]\s*$", head):
+        return "jepsen-json"
+    if first and first[0] in "[({#":
+        if _KV_LINE.search(sample):
+            return "porcupine-kv"
+        return (
+            "elle-edn" if _TXN.search(sample) and not re.search(r"\[:(?:read|write)\s", sample) else "jepsen-edn"
+        )
+    if not lines:
+        return "empty"
+    if _AWDIT_LINE.match(lines[0]):
+        return "awdit"
+    raise DecodeError(
+        f"{edn.where(text, len(text) - len(head))}: found {first[:40]!r}, expected one of: a JSON or EDN event, a line "
+        f"of a jepsen.util log, or an AWDIT line (w k v, r k v, ---, ===)"
+    )
+
+
+def read_history(
+    data: str | bytes, name: str = "", *, format: str | None = None, reading: Reading | None = None
+) -> History:
+    """Read a history in any of the formats of `troth.verify.formats`.
+
+    Args:
+        data: the whole text; bytes are taken as UTF-8.
+        name: what to call it in errors, usually the file's name.
+        format: one of `FORMATS`; found out from the text when None.
+        reading: overrides how the format's ambiguous lines are understood.
+
+    Raises:
+        DecodeError: names line, column and what was expected there.
+        UsageError: there is no such *format*.
+    """
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"no history format is called {format!r}; there are {', '.join(FORMATS)}")
+    try:
+        text = _text(data)
+        chosen = detect(text) if format is None else format
+        history = _READERS[chosen](text)
+    except DecodeError as error:
+        if not name:
+            raise
+        raise DecodeError(f"{name}: {error}") from error
+    except RecursionError as error:
+        raise DecodeError(f"{name or 'history'}: nested too deeply, expected flat events") from error
+    history.format = chosen
+    return history if reading is None else history.with_reading(reading)
+
+
+def _text(data: str | bytes) -> str:
+    if isinstance(data, str):
+        return data.removeprefix("\ufeff")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        raise DecodeError(
+            f"line {line}, column {column}: found byte 0x{data[error.start]:02x}, expected UTF-8"
+        ) from None
+
+
+def _empty(text: str) -> History:
+    return History((), timeline=[])
+
+
+_READERS: Final[dict[str, Callable[[str], History]]] = {
+    "empty": _empty,
+    "troth-jsonl": maps.read_json,
+    "jepsen-log": jepsen_log.read,
+    "porcupine-kv": maps.read_kv,
+    "jepsen-edn": maps.read_edn,
+    "jepsen-json": maps.read_json,
+    "elle-edn": maps.read_edn,
+    "elle-json": maps.read_json,
+    "awdit": awdit.read,
+}

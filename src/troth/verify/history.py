@@ -1,0 +1,451 @@
+"""Histories: what clients asked for, what they were told, and in which order.
+
+A history is a list of *events*. A client (a *process*) invokes an operation, and later at most one completion follows:
+
+======  ==================================================================================================
+invoke  the request was sent
+ok      it succeeded; the value of the event is what the client was told
+fail    it has not happened and never will (a definite refusal), unless the history is read otherwise (`Reading`)
+info    nobody knows: it may have happened, may happen later, or never. The process is not used again.
+======  ==================================================================================================
+
+The order of events is the order of the list. Times, where known, are nanoseconds and serve the checks that speak of
+time (staleness, leases) and the pictures; they never reorder events.
+
+Our own file format, JSON lines (UTF-8, one object a line, blank lines ignored)::
+
+    {"troth_history": 1, "failed": "absent", "nil_read": "value"}          header, optional
+    {"process": 0, "type": "invoke", "f": "put", "key": "x", "value": "1", "time": 1200}
+    {"process": 0, "type": "ok", "f": "put", "key": "x", "value": "1", "time": 3400}
+    {"process": "nemesis", "type": "info", "f": "partition", "value": ["n1", "n2"], "time": 3500}
+
+========  ===========================================================================================
+process   integer or string; "nemesis" (or any process that only ever emits info) marks a fault
+type      "invoke", "ok", "fail" or "info"
+f         name of the operation, as its object calls it (read, write, cas, get, put, append, add, ...)
+key       the object acted upon, left out when there is one only
+value     argument at invoke, result at ok: ``[from, to]`` for cas, ``[["r", k, v], ...]`` for txn
+time      nanoseconds from any origin, optional
+error     text, optional, on fail and info
+========  ===========================================================================================
+
+JSON arrays become tuples, so that every value can be hashed and compared.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+from typing_extensions import override
+
+from troth.errors import DecodeError, UsageError
+
+Value: TypeAlias = object
+"""Anything hashable: None, bool, int, float, str, bytes, tuple, frozenset."""
+
+Process: TypeAlias = int | str
+
+FOREVER: Final = 1 << 62
+"""The position of a return that never came."""
+
+
+class EventType(Enum):
+    """What an event says about its operation."""
+
+    INVOKE = "invoke"
+    OK = "ok"
+    FAIL = "fail"
+    INFO = "info"
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One line of a history. `line` is where it was read from (1-based), 0 when it was not read from text."""
+
+    type: EventType
+    process: Process
+    f: str
+    value: Value = None
+    key: Value = None
+    time: int | None = None
+    error: str | None = None
+    line: int = 0
+
+
+class Operation(Struct, frozen=True, kw_only=True, gc=False):
+    """An invocation and what became of it.
+
+    `invoked` and `completed` are positions in the history's order of events; `completed` is FOREVER when no
+    completion was recorded. `outcome` is OK, FAIL or INFO (INFO also when there was no completion at all).
+    `result` means something only when the outcome is OK (or FAIL, where it is what the refusal reported).
+    """
+
+    index: int
+    process: Process
+    f: str
+    key: Value
+    argument: Value
+    result: Value
+    outcome: EventType
+    invoked: int
+    completed: int
+    start_ns: int | None = None
+    end_ns: int | None = None
+    error: str | None = None
+    line: int = 0
+
+    @property
+    def returned(self) -> int:
+        """Position after which the operation can no longer take effect; FOREVER when its outcome is unknown."""
+        return FOREVER if self.outcome is EventType.INFO else self.completed
+
+    def describe(self) -> str:
+        """One line for people, for example ``process 3: cas [1, 2] -> failed``."""
+        key = "" if self.key is None else f" {show(self.key)}"
+        argument = "" if self.argument is None else f" {show(self.argument)}"
+        if self.outcome is EventType.OK:
+            same = self.result == self.argument and self.result is not None
+            outcome = "ok" if same else show(self.result)
+        else:
+            outcome = "failed" if self.outcome is EventType.FAIL else "?"
+        return f"process {self.process}: {self.f}{key}{argument} -> {outcome}"
+
+
+def show(value: Value) -> str:
+    """A value as people write it: nil, [1, 2], "text"."""
+    if value is None:
+        return "nil"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(show(item) for item in value) + "]"
+    if isinstance(value, frozenset):
+        return "{" + ", ".join(sorted(show(item) for item in value)) + "}"
+    if isinstance(value, str):
+        return '"' + (value if len(value) <= 60 else value[:28] + "..." + value[-28:]) + '"'
+    return repr(value)
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """Something done to the system under test, or said about it, at one position of the history."""
+
+    position: int
+    process: Process
+    f: str
+    value: Value
+    time: int | None = None
+
+
+FailedReading: TypeAlias = Literal["absent", "observed"]
+NilReading: TypeAlias = Literal["value", "unknown"]
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """How the ambiguous lines of a history are understood. Part of every verdict, since it can decide one.
+
+    failed: "absent": a failed operation never happened (Jepsen, Knossos, troth). "observed": a failed cas saw
+        another value than it expected and must be placed in the order (Porcupine's etcd logs); other failed
+        operations are absent all the same.
+    nil_read: "value": a read that returned nil saw the initial value. "unknown": what it saw was not recorded, so
+        it is legal anywhere (Knossos).
+    initial: the value of an object before its first write.
+    """
+
+    failed: FailedReading = "absent"
+    nil_read: NilReading = "value"
+    initial: Value = None
+
+    def sentence(self) -> str:
+        """The reading in words."""
+        failed = (
+            "a failed cas is an observation and has a place in the order"
+            if self.failed == "observed"
+            else "a failed operation never happened"
+        )
+        nil = "a read of nil saw the initial value" if self.nil_read == "value" else "a read of nil is unknown"
+        return f"{failed}; {nil}; objects start as {show(self.initial)}"
+
+
+class History:
+    """Operations in the order of their invocation, plus the order of all events.
+
+    `timeline` holds one integer an event of a client: ``2 * index`` for the invocation of operation `index` and
+    ``2 * index + 1`` for its ok or fail. Info events are not in it: an operation with an unknown outcome stays open.
+    """
+
+    __slots__ = ("faults", "format", "length", "operations", "reading", "timeline")
+
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        *,
+        timeline: list[int],
+        faults: Sequence[Fault] = (),
+        reading: Reading | None = None,
+        format: str = "events",
+        length: int | None = None,
+    ) -> None:
+        self.operations = operations
+        self.timeline = timeline
+        self.faults = tuple(faults)
+        self.reading = Reading() if reading is None else reading
+        self.format = format
+        self.length = len(timeline) if length is None else length
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    @override
+    def __repr__(self) -> str:
+        return f"History({len(self.operations)} operations, format {self.format!r})"
+
+    def keys(self) -> tuple[Value, ...]:
+        """The keys that occur, in order of first use."""
+        return tuple(dict.fromkeys(op.key for op in self.operations))
+
+    def with_reading(self, reading: Reading) -> "History":
+        """The same events, understood differently."""
+        return History(
+            self.operations,
+            timeline=self.timeline,
+            faults=self.faults,
+            reading=reading,
+            format=self.format,
+            length=self.length,
+        )
+
+    def where(self, keep: Iterable[int]) -> "History":
+        """The history of the operations whose indexes are in *keep*; positions are kept, indexes are dealt anew."""
+        chosen = sorted(set(keep))
+        renamed = {old: new for new, old in enumerate(chosen)}
+        operations = [_reindexed(self.operations[old], new) for old, new in renamed.items()]
+        timeline = [2 * renamed[code >> 1] + (code & 1) for code in self.timeline if code >> 1 in renamed]
+        return History(
+            operations,
+            timeline=timeline,
+            faults=self.faults,
+            reading=self.reading,
+            format=self.format,
+            length=self.length,
+        )
+
+    def events(self) -> Iterator[Event]:
+        """All events, faults included, in order. The inverse of `pair`, up to line numbers."""
+        slots: list[tuple[int, Event]] = []
+        for op in self.operations:
+            invoke = Event(
+                type=EventType.INVOKE, process=op.process, f=op.f, key=op.key, value=op.argument, time=op.start_ns
+            )
+            slots.append((op.invoked, invoke))
+            if op.completed != FOREVER:
+                done = Event(
+                    type=op.outcome,
+                    process=op.process,
+                    f=op.f,
+                    key=op.key,
+                    value=op.result,
+                    time=op.end_ns,
+                    error=op.error,
+                )
+                slots.append((op.completed, done))
+        for fault in self.faults:
+            event = Event(
+                type=EventType.INFO, process=fault.process, f=fault.f, value=fault.value, time=fault.time
+            )
+            slots.append((fault.position, event))
+        slots.sort(key=lambda slot: slot[0])
+        return (event for _, event in slots)
+
+    @staticmethod
+    def of(
+        operations: Iterable[Operation], *, reading: Reading | None = None, format: str = "events"
+    ) -> "History":
+        """Build a history from operations that carry their own positions.
+
+        Raises:
+            UsageError: two operations of one process overlap, or one completes before it is invoked.
+        """
+        ordered = sorted(operations, key=lambda op: op.invoked)
+        ordered = [op if op.index == at else _reindexed(op, at) for at, op in enumerate(ordered)]
+        marks: list[tuple[int, int, int]] = []
+        last: dict[Process, Operation] = {}
+        length = 0
+        for op in ordered:
+            before = last.get(op.process)
+            if before is not None and before.completed > op.invoked:
+                raise UsageError(f"operations {before.index} and {op.index} of process {op.process} overlap")
+            if op.completed < op.invoked:
+                raise UsageError(f"operation {op.index} of process {op.process} completes before it is invoked")
+            last[op.process] = op
+            marks.append((op.invoked, 0, 2 * op.index))
+            if op.returned != FOREVER:
+                marks.append((op.completed, 1, 2 * op.index + 1))
+            length = max(length, op.invoked + 1, op.completed + 1 if op.completed != FOREVER else 0)
+        # On a tie the invocation comes first: touching intervals count as concurrent, which never forges a violation.
+        marks.sort()
+        return History(
+            ordered, timeline=[code for _, _, code in marks], reading=reading, format=format, length=length
+        )
+
+
+def _reindexed(op: Operation, index: int) -> Operation:
+    return Operation(
+        index=index,
+        process=op.process,
+        f=op.f,
+        key=op.key,
+        argument=op.argument,
+        result=op.result,
+        outcome=op.outcome,
+        invoked=op.invoked,
+        completed=op.completed,
+        start_ns=op.start_ns,
+        end_ns=op.end_ns,
+        error=op.error,
+        line=op.line,
+    )
+
+
+def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str = "events") -> History:
+    """Join every completion with its invocation.
+
+    An info from a process with nothing open is a remark (`Fault`). A history in which nothing was ever invoked is
+    taken as a list of completed operations, each an instant (Elle accepts such histories too).
+
+    Raises:
+        DecodeError: an ok or fail without an invocation, a second invocation while one is open, or a completion
+            that names another operation than the one invoked.
+    """
+    listed = events if isinstance(events, list) else list(events)
+    invoke, info = EventType.INVOKE, EventType.INFO
+    instants = not any(event.type is invoke for event in listed)
+    operations: list[Operation | None] = []
+    timeline: list[int] = []
+    faults: list[Fault] = []
+    opened: dict[Process, tuple[int, int, Event]] = {}
+    for position, event in enumerate(listed):
+        kind, process = event.type, event.process
+        if kind is invoke:
+            if process in opened:
+                raise DecodeError(
+                    f"{_place(event)}: process {process} invokes {event.f} while its operation from "
+                    f"{_place(opened[process][2])} is still open; expected a completion of {opened[process][2].f}"
+                )
+            index = len(operations)
+            opened[process] = (index, position, event)
+            operations.append(None)
+            timeline.append(2 * index)
+            continue
+        entry = opened.pop(process, None)
+        if entry is None:
+            if kind is info:
+                faults.append(
+                    Fault(position=position, process=process, f=event.f, value=event.value, time=event.time)
+                )
+                continue
+            if not instants:
+                raise DecodeError(
+                    f"{_place(event)}: {kind.value} {event.f} from process {process}, which has nothing open; "
+                    f"expected an invoke first"
+                )
+            entry = (len(operations), position, event)
+            operations.append(None)
+            timeline.append(2 * entry[0])
+        index, invoked, request = entry
+        if event.f != request.f or (event.key != request.key and event.key is not None):
+            raise DecodeError(
+                f"{_place(event)}: process {process} completes {event.f} {show(event.key)} but {_place(request)} "
+                f"invoked {request.f} {show(request.key)}; expected a completion of that"
+            )
+        operations[index] = Operation(
+            index=index,
+            process=process,
+            f=request.f,
+            key=request.key,
+            argument=request.value,
+            result=event.value,
+            outcome=kind,
+            invoked=invoked,
+            completed=position,
+            start_ns=request.time,
+            end_ns=event.time,
+            error=event.error,
+            line=request.line,
+        )
+        if kind is not info:
+            timeline.append(2 * index + 1)
+    for index, invoked, request in opened.values():
+        operations[index] = Operation(
+            index=index,
+            process=request.process,
+            f=request.f,
+            key=request.key,
+            argument=request.value,
+            result=None,
+            outcome=info,
+            invoked=invoked,
+            completed=FOREVER,
+            start_ns=request.time,
+            line=request.line,
+        )
+    whole = [op for op in operations if op is not None]
+    return History(whole, timeline=timeline, faults=faults, reading=reading, format=format, length=len(listed))
+
+
+def _place(event: Event) -> str:
+    return f"line {event.line}" if event.line else "event"
+
+
+class Recorder:
+    """Collects a history while it happens: the shape that client code and the simulator use.
+
+    The caller supplies every time; nothing here reads a clock. ::
+
+        recorder = Recorder()
+        recorder.invoke(0, "put", key="x", value="1", time=12)
+        recorder.ok(0, time=15)
+        history = recorder.history()
+    """
+
+    def __init__(self, *, reading: Reading | None = None) -> None:
+        self._events: list[Event] = []
+        self._open: dict[Process, Event] = {}
+        self._reading = reading
+
+    def invoke(
+        self, process: Process, f: str, *, key: Value = None, value: Value = None, time: int | None = None
+    ) -> None:
+        """A process starts an operation."""
+        event = Event(type=EventType.INVOKE, process=process, f=f, key=key, value=value, time=time)
+        self._open[process] = event
+        self._events.append(event)
+
+    def ok(self, process: Process, *, value: Value = None, time: int | None = None) -> None:
+        """The open operation of *process* succeeded with *value*."""
+        self._complete(EventType.OK, process, value, time, None)
+
+    def fail(
+        self, process: Process, *, error: str | None = None, value: Value = None, time: int | None = None
+    ) -> None:
+        """The open operation of *process* did not happen and never will."""
+        self._complete(EventType.FAIL, process, value, time, error)
+
+    def info(self, process: Process, *, error: str | None = None, time: int | None = None) -> None:
+        """Nobody knows what became of the open operation; *process* must not be used again."""
+        self._complete(EventType.INFO, process, None, time, error)
+
+    def fault(self, f: str, *, value: Value = None, time: int | None = None, process: Process = "nemesis") -> None:
+        """Something was done to the system."""
+        self._events.append(Event(type=EventType.INFO, process=process, f=f, value=value, time=time))
+
+    def history(self) -> History:
+        """Everything recorded so far."""
+        return pair(list(self._events), reading=self._reading, format="recorded")
+
+    def _complete(
+        self, kind: EventType, process: Process, value: Value, time: int | None, error: str | None
+    ) -> None:
+        request = self._open.pop(process, None)
+        if request is None:
+            raise UsageError(f"process {process} completes an operation but has invoked none")
+        self._events.append(
+            Event(type=kind, process=process, f=request.f, key=request.key, value=value, time=time, error=error)
+        )

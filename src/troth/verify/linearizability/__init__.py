@@ -1,0 +1,21 @@
+"""Linearizability: every operation takes effect at one instant between its invocation and its return.
+
+`check_linearizable` splits a history into independent parts and picks the cheapest sound algorithm for each:
+
+==========  ================================================  ==========================================
+algorithm   for                                               cost
+==========  ================================================  ==========================================
+zones       registers whose values are written once           O(n log n)
+set-chain   sets that only grow, read as a whole              O(n + elements read)
+jit         registers and keys with cas, append, repeats      O(n) times configurations, worst exponential
+jit-model   any other object, through its `step`              the same, with a larger constant
+==========  ================================================  ==========================================
+
+Every verdict says which one decided. Reading order: register.py (the theory), witness.py, zones.py, sets.py,
+generic.py, dispatch.py.
+"""
+
+from troth.verify.linearizability.dispatch import check_linearizable
+from troth.verify.linearizability.register import Budget
+
+__all__ = ["Budget", "check_linearizable"]

@@ -1,0 +1,275 @@
+"""Linearizability of any object that is a `Model`: just-in-time configurations without knowledge of the object.
+
+The same search as `register.py` (which see for the theory), with the object's own `step` in place of five
+primitives. Calls with the same content are one *kind*; `step` is asked once for each kind and state and remembered, as
+Knossos does, so most of the work is looking up a dictionary. Kept of the reductions: operations that leave the state
+alone are placed the moment they can be; covering, for calls of which the model says that they are `total` or
+`overwrites`; crashed operations are optional and symmetric; dominance. States are compared, not looked through, so
+there is no DEAD state here. A step may lead to `Several` states.
+"""
+
+from collections.abc import Sequence
+
+from troth.verify.history import Value
+from troth.verify.linearizability.register import UNBOUNDED, Budget, Configuration, Outcome, Pending, Trail
+from troth.verify.models import ILLEGAL, Call, Model, Several
+
+
+class _GaveUp(Exception):
+    """The budget is used up."""
+
+
+def search(
+    model: Model, calls: Sequence[Call | None], timeline: Sequence[int], *, budget: Budget = UNBOUNDED
+) -> Outcome:
+    """Decide whether *calls* have a legal order. Arguments as in `register.search`."""
+    return _Search(model, calls, timeline, budget).run()
+
+
+class _Search:
+    """One run."""
+
+    def __init__(
+        self, model: Model, calls: Sequence[Call | None], timeline: Sequence[int], budget: Budget
+    ) -> None:
+        self.model, self.calls, self.timeline, self.budget = model, calls, timeline, budget
+        self.kinds: list[Call] = []
+        self.kind_of: dict[tuple[object, ...], int] = {}
+        self.total: list[bool] = []
+        self.overwrites: list[bool] = []
+        self.reads: list[bool] = []
+        self.memo: list[dict[Value, tuple[Value, ...]]] = []
+        self.open: dict[int, int] = {}
+        """bit of a live operation -> kind"""
+        self.idle: dict[int, int] = {}
+        """kind -> bits of crashed operations"""
+        self.op_at: dict[int, int] = {}
+        self.partial = self.totals = self.place = self.steps = 0
+
+    def run(self) -> Outcome:
+        """Process the timeline."""
+        bits: dict[int, int] = {}
+        spare: list[int] = []
+        top = 1
+        returns = {code >> 1 for code in self.timeline if code & 1}
+        configs: list[Configuration] = [(self.model.init(), 0, 0, None)]
+        place = -1
+        for place, code in enumerate(self.timeline):
+            index = code >> 1
+            call = self.calls[index]
+            if call is None:
+                continue
+            if not code & 1:
+                if spare:
+                    bit = spare.pop()
+                else:
+                    bit = top
+                    top <<= 1
+                kind = self._kind(call)
+                self.op_at[bit] = index
+                if index in returns:
+                    bits[index] = bit
+                    self.open[bit] = kind
+                    if self.total[kind]:
+                        self.totals |= bit
+                    else:
+                        self.partial |= bit
+                else:
+                    self.idle[kind] = self.idle.get(kind, 0) | bit
+                continue
+            bit = bits.pop(index)
+            self.place = place
+            before = configs
+            try:
+                configs = self._return(configs, bit)
+            except _GaveUp as why:
+                return Outcome(
+                    status="unknown", trail=before[0][3], events_done=place, steps=self.steps, reason=str(why)
+                )
+            if not configs:
+                return Outcome(
+                    status="illegal",
+                    trail=before[0][3],
+                    failed=index,
+                    configurations=tuple(self._shown(config) for config in before[:64]),
+                    events_done=place,
+                    steps=self.steps,
+                )
+            spare.append(bit)
+            del self.open[bit]
+            self.totals &= ~bit
+            self.partial &= ~bit
+        return Outcome(status="ok", trail=configs[0][3], events_done=place + 1, steps=self.steps)
+
+    def _kind(self, call: Call) -> int:
+        key = (call.f, call.argument, call.result, call.known, call.process, call.key)
+        kind = self.kind_of.get(key)
+        if kind is None:
+            kind = self.kind_of[key] = len(self.kinds)
+            self.kinds.append(call)
+            overwrites = self.model.overwrites(call)
+            self.overwrites.append(overwrites)
+            self.total.append(overwrites or self.model.total(call))
+            self.reads.append(call.f in self.model.pure)
+            self.memo.append({})
+        return kind
+
+    def _next(self, kind: int, state: Value) -> tuple[Value, ...]:
+        memo = self.memo[kind]
+        found = memo.get(state)
+        if found is None:
+            after = self.model.step(state, self.kinds[kind])
+            if after is ILLEGAL:
+                found = ()
+            elif isinstance(after, Several):
+                found = after.states
+            else:
+                found = (after,)
+            memo[state] = found
+        return found
+
+    def _resting(self, state: Value) -> int:
+        """Open operations that can be placed in *state* without changing it."""
+        mask = 0
+        for bit, kind in self.open.items():
+            if state in self._next(kind, state):
+                mask |= bit
+        return mask
+
+    def _return(self, configs: list[Configuration], bit: int) -> list[Configuration]:
+        keep = ~bit
+        kind = self.open[bit]
+        reads = self.reads[kind]
+        results: dict[Value, list[Configuration]] = {}
+        todo: list[Configuration] = []
+        for config in configs:
+            state, used, free, trail = config
+            if used & bit:
+                _insert(results, (state, used & keep, free & keep, trail))
+            elif free & bit or (reads and state in self._next(kind, state)):
+                _insert(results, (state, used, free & keep, trail))
+                if not reads:
+                    todo.append(config)
+            else:
+                todo.append(config)
+        if todo:
+            self._place(todo, results, bit, kind)
+        flat = [config for group in results.values() for config in group]
+        self._ask(len(flat))
+        return flat
+
+    def _place(
+        self, todo: list[Configuration], results: dict[Value, list[Configuration]], bit: int, kind: int
+    ) -> None:
+        keep = ~bit
+        index, place = self.op_at[bit], self.place
+        overwrites, totals = self.overwrites[kind], self.totals
+        queue: list[tuple[Value, int, int, Trail, bool]] = []
+        visited: dict[Value, list[tuple[int, int, bool]]] = {}
+        for state, used, free, trail in todo:
+            _enqueue(queue, visited, state, used, free | self._resting(state), trail, True)
+        head = 0
+        while head < len(queue):
+            state, used, free, trail, seen = queue[head]
+            head += 1
+            if not head & 63:
+                self._ask(head)
+            # Place the returning operation itself, last.
+            if free & bit:
+                _insert(results, (state, used, free & keep, trail))
+            if seen or not overwrites:
+                for after in self._next(kind, state):
+                    if after != state or overwrites:
+                        settled = free | totals if overwrites else free
+                        _insert(results, (after, used, settled & keep, (trail, index, place, after)))
+            if self.reads[kind] and free & bit:
+                continue
+            owed = self.partial & ~(used | free)
+            if overwrites and not owed & keep:
+                continue
+            # Place something else before it.
+            for one, other in self.open.items():
+                if one & used or one == bit or (self.overwrites[other] and not seen):
+                    continue
+                self._step(queue, visited, state, used, free, trail, one, other, owed, live=True)
+            for other, mask in self.idle.items():
+                mask &= ~used
+                if mask and (seen or not self.overwrites[other]):
+                    self._step(queue, visited, state, used, free, trail, mask & -mask, other, owed, live=False)
+        self.steps += head
+
+    def _step(
+        self,
+        queue: list[tuple[Value, int, int, Trail, bool]],
+        visited: dict[Value, list[tuple[int, int, bool]]],
+        state: Value,
+        used: int,
+        free: int,
+        trail: Trail,
+        one: int,
+        kind: int,
+        owed: int,
+        *,
+        live: bool,
+    ) -> None:
+        covers = self.overwrites[kind]
+        for after in self._next(kind, state):
+            if after == state and not (covers and self.totals & ~free):
+                continue
+            settled = free | self._resting(after)
+            if covers:
+                settled |= self.totals
+            worth = bool(owed & settled)
+            if live:
+                settled |= one
+                worth = worth or not self.total[kind]
+            _enqueue(
+                queue, visited, after, used | one, settled, (trail, self.op_at[one], self.place, after), worth
+            )
+
+    def _ask(self, size: int) -> None:
+        if size > self.budget.configurations_max:
+            raise _GaveUp(f"more than {self.budget.configurations_max} configurations")
+        if self.budget.expired is not None and self.budget.expired():
+            raise _GaveUp("out of time")
+
+    def _shown(self, config: Configuration) -> Pending:
+        state, used, free, trail = config
+        free |= self._resting(state)
+        every = [
+            *self.open,
+            *(1 << at for mask in self.idle.values() for at in range(mask.bit_length()) if mask >> at & 1),
+        ]
+        placed = sorted(self.op_at[bit] for bit in every if bit & (used | free))
+        waiting = sorted(self.op_at[bit] for bit in every if not bit & (used | free))
+        return Pending(state, trail, tuple(placed), tuple(waiting))
+
+
+def _enqueue(
+    queue: list[tuple[Value, int, int, Trail, bool]],
+    visited: dict[Value, list[tuple[int, int, bool]]],
+    state: Value,
+    used: int,
+    free: int,
+    trail: Trail,
+    seen: bool,
+) -> None:
+    known = visited.setdefault(state, [])
+    for known_used, known_free, known_seen in known:
+        if not known_used & ~used and not free & ~known_free and known_seen >= seen:
+            return
+    known.append((used, free, seen))
+    queue.append((state, used, free, trail, seen))
+
+
+def _insert(groups: dict[Value, list[Configuration]], config: Configuration) -> None:
+    group = groups.get(config[0])
+    if group is None:
+        groups[config[0]] = [config]
+        return
+    used, free = config[1], config[2]
+    for other in group:
+        if not other[1] & ~used and not free & ~other[2]:
+            return
+    group[:] = [other for other in group if used & ~other[1] or other[2] & ~free]
+    group.append(config)

@@ -1,0 +1,715 @@
+"""Linearizability of one register or one key: configurations just in time, with reductions.
+
+Theory of operation
+-------------------
+Everything a single register, cas-register or key of a key-value store does is one of five *primitives*:
+
+=============  ================================  =========================
+READ v         needs state == v                  leaves the state alone
+NOT v          needs state != v (a failed cas)   leaves the state alone
+WRITE v        always possible                   the state becomes v
+CAS a b        needs state == a                  the state becomes b
+APPEND x       always possible                   the state becomes state+x
+=============  ================================  =========================
+
+The search keeps a set of *configurations*: a state, and what has become of each operation that is open. Invocations
+only open an operation. When operation o returns, every configuration in which o has not been placed yet must place
+it now, if need be after other open operations; a configuration that cannot is dropped, and when none is left the
+history is not linearizable and o is the operation that cannot be placed. (Lowe, "Testing for linearizability",
+2017, just-in-time linearization; the complete search it refines is Wing & Gong, 1993.) Slots of operations are reused
+once these return, so the bit masks stay as narrow as the history is concurrent.
+
+What keeps the set small, beyond Lowe:
+
+1.  An operation that leaves the state alone is placed the moment some state allows it, and costs no branch.
+2.  *Covering.* When a WRITE is placed, every other open WRITE or APPEND may be thought to sit directly before it, where
+    nobody sees it. Such an operation is *free*: it may still be placed for real until it returns, but need not be.
+    The same holds for any operation that would not change the current state. A configuration is therefore
+    (state, used, free): used operations are placed for real, free ones have nothing left to prove.
+3.  A search for a place for o ends with o. Before it, a WRITE is worth placing only if something sees it: an open
+    operation that it allows, or a CAS or APPEND that goes on from it. So two WRITEs never follow each other unseen.
+4.  Crashed operations are never forced; of several identical ones only one is tried.
+5.  *Dominance.* For the same state, (used, free) is no better than (used', free') if used' is within used and free
+    within free'; only the best are kept.
+6.  *Observation.* A state that no operation still to return will ever look at (for APPEND: that is no prefix of
+    anything that will be read) is the same as any other such state: DEAD. As long as no NOT is to come, any state at
+    all does better than DEAD.
+
+Cost: with k configurations and p open operations O(k p) a return in the common case; exponential in the number of
+open operations at worst, as it must be (Gibbons & Korach 1997: the problem is NP-complete). Memory is that of the
+configurations plus their trails: every configuration carries the chain of operations it placed, from which
+`witness.py` makes a whole order.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+from typing_extensions import override
+
+from troth.verify.history import FOREVER, Value
+
+READ: Final = 0
+NOT: Final = 1
+WRITE: Final = 2
+CAS: Final = 3
+APPEND: Final = 4
+
+Primitive: TypeAlias = tuple[int, Value, Value, bool]
+"""(code, first argument, second argument, crashed). Crashed READ and NOT say nothing and must be left out."""
+
+Trail: TypeAlias = "tuple[Trail | None, int, int, Value] | None"
+"""Linked from the last placement back: (earlier, operation index, place in the timeline, state reached)."""
+
+Configuration: TypeAlias = tuple[Value, int, int, "Trail"]
+"""(state, used, free, trail)."""
+
+
+class _Dead:
+    """The state that nobody will look at."""
+
+    __slots__ = ()
+
+    @override
+    def __repr__(self) -> str:
+        return "(unobserved)"
+
+
+DEAD: Final = _Dead()
+
+
+class Pending(Struct, frozen=True):
+    """One configuration as shown to people: the state, what it placed so far, and what it could still place."""
+
+    state: Value
+    trail: Trail
+    placed: tuple[int, ...]
+    open: tuple[int, ...]
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What a search found.
+
+    status: "ok", "illegal" or "unknown".
+    trail: of the configuration that survived (ok), or got furthest.
+    failed: index of the operation that cannot be placed (illegal).
+    configurations: those that were there when it returned (illegal).
+    events_done, steps: how far the search got, in places of the timeline and in placements tried.
+    reason: why it gave up (unknown).
+    """
+
+    status: str
+    trail: Trail = None
+    failed: int | None = None
+    configurations: tuple[Pending, ...] = ()
+    events_done: int = 0
+    steps: int = 0
+    reason: str = ""
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """Bounds of a search. `expired` is asked now and then; `configurations_max` bounds memory."""
+
+    expired: Callable[[], bool] | None = None
+    configurations_max: int = 1_000_000
+
+
+UNBOUNDED: Final = Budget()
+
+_COLLAPSE_FROM: Final = 4
+_HIGHEST: Final = "\U0010ffff"
+_ASK_CLOCK_EVERY: Final = 64
+
+
+class _GaveUp(Exception):
+    """The budget is used up."""
+
+
+class _Observers:
+    """Until when a state will be looked at: the last return of a READ, NOT or CAS that names it (or extends it)."""
+
+    def __init__(self, primitives: Sequence[Primitive | None], timeline: Sequence[int]) -> None:
+        last: dict[Value, int] = {}
+        prefixes = False
+        self.last_not = -1
+        for place, code in enumerate(timeline):
+            primitive = primitives[code >> 1]
+            if primitive is None:
+                continue
+            kind = primitive[0]
+            if kind == APPEND:
+                prefixes = True
+            elif kind != WRITE:
+                if code & 1:
+                    # A crashed CAS may still look at any time.
+                    last[primitive[1]] = max(place, last.get(primitive[1], -1))
+                    if kind == NOT:
+                        self.last_not = place
+                elif primitive[3]:
+                    last[primitive[1]] = FOREVER
+        self._last = last
+        if prefixes:
+            self._sorted: list[str] = sorted(value for value in last if isinstance(value, str))
+            # The bisection below takes this for a character above all others.
+            self._exact = not any(_HIGHEST in value for value in self._sorted)
+            self._lists: list[tuple[Value, ...]] = sorted(
+                (value for value in last if isinstance(value, tuple)), key=_list_order
+            )
+            self._list_keys = [_list_order(value) for value in self._lists]
+            self._text_max = _RangeMax([last[value] for value in self._sorted])
+            self._list_max = _RangeMax([last[value] for value in self._lists])
+            self._memo: dict[Value, int] = {}
+        self._prefixes = prefixes
+
+    def until(self, state: Value) -> int:
+        """Place in the timeline of the last return that can see *state*; -1 if there is none."""
+        if not self._prefixes or not isinstance(state, str | tuple):
+            found = self._last.get(state, -1)
+            # The absent value is extended by the first append, so it counts as the empty prefix.
+            return found if state is not None or not self._prefixes else FOREVER
+        known = self._memo.get(state)
+        if known is None:
+            if not self._exact:
+                known = FOREVER
+            elif isinstance(state, str):
+                low = bisect_left(self._sorted, state)
+                high = bisect_left(self._sorted, state + _HIGHEST, low)
+                known = self._text_max.within(low, high)
+            else:
+                key = _list_order(state)
+                low = bisect_left(self._list_keys, key)
+                high = bisect_left(self._list_keys, (*key, _HIGHEST), low)
+                known = self._list_max.within(low, high)
+            self._memo[state] = known
+        return known
+
+
+def _list_order(value: tuple[Value, ...]) -> tuple[str, ...]:
+    # Any total order in which extensions of a list stand right behind it will do; elements may be of any type.
+    return tuple([f"{item.__class__.__name__}{item!r}" for item in value])
+
+
+class _RangeMax:
+    """Largest value in a range, by a table of powers of two; built when first asked."""
+
+    def __init__(self, values: list[int]) -> None:
+        self._levels = [values]
+
+    def within(self, low: int, high: int) -> int:
+        """Maximum of ``values[low:high]``, -1 when that is empty."""
+        if low >= high:
+            return -1
+        level = (high - low).bit_length() - 1
+        while len(self._levels) <= level:
+            below, half = self._levels[-1], 1 << (len(self._levels) - 1)
+            self._levels.append([max(pair) for pair in zip(below, below[half:], strict=False)])
+        row = self._levels[level]
+        return max(row[low], row[high - (1 << level)])
+
+
+def search(
+    primitives: Sequence[Primitive | None],
+    timeline: Sequence[int],
+    *,
+    initial: Value,
+    budget: Budget = UNBOUNDED,
+) -> Outcome:
+    """Decide whether the operations of one register have a legal order.
+
+    Args:
+        primitives: by operation index; None for operations that say nothing.
+        timeline: ``2 * index`` where an operation is invoked, ``2 * index + 1`` where it returns, in order. Crashed
+            operations have no return in it.
+        initial: the state before everything.
+        budget: when to give up.
+    """
+    return _Search(primitives, timeline, budget).run(initial)
+
+
+class _Search:
+    """One run. The dictionaries below describe the open operations; masks have one bit for each."""
+
+    __slots__ = (
+        "appends",
+        "apps",
+        "budget",
+        "cas_from",
+        "cas_to",
+        "crashed",
+        "makers",
+        "not_of",
+        "nots",
+        "observers",
+        "op_at",
+        "partial",
+        "place",
+        "primitives",
+        "steps",
+        "timeline",
+        "totals",
+        "wanted",
+    )  # fmt: skip
+
+    def __init__(self, primitives: Sequence[Primitive | None], timeline: Sequence[int], budget: Budget) -> None:
+        self.primitives, self.timeline, self.budget = primitives, timeline, budget
+        self.op_at: dict[int, int] = {}
+        """bit -> operation index"""
+        self.wanted: dict[Value, int] = {}
+        """state -> open READs and live WRITEs that leave that state alone"""
+        self.not_of: dict[Value, int] = {}
+        """state -> open NOTs that it forbids"""
+        self.makers: dict[Value, int] = {}
+        """state -> open WRITEs of it, crashed ones too"""
+        self.cas_from: dict[Value, dict[Value, int]] = {}
+        """from -> to -> open CASes, crashed ones too"""
+        self.cas_to: dict[Value, int] = {}
+        """to -> the same CASes"""
+        self.appends: dict[Value, int] = {}
+        """text -> open APPENDs, crashed ones too"""
+        self.nots = self.apps = self.partial = self.totals = self.crashed = 0
+        self.place = self.steps = 0
+        self.observers: _Observers | None = None
+
+    def run(self, initial: Value) -> Outcome:
+        primitives, timeline = self.primitives, self.timeline
+        wanted, not_of, makers, op_at = self.wanted, self.not_of, self.makers, self.op_at
+        expired = self.budget.expired
+        bits: dict[int, int] = {}
+        spare: list[int] = []
+        top = 1
+        configs: list[Configuration] = [(initial, 0, 0, None)]
+        state, used, free, trail = configs[0]
+        single = True
+        place = -1
+        for code in timeline:
+            place += 1
+            index = code >> 1
+            primitive = primitives[index]
+            if primitive is None:
+                continue
+            kind, a, b, crash = primitive
+            if not code & 1:
+                if spare:
+                    bit = spare.pop()
+                else:
+                    bit = top
+                    top <<= 1
+                bits[index] = bit
+                op_at[bit] = index
+                if kind == READ:
+                    wanted[a] = wanted.get(a, 0) | bit
+                    self.partial |= bit
+                elif kind == WRITE:
+                    makers[a] = makers.get(a, 0) | bit
+                    if crash:
+                        self.crashed |= bit
+                    else:
+                        wanted[a] = wanted.get(a, 0) | bit
+                        self.totals |= bit
+                elif kind == CAS:
+                    onward = self.cas_from.setdefault(a, {})
+                    onward[b] = onward.get(b, 0) | bit
+                    self.cas_to[b] = self.cas_to.get(b, 0) | bit
+                    if crash:
+                        self.crashed |= bit
+                    else:
+                        self.partial |= bit
+                elif kind == NOT:
+                    not_of[a] = not_of.get(a, 0) | bit
+                    self.nots |= bit
+                    self.partial |= bit
+                else:
+                    if self.observers is None:
+                        self.observers = _Observers(primitives, timeline)
+                    self.appends[a] = self.appends.get(a, 0) | bit
+                    if crash:
+                        self.crashed |= bit
+                    else:
+                        self.apps |= bit
+                        self.totals |= bit
+                continue
+
+            bit = bits.pop(index)
+            self.place = place
+            if single:
+                # The shortcut for the common case: one configuration, and what returns fits it as it stands.
+                if used & bit:
+                    used ^= bit
+                    free &= ~bit
+                elif (kind == READ and (state == a or free & bit)) or (kind == NOT and (state != a or free & bit)):
+                    free &= ~bit
+                else:
+                    if (
+                        kind == WRITE
+                        and not free & bit
+                        and self.observers is None
+                        and not self.partial
+                        & ~(used | free | wanted.get(state, 0) | (self.nots & ~not_of.get(state, 0)))
+                    ):
+                        free |= wanted.get(state, 0) | self.totals
+                        if self.nots:
+                            free |= self.nots & ~not_of.get(state, 0)
+                        free &= ~bit
+                        state = a
+                        trail = (trail, index, place, a)
+                    else:
+                        before = [(state, used, free, trail)]
+                        try:
+                            configs = self._return(before, bit, kind, a, b)
+                        except _GaveUp as why:
+                            return self._unknown(before, place, str(why))
+                        if not configs:
+                            return self._illegal(before, index, place)
+                        if len(configs) == 1:
+                            state, used, free, trail = configs[0]
+                        else:
+                            single = False
+            else:
+                before = configs
+                try:
+                    configs = self._return(before, bit, kind, a, b)
+                except _GaveUp as why:
+                    return self._unknown(before, place, str(why))
+                if not configs:
+                    return self._illegal(before, index, place)
+                if len(configs) == 1:
+                    state, used, free, trail = configs[0]
+                    single = True
+
+            # Close the operation: forget its bit everywhere.
+            spare.append(bit)
+            if kind == READ:
+                wanted[a] ^= bit
+                self.partial ^= bit
+            elif kind == WRITE:
+                wanted[a] ^= bit
+                makers[a] ^= bit
+                self.totals ^= bit
+            elif kind == CAS:
+                self.cas_from[a][b] ^= bit
+                self.cas_to[b] ^= bit
+                self.partial ^= bit
+            elif kind == NOT:
+                not_of[a] ^= bit
+                self.nots ^= bit
+                self.partial ^= bit
+            else:
+                left = self.appends[a] ^ bit
+                if left:
+                    self.appends[a] = left
+                else:
+                    del self.appends[a]
+                self.apps ^= bit
+                self.totals ^= bit
+            if expired is not None and not place & 1023 and expired():
+                rest = [(state, used, free, trail)] if single else configs
+                return self._unknown(rest, place, "out of time")
+        if not single:
+            trail = configs[0][3]
+        return Outcome(status="ok", trail=trail, events_done=place + 1, steps=self.steps)
+
+    def _return(
+        self, configs: list[Configuration], bit: int, kind: int, a: Value, b: Value
+    ) -> list[Configuration]:
+        """The configurations after the operation of *bit* returned: every one of them has placed it."""
+        keep = ~bit
+        results: list[Configuration] = []
+        todo: list[Configuration] = []
+        for config in configs:
+            state, used, free, trail = config
+            if used & bit:
+                results.append((state, used & keep, free & keep, trail))
+            elif kind == READ:
+                if free & bit or state == a:
+                    results.append((state, used, free & keep, trail))
+                else:
+                    todo.append(config)
+            elif kind == NOT:
+                if free & bit or state != a:
+                    results.append((state, used, free & keep, trail))
+                else:
+                    todo.append(config)
+            else:
+                if free & bit:
+                    results.append((state, used, free & keep, trail))
+                todo.append(config)
+        if todo:
+            self._place(todo, results, bit, kind, a, b)
+        if len(results) > 1:
+            results = self._best(results)
+        return results
+
+    def _place(
+        self, todo: list[Configuration], results: list[Configuration], bit: int, kind: int, a: Value, b: Value
+    ) -> None:
+        """Append to *results* every useful way to place the operation of *bit* last, from each of *todo*."""
+        wanted, not_of, nots, totals = self.wanted, self.not_of, self.nots, self.totals
+        makers, cas_from, appends, op_at = self.makers, self.cas_from, self.appends, self.op_at
+        partial, apps, crashed, place = self.partial, self.apps, self.crashed, self.place
+        observers = self.observers
+        keep = ~bit
+        index = op_at[bit]
+        needs = a if kind in (READ, CAS) else DEAD
+        passive = kind in (READ, NOT)
+        maker_mask = 0
+        if needs is not DEAD:
+            maker_mask = makers.get(a, 0) | self.cas_to.get(a, 0)
+        collapsed = (
+            observers is not None and kind in (WRITE, CAS) and observers.until(b if kind == CAS else a) <= place
+        )
+        target: Value = DEAD if collapsed else (b if kind == CAS else a)
+        # Configurations to go on from: (state, used, free, trail, seen), seen = whether the last step was worth it.
+        queue: list[tuple[Value, int, int, Trail, bool]] = []
+        for state, used, free, trail in todo:
+            free |= wanted.get(state, 0) | (nots & ~not_of.get(state, 0))
+            if state is DEAD:
+                free |= apps
+            if needs is not DEAD and state != a and not maker_mask & ~used and not appends:
+                continue
+            queue.append((state, used, free, trail, True))
+        visited: dict[Value, list[tuple[int, int, bool]]] = {}
+        head = 0
+        steps = 0
+        while head < len(queue):
+            state, used, free, trail, seen = queue[head]
+            head += 1
+            steps += 1
+            if not steps & (_ASK_CLOCK_EVERY - 1):
+                self._ask(len(queue))
+            # 1. Place the returning operation itself, last.
+            if kind == WRITE:
+                if seen:
+                    results.append((target, used, (free | totals) & keep, (trail, index, place, target)))
+            elif kind == CAS:
+                if state == a:
+                    results.append((target, used, free & keep, (trail, index, place, target)))
+            elif kind == APPEND:
+                if state is DEAD:
+                    results.append((DEAD, used, free & keep, trail))
+                else:
+                    after = _append(state, a)
+                    if observers is not None and observers.until(after) <= place:
+                        after = DEAD
+                    results.append((after, used, free & keep, (trail, index, place, after)))
+            # 2. Place something else before it. Worth it only if it leads somewhere.
+            owed = partial & ~(used | free)
+            if not owed & keep and (kind == WRITE or (kind == CAS and state == a and not totals & ~free)):
+                continue
+            if kind == WRITE and not self._dischargeable(owed, used):
+                continue
+            if seen:
+                for value, mask in makers.items():
+                    mask &= ~used & keep
+                    if not mask or (value == state and not totals & ~free):
+                        continue
+                    gain = (wanted.get(value, 0) | (nots & ~not_of.get(value, 0))) & owed
+                    if not gain and not appends:
+                        onward = cas_from.get(value)
+                        if onward is None or not any(m & ~used for m in onward.values()):
+                            continue
+                    reached: Value = value
+                    if observers is not None and observers.until(value) < place:
+                        if not gain and (not appends or observers.last_not < place):
+                            continue
+                        reached = DEAD
+                    placed_free = free | totals | wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
+                    goal = passive and placed_free & bit
+                    live = mask & ~crashed
+                    dead = mask & crashed
+                    if dead:
+                        live |= dead & -dead
+                    while live:
+                        one = live & -live
+                        live ^= one
+                        step: Trail = (trail, op_at[one], place, reached)
+                        if goal:
+                            results.append((reached, used | one, placed_free & keep, step))
+                        else:
+                            _enqueue(queue, visited, reached, used | one, placed_free, step, bool(gain))
+            following = cas_from.get(state)
+            if following:
+                for value, mask in following.items():
+                    mask &= ~used & keep
+                    if not mask:
+                        continue
+                    gain = (wanted.get(value, 0) | (nots & ~not_of.get(value, 0))) & owed
+                    placed_free = free | wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
+                    goal = passive and placed_free & bit
+                    live = mask & ~crashed
+                    dead = mask & crashed
+                    if dead and (gain or appends or value in cas_from):
+                        live |= dead & -dead
+                    reached = value
+                    if observers is not None and observers.until(value) < place:
+                        reached = DEAD
+                    while live:
+                        one = live & -live
+                        live ^= one
+                        step = (trail, op_at[one], place, reached)
+                        settled = placed_free | (one & ~crashed)
+                        if goal:
+                            results.append((reached, used | one, settled & keep, step))
+                        else:
+                            worth = bool(gain) or not one & crashed
+                            _enqueue(queue, visited, reached, used | one, settled, step, worth)
+            if appends and state is not DEAD:
+                for text, mask in appends.items():
+                    mask &= ~used & keep
+                    if not mask:
+                        continue
+                    value = _append(state, text)
+                    gain = (wanted.get(value, 0) | (nots & ~not_of.get(value, 0))) & owed
+                    reached = value
+                    placed_free = free | wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
+                    if observers is not None and observers.until(value) < place:
+                        if not gain and observers.last_not < place:
+                            continue
+                        reached = DEAD
+                        placed_free |= apps
+                    goal = passive and placed_free & bit
+                    live = mask & ~crashed
+                    dead = mask & crashed
+                    if dead:
+                        live |= dead & -dead
+                    while live:
+                        one = live & -live
+                        live ^= one
+                        step = (trail, op_at[one], place, reached)
+                        settled = placed_free | (one & ~crashed)
+                        if goal:
+                            results.append((reached, used | one, settled & keep, step))
+                        else:
+                            _enqueue(queue, visited, reached, used | one, settled, step, bool(gain))
+        self.steps += steps
+
+    def _dischargeable(self, owed: int, used: int) -> bool:
+        """Whether any operation of *owed* could be placed once something else is placed first."""
+        if self.appends or owed & self.nots:
+            return True
+        while owed:
+            one = owed & -owed
+            owed ^= one
+            primitive = self.primitives[self.op_at[one]]
+            if primitive is not None:
+                value = primitive[1]
+                # A CAS owed from the present state is found by the search itself.
+                if primitive[0] == CAS or (self.makers.get(value, 0) | self.cas_to.get(value, 0)) & ~used:
+                    return True
+        return False
+
+    def _best(self, configs: list[Configuration]) -> list[Configuration]:
+        """Drop every configuration that another one dominates."""
+        if self.observers is None and len(configs) >= _COLLAPSE_FROM:
+            self.observers = _Observers(self.primitives, self.timeline)
+        observers, place = self.observers, self.place
+        groups: dict[Value, list[Configuration]] = {}
+        for config in configs:
+            state = config[0]
+            if observers is not None and state is not DEAD and observers.until(state) <= place:
+                # It was worth looking at when it was reached; nobody is left who would.
+                config = (DEAD, config[1], config[2], (config[3], -1, place, DEAD))
+                state = DEAD
+            group = groups.get(state)
+            if group is None:
+                groups[state] = [config]
+            else:
+                _insert(group, config)
+        if len(groups) == 1:
+            best = next(iter(groups.values()))
+        else:
+            dead = groups.get(DEAD)
+            if dead is not None and observers is not None and observers.last_not <= place:
+                del groups[DEAD]
+                best = [config for group in groups.values() for config in group]
+                must = self.partial
+                for config in dead:
+                    used, owed = config[1], must & ~(config[2] | config[1])
+                    for other in best:
+                        satisfied = other[2] | other[1] | self.wanted.get(other[0], 0)
+                        if not other[1] & ~used and not must & ~satisfied & ~owed:
+                            break
+                    else:
+                        best.append(config)
+            else:
+                best = [config for group in groups.values() for config in group]
+        if len(best) > self.budget.configurations_max:
+            raise _GaveUp(f"more than {self.budget.configurations_max} configurations")
+        if len(best) > _ASK_CLOCK_EVERY:
+            self._ask(len(best))
+        return best
+
+    def _ask(self, size: int) -> None:
+        if size > self.budget.configurations_max:
+            raise _GaveUp(f"more than {self.budget.configurations_max} configurations")
+        expired = self.budget.expired
+        if expired is not None and expired():
+            raise _GaveUp("out of time")
+
+    def _illegal(self, configs: list[Configuration], index: int, place: int) -> Outcome:
+        shown = tuple(self._shown(config) for config in configs[:64])
+        return Outcome(
+            status="illegal",
+            trail=configs[0][3],
+            failed=index,
+            configurations=shown,
+            events_done=place,
+            steps=self.steps,
+        )
+
+    def _unknown(self, configs: list[Configuration], place: int, reason: str) -> Outcome:
+        return Outcome(status="unknown", trail=configs[0][3], events_done=place, steps=self.steps, reason=reason)
+
+    def _shown(self, config: Configuration) -> Pending:
+        state, used, free, trail = config
+        free |= self.wanted.get(state, 0) | (self.nots & ~self.not_of.get(state, 0))
+        placed: list[int] = []
+        still_open: list[int] = []
+        everything = self.partial | self.totals | self.crashed
+        while everything:
+            one = everything & -everything
+            everything ^= one
+            (placed if one & (used | free) else still_open).append(self.op_at[one])
+        return Pending(state, trail, tuple(sorted(placed)), tuple(sorted(still_open)))
+
+
+def _append(state: Value, text: Value) -> Value:
+    if state is None:
+        return text
+    if isinstance(state, str) and isinstance(text, str):
+        return state + text
+    if isinstance(state, tuple) and isinstance(text, tuple):
+        return state + text
+    # Types that cannot be joined: a value equal to nothing else that is read.
+    return ("unjoinable", state, text)
+
+
+def _enqueue(
+    queue: list[tuple[Value, int, int, Trail, bool]],
+    visited: dict[Value, list[tuple[int, int, bool]]],
+    state: Value,
+    used: int,
+    free: int,
+    trail: Trail,
+    seen: bool,
+) -> None:
+    """Add a configuration to go on from, unless one at least as good is there already."""
+    known = visited.get(state)
+    if known is None:
+        visited[state] = [(used, free, seen)]
+    else:
+        for known_used, known_free, known_seen in known:
+            if not known_used & ~used and not free & ~known_free and known_seen >= seen:
+                return
+        known.append((used, free, seen))
+    queue.append((state, used, free, trail, seen))
+
+
+def _insert(group: list[Configuration], config: Configuration) -> None:
+    """Add to an antichain: configurations of one state, none better than another."""
+    used, free = config[1], config[2]
+    for other in group:
+        if not other[1] & ~used and not free & ~other[2]:
+            return
+    group[:] = [other for other in group if used & ~other[1] or other[2] & ~free]
+    group.append(config)
