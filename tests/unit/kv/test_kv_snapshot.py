@@ -1,0 +1,217 @@
+"""The state as bytes: the same everywhere, whole or refused, readable for ever."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from troth.errors import DecodeError
+from troth.kv.requests import (
+    Alarm,
+    AlarmMember,
+    AlarmType,
+    Compact,
+    DeleteRange,
+    KeyValue,
+    LeaseGrant,
+    LeaseRevoke,
+    Put,
+    Range,
+    Txn,
+)
+from troth.kv.snapshot import FRAME_BYTES_MAX, AlarmPage, BasePage, End, Header, LeasePage, LogPage
+from troth.kv.store import Store
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def example() -> Store:
+    """A store with something of everything."""
+    store = Store()
+    store.apply_batch(
+        [
+            LeaseGrant(0, 60),
+            LeaseGrant(-5, 10),
+            LeaseGrant(6, 10),
+            Put(b"old", b"1"),
+            Put(b"kept", b"1", -5),
+            Put(b"gone", b"1"),
+            DeleteRange(b"gone"),
+            Put(b"old", b"2"),
+            Compact(5),
+            Txn(success=(Put(b"new", b"x", -5), DeleteRange(b"old"))),
+            Put(b"old", b"3"),
+            LeaseRevoke(6),
+            Alarm(True, 3, AlarmType.CORRUPT),
+        ]
+    )
+    return store
+
+
+def stream_of(store: Store) -> bytes:
+    with store.snapshot() as view:
+        return b"".join(view)
+
+
+def frames(*parts: object) -> bytes:
+    payloads = [msgspec.msgpack.encode(part) for part in parts]
+    return b"".join(len(payload).to_bytes(4, "little") + payload for payload in payloads)
+
+
+HEADER = Header("troth-kv", 1, 2, 0, 0)
+VERSION = KeyValue(b"a", 2, 2, 1, b"")
+END = End(0, 0, 1)
+
+
+def test_the_golden_file_is_what_is_written_today() -> None:
+    assert stream_of(example()) == (GOLDEN / "snapshot-1.bin").read_bytes()
+
+
+def test_the_golden_file_can_be_read() -> None:
+    store = Store.restore([(GOLDEN / "snapshot-1.bin").read_bytes()])
+    original = example()
+    assert store.hash() == original.hash()
+    assert (store.revision, store.compact_revision) == (original.revision, original.compact_revision)
+    assert store.db_size_bytes == original.db_size_bytes
+    assert store.granted_ttls_s() == original.granted_ttls_s()
+    assert store.lease(-5) == original.lease(-5)
+    assert store.alarms == [AlarmMember(3, AlarmType.CORRUPT)]
+    assert store.range(Range(b"old", revision=6)) == original.range(Range(b"old", revision=6))
+    for each in (store, original):
+        each.apply_batch([LeaseGrant(0, 5), Put(b"kept", b""), Compact(8)])
+    assert stream_of(store) == stream_of(original)
+
+
+def test_an_empty_store_survives() -> None:
+    store = Store.restore([stream_of(Store())])
+    assert (store.revision, store.compact_revision, store.hash()) == (1, 0, Store().hash())
+    store = Store()
+    store.apply(Compact(1))
+    assert Store.restore([stream_of(store)]).compact_revision == 1
+
+
+def test_it_may_be_cut_into_chunks_anywhere() -> None:
+    stream = stream_of(example())
+    for size in (1, 3, 100):
+        chunks = [stream[start : start + size] for start in range(0, len(stream), size)]
+        assert Store.restore(chunks).hash() == example().hash()
+
+
+def test_large_states_come_in_frames() -> None:
+    store = Store()
+    store.apply_batch([Put(b"%04d" % number, b"x" * 100) for number in range(1000)])
+    store.apply_batch([LeaseGrant(number, 60) for number in range(1, 5000)])
+    store.apply(Compact(500))
+    with store.snapshot() as view:
+        chunks = list(view.chunks(10_000))
+        assert 10 < len(chunks) < 30
+        assert max(map(len, chunks)) < 45_000
+        assert Store.restore(chunks).hash() == store.hash()
+
+
+def test_writes_and_compactions_go_on_while_it_is_read() -> None:
+    store = Store()
+    store.apply_batch([Put(b"%04d" % (number % 700), b"x") for number in range(2000)])
+    store.apply(Compact(300))
+    expected, hash_then = stream_of(store), store.hash()
+    view = store.snapshot()
+
+    def disturbed() -> Iterator[bytes]:
+        for chunk in view.chunks(2000):
+            yield chunk
+            store.apply_batch([Put(b"%04d" % (number % 900), b"y") for number in range(100)])
+            store.apply_batch([DeleteRange(b"0001", b"0100"), Compact(store.revision)])
+            store.scavenge(10_000)
+
+    restored = Store.restore(disturbed())
+    assert restored.hash() == hash_then
+    assert stream_of(restored) == expected
+    assert b"".join(view) == expected
+    view.close()
+    view.close()
+    while store.scavenge():
+        pass
+    assert len(store.space.log) - store.space.log_head < 200
+
+
+def test_reading_a_closed_view_ends_in_an_error() -> None:
+    view = example().snapshot()
+    chunks = view.chunks()
+    next(chunks)
+    view.close()
+    with pytest.raises(ValueError, match="closed"):
+        list(chunks)
+    with pytest.raises(ValueError, match="closed"):
+        list(view)
+
+
+def test_every_shorter_stream_is_refused() -> None:
+    stream = stream_of(example())
+    for length in range(len(stream)):
+        with pytest.raises(DecodeError):
+            Store.restore([stream[:length]])
+
+
+@pytest.mark.parametrize(
+    ("stream", "words"),
+    [
+        (b"", "too early"),
+        (b"garbage!", "a frame of"),
+        (frames(["?"]), "not a snapshot"),
+        (frames(Header("other", 1, 2, 0, 0)), "'other'"),
+        (frames(Header("troth-kv", 9, 2, 0, 0)), "format 9"),
+        (frames(LogPage([VERSION]), HEADER), "out of order"),
+        (frames(HEADER, HEADER), "out of order"),
+        (frames(HEADER, LogPage([VERSION]), BasePage([])), "out of order"),
+        (frames(HEADER, LogPage([VERSION]), END, END), "out of order"),
+        (frames(HEADER, LogPage([KeyValue(b"a", 3, 3, 1, b"")]), END), "revision 3"),
+        (frames(HEADER, BasePage([VERSION])), "of the log"),
+        (frames(Header("troth-kv", 1, 9, 9, 0), BasePage([KeyValue(b"a", 0, 2, 0, b"")])), "of the log"),
+        (frames(HEADER, LogPage([VERSION]), End(0, 0, 2)), "not whole"),
+        (frames(HEADER, LogPage([]), End(0, 0, 0)), "not whole"),
+        (frames(HEADER, LogPage([KeyValue(b"a", 2, 2, 1, b"", 7)]), END), "lease 7"),
+        (frames(HEADER, LeasePage([(7, 5)]), LogPage([VERSION]), END), "not whole"),
+        (frames(HEADER, AlarmPage([]), LogPage([VERSION])), "too early"),
+        ((FRAME_BYTES_MAX + 1).to_bytes(4, "little"), "a frame of"),
+    ],
+)
+def test_what_is_not_a_snapshot_is_refused(stream: bytes, words: str) -> None:
+    with pytest.raises(DecodeError, match=words):
+        Store.restore([stream])
+
+
+def test_equal_data_have_equal_hashes_and_any_difference_shows() -> None:
+    histories = [
+        [Put(b"a", b"1"), Put(b"b", b"1")],
+        [Put(b"a", b"1"), Put(b"b", b"2")],
+        [Put(b"a", b"1"), Put(b"c", b"1")],
+        [Put(b"b", b"1"), Put(b"a", b"1")],
+        [Put(b"a", b"1"), Put(b"b", b"1"), Compact(2)],
+        [LeaseGrant(1, 9), Put(b"a", b"1"), Put(b"b", b"1", 1)],
+        [Put(b"a", b"1"), Put(b"a", b"1"), DeleteRange(b"a")],
+    ]
+    hashes = []
+    for history in histories:
+        stores = [Store(), Store()]
+        for store in stores:
+            store.apply_batch(history)
+        assert stores[0].hash() == stores[1].hash()
+        hashes.append(stores[0].hash())
+    assert len(set(hashes)) == len(histories)
+    assert all(0 <= each < 1 << 64 for each in hashes)
+
+
+def test_an_old_revision_has_the_hash_it_had() -> None:
+    store = Store()
+    seen = {}
+    for number in range(10):
+        store.apply(Put(b"%d" % (number % 3), b""))
+        seen[store.revision] = store.hash()
+    assert {revision: store.hash(revision) for revision in seen} == seen
+    assert all(one != other for one, other in pairwise(seen.values()))
+    store.apply(Compact(5))
+    for revision in (4, 12):
+        with pytest.raises(ValueError, match="required revision"):
+            store.hash(revision)
