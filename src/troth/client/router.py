@@ -278,10 +278,9 @@ class Router:
         action = action_for(kind)
         match action:
             case Action.FOLLOW:
-                named = self._link_to(hint)
+                named = self._adopt_hint(connection, hint)
                 if named is not None and named.connection not in (None, connection) and request.hops < HOPS_MAX:
                     request.hops += 1
-                    self._adopt(named)
                     self._send(request)
                 else:
                     self._pause(request, action)
@@ -337,10 +336,14 @@ class Router:
         self._find_leader()
         self._redirect()
 
-    def _adopt(self, link: Link) -> None:
-        """A refusal named *link*'s server as the leader; believe it unless we know better."""
-        if self.leader is None or self.leader.connection is None:
-            self.leader = link
+    def _adopt_hint(self, refuser: Connection, address: str) -> Link | None:
+        """*refuser* does not lead and thinks that *address* does (empty: it does not know). Returns our leader."""
+        if self.leader is refuser.link:
+            # It may be announced again, also for the term that we know.
+            self.leader, self.leader_id = None, NodeId(0)
+        if self.leader is None and address:
+            self.leader = self.links.get(address) or self._add_link(address)
+        return self.leader
 
     def _find_leader(self) -> None:
         self.leader = self._link_of(self.leader_id) if self.leader_id else None
@@ -352,15 +355,6 @@ class Router:
             if link.node_id == node_id:
                 return link
         return None
-
-    def _link_to(self, address: str) -> Link | None:
-        """The link to the server that is advertised as *address*; a new one if there is none."""
-        if not address:
-            return None
-        link = self.links.get(address)
-        if link is None and self.leader is not None and self.leader.node_id == self.leader_id:
-            return self.leader  # Known under another spelling of its address.
-        return link or self._add_link(address)
 
     def _add_link(self, address: str) -> Link | None:
         if self.is_closed or len(self.links) >= LINKS_MAX:

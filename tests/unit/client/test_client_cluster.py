@@ -1,0 +1,108 @@
+"""What can be asked of a cluster besides its data."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from fake_server import asynchronous, running
+
+from troth import aio
+from troth.errors import NotApplied, OutcomeUnknown, Unavailable, UsageError
+from troth.ids import NodeId
+from troth.kv.requests import Alarm, AlarmType
+from troth.replica.protocol import ChangeMembers, TransferLeadership
+
+
+@asynchronous
+async def test_statuses_come_from_every_server_that_answers() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        assert sorted(status.name for status in await client.status()) == ["n1", "n2", "n3"]
+        cluster.servers[1].stop()
+        assert sorted(status.name for status in await client.status(within_s=0.1)) == ["n1", "n3"]
+        assert [status.name for status in await client.status("n3")] == ["n3"]
+        assert [status.name for status in await client.status("3")] == ["n3"]
+        with pytest.raises(Unavailable):
+            await client.status("n2", within_s=0.1)
+        cluster.servers[1].kill()
+        assert client.leader == NodeId(1)
+        assert [peer.member.name for peer in await client.members()] == ["n1", "n2", "n3"]
+
+
+@asynchronous
+async def test_replicas_can_be_compared_by_hash() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        hashes = await client.hash()
+        assert sorted(hashes) == ["n1", "n2", "n3"]
+        assert len({answer.hash for answer in hashes.values()}) == 1
+        assert list(await client.hash("n2")) == ["n2"]
+
+
+@asynchronous
+async def test_members_are_named_as_people_name_them() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.remove_member("n3")
+        await client.promote_member(cluster.servers[1].address)
+        await client.transfer("n2")
+        await client.transfer()
+        server = cluster.servers[0]
+        changes = [message.change for message in server.received if isinstance(message, ChangeMembers)]
+        assert [(change.remove, change.promote) for change in changes] == [((3,), ()), ((), (2,))]
+        transfers = [message.target for message in server.received if isinstance(message, TransferLeadership)]
+        assert transfers == [2, 0]
+        with pytest.raises(UsageError, match="no member is called 'n9'"):
+            await client.remove_member("n9")
+
+
+@asynchronous
+async def test_a_new_server_is_asked_who_it_is() -> None:
+    async with running(1) as cluster, running(1) as other, await aio.connect(cluster.url) as client:
+        other.servers[0].name, other.servers[0].node_id = "fresh", NodeId(0xF)
+        added = await client.add_member(peer_address="p:1", client_address=other.servers[0].address)
+        assert added == 0xF
+        change = next(
+            message.change for message in cluster.servers[0].received if isinstance(message, ChangeMembers)
+        )
+        member = change.add_learners[NodeId(0xF)]
+        assert (member.name, member.peer_address, member.promote) == ("fresh", "p:1", True)
+        with pytest.raises(Unavailable, match="127"):
+            await client.add_member(peer_address="p:1", client_address="127.0.0.1:1")
+
+
+@asynchronous
+async def test_a_change_is_not_sent_twice_while_its_fate_is_unknown() -> None:
+    async with running(1) as cluster, await aio.connect(cluster.url) as client:
+        server = cluster.servers[0]
+        server.refusals.append(("unavailable", "another change is under way", ""))
+        await client.remove_member(3)
+        server.refusals.append(("invalid", "no such member", ""))
+        with pytest.raises(NotApplied, match="no such member"):
+            await client.remove_member(4)
+        server.refusals.append(("leadership_lost", "who knows", ""))
+        with pytest.raises(OutcomeUnknown, match="who knows"):
+            await client.remove_member(5)
+
+
+@asynchronous
+async def test_alarms_are_shown_and_cleared() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        cluster.store.apply(Alarm(True, 1, AlarmType.NOSPACE))
+        assert [alarm.alarm for alarm in await client.alarms()] == [AlarmType.NOSPACE]
+        assert [alarm.member for alarm in await client.disarm()] == [1]
+        assert await client.alarms() == []
+
+
+@asynchronous
+async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+    async with running(2) as cluster, await aio.connect(cluster.url) as client:
+        path = tmp_path / "state"
+        assert await client.snapshot(path) == 15
+        assert path.read_bytes() == b"part0part1part2"
+        sink = io.BytesIO()
+        assert await client.snapshot(sink, server="n1") == 15
+        for server in cluster.servers:
+            server.refusals.append(("overloaded", "too many snapshots", ""))
+        with pytest.raises(NotApplied, match="too many snapshots"):
+            await client.snapshot(tmp_path / "other")
+        assert os.listdir(tmp_path) == ["state"]

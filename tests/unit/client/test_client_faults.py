@@ -1,0 +1,352 @@
+"""Servers that fail, and what the client makes of it: nothing lost, nothing twice, no waiting for a time-out."""
+
+import asyncio
+import random
+import time
+
+import pytest
+from fake_server import FakeCluster, asynchronous, running, until
+
+import troth
+from troth import aio
+from troth.errors import NotApplied, OutcomeUnknown, RequestTimeout, Unavailable, UsageError, WrongCluster
+from troth.ids import ClusterId
+from troth.replica.protocol import LeaderChanged
+from troth.wire.handshake import Rejected
+
+
+@asynchronous
+async def test_a_write_whose_answer_was_lost_is_applied_once() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("warm", "")
+        cluster.servers[0].lose_replies = 2
+        reply = await client.txn([troth.version("k") == 0], [troth.Put("k", "v")])
+        assert reply.succeeded, "a second application would have found the key there"
+        assert len(set(cluster.applied)) == len(cluster.applied)
+
+
+@asynchronous
+async def test_a_batch_that_was_cut_off_is_sent_again_unchanged() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("warm", "")
+        cluster.servers[0].cut_before = 1
+        await asyncio.gather(*(client.put(f"k{number}", "v") for number in range(50)))
+        first, second = cluster.servers[0].writes()[1:]
+        assert first == second and len(first.commands) == 50
+
+
+@asynchronous
+async def test_answers_let_the_cluster_forget() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        for _ in range(5):
+            await asyncio.gather(*(client.put("k", "v") for _ in range(3)))
+        batches = cluster.servers[0].writes()
+        assert [batch.first_seq for batch in batches] == [1, 4, 7, 10, 13]
+        assert all(batch.acked_below == batch.first_seq for batch in batches)
+
+
+@asynchronous
+async def test_without_a_session_a_lost_answer_is_told() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url, session=False) as client:
+        await client.put("k", "1")
+        cluster.servers[0].lose_replies = 1
+        with pytest.raises(OutcomeUnknown, match="connection to n1 was lost"):
+            await client.put("k", "2")
+        assert (await client.get("k")).value == b"2"
+        assert not any(session for session, _ in cluster.applied)
+
+
+@asynchronous
+async def test_a_refusal_that_names_the_leader_is_followed() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        # The leadership moves, but nobody has told this client yet.
+        cluster.leader = cluster.servers[1]
+        assert (await client.put("b", "2")).server == "n2"
+        assert (await client.get("b")).server == "n2"
+
+
+@asynchronous
+async def test_writes_wait_for_a_leader_and_leave_when_it_is_announced() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        cluster.elect(None)
+        waiting = [client.put("b", "2"), client.get("a")]
+        await asyncio.sleep(0.1)
+        assert not any(future.done() for future in waiting)
+        started_s = time.monotonic()
+        cluster.elect(cluster.servers[2])
+        replies = await asyncio.gather(*waiting)
+        assert [reply.server for reply in replies] == ["n3", "n3"]
+        assert time.monotonic() - started_s < 1
+
+
+@asynchronous
+async def test_passing_refusals_are_retried_and_lasting_ones_told() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        server = cluster.servers[0]
+        server.refusals.extend([("overloaded", "", ""), ("unavailable", "", ""), ("leadership_lost", "", "")])
+        assert (await client.put("b", "2")).revision == 3
+        server.refusals.extend([("overloaded", "", ""), ("not_leader", "", "")])
+        assert (await client.get("b")).value == b"2"
+        server.refusals.append(("quota", "full", ""))
+        with pytest.raises(troth.errors.QuotaExceeded, match="full"):
+            await client.put("c", "3")
+        server.refusals.append(("a code of the future", "what now", ""))
+        assert (await client.put("d", "4")).revision == 4, "the session makes it safe to ask again"
+
+
+@asynchronous
+async def test_a_killed_leader_costs_no_time_out() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await asyncio.gather(*(client.put(f"warm{number}", "") for number in range(10)))
+        gate = cluster.servers[0].answer_after = asyncio.Event()
+        waiting = [client.put(f"k{number}", "v") for number in range(200)] + [client.get("k0") for _ in range(10)]
+        await until(lambda: len(cluster.servers[0].writes()) == 2)
+        started_s = time.monotonic()
+        cluster.servers[0].kill()
+        cluster.elect(cluster.servers[1])
+        replies = await asyncio.gather(*waiting)
+        assert time.monotonic() - started_s < 1
+        assert {reply.server for reply in replies} == {"n2"}
+        assert sum(1 for _ in cluster.applied) == 2
+        gate.set()
+
+
+@asynchronous
+async def test_a_stopped_leader_is_left_as_soon_as_another_is_announced() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        cluster.servers[0].stop()
+        waiting = [client.put("b", "2"), client.get("a")]
+        await asyncio.sleep(0.05)
+        assert not any(future.done() for future in waiting)
+        started_s = time.monotonic()
+        cluster.elect(cluster.servers[1])
+        assert [reply.server for reply in await asyncio.gather(*waiting)] == ["n2", "n2"]
+        assert time.monotonic() - started_s < 0.3
+        cluster.servers[0].go_on()
+        assert (await client.put("c", "3")).server == "n2"
+        assert len(set(cluster.applied)) == len(cluster.applied)
+
+
+@asynchronous
+async def test_a_leader_that_only_we_cannot_hear_is_reached_through_others() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        for server in cluster.servers[1:]:
+            server.forwards = True
+        cluster.servers[0].stop()
+        started_s = time.monotonic()
+        assert (await client.put("b", "2")).server in ("n2", "n3")
+        assert time.monotonic() - started_s < 2
+
+
+@asynchronous
+async def test_a_stopped_follower_does_not_hold_up_weaker_reads() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        reader = (await client.get("a", level=troth.eventual)).server
+        stopped = next(server for server in cluster.servers if server.name == reader)
+        stopped.stop()
+        started_s = time.monotonic()
+        assert (await client.get("a", level=troth.eventual)).server != reader
+        assert (await client.get("a", level=troth.eventual)).server != reader
+        assert time.monotonic() - started_s < 2
+
+
+@asynchronous
+async def test_time_outs_say_whether_it_may_have_happened() -> None:
+    async with running(2) as cluster, await aio.connect(cluster.url, timeout=0.3) as client:
+        await client.put("a", "1")
+        for server in cluster.servers:
+            server.stop()
+        with pytest.raises(RequestTimeout, match=r"no answer within 0\.3 s"):
+            await client.put("b", "2")
+        with pytest.raises(Unavailable):
+            await client.get("a")
+        for server in cluster.servers:
+            server.kill()
+        await until(lambda: all(client.servers().values()))
+        with pytest.raises(Unavailable, match="no leader is known") as caught:
+            await client.put("c", "3")
+        assert isinstance(caught.value, NotApplied)
+
+
+@asynchronous
+async def test_garbage_ends_that_connection_only() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        for garbage in (
+            b"\xff" * 64,
+            b"\x04\0\0\0\xff\xff\xff\xff",
+            b"\x01\0\0\0\x90",
+            b"HTTP/1.1 200 OK\r\n\r\n",
+        ):
+            for peer in list(cluster.servers[0].peers):
+                peer.send_raw(garbage)
+            assert (await client.get("a")).value == b"1"
+
+
+@asynchronous
+async def test_servers_of_another_cluster_are_not_talked_to() -> None:
+    async with running(2) as cluster:
+        cluster.servers[1].cluster_id = ClusterId(0xC2)
+        with pytest.raises(WrongCluster):
+            async with await aio.connect(cluster.url) as client:
+                await client.wait_ready()
+                await asyncio.sleep(0.2)
+                await client.wait_ready()
+        assert cluster.servers[1].writes() == []
+
+
+@asynchronous
+async def test_a_rejected_greeting_is_told_with_its_reason() -> None:
+    async with running() as cluster:
+        cluster.servers[0].rejection = Rejected("overloaded", "too many clients; raise --clients-max")
+        with pytest.raises(Unavailable, match="too many clients"):
+            await aio.connect(cluster.url, timeout=0.3)
+
+
+@asynchronous
+async def test_an_expired_session_is_renewed_for_what_was_certainly_not_applied() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        cluster.sessions.clear()
+        assert (await client.put("b", "2")).revision == 3
+        sessions = {session for session, _ in cluster.applied}
+        assert len(sessions) == 2
+
+
+@asynchronous
+async def test_an_expired_session_leaves_doubt_about_what_may_have_been_applied() -> None:
+    async with running(2) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        cluster.servers[0].lose_replies = 1
+        cluster.sessions[next(iter(cluster.sessions))] = Forgetful(cluster)
+        with pytest.raises(OutcomeUnknown, match="session expired"):
+            await client.put("b", "2")
+        assert (await client.put("c", "3")).revision == 4
+
+
+class Forgetful(dict):  # type: ignore[type-arg]
+    """A session that is gone as soon as it has been used."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        super().__init__()
+        self._cluster = cluster
+
+    def __setitem__(self, key: int, value: object) -> None:
+        super().__setitem__(key, value)
+        asyncio.get_running_loop().call_soon(self._cluster.sessions.clear)
+
+
+@asynchronous
+async def test_close_ends_what_is_pending_with_typed_errors() -> None:
+    async with running() as cluster:
+        client = await aio.connect(cluster.url)
+        await client.put("a", "1")
+        cluster.servers[0].stop()
+        sent = client.put("b", "2")
+        asked = client.get("b")
+        await asyncio.sleep(0.01)
+        unsent = client.put("c", "3")
+        watch = client.watch("a")
+        following = asyncio.ensure_future(watch.next_events())
+        await asyncio.sleep(0)
+        await client.close()
+        assert isinstance(sent.exception(), OutcomeUnknown)
+        assert isinstance(asked.exception(), NotApplied)
+        assert isinstance(unsent.exception(), OutcomeUnknown | NotApplied)
+        with pytest.raises(Unavailable):
+            await following
+        with pytest.raises(UsageError, match="closed"):
+            client.put("d", "4")
+        await client.close()
+
+
+@asynchronous
+async def test_one_address_is_enough_to_find_the_others() -> None:
+    async with running(3) as cluster, await aio.connect("troth://" + cluster.servers[2].address) as client:
+        await until(lambda: sorted(client.servers().values()) == ["", "", ""])
+        cluster.servers[2].kill()
+        cluster.servers[0].kill()
+        cluster.elect(cluster.servers[1])
+        assert (await client.put("a", "1")).server == "n2"
+
+
+@asynchronous
+async def test_a_server_under_two_spellings_is_one_server() -> None:
+    async with running(2) as cluster:
+        port = cluster.servers[0].address.rpartition(":")[2]
+        async with await aio.connect(f"troth://localhost:{port}") as client:
+            await until(lambda: len(client.servers()) == 2 and not any(client.servers().values()))
+            assert set(client.servers()) == {f"localhost:{port}", cluster.servers[1].address}
+            assert (await client.put("a", "1")).server == "n1"
+
+
+@asynchronous
+async def test_a_restarted_server_is_found_again() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        cluster.servers[0].kill()
+        write = client.put("b", "2")
+        await asyncio.sleep(0.05)
+        await cluster.servers[0].start()
+        assert (await write).revision == 3
+
+
+@asynchronous
+async def test_a_stale_announcement_changes_nothing() -> None:
+    async with running(2) as cluster, await aio.connect(cluster.url) as client:
+        cluster.elect(cluster.servers[1])
+        await client.put("a", "1")
+        for peer in cluster.servers[0].peers:
+            peer.send(LeaderChanged(1, cluster.servers[0].node_id, cluster.servers[0].address))
+        await client.get("a", level=troth.eventual)
+        assert client.leader == cluster.servers[1].node_id
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_write_takes_effect_once_whatever_fails(seed: int) -> None:
+    """Kills, lost answers, cut batches, refusals and elections at random; 400 increments must give 400."""
+
+    @asynchronous
+    async def run() -> None:
+        rng = random.Random(seed)
+        async with running(3) as cluster, await aio.connect(cluster.url, timeout=10) as client:
+
+            async def worker(name: str) -> None:
+                for count in range(20):
+                    # Succeeds only if the last increment took effect exactly once.
+                    reply = await client.txn([troth.version(name) == count], [troth.Put(name, str(count))])
+                    assert reply.succeeded
+
+            async def trouble() -> None:
+                heal_s = time.monotonic() + 0.5
+                while time.monotonic() < heal_s:
+                    await asyncio.sleep(rng.uniform(0, 0.01))
+                    server = rng.choice(cluster.servers)
+                    match rng.randrange(6):
+                        case 0:
+                            server.lose_replies = rng.randrange(3)
+                        case 1:
+                            server.cut_before = rng.randrange(3)
+                        case 2:
+                            server.refusals.append((rng.choice(["overloaded", "not_leader", "timeout"]), "", ""))
+                        case 3:
+                            cluster.elect(rng.choice([server, None]))
+                        case 4:
+                            server.kill()
+                            await asyncio.sleep(rng.uniform(0, 0.02))
+                            await server.start()
+                        case _:
+                            server.forwards = not server.forwards
+
+            workers = [asyncio.ensure_future(worker(f"w{number}")) for number in range(20)]
+            await trouble()
+            cluster.elect(cluster.servers[0])
+            await asyncio.gather(*workers)
+            assert len(set(cluster.applied)) == len(cluster.applied)
+
+    run()

@@ -1,0 +1,177 @@
+"""Watches: every event once and in order, whatever happens to servers and connections."""
+
+import asyncio
+import random
+
+import pytest
+from fake_server import asynchronous, running, until
+
+from troth import aio
+from troth.client import watch as watch_module
+from troth.errors import InvalidRequest, UsageError, WatchCompacted
+from troth.kv.requests import Event, EventType
+from troth.replica.protocol import WatchCanceled, WatchCreate
+
+
+@asynchronous
+async def test_a_watch_shows_what_happens_after_it_began() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "before")
+        async with client.watch("a", prev_kv=True) as watch:
+            await client.put("b", "another key")
+            await client.put("a", "1")
+            await client.delete("a")
+            seen = await take(watch, 2)
+        assert [(event.type, event.kv.value) for event in seen] == [(EventType.PUT, b"1"), (EventType.DELETE, b"")]
+        assert seen[0].prev_kv is not None and seen[0].prev_kv.value == b"before"
+
+
+@asynchronous
+async def test_a_watch_can_begin_in_the_past_and_be_filtered() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        first = await client.put("p/a", "1")
+        await client.put("p/b", "2")
+        await client.delete("p/a")
+        async with client.watch(prefix="p/", start_revision=first.revision, no_delete=True) as watch:
+            assert [event.kv.key for event in await take(watch, 2)] == [b"p/a", b"p/b"]
+        async with client.watch(prefix="p/", start_revision=first.revision, no_put=True) as watch:
+            assert [event.type for event in await take(watch, 1)] == [EventType.DELETE]
+
+
+@asynchronous
+async def test_the_events_of_one_revision_come_together() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        for key in "abc":
+            await client.put(key, "1")
+        async with client.watch(prefix="") as watch:
+            await client.delete("a", "z")
+            events = await watch.__anext__()
+            assert [event.kv.key for event in events] == [b"a", b"b", b"c"]
+            assert len({event.kv.mod_revision for event in events}) == 1
+            assert watch.revision == events[0].kv.mod_revision
+
+
+@asynchronous
+async def test_a_closed_watch_ends_its_iteration() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        async with client.watch("a") as watch:
+            waiting = asyncio.ensure_future(watch.next_events())
+            await asyncio.sleep(0)
+            with pytest.raises(UsageError, match="two consumers"):
+                await watch.next_events()
+        assert await waiting is None
+        assert [events async for events in watch] == []
+        await client.put("a", "1")
+        assert len(cluster.hub) == 0
+
+
+@asynchronous
+async def test_a_compacted_start_is_told_with_where_to_begin() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        for number in range(5):
+            await client.put("a", str(number))
+        await client.compact(5)
+        with pytest.raises(WatchCompacted) as caught:
+            async for _ in client.watch("a", start_revision=2):
+                pass
+        assert caught.value.compact_revision == 5
+        async with client.watch("a", start_revision=caught.value.compact_revision) as watch:
+            assert [event.kv.value for event in await take(watch, 2)] == [b"3", b"4"]
+
+
+@asynchronous
+async def test_an_impossible_watch_is_refused() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        with pytest.raises(InvalidRequest):
+            async with client.watch("b", "a"):
+                pass
+
+
+@asynchronous
+async def test_a_watch_that_the_server_gives_up_goes_on() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        async with client.watch("a") as watch:
+            await client.put("a", "1")
+            await take(watch, 1)
+            (peer,) = cluster.servers[0].peers
+            cluster.hub.cancel_owner(peer.owner)
+            peer.send(WatchCanceled(watch.number, 0, 0, "too slow"))
+            await client.put("a", "2")
+            assert [event.kv.value for event in await take(watch, 1)] == [b"2"]
+
+
+@asynchronous
+async def test_a_slow_consumer_is_not_sent_more_than_its_buffer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "BUFFER_EVENTS_MAX", 10)
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        async with client.watch("a") as watch:
+            for number in range(100):
+                await client.put("a", str(number))
+            assert watch.is_paused and len(cluster.hub) == 0
+            seen = await take(watch, 100)
+            assert [event.kv.value for event in seen] == [b"%d" % number for number in range(100)]
+            starts = [message for message in cluster.servers[0].received if isinstance(message, WatchCreate)]
+            assert len(starts) > 1 and len({message.watch for message in starts}) == len(starts)
+
+
+@asynchronous
+async def test_watches_follow_the_leader() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        async with client.watch("a") as watch:
+            await client.put("a", "1")
+            cluster.elect(cluster.servers[1])
+            await until(lambda: watch.connection is not None and watch.connection.server == "n2")
+            await client.put("a", "2")
+            assert [event.kv.value for event in await take(watch, 2)] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_event_is_lost_or_repeated_while_servers_come_and_go(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "BUFFER_EVENTS_MAX", 20)
+
+    @asynchronous
+    async def run() -> None:
+        rng = random.Random(seed)
+        async with running(3) as cluster, await aio.connect(cluster.url, timeout=10) as client:
+            async with client.watch(prefix="k") as watch:
+
+                async def write() -> None:
+                    for number in range(300):
+                        await client.put(f"k{number % 7}", str(number))
+
+                async def trouble() -> None:
+                    while len(seen) < 300:
+                        await asyncio.sleep(rng.uniform(0, 0.01))
+                        server = rng.choice(cluster.servers)
+                        match rng.randrange(3):
+                            case 0:
+                                cluster.elect(server)
+                            case 1:
+                                server.kill()
+                                await server.start()
+                            case _:
+                                for peer in list(server.peers):
+                                    peer.cut()
+
+                seen: list[Event] = []
+                troubling = asyncio.ensure_future(trouble())
+                writing = asyncio.ensure_future(write())
+                while len(seen) < 300:
+                    seen += await watch.__anext__()
+                    if rng.random() < 0.1:
+                        await asyncio.sleep(rng.uniform(0, 0.02))
+                await asyncio.gather(troubling, writing)
+            assert [event.kv.value for event in seen] == [b"%d" % number for number in range(300)]
+
+    run()
+
+
+async def take(watch: "watch_module.Watch", count: int) -> list[Event]:
+    """The next *count* events."""
+    events: list[Event] = []
+    while len(events) < count:
+        events += await watch.__anext__()
+    assert len(events) == count
+    return events
