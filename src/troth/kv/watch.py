@@ -31,12 +31,15 @@ import msgspec
 from sortedcontainers import SortedDict
 
 from troth.kv import refusals
-from troth.kv.keyspace import TO_THE_END, KeySpace, Pin
+from troth.kv.keyspace import TO_THE_END, KeySpace
 from troth.kv.requests import Event, EventType, Failure, KeyValue
 from troth.kv.store import Store
 
 PAGE_VERSIONS_MAX = 4096
 PAGE_BYTES_MAX = 1024 * 1024
+
+_NO_REVISION = 1 << 63
+"""Where a pin holds nothing back."""
 
 _PUT = EventType.PUT
 _DELETE = EventType.DELETE
@@ -236,7 +239,8 @@ class WatchHub:
         self._unsynced_keys: _Watchers = {}
         # Synced watchers know all before this revision.
         self._next_revision = store.revision + 1
-        self._pin: Pin | None = None
+        self._pin = store.space.pin(store.revision)
+        self._hold()
 
     def __len__(self) -> int:
         return self._count
@@ -314,7 +318,10 @@ class WatchHub:
         watchers = [watcher for stream in self._streams.values() for watcher in stream.watchers.values()]
         for watcher in watchers:
             self._displace(watcher)
+        self._space.unpin(self._pin)
         self._space = store.space
+        self._pin = self._space.pin(self._space.revision)
+        self._hold()
         for watcher in watchers:
             if not self._streams[watcher.owner].paused:
                 self._place(watcher)
@@ -498,14 +505,7 @@ class WatchHub:
 
     def _hold(self) -> None:
         """Pin what synced watchers have still to be told, and what that replaced."""
-        if not self._synced.members:
-            if self._pin is not None:
-                self._space.unpin(self._pin)
-                self._pin = None
-        elif self._pin is None:
-            self._pin = self._space.pin(self._next_revision - 1)
-        else:
-            self._pin.revision = self._next_revision - 1
+        self._pin.revision = self._next_revision - 1 if self._synced.members else _NO_REVISION
 
     def _refuse(self, failure: Failure) -> Failure:
         space = self._space

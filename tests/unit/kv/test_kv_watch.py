@@ -189,6 +189,48 @@ def test_a_watch_on_what_is_compacted_is_created_and_then_cancelled(range_end: b
     assert len(hub) == 1
 
 
+def test_all_lagging_watches_may_be_cancelled_at_once() -> None:
+    store = Store()
+    store.apply_batch([Put(b"a", b"")] * 5 + [Compact(4)])
+    hub = WatchHub(store)
+    hub.create(ME, WatchRequest(key=b"a", range_end=b"b", start_revision=3))
+    assert [batch.canceled for batch in hub.poll()] == [True]
+
+
+def test_a_lagging_watch_does_not_run_ahead_of_the_synced_ones() -> None:
+    store = Store()
+    hub = WatchHub(store, page_versions_max=2)
+    hub.create(ME, WatchRequest(key=b"", range_end=b"\0"))
+    store.apply(Put(b"a", b""))
+    hub.poll()
+    store.apply_batch([Txn(success=(Put(b"b", b""), Put(b"c", b""))), Put(b"a", b"")])
+    hub.create(2, WatchRequest(key=b"a", start_revision=2))
+    batches = hub.poll()
+    assert [(batch.owner, batch.revision) for batch in batches] == [(ME, 3), (2, 3)]
+    assert keys_told(batches) == [(b"b", 3), (b"c", 3), (b"a", 2)]
+    assert keys_told(poll_all(hub)) == [(b"a", 4), (b"a", 4)]
+
+
+def test_lagging_watches_at_different_places_share_a_pass() -> None:
+    store = Store()
+    store.apply_batch([Put(b"a", b"")] * 6)
+    hub = WatchHub(store, page_versions_max=2)
+    hub.create(1, WatchRequest(key=b"a", range_end=b"b", start_revision=5))
+    hub.create(2, WatchRequest(key=b"a", range_end=b"c", start_revision=2))
+    pages = []
+    while hub.has_work:
+        pages.append({batch.owner: [revision for _, revision in keys_told([batch])] for batch in hub.poll()})
+    assert pages == [{2: [2, 3]}, {2: [4, 5], 1: [5]}, {2: [6, 7], 1: [6, 7]}]
+
+
+def test_a_prefix_is_found_after_another_of_its_length_has_gone() -> None:
+    store, hub = watching(key=b"a", range_end=b"b")
+    hub.create(2, WatchRequest(key=b"b", range_end=b"c"))
+    hub.cancel(ME, 0)
+    store.apply_batch([Put(b"a1", b""), Put(b"b1", b"")])
+    assert keys_told(hub.poll()) == [(b"b1", 3)]
+
+
 @pytest.mark.parametrize("range_end", [b"", b"b"])
 def test_a_deletion_at_the_compact_revision_is_still_told(range_end: bytes) -> None:
     store = Store()
