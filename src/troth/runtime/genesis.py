@@ -20,14 +20,16 @@ voter once it has caught up. It starts with an empty log and no voters, and lear
 import asyncio
 import hashlib
 import logging
+import random
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from troth.core.interface import Member, Membership, MembershipChange
-from troth.errors import DecodeError, IdentityLost, TrothError, UsageError, WrongCluster
+from troth.errors import DecodeError, IdentityLost, StorageError, TrothError, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
+from troth.ports import FileSystem
 from troth.replica.protocol import (
     CallRefused,
     ChangeMembers,
@@ -49,7 +51,7 @@ TELL_EVERY_SECONDS = 5.0
 
 _log = logging.getLogger("troth.genesis")
 
-_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Introduction(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -70,6 +72,46 @@ class Introduction(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 _decode_introduction = msgspec.msgpack.Decoder(Introduction).decode
 _decode_reply = msgspec.msgpack.Decoder(ServerMessage).decode
+
+
+NEWBORN = "newborn"
+"""File with the node id of a server that has no identity yet (hexadecimal, one line)."""
+
+
+def draw_node_id(files: FileSystem) -> NodeId:
+    """The node id of a server without an identity: drawn once, and durable before anybody hears it.
+
+    The others may have settled on it when we crash before our identity is written.
+
+    Raises:
+        StorageError: the disk can not be written.
+    """
+    try:
+        if NEWBORN in files.names():
+            file = files.open(NEWBORN)
+            text = file.read_at(0, 64).decode("ascii", "replace")
+            file.close()
+            # A file without its line's end was torn before it was synced, so its id was never told.
+            if text.endswith("\n") and len(text) == _NEWBORN_CHARACTERS:
+                return NodeId(int(text, 16))
+        node_id = NodeId(random.SystemRandom().getrandbits(63) | 1)
+        file = files.create(NEWBORN)
+        file.write_at(0, f"{node_id:016x}\n".encode("ascii"))
+        file.sync()
+        file.close()
+        files.sync_directory()
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{NEWBORN}: {error}. Make room in the data directory, or repair the disk") from error
+    return node_id
+
+
+def remove_newborn(files: FileSystem) -> None:
+    """The identity is written: it is what counts from now on."""
+    if NEWBORN in files.names():
+        files.remove(NEWBORN)
+
+
+_NEWBORN_CHARACTERS = 17
 
 
 def encode_introduction(introduction: Introduction) -> bytes:
@@ -93,7 +135,8 @@ def genesis_of(introductions: Sequence[Introduction]) -> Membership:
 
 def cluster_id_of(genesis: Membership) -> ClusterId:
     """The id of the cluster that begins with *genesis*; 1 .. 2**63 - 1, the same on every server."""
-    digest = hashlib.sha256(_encode(genesis)).digest()
+    ordered = [(node, genesis.members[node]) for node in sorted(genesis.members)]
+    digest = hashlib.sha256(_encode((genesis.voters, ordered))).digest()
     return ClusterId(int.from_bytes(digest[:8], "big") >> 1 or 1)
 
 
@@ -215,12 +258,10 @@ async def join(
     *,
     tls: ssl.SSLContext | None,
     advice: str,
-    on_cluster: Callable[[ClusterId], None],
-) -> None:
-    """Have the cluster behind the client *addresses* add us; returns once we are a member.
+) -> ClusterId:
+    """Have the cluster behind the client *addresses* add us; its id, once we are a member.
 
-    *on_cluster* is called with the cluster's id before we ask to be added: it must make it durable, so that a crash
-    in between does not leave a member that has forgotten where it belongs.
+    Asking again after a crash is harmless, as long as it is with the same node id (see `draw_node_id`).
 
     Raises:
         IdentityLost: the cluster has our name under another id; *advice* says what to do.
@@ -235,9 +276,9 @@ async def join(
         for address in dict.fromkeys(each for each in (hint, *addresses) if each):
             try:
                 async with asyncio.timeout(JOIN_SECONDS_MAX):
-                    hint = await _ask(me, address, tls, advice, on_cluster)
+                    cluster_id, hint = await _ask(me, address, tls, advice)
                     if not hint:
-                        return
+                        return cluster_id
                     reasons.append(f"{address}: not the leader")
                     break
             except (OSError, DecodeError, _Later) as error:
@@ -250,14 +291,8 @@ async def join(
         pause_s = min(pause_s * 1.5, PROBE_PAUSE_SECONDS_MAX)
 
 
-async def _ask(
-    me: Introduction,
-    address: str,
-    tls: ssl.SSLContext | None,
-    advice: str,
-    on_cluster: Callable[[ClusterId], None],
-) -> str:
-    """One attempt at one server: empty when we are a member now, else the address of the leader to ask."""
+async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advice: str) -> tuple[ClusterId, str]:
+    """One attempt at one server: its cluster, and the address of the leader to ask, empty when we are a member now."""
     call = Call(Hello("client", name=me.name))
     try:
         await open_connection(call, parse_address(address), tls=tls)
@@ -269,16 +304,15 @@ async def _ask(
         status = await _answer(call, GetStatus(1))
         if not isinstance(status, ServerStatus):
             raise _Later("no status")
+        cluster_id = ClusterId(status.cluster_id)
         for peer in status.peers:
             if peer.node_id == me.node_id:
-                on_cluster(ClusterId(status.cluster_id))
-                return ""
+                return cluster_id, ""
             if peer.member.name == me.name:
                 raise IdentityLost(
                     f"cluster {status.cluster_id:x} has a server called {me.name} already ({peer.node_id:x}), and this "
                     f"data directory ({me.node_id:x}) is not its. {advice}"
                 )
-        on_cluster(ClusterId(status.cluster_id))
         member = Member(name=me.name, peer_address=me.peer_address, client_address=me.client_address)
         answer = await _answer(call, ChangeMembers(2, MembershipChange(add_learners={me.node_id: member})))
     finally:
@@ -286,9 +320,9 @@ async def _ask(
             call.transport.abort()
     match answer:
         case Done():
-            return ""
+            return cluster_id, ""
         case CallRefused(code="not_leader") if answer.leader and answer.leader != address:
-            return answer.leader
+            return cluster_id, answer.leader
         case CallRefused(code="invalid" | "usage"):
             raise UsageError(f"the cluster does not add {me.name}: {answer.text}")
         case CallRefused():

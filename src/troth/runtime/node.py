@@ -26,7 +26,8 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from troth.core.interface import Membership, Message, Persist, Trace
+from troth.core.interface import Membership, Message, Persist, RefusalReason, Trace
+from troth.errors import NotLeader, Unavailable
 from troth.ids import ClusterId, NodeId, Tick
 from troth.replica.effects import ClientId, SnapshotWork
 from troth.replica.peers import PeerCodec
@@ -188,6 +189,20 @@ class Node(PeerSink):
 
     def status(self) -> ServerStatus:
         return self.replica.status()
+
+    def transfer(self, target: NodeId) -> None:
+        """Begin to hand leadership to *target* (0: whoever is most up to date).
+
+        Raises:
+            NotLeader: this server does not lead.
+            Unavailable: the target can not take over.
+        """
+        refused = self.replica.engine.transfer(target)
+        if refused is not None:
+            if refused.reason is RefusalReason.NOT_LEADER:
+                raise NotLeader(refused.leader)
+            raise Unavailable(f"{refused.reason.value} {refused.detail}".strip())
+        self._wake()
 
     def fail(self, error: BaseException) -> None:
         """This server can not go on."""

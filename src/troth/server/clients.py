@@ -17,8 +17,9 @@ from typing_extensions import override
 
 from troth.errors import DecodeError
 from troth.ids import ClusterId, NodeId
+from troth.models import LevelName
 from troth.replica.effects import ClientId
-from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, ServerMessage
+from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, Reads, ServerMessage, Writes
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.wire.frames import LENGTH
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
@@ -44,6 +45,8 @@ class ClientNode(Protocol):
 
     def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None: ...
 
+    def client_paused(self, client: ClientId, *, paused: bool) -> None: ...
+
     def client_gone(self, client: ClientId) -> None: ...
 
 
@@ -59,6 +62,16 @@ class ClientCounters:
         self.frames_sent = 0
         self.bytes_received = 0
         self.bytes_sent = 0
+        self.requests: dict[type, int] = {}
+        self.reads: dict[LevelName, int] = {}
+        self.commands = 0
+
+    def operations(self) -> dict[str, int]:
+        """Requests by kind: single commands and reads by level, the others by the name of their message."""
+        counted = {f"read_{level.name.lower()}": count for level, count in self.reads.items()}
+        counted.update({kind.__name__: count for kind, count in self.requests.items()})
+        counted["commands"] = self.commands
+        return counted
 
 
 class ClientPort:
@@ -183,7 +196,25 @@ class ClientConnection(FrameConnection):
                 message = _decode(body)
             except msgspec.DecodeError as error:
                 raise DecodeError(f"no message of the client protocol: {error}") from None
+            kind = type(message)
+            counters.requests[kind] = counters.requests.get(kind, 0) + 1
+            if isinstance(message, Writes):
+                counters.commands += len(message.commands)
+            elif isinstance(message, Reads):
+                level = message.level.name
+                counters.reads[level] = counters.reads.get(level, 0) + len(message.requests)
             on_client(client, message, body)
+
+    @override
+    def pause_writing(self) -> None:
+        # Its watches wait while a client reads slowly; only answers to its own requests still pile up.
+        if self.client:
+            self._port.node.client_paused(self.client, paused=True)
+
+    @override
+    def resume_writing(self) -> None:
+        if self.client:
+            self._port.node.client_paused(self.client, paused=False)
 
     @override
     def on_garbage(self, error: DecodeError) -> None:

@@ -63,6 +63,7 @@ class Control(msgspec.Struct, frozen=True):
     events: Any
     die_with_parent: bool
     parent: int
+    log_file: str
 
 
 class RaftServer:
@@ -81,9 +82,11 @@ class RaftServer:
         *,
         founding: Founding | None = None,
         ends: Mapping[NodeId, socket.socket] | None = None,
+        log_file: str = "",
         **settings: Any,
     ) -> None:
         """Give either a *config* or its *settings*. *ends*: inherited socket ends to peers, closed here by `start`.
+        *log_file*: where its log goes instead of our standard error.
 
         Raises:
             UsageError: a setting is wrong.
@@ -99,6 +102,7 @@ class RaftServer:
         self.events: Any = _spawn.Queue(EVENTS_MAX)
         """`ServerEvent` objects; when nobody reads, the newest are dropped."""
         self._founding = founding
+        self._log_file = log_file
         self._ends = dict(ends or {})
         self._pipe, self._child_pipe = _spawn.Pipe()
         self._lock = threading.Lock()
@@ -141,6 +145,7 @@ class RaftServer:
             # The kernel's signal comes when the *thread* that spawned us ends, so only the main thread may ask for it.
             die_with_parent=threading.current_thread() is threading.main_thread(),
             parent=os.getpid(),
+            log_file=self._log_file,
         )
         self._process = _spawn.Process(
             target=_main,

@@ -1,0 +1,245 @@
+"""Carries out snapshot work beside the loop: saving, streaming, receiving, dropping what is covered.
+
+Reading the state is the loop's (it is the only one who may touch it), a chunk at a time, so that requests are
+served in between; everything that touches a file is done by one thread. A chunk is taken only when the one before
+is written, and not faster than `SAVE_BYTES_PER_SECOND`, so that a snapshot neither fills memory nor the disk's queue.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import assert_never
+
+from troth.core.interface import SnapshotMeta
+from troth.errors import Corrupt, StorageError, SyncFailed
+from troth.ids import Tick
+from troth.replica.effects import (
+    ClearAmnesia,
+    CompactLog,
+    LoadSnapshot,
+    ReadChunk,
+    SaveSnapshot,
+    SnapshotWork,
+    StoreChunk,
+)
+from troth.replica.replica import Replica
+from troth.runtime.writer import StorageWriter
+from troth.storage.log import WriteAheadLog
+from troth.storage.snapshots import SnapshotGone, SnapshotStore, SnapshotWriter
+
+SAVE_BYTES_PER_SECOND = 128 << 20
+RETRY_SECONDS = 10.0
+"""How long a snapshot that could not be written (a full disk) is not tried again."""
+
+_log = logging.getLogger("troth.snapshots")
+
+
+class SnapshotCounters:
+    """What the metrics show of snapshots."""
+
+    def __init__(self) -> None:
+        self.saved_bytes = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+
+class SnapshotKeeper:
+    """Executes `SnapshotWork` and reports to the replica; *wake* is called after each report."""
+
+    def __init__(
+        self,
+        *,
+        replica: Replica,
+        store: SnapshotStore,
+        log: WriteAheadLog,
+        writer: StorageWriter,
+        now: Callable[[], Tick],
+        wake: Callable[[], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self.counters = SnapshotCounters()
+        self._replica = replica
+        self._store = store
+        self._log = log
+        self._writer = writer
+        self._now = now
+        self._wake = wake
+        self._fail = fail
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="troth-snapshots", daemon=True)
+        self._thread.start()
+
+    def start(self, work: SnapshotWork) -> None:
+        """Begin one piece of work; its end is told to the replica."""
+        match work:
+            case SaveSnapshot():
+                _Saving(self, work).begin()
+            case ReadChunk():
+                self.do(lambda: self._read_chunk(work))
+            case StoreChunk():
+                self.do(lambda: self._store_chunk(work))
+            case LoadSnapshot():
+                self._load(work.meta)
+            case CompactLog():
+                self._writer.call(lambda: self._log.compact(work.keep_from))
+                self.do(self._store.prune)
+            case ClearAmnesia():
+                self._writer.call(self._clear_amnesia)
+            case _:
+                assert_never(work)
+
+    def stop(self, seconds_max: float = 5.0) -> bool:
+        """Finish the job at hand and end the thread; False when the disk hangs."""
+        self._jobs.put(None)
+        self._thread.join(seconds_max)
+        return not self._thread.is_alive()
+
+    # -- the thread's side -----------------------------------------------------------------------------------
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Run *job* in the thread, after those before it."""
+        self._jobs.put(job)
+
+    def report(self, tell: Callable[[], None]) -> None:
+        """From the thread: have *tell* called on the loop, and the replica's outcome executed."""
+        self._loop.call_soon_threadsafe(self._told, tell)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            # A snapshot file that can not be trusted is as bad as a log: the process stops, and the loop tells why.
+            except Exception as error:  # noqa: BLE001
+                self._loop.call_soon_threadsafe(self._fail, error)
+
+    def _told(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except Exception as error:  # noqa: BLE001 - as in a turn of the node: the replica's state is unknown now
+            self._fail(error)
+            return
+        self._wake()
+
+    def _read_chunk(self, work: ReadChunk) -> None:
+        try:
+            data = self._store.read(work.meta, work.offset, work.size)
+            last = work.offset + len(data) >= self._store.size(work.meta)
+        except SnapshotGone:
+            self.report(lambda: self._replica.chunk_missing(work))
+            return
+        self.counters.sent_bytes += len(data)
+        self.report(lambda: self._replica.chunk_read(work, data, last))
+
+    def _store_chunk(self, work: StoreChunk) -> None:
+        offset = self._store.receive(work.meta, work.offset, work.data)
+        complete = work.last and offset == work.offset + len(work.data)
+        if complete:
+            try:
+                self._store.finish(work.meta)
+            except Corrupt as error:
+                _log.warning("a snapshot did not arrive intact, it is fetched again (%s)", error)
+                offset, complete = 0, False
+        self.counters.received_bytes += len(work.data)
+        self.report(lambda: self._replica.chunk_stored(work, offset, complete, self._now()))
+
+    def _clear_amnesia(self) -> None:
+        self._log.clear_amnesia()
+        self.report(self._replica.amnesia_cleared)
+
+    # -- the loop's side -------------------------------------------------------------------------------------
+
+    def _load(self, meta: SnapshotMeta) -> None:
+        """Replace the state. Nothing else can happen meanwhile: there is no state to answer from."""
+        self._replica.load(meta, self._store.load(meta))
+        _log.info("loaded a snapshot", extra={"facts": {"index": meta.last.index, "term": meta.last.term}})
+        self._wake()
+
+    @property
+    def store(self) -> SnapshotStore:
+        return self._store
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def saved(self, meta: SnapshotMeta, ok: bool) -> None:
+        """On the loop: a snapshot is durable, or could not be written."""
+        self._told(lambda: self._replica.snapshot_saved(meta, ok))
+
+
+class _Saving:
+    """One snapshot being written: a chunk is read on the loop, written in the thread, and so on."""
+
+    def __init__(self, keeper: SnapshotKeeper, work: SaveSnapshot) -> None:
+        self._keeper = keeper
+        self._meta = work.meta
+        self._chunks: Iterator[bytes] = work.chunks
+        self._began = keeper.loop.time()
+        self._bytes = 0
+        self._writer: SnapshotWriter | None = None
+
+    def begin(self) -> None:
+        self._keeper.do(self._open)
+
+    def _open(self) -> None:
+        self._guarded(lambda: setattr(self, "_writer", self._keeper.store.begin(self._meta)))
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        """In the thread: do *action*, then go on with the next chunk; a full disk ends the snapshot, not the server."""
+        try:
+            action()
+        except SyncFailed:
+            raise
+        except StorageError as error:
+            self._keeper.loop.call_soon_threadsafe(self._give_up, error)
+            return
+        self._keeper.loop.call_soon_threadsafe(self._pace)
+
+    def _pace(self) -> None:
+        due = self._began + self._bytes / SAVE_BYTES_PER_SECOND
+        delay_s = due - self._keeper.loop.time()
+        if delay_s > 0:
+            self._keeper.loop.call_later(delay_s, self._next)
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        writer = self._writer
+        if writer is None:
+            return
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            self._keeper.do(lambda: self._finish(writer))
+            return
+        self._bytes += len(chunk)
+        self._keeper.counters.saved_bytes += len(chunk)
+        self._keeper.do(lambda: self._guarded(lambda: writer.write(chunk)))
+
+    def _finish(self, writer: SnapshotWriter) -> None:
+        try:
+            writer.finish()
+        except SyncFailed:
+            raise
+        except StorageError as error:
+            self._keeper.loop.call_soon_threadsafe(self._give_up, error)
+            return
+        self._keeper.loop.call_soon_threadsafe(self._done)
+
+    def _done(self) -> None:
+        took_s = self._keeper.loop.time() - self._began
+        facts = {"index": self._meta.last.index, "bytes": self._bytes, "seconds": round(took_s, 3)}
+        _log.info("saved a snapshot", extra={"facts": facts})
+        self._keeper.saved(self._meta, True)
+
+    def _give_up(self, error: StorageError) -> None:
+        _log.error("a snapshot could not be written; the log grows until one can be (%s)", error)
+        writer, self._writer = self._writer, None
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+        if writer is not None:
+            self._keeper.do(writer.abort)
+        self._keeper.loop.call_later(RETRY_SECONDS, self._keeper.saved, self._meta, False)

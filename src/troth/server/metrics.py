@@ -1,0 +1,233 @@
+"""/metrics, /health and /version over HTTP, on an address of their own.
+
+The responder speaks as much HTTP/1.1 as scrapers and load balancers need: GET and HEAD, one answer per request,
+bounded headers, keep-alive. Nothing of a request but its first line is looked at.
+
+Numbers are gathered at the moment of a scrape from the counters that the parts keep anyway; between scrapes metrics
+cost nothing. prometheus-client writes the text and is imported only when a metrics address is configured.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+from typing_extensions import override
+
+from troth.replica.protocol import ServerStatus
+from troth.runtime.links import TransportCounters
+from troth.runtime.node import NodeCounters
+from troth.runtime.writer import WriterCounters
+from troth.server.clients import ClientCounters
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+REQUEST_BYTES_MAX = 8192
+IDLE_SECONDS_MAX = 60.0
+
+
+class Sources(msgspec.Struct, kw_only=True):
+    """Where the numbers are. `queues` names each bounded queue and tells how full it is."""
+
+    status: Callable[[], ServerStatus]
+    node: NodeCounters
+    peers: TransportCounters
+    clients: ClientCounters
+    disk: WriterCounters
+    queues: Callable[[], Mapping[str, int]]
+    operations: Callable[[], Mapping[str, int]]
+    """Requests by kind (put, delete, ...; reads by level)."""
+    snapshot_bytes: Callable[[], Mapping[str, int]]
+    """Bytes by direction: saved, sent, received."""
+
+
+class Collector:
+    """Turns the sources into Prometheus metrics, at every scrape."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterator["Metric"]:
+        """All metrics (prometheus-client's collector interface)."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        sources = self._sources
+        status = sources.status()
+        gauges = {
+            "term": ("Term this server is in.", status.term),
+            "is_leader": ("1 while this server leads.", int(status.leader == status.node_id)),
+            "has_leader": ("1 while this server knows a leader.", int(bool(status.leader))),
+            "commit_index": ("Highest log index known to be committed.", status.commit_index),
+            "applied_index": ("Highest log index applied.", status.applied_index),
+            "last_index": ("Highest log index in this server's log.", status.last_index),
+            "first_index": ("Lowest log index still in the log.", status.first_index),
+            "revision": ("Revision of the key space.", status.revision),
+            "compact_revision": ("Revision below which history is gone.", status.compact_revision),
+            "db_size_bytes": ("Bytes counted against the quota.", status.db_size_bytes),
+            "survives_failures": ("How many more servers may fail; -1: no quorum.", status.survives),
+            "sessions": ("Open exactly-once sessions.", status.sessions),
+            "leases": ("Leases.", status.leases),
+            "watches": ("Watches of this server's clients.", status.watches),
+            "disk_sync_seconds_max": ("The slowest log write so far.", sources.disk.seconds_max),
+            "ticks_late_max": ("The longest pause of this process, in ticks.", sources.node.ticks_late_max),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(f"troth_{name}", text, value=value)
+        counters = {
+            "turns": ("Turns of the event loop that did something.", sources.node.turns),
+            "elections": ("Elections this server stood in.", sources.node.elections),
+            "leaderships": ("Times this server became leader.", sources.node.leader_changes),
+            "disk_syncs": ("Log syncs (fdatasync).", sources.disk.syncs),
+            "disk_writes": ("Log writes; several may share a sync.", sources.disk.writes),
+            "disk_sync_seconds": ("Seconds spent writing and syncing the log.", sources.disk.seconds),
+            "peer_frames_sent": ("Frames sent to other servers.", sources.peers.frames_sent),
+            "peer_bytes_sent": ("Bytes sent to other servers.", sources.peers.bytes_sent),
+            "peer_frames_received": ("Frames from other servers.", sources.peers.frames_received),
+            "peer_bytes_received": ("Bytes from other servers.", sources.peers.bytes_received),
+            "peer_frames_dropped": ("Frames for peers that could not be queued.", sources.peers.frames_dropped),
+            "peer_frames_refused": ("Frames of peers dropped here.", sources.node.peer_frames_refused),
+            "peer_connects": ("Connections made to peers.", sources.peers.connects),
+            "peer_suspicions": ("Times a peer's process was seen to be gone.", sources.peers.suspicions),
+            "peer_garbage": (
+                "Connections closed on the peer port for breaking the protocol.",
+                sources.peers.garbage,
+            ),
+            "clients_accepted": ("Client connections accepted.", sources.clients.accepted),
+            "clients_refused": ("Client connections refused.", sources.clients.refused),
+            "clients_cut_off": ("Clients cut off for not reading.", sources.clients.cut_off),
+            "client_garbage": ("Client connections closed for breaking the protocol.", sources.clients.garbage),
+            "client_frames_received": ("Frames from clients.", sources.clients.frames_received),
+            "client_frames_sent": ("Frames to clients.", sources.clients.frames_sent),
+            "client_bytes_received": ("Bytes from clients.", sources.clients.bytes_received),
+            "client_bytes_sent": ("Bytes to clients.", sources.clients.bytes_sent),
+        }
+        for name, (text, count) in counters.items():
+            yield CounterMetricFamily(f"troth_{name}", text, value=count)
+        for name, text, label, values in (
+            ("operations", "Requests by kind.", "kind", sources.operations()),
+            ("snapshot_bytes", "Bytes of snapshots by direction.", "direction", sources.snapshot_bytes()),
+        ):
+            family = CounterMetricFamily(f"troth_{name}", text, labels=[label])
+            for key, count in values.items():
+                family.add_metric([key], count)
+            yield family
+        queues = GaugeMetricFamily("troth_queue_length", "What waits in each bounded queue.", labels=["queue"])
+        for key, length in sources.queues().items():
+            queues.add_metric([key], length)
+        yield queues
+        batches = HistogramMetricFamily("troth_disk_batch_writes", "Log writes covered by one sync.")
+        batches.add_metric([], _buckets(sources.disk.batch_sizes), sources.disk.writes)
+        yield batches
+
+
+def _buckets(sizes: Mapping[int, int]) -> list[tuple[str, float]]:
+    """Prometheus's cumulative buckets from counts by upper bound."""
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for bound in sorted(sizes):
+        total += sizes[bound]
+        buckets.append((str(float(bound)), total))
+    buckets.append(("+Inf", total))
+    return buckets
+
+
+class MetricsPort:
+    """Answers HTTP requests about this server."""
+
+    def __init__(self, sources: Sources, *, version: str) -> None:
+        from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+        registry = CollectorRegistry()
+        registry.register(Collector(sources))
+        for standard in (ProcessCollector, PlatformCollector, GCCollector):
+            standard(registry=registry)
+        self._page: Callable[[], bytes] = lambda: generate_latest(registry)
+        self._page_type = CONTENT_TYPE_LATEST
+        self._status = sources.status
+        self._version = version
+
+    def accept(self) -> asyncio.Protocol:
+        """Protocol factory of the metrics address."""
+        return HttpConnection(self.answer)
+
+    def answer(self, path: str) -> tuple[int, str, bytes]:
+        """(status code, content type, body) for a GET of *path*."""
+        if path == "/metrics":
+            return 200, self._page_type, self._page()
+        if path == "/version":
+            return 200, "application/json", msgspec.json.encode({"troth": self._version})
+        if path == "/health":
+            status = self._status()
+            well = bool(status.leader)
+            view = {
+                "health": "true" if well else "false",
+                "reason": "" if well else "no leader is known",
+                "role": status.role,
+                "term": status.term,
+                "revision": status.revision,
+            }
+            return 200 if well else 503, "application/json", msgspec.json.encode(view)
+        return 404, "text/plain", b"there are /metrics, /health and /version\n"
+
+
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+class HttpConnection(asyncio.Protocol):
+    """Just enough HTTP/1.1."""
+
+    def __init__(self, answer: Callable[[str], tuple[int, str, bytes]]) -> None:
+        self._answer = answer
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+        self._idle: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._wait()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+
+    def _wait(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._transport is not None:
+            self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS_MAX, self._transport.abort)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while b"\r\n\r\n" in self._buffer:
+            head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+            self._respond(head)
+        if len(self._buffer) > REQUEST_BYTES_MAX and self._transport is not None:
+            self._transport.abort()
+
+    def _respond(self, head: bytes) -> None:
+        line, _, headers = head.partition(b"\r\n")
+        parts = line.split(b" ")
+        closing = b"connection: close" in headers.lower()
+        if len(parts) != 3 or not parts[2].startswith(b"HTTP/1."):
+            code, kind, body, closing = 400, "text/plain", b"this is not HTTP/1.1\n", True
+        elif parts[0] not in (b"GET", b"HEAD"):
+            code, kind, body, closing = 405, "text/plain", b"only GET\n", True
+        else:
+            path = parts[1].split(b"?")[0].decode("ascii", "replace")
+            code, kind, body = self._answer(path)
+        if self._transport is None:
+            return
+        self._transport.write(
+            f"HTTP/1.1 {code} {_REASONS[code]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+            f"Connection: {'close' if closing else 'keep-alive'}\r\n\r\n".encode()
+            + (b"" if parts[0] == b"HEAD" else body)
+        )
+        if closing:
+            self._transport.close()
+        else:
+            self._wait()

@@ -1,0 +1,429 @@
+"""One server, put together: data directory, cluster, replica, ports. Everything of it runs in one process.
+
+Start-up order. The directory is opened first (it says who we are); then the peer port listens, since a new cluster's
+servers ask each other who they are there; once the cluster is known the log is recovered, the replica starts, and
+last of all clients are let in.
+"""
+
+import asyncio
+import gc
+import logging
+import random
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from troth import __version__
+from troth.core.engines import EngineConfig, engine_kind
+from troth.core.interface import ORIGIN, Membership, SnapshotMeta, Trace
+from troth.errors import RequestError, UsageError
+from troth.ids import ClusterId, NodeId
+from troth.kv.store import Store
+from troth.replica.machine import StateMachine
+from troth.replica.peers import PeerCodec
+from troth.replica.protocol import ServerStatus
+from troth.replica.replica import Replica
+from troth.replica.state import ReplicaConfig, ReplicaStart
+from troth.runtime.files import DiskFiles
+from troth.runtime.genesis import (
+    Founding,
+    Introduction,
+    cluster_id_of,
+    draw_node_id,
+    encode_introduction,
+    form,
+    genesis_of,
+    join,
+    remove_newborn,
+)
+from troth.runtime.node import Clock, Node, peer_addresses
+from troth.runtime.snapshots import SnapshotKeeper
+from troth.runtime.transport import PeerTransport
+from troth.runtime.writer import StorageWriter
+from troth.server.clients import ClientPort
+from troth.server.config import ServerConfig
+from troth.server.listener import check_addresses, listen, tls_contexts
+from troth.server.logs import with_facts
+from troth.storage import identity as identities
+from troth.storage.directory import DataDirectory, open_directory
+from troth.storage.identity import Identity
+
+TRANSFER_SECONDS_MAX = 1.0
+
+GC_THRESHOLDS = (50_000, 20, 100)
+"""Messages and versions are made by the ten thousand and hold no cycles; the default of 700 would look for some all
+the time, and a full collection walks the whole state."""
+
+SWITCH_SECONDS = 0.0005
+"""How long the loop may keep the interpreter from the storage thread that wants to start, or has finished, a sync."""
+
+TOLD = frozenset(
+    {
+        "leader",
+        "follower",
+        "quorum_lost",
+        "disk_hangs",
+        "leader_died",
+        "transfer",
+        "transfer_timed_out",
+        "removed",
+        "membership",
+        "snapshot",
+        "install",
+    }
+)
+"""Events worth a line in the log at level info; the others are for debugging."""
+
+_log = logging.getLogger("troth.server")
+
+
+class Server:
+    """A running server. `failed` ends (with an error) when it can not go on."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        founding: Founding | None = None,
+        ends: Mapping[NodeId, socket.socket] | None = None,
+        on_event: Callable[[Trace], None] | None = None,
+    ) -> None:
+        """*founding* replaces the search for the other first servers; *ends* are inherited sockets to peers."""
+        self.config = config
+        self._founding = founding
+        self._ends = dict(ends or {})
+        self._on_event = on_event
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._files: DiskFiles | None = None
+        self._directory: DataDirectory | None = None
+        self._keeper: SnapshotKeeper | None = None
+        self._writer: StorageWriter | None = None
+        self._clock = Clock(config.tick_ms)
+        self._follows = asyncio.Event()
+        """Set whenever this server becomes a follower."""
+        self.node: Node
+        self.transport: PeerTransport
+        self.clients: ClientPort
+
+    @property
+    def failed(self) -> "asyncio.Future[None]":
+        """Ends, with an error, when this server can not go on."""
+        return self.node.failed
+
+    def status(self) -> ServerStatus:
+        """What this server knows."""
+        return self.node.status()
+
+    # -- start -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Return once clients are served.
+
+        Raises:
+            UsageError: a setting or an address is wrong.
+            StorageError: the data directory can not be used, or is not this server's.
+            WrongCluster: the others do not know this server.
+        """
+        began = time.monotonic()
+        config = self.config
+        check_addresses(config)
+        accepting, dialing = tls_contexts(config)
+        files = self._files = DiskFiles(config.data_dir)
+        known = identities.load(files)
+        node_id = self._node_id(files, known)
+        self.transport = PeerTransport(node_id=node_id, name=config.name, sink=_Early(), tls=dialing)
+        me = self._introduction(node_id, known)
+        self.transport.answer_probe = lambda: encode_introduction(me)
+        if config.peer_address:
+            await self._listen(
+                self.transport.accept, "peer_listen", config.peer_listen or config.peer_address, accepting
+            )
+        who = known or await self._settle(me, dialing)
+        directory = self._directory = open_directory(files, who)
+        remove_newborn(files)
+        if directory.recovered.damaged is not None:
+            _log.warning("the log was damaged: %s", directory.recovered.damaged)
+        self._assemble(who, directory)
+        self.transport.answer_probe = lambda: encode_introduction(self._introduction(node_id, who))
+        await self._let_in(accepting)
+        self._tune()
+        facts = {
+            "node_id": f"{node_id:x}",
+            "cluster_id": f"{who.cluster_id:x}",
+            "clients": config.client_listen or config.client_address,
+            "peers": config.peer_listen or config.peer_address,
+            "version": __version__,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        _log.info("serving", extra=with_facts(facts))
+
+    def _node_id(self, files: DiskFiles, known: Identity | None) -> NodeId:
+        config = self.config
+        if known is None:
+            return draw_node_id(files) if self._founding is None else self._founding.node_id
+        if known.name != config.name:
+            raise UsageError(
+                f"the data directory {config.data_dir} belongs to server {known.name}, not {config.name}: give that "
+                "name, or another directory"
+            )
+        return known.node_id
+
+    def _introduction(self, node_id: NodeId, known: Identity | None) -> Introduction:
+        config = self.config
+        current = self.node.membership if hasattr(self, "node") else None
+        return Introduction(
+            node_id=node_id,
+            name=config.name,
+            peer_address=config.peer_address,
+            client_address=config.client_address,
+            cluster_id=known.cluster_id if known else ClusterId(0),
+            genesis=known.genesis if known and known.genesis.voters else None,
+            current=current,
+        )
+
+    async def _settle(self, me: Introduction, tls: ssl.SSLContext | None) -> Identity:
+        """Who this new server is: what its cluster began with, or which one it joins."""
+        config = self.config
+        if self._founding is not None:
+            genesis = self._founding.genesis
+        elif config.join:
+            cluster_id = await join(me, config.join, tls=tls, advice=self._advice())
+            return Identity(cluster_id, me.node_id, config.name, Membership(voters=()))
+        elif config.initial_cluster:
+            genesis = await form(me, config.initial_cluster, tls=tls, advice=self._advice())
+        else:
+            genesis = genesis_of([me])
+        return Identity(cluster_id_of(genesis), me.node_id, config.name, genesis)
+
+    def _advice(self) -> str:
+        config = self.config
+        return (
+            "Run, with the URL of a server that is up:\n"
+            f"  troth member remove {config.name} --url troth://HOST:PORT\n"
+            f"  troth serve --name {config.name} --data-dir {config.data_dir} "
+            f"--client-address {config.client_address} --peer-address {config.peer_address} --join HOST:PORT"
+        )
+
+    def _assemble(self, who: Identity, directory: DataDirectory) -> None:
+        config, recovered = self.config, directory.recovered
+        loop = asyncio.get_running_loop()
+        kind = engine_kind(config.consensus)
+        snapshot = recovered.snapshot or SnapshotMeta(ORIGIN, who.genesis)
+        machine = StateMachine(self._new_store, self._restored_store)
+        if recovered.snapshot is not None:
+            machine.load(directory.snapshots.load(recovered.snapshot))
+        amnesia = recovered.amnesia is not None
+        chance = random.SystemRandom()
+        now = self._clock.now()
+        ticks = config.tick_ms
+        engine = kind.start(
+            node_id=who.node_id,
+            config=EngineConfig(
+                heartbeat_ticks=max(1, config.heartbeat_ms // ticks),
+                election_timeout_ticks=max(2, config.election_timeout_ms // ticks),
+                lease_reads=config.lease_reads,
+            ),
+            rng=random.Random(chance.getrandbits(64)),
+            snapshot=snapshot,
+            hard_state=recovered.hard_state,
+            entries=recovered.entries,
+            now=now,
+            may_vote=not amnesia,
+        )
+        replica = Replica(
+            ReplicaStart(
+                engine=engine,
+                machine=machine,
+                rng=random.Random(chance.getrandbits(64)),
+                name=config.name,
+                cluster_id=who.cluster_id,
+                snapshot=snapshot,
+                config=ReplicaConfig(
+                    ticks_per_second=1000 // ticks,
+                    snapshot_log_bytes=config.snapshot_log_bytes,
+                    snapshot_log_entries=config.snapshot_entries,
+                    consensus=config.consensus,
+                    version=__version__,
+                ),
+                now=now,
+                amnesia=amnesia,
+            )
+        )
+        transport = self.transport
+        transport.cluster_id = who.cluster_id
+        node = self.node = Node(
+            node_id=who.node_id,
+            name=config.name,
+            cluster_id=who.cluster_id,
+            replica=replica,
+            codec=PeerCodec(kind.messages),
+            transport=transport,
+            clock=self._clock,
+            on_event=self._tell,
+        )
+        transport.sink = node
+        writer = self._writer = StorageWriter(
+            log=directory.log, post=loop.call_soon_threadsafe, on_durable=node.on_durable, on_failed=node.fail
+        )
+        keeper = self._keeper = SnapshotKeeper(
+            replica=replica,
+            store=directory.snapshots,
+            log=directory.log,
+            writer=writer,
+            now=self._clock.now,
+            wake=node.after_work,
+            fail=node.fail,
+        )
+        self.clients = ClientPort(
+            node=node, connections_max=config.clients_max, queue_bytes_max=config.client_queue_bytes_max
+        )
+        node.clients = self.clients
+        node.membership = engine.status().membership
+        transport.set_peers(peer_addresses(node.membership, who.node_id))
+        transport.accept_peers = True
+        node.start(writer=writer, snapshots=keeper)
+
+    def _new_store(self) -> Store:
+        return Store(quota_bytes=self.config.quota_bytes)
+
+    def _restored_store(self, chunks: Iterable[bytes]) -> Store:
+        return Store.restore(chunks, quota_bytes=self.config.quota_bytes)
+
+    async def _let_in(self, accepting: ssl.SSLContext | None) -> None:
+        config = self.config
+        for peer, end in self._ends.items():
+            await self.transport.adopt(peer, end)
+        await self._listen(
+            self.clients.accept, "client_listen", config.client_listen or config.client_address, accepting
+        )
+        if config.metrics_address:
+            from troth.server.metrics import MetricsPort, Sources
+
+            sources = Sources(
+                status=self.status,
+                node=self.node.counters,
+                peers=self.transport.counters,
+                clients=self.clients.counters,
+                disk=self._writer.counters if self._writer else None,  # type: ignore[arg-type]
+                queues=self.queues,
+                operations=self.clients.counters.operations,
+                snapshot_bytes=self._snapshot_bytes,
+            )
+            port = MetricsPort(sources, version=__version__)
+            await self._listen(port.accept, "metrics_address", config.metrics_address, None)
+
+    async def _listen(
+        self, accept: Callable[[], asyncio.BaseProtocol], setting: str, address: str, tls: ssl.SSLContext | None
+    ) -> None:
+        self._listeners.append(await listen(accept, address, setting=setting, tls=tls))
+
+    def _tune(self) -> None:
+        """What start-up has made stays: the collector need not look at it again."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(SWITCH_SECONDS)
+
+    # -- while it runs ---------------------------------------------------------------------------------------
+
+    def _tell(self, event: Trace) -> None:
+        if event.name == "follower":
+            self._follows.set()
+        level = logging.INFO if event.name in TOLD else logging.DEBUG
+        if _log.isEnabledFor(level):
+            _log.log(level, event.name.replace("_", " "), extra=with_facts(event.facts))
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def queues(self) -> dict[str, int]:
+        """How full each bounded queue is."""
+        return {
+            "disk_writes": self.node.backlog,
+            "peer_bytes": sum(self.transport.queued_bytes().values()),
+            "client_bytes": self.clients.queued_bytes(),
+            "clients": len(self.clients.connections),
+        }
+
+    def _snapshot_bytes(self) -> dict[str, int]:
+        if self._keeper is None:
+            return {}
+        counters = self._keeper.counters
+        return {"saved": counters.saved_bytes, "sent": counters.sent_bytes, "received": counters.received_bytes}
+
+    def dump(self) -> dict[str, Any]:
+        """All counters and queues, for looking into a running server."""
+        parts: dict[str, Any] = {
+            "node": self.node.counters,
+            "peers": self.transport.counters,
+            "clients": self.clients.counters,
+            "disk": self._writer.counters if self._writer else None,
+        }
+        shown = {name: dict(vars(counters)) for name, counters in parts.items() if counters is not None}
+        return {**shown, "queues": self.queues(), "snapshots": self._snapshot_bytes(), "gc": gc.get_stats()}
+
+    async def adopt(self, peer: NodeId, end: socket.socket) -> None:
+        """Talk to *peer* over a new socket pair."""
+        await self.transport.adopt(peer, end)
+
+    def transfer(self, target: NodeId) -> None:
+        """Begin to hand leadership to *target* (0: whoever is most up to date).
+
+        Raises:
+            NotLeader: this server does not lead.
+            Unavailable: the target can not take over.
+        """
+        self.node.transfer(target)
+
+    # -- stop ------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Hand leadership over if we have it, answer what is answered, make durable what is queued, close."""
+        for listener in self._listeners:
+            listener.close()
+        if hasattr(self, "node") and not self.node.failed.done():
+            await self._step_aside()
+        if hasattr(self, "clients"):
+            self.clients.close()
+        if hasattr(self, "node"):
+            self.node.stop()
+        if hasattr(self, "transport"):
+            self.transport.close()
+        loop = asyncio.get_running_loop()
+        if self._keeper is not None:
+            await loop.run_in_executor(None, self._keeper.stop)
+        if self._writer is not None and await loop.run_in_executor(None, self._writer.stop) and self._directory:
+            self._directory.close()
+        if self._files is not None:
+            self._files.close()
+        _log.info("stopped")
+
+    async def _step_aside(self) -> None:
+        status = self.status()
+        if status.leader != self.node.node_id or len(status.peers) < 2:
+            return
+        self._follows.clear()
+        try:
+            self.transfer(NodeId(0))
+        except RequestError as error:
+            _log.info("leadership is not handed over (%s)", error)
+            return
+        try:
+            await asyncio.wait_for(self._follows.wait(), TRANSFER_SECONDS_MAX)
+        except TimeoutError:
+            _log.info("nobody took leadership over in time")
+
+
+class _Early:
+    """Stands in for the node until the cluster is known; peers are not accepted before."""
+
+    def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
+        del sender, body
+
+    def on_suspect(self, peer: NodeId) -> None:
+        del peer
+
+    def on_unreachable(self, peer: NodeId) -> None:
+        del peer
