@@ -12,7 +12,7 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from troth.errors import DecodeError, TrothError, UsageError
+from troth.errors import DecodeError, TrothError, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
 from troth.runtime.addresses import parse_address
 from troth.runtime.streams import FrameConnection, is_refusal, open_connection
@@ -277,7 +277,7 @@ class DialedLink(Link):
                 connection.transport.abort()
             return error
         if rejected is not None:
-            return TrothError(rejected.text)
+            return Unavailable(rejected.text) if rejected.code == "unavailable" else TrothError(rejected.text)
         return None if self.connection is connection else ConnectionResetError("closed at once")
 
     def _on_dial_failed(self, failure: BaseException) -> None:
@@ -290,7 +290,8 @@ class DialedLink(Link):
             self.owner.counters.suspicions += 1
             self.owner.sink.on_suspect(self.peer)
             self._was_established = False
-        if not is_refusal(failure):
+        if not is_refusal(failure) and not isinstance(failure, Unavailable | ConnectionResetError):
+            # (A server that is starting or ending is no news either.)
             self.owner.warn_once(
                 f"dial {self.peer:x}", f"server {self.peer:x} at {self.address_text} can not be reached", failure
             )

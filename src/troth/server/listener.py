@@ -36,7 +36,8 @@ def check_addresses(config: ServerConfig) -> None:
         return
     if not config.has_tls:
         refuse_plain_text("client_listen", config.client_listen or config.client_address)
-        refuse_plain_text("peer_listen", config.peer_listen or config.peer_address)
+        if peer := config.peer_listen or config.peer_address:
+            refuse_plain_text("peer_listen", peer)
 
 
 def tls_contexts(config: ServerConfig) -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:

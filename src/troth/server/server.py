@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from troth import __version__
 from troth.core.engines import EngineConfig, engine_kind
 from troth.core.interface import ORIGIN, Membership, SnapshotMeta, Trace
@@ -31,6 +33,7 @@ from troth.runtime.files import DiskFiles
 from troth.runtime.genesis import (
     Founding,
     Introduction,
+    check_known,
     cluster_id_of,
     draw_node_id,
     encode_introduction,
@@ -137,10 +140,8 @@ class Server:
         self.transport = PeerTransport(node_id=node_id, name=config.name, sink=_Early(), tls=dialing)
         me = self._introduction(node_id, known)
         self.transport.answer_probe = lambda: encode_introduction(me)
-        if config.peer_address:
-            await self._listen(
-                self.transport.accept, "peer_listen", config.peer_listen or config.peer_address, accepting
-            )
+        if peer := config.peer_listen or config.peer_address:
+            await self._listen(self.transport.accept, "peer_listen", peer, accepting)
         who = known or await self._settle(me, dialing)
         directory = self._directory = open_directory(files, who)
         remove_newborn(files)
@@ -189,6 +190,9 @@ class Server:
         config = self.config
         if self._founding is not None:
             genesis = self._founding.genesis
+            cluster_id = cluster_id_of(genesis)
+            known = msgspec.structs.replace(me, node_id=NodeId(0), cluster_id=cluster_id, genesis=genesis)
+            check_known(me, known, self._advice())
         elif config.join:
             cluster_id = await join(me, config.join, tls=tls, advice=self._advice())
             return Identity(cluster_id, me.node_id, config.name, Membership(voters=()))

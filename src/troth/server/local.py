@@ -1,0 +1,386 @@
+"""`LocalCluster`: several servers on this machine, each a process of its own, started and stopped together.
+
+With ``transport="tcp"`` they listen on loopback ports. With ``transport="pipe"`` no port is opened at all: peers talk
+over socket pairs that they inherit from this process, clients over unix sockets. When a server is restarted, this
+process makes new pairs and hands the other ends to the running servers.
+
+This process draws all node ids and forms the genesis, but only when *all* directories are new: if one of an existing
+cluster is empty, its server starts with a new identity and refuses, as it must.
+"""
+
+import contextlib
+import json
+import random
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from troth.core.interface import Membership
+from troth.errors import TrothError, Unavailable, UsageError
+from troth.ids import NodeId
+from troth.runtime.addresses import UNIX_PATH_BYTES_MAX
+from troth.runtime.files import DiskFiles
+from troth.runtime.genesis import Founding, Introduction, genesis_of
+from troth.server.config import ServerConfig
+from troth.server.process import RaftServer
+from troth.storage import identity as identities
+
+if TYPE_CHECKING:
+    from troth.client.sync import Client
+
+TRANSPORTS = ("tcp", "pipe")
+LAYOUT = "cluster.json"
+PORTS_MIN, PORTS_MAX = 15_000, 32_000
+"""Below the range that the kernel takes ports for outgoing connections from, so that nobody is given a port of ours
+while its server is being restarted."""
+
+
+class LocalCluster:
+    """A cluster of *size* servers, ``n1``, ``n2`` and so on.
+
+    >>> with LocalCluster(3) as cluster, cluster.connect() as client:  # doctest: +SKIP
+    ...     client.put("greeting", "hello")
+    ...     cluster.kill(cluster.leader())
+    ...     client.get("greeting").value
+    b'hello'
+    """
+
+    def __init__(
+        self,
+        size: int = 3,
+        *,
+        transport: str = "tcp",
+        data_dir: str | Path | None = None,
+        consensus: str = "raft",
+        **settings: Any,
+    ) -> None:
+        """
+        Args:
+            transport: ``"tcp"`` or ``"pipe"``.
+            data_dir: where the servers keep their data, one directory each, and what cluster there is (its names and
+                addresses) beside them; a cluster that is there already is started again, whatever *size* says. None: a
+                temporary directory, removed by `close`.
+            settings: any of `ServerConfig`, for all servers.
+
+        Raises:
+            UsageError: a setting is wrong.
+        """
+        if size < 1:
+            raise UsageError(f"a cluster has at least one server, not {size}")
+        if transport not in TRANSPORTS:
+            raise UsageError(f"transport {transport!r} must be one of {', '.join(TRANSPORTS)}")
+        self.transport = transport
+        self._temporary: str | None = None
+        if data_dir is None:
+            data_dir = self._temporary = tempfile.mkdtemp(prefix="troth-")
+        self.data_dir = Path(data_dir).absolute()
+        self._sockets: str | None = None
+        self._settings = {"consensus": consensus, "log_level": "info", **settings}
+        self.servers: dict[str, RaftServer] = {}
+        """The present process of each server, also when it is dead."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._addresses = self._read_layout()
+        """Client and peer address by name."""
+        if not self._addresses:
+            names = [f"n{number}" for number in range(1, size + 1)]
+            self._addresses = {name: self._new_addresses(name) for name in names}
+        self._genesis = Membership(voters=())
+        for name in self._addresses:
+            self._config(name)
+
+    # -- what there is ---------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """What clients connect to."""
+        return "troth://" + ",".join(addresses["client"] for addresses in self._addresses.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._addresses)
+
+    def connect(self, **options: Any) -> "Client":
+        """A synchronous client (`troth.connect` takes the *options*)."""
+        from troth.client.sync import connect
+
+        return connect(self.url, **options)
+
+    def leader(self, timeout_s: float = 10.0) -> str:
+        """The name of the server that leads; waits for one.
+
+        Raises:
+            Unavailable: nobody leads within *timeout_s*.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.002
+        while time.monotonic() < deadline:
+            leading: dict[int, str] = {}
+            for name, server in self.servers.items():
+                with contextlib.suppress(TrothError):
+                    if server.is_alive:
+                        status = server.status(timeout_s=0.2)
+                        if status.role == "leader":
+                            leading[status.term] = name
+            if leading:
+                return leading[max(leading)]
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.05)
+        raise Unavailable(f"no server of this cluster leads after {timeout_s:g} s")
+
+    def node_id(self, name: str) -> NodeId:
+        """The node id of the server called *name*."""
+        return self._server(name).node_id
+
+    def log_file(self, name: str) -> Path:
+        """Where the server called *name* logs."""
+        return self.data_dir / f"{name}.log"
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all servers and wait until each serves.
+
+        Raises:
+            UsageError: started before.
+            TrothError: a server could not start.
+        """
+        if self.servers:
+            raise UsageError("this cluster was started before")
+        foundings = self._foundings()
+        ends = self._pairs(foundings) if self.transport == "pipe" else {}
+        self._write_layout()
+        try:
+            for name in self._addresses:
+                self._spawn(name, foundings.get(name), ends.get(name, {}))
+            for server in self.servers.values():
+                server.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def stop(self) -> None:
+        """Stop all servers gracefully. The data stays until `close`."""
+        for server in self.servers.values():
+            if server.is_alive:
+                server.terminate()
+                server.resume()
+        for server in self.servers.values():
+            server.stop()
+
+    def close(self) -> None:
+        """Kill what still runs; remove a temporary directory."""
+        for server in self.servers.values():
+            server.close()
+        for directory in (self._temporary, self._sockets):
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
+
+    def __enter__(self) -> "LocalCluster":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.close()
+
+    # -- faults and changes ----------------------------------------------------------------------------------
+
+    def kill(self, name: str) -> None:
+        """SIGKILL the server called *name* and wait for its end."""
+        server = self._server(name)
+        server.kill()
+        server.join()
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP the server called *name*."""
+        self._server(name).pause()
+
+    def resume(self, name: str) -> None:
+        """SIGCONT the server called *name*."""
+        self._server(name).resume()
+
+    def restart(self, name: str, *, wait: bool = True) -> RaftServer:
+        """Start the server called *name* again, on the data it has; stops it gracefully if it runs."""
+        old = self._server(name)
+        node_id = old.node_id
+        old.stop()
+        old.close()
+        ends = self._new_ends(name, node_id) if self.transport == "pipe" else {}
+        server = self._spawn(name, Founding(node_id=_draw_node_id(), genesis=self._genesis), ends)
+        server.node_id = node_id
+        if wait:
+            server.wait_ready()
+        return server
+
+    def add_server(self, name: str | None = None) -> str:
+        """Start one more server, which joins as a learner and becomes a voter when it has caught up; its name.
+
+        Raises:
+            UsageError: the name is taken, or peers talk over pipes (a newcomer needs an address).
+            TrothError: the cluster does not take it in.
+        """
+        if self.transport == "pipe":
+            raise UsageError('add_server needs transport="tcp": a newcomer is dialed at its address')
+        name = name or next(f"n{number}" for number in range(1, 1000) if f"n{number}" not in self._addresses)
+        if name in self._addresses:
+            raise UsageError(f"there is a server {name} already")
+        running = tuple(addresses["client"] for addresses in self._addresses.values())
+        self._addresses[name] = self._new_addresses(name)
+        try:
+            self._spawn(name, None, {}, join=running).wait_ready()
+        except BaseException:
+            self.servers.pop(name).close()
+            del self._addresses[name]
+            raise
+        self._write_layout()
+        return name
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _server(self, name: str) -> RaftServer:
+        if name not in self.servers:
+            raise UsageError(f"no server is called {name!r}; there are: {', '.join(self.servers) or 'none yet'}")
+        return self.servers[name]
+
+    def _config(self, name: str, join: tuple[str, ...] = ()) -> ServerConfig:
+        addresses = self._addresses[name]
+        own = {
+            "name": name,
+            "data_dir": str(self.data_dir / name),
+            "client_address": addresses["client"],
+            "peer_address": addresses["peer"],
+            "join": join,
+        }
+        try:
+            return ServerConfig(**{**self._settings, **own})
+        except TypeError as error:
+            raise UsageError(f"LocalCluster: {error}") from None
+
+    def _spawn(
+        self,
+        name: str,
+        founding: Founding | None,
+        ends: Mapping[NodeId, socket.socket],
+        join: tuple[str, ...] = (),
+    ) -> RaftServer:
+        server = RaftServer(
+            self._config(name, join), founding=founding, ends=ends, log_file=str(self.log_file(name))
+        )
+        self.servers[name] = server
+        server.start()
+        return server
+
+    def _foundings(self) -> dict[str, Founding]:
+        """What each server begins with; when there is anything already, nothing is formed anew."""
+        known = {name: self._identity(name) for name in self._addresses}
+        old = [each.genesis for each in known.values() if each is not None and each.genesis.voters]
+        ids = {name: each.node_id if each else _draw_node_id() for name, each in known.items()}
+        # A directory that was wiped gets a fresh id, which is not in the genesis of the others: its server refuses.
+        self._genesis = old[0] if old else genesis_of([self._introduction(name, ids[name]) for name in ids])
+        return {name: Founding(node_id=ids[name], genesis=self._genesis) for name in ids}
+
+    def _introduction(self, name: str, node_id: NodeId) -> Introduction:
+        addresses = self._addresses[name]
+        return Introduction(
+            node_id=node_id, name=name, peer_address=addresses["peer"], client_address=addresses["client"]
+        )
+
+    def _identity(self, name: str) -> identities.Identity | None:
+        directory = self.data_dir / name
+        if not directory.exists():
+            return None
+        files = DiskFiles(directory)
+        try:
+            return identities.load(files)
+        finally:
+            files.close()
+
+    def _pairs(self, foundings: Mapping[str, Founding]) -> dict[str, dict[NodeId, socket.socket]]:
+        """A socket pair for each two servers: each one's ends by peer."""
+        ends: dict[str, dict[NodeId, socket.socket]] = {name: {} for name in foundings}
+        for one, other in _couples(tuple(foundings)):
+            left, right = socket.socketpair()
+            ends[one][foundings[other].node_id] = left
+            ends[other][foundings[one].node_id] = right
+        return ends
+
+    def _new_ends(self, name: str, node_id: NodeId) -> dict[NodeId, socket.socket]:
+        """New pairs between the server called *name* and all that live; they are given their ends."""
+        ends: dict[NodeId, socket.socket] = {}
+        for other, server in self.servers.items():
+            if other != name and server.is_alive:
+                mine, theirs = socket.socketpair()
+                try:
+                    server.adopt(node_id, theirs)
+                except Unavailable:
+                    mine.close()
+                else:
+                    ends[server.node_id] = mine
+        return ends
+
+    def _new_addresses(self, name: str) -> dict[str, str]:
+        if self.transport == "tcp":
+            return {"client": f"127.0.0.1:{_free_port()}", "peer": f"127.0.0.1:{_free_port()}"}
+        path = self.data_dir / f"{name}.sock"
+        if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
+            self._sockets = self._sockets or tempfile.mkdtemp(prefix="troth-")
+            path = Path(self._sockets) / path.name
+        return {"client": f"unix:{path}", "peer": ""}
+
+    def _read_layout(self) -> dict[str, dict[str, str]]:
+        """Names and addresses of a cluster that was here before; empty when there was none."""
+        path = self.data_dir / LAYOUT
+        if not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text())
+            addresses = {
+                str(name): {str(k): str(v) for k, v in each.items()} for name, each in found["servers"].items()
+            }
+            transport = str(found["transport"])
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"{path} is not what LocalCluster wrote ({error}); restore it, or use another data_dir"
+            ) from None
+        if transport != self.transport:
+            raise UsageError(
+                f'the cluster in {self.data_dir} was made with transport="{transport}"; give that one'
+            )
+        if transport == "pipe":
+            # Sockets are made anew: a moved data directory has other paths.
+            return {name: self._new_addresses(name) for name in addresses}
+        return addresses
+
+    def _write_layout(self) -> None:
+        path = self.data_dir / LAYOUT
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"transport": self.transport, "servers": self._addresses}, indent=1) + "\n")
+        new.replace(path)
+
+
+def _couples(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for at, one in enumerate(names):
+        for other in names[at + 1 :]:
+            yield one, other
+
+
+def _draw_node_id() -> NodeId:
+    return NodeId(random.SystemRandom().getrandbits(63) | 1)
+
+
+def _free_port() -> int:
+    """A loopback port that nobody listens on, and that the kernel does not give away by itself."""
+    chance = random.SystemRandom()
+    for _ in range(1000):
+        port = chance.randrange(PORTS_MIN, PORTS_MAX)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise UsageError("no free port on 127.0.0.1; too much is running on this machine")
