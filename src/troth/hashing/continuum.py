@@ -15,8 +15,8 @@ A hash's top k bits name a bucket, and its owner's point lies in ``starts[b] .. 
 point to look at, instead of log2 P. A single look-up bisects inside the bucket; a batch takes one vector step
 for everything and then one to three more for the few hashes that share a bucket with several points.
 
-The same memory is held twice, as numpy arrays (batches) and as `array.array` (single look-ups: indexing an
-array makes a Python int four times as fast as indexing numpy does).
+Each block of memory is an `array.array` that numpy sees as well: batches go through numpy, single look-ups
+through the array, whose indexing makes a Python int several times as fast as indexing numpy does.
 """
 
 from array import array
@@ -46,6 +46,8 @@ class Continuum:
     point_list: "array[int]" = field(repr=False)
     owner_list: "array[int]" = field(repr=False)
     start_list: "array[int]" = field(repr=False)
+    look_up: tuple[int, "array[int]", "array[int]", "array[int]", tuple[str, ...]] = field(repr=False)
+    """shift, start_list, point_list, owner_list, names: what one look-up needs, in one attribute access."""
 
     @classmethod
     def build(
@@ -64,19 +66,40 @@ class Continuum:
 
     @classmethod
     def of_sorted(
-        cls, *, names: tuple[str, ...], points: Hashes, owners: NDArray[np.int32], bits: int = 64
+        cls,
+        *,
+        names: tuple[str, ...],
+        points: Hashes,
+        owners: NDArray[np.int32],
+        bits: int = 64,
+        like: "Continuum | None" = None,
+        joined: Hashes | None = None,
     ) -> "Continuum":
-        """Like `build`, for points that are already ascending (and by rank where they coincide)."""
+        """Like `build`, for points that are already ascending (and by rank where they coincide).
+
+        Args:
+            like, joined: the circle before and the ascending points that it lacked. Its start table is then
+                corrected rather than counted anew, which is most of the work of a join to a large ring.
+        """
         count = len(points)
-        # Past 2**17 points the table outgrows the cache that makes it worth while, and slows a join: keep it
-        # smaller.
+        # Past 2**17 points the table outgrows the cache that makes it worth while: it stays smaller.
         table_bits = min(bits, max(1, (count - 1).bit_length() + (1 if count < 1 << 17 else 0)))
         shift = bits - table_bits
-        buckets = (points >> np.uint64(shift)).astype(np.int64)
-        starts = np.zeros((1 << table_bits) + 1, np.uint32)
-        np.cumsum(np.bincount(buckets, minlength=1 << table_bits), out=starts[1:], dtype=np.uint32)
-        closed_points = np.append(points, np.uint64(MASK))
-        closed_owners = np.append(owners, owners[:1]).astype(np.int32, copy=False)
+        start_list = array("I", (0,)) * ((1 << table_bits) + 1)
+        starts = np.frombuffer(start_list, np.uint32)
+        if like is not None and joined is not None and like.shift == shift:
+            edges = (joined >> np.uint64(shift)).astype(np.int64) + 1
+            runs = np.diff(edges, prepend=0, append=len(starts))
+            np.add(like.starts, np.repeat(np.arange(len(runs), dtype=np.uint32), runs), out=starts)
+        else:
+            buckets = (points >> np.uint64(shift)).view(np.int64)
+            starts[1:] = np.cumsum(np.bincount(buckets, minlength=1 << table_bits))
+        point_list = array("Q", (MASK,)) * (count + 1)
+        closed_points = np.frombuffer(point_list, np.uint64)
+        closed_points[:-1] = points
+        owner_list = array("i", owners[:1].tolist()) * (count + 1)
+        closed_owners = np.frombuffer(owner_list, np.int32) if count else np.empty(0, np.int32)
+        closed_owners[:-1] = owners
         return cls(
             names=names,
             bits=bits,
@@ -84,9 +107,10 @@ class Continuum:
             owners=closed_owners,
             shift=shift,
             starts=starts,
-            point_list=array("Q", closed_points.tobytes()),
-            owner_list=array("i", closed_owners.tobytes()),
-            start_list=array("I", starts.tobytes()),
+            point_list=point_list,
+            owner_list=owner_list,
+            start_list=start_list,
+            look_up=(shift, start_list, point_list, owner_list, names),
         )
 
     def __len__(self) -> int:
@@ -209,8 +233,10 @@ def with_node(before: Continuum, *, names: tuple[str, ...], rank: int, points: H
     return Continuum.of_sorted(
         names=names,
         points=np.insert(before.points[:-1], at, points),
-        owners=np.insert(owners, at, np.int32(rank)).astype(np.int32, copy=False),
+        owners=np.insert(owners, at, np.int32(rank)),
         bits=before.bits,
+        like=before,
+        joined=points,
     )
 
 

@@ -1,5 +1,8 @@
 """`Rendezvous`: highest random weight; exact shares for any weights."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import frexp
 from typing import ClassVar
 
 import numpy as np
@@ -8,12 +11,12 @@ from typing_extensions import override
 
 from troth.hashing.errors import NoNodes
 from troth.hashing.interface import Capabilities, Locator
-from troth.hashing.keys import Hashes, Keys, as_bytes, mix, mix_array
+from troth.hashing.keys import MASK, Hashes, Keys, as_bytes, mix, mix_array
 
-_CELLS = 1 << 17
+CELLS = 1 << 17
 """Scores computed at once in a batch: bounds memory, and keeps the temporaries in cache."""
 
-_SCALAR_NODES = 12
+_SCALAR_NODES = 24
 """Up to so many nodes a loop in Python is quicker than numpy's fixed cost per call."""
 
 _LN2 = 0.6931471805599453
@@ -42,26 +45,84 @@ def minus_log(unit: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def costs(hashes: Hashes, seeds: Hashes, weights: NDArray[np.float64] | None) -> NDArray[np.float64] | Hashes:
-    """Cost of each node for each key; the least cost wins.
+def minus_log_of(unit: float) -> float:
+    """`minus_log` of one number, with the same operations in the same order and therefore the same bits."""
+    mantissa, exponent = frexp(unit)
+    power = float(exponent)
+    if mantissa < _SQRT_HALF:
+        mantissa, power = mantissa * 2.0, power - 1.0
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    square = s * s
+    series = _ATANH[0]
+    for coefficient in _ATANH[1:]:
+        series = series * square + coefficient
+    return -(power * _LN2 + 2.0 * s * series)
 
-    The race behind the formula: node j's cost is exponential with rate w_j, so it is least with probability
-    w_j / sum(w), whatever the others are. With equal weights the order is that of the hashes, and no
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Contest:
+    """Candidates that race for each key; the least cost wins, the first in order where costs are equal.
+
+    The race behind the formula: candidate j's cost ``-ln(u) / w_j`` is exponential with rate w_j, so it is least with
+    probability w_j / sum(w), whatever the others are. With equal weights the order is that of the hashes, and no
     logarithm is taken.
 
-    Args:
-        hashes: u64[k], of the keys.
-        seeds: u64[n], of the nodes.
-        weights: f64[n], or None if all are equal.
-
-    Returns:
-        shape (k, n): ``-ln(u) / w`` as f64, or the complement of the hash as u64.
+    Attributes:
+        seeds: u64[n], also as a list.
+        weights: f64[n], also as a list; None if all are equal.
     """
-    drawn = mix_array(hashes[:, None] ^ seeds[None, :])
-    if weights is None:
-        return ~drawn
-    unit = ((drawn >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return minus_log(unit) / weights
+
+    seeds: Hashes
+    seed_list: list[int]
+    weights: NDArray[np.float64] | None
+    weight_list: list[float]
+
+    @classmethod
+    def of(cls, seeds: list[int], weights: list[float]) -> "Contest":
+        """Candidates with these seeds and weights."""
+        equal = len(set(weights)) < 2
+        return cls(
+            seeds=np.array(seeds, np.uint64),
+            seed_list=seeds,
+            weights=None if equal else np.array(weights, np.float64),
+            weight_list=weights,
+        )
+
+    def __len__(self) -> int:
+        return len(self.seed_list)
+
+    def winner(self, hashed: int) -> int:
+        """Index of the winner for one key."""
+        if len(self) == 1:
+            return 0
+        if len(self) > _SCALAR_NODES:
+            return int(self.costs(np.array([hashed], np.uint64))[0].argmin())
+        row = self._row(hashed)
+        return min(range(len(row)), key=row.__getitem__)
+
+    def ranked(self, hashed: int) -> list[int]:
+        """All indices, the winner first."""
+        if len(self) > _SCALAR_NODES:
+            order: list[int] = self.costs(np.array([hashed], np.uint64))[0].argsort(kind="stable").tolist()
+            return order
+        row = self._row(hashed)
+        return sorted(range(len(row)), key=row.__getitem__)
+
+    def costs(self, hashes: Hashes) -> NDArray[np.float64] | Hashes:
+        """Cost of each candidate for each key; shape (len(hashes), n); only their order means something."""
+        drawn = mix_array(hashes[:, None] ^ self.seeds[None, :])
+        if self.weights is None:
+            return ~drawn
+        unit = ((drawn >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        return minus_log(unit) / self.weights
+
+    def _row(self, hashed: int) -> list[float] | list[int]:
+        if self.weights is None:
+            return [MASK ^ mix(hashed ^ seed) for seed in self.seed_list]
+        return [
+            minus_log_of(((mix(hashed ^ seed) >> 11) + 0.5) * 2.0**-53) / weight
+            for seed, weight in zip(self.seed_list, self.weight_list, strict=True)
+        ]
 
 
 class Rendezvous(Locator):
@@ -88,10 +149,7 @@ class Rendezvous(Locator):
     )
 
     _names: tuple[str, ...]
-    _seeds: Hashes
-    _seed_list: list[int]
-    _equal: bool
-    _weight_array: NDArray[np.float64]
+    _contest: Contest
 
     @property
     @override
@@ -106,7 +164,9 @@ class Rendezvous(Locator):
 
     @override
     def node_of_hash(self, hashed: int) -> str:
-        return self._names[self._ranked(hashed, 1)[0]]
+        if not self._names:
+            raise NoNodes
+        return self._names[self._contest.winner(hashed)]
 
     @override
     def index_batch(self, keys: Keys) -> NDArray[np.int32]:
@@ -117,9 +177,9 @@ class Rendezvous(Locator):
         self._require_replicas(replicas)
         hashes = self.hash_batch(keys)
         lists = np.empty((len(hashes), replicas), np.int32)
-        step = max(1, _CELLS // len(self._names))
+        step = max(1, CELLS // len(self._names))
         for begin in range(0, len(hashes), step):
-            part = costs(hashes[begin : begin + step], self._seeds, self._divisors())
+            part = self._contest.costs(hashes[begin : begin + step])
             if replicas == 1:
                 lists[begin : begin + step, 0] = part.argmin(axis=1)
             else:
@@ -127,31 +187,15 @@ class Rendezvous(Locator):
         return lists
 
     @override
-    def _preference(self, hashed: int, replicas: int) -> list[str]:
-        return [self._names[index] for index in self._ranked(hashed, replicas)]
+    def walk_hash(self, hashed: int) -> Iterator[str]:
+        if not self._names:
+            raise NoNodes
+        return (self._names[index] for index in self._contest.ranked(hashed))
 
     @override
     def _build(self) -> None:
         self._names = tuple(sorted(self._weights))
-        self._seed_list = [self._digester(as_bytes(name)) for name in self._names]
-        self._seeds = np.array(self._seed_list, np.uint64)
-        self._weight_array = np.array([self._weights[name] for name in self._names], np.float64)
-        self._equal = len(set(self._weights.values())) < 2
-
-    def _divisors(self) -> NDArray[np.float64] | None:
-        return None if self._equal else self._weight_array
-
-    def _ranked(self, hashed: int, count: int) -> list[int]:
-        """The *count* nodes of least cost, by rank in `members`; the smaller name first where costs are equal."""
-        if not self._names:
-            raise NoNodes
-        if self._equal and len(self._names) <= _SCALAR_NODES:
-            drawn = [mix(hashed ^ seed) for seed in self._seed_list]
-            if count == 1:
-                return [drawn.index(max(drawn))]
-            return sorted(range(len(drawn)), key=lambda index: -drawn[index])[:count]
-        row = costs(np.array([hashed], np.uint64), self._seeds, self._divisors())[0]
-        if count == 1:
-            return [int(row.argmin())]
-        ranked: list[int] = row.argsort(kind="stable")[:count].tolist()
-        return ranked
+        self._contest = Contest.of(
+            [self._digester(as_bytes(name)) for name in self._names],
+            [self._weights[name] for name in self._names],
+        )

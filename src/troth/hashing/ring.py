@@ -27,13 +27,11 @@ class PointLocator(Locator):
 
     @override
     def node(self, key: Key) -> str:
-        circle = self._circle
+        shift, starts, points, owners, names = self._circle.look_up
         try:
             hashed = self._digester(key.encode() if isinstance(key, str) else key)
-            bucket = hashed >> circle.shift
-            starts = circle.start_list
-            at = bisect_left(circle.point_list, hashed, starts[bucket], starts[bucket + 1])
-            return circle.names[circle.owner_list[at]]
+            bucket = hashed >> shift
+            return names[owners[bisect_left(points, hashed, starts[bucket], starts[bucket + 1])]]
         except IndexError:
             raise NoNodes from None
         except (TypeError, UnicodeEncodeError):

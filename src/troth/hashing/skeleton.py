@@ -10,7 +10,7 @@ from typing_extensions import override
 from troth.hashing.errors import BadSetting, NoNodes
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
 from troth.hashing.keys import Hashes, Keys, as_bytes
-from troth.hashing.rendezvous import costs
+from troth.hashing.rendezvous import CELLS, Contest
 
 
 class SkeletonRendezvous(Locator):
@@ -108,25 +108,27 @@ class SkeletonRendezvous(Locator):
     @override
     def shares(self) -> dict[str, float]:
         """Share of each node: exact, the product of the shares along its path."""
-        shares = dict.fromkeys(self._names, 0.0)
-        for cluster_index, cluster in enumerate(self._clusters):
-            if not cluster:
-                continue
-            share = 1.0
-            index = cluster_index
-            for level, weights in enumerate(self._level_weights):
-                first = index // self._fanout * self._fanout if level + 1 < len(self._level_weights) else 0
-                end = first + self._fanout if level + 1 < len(self._level_weights) else len(weights)
-                share *= weights[index] / sum(weights[first:end])
-                index //= self._fanout
-            inside = sum(self._weights[name] for name in cluster)
-            for name in cluster:
-                shares[name] = share * self._weights[name] / inside
-        return shares
+        if not self._names:
+            return {}
+        reach = [1.0]
+        for number in range(len(self._levels) - 1, -1, -1):
+            below = [0.0] * (len(self._levels[number - 1]) if number else len(self._names))
+            for share, (contest, places) in zip(reach, self._levels[number], strict=True):
+                total = sum(contest.weight_list)
+                for place, weight in zip(places, contest.weight_list, strict=True):
+                    below[place] = share * weight / total
+            reach = below
+        return dict(zip(self._names, reach, strict=True))
 
     @override
     def node_of_hash(self, hashed: int) -> str:
-        return next(self.walk_hash(hashed))
+        if not self._names:
+            raise NoNodes
+        index = 0
+        for level in reversed(self._levels):
+            contest, places = level[index]
+            index = places[contest.winner(hashed)]
+        return self._names[index]
 
     @override
     def index_batch(self, keys: Keys) -> NDArray[np.int32]:
@@ -134,16 +136,17 @@ class SkeletonRendezvous(Locator):
             raise NoNodes
         hashes = self.hash_batch(keys)
         found = np.empty(len(hashes), np.int32)
-        top = len(self._level_weights) - 1
-        self._descend(hashes, np.arange(len(hashes)), top, range(len(self._level_weights[top])), found)
+        step = CELLS // max(self._fanout, self._cluster_nodes)
+        for begin in range(0, len(hashes), step):
+            part = hashes[begin : begin + step]
+            self._descend(part, np.arange(len(part)), len(self._levels) - 1, 0, found[begin : begin + step])
         return found
 
     @override
     def walk_hash(self, hashed: int) -> Iterator[str]:
         if not self._names:
             raise NoNodes
-        top = len(self._level_weights) - 1
-        return self._visit(hashed, top, range(len(self._level_weights[top])))
+        return self._visit(hashed, len(self._levels) - 1, 0)
 
     @override
     def _detach(self) -> None:
@@ -196,71 +199,53 @@ class SkeletonRendezvous(Locator):
         return present / self._built[cluster_index] if cluster else float("inf")
 
     def _index(self) -> None:
-        """Derive seeds, and the weights of the virtual nodes per level (0: clusters) without empty subtrees."""
+        """Derive the contests, level by level from the nodes up.
+
+        ``_levels[0][c]`` is the contest inside cluster c, ``_levels[l][g]`` that between the children of virtual node
+        g of level l; the last level has one. Beside each stand the indices, one level down, of its candidates. A
+        virtual node weighs what its whole subtree weighed when built, and takes no part while it is empty: an empty
+        child therefore changes nothing at its parent.
+        """
         self._names = tuple(sorted(self._weights))
         rank = {name: index for index, name in enumerate(self._names)}
-        self._members_of: list[tuple[list[str], Hashes, NDArray[np.float64], NDArray[np.int32]]] = []
+        bottom = []
         for cluster in self._clusters:
             names = sorted(cluster)
-            self._members_of.append(
-                (
-                    names,
-                    np.array([self._digester(as_bytes(name)) for name in names], np.uint64),
-                    np.array([self._weights[name] for name in names], np.float64),
-                    np.array([rank[name] for name in names], np.int32),
-                )
-            )
-        # A virtual node weighs what its whole subtree weighed when built, or nothing while the subtree is
-        # empty: an empty child changes nothing at its parent.
+            seeds = [self._digester(as_bytes(name)) for name in names]
+            weights = [self._weights[name] for name in names]
+            bottom.append((Contest.of(seeds, weights), [rank[name] for name in names]))
+        self._levels: list[list[tuple[Contest, list[int]]]] = [bottom]
         built, present = list(self._built), [bool(cluster) for cluster in self._clusters]
-        self._level_weights: list[list[float]] = []
-        while True:
-            self._level_weights.append([w if there else 0.0 for w, there in zip(built, present, strict=True)])
-            if len(built) <= self._fanout:
-                break
-            spans = [slice(at, at + self._fanout) for at in range(0, len(built), self._fanout)]
+        while len(self._levels[-1]) > 1:
+            number = len(self._levels)
+            width = len(built)
+            level = []
+            for begin in range(0, width, self._fanout):
+                places = [at for at in range(begin, min(width, begin + self._fanout)) if present[at]]
+                seeds = [self._digester(b"%d/%d" % (number, at)) for at in places]
+                level.append((Contest.of(seeds, [built[at] for at in places]), places))
+            self._levels.append(level)
+            spans = [slice(at, at + self._fanout) for at in range(0, width, self._fanout)]
             built, present = [sum(built[span]) for span in spans], [any(present[span]) for span in spans]
-        self._level_seeds = [
-            np.array([self._digester(b"%d/%d" % (level, index)) for index in range(len(weights))], np.uint64)
-            for level, weights in enumerate(self._level_weights)
-        ]
 
-    def _candidates(self, level: int, span: range) -> list[int]:
-        return [index for index in span if self._level_weights[level][index] > 0]
-
-    def _children(self, level: int, index: int) -> range:
-        below = len(self._level_weights[level - 1])
-        return range(index * self._fanout, min(below, (index + 1) * self._fanout))
-
-    def _scored(self, hashes: Hashes, level: int, indices: list[int]) -> NDArray[np.float64]:
-        weights = np.array([self._level_weights[level][index] for index in indices], np.float64)
-        return np.asarray(costs(hashes, self._level_seeds[level][indices], weights), np.float64)
-
-    def _visit(self, hashed: int, level: int, span: range) -> Iterator[str]:
-        indices = self._candidates(level, span)
-        key = np.array([hashed], np.uint64)
-        order = self._scored(key, level, indices)[0].argsort(kind="stable") if len(indices) > 1 else [0]
-        for place in order:
-            index = indices[int(place)]
+    def _visit(self, hashed: int, level: int, index: int) -> Iterator[str]:
+        contest, places = self._levels[level][index]
+        for place in contest.ranked(hashed):
             if level:
-                yield from self._visit(hashed, level - 1, self._children(level, index))
+                yield from self._visit(hashed, level - 1, places[place])
             else:
-                names, seeds, weights, _ = self._members_of[index]
-                ranked = costs(key, seeds, weights)[0].argsort(kind="stable")
-                yield from (names[int(at)] for at in ranked)
+                yield self._names[places[place]]
 
     def _descend(
-        self, hashes: Hashes, rows: NDArray[np.intp], level: int, span: range, found: NDArray[np.int32]
+        self, hashes: Hashes, rows: NDArray[np.intp], level: int, index: int, found: NDArray[np.int32]
     ) -> None:
-        """Write into *found* the node of each key of *rows*, all of which reached this part of the tree."""
-        indices = self._candidates(level, span)
-        winner = self._scored(hashes[rows], level, indices).argmin(axis=1)
-        for place, index in enumerate(indices):
+        """Write into *found* the node of each key of *rows*, all of which reached this virtual node."""
+        contest, places = self._levels[level][index]
+        winner = contest.costs(hashes[rows]).argmin(axis=1) if len(contest) > 1 else np.zeros(len(rows), np.intp)
+        if not level:
+            found[rows] = np.array(places, np.int32)[winner]
+            return
+        for place, child in enumerate(places):
             chosen = rows[winner == place]
-            if not len(chosen):
-                continue
-            if level:
-                self._descend(hashes, chosen, level - 1, self._children(level, index), found)
-            else:
-                _, seeds, weights, ranks = self._members_of[index]
-                found[chosen] = ranks[costs(hashes[chosen], seeds, weights).argmin(axis=1)]
+            if len(chosen):
+                self._descend(hashes, chosen, level - 1, child, found)
