@@ -16,7 +16,7 @@ No clock, and all chance comes from the `Rng` handed in: the same calls give the
 
 import errno
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from troth.ports import Rng
@@ -91,7 +91,7 @@ class _Inode:
         after = bytearray(self.durable[:length])
         after.extend(bytes(length - len(after)))
         # Mostly independent sectors; sometimes all or nothing, which independent choices would hardly ever give.
-        style = rng.randrange(0, 4) if len(self.versions) > 1 else 2
+        style = rng.randrange(0, 3) if len(self.versions) > 1 else 2
         for sector in sorted(self.versions):
             states = self.versions[sector]
             if style == 0:
@@ -113,8 +113,15 @@ class _Inode:
     def _note(self, lo: int, hi: int) -> None:
         for sector in range(lo // SECTOR_BYTES, (hi + SECTOR_BYTES - 1) // SECTOR_BYTES):
             start = sector * SECTOR_BYTES
-            state = bytes(self.seen[start : start + SECTOR_BYTES]).ljust(SECTOR_BYTES, b"\0")
-            self.versions.setdefault(sector, []).append(state)
+            state = _sector(self.seen, start)
+            states = self.versions.get(sector)
+            # A write that changes nothing can not be lost; without this, files full of zeros would be costly.
+            if state != (states[-1] if states else _sector(self.durable, start)):
+                self.versions.setdefault(sector, []).append(state)
+
+
+def _sector(content: bytearray, start: int) -> bytes:
+    return bytes(content[start : start + SECTOR_BYTES]).ljust(SECTOR_BYTES, b"\0")
 
 
 def _pick(rng: Rng, count: int) -> int:
@@ -183,8 +190,8 @@ class SimulatedDisk:
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
         self._name_changes: list[_NameChanges] = []
-        self._syncs_to_fail = 0
-        self._reads_to_fail: Counter[str] = Counter()
+        self._sync_fails_in: int | None = None
+        self._read_fails_in: dict[str, int] = {}
 
     # The file system.
 
@@ -223,6 +230,27 @@ class SimulatedDisk:
 
     # What happens to it.
 
+    def fork(self, rng: Rng) -> "SimulatedDisk":
+        """A disk of its own in the same state (open files are not part of it), to try several fates of one moment."""
+        other = SimulatedDisk(rng, faults=replace(self.faults), capacity_bytes=self.capacity_bytes)
+        known: dict[int, _Inode] = {}
+
+        def twin(inode: _Inode) -> _Inode:
+            if id(inode) not in known:
+                versions = {sector: list(states) for sector, states in inode.versions.items()}
+                known[id(inode)] = _Inode(
+                    bytearray(inode.seen), bytearray(inode.durable), versions, list(inode.lengths)
+                )
+            return known[id(inode)]
+
+        other._names = {name: twin(inode) for name, inode in self._names.items()}
+        other._durable_names = {name: twin(inode) for name, inode in self._durable_names.items()}
+        other._name_changes = [
+            tuple((name, None if inode is None else twin(inode)) for name, inode in change)
+            for change in self._name_changes
+        ]
+        return other
+
     def crash(self) -> None:
         """The process dies; the machine and its page cache live on."""
         self.boot += 1
@@ -249,13 +277,13 @@ class SimulatedDisk:
             lost += after[name].power_loss(self._rng)
         self.fired["sector_write_lost"] += lost
 
-    def fail_next_sync(self, count: int = 1) -> None:
-        """The next *count* syncs fail, and what they should have written never reaches the platter."""
-        self._syncs_to_fail += count
+    def fail_next_sync(self, *, skip: int = 0) -> None:
+        """The next sync (after *skip* good ones) fails, and what it should have written is dropped, or most of it."""
+        self._sync_fails_in = skip
 
-    def fail_next_read(self, name: str, count: int = 1) -> None:
-        """The next *count* reads of *name* fail with EIO."""
-        self._reads_to_fail[name] += count
+    def fail_next_read(self, name: str, *, skip: int = 0) -> None:
+        """The next read of *name* (after *skip* good ones) fails with EIO."""
+        self._read_fails_in[name] = skip
 
     def rot(self, name: str, offset: int, bit: int = 0) -> None:
         """Flip one bit of a durable byte."""
@@ -285,9 +313,10 @@ class SimulatedDisk:
     # Called by its files.
 
     def maybe_fail_sync(self) -> bool:
-        fails = self._syncs_to_fail > 0
-        if fails:
-            self._syncs_to_fail -= 1
+        fails = False
+        if self._sync_fails_in is not None:
+            fails = self._sync_fails_in == 0
+            self._sync_fails_in = None if fails else self._sync_fails_in - 1
         elif self.faults.sync_fails:
             fails = self._rng.random() < self.faults.sync_fails
         self.fired["sync_failed"] += fails
@@ -297,9 +326,12 @@ class SimulatedDisk:
         inode.fail_sync(self._rng)
 
     def maybe_fail_read(self, name: str) -> None:
-        fails = self._reads_to_fail[name] > 0
-        if fails:
-            self._reads_to_fail[name] -= 1
+        fails = False
+        if name in self._read_fails_in:
+            skip = self._read_fails_in.pop(name)
+            fails = skip == 0
+            if not fails:
+                self._read_fails_in[name] = skip - 1
         elif self.faults.read_fails:
             fails = self._rng.random() < self.faults.read_fails
         if fails:

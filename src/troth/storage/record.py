@@ -37,7 +37,7 @@ is written there. Hence a bad record
 
 - that is followed by an intact one which says that the bad one was durable (``sequence - unsynced``), or
 - in a segment that is not the last (a segment is synced before the next is created), or
-- whose every sector holds something (so every one was written, and one has changed since)
+- whose every sector and last byte hold something (so all of it was written, and some of it has changed since)
 
 is damage to durable bytes. Any other is a torn write that nobody was told of, and it and all behind it are cut.
 What this can not see: a durable last record, hit so that a whole sector of it became zeros.

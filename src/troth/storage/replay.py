@@ -28,7 +28,7 @@ class DamageReport:
     `intact` is the last entry before the damage: the log is sound up to there, and `missing` is the first index
     that is not. `highest` is the highest entry id seen anywhere, a lower bound of what this server may have
     acknowledged. `hard_state_trustworthy`: an intact record after the damage repeats the hard state, so no term or
-    vote is forgotten. `repaired`: a snapshot covers all that was lost, nothing is missing.
+    vote is forgotten. `repaired`: nothing is missing, since a snapshot covers all that was lost, or no entry was in it.
     """
 
     file: str
@@ -44,7 +44,7 @@ class DamageReport:
     def text(self) -> str:
         """One or two sentences for the operator."""
         if self.repaired:
-            return f"{self.file}, byte {self.offset}: {self.reason}; a snapshot covers it"
+            return f"{self.file}, byte {self.offset}: {self.reason}; nothing that is needed was lost"
         upto = f" to {self.highest.index} or later" if self.highest.index >= self.missing else " on"
         votes = "" if self.hard_state_trustworthy else " Its last term and vote may be lost as well."
         return f"{self.file}, byte {self.offset}: {self.reason}. Entries from {self.missing}{upto} are affected.{votes}"

@@ -39,7 +39,7 @@ Item: TypeAlias = Found | Bad
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """What one segment file holds. `blank`: nothing but zeros, as a crash during creation leaves it."""
+    """What one segment file holds. `blank`: not even a whole header, as a crash at its creation leaves it."""
 
     number: int
     file: File
@@ -101,11 +101,12 @@ def scan(file: File, number: int, owner: NodeId) -> Segment:
     """
     name = record.segment_name(number)
     reader = Reader(file, name)
-    if reader.is_zero_from(0):
+    head = bytes(reader.at(0, SEGMENT_HEAD_BYTES))
+    wanted = record.encode_segment_head(number, owner)
+    if head != wanted and wanted.startswith(head.rstrip(b"\0")) and reader.is_zero_from(len(head)):
         return Segment(number=number, file=file, blank=True, owner=None, items=())
     items: list[Item] = []
     found_owner: NodeId | None = None
-    head = bytes(reader.at(0, SEGMENT_HEAD_BYTES))
     magic, version = head[:8], int.from_bytes(head[8:12], "little")
     if magic == record.SEGMENT_MAGIC and version > record.VERSION:
         raise StorageError(
@@ -141,7 +142,7 @@ def _records(reader: Reader, seed: int) -> Iterator[Item]:
         if head is None:
             if reader.is_zero_from(offset):
                 return
-            proven = _every_sector_written(reader.at(offset, RECORD_HEAD_BYTES), offset, RECORD_HEAD_BYTES)
+            proven = _wholly_written(reader.at(offset, RECORD_HEAD_BYTES), offset, RECORD_HEAD_BYTES)
             yield Bad(offset=offset, reason="there is no intact record header", proven=proven)
             further = _next_head(reader, offset + ALIGN_BYTES, seed, floor)
             if further is None:
@@ -153,7 +154,7 @@ def _records(reader: Reader, seed: int) -> Iterator[Item]:
         whole = reader.at(offset, head.record_bytes)
         content = whole[RECORD_HEAD_BYTES : RECORD_HEAD_BYTES + head.length]
         if len(content) != head.length or record.check_body(content) != head.body_check:
-            proven = _every_sector_written(whole, offset, head.record_bytes)
+            proven = _wholly_written(whole, offset, head.record_bytes)
             yield Bad(offset=offset, reason="a record's content is not what was written", proven=proven)
         else:
             try:
@@ -182,9 +183,12 @@ def _next_head(reader: Reader, offset: int, seed: int, floor: int) -> int | None
     return None
 
 
-def _every_sector_written(part: memoryview, offset: int, size: int) -> bool:
-    """Whether each sector under ``[offset, offset + size)`` holds something; a lost sector reads as zeros."""
-    if len(part) < size:
+def _wholly_written(part: memoryview, offset: int, size: int) -> bool:
+    """Whether all of ``[offset, offset + size)`` was written once, by the look of *part*.
+
+    Lost sectors read as zeros; a write that stopped half-way (a full disk) leaves zeros at its end.
+    """
+    if len(part) < size or not part[size - 1]:
         return False
     lo = 0
     while lo < size:
