@@ -1,0 +1,457 @@
+"""A process that runs a bare consensus engine: the four duties of `core.interface`, on a simulated disk and network.
+
+It is the worst driver that the contract allows: effects are fetched after one input or after several, a sync takes
+as long as the plan says, committed entries are applied late, a pause falls between reading the clock and using it,
+and the numbers given to reads start at 1 in every life. The state machine is a digest of all that was applied.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from troth.core.interface import (
+    Effects,
+    Engine,
+    Entry,
+    EntryId,
+    EntryKind,
+    HardState,
+    Membership,
+    MembershipChange,
+    Message,
+    ProposeResult,
+    Refused,
+    Send,
+    SnapshotMeta,
+)
+from troth.ids import LogIndex, NodeId, Term, Tick
+from troth.simulate.journal import Journal, chained
+from troth.simulate.monitor import Monitor
+from troth.simulate.network import Network
+from troth.simulate.plan import Plan
+from troth.simulate.raft_view import RaftView
+from troth.simulate.rng import stream
+from troth.simulate.world import LocalClock, World
+
+SNAPSHOT_PATIENCE_TICKS = 100
+
+
+class StartEngine(Protocol):
+    """How an engine is made from what storage recovered (`core.raft.node.start`)."""
+
+    def __call__(
+        self,
+        *,
+        node_id: NodeId,
+        config: Any,
+        rng: Any,
+        snapshot: SnapshotMeta,
+        hard_state: HardState,
+        entries: tuple[Entry, ...],
+        now: Tick,
+    ) -> Engine: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTransfer:
+    """A whole snapshot on its way; the layer above the engine moves it."""
+
+    term: Term
+    meta: SnapshotMeta
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStored:
+    """The answer: it is durable here."""
+
+    last: EntryId
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRead:
+    """A read that was asked for; `floor` was committed somewhere before that."""
+
+    life: int
+    floor: LogIndex
+
+
+class CoreNode:
+    """One engine and its driver; implements `SimNode`."""
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        network: Network,
+        plan: Plan,
+        monitor: Monitor,
+        start: StartEngine,
+        node_id: NodeId,
+        genesis: Membership,
+    ) -> None:
+        self.node_id = node_id
+        self.up = False
+        self.paused = False
+        self.life = 0
+        self.journal = Journal(genesis)
+        self.disk_hangs = False
+        self.rng = stream(plan.seed, "node", node_id)
+        self.clock = LocalClock(world, self.rng.randrange(0, 10_000_000))
+        self.applied = EntryId(Term(0), LogIndex(0))
+        self.digest = 0
+        self.reads_answered = 0
+        self.wants_snapshots = False
+        """Set by the plan's compactions: take a snapshot at the next chance."""
+        self._world = world
+        self._network = network
+        self._plan = plan
+        self._monitor = monitor
+        self._start = start
+        self._disk_us = plan.disk_us
+
+    # ---- life ----
+
+    def boot(self) -> None:
+        """Start the process from what the disk holds."""
+        self.life += 1
+        self.up, self.paused = True, False
+        stored = self.journal.durable
+        self.engine = self._start(
+            node_id=self.node_id,
+            config=self._plan.config,
+            rng=stream(self._plan.seed, "engine", self.node_id, self.life),
+            snapshot=stored.base,
+            hard_state=stored.hard_state,
+            entries=tuple(stored.entries),
+            now=self.clock.ticks(),
+        )
+        self.view = RaftView(self.engine)
+        self.applied, self.digest = stored.base.last, stored.base_digest
+        self._outbox: deque[tuple[int, Send]] = deque()
+        self._apply_queue: deque[Entry] = deque()
+        self._applying = self._syncing = self._saving = self._pump_planned = False
+        self._backlog: list[tuple[Tick, Callable[..., None], tuple[Any, ...]]] = []
+        self._reads: dict[int, AskedRead] = {}
+        self._reads_waiting: list[tuple[LogIndex, Tick, AskedRead]] = []
+        self._next_context = 1
+        self._received: dict[EntryId, int] = {}
+        self._streaming: dict[NodeId, int] = {}
+        self._streams = 0
+        self._monitor.on_booted(self)
+        self._world.after(self.rng.randrange(1, 10_000), self._tick, self.life)
+
+    def crash(self) -> None:
+        """End the process; unsynced writes are lost as the plan says."""
+        if not self.up:
+            return
+        self.up = False
+        self.life += 1
+        self.journal.crash(self.rng, self._plan.keep_unsynced)
+        self._monitor.on_crashed(self)
+
+    def pause(self, world_us: int) -> None:
+        """Stop the process for a while; inputs wait in its sockets."""
+        if self.up and not self.paused:
+            self.paused = True
+            self._world.after(world_us, self._resume, self.life)
+
+    def _resume(self, life: int) -> None:
+        if life != self.life:
+            return
+        self.paused = False
+        backlog, self._backlog = self._backlog, []
+        # The pause may have fallen between reading the clock and using it: the first input then has an old `now`.
+        stale = bool(backlog) and self.rng.random() < 0.5
+        for place, (arrived, handler, arguments) in enumerate(backlog):
+            if self.up and not self.paused:
+                handler(arrived if stale and place == 0 else self.clock.ticks(), *arguments)
+
+    def now(self) -> Tick:
+        return self.clock.ticks()
+
+    def calm_disk(self) -> None:
+        """The disk goes on."""
+        self.disk_hangs = False
+        if self.up:
+            self._maybe_sync()
+
+    def calm(self) -> None:
+        """The disk works well again (the second half of a run)."""
+        self._disk_us = min(self._disk_us, 20_000)
+        self.calm_disk()
+
+    # ---- inputs ----
+
+    def _input(self, handler: Callable[..., None], *arguments: Any) -> None:
+        if not self.up:
+            return
+        if self.paused:
+            self._backlog.append((self.clock.ticks(), handler, arguments))
+        else:
+            handler(self.clock.ticks(), *arguments)
+
+    def on_message(self, sender: NodeId, message: Any) -> None:
+        """A message has arrived."""
+        self._input(self._on_message, sender, message)
+
+    def on_peer_died(self, peer: NodeId) -> None:
+        """A connection broke as if *peer* had died."""
+        self._input(self._on_peer_died, peer)
+
+    def on_unreachable(self, peer: NodeId) -> None:
+        """A message to *peer* did not arrive, and the sender has noticed."""
+        self._input(self._on_unreachable, peer)
+
+    def read(self) -> None:
+        """A client asks for a linearizable read."""
+        self._input(self._read, self._monitor.ledger.highest)
+
+    def propose(self, payload: bytes) -> ProposeResult | None:
+        """A client writes; None when the process does not run."""
+        if not self.up or self.paused:
+            return None
+        result = self.engine.propose(payload)
+        self._after_input()
+        return result
+
+    def change_membership(self, change: MembershipChange) -> ProposeResult | None:
+        """An operator changes who decides."""
+        if not self.up or self.paused:
+            return None
+        result = self.engine.change_membership(change)
+        self._after_input()
+        return result
+
+    def transfer(self, target: NodeId) -> Refused | None:
+        """An operator moves the leadership."""
+        if not self.up or self.paused:
+            return None
+        result = self.engine.transfer(target)
+        self._after_input()
+        return result
+
+    def _tick(self, life: int) -> None:
+        if life != self.life:
+            return
+        if not self.paused:
+            self.engine.tick(self.clock.ticks())
+            self._after_input()
+            if self.wants_snapshots and not self._saving:
+                self._save_snapshot()
+        self._world.after(self.clock.world_us(self._plan.tick_stride), self._tick, life)
+
+    def _on_message(self, now: Tick, sender: NodeId, message: Any) -> None:
+        if isinstance(message, Message):
+            self.engine.receive(sender, message, now)
+            self._after_input()
+        elif isinstance(message, SnapshotTransfer):
+            self._world.after(self._disk_time(), self._snapshot_stored, self.life, sender, message)
+        elif isinstance(message, SnapshotStored):
+            self._on_snapshot_answer(sender, message.last)
+
+    def _on_peer_died(self, now: Tick, peer: NodeId) -> None:
+        self.engine.suspect(peer, now)
+        self._after_input()
+
+    def _on_unreachable(self, _now: Tick, peer: NodeId) -> None:
+        self.engine.unreachable(peer)
+        self._after_input()
+
+    def _read(self, now: Tick, floor: LogIndex) -> None:
+        context, self._next_context = self._next_context, self._next_context + 1
+        self._reads[context] = AskedRead(self.life, floor)
+        self.engine.read(context, now)
+        self._after_input()
+
+    # ---- effects ----
+
+    def _after_input(self) -> None:
+        self._monitor.on_input(self)
+        if self._pump_planned:
+            return
+        if self._plan.defer and self.rng.random() * 1000 < self._plan.defer:
+            self._pump_planned = True
+            self._world.after(self.rng.randrange(1, 20_000), self._pump_later, self.life)
+        else:
+            self._pump()
+
+    def _pump_later(self, life: int) -> None:
+        if life != self.life:
+            return
+        if self.paused:
+            self._world.after(1_000, self._pump_later, life)
+            return
+        self._pump_planned = False
+        self._pump()
+
+    def _pump(self) -> None:
+        more = True
+        while more:
+            effects = self.engine.take_effects()
+            more = effects.more_committed
+            self._carry_out(effects)
+
+    def _carry_out(self, effects: Effects) -> None:
+        # Written first, so that invariants which look at a sent message see the log it speaks of.
+        if effects.persist is not None:
+            snapshot = effects.persist.snapshot
+            self.journal.append(effects.persist, self._received[snapshot.last] if snapshot else 0)
+            self._monitor.on_written(self, effects.persist)
+        if effects.trace:
+            self._monitor.on_trace(self, effects.trace)
+        for send in effects.send:
+            self._monitor.on_sent(self, send.to, send.message)
+            self._network.send(self.node_id, send.to, send.message)
+        for send in effects.after_persist:
+            self._outbox.append((self.journal.written, send))
+        if effects.install is not None:
+            self.applied, self.digest = effects.install.last, self._received[effects.install.last]
+            self._apply_queue.clear()
+            self._monitor.on_applied(self, self.applied, self.digest)
+            self._release_reads()
+        if effects.committed:
+            self._apply_queue.extend(effects.committed)
+            if not self._plan.apply_us:
+                self._apply(self.life)
+            elif not self._applying:
+                self._applying = True
+                self._world.after(self.rng.randrange(0, 2 * self._plan.apply_us), self._apply, self.life)
+        for peer in effects.snapshots_wanted:
+            self._stream_snapshot(peer)
+        for state in effects.reads:
+            asked = self._reads.pop(state.context, None)
+            if asked is not None:
+                self._reads_waiting.append((state.index, state.valid_until, asked))
+        for context in effects.reads_refused:
+            self._reads.pop(context, None)
+        if self._reads_waiting:
+            self._release_reads()
+        if self._outbox:
+            self._release_outbox()
+        self._maybe_sync()
+
+    # ---- disk ----
+
+    def _disk_time(self) -> int:
+        return 20 + int(self.rng.random() * self.rng.random() * 4 * self._disk_us)
+
+    def _maybe_sync(self) -> None:
+        if not self._syncing and not self.disk_hangs and self.journal.synced < self.journal.written:
+            self._syncing = True
+            self._world.after(self._disk_time(), self._synced, self.life, self.journal.written)
+
+    def _synced(self, life: int, number: int) -> None:
+        if life != self.life:
+            return
+        if self.disk_hangs:
+            self._syncing = False
+            return
+        self.journal.sync_upto(number)
+        self._syncing = False
+        self._input(self._on_synced)
+        self._maybe_sync()
+
+    def _on_synced(self, _now: Tick) -> None:
+        self._release_outbox()
+
+    def _release_outbox(self) -> None:
+        outbox = self._outbox
+        life = self.life
+        while outbox and outbox[0][0] <= self.journal.synced:
+            send = outbox.popleft()[1]
+            self._monitor.on_sent(self, send.to, send.message)
+            if send.to == self.node_id:
+                self.engine.receive(self.node_id, send.message, self.clock.ticks())
+                self._after_input()
+                if life != self.life:
+                    return
+            else:
+                self._network.send(self.node_id, send.to, send.message)
+
+    # ---- state machine ----
+
+    def _apply(self, life: int) -> None:
+        if life != self.life:
+            return
+        self._applying = False
+        queue = self._apply_queue
+        if not queue:
+            return
+        while queue:
+            entry = queue.popleft()
+            self.digest = chained(self.digest, entry)
+            self.applied = EntryId(entry.term, entry.index)
+            self._monitor.on_applied(self, self.applied, self.digest)
+        self.engine.applied(self.applied.index)
+        self._monitor.on_input(self)
+        self._release_reads()
+
+    def _release_reads(self) -> None:
+        still: list[tuple[LogIndex, Tick, AskedRead]] = []
+        for index, valid_until, asked in self._reads_waiting:
+            if index > self.applied.index:
+                still.append((index, valid_until, asked))
+            elif not valid_until or self.clock.ticks() < valid_until:
+                self.reads_answered += 1
+                self._monitor.on_read(self, asked.floor, self.applied.index)
+        self._reads_waiting = still
+
+    # ---- snapshots ----
+
+    def _save_snapshot(self) -> None:
+        self.wants_snapshots = False
+        if self.applied.index <= self.journal.file.last.index:
+            return
+        self._saving = True
+        meta = SnapshotMeta(self.applied, self.engine.membership_at(self.applied.index))
+        self._world.after(self._disk_time(), self._snapshot_saved, self.life, meta, self.digest)
+
+    def _snapshot_saved(self, life: int, meta: SnapshotMeta, digest: int) -> None:
+        if life != self.life:
+            return
+        self._saving = False
+        self.journal.snapshot_saved(meta, digest)
+        keep_from = max(1, meta.last.index + 1 - self._plan.keep_behind)
+        self.engine.compact(meta, LogIndex(keep_from))
+        self.journal.trim(meta, digest)
+        self._monitor.on_input(self)
+
+    def _stream_snapshot(self, peer: NodeId) -> None:
+        self._streams += 1
+        self._streaming[peer] = self._streams
+        message = SnapshotTransfer(self.engine.leader()[0], self.journal.file, self.journal.file_digest)
+        self._network.send(self.node_id, peer, message, extra_us=self.rng.randrange(0, 100_000))
+        patience = self.clock.world_us(SNAPSHOT_PATIENCE_TICKS)
+        self._world.after(patience, self._snapshot_overdue, self.life, peer, self._streams, message.meta)
+
+    def _snapshot_overdue(self, life: int, peer: NodeId, number: int, meta: SnapshotMeta) -> None:
+        if life == self.life and self._streaming.get(peer) == number:
+            del self._streaming[peer]
+            self.engine.snapshot_sent(peer, meta, False)
+            self._after_input()
+
+    def _snapshot_stored(self, life: int, sender: NodeId, message: SnapshotTransfer) -> None:
+        if life != self.life:
+            return
+        if self.paused:
+            self._world.after(1_000, self._snapshot_stored, life, sender, message)
+            return
+        self.journal.snapshot_saved(message.meta, message.digest)
+        self._received[message.meta.last] = message.digest
+        self.engine.snapshot_received(sender, message.term, message.meta, self.clock.ticks())
+        self._after_input()
+        self._network.send(self.node_id, sender, SnapshotStored(message.meta.last))
+
+    def _on_snapshot_answer(self, peer: NodeId, last: EntryId) -> None:
+        if self._streaming.pop(peer, None) is not None:
+            self.engine.snapshot_sent(peer, SnapshotMeta(last, self.view.membership), True)
+            self._after_input()
+
+
+def payload_of(number: int) -> bytes:
+    """A command that occurs once in a run."""
+    return b"%d" % number
+
+

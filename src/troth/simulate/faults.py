@@ -1,0 +1,198 @@
+"""What goes wrong, and when: each kind of fault happens at random moments, at the rate that the plan gives it."""
+
+import random
+from collections.abc import Callable
+
+from troth.core.interface import Accepted, Member, MembershipChange
+from troth.ids import NodeId
+from troth.simulate.core_node import CoreNode
+from troth.simulate.network import Network
+from troth.simulate.plan import SECOND_US, Plan
+from troth.simulate.world import World
+
+
+class Faults:
+    """Breaks things until `stop`, then mends them. `counts` proves what has happened."""
+
+    def __init__(
+        self, world: World, network: Network, nodes: dict[NodeId, CoreNode], plan: Plan, rng: random.Random
+    ) -> None:
+        self.counts: dict[str, int] = {}
+        self._world = world
+        self._network = network
+        self._nodes = nodes
+        self._plan = plan
+        self._rng = rng
+        self._stopped = False
+        network.on_lost = self._tell_unreachable
+        for rate, fault in (
+            (plan.partitions, self._partition),
+            (plan.crashes, self._crash),
+            (plan.crash_all, self._crash_all),
+            (plan.pauses, self._pause),
+            (plan.disk_hangs, self._hang_disk),
+            (plan.clock_changes, self._change_clock),
+            (plan.wrong_hints, self._wrong_hint),
+            (plan.transfers, self._transfer),
+            (plan.changes, self._change),
+            (plan.compactions, self._compact),
+        ):
+            if rate:
+                self._plan_next(rate, fault)
+
+    def stop(self) -> None:
+        """Mend everything: links, disks, clocks; start what is down."""
+        self._stopped = True
+        self._network.calm()
+        for node in self._nodes.values():
+            node.calm()
+            node.clock.set_rate(1000)
+            if not node.up:
+                node.boot()
+
+    def _plan_next(self, rate: int, fault: Callable[[], str | None]) -> None:
+        mean_us = 100 * SECOND_US // rate
+        self._world.after(int(self._rng.expovariate(1.0) * mean_us), self._happen, rate, fault)
+
+    def _happen(self, rate: int, fault: Callable[[], str | None]) -> None:
+        if self._stopped:
+            return
+        name = fault()
+        if name is not None:
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self._plan_next(rate, fault)
+
+    def _some(self) -> CoreNode:
+        return self._nodes[self._rng.choice(list(self._nodes))]
+
+    def _leaders(self) -> list[CoreNode]:
+        return [node for node in self._nodes.values() if node.up and node.view.leads]
+
+    def _one_or_leader(self) -> CoreNode:
+        leaders = self._leaders()
+        return self._rng.choice(leaders) if leaders and self._rng.random() < 0.5 else self._some()
+
+    def _duration_us(self, most_seconds: int) -> int:
+        return int(self._rng.random() ** 2 * most_seconds * SECOND_US) + 10_000
+
+    # ---- kinds ----
+
+    def _partition(self) -> str:
+        rng = self._rng
+        everyone = list(self._nodes)
+        one_way = rng.random() * 1000 < self._plan.one_way
+        shape = rng.random()
+        if shape < 0.3:
+            one = {self._one_or_leader().node_id}
+        elif shape < 0.8:
+            one = set(rng.sample(everyone, rng.randint(1, max(1, len(everyone) - 1))))
+        else:
+            # A bridge: one node hears both sides, which do not hear each other.
+            bridge = rng.choice(everyone)
+            rest = [node for node in everyone if node != bridge]
+            half = set(rng.sample(rest, len(rest) // 2))
+            self._network.partition(half, set(rest) - half, one_way=one_way)
+            self._world.after(self._duration_us(8), self._heal)
+            return "bridge"
+        if rng.random() < 0.5:
+            self._network.partition(one, set(everyone) - one, one_way=one_way)
+        else:
+            self._network.partition(set(everyone) - one, one, one_way=one_way)
+        self._world.after(self._duration_us(8), self._heal)
+        return "one_way" if one_way else "partition"
+
+    def _heal(self) -> None:
+        self._network.heal()
+
+    def _crash(self) -> str | None:
+        node = self._one_or_leader()
+        if not node.up:
+            return None
+        self._kill(node)
+        self._world.after(self._duration_us(6), self._restart, node)
+        return "crash"
+
+    def _crash_all(self) -> str:
+        for node in self._nodes.values():
+            if node.up:
+                self._kill(node)
+                self._world.after(self._duration_us(3), self._restart, node)
+        return "crash_all"
+
+    def _kill(self, node: CoreNode) -> None:
+        node.crash()
+        if self._rng.random() * 1000 < self._plan.death_seen:
+            for peer in self._nodes.values():
+                if peer is not node and self._rng.random() < 0.8:
+                    self._world.after(self._rng.randrange(100, 20_000), peer.on_peer_died, node.node_id)
+
+    def _restart(self, node: CoreNode) -> None:
+        if not node.up:
+            node.boot()
+
+    def _pause(self) -> str | None:
+        node = self._one_or_leader()
+        node.pause(self._duration_us(4))
+        return "pause"
+
+    def _hang_disk(self) -> str:
+        node = self._one_or_leader()
+        node.disk_hangs = True
+        self._world.after(self._duration_us(8), node.calm_disk)
+        return "disk_hang"
+
+    def _change_clock(self) -> str:
+        node = self._some()
+        config = self._plan.config
+        if config.lease_reads:
+            # Any two clocks stay within the drift that the configuration promises.
+            half = config.clock_drift_percent * 10 * 48 // 100
+            node.clock.set_rate(1000 + self._rng.randint(-half, half))
+        else:
+            node.clock.set_rate(self._rng.choice((200, 700, 900, 1000, 1100, 1500, 4000)))
+            if self._rng.random() < 0.3:
+                node.clock.jump(self._rng.randrange(0, 500))
+        return "clock"
+
+    def _wrong_hint(self) -> str:
+        node, peer = self._some(), self._one_or_leader()
+        if node is not peer:
+            node.on_peer_died(peer.node_id)
+        return "wrong_hint"
+
+    def _tell_unreachable(self, sender: NodeId, to: NodeId) -> None:
+        self._world.after(self._rng.randrange(100, 50_000), self._nodes[sender].on_unreachable, to)
+
+    # ---- what operators do ----
+
+    def _transfer(self) -> str | None:
+        leaders = self._leaders()
+        if not leaders:
+            return None
+        target = self._rng.choice([NodeId(0), *self._nodes])
+        return "transfer" if self._rng.choice(leaders).transfer(target) is None else None
+
+    def _change(self) -> str | None:
+        leaders = self._leaders()
+        if not leaders:
+            return None
+        leader = self._rng.choice(leaders)
+        result = leader.change_membership(self._draw_change(leader))
+        return "change" if isinstance(result, Accepted) else None
+
+    def _draw_change(self, leader: CoreNode) -> MembershipChange:
+        rng = self._rng
+        membership = leader.view.membership
+        inside = list(membership.everyone())
+        outside = [node for node in self._nodes if node not in inside]
+        coming = rng.sample(outside, min(len(outside), rng.choice((0, 1, 1, 2))))
+        going = rng.sample(inside, min(len(inside) - 1, rng.choice((0, 0, 1, 1, 2))))
+        joining = {node: Member(f"n{node}", promote=rng.random() < 0.7) for node in coming}
+        promote = tuple(node for node in membership.learners if node not in going and rng.random() < 0.3)
+        if rng.random() < 0.3:
+            return MembershipChange(add_voters=joining, remove=tuple(going), promote=promote)
+        return MembershipChange(add_learners=joining, remove=tuple(going), promote=promote)
+
+    def _compact(self) -> str:
+        self._some().wants_snapshots = True
+        return "compaction"

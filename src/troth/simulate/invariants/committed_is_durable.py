@@ -1,0 +1,54 @@
+"""What is committed is on the disks of a quorum when it commits, and stays so even when all crash at once.
+
+Source: Raft §5.3 ("committed once replicated on a majority"), with durable in place of received.
+"""
+
+from collections.abc import Callable
+
+from troth.core.interface import EntryId, Membership
+from troth.core.quorum import majority
+from troth.errors import invariant
+from troth.ids import NodeId
+from troth.simulate.core_node import CoreNode
+from troth.simulate.monitor import Invariant, Seen
+
+
+class CommittedIsDurable(Invariant):
+    """Looks at the disks, not at what anybody says."""
+
+    def on_input(self, node: CoreNode, seen: Seen) -> None:
+        index = node.view.commit_index
+        if not node.view.leads or not seen.leads or index <= seen.commit_index:
+            return
+        term = node.view.term_at(index)
+        invariant(term is not None, "commits what it does not hold", node=node.node_id, index=index)
+        if term is not None:
+            missing = self._lacking(seen.membership, EntryId(term, index), lambda voters: majority(len(voters)))
+            invariant(not missing, "committed without a durable quorum", node=node.node_id, index=index, voters=missing)
+
+    def on_crashed(self, node: CoreNode) -> None:
+        membership, highest = self.ledger.committed_membership, self.ledger.highest_id
+        if membership is None or not highest.index:
+            return
+        # As long as fewer than a majority lack it, no election can be won without a voter who has it.
+        lacking = self._lacking(membership, highest, lambda voters: len(voters) - majority(len(voters)) + 1)
+        sets = 2 if membership.is_joint else 1
+        invariant(len(lacking) < sets, "a crash took what was committed", node=node.node_id, highest=highest)
+
+    def _lacking(
+        self, membership: Membership, entry: EntryId, needed: Callable[[tuple[NodeId, ...]], int]
+    ) -> list[tuple[NodeId, ...]]:
+        """The sets of voters of which too few hold *entry* durably."""
+        lacking = []
+        for voters in (membership.voters, membership.outgoing):
+            if voters:
+                holders = sum(self._holds(self.nodes[voter], entry) for voter in voters)
+                if holders < needed(voters):
+                    lacking.append(voters)
+        return lacking
+
+    @staticmethod
+    def _holds(node: CoreNode, entry: EntryId) -> bool:
+        disk = node.journal.durable
+        newest_snapshot = max(disk.base.last.index, node.journal.file.last.index)
+        return newest_snapshot >= entry.index or disk.term_at(entry.index) == entry.term

@@ -1,0 +1,42 @@
+"""A vote, and what a server claims to hold, are on its disk when they leave it (Raft figure 2)."""
+
+from typing import Any
+
+from troth.core.raft.messages import AppendReply, RequestVote, VoteReply
+from troth.errors import invariant
+from troth.ids import NodeId
+from troth.simulate.core_node import CoreNode
+from troth.simulate.monitor import Invariant
+
+
+class DurableBeforeVisible(Invariant):
+    """Looks at the disk of whoever speaks."""
+
+    def on_sent(self, node: CoreNode, to: NodeId, message: Any) -> None:
+        kind = type(message)
+        if kind is AppendReply:
+            disk = node.journal.durable
+            invariant(disk.hard_state.term >= message.term, "term not durable", node=node.node_id, sent=message)
+            held = max(disk.last_index, node.journal.file.last.index)
+            invariant(held >= message.match, "acknowledges what is not durable", node=node.node_id, sent=message)
+        elif kind is VoteReply and message.granted:
+            hard = node.journal.durable.hard_state
+            invariant(
+                hard.term > message.term or (hard.term == message.term and hard.voted_for == to),
+                "vote not durable",
+                node=node.node_id,
+                to=to,
+                sent=message,
+                durable=hard,
+            )
+        elif kind is RequestVote:
+            disk = node.journal.durable
+            invariant(
+                disk.hard_state.term > message.term
+                or (disk.hard_state.term == message.term and disk.hard_state.voted_for == node.node_id),
+                "own vote not durable",
+                node=node.node_id,
+                sent=message,
+            )
+            held = max(disk.last_index, node.journal.file.last.index)
+            invariant(held >= message.last.index, "claims a log it may lose", node=node.node_id, sent=message)

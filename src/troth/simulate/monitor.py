@@ -1,0 +1,150 @@
+"""Watches every step of a run: gives each invariant the moments it asks for, and keeps what all of them need.
+
+An invariant (invariants/*.py) is one rule about the whole cluster, which no node could check by itself. It defines
+only the moments it needs; the monitor calls nothing else, since this runs after every input of every node.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from troth.core.interface import ORIGIN, EntryId, Membership, Persist, Trace
+from troth.ids import LogIndex, NodeId, Term
+
+if TYPE_CHECKING:
+    from troth.simulate.core_node import CoreNode
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a node's engine looked like after its last input."""
+
+    term: Term
+    voted_for: NodeId
+    commit_index: LogIndex
+    applied_index: LogIndex
+    compacted_index: LogIndex
+    leads: bool
+    membership: Membership
+
+
+class Ledger:
+    """What the cluster as a whole has done, as somebody who sees everything knows it."""
+
+    def __init__(self) -> None:
+        self.highest = LogIndex(0)
+        """Highest index that any node knows to be committed."""
+        self.highest_id = ORIGIN
+        self.leaders: dict[Term, NodeId] = {}
+        self.committed_membership: Membership | None = None
+        """In force at `highest`."""
+
+
+class Invariant:
+    """One rule. Subclasses define the moments they need; each raises `InvariantViolation` when the rule is broken."""
+
+    def __init__(self, monitor: "Monitor") -> None:
+        self.monitor = monitor
+        self.ledger = monitor.ledger
+        self.nodes = monitor.nodes
+
+
+MOMENTS = ("on_booted", "on_crashed", "on_input", "on_written", "on_sent", "on_applied", "on_read", "on_lead")
+
+
+class Monitor:
+    """All invariants of a run, and the facts they share. `seen` is the state before the input that is checked."""
+
+    def __init__(self, nodes: "dict[NodeId, CoreNode]", rules: Sequence[type[Invariant]]) -> None:
+        self.nodes = nodes
+        self.ledger = Ledger()
+        self.seen: dict[NodeId, Seen] = {}
+        self.history: list[tuple[int, NodeId, Trace]] = []
+        """(event number, node, what happened) of the newest events, for the report of a red seed."""
+        self.trace_counts: dict[str, int] = {}
+        self.on_event: Any = None
+        invariants = [rule(self) for rule in rules]
+        self._hooks: dict[str, list[Any]] = {
+            moment: [getattr(each, moment) for each in invariants if hasattr(each, moment)] for moment in MOMENTS
+        }
+        self._on_input = self._hooks["on_input"]
+        self._on_sent = self._hooks["on_sent"]
+        self._on_applied = self._hooks["on_applied"]
+
+    def on_booted(self, node: "CoreNode") -> None:
+        """A process has started; nothing has been put into its engine yet."""
+        for hook in self._hooks["on_booted"]:
+            hook(node)
+        self.seen[node.node_id] = _look(node)
+
+    def on_crashed(self, node: "CoreNode") -> None:
+        """A process has ended and lost its unsynced writes."""
+        for hook in self._hooks["on_crashed"]:
+            hook(node)
+
+    def on_input(self, node: "CoreNode") -> None:
+        """An input has been given to a node's engine; its effects are not fetched yet."""
+        view, seen = node.view, self.seen[node.node_id]
+        term, commit_index = view.term, view.commit_index
+        leads = view.leads
+        if (
+            term == seen.term
+            and commit_index == seen.commit_index
+            and leads == seen.leads
+            and view.voted_for == seen.voted_for
+            and view.applied_index == seen.applied_index
+            and view.compacted_index == seen.compacted_index
+            and view.membership is seen.membership
+        ):
+            return
+        for hook in self._on_input:
+            hook(node, seen)
+        if leads and (not seen.leads or term != seen.term):
+            for hook in self._hooks["on_lead"]:
+                hook(node)
+        if commit_index > self.ledger.highest:
+            self.ledger.highest = commit_index
+            term_there = view.term_at(commit_index)
+            self.ledger.highest_id = EntryId(term_there if term_there is not None else Term(0), commit_index)
+            self.ledger.committed_membership = node.engine.membership_at(commit_index)
+        self.seen[node.node_id] = _look(node)
+
+    def on_written(self, node: "CoreNode", persist: Persist) -> None:
+        """A write has been handed to a node's disk; it is not durable yet."""
+        for hook in self._hooks["on_written"]:
+            hook(node, persist)
+
+    def on_sent(self, node: "CoreNode", to: NodeId, message: Any) -> None:
+        """A message leaves a node."""
+        for hook in self._on_sent:
+            hook(node, to, message)
+
+    def on_applied(self, node: "CoreNode", entry: EntryId, digest: int) -> None:
+        """A node's state machine has applied *entry*; *digest* stands for all it has applied."""
+        for hook in self._on_applied:
+            hook(node, entry, digest)
+
+    def on_read(self, node: "CoreNode", floor: LogIndex, index: LogIndex) -> None:
+        """A read was answered from the state after *index*; *floor* was committed before it was asked for."""
+        for hook in self._hooks["on_read"]:
+            hook(node, floor, index)
+
+    def on_trace(self, node: "CoreNode", traces: Sequence[Trace]) -> None:
+        """An engine tells something."""
+        for trace in traces:
+            self.trace_counts[trace.name] = self.trace_counts.get(trace.name, 0) + 1
+            if self.on_event is not None:
+                self.on_event(node, trace)
+
+
+def _look(node: "CoreNode") -> Seen:
+    view = node.view
+    return Seen(
+        term=view.term,
+        voted_for=view.voted_for,
+        commit_index=view.commit_index,
+        applied_index=view.applied_index,
+        compacted_index=view.compacted_index,
+        leads=view.leads,
+        membership=view.membership,
+    )

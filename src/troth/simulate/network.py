@@ -1,0 +1,89 @@
+"""Links between nodes: messages are lost, late, doubled and overtaken; partitions cut one or both directions."""
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from troth.ids import NodeId
+from troth.simulate.plan import SECOND_US, Plan
+from troth.simulate.world import World
+
+
+class Receiver(Protocol):
+    """Where messages arrive."""
+
+    def on_message(self, sender: NodeId, message: Any) -> None: ...
+
+
+class Network:
+    """Every pair of nodes has a link in each direction. `cut` holds the directions that carry nothing."""
+
+    def __init__(self, world: World, plan: Plan, rng: random.Random) -> None:
+        self.receivers: dict[NodeId, Receiver] = {}
+        self.cut: set[tuple[NodeId, NodeId]] = set()
+        self.on_lost: Callable[[NodeId, NodeId], None] | None = None
+        """Told (sender, receiver) of a message that a sender may notice to be lost."""
+        self.counts = {"sent": 0, "lost": 0, "duplicated": 0, "cut": 0, "late": 0}
+        self._world = world
+        self._rng = rng
+        self._loss = plan.loss
+        self._duplicate = plan.duplicate
+        self._delay_us = plan.delay_us
+        self._delay_long = plan.delay_long
+        self._unreachable_told = plan.unreachable_told
+
+    def send(self, sender: NodeId, to: NodeId, message: Any, *, extra_us: int = 0) -> None:
+        """Put a message on its way; *extra_us* for one that takes long to transfer."""
+        counts = self.counts
+        counts["sent"] += 1
+        draw = self._rng.random
+        if (sender, to) in self.cut:
+            counts["cut"] += 1
+            self._maybe_tell(sender, to)
+            return
+        if self._loss and draw() * 1000 < self._loss:
+            counts["lost"] += 1
+            self._maybe_tell(sender, to)
+            return
+        self._world.after(self._delay() + extra_us, self._arrive, sender, to, message)
+        if self._duplicate and draw() * 1000 < self._duplicate:
+            counts["duplicated"] += 1
+            self._world.after(self._delay() + extra_us, self._arrive, sender, to, message)
+
+    def partition(self, one: Iterable[NodeId], other: Iterable[NodeId], *, one_way: bool) -> None:
+        """Cut *one* off from *other*; one way: what *one* says is not heard by *other*."""
+        others = list(other)
+        for a in one:
+            for b in others:
+                self.cut.add((a, b))
+                if not one_way:
+                    self.cut.add((b, a))
+
+    def heal(self) -> None:
+        """All links carry again."""
+        self.cut.clear()
+
+    def calm(self) -> None:
+        """No more faults (the second half of a run)."""
+        self.heal()
+        self._loss = self._duplicate = self._delay_long = 0
+        self._delay_us = min(self._delay_us, 5_000)
+
+    def _delay(self) -> int:
+        draw = self._rng.random
+        if self._delay_long and draw() * 1000 < self._delay_long:
+            self.counts["late"] += 1
+            return int(draw() * 3 * SECOND_US)
+        # Two uniform draws fall off like an exponential where it matters, at a fraction of the cost.
+        return 50 + int(draw() * draw() * 4 * self._delay_us)
+
+    def _arrive(self, sender: NodeId, to: NodeId, message: Any) -> None:
+        if (sender, to) in self.cut:
+            self.counts["cut"] += 1
+            return
+        self.receivers[to].on_message(sender, message)
+
+    def _maybe_tell(self, sender: NodeId, to: NodeId) -> None:
+        if self._unreachable_told and self.on_lost is not None:
+            if self._rng.random() * 1000 < self._unreachable_told:
+                self.on_lost(sender, to)

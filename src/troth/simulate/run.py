@@ -1,0 +1,204 @@
+"""One seed from beginning to end: chaos with every invariant watched, then calm, in which the cluster must serve.
+
+The trace of a run is what every node received and when; its digest is the same for the same seed in any process.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from troth.core.interface import Accepted, Member, Membership, Message, Trace
+from troth.core.raft.node import start
+from troth.errors import InvariantViolation, invariant
+from troth.ids import LogIndex, NodeId
+from troth.simulate.core_node import CoreNode, StartEngine
+from troth.simulate.faults import Faults
+from troth.simulate.invariants import ALL
+from troth.simulate.monitor import Invariant, Monitor
+from troth.simulate.network import Network
+from troth.simulate.plan import SECOND_US, Plan, draw
+from troth.simulate.rng import stream
+from troth.simulate.workload import Workload
+from troth.simulate.world import TICK_US, World
+
+CALM_TIMEOUTS = 60
+"""Within so many election timeouts after all faults have ended the cluster must serve everything."""
+
+HISTORY_KEPT = 60
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What came of a seed."""
+
+    plan: Plan
+    violation: str = ""
+    digest: str = ""
+    simulated_us: int = 0
+    events: int = 0
+    committed: int = 0
+    reads: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    traces: dict[str, int] = field(default_factory=dict)
+    last_events: list[str] = field(default_factory=list)
+
+    @property
+    def replay(self) -> str:
+        """The command that runs this seed again."""
+        return (
+            f"python -m troth.simulate --seed {self.plan.seed} --seconds {self.plan.chaos_us // SECOND_US}"
+        )
+
+
+class Simulation:
+    """A cluster of cores in a world of its own."""
+
+    def __init__(
+        self, plan: Plan, *, engine: StartEngine = start, rules: Sequence[type[Invariant]] = ALL, keep: bool = True
+    ) -> None:
+        self.plan = plan
+        self.world = World()
+        self.network = Network(self.world, plan, stream(plan.seed, "network"))
+        self.nodes: dict[NodeId, CoreNode] = {}
+        self.monitor = Monitor(self.nodes, rules)
+        self.monitor.on_event = self._on_event
+        founders = tuple(NodeId(number + 1) for number in range(plan.voters))
+        genesis = Membership(voters=founders, members={node: Member(f"n{node}") for node in founders})
+        for number in range(plan.voters + plan.spares):
+            node_id = NodeId(number + 1)
+            self.nodes[node_id] = self.network.receivers[node_id] = CoreNode(
+                world=self.world,
+                network=self.network,
+                plan=plan,
+                monitor=self.monitor,
+                start=engine,
+                node_id=node_id,
+                genesis=genesis if node_id in founders else Membership(voters=()),
+            )
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._last: deque[tuple[int, NodeId, Trace]] = deque(maxlen=HISTORY_KEPT)
+        for node in self.nodes.values():
+            node.boot()
+
+    def _on_event(self, node: CoreNode, trace: Trace) -> None:
+        self._last.append((self.world.now_us, node.node_id, trace))
+
+    def run(self) -> Outcome:
+        """Both phases. Whatever an invariant (of the run or of the code itself) says is in `Outcome.violation`."""
+        outcome = Outcome(plan=self.plan)
+        try:
+            self.chaos()
+            self.calm()
+        except InvariantViolation as violation:
+            outcome.violation = str(violation)
+        outcome.digest = self.digest()
+        outcome.simulated_us = self.world.now_us
+        outcome.events = self.world.events
+        outcome.committed = self.monitor.ledger.highest
+        outcome.reads = sum(node.reads_answered for node in self.nodes.values())
+        outcome.traces = dict(sorted(self.monitor.trace_counts.items()))
+        outcome.faults = {**self.network.counts, **dict(sorted(self.faults.counts.items()))}
+        outcome.last_events = [
+            f"{us / SECOND_US:9.4f} s  n{node}  {trace.name} "
+            + " ".join(f"{name}={value}" for name, value in trace.facts.items())
+            for us, node, trace in self._last
+        ]
+        return outcome
+
+    def chaos(self) -> None:
+        """Faults and clients together."""
+        self.faults = Faults(self.world, self.network, self.nodes, self.plan, stream(self.plan.seed, "faults"))
+        self.workload = Workload(self.world, self.nodes, self.plan, stream(self.plan.seed, "workload"))
+        self.world.run_until(self.plan.chaos_us)
+
+    def calm(self) -> None:
+        """No faults any more: a leader, a commit and an answer on every member within `CALM_TIMEOUTS`."""
+        self.faults.stop()
+        self.workload.stop()
+        timeout_us = self.plan.config.election_timeout_ticks * TICK_US
+        deadline = self.world.now_us + max(CALM_TIMEOUTS * timeout_us, 20 * SECOND_US)
+        # Messages that were late by seconds, paused processes and streams of snapshots come to their end first.
+        self.world.run_until(self.world.now_us + 8 * SECOND_US)
+        leader = self._wait_for_write(deadline)
+        self._wait_for_reads(leader, deadline)
+
+    def _wait_for_write(self, deadline: int) -> CoreNode:
+        """Some leader commits a new entry, and all members of its settled membership apply it."""
+        step_us = 10 * TICK_US
+        leader: CoreNode | None = None
+        wanted = LogIndex(0)
+        while self.world.now_us < deadline:
+            leading = [node for node in self.nodes.values() if node.up and node.view.leads]
+            newest = max(leading, key=lambda node: node.view.term) if leading else None
+            if newest is not None and newest is not leader:
+                result = newest.propose(b"calm")
+                if isinstance(result, Accepted):
+                    leader, wanted = newest, result.id.index
+            self.world.run_until(self.world.now_us + step_us)
+            if leader is not None and leader.up and leader.view.leads:
+                membership = leader.view.membership
+                if not membership.is_joint and all(
+                    self.nodes[node].applied.index >= wanted for node in membership.everyone()
+                ):
+                    return leader
+        raise InvariantViolation(f"no progress after all faults have ended ({self._situation()})")
+
+    def _wait_for_reads(self, leader: CoreNode, deadline: int) -> None:
+        """Every member answers a linearizable read."""
+        for node_id in leader.view.membership.everyone():
+            node = self.nodes[node_id]
+            answered = node.reads_answered
+            node.read()
+            while node.reads_answered == answered and self.world.now_us < deadline:
+                self.world.run_until(self.world.now_us + 10 * TICK_US)
+                if self.world.now_us // (100 * TICK_US) % 2:
+                    node.read()
+            invariant(
+                node.reads_answered > answered, "a read is never answered", node=node_id, situation=self._situation()
+            )
+
+    def _situation(self) -> str:
+        return "; ".join(
+            f"n{node.node_id} {node.view.role} term {node.view.term} commit {node.view.commit_index}"
+            f" last {node.view.last_index} voters {node.view.membership.voters}"
+            for node in self.nodes.values()
+        )
+
+    def digest(self) -> str:
+        """Stands for everything that has happened."""
+        return self._hash.hexdigest()
+
+    def record(self) -> None:
+        """Let every message that arrives be part of the digest (costs a tenth of the speed)."""
+        encode = msgspec.msgpack.Encoder().encode
+        update = self._hash.update
+        for node_id, node in self.nodes.items():
+            self.network.receivers[node_id] = _Recorded(node, self.world, encode, update)
+
+
+class _Recorded:
+    """Sits in front of a node and adds what arrives to the digest of the run."""
+
+    def __init__(self, node: CoreNode, world: World, encode: object, update: object) -> None:
+        self._node = node
+        self._world = world
+        self._encode = encode
+        self._update = update
+
+    def on_message(self, sender: NodeId, message: object) -> None:
+        """A message has arrived."""
+        name = type(message).__name__
+        body = self._encode(message) if isinstance(message, Message) else b""  # type: ignore[operator]
+        self._update(b"%d %d %d %s" % (self._world.now_us, sender, self._node.node_id, name.encode()) + body)  # type: ignore[operator]
+        self._node.on_message(sender, message)
+
+
+def run_seed(seed: int, *, chaos_seconds: int = 60, record: bool = False, engine: StartEngine = start) -> Outcome:
+    """Run one seed; never raises for a violation."""
+    simulation = Simulation(draw(seed, chaos_seconds=chaos_seconds), engine=engine)
+    if record:
+        simulation.record()
+    return simulation.run()

@@ -1,0 +1,57 @@
+"""Clients: they write and read at random moments, mostly where they believe the leader to be."""
+
+import random
+
+from troth.core.interface import Accepted
+from troth.ids import NodeId
+from troth.simulate.core_node import CoreNode, payload_of
+from troth.simulate.plan import SECOND_US, Plan
+from troth.simulate.world import World
+
+
+class Workload:
+    """Proposals and reads until `stop`."""
+
+    def __init__(self, world: World, nodes: dict[NodeId, CoreNode], plan: Plan, rng: random.Random) -> None:
+        self.proposed = 0
+        self.accepted = 0
+        self._world = world
+        self._nodes = nodes
+        self._rng = rng
+        self._stopped = False
+        self._write_us = 100 * SECOND_US // plan.proposals
+        self._read_us = 100 * SECOND_US // plan.reads if plan.reads else 0
+        world.after(self._gap(self._write_us), self._write)
+        if self._read_us:
+            world.after(self._gap(self._read_us), self._read)
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _gap(self, mean_us: int) -> int:
+        return int(self._rng.random() * 2 * mean_us) + 1
+
+    def _target(self) -> CoreNode:
+        if self._rng.random() < 0.8:
+            leaders = [node for node in self._nodes.values() if node.up and node.view.leads]
+            if leaders:
+                return self._rng.choice(leaders)
+        return self._nodes[self._rng.choice(list(self._nodes))]
+
+    def _write(self) -> None:
+        if self._stopped:
+            return
+        node = self._target()
+        for _ in range(self._rng.choice((1, 1, 1, 2, 5))):
+            self.proposed += 1
+            if isinstance(node.propose(payload_of(self.proposed)), Accepted):
+                self.accepted += 1
+        self._world.after(self._gap(self._write_us), self._write)
+
+    def _read(self) -> None:
+        if self._stopped:
+            return
+        self._target().read()
+        if self._rng.random() < 0.3:
+            self._nodes[self._rng.choice(list(self._nodes))].read()
+        self._world.after(self._gap(self._read_us), self._read)

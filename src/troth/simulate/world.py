@@ -1,0 +1,77 @@
+"""Virtual time: a heap of things to happen, and the order in which they do.
+
+Time is an int of microseconds and moves only from one event to the next. Events at the same microsecond happen in
+the order in which they were planned. Nodes do not see this time but the ticks of their own clock (`LocalClock`).
+"""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any, TypeAlias
+
+from troth.errors import UsageError
+from troth.ids import Tick
+
+TICK_US = 10_000
+"""What a tick lasts on a clock that runs right: 10 ms."""
+
+Action: TypeAlias = Callable[..., None]
+
+
+class World:
+    """The event loop of a simulation. `events` counts what has happened so far."""
+
+    def __init__(self) -> None:
+        self.now_us = 0
+        self.events = 0
+        self._planned = 0
+        self._heap: list[tuple[int, int, Action, tuple[Any, ...]]] = []
+
+    def after(self, delay_us: int, action: Action, *arguments: Any) -> None:
+        """Let *action* happen *delay_us* from now."""
+        self._planned += 1
+        heappush(self._heap, (self.now_us + delay_us, self._planned, action, arguments))
+
+    def run_until(self, end_us: int, stop: Callable[[], bool] | None = None) -> bool:
+        """Let things happen until *end_us*, or until *stop* says so after an event; True in that case."""
+        if end_us < self.now_us:
+            raise UsageError(f"time can not go back from {self.now_us} to {end_us}")
+        heap = self._heap
+        while heap and heap[0][0] <= end_us:
+            self.now_us, _, action, arguments = heappop(heap)
+            self.events += 1
+            action(*arguments)
+            if stop is not None and stop():
+                return True
+        self.now_us = end_us
+        return False
+
+
+class LocalClock:
+    """A node's monotonic clock: it never falls, but may run fast or slow and jump ahead."""
+
+    def __init__(self, world: World, offset_us: int) -> None:
+        self._world = world
+        self._base_world_us = world.now_us
+        self._base_local_us = offset_us
+        self._rate_permille = 1000
+
+    def local_us(self) -> int:
+        return self._base_local_us + (self._world.now_us - self._base_world_us) * self._rate_permille // 1000
+
+    def ticks(self) -> Tick:
+        """What `now` is for the engine."""
+        return Tick(self.local_us() // TICK_US)
+
+    def world_us(self, ticks: int) -> int:
+        """How long, in world time, this clock needs for *ticks*."""
+        return ticks * TICK_US * 1000 // self._rate_permille
+
+    def set_rate(self, permille: int) -> None:
+        """Run at *permille* thousandths of the right speed from now on."""
+        self._base_local_us = self.local_us()
+        self._base_world_us = self._world.now_us
+        self._rate_permille = permille
+
+    def jump(self, ticks: int) -> None:
+        """Leap ahead, as a clock does that was read only before and after a long sleep of the machine."""
+        self._base_local_us += ticks * TICK_US
