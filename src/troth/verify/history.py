@@ -36,7 +36,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from typing_extensions import override
 
 from troth.errors import DecodeError, UsageError
@@ -216,7 +216,7 @@ class History:
         """The history of the operations whose indexes are in *keep*; positions are kept, indexes are dealt anew."""
         chosen = sorted(set(keep))
         renamed = {old: new for new, old in enumerate(chosen)}
-        operations = [_reindexed(self.operations[old], new) for old, new in renamed.items()]
+        operations = [structs.replace(self.operations[old], index=new) for old, new in renamed.items()]
         timeline = [2 * renamed[code >> 1] + (code & 1) for code in self.timeline if code >> 1 in renamed]
         return History(
             operations,
@@ -258,50 +258,42 @@ class History:
     def of(
         operations: Iterable[Operation], *, reading: Reading | None = None, format: str = "events"
     ) -> "History":
-        """Build a history from operations that carry their own positions.
+        """Build a history from operations that carry their own positions (or times); positions are dealt anew.
 
         Raises:
             UsageError: two operations of one process overlap, or one completes before it is invoked.
         """
         ordered = sorted(operations, key=lambda op: op.invoked)
-        ordered = [op if op.index == at else _reindexed(op, at) for at, op in enumerate(ordered)]
+        # On a tie the invocation comes first: touching intervals count as concurrent, which never forges a violation.
         marks: list[tuple[int, int, int]] = []
         last: dict[Process, Operation] = {}
-        length = 0
-        for op in ordered:
+        for index, op in enumerate(ordered):
             before = last.get(op.process)
             if before is not None and before.completed > op.invoked:
-                raise UsageError(f"operations {before.index} and {op.index} of process {op.process} overlap")
+                raise UsageError(
+                    f"process {op.process} invokes {op.f} at {op.invoked} while its {before.f} is open"
+                )
             if op.completed < op.invoked:
-                raise UsageError(f"operation {op.index} of process {op.process} completes before it is invoked")
+                raise UsageError(
+                    f"{op.f} of process {op.process} completes at {op.completed}, before {op.invoked}"
+                )
             last[op.process] = op
-            marks.append((op.invoked, 0, 2 * op.index))
-            if op.returned != FOREVER:
-                marks.append((op.completed, 1, 2 * op.index + 1))
-            length = max(length, op.invoked + 1, op.completed + 1 if op.completed != FOREVER else 0)
-        # On a tie the invocation comes first: touching intervals count as concurrent, which never forges a violation.
+            marks.append((op.invoked, 0, index))
+            if op.completed != FOREVER:
+                marks.append((op.completed, 1, index))
         marks.sort()
-        return History(
-            ordered, timeline=[code for _, _, code in marks], reading=reading, format=format, length=length
-        )
-
-
-def _reindexed(op: Operation, index: int) -> Operation:
-    return Operation(
-        index=index,
-        process=op.process,
-        f=op.f,
-        key=op.key,
-        argument=op.argument,
-        result=op.result,
-        outcome=op.outcome,
-        invoked=op.invoked,
-        completed=op.completed,
-        start_ns=op.start_ns,
-        end_ns=op.end_ns,
-        error=op.error,
-        line=op.line,
-    )
+        invoked = [0] * len(ordered)
+        completed = [FOREVER] * len(ordered)
+        timeline: list[int] = []
+        for position, (_, is_end, index) in enumerate(marks):
+            (completed if is_end else invoked)[index] = position
+            if not is_end or ordered[index].outcome is not EventType.INFO:
+                timeline.append(2 * index + is_end)
+        placed = [
+            structs.replace(op, index=index, invoked=invoked[index], completed=completed[index])
+            for index, op in enumerate(ordered)
+        ]
+        return History(placed, timeline=timeline, reading=reading, format=format, length=len(marks))
 
 
 def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str = "events") -> History:

@@ -31,7 +31,7 @@ from typing_extensions import override
 from troth.errors import UsageError
 from troth.verify.formats.edn import Record
 from troth.verify.history import EventType, Operation, Reading, Value
-from troth.verify.linearizability.register import APPEND, CAS, NOT, READ, WRITE, Primitive
+from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
 
 
 class _Illegal:

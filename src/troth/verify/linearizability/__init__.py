@@ -5,13 +5,13 @@
 ==========  ================================================  ==========================================
 algorithm   for                                               cost
 ==========  ================================================  ==========================================
-zones       registers whose values are written once           O(n log n)
+chains      registers and keys with all texts distinct       O(n log n)
 set-chain   sets that only grow, read as a whole              O(n + elements read)
 jit         registers and keys with cas, append, repeats      O(n) times configurations, worst exponential
 jit-model   any other object, through its `step`              the same, with a larger constant
 ==========  ================================================  ==========================================
 
-Every verdict says which one decided. Reading order: register.py (the theory), witness.py, zones.py, sets.py,
+Every verdict says which one decided. Reading order: register.py (the theory), witness.py, chains.py, sets.py,
 generic.py, dispatch.py.
 """
 

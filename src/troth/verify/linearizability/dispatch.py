@@ -1,27 +1,27 @@
 """Splits a history into independent parts and decides each with the cheapest algorithm that is sound for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from typing import Final, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from troth.verify.history import History, Value, show
-from troth.verify.linearizability import generic, register, sets, witness, zones
-from troth.verify.linearizability.register import UNBOUNDED, Budget, Outcome, Primitive
+from troth.verify.linearizability import chains, generic, register, sets, witness
+from troth.verify.linearizability.register import UNBOUNDED, Budget, Outcome
 from troth.verify.models import Call, Model, Register, SetObject
 from troth.verify.verdict import ConfigurationView, Counterexample, Part, Status, Verdict, combine
 
 Instants: TypeAlias = list[tuple[int, int]]
 """(instant, operation index), ascending; see `witness`."""
 
-ZONES_FROM: Final = 400
-"""Below this many operations the just-in-time search is quicker than finding out whether zones apply."""
+_EXPLAIN_MAX: Final = 20_000
+"""Configurations that explaining a contradiction may cost; a contradiction found without search is never in doubt."""
 
 _COST: Final = {
     "jit": "linear in the history, exponential in concurrency at worst",
     "jit-model": "linear in the history, exponential in concurrency at worst",
-    "zones": "O(n log n)",
+    "chains": "O(n log n)",
     "set-chain": "linear",
 }
 
@@ -30,7 +30,6 @@ class _Result(Struct, frozen=True, kw_only=True):
     """One part's verdict, with what it takes to explain it when somebody asks."""
 
     part: Part
-    timeline: Sequence[int]
     order: Callable[[], Instants]
     explain: Callable[[], Counterexample]
 
@@ -53,17 +52,9 @@ def check_linearizable(
         every_part: look at every part even after one was found illegal.
     """
     model = object.reading(history.reading)
-    reading, operations = history.reading, history.operations
     results: list[_Result] = []
     illegal: _Result | None = None
-    decide: Callable[[Value, Sequence[int]], _Result]
-    if isinstance(model, Register):
-        lower = model.primitive
-        decide = _Registers(history, [lower(op, reading) for op in operations], model.init(), budget).decide
-    else:
-        decide = _Objects(history, model, [model.call(op, reading) for op in operations], budget).decide
-    for key, timeline in _parts(history, model):
-        result = decide(key, timeline)
+    for result in _decisions(history, model, budget):
         results.append(result)
         if result.part.status is Status.ILLEGAL:
             illegal = illegal or result
@@ -79,19 +70,74 @@ def check_linearizable(
         reason=reason,
         parts=[result.part for result in results],
         counterexample=None if illegal is None else illegal.explain,
-        witness=(lambda: _merged(history, results)) if status is Status.OK else None,
+        witness=(lambda: _merged(results)) if status is Status.OK else None,
     )
 
 
-def _merged(history: History, results: Sequence[_Result]) -> list[int]:
+def _decisions(history: History, model: Model, budget: Budget) -> Iterator[_Result]:
+    """Decide part after part, so that the caller may stop at the first illegal one."""
+    operations, reading = history.operations, history.reading
+    if not isinstance(model, Register) or type(model).step is not Register.step:
+        objects = _Objects(history, model, [model.call(op, reading) for op in operations], budget)
+        for key, timeline in _parts(history, model):
+            yield objects.decide(key, timeline)
+        return
+    gathered = chains.gather(operations, reading, model.init())
+    registers: _Registers | None = None
+    timelines: dict[Value, Sequence[int]] = {}
+    for name, key in ({} if gathered is None else gathered).items():
+        found = chains.examine(key)
+        if found is not None:
+            yield _chained(history, model, name, key, found)
+            continue
+        if registers is None:
+            registers = _Registers(history, model, budget)
+            timelines = dict(_parts(history, model))
+        yield registers.decide(name, timelines[name])
+    if gathered is None:
+        registers = _Registers(history, model, budget)
+        for part, timeline in _parts(history, model):
+            yield registers.decide(part, timeline)
+
+
+def _merged(results: Sequence[_Result]) -> list[int]:
     """One order of all parts: each part's own, merged by instant, which respects real time across parts."""
-    where = {code: place for place, code in enumerate(history.timeline)}
-    rows = []
-    for result in results:
-        # An instant counts half places of the part's own timeline.
-        places = [where[code] for code in result.timeline]
-        rows.append([(2 * places[instant >> 1] + (instant & 1), index) for instant, index in result.order()])
-    return [index for _, index in merge(*rows, key=lambda row: row[0])]
+    return [index for _, index in merge(*(result.order() for result in results), key=lambda row: row[0])]
+
+
+def _in_history(history: History, timeline: Sequence[int], order: Instants) -> Instants:
+    """Instants of a part's timeline, in positions of the whole history."""
+    operations = history.operations
+    rows: Instants = []
+    for instant, index in order:
+        code = timeline[instant >> 1]
+        op = operations[code >> 1]
+        rows.append((2 * (op.completed if code & 1 else op.invoked) + (instant & 1), index))
+    return rows
+
+
+def _chained(history: History, model: Register, name: Value, key: chains.Key, found: chains.Found) -> _Result:
+    at = "" if name is None else f"key {show(name)}: "
+    part = Part(
+        key=name,
+        status=Status.ILLEGAL if found.conflict else Status.OK,
+        algorithm="chains",
+        cost=_COST["chains"],
+        events_done=key.count,
+        events=key.count,
+        reason=at + found.conflict if found.conflict else "",
+    )
+
+    def explain() -> Counterexample:
+        # That there is a contradiction is certain; the search shows where it first bites.
+        timeline = next(timeline for part_key, timeline in _parts(history, model) if part_key == name)
+        searched = _Registers(history, model, Budget(configurations_max=_EXPLAIN_MAX)).decide(name, timeline)
+        if searched.part.status is not Status.ILLEGAL:
+            return Counterexample(operation=None, reason=found.conflict)
+        shown = searched.explain()
+        return structs.replace(shown, reason=f"{found.conflict}; {shown.reason}")
+
+    return _Result(part=part, order=lambda: chains.order(key, found), explain=explain)
 
 
 def _parts(history: History, model: Model) -> list[tuple[Value, Sequence[int]]]:
@@ -117,55 +163,23 @@ def _parts(history: History, model: Model) -> list[tuple[Value, Sequence[int]]]:
 
 
 class _Registers:
-    """Decides parts of an object that is made of registers."""
+    """Decides parts of an object that is made of registers, by search."""
 
-    def __init__(
-        self, history: History, primitives: Sequence[Primitive | None], initial: Value, budget: Budget
-    ) -> None:
-        self.history, self.primitives, self.initial, self.budget = history, primitives, initial, budget
+    def __init__(self, history: History, model: Register, budget: Budget) -> None:
+        reading, lower = history.reading, model.primitive
+        self.history, self.budget, self.initial = history, budget, model.init()
+        self.primitives = [lower(op, reading) for op in history.operations]
 
     def decide(self, key: Value, timeline: Sequence[int]) -> _Result:
-        primitives, initial = self.primitives, self.initial
-        if len(timeline) >= 2 * ZONES_FROM and zones.applies(primitives, timeline, initial):
-            return self._zones(key, timeline)
+        primitives, initial, history = self.primitives, self.initial, self.history
         outcome = register.search(primitives, timeline, initial=initial, budget=self.budget)
         return _Result(
-            part=_part(self.history, key, "jit", timeline, outcome),
-            timeline=timeline,
-            order=lambda: witness.order(primitives, timeline, initial, outcome.trail),
-            explain=lambda: explained(self.history, outcome),
+            part=_part(history, key, "jit", timeline, outcome),
+            order=lambda: _in_history(
+                history, timeline, witness.order(primitives, timeline, initial, outcome.trail)
+            ),
+            explain=lambda: explained(history, outcome),
         )
-
-    def _zones(self, key: Value, timeline: Sequence[int]) -> _Result:
-        found = zones.examine(self.primitives, timeline, self.initial)
-        if not found.conflict:
-            outcome = Outcome(status="ok", events_done=len(timeline))
-        else:
-            # The two values alone are illegal already, and small enough for a search that can show why.
-            conflict = set(found.conflict)
-            two = [code for code in timeline if _argument(self.primitives[code >> 1]) in conflict]
-            outcome = register.search(self.primitives, two, initial=self.initial)
-        part = _part(self.history, key, "zones", timeline, outcome)
-
-        def explain() -> Counterexample:
-            values = " and ".join(show(value) for value in found.conflict)
-            return explained(self.history, outcome, because=f"values {values}: {found.reason}")
-
-        return _Result(
-            part=part,
-            timeline=timeline,
-            order=lambda: zones.order(self.primitives, timeline, self.initial, found),
-            explain=explain,
-        )
-
-
-def _argument(primitive: Primitive | None) -> Value:
-    # No value equals this string object's identity-free stand-in: None primitives say nothing and are left out.
-    return _Nothing if primitive is None else primitive[1]
-
-
-class _Nothing:
-    """Equal to no value."""
 
 
 class _Objects:
@@ -180,8 +194,9 @@ class _Objects:
         outcome = generic.search(self.model, self.calls, timeline, budget=self.budget)
         return _Result(
             part=_part(self.history, key, "jit-model", timeline, outcome),
-            timeline=timeline,
-            order=lambda: witness.order_of_calls(self.model, self.calls, timeline, outcome.trail),
+            order=lambda: _in_history(
+                self.history, timeline, witness.order_of_calls(self.model, self.calls, timeline, outcome.trail)
+            ),
             explain=lambda: explained(self.history, outcome),
         )
 
@@ -192,8 +207,7 @@ class _Objects:
         )
         return _Result(
             part=_part(self.history, key, "set-chain", timeline, outcome),
-            timeline=timeline,
-            order=lambda: order,
+            order=lambda: _in_history(self.history, timeline, order),
             explain=lambda: explained(self.history, outcome, because=why),
         )
 

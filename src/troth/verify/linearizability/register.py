@@ -2,15 +2,8 @@
 
 Theory of operation
 -------------------
-Everything a single register, cas-register or key of a key-value store does is one of five *primitives*:
-
-=============  ================================  =========================
-READ v         needs state == v                  leaves the state alone
-NOT v          needs state != v (a failed cas)   leaves the state alone
-WRITE v        always possible                   the state becomes v
-CAS a b        needs state == a                  the state becomes b
-APPEND x       always possible                   the state becomes state+x
-=============  ================================  =========================
+Everything a single register, cas-register or key of a key-value store does is one of five *primitives* (see
+`troth.verify.primitives`): READ v, NOT v (a failed cas saw another value), WRITE v, CAS a b, APPEND x.
 
 The search keeps a set of *configurations*: a state, and what has become of each operation that is open. Invocations
 only open an operation. When operation o returns, every configuration in which o has not been placed yet must place
@@ -49,15 +42,7 @@ from msgspec import Struct
 from typing_extensions import override
 
 from troth.verify.history import FOREVER, Value
-
-READ: Final = 0
-NOT: Final = 1
-WRITE: Final = 2
-CAS: Final = 3
-APPEND: Final = 4
-
-Primitive: TypeAlias = tuple[int, Value, Value, bool]
-"""(code, first argument, second argument, crashed). Crashed READ and NOT say nothing and must be left out."""
+from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
 
 Trail: TypeAlias = "tuple[Trail | None, int, int, Value] | None"
 """Linked from the last placement back: (earlier, operation index, place in the timeline, state reached)."""
@@ -380,26 +365,25 @@ class _Search:
             # Close the operation: forget its bit everywhere.
             spare.append(bit)
             if kind == READ:
-                wanted[a] ^= bit
+                _drop(wanted, a, bit)
                 self.partial ^= bit
             elif kind == WRITE:
-                wanted[a] ^= bit
-                makers[a] ^= bit
+                _drop(wanted, a, bit)
+                _drop(makers, a, bit)
                 self.totals ^= bit
             elif kind == CAS:
-                self.cas_from[a][b] ^= bit
-                self.cas_to[b] ^= bit
+                onward = self.cas_from[a]
+                _drop(onward, b, bit)
+                if not onward:
+                    del self.cas_from[a]
+                _drop(self.cas_to, b, bit)
                 self.partial ^= bit
             elif kind == NOT:
-                not_of[a] ^= bit
+                _drop(not_of, a, bit)
                 self.nots ^= bit
                 self.partial ^= bit
             else:
-                left = self.appends[a] ^ bit
-                if left:
-                    self.appends[a] = left
-                else:
-                    del self.appends[a]
+                _drop(self.appends, a, bit)
                 self.apps ^= bit
                 self.totals ^= bit
             if expired is not None and not place & 1023 and expired():
@@ -671,6 +655,15 @@ class _Search:
             everything ^= one
             (placed if one & (used | free) else still_open).append(self.op_at[one])
         return Pending(state, trail, tuple(sorted(placed)), tuple(sorted(still_open)))
+
+
+def _drop(masks: dict[Value, int], value: Value, bit: int) -> None:
+    left = masks[value] ^ bit
+    if left:
+        masks[value] = left
+    else:
+        # Loops run over what is there; values that are no longer open must not stay.
+        del masks[value]
 
 
 def _append(state: Value, text: Value) -> Value:

@@ -3,8 +3,8 @@
 The results of all reads must form a chain under inclusion, so their order is known, and with it between which two
 reads every element was added. Instants are then dealt greedily, the earliest possible first: a group of equal reads
 starts when the elements it is the first to show have been invoked, an element cannot be added before the reads that
-lack it, and whoever misses its own return is the operation that cannot be placed. An element added twice enters with one
-of its adds; the others may come later, but none may have returned before a read that lacks it.
+lack it, and whoever misses its own return is the operation that cannot be placed. An element added twice enters with
+one of its adds; the others may come later, but none may have returned before a read that lacks it.
 """
 
 from collections.abc import Sequence

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 from troth.errors import invariant
 from troth.verify.history import FOREVER, Value
-from troth.verify.linearizability.register import APPEND, DEAD, NOT, READ, WRITE, Primitive, Trail
+from troth.verify.linearizability.register import DEAD, Trail
 from troth.verify.models import ILLEGAL, Call, Model, Several
+from troth.verify.primitives import APPEND, NOT, READ, WRITE, Primitive
 
 
 def unroll(trail: Trail) -> list[tuple[int, int, Value]]:

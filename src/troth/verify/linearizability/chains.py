@@ -1,0 +1,412 @@
+"""Registers and keys in which everything written is told apart: linearizability in O(n log n), without search.
+
+When every written (or appended) text occurs once, a read says not only what was last but all that happened since the
+last overwrite: "abc" was put "a", then append "b", then append "c". So every key falls into *chains*: an overwrite (or
+the initial value), then the appends and cas that somebody observed, in the order observed, each followed by the reads
+that saw exactly that. Inside a chain the order is given; what is left to ask is whether chains fit beside one another:
+
+(a) Within a chain, no operation returns before one that must precede it is invoked.
+(b) Let f be the earliest return in a chain and s its latest invocation. If f < s the chain must own all of [f, s] (a
+    forward zone), and owning that is enough. Two forward zones may not overlap.
+(c) Otherwise the whole chain fits at any instant in [s, f] (a backward zone), which must not lie inside a forward zone.
+
+Writes and appends that nobody observed are chains of one, except that an append does not end the chain before it: it
+only must stay out of forward zones. Crashed operations that were not observed drop out; observed ones never return.
+
+This extends the clusters of Gibbons & Korach, "Testing shared memories", SIAM J. Comput. 26(4), 1997, section 4.2 (a
+cluster is a chain of one) by the read-map with read-modify-write: (b) holds because giving every operation of a chain
+the instant max(f, latest invocation up to it) keeps the chain's order inside [f, s] and, by (a), everybody's interval.
+
+Texts must be told apart inside a concatenation, too: no text may be a prefix of another. Where that fails, or anything
+is written twice, or a failed cas must be placed, `register.search` decides.
+"""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final
+
+from msgspec import Struct
+
+from troth.verify.history import FOREVER, EventType, Operation, Reading, Value, show
+
+OVERWRITES: Final = frozenset({"write", "put", "set"})
+READS: Final = frozenset({"read", "get"})
+
+
+class _Initial:
+    """Stands for the initial value as the root of a chain."""
+
+    __slots__ = ()
+
+
+_ROOT: Final = _Initial()
+
+
+class Key:
+    """What was asked of one key. Filled by `gather`."""
+
+    __slots__ = ("appended", "changed", "count", "first_return", "initial", "last_invoke", "reads", "written")
+
+    def __init__(self, initial: Value) -> None:
+        self.initial = initial
+        self.count = 0
+        self.written: dict[Value, Operation] = {}
+        """text -> the operation that writes, appends or swaps it in"""
+        self.appended = False
+        self.changed: dict[Value, Value] = {}
+        """from -> to of every cas, by its from"""
+        self.first_return: dict[Value, int] = {}
+        self.last_invoke: dict[Value, int] = {}
+        self.reads: list[Operation] = []
+
+
+class Chain(Struct, kw_only=True):
+    """Operations in their one possible order, level by level: a writer, then whoever read what it made."""
+
+    levels: list[Value]
+    f: int
+    s: int
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """`conflict` is "" when the key is linearizable; otherwise it says in words what contradicts what."""
+
+    conflict: str
+    chains: list[Chain]
+    loose: list[Operation]
+    """Writes and appends that nobody observed."""
+
+
+def gather(operations: Sequence[Operation], reading: Reading, initial: Value) -> dict[Value, Key] | None:
+    """Sort the operations by key; None when this way of checking does not apply to some key."""
+    keys: dict[Value, Key] = {}
+    ok, info = EventType.OK, EventType.INFO
+    nil_unknown = reading.nil_read == "unknown"
+    for op in operations:
+        f, outcome = op.f, op.outcome
+        key = keys.get(op.key)
+        if key is None:
+            key = keys[op.key] = Key(initial)
+        key.count += 1
+        if f in READS:
+            if outcome is ok:
+                value = op.result
+                if value is None and nil_unknown:
+                    continue
+                first = key.first_return
+                known = first.get(value)
+                done = op.completed
+                if known is None or done < known:
+                    first[value] = done
+                # Operations come in the order of their invocation.
+                key.last_invoke[value] = op.invoked
+                key.reads.append(op)
+            continue
+        if outcome is not ok and outcome is not info:
+            if f == "cas" and reading.failed == "observed":
+                return None
+            continue
+        if f == "append":
+            value = op.argument
+            key.appended = True
+            if not value:
+                return None
+        elif f in OVERWRITES:
+            value = op.argument
+        elif f == "cas" and isinstance(op.argument, tuple) and len(op.argument) == 2 and op.result is not False:
+            before, value = op.argument
+            if before == value or before in key.changed:
+                return None
+            key.changed[before] = value
+        else:
+            return None
+        if value in key.written or value == initial or value is None:
+            return None
+        key.written[value] = op
+    return keys
+
+
+def examine(key: Key) -> Found | None:
+    """Decide one key; None when its texts cannot be told apart after all."""
+    written, initial = key.written, key.initial
+    following: dict[Value, Value] = {}
+    node_of: dict[Value, Value] = {}
+    conflict = ""
+    if key.appended:
+        if key.changed or initial not in (None, ""):
+            return None
+        lengths = _lengths(written)
+        if lengths is None:
+            return None
+        conflict = _parse(key, initial, lengths, following, node_of)
+    else:
+        for value in key.first_return:
+            if value in written:
+                node_of[value] = value
+            elif value == initial:
+                node_of[value] = _ROOT
+            else:
+                conflict = f"{show(value)} was read but never written"
+        for before, after in key.changed.items():
+            if written[after].outcome is EventType.INFO and not _wanted(key, after):
+                continue
+            if before != initial and before not in written:
+                conflict = f"a cas from {show(before)} succeeded, which was never written"
+            following[_ROOT if before == initial else before] = after
+    if conflict:
+        return Found(conflict=conflict, chains=[], loose=[])
+    return _fit(key, following, node_of)
+
+
+def _wanted(key: Key, value: Value) -> bool:
+    """Whether anything says that *value* was reached: a read, or a cas from it that is itself certain or wanted."""
+    for _ in range(len(key.changed) + 1):
+        if value in key.first_return:
+            return True
+        if value not in key.changed:
+            return False
+        value = key.changed[value]
+        if key.written[value].outcome is EventType.OK:
+            return True
+    return False
+
+
+def _lengths(written: Iterable[Value]) -> list[int] | None:
+    """The lengths of all texts, most common first; None when one is a prefix of another or they are not texts."""
+    texts: list[str] = []
+    counts: Counter[int] = Counter()
+    for text in written:
+        if isinstance(text, str):
+            texts.append(text)
+        elif not isinstance(text, tuple):
+            return None
+        counts[len(text)] += 1
+    if texts and len(texts) != counts.total():
+        return None
+    if len(counts) > 1:
+        if not texts:
+            return None
+        texts.sort()
+        for shorter, longer in pairwise(texts):
+            if longer.startswith(shorter):
+                return None
+    return [length for length, _ in counts.most_common()]
+
+
+def _parse(
+    key: Key, initial: Value, lengths: list[int], following: dict[Value, Value], node_of: dict[Value, Value]
+) -> str:
+    """Take every value read apart into the texts it is made of. Returns the first contradiction, "" if none."""
+    written = key.written
+    values: list[str | tuple[Value, ...]] = []
+    for value in key.first_return:
+        if value is None or value in ("", ()):
+            if value != initial:
+                return f"{show(value)} was read, but the key starts as {show(initial)}"
+            node_of[value] = _ROOT
+        elif isinstance(value, str | tuple):
+            values.append(value)
+        else:
+            return f"{show(value)} was read but never written"
+    # Shorter values first: a value is then found to go on from the longest one that is its beginning.
+    values.sort(key=len)
+    placed: set[Value] = set()
+    # The longest value so far of every chain, by its root; longer ones must begin with it.
+    ends: dict[Value, str | tuple[Value, ...]] = {}
+    for value in values:
+        size = len(value)
+        head = next((value[:length] for length in lengths if value[:length] in written), None)
+        if head is None:
+            return f"{show(value)} was read, but nobody wrote how it begins"
+        if written[head].f == "append":
+            root: Value = _ROOT
+            offset, node = 0, root
+        else:
+            root = head
+            offset, node = len(head), head
+        known = ends.get(root)
+        if known is not None:
+            shorter = known
+            if value[: len(shorter)] != shorter:
+                return f"{show(value)} and {show(shorter)} were both read, and neither can become the other"
+            offset, node = len(shorter), node_of[shorter]
+        while offset < size:
+            for length in lengths:
+                text = value[offset : offset + length]
+                if text in written:
+                    break
+            else:
+                return f"{show(value)} was read, but nobody wrote what stands in it at {offset}"
+            if text in placed or written[text].f != "append":
+                return f"{show(value)} was read, but {show(text)} cannot stand where it does"
+            placed.add(text)
+            following[node] = text
+            node = text
+            offset += len(text)
+        node_of[value] = node
+        ends[root] = value
+    return ""
+
+
+def _fit(key: Key, following: dict[Value, Value], node_of: dict[Value, Value]) -> Found:
+    """Check the chains against real time and against one another."""
+    written, first_return, last_invoke = key.written, key.first_return, key.last_invoke
+    ok = EventType.OK
+    read_from: dict[Value, Value] = {node: value for value, node in node_of.items()}
+    roots: list[Value] = [_ROOT] if _ROOT in following or _ROOT in read_from else []
+    loose: list[Operation] = []
+    inner = set(following.values())
+    for text, op in written.items():
+        if text in inner:
+            continue
+        if text in following or text in read_from:
+            if op.f == "cas":
+                return Found(
+                    conflict=f"{show(text)} is read, but the cas to it cannot have succeeded", chains=[], loose=[]
+                )
+            roots.append(text)
+        elif op.outcome is ok:
+            loose.append(op)
+    chains: list[Chain] = []
+    forward: list[tuple[int, int]] = []
+    backward: list[tuple[int, int]] = []
+    reached = 0
+    for root in roots:
+        levels: list[Value] = []
+        f, s = FOREVER, -1
+        node: Value = root
+        while True:
+            levels.append(node)
+            if node is _ROOT:
+                f = -1
+            else:
+                op = written[node]
+                done = op.completed if op.outcome is ok else FOREVER
+                if op.invoked > s:
+                    s = op.invoked
+                if done < f:
+                    f = done
+                if done < s:
+                    return Found(
+                        conflict=f"{op.f} {show(node)} returned before something that must precede it was invoked",
+                        chains=[],
+                        loose=[],
+                    )
+            if node in read_from:
+                value = read_from[node]
+                done = first_return[value]
+                if done < s:
+                    return Found(
+                        conflict=f"{show(value)} was read before something in it was invoked", chains=[], loose=[]
+                    )
+                if done < f:
+                    f = done
+                if last_invoke[value] > s:
+                    s = last_invoke[value]
+            if node not in following:
+                break
+            node = following[node]
+            reached += 1
+            if reached > len(written):
+                return Found(conflict="cas in a circle: none of them can be first", chains=[], loose=[])
+        chains.append(Chain(levels=levels, f=f, s=s))
+        if f < s:
+            forward.append((f, s))
+        elif root is not _ROOT:
+            backward.append((s, f))
+    if reached < len(inner):
+        return Found(conflict="cas in a circle: none of them can be first", chains=[], loose=[])
+    forward.sort()
+    conflict = ""
+    for (_, end), (start, _) in pairwise(forward):
+        if start < end:
+            conflict = f"two values must both be held between events {start} and {end}"
+            break
+    else:
+        if forward:
+            starts = [start for start, _ in forward]
+            for op in loose:
+                at = bisect_right(starts, op.invoked) - 1
+                if at >= 0 and op.completed < forward[at][1]:
+                    conflict = (
+                        f"[{op.index}] {op.describe()} lies wholly inside the time of a value that excludes it"
+                    )
+                    break
+            for s, f in backward:
+                at = bisect_right(starts, s) - 1
+                if at >= 0 and f < forward[at][1]:
+                    conflict = (
+                        f"a value written and read between events {s} and {f} lies inside the time of another"
+                    )
+                    break
+    return Found(conflict=conflict, chains=chains, loose=loose)
+
+
+def order(key: Key, found: Found) -> list[tuple[int, int]]:
+    """A legal order as (instant, operation index); instants are 2 p just before the event at position p, 2 p + 1 just
+    after it. Only for a key without conflict."""
+    forward = sorted((chain.f, chain.s) for chain in found.chains if chain.f < chain.s)
+    starts = [f for f, _ in forward]
+
+    def anywhere(s: int) -> tuple[int, int]:
+        at = bisect_right(starts, s) - 1
+        return (2 * forward[at][1] + 1, 1) if at >= 0 and s < forward[at][1] else (2 * s + 1, 0)
+
+    level_of: dict[Value, tuple[int, int]] = {}
+    rows: list[tuple[int, int, int, int, int, int]] = []
+    for number, chain in enumerate(found.chains):
+        for depth, node in enumerate(chain.levels):
+            level_of[node] = (number, depth)
+    readers: dict[Value, list[Operation]] = {}
+    nodes = _nodes(key, found)
+    for op in key.reads:
+        readers.setdefault(nodes[op.result], []).append(op)
+    for number, chain in enumerate(found.chains):
+        rank = 0
+        instant = max(2 * chain.f, 0)
+        if chain.f >= chain.s:
+            instant, rank = anywhere(chain.s)
+        step = 0
+        for node in chain.levels:
+            level = [] if node is _ROOT else [key.written[node]]
+            for op in (*level, *sorted(readers.get(node, ()), key=_invoked)):
+                instant = max(instant, 2 * op.invoked + 1)
+                rows.append((instant, rank, number, step, 0, op.index))
+                step += 1
+    for op in found.loose:
+        instant, rank = anywhere(op.invoked)
+        rows.append((instant, rank, len(found.chains) + op.invoked, 0, 0, op.index))
+    rows.sort()
+    return [(row[0], row[5]) for row in rows]
+
+
+def _invoked(op: Operation) -> int:
+    return op.invoked
+
+
+def _nodes(key: Key, found: Found) -> dict[Value, Value]:
+    """Value read -> the node of its chain, worked out from the chains."""
+    nodes: dict[Value, Value] = {}
+    for chain in found.chains:
+        state: str | tuple[Value, ...] | None = None
+        for node in chain.levels:
+            if node is _ROOT:
+                nodes[None] = nodes[""] = nodes[()] = node
+                nodes.setdefault(key.initial, node)
+                continue
+            if key.written[node].f != "append":
+                nodes[node] = node
+                state = node if isinstance(node, str | tuple) else None
+                continue
+            if isinstance(state, str) and isinstance(node, str):
+                joined: str | tuple[Value, ...] = state + node
+            elif isinstance(state, tuple) and isinstance(node, tuple):
+                joined = (*state, *node)
+            else:
+                # The first append to an absent value.
+                joined = node if isinstance(node, str | tuple) else ()
+            state = joined
+            nodes[state] = node
+    return nodes

@@ -1,0 +1,218 @@
+"""Small random histories of every object: mostly legal ones from a simulated object, some with lies told on the way."""
+
+import random
+from collections.abc import Callable
+
+from troth.verify.history import Event, EventType, History, Reading, Value, pair
+from troth.verify.models import (
+    ILLEGAL,
+    Bank,
+    Call,
+    CasRegister,
+    Counter,
+    Kv,
+    Lock,
+    Model,
+    MultiRegister,
+    Queue,
+    Register,
+    SetObject,
+    Several,
+    Stack,
+    UnorderedQueue,
+)
+
+Request = tuple[str, Value, Value]
+Script = Callable[[random.Random, int], Request]
+
+
+def _letters(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("get", "get", "put", "append", "append"))
+    text = chr(97 + number % 26) if rng.random() < 0.7 else rng.choice("abc")
+    return f, rng.choice(("x", "x", "y")), None if f == "get" else text
+
+
+def _unique_kv(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("get", "get", "put", "append", "append"))
+    return f, rng.choice(("x", "x", "x", "y")), None if f == "get" else f"<{number}>"
+
+
+def _cas(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("read", "write", "cas", "cas"))
+    values = rng.randrange(3), rng.randrange(3)
+    return f, None, None if f == "read" else values[0] if f == "write" else values
+
+
+def _unique_cas(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("read", "read", "write", "cas"))
+    return f, None, None if f == "read" else number if f == "write" else (rng.randrange(number + 1), number)
+
+
+def _register(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("read", "read", "write"))
+    return f, None, None if f == "read" else rng.randrange(3)
+
+
+def _unique_register(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("read", "write"))
+    return f, None, None if f == "read" else number + 1
+
+
+def _elements(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("add", "add", "remove", "contains"))
+    return f, None, rng.randrange(3)
+
+
+def _grow_only(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("add", "add", "read"))
+    return f, None, None if f == "read" else number if rng.random() < 0.8 else rng.randrange(3)
+
+
+def _counter(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("add", "add", "read"))
+    return f, None, None if f == "read" else rng.choice((1, 1, 2, -1))
+
+
+def _queue(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("enqueue", "dequeue"))
+    return f, None, None if f == "dequeue" else rng.choice((number, number % 2))
+
+
+def _stack(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("push", "pop"))
+    return f, None, None if f == "pop" else rng.choice((number, number % 2))
+
+
+def _lock(rng: random.Random, number: int) -> Request:
+    return rng.choice(("acquire", "release")), None, None
+
+
+def _bank(rng: random.Random, number: int) -> Request:
+    if rng.random() < 0.4:
+        return "read", None, None
+    return "transfer", None, (rng.randrange(2), rng.randrange(2), rng.randrange(1, 4))
+
+
+def _multi(rng: random.Random, number: int) -> Request:
+    return "txn", None, tuple((rng.choice("rw"), rng.choice("xy"), rng.randrange(2)) for _ in range(rng.randrange(1, 3)))
+
+
+OBJECTS: dict[str, tuple[Callable[[], Model], Script]] = {
+    "register": (Register, _register),
+    "register, unique values": (Register, _unique_register),
+    "cas-register": (CasRegister, _cas),
+    "cas-register, unique values": (CasRegister, _unique_cas),
+    "kv": (Kv, _letters),
+    "kv, unique values": (Kv, _unique_kv),
+    "set": (SetObject, _elements),
+    "set, grow-only": (SetObject, _grow_only),
+    "counter": (Counter, _counter),
+    "queue": (Queue, _queue),
+    "unordered-queue": (UnorderedQueue, _queue),
+    "stack": (Stack, _stack),
+    "lock": (Lock, _lock),
+    "bank": (lambda: Bank({0: 5, 1: 5}), _bank),
+    "multi-register": (MultiRegister, _multi),
+}
+
+
+def _answers(model: Model, state: Value, f: str, key: Value, argument: Value, process: int) -> tuple[Value, Value]:
+    """(state after, result) of one call, by asking the model which result it accepts."""
+    candidates: list[Value] = [argument, None, True, False]
+    if isinstance(state, tuple):
+        candidates = [*state[-1:], *state[:1], None] if f in ("dequeue", "pop") else [argument]
+        if isinstance(model, Queue) and type(model) is Queue:
+            candidates = [*state[:1], None] if f == "dequeue" else [argument]
+    if f in ("read", "get"):
+        candidates = [state]
+    if f == "acquire":
+        candidates = [argument]
+    if f == "txn" and isinstance(argument, tuple) and isinstance(state, frozenset):
+        registers = dict(state)
+        seen = []
+        for kind, name, value in argument:
+            if kind == "w":
+                registers[name] = value
+            seen.append((kind, name, value if kind == "w" else registers.get(name)))
+        candidates = [tuple(seen)]
+    for result in candidates:
+        call = Call(f=f, argument=argument, result=result, process=process, key=key)
+        after = model.step(state, call)
+        if isinstance(after, Several):
+            after = after.states[0]
+        if after is not ILLEGAL:
+            return after, result
+    return state, ILLEGAL
+
+
+def random_history(name: str, seed: int, *, operations: int = 12) -> tuple[History, Model]:
+    """A history of the object called *name*, and a model of it. The same seed gives the same history."""
+    rng = random.Random(f"{name} {seed}")
+    make, script = OBJECTS[name]
+    reading = Reading(
+        failed=rng.choice(("absent", "observed")),
+        nil_read=rng.choice(("value", "value", "unknown")),
+        initial=rng.choice(("", None)) if name.startswith("kv") else None,
+    )
+    model = make().reading(reading)
+    size, clients = rng.randrange(2, operations + 1), rng.randrange(1, 6)
+    crash, lie, busy = rng.choice((0.0, 0.1, 0.3)), rng.choice((0.0, 0.0, 0.08, 0.25)), rng.uniform(0.3, 0.8)
+    states: dict[Value, Value] = {}
+    history: list[Event] = []
+    past: list[Value] = [None]
+    working: dict[int, list[Value]] = {}
+    processes = list(range(clients))
+    fresh, begun = clients, 0
+    ghosts: list[Request] = []
+
+    def effect(process: int, request: Request) -> Value:
+        f, key, argument = request
+        state = states.get(key, model.init())
+        after, result = _answers(model, state, f, key, argument, process)
+        if result is ILLEGAL:
+            return ILLEGAL
+        states[key] = after
+        past.append(result)
+        return rng.choice(past) if rng.random() < lie else result
+
+    while begun < size or working:
+        idle = [process for process in processes if process not in working]
+        if begun < size and idle and (not working or rng.random() < busy):
+            process = rng.choice(idle)
+            f, key, argument = script(rng, begun)
+            begun += 1
+            working[process] = [f, key, argument, ILLEGAL, False]
+            shown = None if f in ("read", "get") else argument
+            history.append(Event(type=EventType.INVOKE, process=process, f=f, key=key, value=shown))
+            continue
+        if ghosts and rng.random() < 0.2:
+            effect(-1, ghosts.pop())
+        process = rng.choice(list(working))
+        f, key, argument, result, applied = working[process]
+        assert isinstance(f, str)
+        crashed = rng.random() < crash
+        if not applied and not (crashed and rng.random() < 0.5):
+            result = effect(process, (f, key, argument))
+            working[process] = [f, key, argument, result, True]
+            if rng.random() < 0.5 and not crashed:
+                continue
+            applied = True
+        del working[process]
+        if crashed:
+            history.append(Event(type=EventType.INFO, process=process, f=f, key=key, error="crash"))
+            if not applied:
+                ghosts.append((f, key, argument))
+            processes[processes.index(process)] = fresh
+            fresh += 1
+        elif result is ILLEGAL:
+            history.append(Event(type=EventType.FAIL, process=process, f=f, key=key, error="refused"))
+        elif f == "cas" and result is False and rng.random() < 0.7:
+            history.append(Event(type=EventType.FAIL, process=process, f=f, key=key, value=argument))
+        elif f == "cas" and result is True:
+            history.append(Event(type=EventType.OK, process=process, f=f, key=key, value=argument))
+        elif f == "acquire":
+            token = len(history) if rng.random() < 0.9 else rng.randrange(len(history) + 1)
+            history.append(Event(type=EventType.OK, process=process, f=f, key=key, value=token))
+        else:
+            history.append(Event(type=EventType.OK, process=process, f=f, key=key, value=result))
+    return pair(history, reading=reading), model
