@@ -31,6 +31,8 @@ REQUEST_BYTES_MAX = 1536 * 1024
 LEASE_TTL_MAX_S = 9_000_000_000
 
 _OPERATION_OVERHEAD_BYTES = 16
+_SORT_ORDERS_COUNT = len(SortOrder)
+_SORT_TARGETS_COUNT = len(SortTarget)
 
 
 def check_put(put: Put) -> Failure | None:
@@ -49,13 +51,9 @@ def check_range(request: Range) -> Failure | None:
     if not request.key:
         return refusals.EMPTY_KEY
     # A struct made by hand is not type-checked, and an unknown number must not become an exception later.
-    if request.sort_order not in _SORT_ORDERS or request.sort_target not in _SORT_TARGETS:
+    if not (0 <= request.sort_order < _SORT_ORDERS_COUNT and 0 <= request.sort_target < _SORT_TARGETS_COUNT):
         return refusals.INVALID_SORT_OPTION
     return None
-
-
-_SORT_ORDERS = frozenset(SortOrder)
-_SORT_TARGETS = frozenset(SortTarget)
 
 
 def check_txn(txn: Txn, ops_max: int) -> Failure | None:
@@ -85,14 +83,6 @@ def check_command(command: Command, ops_max: int) -> Failure | None:
             return None
         case _:
             assert_never(command)
-
-
-def contains_put(txn: Txn) -> bool:
-    """Whether either branch, at any depth, writes a key."""
-    return any(
-        isinstance(operation, Put) or (isinstance(operation, Txn) and contains_put(operation))
-        for operation in (*txn.success, *txn.failure)
-    )
 
 
 def payload_bytes(command: Command) -> int:

@@ -49,7 +49,10 @@ class LeaseTable:
 
     def attach(self, lease: int, key: bytes) -> None:
         """*key* now lives as long as *lease*."""
-        self._keys.setdefault(lease, set()).add(key)
+        keys = self._keys.get(lease)
+        if keys is None:
+            keys = self._keys[lease] = set()
+        keys.add(key)
 
     def detach(self, lease: int, key: bytes) -> None:
         """*key* no longer hangs on *lease*."""

@@ -11,12 +11,17 @@ from operator import attrgetter
 from troth.kv.keyspace import KeySpace
 from troth.kv.requests import KeyValue, Range, SortOrder, SortTarget
 
-_SORT_KEYS: dict[SortTarget, Callable[[KeyValue], int | bytes]] = {
-    SortTarget.VERSION: attrgetter("version"),
-    SortTarget.CREATE: attrgetter("create_revision"),
-    SortTarget.MOD: attrgetter("mod_revision"),
-    SortTarget.VALUE: attrgetter("value"),
-}
+_KEY = SortTarget.KEY
+_DESCEND = SortOrder.DESCEND
+
+# By SortTarget.
+_SORT_KEYS: tuple[Callable[[KeyValue], int | bytes], ...] = (
+    attrgetter("key"),
+    attrgetter("version"),
+    attrgetter("create_revision"),
+    attrgetter("mod_revision"),
+    attrgetter("value"),
+)
 
 
 def read_range(space: KeySpace, request: Range, revision: int | None) -> tuple[list[KeyValue], int, bool]:
@@ -35,8 +40,8 @@ def read_range(space: KeySpace, request: Range, revision: int | None) -> tuple[l
 
     limit = max(0, request.limit)
     # "No order" by anything but the key means ascending, as in etcd.
-    by_key = request.sort_target == SortTarget.KEY
-    backwards = request.sort_order == SortOrder.DESCEND
+    by_key = request.sort_target == _KEY
+    backwards = request.sort_order == _DESCEND
     filtered = bool(
         request.min_mod_revision
         or request.max_mod_revision

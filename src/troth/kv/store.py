@@ -20,7 +20,6 @@ from troth.kv.checks import (
     check_put,
     check_range,
     check_txn,
-    contains_put,
     payload_bytes,
 )
 from troth.kv.keyspace import MARK_INTERVAL, VERSION_OVERHEAD_BYTES, KeySpace
@@ -331,8 +330,9 @@ class Store:
 
     def _txn(self, txn: Txn) -> TxnResult | Failure:
         failure = check_txn(txn, self._txn_ops_max)
-        if failure is None and contains_put(txn):
-            failure = self._take_space(_txn_cost_bytes(txn))
+        cost_bytes = 0 if failure is not None else _txn_cost_bytes(txn)
+        if cost_bytes:
+            failure = self._take_space(cost_bytes)
         if failure is not None:
             return self._refuse(failure)
         path: list[bool] = []
@@ -411,11 +411,13 @@ class Store:
                 value = newest.value
             if put.ignore_lease:
                 lease = newest.lease
-            if newest.lease != lease and newest.lease:
-                self.lease_table.detach(newest.lease, key)
+        former = 0 if newest is None else newest.lease
         version = self.space.put(key, value, lease, revision)
-        if lease:
-            self.lease_table.attach(lease, version.key)
+        if lease != former:
+            if former:
+                self.lease_table.detach(former, key)
+            if lease:
+                self.lease_table.attach(lease, version.key)
         return PutResult(revision, newest if put.prev_kv else None)
 
     def _delete(self, request: DeleteRange, revision: int) -> DeleteRangeResult:
@@ -520,7 +522,10 @@ def _put_cost_bytes(put: Put) -> int:
 
 
 def _txn_cost_bytes(txn: Txn) -> int:
-    """What the dearer branch of *txn* adds at most; deletions are free, or a full store could not be emptied."""
+    """What the dearer branch of *txn* adds at most; 0 if neither puts anything.
+
+    Deletions are free, or a full store could not be emptied.
+    """
     return max(_branch_cost_bytes(txn.success), _branch_cost_bytes(txn.failure))
 
 

@@ -4,12 +4,23 @@ All comparisons, those of nested transactions as well, are made before anything 
 (its ``compareToPath``): the path through the tree is known before the first write.
 """
 
-from typing import TypeVar, assert_never
+from collections.abc import Callable
+from operator import attrgetter, eq, gt, lt, ne
 
 from troth.kv.keyspace import KeySpace
-from troth.kv.requests import Compare, CompareResult, CompareTarget, KeyValue, Operation, Txn
+from troth.kv.requests import Compare, CompareTarget, KeyValue, Operation, Txn
 
-_Operand = TypeVar("_Operand", int, bytes)
+_VALUE = CompareTarget.VALUE
+
+# By CompareResult and by CompareTarget.
+_STANDS: tuple[Callable[..., bool], ...] = (eq, gt, lt, ne)
+_NUMBERS: tuple[Callable[[KeyValue], int], ...] = (
+    attrgetter("version"),
+    attrgetter("create_revision"),
+    attrgetter("mod_revision"),
+    attrgetter("value"),
+    attrgetter("lease"),
+)
 
 
 def decide(space: KeySpace, txn: Txn, path: list[bool], chosen: list[Operation]) -> None:
@@ -37,35 +48,8 @@ def holds(space: KeySpace, compare: Compare) -> bool:
 
 
 def _holds_for(compare: Compare, version: KeyValue | None) -> bool:
-    target = compare.target
-    if target == CompareTarget.VALUE:
+    stands = _STANDS[compare.result]
+    if compare.target == _VALUE:
         # An absent key has no value, not an empty one: nothing is true of it, not even "differs".
-        return version is not None and _stands(version.value, compare.result, compare.value)
-    if version is None:
-        return _stands(0, compare.result, compare.number)
-    match target:
-        case CompareTarget.VERSION:
-            number = version.version
-        case CompareTarget.CREATE:
-            number = version.create_revision
-        case CompareTarget.MOD:
-            number = version.mod_revision
-        case CompareTarget.LEASE:
-            number = version.lease
-        case _:
-            assert_never(target)
-    return _stands(number, compare.result, compare.number)
-
-
-def _stands(left: _Operand, result: CompareResult, right: _Operand) -> bool:
-    match result:
-        case CompareResult.EQUAL:
-            return left == right
-        case CompareResult.GREATER:
-            return left > right
-        case CompareResult.LESS:
-            return left < right
-        case CompareResult.NOT_EQUAL:
-            return left != right
-        case _:
-            assert_never(result)
+        return version is not None and stands(version.value, compare.value)
+    return stands(0 if version is None else _NUMBERS[compare.target](version), compare.number)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from troth.kv.checks import contains_put, payload_bytes
+from troth.kv.checks import payload_bytes
 from troth.kv.requests import (
     Alarm,
     AlarmMember,
@@ -512,6 +512,9 @@ def test_small_commands_pass(command: Command) -> None:
     assert payload_bytes(command) < 100
 
 
-def test_a_put_is_found_at_any_depth() -> None:
-    assert contains_put(Txn(failure=(Txn(success=(Put(b"a", b""),)),)))
-    assert not contains_put(Txn((Compare(b"a"),), (Range(b"a"),), (Txn(success=(DeleteRange(b"a"),)),)))
+def test_under_the_alarm_a_transaction_is_refused_for_a_put_at_any_depth() -> None:
+    store = Store()
+    store.apply(Alarm(True, 1, AlarmType.NOSPACE))
+    assert refused(store.apply(Txn(failure=(Txn(success=(Put(b"a", b""),)),))), "quota", NO_SPACE)
+    without = Txn((Compare(b"a"),), (Range(b"a"),), (Txn(success=(DeleteRange(b"a"),)),))
+    assert isinstance(store.apply(without), TxnResult)
