@@ -233,6 +233,8 @@ class Replica(AdminPath):
     def take_effects(self) -> ReplicaEffects:
         """Everything to be done since the last call."""
         for _ in range(TURNS_MAX):
+            # Before anything new is proposed: what waits for the old leader must not be mixed with it.
+            self._notice_leader()
             self._propose_inbox()
             context = self._reads.ask(self._now)
             if context is not None:
@@ -259,8 +261,6 @@ class Replica(AdminPath):
             self._members = out.membership = effects.membership
         out.events += effects.trace
         out.again |= effects.more_committed
-        if self.engine.leader() != self._known_leader:
-            self._on_leader_changed()
         if effects.install is not None:
             out.snapshot_work.append(LoadSnapshot(meta=effects.install))
             self._loading = effects.install
@@ -268,6 +268,8 @@ class Replica(AdminPath):
             self._backlog += effects.committed
         elif effects.committed:
             self._apply_all(effects.committed)
+        # After applying: what has committed is answered, also by a leader that falls in this very turn.
+        self._notice_leader()
         for state in effects.reads:
             self._reads.on_confirmed(state)
         for context in effects.reads_refused:
@@ -283,8 +285,10 @@ class Replica(AdminPath):
         self.engine.applied(self._applied)
         self._settle_changes()
 
-    def _on_leader_changed(self) -> None:
+    def _notice_leader(self) -> None:
         """Another term or leader: settle what depended on the old one, tell every client."""
+        if self.engine.leader() == self._known_leader:
+            return
         _, before = self._known_leader
         self._known_leader = self.engine.leader()
         if before != self._leader or not self._leading:

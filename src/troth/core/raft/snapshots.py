@@ -68,3 +68,5 @@ class Snapshots(Replication):
             return
         # Its acknowledgement (an AppendReply) may still be on its way: probe behind the snapshot.
         progress.become_probe(LogIndex(meta.last.index + 1 if ok else progress.match + 1))
+        # After a failure the next try waits for a sign of life, or it would be made again at once, for ever.
+        progress.probe_outstanding = not ok

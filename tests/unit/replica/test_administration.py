@@ -1,0 +1,447 @@
+"""Leases, watches, snapshots, membership and recovery, seen from a client's connection."""
+
+import pytest
+from replica_cluster import Cluster, client_of
+
+from troth.core.interface import ORIGIN, Member, Membership, MembershipChange, SnapshotMeta
+from troth.errors import Corrupt
+from troth.ids import NodeId
+from troth.kv.requests import Compact, EventType, LeaseGrant, LeaseGrantResult, LeaseRevoke, Put, Range
+from troth.kv.store import Store
+from troth.models import linearizable
+from troth.replica.machine import StateMachine
+from troth.replica.protocol import (
+    CallRefused,
+    ChangeMembers,
+    Done,
+    FetchSnapshot,
+    GetStatus,
+    LeaseIds,
+    LeaseKeepAlive,
+    LeaseList,
+    LeaseTimeToLive,
+    LeaseTtls,
+    LeaseView,
+    OpenSession,
+    Ping,
+    Reads,
+    Results,
+    ServerStatus,
+    SnapshotPart,
+    TransferLeadership,
+    WatchCancel,
+    WatchCanceled,
+    WatchCreate,
+    WatchCreated,
+    WatchEvents,
+    WatchProgress,
+    Writes,
+)
+from troth.replica.state import ReplicaConfig
+
+SECOND = 100
+
+
+def write(cluster: Cluster, *commands: object) -> Results:
+    (answer,) = cluster.ask(cluster.leader, Writes(0, 1, 0, commands))  # type: ignore[arg-type]
+    assert isinstance(answer, Results)
+    return answer
+
+
+def grant(cluster: Cluster, ttl_s: int = 2) -> int:
+    result = write(cluster, LeaseGrant(0, ttl_s)).results[0]
+    assert isinstance(result, LeaseGrantResult)
+    return result.id
+
+
+# ---- leases ----
+
+
+def test_a_lease_runs_out_on_all_replicas_at_one_revision() -> None:
+    cluster = Cluster()
+    lease = grant(cluster)
+    write(cluster, Put(b"a", b"", lease), Put(b"b", b"", lease))
+    cluster.step(3 * SECOND)
+    for replica in cluster.replicas.values():
+        store = replica.machine.store
+        assert store.leases() == []
+        assert store.revision == 4
+        assert not store.range(Range(b"a")).kvs  # type: ignore[union-attr]
+
+
+def test_a_lease_kept_alive_lives() -> None:
+    cluster = Cluster()
+    lease = grant(cluster)
+    for _ in range(10):
+        cluster.step(SECOND)
+        assert cluster.ask(cluster.leader, LeaseKeepAlive(1, (lease, 999))) == [LeaseTtls(1, [2, -1])]
+    cluster.step(3 * SECOND)
+    assert cluster.ask(cluster.leader, LeaseKeepAlive(1, (lease,))) == [LeaseTtls(1, [-1])]
+
+
+def test_a_new_leader_gives_every_lease_its_full_time() -> None:
+    cluster = Cluster()
+    lease = grant(cluster, 5)
+    cluster.step(4 * SECOND)
+    target = cluster.follower
+    cluster.ask(cluster.leader, TransferLeadership(1, target), ticks=2)
+    cluster.step(4 * SECOND)
+    assert cluster.replicas[target].machine.store.leases() == [lease]
+
+
+def test_followers_send_lease_calls_to_the_leader() -> None:
+    cluster = Cluster()
+    for message in (LeaseKeepAlive(1, (1,)), LeaseTimeToLive(1, 1)):
+        (answer,) = cluster.ask(cluster.follower, message)
+        assert isinstance(answer, CallRefused)
+        assert (answer.code, answer.leader) == ("not_leader", f"host{cluster.leader}")
+
+
+def test_a_deposed_leader_renews_nothing() -> None:
+    cluster = Cluster()
+    lease = grant(cluster)
+    leader = cluster.leader
+    cluster.isolate(leader)
+    answers = cluster.ask(leader, LeaseKeepAlive(1, (lease,)), ticks=4 * SECOND)
+    assert [type(answer) for answer in answers] == [CallRefused]
+
+
+def test_time_to_live_counts_down_and_lists_keys() -> None:
+    cluster = Cluster()
+    lease = grant(cluster, 10)
+    write(cluster, Put(b"k", b"", lease))
+    cluster.step(3 * SECOND)
+    (view,) = cluster.ask(cluster.leader, LeaseTimeToLive(1, lease, True))
+    assert isinstance(view, LeaseView)
+    assert (view.granted_ttl_s, view.keys) == (10, [b"k"])
+    assert 6 <= view.ttl_s <= 7
+    (gone,) = cluster.ask(cluster.leader, LeaseTimeToLive(1, 12345))
+    assert isinstance(gone, LeaseView)
+    assert gone.ttl_s == -1
+
+
+def test_a_revoked_lease_is_not_revoked_again() -> None:
+    cluster = Cluster()
+    lease = grant(cluster)
+    write(cluster, LeaseRevoke(lease))
+    assert cluster.ask(cluster.leader, LeaseList(1)) == [LeaseIds(1, [])]
+    before = cluster.replicas[cluster.leader].engine.commit_index
+    cluster.step(5 * SECOND)
+    assert cluster.replicas[cluster.leader].engine.commit_index == before
+
+
+# ---- watches ----
+
+
+def test_a_watch_on_a_follower_sees_what_the_leader_took() -> None:
+    cluster = Cluster()
+    follower = cluster.follower
+    assert cluster.ask(follower, WatchCreate(3, b"a", b"b")) == [WatchCreated(3, 1)]
+    write(cluster, Put(b"a1", b"x"), Put(b"c", b"y"))
+    cluster.step(2)
+    (events,) = cluster.heard(follower)
+    assert isinstance(events, WatchEvents)
+    assert [(event.type, event.kv.key) for event in events.events] == [(EventType.PUT, b"a1")]
+
+
+def test_a_watch_from_the_past_begins_there() -> None:
+    cluster = Cluster()
+    for number in range(5):
+        write(cluster, Put(b"a", str(number).encode()))
+    answers = cluster.ask(cluster.leader, WatchCreate(1, b"a", start_revision=3), ticks=2)
+    events = [event for reply in answers if isinstance(reply, WatchEvents) for event in reply.events]
+    assert [event.kv.value for event in events] == [b"1", b"2", b"3", b"4"]
+
+
+def test_a_watch_of_compacted_history_is_cancelled_with_where_to_begin() -> None:
+    cluster = Cluster()
+    for _ in range(5):
+        write(cluster, Put(b"a", b""))
+    write(cluster, Compact(4))
+    answers = cluster.ask(cluster.leader, WatchCreate(1, b"a", start_revision=2), ticks=2)
+    (canceled,) = [reply for reply in answers if isinstance(reply, WatchCanceled)]
+    assert canceled.compact_revision == 4
+
+
+def test_a_cancelled_watch_hears_nothing_more() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    cluster.ask(leader, WatchCreate(1, b"a"))
+    assert [type(reply) for reply in cluster.ask(leader, WatchCancel(1))] == [WatchCanceled]
+    assert cluster.ask(leader, WatchCancel(1)) == []
+    assert [type(reply) for reply in cluster.ask(leader, Writes(0, 1, 0, (Put(b"a", b""),)))] == [Results]
+
+
+@pytest.mark.parametrize("watch", [0, -4])
+def test_a_watch_number_must_be_positive(watch: int) -> None:
+    cluster = Cluster()
+    (answer,) = cluster.ask(cluster.leader, WatchCreate(watch, b"a"))
+    assert isinstance(answer, WatchCanceled)
+
+
+def test_a_watch_number_in_use_is_refused() -> None:
+    cluster = Cluster()
+    cluster.ask(cluster.leader, WatchCreate(1, b"a"))
+    (answer,) = cluster.ask(cluster.leader, WatchCreate(1, b"b"))
+    assert isinstance(answer, WatchCanceled)
+    assert "duplicate" in answer.reason
+
+
+def test_progress_says_up_to_where_everything_was_told() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    cluster.ask(leader, WatchCreate(1, b"a"))
+    write(cluster, Put(b"z", b""))
+    assert cluster.ask(leader, WatchProgress(), ticks=1) == [WatchEvents(-1, 2, [])]
+
+
+def test_a_paused_client_catches_up_when_it_reads_again() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    cluster.ask(leader, WatchCreate(1, b"a"))
+    cluster.replicas[leader].client_paused(client_of(leader), True)
+    write(cluster, Put(b"a", b"1"))
+    assert cluster.heard(leader) == []
+    cluster.replicas[leader].client_paused(client_of(leader), False)
+    cluster.step(2)
+    assert [type(reply) for reply in cluster.heard(leader)] == [WatchEvents]
+
+
+# ---- membership and leadership ----
+
+
+def test_a_server_is_added_as_a_learner_and_becomes_a_voter_by_itself() -> None:
+    cluster = Cluster()
+    for number in range(50):
+        write(cluster, Put(b"k", str(number).encode()))
+    newcomer = NodeId(9)
+    cluster.add(newcomer, SnapshotMeta(ORIGIN, Membership(voters=())))
+    change = MembershipChange(add_learners={newcomer: Member("n9", "", "host9")})
+    assert cluster.ask(cluster.leader, ChangeMembers(1, change), ticks=1) == [Done(1)]
+    cluster.step(SECOND)
+    membership = cluster.replicas[newcomer].engine.status().membership
+    assert newcomer in membership.voters
+    assert not membership.is_joint
+    assert cluster.replicas[newcomer].machine.store.revision == 51
+
+
+def test_a_removed_leader_hands_over() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    answers = cluster.ask(leader, ChangeMembers(1, MembershipChange(remove=(leader,))), ticks=5)
+    assert Done(1) in answers
+    survivors = [node for node in cluster.ids if node != leader]
+    assert cluster.replicas[survivors[0]].engine.leader()[1] in survivors
+
+
+def test_an_impossible_change_is_refused_with_the_reason() -> None:
+    cluster = Cluster()
+    (answer,) = cluster.ask(cluster.leader, ChangeMembers(1, MembershipChange(remove=(NodeId(77),))))
+    assert isinstance(answer, CallRefused)
+    assert answer.code == "invalid"
+    assert "not a member" in answer.text
+
+
+def test_a_follower_refuses_changes_and_names_the_leader() -> None:
+    cluster = Cluster()
+    for message in (ChangeMembers(1, MembershipChange()), TransferLeadership(1, NodeId(1))):
+        (answer,) = cluster.ask(cluster.follower, message)
+        assert isinstance(answer, CallRefused)
+        assert (answer.code, answer.leader) == ("not_leader", f"host{cluster.leader}")
+
+
+def test_a_change_whose_leader_falls_has_an_unknown_outcome() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    cluster.isolate(leader)
+    change = MembershipChange(remove=(cluster.ids[0] if leader != cluster.ids[0] else cluster.ids[1],))
+    answers = cluster.ask(leader, ChangeMembers(1, change), ticks=2 * SECOND)
+    assert [answer.code for answer in answers if isinstance(answer, CallRefused)] == ["leadership_lost"]
+
+
+def test_leadership_goes_where_it_is_sent() -> None:
+    cluster = Cluster()
+    target = cluster.follower
+    assert cluster.ask(cluster.leader, TransferLeadership(1, target), ticks=2) == [Done(1)]
+    assert cluster.leader == target
+    assert cluster.ask(target, TransferLeadership(2, target)) == [Done(2)]
+
+
+def test_a_transfer_to_a_server_that_is_cut_off_is_given_up() -> None:
+    cluster = Cluster()
+    leader, target = cluster.leader, cluster.follower
+    cluster.isolate(target)
+    write(cluster, Put(b"a", b""))
+    answers = cluster.ask(leader, TransferLeadership(1, target), ticks=3 * SECOND)
+    assert [answer.code for answer in answers if isinstance(answer, CallRefused)] == ["unavailable"]
+    assert cluster.leader == leader
+    assert write(cluster, Put(b"a", b""))
+
+
+def test_status_says_how_many_more_may_fail() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+
+    def survives() -> int:
+        (status,) = cluster.ask(leader, GetStatus(1))
+        assert isinstance(status, ServerStatus)
+        return status.survives
+
+    assert survives() == 1
+    follower = cluster.follower
+    cluster.isolate(follower)
+    cluster.step(SECOND)
+    assert survives() == 0
+    cluster.heal()
+    cluster.isolate(leader)
+    cluster.step(SECOND)
+    assert survives() == -1
+
+
+def test_a_ping_is_answered() -> None:
+    cluster = Cluster()
+    assert cluster.ask(cluster.follower, Ping(8)) == [Done(8)]
+
+
+# ---- snapshots ----
+
+
+def loaded_cluster() -> Cluster:
+    """A cluster that has taken snapshots and compacted its log."""
+    config = ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, chunk_bytes=64)
+    cluster = Cluster(replica=config)
+    cluster.ask(cluster.leader, OpenSession(1, 1))
+    for number in range(50):
+        write(cluster, Put(b"k%d" % number, b"v" * 20))
+    return cluster
+
+
+def test_the_log_is_compacted_behind_a_snapshot() -> None:
+    cluster = loaded_cluster()
+    status = cluster.replicas[cluster.leader].engine.status()
+    assert status.first_index > 20
+    assert cluster.compacted
+
+
+def test_a_server_far_behind_is_sent_a_snapshot_in_chunks() -> None:
+    cluster = loaded_cluster()
+    follower = cluster.follower
+    cluster.isolate(follower)
+    for number in range(60):
+        write(cluster, Put(b"n%d" % number, b"v"))
+    cluster.heal()
+    leader = cluster.leader
+    wanted = cluster.replicas[leader].machine.store.hash()
+    cluster.step_until(lambda: cluster.replicas[follower].machine.store.revision == 111)
+    assert cluster.replicas[follower].machine.store.hash() == wanted
+    assert len(cluster.replicas[follower].machine.sessions) == 1
+
+
+def test_a_watch_goes_on_over_an_installed_snapshot() -> None:
+    cluster = loaded_cluster()
+    follower = cluster.follower
+    cluster.ask(follower, WatchCreate(1, b"n", b"o"))
+    cluster.isolate(follower)
+    for number in range(60):
+        write(cluster, Put(b"n%d" % number, b"v"))
+    cluster.heal()
+    cluster.step_until(lambda: cluster.replicas[follower].machine.store.revision == 111)
+    cluster.step(5)
+    seen = [event for reply in cluster.heard(follower) if isinstance(reply, WatchEvents) for event in reply.events]
+    assert [event.kv.key for event in seen] == [b"n%d" % number for number in range(60)]
+
+
+def test_a_lost_chunk_is_sent_again() -> None:
+    cluster = loaded_cluster()
+    follower = cluster.follower
+    cluster.isolate(follower)
+    for number in range(60):
+        write(cluster, Put(b"n%d" % number, b"v"))
+    cluster.heal()
+    lost: list[object] = []
+
+    def lose_every_third(sender: int, to: int, message: object) -> bool:
+        if type(message).__name__ in ("SnapshotChunk", "SnapshotAck"):
+            lost.append(message)
+            return len(lost) % 3 != 0
+        return True
+
+    cluster.on_send = lose_every_third
+    cluster.step_until(lambda: cluster.replicas[follower].machine.store.revision == 111, ticks=20_000)
+
+
+def test_a_transfer_to_a_silent_server_is_given_up_and_begun_again() -> None:
+    cluster = loaded_cluster()
+    follower = cluster.follower
+    cluster.isolate(follower)
+    for number in range(60):
+        write(cluster, Put(b"n%d" % number, b"v"))
+    cluster.heal()
+    cluster.on_send = lambda sender, to, message: type(message).__name__ != "SnapshotChunk"
+    cluster.step(15 * SECOND)
+    cluster.on_send = lambda sender, to, message: True
+    cluster.step_until(lambda: cluster.replicas[follower].machine.store.revision == 111, ticks=5000)
+
+
+def test_a_snapshot_that_is_gone_is_given_up() -> None:
+    cluster = loaded_cluster()
+    follower = cluster.follower
+    cluster.isolate(follower)
+    for number in range(60):
+        write(cluster, Put(b"n%d" % number, b"v"))
+    leader = cluster.leader
+    kept = dict(cluster.snapshots[leader])
+    cluster.snapshots[leader].clear()
+    cluster.heal()
+    cluster.step(SECOND)
+    assert cluster.replicas[follower].machine.store.revision < 111
+    cluster.snapshots[leader].update(kept)
+    cluster.step_until(lambda: cluster.replicas[follower].machine.store.revision == 111, ticks=5000)
+
+
+def test_the_whole_state_can_be_downloaded_and_read_back() -> None:
+    cluster = loaded_cluster()
+    answers = cluster.ask(cluster.leader, FetchSnapshot(1), ticks=200)
+    parts = [reply for reply in answers if isinstance(reply, SnapshotPart)]
+    assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
+    machine = StateMachine(Store, Store.restore)
+    machine.load(part.data for part in parts if part.data)
+    assert machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
+    assert len(machine.sessions) == 1
+
+
+def test_a_client_that_leaves_ends_its_download() -> None:
+    cluster = loaded_cluster()
+    leader = cluster.leader
+    cluster.ask(leader, FetchSnapshot(1))
+    cluster.replicas[leader].client_gone(client_of(leader))
+    cluster.step(5)
+    assert cluster.heard(leader) == []
+
+
+@pytest.mark.parametrize("chunks", [[], [b"\x01"], [b"\xff\x00\x00\x00"], [b"\x01\x00\x00\x00\xc1"]])
+def test_a_state_that_is_cut_or_no_state_is_corrupt(chunks: list[bytes]) -> None:
+    with pytest.raises(Corrupt):
+        StateMachine(Store, Store.restore).load(chunks)
+
+
+# ---- recovery ----
+
+
+def test_a_server_that_lost_entries_gets_its_vote_back_when_it_has_caught_up() -> None:
+    cluster = Cluster(amnesiacs=[3])
+    write(cluster, Put(b"a", b""))
+    cluster.step(SECOND)
+    assert cluster.replicas[NodeId(3)].machine.store.revision == 2
+    assert cluster.leader != 3
+    cluster.ask(cluster.leader, TransferLeadership(1, NodeId(3)), ticks=5)
+    assert cluster.leader == 3
+
+
+def test_a_server_that_lost_entries_does_not_stand_or_vote_before() -> None:
+    cluster = Cluster(amnesiacs=[2, 3])
+    for _ in range(300):
+        cluster.step()
+    assert {replica.engine.leader()[1] for replica in cluster.replicas.values()} == {0}
+    answers = cluster.ask(NodeId(1), Reads(1, linearizable, (Range(b"a"),)), ticks=4 * SECOND)
+    assert [type(answer) for answer in answers] == [CallRefused]
