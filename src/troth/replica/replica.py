@@ -232,9 +232,10 @@ class Replica(AdminPath):
 
     def take_effects(self) -> ReplicaEffects:
         """Everything to be done since the last call."""
+        if self.engine.leader() != self._known_leader:
+            # Settle the old leader's affairs before anything new is proposed: the two must not be mixed up.
+            self._absorb(self.engine.take_effects())
         for _ in range(TURNS_MAX):
-            # Before anything new is proposed: what waits for the old leader must not be mixed with it.
-            self._notice_leader()
             self._propose_inbox()
             context = self._reads.ask(self._now)
             if context is not None:
