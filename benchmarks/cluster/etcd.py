@@ -62,6 +62,7 @@ class EtcdClient(Client):
 
 class Etcd(System):
     name = "etcd"
+    client_follows = False
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)

@@ -175,6 +175,6 @@ def _footprint_table(footprint: Results) -> list[str]:
         each = facts["memory_mib_each_node"]
         lines.append(
             f"| {system} | {facts['cold_start_s_median']:.2f} | {each[0]:.0f}–{each[-1]:.0f} | "
-            f"{facts['restart_s']:.2f} |"
+            f"{'none within 30' if facts['restart_s'] is None else format(facts['restart_s'], '.2f')} |"
         )
     return [*lines, ""]

@@ -39,6 +39,8 @@ class System(ABC):
     name: str
     reads = True
     """Whether `Client.get` and `Client.get_stale` are offered over the network."""
+    client_follows = True
+    """Whether a client finds the next leader by itself, so that one client sees all failures."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

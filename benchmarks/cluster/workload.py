@@ -9,6 +9,8 @@ from itertools import pairwise
 from cluster.systems import VALUE, Client
 
 KEYS = 1000
+REQUEST_TIMEOUT_S = 5.0
+"""After a failure of a server: PySyncObj never answers what the dead leader had, and etcd does after 7 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,8 @@ async def gap(client: Client, failure: Callable[[], None], *, settle_s: float, w
 
 async def _succeeds(client: Client, key: bytes) -> bool:
     try:
-        await client.put(key, VALUE)
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            await client.put(key, VALUE)
     except Exception:  # whatever its makers chose to raise while a leader is away: no success
         await asyncio.sleep(0.005)
         return False

@@ -18,7 +18,10 @@ _ADVICE: dict[type[TrothError], tuple[int, str]] = {
     errors.Unavailable: (EXIT_UNAVAILABLE, "troth status          (which servers answer, and is there a quorum?)"),
     errors.NotLeader: (EXIT_UNAVAILABLE, "troth status          (is there a leader?)"),
     errors.Overloaded: (EXIT_UNAVAILABLE, "the same command again in a moment, with fewer requests at once"),
-    errors.QuotaExceeded: (EXIT_REFUSED, "troth del --prefix OLD/   (free space; writes come back by themselves)"),
+    errors.QuotaExceeded: (
+        EXIT_REFUSED,
+        "troth del --prefix OLD/, then troth compact REVISION, then troth alarm disarm",
+    ),
     errors.KeyNotFound: (EXIT_REFUSED, "troth range --prefix ''   (what keys are there?)"),
     errors.LeaseNotFound: (EXIT_REFUSED, "troth lease list      (it was never granted, was revoked, or expired)"),
     errors.LeaseExists: (EXIT_REFUSED, "troth lease grant without --id, to have a free one chosen"),
@@ -59,7 +62,8 @@ class CommandFailed(click.ClickException):
     def __init__(self, error: TrothError) -> None:
         super().__init__(str(error) or error.code)
         self.error = error
-        self.exit_code, self.advice = advice_for(error)
+        code, self.advice = advice_for(error)
+        self.exit_code = code  # type: ignore[misc]  # click declares it for the class; it differs by error here
 
     @override
     def show(self, file: IO[Any] | None = None) -> None:

@@ -9,7 +9,7 @@ from troth.errors import UsageError
 from troth.models import ReadLevel, linearizable, parse_level
 
 
-class Level(click.ParamType):
+class Level(click.ParamType[ReadLevel]):
     """Reads ``linearizable``, ``sequential``, ``session``, ``bounded:2s``, ``bounded:10`` or ``eventual``."""
 
     name = "LEVEL"

@@ -40,6 +40,8 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "status": Entry("troth.cli.status", "status", "Say in one line how the cluster is."),
         "member": Entry("troth.cli.member", "member", "Add, remove, promote and list servers."),
         "transfer": Entry("troth.cli.member", "transfer", "Hand leadership to another server."),
+        "compact": Entry("troth.cli.upkeep", "compact", "Forget history before REVISION."),
+        "alarm": Entry("troth.cli.upkeep", "alarm", "List and clear alarms, such as a full space quota."),
         "snapshot": Entry(
             "troth.cli.snapshot", "snapshot", "Save the whole state to a file; start anew from one."
         ),

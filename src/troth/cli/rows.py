@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,7 +89,7 @@ def _jsonl_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
             yield _row(prefix + (found if isinstance(found, str) else json.dumps(found)), fields, where)
 
 
-def _row(key: str, others: dict[str, object], where: str) -> Row:
+def _row(key: str, others: Mapping[str, object], where: str) -> Row:
     if not key:
         raise UsageError(f"{where}: the key is empty")
     if len(others) == 1:

@@ -55,7 +55,7 @@ def _rows(statuses: list[ServerStatus], members: dict[NodeId, PeerView]) -> list
         rows.append(
             (
                 server.name,
-                server.role if peer is None or peer.voter else "learner",
+                server.role,
                 server.term,
                 server.revision,
                 max(0, newest - server.applied_index),

@@ -1,0 +1,99 @@
+"""`make bench`: troth, etcd, PySyncObj and the bare ceiling under one workload, in one run, on one machine.
+
+Writes benchmarks/results/cluster-*.{json,md,svg}. Only ratios within one run mean something; absolute figures belong
+to one machine in one hour.
+
+    python benchmarks/bench_cluster.py            all of it, about 25 minutes
+    python benchmarks/bench_cluster.py --quick    one short round of everything, about a minute, nothing written
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from cluster import report
+from cluster.ceiling import Ceiling
+from cluster.etcd import Etcd, executable
+from cluster.phases import Maker, Say, Settings, failover, footprint, rates
+from cluster.pysyncobj import PySyncObj
+from cluster.troth import Troth
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+SYSTEMS: dict[str, Maker] = {"troth": Troth, "etcd": Etcd, "pysyncobj": PySyncObj, "ceiling": Ceiling}
+PHASES: dict[
+    str, tuple[Callable[[dict[str, Maker], Settings, Say], Awaitable[dict[str, Any]]], tuple[str, ...]]
+] = {
+    "rates": (rates, ("troth", "etcd", "pysyncobj", "ceiling")),
+    "failover": (failover, ("troth", "etcd", "pysyncobj")),
+    "footprint": (footprint, ("troth", "etcd", "pysyncobj")),
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="about a minute; prints, writes nothing")
+    parser.add_argument("--systems", default="troth,etcd,pysyncobj,ceiling")
+    parser.add_argument("--phases", default="rates,failover,footprint")
+    parser.add_argument("--outstanding", default="1,16,64,256")
+    parser.add_argument("--rounds", type=int, help="rounds of each rate (3; quick: 1)")
+    parser.add_argument("--seconds", type=float, help="seconds of each rate (5; quick: 0.7)")
+    parser.add_argument("--kills", type=int, help="failures of each kind (10; quick: 1)")
+    parser.add_argument("--rows", type=int, help="keys for memory and restart (100000; quick: 5000)")
+    parser.add_argument("--dir", type=Path, help="where the data goes (a real disk; default: .cache here)")
+    parser.add_argument("--name", default=f"cluster-{time.strftime('%Y-%m-%d')}", help="name of the result files")
+    return parser.parse_args()
+
+
+async def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """All phases asked for; returns the results."""
+    quick = options.quick
+    settings = Settings(
+        directory=directory,
+        rounds=options.rounds or (1 if quick else 3),
+        seconds=options.seconds or (0.7 if quick else 5.0),
+        outstanding=tuple(int(level) for level in options.outstanding.split(",")),
+        kills=options.kills or (1 if quick else 10),
+        rows=options.rows or (5000 if quick else 100_000),
+    )
+    wanted = options.systems.split(",")
+    if "etcd" in wanted and executable() is None:
+        print("etcd is left out: it is not installed and its package cannot be fetched", file=sys.stderr)
+        wanted.remove("etcd")
+    if quick and "pysyncobj" in wanted:
+        print("quick: PySyncObj is left out of the failures and the footprint (it needs minutes)", file=sys.stderr)
+    results = report.header(
+        {name: getattr(settings, name) for name in ("rounds", "seconds", "outstanding", "kills", "rows")},
+        directory,
+    )
+    for phase in options.phases.split(","):
+        measured, systems = PHASES[phase]
+        left_out = ("pysyncobj",) if quick and phase != "rates" else ()
+        makers = {name: SYSTEMS[name] for name in systems if name in wanted and name not in left_out}
+        results[phase] = await measured(makers, settings, lambda line: print(line, flush=True))
+    return results
+
+
+def main() -> None:
+    options = parse_arguments()
+    parent = options.dir or RESULTS.parents[1] / ".cache" / "bench"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as directory:
+        results = uvloop.run(run(options, Path(directory)))
+    if options.quick:
+        print("\n" + report.markdown(results, []))
+        return
+    for path in report.write(results, RESULTS, options.name):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

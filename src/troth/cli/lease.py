@@ -1,0 +1,167 @@
+"""lease: grant, revoke, keep-alive, ttl, list. Ids are hexadecimal, as they are printed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from troth.cli import output
+from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.keys import lease_id
+from troth.client.replies import LeaseGranted
+from troth.errors import LeaseNotFound
+from troth.kv.requests import LeaseGrant, LeaseRevoke
+from troth.replica.protocol import LeaseIds, LeaseKeepAlive, LeaseList, LeaseTimeToLive, LeaseTtls, LeaseView
+
+if TYPE_CHECKING:
+    from troth.client.aio import AsyncClient
+
+T = TypeVar("T")
+
+RENEWALS_PER_TTL = 3
+
+
+@click.group()
+def lease() -> None:
+    """Leases: keys that go when nobody renews them."""
+
+
+def _with_client(cluster: Cluster, work: Callable[["AsyncClient"], Awaitable[T]]) -> T:
+    async def session() -> T:
+        async with await cluster.connect_aio() as client:
+            return await work(client)
+
+    return asyncio.run(session())
+
+
+def _gone(number: int) -> LeaseNotFound:
+    return LeaseNotFound(f"no lease {number:x}: it was never granted, was revoked, or has expired")
+
+
+@lease.command()
+@click.argument("ttl", type=click.IntRange(min=1))
+@click.option("--id", "wanted", default="0", help="The id it shall have (hexadecimal); 0 lets the cluster choose.")
+@cluster_options
+def grant(ttl: int, wanted: str, cluster: Cluster) -> None:
+    """Grant a lease of TTL seconds and print its id.
+
+    \b
+    Examples:
+      troth lease grant 30
+      troth put worker/1 alive --lease $(troth lease grant 30)
+    """
+    number = lease_id(wanted)
+
+    async def work(client: "AsyncClient") -> LeaseGranted:
+        granted: LeaseGranted = await client.write(LeaseGrant(number, ttl))
+        return granted
+
+    reply = _with_client(cluster, work)
+    if cluster.json:
+        output.print_json({"id": f"{reply.id:x}", "ttl_s": reply.ttl_s, "revision": reply.revision})
+        return
+    click.echo(f"{reply.id:x}")
+    click.echo(f"granted for {reply.ttl_s} s; keep it with: troth lease keep-alive {reply.id:x}", err=True)
+
+
+@lease.command()
+@click.argument("id_", metavar="ID")
+@cluster_options
+def revoke(id_: str, cluster: Cluster) -> None:
+    """Revoke a lease; its keys are deleted.
+
+    \b
+    Example:
+      troth lease revoke 7f3a
+    """
+    number = lease_id(id_)
+    reply = _with_client(cluster, lambda client: client.write(LeaseRevoke(number)))
+    if cluster.json:
+        output.print_json({"id": f"{number:x}", "revision": reply.revision})
+    else:
+        click.echo(f"revoked {number:x}")
+
+
+@lease.command("keep-alive")
+@click.argument("id_", metavar="ID")
+@click.option("--once", is_flag=True, help="Renew it one time and end.")
+@cluster_options
+def keep_alive(id_: str, once: bool, cluster: Cluster) -> None:
+    """Renew a lease again and again, until Ctrl-C.
+
+    \b
+    Examples:
+      troth lease keep-alive 7f3a
+      troth lease keep-alive 7f3a --once
+    """
+    number = lease_id(id_)
+
+    async def work(client: "AsyncClient") -> None:
+        while True:
+            answer: LeaseTtls = await client.call(LeaseKeepAlive, (number,)).future
+            (ttl_s,) = answer.ttls_s
+            if ttl_s < 0:
+                raise _gone(number)
+            click.echo(f'{{"id": "{number:x}", "ttl_s": {ttl_s}}}' if cluster.json else f"renewed for {ttl_s} s")
+            if once:
+                return
+            await asyncio.sleep(ttl_s / RENEWALS_PER_TTL)
+
+    try:
+        _with_client(cluster, work)
+    except KeyboardInterrupt:
+        return
+
+
+@lease.command()
+@click.argument("id_", metavar="ID")
+@click.option("--keys", is_flag=True, help="Also list the keys attached to it.")
+@cluster_options
+def ttl(id_: str, keys: bool, cluster: Cluster) -> None:
+    """Print how long a lease has left.
+
+    \b
+    Example:
+      troth lease ttl 7f3a --keys
+    """
+    number = lease_id(id_)
+
+    async def work(client: "AsyncClient") -> LeaseView:
+        view: LeaseView = await client.call(LeaseTimeToLive, number, keys).future
+        return view
+
+    view = _with_client(cluster, work)
+    if view.ttl_s < 0:
+        raise _gone(number)
+    if cluster.json:
+        attached = {"keys": [output.text_fields("key", key) for key in view.keys]} if keys else {}
+        output.print_json(
+            {"id": f"{number:x}", "ttl_s": view.ttl_s, "granted_ttl_s": view.granted_ttl_s, **attached}
+        )
+        return
+    click.echo(f"{view.ttl_s} s of {view.granted_ttl_s} s left")
+    for key in view.keys if keys else ():
+        click.echo(f"  {output.shown(key)}")
+
+
+@lease.command("list")
+@cluster_options
+def list_(cluster: Cluster) -> None:
+    """List the ids of all leases.
+
+    \b
+    Example:
+      troth lease list
+    """
+
+    async def work(client: "AsyncClient") -> LeaseIds:
+        answer: LeaseIds = await client.call(LeaseList).future
+        return answer
+
+    ids = [f"{number:x}" for number in sorted(_with_client(cluster, work).ids)]
+    if cluster.json:
+        output.print_json(ids)
+    else:
+        for shown in ids:
+            click.echo(shown)

@@ -1,0 +1,176 @@
+"""member add, remove, promote, list; transfer."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from troth.cli import output
+from troth.cli.cluster import Cluster, cluster_options
+
+if TYPE_CHECKING:
+    from troth.replica.protocol import PeerView
+
+_CHANGE_S = click.option(
+    "--within", default=60.0, show_default=True, help="Seconds to wait until the change is complete."
+)
+
+
+@click.group()
+def member() -> None:
+    """Add, remove, promote and list servers."""
+
+
+@member.command("add")
+@click.argument("client_address")
+@click.argument("peer_address")
+@click.option("--name", default="", help="Call it this instead of what it calls itself.")
+@click.option(
+    "--learner", is_flag=True, help="Keep it a learner: it gets the log and has no vote, until promoted."
+)
+@_CHANGE_S
+@cluster_options
+def add(client_address: str, peer_address: str, name: str, learner: bool, within: float, cluster: Cluster) -> None:
+    """Add a server that is running already.
+
+    It gets the data first, as a learner, and its vote when it has caught up. A server that was started with
+    `troth serve --join` asks for this by itself.
+
+    \b
+    Examples:
+      troth member add 10.0.0.4:7001 10.0.0.4:7101
+      troth member add 10.0.0.5:7001 10.0.0.5:7101 --learner
+    """
+
+    async def work() -> int:
+        async with await cluster.connect_aio() as client:
+            return await client.add_member(
+                client_address=client_address,
+                peer_address=peer_address,
+                name=name,
+                promote=not learner,
+                within_s=within,
+            )
+
+    node_id = asyncio.run(work())
+    if cluster.json:
+        output.print_json({"node_id": f"{node_id:x}"})
+    else:
+        click.echo(f"added {node_id:x}; see how far it is: troth member list")
+
+
+@member.command("remove")
+@click.argument("server")
+@_CHANGE_S
+@cluster_options
+def remove(server: str, within: float, cluster: Cluster) -> None:
+    """Remove SERVER, given by name, address or node id.
+
+    \b
+    Example:
+      troth member remove n3
+    """
+
+    async def work() -> None:
+        async with await cluster.connect_aio() as client:
+            await client.remove_member(server, within_s=within)
+
+    asyncio.run(work())
+    click.echo(f"removed {server}")
+
+
+@member.command("promote")
+@click.argument("server")
+@_CHANGE_S
+@cluster_options
+def promote(server: str, within: float, cluster: Cluster) -> None:
+    """Give the learner SERVER a vote.
+
+    \b
+    Example:
+      troth member promote n4
+    """
+
+    async def work() -> None:
+        async with await cluster.connect_aio() as client:
+            await client.promote_member(server, within_s=within)
+
+    asyncio.run(work())
+    click.echo(f"promoted {server}")
+
+
+@member.command("list")
+@cluster_options
+def list_(cluster: Cluster) -> None:
+    """List the servers: who votes, who leads, how far each is.
+
+    \b
+    Examples:
+      troth member list
+      troth member list -o json
+    """
+
+    async def work() -> "list[PeerView]":
+        async with await cluster.connect_aio() as client:
+            return await client.members()
+
+    peers = asyncio.run(work())
+    if cluster.json:
+        output.print_json(
+            [
+                {
+                    "name": peer.member.name,
+                    "node_id": f"{peer.node_id:x}",
+                    "role": _role(peer),
+                    "active": peer.active,
+                    "match_index": peer.match if peer.match >= 0 else None,
+                    "client_address": peer.member.client_address,
+                    "peer_address": peer.member.peer_address,
+                }
+                for peer in peers
+            ]
+        )
+        return
+    output.print_table(
+        ("server", "node id", "role", "heard", "log up to", "client address", "peer address"),
+        [
+            (
+                peer.member.name,
+                f"{peer.node_id:x}",
+                _role(peer),
+                {True: "yes", False: "no", None: "?"}[peer.active],
+                peer.match if peer.match >= 0 else "?",
+                peer.member.client_address,
+                peer.member.peer_address,
+            )
+            for peer in peers
+        ],
+    )
+
+
+def _role(peer: "PeerView") -> str:
+    if peer.leader:
+        return "leader"
+    return "voter" if peer.voter else "learner"
+
+
+@click.command()
+@click.argument("server", required=False)
+@cluster_options
+def transfer(server: str | None, cluster: Cluster) -> None:
+    """Hand leadership to another server.
+
+    Without SERVER to whoever is most up to date. Writes wait for a moment; none is lost.
+
+    \b
+    Examples:
+      troth transfer
+      troth transfer n2        before n1 is shut down, say
+    """
+
+    async def work() -> None:
+        async with await cluster.connect_aio() as client:
+            await client.transfer(server or 0)
+
+    asyncio.run(work())
+    click.echo(f"{server or 'another server'} leads now")

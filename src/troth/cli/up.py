@@ -1,0 +1,75 @@
+"""up: a cluster on this machine, in one command, until Ctrl-C."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from troth.cli.cluster import forget_context, write_context
+
+if TYPE_CHECKING:
+    from troth.server.local import LocalCluster
+
+
+@click.command()
+@click.option("--nodes", type=click.IntRange(min=1), default=3, show_default=True, help="How many servers.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the data stays; a cluster that is there goes on. Default: a temporary directory, removed at the end.",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(["tcp", "pipe"]),
+    default="tcp",
+    show_default=True,
+    help="pipe opens no port at all: servers talk over inherited sockets, clients over unix sockets.",
+)
+def up(nodes: int, data: Path | None, transport: str) -> None:
+    """Run a cluster on this machine until Ctrl-C.
+
+    Each server is a process of its own with a directory of its own. While it runs, the other commands of this user
+    find it without --url.
+
+    \b
+    Examples:
+      troth up
+      troth up --nodes 5 --data ~/my-cluster
+    """
+    from troth.server.local import LocalCluster
+
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    with LocalCluster(nodes, transport=transport, data_dir=data) as cluster:
+        leader = cluster.leader()
+        write_context(cluster.url, cluster.data_dir)
+        try:
+            click.secho(f"{len(cluster.names)} servers are up; {leader} leads.", fg="green", bold=True)
+            click.echo(f"  url   {cluster.url}")
+            click.echo(
+                f"  data  {cluster.data_dir}{'' if data else '  (removed at the end; keep it with --data DIR)'}"
+            )
+            for name, server in cluster.servers.items():
+                click.echo(f"  {name}    pid {server.pid}")
+            click.echo("\nIn another terminal:\n  troth put greeting hello\n  troth get greeting\n  troth status")
+            click.echo(
+                f"  kill -9 {cluster.servers[leader].pid}; troth get greeting      (the leader dies, the data lives)"
+            )
+            click.echo("\nCtrl-C stops it.")
+            _watch_over(cluster, stop)
+        finally:
+            forget_context(cluster.url)
+    click.echo("stopped")
+
+
+def _watch_over(cluster: "LocalCluster", stop: threading.Event) -> None:
+    """Say it when a server dies; end when *stop* is set."""
+    told: set[str] = set()
+    while not stop.wait(0.5):
+        for name, server in cluster.servers.items():
+            if not server.is_alive and name not in told:
+                told.add(name)
+                click.echo(f"{name} has ended (exit code {server.exitcode}); its log: {cluster.log_file(name)}")
