@@ -42,10 +42,10 @@ class Background:
         """
         if threading.current_thread() is self._thread:
             raise UsageError("a blocking call from the client's own thread would wait for itself")
-        if not self._thread.is_alive():
-            raise UsageError("this client is closed")
         if os.getpid() != self._pid:
             raise UsageError("this client was made before a fork; make one in each process")
+        if not self._thread.is_alive():
+            raise UsageError("this client is closed")
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         started: list[asyncio.Future[T]] = []
 

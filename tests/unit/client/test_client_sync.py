@@ -1,0 +1,174 @@
+"""The synchronous facade: the same client from threads, one cluster served by a loop in another thread."""
+
+import asyncio
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fake_server import FakeCluster, running
+
+import troth
+from troth.errors import LeaseNotFound, NotApplied, OutcomeUnknown, Unavailable, UsageError
+
+
+class Served:
+    """A fake cluster in a thread; `do` runs a function in its loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.cluster: FakeCluster
+        self._ready = threading.Event()
+        self._over = asyncio.Event()
+        self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(self._serve()))
+        self._thread.start()
+        self._ready.wait()
+
+    async def _serve(self) -> None:
+        async with running(3) as self.cluster:
+            self._ready.set()
+            await self._over.wait()
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+        self.loop.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.stop()
+
+
+def test_every_call_of_the_facade_works(served: Served, tmp_path: Path) -> None:
+    with troth.connect(served.cluster.url) as client:
+        assert client.put("a", "1").server == "n1"
+        assert client.get("a").value == b"1"
+        assert client.range(prefix="").count == 1
+        assert client.txn([troth.value("a") == "1"], [troth.Put("b", "2")]).succeeded
+        assert client.delete("a").deleted == 1
+        assert client.seen_revision == 4
+        assert len(client.status()) == 3 and len(client.members()) == 3 and len(client.hash()) == 3
+        assert client.leader == 1 and set(client.servers().values()) == {""}
+        assert client.snapshot(tmp_path / "state") == 15
+        assert client.alarms() == [] and client.disarm() == []
+        client.remove_member("n3")
+        client.promote_member(2)
+        client.transfer("n2")
+        session = client.session()
+        session.put("c", "3")
+        assert session.get("c").value == b"3" and session.range(prefix="c").count == 1
+        assert client.session(session.token).seen_revision == session.seen_revision
+        assert session.txn(success=[troth.Delete("c")]).succeeded and session.delete("c").deleted == 0
+        assert client.compact(5).revision == session.seen_revision
+
+
+def test_errors_arrive_in_the_calling_thread(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client:
+        with pytest.raises(UsageError):
+            client.put("a", 1)  # type: ignore[arg-type]
+        with pytest.raises(troth.errors.FutureRevision):
+            client.get("a", revision=50)
+    with pytest.raises(Unavailable, match="refused"):
+        troth.connect("troth://127.0.0.1:1", timeout=0.2)
+    with pytest.raises(UsageError):
+        troth.connect("nonsense")
+
+
+def test_threads_share_a_client(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client, ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda number: client.put(f"k{number}", "v"), range(200)))
+        assert len({reply.revision for reply in replies}) == 200
+        assert client.range(prefix="k").count == 200
+
+
+def test_a_watch_is_an_iterator(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client:
+        with client.watch(prefix="k") as watch:
+            for number in range(3):
+                client.put(f"k{number}", "v")
+            seen = []
+            for events in watch:
+                seen += [event.kv.key for event in events]
+                if len(seen) == 3:
+                    break
+            assert seen == [b"k0", b"k1", b"k2"] and watch.revision == client.seen_revision
+        assert list(watch) == []
+        with pytest.raises(troth.errors.InvalidRequest):
+            client.watch("b", "a")
+
+
+def test_a_lease_is_a_context_manager(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client:
+        with client.lease(10) as lease:
+            client.put("a", "1", lease=lease.id)
+            assert lease.is_alive and lease.keep_alive() == 10 and client.leases() == [lease.id]
+            assert lease.time_to_live(keys=True).keys == [b"a"]
+        assert client.get("a").kv is None and not lease.lost.is_set()
+        lost = client.lease(10)
+        client.lease(10, id=lost.id + 1).revoke()
+        other = troth.connect(served.cluster.url)
+        kept = other.lease(10)
+        other.close()
+        assert kept.lost.wait(5)
+        with pytest.raises(LeaseNotFound):
+            client.put("a", "1", lease=12345)
+
+
+def test_close_ends_the_calls_of_other_threads(served: Served) -> None:
+    client = troth.connect(served.cluster.url)
+    client.put("a", "1")
+    served.cluster.servers[0].stop()
+    with ThreadPoolExecutor(2) as pool:
+        asked = threading.Event()
+
+        def put() -> None:
+            asked.set()
+            client.put("b", "2")
+
+        pending = pool.submit(put)
+        asked.wait()
+        client.close()
+        with pytest.raises((OutcomeUnknown, NotApplied, UsageError)):
+            pending.result(5)
+    client.close()
+    with pytest.raises(UsageError, match="closed"):
+        client.put("c", "3")
+
+
+def _use_inherited(client: "troth.Client", told: "multiprocessing.SimpleQueue[str]") -> None:
+    try:
+        client.put("a", "1")
+    except UsageError as error:
+        told.put(str(error))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_told_to_make_its_own_client(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client:
+        context = multiprocessing.get_context("fork")
+        told = context.SimpleQueue()
+        child = context.Process(target=_use_inherited, args=(client, told))
+        child.start()
+        child.join()
+        assert "fork" in told.get() or "closed" in told.get()
+
+
+def test_importing_troth_is_light() -> None:
+    code = (
+        "import sys, troth, troth.hashing\n"
+        "heavy = {'asyncio', 'uvloop', 'troth.client', 'troth.replica', 'troth.kv', 'troth.wire'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert troth.linearizable and troth.connect and 'connect' in dir(troth)\n"
+        "try: troth.nonsense\n"
+        "except AttributeError: pass\n"
+        "else: raise SystemExit('no error')\n"
+        "for name in troth.__all__: getattr(troth, name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
