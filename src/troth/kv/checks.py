@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from troth.kv import refusals
-from troth.kv.keyspace import TO_THE_END
+from troth.kv.keyspace import TO_THE_END, VERSION_OVERHEAD_BYTES
 from troth.kv.requests import (
     Alarm,
     Command,
@@ -83,6 +83,29 @@ def check_command(command: Command, ops_max: int) -> Failure | None:
             return None
         case _:
             assert_never(command)
+
+
+def put_cost_bytes(put: Put) -> int:
+    """What *put* adds to the size of the store."""
+    return len(put.key) + len(put.value) + VERSION_OVERHEAD_BYTES
+
+
+def txn_cost_bytes(txn: Txn) -> int:
+    """What the dearer branch of *txn* adds at most; 0 if neither puts anything.
+
+    Deletions are free, or a full store could not be emptied.
+    """
+    return max(_branch_cost_bytes(txn.success), _branch_cost_bytes(txn.failure))
+
+
+def _branch_cost_bytes(branch: Sequence[Operation]) -> int:
+    cost_bytes = 0
+    for operation in branch:
+        if isinstance(operation, Put):
+            cost_bytes += put_cost_bytes(operation)
+        elif isinstance(operation, Txn):
+            cost_bytes += txn_cost_bytes(operation)
+    return cost_bytes
 
 
 def payload_bytes(command: Command) -> int:

@@ -8,8 +8,9 @@ only what is returned is fetched.
 from collections.abc import Callable
 from operator import attrgetter
 
+from troth.kv import refusals
 from troth.kv.keyspace import KeySpace
-from troth.kv.requests import KeyValue, Range, SortOrder, SortTarget
+from troth.kv.requests import Failure, KeyValue, Range, SortOrder, SortTarget
 
 _KEY = SortTarget.KEY
 _DESCEND = SortOrder.DESCEND
@@ -22,6 +23,15 @@ _SORT_KEYS: tuple[Callable[[KeyValue], int | bytes], ...] = (
     attrgetter("mod_revision"),
     attrgetter("value"),
 )
+
+
+def unreadable(space: KeySpace, revision: int) -> Failure | None:
+    """Why *revision* cannot be read; None if it can. 0 and below mean the current one."""
+    if revision > space.revision:
+        return refusals.FUTURE_REVISION
+    if 0 < revision < space.compact_revision:
+        return refusals.COMPACTED
+    return None
 
 
 def read_range(space: KeySpace, request: Range, revision: int | None) -> tuple[list[KeyValue], int, bool]:

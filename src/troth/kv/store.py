@@ -10,7 +10,7 @@ The parameters of a Store are part of the machine: every replica must be made wi
 Time is not here. Leases end when a LeaseRevoke comes through the log; `troth.kv.lessor` holds the leader's clock.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 from troth.kv import refusals
@@ -21,10 +21,12 @@ from troth.kv.checks import (
     check_range,
     check_txn,
     payload_bytes,
+    put_cost_bytes,
+    txn_cost_bytes,
 )
 from troth.kv.keyspace import MARK_INTERVAL, VERSION_OVERHEAD_BYTES, KeySpace
 from troth.kv.leases import LeaseTable, LeaseView
-from troth.kv.ranges import read_range
+from troth.kv.ranges import read_range, unreadable
 from troth.kv.requests import (
     Alarm,
     AlarmMember,
@@ -42,7 +44,6 @@ from troth.kv.requests import (
     LeaseRevoke,
     LeaseRevokeResult,
     Operation,
-    OperationResult,
     Put,
     PutResult,
     Range,
@@ -53,6 +54,7 @@ from troth.kv.requests import (
 )
 from troth.kv.snapshot import SnapshotView, load_snapshot, state_hash
 from troth.kv.txn import decide
+from troth.kv.writer import Writer
 
 QUOTA_BYTES_DEFAULT = 2 << 30
 LEASE_OVERHEAD_BYTES = 256
@@ -82,6 +84,7 @@ class Store:
     ) -> None:
         self.space = KeySpace()
         self.lease_table = LeaseTable()
+        self._writer = Writer(self.space, self.lease_table)
         self._alarms: frozenset[tuple[int, AlarmType]] = frozenset()
         self._full = False
         self._quota_bytes = quota_bytes
@@ -144,12 +147,8 @@ class Store:
 
     def readable(self, revision: int) -> Failure | None:
         """Why *revision* cannot be read; None if it can. 0 and below mean the current one."""
-        space = self.space
-        if revision > space.revision:
-            return self._refuse(refusals.FUTURE_REVISION)
-        if 0 < revision < space.compact_revision:
-            return self._refuse(refusals.COMPACTED)
-        return None
+        failure = unreadable(self.space, revision)
+        return None if failure is None else self._refuse(failure)
 
     def _refuse(self, failure: Failure) -> Failure:
         space = self.space
@@ -308,13 +307,11 @@ class Store:
         return result
 
     def _put_alone(self, put: Put) -> PutResult | Failure:
-        failure = check_put(put) or self._take_space(_put_cost_bytes(put))
-        # etcd looks at the lease first here, and at the key first in a transaction.
-        failure = failure or self._check_lease(put) or self._check_previous(put)
+        failure = check_put(put) or self._take_space(put_cost_bytes(put)) or self._writer.check_put(put)
         if failure is not None:
             return self._refuse(failure)
         revision = self.space.revision + 1
-        result = self._put(put, revision)
+        result = self._writer.put(put, revision)
         self.space.commit(revision)
         return result
 
@@ -322,7 +319,7 @@ class Store:
         if not request.key:
             return self._refuse(refusals.EMPTY_KEY)
         space = self.space
-        result = self._delete(request, space.revision + 1)
+        result = self._writer.delete(request, space.revision + 1)
         if not result.deleted:
             return DeleteRangeResult(space.revision, 0)
         space.commit(result.revision)
@@ -330,106 +327,24 @@ class Store:
 
     def _txn(self, txn: Txn) -> TxnResult | Failure:
         failure = check_txn(txn, self._txn_ops_max)
-        cost_bytes = 0 if failure is not None else _txn_cost_bytes(txn)
+        cost_bytes = 0 if failure is not None else txn_cost_bytes(txn)
         if cost_bytes:
             failure = self._take_space(cost_bytes)
         if failure is not None:
             return self._refuse(failure)
+        space = self.space
         path: list[bool] = []
         chosen: list[Operation] = []
-        decide(self.space, txn, path, chosen)
-        failure = self._check_txn_now(chosen)
+        decide(space, txn, path, chosen)
+        failure = self._writer.check_operations(chosen)
         if failure is not None:
             return self._refuse(failure)
-        space = self.space
         revision = space.revision + 1
         log_length = len(space.log)
-        succeeded, responses = self._run(txn, iter(path), revision, log_length)
+        succeeded, responses = self._writer.run(txn, iter(path), revision)
         if len(space.log) > log_length:
             space.commit(revision)
         return TxnResult(space.revision, succeeded, responses)
-
-    def _check_txn_now(self, operations: Sequence[Operation]) -> Failure | None:
-        """What the data say against *operations*, all that will be done. After this nothing can fail."""
-        # Puts before ranges, as in etcd. All are looked up in the state before the transaction: no other operation
-        # of it can write a key that is put.
-        for operation in operations:
-            if isinstance(operation, Put):
-                failure = self._check_previous(operation) or self._check_lease(operation)
-                if failure is not None:
-                    return failure
-        for operation in operations:
-            if isinstance(operation, Range):
-                failure = self.readable(operation.revision)
-                if failure is not None:
-                    return failure
-        return None
-
-    def _run(
-        self, txn: Txn, path: Iterator[bool], revision: int, log_length: int
-    ) -> tuple[bool, list[OperationResult]]:
-        """Do the chosen branches, all of it at *revision*. *log_length* is the log's before the transaction."""
-        space = self.space
-        succeeded = next(path)
-        responses: list[OperationResult] = []
-        for operation in txn.success if succeeded else txn.failure:
-            match operation:
-                case Put():
-                    responses.append(self._put(operation, revision))
-                case Range():
-                    past = operation.revision if operation.revision > 0 else None
-                    kvs, count, more = read_range(space, operation, past)
-                    wrote = len(space.log) > log_length
-                    responses.append(RangeResult(revision if wrote else space.revision, kvs, count, more))
-                case DeleteRange():
-                    result = self._delete(operation, revision)
-                    if len(space.log) == log_length:
-                        result = DeleteRangeResult(space.revision, 0)
-                    responses.append(result)
-                case Txn():
-                    # The header of a nested answer is empty in etcd; the outer one has the revision.
-                    responses.append(TxnResult(0, *self._run(operation, path, revision, log_length)))
-                case _:
-                    assert_never(operation)
-        return succeeded, responses
-
-    def _check_previous(self, put: Put) -> Failure | None:
-        """What a put keeps of the previous version must be there."""
-        keeps = put.ignore_value or put.ignore_lease
-        return refusals.KEY_NOT_FOUND if keeps and self.space.get(put.key) is None else None
-
-    def _check_lease(self, put: Put) -> Failure | None:
-        """The lease that a put names must be there."""
-        return refusals.LEASE_NOT_FOUND if put.lease and put.lease not in self.lease_table else None
-
-    def _put(self, put: Put, revision: int) -> PutResult:
-        """Write; all checks are made."""
-        key, value, lease = put.key, put.value, put.lease
-        newest = self.space.get(key)
-        if newest is not None:
-            if put.ignore_value:
-                value = newest.value
-            if put.ignore_lease:
-                lease = newest.lease
-        former = 0 if newest is None else newest.lease
-        version = self.space.put(key, value, lease, revision)
-        if lease != former:
-            if former:
-                self.lease_table.detach(former, key)
-            if lease:
-                self.lease_table.attach(lease, version.key)
-        return PutResult(revision, newest if put.prev_kv else None)
-
-    def _delete(self, request: DeleteRange, revision: int) -> DeleteRangeResult:
-        found = self.space.live(request.key, request.range_end)
-        self._delete_versions(found, revision)
-        return DeleteRangeResult(revision, len(found), found if request.prev_kv else [])
-
-    def _delete_versions(self, versions: Iterable[KeyValue], revision: int) -> None:
-        for version in versions:
-            self.space.delete(version, revision)
-            if version.lease:
-                self.lease_table.detach(version.lease, version.key)
 
     def _take_space(self, cost_bytes: int) -> Failure | None:
         """Refuse what the quota has no room for, and raise the alarm that refuses all that comes after it."""
@@ -459,7 +374,7 @@ class Store:
         versions = [version for key in keys if (version := space.get(key)) is not None]
         if versions:
             revision = space.revision + 1
-            self._delete_versions(versions, revision)
+            self._writer.delete_versions(versions, revision)
             space.commit(revision)
         self.lease_table.revoke(revoke.id)
         return LeaseRevokeResult(space.revision)
@@ -515,25 +430,3 @@ class Store:
         alarms = load_snapshot(chunks, store.space, store.lease_table)
         store._set_alarms((raised.member, raised.alarm) for raised in alarms)
         return store
-
-
-def _put_cost_bytes(put: Put) -> int:
-    return len(put.key) + len(put.value) + VERSION_OVERHEAD_BYTES
-
-
-def _txn_cost_bytes(txn: Txn) -> int:
-    """What the dearer branch of *txn* adds at most; 0 if neither puts anything.
-
-    Deletions are free, or a full store could not be emptied.
-    """
-    return max(_branch_cost_bytes(txn.success), _branch_cost_bytes(txn.failure))
-
-
-def _branch_cost_bytes(branch: Sequence[Operation]) -> int:
-    cost_bytes = 0
-    for operation in branch:
-        if isinstance(operation, Put):
-            cost_bytes += _put_cost_bytes(operation)
-        elif isinstance(operation, Txn):
-            cost_bytes += _txn_cost_bytes(operation)
-    return cost_bytes
