@@ -60,12 +60,13 @@ class SnapshotWorker(Protocol):
 
 
 class Clock:
-    """Ticks of the machine's monotonic clock since this object was made."""
+    """Ticks of the machine's monotonic clock. The first ones are past already: an engine may be told that it was
+    started a while ago."""
 
     def __init__(self, tick_ms: int) -> None:
         self.tick_ms = tick_ms
         self._tick_ns = tick_ms * 1_000_000
-        self._begin_ns = time.monotonic_ns()
+        self._begin_ns = time.monotonic_ns() - 10_000 * self._tick_ns
 
     def now(self) -> Tick:
         return Tick((time.monotonic_ns() - self._begin_ns) // self._tick_ns)
