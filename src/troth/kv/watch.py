@@ -16,24 +16,18 @@ their consumers are, and a write costs nothing for a watcher that lags. There ar
 A revision is never split: pages end where a revision ends. A watcher whose next revision has been compacted
 away is cancelled, and told the compact revision. What synced watchers have still to be told is pinned, so that a
 compaction right after a write does not take the write away from them: `poll` after applying, always.
-
-Finding watchers by key takes one look-up for the key itself, one for each length of the prefixes watched, and one
-for "this key and all after it"; other ranges, which no client library makes, are tried one by one.
 """
 
 from bisect import bisect_left
-from collections.abc import MutableMapping
-from enum import IntEnum
 from operator import attrgetter
-from typing import TypeAlias, TypeVar
 
 import msgspec
-from sortedcontainers import SortedDict
 
 from troth.kv import refusals
 from troth.kv.keyspace import TO_THE_END, KeySpace
 from troth.kv.requests import Event, EventType, Failure, KeyValue
 from troth.kv.store import Store
+from troth.kv.watchers import Group, State, Watcher, Watchers
 
 PAGE_VERSIONS_MAX = 4096
 PAGE_BYTES_MAX = 1024 * 1024
@@ -84,127 +78,13 @@ class WatchBatch(msgspec.Struct, frozen=True, array_like=True):
     compact_revision: int = 0
 
 
-class _State(IntEnum):
-    SYNCED = 0
-    UNSYNCED = 1
-    PAUSED = 2
-
-
-class _Watcher:
-    __slots__ = (
-        "key",
-        "next_revision",
-        "no_delete",
-        "no_put",
-        "owner",
-        "prev_kv",
-        "range_end",
-        "state",
-        "watch_id",
-    )
-
-    def __init__(self, owner: int, watch_id: int, request: WatchRequest, next_revision: int) -> None:
-        self.owner = owner
-        self.watch_id = watch_id
-        self.key = request.key or b"\0"
-        self.range_end = request.range_end
-        self.no_put = request.no_put
-        self.no_delete = request.no_delete
-        self.prev_kv = request.prev_kv
-        self.next_revision = next_revision
-        self.state = _State.PAUSED
-
-    def wants(self, version: KeyValue) -> bool:
-        """Whether a change of a watched key is to be told."""
-        return version.mod_revision >= self.next_revision and not (
-            self.no_put if version.version else self.no_delete
-        )
-
-
-_Watchers: TypeAlias = dict[_Watcher, None]
-"""An ordered set."""
-
-
-class _Group:
-    """A set of watchers, and which of them watch a given key."""
-
-    def __init__(self) -> None:
-        self.members: _Watchers = {}
-        self._by_key: dict[bytes, _Watchers] = {}
-        self._by_prefix: dict[bytes, _Watchers] = {}
-        self._prefix_counts: SortedDict[int, int] = SortedDict()
-        self._from_key: SortedDict[bytes, _Watchers] = SortedDict()
-        self._by_span: dict[tuple[bytes, bytes], _Watchers] = {}
-
-    def add(self, watcher: _Watcher) -> None:
-        self.members[watcher] = None
-        key, range_end = watcher.key, watcher.range_end
-        if not range_end:
-            self._by_key.setdefault(key, {})[watcher] = None
-        elif range_end == TO_THE_END:
-            self._from_key.setdefault(key, {})[watcher] = None
-        elif range_end == _prefix_end(key):
-            if key not in self._by_prefix:
-                self._prefix_counts[len(key)] = self._prefix_counts.get(len(key), 0) + 1
-            self._by_prefix.setdefault(key, {})[watcher] = None
-        else:
-            self._by_span.setdefault((key, range_end), {})[watcher] = None
-
-    def remove(self, watcher: _Watcher) -> None:
-        del self.members[watcher]
-        key, range_end = watcher.key, watcher.range_end
-        if not range_end:
-            _take_out(self._by_key, key, watcher)
-        elif range_end == TO_THE_END:
-            _take_out(self._from_key, key, watcher)
-        elif range_end == _prefix_end(key):
-            _take_out(self._by_prefix, key, watcher)
-            if key not in self._by_prefix:
-                self._prefix_counts[len(key)] -= 1
-                if not self._prefix_counts[len(key)]:
-                    del self._prefix_counts[len(key)]
-        else:
-            _take_out(self._by_span, (key, range_end), watcher)
-
-    def watching(self, key: bytes) -> list[_Watcher]:
-        """The members that watch *key*."""
-        found = list(self._by_key.get(key, ()))
-        for length in self._prefix_counts:
-            if length > len(key):
-                break
-            found += self._by_prefix.get(key[:length], ())
-        if self._from_key:
-            for start in self._from_key.irange(None, key):
-                found += self._from_key[start]
-        for (start, end), watchers in self._by_span.items():
-            if start <= key < end:
-                found += watchers
-        return found
-
-
-_Place = TypeVar("_Place", bytes, tuple[bytes, bytes])
-
-
-def _take_out(places: MutableMapping[_Place, _Watchers], place: _Place, watcher: _Watcher) -> None:
-    watchers = places[place]
-    del watchers[watcher]
-    if not watchers:
-        del places[place]
-
-
-def _prefix_end(prefix: bytes) -> bytes:
-    """The range_end that makes [prefix, range_end) all keys with that prefix."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes((stem[-1] + 1,)) if stem else TO_THE_END
-
-
 class _Stream:
     """The watches of one owner."""
 
     __slots__ = ("next_id", "paused", "watchers")
 
     def __init__(self) -> None:
-        self.watchers: dict[int, _Watcher] = {}
+        self.watchers: dict[int, Watcher] = {}
         self.next_id = 0
         self.paused = False
 
@@ -233,10 +113,10 @@ class WatchHub:
         self._page_bytes_max = page_bytes_max
         self._streams: dict[int, _Stream] = {}
         self._count = 0
-        self._synced = _Group()
-        self._unsynced = _Group()
+        self._synced = Group()
+        self._unsynced = Group()
         # Unsynced, but of one key only: those read that key's history.
-        self._unsynced_keys: _Watchers = {}
+        self._unsynced_keys: Watchers = {}
         # Synced watchers know all before this revision.
         self._next_revision = store.revision + 1
         self._pin = store.space.pin(store.revision)
@@ -273,7 +153,16 @@ class WatchHub:
         elif watch_id in stream.watchers:
             return self._refuse(refusals.WATCH_ID_TAKEN)
         next_revision = request.start_revision if request.start_revision > 0 else space.revision + 1
-        watcher = _Watcher(owner, watch_id, request, next_revision)
+        watcher = Watcher(
+            owner=owner,
+            watch_id=watch_id,
+            key=key,
+            range_end=request.range_end,
+            next_revision=next_revision,
+            no_put=request.no_put,
+            no_delete=request.no_delete,
+            prev_kv=request.prev_kv,
+        )
         stream.watchers[watch_id] = watcher
         self._count += 1
         if not stream.paused:
@@ -338,7 +227,7 @@ class WatchHub:
             if watcher is None:
                 return None
             watchers = {watch_id: watcher}
-        if any(watcher.state != _State.SYNCED for watcher in watchers.values()):
+        if any(watcher.state != State.SYNCED for watcher in watchers.values()):
             return None
         return self._next_revision - 1 if watchers else self._space.revision
 
@@ -402,10 +291,10 @@ class WatchHub:
             if watcher.next_revision <= revision:
                 self._advance(watcher, revision)
 
-    def _tell(self, group: _Group, page: list[KeyValue], floor: int, batches: list[WatchBatch]) -> None:
+    def _tell(self, group: Group, page: list[KeyValue], floor: int, batches: list[WatchBatch]) -> None:
         """Make a batch for each member of *group* that wants something of *page*; *floor* as in `_event`."""
         space = self._space
-        told: dict[_Watcher, list[Event]] = {}
+        told: dict[Watcher, list[Event]] = {}
         for version in page:
             plain: Event | None = None
             with_previous: Event | None = None
@@ -445,47 +334,47 @@ class WatchHub:
         """Up to where an unsynced watcher reads: where the synced ones are."""
         return self._next_revision - 1 if self._synced.members else self._space.revision
 
-    def _advance(self, watcher: _Watcher, revision: int) -> None:
+    def _advance(self, watcher: Watcher, revision: int) -> None:
         """An unsynced *watcher* knows all up to *revision* now."""
         watcher.next_revision = max(watcher.next_revision, revision + 1)
         if revision == self._known_revision():
             self._displace(watcher)
             self._place(watcher)
 
-    def _place(self, watcher: _Watcher) -> None:
+    def _place(self, watcher: Watcher) -> None:
         """Put a watcher that is in no group where it belongs."""
         if not self._synced.members:
             self._next_revision = self._space.revision + 1
         if watcher.next_revision >= self._next_revision:
-            watcher.state = _State.SYNCED
+            watcher.state = State.SYNCED
             self._synced.add(watcher)
             self._hold()
         else:
-            watcher.state = _State.UNSYNCED
+            watcher.state = State.UNSYNCED
             if watcher.range_end:
                 self._unsynced.add(watcher)
             else:
                 self._unsynced_keys[watcher] = None
 
-    def _displace(self, watcher: _Watcher) -> None:
+    def _displace(self, watcher: Watcher) -> None:
         """Take a watcher out of its group, if it is in one, and note how far it was told."""
-        if watcher.state == _State.SYNCED:
+        if watcher.state == State.SYNCED:
             watcher.next_revision = max(watcher.next_revision, self._next_revision)
             self._synced.remove(watcher)
             self._hold()
-        elif watcher.state == _State.UNSYNCED:
+        elif watcher.state == State.UNSYNCED:
             if watcher.range_end:
                 self._unsynced.remove(watcher)
             else:
                 del self._unsynced_keys[watcher]
-        watcher.state = _State.PAUSED
+        watcher.state = State.PAUSED
 
-    def _forget(self, watcher: _Watcher) -> None:
+    def _forget(self, watcher: Watcher) -> None:
         self._displace(watcher)
         del self._streams[watcher.owner].watchers[watcher.watch_id]
         self._count -= 1
 
-    def _cancel_compacted(self, watcher: _Watcher, batches: list[WatchBatch]) -> bool:
+    def _cancel_compacted(self, watcher: Watcher, batches: list[WatchBatch]) -> bool:
         """Cancel an unsynced *watcher* if what it waits for is gone."""
         space = self._space
         if watcher.next_revision >= space.compact_revision:
