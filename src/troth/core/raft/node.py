@@ -111,6 +111,8 @@ class Raft(Elections):
             return False
         if term > self._term:
             self._set_term(term)
+            # What was verified under the same leader in an older term is not verified now.
+            self._become_follower(NOBODY)
         self._follow(sender)
         return self._install(sender, meta)
 
