@@ -42,7 +42,7 @@ BACKLOG_WRITES_MAX = 4096
 flow control keeps far below while the disk answers at all."""
 
 LATE_TICKS = 5
-"""A timer that fires so many ticks late finds other events waiting; they are heard before time is told."""
+"""A turn that comes so many ticks late finds other events waiting; they are heard before time is told."""
 
 _log = logging.getLogger("troth.node")
 
@@ -117,7 +117,9 @@ class Node(PeerSink):
         self._durable = 0
         self._outbox: deque[tuple[int, list[tuple[NodeId, Message]]]] = deque()
         self._turn_scheduled = False
-        self._told = Tick(-1)
+        self._told = clock.now()
+        self._listened = False
+        """Whether the sockets were read since this server noticed how late it is."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self.membership: Membership | None = None
@@ -222,14 +224,7 @@ class Node(PeerSink):
         if self._stopped:
             return
         self._timer = self._loop.call_later(self._clock.tick_ms / 1000, self._on_timer)
-        late = self._clock.now() - self._told
-        if self._told >= 0 and late > LATE_TICKS:
-            # We were stopped or starved. What arrived meanwhile (a heartbeat, say) is still in the sockets: read it
-            # before the replica hears how late it is, or each pause would look like a lost leader.
-            self.counters.ticks_late_max = max(self.counters.ticks_late_max, late)
-            self._loop.call_later(0, self._wake)
-        else:
-            self._wake()
+        self._wake()
 
     def _turn(self) -> None:
         self._turn_scheduled = False
@@ -237,8 +232,17 @@ class Node(PeerSink):
             return
         try:
             now = self._clock.now()
-            if now > self._told:
+            late = now - self._told
+            if late > LATE_TICKS and not self._listened:
+                # We were stopped or starved. What arrived meanwhile (a heartbeat, say) is still in the sockets: read
+                # it before the replica hears how late it is, or each pause would look like a lost leader.
+                self._listened = True
+                self.counters.ticks_late_max = max(self.counters.ticks_late_max, late)
+                self._wake()
+                return
+            if late:
                 self._told = now
+                self._listened = False
                 self.replica.tick(now)
             self._execute()
         # The replica is in an unknown state: stop, whatever it was; the entry point tells why.

@@ -1,0 +1,351 @@
+"""The driver's duties, shown on a replica that is a script and a disk that is a switch."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import pytest
+
+from troth.core.interface import HardState, Membership, Message, Persist, Trace
+from troth.core.raft.messages import Heartbeat, RaftMessage
+from troth.errors import DecodeError, InvariantViolation, SyncFailed
+from troth.ids import ClusterId, LogIndex, NodeId, Term, Tick
+from troth.replica.effects import ClientId, ReplicaEffects, SnapshotWork
+from troth.replica.peers import PeerCodec
+from troth.replica.protocol import Done, Ping, ServerMessage
+from troth.runtime.node import BACKLOG_WRITES_MAX, Clock, Node
+from troth.runtime.writer import StorageWriter
+
+ME, PEER, OTHER = NodeId(1), NodeId(2), NodeId(3)
+CODEC = PeerCodec(RaftMessage)
+
+
+def message(number: int) -> Message:
+    return Heartbeat(Term(number), LogIndex(0), 0)
+
+
+class ScriptedReplica:
+    """Gives prepared effects, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.script: list[ReplicaEffects] = []
+        self.heard: list[tuple[Any, ...]] = []
+        self.ticks: list[Tick] = []
+        self.broken: Exception | None = None
+
+    def take_effects(self) -> ReplicaEffects:
+        if self.broken is not None:
+            raise self.broken
+        return self.script.pop(0) if self.script else ReplicaEffects()
+
+    def tick(self, now: Tick) -> None:
+        self.ticks.append(now)
+
+    def on_peer(self, sender: NodeId, messages: Sequence[Message], now: Tick) -> None:
+        self.heard.append(("peer", sender, *messages))
+
+    def on_client(self, client: ClientId, asked: object, raw: bytes, now: Tick) -> None:
+        self.heard.append(("client", client, asked, raw))
+
+    def suspect(self, peer: NodeId, now: Tick) -> None:
+        self.heard.append(("suspect", peer))
+
+    def unreachable(self, peer: NodeId) -> None:
+        self.heard.append(("unreachable", peer))
+
+
+class RecordingTransport:
+    def __init__(self) -> None:
+        self.sent: list[tuple[NodeId, list[Message]]] = []
+        self.peers: dict[NodeId, str] = {}
+
+    def send(self, peer: NodeId, body: bytes) -> None:
+        self.sent.append((peer, CODEC.decode(body)))
+
+    def set_peers(self, addresses: dict[NodeId, str]) -> None:
+        self.peers = dict(addresses)
+
+
+class SwitchedWriter:
+    """Keeps writes until the test says that they are durable."""
+
+    def __init__(self) -> None:
+        self.writes: list[Persist] = []
+
+    def start(self) -> None:
+        pass
+
+    def submit(self, persist: Persist) -> None:
+        self.writes.append(persist)
+
+
+class NoSnapshots:
+    def start(self, work: SnapshotWork) -> None:
+        raise AssertionError(work)
+
+
+class Clients:
+    def __init__(self) -> None:
+        self.delivered: list[list[tuple[ClientId, ServerMessage]]] = []
+
+    def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage]]) -> None:
+        self.delivered.append(list(replies))
+
+
+class Rig:
+    def __init__(self, tick_ms: int = 1000) -> None:
+        self.replica = ScriptedReplica()
+        self.transport = RecordingTransport()
+        self.writer = SwitchedWriter()
+        self.clients = Clients()
+        self.events: list[Trace] = []
+        self.node = Node(
+            node_id=ME,
+            name="n1",
+            cluster_id=ClusterId(5),
+            replica=cast(Any, self.replica),
+            codec=CODEC,
+            transport=cast(Any, self.transport),
+            clock=Clock(tick_ms),
+            on_event=self.events.append,
+        )
+        self.node.clients = self.clients
+        self.node.start(writer=cast(Any, self.writer), snapshots=NoSnapshots())
+
+    async def turn(self, *effects: ReplicaEffects) -> None:
+        """Have one turn of the loop give *effects*."""
+        await asyncio.sleep(0)
+        self.replica.script.extend(effects)
+        for _ in effects:
+            self.node.after_work()
+            await asyncio.sleep(0)
+
+
+def persist(term: int) -> Persist:
+    return Persist(hard_state=HardState(Term(term), NodeId(0)))
+
+
+async def test_what_may_leave_now_leaves_in_one_frame_per_peer_and_answers_go_out() -> None:
+    rig = Rig()
+    await rig.turn(
+        ReplicaEffects(
+            send=[(PEER, message(1)), (OTHER, message(2)), (PEER, message(3))],
+            persists=[persist(1)],
+            replies=[(7, Done(1)), (8, Done(2))],
+        )
+    )
+    assert rig.transport.sent == [(PEER, [message(1), message(3)]), (OTHER, [message(2)])]
+    assert rig.writer.writes == [persist(1)]
+    assert rig.clients.delivered == [[(7, Done(1)), (8, Done(2))]]
+    rig.node.stop()
+
+
+async def test_what_waits_for_durability_waits_for_its_own_write_and_all_before() -> None:
+    rig = Rig()
+    await rig.turn(
+        ReplicaEffects(persists=[persist(1)], after_persist=[(PEER, message(1))]),
+        ReplicaEffects(persists=[persist(2), persist(3)], after_persist=[(PEER, message(3))]),
+        ReplicaEffects(after_persist=[(OTHER, message(4))]),
+    )
+    assert rig.transport.sent == []
+    rig.node.on_durable(1)
+    assert rig.transport.sent == [(PEER, [message(1)])]
+    rig.node.on_durable(1)
+    assert len(rig.transport.sent) == 1, "the second of two writes is not durable yet"
+    rig.node.on_durable(1)
+    assert rig.transport.sent[1:] == [(PEER, [message(3)]), (OTHER, [message(4)])]
+    rig.node.stop()
+
+
+async def test_with_nothing_on_its_way_to_the_disk_nothing_waits() -> None:
+    rig = Rig()
+    await rig.turn(ReplicaEffects(after_persist=[(PEER, message(1))]))
+    assert rig.transport.sent == [(PEER, [message(1)])]
+    rig.node.stop()
+
+
+async def test_messages_to_oneself_come_back_once_durable() -> None:
+    rig = Rig()
+    await rig.turn(ReplicaEffects(persists=[persist(1)], after_persist=[(ME, message(1)), (ME, message(2))]))
+    assert rig.replica.heard == []
+    rig.node.on_durable(1)
+    assert rig.replica.heard == [("peer", ME, message(1), message(2))]
+    assert rig.transport.sent == []
+    rig.node.stop()
+
+
+async def test_all_that_arrives_in_one_turn_is_answered_by_one_take_effects() -> None:
+    rig = Rig()
+    await rig.turn()
+    await asyncio.sleep(0.01)
+    before = rig.node.counters.turns
+    for number in range(5):
+        rig.node.on_client(number, Ping(number), b"raw")
+    rig.node.on_peer_frame(PEER, CODEC.encode([message(1)]))
+    rig.node.on_suspect(PEER)
+    rig.node.on_unreachable(OTHER)
+    await asyncio.sleep(0)
+    assert len(rig.replica.heard) == 8
+    assert rig.node.counters.turns == before + 1
+    rig.node.stop()
+
+
+async def test_frames_that_are_no_messages_are_refused() -> None:
+    rig = Rig()
+    with pytest.raises(DecodeError):
+        rig.node.on_peer_frame(PEER, b"\x93\x01\x02\x03")
+    assert rig.replica.heard == []
+    rig.node.stop()
+
+
+async def test_while_the_disk_hangs_frames_are_dropped_not_queued() -> None:
+    rig = Rig()
+    await rig.turn(ReplicaEffects(persists=[persist(1)] * (BACKLOG_WRITES_MAX + 1)))
+    rig.node.on_peer_frame(PEER, CODEC.encode([message(1)]))
+    assert rig.replica.heard == [] and rig.node.counters.peer_frames_refused == 1
+    rig.node.on_durable(2)
+    rig.node.on_peer_frame(PEER, CODEC.encode([message(1)]))
+    assert len(rig.replica.heard) == 1
+    rig.node.stop()
+
+
+async def test_time_passes_also_when_nothing_happens() -> None:
+    rig = Rig(tick_ms=1)
+    async with asyncio.timeout(5):
+        while len(rig.replica.ticks) < 5:  # noqa: ASYNC110 - it is the clock that is waited for
+            await asyncio.sleep(0.001)
+    assert rig.replica.ticks == sorted(set(rig.replica.ticks))
+    rig.node.stop()
+
+
+async def test_a_late_tick_tells_the_true_time_after_what_had_arrived() -> None:
+    rig = Rig(tick_ms=1)
+    loop = asyncio.get_running_loop()
+    order: list[str] = []
+    replica_tick: Callable[[Tick], None] = rig.replica.tick
+
+    def tick(now: Tick) -> None:
+        order.append("tick")
+        replica_tick(now)
+
+    def on_readable() -> None:
+        order.append("arrived")
+        loop.remove_reader(left)
+
+    left, right = socket.socketpair()
+    await asyncio.sleep(0.005)
+    told = rig.replica.ticks[-1]
+    rig.replica.tick = tick  # type: ignore[method-assign]
+    loop.add_reader(left, on_readable)
+    right.send(b"x")
+    block_until = loop.time() + 0.05
+    while loop.time() < block_until:
+        pass
+    async with asyncio.timeout(5):
+        while "tick" not in order:  # noqa: ASYNC110 - it is the clock that is waited for
+            await asyncio.sleep(0.001)
+    assert order[:2] == ["arrived", "tick"]
+    assert rig.replica.ticks[-1] >= told + 50
+    assert rig.node.counters.ticks_late_max >= 45
+    rig.node.stop()
+    left.close()
+    right.close()
+
+
+@pytest.mark.parametrize("error", [InvariantViolation("broken"), ValueError("unexpected")])
+async def test_an_error_inside_a_turn_stops_the_server(error: Exception) -> None:
+    rig = Rig()
+    await rig.turn()
+    rig.replica.broken = error
+    rig.node.after_work()
+    with pytest.raises(type(error)):
+        await rig.node.failed
+    turns = rig.node.counters.turns
+    rig.node.after_work()
+    await asyncio.sleep(0)
+    assert rig.node.counters.turns == turns, "no turn after a failure"
+
+
+async def test_a_new_membership_sets_the_peers() -> None:
+    rig = Rig()
+    await rig.turn(ReplicaEffects(membership=Membership(voters=(ME, PEER)), events=[Trace(name="leader")]))
+    assert rig.transport.peers == {PEER: ""}
+    assert [event.name for event in rig.events] == ["leader"]
+    assert rig.node.counters.leader_changes == 1
+    rig.node.stop()
+
+
+class GatedLog:
+    """A log whose first sync waits until the test opens the gate."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.appended: list[list[Persist]] = []
+        self.syncs = 0
+        self.broken = False
+
+    def append(self, persists: Sequence[Persist]) -> None:
+        self.appended.append(list(persists))
+
+    def sync(self) -> None:
+        self.gate.wait(5)
+        if self.broken:
+            raise SyncFailed("the disk is gone")
+        self.syncs += 1
+
+
+async def test_writes_that_wait_are_merged_into_one_sync_in_order() -> None:
+    log, durable, jobs = GatedLog(), [], []
+    done = asyncio.Event()
+
+    def on_durable(count: int) -> None:
+        durable.append(count)
+        if sum(durable) == 5:
+            done.set()
+
+    writer = StorageWriter(
+        log=log,
+        post=asyncio.get_running_loop().call_soon_threadsafe,
+        on_durable=on_durable,
+        on_failed=lambda error: pytest.fail(str(error)),
+    )
+    writer.start()
+    writer.submit(persist(1))
+    while not log.appended:  # noqa: ASYNC110 - the thread has taken the first write when this ends
+        await asyncio.sleep(0)
+    for term in range(2, 5):
+        writer.submit(persist(term))
+    writer.call(lambda: jobs.append(len(log.appended)))
+    writer.submit(persist(5))
+    log.gate.set()
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert log.appended == [[persist(1)], [persist(2), persist(3), persist(4)], [persist(5)]]
+    assert durable == [1, 3, 1] and log.syncs == 3
+    assert jobs == [2], "a job runs between the writes before and after it"
+    assert writer.stop()
+    assert writer.counters.syncs == 3 and writer.counters.writes == 5
+    assert writer.counters.batch_sizes == {1: 2, 4: 1}
+
+
+async def test_a_failed_sync_is_told_and_never_tried_again() -> None:
+    log = GatedLog()
+    log.broken = True
+    log.gate.set()
+    failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+    durable: list[int] = []
+    writer = StorageWriter(
+        log=log,
+        post=asyncio.get_running_loop().call_soon_threadsafe,
+        on_durable=durable.append,
+        on_failed=failed.set_result,
+    )
+    writer.start()
+    writer.submit(persist(1))
+    async with asyncio.timeout(5):
+        assert isinstance(await failed, SyncFailed)
+    writer.submit(persist(2))
+    assert writer.stop()
+    assert durable == [] and len(log.appended) == 1
