@@ -102,7 +102,9 @@ class _Search:
         return Outcome(status="ok", trail=configs[0][3], events_done=place + 1, steps=self.steps)
 
     def _kind(self, call: Call) -> int:
-        key = (call.f, call.argument, call.result, call.known, call.process, call.key)
+        # Python takes False for 0, which a model may well tell apart: so the class is part of the kind.
+        classes = (call.argument.__class__, call.result.__class__)
+        key = (call.f, call.argument, call.result, classes, call.known, call.process, call.key)
         kind = self.kind_of.get(key)
         if kind is None:
             kind = self.kind_of[key] = len(self.kinds)

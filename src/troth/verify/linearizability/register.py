@@ -36,11 +36,13 @@ configurations plus their trails: every configuration carries the chain of opera
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, TypeAlias
 
 from msgspec import Struct
 from typing_extensions import override
 
+from troth.errors import invariant
 from troth.verify.history import FOREVER, Value
 from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
 
@@ -62,6 +64,18 @@ class _Dead:
 
 
 DEAD: Final = _Dead()
+
+
+_Checkpoint: TypeAlias = tuple[
+    list[Configuration],
+    int,
+    int,
+    tuple[dict[int, int], list[int], dict[int, int]],
+    tuple[dict[Value, int], dict[Value, int], dict[Value, int], dict[Value, int], dict[Value, int]],
+    dict[Value, dict[Value, int]],
+    tuple[int, int, int, int, int],
+]
+"""Where a narrowed search can be taken up again in full: configurations, place, and all that is open there."""
 
 
 class Pending(Struct, frozen=True):
@@ -103,6 +117,8 @@ class Budget(Struct, frozen=True, kw_only=True):
 UNBOUNDED: Final = Budget()
 
 _COLLAPSE_FROM: Final = 4
+_BEAMS: Final = (4, 24, 0)
+"""How many configurations are followed at once, try by try; 0 is all of them, and the only try that may say illegal."""
 _HIGHEST: Final = "\U0010ffff"
 _ASK_CLOCK_EVERY: Final = 64
 
@@ -218,9 +234,11 @@ class _Search:
     __slots__ = (
         "appends",
         "apps",
+        "bits",
         "budget",
         "cas_from",
         "cas_to",
+        "checkpoint",
         "crashed",
         "makers",
         "not_of",
@@ -230,14 +248,21 @@ class _Search:
         "partial",
         "place",
         "primitives",
+        "returns",
+        "spare",
         "steps",
         "timeline",
+        "top",
         "totals",
         "wanted",
     )  # fmt: skip
 
     def __init__(self, primitives: Sequence[Primitive | None], timeline: Sequence[int], budget: Budget) -> None:
         self.primitives, self.timeline, self.budget = primitives, timeline, budget
+        self.bits: dict[int, int] = {}
+        self.spare: list[int] = []
+        self.top = 1
+        self.checkpoint: _Checkpoint | None = None
         self.op_at: dict[int, int] = {}
         """bit -> operation index"""
         self.wanted: dict[Value, int] = {}
@@ -255,19 +280,56 @@ class _Search:
         self.nots = self.apps = self.partial = self.totals = self.crashed = 0
         self.place = self.steps = 0
         self.observers: _Observers | None = None
+        self.returns: dict[int, int] = {}
 
     def run(self, initial: Value) -> Outcome:
+        """First with the most promising configurations only; with all of them if those come to nothing."""
+        start: list[Configuration] = [(initial, 0, 0, None)]
+        outcome = self._scan(start, 0, _BEAMS[0])
+        for beam in _BEAMS[1:]:
+            if outcome is None and self.checkpoint is not None:
+                configs, place = self._restore(self.checkpoint)
+                outcome = self._scan(configs, place, beam)
+        invariant(outcome is not None, "a search that is not narrowed decides")
+        return outcome if outcome is not None else Outcome(status="unknown")
+
+    def _narrow(self, configs: list[Configuration], place: int, beam: int, top: int) -> list[Configuration]:
+        """Keep the *beam* configurations that have spent the least; remember all of them the first time."""
+        if self.checkpoint is None:
+            self.checkpoint = (
+                configs,
+                place + 1,
+                top,
+                (dict(self.bits), list(self.spare), dict(self.op_at)),
+                (dict(self.wanted), dict(self.not_of), dict(self.makers), dict(self.cas_to), dict(self.appends)),
+                {value: dict(onward) for value, onward in self.cas_from.items()},
+                (self.nots, self.apps, self.partial, self.totals, self.crashed),
+            )
+        crashed, partial = self.crashed, self.partial
+        ranked = sorted(
+            configs,
+            key=lambda config: 2 * (config[1] & crashed).bit_count() - (config[2] & partial).bit_count(),
+        )
+        return ranked[:beam]
+
+    def _restore(self, checkpoint: _Checkpoint) -> tuple[list[Configuration], int]:
+        configs, place, self.top, (bits, spare, op_at), masks, cas_from, counts = checkpoint
+        self.bits, self.spare, self.op_at = dict(bits), list(spare), dict(op_at)
+        self.wanted, self.not_of, self.makers, self.cas_to, self.appends = (dict(mask) for mask in masks)
+        self.cas_from = {value: dict(onward) for value, onward in cas_from.items()}
+        self.nots, self.apps, self.partial, self.totals, self.crashed = counts
+        return configs, place
+
+    def _scan(self, configs: list[Configuration], start: int, beam: int) -> Outcome | None:
+        """Go through the timeline from *start* on. With a *beam*, None means that the search was cut too narrow."""
         primitives, timeline = self.primitives, self.timeline
         wanted, not_of, makers, op_at = self.wanted, self.not_of, self.makers, self.op_at
+        bits, spare, top = self.bits, self.spare, self.top
         expired = self.budget.expired
-        bits: dict[int, int] = {}
-        spare: list[int] = []
-        top = 1
-        configs: list[Configuration] = [(initial, 0, 0, None)]
         state, used, free, trail = configs[0]
-        single = True
-        place = -1
-        for code in timeline:
+        single = len(configs) == 1
+        place = start - 1
+        for code in islice(timeline, start, None) if start else timeline:
             place += 1
             index = code >> 1
             primitive = primitives[index]
@@ -345,7 +407,7 @@ class _Search:
                         except _GaveUp as why:
                             return self._unknown(before, place, str(why))
                         if not configs:
-                            return self._illegal(before, index, place)
+                            return None if self.checkpoint and beam else self._illegal(before, index, place)
                         if len(configs) == 1:
                             state, used, free, trail = configs[0]
                         else:
@@ -357,7 +419,7 @@ class _Search:
                 except _GaveUp as why:
                     return self._unknown(before, place, str(why))
                 if not configs:
-                    return self._illegal(before, index, place)
+                    return None if self.checkpoint and beam else self._illegal(before, index, place)
                 if len(configs) == 1:
                     state, used, free, trail = configs[0]
                     single = True
@@ -386,6 +448,8 @@ class _Search:
                 _drop(self.appends, a, bit)
                 self.apps ^= bit
                 self.totals ^= bit
+            if beam and not single and len(configs) > beam:
+                configs = self._narrow(configs, place, beam, top)
             if expired is not None and not place & 1023 and expired():
                 rest = [(state, used, free, trail)] if single else configs
                 return self._unknown(rest, place, "out of time")
@@ -398,6 +462,12 @@ class _Search:
     ) -> list[Configuration]:
         """The configurations after the operation of *bit* returned: every one of them has placed it."""
         keep = ~bit
+        place, index = self.place, self.op_at[bit]
+        wanted, not_of, nots, partial, totals = self.wanted, self.not_of, self.nots, self.partial, self.totals
+        reachable = self.makers.get(a, 0) | self.cas_to.get(a, 0) if kind == READ else 0
+        target: Value = a
+        if kind == WRITE and self.observers is not None and self.observers.until(a) <= place:
+            target = DEAD
         results: list[Configuration] = []
         todo: list[Configuration] = []
         for config in configs:
@@ -407,7 +477,7 @@ class _Search:
             elif kind == READ:
                 if free & bit or state == a:
                     results.append((state, used, free & keep, trail))
-                else:
+                elif reachable & ~used or self.appends:
                     todo.append(config)
             elif kind == NOT:
                 if free & bit or state != a:
@@ -417,6 +487,13 @@ class _Search:
             else:
                 if free & bit:
                     results.append((state, used, free & keep, trail))
+                if kind == WRITE:
+                    # Nothing is worth placing before an overwrite unless it lets something else be placed.
+                    settled = free | wanted.get(state, 0) | (nots & ~not_of.get(state, 0))
+                    owed = partial & ~(used | settled)
+                    if not owed or not self._dischargeable(owed, used):
+                        results.append((target, used, (settled | totals) & keep, (trail, index, place, target)))
+                        continue
                 todo.append(config)
         if todo:
             self._place(todo, results, bit, kind, a, b)
@@ -434,11 +511,8 @@ class _Search:
         observers = self.observers
         keep = ~bit
         index = op_at[bit]
-        needs = a if kind in (READ, CAS) else DEAD
         passive = kind in (READ, NOT)
-        maker_mask = 0
-        if needs is not DEAD:
-            maker_mask = makers.get(a, 0) | self.cas_to.get(a, 0)
+        maker_mask = makers.get(a, 0) | self.cas_to.get(a, 0) if kind == CAS else 0
         collapsed = (
             observers is not None and kind in (WRITE, CAS) and observers.until(b if kind == CAS else a) <= place
         )
@@ -449,7 +523,7 @@ class _Search:
             free |= wanted.get(state, 0) | (nots & ~not_of.get(state, 0))
             if state is DEAD:
                 free |= apps
-            if needs is not DEAD and state != a and not maker_mask & ~used and not appends:
+            if kind == CAS and state != a and not maker_mask & ~used and not appends:
                 continue
             queue.append((state, used, free, trail, True))
         visited: dict[Value, list[tuple[int, int, bool]]] = {}
@@ -499,13 +573,10 @@ class _Search:
                         reached = DEAD
                     placed_free = free | totals | wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
                     goal = passive and placed_free & bit
-                    live = mask & ~crashed
-                    dead = mask & crashed
-                    if dead:
-                        live |= dead & -dead
-                    while live:
-                        one = live & -live
-                        live ^= one
+                    chosen = mask if not mask & (mask - 1) else self._pick(mask, free)
+                    while chosen:
+                        one = chosen & -chosen
+                        chosen ^= one
                         step: Trail = (trail, op_at[one], place, reached)
                         if goal:
                             results.append((reached, used | one, placed_free & keep, step))
@@ -521,15 +592,15 @@ class _Search:
                     placed_free = free | wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
                     goal = passive and placed_free & bit
                     live = mask & ~crashed
-                    dead = mask & crashed
-                    if dead and (gain or appends or value in cas_from):
-                        live |= dead & -dead
+                    if not live and not (gain or appends or value in cas_from):
+                        continue
                     reached = value
                     if observers is not None and observers.until(value) < place:
                         reached = DEAD
-                    while live:
-                        one = live & -live
-                        live ^= one
+                    chosen = mask if not mask & (mask - 1) else self._pick(mask, free)
+                    while chosen:
+                        one = chosen & -chosen
+                        chosen ^= one
                         step = (trail, op_at[one], place, reached)
                         settled = placed_free | (one & ~crashed)
                         if goal:
@@ -552,13 +623,10 @@ class _Search:
                         reached = DEAD
                         placed_free |= apps
                     goal = passive and placed_free & bit
-                    live = mask & ~crashed
-                    dead = mask & crashed
-                    if dead:
-                        live |= dead & -dead
-                    while live:
-                        one = live & -live
-                        live ^= one
+                    chosen = mask if not mask & (mask - 1) else self._pick(mask, free)
+                    while chosen:
+                        one = chosen & -chosen
+                        chosen ^= one
                         step = (trail, op_at[one], place, reached)
                         settled = placed_free | (one & ~crashed)
                         if goal:
@@ -566,6 +634,35 @@ class _Search:
                         else:
                             _enqueue(queue, visited, reached, used | one, settled, step, bool(gain))
         self.steps += steps
+
+    def _pick(self, mask: int, free: int) -> int:
+        """Those of several identical operations that are worth trying, as a mask.
+
+        A live one does whatever a crashed one could; what is left over after it can do as much as before. Among live
+        ones the same holds for the first to return, unless it is free and another still has something to prove.
+        """
+        live = mask & ~self.crashed
+        if not live:
+            return mask & -mask
+        if not live & (live - 1):
+            return live
+        if not self.returns:
+            self.returns = {code >> 1: place for place, code in enumerate(self.timeline) if code & 1}
+        owing, owing_until = self._soonest(live & ~free)
+        settled, settled_until = self._soonest(live & free)
+        if not owing:
+            return settled
+        return owing | settled if settled_until < owing_until else owing
+
+    def _soonest(self, mask: int) -> tuple[int, int]:
+        best, soonest = 0, FOREVER
+        while mask:
+            one = mask & -mask
+            mask ^= one
+            returned = self.returns[self.op_at[one]]
+            if returned < soonest:
+                best, soonest = one, returned
+        return best, soonest
 
     def _dischargeable(self, owed: int, used: int) -> bool:
         """Whether any operation of *owed* could be placed once something else is placed first."""
