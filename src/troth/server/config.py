@@ -155,7 +155,8 @@ def load_config(
     merged.update(_from_environment(environment or {}))
     for name, value in (flags or {}).items():
         if value is not None and value != () and value != {}:
-            merged[_known(name, "flag")] = _converted(name, value, f"flag {_flag(name)}")
+            known = _known(name, "flag")
+            merged[known] = _converted(known, value, f"flag {_flag(name)}")
     for needed in ("name", "data_dir"):
         if needed not in merged:
             raise UsageError(
@@ -178,7 +179,8 @@ def _from_file(path: Path) -> dict[str, object]:
         raise UsageError(f"the configuration file can not be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
-    return {_known(name, str(path)): _converted(name, value, str(path)) for name, value in table.items()}
+    origin = str(path)
+    return {(known := _known(name, origin)): _converted(known, value, origin) for name, value in table.items()}
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
@@ -213,7 +215,6 @@ def _known(name: str, origin: str) -> str:
 
 def _converted(name: str, value: object, origin: str) -> object:
     """*value* as the type that the setting *name* has."""
-    name = name.replace("-", "_")
     default = _FIELDS[name]
     if name == "initial_cluster":
         return _members(value, origin)

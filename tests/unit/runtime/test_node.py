@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from troth.core.interface import HardState, Membership, Message, Persist, Trace
-from troth.core.raft.messages import Heartbeat, RaftMessage
+from troth.core.raft.messages import RaftMessage
 from troth.errors import DecodeError, InvariantViolation, SyncFailed
-from troth.ids import ClusterId, LogIndex, NodeId, Term, Tick
+from troth.ids import ClusterId, NodeId, Term, Tick
 from troth.replica.effects import ClientId, ReplicaEffects, SnapshotWork
-from troth.replica.peers import PeerCodec
+from troth.replica.peers import PeerCodec, TellRevision
 from troth.replica.protocol import Done, Ping, ServerMessage
 from troth.runtime.node import BACKLOG_WRITES_MAX, Clock, Node
 from troth.runtime.writer import StorageWriter
@@ -23,7 +23,7 @@ CODEC = PeerCodec(RaftMessage)
 
 
 def message(number: int) -> Message:
-    return Heartbeat(Term(number), LogIndex(0), 0)
+    return TellRevision(number, 0)
 
 
 class ScriptedReplica:

@@ -1,0 +1,185 @@
+"""The client port over real sockets, with a node that echoes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from troth.ids import ClusterId, NodeId
+from troth.replica.effects import ClientId
+from troth.replica.protocol import ClientMessage, Done, LeaderChanged, Ping, ServerMessage, SnapshotPart, Writes
+from troth.runtime.addresses import Address
+from troth.runtime.streams import Call, open_connection
+from troth.server.clients import ClientPort
+from troth.wire.frames import frame
+from troth.wire.handshake import Hello, Rejected, Welcome, encode_greeting
+
+_decode = msgspec.msgpack.Decoder(ServerMessage).decode
+_encode = msgspec.msgpack.encode
+
+
+class EchoNode:
+    def __init__(self) -> None:
+        self.node_id, self.name, self.cluster_id = NodeId(1), "n1", ClusterId(77)
+        self.port = ClientPort(node=self, connections_max=2, queue_bytes_max=1 << 20)
+        self.heard: list[tuple[ClientId, ClientMessage, bytes]] = []
+        self.gone: list[ClientId] = []
+        self.paused: list[bool] = []
+
+    def client_opened(self, client: ClientId) -> None:
+        self.port.deliver([(client, LeaderChanged(1, NodeId(1), "here:1"))])
+
+    def client_paused(self, client: ClientId, *, paused: bool) -> None:
+        self.paused.append(paused)
+
+    def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None:
+        self.heard.append((client, message, raw))
+        if isinstance(message, Ping):
+            self.port.deliver([(client, Done(message.call))])
+
+    def client_gone(self, client: ClientId) -> None:
+        self.gone.append(client)
+
+
+@contextlib.asynccontextmanager
+async def serving(node: EchoNode) -> AsyncIterator[Address]:
+    server = await asyncio.get_running_loop().create_server(node.port.accept, "127.0.0.1", 0)
+    try:
+        yield Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        node.port.close()
+
+
+async def call(address: Address, hello: Hello | None = None) -> Call:
+    made = Call(hello or Hello("client"))
+    await open_connection(made, address)
+    return made
+
+
+async def test_a_client_is_welcomed_told_the_leader_and_answered() -> None:
+    node = EchoNode()
+    async with asyncio.timeout(5), serving(node) as address:
+        client = await call(address)
+        assert await client.greeting == Welcome(1, ClusterId(77), NodeId(1), "n1")
+        assert _decode(await client.next_body()) == LeaderChanged(1, NodeId(1), "here:1")
+        body = _encode(Ping(5))
+        client.send(body)
+        assert _decode(await client.next_body()) == Done(5)
+        assert node.heard == [(1, Ping(5), body)]
+        client.transport.abort()
+        while not node.gone:  # noqa: ASYNC110 - the kernel tells when
+            await asyncio.sleep(0.001)
+        assert node.gone == [1] and not node.port.connections
+
+
+async def test_answers_of_one_turn_leave_in_one_write() -> None:
+    node = EchoNode()
+    async with asyncio.timeout(5), serving(node) as address:
+        client = await call(address)
+        await client.greeting
+        await client.next_body()
+        sent = node.port.counters.bytes_sent
+        node.port.deliver([(1, Done(number)) for number in range(100)] + [(99, Done(0))])
+        assert [_decode(await client.next_body()) for _ in range(100)] == [Done(number) for number in range(100)]
+        assert node.port.counters.frames_sent == 101
+        assert node.port.counters.bytes_sent == sent + sum(4 + len(_encode(Done(n))) for n in range(100))
+        client.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("hello", "code"),
+    [
+        (Hello("client", version=0), "protocol"),
+        (Hello("client", cluster_id=ClusterId(5)), "wrong_cluster"),
+        (Hello("peer", cluster_id=ClusterId(77)), "protocol"),
+    ],
+)
+async def test_who_can_not_be_served_is_told_why(hello: Hello, code: str) -> None:
+    node = EchoNode()
+    async with asyncio.timeout(5), serving(node) as address:
+        answer = await (await call(address, hello)).greeting
+        assert isinstance(answer, Rejected) and answer.code == code
+        assert node.heard == [] and not node.port.connections
+
+
+async def test_one_client_too_many_is_refused_and_room_is_given_again() -> None:
+    node = EchoNode()
+    async with asyncio.timeout(5), serving(node) as address:
+        first, second = await call(address), await call(address)
+        await asyncio.gather(first.greeting, second.greeting)
+        third = await (await call(address)).greeting
+        assert isinstance(third, Rejected) and third.code == "overloaded" and "clients_max" in third.text
+        first.transport.abort()
+        while len(node.port.connections) == 2:  # noqa: ASYNC110 - the kernel tells when
+            await asyncio.sleep(0.001)
+        fourth = await call(address)
+        assert isinstance(await fourth.greeting, Welcome)
+        second.transport.abort()
+        fourth.transport.abort()
+
+
+HELLO = frame(encode_greeting(Hello("client")))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\0\0\0\0",
+        frame(b"\xc1"),
+        HELLO + b"\xff\xff\xff\xff",
+        HELLO + frame(b"\xc1"),
+        HELLO + frame(_encode([99, 1])),
+        HELLO + frame(_encode([3, 0, 0, 0, "no commands"])),
+        HELLO + frame(_encode(Ping(1))) + frame(b"\x93"),
+    ],
+)
+async def test_garbage_costs_its_sender_the_connection_and_nobody_else(garbage: bytes) -> None:
+    node = EchoNode()
+    async with asyncio.timeout(5), serving(node) as address:
+        good = await call(address)
+        await good.greeting
+        await good.next_body()
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(garbage)
+        with contextlib.suppress(ConnectionResetError):
+            while await reader.read(1 << 16):
+                pass
+        writer.close()
+        assert node.port.counters.garbage == 1
+        good.send(_encode(Ping(9)))
+        assert _decode(await good.next_body()) == Done(9)
+        good.transport.abort()
+
+
+async def test_a_client_that_does_not_read_is_paused_then_cut_off() -> None:
+    node = EchoNode()
+    async with asyncio.timeout(10), serving(node) as address:
+        client = await call(address)
+        await client.greeting
+        client.transport.pause_reading()
+        part = SnapshotPart(1, bytes(1 << 20), False)
+        for _ in range(64):
+            node.port.deliver([(1, part)])
+            await asyncio.sleep(0)
+        assert node.paused[:1] == [True]
+        assert node.port.counters.cut_off == 1
+        while not node.gone:  # noqa: ASYNC110 - the kernel tells when
+            await asyncio.sleep(0.001)
+        client.transport.abort()
+
+
+async def test_requests_are_counted_by_kind() -> None:
+    node = EchoNode()
+    async with asyncio.timeout(5), serving(node) as address:
+        client = await call(address)
+        await client.greeting
+        await client.next_body()
+        client.send(_encode(Writes(0, 0, 0, ())))
+        client.send(_encode(Ping(1)))
+        await client.next_body()
+        assert node.port.counters.operations() == {"Writes": 1, "Ping": 1, "commands": 0}
+        client.transport.abort()
