@@ -14,6 +14,8 @@ from cluster.systems import VALUE, Client, System, rss_mib
 from cluster.workload import Rate, fill, gap, measure
 
 RESTART_MAX_S = 30.0
+SETTLE_S = 2.0
+"""Load before each failure, so that the server of the last one is back in its place."""
 Say = Callable[[str], None]
 Maker = Callable[[Path], System]
 
@@ -100,7 +102,7 @@ async def failover(makers: dict[str, Maker], settings: Settings, say: Say) -> di
                         one = await gap(
                             client,
                             lambda s=system, n=number, which=leader: s.signal(which, n),
-                            settle_s=0.5,
+                            settle_s=SETTLE_S,
                             watch_s=3.0,
                         )
                         gaps.append(one)

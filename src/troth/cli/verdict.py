@@ -64,15 +64,18 @@ def judge(statuses: Sequence[ServerStatus]) -> Verdict:
         return Verdict(health=Health.UNAVAILABLE, survives=-1, reasons=tuple(reasons))
 
     reasons = []
+    lost = 0
     for node, peer in members.items():
-        if node != leader.node_id and peer.active is False:
+        if node not in answering:
+            reasons.append(f"{peer.member.name} does not answer")
+            # A leader believes in a silent server for a while; whoever asks now should not.
+            lost += peer.voter and peer.active is not False
+        elif node != leader.node_id and peer.active is False:
             reasons.append(f"{peer.member.name} is not heard by the leader")
-        elif node not in answering:
-            reasons.append(f"{peer.member.name} does not answer here")
     if leader.joint:
         reasons.append("a membership change is under way")
     for alarm in leader.alarms:
         text = "the space quota is used up: reads only" if alarm.alarm is AlarmType.NOSPACE else "corruption found"
         reasons.append(text)
     health = Health.DEGRADED if reasons else Health.HEALTHY
-    return Verdict(health=health, survives=leader.survives, reasons=tuple(reasons))
+    return Verdict(health=health, survives=max(0, leader.survives - lost), reasons=tuple(reasons))
