@@ -100,7 +100,8 @@ class KeySpace:
         self.index: dict[bytes, KeyValue | list[KeyValue]] = {}
         self.log: list[KeyValue] = []
         self.log_head = 0
-        self.moved: set[bytes] = set()
+        # A dict for its order: keys that were born in order are sorted in no time.
+        self.moved: dict[bytes, None] = {}
         self.revision = 1
         self.compact_revision = 0
         self.scavenged_revision = 0
@@ -165,7 +166,7 @@ class KeySpace:
         if versions is None:
             version = KeyValue(key, revision, revision, 1, value, lease)
             self.index[key] = version
-            self.moved.add(key)
+            self.moved[key] = None
         else:
             newest = versions[-1] if isinstance(versions, list) else versions
             if newest.version:
@@ -173,7 +174,7 @@ class KeySpace:
                 self.superseded_bytes += cost_bytes(newest)
             else:
                 version = KeyValue(newest.key, revision, revision, 1, value, lease)
-                self.moved.add(key)
+                self.moved[key] = None
             if isinstance(versions, list):
                 versions.append(version)
             else:
@@ -190,7 +191,7 @@ class KeySpace:
             versions.append(tombstone)
         else:
             self.index[live.key] = [versions, tombstone]
-        self.moved.add(live.key)
+        self.moved[live.key] = None
         self.log.append(tombstone)
         self.size_bytes += cost_bytes(tombstone)
         self.superseded_bytes += cost_bytes(live) + cost_bytes(tombstone)
@@ -383,7 +384,7 @@ class KeySpace:
             del versions[0]
         if not versions:
             del self.index[key]
-            self.moved.add(key)
+            self.moved[key] = None
         elif len(versions) == 1 and versions[0].version:
             self.index[key] = versions[0]
 
@@ -426,7 +427,7 @@ class KeySpace:
     def load_base(self, version: KeyValue) -> None:
         """Take over one of `base_versions`."""
         self.index[version.key] = version
-        self.moved.add(version.key)
+        self.moved[version.key] = None
         self.size_bytes += cost_bytes(version)
 
     def load_log(self, version: KeyValue) -> None:
@@ -449,7 +450,7 @@ class KeySpace:
         if not version.version:
             self.superseded_bytes += cost_bytes(version)
         self.size_bytes += cost_bytes(version)
-        self.moved.add(version.key)
+        self.moved[version.key] = None
         self.log.append(version)
 
     def finish_load(self) -> None:

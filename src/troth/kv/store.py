@@ -215,7 +215,7 @@ class Store:
         index = space.index
         index_get = index.get
         log_append = space.log.append
-        moved_add = space.moved.add
+        moved = space.moved
         results: list[Result] = []
         answer = results.append
         room_bytes = self._room_bytes()
@@ -242,7 +242,7 @@ class Store:
                 revision = space.revision + 1
                 version = KeyValue(key, revision, revision, 1, value)
                 index[key] = version
-                moved_add(key)
+                moved[key] = None
             else:
                 newest = versions[-1] if isinstance(versions, list) else versions
                 if newest.lease:
@@ -255,7 +255,7 @@ class Store:
                     space.superseded_bytes += len(key) + len(newest.value) + VERSION_OVERHEAD_BYTES
                 else:
                     version = KeyValue(newest.key, revision, revision, 1, value)
-                    moved_add(key)
+                    moved[key] = None
                 if isinstance(versions, list):
                     versions.append(version)
                 else:

@@ -215,6 +215,13 @@ def test_a_put_is_refused_alone_and_in_a_transaction(put: Put, code: str, text: 
     assert store.hash() == before
 
 
+def test_alone_the_lease_is_looked_at_first_and_in_a_transaction_the_key() -> None:
+    put = Put(b"z", b"", 99, ignore_value=True)
+    store = Store()
+    assert store.apply(put).code == "lease_not_found"
+    assert store.apply(Txn(success=(put,))).code == "key_not_found"
+
+
 # ---- transactions --------------------------------------------------------------------------------------------
 
 

@@ -223,6 +223,13 @@ def test_lagging_watches_at_different_places_share_a_pass() -> None:
     assert pages == [{2: [2, 3]}, {2: [4, 5], 1: [5]}, {2: [6, 7], 1: [6, 7]}]
 
 
+def test_a_key_shorter_than_some_prefix_watched_is_told_once() -> None:
+    store, hub = watching(key=b"b", range_end=b"c")
+    hub.create(2, WatchRequest(key=b"bcd", range_end=b"bce"))
+    store.apply(Put(b"b", b""))
+    assert keys_told(hub.poll()) == [(b"b", 2)]
+
+
 def test_a_prefix_is_found_after_another_of_its_length_has_gone() -> None:
     store, hub = watching(key=b"a", range_end=b"b")
     hub.create(2, WatchRequest(key=b"b", range_end=b"c"))
