@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from troth.client.operations import mod_revision as mod_revision
     from troth.client.operations import value as value
     from troth.client.operations import version as version
+    from troth.client.recording import recording as recording
+    from troth.client.replicated import Replicated as Replicated
+    from troth.client.replicated import command as command
+    from troth.client.replicated import replicated as replicated
     from troth.client.sync import Client as Client
     from troth.client.sync import connect as connect
     from troth.models import bounded as bounded
@@ -44,6 +48,12 @@ _HOME = {
     "create_revision": "troth.client.operations",
     "mod_revision": "troth.client.operations",
     "lease": "troth.client.operations",
+    # replicated objects
+    "Replicated": "troth.client.replicated",
+    "replicated": "troth.client.replicated",
+    "command": "troth.client.replicated",
+    # histories
+    "recording": "troth.client.recording",
     # read levels
     "linearizable": "troth.models",
     "sequential": "troth.models",

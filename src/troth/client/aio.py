@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
+from troth.client import recording
 from troth.client.cluster import ClusterCalls
 from troth.client.lease import Lease, LeaseKeeper
 from troth.client.opening import Opening
@@ -91,9 +92,12 @@ class AsyncClient(ClusterCalls):
             value = as_bytes(value)
         if self.is_closed:
             self.require_open()
-        return self._writes.submit(
+        future = self._writes.submit(
             Put(key, value, lease, prev_kv, ignore_value, ignore_lease), len(key) + len(value)
         )
+        if recording.active is not None and not ignore_value:
+            recording.active.put(key, value, future)
+        return future
 
     def get(self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0) -> "asyncio.Future[GetReply]":
         """Read one key, now or as it stood at *revision*. An absent key is no error: `GetReply.kv` is None."""
@@ -102,7 +106,10 @@ class AsyncClient(ClusterCalls):
         if self.is_closed:
             self.require_open()
         request = Range(key, b"", 0, revision) if revision else Range(key)
-        return self._reads.submit(request, level, GetReply)
+        future = self._reads.submit(request, level, GetReply)
+        if recording.active is not None and not revision:
+            recording.active.get(key, level, future)
+        return future
 
     def range(
         self,
@@ -151,7 +158,10 @@ class AsyncClient(ClusterCalls):
     ) -> "asyncio.Future[DeleteReply]":
         """Delete one key, or a span of them. Deleting what is not there is no error."""
         start, end = span(key, range_end, prefix)
-        return self.write(DeleteRange(start, end, prev_kv), len(start) + len(end))
+        future = self.write(DeleteRange(start, end, prev_kv), len(start) + len(end))
+        if recording.active is not None and not end:
+            recording.active.delete(start, future)
+        return future
 
     def txn(
         self,
@@ -166,7 +176,10 @@ class AsyncClient(ClusterCalls):
             await client.txn([troth.version("k") == 0], [troth.Put("k", "v")], [troth.Get("k")])
         """
         request = Txn(list(compare), list(success), list(failure))
-        return self.write(request, len(_encode(request)))
+        future = self.write(request, len(_encode(request)))
+        if recording.active is not None:
+            recording.active.txn(request, future)
+        return future
 
     def write(self, command: Command, size_bytes: int = 0) -> "asyncio.Future[Any]":
         """Send any command of troth.kv.requests through the log; its reply is a class of client/replies.py."""

@@ -32,8 +32,9 @@ class Client:
 
     def __init__(self, client: AsyncClient, background: Background) -> None:
         """Wrap *client*, which lives in the loop of *background*; this object owns both."""
-        self._client = client
-        self._background = background
+        self.aio = client
+        """The asyncio client underneath; to be used in its own loop only."""
+        self.background = background
 
     # ---- reading and writing ---------------------------------------------------------------------------
 
@@ -48,8 +49,8 @@ class Client:
         ignore_lease: bool = False,
     ) -> PutReply:
         """Write one key."""
-        return self._background.run(
-            self._client.put,
+        return self.background.run(
+            self.aio.put,
             key,
             value,
             lease=lease,
@@ -60,7 +61,7 @@ class Client:
 
     def get(self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0) -> GetReply:
         """Read one key, now or as it stood at *revision*."""
-        return self._background.run(self._client.get, key, level=level, revision=revision)
+        return self.background.run(self.aio.get, key, level=level, revision=revision)
 
     def range(
         self,
@@ -81,8 +82,8 @@ class Client:
         level: ReadLevel = linearizable,
     ) -> RangeReply:
         """Read a span of keys: ``range("a", "c")``, ``range(prefix="a/")``; ``range(prefix="")`` is everything."""
-        return self._background.run(
-            self._client.range,
+        return self.background.run(
+            self.aio.range,
             key,
             range_end,
             prefix=prefix,
@@ -108,7 +109,7 @@ class Client:
         prev_kv: bool = False,
     ) -> DeleteReply:
         """Delete one key, or a span of them."""
-        return self._background.run(self._client.delete, key, range_end, prefix=prefix, prev_kv=prev_kv)
+        return self.background.run(self.aio.delete, key, range_end, prefix=prefix, prev_kv=prev_kv)
 
     def txn(
         self,
@@ -117,12 +118,12 @@ class Client:
         failure: Sequence[Operation] = (),
     ) -> TxnReply:
         """If all of *compare* hold do *success*, else *failure*, at one revision."""
-        return self._background.run(self._client.txn, compare, success, failure)
+        return self.background.run(self.aio.txn, compare, success, failure)
 
     @property
     def seen_revision(self) -> int:
         """The newest revision that an answer to this client has named."""
-        return self._client.seen_revision
+        return self.aio.seen_revision
 
     # ---- watches, leases, sessions ---------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class Client:
         """
 
         async def begin() -> AsyncWatch:
-            return await self._client.watch(
+            return await self.aio.watch(
                 key,
                 range_end,
                 prefix=prefix,
@@ -157,7 +158,7 @@ class Client:
                 no_delete=no_delete,
             )
 
-        return Watch(self._background.run(begin), self._background)
+        return Watch(self.background.run(begin), self.background)
 
     def lease(
         self,
@@ -171,39 +172,39 @@ class Client:
 
         *on_lost* is called in the client's own thread: it must neither block nor use this client.
         """
-        lease = self._background.run(self._client.lease, ttl_s, id, keep=keep, on_lost=on_lost)
-        return Lease(lease, self._background)
+        lease = self.background.run(self.aio.lease, ttl_s, id, keep=keep, on_lost=on_lost)
+        return Lease(lease, self.background)
 
     def leases(self) -> list[int]:
         """The ids of all leases."""
-        return self._background.run(self._client.leases)
+        return self.background.run(self.aio.leases)
 
     def session(self, token: str | None = None) -> "Session":
         """A session: its reads see what it wrote and read before, on any replica. See `Session.token`."""
-        return Session(self._client.session(token), self._background)
+        return Session(self.aio.session(token), self.background)
 
     # ---- the cluster -----------------------------------------------------------------------------------
 
     @property
     def leader(self) -> NodeId:
         """Node id of the leader as far as this client knows; 0: none known."""
-        return self._client.leader
+        return self.aio.leader
 
     def servers(self) -> dict[str, str]:
         """Every server address known, with what is wrong with it; an empty text means connected."""
-        return self._client.servers()
+        return self.aio.servers()
 
     def status(self, server: str | None = None, *, within_s: float | None = None) -> list[ServerStatus]:
         """What each server that answers knows (or just *server*), also while there is no leader."""
-        return self._background.run(self._client.status, server, within_s=within_s)
+        return self.background.run(self.aio.status, server, within_s=within_s)
 
     def members(self) -> list[PeerView]:
         """The members as the leader (or, while there is none, the most informed server) sees them."""
-        return self._background.run(self._client.members)
+        return self.background.run(self.aio.members)
 
     def hash(self, server: str | None = None, *, revision: int = 0) -> dict[str, StateHash]:
         """The hash of the state on each connected server (or on *server*), by server name."""
-        return self._background.run(self._client.hash, server, revision=revision)
+        return self.background.run(self.aio.hash, server, revision=revision)
 
     def add_member(
         self,
@@ -216,8 +217,8 @@ class Client:
         within_s: float = CHANGE_WITHIN_S,
     ) -> NodeId:
         """Add a server that runs already, as a learner that is promoted by itself once it has caught up."""
-        return self._background.run(
-            self._client.add_member,
+        return self.background.run(
+            self.aio.add_member,
             peer_address=peer_address,
             client_address=client_address,
             node_id=node_id,
@@ -228,43 +229,43 @@ class Client:
 
     def remove_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
         """Remove a server, named by its name, an address, or its node id."""
-        self._background.run(self._client.remove_member, member, within_s=within_s)
+        self.background.run(self.aio.remove_member, member, within_s=within_s)
 
     def promote_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
         """Make a learner a voter now."""
-        self._background.run(self._client.promote_member, member, within_s=within_s)
+        self.background.run(self.aio.promote_member, member, within_s=within_s)
 
     def change_members(self, change: MembershipChange, *, within_s: float = CHANGE_WITHIN_S) -> None:
         """Make any membership change and wait until it is complete."""
-        self._background.run(self._client.change_members, change, within_s=within_s)
+        self.background.run(self.aio.change_members, change, within_s=within_s)
 
     def transfer(self, target: str | int = 0) -> None:
         """Hand leadership to *target* (name, address or node id; 0: the server that is most up to date)."""
-        self._background.run(self._client.transfer, target)
+        self.background.run(self.aio.transfer, target)
 
     def snapshot(self, sink: "str | os.PathLike[str] | BinaryIO", *, server: str | None = None) -> int:
         """Save the whole state to a path, or to a file open for writing in binary. Returns the bytes."""
-        return self._background.run(self._client.snapshot, sink, server=server)
+        return self.background.run(self.aio.snapshot, sink, server=server)
 
     def compact(self, revision: int) -> Acknowledged:
         """Give up history before *revision*."""
-        return self._background.run(self._client.compact, revision)
+        return self.background.run(self.aio.compact, revision)
 
     def alarms(self) -> list[AlarmMember]:
         """The alarms that are raised."""
-        return self._background.run(self._client.alarms)
+        return self.background.run(self.aio.alarms)
 
     def disarm(self) -> list[AlarmMember]:
         """Clear all alarms; returns those cleared."""
-        return self._background.run(self._client.disarm)
+        return self.background.run(self.aio.disarm)
 
     # ---- beginning and end -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """End the client. Calls of other threads that are outstanding fail. Closing twice is no error."""
-        if self._background.is_running:
-            self._background.run(self._client.close)
-            self._background.stop()
+        if self.background.is_running:
+            self.background.run(self.aio.close)
+            self.background.stop()
 
     def __enter__(self) -> Self:
         return self

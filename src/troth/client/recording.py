@@ -1,0 +1,209 @@
+"""Recording what clients do and see, for `troth.verify`.
+
+::
+
+    with troth.recording("run.jsonl"):
+        ...                         # any clients, threads, coroutines
+    # troth verify run.jsonl
+
+The file has the format of verify/history.py. An operation that failed with `NotApplied` is a "fail", one with
+`OutcomeUnknown` an "info"; one still open at the end has no completion, which means the same. Recorded are:
+
+========  ============================================================================================
+put       key and value
+get       key; at ok its value (null: absent) and the level asked for
+delete    of a single key
+cas       a transaction that compares one key to a value (or to "absent") and then puts it: [from, to]
+txn       any other transaction: at ok the operations that ran, ["r", key, value] and ["w", key, value]
+========  ============================================================================================
+
+Reads and deletions of spans, leases and watches are not recorded. Concurrent operations of one client are written
+as operations of several processes, since a process of a history does one thing at a time.
+
+While nothing is recorded the clients pay one test of a global for each call.
+"""
+
+import asyncio
+import base64
+import heapq
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
+from troth.errors import OutcomeUnknown, UsageError
+from troth.kv.requests import Compare, CompareResult, CompareTarget, DeleteRange, Put, Range, Txn
+from troth.models import LevelName, ReadLevel
+
+_encode = msgspec.json.Encoder().encode
+
+active: "Recorder | None" = None
+"""Where clients record to at present."""
+
+
+@contextmanager
+def recording(path: "str | os.PathLike[str]") -> "Iterator[Recorder]":
+    """Record what all clients of this process do within the block to *path* (JSON lines; an old file is replaced).
+
+    Raises:
+        UsageError: a recording is under way already.
+    """
+    global active
+    if active is not None:
+        raise UsageError("a recording is under way already; there is one at a time")
+    recorder = Recorder(path)
+    active = recorder
+    try:
+        yield recorder
+    finally:
+        active = None
+        recorder.close()
+
+
+class Recorder:
+    """Writes the events of all clients, in the order in which they happen here, to one file."""
+
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
+        self._file = open(path, "wb")  # noqa: SIM115  (closed by `close`)
+        self._lock = threading.Lock()
+        self._free: list[int] = []
+        self._processes = 0
+        self._is_closed = False
+        self._file.write(b'{"troth_history":1,"failed":"absent","nil_read":"value"}\n')
+
+    def close(self) -> None:
+        """End the file. What is still open stays without a completion."""
+        with self._lock:
+            self._is_closed = True
+            self._file.close()
+
+    # ---- operations ------------------------------------------------------------------------------------
+
+    def put(self, key: bytes, value: bytes, future: "asyncio.Future[PutReply]") -> None:
+        """A put was asked for."""
+        shown = _shown(value)
+        self._track(future, "put", {"key": _shown(key), "value": shown}, lambda reply: shown)
+
+    def get(self, key: bytes, level: ReadLevel, future: "asyncio.Future[GetReply]") -> None:
+        """A get was asked for."""
+        fields: dict[str, Any] = {"key": _shown(key)}
+        if level.name is not LevelName.LINEARIZABLE:
+            fields["level"] = str(level)
+        self._track(future, "get", fields, lambda reply: None if reply.kv is None else _shown(reply.kv.value))
+
+    def delete(self, key: bytes, future: "asyncio.Future[DeleteReply]") -> None:
+        """The deletion of one key was asked for."""
+        self._track(future, "delete", {"key": _shown(key)}, lambda reply: None)
+
+    def txn(self, request: Txn, future: "asyncio.Future[TxnReply]") -> None:
+        """A transaction was asked for."""
+        cas = _as_cas(request)
+        if cas is None:
+            self._track(future, "txn", {}, lambda reply: _operations(request, reply))
+            return
+        key, expected, wanted = cas
+        pair = [expected, wanted]
+
+        def outcome(reply: TxnReply) -> Any:
+            return pair if reply.succeeded else _REFUSED
+
+        self._track(future, "cas", {"key": key, "value": pair}, outcome)
+
+    def _track(
+        self, future: "asyncio.Future[Any]", f: str, fields: dict[str, Any], result: Callable[[Any], Any]
+    ) -> None:
+        with self._lock:
+            if self._free:
+                process = heapq.heappop(self._free)
+            else:
+                process, self._processes = self._processes, self._processes + 1
+            self._write(process, "invoke", f, fields)
+
+        def on_done(future: "asyncio.Future[Any]") -> None:
+            # Before whoever awaits it: callbacks run in the order in which they were added.
+            if future.cancelled():
+                self._complete(process, "info", f, fields, None, "cancelled")
+                return
+            error = future.exception()
+            if error is None:
+                value = result(future.result())
+                if value is _REFUSED:
+                    self._complete(process, "fail", f, fields, fields.get("value"), "the comparison did not hold")
+                else:
+                    self._complete(process, "ok", f, fields, value, None)
+            else:
+                kind = "info" if isinstance(error, OutcomeUnknown) else "fail"
+                text = f"{type(error).__name__}: {error}"
+                self._complete(process, kind, f, fields, fields.get("value"), text)
+
+        future.add_done_callback(on_done)
+
+    def _complete(
+        self, process: int, kind: str, f: str, fields: dict[str, Any], value: Any, error: str | None
+    ) -> None:
+        told = {**fields, "value": value}
+        if error is not None:
+            told["error"] = error
+        with self._lock:
+            if kind != "info":
+                heapq.heappush(self._free, process)
+            self._write(process, kind, f, told)
+
+    def _write(self, process: int, kind: str, f: str, fields: dict[str, Any]) -> None:
+        if not self._is_closed:
+            line = {"process": process, "type": kind, "f": f, **fields, "time": time.monotonic_ns()}
+            self._file.write(_encode(line) + b"\n")
+
+
+_REFUSED = object()
+
+
+def _shown(data: bytes) -> str:
+    """Bytes as the file holds them: text if they are UTF-8, else ``base64:...``."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "base64:" + base64.b64encode(data).decode()
+
+
+def _as_cas(request: Txn) -> tuple[str, str | None, str] | None:
+    """(key, from, to) if *request* is nothing but a compare-and-set of one key."""
+    if len(request.compare) != 1 or len(request.success) != 1:
+        return None
+    compare, then = request.compare[0], request.success[0]
+    if not isinstance(then, Put) or then.ignore_value or then.key != compare.key or compare.range_end:
+        return None
+    if compare.result is not CompareResult.EQUAL or not all(isinstance(each, Range) for each in request.failure):
+        return None
+    key, wanted = _shown(then.key), _shown(then.value)
+    if compare.target is CompareTarget.VALUE:
+        return key, _shown(compare.value), wanted
+    return (key, None, wanted) if _is_absence(compare) else None
+
+
+def _is_absence(compare: Compare) -> bool:
+    counts = (CompareTarget.VERSION, CompareTarget.CREATE, CompareTarget.MOD)
+    return compare.target in counts and compare.number == 0
+
+
+def _operations(request: Txn, reply: TxnReply) -> list[list[str | None]]:
+    """The reads and writes of the branch that ran."""
+    done: list[list[str | None]] = []
+    branch = request.success if reply.succeeded else request.failure
+    for operation, response in zip(branch, reply.responses, strict=True):
+        if isinstance(operation, Put):
+            done.append(["w", _shown(operation.key), _shown(operation.value)])
+        elif isinstance(operation, DeleteRange) and not operation.range_end:
+            done.append(["w", _shown(operation.key), None])
+        elif isinstance(operation, Txn) and isinstance(response, TxnReply):
+            done += _operations(operation, response)
+        elif isinstance(operation, Range) and isinstance(response, RangeReply):
+            if not operation.range_end and not response.kvs:
+                done.append(["r", _shown(operation.key), None])
+            done += [["r", _shown(kv.key), _shown(kv.value)] for kv in response.kvs]
+    return done

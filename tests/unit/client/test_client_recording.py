@@ -1,0 +1,115 @@
+"""Histories that clients write, and what troth.verify makes of them."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_server import asynchronous, running
+
+import troth
+from troth import aio
+from troth.errors import OutcomeUnknown, UsageError
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert header["troth_history"] == 1
+    times = [line.pop("time") for line in lines]
+    assert times == sorted(times)
+    return lines
+
+
+def test_operations_are_written_as_they_begin_and_end(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with running() as cluster, await aio.connect(cluster.url) as client:
+            await client.put("before", "not recorded")
+            with troth.recording(path):
+                await client.put("k", "1")
+                await client.get("k")
+                await client.get("nothing", level=troth.eventual)
+                await client.txn([troth.value("k") == "1"], [troth.Put("k", "2")])
+                await client.txn([troth.version("k") == 0], [troth.Put("k", "3")])
+                await client.txn(
+                    [troth.version("k") > 0], [troth.Get("k"), troth.Put("l", "4"), troth.Delete("m")]
+                )
+                await client.delete("k")
+                with pytest.raises(troth.errors.LeaseNotFound):
+                    await client.put("k", b"\xff", lease=9)
+            await client.put("after", "not recorded")
+
+    run()
+    told = [(e["process"], e["type"], e["f"], e.get("key"), e.get("value")) for e in events(path)]
+    assert told == [
+        (0, "invoke", "put", "k", "1"),
+        (0, "ok", "put", "k", "1"),
+        (0, "invoke", "get", "k", None),
+        (0, "ok", "get", "k", "1"),
+        (0, "invoke", "get", "nothing", None),
+        (0, "ok", "get", "nothing", None),
+        (0, "invoke", "cas", "k", ["1", "2"]),
+        (0, "ok", "cas", "k", ["1", "2"]),
+        (0, "invoke", "cas", "k", [None, "3"]),
+        (0, "fail", "cas", "k", [None, "3"]),
+        (0, "invoke", "txn", None, None),
+        (0, "ok", "txn", None, [["r", "k", "2"], ["w", "l", "4"], ["w", "m", None]]),
+        (0, "invoke", "delete", "k", None),
+        (0, "ok", "delete", "k", None),
+        (0, "invoke", "put", "k", "base64:/w=="),
+        (0, "fail", "put", "k", "base64:/w=="),
+    ]
+    lines = events(path)
+    assert lines[4]["level"] == "eventual" and lines[-1]["error"].startswith("LeaseNotFound")
+
+
+def test_what_overlaps_or_stays_unknown_gets_processes_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with running(2) as cluster, await aio.connect(cluster.url, session=False) as client:
+            await client.put("k", "0")
+            with troth.recording(path):
+                await asyncio.gather(*(client.put("k", str(number)) for number in range(3)))
+                cluster.servers[0].lose_replies = 1
+                with pytest.raises(OutcomeUnknown):
+                    await client.put("k", "lost")
+                await client.get("k")
+                with pytest.raises(UsageError, match="one at a time"), troth.recording(path):
+                    pass
+                cluster.servers[0].stop()
+                unfinished = client.get("k")
+            unfinished.cancel()
+
+    run()
+    told = [(e["process"], e["type"], e["f"]) for e in events(path)]
+    assert told[:3] == [(0, "invoke", "put"), (1, "invoke", "put"), (2, "invoke", "put")]
+    assert sorted(told[3:6]) == [(0, "ok", "put"), (1, "ok", "put"), (2, "ok", "put")]
+    assert told[6:] == [
+        (0, "invoke", "put"),
+        (0, "info", "put"),
+        (1, "invoke", "get"),
+        (1, "ok", "get"),
+        (1, "invoke", "get"),
+    ]
+
+
+def test_the_checker_reads_what_was_recorded(tmp_path: Path) -> None:
+    from troth.verify.formats.read import read_history
+
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with running() as cluster, await aio.connect(cluster.url) as client:
+            with troth.recording(path):
+                await asyncio.gather(*(client.put(f"k{n % 3}", str(n)) for n in range(30)))
+                await asyncio.gather(*(client.get(f"k{n % 3}") for n in range(30)))
+
+    run()
+    history = read_history(path.read_bytes())
+    assert len(history) == 60 and set(history.keys()) == {"k0", "k1", "k2"}

@@ -1,0 +1,231 @@
+"""Replicated objects: the same calls in the same order on every holder."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from fake_server import FakeCluster, asynchronous, running, until
+
+import troth
+from troth import aio
+from troth.client import replicated as module
+from troth.errors import OutcomeUnknown, Unavailable, UsageError
+
+
+@troth.replicated
+class Ledger:
+    """A list of everything that was said to it."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+
+    @troth.command
+    def add(self, line: Any, *, times: int = 1) -> int:
+        """Note *line*."""
+        self.lines += [line] * times
+        return len(self.lines)
+
+    @troth.command
+    def fail(self) -> None:
+        """Change something, then fail."""
+        self.lines.append("failed")
+        raise ValueError("as asked")
+
+
+class Tally(troth.Replicated):
+    """A typed one, with a state that is not plain."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    @troth.command
+    def add(self, name: str) -> int:
+        """Count *name*."""
+        self.names.add(name)
+        return len(self.names)
+
+    def to_state(self) -> list[str]:
+        return sorted(self.names)
+
+    @classmethod
+    def from_state(cls, state: list[str]) -> "Tally":
+        made = cls()
+        made.names = set(state)
+        return made
+
+
+@asynchronous
+async def test_every_holder_sees_the_same_calls_in_the_same_order() -> None:
+    async with running(3) as cluster:
+        clients = [await aio.connect(cluster.url) for _ in range(3)]
+        holders = [await Ledger.on(client, "ledgers/a") for client in clients]  # type: ignore[attr-defined]
+        values = await asyncio.gather(
+            *(holder.add(f"{n}.{m}") for m in range(20) for n, holder in enumerate(holders))
+        )
+        assert sorted(values) == list(range(1, 61)), "each value is that of the call's own place in the order"
+        states = [await holder.read(lambda ledger: list(ledger.lines)) for holder in holders]
+        assert states[0] == states[1] == states[2] and len(states[0]) == 60
+        for client in clients:
+            await client.close()
+
+
+@asynchronous
+async def test_a_read_sees_every_call_that_had_returned_anywhere() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as one, await aio.connect(cluster.url) as two:
+        first, second = await Ledger.on(one, "l"), await Ledger.on(two, "l")  # type: ignore[attr-defined]
+        for count in range(1, 20):
+            assert await first.add("x") == count
+            assert await second.read(lambda ledger: len(ledger.lines)) == count
+        assert await first.read(lambda ledger: len(ledger.lines), level=troth.eventual) == 19
+        with pytest.raises(UsageError, match="linearizable, sequential"):
+            await first.read(len, level=troth.bounded(seconds=1))
+
+
+@asynchronous
+async def test_an_exception_reaches_the_caller_and_the_replicas_stay_alike() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        first, second = await Ledger.on(client, "l"), await Ledger.on(client, "l")  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match="as asked"):
+            await first.fail()
+        await first.add("after", times=2)
+        assert await second.read(lambda ledger: ledger.lines) == ["failed", "after", "after"]
+
+
+@asynchronous
+async def test_bad_arguments_are_refused_before_anything_is_sent() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        ledger = await Ledger.on(client, "l")  # type: ignore[attr-defined]
+        revision = cluster.store.revision
+        loop: list[Any] = []
+        loop.append(loop)
+        for bad in (object(), {1, 2}, {"deep": [len]}, 1 << 70, 1j, loop):
+            with pytest.raises(UsageError, match=r"Ledger\.add"):
+                await ledger.add(bad)
+        for args, kwargs in (((), {}), ((1, 2), {}), ((1,), {"wrong": 1})):
+            with pytest.raises(UsageError, match=r"Ledger\.add"):
+                await ledger.call("add", *args, **kwargs)
+        with pytest.raises(AttributeError, match=r"\.read\(lambda o: o\.lines\)"):
+            _ = ledger.lines
+        with pytest.raises(UsageError, match="not a command"):
+            await ledger.call("lines")
+        assert cluster.store.revision == revision
+        await ledger.add((1, ("a", b"b", None, 1.5, {"k": [True]})))
+        assert await ledger.read(lambda ledger: ledger.lines[0]) == [1, ["a", b"b", None, 1.5, {"k": [True]}]]
+
+
+@asynchronous
+async def test_wrong_classes_are_told_at_once() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await Ledger.on(client, "l")  # type: ignore[attr-defined]
+        with pytest.raises(UsageError, match="of class Ledger, not Tally"):
+            await Tally.on(client, "l")
+        with pytest.raises(UsageError, match="needs a name"):
+            await Tally.on(client, "/")
+
+        class Odd(troth.Replicated):
+            def __init__(self) -> None:
+                self.lock = threading.Lock()
+
+            @troth.command
+            def go(self) -> None:
+                pass
+
+        with pytest.raises(UsageError, match="define to_state and from_state"):
+            await Odd.on(client, "odd")
+        with pytest.raises(UsageError, match="marks no method"):
+            troth.replicated(type("Empty", (), {}))
+        with pytest.raises(UsageError, match="choose another name"):
+            troth.replicated(type("Clash", (), {"read": troth.command(lambda self: None)}))
+
+
+@asynchronous
+async def test_calls_are_trimmed_and_late_joiners_start_from_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SNAPSHOT_EVERY", 10)
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        holders = [await Tally.on(client, "tally") for _ in range(2)]
+        for number in range(50):
+            await asyncio.gather(*(holder.add(f"{number}.{n}") for n, holder in enumerate(holders)))
+        await until(lambda: calls_stored(cluster) < 30)
+        state = cluster.store.range(troth.Get("tally/state"))
+        assert not isinstance(state, troth.errors.TrothError)
+        async with await aio.connect(cluster.url) as late_client:
+            late = await Tally.on(late_client, "tally")
+            assert await late.read(lambda tally: len(tally.names)) == 100
+            assert await late.add("one more") == 101
+        assert await holders[0].read(lambda tally: len(tally.names)) == 101
+
+
+@asynchronous
+async def test_a_holder_that_missed_compacted_calls_goes_on_from_the_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SNAPSHOT_EVERY", 10)
+    async with running(2) as cluster, await aio.connect(cluster.url) as one:
+        cluster.servers[1].forwards = True
+        async with await aio.connect(f"troth://{cluster.servers[1].address}", read_from="n2") as two:
+            first, second = await Tally.on(one, "t"), await Tally.on(two, "t")
+            # The second one's server is away while calls are made, trimmed and compacted.
+            cluster.servers[1].kill()
+            for number in range(35):
+                await first.add(str(number))
+            await until(lambda: calls_stored(cluster) < 10)
+            await one.compact(cluster.store.revision)
+            await cluster.servers[1].start()
+            assert await second.read(lambda tally: len(tally.names)) == 35
+
+
+@asynchronous
+async def test_calls_survive_fail_over_and_happen_once() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        ledger = await Ledger.on(client, "l")  # type: ignore[attr-defined]
+        for number in range(30):
+            server = cluster.servers[number % 3]
+            if number % 5 == 0:
+                cluster.elect(server)
+            if number % 7 == 0:
+                server.lose_replies = 1
+            assert await ledger.add(number) == number + 1
+        assert await ledger.read(lambda ledger: ledger.lines) == list(range(30))
+
+
+@asynchronous
+async def test_a_deleted_or_spoilt_object_is_told() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        ledger = await Ledger.on(client, "l")  # type: ignore[attr-defined]
+        await client.delete(prefix="l/")
+        with pytest.raises(UsageError, match="was deleted"):
+            await ledger.add(1)
+        with pytest.raises(UsageError, match="was deleted"):
+            await ledger.read(len)
+        spoilt = await Ledger.on(client, "s")  # type: ignore[attr-defined]
+        await client.put("s/calls/x", b"\xc1")
+        with pytest.raises((troth.errors.DecodeError, OutcomeUnknown)):
+            await spoilt.add(1)
+        newer = await Ledger.on(client, "n")  # type: ignore[attr-defined]
+        await client.put("n/calls/x", module._encode(["not yet known", [], {}]))
+        with pytest.raises((UsageError, OutcomeUnknown), match=r"new command|has stopped"):
+            await newer.add(1)
+
+
+@asynchronous
+async def test_a_closed_replica_says_so() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        async with await Tally.on(client, "t") as tally:
+            await tally.add("a")
+        with pytest.raises(Unavailable, match="closed"):
+            await tally.add("b")
+
+
+def test_without_a_cluster_it_is_an_ordinary_object() -> None:
+    tally = Tally()
+    assert tally.add("a") == 1
+    assert tally.read(lambda t: len(t.names)) == 1
+    tally.close()
+
+
+def calls_stored(cluster: FakeCluster) -> int:
+    """How many calls stand in the store."""
+    reply = cluster.store.range(troth.Get(prefix="t", count_only=True))
+    assert hasattr(reply, "count")
+    return int(reply.count) - 2
