@@ -58,6 +58,12 @@ class Log:
             return None
         return self._entries[at - 1].term
 
+    def id_at(self, index: LogIndex) -> EntryId:
+        """The entry at *index*, which is held or the last compacted one."""
+        term = self.term_at(index)
+        invariant(term is not None, "asks for an entry that is not here", index=index)
+        return EntryId(term or Term(0), index)
+
     def holds(self, entry: EntryId) -> bool:
         """Whether this very entry is in the log (or is the last compacted one)."""
         return self.term_at(entry.index) == entry.term

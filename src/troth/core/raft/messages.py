@@ -62,10 +62,13 @@ class AppendRejected(Message, frozen=True, array_like=True, tag=7):
 
 
 class Heartbeat(Message, frozen=True, array_like=True, tag=8):
-    """`commit` never exceeds what the receiver has acknowledged. `token` numbers the leader's rounds."""
+    """`commit` is the newest committed entry: whoever holds that very entry holds all before it (Log Matching).
+
+    `token` numbers the leader's rounds.
+    """
 
     term: Term
-    commit: LogIndex
+    commit: EntryId
     token: int
 
 

@@ -111,7 +111,6 @@ class Raft(Elections):
             return False
         if term > self._term:
             self._set_term(term)
-            # What was verified under the same leader in an older term is not verified now.
             self._become_follower(NOBODY)
         self._follow(sender)
         return self._install(sender, meta)
@@ -169,9 +168,11 @@ class Raft(Elections):
                     role.votes[sender] = message.granted
                     self._count_votes()
             case AppendEntries():
-                self._on_append_entries(self._follow(sender), sender, message)
+                self._follow(sender)
+                self._on_append_entries(sender, message)
             case Heartbeat():
-                self._on_heartbeat(self._follow(sender), sender, message)
+                self._follow(sender)
+                self._on_heartbeat(sender, message)
             case AppendReply():
                 if isinstance(role, Leader):
                     self._on_append_reply(role, sender, message)
@@ -195,7 +196,7 @@ class Raft(Elections):
             case _:
                 assert_never(message)
 
-    def _follow(self, leader: NodeId) -> Follower:
+    def _follow(self, leader: NodeId) -> None:
         """A message that only this term's leader sends has come: follow it (§5.2)."""
         role = self._role
         invariant(not isinstance(role, Leader), "two leaders in one term", term=self._term, other=leader)
@@ -204,10 +205,6 @@ class Raft(Elections):
         else:
             self._reset_election_timer()
         self._leader_contact = self._now
-        role = self._role
-        invariant(isinstance(role, Follower), "follows as a follower", role=type(role).__name__)
-        assert isinstance(role, Follower)  # noqa: S101 - for the type checker; the line above stays under -O
-        return role
 
     def _after_leader_input(self, leader: Leader) -> None:
         """What a leader does when an answer may have changed what a quorum holds."""

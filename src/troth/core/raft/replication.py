@@ -14,7 +14,7 @@ from troth.core.raft.messages import (
     HeartbeatReply,
 )
 from troth.core.raft.progress import FollowerProgress, Mode
-from troth.core.raft.roles import Follower, Leader
+from troth.core.raft.roles import Leader
 from troth.core.raft.state import State
 from troth.errors import invariant
 from troth.ids import LogIndex, NodeId, Tick
@@ -57,22 +57,20 @@ class Replication(State):
 
     def _send_commit_notice(self, leader: Leader) -> None:
         """Tell followers with nothing in flight that the commit index has risen; others hear it with an append."""
+        notice = Heartbeat(self._term, self._log.id_at(self._commit_index), COMMIT_NOTICE)
         for peer in self._others():
             progress = leader.progress[peer]
             if progress.mode is Mode.REPLICATE and not progress.in_flight:
-                self._send_heartbeat(peer, progress, token=COMMIT_NOTICE)
-
-    def _send_heartbeat(self, peer: NodeId, progress: FollowerProgress, *, token: int) -> None:
-        # A follower may only be told to commit what it is known to hold (pitfall: raft PR#139 and others).
-        self._send(peer, Heartbeat(self._term, min(progress.match, self._commit_index), token))
+                self._send(peer, notice)
 
     def _begin_round(self, leader: Leader) -> int:
         """Send a numbered heartbeat round; its confirmation by a quorum proves leadership after this moment."""
         leader.token += 1
         leader.rounds.append((leader.token, self._now))
         leader.heartbeat_due = Tick(self._now + self._config.heartbeat_ticks)
+        heartbeat = Heartbeat(self._term, self._log.id_at(self._commit_index), leader.token)
         for peer in self._others():
-            self._send_heartbeat(peer, leader.progress[peer], token=leader.token)
+            self._send(peer, heartbeat)
         own = leader.progress.get(self.node_id)
         if own is not None:
             own.acked_token = leader.token
@@ -147,7 +145,7 @@ class Replication(State):
 
     # ---- follower ----
 
-    def _on_append_entries(self, follower: Follower, sender: NodeId, message: AppendEntries) -> None:
+    def _on_append_entries(self, sender: NodeId, message: AppendEntries) -> None:
         """§5.3, figure 2, "AppendEntries RPC: receiver implementation"."""
         prev_index, entries = message.prev.index, message.entries
         if prev_index < self._commit_index:
@@ -168,8 +166,10 @@ class Replication(State):
             self._log.append(entry)
             self._on_entry_appended(entry)
         covered = LogIndex(prev_index + len(entries))
-        follower.verified = max(follower.verified, covered)
-        self._follow_commit(follower, message.commit)
+        # Figure 2: commitIndex = min(leaderCommit, index of last *new* entry); what stands behind is unverified.
+        index = min(message.commit, covered)
+        if index > self._commit_index:
+            self._advance_commit(index)
         self._send_durable(sender, AppendReply(self._term, covered))
 
     def _truncate_from(self, index: LogIndex) -> None:
@@ -180,14 +180,11 @@ class Replication(State):
             self._memberships.on_truncate(index)
             self._out_membership = self._membership
 
-    def _follow_commit(self, follower: Follower, leader_commit: LogIndex) -> None:
-        """Figure 2: commitIndex = min(leaderCommit, index of last *new* entry); the rest is unverified."""
-        index = min(leader_commit, follower.verified)
-        if index > self._commit_index:
-            self._advance_commit(index)
-
-    def _on_heartbeat(self, follower: Follower, sender: NodeId, message: Heartbeat) -> None:
-        self._follow_commit(follower, message.commit)
+    def _on_heartbeat(self, sender: NodeId, message: Heartbeat) -> None:
+        # Told by the entry and not by its index: an unverified tail of ours may reach as far (raft PR#139 and others),
+        # and a server that has just started has verified nothing yet, though nothing may be missing.
+        if message.commit.index > self._commit_index and self._log.holds(message.commit):
+            self._advance_commit(message.commit.index)
         if message.token != COMMIT_NOTICE:
             self._send(sender, HeartbeatReply(self._term, message.token))
 

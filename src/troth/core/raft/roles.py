@@ -11,10 +11,9 @@ from troth.ids import LogIndex, NodeId, Tick
 
 @dataclass(slots=True)
 class Follower:
-    """`verified`: how far this log is known to equal the leader's; only that far is its commit index believed."""
+    """`leader`: whose messages of this term have come; 0 before the first."""
 
     leader: NodeId = NodeId(0)
-    verified: LogIndex = LogIndex(0)
     reads: dict[int, Tick] = field(default_factory=dict)
     """Reads forwarded to the leader: context -> tick at which to give up."""
 

@@ -169,13 +169,7 @@ class State:
     def _become_follower(self, leader: NodeId) -> None:
         """Follow *leader* (0: nobody known yet) in the present term."""
         self._drop_reads()
-        was = self._role
-        if isinstance(was, Follower):
-            # What was verified holds for this very leader and term only.
-            if was.leader != leader or not leader:
-                self._role = Follower(leader=leader)
-        else:
-            self._role = Follower(leader=leader)
+        self._role = Follower(leader=leader)
         self._quick_attempts = 0
         self._reset_election_timer()
         self._trace("follower", term=self._term, leader=leader)
