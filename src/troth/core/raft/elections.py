@@ -134,6 +134,11 @@ class Elections(Changes):
         contact = self._leader_contact
         return contact is not None and self._now - contact < self._config.election_timeout_ticks
 
+    def _guards_lease(self) -> bool:
+        """With lease reads, who has lately confirmed a leader elects nobody: also when its term was raised since by
+        another message than the request for its vote, and the gate lets that pass (thesis §6.4.1)."""
+        return self._config.lease_reads and self._hears_leader()
+
     def _is_up_to_date(self, last: EntryId) -> bool:
         """§5.4.1: the later last term wins, then the longer log."""
         return last >= self._log.last
@@ -156,6 +161,7 @@ class Elections(Changes):
         """
         granted = (
             self._may_vote
+            and (message.transfer or not self._guards_lease())
             and (self._voted_for == sender or (self._voted_for == NOBODY and not self._leader_id))
             and self._is_up_to_date(message.last)
         )

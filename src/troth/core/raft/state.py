@@ -99,7 +99,8 @@ class State:
         self._delivered_index = snapshot.last.index
         self._applied_index = snapshot.last.index
         self._role: Role = Follower()
-        self._leader_contact: Tick | None = now if config.lease_reads and hard_state.term > 0 else None
+        # It may have confirmed a lease just before it went down, even in a term that it did not get to store.
+        self._leader_contact: Tick | None = now if config.lease_reads else None
         self._quick_attempts = 0
         self._election_deadline = self._now
         self._reset_election_timer()
