@@ -201,8 +201,8 @@ class Elections(Changes):
             leader.transfer = None
         if self._now >= leader.heartbeat_due:
             self._begin_round(leader)
-            if leader.transfer is None and self._committed_in_term(leader):
-                self._maybe_promote(leader)
+        if leader.transfer is None and self._committed_in_term(leader):
+            self._maybe_promote(leader)
 
     def _hears_quorum(self, leader: Leader) -> bool:
         """Check-quorum (thesis §6.2): a leader that nobody hears must not go on believing in itself."""
