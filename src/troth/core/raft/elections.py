@@ -180,9 +180,11 @@ class Elections(Changes):
     def _leader_tick(self, leader: Leader) -> None:
         config = self._config
         if self._now - leader.ticked > config.heartbeat_ticks:
-            # Time in which this process did not run is not time in which the others were silent.
+            # Time in which this process did not run is not time in which the others were silent. Only what exceeds
+            # the usual is forgiven: a driver that always ticks late must not keep a leader that nobody hears.
+            missed = self._now - leader.ticked - config.heartbeat_ticks
             for progress in leader.progress.values():
-                progress.heard = Tick(progress.heard + self._now - leader.ticked)
+                progress.heard = Tick(min(self._now, progress.heard + missed))
         leader.ticked = self._now
         if not self._hears_quorum(leader):
             self._trace("quorum_lost", term=self._term)
