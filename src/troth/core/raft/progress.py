@@ -28,7 +28,7 @@ class Mode(Enum):
 
 @dataclass(slots=True)
 class FollowerProgress:
-    """One follower. Invariant: ``match < next``; `match` never falls while the leader's term lasts."""
+    """One follower. Invariant: ``match < next``; `match` falls only when the follower denies it (`forget_match`)."""
 
     match: LogIndex
     next: LogIndex
@@ -73,6 +73,10 @@ class FollowerProgress:
             return False
         self.match = match
         return True
+
+    def forget_match(self) -> None:
+        """The follower does not hold what it once acknowledged: count on nothing."""
+        self.match = LogIndex(0)
 
     def become_probe(self, next_index: LogIndex) -> None:
         """Go back to one message at a time, from *next_index*."""

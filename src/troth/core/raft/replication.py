@@ -103,11 +103,16 @@ class Replication(State):
         if progress is None:
             return
         progress.heard = self._now
-        if progress.mode is Mode.REPLICATE:
+        if progress.mode is Mode.SNAPSHOT:
+            return
+        if 0 < message.rejected == progress.match:
+            # It denies what it has acknowledged: its log was damaged (or this answer is old, then it costs a probe).
+            progress.forget_match()
+        elif progress.mode is Mode.REPLICATE:
             if message.rejected > progress.match:
                 progress.become_probe(LogIndex(progress.match + 1))
             return
-        if progress.mode is Mode.SNAPSHOT or message.rejected != progress.next - 1:
+        elif message.rejected != progress.next - 1:
             return  # an old answer to an earlier probe
         agreeing = self._log.last_agreeing(message.hint.index, message.hint.term)
         progress.become_probe(LogIndex(min(message.rejected, agreeing.index + 1)))
