@@ -92,15 +92,19 @@ class TimeoutNow(Message, frozen=True, array_like=True, tag=11):
 
 
 class ReadRequest(Message, frozen=True, array_like=True, tag=12):
-    """A follower asks for a read index (thesis §6.4). `context` is the follower's."""
+    """A follower asks for a read index (thesis §6.4).
+
+    `number` is the follower's, and never used twice, in no other life either: an answer to a read of the life before
+    would be too old for the one that now goes by its number.
+    """
 
     term: Term
-    context: int
+    number: int
 
 
 class ReadReply(Message, frozen=True, array_like=True, tag=13):
     term: Term
-    context: int
+    number: int
     index: LogIndex
 
 

@@ -24,8 +24,9 @@ class Reads(Snapshots):
         if isinstance(role, Leader):
             self._leader_read(role, self.node_id, context)
         elif isinstance(role, Follower) and role.leader and len(role.reads) < self._config.reads_pending_max:
-            role.reads[context] = Tick(self._now + self._config.election_timeout_ticks)
-            self._send(role.leader, ReadRequest(self._term, context))
+            self._read_number += 1
+            role.reads[self._read_number] = (context, Tick(self._now + self._config.election_timeout_ticks))
+            self._send(role.leader, ReadRequest(self._term, self._read_number))
         else:
             self._out_reads_refused.append(context)
 
@@ -41,11 +42,12 @@ class Reads(Snapshots):
         leader.new_reads.append((origin, context))
 
     def _on_read_request(self, leader: Leader, sender: NodeId, message: ReadRequest) -> None:
-        self._leader_read(leader, sender, message.context)
+        self._leader_read(leader, sender, message.number)
 
     def _on_read_reply(self, follower: Follower, message: ReadReply) -> None:
-        if follower.reads.pop(message.context, None) is not None:
-            self._out_reads.append(ReadState(message.context, message.index))
+        asked = follower.reads.pop(message.number, None)
+        if asked is not None:
+            self._out_reads.append(ReadState(asked[0], message.index))
 
     def _committed_in_term(self, leader: Leader) -> bool:
         """Until an entry of its own term has committed, a leader may not know what is committed (§6.4, step 1)."""
@@ -95,7 +97,6 @@ class Reads(Snapshots):
 
     def _expire_reads(self, follower: Follower) -> None:
         """Give up reads whose request or answer was lost."""
-        late = [context for context, deadline in follower.reads.items() if deadline <= self._now]
-        for context in late:
-            del follower.reads[context]
-            self._out_reads_refused.append(context)
+        late = [number for number, (_, deadline) in follower.reads.items() if deadline <= self._now]
+        for number in late:
+            self._out_reads_refused.append(follower.reads.pop(number)[0])

@@ -14,8 +14,8 @@ class Follower:
     """`leader`: whose messages of this term have come; 0 before the first."""
 
     leader: NodeId = NodeId(0)
-    reads: dict[int, Tick] = field(default_factory=dict)
-    """Reads forwarded to the leader: context -> tick at which to give up."""
+    reads: dict[int, tuple[int, Tick]] = field(default_factory=dict)
+    """Reads forwarded to the leader: our number for it -> (context, tick at which to give up)."""
 
 
 @dataclass(slots=True)

@@ -102,6 +102,7 @@ class State:
         # It may have confirmed a lease just before it went down, even in a term that it did not get to store.
         self._leader_contact: Tick | None = now if config.lease_reads else None
         self._quick_attempts = 0
+        self._read_number = rng.getrandbits(48)
         self._election_deadline = self._now
         self._reset_election_timer()
 
@@ -184,7 +185,7 @@ class State:
             role.unconfirmed.clear()
             role.new_reads.clear()
         elif isinstance(role, Follower):
-            self._out_reads_refused.extend(role.reads)
+            self._out_reads_refused.extend(context for context, _ in role.reads.values())
             role.reads.clear()
 
     def _append_own(self, kind: EntryKind, payload: bytes) -> Entry:
