@@ -33,7 +33,7 @@ _ADVICE: dict[type[TrothError], tuple[int, str]] = {
         "check --url: is that a troth server's client address, and is TLS needed?",
     ),
     errors.IdentityLost: (EXIT_REFUSED, "troth member remove and add: a wiped server comes back as a new one"),
-    errors.Corrupt: (EXIT_REFUSED, "move the file named above aside and start the server again"),
+    errors.Corrupt: (EXIT_REFUSED, "what the message says; the damaged file is left as it is"),
     errors.OutcomeUnknown: (EXIT_UNKNOWN, "read it back before repeating it: troth get KEY"),
     TrothError: (EXIT_REFUSED, "troth status"),
 }

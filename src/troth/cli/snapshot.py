@@ -1,0 +1,96 @@
+"""snapshot save and restore: the whole state in one file, and a new cluster out of it."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import click
+
+from troth.cli import output
+from troth.cli.cluster import Cluster, cluster_options
+from troth.errors import UsageError
+from troth.server.config import load_config
+from troth.storage.backup import SealingSink
+
+
+@click.group()
+def snapshot() -> None:
+    """Save the whole state to a file; start anew from one."""
+
+
+@snapshot.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--server", help="Take it from this server. Default: a follower.")
+@cluster_options
+def save(file: Path, server: str | None, cluster: Cluster) -> None:
+    """Save the state at one revision to FILE; writes go on meanwhile.
+
+    FILE appears when all of it is there, on the disk, with a checksum.
+
+    \b
+    Example:
+      troth snapshot save backup.troth
+    """
+    size_bytes = asyncio.run(_save(cluster, file, server))
+    if cluster.json:
+        output.print_json({"file": str(file), "bytes": size_bytes})
+    else:
+        click.echo(f"saved {size_bytes:,} bytes to {file}")
+
+
+async def _save(cluster: Cluster, file: Path, server: str | None) -> int:
+    part = file.with_name(file.name + ".part")
+    try:
+        async with await cluster.connect_aio() as client:
+            with part.open("wb") as out:
+                sink = SealingSink(out)
+                size_bytes = await client.snapshot(cast(BinaryIO, sink), server=server)
+                sink.seal()
+                out.flush()
+                os.fsync(out.fileno())
+        part.replace(file)
+        directory = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return size_bytes
+
+
+@snapshot.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--data-dir", required=True, help="The new server's data directory; it must not exist, or be empty.")
+@click.option("--name", default="n1", show_default=True, help="The new server's name.")
+@click.option("--client-address", help="Where clients will reach it.  [default: 127.0.0.1:7001]")
+@click.option("--peer-address", help="Where other servers will reach it.  [default: 127.0.0.1:7101]")
+def restore(file: Path, data_dir: str, name: str, client_address: str | None, peer_address: str | None) -> None:
+    """Begin a new cluster with the state in FILE.
+
+    Makes the data directory of its first server; start that with `troth serve`, and others with --join. The new
+    cluster shares nothing with the old one but the data.
+
+    \b
+    Example:
+      troth snapshot restore backup.troth --name n1 --data-dir /var/lib/troth/n1
+      troth serve --name n1 --data-dir /var/lib/troth/n1
+    """
+    from troth.server.restore import restore as make
+
+    flags: dict[str, object] = {
+        "name": name,
+        "data_dir": data_dir,
+        "client_address": client_address,
+        "peer_address": peer_address,
+    }
+    config = load_config(flags)
+    made = make(file, config)
+    click.echo(f"cluster {made.cluster_id:x} at revision {made.revision} is in {data_dir}; start it with")
+    click.echo(
+        f"  troth serve --name {name} --data-dir {data_dir} "
+        f"--client-address {config.client_address} --peer-address {config.peer_address}"
+    )
