@@ -453,5 +453,3 @@ class CoreNode:
 def payload_of(number: int) -> bytes:
     """A command that occurs once in a run."""
     return b"%d" % number
-
-

@@ -73,7 +73,8 @@ class Faults:
         return self._rng.choice(leaders) if leaders and self._rng.random() < 0.5 else self._some()
 
     def _duration_us(self, most_seconds: int) -> int:
-        return int(self._rng.random() ** 2 * most_seconds * SECOND_US) + 10_000
+        # Most faults are short against an election timeout or a few of them; some last.
+        return int(self._rng.random() ** 4 * most_seconds * SECOND_US) + 10_000
 
     # ---- kinds ----
 

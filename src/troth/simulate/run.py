@@ -48,9 +48,7 @@ class Outcome:
     @property
     def replay(self) -> str:
         """The command that runs this seed again."""
-        return (
-            f"python -m troth.simulate --seed {self.plan.seed} --seconds {self.plan.chaos_us // SECOND_US}"
-        )
+        return f"python -m troth.simulate --seed {self.plan.seed} --seconds {self.plan.chaos_us // SECOND_US}"
 
 
 class Simulation:
@@ -122,8 +120,20 @@ class Simulation:
         deadline = self.world.now_us + max(CALM_TIMEOUTS * timeout_us, 20 * SECOND_US)
         # Messages that were late by seconds, paused processes and streams of snapshots come to their end first.
         self.world.run_until(self.world.now_us + 8 * SECOND_US)
+        # Reads first: a follower must come to know what is committed without a new write to tell it.
+        self._wait_for_reads(self._wait_for_leader(deadline), deadline)
         leader = self._wait_for_write(deadline)
         self._wait_for_reads(leader, deadline)
+
+    def _wait_for_leader(self, deadline: int) -> CoreNode:
+        """Somebody leads, with a membership that is settled."""
+        while self.world.now_us < deadline:
+            leading = [node for node in self.nodes.values() if node.up and node.view.leads]
+            newest = max(leading, key=lambda node: node.view.term) if leading else None
+            if newest is not None and not newest.view.membership.is_joint:
+                return newest
+            self.world.run_until(self.world.now_us + 10 * TICK_US)
+        raise InvariantViolation(f"no leader after all faults have ended ({self._situation()})")
 
     def _wait_for_write(self, deadline: int) -> CoreNode:
         """Some leader commits a new entry, and all members of its settled membership apply it."""
@@ -157,7 +167,10 @@ class Simulation:
                 if self.world.now_us // (100 * TICK_US) % 2:
                     node.read()
             invariant(
-                node.reads_answered > answered, "a read is never answered", node=node_id, situation=self._situation()
+                node.reads_answered > answered,
+                "a read is never answered",
+                node=node_id,
+                situation=self._situation(),
             )
 
     def _situation(self) -> str:

@@ -24,7 +24,9 @@ class CommittedIsDurable(Invariant):
         invariant(term is not None, "commits what it does not hold", node=node.node_id, index=index)
         if term is not None:
             missing = self._lacking(seen.membership, EntryId(term, index), lambda voters: majority(len(voters)))
-            invariant(not missing, "committed without a durable quorum", node=node.node_id, index=index, voters=missing)
+            invariant(
+                not missing, "committed without a durable quorum", node=node.node_id, index=index, voters=missing
+            )
 
     def on_crashed(self, node: CoreNode) -> None:
         membership, highest = self.ledger.committed_membership, self.ledger.highest_id

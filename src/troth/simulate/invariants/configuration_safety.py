@@ -56,7 +56,10 @@ class ConfigurationSafety(Invariant):
 
 @lru_cache(maxsize=4096)
 def always_meet(
-    voters: tuple[NodeId, ...], outgoing: tuple[NodeId, ...], others: tuple[NodeId, ...], leaving: tuple[NodeId, ...]
+    voters: tuple[NodeId, ...],
+    outgoing: tuple[NodeId, ...],
+    others: tuple[NodeId, ...],
+    leaving: tuple[NodeId, ...],
 ) -> bool:
     """Whether every quorum of one (joint) membership shares a server with every quorum of the other."""
     return any(

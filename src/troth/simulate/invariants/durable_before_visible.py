@@ -1,4 +1,8 @@
-"""A vote, and what a server claims to hold, are on its disk when they leave it (Raft figure 2)."""
+"""A vote, and what a server claims to hold, are on its disk when they leave it (Raft figure 2).
+
+A message of an older term may leave late, when one sync covered both what it speaks of and a truncation by a newer
+leader: that is harmless, because whoever elected the newer leader did so with the older entries in its log.
+"""
 
 from typing import Any
 
@@ -18,7 +22,12 @@ class DurableBeforeVisible(Invariant):
             disk = node.journal.durable
             invariant(disk.hard_state.term >= message.term, "term not durable", node=node.node_id, sent=message)
             held = max(disk.last_index, node.journal.file.last.index)
-            invariant(held >= message.match, "acknowledges what is not durable", node=node.node_id, sent=message)
+            invariant(
+                held >= message.match or message.term < node.view.term,
+                "acknowledges what is not durable",
+                node=node.node_id,
+                sent=message,
+            )
         elif kind is VoteReply and message.granted:
             hard = node.journal.durable.hard_state
             invariant(
@@ -39,4 +48,9 @@ class DurableBeforeVisible(Invariant):
                 sent=message,
             )
             held = max(disk.last_index, node.journal.file.last.index)
-            invariant(held >= message.last.index, "claims a log it may lose", node=node.node_id, sent=message)
+            invariant(
+                held >= message.last.index or node.view.role != "Candidate",
+                "claims a log it may lose",
+                node=node.node_id,
+                sent=message,
+            )
