@@ -32,7 +32,12 @@ class Elections(Changes):
     # ---- standing for election ----
 
     def _may_stand(self) -> bool:
-        return self._may_vote and self._membership.is_voter(self.node_id)
+        """Whether this server may lead: also when its newest membership is without it, as long as that may not have
+        committed. The others may not have that entry, and need this server until it has (thesis §4.2.2)."""
+        membership_known_committed = self._memberships.at(self._commit_index)
+        return self._may_vote and (
+            self._membership.is_voter(self.node_id) or membership_known_committed.is_voter(self.node_id)
+        )
 
     def _on_election_timeout(self) -> None:
         """No leader heard of for too long (§5.2); ask first whether an election could be won (thesis §9.6)."""
