@@ -34,8 +34,8 @@ from troth.hashing.errors import (
 from troth.hashing.interface import Agreement, Capabilities, Digest, Locator
 from troth.hashing.judge import Judgement, Needs, judge
 from troth.hashing.jump import Jump
-from troth.hashing.ketama import KetamaRing, ketama_hash
-from troth.hashing.keys import Key, hash_batch, hash_one
+from troth.hashing.ketama import KetamaRing
+from troth.hashing.keys import Key, hash_batch, hash_one, ketama_hash
 from troth.hashing.maglev import Maglev
 from troth.hashing.memento import Memento
 from troth.hashing.moves import Move, Mover, Plan, Progress, Throttle

@@ -498,6 +498,8 @@ def plan_between(
         raise BadSetting("sizes_bytes needs keys, and one size for each")
     settings = PlanSettings(
         algorithm=before.name,
+        key_hash=before.hashing[0],
+        bits=before.hashing[1],
         before=str(before.digest),
         after=str(after.digest),
         replicas=replicas,

@@ -17,11 +17,6 @@ DIGESTS_PER_NODE = 40
 """MD5 digests of a node of average weight; each gives four points."""
 
 
-def ketama_hash(data: bytes) -> int:
-    """The 32-bit hash of a key: the first four bytes of its MD5, little-endian (``ketama_hashi``)."""
-    return int.from_bytes(md5(data, usedforsecurity=False).digest()[:4], "little")
-
-
 class KetamaRing(PointLocator):
     """The same node for every key as libketama with the same server list.
 
@@ -56,9 +51,7 @@ class KetamaRing(PointLocator):
         Raises:
             BadSetting: a weight that is not a whole number; else as `Locator`.
         """
-        super().__init__(nodes, key_hash="md5", epoch=epoch)
-        self._digester = ketama_hash
-        self._bits = 32
+        super().__init__(nodes, key_hash="ketama", bits=32, epoch=epoch)
 
     @override
     def settings(self) -> dict[str, Setting]:

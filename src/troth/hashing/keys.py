@@ -37,6 +37,11 @@ def _md5_64(data: bytes) -> int:
     return int.from_bytes(md5(data, usedforsecurity=False).digest()[:8], "little")
 
 
+def ketama_hash(data: bytes) -> int:
+    """libketama's 32-bit hash: the first four bytes of the MD5, little-endian (``ketama_hashi``)."""
+    return int.from_bytes(md5(data, usedforsecurity=False).digest()[:4], "little")
+
+
 DIGESTERS: Mapping[str, Digester] = MappingProxyType(
     {"xxh3": xxhash.xxh3_64_intdigest, "xxh64": xxhash.xxh64_intdigest, "md5": _md5_64}
 )
@@ -47,12 +52,14 @@ def digester(name: str, bits: int = 64) -> Digester:
     """The hash function *name*, cut to its top *bits*.
 
     Args:
-        name: "xxh3", "xxh64" or "md5".
+        name: "xxh3", "xxh64" or "md5"; or "ketama", which has 32 bits.
         bits: 8 .. 64. Fewer than 64 makes collisions likely, which is what tests want and nobody else does.
 
     Raises:
         BadSetting: unknown name, or bits out of range.
     """
+    if name == "ketama" and bits == 32:
+        return ketama_hash
     if name not in DIGESTERS:
         raise BadSetting(f"unknown hash {name!r}; choose one of {', '.join(sorted(DIGESTERS))}")
     if not 8 <= bits <= 64:

@@ -152,6 +152,7 @@ class Plan(msgspec.Struct, kw_only=True):
     Attributes:
         format: version of this record.
         algorithm: of the rings.
+        key_hash, bits: the hash that the ranges are in; `keys.digester` makes it.
         before, after: their digests, as text; `apply` trusts the caller that the ring is still `before`.
         replicas: copies of each key.
         moves_per_node: the bound that `waves` keeps.
@@ -165,6 +166,8 @@ class Plan(msgspec.Struct, kw_only=True):
 
     format: int = FORMAT
     algorithm: str
+    key_hash: str
+    bits: int
     before: str
     after: str
     replicas: int
@@ -300,6 +303,8 @@ class Plan(msgspec.Struct, kw_only=True):
                 waves.append(tuple(ids))
         return Plan(
             algorithm=self.algorithm,
+            key_hash=self.key_hash,
+            bits=self.bits,
             before=self.after,
             after=self.before,
             replicas=self.replicas,

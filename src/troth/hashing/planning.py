@@ -66,6 +66,8 @@ class PlanSettings:
     """What every plan carries, however its moves were found; as in `moves.Plan` and `Locator.plan`."""
 
     algorithm: str
+    key_hash: str
+    bits: int
     before: str
     after: str
     replicas: int
@@ -266,6 +268,8 @@ def _plan(settings: PlanSettings, *, changes: Iterable[_Change], moved_fraction:
             moves.append(move)
     plan = Plan(
         algorithm=settings.algorithm,
+        key_hash=settings.key_hash,
+        bits=settings.bits,
         before=settings.before,
         after=settings.after,
         replicas=settings.replicas,

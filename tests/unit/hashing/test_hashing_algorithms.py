@@ -1,5 +1,6 @@
 """Every algorithm behind the one interface: what it can do, what it refuses, and that single and batch agree."""
 
+import itertools
 import json
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_jump_gives_the_papers_function() -> None:
     assert {case: jump(*case) for case in published} == published
     for key in range(200):
         placed = [jump(key, buckets) for buckets in range(1, 40)]
-        steps = enumerate(zip(placed, placed[1:], strict=False), 1)
+        steps = enumerate(itertools.pairwise(placed), 1)
         assert all(after in (before, buckets) for buckets, (before, after) in steps)
 
 

@@ -1,5 +1,6 @@
 """KetamaRing against what libketama publishes."""
 
+import itertools
 from hashlib import md5
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_a_collision_does_not_depend_on_the_order_of_servers() -> None:
     assert one.points == other.points
     positions = [point for point, _ in one.points]
     assert len(positions) == 480
-    twins = [point for point, after in zip(positions, positions[1:], strict=False) if point == after]
+    twins = [point for point, after in itertools.pairwise(positions) if point == after]
     assert len(twins) == 1
     rivals = sorted(name for point, name in one.points if point == twins[0])
     assert one.node_of_hash(twins[0]) == rivals[0]

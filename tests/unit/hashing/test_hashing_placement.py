@@ -96,7 +96,7 @@ def test_a_list_changes_only_if_the_new_node_is_in_it() -> None:
 
 def test_plans_keep_domains_apart_at_both_ends() -> None:
     topology = topology_of({"eu": {"eu-1": 3, "eu-2": 3}, "us": {"us-1": 3}})
-    ring = HashRing(topology.paths(), vnodes=20)
+    ring = HashRing(list(topology.paths()), vnodes=20)
     before = Placement(ring, topology, replicas=2)
     after = Placement(ring.changed(remove=["us-1-n0"]), topology, replicas=2)
     plan = before.plan(after, moves_per_node=4)

@@ -1,0 +1,177 @@
+"""Compare troth.hashing with uhashring in one run on one machine, and print a table.
+
+    python benchmarks/bench_hashing.py [--keys 200000] [--repeat 5] [--json FILE] [--quick]
+
+Both libraries get the same node names, 160 virtual nodes a node and the same keys; each figure is the best of
+`--repeat` runs, taken in turns (theirs, ours, theirs, ours), so that a slow moment of the machine hits both. Batches
+have no counterpart in uhashring: they are compared with its single look-ups in a loop, which is what a user of it
+has to write. Adding a node is timed up to and including the first look-up in the new ring.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uhashring
+
+from troth.hashing import ALGORITHMS, HashRing
+
+TARGETS = {
+    "single, str keys": 3.5,
+    "batch, str keys": 6.0,
+    "batch, bytes keys": 8.0,
+    "batch, pre-hashed": 50.0,
+    "batch, pre-hashed, as indices": 50.0,
+    "3 replicas, single": 50.0,
+    "3 replicas, batch pre-hashed": 50.0,
+    "add one node": 10.0,
+}
+
+
+def best_seconds(repeat: int, *actions: Callable[[], object]) -> list[float]:
+    """Best time of each action, run in turns."""
+    best = [float("inf")] * len(actions)
+    for _ in range(repeat):
+        for index, action in enumerate(actions):
+            begin = time.perf_counter()
+            action()
+            best[index] = min(best[index], time.perf_counter() - begin)
+    return best
+
+
+def loop(function: Callable[[Any], object], keys: list[Any]) -> Callable[[], None]:
+    """Call *function* for each key, as a user's loop would."""
+
+    def run() -> None:
+        for key in keys:
+            function(key)
+
+    return run
+
+
+def compare(nodes: int, keys_count: int, repeat: int) -> dict[str, tuple[float, float]]:
+    """(uhashring, troth) operations per second for each measure."""
+    names = [f"node-{index}" for index in range(nodes)]
+    keys = [f"user:{index}:profile" for index in range(keys_count)]
+    encoded = [key.encode() for key in keys]
+    theirs, ours = uhashring.HashRing(names), HashRing(names)
+    hashes = ours.hash_batch(keys)
+    many = np.tile(hashes, max(1, 1_000_000 // len(hashes)))
+    assert ours.node_batch(keys).tolist() == [ours.node(key) for key in keys]
+    their_loop = loop(theirs.get_node, keys)
+    single, our_single, batch_str, batch_bytes, hashed, indices = best_seconds(
+        repeat,
+        their_loop,
+        loop(ours.node, keys),
+        lambda: ours.node_batch(keys),
+        lambda: ours.node_batch(encoded),
+        lambda: ours.node_batch(many),
+        lambda: ours.index_batch(many),
+    )
+    few = keys[: max(200, 20_000 // nodes)]
+    their_lists, our_lists, our_list_batch = best_seconds(
+        repeat,
+        loop(lambda key: list(theirs.range(key, 3)), few),
+        loop(lambda key: ours.nodes(key, 3), keys[:20_000]),
+        lambda: ours.index_lists(hashes, 3),
+    )
+
+    def their_add() -> None:
+        theirs.add_node("one more")
+        theirs.get_node("key")
+
+    def our_add() -> None:
+        ours.add("one more")
+        ours.node("key")
+
+    added = [[], []]  # type: list[list[float]]
+    for _ in range(3 * repeat):
+        for times, action in zip(added, (their_add, our_add), strict=True):
+            begin = time.perf_counter()
+            action()
+            times.append(time.perf_counter() - begin)
+        theirs.remove_node("one more")
+        ours.remove("one more")
+    their_rate = keys_count / single
+    their_list_rate = len(few) / their_lists
+    return {
+        "single, str keys": (their_rate, keys_count / our_single),
+        "batch, str keys": (their_rate, keys_count / batch_str),
+        "batch, bytes keys": (their_rate, keys_count / batch_bytes),
+        "batch, pre-hashed": (their_rate, len(many) / hashed),
+        "batch, pre-hashed, as indices": (their_rate, len(many) / indices),
+        "3 replicas, single": (their_list_rate, 20_000 / our_lists),
+        "3 replicas, batch pre-hashed": (their_list_rate, keys_count / our_list_batch),
+        "add one node": (1 / min(added[0]), 1 / min(added[1])),
+    }
+
+
+def algorithms(nodes: int, keys_count: int, repeat: int) -> dict[str, tuple[float, float, float]]:
+    """(single look-ups/s, pre-hashed batch look-ups/s, ms to add a node) for every algorithm of troth."""
+    names = [f"node-{index}" for index in range(nodes)]
+    table = {}
+    for name, kind in ALGORITHMS.items():
+        ring = kind(names)
+        keys = [f"user:{index}:profile" for index in range(min(keys_count, 2_000_000 // nodes))]
+        hashes = ring.hash_batch([f"user:{index}:profile" for index in range(keys_count)])
+        single, batch = best_seconds(repeat, loop(ring.node, keys), lambda ring=ring: ring.index_batch(hashes))
+        times = []
+        for _ in range(repeat):
+            begin = time.perf_counter()
+            ring.add("one more")
+            times.append(time.perf_counter() - begin)
+            ring.remove("one more")
+        table[name] = (len(keys) / single, len(hashes) / batch, 1e3 * min(times))
+    return table
+
+
+def shown(rate: float) -> str:
+    """A rate with three digits and a unit."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if rate >= size:
+            return f"{rate / size:.3g} {unit}"
+    return f"{rate:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keys", type=int, default=200_000)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="few keys and repeats: does it run, not how fast")
+    options = parser.parse_args()
+    if options.quick:
+        options.keys, options.repeat = 5_000, 2
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}"
+    )
+    print(
+        f"uhashring {uhashring.__dict__.get('__version__', '2.5')}, {options.keys} keys, best of {options.repeat}\n"
+    )
+    results: dict[str, Any] = {}
+    print("| nodes | measure | uhashring/s | troth/s | ratio | target |")
+    print("|---|---|---|---|---|---|")
+    for nodes in (10, 100, 1000):
+        for measure, (theirs, ours) in compare(nodes, options.keys, options.repeat).items():
+            results[f"{nodes}: {measure}"] = {"uhashring": theirs, "troth": ours, "ratio": ours / theirs}
+            print(
+                f"| {nodes} | {measure} | {shown(theirs)} | {shown(ours)} | {ours / theirs:.1f} "
+                f"| {TARGETS[measure]:g} |"
+            )
+    print("\n| nodes | algorithm | single/s | pre-hashed batch/s | add a node, ms |")
+    print("|---|---|---|---|---|")
+    for nodes in (10, 100, 1000):
+        for name, (single, batch, add_ms) in algorithms(nodes, options.keys, options.repeat).items():
+            results[f"{nodes}: {name}"] = {"single": single, "batch": batch, "add_ms": add_ms}
+            print(f"| {nodes} | {name} | {shown(single)} | {shown(batch)} | {add_ms:.3g} |")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
