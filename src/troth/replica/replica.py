@@ -162,6 +162,7 @@ class Replica(AdminPath):
         self._expire_reads()
         self._expire_transfers()
         self._continue_fetches()
+        self.machine.store.scavenge()
         if self._leading:
             self._out.snapshot_work += self._sender.tick(now, self.engine)
             self._revoke_expired()

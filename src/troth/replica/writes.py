@@ -12,6 +12,7 @@ import msgspec
 
 from troth.core.interface import Entry, RefusalReason, Refused
 from troth.ids import LogIndex, NodeId, Tick
+from troth.kv.checks import REQUEST_BYTES_MAX
 from troth.kv.requests import Failure
 from troth.replica.effects import ClientId
 from troth.replica.machine import LoggedCommand, Outcome, decode_command, encode_payload
@@ -56,10 +57,17 @@ class WritePath(ReplicaState):
     # ---- in ----
 
     def _on_writes(self, client: ClientId, message: Writes, raw: bytes) -> None:
-        if message.commands:
-            self._take_in(client, message, raw)
-        else:
+        if not message.commands:
             self._reply(client, Results(message.session, message.first_seq, []))
+            return
+        if len(raw) > REQUEST_BYTES_MAX:
+            # Only a large batch can hold a command that is too large.
+            for command in message.commands:
+                failure = self.machine.store.validate(command)
+                if failure is not None:
+                    self._refuse_command(client, message, failure.code, failure.text)
+                    return
+        self._take_in(client, message, raw)
 
     def _take_in(self, client: ClientId, command: LoggedCommand, raw: bytes) -> None:
         """Queue a command for the log; the turn's end decides what becomes of it."""

@@ -244,3 +244,13 @@ def test_what_was_written_is_read_on_every_server() -> None:
         answers = cluster.ask(node, Reads(2, linearizable, (Range(b"a"),)), ticks=1)
         (answer,) = [reply for reply in answers if isinstance(reply, ReadResults)]
         assert getattr(answer.results[0], "kvs")[0].value == b"1"  # noqa: B009 - the union has no kvs
+
+
+def test_a_command_larger_than_etcd_allows_is_refused_before_the_log() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    (refused,) = cluster.ask(leader, Writes(0, 1, 0, (put("a"), put("k", "v" * (1572864 + 1)))))
+    assert isinstance(refused, WritesRefused)
+    assert (refused.code, refused.text) == ("invalid", "etcdserver: request is too large")
+    (taken,) = cluster.ask(leader, Writes(0, 2, 0, tuple(put(str(n), "v" * 400_000) for n in range(4))))
+    assert isinstance(taken, Results)
