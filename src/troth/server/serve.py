@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Mapping
 from multiprocessing import reduction
 from queue import Full
@@ -173,7 +174,9 @@ class _Parent:
         self._server: Server | None = None
         self._loop = asyncio.get_running_loop()
         self._commit_index = 0
-        self._loop.add_reader(control.pipe.fileno(), self._on_readable)
+        self._tasks: set[asyncio.Task[None]] = set()
+        # A thread of its own: the loop's poller would make the pipe non-blocking, and half a command an error.
+        threading.Thread(target=self._listen, name="troth-control", daemon=True).start()
 
     def attach(self, server: Server) -> None:
         """*server* serves: tell the parent, and take its commands."""
@@ -203,18 +206,25 @@ class _Parent:
             self._put("commit", {"index": index, "revision": server.node.replica.machine.store.revision})
         self._loop.call_later(COMMIT_EVENT_SECONDS, self._watch_commits)
 
-    def _on_readable(self) -> None:
+    def _listen(self) -> None:
         pipe = self._control.pipe
         try:
-            command, argument = pipe.recv()
-            end = socket.socket(fileno=reduction.recv_handle(pipe)) if command == "adopt" else None
-        except (EOFError, OSError):
-            # The parent is gone, and with it whoever wanted this server. What was acknowledged is durable.
+            while True:
+                command, argument = pipe.recv()
+                end = socket.socket(fileno=reduction.recv_handle(pipe)) if command == "adopt" else None
+                self._loop.call_soon_threadsafe(self._on_command, command, argument, end)
+        except (EOFError, OSError, RuntimeError):
+            # The parent is gone, and with it whoever wanted this server (or the loop is closed, and we with it). What
+            # was acknowledged is durable.
             os._exit(EXIT_FAILED)
+
+    def _on_command(self, command: str, argument: Any, end: socket.socket | None) -> None:
         if end is not None:
             task = self._loop.create_task(self._adopt(argument, end))
-            task.add_done_callback(lambda done: done.result())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
             return
+        pipe = self._control.pipe
         try:
             value = self._execute(command, argument)
         except TrothError as error:
