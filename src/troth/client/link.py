@@ -151,7 +151,7 @@ class Link:
     """The connection to the server at *address*, for as long as the client lives.
 
     `connection` is None while there is none. `leader` is what this server last said about leadership:
-    (term, node id of the leader or 0). `is_suspect`: requests are outstanding and it has been silent for too long.
+    (term, node id of the leader or 0).
     """
 
     def __init__(self, address: str, owner: LinkOwner) -> None:
@@ -162,11 +162,25 @@ class Link:
         self.error: Exception | None = None
         self.attempted = False
         self.leader: tuple[int, NodeId] = (0, NodeId(0))
-        self.is_suspect = False
+        self.pinged_at_s = 0.0
+        self._suspect_since_s = 0.0
         self._owner = owner
         self._hurry = asyncio.Event()
         self._lost: asyncio.Future[None] | None = None
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"troth link {address}")
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it was found silent for too long (`suspect`), and has not made a sound since."""
+        return (
+            self._suspect_since_s > 0
+            and self.connection is not None
+            and self.connection.heard_at_s < self._suspect_since_s
+        )
+
+    def suspect(self, now_s: float) -> None:
+        """It owes us answers and is silent: send it nothing more until it is heard again."""
+        self._suspect_since_s = now_s
 
     def hurry(self) -> None:
         """Cut the pause before the next attempt short: there is reason to believe that it will succeed."""
@@ -246,7 +260,7 @@ class Link:
             )
         self.connection, self.error, self.attempted = connection, None, True
         self.name, self.node_id = welcome.name or self.address, welcome.node_id
-        self.leader, self.is_suspect = (0, NodeId(0)), False
+        self.leader, self._suspect_since_s = (0, NodeId(0)), 0.0
         connection.server, connection.link = self.name, self
         self._owner.on_up(self, welcome)
 

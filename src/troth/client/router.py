@@ -51,6 +51,7 @@ ANY = "any"
 
 TICK_S = 0.05
 IDLE_TICK_S = 1.0
+PING_EVERY_S = 1.0
 PROBE_AFTER_S = 0.3
 SUSPECT_AFTER_S = 0.7
 DEAD_AFTER_S = 5.0
@@ -508,26 +509,22 @@ class Router:
             request.fail(Unavailable(text))
 
     def _watch_liveness(self, link: Link, connection: Connection, oldest_s: float | None, now_s: float) -> None:
+        """*oldest_s*: when the oldest request that *connection* owes us an answer to was sent; None: it owes none."""
         silent_s = now_s - connection.heard_at_s
-        if oldest_s is None:
-            if silent_s > DEAD_AFTER_S:
-                connection.abort(TimeoutError(f"nothing heard for {silent_s:.1f} s"))
-            elif silent_s > IDLE_TICK_S:
-                connection.send(_PING)
+        owed_s = 0.0 if oldest_s is None else min(silent_s, now_s - oldest_s)
+        if max(owed_s, silent_s - IDLE_TICK_S - PING_EVERY_S) > DEAD_AFTER_S:
+            connection.abort(TimeoutError(f"nothing heard for {silent_s:.1f} s"))
             return
-        owed_s = min(silent_s, now_s - oldest_s)
-        if owed_s < PROBE_AFTER_S:
-            link.is_suspect = False
-            return
-        if now_s - self._probed_at_s >= PROBE_AFTER_S:
+        if (silent_s > PING_EVERY_S or owed_s > PROBE_AFTER_S) and now_s - link.pinged_at_s > PROBE_AFTER_S:
+            link.pinged_at_s = now_s
+            connection.send(_PING)
+        if owed_s > PROBE_AFTER_S and now_s - self._probed_at_s > PROBE_AFTER_S:
             self._probed_at_s = now_s
             for other in self.links.values():
-                if other.connection is not None:
-                    other.connection.send(_PING if other is link else _ASK_STATUS)
-        if owed_s > DEAD_AFTER_S:
-            connection.abort(TimeoutError(f"nothing heard for {owed_s:.1f} s"))
-        elif owed_s > SUSPECT_AFTER_S and not link.is_suspect:
-            link.is_suspect = True
+                if other is not link and other.connection is not None:
+                    other.connection.send(_ASK_STATUS)
+        if owed_s > SUSPECT_AFTER_S and not link.is_suspect:
+            link.suspect(now_s)
             if any(other.connection is not None and not other.is_suspect for other in self.links.values()):
                 for request in list(self._requests):
                     movable = request.is_idempotent and request.target in (LEADER, ANY)

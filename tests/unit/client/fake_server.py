@@ -92,7 +92,8 @@ class FakeCluster:
     async def stop(self) -> None:
         for server in self.servers:
             server.kill()
-        await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)  # what was accepted last is made, and ended
 
     def elect(self, server: "FakeServer | None") -> None:
         """A new term, led by *server* (None: nobody yet). Every server that runs tells its clients."""
@@ -167,6 +168,10 @@ class FakeServer:
             self._listener = await loop.create_server(lambda: Peer(self), "127.0.0.1", port)
             self.address = f"127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
 
+    @property
+    def is_running(self) -> bool:
+        return self._listener is not None
+
     def kill(self) -> None:
         """As by SIGKILL: the listener and all connections are gone."""
         if self._listener is not None:
@@ -220,6 +225,8 @@ class Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        if not self.server.is_running:
+            self._transport.abort()  # accepted in the moment of the kill
         self.server.peers.append(self)
 
     def connection_lost(self, error: Exception | None) -> None:

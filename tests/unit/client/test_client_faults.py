@@ -9,6 +9,7 @@ from fake_server import FakeCluster, asynchronous, running, until
 
 import troth
 from troth import aio
+from troth.client import router
 from troth.errors import NotApplied, OutcomeUnknown, RequestTimeout, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId
 from troth.replica.protocol import LeaderChanged
@@ -350,3 +351,33 @@ def test_every_write_takes_effect_once_whatever_fails(seed: int) -> None:
             assert len(set(cluster.applied)) == len(cluster.applied)
 
     run()
+
+
+@asynchronous
+async def test_a_server_that_was_suspected_is_trusted_again_when_it_is_heard() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        cluster.servers[0].stop()
+        write = client.put("b", "2")
+        await asyncio.sleep(0.8)
+        cluster.elect(cluster.servers[1])
+        await write
+        cluster.servers[0].go_on()
+        cluster.servers[1].stop()
+        started_s = time.monotonic()
+        cluster.elect(cluster.servers[0])
+        assert (await client.put("c", "3")).server == "n1"
+        assert time.monotonic() - started_s < 0.3
+
+
+@asynchronous
+async def test_a_connection_that_stays_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "DEAD_AFTER_S", 0.2)
+    monkeypatch.setattr(router, "IDLE_TICK_S", 0.05)
+    monkeypatch.setattr(router, "PING_EVERY_S", 0.1)
+    async with running(2) as cluster, await aio.connect(cluster.url) as client:
+        async with client.watch("a") as watch:
+            cluster.servers[0].stop()
+            await until(lambda: watch.connection is not None and watch.connection.server == "n2")
+            cluster.servers[1].forwards = True
+            assert client.servers()[cluster.servers[0].address] != ""
