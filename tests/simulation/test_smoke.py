@@ -1,0 +1,68 @@
+"""Seeds of the simulated cluster: a few in every check, many in the full test, and those that were red once."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from troth.simulate.run import Outcome, run_seed
+
+PINNED = tomllib.loads(Path(__file__).with_name("seeds.toml").read_text())["seed"]
+
+
+def assert_green(outcome: Outcome) -> None:
+    assert not outcome.violation, "\n".join([*outcome.last_events, outcome.violation, outcome.replay])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_smoke_seed_keeps_every_invariant(seed: int) -> None:
+    outcome = run_seed(seed, chaos_seconds=8)
+    assert_green(outcome)
+    assert outcome.committed > 0
+
+
+@pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["seed"]))
+def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
+    assert_green(run_seed(pinned["seed"], chaos_seconds=pinned["seconds"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(10_000, 10_300, 50))
+def test_many_seeds_keep_every_invariant(first: int) -> None:
+    for seed in range(first, first + 50):
+        assert_green(run_seed(seed, chaos_seconds=20))
+
+
+def test_faults_really_happen() -> None:
+    """Every kind of fault that a plan can hold has happened within the first seeds."""
+    seen: dict[str, int] = {}
+    traces: dict[str, int] = {}
+    for seed in range(300, 330):
+        outcome = run_seed(seed, chaos_seconds=5)
+        assert_green(outcome)
+        for counts, into in ((outcome.faults, seen), (outcome.traces, traces)):
+            for name, count in counts.items():
+                into[name] = into.get(name, 0) + count
+    faults = ("lost", "duplicated", "cut", "late", "partition", "one_way", "bridge", "crash", "crash_all", "pause")
+    for name in (*faults, "disk_hang", "clock", "wrong_hint", "transfer", "change", "compaction"):
+        assert seen.get(name), f"{name} never happened: {seen}"
+    for name in ("truncate", "install", "membership", "removed", "quorum_lost", "disregarded", "leader_died", "transfer"):
+        assert traces.get(name), f"no engine ever told {name}: {traces}"
+
+
+def test_same_seed_same_trace_in_any_process() -> None:
+    """Two processes with different hash salts see the same bytes in the same order."""
+    command = [sys.executable, "-m", "troth.simulate", "--seed", "5", "--seconds", "6", "--digest"]
+    digests = {
+        subprocess.run(
+            command, env={"PYTHONHASHSEED": salt}, check=True, capture_output=True, text=True
+        ).stdout.splitlines()[-1]
+        for salt in ("1", "77")
+    }
+    assert len(digests) == 1
+
+
+def test_other_seed_other_trace() -> None:
+    assert run_seed(5, chaos_seconds=3, record=True).digest != run_seed(6, chaos_seconds=3, record=True).digest
