@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from troth.models import linearizable as linearizable
     from troth.models import sequential as sequential
     from troth.models import session as session
+    from troth.server.local import LocalCluster as LocalCluster
+    from troth.server.process import RaftServer as RaftServer
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,9 @@ _HOME = {
     # clients
     "connect": "troth.client.sync",
     "Client": "troth.client.sync",
+    # servers
+    "LocalCluster": "troth.server.local",
+    "RaftServer": "troth.server.process",
     # transactions: operations and comparisons
     "Put": "troth.client.operations",
     "Get": "troth.client.operations",
