@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from troth.client.lease import Lease, LeaseKeeper
 from troth.client.opening import Opening
 from troth.client.operations import Text, Txn, as_bytes, span
 from troth.client.reads import ReadPipeline
-from troth.client.replies import Acknowledged, DeleteReply, GetReply, PutReply, RangeReply, TxnReply
+from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
 from troth.client.router import ANY, Router
 from troth.client.session import Session
 from troth.client.url import parse_url
@@ -22,10 +22,6 @@ from troth.client.watch import Watch, Watches
 from troth.client.writes import WritePipeline
 from troth.errors import UsageError
 from troth.kv.requests import (
-    Alarm,
-    AlarmMember,
-    Command,
-    Compact,
     Compare,
     DeleteRange,
     Operation,
@@ -61,12 +57,11 @@ class AsyncClient(ClusterCalls):
         if timeout <= 0:
             raise UsageError(f"timeout={timeout}: a positive number of seconds is needed")
         parsed = parse_url(url)
-        super().__init__(Router(parsed.addresses, tls=tls or parsed.ssl_context(), timeout_s=timeout))
-        self._writes = WritePipeline(self.router, use_session=session)
+        router = Router(parsed.addresses, tls=tls or parsed.ssl_context(), timeout_s=timeout)
+        super().__init__(router, WritePipeline(router, use_session=session))
         self._reads = ReadPipeline(self.router, self._writes, read_from=read_from)
         self._watches = Watches(self.router, read_from=read_from)
         self._leases = LeaseKeeper(self)
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     # ---- reading and writing ---------------------------------------------------------------------------
 
@@ -181,16 +176,6 @@ class AsyncClient(ClusterCalls):
             recording.active.txn(request, future)
         return future
 
-    def write(self, command: Command, size_bytes: int = 0) -> "asyncio.Future[Any]":
-        """Send any command of troth.kv.requests through the log; its reply is a class of client/replies.py."""
-        self.require_open()
-        return self._writes.submit(command, size_bytes)
-
-    @property
-    def seen_revision(self) -> int:
-        """The newest revision that an answer to this client has named."""
-        return self._writes.seen_revision
-
     # ---- watches, leases, sessions ---------------------------------------------------------------------
 
     def watch(
@@ -258,27 +243,6 @@ class AsyncClient(ClusterCalls):
         self.require_open()
         return Session(self, token)
 
-    # ---- the store as a whole --------------------------------------------------------------------------
-
-    async def compact(self, revision: int) -> Acknowledged:
-        """Give up history before *revision*; reads at older revisions fail with `Compacted` from then on."""
-        reply: Acknowledged = await self.write(Compact(revision))
-        return reply
-
-    async def alarms(self) -> list[AlarmMember]:
-        """The alarms that are raised, as the servers tell."""
-        statuses = await self.status()
-        newest = max(statuses, key=lambda status: status.applied_index, default=None)
-        return [] if newest is None else newest.alarms
-
-    async def disarm(self) -> list[AlarmMember]:
-        """Clear all alarms (after the space has been made, say); returns those cleared."""
-        cleared: list[AlarmMember] = []
-        for alarm in await self.alarms():
-            reply = await self.write(Alarm(False, alarm.member, alarm.alarm))
-            cleared.extend(reply.alarms)
-        return cleared
-
     # ---- beginning and end -----------------------------------------------------------------------------
 
     async def wait_ready(self, within_s: float | None = None) -> None:
@@ -299,16 +263,9 @@ class AsyncClient(ClusterCalls):
             self._writes.close()
             self._reads.close()
             self.router.close()
-            for task in self._tasks:
-                task.cancel()
+            self.cancel_tasks()
             # A turn of the loop, so that sockets are closed when this returns.
             await asyncio.sleep(0)
-
-    def keep_task(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Run *coroutine* beside the client; it ends with the client."""
-        task = self.router.loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def __aenter__(self) -> Self:
         return self

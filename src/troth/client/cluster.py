@@ -1,19 +1,22 @@
-"""The cluster itself: statuses, members, leadership, hashes, snapshots. `AsyncClient` builds on this."""
+"""The cluster itself: statuses, members, leadership, hashes, snapshots; what `AsyncClient` builds on."""
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from typing_extensions import override
 
 from troth.client.link import HANDSHAKE_TIMEOUT_S, Connection, Link, frame_of, open_connection
+from troth.client.replies import Acknowledged
 from troth.client.retry import error_of
 from troth.client.router import LEADER, CallRequest, Router
+from troth.client.writes import WritePipeline
 from troth.core.interface import Member, MembershipChange
 from troth.errors import TrothError, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
+from troth.kv.requests import Alarm, AlarmMember, Command, Compact
 from troth.replica.protocol import (
     CallRefused,
     ChangeMembers,
@@ -65,8 +68,10 @@ class Call(CallRequest):
 class ClusterCalls:
     """What can be asked of a cluster besides its data."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, writes: WritePipeline) -> None:
         self.router = router
+        self._writes = writes
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.is_closed = False
 
     def call(
@@ -93,6 +98,32 @@ class ClusterCalls:
         """Raise UsageError when the client is closed."""
         if self.is_closed:
             raise UsageError("this client is closed")
+
+    def write(self, command: Command, size_bytes: int = 0) -> "asyncio.Future[Any]":
+        """Send any command of troth.kv.requests through the log; its reply is a class of client/replies.py."""
+        self.require_open()
+        return self._writes.submit(command, size_bytes)
+
+    @property
+    def seen_revision(self) -> int:
+        """The newest revision that an answer to this client has named."""
+        return self._writes.seen_revision
+
+    def keep_task(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run *coroutine* beside the client; it ends with the client."""
+        task = self.router.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel_tasks(self) -> None:
+        """End what `keep_task` began."""
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def cluster_id(self) -> ClusterId:
+        """Which cluster this is; 0 before the first server has answered."""
+        return self.router.cluster_id
 
     # ---- looking ---------------------------------------------------------------------------------------
 
@@ -198,6 +229,27 @@ class ClusterCalls:
                 return peer.node_id
         names = ", ".join(peer.member.name or f"{peer.node_id:x}" for peer in members)
         raise UsageError(f"no member is called {member!r}; there are: {names}")
+
+    # ---- the store as a whole --------------------------------------------------------------------------
+
+    async def compact(self, revision: int) -> Acknowledged:
+        """Give up history before *revision*; reads at older revisions fail with `Compacted` from then on."""
+        reply: Acknowledged = await self.write(Compact(revision))
+        return reply
+
+    async def alarms(self) -> list[AlarmMember]:
+        """The alarms that are raised, as the servers tell."""
+        statuses = await self.status()
+        newest = max(statuses, key=lambda status: status.applied_index, default=None)
+        return [] if newest is None else newest.alarms
+
+    async def disarm(self) -> list[AlarmMember]:
+        """Clear all alarms (after the space has been made, say); returns those cleared."""
+        cleared: list[AlarmMember] = []
+        for alarm in await self.alarms():
+            reply = await self.write(Alarm(False, alarm.member, alarm.alarm))
+            cleared.extend(reply.alarms)
+        return cleared
 
     # ---- snapshots -------------------------------------------------------------------------------------
 

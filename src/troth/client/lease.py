@@ -11,15 +11,13 @@ import heapq
 import inspect
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+from troth.client.cluster import ClusterCalls
 from troth.client.replies import Acknowledged, LeaseGranted
 from troth.errors import LeaseNotFound, TrothError, UsageError
 from troth.kv.requests import LeaseGrant, LeaseRevoke
 from troth.replica.protocol import LeaseKeepAlive, LeaseTimeToLive, LeaseTtls, LeaseView
-
-if TYPE_CHECKING:
-    from troth.client.aio import AsyncClient
 
 DRIFT = 0.02
 RENEWALS_PER_TTL = 3
@@ -33,7 +31,7 @@ class Lease:
     does not know it any more, or no renewal came through in time. Not set by `revoke`.
     """
 
-    def __init__(self, client: "AsyncClient", granted: LeaseGranted, *, sent_at_s: float, keep: bool) -> None:
+    def __init__(self, client: ClusterCalls, granted: LeaseGranted, *, sent_at_s: float, keep: bool) -> None:
         self.id = granted.id
         self.ttl_s = granted.ttl_s
         self.revision = granted.revision
@@ -122,7 +120,7 @@ class Lease:
 class LeaseKeeper:
     """Renews all leases of one client with one timer; those due together share a request."""
 
-    def __init__(self, client: "AsyncClient") -> None:
+    def __init__(self, client: ClusterCalls) -> None:
         self._client = client
         self._loop = client.router.loop
         self._due: list[tuple[float, int, Lease]] = []

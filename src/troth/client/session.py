@@ -3,17 +3,32 @@
 (Session guarantees in the sense of Terry et al. 1994. The exactly-once session of writes.py is another thing.)
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 from troth.client.operations import Text
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
 from troth.errors import UsageError
 from troth.models import LevelName, ReadLevel
 
-if TYPE_CHECKING:
-    from troth.client.aio import AsyncClient
-
 FIRST_REVISION = 1
+
+
+class Data(Protocol):
+    """What a session does its work with: an `AsyncClient`."""
+
+    @property
+    def cluster_id(self) -> int: ...
+    @property
+    def put(self) -> Callable[..., Awaitable[PutReply]]: ...
+    @property
+    def get(self) -> Callable[..., Awaitable[GetReply]]: ...
+    @property
+    def range(self) -> Callable[..., Awaitable[RangeReply]]: ...
+    @property
+    def delete(self) -> Callable[..., Awaitable[DeleteReply]]: ...
+    @property
+    def txn(self) -> Callable[..., Awaitable[TxnReply]]: ...
 
 
 class Session:
@@ -22,14 +37,14 @@ class Session:
     ``client.session(token)`` goes on where the session that had this token stood.
     """
 
-    def __init__(self, client: "AsyncClient", token: str | None = None) -> None:
+    def __init__(self, client: Data, token: str | None = None) -> None:
         self._client = client
-        self.seen_revision = FIRST_REVISION if token is None else _parse(token, client.router.cluster_id)
+        self.seen_revision = FIRST_REVISION if token is None else _parse(token, client.cluster_id)
 
     @property
     def token(self) -> str:
         """A short text that stands for what the session has seen; it names the cluster, and holds no secret."""
-        return f"{self._client.router.cluster_id:x}-{self.seen_revision:x}"
+        return f"{self._client.cluster_id:x}-{self.seen_revision:x}"
 
     async def put(self, key: Text, value: Text = b"", **options: Any) -> PutReply:
         """Like `AsyncClient.put`."""
