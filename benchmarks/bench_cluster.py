@@ -8,6 +8,7 @@ to one machine in one hour.
 """
 
 import argparse
+import importlib
 import sys
 import tempfile
 import time
@@ -20,15 +21,13 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cluster import report
-from cluster.ceiling import Ceiling
-from cluster.etcd import Etcd, executable
+from cluster.etcd_program import executable
 from cluster.phases import Maker, Say, Settings, failover, footprint, rates
-from cluster.pysyncobj import PySyncObj
-from cluster.troth import Troth
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
-SYSTEMS: dict[str, Maker] = {"troth": Troth, "etcd": Etcd, "pysyncobj": PySyncObj, "ceiling": Ceiling}
+SYSTEMS = {"troth": "Troth", "etcd": "Etcd", "pysyncobj": "PySyncObj", "ceiling": "Ceiling"}
+"""Class by module; loaded when it is measured, so that one system's libraries are not needed for another's figures."""
 PHASES: dict[
     str, tuple[Callable[[dict[str, Maker], Settings, Say], Awaitable[dict[str, Any]]], tuple[str, ...]]
 ] = {
@@ -51,6 +50,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, help="where the data goes (a real disk; default: .cache here)")
     parser.add_argument("--name", default=f"cluster-{time.strftime('%Y-%m-%d')}", help="name of the result files")
     return parser.parse_args()
+
+
+def load(system: str) -> Maker:
+    """The class of *system*."""
+    maker: Maker = getattr(importlib.import_module(f"cluster.{system}"), SYSTEMS[system])
+    return maker
 
 
 async def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
@@ -77,7 +82,7 @@ async def run(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     for phase in options.phases.split(","):
         measured, systems = PHASES[phase]
         left_out = ("pysyncobj",) if quick and phase != "rates" else ()
-        makers = {name: SYSTEMS[name] for name in systems if name in wanted and name not in left_out}
+        makers = {name: load(name) for name in systems if name in wanted and name not in left_out}
         results[phase] = await measured(makers, settings, lambda line: print(line, flush=True))
     return results
 

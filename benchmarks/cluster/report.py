@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cluster import etcd
+from cluster import etcd_program
 from cluster.plot import bars, strips
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def header(settings: dict[str, Any], directory: Path) -> Results:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": describe_commit(),
         "machine": describe_machine(directory),
-        "etcd": etcd.version(),
+        "etcd": etcd_program.version(),
         "settings": settings,
     }
 
