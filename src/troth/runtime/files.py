@@ -43,6 +43,8 @@ class DiskFile:
             written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
 
     def sync(self) -> None:
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.fdatasync(self._descriptor)
 
     def size(self) -> int:

@@ -285,6 +285,12 @@ class SimulatedDisk:
         """The next read of *name* (after *skip* good ones) fails with EIO."""
         self._read_fails_in[name] = skip
 
+    def heal(self) -> None:
+        """Forget the one-shot faults that have not fired, and fail no more by chance."""
+        self.faults = DiskFaults()
+        self._sync_fails_in = None
+        self._read_fails_in.clear()
+
     def rot(self, name: str, offset: int, bit: int = 0) -> None:
         """Flip one bit of a durable byte."""
         inode = self._lookup(name)

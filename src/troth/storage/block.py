@@ -7,6 +7,8 @@
     | magic  | version u32| length  u32| check u64| body        |
     +--------+------------+------------+----------+---- - - ----+
     check: xxh3_64 of bytes 0..16 and the body, `length` bytes of msgpack; little-endian
+
+The head keeps its meaning in all later versions, so that a newer block is told from a damaged one.
 """
 
 import struct
@@ -39,12 +41,12 @@ def unseal(data: bytes, *, magic: bytes, version: int, name: str, advice: str) -
     """
     if len(data) >= HEAD_BYTES and data[:8] == magic:
         found = int.from_bytes(data[8:12], "little")
-        if found > version:
-            raise StorageError(
-                f"{name} has format version {found}, this program knows up to {version}: start the newer version that"
-                " wrote it"
-            )
         body = data[HEAD_BYTES : sealed_bytes(data)]
-        if data[: HEAD_BYTES + len(body)] == seal(magic, version, body):
+        if data[: HEAD_BYTES + len(body)] == seal(magic, found, body):
+            if found > version:
+                raise StorageError(
+                    f"{name} has format version {found}, this program knows up to {version}: start the newer version"
+                    " that wrote it"
+                )
             return body
     raise Corrupt(f"{name} is not what was written. {advice}", path=name)

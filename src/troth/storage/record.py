@@ -9,6 +9,7 @@ Segment header, 40 bytes, synced before the first record is written::
     | magic  | version u32| zero   u32 |number u64|owner u64 |check u64 |
     +--------+------------+------------+----------+----------+----------+
     magic "TROTHWAL", owner: the node id, check: xxh3_64 of bytes 0..32
+    These 40 bytes keep their meaning in all later versions, so that a newer log is told from a damaged one.
 
 Record, aligned to 8 bytes, directly after the header or the previous record; after the last one the file is zeros::
 
@@ -138,6 +139,17 @@ def padded_bytes(length: int) -> int:
 def encode_segment_head(number: int, owner: NodeId) -> bytes:
     head = SEGMENT_HEAD.pack(SEGMENT_MAGIC, VERSION, 0, number, owner)
     return head + _CHECK64.pack(xxhash.xxh3_64_intdigest(head))
+
+
+def decode_segment_head(data: bytes, number: int) -> tuple[int, NodeId] | tuple[None, None]:
+    """Version and owner of the segment *number* that begins with *data*; None if its header is not intact."""
+    if len(data) == SEGMENT_HEAD_BYTES:
+        magic, version, _, found_number, owner = SEGMENT_HEAD.unpack_from(data)
+        (check,) = _CHECK64.unpack_from(data, SEGMENT_HEAD.size)
+        intact = check == xxhash.xxh3_64_intdigest(data[: SEGMENT_HEAD.size])
+        if intact and magic == SEGMENT_MAGIC and found_number == number:
+            return version, NodeId(owner)
+    return None, None
 
 
 def encode_record_head(*, kind: Kind, body: bytes, sequence: int, unsynced: int, seed: int) -> bytes:

@@ -106,17 +106,13 @@ def scan(file: File, number: int, owner: NodeId) -> Segment:
     if head != wanted and wanted.startswith(head.rstrip(b"\0")) and reader.is_zero_from(len(head)):
         return Segment(number=number, file=file, blank=True, owner=None, items=())
     items: list[Item] = []
-    found_owner: NodeId | None = None
-    magic, version = head[:8], int.from_bytes(head[8:12], "little")
-    if magic == record.SEGMENT_MAGIC and version > record.VERSION:
+    version, found_owner = record.decode_segment_head(head, number)
+    if version is not None and version > record.VERSION:
         raise StorageError(
             f"{name} has format version {version}, this program knows up to {record.VERSION}: start the newer version"
-            " that wrote it. (If no newer version ever ran here, the file's header is damaged: see `salvage`)"
+            " that wrote it"
         )
-    if len(head) == SEGMENT_HEAD_BYTES:
-        found_owner = NodeId(int.from_bytes(head[24:32], "little"))
-    if found_owner is None or head != record.encode_segment_head(number, found_owner):
-        found_owner = None
+    if found_owner is None:
         items.append(Bad(offset=0, reason="the segment's header is not intact", proven=True))
     seed = record.segment_seed(number, owner if found_owner is None else found_owner)
     items.extend(_records(reader, seed))

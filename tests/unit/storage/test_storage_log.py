@@ -249,6 +249,16 @@ def test_terms_are_told_apart_within_the_log() -> None:
     assert log.last == entry_id(2, 3), "entry 3 has term 1"
 
 
+def test_terms_of_overwritten_entries_are_forgotten() -> None:
+    log, _ = WriteAheadLog.open(disk())
+    log.append([Persist(entries=entries(1, 3, term=1) + entries(4, 3, term=2))])
+    log.append([batch(3, 6, term=3)])
+    log.append([Persist(snapshot=snapshot(3, 5))])
+    assert log.last == entry_id(3, 8), "the log holds 3/5"
+    log.append([Persist(snapshot=snapshot(2, 5))])
+    assert log.last == entry_id(2, 5), "it does not hold 2/5 any more"
+
+
 def test_close_makes_everything_durable_and_vouches_for_it() -> None:
     files = disk()
     log, _ = WriteAheadLog.open(files)
@@ -301,12 +311,14 @@ def test_other_files_are_none_of_our_business() -> None:
     assert reopen(files).is_empty
 
 
-def test_a_newer_format_is_refused_with_advice() -> None:
+def test_a_newer_format_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     files = disk()
     log, _ = WriteAheadLog.open(files)
     log.append([batch(1)])
     log.close()
     file = files.open(FIRST)
-    file.write_at(8, (record.VERSION + 1).to_bytes(4, "little"))
+    with monkeypatch.context() as newer:
+        newer.setattr(record, "VERSION", 2)
+        file.write_at(0, record.encode_segment_head(1, NodeId(0)))
     with pytest.raises(StorageError, match=r"format version 2.*start the newer version"):
         reopen(files)

@@ -1,0 +1,443 @@
+"""Snapshot files: whole or not there, checked to the last byte, and streamed with resumption."""
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+from log_kit import disk, snapshot
+
+from troth.core.interface import SnapshotMeta
+from troth.errors import Corrupt, StorageError, SyncFailed
+from troth.simulate.disk import SimulatedDisk
+from troth.storage import block, names, snapshots
+from troth.storage.snapshots import SnapshotGone, SnapshotStore
+
+GOLDEN = Path(__file__).parent / "golden" / "snapshot-v1.hex"
+META = snapshot(3, 70_000)
+NAME = names.snapshot_name(META.last)
+PART = names.part_name(META.last)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(snapshots, "SYNC_EVERY_BYTES", 1000)
+
+
+def data_of(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def store_with(meta: SnapshotMeta = META, size: int = 1234, files: SimulatedDisk | None = None) -> SnapshotStore:
+    store = SnapshotStore.open(files or disk())
+    store.write(meta, [data_of(size)])
+    return store
+
+
+def stream(source: SnapshotStore, target: SnapshotStore, meta: SnapshotMeta, upto: int | None = None) -> int:
+    """Copy as a leader does, from where the target is; returns how many bytes went over."""
+    size = source.size(meta) if upto is None else upto
+    offset = begin = target.received(meta)
+    while offset < size:
+        part = source.read(meta, offset, min(130, size - offset))
+        assert part
+        offset = target.receive(meta, offset, part)
+    return offset - begin
+
+
+def test_golden_snapshot() -> None:
+    files = disk()
+    store = SnapshotStore.open(files)
+    store.write(META, [b"a" * 100, b"b" * 20])
+    assert files.content(NAME) == bytes.fromhex(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 200, 1234])
+@pytest.mark.parametrize("piece", [1, 7, 100, 5000])
+def test_what_is_written_is_loaded(size: int, piece: int) -> None:
+    files = disk()
+    store = SnapshotStore.open(files)
+    data = data_of(size)
+    writer = store.begin(META)
+    for offset in range(0, size, piece):
+        writer.write(data[offset : offset + piece])
+    assert writer.finish() == META
+    assert store.newest() == META
+    files.power_loss()
+    store = SnapshotStore.open(files)
+    assert store.newest() == META
+    parts = list(store.load(META))
+    assert b"".join(parts) == data
+    assert all(len(part) <= 100 for part in parts)
+
+
+def test_there_is_none_in_the_beginning() -> None:
+    store = SnapshotStore.open(disk())
+    assert store.newest() is None
+    assert store.damaged == {}
+    store.prune()
+    with pytest.raises(SnapshotGone):
+        next(store.load(META))
+    with pytest.raises(SnapshotGone):
+        store.read(META, 0, 10)
+
+
+def test_power_loss_while_it_is_written_leaves_the_one_before() -> None:
+    """Pitfall 25."""
+    older = snapshot(3, 60_000)
+    seen = set()
+    for seed in range(80):
+        files = disk(seed)
+        store = store_with(older, files=files)
+        files.fail_next_sync(skip=seed % 8)
+        try:
+            store.write(META, [data_of(3000)])
+            stored = True
+        except StorageError:
+            stored = False
+        files.heal()
+        files.power_loss()
+        store = SnapshotStore.open(files)
+        assert not store.damaged
+        newest = store.newest()
+        assert newest in (older, META)
+        assert newest == META or not stored
+        assert b"".join(store.load(newest or META)) in (data_of(1234), data_of(3000))
+        assert not any(name.endswith(names.NEW) for name in files.names())
+        seen.add((stored, newest == META))
+    assert (True, True) in seen
+    assert (False, False) in seen
+
+
+def test_every_rotted_byte_is_noticed_and_the_older_one_serves() -> None:
+    pristine = disk()
+    older = snapshot(3, 60_000)
+    store_with(older, 100, pristine)
+    store_with(META, 250, pristine)
+    for offset in range(len(pristine.content(NAME))):
+        files = pristine.fork(random.Random(1))
+        files.rot(NAME, offset, offset % 8)
+        store = SnapshotStore.open(files)
+        assert store.newest() == older
+        assert list(store.damaged) == [NAME]
+        store.prune()
+        assert files.names() == [names.snapshot_name(older.last)]
+        assert store.damaged == {}
+
+
+def test_a_cut_or_lengthened_file_is_noticed() -> None:
+    for change in (-1, -20, +1):
+        files = disk()
+        store = store_with(files=files)
+        files.open(NAME).truncate(len(files.content(NAME)) + change)
+        assert store.check(META.last) is None
+        assert store.newest() is None
+        with pytest.raises(Corrupt):
+            for _ in store.load(META):
+                pass
+
+
+def test_loading_stops_at_the_first_bad_chunk() -> None:
+    files = disk()
+    store = store_with(files=files)
+    files.rot(NAME, len(files.content(NAME)) // 2)
+    with pytest.raises(Corrupt, match=f"{NAME}, byte .*not what was written"):
+        for _ in store.load(META):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [(b"\x91\x01", "does not make sense"), (msgspec.msgpack.encode(snapshot(3, 5)), "another entry")],
+)
+def test_a_head_that_is_not_ours(body: bytes, complaint: str) -> None:
+    files = disk()
+    store = store_with(files=files)
+    head = block.seal(snapshots.MAGIC, 1, body)
+    rest = files.content(NAME)[len(block.seal(snapshots.MAGIC, 1, msgspec.msgpack.encode(META))) :]
+    files.create(NAME).write_at(0, head + rest)
+    assert store.check(META.last) is None
+    assert complaint in store.damaged[NAME]
+    store.write(META, [b"anew"])
+    assert store.damaged == {}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "complaint"),
+    [
+        (snapshots._CHUNK.pack(10, 5, 0), "out of place"),
+        (snapshots._CHUNK.pack(snapshots.CHUNK_BYTES_MAX + 1, 0, 0), "length makes no sense"),
+        (snapshots._CHUNK.pack(10, 0, 0) + b"short", "not what was written"),
+        (snapshots._CHUNK.pack(snapshots._END, 0, 1), "do not belong together"),
+        (b"", "ends too early"),
+    ],
+)
+def test_chunks_that_do_not_add_up(chunk: bytes, complaint: str) -> None:
+    files = disk()
+    files.create(NAME).write_at(0, block.seal(snapshots.MAGIC, 1, msgspec.msgpack.encode(META)) + chunk)
+    store = SnapshotStore.open(files)
+    assert complaint in store.damaged[NAME]
+
+
+def test_a_head_of_absurd_length_is_not_read() -> None:
+    files = disk()
+    head = bytearray(block.seal(snapshots.MAGIC, 1, b""))
+    head[12:16] = b"\xff\xff\xff\xff"
+    files.create(NAME).write_at(0, bytes(head))
+    assert NAME in SnapshotStore.open(files).damaged
+
+
+def test_prune_keeps_the_newest() -> None:
+    files = disk()
+    store = SnapshotStore.open(files)
+    for index in (10, 20, 30, 40):
+        store.write(snapshot(1, index), [b"x"])
+    store.prune(keep=2)
+    store.prune(keep=2)
+    assert names.snapshots(files.names()) == [snapshot(1, 30).last, snapshot(1, 40).last]
+    assert store.newest() == snapshot(1, 40)
+    files.power_loss()
+    assert SnapshotStore.open(files).newest() == snapshot(1, 40)
+
+
+def test_prune_never_removes_the_newest_intact_one() -> None:
+    files = disk()
+    store = SnapshotStore.open(files)
+    for index in (10, 20, 30):
+        store.write(snapshot(1, index), [data_of(300)])
+    files.rot(names.snapshot_name(snapshot(1, 30).last), 150)
+    store = SnapshotStore.open(files)
+    store.prune(keep=1)
+    assert names.snapshots(files.names()) == [snapshot(1, 20).last]
+
+
+def test_a_snapshot_travels_byte_for_byte() -> None:
+    source_files, target_files = disk(1), disk(2)
+    source = store_with(files=source_files)
+    target = SnapshotStore.open(target_files)
+    stream(source, target, META)
+    assert target.newest() is None, "not before it is finished"
+    target.finish(META)
+    assert target.newest() == META
+    assert target_files.content(NAME) == source_files.content(NAME)
+    target_files.power_loss()
+    target = SnapshotStore.open(target_files)
+    assert b"".join(target.load(META)) == data_of(1234)
+    assert target.newest() == META
+
+
+def test_pieces_may_come_twice_and_gaps_are_refused() -> None:
+    source = store_with()
+    target = SnapshotStore.open(disk())
+    whole = source.read(META, 0, 10_000)
+    assert target.receive(META, 0, whole[:300]) == 300
+    assert target.receive(META, 0, whole[:200]) == 300
+    assert target.receive(META, 250, whole[250:400]) == 400
+    assert target.receive(META, 500, whole[500:600]) == 400
+    assert target.receive(META, 400, whole[400:]) == len(whole)
+    target.finish(META)
+
+
+def test_a_transfer_goes_on_after_a_restart() -> None:
+    source = store_with(size=5000)
+    files = disk()
+    target = SnapshotStore.open(files)
+    stream(source, target, META, upto=3300)
+    files.crash()
+    target = SnapshotStore.open(files)
+    assert 3100 < target.received(META) <= 3300, "whole chunks count"
+    stream(source, target, META)
+    target.finish(META)
+    assert b"".join(target.load(META)) == data_of(5000)
+
+
+def test_a_transfer_that_was_all_but_finished_goes_on_after_a_restart() -> None:
+    source = store_with()
+    files = disk()
+    stream(source, SnapshotStore.open(files), META)
+    files.crash()
+    target = SnapshotStore.open(files)
+    assert 0 < stream(source, target, META) < 20, "the end is read again, it may not be the last chunk"
+    target.finish(META)
+
+
+def test_a_newer_format_is_refused_with_advice() -> None:
+    files = disk()
+    files.create(NAME).write_at(0, block.seal(snapshots.MAGIC, 2, b"x"))
+    with pytest.raises(StorageError, match=r"format version 2.*newer version"):
+        SnapshotStore.open(files)
+
+
+def test_a_transfer_goes_on_after_power_loss_with_what_was_synced() -> None:
+    source = store_with(size=5000)
+    gone_on_from = set()
+    for seed in range(40):
+        files = disk(seed)
+        target = SnapshotStore.open(files)
+        stream(source, target, META, upto=3300)
+        files.power_loss()
+        target = SnapshotStore.open(files)
+        gone_on_from.add(target.received(META))
+        stream(source, target, META)
+        target.finish(META)
+        assert b"".join(target.load(META)) == data_of(5000)
+    assert min(gone_on_from) > 2500
+    assert len(gone_on_from) > 1
+
+
+def test_a_newer_snapshot_takes_the_place_of_an_unfinished_one() -> None:
+    source_files = disk()
+    source = store_with(files=source_files)
+    newer = snapshot(4, 80_000)
+    store_with(newer, files=source_files)
+    target_files = disk()
+    target = SnapshotStore.open(target_files)
+    stream(source, target, META, upto=700)
+    stream(source, target, newer)
+    assert PART not in target_files.names()
+    target.finish(newer)
+    assert target.newest() == newer
+
+
+def test_the_same_name_with_another_head_begins_anew() -> None:
+    source = store_with()
+    files = disk()
+    target = SnapshotStore.open(files)
+    stream(source, target, META, upto=700)
+    other = SnapshotMeta(META.last, snapshot(1, 1).membership)
+    changed = msgspec.structs.replace(other, membership=msgspec.structs.replace(other.membership, voters=(1, 2)))
+    assert target.received(changed) == 0
+
+
+def test_mixed_files_of_two_leaders_are_refused() -> None:
+    """Each chunk is right by itself; together they are the state of no server."""
+    first, second = SnapshotStore.open(disk()), SnapshotStore.open(disk())
+    first.write(META, [data_of(1200, seed=1)])
+    second.write(META, [data_of(1200, seed=2)])
+    files = disk()
+    target = SnapshotStore.open(files)
+    stream(first, target, META, upto=500)
+    files.crash()
+    target = SnapshotStore.open(files)
+    stream(second, target, META)
+    with pytest.raises(Corrupt, match="do not belong together"):
+        target.finish(META)
+    assert files.names() == []
+    assert target.received(META) == 0
+    stream(second, target, META)
+    target.finish(META)
+
+
+def test_a_snapshot_other_than_announced_is_refused() -> None:
+    source = store_with(snapshot(9, 9))
+    target = SnapshotStore.open(disk())
+    target.receive(META, 0, source.read(snapshot(9, 9), 0, 10_000))
+    with pytest.raises(Corrupt, match="not the snapshot that was announced"):
+        target.finish(META)
+
+
+def test_a_pruned_snapshot_can_be_streamed_to_its_end() -> None:
+    files = disk()
+    store = store_with(files=files)
+    begun = store.read(META, 0, 100)
+    store.write(snapshot(4, 80_000), [b"new"])
+    store.prune(keep=1)
+    assert len(begun + store.read(META, 100, 10_000)) > 1234
+    assert store.read(snapshot(4, 80_000), 0, 8) == b"TROTHSNP"
+    with pytest.raises(SnapshotGone, match="newest"):
+        store.read(META, 0, 10)
+    store.close()
+    store.close()
+
+
+def test_a_snapshot_written_again_is_streamed_anew() -> None:
+    store = store_with()
+    before = store.read(META, 0, 10_000)
+    store.write(META, [b"other"])
+    assert store.read(META, 0, 10_000) != before
+
+
+def test_prune_spares_the_transfer_that_is_under_way() -> None:
+    files = disk()
+    store = store_with(snapshot(1, 5), files=files)
+    source = store_with()
+    stream(source, store, META, upto=700)
+    store.prune()
+    assert PART in files.names()
+    store.close()
+    store = SnapshotStore.open(files)
+    store.prune()
+    assert PART not in files.names()
+
+
+def test_an_interrupted_or_failed_write_leaves_nothing() -> None:
+    files = disk()
+    store = SnapshotStore.open(files)
+
+    def parts() -> list[bytes]:
+        raise ValueError("the state can not be read")
+
+    with pytest.raises(ValueError, match="can not be read"):
+        store.write(META, (part for part in parts()))
+    assert files.names() == []
+    files.capacity_bytes = 700
+    with pytest.raises(StorageError, match="No space left"):
+        store.write(META, [data_of(2000)])
+    assert files.names() == []
+    files.capacity_bytes = 20
+    with pytest.raises(StorageError, match="No space left"):
+        store.begin(META)
+    assert files.names() == []
+
+
+def test_leftovers_are_removed_and_strangers_refused() -> None:
+    files = disk()
+    files.create(NAME + names.NEW)
+    SnapshotStore.open(files)
+    assert files.names() == []
+    files.create("snapshot-old.snap")
+    with pytest.raises(StorageError, match="move it elsewhere"):
+        SnapshotStore.open(files)
+
+
+def test_a_disk_that_can_not_be_read_is_no_missing_snapshot() -> None:
+    files = disk()
+    store = store_with(files=files)
+    files.fail_next_read(NAME)
+    with pytest.raises(StorageError, match="can not be read"):
+        SnapshotStore.open(files)
+    store.read(META, 0, 10)
+    files.crash()
+    with pytest.raises(StorageError, match="Bad file descriptor"):
+        store.size(META)
+
+
+def test_failing_syncs_are_typed() -> None:
+    files = disk()
+    store = SnapshotStore.open(files)
+    files.fail_next_sync()
+    with pytest.raises(SyncFailed, match="fsync failed"):
+        store.write(META, [b"x"])
+    source = store_with(size=3000)
+    target_files = disk()
+    target = SnapshotStore.open(target_files)
+    target_files.fail_next_sync(skip=1)
+    with pytest.raises(SyncFailed):
+        stream(source, target, META)
+
+
+def test_an_open_file_that_can_not_be_opened_again() -> None:
+    class Failing(SimulatedDisk):
+        broken = False
+
+        def open(self, name: str):  # type: ignore[no-untyped-def]
+            if self.broken:
+                raise PermissionError(13, "Permission denied", name)
+            return super().open(name)
+
+    files = Failing(random.Random(1))
+    store = store_with(files=files)
+    files.broken = True
+    with pytest.raises(StorageError, match="Permission denied"):
+        next(store.load(META))
