@@ -41,17 +41,14 @@ class Load:
         self.acked: dict[bytes, bytes] = {}
         self.unknown: set[bytes] = set()
         self.refused = 0
-        self.gap_s_max = 0.0
         self._url, self._prefix, self._outstanding, self._timeout_s = url, prefix, outstanding, timeout_s
         self._stop = threading.Event()
         self._failure: BaseException | None = None
-        self._last = time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Load":
         self._thread.start()
         self.wait_more(1)
-        self.gap_s_max = 0.0
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,9 +90,6 @@ class Load:
                 await asyncio.sleep(0.01)
             else:
                 self.acked[key] = value
-                now = time.monotonic()
-                self.gap_s_max = max(self.gap_s_max, now - self._last)
-                self._last = now
 
 
 def replicas_agree(cluster: LocalCluster, *, within_s: float = 30.0) -> None:

@@ -239,6 +239,20 @@ class LocalCluster:
         self._write_layout()
         return name
 
+    def remove_server(self, name: str) -> None:
+        """Take the server called *name*, dead or alive, out of the cluster, and stop it. Its directory stays.
+
+        Raises:
+            TrothError: the cluster does not let it go.
+        """
+        server = self._server(name)
+        with self.connect() as client:
+            client.remove_member(name)
+        server.stop()
+        server.close()
+        del self.servers[name], self._addresses[name]
+        self._write_layout()
+
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _server(self, name: str) -> RaftServer:
