@@ -12,11 +12,19 @@ A crash keeps a prefix of the unsynced writes; of the first one that is lost, th
 may have survived, since nobody promised that a `Persist` is atomic.
 """
 
-import random
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from troth.core.interface import Entry, EntryId, HardState, Membership, Persist, SnapshotMeta
 from troth.ids import LogIndex, Term
+
+
+class Luck(Protocol):
+    """The chance that a crash needs."""
+
+    def randrange(self, stop: int, /) -> int: ...
+
+    def random(self) -> float: ...
 
 
 @dataclass(slots=True)
@@ -122,7 +130,7 @@ class Journal:
             if stored.term_at(meta.last.index) == meta.last.term:
                 stored.begin_behind(meta, digest)
 
-    def crash(self, rng: random.Random, keep_permille: int) -> None:
+    def crash(self, rng: Luck, keep_permille: int) -> None:
         """Lose what was not synced, or all of it but a prefix."""
         for write in self._unsynced:
             if rng.randrange(1000) >= keep_permille:
@@ -158,8 +166,8 @@ def _apply(stored: Stored, write: Write) -> None:
     stored.write(persist.entries)
 
 
-def _apply_torn(stored: Stored, write: Write, rng: random.Random) -> None:
+def _apply_torn(stored: Stored, write: Write, rng: Luck) -> None:
     if write.persist.hard_state is not None:
         stored.hard_state = write.persist.hard_state
     if write.persist.snapshot is None and write.persist.entries:
-        stored.write(write.persist.entries[: rng.randrange(0, len(write.persist.entries) + 1)])
+        stored.write(write.persist.entries[: rng.randrange(len(write.persist.entries) + 1)])

@@ -84,6 +84,7 @@ class Network:
         self.receivers[to].on_message(sender, message)
 
     def _maybe_tell(self, sender: NodeId, to: NodeId) -> None:
-        if self._unreachable_told and self.on_lost is not None:
-            if self._rng.random() * 1000 < self._unreachable_told:
-                self.on_lost(sender, to)
+        if not self._unreachable_told or self.on_lost is None:
+            return
+        if self._rng.random() * 1000 < self._unreachable_told:
+            self.on_lost(sender, to)

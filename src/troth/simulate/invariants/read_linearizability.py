@@ -1,4 +1,4 @@
-"""A linearizable read is answered from a state that has all that was committed before it was asked for (thesis §6.4)."""
+"""A linearizable read sees all that was committed before it was asked for (thesis §6.4)."""
 
 from troth.errors import invariant
 from troth.ids import LogIndex
