@@ -39,7 +39,6 @@ class FollowerProgress:
     acked_token: int = 0
     """The newest heartbeat round that this follower has confirmed."""
     snapshot_index: LogIndex = LogIndex(0)
-    snapshot_requested: Tick = Tick(0)
     in_flight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
     """(last index, bytes) of each append sent in replicate mode and not yet acknowledged."""
     bytes_in_flight: int = 0
@@ -89,11 +88,10 @@ class FollowerProgress:
         self.mode = Mode.REPLICATE
         self.next = LogIndex(self.match + 1)
 
-    def become_snapshot(self, index: LogIndex, now: Tick) -> None:
+    def become_snapshot(self, index: LogIndex) -> None:
         self._clear_flight()
         self.mode = Mode.SNAPSHOT
         self.snapshot_index = index
-        self.snapshot_requested = now
 
     def _clear_flight(self) -> None:
         self.in_flight.clear()

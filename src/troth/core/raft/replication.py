@@ -51,7 +51,7 @@ class Replication(State):
 
     def _want_snapshot(self, peer: NodeId, progress: FollowerProgress) -> None:
         """§7: the entry that *peer* needs next is compacted away."""
-        progress.become_snapshot(self._log.compacted.index, self._now)
+        progress.become_snapshot(self._log.compacted.index)
         self._out_snapshots_wanted.append(peer)
         self._trace("snapshot_wanted", peer=peer)
 
