@@ -14,7 +14,7 @@ def successors(model: Model, state: Value, call: Call) -> tuple[Value, ...]:
 
 def states_by_key(model: Model, history: History) -> Value:
     """All keys of a keyed object as one state: a tuple of (key, state)."""
-    return tuple((key, model.init()) for key in history.keys())
+    return tuple((key, model.init()) for key in history.all_keys())
 
 
 def linearizable(history: History, object: Model, *, realtime: bool = True) -> bool:
@@ -73,7 +73,7 @@ def replays(history: History, object: Model, order: tuple[int, ...], *, realtime
             earlier = operations[later].returned < operations[index].invoked
             if earlier and (realtime or operations[later].process == operations[index].process):
                 return f"{later} precedes {index} in time but follows it in the order"
-    states = {key: {model.init()} for key in (history.keys() if model.keyed else (None,))}
+    states = {key: {model.init()} for key in (history.all_keys() if model.keyed else (None,))}
     for index in order:
         call = calls[index]
         if call is None:

@@ -1,6 +1,7 @@
 """Histories: what clients asked for, what they were told, and in which order.
 
-A history is a list of *events*. A client (a *process*) invokes an operation, and later at most one completion follows:
+A history is a list of *events*. A client (a *process*) invokes an operation, and later at most one completion
+follows:
 
 ======  ==================================================================================================
 invoke  the request was sent
@@ -197,7 +198,7 @@ class History:
     def __repr__(self) -> str:
         return f"History({len(self.operations)} operations, format {self.format!r})"
 
-    def keys(self) -> tuple[Value, ...]:
+    def all_keys(self) -> tuple[Value, ...]:
         """The keys that occur, in order of first use."""
         return tuple(dict.fromkeys(op.key for op in self.operations))
 

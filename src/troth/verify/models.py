@@ -13,8 +13,8 @@ An object of your own takes ten lines::
                 return not state
             return state if not call.known or call.result == state else ILLEGAL
 
-`check(history, object=Toggle())` then works for every consistency model that needs a sequential object. States must be
-hashable and are never changed in place. `Several` says that more than one state may follow.
+`check(history, object=Toggle())` then works for every consistency model that needs a sequential object. States
+must be hashable and are never changed in place. `Several` says that more than one state may follow.
 
 Two optional hints make checking fast without changing any verdict: `total` (legal in every state, whatever it
 returns) and `overwrites` (total, and the next state does not depend on the present one).
@@ -238,7 +238,8 @@ class Kv(Register):
 
 
 class MultiRegister(Model):
-    """Registers that one transaction reads and writes together: txn [[r k v], [w k v], ...]. A nil read is unknown."""
+    """Registers that one transaction reads and writes together: txn [[r k v], [w k v], ...]. A nil read is
+    unknown."""
 
     name: ClassVar[str] = "multi-register"
     keyed: ClassVar[bool] = False

@@ -1,24 +1,27 @@
 """Registers and keys in which everything written is told apart: linearizability in O(n log n), without search.
 
 When every written (or appended) text occurs once, a read says not only what was last but all that happened since the
-last overwrite: "abc" was put "a", then append "b", then append "c". So every key falls into *chains*: an overwrite (or
-the initial value), then the appends and cas that somebody observed, in the order observed, each followed by the reads
-that saw exactly that. Inside a chain the order is given; what is left to ask is whether chains fit beside one another:
+last overwrite: "abc" was put "a", then append "b", then append "c". So every key falls into *chains*: an overwrite
+(or the initial value), then the appends and cas that somebody observed, in the order observed, each followed by
+the reads that saw exactly that. Inside a chain the order is given; what is left to ask is whether chains fit
+beside one another:
 
 (a) Within a chain, no operation returns before one that must precede it is invoked.
 (b) Let f be the earliest return in a chain and s its latest invocation. If f < s the chain must own all of [f, s] (a
     forward zone), and owning that is enough. Two forward zones may not overlap.
-(c) Otherwise the whole chain fits at any instant in [s, f] (a backward zone), which must not lie inside a forward zone.
+(c) Otherwise the whole chain fits at any instant in [s, f] (a backward zone), which must not lie inside a forward
+zone.
 
 Writes and appends that nobody observed are chains of one, except that an append does not end the chain before it: it
 only must stay out of forward zones. Crashed operations that were not observed drop out; observed ones never return.
 
 This extends the clusters of Gibbons & Korach, "Testing shared memories", SIAM J. Comput. 26(4), 1997, section 4.2 (a
 cluster is a chain of one) by the read-map with read-modify-write: (b) holds because giving every operation of a chain
-the instant max(f, latest invocation up to it) keeps the chain's order inside [f, s] and, by (a), everybody's interval.
+the instant max(f, latest invocation up to it) keeps the chain's order inside [f, s] and, by (a), everybody's
+interval.
 
-Texts must be told apart inside a concatenation, too: no text may be a prefix of another. Where that fails, or anything
-is written twice, or a failed cas must be placed, `register.search` decides.
+Texts must be told apart inside a concatenation, too: no text may be a prefix of another. Where that fails, or
+anything is written twice, or a failed cas must be placed, `register.search` decides.
 """
 
 from bisect import bisect_right

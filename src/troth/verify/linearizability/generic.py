@@ -1,11 +1,11 @@
 """Linearizability of any object that is a `Model`: just-in-time configurations without knowledge of the object.
 
 The same search as `register.py` (which see for the theory), with the object's own `step` in place of five
-primitives. Calls with the same content are one *kind*; `step` is asked once for each kind and state and remembered, as
-Knossos does, so most of the work is looking up a dictionary. Kept of the reductions: operations that leave the state
-alone are placed the moment they can be; covering, for calls of which the model says that they are `total` or
-`overwrites`; crashed operations are optional and symmetric; dominance. States are compared, not looked through, so
-there is no DEAD state here. A step may lead to `Several` states.
+primitives. Calls with the same content are one *kind*; `step` is asked once for each kind and state and
+remembered, as Knossos does, so most of the work is looking up a dictionary. Kept of the reductions: operations
+that leave the state alone are placed the moment they can be; covering, for calls of which the model says that they
+are `total` or `overwrites`; crashed operations are optional and symmetric; dominance. States are compared, not
+looked through, so there is no DEAD state here. A step may lead to `Several` states.
 """
 
 from collections.abc import Sequence

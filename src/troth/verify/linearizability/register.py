@@ -118,7 +118,7 @@ UNBOUNDED: Final = Budget()
 
 _COLLAPSE_FROM: Final = 4
 _BEAMS: Final = (4, 24, 0)
-"""How many configurations are followed at once, try by try; 0 is all of them, and the only try that may say illegal."""
+"""How many configurations are followed at once, try by try. 0 is all; only that try may say illegal."""
 _HIGHEST: Final = "\U0010ffff"
 _ASK_CLOCK_EVERY: Final = 64
 

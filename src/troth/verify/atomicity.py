@@ -1,0 +1,108 @@
+"""Atomic commitment: no participant commits what another one aborts.
+
+Source: Bernstein, Hadzilacos, Goodman, "Concurrency Control and Recovery in Database Systems", 1987, section 7.3.
+Each participant is a process; the transaction is the operation's key. Operations: ``vote`` (value true or "yes",
+false or "no"), ``commit``, ``abort``; a ``commit`` or ``abort`` that is ok is a decision reached by that process.
+
+===  ===============================================================================================
+AC1  all participants that reach a decision reach the same one
+AC2  a participant does not reverse its decision
+AC3  commit is decided only if every participant voted yes
+AC4  if every participant voted yes and nothing failed, the decision is commit
+===  ===============================================================================================
+
+AC5 (in the end everybody decides) is about liveness: participants left undecided are named in the reason, not a
+violation.
+"""
+
+from typing import Final
+
+from troth.verify.history import EventType, History, Operation, Process, Value, show
+from troth.verify.verdict import Counterexample, Part, Status, Verdict, combine
+
+_DECISIONS: Final = frozenset({"commit", "abort"})
+_YES: Final = (True, "yes", "commit", "prepared")
+
+
+def check_atomic_commit(history: History) -> Verdict:
+    """Check AC1 to AC4 for every transaction."""
+    transactions: dict[Value, list[Operation]] = {}
+    for op in history.operations:
+        if op.f in _DECISIONS or op.f == "vote":
+            transactions.setdefault(op.key, []).append(op)
+    parts: list[Part] = []
+    first: Counterexample | None = None
+    anomalies: list[str] = []
+    undecided = 0
+    calm = not history.faults
+    for key, operations in transactions.items():
+        anomaly, example = _transaction(operations, calm=calm)
+        status = Status.OK if example is None else Status.ILLEGAL
+        if example is not None:
+            anomalies.append(anomaly)
+            first = first or example
+        decided = {op.process for op in operations if op.f in _DECISIONS and op.outcome is EventType.OK}
+        undecided += len({op.process for op in operations} - decided)
+        parts.append(
+            Part(
+                key=key,
+                status=status,
+                algorithm="decisions",
+                cost="linear",
+                events_done=len(operations),
+                events=len(operations),
+                reason="" if example is None else f"transaction {show(key)}: {anomaly}: {example.reason}",
+            )
+        )
+    status = combine([part.status for part in parts])
+    reason = next((part.reason for part in parts if part.status is Status.ILLEGAL), "")
+    if not reason and undecided:
+        reason = f"{undecided} participants had not decided when the history ended"
+    return Verdict(
+        status,
+        history=history,
+        model="atomic-commit",
+        object="transaction",
+        reason=reason,
+        parts=parts,
+        counterexample=first,
+        anomalies=tuple(dict.fromkeys(anomalies)),
+    )
+
+
+def _transaction(operations: list[Operation], *, calm: bool) -> tuple[str, Counterexample | None]:
+    decided: dict[Process, Operation] = {}
+    commit: Operation | None = None
+    abort: Operation | None = None
+    for op in operations:
+        if op.f not in _DECISIONS or op.outcome is not EventType.OK:
+            continue
+        before = decided.setdefault(op.process, op)
+        if before.f != op.f:
+            return "AC2", _example(op, before, f"process {op.process} had decided {before.f}")
+        if op.f == "commit":
+            commit = commit or op
+        else:
+            abort = abort or op
+    if commit is not None and abort is not None:
+        late, early = (commit, abort) if commit.invoked > abort.invoked else (abort, commit)
+        return "AC1", _example(late, early, f"process {early.process} decided {early.f}")
+    votes = [op for op in operations if op.f == "vote" and op.outcome is EventType.OK]
+    refusals = [op for op in votes if not _yes(op)]
+    if commit is not None and refusals:
+        return "AC3", _example(commit, refusals[0], f"process {refusals[0].process} voted no")
+    failed = [op for op in operations if op.outcome is not EventType.OK]
+    if abort is not None and votes and not refusals and not failed and calm:
+        voted = {op.process for op in votes}
+        if all(op.process in voted for op in operations):
+            return "AC4", _example(abort, votes[-1], "every participant voted yes and nothing failed")
+    return "", None
+
+
+def _yes(op: Operation) -> bool:
+    value = op.result if op.result is not None else op.argument
+    return value in _YES
+
+
+def _example(op: Operation, other: Operation, reason: str) -> Counterexample:
+    return Counterexample(operation=op.index, reason=reason, involved=tuple(sorted((op.index, other.index))))

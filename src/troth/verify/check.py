@@ -1,0 +1,112 @@
+"""One function for every check: `check(history, model="linearizable", object="kv")`.
+
+=====================  ==================================================================================
+model                  what is asked
+=====================  ==================================================================================
+linearizable           every operation takes effect at one instant between its call and its return
+sequential             one order of everything that keeps each process's own order
+causal                 causal memory: every process has its own order, respecting what caused what
+causal+                causal, and one order of writes for everybody
+causal-weak            reads are explained by their causal past
+pram                   every process sees the writes of each other process in the order they were made
+read-your-writes       \\
+monotonic-reads         | the session guarantees, one by one; "session" is the first two,
+monotonic-writes        | "session-guarantees" all four
+writes-follow-reads    /
+bounded                a read is at most so much time, or so many versions, behind
+eventual               once writing has stopped, everybody reads the same and nothing is lost
+atomic-commit          two-phase commit: no participant commits what another aborts
+lock-safety            one holder at a time, growing tokens, stale holders fenced off
+=====================  ==================================================================================
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from troth.errors import UsageError
+from troth.verify.atomicity import check_atomic_commit
+from troth.verify.causal import CAUSAL_MODELS, check_causal
+from troth.verify.convergence import check_convergence
+from troth.verify.history import History
+from troth.verify.linearizability import Budget, check_linearizable
+from troth.verify.locks import check_lock
+from troth.verify.models import Model, Register, model_of
+from troth.verify.sequential import check_sequential
+from troth.verify.sessions import GUARANTEES, check_session_guarantees
+from troth.verify.staleness import check_bounded
+from troth.verify.verdict import Verdict
+
+MODELS: Final = (
+    "linearizable",
+    "sequential",
+    *CAUSAL_MODELS,
+    "session",
+    "session-guarantees",
+    *GUARANTEES,
+    "bounded",
+    "eventual",
+    "atomic-commit",
+    "lock-safety",
+)
+"""Names that `check` accepts as *model*."""
+
+
+def check(
+    history: History,
+    model: str = "linearizable",
+    object: str | Model = "kv",
+    *,
+    expired: Callable[[], bool] | None = None,
+    configurations_max: int = 1_000_000,
+    every_part: bool = False,
+    staleness_ns_max: int | None = None,
+    versions_behind_max: int | None = None,
+    quiet_ns: int = 0,
+) -> Verdict:
+    """Check a history against a consistency model.
+
+    Args:
+        history: from `read_history`, `pair` or a `Recorder`.
+        model: one of `MODELS`.
+        object: a name of `troth.verify.models.OBJECTS`, or a model of your own.
+        expired: asked now and then; once it says True the verdict is unknown. Pure code has no clock, so hand one in:
+            ``expired=lambda: time.monotonic() > deadline``.
+        configurations_max: bound on memory; beyond it the verdict is unknown.
+        every_part: for linearizable, look at all keys even after one was found illegal.
+        staleness_ns_max, versions_behind_max: the bound of "bounded"; exactly one of them.
+        quiet_ns: for eventual, how long after the last update reads must agree.
+
+    Raises:
+        UsageError: no such model or object, or the model does not fit the operations of the history.
+    """
+    budget = Budget(expired=expired, configurations_max=configurations_max)
+    if model == "linearizable":
+        return check_linearizable(history, model_of(object), budget=budget, every_part=every_part)
+    if model == "sequential":
+        return check_sequential(history, model_of(object), expired=expired, states_max=configurations_max)
+    if model in CAUSAL_MODELS:
+        return check_causal(history, model, expired=expired)
+    if model in GUARANTEES:
+        return check_session_guarantees(history, (model,))
+    if model == "session":
+        return check_session_guarantees(history, GUARANTEES[:2], name=model)
+    if model == "session-guarantees":
+        return check_session_guarantees(history, name=model)
+    if model == "eventual":
+        return check_convergence(history, model_of(object), quiet_ns=quiet_ns)
+    if model == "atomic-commit":
+        return check_atomic_commit(history)
+    if model == "lock-safety":
+        return check_lock(history)
+    if model == "bounded":
+        register = model_of(object)
+        if not isinstance(register, Register):
+            raise UsageError(f"bounded staleness is about registers and keys, not about a {register.name}")
+        return check_bounded(
+            history,
+            register,
+            staleness_ns_max=staleness_ns_max,
+            versions_behind_max=versions_behind_max,
+            budget=budget,
+        )
+    raise UsageError(f"no consistency model is called {model!r}; there are {', '.join(MODELS)}")

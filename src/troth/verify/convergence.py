@@ -1,0 +1,200 @@
+"""Eventual convergence: once writing has stopped, everybody reads the same, and nothing acknowledged is lost.
+
+Vogels, "Eventually consistent", CACM 2009. A finite history shows this only in its *quiet* reads: those invoked after
+every update has returned, and, where a quiet time is given, that long after the last one (the store must have had
+time, and faults must have healed). Crashed updates may take effect at any time, so they are allowed for but never
+required.
+
+==========  ============================================================================================
+register    quiet reads of a key agree, on a value somebody wrote; not on the initial one if a write succeeded
+set         quiet reads agree, hold every element whose add succeeded, and nothing that nobody added
+counter     quiet reads agree, on the sum of the adds that succeeded plus some of the crashed ones
+==========  ============================================================================================
+
+For every object, no read, quiet or not, may return what nobody wrote ("weak").
+"""
+
+from collections.abc import Sequence
+
+from troth.errors import UsageError
+from troth.verify.history import EventType, History, Operation, Value, show
+from troth.verify.models import Counter, Model, Register, SetObject
+from troth.verify.verdict import Counterexample, Part, Status, Verdict, combine
+
+_READS = frozenset({"read", "get"})
+_SUBSETS_MAX = 100_000
+
+
+def check_convergence(history: History, object: Model, *, quiet_ns: int = 0) -> Verdict:
+    """Check convergence after the last update of each key.
+
+    Args:
+        history: what happened.
+        object: a register, a set or a counter.
+        quiet_ns: how long after the last update reads must agree; needs times when above 0.
+
+    Raises:
+        UsageError: another object, or a quiet time on a history without times.
+    """
+    model = object.reading(history.reading)
+    if not isinstance(model, Register | SetObject | Counter):
+        raise UsageError(f"convergence is defined for registers, sets and counters, not for a {model.name}")
+    parts = []
+    examples: list[Counterexample] = []
+    for key in history.all_keys():
+        operations = [op for op in history.operations if op.key == key]
+        status, example, reason = _key(
+            operations, model, quiet_ns, nil_unknown=history.reading.nil_read == "unknown"
+        )
+        parts.append(
+            Part(
+                key=key,
+                status=status,
+                algorithm="quiet-reads",
+                cost="linear",
+                events_done=len(operations),
+                events=len(operations),
+                reason=reason,
+            )
+        )
+        if example is not None:
+            examples.append(example)
+    status = combine([part.status for part in parts])
+    return Verdict(
+        status,
+        history=history,
+        model="eventual",
+        object=model.name,
+        reason=next((part.reason for part in parts if part.status is status), ""),
+        parts=parts,
+        counterexample=examples[0] if examples else None,
+    )
+
+
+def _key(
+    operations: Sequence[Operation], model: Model, quiet_ns: int, *, nil_unknown: bool
+) -> tuple[Status, Counterexample | None, str]:
+    updates = [op for op in operations if op.f not in _READS and op.outcome is not EventType.FAIL]
+    reads = [op for op in operations if op.f in _READS and op.outcome is EventType.OK]
+    if nil_unknown:
+        reads = [op for op in reads if op.result is not None]
+    for op in reads:
+        why = _impossible(op, updates, model)
+        if why:
+            return Status.ILLEGAL, Counterexample(operation=op.index, reason=why, involved=(op.index,)), why
+    last = max((op.completed for op in updates if op.outcome is EventType.OK), default=-1)
+    quiet = [op for op in reads if op.invoked > last and _waited(op, updates, quiet_ns)]
+    if not quiet:
+        return Status.UNKNOWN, None, "nothing was read after the last update, so nothing shows convergence"
+    first = quiet[0]
+    for op in quiet[1:]:
+        if _seen(op, model) != _seen(first, model):
+            why = (
+                f"it returned {show(op.result)}, but [{first.index}] {show(first.result)}, with no update between"
+            )
+            return (
+                Status.ILLEGAL,
+                Counterexample(operation=op.index, reason=why, involved=(first.index, op.index)),
+                f"[{op.index}] {why}",
+            )
+    why = _lost(first, updates, model)
+    if why:
+        return (
+            Status.ILLEGAL,
+            Counterexample(operation=first.index, reason=why, involved=(first.index,)),
+            f"[{first.index}] {why}",
+        )
+    return Status.OK, None, ""
+
+
+def _waited(op: Operation, updates: Sequence[Operation], quiet_ns: int) -> bool:
+    if quiet_ns <= 0:
+        return True
+    ends = [update.end_ns for update in updates if update.outcome is EventType.OK]
+    times = [end for end in ends if end is not None]
+    if op.start_ns is None or len(times) < len(ends):
+        raise UsageError("a quiet time needs a time on every event")
+    return not times or op.start_ns >= max(times) + quiet_ns
+
+
+def _seen(op: Operation, model: Model) -> Value:
+    if isinstance(model, SetObject):
+        return frozenset(op.result) if isinstance(op.result, tuple | frozenset) else frozenset()
+    return op.result
+
+
+def _impossible(op: Operation, updates: Sequence[Operation], model: Model) -> str:
+    """Why nothing that was ever written explains what *op* returned; "" if something does."""
+    if isinstance(model, SetObject):
+        added = {update.argument for update in updates if update.f == "add" and update.invoked < op.completed}
+        seen = _seen(op, model)
+        strange = sorted(seen - added, key=repr) if isinstance(seen, frozenset) else []
+        return f"it shows {show(strange[0])}, which nobody had added" if strange else ""
+    if isinstance(model, Counter):
+        return ""
+    if op.result == model.init():
+        return ""
+    pieces = []
+    for update in updates:
+        if update.invoked > op.completed:
+            continue
+        value = update.argument
+        if update.f == "cas" and isinstance(value, tuple) and len(value) == 2:
+            value = value[1]
+        if update.f == "append":
+            pieces.append(value)
+        elif value == op.result:
+            return ""
+    if any(
+        isinstance(piece, str) and isinstance(op.result, str) and op.result.endswith(piece) for piece in pieces
+    ):
+        return ""
+    if any(isinstance(piece, tuple) and isinstance(op.result, tuple) for piece in pieces):
+        return ""
+    return f"it returned {show(op.result)}, which nobody had written"
+
+
+def _lost(op: Operation, updates: Sequence[Operation], model: Model) -> str:
+    """What the settled state lacks; "" if nothing."""
+    certain = [update for update in updates if update.outcome is EventType.OK]
+    if isinstance(model, SetObject):
+        removed = {update.argument for update in updates if update.f == "remove"}
+        kept = {update.argument for update in certain if update.f == "add"} - removed
+        seen = _seen(op, model)
+        missing = sorted(kept - seen, key=repr) if isinstance(seen, frozenset) else []
+        return f"it lacks {show(missing[0])}, whose add succeeded" if missing else ""
+    if isinstance(model, Counter):
+        return _miscounted(op, updates, model)
+    deletes = any(update.f == "delete" for update in updates)
+    if certain and not deletes and op.result == model.init():
+        values = [_to(update) for update in updates]
+        if op.result not in values:
+            return f"it returned the initial value, but [{certain[0].index}] {certain[0].f} succeeded"
+    return ""
+
+
+def _to(update: Operation) -> Value:
+    if update.f == "cas" and isinstance(update.argument, tuple) and len(update.argument) == 2:
+        return update.argument[1]
+    return update.argument
+
+
+def _miscounted(op: Operation, updates: Sequence[Operation], model: Counter) -> str:
+    base = model.initial
+    reachable = {0}
+    for update in updates:
+        amount = 1 if update.argument is None else update.argument
+        if not isinstance(amount, int):
+            raise UsageError(f"a counter adds integers, found {amount!r}")
+        amount = -amount if update.f.startswith("dec") else amount
+        if update.outcome is EventType.OK:
+            base += amount
+        elif len(reachable) < _SUBSETS_MAX:
+            reachable |= {known + amount for known in reachable}
+        else:
+            return ""
+    if isinstance(op.result, int) and op.result - base in reachable:
+        return ""
+    return (
+        f"it returned {show(op.result)}; the adds that succeeded make {base}, and crashed ones do not explain it"
+    )

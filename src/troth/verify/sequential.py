@@ -1,0 +1,215 @@
+"""Sequential consistency: one legal order of everything that keeps each process's own order (Lamport 1979).
+
+Not local (keys cannot be checked one by one) and NP-complete, even with unique values (Gibbons & Korach 1997,
+section 3), so this is a search, made short by three things: a linearizable history is sequentially consistent,
+with the same witness; a history of registers that is not causally consistent is not; and an operation that is next
+in its process and leaves the state alone can always be taken at once. What remains is depth first over (how far
+each process got, state), every such pair visited once, operations invoked earlier tried first.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from troth.errors import UsageError
+from troth.verify.causal import check_causal
+from troth.verify.history import FOREVER, History, Process, Value
+from troth.verify.linearizability import Budget, check_linearizable
+from troth.verify.models import ILLEGAL, Call, Model, Register, Several
+from troth.verify.verdict import Counterexample, Part, Status, Verdict
+
+_FIRST_TRY: Final = 2_000
+"""Configurations that the attempt as a linearizable history may hold."""
+_COST: Final = "exponential in the number of processes at worst"
+
+
+def check_sequential(
+    history: History, object: Model, *, expired: Callable[[], bool] | None = None, states_max: int = 2_000_000
+) -> Verdict:
+    """Decide whether *history* is sequentially consistent as *object*.
+
+    Args:
+        history: what happened.
+        object: the sequential object.
+        expired: asked now and then; True makes the verdict unknown.
+        states_max: bound on the states visited.
+    """
+    model = object.reading(history.reading)
+    quick = check_linearizable(
+        history, object, budget=Budget(expired=expired, configurations_max=_FIRST_TRY), name="sequential"
+    )
+    if quick.status is Status.OK:
+        return quick
+    if isinstance(model, Register):
+        try:
+            causal = check_causal(history, "causal", expired=expired)
+        except UsageError:
+            # Appends and deletes have no reads-from; the search alone decides.
+            causal = None
+        if causal is not None and causal.status is Status.ILLEGAL:
+            return Verdict(
+                Status.ILLEGAL,
+                history=history,
+                model="sequential",
+                object=model.name,
+                reason=f"not even causally consistent: {causal.reason}",
+                counterexample=causal.counterexample,
+                anomalies=causal.anomalies,
+            )
+    return _Search(history, model, expired, states_max).run()
+
+
+Order: TypeAlias = "tuple[Order, int] | None"
+"""Operations placed so far, linked from the last one back."""
+Node: TypeAlias = tuple[tuple[int, ...], tuple[Value, ...], Order, int]
+"""(how far each lane got, states, order so far, its length)"""
+
+
+class _Search:
+    """Depth first over the frontier of all processes."""
+
+    def __init__(
+        self, history: History, model: Model, expired: Callable[[], bool] | None, states_max: int
+    ) -> None:
+        self.history, self.model, self.expired, self.states_max = history, model, expired, states_max
+        lanes: dict[Process, list[int]] = {}
+        ghosts: list[tuple[int, Process, int]] = []
+        self.calls: list[Call | None] = []
+        for op in history.operations:
+            call = model.call(op, history.reading)
+            self.calls.append(call)
+            lane = lanes.setdefault(op.process, [])
+            if call is not None and op.returned == FOREVER:
+                # Crashed: after what its process did before, but in no order with what the process did later.
+                ghosts.append((op.index, op.process, len(lane)))
+            elif call is not None:
+                lane.append(op.index)
+        number_of = {process: number for number, process in enumerate(lanes)}
+        self.needs = {index: (number_of[process], count) for index, process, count in ghosts}
+        self.lanes: Sequence[list[int]] = [*lanes.values(), *([index] for index, _, _ in ghosts)]
+        keys = history.all_keys() if model.keyed else (None,)
+        self.slot = {key: at for at, key in enumerate(keys)}
+        self.memo: dict[tuple[int, Value], tuple[Value, ...]] = {}
+
+    def run(self) -> Verdict:
+        """Search; the deepest point reached explains a failure."""
+        ends = tuple(len(lane) for lane in self.lanes)
+        start = (tuple(0 for _ in self.lanes), tuple(self.model.init() for _ in self.slot))
+        stack: list[Node] = [(*start, None, 0)]
+        seen: set[tuple[tuple[int, ...], tuple[Value, ...]]] = set()
+        deepest = stack[0]
+        while stack:
+            frontier, states, order, depth = self._rest(stack.pop())
+            if depth > deepest[3]:
+                deepest = (frontier, states, order, depth)
+            if self._done(frontier, ends):
+                return self._verdict(Status.OK, len(seen), depth, witness=_unlinked(order))
+            if (frontier, states) in seen:
+                continue
+            seen.add((frontier, states))
+            if len(seen) > self.states_max or (
+                not len(seen) & 255 and self.expired is not None and self.expired()
+            ):
+                reason = f"gave up after {len(seen)} states, {deepest[3]} of {sum(ends)} operations placed"
+                return self._verdict(Status.UNKNOWN, len(seen), deepest[3], reason=reason)
+            heads = [
+                (lane[at], number)
+                for number, (lane, at) in enumerate(zip(self.lanes, frontier, strict=True))
+                if at < len(lane) and self._enabled(lane[at], frontier)
+            ]
+            for index, number in sorted(heads, reverse=True):
+                slot = self._slot(index)
+                for after in self._next(index, states[slot]):
+                    moved = (*frontier[:number], frontier[number] + 1, *frontier[number + 1 :])
+                    changed = (*states[:slot], after, *states[slot + 1 :])
+                    stack.append((moved, changed, (order, index), depth + 1))
+        prefix = _unlinked(deepest[2])
+        stuck = tuple(lane[at] for lane, at in zip(self.lanes, deepest[0], strict=True) if at < len(lane))
+        counterexample = Counterexample(
+            operation=min(stuck, default=None),
+            reason=f"after the longest legal order ({len(prefix)} operations) no process can go on",
+            prefix=tuple(prefix),
+            involved=tuple(sorted(stuck)),
+        )
+        return self._verdict(
+            Status.ILLEGAL, len(seen), deepest[3], reason=counterexample.reason, counterexample=counterexample
+        )
+
+    def _slot(self, index: int) -> int:
+        return self.slot[self.history.operations[index].key if self.model.keyed else None]
+
+    def _next(self, index: int, state: Value) -> tuple[Value, ...]:
+        found = self.memo.get((index, state))
+        if found is None:
+            call = self.calls[index]
+            after = ILLEGAL if call is None else self.model.step(state, call)
+            found = () if after is ILLEGAL else after.states if isinstance(after, Several) else (after,)
+            self.memo[index, state] = found
+        return found
+
+    def _rest(self, node: Node) -> Node:
+        """Take every next operation that leaves the state alone, until there is none."""
+        frontier, states, order, depth = node
+        ahead = list(frontier)
+        moved = True
+        while moved:
+            moved = False
+            for number, lane in enumerate(self.lanes):
+                while ahead[number] < len(lane):
+                    index = lane[ahead[number]]
+                    state = states[self._slot(index)]
+                    if state not in self._next(index, state) or not self._enabled(index, ahead):
+                        break
+                    ahead[number] += 1
+                    order, depth, moved = (order, index), depth + 1, True
+        return tuple(ahead), states, order, depth
+
+    def _enabled(self, index: int, frontier: Sequence[int]) -> bool:
+        """Whether a crashed operation's process has got as far as it had when it invoked it."""
+        needs = self.needs.get(index)
+        return needs is None or frontier[needs[0]] >= needs[1]
+
+    def _done(self, frontier: tuple[int, ...], ends: tuple[int, ...]) -> bool:
+        """Everything is placed, but for crashed operations."""
+        return all(
+            at == end or lane[0] in self.needs for lane, at, end in zip(self.lanes, frontier, ends, strict=True)
+        )
+
+    def _verdict(
+        self,
+        status: Status,
+        states: int,
+        depth: int,
+        *,
+        reason: str = "",
+        counterexample: Counterexample | None = None,
+        witness: list[int] | None = None,
+    ) -> Verdict:
+        total = sum(len(lane) for lane in self.lanes)
+        part = Part(
+            key=None,
+            status=status,
+            algorithm="frontier-search",
+            cost=_COST,
+            steps=states,
+            events_done=depth,
+            events=total,
+        )
+        return Verdict(
+            status,
+            history=self.history,
+            model="sequential",
+            object=self.model.name,
+            reason=reason,
+            parts=(part,),
+            counterexample=counterexample,
+            witness=None if witness is None else (lambda: witness),
+        )
+
+
+def _unlinked(order: Order) -> list[int]:
+    found: list[int] = []
+    while order is not None:
+        order, index = order
+        found.append(index)
+    found.reverse()
+    return found
