@@ -1,0 +1,133 @@
+"""``troth ring`` from the outside."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from troth.cli.main import cli
+from troth.hashing import HashRing, Plan, RingSpec, build
+
+
+def run(*arguments: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["ring", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_show_prints_draws_and_saves(tmp_path: Path) -> None:
+    ring, svg, page = tmp_path / "ring.json", tmp_path / "r.svg", tmp_path / "r.html"
+    shown = run("--nodes", "a,b=2,c", "show", "--save", ring, "--svg", svg, "--html", page).output
+    assert "peak/mean" in shown and "times the ideal" in shown and "b\t2" in shown
+    assert svg.read_text().startswith("<svg") and "<table>" in page.read_text()
+    assert build(RingSpec.from_json(ring.read_bytes())).digest == HashRing({"a": 1, "b": 2, "c": 1}).digest
+    answer = json.loads(run("--ring", ring, "show", "--json").output)
+    assert answer["digest"] == str(HashRing({"a": 1, "b": 2, "c": 1}).digest)
+    assert run("--nodes", "a,b", "--vnodes", "7", "show").output != run("--nodes", "a,b", "show").output
+
+
+def test_where_names_nodes_and_rules() -> None:
+    answer = run("--nodes", "a@z1,b@z2,c@z2", "where", "k", "--replicas", "2")
+    assert answer.stdout.splitlines()[0].split("\t")[0] == HashRing(["a", "b", "c"]).node("k")
+    assert "zone: 2 distinct" in answer.stderr
+    told = json.loads(run("--nodes", "a@z1,b@z2,c@z2", "where", "k", "--replicas", "3", "--json").stdout)
+    assert told["rules"][0]["met"] is False and len(told["nodes"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (("foo", "--system", "redis"), "slot 12182"),
+        (("foobar", "--system", "kafka", "--partitions", "50"), "partition 16"),
+        (("123", "--system", "cassandra"), "token -7468325962851647638"),
+        (("1", "--system", "vitess"), "keyspace_id 166b40b44aba4bd6"),
+    ],
+)
+def test_where_in_other_systems(arguments: tuple[str, ...], printed: str) -> None:
+    assert run("where", *arguments).output.strip() == printed
+    assert str(json.loads(run("where", *arguments, "--json").output)[printed.split()[0]]) == printed.split()[1]
+
+
+def test_diff_says_moved_and_ideal() -> None:
+    assert "times the ideal; astray 0.000%" in run("--nodes", "a,b,c", "diff", "--add", "d").output
+    told = json.loads(run("--nodes", "a,b,c", "diff", "--remove", "a", "--reweight", "b=3", "--json").output)
+    assert told["astray"] == 0 and told["moved"] > 0.2
+
+
+def test_plan_apply_pause_go_on_and_undo_over_directories(tmp_path: Path) -> None:
+    ring, plan, after, root = (tmp_path / name for name in ("ring.json", "plan.json", "after.json", "shards"))
+    run("--nodes", "a,b,c", "show", "--save", ring)
+    located = HashRing(["a", "b", "c"])
+    for node in located.members:
+        (root / node).mkdir(parents=True)
+    keys = [f"k{index}" for index in range(300)]
+    for key in keys:
+        (root / located.node(key) / key).write_text(f"value of {key}")
+    listed = tmp_path / "keys"
+    listed.write_text("\n".join(keys))
+    made = run("--ring", ring, "--keys", listed, "plan", "--add", "d", "-o", plan, "--save-after", after).output
+    assert "of the keys given move" in made
+    assert "paused after 5 of" in run("apply", plan, "--directory", root, "--stop-after", "5").output
+    assert len(Plan.from_json(plan.read_bytes()).done) == 5
+    assert "done:" in run("apply", plan, "--directory", root, "--bytes-per-second", "1000000").output
+    grown = build(RingSpec.from_json(after.read_bytes()))
+    assert all((root / grown.node(key) / key).read_text() == f"value of {key}" for key in keys)
+    assert sum(1 for path in root.rglob("k*")) == 300
+    assert "done:" in run("apply", plan, "--directory", root, "--undo").output
+    assert all((root / located.node(key) / key).exists() for key in keys)
+    assert not list((root / "d").iterdir())
+
+
+def test_apply_runs_a_command_for_each_step(tmp_path: Path) -> None:
+    plan, log = tmp_path / "plan.json", tmp_path / "log"
+    run("--nodes", "a,b", "--vnodes", "3", "plan", "--add", "c", "-o", plan)
+    command = f'echo "$TROTH_STEP $TROTH_SOURCE $TROTH_TARGET $TROTH_FIRST" >> {log}; echo 17'
+    run("apply", plan, "--exec", command)
+    made = Plan.from_json(plan.read_bytes())
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert made.finished and len(lines) == 3 * len(made.moves)
+    assert {line[0] for line in lines} == {"copy", "switch", "drop"} and {line[2] for line in lines} == {"c"}
+    run("--nodes", "a,b", "plan", "--add", "c", "-o", plan)
+    assert "failed (3) at copy of move 0" in run("apply", plan, "--exec", "exit 3", code=2).output
+
+
+def test_keys_are_judged(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("\n".join(f"user:{index}" for index in range(5000)))
+    told = run("--nodes", "a,b,c,d", "--keys", keys).output
+    assert "Take: " in told and "5,000 distinct" in told and "cannot let any node leave" in told
+    answer = json.loads(
+        run("--nodes", "a,b,c", "--keys", keys, "--append-only", "--shared-history", "--json").output
+    )
+    assert answer["recommended"] == "jump"
+    assert "of your keys" in run("--nodes", "a,b", "--keys", keys, "show").output
+
+
+def test_wrong_use_is_explained(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "bad").write_text("{}")
+    for arguments, said in (
+        (("show",), "which ring?"),
+        (("--ring", missing, "show"), "cannot read"),
+        (("--nodes", "a,a", "show"), "already"),
+        (("--nodes", "a=x", "show"), "no number"),
+        (("--nodes", "a@z,b", "show"), "'b' has no zone"),
+        (("--nodes", "a@1/2/3/4", "show"), "one to three levels"),
+        (("--nodes", "a", "diff"), "what changes?"),
+        (("--nodes", "a", "diff", "--add", "b", "--after", missing), "leave out"),
+        (("--nodes", "a@z", "diff", "--add", "b"), "needs its zone"),
+        (("--nodes", "a", "--keys", tmp_path / "empty", "show"), "no keys"),
+        (("where", "k", "--system", "kafka"), "--partitions"),
+        (("where", "k", "--system", "vitess"), "whole number"),
+        (("--nodes", "a,b", "--algorithm", "jump", "where", "k", "--replicas", "2"), "cannot"),
+    ):
+        assert said in run(*arguments, code=2).output
+    assert "not a ring" in run("--ring", tmp_path / "bad", "show", code=1).output
+    assert "not a plan" in run("apply", tmp_path / "bad", "--directory", tmp_path, code=1).output
+    plan = tmp_path / "plan.json"
+    run("--nodes", "a,b", "plan", "--add", "c", "-o", plan)
+    assert "who moves the data?" in run("apply", plan, code=2).output
+    assert "is no directory" in run("apply", plan, "--directory", tmp_path, code=2).output
+    assert "Usage" in run().output
