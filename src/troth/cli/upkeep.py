@@ -57,7 +57,7 @@ def disarm(cluster: Cluster) -> None:
 
     \b
     Example:
-      troth del --prefix old/ && troth compact 41000 && troth alarm disarm
+      troth alarm disarm      after: troth del --prefix old/; troth compact 41000
     """
     with cluster.connect() as client:
         cleared = client.disarm()

@@ -33,9 +33,10 @@ def test_the_line_in_the_help_is_the_command_s_own(name: str, entry: Entry) -> N
 def test_every_command_shows_an_example(name: str, entry: Entry) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
+    of_the_group = command.epilog or ""
     for path, leaf in leaves((name,), command):
-        assert "Example" in (leaf.help or ""), f"troth {' '.join(path)} has no example"
-        assert f"troth {path[0]}" in (leaf.help or "")
+        shown = f"{leaf.help}{leaf.epilog or ''}{of_the_group}"
+        assert f"  troth {path[0]}" in shown, f"troth {' '.join(path)} has no example"
 
 
 def test_help_loads_neither_the_client_nor_rich() -> None:

@@ -1,0 +1,82 @@
+"""verify: does a recorded history keep what a consistency model promises?"""
+
+import time
+from pathlib import Path
+
+import click
+
+from troth.cli import output
+from troth.errors import DecodeError, UsageError
+from troth.verify.check import MODELS, check
+from troth.verify.formats.read import FORMATS, read_history
+from troth.verify.models import OBJECTS
+from troth.verify.verdict import Status
+
+_EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--model", type=click.Choice(MODELS), default="linearizable", show_default=True, help="What to check."
+)
+@click.option(
+    "--object", "object_", type=click.Choice(list(OBJECTS)), default="kv", show_default=True, help="What was used."
+)
+@click.option("--format", "file_format", type=click.Choice(FORMATS), help="Default: found out from the file.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds after which the answer is unknown.")
+@click.option("--staleness-ms", type=float, help="For bounded: how old a value may be.")
+@click.option("--versions-behind", type=int, help="For bounded: how many versions behind it may be.")
+@click.option("-o", "--output", "shown_as", type=click.Choice(["table", "json"]), default="table")
+def verify(
+    file: Path,
+    model: str,
+    object_: str,
+    file_format: str | None,
+    timeout: float,
+    staleness_ms: float | None,
+    versions_behind: int | None,
+    shown_as: str,
+) -> None:
+    """Check a recorded history against a consistency model.
+
+    Reads troth's own recordings (`with troth.recording("run.jsonl")`), Jepsen's, Porcupine's, Elle's and others, of
+    any system. Exit code 0: ok. 1: illegal, with the reason. 3: unknown, it took too long or too much memory.
+
+    \b
+    Examples:
+      troth verify run.jsonl
+      troth verify run.jsonl --model session-guarantees
+      troth verify run.jsonl --model bounded --staleness-ms 2000
+    """
+    if (model == "bounded") != ((staleness_ms is None) != (versions_behind is None)):
+        raise UsageError(
+            "--model bounded takes exactly one of --staleness-ms and --versions-behind; no other does"
+        )
+    deadline_s = time.monotonic() + timeout
+    try:
+        history = read_history(file.read_bytes(), str(file), format=file_format)
+    except DecodeError as error:
+        raise UsageError(str(error)) from error
+    verdict = check(
+        history,
+        model,
+        object_,
+        expired=lambda: time.monotonic() > deadline_s,
+        staleness_ns_max=None if staleness_ms is None else int(staleness_ms * 1_000_000),
+        versions_behind_max=versions_behind,
+    )
+    if shown_as == "json":
+        output.print_json(
+            {
+                "verdict": verdict.status.value,
+                "model": verdict.model,
+                "object": verdict.object,
+                "operations": len(history),
+                "reason": verdict.reason,
+                "violated": list(verdict.anomalies),
+            }
+        )
+    else:
+        click.echo(verdict.text(), nl=False)
+    raise SystemExit(_EXIT[verdict.status])

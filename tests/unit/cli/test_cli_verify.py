@@ -1,0 +1,48 @@
+"""`troth verify`: the verdict is printed, and is the exit code."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import Result
+
+Run = Callable[..., Result]
+
+
+def history(path: Path, read: str) -> Path:
+    """One put of "1", then one read that saw *read*."""
+    events = [
+        {"troth_history": 1},
+        {"process": 0, "type": "invoke", "f": "put", "key": "k", "value": "1", "time": 1},
+        {"process": 0, "type": "ok", "f": "put", "key": "k", "value": "1", "time": 2},
+        {"process": 1, "type": "invoke", "f": "get", "key": "k", "value": None, "time": 3},
+        {"process": 1, "type": "ok", "f": "get", "key": "k", "value": read, "time": 4},
+    ]
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return path
+
+
+def test_a_legal_history_is_ok(run: Run, tmp_path: Path) -> None:
+    result = run("verify", str(history(tmp_path / "run.jsonl", "1")))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("OK: 2 operations")
+
+
+def test_an_illegal_history_is_exit_code_1(run: Run, tmp_path: Path) -> None:
+    result = run("verify", str(history(tmp_path / "run.jsonl", "2")), "-o", "json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["verdict"] == "illegal"
+
+
+def test_bounds_belong_to_bounded(run: Run, tmp_path: Path) -> None:
+    path = str(history(tmp_path / "run.jsonl", "1"))
+    assert run("verify", path, "--staleness-ms", "5").exit_code == 2
+    assert run("verify", path, "--model", "bounded").exit_code == 2
+    assert run("verify", path, "--model", "bounded", "--versions-behind", "1").exit_code == 0
+
+
+def test_a_file_that_is_no_history_is_wrong_usage(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("once upon a time\n")
+    result = run("verify", str(tmp_path / "x"))
+    assert result.exit_code == 2
+    assert "expected one of" in result.stderr
