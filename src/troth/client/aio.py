@@ -264,8 +264,7 @@ class AsyncClient(ClusterCalls):
             self._reads.close()
             self.router.close()
             self.cancel_tasks()
-            # A turn of the loop, so that sockets are closed when this returns.
-            await asyncio.sleep(0)
+            await self.router.wait_closed()
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,15 +19,23 @@ class Background:
     """Runs coroutines for threads that block until these are done. One per synchronous client."""
 
     def __init__(self) -> None:
-        self._loop = uvloop.new_event_loop()
         self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._serve, name="troth client", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._over: asyncio.Event
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(ready,), name="troth client", daemon=True)
         self._thread.start()
+        ready.wait()
 
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.close()
+    def _serve(self, ready: threading.Event) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            self._loop = runner.get_loop()
+            self._over = asyncio.Event()
+            ready.set()
+            runner.run(self._until_over())
+
+    async def _until_over(self) -> None:
+        await self._over.wait()
 
     @property
     def is_running(self) -> bool:
@@ -78,7 +86,7 @@ class Background:
     def stop(self) -> None:
         """End the loop and the thread."""
         if self.is_running:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._over.set)
             self._thread.join()
 
 

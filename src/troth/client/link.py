@@ -9,7 +9,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 from typing_extensions import override
@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._splitter = FrameSplitter()
         self._transport: asyncio.Transport | None = None
         self.greeted: asyncio.Future[None] = self._loop.create_future()
+        self.gone: asyncio.Future[None] = self._loop.create_future()
         self.server = ""
         self.link: Link | None = None
         self.heard_at_s = self._loop.time()
@@ -105,6 +106,7 @@ class Connection(asyncio.Protocol):
         if not self.greeted.done():
             self.greeted.set_exception(self.error)
             self.greeted.exception()  # marked as seen: a handshake given up has nobody waiting for it
+        self.gone.set_result(None)
         self._on_lost(self)
 
     def send(self, frame: bytes) -> None:
@@ -192,6 +194,16 @@ class Link:
         if self.connection is not None:
             self.connection.close()
 
+    async def wait_closed(self, within_s: float) -> None:
+        """After `close`: until the connection is gone (TLS says goodbye first), at most *within_s*."""
+        connection = self.connection
+        waiting: list[asyncio.Future[Any]] = [self._task]
+        if connection is not None:
+            waiting.append(connection.gone)
+        await asyncio.wait(waiting, timeout=within_s)
+        if connection is not None and not connection.gone.done():
+            connection.abort(Unavailable("the client was closed"))
+
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         failures = 0
@@ -221,11 +233,8 @@ class Link:
     async def _connect_once(self) -> None:
         """Connect, introduce ourselves, and stay until the connection is lost."""
         hello = Hello(kind="client", cluster_id=self._owner.cluster_id)
-        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_lost(connection: Connection) -> None:
-            if not lost.done():
-                lost.set_result(None)
             if self.connection is connection:
                 self.connection = None
                 self.error = connection.error
@@ -249,7 +258,7 @@ class Link:
             if isinstance(error, TimeoutError):
                 raise TimeoutError(f"no answer to a greeting within {HANDSHAKE_TIMEOUT_S:g} s") from None
             raise
-        await lost
+        await asyncio.wait([connection.gone])  # which, unlike awaiting it, leaves it alone when we are cancelled
 
     def _on_welcome(self, connection: Connection, welcome: Welcome) -> None:
         expected = self._owner.cluster_id

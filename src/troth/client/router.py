@@ -55,6 +55,7 @@ PING_EVERY_S = 1.0
 PROBE_AFTER_S = 0.3
 SUSPECT_AFTER_S = 0.7
 DEAD_AFTER_S = 5.0
+CLOSE_WITHIN_S = 0.5
 HOPS_MAX = 4
 LINKS_MAX = 64
 _UNTRACKED = 0
@@ -547,6 +548,11 @@ class Router:
                 request.fail(Unavailable(text))
         for link in self.links.values():
             link.close()
+
+    async def wait_closed(self) -> None:
+        """After `close`: until the sockets are closed, for a bounded time."""
+        await asyncio.gather(*(link.wait_closed(CLOSE_WITHIN_S) for link in self.links.values()))
+        await asyncio.sleep(0)
 
 
 _PING = frame_of(Ping(_UNTRACKED))
