@@ -237,7 +237,8 @@ class Server:
             rng=random.Random(chance.getrandbits(64)),
             snapshot=snapshot,
             hard_state=recovered.hard_state,
-            entries=recovered.entries,
+            # The log keeps whole segments, so it may begin before the snapshot.
+            entries=[entry for entry in recovered.entries if entry.index > snapshot.last.index],
             now=begun,
             may_vote=not amnesia,
         )
