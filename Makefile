@@ -60,7 +60,7 @@ bench-hashing: $(BENCH) ## Speed and balance of the hash rings
 	$(BIN)/python benchmarks/bench_hashing.py $(ARGS)
 
 rewrite: $(DEV) ## Write the expected traces of tests/scenarios anew; then read the diff
-	TROTH_REWRITE=1 $(BIN)/pytest -q tests/scenarios $(ARGS)
+	TROTH_REWRITE=1 $(BIN)/pytest tests/scenarios $(ARGS)
 	git diff --stat -- tests/scenarios
 
 sim: $(DEV) ## Simulate a cluster under faults (SEED=n replays one run)
