@@ -173,12 +173,16 @@ class _Registers:
     def decide(self, key: Value, timeline: Sequence[int]) -> _Result:
         primitives, initial, history = self.primitives, self.initial, self.history
         outcome = register.search(primitives, timeline, initial=initial, budget=self.budget)
+
+        def prefix() -> Instants:
+            return witness.order(primitives, timeline[: outcome.events_done], initial, outcome.trail)
+
         return _Result(
             part=_part(history, key, "jit", timeline, outcome),
             order=lambda: _in_history(
                 history, timeline, witness.order(primitives, timeline, initial, outcome.trail)
             ),
-            explain=lambda: explained(history, outcome),
+            explain=lambda: explained(history, outcome, prefix=prefix),
         )
 
 
@@ -192,12 +196,16 @@ class _Objects:
         if isinstance(self.model, SetObject) and sets.applies(self.calls, timeline):
             return self._chain(key, timeline)
         outcome = generic.search(self.model, self.calls, timeline, budget=self.budget)
+
+        def prefix() -> Instants:
+            return witness.order_of_calls(self.model, self.calls, timeline[: outcome.events_done], outcome.trail)
+
         return _Result(
             part=_part(self.history, key, "jit-model", timeline, outcome),
             order=lambda: _in_history(
                 self.history, timeline, witness.order_of_calls(self.model, self.calls, timeline, outcome.trail)
             ),
-            explain=lambda: explained(self.history, outcome),
+            explain=lambda: explained(self.history, outcome, prefix=prefix),
         )
 
     def _chain(self, key: Value, timeline: Sequence[int]) -> _Result:
@@ -232,8 +240,10 @@ def _part(history: History, key: Value, algorithm: str, timeline: Sequence[int],
     )
 
 
-def explained(history: History, outcome: Outcome, *, because: str = "") -> Counterexample:
-    """A search's failure in the terms of the history."""
+def explained(
+    history: History, outcome: Outcome, *, because: str = "", prefix: Callable[[], Instants] | None = None
+) -> Counterexample:
+    """A search's failure in the terms of the history; *prefix* makes the legal order up to it."""
     views = tuple(
         ConfigurationView(state=found.state, placed=found.placed, waiting=found.open)
         for found in outcome.configurations
@@ -244,9 +254,9 @@ def explained(history: History, outcome: Outcome, *, because: str = "") -> Count
         states = list(dict.fromkeys(show(view.state) for view in views))
         shown = ", ".join(states[:4]) + (f" and {len(states) - 4} more" if len(states) > 4 else "")
         reason = f"when it returned the state could only be {shown}, or what open operations make of that"
-    prefix = tuple(index for index, _, _ in witness.unroll(outcome.trail) if index >= 0)
+    before = () if prefix is None else tuple(index for _, index in prefix())
     open_then = {index for view in views for index in (*view.placed, *view.waiting)}
-    involved = {*open_then, *prefix[-3:]} | ({failed} if failed is not None else set())
+    involved = {*open_then, *before[-3:]} | ({failed} if failed is not None else set())
     return Counterexample(
-        operation=failed, reason=reason, configurations=views, prefix=prefix, involved=tuple(sorted(involved))
+        operation=failed, reason=reason, configurations=views, prefix=before, involved=tuple(sorted(involved))
     )

@@ -31,7 +31,6 @@ def order_of_calls(
     model: Model, calls: Sequence[Call | None], timeline: Sequence[int], trail: Trail
 ) -> list[tuple[int, int]]:
     """The same for the operations of any `Model`, from a trail of `generic.search`."""
-    returned = {code >> 1 for code in timeline if code & 1}
     gaps = _Gaps(timeline, trail, model.init())
 
     def rests(index: int, state: Value) -> bool:
@@ -47,7 +46,7 @@ def order_of_calls(
         call = calls[index]
         return call is not None and (model.total(call) or model.overwrites(call))
 
-    speaking = [index for index in gaps.invoked if calls[index] is not None and index in returned]
+    speaking = [index for index in gaps.invoked if calls[index] is not None and index in gaps.returned]
     return gaps.fill(speaking, rests, hides, hidden)
 
 
@@ -59,7 +58,8 @@ def order(
     Args:
         primitives, timeline: what was searched.
         initial: the state before everything.
-        trail: of the configuration that survived to the end.
+        trail: of a configuration that survived to the end of *timeline*. Operations that do not return in it are
+            left out unless the trail places them.
     """
     gaps = _Gaps(timeline, trail, initial)
 
@@ -75,9 +75,7 @@ def order(
         primitive = primitives[index]
         return primitive is not None and primitive[0] in (WRITE, APPEND)
 
-    speaking = [
-        index for index in gaps.invoked if (primitive := primitives[index]) is not None and not primitive[3]
-    ]
+    speaking = [index for index in gaps.invoked if primitives[index] is not None and index in gaps.returned]
     return gaps.fill(speaking, rests, hides, hidden)
 
 
