@@ -213,7 +213,7 @@ class Link:
                 await self._connect_once()
                 # A server that accepts and hangs up at once must not be called in a tight loop.
                 failures = failures + 1 if loop.time() - started_s < RECONNECT_PAUSE_MAX_S else 0
-            except (OSError, TrothError, TimeoutError) as error:
+            except (OSError, TrothError, TimeoutError, ValueError) as error:  # ValueError: an impossible name
                 self.error = error
                 self.attempted = True
                 failures += 1

@@ -112,4 +112,4 @@ def test_the_checker_reads_what_was_recorded(tmp_path: Path) -> None:
 
     run()
     history = read_history(path.read_bytes())
-    assert len(history) == 60 and set(history.keys()) == {"k0", "k1", "k2"}
+    assert len(history) == 60 and {op.key for op in history.operations} == {"k0", "k1", "k2"}
