@@ -66,6 +66,7 @@ RECORD_MAGIC = b"TWL"
 RECORD_HEAD = struct.Struct("<3sBIQIQ")
 RECORD_CHECK = struct.Struct("<I")
 RECORD_HEAD_BYTES = RECORD_HEAD.size + RECORD_CHECK.size
+_WHOLE_HEAD = struct.Struct(RECORD_HEAD.format + RECORD_CHECK.format.lstrip("<"))
 BODY_BYTES_MAX = (1 << 32) - 1
 
 _CHECK64 = struct.Struct("<Q")
@@ -167,8 +168,7 @@ def decode_record_head(data: bytes | memoryview, seed: int) -> Head | None:
     """The header at the start of *data*, or None if there is no intact one."""
     if len(data) < RECORD_HEAD_BYTES:
         return None
-    magic, kind, length, sequence, unsynced, body_check = RECORD_HEAD.unpack_from(data)
-    (check,) = RECORD_CHECK.unpack_from(data, RECORD_HEAD.size)
+    magic, kind, length, sequence, unsynced, body_check, check = _WHOLE_HEAD.unpack_from(data)
     if magic != RECORD_MAGIC or check != xxhash.xxh32_intdigest(data[: RECORD_HEAD.size], seed):
         return None
     return Head(kind, length, sequence, unsynced, body_check)

@@ -131,7 +131,7 @@ class Replay:
                 self._sequence = 0
             for place, item in enumerate(segment.items):
                 if isinstance(item, Found):
-                    self._apply(segment.number, item)
+                    self._apply(segment.number, name, item)
                 elif is_last and self._is_torn(item, segment.items[place + 1 :]):
                     cut = item.offset
                     break
@@ -191,9 +191,8 @@ class Replay:
             self._harm = _Harm(file, offset, reason, self._entries, self._last)
         self._entries, self._start, self._sequence = [], None, None
 
-    def _apply(self, number: int, found: Found) -> None:
+    def _apply(self, number: int, name: str, found: Found) -> None:
         head, body = found.head, found.body
-        name = record.segment_name(number)
         if self._highest_sequence < 0:
             self._first = (name, found.offset)
         if head.kind == Kind.ANEW:
@@ -206,7 +205,8 @@ class Replay:
         self._sequence = head.sequence + 1
         self._highest_sequence = max(self._highest_sequence, head.sequence)
         self.hard_state, self.amnesia = body.hard_state, body.amnesia
-        self.highest = max(self.highest, body.last)
+        if body.last > self.highest:
+            self.highest = body.last
         if body.entries:
             self._add(number, found.offset, body.entries)
         elif self._start is None:

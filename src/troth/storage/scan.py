@@ -15,8 +15,7 @@ from troth.storage.record import ALIGN_BYTES, RECORD_HEAD_BYTES, SECTOR_BYTES, S
 WINDOW_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, gc=False):
     """An intact record in ``[offset, end)`` of its segment."""
 
     offset: int
@@ -61,8 +60,10 @@ class Reader:
 
     def at(self, offset: int, size: int) -> memoryview:
         """Up to *size* bytes from *offset*; shorter only at the end of the file."""
-        size = max(0, min(size, self.size - offset))
         lo = offset - self._start
+        if lo >= 0 and lo + size <= len(self._window):
+            return self._window[lo : lo + size]
+        size = max(0, min(size, self.size - offset))
         if lo < 0 or lo + size > len(self._window):
             self._window = memoryview(read(self._file, self._name, offset, max(size, WINDOW_BYTES)))
             self._start, lo = offset, 0
@@ -145,12 +146,13 @@ def _records(reader: Reader, seed: int) -> Iterator[Item]:
                 return
             offset = further
             continue
-        end = offset + head.record_bytes
+        size = head.record_bytes
+        end = offset + size
         floor = head.sequence
-        whole = reader.at(offset, head.record_bytes)
+        whole = reader.at(offset, size)
         content = whole[RECORD_HEAD_BYTES : RECORD_HEAD_BYTES + head.length]
         if len(content) != head.length or record.check_body(content) != head.body_check:
-            proven = _wholly_written(whole, offset, head.record_bytes)
+            proven = _wholly_written(whole, offset, size)
             yield Bad(offset=offset, reason="a record's content is not what was written", proven=proven)
         else:
             try:
@@ -158,7 +160,7 @@ def _records(reader: Reader, seed: int) -> Iterator[Item]:
             except msgspec.MsgspecError as error:
                 yield Bad(offset=offset, reason=f"a record does not make sense: {error}", proven=True)
             else:
-                yield Found(offset=offset, end=end, head=head, body=body)
+                yield Found(offset, end, head, body)
         offset = end
 
 

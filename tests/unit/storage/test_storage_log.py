@@ -253,8 +253,8 @@ def test_terms_of_overwritten_entries_are_forgotten() -> None:
     log, _ = WriteAheadLog.open(disk())
     log.append([Persist(entries=entries(1, 3, term=1) + entries(4, 3, term=2))])
     log.append([batch(3, 6, term=3)])
-    log.append([Persist(snapshot=snapshot(3, 5))])
-    assert log.last == entry_id(3, 8), "the log holds 3/5"
+    log.append([Persist(snapshot=snapshot(3, 3)), Persist(snapshot=snapshot(3, 5))])
+    assert log.last == entry_id(3, 8), "the log holds 3/3 and 3/5"
     log.append([Persist(snapshot=snapshot(2, 5))])
     assert log.last == entry_id(2, 5), "it does not hold 2/5 any more"
 

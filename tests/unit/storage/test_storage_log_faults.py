@@ -50,6 +50,25 @@ def test_what_a_failed_sync_dropped_is_written_again_before_it_counts() -> None:
         assert again.entries == recovered.entries
 
 
+def test_what_was_cut_never_comes_back() -> None:
+    """Behind a torn record stood an intact one; a new record of the torn one's length must not bring it back."""
+    files = disk()
+    log, _ = WriteAheadLog.open(files)
+    log.append([batch(1)])
+    log.sync()
+    torn = log._offset
+    log.append([batch(2)])
+    log.append([batch(3)])
+    files.crash()
+    files.open(FIRST).write_at(torn, bytes(record.RECORD_HEAD_BYTES))
+    log, recovered = WriteAheadLog.open(files)
+    assert recovered.last == entry_id(1, 1)
+    assert recovered.torn_bytes > 0
+    log.append([batch(2)])
+    files.crash()
+    assert WriteAheadLog.open(files)[1].last == entry_id(1, 2)
+
+
 def test_a_failed_sync_of_a_new_segment_loses_nothing() -> None:
     for seed in range(20):
         files = disk(seed)
