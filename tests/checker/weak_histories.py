@@ -13,6 +13,9 @@ def weak_history(seed: int, *, operations: int = 9) -> History:
     manner = rng.choice(("random", "session", "made"))
     sticky = rng.random() < 0.5
     roam, lie = rng.choice((0.0, 0.3)), rng.choice((0.0, 0.0, 0.1))
+    if rng.random() < 0.4:
+        # Where causes get lost between three sessions and nothing else goes wrong.
+        sessions, keys, manner, sticky, roam, lie = 3, "xy", "session", True, 0.0, 0.0
     writes: list[tuple[int, str, Value]] = []
     heard: list[set[int]] = [set() for _ in range(sessions)]
     states: list[dict[str, Value]] = [{} for _ in range(sessions)]

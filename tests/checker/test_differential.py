@@ -1,0 +1,119 @@
+"""Every checker against an oracle that tries all orders, on many small random histories.
+
+The default run is a smoke test; ``TROTH_FUZZ=20000 pytest -m slow tests/checker`` checks that many histories per checker.
+"""
+
+import os
+
+import pytest
+
+from troth.verify.accesses import accesses_of
+from troth.verify.check import check
+from troth.verify.linearizability import check_linearizable
+from troth.verify.models import Register
+from troth.verify.staleness import RememberingRegister
+from troth.verify.verdict import Status
+
+from .brute import linearizable, replays
+from .brute_weak import convergent, others_guarantee, own_guarantee, views
+from .random_histories import OBJECTS, random_history
+from .weak_histories import weak_history
+
+SMOKE = 250
+DEEP = int(os.environ.get("TROTH_FUZZ", "3000"))
+COUNTS = [
+    pytest.param(0, SMOKE, id="smoke"),
+    pytest.param(1_000_000, DEEP, id="deep", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+]
+
+
+def expected(legal: bool) -> Status:
+    return Status.OK if legal else Status.ILLEGAL
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_linearizable_as_the_oracle_says(name: str, start: int, count: int) -> None:
+    """Same verdict; every witness replays; every counterexample names an operation that says something."""
+    seen = set()
+    for seed in range(start, start + count):
+        history, model = random_history(name, seed)
+        verdict = check_linearizable(history, model)
+        assert verdict.status is expected(linearizable(history, model)), (name, seed)
+        seen.add(verdict.status)
+        if verdict:
+            assert verdict.witness is not None
+            assert replays(history, model, verdict.witness) == "", (name, seed)
+        else:
+            example = verdict.counterexample
+            assert example is not None and example.reason, (name, seed)
+            # What is called the longest legal order must be one.
+            place = {index: at for at, index in enumerate(sorted(example.prefix))}
+            order = tuple(place[index] for index in example.prefix)
+            assert replays(history.where(example.prefix), model, order) == "", (name, seed)
+    assert seen == {Status.OK, Status.ILLEGAL}
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+def test_sequential_as_the_oracle_says(start: int, count: int) -> None:
+    """For every object in turn, and for replicated registers."""
+    names = list(OBJECTS)
+    seen = set()
+    for seed in range(start, start + 2 * count):
+        if seed % 3:
+            history, model = random_history(names[seed % len(names)], seed, operations=9)
+        else:
+            history, model = weak_history(seed), Register()
+        verdict = check(history, "sequential", model)
+        assert verdict.status is expected(linearizable(history, model, realtime=False)), seed
+        seen.add(verdict.status)
+        if verdict:
+            assert verdict.witness is not None
+            assert replays(history, model, verdict.witness, realtime=False) == "", seed
+    assert seen == {Status.OK, Status.ILLEGAL}
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+@pytest.mark.parametrize("name", ["register", "register, unique values", "cas-register", "kv"])
+def test_versions_behind_as_the_oracle_says(name: str, start: int, count: int) -> None:
+    """k versions behind; with k = 0 it is linearizability."""
+    for seed in range(start, start + count):
+        history, model = random_history(name, seed, operations=9)
+        behind = seed % 3
+        remembering = RememberingRegister(model.reading(history.reading).init(), behind=behind)
+        verdict = check(history, "bounded", model, versions_behind_max=behind)
+        assert verdict.status is expected(linearizable(history, remembering)), (name, seed)
+        if behind == 0:
+            assert verdict.status is check(history, "linearizable", model).status, (name, seed)
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+def test_weak_models_as_the_oracles_say(start: int, count: int) -> None:
+    """PRAM, causal, causal+ and the four session guarantees; and what implies what."""
+    seen = set()
+    for seed in range(start, start + 4 * count):
+        history = weak_history(seed)
+        accesses = accesses_of(history, "test")
+        sessions = range(len(accesses.sessions))
+        real = accesses.thin_air is None
+        legal = {
+            "pram": views(accesses, through_reads=False),
+            "causal": views(accesses, through_reads=True),
+            "causal+": convergent(accesses),
+        }
+        for guarantee in ("read-your-writes", "monotonic-reads"):
+            legal[guarantee] = real and all(own_guarantee(accesses, session, guarantee) for session in sessions)
+        for guarantee in ("monotonic-writes", "writes-follow-reads"):
+            legal[guarantee] = real and all(others_guarantee(accesses, session, guarantee) for session in sessions)
+        for model, fine in legal.items():
+            verdict = check(history, model)
+            assert verdict.status is expected(fine), (model, seed)
+            seen.add((model, fine))
+        if legal["pram"]:
+            assert check(history, "session"), seed
+            assert check(history, "monotonic-writes"), seed
+        if legal["causal"]:
+            assert check(history, "session-guarantees") and check(history, "causal-weak"), seed
+        if check(history, "sequential", Register()):
+            assert legal["causal"] and legal["causal+"], seed
+    assert {model for model, fine in seen if not fine} == set(legal)
