@@ -26,6 +26,7 @@ _HELP = {
     "tick_ms": "How long a tick lasts.",
     "heartbeat_ms": "How often a leader says that it lives.",
     "election_timeout_ms": "How long a silent leader is waited for.",
+    "salvage": "Keep the intact part of a damaged log and fetch the rest from the others; no vote before it is whole.",
     "lease_reads": "Serve linearizable reads from the leader's lease: faster, trusts clocks to run at about one speed.",
     "quota_bytes": "Refuse writes when the data is larger (also 512MiB, 2GiB).",
     "snapshot_entries": "Take a snapshot and drop the log before it after this many entries.",

@@ -50,11 +50,12 @@ class ServerConfig:
     heartbeat_ms: int = 50
     election_timeout_ms: int = 600
     lease_reads: bool = False
+    salvage: bool = False
 
     quota_bytes: int = 2 << 30
     snapshot_entries: int = 100_000
     """A snapshot is taken, and the log before it dropped, after this many entries or `snapshot_log_bytes`."""
-    snapshot_log_bytes: int = 256 << 20
+    snapshot_log_bytes: int = 64 << 20
 
     clients_max: int = 4096
     client_queue_bytes_max: int = 64 << 20

@@ -21,7 +21,7 @@ import msgspec
 from troth import __version__
 from troth.core.engines import EngineConfig, engine_kind
 from troth.core.interface import ORIGIN, Membership, SnapshotMeta, Trace
-from troth.errors import RequestError, UsageError
+from troth.errors import IdentityLost, RequestError, UsageError
 from troth.ids import ClusterId, NodeId, Tick
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
@@ -143,7 +143,13 @@ class Server:
         if peer := config.peer_listen or config.peer_address:
             await self._listen(self.transport.accept, "peer_listen", peer, accepting)
         who = known or await self._settle(me, dialing)
-        directory = self._directory = open_directory(files, who)
+        directory = self._directory = open_directory(files, who, salvage=config.salvage)
+        amnesia = directory.recovered.amnesia
+        if amnesia is not None and amnesia.hard_state_lost:
+            raise IdentityLost(
+                "this server has lost its last term and vote with a part of its log, so it may have promised what it "
+                f"does not know of. It must come back as a new one, with an empty data directory. {self._advice()}"
+            )
         remove_newborn(files)
         if directory.recovered.damaged is not None:
             _log.warning("the log was damaged: %s", directory.recovered.damaged)

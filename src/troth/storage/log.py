@@ -16,7 +16,7 @@ Rebello et al., ATC 2020).
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from troth.core.interface import ORIGIN, Entry, EntryId, HardState, Persist, SnapshotMeta
 from troth.errors import IdentityLost, StorageError, SyncFailed, invariant
@@ -146,6 +146,9 @@ class WriteAheadLog:
             earlier = amnesia or Amnesia(ORIGIN, False)
             forgot = earlier.hard_state_lost or not damage.hard_state_trustworthy
             amnesia = Amnesia(max(earlier.until, damage.highest), forgot)
+            # A leader may still hold, or be about to receive, an acknowledgement of what is lost. In a new term all
+            # of them are void: hearing of it, the leader steps down, and whoever is elected asks anew.
+            replayed = replace(replayed, hard_state=HardState(Term(replayed.hard_state.term + 1), NodeId(0)))
         log = cls(files, segment_bytes=segment_bytes, owner=owner, replayed=replayed, amnesia=amnesia)
         torn_bytes = log._take_over(segments, replayed)
         return log, Recovered(

@@ -55,11 +55,11 @@ class LogDamaged(Corrupt):
 
     def __init__(self, damage: DamageReport) -> None:
         advice = (
-            "Nothing was changed. If the other servers of the cluster are well, start this one with `salvage`: it"
+            "Nothing was changed. If the other servers of the cluster are well, start this one with --salvage: it"
             " keeps the intact part, fetches the rest from them, and does not vote before it has it"
             if damage.hard_state_trustworthy
             else "Nothing was changed. Remove this server from the cluster and add it again with an empty data"
-            " directory; with `salvage` it keeps the intact part, but it may have cast a vote that it forgot"
+            " directory: it may have cast a vote that it forgot"
         )
         super().__init__(f"the log is damaged: {damage.text} {advice}", path=damage.file)
         self.damage = damage

@@ -123,13 +123,13 @@ def test_refusal_changes_nothing() -> None:
     assert files.content(FIRST) == before
 
 
-def test_salvage_keeps_the_intact_prefix_and_the_newest_vote_under_a_mark() -> None:
+def test_salvage_keeps_the_intact_prefix_in_a_new_term_under_a_mark() -> None:
     files = disk()
     offsets = log_of_eight(files)
     files.rot(FIRST, offsets[3] + 60)
     log, recovered = WriteAheadLog.open(files, salvage=True)
     assert recovered.entries == entries(1, 2, term=2, size_bytes=200)
-    assert recovered.hard_state == HardState(Term(2), NodeId(5))
+    assert recovered.hard_state == HardState(Term(3), NodeId(0)), "what was acknowledged in term 2 is void"
     assert recovered.amnesia == Amnesia(entry_id(2, 8), False)
     assert recovered.damaged is not None
     assert log.last == entry_id(2, 2)
@@ -164,7 +164,7 @@ def test_salvage_survives_a_crash_at_any_time() -> None:
         _, recovered = WriteAheadLog.open(files, salvage=True)
         assert recovered.entries == entries(1, 2, term=2, size_bytes=200)
         assert recovered.amnesia == Amnesia(entry_id(2, 8), False)
-        assert recovered.hard_state == HardState(Term(2), NodeId(5))
+        assert recovered.hard_state == HardState(Term(3), NodeId(0))
 
 
 def test_salvage_of_a_tail_whose_vote_may_be_lost_says_so() -> None:
