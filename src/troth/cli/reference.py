@@ -6,10 +6,12 @@ import click
 
 from troth.cli.main import COMMANDS, cli
 
+_WIDTH = 100
+
 
 def reference() -> str:
     """Every command's help as Markdown."""
-    root = click.Context(cli, info_name="troth")
+    root = click.Context(cli, info_name="troth", max_content_width=_WIDTH, terminal_width=_WIDTH)
     lines = [
         "# The command line",
         "",
@@ -38,7 +40,9 @@ def reference() -> str:
 
 
 def _contexts(command: click.Command, parent: click.Context, name: str) -> Iterator[click.Context]:
-    context = click.Context(command, parent=parent, info_name=name, max_content_width=100, terminal_width=100)
+    context = click.Context(
+        command, parent=parent, info_name=name, max_content_width=_WIDTH, terminal_width=_WIDTH
+    )
     yield context
     if isinstance(command, click.Group):
         for child_name in command.list_commands(context):

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
 from troth.cli.main import COMMANDS, Entry, cli
+from troth.cli.reference import reference
 
 ENTRIES = [(name, entry) for section in COMMANDS.values() for name, entry in section.items()]
 
@@ -37,6 +39,11 @@ def test_every_command_shows_an_example(name: str, entry: Entry) -> None:
     for path, leaf in leaves((name,), command):
         shown = f"{leaf.help}{leaf.epilog or ''}{of_the_group}"
         assert f"  troth {path[0]}" in shown, f"troth {' '.join(path)} has no example"
+
+
+def test_the_written_reference_is_what_the_commands_say() -> None:
+    written = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text()
+    assert written == reference(), "run `make docs`"
 
 
 def test_help_loads_neither_the_client_nor_rich() -> None:
