@@ -1,0 +1,45 @@
+"""A rotted log on a real server: it refuses to start and says why; told to salvage, it fetches what it lost."""
+
+from pathlib import Path
+
+import pytest
+from real_cluster import Load, cluster_of, verified
+
+from troth.errors import TrothError
+
+pytestmark = pytest.mark.integration
+
+
+def rot_the_middle(directory: Path) -> None:
+    """Flip bits of an early log record, far before the end of what was synced."""
+    segment = min(directory.glob("wal-*.log"))
+    with segment.open("r+b") as file:
+        data = file.read()
+        used = len(data.rstrip(b"\0"))
+        file.seek(used // 2)
+        file.write(bytes(byte ^ 0xFF for byte in data[used // 2 : used // 2 + 16]))
+
+
+def test_a_damaged_log_is_refused_then_salvaged_and_made_whole_by_the_others() -> None:
+    with cluster_of(3) as cluster:
+        with Load(cluster.url) as load:
+            load.wait_more(2000)
+            victim = next(name for name in cluster.names if name != cluster.leader())
+            cluster.servers[victim].stop()
+            rot_the_middle(cluster.data_dir / victim)
+            with pytest.raises(TrothError, match=r"damaged: wal-.*Entries from \d+ to \d+.*--salvage"):
+                cluster.restart(victim)
+            load.wait_more(200)
+            cluster._settings["salvage"] = True
+            cluster.restart(victim)
+            load.wait_more(200)
+        verified(cluster, load)
+        # It counts again: with one of the others gone, nothing can be decided without it.
+        other = next(name for name in cluster.names if name not in (victim, cluster.leader()))
+        cluster.kill(other)
+        with Load(cluster.url, prefix="after") as load:
+            load.wait_more(100)
+        cluster.restart(other)
+        verified(cluster, load)
+        log = cluster.log_file(victim).read_text()
+        assert "the log was damaged" in log
