@@ -9,6 +9,8 @@ tells what to do, in this order:
 3. answers go to the clients, one write for each connection;
 4. messages that must wait for durability are put into the outbox with the number of the write they wait for.
 
+When a turn writes nothing, 3 comes first: the followers then only learn how far commits have come, and clients wait.
+
 The storage thread posts back how many writes are durable, which opens the outbox up to there: "durable before
 visible", with the order decided in pure code and only carried out here.
 
@@ -254,9 +256,12 @@ class Node(PeerSink):
         effects = self.replica.take_effects()
         if not effects:
             return
+        writer = self._writer
+        if not effects.persists and effects.replies and self.clients is not None:
+            self.clients.deliver(effects.replies)
+            effects.replies = []
         if effects.send:
             self._send(effects.send)
-        writer = self._writer
         if effects.persists and writer is not None:
             self._submit(writer, effects.persists)
         if effects.replies and self.clients is not None:
