@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from troth.server.local import LocalCluster
 
 ROWS_MIN = 50_000
-ROWS_MAX = 60_000
+ROWS_MAX = 150_000
 REQUEST_TIMEOUT_S = 20.0
 AGREE_TIMEOUT_S = 20.0
 PAGE = 2_000
