@@ -136,9 +136,9 @@ class LogMachine(RuleBasedStateMachine):
             )
             assert recovered.amnesia is not None
             assert recovered.last == error.damage.intact
-            assert recovered.hard_state.term <= self.now.hard_state.term
+            assert recovered.hard_state.term <= self.now.hard_state.term + 1
             if error.damage.hard_state_trustworthy:
-                assert recovered.hard_state == self.now.hard_state
+                assert recovered.hard_state == hard_state(self.now.hard_state.term + 1, 0)
             return
         assert self.now.agrees_with(recovered, self.committed + 1), "what the snapshot covers may be gone"
 
