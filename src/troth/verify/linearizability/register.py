@@ -116,8 +116,8 @@ class Budget(Struct, frozen=True, kw_only=True):
 
 UNBOUNDED: Final = Budget()
 
-_COLLAPSE_FROM: Final = 4
-_BEAMS: Final = (4, 24, 0)
+_COLLAPSE_FROM: Final = 12
+_BEAMS: Final = (3, 24, 0)
 """How many configurations are followed at once, try by try. 0 is all; only that try may say illegal."""
 _HIGHEST: Final = "\U0010ffff"
 _ASK_CLOCK_EVERY: Final = 64
@@ -468,6 +468,7 @@ class _Search:
         target: Value = a
         if kind == WRITE and self.observers is not None and self.observers.until(a) <= place:
             target = DEAD
+        hopeful = -1
         results: list[Configuration] = []
         todo: list[Configuration] = []
         for config in configs:
@@ -491,18 +492,28 @@ class _Search:
                     # Nothing is worth placing before an overwrite unless it lets something else be placed.
                     settled = free | wanted.get(state, 0) | (nots & ~not_of.get(state, 0))
                     owed = partial & ~(used | settled)
-                    if not owed or not self._dischargeable(owed, used):
+                    if owed and hopeful < 0:
+                        hopeful = self._hopeful()
+                    if not owed & hopeful:
                         results.append((target, used, (settled | totals) & keep, (trail, index, place, target)))
                         continue
                 todo.append(config)
         if todo:
-            self._place(todo, results, bit, kind, a, b)
-        if len(results) > 1:
-            results = self._best(results)
+            self._place(todo, results, bit, kind, a, b, hopeful)
+        found = len(results)
+        if found > 2 or (found == 2 and (self.observers is not None or results[0][0] == results[1][0])):
+            return self._best(results)
         return results
 
     def _place(
-        self, todo: list[Configuration], results: list[Configuration], bit: int, kind: int, a: Value, b: Value
+        self,
+        todo: list[Configuration],
+        results: list[Configuration],
+        bit: int,
+        kind: int,
+        a: Value,
+        b: Value,
+        hopeful: int,
     ) -> None:
         """Append to *results* every useful way to place the operation of *bit* last, from each of *todo*."""
         wanted, not_of, nots, totals = self.wanted, self.not_of, self.nots, self.totals
@@ -526,12 +537,18 @@ class _Search:
             if kind == CAS and state != a and not maker_mask & ~used and not appends:
                 continue
             queue.append((state, used, free, trail, True))
+        # Of every WRITE that could come before: what it would let be placed, and the CASes that could follow it.
+        rows: list[tuple[Value, int, int, int]] = []
+        for value, mask in makers.items():
+            following = cas_from.get(value)
+            onward = 0
+            if following:
+                for others in following.values():
+                    onward |= others
+            rows.append((value, mask & keep, wanted.get(value, 0) | (nots & ~not_of.get(value, 0)), onward))
         visited: dict[Value, list[tuple[int, int, bool]]] = {}
-        head = 0
         steps = 0
-        while head < len(queue):
-            state, used, free, trail, seen = queue[head]
-            head += 1
+        for state, used, free, trail, seen in queue:
             steps += 1
             if not steps & (_ASK_CLOCK_EVERY - 1):
                 self._ask(len(queue))
@@ -554,24 +571,22 @@ class _Search:
             owed = partial & ~(used | free)
             if not owed & keep and (kind == WRITE or (kind == CAS and state == a and not totals & ~free)):
                 continue
-            if kind == WRITE and not self._dischargeable(owed, used):
+            if kind == WRITE and not owed & hopeful:
                 continue
             if seen:
-                for value, mask in makers.items():
-                    mask &= ~used & keep
-                    if not mask or (value == state and not totals & ~free):
+                for value, mask, rests, onward in rows:
+                    mask &= ~used
+                    gain = rests & owed
+                    if not mask or not (gain or onward & ~used or appends):
                         continue
-                    gain = (wanted.get(value, 0) | (nots & ~not_of.get(value, 0))) & owed
-                    if not gain and not appends:
-                        onward = cas_from.get(value)
-                        if onward is None or not any(m & ~used for m in onward.values()):
-                            continue
+                    if value == state and not totals & ~free:
+                        continue
                     reached: Value = value
                     if observers is not None and observers.until(value) < place:
                         if not gain and (not appends or observers.last_not < place):
                             continue
                         reached = DEAD
-                    placed_free = free | totals | wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
+                    placed_free = free | totals | rests
                     goal = passive and placed_free & bit
                     chosen = mask if not mask & (mask - 1) else self._pick(mask, free)
                     while chosen:
@@ -588,8 +603,9 @@ class _Search:
                     mask &= ~used & keep
                     if not mask:
                         continue
-                    gain = (wanted.get(value, 0) | (nots & ~not_of.get(value, 0))) & owed
-                    placed_free = free | wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
+                    rests = wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
+                    gain = rests & owed
+                    placed_free = free | rests
                     goal = passive and placed_free & bit
                     live = mask & ~crashed
                     if not live and not (gain or appends or value in cas_from):
@@ -664,20 +680,23 @@ class _Search:
                 best, soonest = one, returned
         return best, soonest
 
-    def _dischargeable(self, owed: int, used: int) -> bool:
-        """Whether any operation of *owed* could be placed once something else is placed first."""
-        if self.appends or owed & self.nots:
-            return True
-        while owed:
-            one = owed & -owed
-            owed ^= one
+    def _hopeful(self) -> int:
+        """Open operations that might be placed once something else is placed first."""
+        partial = self.partial
+        if self.appends:
+            return partial
+        hopeful = partial & self.nots
+        rest = partial ^ hopeful
+        while rest:
+            one = rest & -rest
+            rest ^= one
             primitive = self.primitives[self.op_at[one]]
-            if primitive is not None:
-                value = primitive[1]
-                # A CAS owed from the present state is found by the search itself.
-                if primitive[0] == CAS or (self.makers.get(value, 0) | self.cas_to.get(value, 0)) & ~used:
-                    return True
-        return False
+            # A CAS may be possible from the present state already.
+            if primitive is not None and (
+                primitive[0] == CAS or primitive[1] in self.makers or primitive[1] in self.cas_to
+            ):
+                hopeful |= one
+        return hopeful
 
     def _best(self, configs: list[Configuration]) -> list[Configuration]:
         """Drop every configuration that another one dominates."""
