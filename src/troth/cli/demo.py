@@ -6,7 +6,6 @@ of its state and every row, and compares. What is not as claimed is printed, and
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,13 +89,10 @@ def demo(source: Path | None, key: str | None, rows: int, data: Path | None) -> 
         _say(f"made an inventory of {len(rows_in):,} files of this machine: path -> size, mtime, Debian package")
     if not rows_in:
         raise UsageError("there is nothing to load")
-    parent = tempfile.mkdtemp(prefix="troth-demo-") if data is None else str(data)
-    with LocalCluster(3, data_dir=Path(parent)) as cluster:
+    with LocalCluster(3, data_dir=data) as cluster:
         failures = asyncio.run(_perform(cluster, rows_in))
         pids = [server.pid for server in cluster.servers.values()]
     failures += [f"process {pid} is still running" for pid in pids if Path(f"/proc/{pid}").exists()]
-    if data is None:
-        _remove(parent)
     if failures:
         click.secho(f"FAILED: {len(failures)} claims do not hold", fg="red", bold=True)
         for failure in failures[:20]:
@@ -107,12 +103,6 @@ def demo(source: Path | None, key: str | None, rows: int, data: Path | None) -> 
 
 def _say(line: str) -> None:
     click.echo(line)
-
-
-def _remove(directory: str) -> None:
-    import shutil
-
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _perform(cluster: "LocalCluster", rows: list[Row]) -> list[str]:

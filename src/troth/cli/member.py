@@ -76,7 +76,7 @@ def remove(server: str, within: float, cluster: Cluster) -> None:
             await client.remove_member(server, within_s=within)
 
     asyncio.run(work())
-    click.echo(f"removed {server}")
+    _done(cluster, "removed", server)
 
 
 @member.command("promote")
@@ -96,7 +96,7 @@ def promote(server: str, within: float, cluster: Cluster) -> None:
             await client.promote_member(server, within_s=within)
 
     asyncio.run(work())
-    click.echo(f"promoted {server}")
+    _done(cluster, "promoted", server)
 
 
 @member.command("list")
@@ -148,6 +148,13 @@ def list_(cluster: Cluster) -> None:
     )
 
 
+def _done(cluster: Cluster, what: str, server: str) -> None:
+    if cluster.json:
+        output.print_json({"done": what, "server": server})
+    else:
+        click.echo(f"{what} {server}")
+
+
 def _role(peer: "PeerView") -> str:
     if peer.leader:
         return "leader"
@@ -173,4 +180,4 @@ def transfer(server: str | None, cluster: Cluster) -> None:
             await client.transfer(server or 0)
 
     asyncio.run(work())
-    click.echo(f"{server or 'another server'} leads now")
+    _done(cluster, "handed leadership to", server or "the most up-to-date server")

@@ -61,4 +61,7 @@ def disarm(cluster: Cluster) -> None:
     """
     with cluster.connect() as client:
         cleared = client.disarm()
-    click.echo(f"cleared {len(cleared)}")
+    if cluster.json:
+        output.print_json({"cleared": len(cleared)})
+    else:
+        click.echo(f"cleared {len(cleared)}")
