@@ -126,25 +126,31 @@ class Continuum:
     def positions(self, hashes: Hashes) -> NDArray[np.uint32]:
         """`position` for each of *hashes*; shape (len(hashes),)."""
         found = np.empty(len(hashes), np.uint32)
-        shift = np.uint64(self.shift)
         for begin in range(0, len(hashes), _CHUNK):
-            part = hashes[begin : begin + _CHUNK]
-            at = self.starts.take((part >> shift).view(np.int64), mode="clip")
-            behind = self.points.take(at, mode="clip") < part
-            at += behind
-            late = np.flatnonzero(behind)
-            while len(late):
-                late_hashes, late_at = part[late], at[late]
-                behind = self.points.take(late_at, mode="clip") < late_hashes
-                late_at += behind
-                at[late] = late_at
-                late = late[behind]
-            found[begin : begin + _CHUNK] = at
+            found[begin : begin + _CHUNK] = self._positions_of_part(hashes[begin : begin + _CHUNK])
         return found
 
     def owner_ranks(self, hashes: Hashes) -> NDArray[np.int32]:
         """Rank of the owner of each of *hashes*; shape (len(hashes),)."""
-        return self.owners.take(self.positions(hashes), mode="clip")
+        ranks = np.empty(len(hashes), np.int32)
+        for begin in range(0, len(hashes), _CHUNK):
+            at = self._positions_of_part(hashes[begin : begin + _CHUNK])
+            self.owners.take(at, out=ranks[begin : begin + _CHUNK], mode="clip")
+        return ranks
+
+    def _positions_of_part(self, part: Hashes) -> NDArray[np.uint32]:
+        """`positions` for at most `_CHUNK` hashes."""
+        at = self.starts.take((part >> np.uint64(self.shift)).view(np.int64), mode="clip")
+        behind = self.points.take(at, mode="clip") < part
+        at += behind
+        late = np.flatnonzero(behind)
+        while len(late):
+            late_hashes, late_at = part[late], at[late]
+            behind = self.points.take(late_at, mode="clip") < late_hashes
+            late_at += behind
+            at[late] = late_at
+            late = late[behind]
+        return at
 
     def preference(self, hashed: int, count: int) -> list[str]:
         """The first *count* distinct nodes from *hashed* on, the owner first. Needs count <= nodes on the circle."""

@@ -259,11 +259,11 @@ class Locator(ABC):
 
     def node_batch(self, keys: Keys) -> NDArray[np.object_]:
         """The node of each key, by name; shape (len(keys),). `index_batch` is the same with numbers."""
-        return np.array(self.members, dtype=object).take(self.index_batch(keys))
+        return np.array(self.members, dtype=object)[self.index_batch(keys)]
 
     def nodes_batch(self, keys: Keys, replicas: int) -> NDArray[np.object_]:
         """The preference list of each key; shape (len(keys), replicas). Errors as in `nodes`."""
-        return np.array(self.members, dtype=object).take(self.index_lists(keys, replicas))
+        return np.array(self.members, dtype=object)[self.index_lists(keys, replicas)]
 
     def index_lists(self, keys: Keys, replicas: int) -> NDArray[np.int32]:
         """`nodes_batch` as indices into `members`; shape (len(keys), replicas)."""

@@ -1,10 +1,13 @@
 """The examples run, are short, and hashing needs nothing of the cluster."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from troth.hashing import ALGORITHMS
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("hashing_*.py"))
 
@@ -17,8 +20,25 @@ def test_example_runs(path: Path) -> None:
     assert done.stdout
 
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "hashing.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_code_in_the_document_runs(block: str) -> None:
+    exec(compile(block, str(DOCUMENT), "exec"), {})
+
+
+def test_the_document_tells_what_each_algorithm_can_do() -> None:
+    text = DOCUMENT.read_text()
+    for kind in ALGORITHMS.values():
+        can = kind.can
+        flags = (can.weights, can.replicas, can.remove_any, can.minimal, can.order_free, can.ranges)
+        assert f"| `{kind.__name__}` | " + " | ".join("yes" if flag else "-" for flag in flags) + " |" in text
+
+
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 3
+    assert len(EXAMPLES) >= 3 and BLOCKS
 
 
 def test_importing_hashing_imports_nothing_of_the_cluster() -> None:
