@@ -221,9 +221,9 @@ class Raft(Elections):
         """Everything to be done since the last call."""
         role = self._role
         if isinstance(role, Leader):
-            self._begin_reads(role)
             if role.rounds:
                 self._confirm_rounds(role)
+            self._begin_reads(role)
             self._replicate(role)
             if role.commit_told < self._commit_index:
                 role.commit_told = self._commit_index

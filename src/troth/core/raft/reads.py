@@ -67,6 +67,7 @@ class Reads(Snapshots):
                 PendingRead(origin=origin, context=context, index=self._commit_index, token=token)
             )
         leader.new_reads.clear()
+        self._confirm_rounds(leader)  # a cluster of one has answered already
 
     def _confirm_rounds(self, leader: Leader) -> None:
         """Release the reads, and extend the lease, by the newest round that a quorum has answered."""
