@@ -17,7 +17,7 @@ def test_a_cluster_speaks_tls_and_nothing_else(tmp_path: Path) -> None:
     write_set(tmp_path / "foreign", [parse_server("n1=localhost")], days=1)
     files = {"tls_ca": "ca.pem", "tls_cert": "n1.pem", "tls_key": "n1.key"}
     with cluster_of(3, **{setting: str(tmp_path / name) for setting, name in files.items()}) as cluster:
-        addresses = cluster.url.removeprefix("troth://")
+        addresses = cluster.url.removeprefix("troth+tls://").partition("?")[0]
 
         def url(directory: Path, name: str = "client") -> str:
             return (
@@ -30,7 +30,9 @@ def test_a_cluster_speaks_tls_and_nothing_else(tmp_path: Path) -> None:
             cluster.kill(cluster.leader())
             client.put("secret", "kept still")
             assert client.get("secret").value == b"kept still"
-        for stranger in (cluster.url, url(tmp_path / "foreign")):
+        with cluster.connect() as client:
+            client.put("through", "the servers' own certificate")
+        for stranger in (f"troth://{addresses}", url(tmp_path / "foreign")):
             with pytest.raises(TrothError):
                 with troth.connect(stranger, timeout=1.0) as client:
                     client.get("secret")

@@ -32,6 +32,9 @@ from troth.runtime.streams import FrameConnection, version_refusal
 from troth.wire.frames import FRAME_BYTES_MAX
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
+ACCEPTED_MAX = 1024
+"""Connections on the peer port, strangers included; a cluster needs one per other server."""
+
 _log = logging.getLogger("troth.peers")
 
 
@@ -193,8 +196,13 @@ class PeerTransport:
         """What `warn_once` told under *kind* is over; tell it again if it comes back."""
         self._warned.discard(kind)
 
-    def opened(self, connection: "AcceptedPeer") -> None:
+    def opened(self, connection: "AcceptedPeer") -> bool:
+        """Whether there is room for one more."""
+        if len(self._accepted) >= ACCEPTED_MAX:
+            self.counters.refusals += 1
+            return False
         self._accepted.add(connection)
+        return True
 
     def lost(self, connection: "AcceptedPeer") -> None:
         self._accepted.discard(connection)
@@ -212,7 +220,9 @@ class AcceptedPeer(FrameConnection):
 
     @override
     def on_opened(self) -> None:
-        self._owner.opened(self)
+        if not self._owner.opened(self):
+            self.transport.abort()
+            return
         if text := refused_as_client(self.transport):
             self.refuse("wrong_cluster", text)
 

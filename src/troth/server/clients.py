@@ -27,6 +27,9 @@ from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 CLIENT_FRAME_BYTES_MAX = 2 * WRITES_BYTES_MAX
 """A batch of writes may hold a single command above the batch's usual size; nothing a client says is larger."""
 
+STRANGERS_MAX = 256
+"""Connections that have not introduced themselves yet (they have a few seconds to)."""
+
 _decode = msgspec.msgpack.Decoder(ClientMessage).decode
 _encode = msgspec.msgpack.Encoder().encode
 _pack_length = LENGTH.pack
@@ -84,6 +87,7 @@ class ClientPort:
         self._connections_max = connections_max
         self._queue_bytes_max = queue_bytes_max
         self._next: ClientId = 1
+        self._strangers: set[ClientConnection] = set()
         self._warned: set[str] = set()
 
     def accept(self) -> asyncio.Protocol:
@@ -138,6 +142,15 @@ class ClientPort:
         self.counters.accepted += 1
         return None
 
+    def opened(self, connection: "ClientConnection") -> None:
+        if len(self._strangers) >= STRANGERS_MAX:
+            self.counters.refused += 1
+            connection.transport.abort()
+        self._strangers.add(connection)
+
+    def introduced(self, connection: "ClientConnection") -> None:
+        self._strangers.discard(connection)
+
     def gone(self, client: ClientId) -> None:
         if self.connections.pop(client, None) is not None:
             self.node.client_gone(client)
@@ -148,7 +161,7 @@ class ClientPort:
 
     def close(self) -> None:
         """Close all connections once what was sent has left."""
-        for connection in list(self.connections.values()):
+        for connection in [*self.connections.values(), *self._strangers]:
             connection.transport.close()
 
     def warn_once(self, kind: str, text: str, *facts: object) -> None:
@@ -170,7 +183,12 @@ class ClientConnection(FrameConnection):
         return str(self.transport.get_extra_info("peername") or "unix socket")
 
     @override
+    def on_opened(self) -> None:
+        self._port.opened(self)
+
+    @override
     def on_greeting(self, greeting: Greeting) -> None:
+        self._port.introduced(self)
         if not isinstance(greeting, Hello):
             raise DecodeError("the first frame must be a hello")
         if greeting.kind != "client":
@@ -223,4 +241,5 @@ class ClientConnection(FrameConnection):
 
     @override
     def on_closed(self, error: Exception | None) -> None:
+        self._port.introduced(self)
         self._port.gone(self.client)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from troth.errors import UsageError
 from troth.runtime.addresses import is_loopback, parse_address, resolved
+from troth.runtime.streams import HANDSHAKE_SECONDS_MAX
 from troth.server.config import ServerConfig
 
 BACKLOG = 512
@@ -75,8 +76,9 @@ async def listen(
     try:
         if address.is_unix:
             return await loop.create_unix_server(accept, address.path, backlog=BACKLOG)
+        handshake_s = None if tls is None else HANDSHAKE_SECONDS_MAX
         return await loop.create_server(
-            accept, address.host, address.port, backlog=BACKLOG, ssl=tls, reuse_port=False
+            accept, address.host, address.port, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake_s
         )
     except OSError as error:
         raise UsageError(f"{setting}: {text} can not be listened on ({error.strerror or error})") from None

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from troth.core.interface import Membership
 from troth.errors import TrothError, Unavailable, UsageError
@@ -96,8 +97,15 @@ class LocalCluster:
 
     @property
     def url(self) -> str:
-        """What clients connect to."""
-        return "troth://" + ",".join(addresses["client"] for addresses in self._addresses.values())
+        """What clients connect to. With TLS it names the servers' own certificate, which clients may use as well."""
+        listed = ",".join(addresses["client"] for addresses in self._addresses.values())
+        names = {"ca": "tls_ca", "cert": "tls_cert", "key": "tls_key"}
+        files = [
+            f"{name}={quote(str(self._settings[setting]))}"
+            for name, setting in names.items()
+            if setting in self._settings
+        ]
+        return f"troth+tls://{listed}?{'&'.join(files)}" if files else f"troth://{listed}"
 
     @property
     def names(self) -> tuple[str, ...]:

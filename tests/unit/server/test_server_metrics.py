@@ -1,0 +1,138 @@
+"""/metrics, /health, /version, and log lines."""
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from troth.ids import NodeId
+from troth.replica.protocol import ServerStatus
+from troth.runtime.links import TransportCounters
+from troth.runtime.node import NodeCounters
+from troth.runtime.writer import WriterCounters
+from troth.server.clients import ClientCounters
+from troth.server.logs import set_up, with_facts
+from troth.server.metrics import REQUEST_BYTES_MAX, MetricsPort, Sources
+
+
+def status(leader: int) -> ServerStatus:
+    return ServerStatus(
+        0, NodeId(5), "n1", 77, "1", "leader", 3, NodeId(leader), 42, 7, 11, 10, 12, 2, 999, 1, False, []
+    )
+
+
+@contextlib.asynccontextmanager
+async def serving(leader: int = 5) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    disk = WriterCounters()
+    disk.writes, disk.syncs, disk.batch_sizes = 7, 3, {1: 2, 8: 1}
+    sources = Sources(
+        status=lambda: status(leader),
+        node=NodeCounters(),
+        peers=TransportCounters(),
+        clients=ClientCounters(),
+        disk=disk,
+        queues=lambda: {"disk_writes": 4},
+        operations=lambda: {"read_linearizable": 6},
+        snapshot_bytes=lambda: {"sent": 8},
+    )
+    port = MetricsPort(sources, version="1.2.3")
+    server = await asyncio.get_running_loop().create_server(port.accept, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+    try:
+        async with asyncio.timeout(5):
+            yield reader, writer
+    finally:
+        writer.close()
+        server.close()
+
+
+async def fetch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes]:
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = next(int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("Content-Length"))
+    body = b"" if request.startswith(b"HEAD") else await reader.readexactly(length)
+    return int(head.split()[1]), body
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+async def test_metrics_tell_the_numbers_on_one_connection() -> None:
+    async with serving() as (reader, writer):
+        for _ in range(2):
+            code, body = await fetch(reader, writer, get("/metrics?name=x"))
+            assert code == 200
+            lines = body.decode().splitlines()
+            for line in (
+                "troth_term 3.0",
+                "troth_is_leader 1.0",
+                "troth_commit_index 11.0",
+                "troth_revision 42.0",
+                "troth_disk_syncs_total 3.0",
+                'troth_queue_length{queue="disk_writes"} 4.0',
+                'troth_operations_total{kind="read_linearizable"} 6.0',
+                'troth_snapshot_bytes_total{direction="sent"} 8.0',
+                'troth_disk_batch_writes_bucket{le="8.0"} 3.0',
+                'troth_disk_batch_writes_bucket{le="+Inf"} 3.0',
+            ):
+                assert line in lines, line
+
+
+async def test_health_is_whether_a_leader_is_known() -> None:
+    async with serving(leader=5) as (reader, writer):
+        code, body = await fetch(reader, writer, get("/health"))
+        assert code == 200 and json.loads(body)["health"] == "true"
+        assert await fetch(reader, writer, b"HEAD /health HTTP/1.1\r\n\r\n") == (200, b"")
+        assert json.loads((await fetch(reader, writer, get("/version")))[1]) == {"troth": "1.2.3"}
+        assert (await fetch(reader, writer, get("/nothing")))[0] == 404
+    async with serving(leader=0) as (reader, writer):
+        code, body = await fetch(reader, writer, get("/health"))
+        assert code == 503 and json.loads(body)["reason"] == "no leader is known"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"), [(b"POST /metrics HTTP/1.1\r\n\r\n", 405), (b"what\r\n\r\n", 400), (b"\r\n\r\n", 400)]
+)
+async def test_what_is_no_get_is_refused_and_the_connection_closed(request_: bytes, code: int) -> None:
+    async with serving() as (reader, writer):
+        assert (await fetch(reader, writer, request_))[0] == code
+        assert await reader.read() == b""
+
+
+async def test_an_endless_request_is_cut_off() -> None:
+    async with serving() as (reader, writer):
+        writer.write(b"GET /" + b"x" * (2 * REQUEST_BYTES_MAX))
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_log_lines_carry_facts_and_write_node_ids_one_way(form: str) -> None:
+    stream = io.StringIO()
+    root = logging.getLogger("troth")
+    before = (root.handlers[:], root.level, root.propagate)
+    try:
+        set_up(name="n1", level="info", form=form, stream=stream)
+        logging.getLogger("troth.server").info("leader", extra=with_facts({"term": 3, "leader": 255}))
+        logging.getLogger("troth.server").debug("not shown")
+        try:
+            raise ValueError("broken")
+        except ValueError as error:
+            logging.getLogger("troth.server").critical("a bug", exc_info=error)
+    finally:
+        root.handlers[:], root.propagate = before[0], before[2]
+        root.setLevel(before[1])
+    first, rest = stream.getvalue().split("\n", 1)
+    assert "not shown" not in rest and "ValueError: broken" in rest
+    if form == "json":
+        line = msgspec.json.decode(first)
+        assert (line["server"], line["event"], line["term"], line["leader"]) == ("n1", "leader", 3, "ff")
+        assert all(isinstance(json.loads(each), dict) for each in rest.splitlines())
+    else:
+        assert first.endswith("info    n1 troth.server: leader term=3 leader=ff")
