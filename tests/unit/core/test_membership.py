@@ -74,7 +74,8 @@ def test_the_membership_at_an_index_is_the_last_one_before_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "index", "voters"), [(13, 12, (2,)), (12, 9, (1,)), (9, 6, (1, 2)), (7, 6, (1, 2)), (6, 4, (1, 2, 3)), (5, 4, (1, 2, 3))]
+    ("cut", "index", "voters"),
+    [(13, 12, (2,)), (12, 9, (1,)), (9, 6, (1, 2)), (7, 6, (1, 2)), (6, 4, (1, 2, 3)), (5, 4, (1, 2, 3))],
 )
 def test_truncation_takes_memberships_back(cut: int, index: int, voters: tuple[int, ...]) -> None:
     log = history()
@@ -146,7 +147,9 @@ def test_a_learner_becomes_a_voter_by_promotion_or_by_being_added() -> None:
 
 
 def test_many_servers_change_at_once() -> None:
-    target = accepted(THREE, MembershipChange(add_voters=joining(4, 5), add_learners=joining(6), remove=node(1, 2)))
+    target = accepted(
+        THREE, MembershipChange(add_voters=joining(4, 5), add_learners=joining(6), remove=node(1, 2))
+    )
     assert (target.voters, target.outgoing, target.learners) == (node(3, 4, 5), node(1, 2, 3), node(6))
 
 
@@ -171,7 +174,10 @@ def test_a_server_may_be_replaced_under_its_name() -> None:
         (MembershipChange(add_voters=joining(1)), "server 1 is a member already"),
         (MembershipChange(add_learners=joining(1)), "server 1 is a member already"),
         (MembershipChange(promote=node(1)), "server 1 is not a learner"),
-        (MembershipChange(add_voters={NodeId(4): Member("n2")}), "the name 'n2' is taken; remove the old server first"),
+        (
+            MembershipChange(add_voters={NodeId(4): Member("n2")}),
+            "the name 'n2' is taken; remove the old server first",
+        ),
         (
             MembershipChange(add_learners={NodeId(4): Member("x"), NodeId(5): Member("x")}),
             "the name 'x' is taken; remove the old server first",

@@ -48,7 +48,9 @@ def smallest_meeting_size(count: int) -> int:
     return next(
         size
         for size in range(1, count + 1)
-        if all(set(one) & set(other) for one in combinations(everyone, size) for other in combinations(everyone, size))
+        if all(
+            set(one) & set(other) for one in combinations(everyone, size) for other in combinations(everyone, size)
+        )
     )
 
 
