@@ -71,9 +71,7 @@ class Replication(State):
         heartbeat = Heartbeat(self._term, self._log.id_at(self._commit_index), leader.token)
         for peer in self._others():
             self._send(peer, heartbeat)
-        own = leader.progress.get(self.node_id)
-        if own is not None:
-            own.acked_token = leader.token
+        leader.progress[self.node_id].acked_token = leader.token
         return leader.token
 
     # ---- leader: answers ----
@@ -128,9 +126,12 @@ class Replication(State):
             # The last append may have been lost, and no later one would reveal it: an empty one will.
             prev_index = LogIndex(progress.next - 1)
             prev_term = self._log.term_at(prev_index)
-            if prev_term is not None:
-                prev = EntryId(prev_term, prev_index)
-                self._send(sender, AppendEntries(self._term, prev, (), self._commit_index))
+            if prev_term is None:
+                # Compacted while it was in flight: with a full pipeline nothing else would ever be sent.
+                progress.become_probe(LogIndex(progress.match + 1))
+                return
+            prev = EntryId(prev_term, prev_index)
+            self._send(sender, AppendEntries(self._term, prev, (), self._commit_index))
 
     def _stored(self, leader: Leader) -> dict[NodeId, LogIndex]:
         return {node: progress.match for node, progress in leader.progress.items()}
