@@ -13,7 +13,9 @@ def causes(accesses: Accesses, *, through_reads: bool) -> set[tuple[tuple[int, i
     if through_reads:
         where = {access.write: node for node, access in every(accesses) if access.is_write}
         pairs |= {
-            (where[access.write], node) for node, access in every(accesses) if not access.is_write and access.write >= 0
+            (where[access.write], node)
+            for node, access in every(accesses)
+            if not access.is_write and access.write >= 0
         }
     for middle, left, right in product(nodes, nodes, nodes):
         if (left, middle) in pairs and (middle, right) in pairs:
@@ -24,9 +26,7 @@ def causes(accesses: Accesses, *, through_reads: bool) -> set[tuple[tuple[int, i
 
 def every(accesses: Accesses) -> list[tuple[tuple[int, int], Access]]:
     """All accesses with their (session, place)."""
-    return [
-        ((s, p), access) for s, session in enumerate(accesses.sessions) for p, access in enumerate(session)
-    ]
+    return [((s, p), access) for s, session in enumerate(accesses.sessions) for p, access in enumerate(session)]
 
 
 def views(accesses: Accesses, *, through_reads: bool) -> bool:
@@ -78,7 +78,9 @@ def convergent(accesses: Accesses) -> bool:
     for order in permutations(writes):
         if any((b[0], a[0]) in before for at, a in enumerate(order) for b in order[at + 1 :]):
             continue
-        if all(_last_visible(node, access, order, before) for node, access in every(accesses) if not access.is_write):
+        if all(
+            _last_visible(node, access, order, before) for node, access in every(accesses) if not access.is_write
+        ):
             return True
     return False
 

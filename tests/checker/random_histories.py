@@ -94,7 +94,11 @@ def _bank(rng: random.Random, number: int) -> Request:
 
 
 def _multi(rng: random.Random, number: int) -> Request:
-    return "txn", None, tuple((rng.choice("rw"), rng.choice("xy"), rng.randrange(2)) for _ in range(rng.randrange(1, 3)))
+    return (
+        "txn",
+        None,
+        tuple((rng.choice("rw"), rng.choice("xy"), rng.randrange(2)) for _ in range(rng.randrange(1, 3))),
+    )
 
 
 OBJECTS: dict[str, tuple[Callable[[], Model], Script]] = {

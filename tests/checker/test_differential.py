@@ -1,6 +1,6 @@
 """Every checker against an oracle that tries all orders, on many small random histories.
 
-The default run is a smoke test; ``TROTH_FUZZ=20000 pytest -m slow tests/checker`` checks that many histories per checker.
+The default run is a smoke test; ``TROTH_FUZZ=20000 pytest -m slow tests/checker`` takes that many histories each.
 """
 
 import os

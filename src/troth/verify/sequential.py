@@ -3,7 +3,7 @@
 Not local (keys cannot be checked one by one) and NP-complete, even with unique values (Gibbons & Korach 1997,
 section 3), so this is a search, made short by three things: a linearizable history is sequentially consistent,
 with the same witness; a history of registers that is not causally consistent is not; and an operation that is next
-in its process and leaves the state alone can always be taken at once. What remains is depth first over (how far
+in its process and only looks can always be taken at once. What remains is depth first over (how far
 each process got, state), every such pair visited once, operations invoked earlier tried first.
 """
 
@@ -147,7 +147,7 @@ class _Search:
         return found
 
     def _rest(self, node: Node) -> Node:
-        """Take every next operation that leaves the state alone, until there is none."""
+        """Take every next operation that only looks and is legal, until there is none."""
         frontier, states, order, depth = node
         ahead = list(frontier)
         moved = True
@@ -156,12 +156,20 @@ class _Search:
             for number, lane in enumerate(self.lanes):
                 while ahead[number] < len(lane):
                     index = lane[ahead[number]]
+                    if not self._looks_only(index):
+                        # What does nothing in this state, such as a second write of the same, may be needed later.
+                        break
                     state = states[self._slot(index)]
-                    if state not in self._next(index, state) or not self._enabled(index, ahead):
+                    if state not in self._next(index, state):
                         break
                     ahead[number] += 1
                     order, depth, moved = (order, index), depth + 1, True
         return tuple(ahead), states, order, depth
+
+    def _looks_only(self, index: int) -> bool:
+        """Whether the operation changes no state at all."""
+        call = self.calls[index]
+        return call is not None and (call.f in self.model.pure or (call.f == "cas" and call.result is False))
 
     def _enabled(self, index: int, frontier: Sequence[int]) -> bool:
         """Whether a crashed operation's process has got as far as it had when it invoked it."""

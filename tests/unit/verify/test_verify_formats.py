@@ -1,0 +1,223 @@
+"""Readers: every format, its traps, and errors that say where."""
+
+import pytest
+
+from troth.errors import DecodeError, UsageError
+from troth.verify.check import check
+from troth.verify.formats import FORMATS, detect, read_history, write_edn, write_jsonl
+from troth.verify.formats.edn import Keyword, Record, dump, freeze, read_all
+from troth.verify.history import FOREVER, EventType, Reading
+
+ETCD = (
+    "INFO  jepsen.util - 0\t:invoke\t:write\t2\n"
+    "INFO  jepsen.util - 1   :invoke :cas   [1 4]\n"
+    "INFO  jepsen.core - something else entirely\n"
+    'INFO  jepsen.util - :nemesis\t:info\t:start\t"Cut off {:n1 [n2"\n'
+    "INFO  jepsen.util - 1\t:fail  :cas\t[1 4]\n"
+    "INFO  jepsen.util - 2 :invoke :read nil\n"
+    "\n"
+    "INFO  jepsen.util - 2\t:fail\t:read\t:timed-out\n"
+    "2016-01-01 10:00:00 INFO  jepsen.util - 0\t:info\t:write\t:timed-out\n"
+    "INFO  jepsen.util - 3\t:invoke\t:read\tnil\n"
+    "INFO  jepsen.util - 3\t:ok\t:read\tnil\n"
+)
+KV = (
+    '{:process 0, :type :invoke, :f :put, :key "a", :value "x 1"}\n'
+    '{:process 1, :type :invoke, :f :get, :key "a", :value nil}\n'
+    '{:process 0, :type :ok, :f :put, :key "a", :value "x 1"}\n'
+    '{:process 1, :type :ok, :f :get, :key "a", :value ""}\n'
+)
+KNOSSOS = """; a comment
+[{:process 0, :type :invoke, :f :cas, :value [0 1], :time 5, :index 0}
+ {:process :nemesis, :type :info, :f :start, :value nil}
+ {:process 0 :type :fail :f :cas :value [0 1]} #_{:ignored true}
+ {:process 1 :type :invoke :f :read :value nil}
+ #jepsen.history.Op{:process 1 :type :ok :f :read :value nil}]
+"""
+ELLE = (
+    "{:type :invoke, :process 3, :f :txn, :value [[:append 1 2] [:r 1 nil]]}\n"
+    "{:type :ok, :process 3, :f :txn, :value [[:append 1 2] [:r 1 [2]]]}\n"
+)
+ELLE_JSON = (
+    '[{"type":"invoke","process":0,"f":"txn","value":[["append",1,2],["r",1,null]],"time":1,"index":0},\n'
+    '{"type":"ok","process":0,"f":"txn","value":[["append",1,2],["r",1,[2]]],"time":2,"index":1}]'
+)
+AWDIT = "w x 0\nw y 0\n-----\n=====\nr x 0\nw x 1\n---\nr y 0\n===\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "format", "operations"),
+    [
+        ("", "empty", 0),
+        (" \n\t\n", "empty", 0),
+        ("; only a comment\n", "empty", 0),
+        ("[]", "jepsen-json", 0),
+        (ETCD, "jepsen-log", 4),
+        (KV, "porcupine-kv", 2),
+        (KNOSSOS, "jepsen-edn", 2),
+        (ELLE, "elle-edn", 1),
+        (ELLE_JSON, "elle-json", 1),
+        ('{"process": 0, "type": "invoke", "f": "read"}\n', "jepsen-json", 1),
+        ('{"troth_history": 1}\n{"process": 0, "type": "invoke", "f": "read"}\n', "troth-jsonl", 1),
+        (AWDIT, "awdit", 3),
+    ],
+)
+def test_format_is_found_out(text: str, format: str, operations: int) -> None:
+    """From the text alone, as str and as bytes with a byte order mark."""
+    for data in (text, text.encode(), b"\xef\xbb\xbf" + text.encode()):
+        history = read_history(data, "some.file")
+        assert (history.format, len(history)) == (format, operations)
+    assert format == "empty" or format in FORMATS
+
+
+def test_etcd_log_reads_a_failed_cas_as_an_observation() -> None:
+    """Fields by tabs or spaces; timed-out reads are failures that say nothing; infos stay open; faults are kept."""
+    history = read_history(ETCD)
+    write, cas, lost, read = history.operations
+    assert (write.outcome, write.returned, write.error) == (EventType.INFO, FOREVER, "timed-out")
+    assert (cas.outcome, cas.argument, cas.error) == (EventType.FAIL, (1, 4), None)
+    assert (lost.outcome, lost.error) == (EventType.FAIL, "timed-out")
+    assert (read.outcome, read.result) == (EventType.OK, None)
+    assert [fault.process for fault in history.faults] == ["nemesis"]
+    assert history.reading == Reading(failed="observed")
+
+
+def test_the_reading_of_a_failed_cas_decides_the_verdict() -> None:
+    """A cas that failed although its value was there: illegal for Porcupine, nothing at all for Knossos."""
+    text = "".join(
+        f"INFO jepsen.util - 0 :{kind} :{f} {value}\n"
+        for f, value, kinds in (("write", "1", ("invoke", "ok")), ("cas", "[1 2]", ("invoke", "fail")))
+        for kind in kinds
+    )
+    observed = read_history(text)
+    assert not check(observed, object="cas-register")
+    absent = read_history(text, reading=Reading(failed="absent"))
+    verdict = check(absent, object="cas-register")
+    assert verdict and verdict.reading.failed == "absent"
+    assert "never happened" in verdict.text()
+
+
+def test_knossos_reads_nil_as_unknown_and_fail_as_absent() -> None:
+    """A read of nil after a write is legal there, and illegal where nil is the initial value."""
+    rows = [
+        "{:process 0 :type :invoke :f :write :value 1}", "{:process 0 :type :ok :f :write :value 1}",
+        "{:process 0 :type :invoke :f :read :value nil}", "{:process 0 :type :ok :f :read :value nil}",
+    ]  # fmt: skip
+    history = read_history("\n".join(rows))
+    assert check(history, object="register")
+    assert not check(history.with_reading(Reading()), object="register")
+
+
+def test_awdit_sessions_become_processes() -> None:
+    """Dashes end transactions, equals signs end sessions."""
+    history = read_history(AWDIT)
+    assert [(op.process, op.argument) for op in history.operations] == [
+        (0, (("w", "x", 0), ("w", "y", 0))),
+        (1, (("r", "x", 0), ("w", "x", 1))),
+        (1, (("r", "y", 0),)),
+    ]
+
+
+@pytest.mark.parametrize("text", [ETCD, KV, KNOSSOS, ELLE, ELLE_JSON])
+def test_own_format_reads_back_what_was_written(text: str) -> None:
+    """Operations, faults and reading survive; EDN keeps the operations."""
+    history = read_history(text)
+    back = read_history(write_jsonl(history))
+
+    def bare(operations: object) -> list[object]:
+        assert isinstance(operations, list)
+        return [
+            (op.process, op.f, op.key, op.argument, op.result, op.outcome, op.invoked, op.completed)
+            for op in operations
+        ]
+
+    assert bare(back.operations) == bare(history.operations)
+    assert back.reading == history.reading
+    assert [fault.position for fault in back.faults] == [fault.position for fault in history.faults]
+    again = read_history(write_edn(history))
+    assert bare(again.operations) == bare(history.operations)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "expected"),
+    [
+        ("{:process 0, :type :invoke", "line 1, column 27", "'}'"),
+        ("[{:a 1}\n {:b 2)]", "line 2, column 7", "'}'"),
+        ('[{:process 0 :type :invoke :f :read :value "abc}]', "line 1, column 44", "a closing quote"),
+        ("[{:a}]", "line 1, column 5", "an even number"),
+        ("{:process 0 :type :odd :f :read}", "line 1", "invoke, ok, fail or info"),
+        ("{:process [] :type :ok :f :read}", "line 1", "an integer or a name"),
+        ('{"process": 0,\n', "line 1", "JSON"),
+        ('{"process": 0, "type": "invoke", "f": "read"}\n[1]\n', "line 2", "an event object"),
+        ('{"troth_history": 2}\n', "line 1", "version 1"),
+        ('{"troth_history": 1, "failed": "maybe"}\n', "line 1", "'absent' or 'observed'"),
+        ("INFO jepsen.util - 0 invoke read\n", "line 1", "<process> :invoke|:ok|:fail|:info"),
+        ("INFO jepsen.util - 0 :invoked :read nil\n", "line 1", ":invoke, :ok, :fail or :info"),
+        ("INFO jepsen.util - 0 :invoke :write [1\n", "line 1", "an EDN value"),
+        ("w x 1\nq x 1\n", "line 2, column 1", "'r KEY VALUE'"),
+        ("hello", "line 1, column 1", "a JSON or EDN event"),
+        (
+            "{:process 0 :type :invoke :f :read}\n{:process 0 :type :invoke :f :read}",
+            "line 2",
+            "a completion of read",
+        ),
+        (
+            "{:process 0 :type :invoke :f :read}\n{:process 0 :type :ok :f :write}",
+            "line 2",
+            "a completion of that",
+        ),
+        ("{:process 0 :type :invoke :f :read}\n{:process 1 :type :ok :f :read}", "line 2", "an invoke first"),
+        ("{:type :ok :process 0 :f :txn :value [[:r 1]]}", "line 1", "[f key value]"),
+        ("42 {:a 1}", "line 1, column 1", "one of"),
+        ("({:a 1}) 42", "line 1", "invoke, ok, fail or info"),
+    ],
+)
+def test_bad_input_names_place_and_expectation(text: str, where: str, expected: str) -> None:
+    """Always a DecodeError with the file's name, never anything else."""
+    with pytest.raises(DecodeError) as caught:
+        read_history(text, "bad.log")
+    message = str(caught.value)
+    assert message.startswith("bad.log: ") and where in message and expected in message
+
+
+def test_bytes_that_are_not_utf8_are_refused() -> None:
+    """With the place of the first wrong one."""
+    with pytest.raises(DecodeError, match=r"line 2, column 3: found byte 0xff, expected UTF-8"):
+        read_history(b"ab\ncd\xff")
+
+
+def test_unknown_format_is_a_usage_error() -> None:
+    """And names the ones there are."""
+    with pytest.raises(UsageError, match="awdit"):
+        read_history("", format="yaml")
+
+
+def test_every_prefix_of_a_file_reads_or_is_refused() -> None:
+    """A torn file never ends in anything but a history or a DecodeError."""
+    for text in (ETCD, KV, KNOSSOS, ELLE, ELLE_JSON, AWDIT):
+        for end in range(len(text)):
+            try:
+                read_history(text[:end])
+            except DecodeError as error:
+                assert "line" in str(error)
+
+
+def test_edn_values() -> None:
+    """The whole notation, as far as histories use it."""
+    text = (
+        r'[nil true false 7 -3N 1.5 2.5M 1/2 "a\n\"\u0041" \a \newline :k/w sym #{1 2} {:a [1]} #inst "2020" #_ 1]'
+    )
+    ((value, offset),) = list(read_all(text))
+    assert offset == 0
+    assert isinstance(value, tuple)
+    assert value[:12] == (None, True, False, 7, -3, 1.5, 2.5, 0.5, 'a\n"A', "a", "\n", "k/w")
+    assert value[12:] == ("sym", frozenset({1, 2}), {"a": (1,)}, "2020")
+    assert repr(value[11]) == ":k/w"
+    frozen = freeze(value)
+    assert hash(frozen) is not None
+    assert dump(Record({(Keyword("a"), (1, None))})) == "{:a [1 nil]}"
+
+
+def test_detect_prefers_the_header() -> None:
+    """A header of our own format settles it."""
+    assert detect('{"troth_history": 1, "failed": "observed"}') == "troth-jsonl"
