@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import inspect
 import random
+import re
+import textwrap
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from real_cluster import cluster_of, replicas_agree
 import troth
 from troth import aio
 from troth.cli.certs import parse_server, write_set
+from troth.client import recording, replicated
 from troth.errors import NotApplied, TrothError
 from troth.server.local import LocalCluster
 
@@ -242,3 +246,31 @@ def test_clients_without_the_cluster_s_certificates_are_kept_out(tmp_path: Path)
         ):
             with pytest.raises(NotApplied):
                 troth.connect(stranger, timeout=1.0)
+
+
+def example(documented: object) -> str:
+    """The first code block of a docstring."""
+    text = inspect.getdoc(documented) or ""
+    _, _, after = text.partition("::\n\n")
+    block = re.match(r"(?:(?:    .*)?\n)+", after + "\n")
+    assert block is not None
+    return textwrap.dedent(block.group())
+
+
+def test_the_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with cluster_of(1) as cluster:
+        with cluster.connect() as client:
+            for documented in (replicated, recording, troth.Client.watch):
+                exec(example(documented), {"troth": troth, "client": client})
+        assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 3
+
+        async def run() -> None:
+            async with await aio.connect(cluster.url) as client:
+                for documented in (aio.AsyncClient.txn, aio.AsyncClient.watch):
+                    code = "async def f():\n" + textwrap.indent(example(documented), "    ")
+                    names: dict[str, Any] = {"troth": troth, "client": client}
+                    exec(code, names)
+                    await names["f"]()
+
+        asyncio.run(run())

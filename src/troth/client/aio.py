@@ -168,7 +168,8 @@ class AsyncClient(ClusterCalls):
 
         ::
 
-            await client.txn([troth.version("k") == 0], [troth.Put("k", "v")], [troth.Get("k")])
+            create = await client.txn([troth.version("new") == 0], [troth.Put("new", "v")], [troth.Get("new")])
+            assert create.succeeded
         """
         request = Txn(list(compare), list(success), list(failure))
         future = self.write(request, len(_encode(request)))
@@ -194,8 +195,11 @@ class AsyncClient(ClusterCalls):
         ::
 
             async with client.watch(prefix="jobs/") as watch:      # from here on nothing is missed
+                await client.put("jobs/1", "sweep")
                 async for events in watch:
-                    for event in events: ...
+                    for event in events:
+                        assert (event.type.name, event.kv.key) == ("PUT", b"jobs/1")
+                    break
 
         Events come once and in order, also over failing servers; see `Watch` for the errors.
         """

@@ -3,8 +3,7 @@
 ::
 
     with troth.recording("run.jsonl"):
-        ...                         # any clients, threads, coroutines
-    # troth verify run.jsonl
+        client.put("k", "v")            # any clients, threads, coroutines
 
 The file has the format of verify/history.py. An operation that failed with `NotApplied` is a "fail", one with
 `OutcomeUnknown` an "info"; one still open at the end has no completion, which means the same. Recorded are:

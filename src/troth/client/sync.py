@@ -143,8 +143,10 @@ class Client:
         ::
 
             with client.watch(prefix="jobs/") as watch:
+                client.put("jobs/1", "sweep")
                 for events in watch:
-                    for event in events: ...
+                    assert [event.kv.value for event in events] == [b"sweep"]
+                    break
         """
 
         async def begin() -> AsyncWatch:

@@ -70,7 +70,17 @@ class Watch:
     # ---- for the consumer ------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, Any, Self]:
-        yield from self.started
+        return self._begun().__await__()
+
+    async def _begun(self) -> Self:
+        """Wait until a server has begun the watch; the client's time-out bounds that."""
+        timeout_s = self._watches.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.wait([self.started])
+        except TimeoutError:
+            self.end(Unavailable(f"no server has begun the watch within {timeout_s:g} s"))
+        self.started.result()
         return self
 
     def __aiter__(self) -> Self:
@@ -120,8 +130,7 @@ class Watch:
         self.end(None)
 
     async def __aenter__(self) -> Self:
-        await self.started
-        return self
+        return await self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -197,6 +206,7 @@ class Watches:
 
     def __init__(self, router: Router, *, read_from: str) -> None:
         self._router = router
+        self.timeout_s = router.timeout_s
         self._target = LEADER if read_from == ANY else read_from
         self._all: dict[Watch, None] = {}
         self._by_number: dict[int, Watch] = {}

@@ -8,7 +8,7 @@ from fake_server import asynchronous, running, until
 
 from troth import aio
 from troth.client import watch as watch_module
-from troth.errors import InvalidRequest, UsageError, WatchCompacted
+from troth.errors import InvalidRequest, Unavailable, UsageError, WatchCompacted
 from troth.kv.requests import Event, EventType
 from troth.replica.protocol import WatchCanceled, WatchCreate
 
@@ -175,3 +175,11 @@ async def take(watch: "watch_module.Watch", count: int) -> list[Event]:
         events += await watch.__anext__()
     assert len(events) == count
     return events
+
+
+@asynchronous
+async def test_a_watch_that_nobody_begins_is_given_up() -> None:
+    async with running() as cluster, await aio.connect(cluster.url, timeout=0.2) as client:
+        cluster.servers[0].stop()
+        with pytest.raises(Unavailable, match="begun the watch"):
+            await client.watch("a")
