@@ -26,13 +26,12 @@ from multiprocessing import reduction
 from queue import Empty
 from typing import Any, cast
 
-import msgspec
-
 from troth.errors import TrothError, Unavailable, UsageError
 from troth.ids import NodeId
 from troth.replica.protocol import ServerStatus
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
+from troth.server.control import Control, ServerEvent, rebuilt
 
 EVENTS_MAX = 1000
 READY_SECONDS_MAX = 30.0
@@ -41,29 +40,6 @@ STOP_SECONDS_MAX = 10.0
 
 _spawn = multiprocessing.get_context("spawn")
 _main_lock = threading.Lock()
-
-
-class ServerEvent(msgspec.Struct, frozen=True):
-    """Something that happened to a server: ``ready``, ``leader``, ``follower``, ``commit``, ``snapshot`` and others.
-
-    `at` is the server's wall clock in seconds; `facts` are numbers and texts.
-    """
-
-    name: str
-    server: str
-    at: float
-    facts: dict[str, Any] = {}
-
-
-class Control(msgspec.Struct, frozen=True):
-    """What a server process holds of its parent. All of it can be pickled into a spawned process."""
-
-    pipe: Any
-    ready: Any
-    events: Any
-    die_with_parent: bool
-    parent: int
-    log_file: str
 
 
 class RaftServer:
@@ -319,23 +295,6 @@ class RaftServer:
             return cast(ServerEvent, self.events.get(timeout=timeout_s) if timeout_s else self.events.get_nowait())
         except Empty:
             return None
-
-
-def rebuilt(code: str, text: str) -> TrothError:
-    """The error with the class code *code* that another process raised."""
-    for kind in _subclasses(TrothError):
-        if kind.code == code:
-            # Constructors differ; the text is already made.
-            error = kind.__new__(kind, text)
-            error.args = (text,)
-            return error
-    return TrothError(text)
-
-
-def _subclasses(kind: type[TrothError]) -> Iterator[type[TrothError]]:
-    yield kind
-    for each in kind.__subclasses__():
-        yield from _subclasses(each)
 
 
 @contextlib.contextmanager

@@ -23,8 +23,8 @@ from troth.errors import IdentityLost, InvariantViolation, StorageError, TrothEr
 from troth.ids import NodeId
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
+from troth.server.control import Control, ServerEvent
 from troth.server.logs import set_up
-from troth.server.process import Control, ServerEvent
 from troth.server.server import Server
 
 EXIT_OK = 0

