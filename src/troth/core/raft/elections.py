@@ -48,12 +48,12 @@ class Elections(Changes):
             self._reset_election_timer()
             return
         self._drop_reads()
-        self._role = PreCandidate(votes={self.node_id: True})
+        self._role = role = PreCandidate(votes={self.node_id: True})
         self._reset_candidate_timer()
         self._trace("pre_candidate", term=self._term)
         for peer in self._other_voters():
             self._send(peer, PreVote(Term(self._term + 1), self._log.last))
-        self._count_pre_votes()
+        self._count_pre_votes(role)
 
     def _campaign(self, *, transfer: bool) -> None:
         """§5.2: raise the term, vote for oneself, ask for votes; all of it durable before it is heard."""
@@ -79,27 +79,19 @@ class Elections(Changes):
             self._quick_attempts += 1
             self._election_deadline = Tick(self._now + self._rng.randrange(patience, 2 * patience))
 
-    def _count_pre_votes(self) -> None:
-        role = self._role
-        if isinstance(role, PreCandidate):
-            match self._tally(role.votes):
-                case VoteResult.WON:
-                    self._campaign(transfer=False)
-                case VoteResult.LOST:
-                    self._stand_down()
-                case VoteResult.PENDING:
-                    pass
+    def _count_pre_votes(self, role: PreCandidate) -> None:
+        result = self._tally(role.votes)
+        if result is VoteResult.WON:
+            self._campaign(transfer=False)
+        elif result is VoteResult.LOST:
+            self._stand_down()
 
-    def _count_votes(self) -> None:
-        role = self._role
-        if isinstance(role, Candidate):
-            match self._tally(role.votes):
-                case VoteResult.WON:
-                    self._become_leader()
-                case VoteResult.LOST:
-                    self._stand_down()
-                case VoteResult.PENDING:
-                    pass
+    def _count_votes(self, role: Candidate) -> None:
+        result = self._tally(role.votes)
+        if result is VoteResult.WON:
+            self._become_leader()
+        elif result is VoteResult.LOST:
+            self._stand_down()
 
     def _stand_down(self) -> None:
         """A lost (pre-)vote: wait for the winner, or for the next try at the pace already set."""
@@ -290,10 +282,11 @@ class Elections(Changes):
 
     def _hand_over_when_removed(self, leader: Leader) -> None:
         """A leader that is no member any more steps down once that has committed (§6), and names a successor."""
-        voters = [node for node in self._membership.voters if self._is_active(leader.progress[node])]
-        if voters:
-            best = max(voters, key=lambda node: leader.progress[node].match)
-            self._send(best, TimeoutNow(self._term))
+        best = max(
+            self._membership.voters,
+            key=lambda node: (self._is_active(leader.progress[node]), leader.progress[node].match),
+        )
+        self._send(best, TimeoutNow(self._term))
         self._trace("removed", term=self._term)
         self._become_follower(NOBODY)
 

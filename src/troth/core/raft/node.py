@@ -162,11 +162,11 @@ class Raft(Elections):
             case PreVoteReply():
                 if isinstance(role, PreCandidate) and message.term == self._term + message.granted:
                     role.votes[sender] = message.granted
-                    self._count_pre_votes()
+                    self._count_pre_votes(role)
             case VoteReply():
                 if isinstance(role, Candidate):
                     role.votes[sender] = message.granted
-                    self._count_votes()
+                    self._count_votes(role)
             case AppendEntries():
                 self._follow(sender)
                 self._on_append_entries(sender, message)

@@ -10,7 +10,7 @@ from troth.core.raft.progress import Mode
 from troth.core.raft.replication import Replication
 from troth.core.raft.roles import Leader
 from troth.errors import invariant
-from troth.ids import LogIndex, NodeId, Term
+from troth.ids import LogIndex, NodeId
 
 
 class Snapshots(Replication):
@@ -20,17 +20,14 @@ class Snapshots(Replication):
         """A snapshot at `meta` is durable here; entries before *keep_from* (<= ``meta.last.index + 1``) go."""
         invariant(meta.last.index <= self._applied_index, "snapshot of what was not applied", last=meta.last)
         upto = LogIndex(min(keep_from - 1, meta.last.index))
-        term = self._log.term_at(upto)
-        if term is None or upto <= self._log.compacted.index:
+        if upto <= self._log.compacted.index:
             return
-        self._log.compact_to(type(meta.last)(term, upto))
+        self._log.compact_to(self._log.id_at(upto))
         self._memberships.on_compact(upto)
 
     def entry_id(self, index: LogIndex) -> EntryId:
         """The full name of the entry at *index*, which is applied and not compacted (for a snapshot's header)."""
-        term = self._log.term_at(index)
-        invariant(term is not None, "names an entry that is not held", index=index)
-        return EntryId(term or Term(0), index)
+        return self._log.id_at(index)
 
     def membership_at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (for the header of a snapshot)."""

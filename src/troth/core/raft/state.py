@@ -22,7 +22,7 @@ from troth.core.raft.log import Log
 from troth.core.raft.membership import MembershipLog
 from troth.core.raft.messages import AppendReply, RaftMessage
 from troth.core.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
-from troth.errors import UsageError, invariant
+from troth.errors import InvariantViolation, UsageError, invariant
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.ports import Rng
 
@@ -191,12 +191,12 @@ class State:
     def _append_own(self, kind: EntryKind, payload: bytes) -> Entry:
         """Append an entry of the own term (leader only, append-only: §5.3)."""
         role = self._role
-        invariant(isinstance(role, Leader), "only a leader appends", term=self._term)
+        if not isinstance(role, Leader):
+            raise InvariantViolation(f"only a leader appends (term={self._term})")
         entry = Entry(LogIndex(self._log.last_index + 1), self._term, kind, payload)
         self._log.append(entry)
-        if isinstance(role, Leader):
-            role.uncommitted_bytes += entry.size_bytes
-            role.uncommitted.append(entry)
+        role.uncommitted_bytes += entry.size_bytes
+        role.uncommitted.append(entry)
         self._on_entry_appended(entry)
         return entry
 
