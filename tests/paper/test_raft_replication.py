@@ -603,3 +603,37 @@ def test_large_commits_are_handed_over_in_pieces() -> None:
     assert [index for piece in pieces for index in piece] == list(range(2, 42))
     assert max(len(piece) for piece in pieces) == 240 // 34
     assert actor.engine.take_effects().committed == ()
+
+
+def test_a_lost_pipeline_that_was_compacted_ends_in_a_snapshot() -> None:
+    """§7: with as much in flight as is allowed, all of it lost and compacted since, only the leader can notice."""
+    stage = replicating()
+    for _ in range(MESSAGES_IN_FLIGHT_MAX + 20):
+        stage.propose(1)
+        stage.drop(lambda flying: flying.to == 3)
+        stage.settle()
+    stage.compact(1)
+    stage.propose(1)
+    stage.settle()
+    assert not stage[1].wanted
+    stage.run(stage.config.heartbeat_ticks)
+    assert stage[1].wanted == [3]
+
+
+def test_refusals_that_nobody_waits_for_are_nothing() -> None:
+    """Of a stranger, or of a follower to which a snapshot is on its way."""
+    stage = replicating()
+    before = stage.status(1)
+    stage.hand(9, 1, AppendRejected(Term(1), LogIndex(1), at(0, 0)))
+    assert stage.status(1) == before
+    stage.isolate(3)
+    stage.propose(1)
+    stage.settle()
+    stage.run(2)
+    stage.compact(1)
+    stage.heal()
+    stage.run(4)
+    assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+    stage.hand(3, 1, AppendRejected(Term(1), LogIndex(1), at(0, 0)))
+    assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+    assert stage.status(1).progress[NodeId(3)].match == 1
