@@ -15,7 +15,7 @@ from troth.client.opening import Opening
 from troth.client.operations import Text, Txn, as_bytes, span
 from troth.client.reads import ReadPipeline
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
-from troth.client.router import ANY, Router
+from troth.client.router import ANY, LEADER, Router
 from troth.client.session import Session
 from troth.client.url import parse_url
 from troth.client.watch import Watch, Watches
@@ -300,13 +300,15 @@ async def connect(
         tls: what to make TLS connections with, instead of the URL's parameters.
 
     Raises:
-        UsageError: the URL is wrong.
+        UsageError: the URL is wrong, or no server is called *read_from*.
         Unavailable: no server answered in time.
         WrongCluster: the addresses belong to different clusters.
     """
     client = AsyncClient(url, timeout=timeout, session=session, read_from=read_from, tls=tls)
     try:
         await client.wait_ready()
+        if read_from not in (ANY, LEADER) and not any(client.servers().values()):
+            client.router.require(read_from)
     except BaseException:
         await client.close()
         raise

@@ -321,7 +321,11 @@ async def _fetch_snapshot(address: str, router: Router, sink: BinaryIO) -> int:
     try:
         connection.send(frame_of(FetchSnapshot(router.next_call())))
         while True:
-            part = await parts.get()
+            try:
+                async with asyncio.timeout(router.timeout_s):
+                    part = await parts.get()
+            except TimeoutError:
+                raise Unavailable(f"{address}: the snapshot stands still") from None
             if isinstance(part, TrothError):
                 raise part
             await asyncio.to_thread(sink.write, part.data)

@@ -136,6 +136,9 @@ class LeaseKeeper:
         lease = Lease(self._client, granted, sent_at_s=sent_at_s, keep=keep)
         if on_lost is not None:
             lease.on_lost(on_lost)
+        if self._loop.time() - sent_at_s > lease.ttl_s / RENEWALS_PER_TTL:
+            # The grant took so long (an election, say) that little is left by our own reckoning.
+            await lease.keep_alive()
         self._push(lease, self._next_due_s(lease))
         return lease
 

@@ -223,12 +223,12 @@ class Link:
                 await self._pause(longest_s * (0.5 + random.random() / 2))
 
     async def _pause(self, seconds: float) -> None:
-        self._hurry.clear()
         try:
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
         except TimeoutError:
             pass
+        self._hurry.clear()
 
     async def _connect_once(self) -> None:
         """Connect, introduce ourselves, and stay until the connection is lost."""

@@ -105,4 +105,8 @@ async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
             server.refusals.append(("overloaded", "too many snapshots", ""))
         with pytest.raises(NotApplied, match="too many snapshots"):
             await client.snapshot(tmp_path / "other")
+        cluster.servers[1].stop()
+        client.router.timeout_s = 0.1
+        with pytest.raises(Unavailable):
+            await client.snapshot(tmp_path / "other", server="n2")
         assert os.listdir(tmp_path) == ["state"]

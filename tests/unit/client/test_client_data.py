@@ -180,3 +180,19 @@ async def test_weaker_reads_go_where_the_client_reads_from() -> None:
             assert (await client.get("k", level=troth.bounded(seconds=1))).server == "n1"
         async with await aio.connect(cluster.url, read_from="n3") as client:
             assert (await client.get("k", level=troth.eventual)).server == "n3"
+            assert (await client.get("k", level=troth.bounded(revisions=3))).server == "n3"
+        with pytest.raises(UsageError, match="no server is called 'n7'"):
+            await aio.connect(cluster.url, read_from="n7")
+
+
+@asynchronous
+async def test_more_reads_than_may_wait_are_refused() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        gate = cluster.servers[0].answer_after = asyncio.Event()
+        waiting = [client.get("k") for _ in range(65_536)]
+        with pytest.raises(Overloaded, match="await some"):
+            await client.get("k")
+        gate.set()
+        cluster.servers[0].answer_after = None
+        assert len(await asyncio.gather(*waiting)) == 65_536
+        assert (await client.get("k")).value is None

@@ -93,6 +93,18 @@ async def test_a_lease_that_cannot_be_renewed_is_lost_before_the_server_can_end_
 
 
 @asynchronous
+async def test_a_lease_that_was_long_in_coming_is_renewed_before_it_is_given() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("warm", "")
+        cluster.elect(None)
+        asked = asyncio.ensure_future(client.lease(2).__aenter__())
+        await asyncio.sleep(1)
+        cluster.elect(cluster.servers[0])
+        lease = await asked
+        assert lease.deadline_s - asyncio.get_running_loop().time() > 1.5
+
+
+@asynchronous
 async def test_leases_of_a_closed_client_count_as_lost() -> None:
     async with running() as cluster:
         client = await aio.connect(cluster.url)
