@@ -100,6 +100,9 @@ def markdown(results: Results, plots: list[str]) -> str:
         f"{results['settings']['rounds']} rounds of {results['settings']['seconds']:g} s, the systems taking "
         "turns. `make bench` writes this anew.",
         "",
+        f"Load average of the machine before the run: {machine['load_before']:.1f}. What it does beside this run slows "
+        "all systems down, and not equally: a run with much above 0.5 says little.",
+        "",
     ]
     for plot in plots:
         lines += [f"![{plot}]({plot})", ""]
