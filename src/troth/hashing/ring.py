@@ -31,7 +31,11 @@ class PointLocator(Locator):
         try:
             hashed = self._digester(key.encode() if isinstance(key, str) else key)
             bucket = hashed >> shift
-            return names[owners[bisect_left(points, hashed, starts[bucket], starts[bucket + 1])]]
+            at = starts[bucket]
+            # Most buckets hold no point below the hash, and then there is nothing to search.
+            if points[at] < hashed:
+                at = bisect_left(points, hashed, at + 1, starts[bucket + 1])
+            return names[owners[at]]
         except IndexError:
             raise NoNodes from None
         except (TypeError, UnicodeEncodeError):
