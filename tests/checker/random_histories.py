@@ -78,6 +78,11 @@ def _queue(rng: random.Random, number: int) -> Request:
     return f, None, None if f == "dequeue" else rng.choice((number, number % 2))
 
 
+def _unique_queue(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("enqueue", "enqueue", "dequeue"))
+    return f, None, None if f == "dequeue" else number + 1
+
+
 def _stack(rng: random.Random, number: int) -> Request:
     f = rng.choice(("push", "pop"))
     return f, None, None if f == "pop" else rng.choice((number, number % 2))
@@ -112,6 +117,7 @@ OBJECTS: dict[str, tuple[Callable[[], Model], Script]] = {
     "set, grow-only": (SetObject, _grow_only),
     "counter": (Counter, _counter),
     "queue": (Queue, _queue),
+    "queue, unique values": (Queue, _unique_queue),
     "unordered-queue": (UnorderedQueue, _queue),
     "stack": (Stack, _stack),
     "lock": (Lock, _lock),

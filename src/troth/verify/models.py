@@ -30,7 +30,7 @@ from typing_extensions import override
 
 from troth.errors import UsageError
 from troth.verify.formats.edn import Record
-from troth.verify.history import EventType, Operation, Reading, Value
+from troth.verify.history import EventType, History, Operation, Reading, Value
 from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
 
 
@@ -91,6 +91,11 @@ class Model:
     def reading(self, reading: Reading) -> "Model":
         """This model, adjusted to how the history is read (for example its initial value)."""
         return self
+
+    def calls(self, history: History) -> list[Call | None]:
+        """`call` of every operation. A model may leave out crashed calls here that could only do harm."""
+        reading = history.reading
+        return [self.call(op, reading) for op in history.operations]
 
     def call(self, op: Operation, reading: Reading) -> Call | None:
         """What *op* says about the object; None when it says nothing."""
@@ -376,6 +381,18 @@ class Queue(Model):
         if call.f not in ("dequeue", "pop"):
             raise _unknown(self, call)
         return self._take(state, call)
+
+    @override
+    def calls(self, history: History) -> list[Call | None]:
+        """Without crashed enqueues of what nobody dequeued: had they happened, they would only be in the way."""
+        calls = super().calls(history)
+        taken = {call.result for call in calls if call is not None and call.known and not self.total(call)}
+        return [
+            None
+            if call is not None and not call.known and self.total(call) and call.argument not in taken
+            else call
+            for call in calls
+        ]
 
     def _take(self, state: tuple[Value, ...], call: Call) -> Value:
         if not state:

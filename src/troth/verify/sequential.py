@@ -14,7 +14,7 @@ from troth.errors import UsageError
 from troth.verify.causal import check_causal
 from troth.verify.history import FOREVER, History, Process, Value
 from troth.verify.linearizability import Budget, check_linearizable
-from troth.verify.models import ILLEGAL, Call, Model, Register, Several
+from troth.verify.models import ILLEGAL, Model, Register, Several
 from troth.verify.verdict import Counterexample, Part, Status, Verdict
 
 _FIRST_TRY: Final = 2_000
@@ -73,10 +73,8 @@ class _Search:
         self.history, self.model, self.expired, self.states_max = history, model, expired, states_max
         lanes: dict[Process, list[int]] = {}
         ghosts: list[tuple[int, Process, int]] = []
-        self.calls: list[Call | None] = []
-        for op in history.operations:
-            call = model.call(op, history.reading)
-            self.calls.append(call)
+        self.calls = model.calls(history)
+        for op, call in zip(history.operations, self.calls, strict=True):
             lane = lanes.setdefault(op.process, [])
             if call is not None and op.returned == FOREVER:
                 # Crashed: after what its process did before, but in no order with what the process did later.

@@ -7,9 +7,9 @@ from typing import Final, TypeAlias
 from msgspec import Struct, structs
 
 from troth.verify.history import History, Value, show
-from troth.verify.linearizability import chains, generic, register, sets, witness
+from troth.verify.linearizability import chains, generic, queues, register, sets, witness
 from troth.verify.linearizability.register import UNBOUNDED, Budget, Outcome
-from troth.verify.models import Call, Model, Register, SetObject
+from troth.verify.models import Call, Model, Queue, Register, SetObject
 from troth.verify.verdict import ConfigurationView, Counterexample, Part, Status, Verdict, combine
 
 Instants: TypeAlias = list[tuple[int, int]]
@@ -23,6 +23,7 @@ _COST: Final = {
     "jit-model": "linear in the history, exponential in concurrency at worst",
     "chains": "O(n log n)",
     "set-chain": "linear",
+    "queue-order": "O(n log n)",
 }
 
 
@@ -78,7 +79,7 @@ def _decisions(history: History, model: Model, budget: Budget) -> Iterator[_Resu
     """Decide part after part, so that the caller may stop at the first illegal one."""
     operations, reading = history.operations, history.reading
     if not isinstance(model, Register) or type(model).step is not Register.step:
-        objects = _Objects(history, model, [model.call(op, reading) for op in operations], budget)
+        objects = _Objects(history, model, model.calls(history), budget)
         for key, timeline in _parts(history, model):
             yield objects.decide(key, timeline)
         return
@@ -195,6 +196,10 @@ class _Objects:
     def decide(self, key: Value, timeline: Sequence[int]) -> _Result:
         if isinstance(self.model, SetObject) and sets.applies(self.calls, timeline):
             return self._chain(key, timeline)
+        if type(self.model) is Queue:
+            found = queues.examine(self.calls, timeline)
+            if found is not None:
+                return self._queue(key, timeline, *found)
         outcome = generic.search(self.model, self.calls, timeline, budget=self.budget)
 
         def prefix() -> Instants:
@@ -206,6 +211,18 @@ class _Objects:
                 self.history, timeline, witness.order_of_calls(self.model, self.calls, timeline, outcome.trail)
             ),
             explain=lambda: explained(self.history, outcome, prefix=prefix),
+        )
+
+    def _queue(
+        self, key: Value, timeline: Sequence[int], failed: int | None, why: str, spans: list[queues.Span]
+    ) -> _Result:
+        outcome = Outcome(
+            status="ok" if failed is None else "illegal", failed=failed, events_done=len(timeline), reason=why
+        )
+        return _Result(
+            part=_part(self.history, key, "queue-order", timeline, outcome),
+            order=lambda: _in_history(self.history, timeline, queues.order(spans)),
+            explain=lambda: explained(self.history, outcome, because=why),
         )
 
     def _chain(self, key: Value, timeline: Sequence[int]) -> _Result:
