@@ -228,3 +228,22 @@ def cas_register(
         bug=bug,
         reading=Reading(failed="observed"),
     )
+
+
+def register_keys(seed: int, operations: int, *, clients: int = 8, keys: int = 5) -> History:
+    """Reads and writes of some keys, every value written once."""
+
+    def request(rng: random.Random, number: int) -> tuple[str, object, object]:
+        key = str(rng.randrange(keys))
+        return ("write", key, number + 1) if rng.random() < 0.5 else ("read", key, None)
+
+    return _run(
+        random.Random(seed),
+        operations=operations,
+        clients=clients,
+        request=request,
+        initial=None,
+        crash=0.0,
+        bug=0.0,
+        reading=Reading(),
+    )

@@ -179,22 +179,23 @@ def _wanted(key: Key, value: Value) -> bool:
 def _lengths(written: Iterable[Value]) -> list[int] | None:
     """The lengths of all texts, most common first; None when one is a prefix of another or they are not texts."""
     texts: list[str] = []
-    counts: Counter[int] = Counter()
+    sizes: list[int] = []
     for text in written:
         if isinstance(text, str):
             texts.append(text)
         elif not isinstance(text, tuple):
             return None
-        counts[len(text)] += 1
-    if texts and len(texts) != counts.total():
+        sizes.append(len(text))
+    if texts and len(texts) != len(sizes):
         return None
+    counts = Counter(sizes)
     if len(counts) > 1:
         if not texts:
             return None
         texts.sort()
-        for shorter, longer in pairwise(texts):
-            if longer.startswith(shorter):
-                return None
+        # A text that is a prefix of another is one of its right neighbour, too.
+        if any(map(str.startswith, texts[1:], texts)):
+            return None
     return [length for length, _ in counts.most_common()]
 
 
@@ -220,8 +221,11 @@ def _parse(
     ends: dict[Value, str | tuple[Value, ...]] = {}
     for value in values:
         size = len(value)
-        head = next((value[:length] for length in lengths if value[:length] in written), None)
-        if head is None:
+        for length in lengths:
+            head = value[:length]
+            if head in written:
+                break
+        else:
             return f"{show(value)} was read, but nobody wrote how it begins"
         if written[head].f == "append":
             root: Value = _ROOT
