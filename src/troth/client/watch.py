@@ -209,6 +209,7 @@ class Watches:
         self.timeout_s = router.timeout_s
         self._target = LEADER if read_from == ANY else read_from
         self._all: dict[Watch, None] = {}
+        # A number is used for one stream of one connection; what comes late for an old one finds nobody.
         self._by_number: dict[int, Watch] = {}
         self._last_number = 0
         router.handlers[WatchCreated] = self._on_created
@@ -263,22 +264,18 @@ class Watches:
                     self.stop(watch)
                     self.start(watch)
 
-    def _find(self, connection: Connection, number: int) -> Watch | None:
-        watch = self._by_number.get(number)
-        return watch if watch is not None and watch.connection is connection else None
-
     def _on_created(self, connection: Connection, message: WatchCreated) -> None:
-        watch = self._find(connection, message.watch)
+        watch = self._by_number.get(message.watch)
         if watch is not None:
             watch.on_created(message.revision)
 
     def _on_events(self, connection: Connection, message: WatchEvents) -> None:
-        watch = self._find(connection, message.watch)
+        watch = self._by_number.get(message.watch)
         if watch is not None:
             watch.on_events(message)
 
     def _on_canceled(self, connection: Connection, message: WatchCanceled) -> None:
-        watch = self._find(connection, message.watch)
+        watch = self._by_number.get(message.watch)
         if watch is None:
             return
         self._by_number.pop(watch.number, None)

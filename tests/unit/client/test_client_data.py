@@ -151,6 +151,9 @@ async def test_a_session_reads_what_it_wrote_and_its_token_carries_that_on() -> 
         continued = client.session(session.token)
         assert continued.seen_revision == written.revision
         assert (await continued.range(prefix="")).count == 1
+        async with await aio.connect(cluster.url, read_from="n3") as other:
+            await other.session(session.token).get("k")
+            assert cluster.servers[2].reads()[-1].level.seen_revision == written.revision
         for wrong in ("", "abc", "c1", "c1-", "c1-0", "zz-1"):
             with pytest.raises(UsageError, match="not a session token"):
                 client.session(wrong)

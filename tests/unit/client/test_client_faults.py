@@ -174,6 +174,22 @@ async def test_time_outs_say_whether_it_may_have_happened() -> None:
         assert isinstance(caught.value, NotApplied)
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("overloaded", Unavailable), ("not_leader", Unavailable), ("leadership_lost", RequestTimeout)],
+)
+def test_refusals_until_the_end_leave_the_doubt_that_they_leave(code: str, expected: type[Exception]) -> None:
+    @asynchronous
+    async def run() -> None:
+        async with running() as cluster, await aio.connect(cluster.url, timeout=0.3) as client:
+            await client.put("a", "1")
+            cluster.servers[0].refusals.extend([(code, "", "")] * 1000)
+            with pytest.raises(expected):
+                await client.put("b", "2")
+
+    run()
+
+
 @asynchronous
 async def test_garbage_ends_that_connection_only() -> None:
     async with running() as cluster, await aio.connect(cluster.url) as client:

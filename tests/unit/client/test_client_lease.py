@@ -70,7 +70,9 @@ async def test_a_lease_that_the_server_has_lost_is_lost(monkeypatch: pytest.Monk
         lease = await client.lease(5, on_lost=lambda: told.append("function"))
         lease.on_lost(tell)
         cluster.store.apply(LeaseRevoke(lease.id))
+        revoked_s = time.monotonic()
         await lease.lost.wait()
+        assert time.monotonic() - revoked_s < 1
         assert not lease.is_alive
         await until(lambda: told == ["function", "coroutine"])
         lease.on_lost(lambda: told.append("late"))
