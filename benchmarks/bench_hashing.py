@@ -3,8 +3,8 @@
     python benchmarks/bench_hashing.py [--keys 200000] [--repeat 5] [--json FILE] [--quick]
 
 Both libraries get the same node names, 160 virtual nodes a node and the same keys. Each figure is the best of
-`--repeat` runs or more, taken in turns (theirs, ours, theirs, ours), in seconds of CPU time: everything here runs in one
-thread, and other work on the machine should not count. Batches have no counterpart in uhashring: they are compared
+`--repeat` runs or more, taken in turns (theirs, ours, theirs, ours), in seconds of CPU time: everything here runs in
+one thread, and other work on the machine should not count. Batches have no counterpart in uhashring: they are compared
 with its single look-ups in a loop, which is what a user of it has to write. Adding a node is timed up to and
 including the first look-up in the new ring. Exit code 1: a ratio is below its target.
 """

@@ -133,8 +133,8 @@ class Rendezvous(Locator):
     minimally as
     well: a leaver's keys go to their own second choice, spread over all.
 
-    What it costs: every look-up looks at all n nodes (a batch makes about 4 million look-ups a second at
-    100). `SkeletonRendezvous` is for many nodes.
+    What it costs: every look-up looks at all n nodes (docs/hashing.md has the rates). `SkeletonRendezvous` is for
+    many nodes.
 
     What it cannot do: ranges. A plan needs the list of keys.
 

@@ -18,7 +18,9 @@ class SkeletonRendezvous(Locator):
     reached.
 
     A look-up scores ``fanout * levels + cluster_nodes`` candidates instead of all n: about 40 at 1000 nodes,
-    50 at 10 000. Preference lists rank the children at each level and go through the tree in that order.
+    50 at 10 000. In batches that is eight times as quick as `Rendezvous` at 1000 nodes. One by one it wins only
+    from about 10 000 nodes on, since numpy scores a thousand candidates in the time of thirty in Python. Preference
+    lists rank the children at each level and go through the tree in that order.
 
     The virtual nodes keep the weight that they were built with, so that a change of membership stays inside
     one
