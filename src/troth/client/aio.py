@@ -15,7 +15,8 @@ from troth.client.opening import Opening
 from troth.client.operations import Text, Txn, as_bytes, span
 from troth.client.reads import ReadPipeline
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
-from troth.client.router import ANY, LEADER, Router
+from troth.client.request import ANY, LEADER
+from troth.client.router import Router
 from troth.client.session import Session
 from troth.client.url import parse_url
 from troth.client.watch import Watch, Watches

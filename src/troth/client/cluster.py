@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from troth.client.link import HANDSHAKE_TIMEOUT_S, Connection, Link, frame_of, open_connection
 from troth.client.replies import Acknowledged
+from troth.client.request import LEADER, CallRequest
 from troth.client.retry import error_of
-from troth.client.router import LEADER, CallRequest, Router
+from troth.client.router import Router
 from troth.client.writes import WritePipeline
 from troth.core.interface import Member, MembershipChange
 from troth.errors import TrothError, Unavailable, UsageError

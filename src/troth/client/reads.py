@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from troth.client.link import Connection, frame_of
 from troth.client.replies import GetReply, RangeReply
+from troth.client.request import LEADER, CallRequest
 from troth.client.retry import error_of
-from troth.client.router import LEADER, CallRequest, Router
+from troth.client.router import Router
 from troth.client.writes import WritePipeline
 from troth.errors import Overloaded, ProtocolError, TrothError
 from troth.kv.requests import Failure, Range

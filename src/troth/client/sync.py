@@ -17,7 +17,7 @@ from troth.client.cluster import CHANGE_WITHIN_S
 from troth.client.lease import Lease as AsyncLease
 from troth.client.operations import Text
 from troth.client.replies import Acknowledged, DeleteReply, GetReply, PutReply, RangeReply, TxnReply
-from troth.client.router import ANY
+from troth.client.request import ANY
 from troth.client.session import Session as AsyncSession
 from troth.client.watch import Watch as AsyncWatch
 from troth.core.interface import MembershipChange

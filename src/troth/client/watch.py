@@ -17,7 +17,8 @@ from typing import Any, Self
 from typing_extensions import override
 
 from troth.client.link import Connection, frame_of
-from troth.client.router import ANY, LEADER, Request, Router
+from troth.client.request import ANY, LEADER, Request
+from troth.client.router import Router
 from troth.errors import InvalidRequest, TrothError, Unavailable, UsageError, WatchCompacted
 from troth.kv.requests import Event
 from troth.replica.protocol import WatchCancel, WatchCanceled, WatchCreate, WatchCreated, WatchEvents

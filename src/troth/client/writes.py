@@ -21,8 +21,9 @@ from typing_extensions import override
 
 from troth.client.link import Connection, frame_of
 from troth.client.replies import PutReply, write_reply
+from troth.client.request import LEADER, CallRequest, Request
 from troth.client.retry import class_of
-from troth.client.router import LEADER, CallRequest, Request, Router
+from troth.client.router import Router
 from troth.errors import (
     InvalidRequest,
     OutcomeUnknown,

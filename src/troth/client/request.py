@@ -1,0 +1,70 @@
+"""What the router takes charge of: something to be sent, and sent again, until it is answered or out of time."""
+
+import asyncio
+from typing import Any
+
+from troth.client.link import Connection
+from troth.errors import TrothError
+
+LEADER = "leader"
+"""As a target: whoever leads."""
+
+ANY = "any"
+"""As a target: one server, preferably a follower, the same while it answers."""
+
+
+class Request:
+    """Something that wants an answer before `deadline_s` (loop time).
+
+    `open_sends` counts sendings that may have reached a server and were not definitely refused by it: at 0 the
+    request has certainly not been applied. `connection` is where it was sent last, None while it waits.
+    """
+
+    __slots__ = (
+        "attempts",
+        "changes_state",
+        "connection",
+        "deadline_s",
+        "hops",
+        "is_idempotent",
+        "open_sends",
+        "pause",
+        "refused_by",
+        "sent_at_s",
+        "target",
+    )
+
+    def __init__(self, target: str, deadline_s: float) -> None:
+        self.target = target
+        self.deadline_s = deadline_s
+        self.is_idempotent = True
+        self.changes_state = False
+        self.connection: Connection | None = None
+        self.pause: asyncio.TimerHandle | None = None
+        self.refused_by: Connection | None = None
+        self.open_sends = 0
+        self.attempts = 0
+        self.hops = 0
+        self.sent_at_s = 0.0
+
+    def frame(self) -> bytes:
+        """What goes on the wire; the same bytes at every sending."""
+        raise NotImplementedError
+
+    def fail(self, error: TrothError) -> None:
+        """Tell whoever waits."""
+        raise NotImplementedError
+
+
+class CallRequest(Request):
+    """A request that is answered under its `call` number."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: int, target: str, deadline_s: float) -> None:
+        super().__init__(target, deadline_s)
+        self.call = call
+
+    def answer(self, connection: Connection, message: Any) -> None:
+        """Tell whoever waits."""
+        raise NotImplementedError
