@@ -56,7 +56,8 @@ async def fill(client: Client, *, rows: int, outstanding: int) -> None:
 
     async def worker() -> None:
         for row in turn:
-            await client.put(b"fill/%08d" % row, b"%08d" % row + VALUE[8:])
+            while not await _succeeds(client, b"fill/%08d" % row, b"%08d" % row + VALUE[8:]):
+                pass
 
     await asyncio.gather(*(worker() for _ in range(outstanding)))
 
@@ -77,11 +78,11 @@ async def gap(client: Client, failure: Callable[[], None], *, settle_s: float, w
 
     async def worker(number: int) -> None:
         while not over.is_set():
-            if await _succeeds(client, b"gap/%d" % number):
+            if await _succeeds(client, b"gap/%d" % number, VALUE):
                 load.append(clock())
 
     async def one_probe() -> None:
-        if await _succeeds(client, b"probe"):
+        if await _succeeds(client, b"probe", VALUE):
             probe.append(clock())
 
     async def prober() -> None:
@@ -106,10 +107,10 @@ async def gap(client: Client, failure: Callable[[], None], *, settle_s: float, w
     return Gap(load_s=_longest(load, failed), probe_s=_longest(probe, failed))
 
 
-async def _succeeds(client: Client, key: bytes) -> bool:
+async def _succeeds(client: Client, key: bytes, value: bytes) -> bool:
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            await client.put(key, VALUE)
+            await client.put(key, value)
     except Exception:  # whatever its makers chose to raise while a leader is away: no success
         await asyncio.sleep(0.005)
         return False

@@ -11,7 +11,13 @@ _WIDTH = 100
 
 def reference() -> str:
     """Every command's help as Markdown."""
-    root = click.Context(cli, info_name="troth", max_content_width=_WIDTH, terminal_width=_WIDTH)
+    root = click.Context(
+        cli,
+        info_name="troth",
+        help_option_names=["-h", "--help"],
+        max_content_width=_WIDTH,
+        terminal_width=_WIDTH,
+    )
     lines = [
         "# The command line",
         "",
