@@ -2,9 +2,11 @@
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -213,7 +215,7 @@ def test_three_servers_find_each_other_by_their_addresses(tmp_path: Path) -> Non
             file.unlink()
         again = RaftServer(servers["b"].config)
         again.start()
-        with pytest.raises(IdentityLost, match=r"troth member remove b(?s:.*)--join"):
+        with pytest.raises(IdentityLost, match=r"troth member remove b --url troth://unix:/(?s:.*)--join unix:/"):
             again.wait_ready()
         again.close()
     finally:
@@ -226,3 +228,23 @@ def test_transfer_to_nobody_is_refused(tmp_path: Path) -> None:
         until(lambda: server.status().role == "leader")
         with pytest.raises(Unavailable):
             server.transfer(NodeId(12345))
+
+
+def test_metrics_of_a_real_server_are_served(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with (
+        alone(tmp_path, metrics_address=address, log_format="json"),
+        troth.connect(f"troth://unix:{tmp_path}/c.sock") as client,
+    ):
+        client.put("a", "1")
+        client.get("a")
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        assert "troth_is_leader 1.0" in lines
+        assert 'troth_operations_total{kind="commands"} 1.0' in lines
+        assert 'troth_operations_total{kind="read_linearizable"} 1.0' in lines
+        assert any(line.startswith("troth_disk_syncs_total ") and float(line.split()[1]) > 1 for line in lines)
+        with urllib.request.urlopen(f"http://{address}/health", timeout=10) as answer:
+            assert answer.status == 200

@@ -151,6 +151,7 @@ def check_known(me: Introduction, other: Introduction, advice: str) -> None:
     for membership in (other.genesis, other.current):
         if membership is not None:
             known.update(membership.members)
+    advice = _with_addresses(advice, [member for member in known.values() if member.name != me.name])
     current = other.current or other.genesis
     if current is not None and me.node_id in current.members:
         return
@@ -166,6 +167,12 @@ def check_known(me: Introduction, other: Introduction, advice: str) -> None:
     raise WrongCluster(
         f"the servers of initial_cluster have formed cluster {other.cluster_id:x} already, without {me.name}. {advice}"
     )
+
+
+def _with_addresses(advice: str, members: Sequence[Member]) -> str:
+    """*advice* with its ``HOST:PORT`` replaced by where *members* serve clients."""
+    addresses = [member.client_address for member in members if member.client_address]
+    return advice.replace("HOST:PORT", ",".join(addresses)) if addresses else advice
 
 
 async def probe(address: str, tls: ssl.SSLContext | None = None) -> Introduction:
@@ -309,9 +316,10 @@ async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advic
             if peer.node_id == me.node_id:
                 return cluster_id, ""
             if peer.member.name == me.name:
+                others = [each.member for each in status.peers if each is not peer]
                 raise IdentityLost(
                     f"cluster {status.cluster_id:x} has a server called {me.name} already ({peer.node_id:x}), and this "
-                    f"data directory ({me.node_id:x}) is not its. {advice}"
+                    f"data directory ({me.node_id:x}) is not its. {_with_addresses(advice, others)}"
                 )
         member = Member(name=me.name, peer_address=me.peer_address, client_address=me.client_address)
         answer = await _answer(call, ChangeMembers(2, MembershipChange(add_learners={me.node_id: member})))

@@ -37,7 +37,7 @@ from troth.runtime.genesis import (
 from troth.runtime.transport import PeerTransport
 from troth.server.clients import ClientPort
 
-ADVICE = "Run: troth member remove"
+ADVICE = "Run: troth member remove --url troth://HOST:PORT"
 
 
 class Newborn:
@@ -120,7 +120,7 @@ async def test_a_wiped_server_is_told_what_to_do() -> None:
     a, old, new = Newborn(1, "a"), Newborn(2, "b"), Newborn(9, "b")
     async with listening(a, new) as addresses:
         a.formed(genesis_of([a.me, old.me]))
-        with pytest.raises(IdentityLost, match=r"knows b as server 2.*new(?s:.*)member remove"):
+        with pytest.raises(IdentityLost, match=r"knows b as server 2.*new(?s:.*)member remove --url troth://a:1$"):
             await formed_by(new, addresses)
 
 
