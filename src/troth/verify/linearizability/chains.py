@@ -50,11 +50,10 @@ _ROOT: Final = _Initial()
 class Key:
     """What was asked of one key. Filled by `gather`."""
 
-    __slots__ = ("appended", "changed", "count", "first_return", "initial", "last_invoke", "reads", "written")
+    __slots__ = ("appended", "changed", "first_return", "initial", "last_invoke", "reads", "written")
 
     def __init__(self, initial: Value) -> None:
         self.initial = initial
-        self.count = 0
         self.written: dict[Value, Operation] = {}
         """text -> the operation that writes, appends or swaps it in"""
         self.appended = False
@@ -85,28 +84,29 @@ class Found(Struct, frozen=True, kw_only=True):
 def gather(operations: Sequence[Operation], reading: Reading, initial: Value) -> dict[Value, Key] | None:
     """Sort the operations by key; None when this way of checking does not apply to some key."""
     keys: dict[Value, Key] = {}
+    # The parts of a key that reads touch, at hand without looking up attributes.
+    hot: dict[Value, tuple[dict[Value, int], dict[Value, int], list[Operation]]] = {}
     ok, info = EventType.OK, EventType.INFO
     nil_unknown = reading.nil_read == "unknown"
     for op in operations:
-        f, outcome = op.f, op.outcome
-        key = keys.get(op.key)
-        if key is None:
-            key = keys[op.key] = Key(initial)
-        key.count += 1
+        f, outcome, name = op.f, op.outcome, op.key
+        if name not in keys:
+            key = keys[name] = Key(initial)
+            hot[name] = (key.first_return, key.last_invoke, key.reads)
         if f in READS:
             if outcome is ok:
                 value = op.result
                 if value is None and nil_unknown:
                     continue
-                first = key.first_return
-                known = first.get(value)
+                first, last, reads = hot[name]
                 done = op.completed
-                if known is None or done < known:
+                if value not in first or done < first[value]:
                     first[value] = done
                 # Operations come in the order of their invocation.
-                key.last_invoke[value] = op.invoked
-                key.reads.append(op)
+                last[value] = op.invoked
+                reads.append(op)
             continue
+        key = keys[name]
         if outcome is not ok and outcome is not info:
             if f == "cas" and reading.failed == "observed":
                 return None
@@ -140,9 +140,11 @@ def examine(key: Key) -> Found | None:
     if key.appended:
         if key.changed or initial not in (None, ""):
             return None
-        lengths = _lengths(written)
-        if lengths is None:
+        texts = [text for text in written if text.__class__ is str or isinstance(text, str | tuple)]
+        if len(texts) < len(written):
+            # Something that cannot be part of anything.
             return None
+        lengths = [length for length, _ in Counter(map(len, texts)).most_common()]
         conflict = _parse(key, initial, lengths, following, node_of)
     else:
         for value in key.first_return:
@@ -158,9 +160,9 @@ def examine(key: Key) -> Found | None:
             if before != initial and before not in written:
                 conflict = f"a cas from {show(before)} succeeded, which was never written"
             following[_ROOT if before == initial else before] = after
-    if conflict:
-        return Found(conflict=conflict, chains=[], loose=[])
-    return _fit(key, following, node_of)
+    found = Found(conflict=conflict, chains=[], loose=[]) if conflict else _fit(key, following, node_of)
+    # One way of taking values apart that fits is proof enough; one that does not proves nothing unless it is the only.
+    return None if found.conflict and key.appended and not _told_apart(written) else found
 
 
 def _wanted(key: Key, value: Value) -> bool:
@@ -176,27 +178,15 @@ def _wanted(key: Key, value: Value) -> bool:
     return False
 
 
-def _lengths(written: Iterable[Value]) -> list[int] | None:
-    """The lengths of all texts, most common first; None when one is a prefix of another or they are not texts."""
-    texts: list[str] = []
-    sizes: list[int] = []
-    for text in written:
-        if isinstance(text, str):
-            texts.append(text)
-        elif not isinstance(text, tuple):
-            return None
-        sizes.append(len(text))
-    if texts and len(texts) != len(sizes):
-        return None
-    counts = Counter(sizes)
-    if len(counts) > 1:
-        if not texts:
-            return None
-        texts.sort()
-        # A text that is a prefix of another is one of its right neighbour, too.
-        if any(map(str.startswith, texts[1:], texts)):
-            return None
-    return [length for length, _ in counts.most_common()]
+def _told_apart(written: Iterable[Value]) -> bool:
+    """Whether a concatenation of these texts can be taken apart in one way only: none is a prefix of another."""
+    texts = [text for text in written if isinstance(text, str)]
+    lists = [text for text in written if isinstance(text, tuple)]
+    if (texts and lists) or len({len(text) for text in lists}) > 1:
+        return False
+    texts.sort()
+    # A text that is a prefix of another is one of its right neighbour, too.
+    return not any(map(str.startswith, texts[1:], texts))
 
 
 def _parse(
@@ -235,10 +225,10 @@ def _parse(
             offset, node = len(head), head
         known = ends.get(root)
         if known is not None:
-            shorter = known
-            if value[: len(shorter)] != shorter:
-                return f"{show(value)} and {show(shorter)} were both read, and neither can become the other"
-            offset, node = len(shorter), node_of[shorter]
+            offset = len(known)
+            if value[:offset] != known:
+                return f"{show(value)} and {show(known)} were both read, and neither can become the other"
+            node = node_of[known]
         while offset < size:
             for length in lengths:
                 text = value[offset : offset + length]

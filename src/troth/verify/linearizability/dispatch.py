@@ -124,8 +124,8 @@ def _chained(history: History, model: Register, name: Value, key: chains.Key, fo
         status=Status.ILLEGAL if found.conflict else Status.OK,
         algorithm="chains",
         cost=_COST["chains"],
-        events_done=key.count,
-        events=key.count,
+        events_done=len(key.reads) + len(key.written),
+        events=len(key.reads) + len(key.written),
         reason=at + found.conflict if found.conflict else "",
     )
 

@@ -9,10 +9,15 @@ looked through, so there is no DEAD state here. A step may lead to `Several` sta
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from troth.verify.history import Value
 from troth.verify.linearizability.register import UNBOUNDED, Budget, Configuration, Outcome, Pending, Trail
 from troth.verify.models import ILLEGAL, Call, Model, Several
+
+_BEAM: Final = 4
+_STEPS_PER_RETURN: Final = 100
+"""How many placements a narrow search tries for one return."""
 
 
 class _GaveUp(Exception):
@@ -22,16 +27,25 @@ class _GaveUp(Exception):
 def search(
     model: Model, calls: Sequence[Call | None], timeline: Sequence[int], *, budget: Budget = UNBOUNDED
 ) -> Outcome:
-    """Decide whether *calls* have a legal order. Arguments as in `register.search`."""
-    return _Search(model, calls, timeline, budget).run()
+    """Decide whether *calls* have a legal order. Arguments as in `register.search`.
+
+    First with a few configurations and short searches only: enough for most legal histories. Only the try that leaves
+    nothing out may say illegal.
+    """
+    narrow = _Search(model, calls, timeline, budget, _BEAM)
+    outcome = narrow.run()
+    if outcome.status == "ok" or not narrow.narrowed:
+        return outcome
+    return _Search(model, calls, timeline, budget, 0).run()
 
 
 class _Search:
     """One run."""
 
     def __init__(
-        self, model: Model, calls: Sequence[Call | None], timeline: Sequence[int], budget: Budget
+        self, model: Model, calls: Sequence[Call | None], timeline: Sequence[int], budget: Budget, beam: int
     ) -> None:
+        self.beam, self.narrowed = beam, False
         self.model, self.calls, self.timeline, self.budget = model, calls, timeline, budget
         self.kinds: list[Call] = []
         self.kind_of: dict[tuple[object, ...], int] = {}
@@ -158,6 +172,11 @@ class _Search:
             self._place(todo, results, bit, kind)
         flat = [config for group in results.values() for config in group]
         self._ask(len(flat))
+        if self.beam and len(flat) > self.beam:
+            self.narrowed = True
+            crashed = sum(self.idle.values())
+            flat.sort(key=lambda config: 2 * (config[1] & crashed).bit_count() - config[2].bit_count())
+            del flat[self.beam :]
         return flat
 
     def _place(
@@ -175,7 +194,10 @@ class _Search:
             state, used, free, trail, seen = queue[head]
             head += 1
             if not head & 63:
-                self._ask(head)
+                self._ask(len(queue))
+            if self.beam and head > _STEPS_PER_RETURN:
+                self.narrowed = True
+                break
             # Place the returning operation itself, last.
             if free & bit:
                 _insert(results, (state, used, free & keep, trail))
