@@ -1,0 +1,125 @@
+"""Tries one mutant: the changed source takes the place of a module, and the tests of the core run on it.
+
+Each trial is a forked process, so that nothing imported by one is seen by the next. The simulation is tried when the
+tests have noticed nothing.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TESTS = ("tests/unit/core", "tests/paper", "tests/scenarios")
+PATIENCE_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who caught a mutant: a test's name, ``simulation: rule``, or nobody (empty)."""
+
+    caught_by: str
+    seeds: int = 0
+
+
+class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads changed sources in place of modules."""
+
+    def __init__(self, sources: dict[str, str]) -> None:
+        self._sources = sources
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return importlib.util.spec_from_loader(name, self) if name in self._sources else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self._sources[module.__name__], f"<mutant {module.__name__}>", "exec"), module.__dict__)
+
+
+def module_name(path: str) -> str:
+    """``src/troth/core/quorum.py`` -> ``troth.core.quorum``."""
+    return path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+
+
+def try_mutant(
+    sources: dict[str, str],
+    *,
+    tests: Sequence[str] = TESTS,
+    seeds: int = 0,
+    first: int = 0,
+    chaos_seconds: int = 10,
+) -> Verdict:
+    """Run the tests, then up to *seeds* simulated clusters, with *sources* (module name -> text) in place."""
+    with tempfile.NamedTemporaryFile("w+", suffix=".verdict") as told:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(PATIENCE_SECONDS)
+            code = 1
+            try:
+                code = _trial(sources, tests, seeds, first, chaos_seconds, told.name)
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        told.seek(0)
+        lines = told.read().splitlines()
+    if lines:
+        return Verdict(lines[0], int(lines[1]))
+    if os.WIFSIGNALED(status):
+        return Verdict("does not come to an end")
+    return Verdict("" if os.WEXITSTATUS(status) == 0 else "fails outside of any test")
+
+
+class _FirstFailure:
+    """Remembers which test failed."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.name:
+            self.name = report.nodeid.split("/")[-1]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and not self.name:
+            self.name = f"import of {report.nodeid}"
+
+
+def _trial(
+    sources: dict[str, str], tests: Sequence[str], seeds: int, first: int, chaos_seconds: int, told: str
+) -> int:
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    os.chdir(ROOT)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    sys.meta_path.insert(0, _Changed(sources))
+    if tests:
+        seen = _FirstFailure()
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", *tests]
+        if pytest.main(options, plugins=[seen]) != 0:
+            Path(told).write_text(f"{seen.name or 'pytest'}\n0\n")
+            return 1
+    if seeds:
+        from troth.simulate.run import run_seed
+
+        for seed in range(first, first + seeds):
+            try:
+                violation = run_seed(seed, chaos_seconds=chaos_seconds).violation
+            except Exception as error:  # noqa: BLE001 - whatever a mutant does, it was noticed
+                violation = type(error).__name__
+            if violation:
+                rule = re.sub(r"\(.*", "", violation, flags=re.DOTALL).strip()
+                Path(told).write_text(f"simulation: {rule}\n{seed - first + 1}\n")
+                return 1
+    return 0
