@@ -1,0 +1,17 @@
+"""Checkers for histories of transactions: isolation levels, their anomalies, and cheap scans of well-known workloads."""
+
+from troth.verify.transactions.check import (
+    WORKLOADS,
+    TransactionVerdict,
+    check_transactions,
+)
+from troth.verify.transactions.levels import TRANSACTION_MODELS
+from troth.verify.transactions.register import RegisterAssumptions
+
+__all__ = [
+    "TRANSACTION_MODELS",
+    "WORKLOADS",
+    "RegisterAssumptions",
+    "TransactionVerdict",
+    "check_transactions",
+]

@@ -1,0 +1,523 @@
+"""`check_transactions`: decide whether a history of transactions satisfies a consistency model.
+
+The verdict names every anomaly that was found, the weakest models they rule out (`not_`) and the stronger ones that fall
+with those (`also_not`), tells the shortest cycle found in words, and can draw it. It is ok only when that was proven
+(see `append` and `serial` for how) and unknown when time ran out or the history leaves the answer open.
+
+Two families of definitions meet here. "adya" (the default) judges by Adya's phenomena, where only strong session models
+and causal look at sessions. "axiomatic" takes read committed, read atomic, causal, snapshot isolation and serializable
+from Biswas & Enea 2019, all of which respect sessions; it is the default for AWDIT's files, which are meant that way.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from msgspec import Struct
+from typing_extensions import override
+
+from troth.errors import UsageError
+from troth.verify.history import FOREVER, History
+from troth.verify.transactions.append import AppendInference
+from troth.verify.transactions.cycles import Cycle, CycleSearch
+from troth.verify.transactions.explain import CycleView, view_of_cycle, view_of_finding, view_of_weak
+from troth.verify.transactions.graph import PROCESS, REALTIME, RW, OutOfTime, never, rows, sweep
+from troth.verify.transactions.levels import (
+    ANOMALIES,
+    LEVELS,
+    TRANSACTION_MODELS,
+    boundary,
+    implied_levels,
+    level_named,
+    ruled_out,
+)
+from troth.verify.transactions.micro import Transactions, workload_of
+from troth.verify.transactions.register import RegisterAssumptions, RegisterInference
+from troth.verify.transactions.serial import Search, SearchBudget, Task, run
+from troth.verify.transactions.snapshot import tails_fit
+from troth.verify.transactions.svg import cycle_svg
+from troth.verify.transactions.weak import Axiom, WeakHistory, weak_violation
+from troth.verify.verdict import Counterexample, Part, Status, Verdict
+
+Definition: TypeAlias = Literal["adya", "axiomatic"]
+Inference: TypeAlias = AppendInference | RegisterInference
+
+WORKLOADS: Final = ("list-append", "rw-register")
+
+_AXIOMATIC: Final = {
+    "snapshot-isolation": "strong-session-snapshot-isolation",
+    "serializable": "strong-session-serializable",
+}
+_AXIOMS: Final[dict[str, Axiom]] = {"read-committed": "committed", "read-atomic": "atomic", "causal": "causal"}
+_AXIOM_ANOMALIES: Final = {
+    "committed": ("non-monotonic-read", "{0} had read from {1} before"),
+    "atomic": ("fractured-read", "{0} follows {1} directly"),
+    "causal": ("causality-violation", "{0} causally follows {1}"),
+}
+_SEARCH_FREE: Final = frozenset(LEVELS) - {
+    name for name in LEVELS if not implied_levels(name).isdisjoint({"cursor-stability", "snapshot-isolation"})
+}
+_SEARCHES: Final = {
+    "snapshot-isolation": (0, True, "not-snapshot-isolated"),
+    "strong-session-snapshot-isolation": (PROCESS, True, "not-snapshot-isolated-process"),
+    "strong-snapshot-isolation": (REALTIME, True, "not-snapshot-isolated-realtime"),
+    "serializable": (0, False, "not-serializable"),
+    "strong-session-serializable": (PROCESS, False, "not-serializable-process"),
+    "strict-serializable": (REALTIME, False, "not-serializable-realtime"),
+}
+_STEPS_FIRST: Final = 20_000
+_STEPS_MAX: Final = 1_000_000
+_SUFFIX: Final = {0: "", PROCESS: "-process", REALTIME: "-realtime"}
+
+
+class TransactionVerdict(Verdict):
+    """A verdict on transactions.
+
+    Attributes:
+        anomalies: names, the most telling first.
+        not_: the weakest models that the anomalies rule out.
+        also_not: the stronger models that are ruled out with them.
+        views: an example of every anomaly: its transactions, the cycle, why.
+    """
+
+    __slots__ = ("also_not", "not_", "views")
+
+    def __init__(
+        self,
+        status: Status,
+        *,
+        history: History,
+        model: str,
+        workload: str,
+        reason: str,
+        anomalies: Sequence[str],
+        views: Sequence[CycleView],
+        not_: Sequence[str],
+        also_not: Sequence[str],
+        part: Part,
+        witness: Callable[[], Sequence[int]] | None,
+    ) -> None:
+        first = views[0] if views and status is Status.ILLEGAL else None
+        counterexample = None
+        if first is not None:
+            counterexample = Counterexample(
+                operation=None,
+                reason=reason,
+                involved=first.transactions,
+                cycle=tuple(
+                    [
+                        f"T{at + 1} = [{node}] {line}"
+                        for at, (node, line) in enumerate(zip(first.transactions, first.lines, strict=True))
+                    ]
+                    + list(first.sentences())
+                ),
+            )
+        super().__init__(
+            status,
+            history=history,
+            model=model,
+            object=workload,
+            reason=reason,
+            parts=(part,),
+            counterexample=counterexample,
+            witness=witness,
+            anomalies=anomalies,
+        )
+        self.views = tuple(views)
+        self.not_ = tuple(not_)
+        self.also_not = tuple(also_not)
+
+    def svg(self, at: int = 0) -> str:
+        """The example of the *at*-th anomaly as one inline SVG element; "" when there is none."""
+        return cycle_svg(self.views[at]) if at < len(self.views) else ""
+
+    @override
+    def text(self, *, lines_max: int = 20) -> str:
+        """For a terminal: the verdict, what is ruled out, and the first contradiction in words."""
+        cost = self.parts[0]
+        rows_ = [
+            f"{self.status.value.upper()}: {len(self.history)} transactions, {self.model}, workload {self.object}"
+        ]
+        if self.reason:
+            rows_.append(f"  {self.reason}")
+        rows_.append(f"  decided by: {cost.algorithm} ({cost.cost})")
+        if self.anomalies:
+            rows_.append(f"  anomalies: {', '.join(self.anomalies)}")
+        if self.not_:
+            rows_.append(f"  not: {', '.join(self.not_)}")
+        if self.also_not:
+            rows_.append(f"  also not: {', '.join(self.also_not)}")
+        if self.views:
+            rows_.extend(f"  {line}" for line in self.views[0].text().splitlines())
+        if len(rows_) > lines_max:
+            left = len(rows_) - lines_max + 1
+            rows_[lines_max - 1 :] = [f"  ({left} more lines in the HTML page)"]
+        return "\n".join(rows_) + "\n"
+
+
+def check_transactions(
+    history: History,
+    workload: str | None = None,
+    model: str = "strict-serializable",
+    *,
+    definition: Definition | None = None,
+    assume: RegisterAssumptions | None = None,
+    expired: Callable[[], bool] | None = None,
+    clock: Callable[[], float] | None = None,
+    seconds_max: float | None = None,
+) -> TransactionVerdict:
+    """Decide whether *history* satisfies *model*.
+
+    Args:
+        history: operations whose values are [[f, key, value], ...], f one of append, r, w.
+        workload: "list-append" or "rw-register"; found out from the operations when None.
+        model: one of `TRANSACTION_MODELS` (or Adya's or Elle's name of it).
+        definition: whose read committed, read atomic, causal, snapshot isolation and serializable are meant.
+        assume: for rw-register, what is known of the store.
+        expired: asked now and then; True makes an undecided verdict unknown.
+        clock: seconds, any origin; together with *seconds_max* another way to say *expired*.
+        seconds_max: how long to go on.
+
+    Raises:
+        UsageError: no such model or workload, or operations that are not transactions.
+    """
+    level = level_named(model)
+    if not level.decided:
+        raise UsageError(f"{level.name} is only ever ruled out; ask for one of {', '.join(TRANSACTION_MODELS)}")
+    out_of_time = expired or never
+    if clock is not None and seconds_max is not None:
+        end, read = clock() + seconds_max, clock
+        before = out_of_time
+        out_of_time = lambda: before() or read() > end  # noqa: E731 - a name for a closure of four names
+    transactions = Transactions(history)
+    found = workload_of(transactions) if workload is None else workload
+    if found not in WORKLOADS:
+        raise UsageError(f"no transactional workload is called {found!r}; there are {', '.join(WORKLOADS)}")
+    if definition is None:
+        definition = "axiomatic" if history.format == "awdit" else "adya"
+    inference: Inference
+    if found == "list-append":
+        inference = AppendInference(transactions)
+    else:
+        inference = RegisterInference(transactions, assume or RegisterAssumptions())
+    check = _Check(transactions, inference, found, out_of_time)
+    if definition == "axiomatic" and level.name in _AXIOMS:
+        return check.axiomatic(level.name)
+    if definition == "axiomatic":
+        return check.adya(_AXIOMATIC.get(level.name, level.name), asked=level.name)
+    return check.adya(level.name, asked=level.name)
+
+
+class _Check:
+    """One history, judged."""
+
+    def __init__(
+        self, transactions: Transactions, inference: Inference, workload: str, expired: Callable[[], bool]
+    ) -> None:
+        self.transactions, self.inference = transactions, inference
+        self.workload, self.expired = workload, expired
+        self.alive = [node for node, happened in enumerate(inference.committed) if happened]
+        self.process_edges = transactions.process_edges(self.alive)
+        self.views: dict[str, CycleView] = {
+            name: view_of_finding(kept[0], transactions) for name, kept in inference.findings.by_anomaly.items()
+        }
+        self.open: dict[str, str] = {}
+        """model -> why an ok would be a guess"""
+        self.late = False
+        self.order: tuple[int, ...] | None = None
+        self.serial: tuple[int, ...] | None = None
+        """the run that a search found"""
+
+    def adya(self, model: str, *, asked: str) -> TransactionVerdict:
+        """The dependency graph, its cycles, what they rule out, and what of *model* is left to be shown."""
+        cycles: dict[str, Cycle] = {}
+        search: CycleSearch | None = None
+        try:
+            clock = self.transactions.clock() if self.transactions.timed else None
+            search = CycleSearch(
+                len(self.transactions),
+                self.alive,
+                self.inference.edges.arrays(),
+                self.process_edges,
+                clock,
+                self.expired,
+            )
+            self.order = search.order
+            search.find(cycles, timed=clock is not None)
+        except OutOfTime:
+            self.late = True
+        for name, cycle in cycles.items():
+            self.views[name] = view_of_cycle(cycle, self.transactions, self.inference)
+        try:
+            if search is not None and not self.late:
+                self._weak_models(search)
+                if isinstance(self.inference, AppendInference):
+                    self._tails(search)
+                else:
+                    self._registers(model)
+        except OutOfTime:
+            self.late = True
+        return self._verdict(model, asked)
+
+    def axiomatic(self, model: str) -> TransactionVerdict:
+        """Read committed, read atomic or causal by the axioms of Biswas & Enea, sessions included."""
+        axiom = _AXIOMS[model]
+        doubted = False
+        status, reason = Status.OK, ""
+        try:
+            blatant = [
+                name
+                for name in self.views
+                if name
+                in (
+                    "thin-air-read",
+                    "G1a",
+                    "G1b",
+                    "incompatible-order",
+                    "duplicate-elements",
+                    "future-read",
+                    "cyclic-versions",
+                )
+                or (name == "internal" and (axiom != "committed" or self._own_write_missed()))
+            ]
+            if not blatant:
+                self._axiom(axiom, sessions=True, name=_AXIOM_ANOMALIES[axiom][0], every_read=axiom == "committed")
+            doubted = bool(self.inference.doubts)
+        except OutOfTime:
+            self.late = True
+        for name in [*self.views]:
+            if name not in blatant and name != _AXIOM_ANOMALIES[axiom][0]:
+                del self.views[name]
+        if self.views:
+            status = Status.ILLEGAL
+            reason = f"{', '.join(self.views)}: not {model} (Biswas & Enea)"
+        elif self.late:
+            status, reason = Status.UNKNOWN, "out of time"
+        elif doubted:
+            status, reason = Status.UNKNOWN, self.inference.doubts[0]
+        weaker_first = ("read-committed", "read-atomic", "causal")
+        stronger = weaker_first[weaker_first.index(model) + 1 :] + ("snapshot-isolation", "serializable")
+        return TransactionVerdict(
+            status,
+            history=self.transactions.history,
+            model=model,
+            workload=self.workload,
+            reason=reason,
+            anomalies=tuple(self.views),
+            views=tuple(self.views.values()),
+            not_=(model,) if status is Status.ILLEGAL else (),
+            also_not=stronger if status is Status.ILLEGAL else (),
+            part=self._part(status, "saturation", "O(n k)" if axiom == "causal" else "O(n^1.5)"),
+            witness=None,
+        )
+
+    def _own_write_missed(self) -> bool:
+        """Even read committed demands that a transaction reads its own last write."""
+        return any(
+            "own write" in finding.reason for finding in self.inference.findings.by_anomaly.get("internal", ())
+        )
+
+    def _weak_models(self, search: CycleSearch) -> None:
+        """Read atomic and causal: nothing to do where a serial order in real time exists and reads are plain."""
+        if search.order is not None and not self.views and isinstance(self.inference, AppendInference):
+            return
+        if "read-atomic" not in ruled_out(self.views):
+            self._axiom("atomic", sessions=False, name="fractured-read")
+        if "causal" not in ruled_out(self.views):
+            self._axiom("causal", sessions=True, name="causality-violation")
+
+    def _axiom(self, axiom: Axiom, *, sessions: bool, name: str, every_read: bool = False) -> None:
+        inference, count = self.inference, len(self.transactions)
+        reads: list[Sequence[tuple[object, int]]] = [()] * count
+        writes: list[Sequence[object]] = [()] * count
+        for node in self.alive:
+            reads[node] = self._reads(node, every_read)
+            writes[node] = inference.keys_written(node)
+        sources, targets, kinds = inference.edges.arrays()
+        known = kinds != RW
+        weak = WeakHistory(
+            count=count,
+            alive=self.alive,
+            sessions=self.transactions.sessions if sessions else None,
+            reads=reads,
+            writes=writes,
+            order=(sources[known].tolist(), targets[known].tolist()),
+            before=self.process_edges if sessions else ([], []),
+        )
+        violation = weak_violation(weak, axiom, self.expired)
+        if violation is not None:
+            rule = _AXIOM_ANOMALIES[axiom][1]
+            self.views[name] = view_of_weak(violation, name, rule, self.transactions, inference)
+
+    def _reads(self, node: int, every_read: bool) -> Sequence[tuple[object, int]]:
+        inference = self.inference
+        if every_read and isinstance(inference, RegisterInference):
+            return inference.all_reads(node)
+        return inference.external_reads(node)
+
+    def _tails(self, search: CycleSearch) -> None:
+        """Snapshot isolation may hang on the order of appends that nobody read."""
+        tails = list(self.inference.tails.values())
+        for level in (0, PROCESS, REALTIME) if self.transactions.timed else (0, PROCESS):
+            name = {
+                0: "snapshot-isolation",
+                PROCESS: "strong-session-snapshot-isolation",
+                REALTIME: "strong-snapshot-isolation",
+            }[level]
+            if not search.core or not tails or name in ruled_out(self.views):
+                continue
+            fit = tails_fit(search, tails, level, self.expired)
+            anomaly = "not-snapshot-isolated" + _SUFFIX[level]
+            if fit is None:
+                self.open[name] = "whether some order of the appends that nobody read satisfies it stayed open"
+            elif not fit:
+                self.views[anomaly] = self._plainly(
+                    anomaly, "no order of the appends that nobody read avoids a cycle"
+                )
+
+    def _registers(self, model: str) -> None:
+        """A register's versions are only partly ordered: look for a witness, or prove that there is none."""
+        wanted = implied_levels(model)
+        if wanted <= _SEARCH_FREE or model in ruled_out(self.views) or self.inference.doubts:
+            return
+        internal = "internal" in self.views
+        # A serial order in real time serves every model; else what is asked for is tried, then what is weaker.
+        proofs = dict(_SEARCHES)
+        if model == "repeatable-read":
+            # With single reads only, and reads that agree within a transaction, it asks for the same as serializable.
+            if internal:
+                self.open[model] = "reads that disagree within a transaction leave open whether it holds"
+                return
+            proofs["repeatable-read"] = (0, False, "not-repeatable")
+        if model not in proofs:
+            return
+        for easier in ("strict-serializable", "strong-session-serializable", "serializable", model):
+            level, snapshots, anomaly = proofs[easier]
+            target = easier == model
+            if level > proofs[model][0] and not self.transactions.timed and level == REALTIME:
+                continue
+            if not target and (model not in implied_levels(easier) or easier in ruled_out(self.views)):
+                continue
+            if level == REALTIME and not self.transactions.timed:
+                continue
+            found = self._run(level, snapshots=snapshots, steps_max=_STEPS_MAX if target else _STEPS_FIRST)
+            if found.order is not None:
+                self.serial = found.order if not snapshots else None
+                return
+            if found.proven and anomaly not in self.views:
+                self.views[anomaly] = self._plainly(
+                    anomaly, f"no execution explains what was read; all were tried ({easier})"
+                )
+            if target:
+                if not found.proven:
+                    self.open[model] = "no execution that explains the reads was found, nor that there is none"
+                return
+
+    def _run(self, level: int, *, snapshots: bool, steps_max: int) -> Search:
+        inference, transactions, count = self.inference, self.transactions, len(self.transactions)
+        reads: list[Sequence[tuple[object, int]]] = [()] * count
+        writes: list[Sequence[object]] = [()] * count
+        for node in self.alive:
+            reads[node] = inference.external_reads(node)
+            writes[node] = inference.keys_written(node)
+        sources, targets, kinds = inference.edges.arrays()
+        is_rw = kinds == RW
+        before = [sources[~is_rw].tolist(), targets[~is_rw].tolist()]
+        if level == PROCESS:
+            before[0] += self.process_edges[0]
+            before[1] += self.process_edges[1]
+        rank = [
+            end if end < FOREVER else begin + transactions.history.length
+            for begin, end in zip(transactions.invoked, transactions.completed, strict=True)
+        ]
+        task = Task(
+            count=count,
+            alive=self.alive,
+            reads=reads,
+            writes=writes,
+            before=(before[0], before[1]),
+            started_before=(sources[is_rw].tolist(), targets[is_rw].tolist()),
+            clock=transactions.clock() if level == REALTIME else None,
+            rank=rank,
+            snapshots=snapshots,
+        )
+        return run(task, SearchBudget(steps_max=steps_max + 4 * count, expired=self.expired))
+
+    def _plainly(self, anomaly: str, summary: str) -> CycleView:
+        return CycleView(anomaly=anomaly, transactions=(), lines=(), steps=(), summary=summary)
+
+    def _verdict(self, model: str, asked: str) -> TransactionVerdict:
+        history = self.transactions.history
+        rank = {name: at for at, name in enumerate(ANOMALIES)}
+        names = sorted(self.views, key=lambda name: (not self.views[name].steps, rank.get(name, 99)))
+        out = ruled_out(names)
+        not_, also_not = boundary(names)
+        status, reason = Status.OK, ""
+        witness: Callable[[], Sequence[int]] | None = None
+        if model in out:
+            blamed = [name for name in names if model in ruled_out([name])]
+            names.sort(key=lambda name: name not in blamed)
+            status, reason = Status.ILLEGAL, f"{', '.join(blamed)}: not {asked}"
+        elif self.late:
+            status, reason = Status.UNKNOWN, "out of time; no anomaly that rules it out was found until then"
+        elif self.inference.doubts:
+            status, reason = Status.UNKNOWN, self.inference.doubts[0]
+        elif opened := next((why for name, why in self.open.items() if name in implied_levels(model)), None):
+            status, reason = Status.UNKNOWN, opened
+        elif not self.transactions.timed and any(
+            name.startswith(("strict", "strong-re", "strong-sn")) for name in implied_levels(model)
+        ):
+            weaker = (
+                "strong-session-serializable" if model == "strict-serializable" else "the strong-session model"
+            )
+            status = Status.UNKNOWN
+            reason = f"the history does not say when anything was invoked, which {asked} is about; {weaker} holds"
+        else:
+            witness = self._witness(model)
+        return TransactionVerdict(
+            status,
+            history=history,
+            model=asked,
+            workload=self.workload,
+            reason=reason,
+            anomalies=names,
+            views=[self.views[name] for name in names],
+            not_=not_,
+            also_not=also_not,
+            part=self._part(
+                status,
+                f"{self.workload} dependency graph",
+                "linear" if self.workload == "list-append" else "linear, then a search for a witness",
+            ),
+            witness=witness,
+        )
+
+    def _witness(self, model: str) -> Callable[[], Sequence[int]] | None:
+        """A serial order, where the model is about one."""
+        if model not in ("serializable", "strong-session-serializable", "strict-serializable"):
+            return None
+        order = self.serial if isinstance(self.inference, RegisterInference) else self.order
+        if order is not None:
+            return lambda: order
+        return lambda: self._topological(model)
+
+    def _topological(self, model: str) -> list[int]:
+        sources, targets, _ = self.inference.edges.arrays()
+        if model == "strong-session-serializable":
+            sources = np.concatenate((sources, np.array(self.process_edges[0], dtype=np.int64)))
+            targets = np.concatenate((targets, np.array(self.process_edges[1], dtype=np.int64)))
+        count = len(self.transactions)
+        return sweep(
+            rows(count, sources, targets), np.bincount(targets, minlength=count).tolist(), self.alive, None
+        )
+
+    def _part(self, status: Status, algorithm: str, cost: str) -> Part:
+        size = len(self.transactions)
+        return Part(
+            key=None,
+            status=status,
+            algorithm=algorithm,
+            cost=cost,
+            events_done=0 if self.late else size,
+            events=size,
+        )
