@@ -14,6 +14,7 @@ from cluster.systems import VALUE, Client, System, rss_mib
 from cluster.workload import Rate, fill, gap, measure
 
 RESTART_MAX_S = 30.0
+FILL_MAX_S = 120.0
 SETTLE_S = 2.0
 """Load before each failure, so that the server of the last one is back in its place."""
 Say = Callable[[str], None]
@@ -127,7 +128,10 @@ async def failover(makers: dict[str, Maker], settings: Settings, say: Say) -> di
 
 
 async def footprint(makers: dict[str, Maker], settings: Settings, say: Say) -> dict[str, Any]:
-    """Cold start to the first put, memory of each node with *rows* keys of 256 B, restart to the first put."""
+    """Cold start to the first put, memory of each node with *rows* keys of 256 B, restart to the first put.
+
+    What a system does not manage within `FILL_MAX_S` and `RESTART_MAX_S` is None.
+    """
     found: dict[str, Any] = {}
     for name, make in makers.items():
         colds = []
@@ -138,40 +142,52 @@ async def footprint(makers: dict[str, Maker], settings: Settings, say: Say) -> d
                     colds.append(await _first_put_s(system))
                 finally:
                     await system.stop()
-        with tempfile.TemporaryDirectory(dir=settings.directory) as directory:
-            system = make(Path(directory))
-            await system.start()
-            try:
-                client = await system.client()
-                # PySyncObj answers five times a second whatever one does: only many at once fill it in time.
-                await fill(client, rows=settings.rows, outstanding=256 if system.reads else 4096)
-                await client.close()
-                memory_mib = sorted(rss_mib(pid) for pid in system.pids())
-                await system.stop()
-                restart_s = await _restart_s(system)
-            finally:
-                await system.stop()
+        memory_mib, restart_s = await _filled(make, settings)
         found[name] = {
+            "rows": settings.rows,
             "cold_start_s_median": round(statistics.median(colds), 3),
             "cold_starts_s": [round(cold, 3) for cold in colds],
-            "rows": settings.rows,
-            "memory_mib_each_node": [round(mib, 1) for mib in memory_mib],
-            "memory_mib_max": round(memory_mib[-1], 1),
-            "restart_s": None if restart_s is None else round(restart_s, 3),
+            "memory_mib_each_node": memory_mib,
+            "restart_s": restart_s,
         }
+        memory = (
+            "not filled in time" if memory_mib is None else f"{memory_mib[0]:.0f}-{memory_mib[-1]:.0f} MiB a node"
+        )
+        restart = "not in time" if restart_s is None else f"{restart_s:.2f} s"
         say(
-            f"{name:10} cold start {statistics.median(colds):.2f} s, {settings.rows} keys: "
-            f"{memory_mib[0]:.0f}-{memory_mib[-1]:.0f} MiB a node, "
-            f"restart {'not within the time' if restart_s is None else f'{restart_s:.2f} s'}"
+            f"{name:10} cold start {statistics.median(colds):.2f} s; with {settings.rows} keys: {memory}, "
+            f"restart {restart}"
         )
     return found
+
+
+async def _filled(make: Maker, settings: Settings) -> tuple[list[float] | None, float | None]:
+    """Memory of each node (MiB, ascending) with *rows* keys, and seconds to the first put after a restart."""
+    with tempfile.TemporaryDirectory(dir=settings.directory) as directory:
+        system = make(Path(directory))
+        await system.start()
+        try:
+            client = await system.client()
+            try:
+                async with asyncio.timeout(FILL_MAX_S):
+                    # PySyncObj answers five times a second whatever one does: only many at once fill it in time.
+                    await fill(client, rows=settings.rows, outstanding=256 if system.reads else 4096)
+            except TimeoutError:
+                return None, None
+            finally:
+                await client.close()
+            memory_mib = sorted(round(rss_mib(pid), 1) for pid in system.pids())
+            await system.stop()
+            return memory_mib, await _restart_s(system)
+        finally:
+            await system.stop()
 
 
 async def _restart_s(system: System) -> float | None:
     """Seconds until a new client's first put succeeds; None if it does not within `RESTART_MAX_S`."""
     try:
         async with asyncio.timeout(RESTART_MAX_S):
-            return await _first_put_s(system)
+            return round(await _first_put_s(system), 3)
     except TimeoutError:
         return None
 

@@ -28,9 +28,14 @@ if __name__ == "__main__":
     run_node(sys.argv[1], sys.argv[2], sys.argv[3:])
     sys.exit()
 
+import logging  # noqa: E402
+
 from typing_extensions import override  # noqa: E402
 
 from cluster.systems import START_TIMEOUT_S, Client, Processes, System, free_ports  # noqa: E402
+
+# Under load its own thread fails now and then and goes on; its tracebacks would drown the figures.
+logging.getLogger("pysyncobj").setLevel(logging.CRITICAL)
 
 
 class PySyncObjClient(Client):

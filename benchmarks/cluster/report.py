@@ -175,9 +175,8 @@ def _footprint_table(footprint: Results) -> list[str]:
         "|---|---|---|---|",
     ]
     for system, facts in footprint.items():
-        each = facts["memory_mib_each_node"]
-        lines.append(
-            f"| {system} | {facts['cold_start_s_median']:.2f} | {each[0]:.0f}–{each[-1]:.0f} | "
-            f"{'none within 30' if facts['restart_s'] is None else format(facts['restart_s'], '.2f')} |"
-        )
+        each, restart_s = facts["memory_mib_each_node"], facts["restart_s"]
+        memory = "not filled in time" if each is None else f"{each[0]:.0f}–{each[-1]:.0f}"
+        restart = "not in time" if restart_s is None else f"{restart_s:.2f}"
+        lines.append(f"| {system} | {facts['cold_start_s_median']:.2f} | {memory} | {restart} |")
     return [*lines, ""]
