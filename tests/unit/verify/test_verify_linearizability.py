@@ -1,0 +1,165 @@
+"""Corners of the linearizability checkers that random histories reach too seldom."""
+
+import pytest
+
+from troth.verify.check import check
+from troth.verify.history import Event, EventType, History, Reading, Value, pair
+from troth.verify.linearizability import Budget, check_linearizable
+from troth.verify.models import CasRegister, Register
+from troth.verify.verdict import Status
+
+INVOKE, OK, INFO = EventType.INVOKE, EventType.OK, EventType.INFO
+
+
+def script(text: str, *, reading: Reading | None = None) -> History:
+    """Events as ``process+f:argument`` to invoke, ``process-result`` for ok, ``process?`` for info."""
+    events: list[Event] = []
+    asked: dict[int, tuple[str, Value]] = {}
+    for word in text.split():
+        process, mark, rest = int(word[0]), word[1], word[2:]
+        if mark == "+":
+            f, _, argument = rest.partition(":")
+            asked[process] = (f, value(argument))
+            events.append(Event(type=INVOKE, process=process, f=f, value=value(argument)))
+            continue
+        f, sent = asked[process]
+        if mark == "?":
+            events.append(Event(type=INFO, process=process, f=f))
+        else:
+            events.append(Event(type=OK, process=process, f=f, value=value(rest) if rest else sent))
+    return pair(events, reading=reading)
+
+
+def value(text: str) -> Value:
+    """``3``, ``a``, ``1,2`` (a pair), ``[1,2]`` (a list) or nothing."""
+    if text.startswith("["):
+        return tuple(value(item) for item in text[1:-1].split(",") if item)
+    if "," in text:
+        return tuple(value(item) for item in text.split(","))
+    if text in ("", "nil"):
+        return None
+    return int(text) if text.isdigit() else text
+
+
+@pytest.mark.parametrize(
+    ("text", "legal", "decided"),
+    [
+        # One chain of cas from the initial value, each the only possible next one.
+        ("0+cas:nil,1 0- 0+cas:1,2 0- 1+read 1-2", True, "chains"),
+        ("0+cas:1,2 0- 1+write:1 1-", False, "chains"),
+        ("0+cas:1,2 1+write:1 0- 1- 2+read 2-2", True, "chains"),
+        # Two cas that need each other first.
+        ("0+cas:1,2 1+cas:2,1 0- 1-", False, "chains"),
+        ("0+cas:1,2 0? 1+cas:2,1 1? 2+read 2-1", False, "chains"),
+        # A crashed cas that somebody saw, and one that nobody saw.
+        ("0+cas:nil,1 0? 1+read 1-1", True, "chains"),
+        ("0+cas:nil,1 0? 1+read 1-nil", True, "chains"),
+        ("0+cas:7,1 0? 1+read 1-1", False, "chains"),
+        # A value read before its write was invoked, or never written.
+        ("1+read 1-5 0+write:5 0-", False, "chains"),
+        ("1+read 1-5", False, "chains"),
+        # Lists of appended elements.
+        ("0+append:[1] 1+append:[2] 0- 1- 2+get 2-[2,1]", True, "chains"),
+        ("0+append:[1] 0- 1+append:[2] 1- 2+get 2-[2,1]", False, "chains"),
+        # Texts that are prefixes of one another: taken apart one way that fits, or searched.
+        ("0+append:a 0- 1+append:ab 1- 2+get 2-aab", True, "jit"),
+        ("0+append:a 1+append:ab 2+append:b 0- 1- 2- 3+get 3-abab", True, "jit"),
+        ("0+append:ab 0- 1+append:a 1- 2+append:b 2- 3+get 3-abab", True, "jit"),
+        # The same text twice.
+        ("0+append:a 0- 0+append:a 0- 1+get 1-aa", True, "jit"),
+        ("0+append:a 0- 0+append:a 0- 1+get 1-a", False, "jit"),
+        # A highest character in what is read.
+        ("0+append:a 0- 0+append:a 1+get 0- 1-a\U0010ffff", False, "jit"),
+        # Appends to something that cannot be joined.
+        ("0+put:1 0- 0+append:a 0- 1+get 1-1", False, "jit"),
+        ("0+put:1 0- 0+delete 0- 1+get 1-nil", True, "jit"),
+        ("0+cas:1,1 0- 1+write:1 1-", False, "jit"),
+    ],
+)
+def test_one_key(text: str, legal: bool, decided: str) -> None:
+    """Verdict and which algorithm decided."""
+    verdict = check(script(text), object="kv")
+    assert (bool(verdict), verdict.algorithms) == (legal, (decided,))
+    if legal:
+        assert verdict.witness is not None
+    else:
+        assert verdict.counterexample is not None and verdict.counterexample.reason
+
+
+def test_failed_cas_has_a_place_when_observed() -> None:
+    """ok with a result of false says the same as an observed fail."""
+    assert check(script("0+write:1 0- 1+cas:2,3 1-"), object="cas-register").status is Status.ILLEGAL
+    events = [
+        Event(type=INVOKE, process=0, f="write", value=1),
+        Event(type=OK, process=0, f="write", value=1),
+        Event(type=INVOKE, process=1, f="cas", value=(1, 2)),
+        Event(type=OK, process=1, f="cas", value=False),
+    ]
+    assert check(pair(events), object="cas-register").status is Status.ILLEGAL
+    events[2] = Event(type=INVOKE, process=1, f="cas", value=(3, 2))
+    assert check(pair(events), object="cas-register").status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("text", "legal"),
+    [
+        ("0+enqueue:1 0- 0+enqueue:2 0- 1+dequeue 1-1 1+dequeue 1-2", True),
+        ("0+enqueue:1 0- 0+enqueue:2 0- 1+dequeue 1-2", False),
+        ("0+enqueue:1 1+enqueue:2 0- 1- 1+dequeue 1-2 1+dequeue 1-1", True),
+        ("1+dequeue 1-9", False),
+        ("0+enqueue:1 0- 1+dequeue 1-1 2+dequeue 2-1", False),
+        ("0+enqueue:1 0? 1+dequeue 1-1", True),
+    ],
+)
+def test_queue_by_its_order(text: str, legal: bool) -> None:
+    """First in, first out, without a search."""
+    verdict = check(script(text), object="queue")
+    assert (bool(verdict), verdict.algorithms) == (legal, ("queue-order",))
+    assert (verdict.witness is not None) is legal
+
+
+@pytest.mark.parametrize(
+    ("text", "legal"),
+    [
+        ("0+add:1 0- 1+read 1-[1] 0+add:2 0- 1+read 1-[1,2]", True),
+        ("0+add:1 0- 1+read 1-[]", False),
+        ("0+add:1 1+add:2 2+read 3+read 2-[1] 3-[2] 0- 1-", False),
+        ("1+read 1-[4]", False),
+        ("0+add:1 0? 1+read 1-[] 1+read 1-[1]", True),
+        ("0+add:1 0- 1+add:1 2+read 2-[1] 1-", True),
+    ],
+)
+def test_grow_only_set_by_its_chain(text: str, legal: bool) -> None:
+    """Whole reads must contain one another."""
+    verdict = check(script(text), object="set")
+    assert (bool(verdict), verdict.algorithms) == (legal, ("set-chain",))
+    assert (verdict.witness is not None) is legal
+
+
+def test_narrow_tries_fall_back_to_the_full_search() -> None:
+    """Many crashed operations of which just the right ones explain the reads."""
+    words = [f"{process}+write:{process % 3}" for process in range(3)]
+    words += ["3+cas:0,1", "4+cas:1,2", "5+cas:2,0", "6+cas:0,2"]
+    reads = " ".join(f"9+read 9-{seen}" for seen in (0, 1, 2, 0, 2, 1))
+    history = script(" ".join(words) + " " + reads)
+    assert check_linearizable(history, CasRegister())
+    tight = check_linearizable(history, CasRegister(), budget=Budget(configurations_max=1))
+    assert tight.status in (Status.OK, Status.UNKNOWN)
+    more = script(" ".join(words) + " " + reads + " 9+read 9-0 9+read 9-1 9+read 9-2 9+read 9-0 9+read 9-2")
+    verdict = check_linearizable(more, CasRegister())
+    assert verdict.status is Status.ILLEGAL
+    assert verdict.counterexample is not None and verdict.counterexample.configurations
+
+
+def test_a_register_with_its_own_step_is_searched_by_it() -> None:
+    """A subclass that changes what happens is not taken for a register."""
+
+    class Sticky(Register):
+        name = "sticky"
+
+        def step(self, state: Value, call: object) -> Value:
+            return super().step(state, call) if state is None or getattr(call, "f", "") == "read" else state  # type: ignore[arg-type]
+
+    history = script("0+write:1 0- 0+write:2 0- 1+read 1-1")
+    assert check(history, object=Sticky())
+    assert not check(history, object=Register())
