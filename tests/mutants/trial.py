@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import resource
 import signal
 import sys
 import tempfile
@@ -22,6 +23,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/unit/core", "tests/paper", "tests/scenarios")
 PATIENCE_SECONDS = 120
+CPU_SECONDS = 20
+MEMORY_BYTES = 1 << 30
+"""What a trial may use: a mutant that goes round for ever, or grows for ever, is caught by that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,9 @@ def try_mutant(
     with tempfile.NamedTemporaryFile("w+", suffix=".verdict") as told:
         child = os.fork()
         if child == 0:
-            signal.alarm(PATIENCE_SECONDS)
+            signal.alarm(PATIENCE_SECONDS + 4 * seeds)
+            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS + seeds, CPU_SECONDS + seeds))
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
             code = 1
             try:
                 code = _trial(sources, tests, seeds, first, chaos_seconds, told.name)

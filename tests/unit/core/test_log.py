@@ -143,6 +143,27 @@ def test_unsaved_entries_survive_a_compaction_in_front_of_them() -> None:
     assert [each.index for each in log.take_unsaved()] == [3]
 
 
+def test_a_compaction_into_what_is_unsaved_leaves_the_rest_unsaved() -> None:
+    log = log_of(1, 1)
+    for at in (3, 4, 5):
+        log.append(entry(at, 1))
+    log.compact_to(entry_id(1, 3))
+    assert [each.index for each in log.take_unsaved()] == [4, 5]
+    log.compact_to(entry_id(1, 4))
+    assert log.take_unsaved() == (), "what is saved stays saved"
+    log.compact_to(entry_id(7, 4))
+    assert log.compacted == entry_id(1, 4)
+
+
+@pytest.mark.parametrize("behind", [entry_id(4, 2), entry_id(4, 9)])
+def test_after_a_reset_everything_new_is_unsaved(behind: EntryId) -> None:
+    log = log_of(1, 1, 1, 1)
+    log.reset_to(behind)
+    for step in (1, 2, 3):
+        log.append(entry(behind.index + step, 4))
+    assert [each.index - behind.index for each in log.take_unsaved()] == [1, 2, 3]
+
+
 def test_a_reset_keeps_nothing_and_owes_storage_nothing() -> None:
     log = log_of(1, 1)
     log.append(entry(3, 1))
