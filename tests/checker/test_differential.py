@@ -9,7 +9,7 @@ import pytest
 
 from troth.verify.accesses import accesses_of
 from troth.verify.check import check
-from troth.verify.linearizability import check_linearizable
+from troth.verify.linearizability import Budget, check_linearizable
 from troth.verify.models import Register
 from troth.verify.staleness import RememberingRegister
 from troth.verify.verdict import Status
@@ -36,9 +36,14 @@ def expected(legal: bool) -> Status:
 def test_linearizable_as_the_oracle_says(name: str, start: int, count: int) -> None:
     """Same verdict; every witness replays; every counterexample names an operation that says something."""
     seen = set()
+    unknown = 0
     for seed in range(start, start + count):
         history, model = random_history(name, seed)
-        verdict = check_linearizable(history, model)
+        verdict = check_linearizable(history, model, budget=Budget(configurations_max=20_000))
+        if verdict.status is Status.UNKNOWN:
+            # Allowed, but rare: crashed enqueues in any order, for example.
+            unknown += 1
+            continue
         assert verdict.status is expected(linearizable(history, model)), (name, seed)
         seen.add(verdict.status)
         if verdict:
@@ -51,6 +56,7 @@ def test_linearizable_as_the_oracle_says(name: str, start: int, count: int) -> N
             place = {index: at for at, index in enumerate(sorted(example.prefix))}
             order = tuple(place[index] for index in example.prefix)
             assert replays(history.where(example.prefix), model, order) == "", (name, seed)
+    assert unknown <= count // 100
     assert seen == {Status.OK, Status.ILLEGAL}
 
 
