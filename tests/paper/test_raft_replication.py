@@ -584,7 +584,7 @@ def test_too_many_uncommitted_bytes_are_refused() -> None:
 
 def test_large_commits_are_handed_over_in_pieces() -> None:
     """`more_committed` says that there is more to take."""
-    config = RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20, append_bytes_max=30)
+    config = RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20, append_bytes_max=240)
     stage = Stage((1,), config=config)
     stage.elect(1)
     stage[1].syncs = False

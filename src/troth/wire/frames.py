@@ -23,10 +23,11 @@ HANDSHAKE_BYTES_MAX = 4096
 class FrameSplitter:
     """Cuts a byte stream into frame bodies; feed it what arrives."""
 
-    __slots__ = ("_buffer", "limit")
+    __slots__ = ("_buffer", "_wanted", "limit")
 
     def __init__(self, limit: int = HANDSHAKE_BYTES_MAX) -> None:
         self._buffer = bytearray()
+        self._wanted = 0
         self.limit = limit
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -38,20 +39,25 @@ class FrameSplitter:
         buffer = self._buffer
         if buffer:
             buffer += data
+            if len(buffer) < self._wanted:
+                return []  # looking at it again for each piece would make large frames cost their square
             data = bytes(buffer)
             buffer.clear()
         bodies: list[bytes] = []
         at, end = 0, len(data)
+        wanted = 4
         while end - at >= 4:
             (length,) = LENGTH.unpack_from(data, at)
             if not 0 < length <= self.limit:
                 raise DecodeError(f"a frame of {length} bytes was announced; 1 to {self.limit} are allowed")
             if end - at - 4 < length:
+                wanted = 4 + length
                 break
             bodies.append(data[at + 4 : at + 4 + length])
             at += 4 + length
         if at < end:
             buffer += memoryview(data)[at:]
+            self._wanted = wanted
         return bodies
 
 

@@ -197,13 +197,14 @@ class Replication(State):
     # ---- both ----
 
     def _take_committed(self) -> tuple[Entry, ...]:
-        """Entries newly committed, each exactly once, in order."""
+        """Entries newly committed, each exactly once, in order; a piece at a time, so that a server that catches up
+        goes on answering in between."""
         if self._delivered_index >= self._commit_index:
             return ()
         entries = self._log.slice(
             LogIndex(self._delivered_index + 1),
             LogIndex(self._commit_index + 1),
-            self._config.append_bytes_max * 8,
+            self._config.append_bytes_max,
         )
         self._delivered_index = entries[-1].index
         return entries

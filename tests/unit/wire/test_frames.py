@@ -1,0 +1,67 @@
+"""Frames survive any cut of the stream; impossible lengths are refused before anything is held for them."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from troth.errors import DecodeError
+from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, LENGTH, FrameSplitter, frame
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=20), st.lists(st.integers(1, 50), max_size=200))
+def test_bodies_come_out_as_they_went_in_however_the_stream_is_cut(bodies: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(frame(body) for body in bodies)
+    splitter = FrameSplitter(FRAME_BYTES_MAX)
+    found: list[bytes] = []
+    at = 0
+    for cut in cuts:
+        found += splitter.feed(stream[at : at + cut])
+        at += cut
+    found += splitter.feed(stream[at:])
+    assert found == bodies
+
+
+def test_a_frame_is_given_out_as_soon_as_its_last_byte_is_there() -> None:
+    splitter = FrameSplitter()
+    stream = frame(b"abc") + frame(b"d")
+    assert [splitter.feed(stream[at : at + 1]) for at in range(len(stream))] == [
+        *([[]] * 6),
+        [b"abc"],
+        *([[]] * 4),
+        [b"d"],
+    ]
+
+
+@pytest.mark.parametrize("length", [0, HANDSHAKE_BYTES_MAX + 1, 0xFFFFFFFF])
+def test_an_impossible_length_is_refused(length: int) -> None:
+    with pytest.raises(DecodeError, match=str(length)):
+        FrameSplitter().feed(LENGTH.pack(length))
+
+
+def test_an_impossible_length_is_refused_behind_a_good_frame_and_when_cut() -> None:
+    splitter = FrameSplitter()
+    assert splitter.feed(frame(b"x") + b"\0\0") == [b"x"]
+    with pytest.raises(DecodeError):
+        splitter.feed(b"\0\0")
+
+
+def test_the_limit_can_be_raised_once_the_other_side_is_known() -> None:
+    splitter = FrameSplitter()
+    splitter.limit = FRAME_BYTES_MAX
+    body = bytes(HANDSHAKE_BYTES_MAX + 1)
+    assert splitter.feed(frame(body)) == [body]
+
+
+def test_a_large_frame_in_small_pieces_is_copied_once() -> None:
+    body = bytes(8 << 20)
+    stream = memoryview(frame(body))
+    splitter = FrameSplitter(FRAME_BYTES_MAX)
+    found: list[bytes] = []
+    begin = time.process_time()
+    for at in range(0, len(stream), 1024):
+        found += splitter.feed(bytes(stream[at : at + 1024]))
+    assert found == [body]
+    # 8192 pieces of a frame of 8 MiB: copying all that is held for each would be 32 GiB, many seconds.
+    assert time.process_time() - begin < 2
