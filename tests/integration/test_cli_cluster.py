@@ -170,3 +170,25 @@ def test_a_snapshot_begins_a_new_cluster_that_others_join(shell: Shell, tmp_path
             process.terminate()
         for process in servers:
             process.wait(30)
+
+
+def test_certs_are_all_that_tls_needs(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell.out("certs", "pki", "--server", "n1=localhost")
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        client, peer = (f"127.0.0.1:{each.getsockname()[1]}" for each in (one, other))
+    tls = ("--tls-ca", "pki/ca.pem", "--tls-cert", "pki/n1.pem", "--tls-key", "pki/n1.key")
+    where = ("--client-address", client, "--peer-address", peer)
+    server = shell.start("serve", "--name", "n1", "--data-dir", "n1", *where, *tls)
+    try:
+        url = f"troth+tls://{client}?ca=pki/ca.pem&cert=pki/client.pem&key=pki/client.key"
+        until(lambda: shell.run("put", "k", "v", "--url", url).returncode == 0, why="a put over TLS")
+        assert shell.out("get", "k", "--url", url) == "v\n"
+        plain = shell.run("get", "k", "--url", f"troth://{client}", "--timeout", "2")
+        assert plain.returncode == 4
+        assert "troth status" in plain.stderr
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0, shell.output
