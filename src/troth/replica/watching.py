@@ -27,13 +27,16 @@ class WatchPath(LeasePath):
         super().__init__(start)
         self._hub = WatchHub(start.machine.store)
         self._progress_wanted: set[ClientId] = set()
+        self._paused: set[ClientId] = set()
         self._fetches: dict[tuple[ClientId, int], Iterator[bytes]] = {}
 
     def client_paused(self, client: ClientId, paused: bool) -> None:
         """A client reads its answers too slowly (or fast enough again): its watches wait meanwhile."""
         if paused:
+            self._paused.add(client)
             self._hub.pause(client)
         else:
+            self._paused.discard(client)
             self._hub.resume(client)
 
     def _on_watch_create(self, client: ClientId, message: WatchCreate) -> None:
@@ -84,6 +87,8 @@ class WatchPath(LeasePath):
     def _continue_fetches(self) -> None:
         """One part per tick for each download, which also keeps it from crowding out everything else."""
         for (client, call), chunks in list(self._fetches.items()):
+            if client in self._paused:
+                continue
             data = next(chunks, None)
             self._reply(client, SnapshotPart(call, data or b"", data is None))
             if data is None:
@@ -91,6 +96,7 @@ class WatchPath(LeasePath):
 
     def _watcher_gone(self, client: ClientId) -> None:
         self._hub.cancel_owner(client)
+        self._paused.discard(client)
         self._progress_wanted.discard(client)
         for key in [key for key in self._fetches if key[0] == client]:
             # Closing the iterator releases the versions that its view has pinned.

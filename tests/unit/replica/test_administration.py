@@ -445,3 +445,15 @@ def test_a_server_that_lost_entries_does_not_stand_or_vote_before() -> None:
     assert {replica.engine.leader()[1] for replica in cluster.replicas.values()} == {0}
     answers = cluster.ask(NodeId(1), Reads(1, linearizable, (Range(b"a"),)), ticks=4 * SECOND)
     assert [type(answer) for answer in answers] == [CallRefused]
+
+
+def test_a_download_waits_for_a_client_that_reads_slowly() -> None:
+    cluster = loaded_cluster()
+    leader = cluster.leader
+    cluster.replicas[leader].client_paused(client_of(leader), True)
+    assert cluster.ask(leader, FetchSnapshot(1), ticks=50) == []
+    cluster.replicas[leader].client_paused(client_of(leader), False)
+    cluster.step(200)
+    parts = cluster.heard(leader)
+    assert isinstance(parts[-1], SnapshotPart)
+    assert parts[-1].last

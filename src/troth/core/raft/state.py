@@ -95,6 +95,9 @@ class State:
         self._may_vote = may_vote
         self._log = Log(snapshot.last, entries)
         self._memberships = MembershipLog(snapshot.membership, snapshot.last.index, entries)
+        self._others_of: Membership | None = None
+        """The membership that `_others_now` was made from: it is asked for several times a turn."""
+        self._others_now: tuple[NodeId, ...] = ()
         self._commit_index = snapshot.last.index
         self._delivered_index = snapshot.last.index
         self._applied_index = snapshot.last.index
@@ -130,7 +133,11 @@ class State:
 
     def _others(self) -> tuple[NodeId, ...]:
         """Everybody else who receives the log, in a fixed order."""
-        return tuple(node for node in self._membership.everyone() if node != self.node_id)
+        membership = self._membership
+        if membership is not self._others_of:
+            self._others_of = membership
+            self._others_now = tuple(node for node in membership.everyone() if node != self.node_id)
+        return self._others_now
 
     def _other_voters(self) -> tuple[NodeId, ...]:
         membership = self._membership
