@@ -48,7 +48,16 @@ def test_faults_really_happen() -> None:
     faults = ("lost", "duplicated", "cut", "late", "partition", "one_way", "bridge", "crash", "crash_all", "pause")
     for name in (*faults, "disk_hang", "clock", "wrong_hint", "transfer", "change", "compaction"):
         assert seen.get(name), f"{name} never happened: {seen}"
-    for name in ("truncate", "install", "membership", "removed", "quorum_lost", "disregarded", "leader_died", "transfer"):
+    for name in (
+        "truncate",
+        "install",
+        "membership",
+        "removed",
+        "quorum_lost",
+        "disregarded",
+        "leader_died",
+        "transfer",
+    ):
         assert traces.get(name), f"no engine ever told {name}: {traces}"
 
 
