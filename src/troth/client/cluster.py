@@ -151,9 +151,22 @@ class ClusterCalls:
         if server is not None:
             link = self.router.require(server)
             return [await self.call(GetStatus, target=link.address, within_s=limit_s).future]
-        calls = [self.call(GetStatus, target=link.address, within_s=limit_s).future for link in self._connected()]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        return [answer for answer in answers if isinstance(answer, ServerStatus)]
+        return await self._status_of_all(limit_s)
+
+    async def _status_of_all(self, limit_s: float) -> list[ServerStatus]:
+        """Ask every server, those too that an answer names first; a link that is still being made is waited for."""
+        deadline_s = self.router.loop.time() + limit_s
+        asked: set[Link] = set()
+        answers: list[ServerStatus | BaseException] = []
+        while True:
+            await self.router.wait_attempted(deadline_s)
+            links = [link for link in self._connected() if link not in asked]
+            left_s = deadline_s - self.router.loop.time()
+            if not links or left_s <= 0 < len(asked):
+                return [answer for answer in answers if isinstance(answer, ServerStatus)]
+            asked.update(links)
+            calls = [self.call(GetStatus, target=link.address, within_s=max(left_s, 0)).future for link in links]
+            answers += await asyncio.gather(*calls, return_exceptions=True)
 
     async def members(self) -> list[PeerView]:
         """The members as the leader sees them; while there is none, as the most informed server does."""

@@ -400,6 +400,16 @@ class Router:
             except TimeoutError:
                 pass
 
+    async def wait_attempted(self, deadline_s: float) -> None:
+        """Until every server known is connected or was tried once, at most until *deadline_s* (loop time)."""
+        while not all(link.attempted for link in self.links.values()):
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
     def describe(self) -> str:
         """One line for error messages: who leads, who can be reached."""
         if self.leader is not None and self.leader.connection is not None:

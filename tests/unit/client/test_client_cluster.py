@@ -1,5 +1,6 @@
 """What can be asked of a cluster besides its data."""
 
+import asyncio
 import io
 import os
 from pathlib import Path
@@ -27,6 +28,23 @@ async def test_statuses_come_from_every_server_that_answers() -> None:
         cluster.servers[1].kill()
         assert client.leader == NodeId(1)
         assert [peer.member.name for peer in await client.members()] == ["n1", "n2", "n3"]
+
+
+@asynchronous
+async def test_statuses_come_from_servers_that_the_url_does_not_name() -> None:
+    async with running(3) as cluster, await aio.connect(f"troth://{cluster.servers[0].address}") as client:
+        assert sorted(status.name for status in await client.status()) == ["n1", "n2", "n3"]
+
+
+@asynchronous
+async def test_a_server_that_is_still_being_connected_is_waited_for_but_not_for_ever() -> None:
+    async with running(3) as cluster:
+        late = cluster.servers[2]
+        late.stop()
+        async with await aio.connect(cluster.url) as client:
+            assert sorted(status.name for status in await client.status(within_s=0.05)) == ["n1", "n2"]
+            asyncio.get_running_loop().call_later(0.05, late.go_on)
+            assert sorted(status.name for status in await client.status()) == ["n1", "n2", "n3"]
 
 
 @asynchronous
