@@ -3,7 +3,7 @@
 `Engine.status` builds a full picture and is too slow for that. This is the only file that reads the private state.
 """
 
-from troth.core.interface import Engine, Membership
+from troth.core.interface import Engine, Entry, Membership
 from troth.core.raft.node import Raft
 from troth.core.raft.roles import Leader
 from troth.ids import LogIndex, NodeId, Term, Tick
@@ -61,6 +61,10 @@ class RaftView:
 
     def term_at(self, index: LogIndex) -> Term | None:
         return self._raft._log.term_at(index)
+
+    def entries(self, lo: LogIndex, hi: LogIndex) -> tuple[Entry, ...]:
+        """The entries of ``[lo, hi)``, none of them compacted."""
+        return self._raft._log.slice(lo, hi, 1 << 62) if lo < hi else ()
 
     def lease_end(self) -> Tick:
         """First tick at which this server's leader lease no longer holds; 0 when it has none."""
