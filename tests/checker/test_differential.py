@@ -38,7 +38,8 @@ def test_linearizable_as_the_oracle_says(name: str, start: int, count: int) -> N
     seen = set()
     unknown = 0
     for seed in range(start, start + count):
-        history, model = random_history(name, seed)
+        # The oracle tries crashed enqueues in every order, so there must be few.
+        history, model = random_history(name, seed, operations=9 if name == "queue, unique values" else 12)
         verdict = check_linearizable(history, model, budget=Budget(configurations_max=20_000))
         if verdict.status is Status.UNKNOWN:
             # Allowed, but rare: crashed enqueues in any order, for example.

@@ -16,6 +16,7 @@ from operator import itemgetter
 
 from msgspec import Struct
 
+from troth.errors import invariant
 from troth.verify.history import FOREVER, Value, show
 from troth.verify.models import Call
 
@@ -117,6 +118,8 @@ def order(spans: list[Span]) -> list[tuple[int, int]]:
             ):
                 ordered.append(waiting.pop(at))
                 break
+        else:
+            invariant(False, "values of a legal queue can be put in order", left=len(waiting))
     rows: list[tuple[int, int, int]] = []
     clock = taken = 0
     for number, span in enumerate(ordered):
