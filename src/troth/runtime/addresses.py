@@ -54,7 +54,18 @@ def parse_address(text: str) -> Address:
         raise UsageError(f"{text!r} is not an address; write an IPv6 address as [::1]:7001")
     if not colon or not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
         raise UsageError(f"{text!r} is not an address; write host:port, for example 127.0.0.1:7001, or unix:/path")
+    if not _is_host(host):
+        raise UsageError(f"{text!r:.100} is not an address: no host can have that name; write host:port")
     return Address(host=host, port=int(port_text))
+
+
+def _is_host(host: str) -> bool:
+    """Whether a resolver can be asked for *host* at all (it would raise something else than OSError)."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return host.isprintable() and " " not in host
 
 
 def is_loopback(ip: str) -> bool:

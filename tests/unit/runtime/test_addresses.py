@@ -21,7 +21,11 @@ def test_addresses_are_read_and_written_back(text: str, host: str, port: int, pa
 
 
 @pytest.mark.parametrize(
-    "text", ["", "host", "host:", "host:70000", "host:-1", "host:x", "::1:7001", "unix:", "unix:/" + "x" * 120]
+    "text",
+    [
+        *("", "host", "host:", "host:70000", "host:-1", "host:x", "::1:7001", "unix:", "unix:/" + "x" * 120),
+        *("x" * 64 + ".example:1", "a..b:1", "a\0b:1", "a b:1"),
+    ],
 )
 def test_what_is_no_address_is_refused_with_advice(text: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -140,6 +140,17 @@ async def test_nothing_is_kept_for_a_peer_that_is_not_there() -> None:
         a.close()
 
 
+async def test_a_name_that_no_host_can_have_is_reported_and_does_not_end_the_link() -> None:
+    a, told = make(A)
+    a.set_peers({B: "x" * 70 + ".example:1"})
+    a.send(B, b"kept at first")
+    await told.wait(lambda: told.unreachable == [B])
+    async with listening(make(B)[0]) as (address, _):
+        a.set_peers({B: address})
+        await until(lambda: a.connected() == {B})
+    a.close()
+
+
 async def test_a_peer_that_does_not_read_costs_a_bounded_amount() -> None:
     a, told = make(A)
     b, _ = make(B)
