@@ -12,6 +12,8 @@ EXIT_REFUSED = 1
 EXIT_USAGE = 2
 EXIT_UNKNOWN = 3
 EXIT_UNAVAILABLE = 4
+EXIT_INTERRUPTED = 130
+"""What a shell makes of SIGINT."""
 
 _ADVICE: dict[type[TrothError], tuple[int, str]] = {
     errors.UsageError: (EXIT_USAGE, "add --help to the command"),

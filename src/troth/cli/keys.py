@@ -7,6 +7,7 @@ import click
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.levels import level_option
+from troth.client.operations import as_bytes
 from troth.errors import UsageError
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
 from troth.models import ReadLevel
@@ -54,7 +55,7 @@ def put(
         raise UsageError("--ignore-value keeps the old value: give none")
     if not ignore_value and (value is None) == (source is None):
         raise UsageError("give the value either as an argument or with --file")
-    content = source.read() if source is not None else (value or "").encode()
+    content = source.read() if source is not None else as_bytes(value or "")
     with cluster.connect() as client:
         reply = client.put(
             key,

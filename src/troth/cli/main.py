@@ -7,7 +7,7 @@ import click
 from typing_extensions import override
 
 from troth import __version__
-from troth.cli.failures import CommandFailed
+from troth.cli.failures import EXIT_INTERRUPTED, CommandFailed
 from troth.errors import TrothError
 
 
@@ -62,8 +62,8 @@ First steps:
 
 \b
 Exit codes: 0 done; 1 refused, nothing happened; 2 wrong usage, nothing was sent; 3 outcome unknown, it
-may have happened; 4 unavailable, nothing happened, try again. `status` has its own: 0 healthy, 1 degraded,
-2 unavailable. The cluster is found by --url, else TROTH_URL, else the last `troth up` on this machine.
+may have happened; 4 unavailable, nothing happened, try again; 130 Ctrl-C. `status` has its own: 0 healthy,
+1 degraded, 2 unavailable. The cluster is found by --url, else TROTH_URL, else the last `troth up` on this machine.
 """
 
 
@@ -97,6 +97,9 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except TrothError as error:
             raise CommandFailed(error) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What was under way may or may not have happened.", err=True)
+            raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 @click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from troth.errors import UsageError
+from troth.kv.checks import REQUEST_BYTES_MAX
 
 FORMATS = ("csv", "jsonl")
 
@@ -49,6 +50,7 @@ def read_rows(path: Path, *, file_format: str, key: str | None = None, prefix: s
 
 def _csv_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8-sig") as file:
+        csv.field_size_limit(REQUEST_BYTES_MAX)  # the module's own bound is smaller than a value may be
         reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         try:
             columns = next(reader, None)
@@ -92,8 +94,9 @@ def _jsonl_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
 def _row(key: str, others: Mapping[str, object], where: str) -> Row:
     if not key:
         raise UsageError(f"{where}: the key is empty")
-    if len(others) == 1:
-        (only,) = others.values()
-        if isinstance(only, str):
-            return Row(key.encode(), only.encode())
-    return Row(key.encode(), json.dumps(others, ensure_ascii=False, separators=(",", ":")).encode())
+    only = next(iter(others.values())) if len(others) == 1 else None
+    value = only if isinstance(only, str) else json.dumps(others, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return Row(key.encode(), value.encode())
+    except UnicodeEncodeError as error:  # JSON can escape half of a character
+        raise UsageError(f"{where}: not text that UTF-8 can carry ({error.reason})") from error

@@ -28,11 +28,12 @@ def status(cluster: Cluster) -> None:
     """
     from troth.errors import Unavailable
 
+    why = ""
     try:
         with cluster.connect() as client:
             statuses = client.status()
-    except Unavailable:
-        statuses = []
+    except Unavailable as error:
+        statuses, why = [], str(error)
     verdict = judge(statuses)
     members = members_of(statuses)
     if cluster.json:
@@ -42,6 +43,7 @@ def status(cluster: Cluster) -> None:
         if statuses:
             output.print_table(_COLUMNS, _rows(statuses, members))
         elif verdict.health is Health.UNAVAILABLE:
+            click.echo(why, err=True)
             click.echo(f"Try:   troth up, or check the servers at {cluster.url}", err=True)
     raise SystemExit(verdict.health)
 

@@ -9,7 +9,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
-from troth.client.operations import Delete, Get, Put
+from troth.client.operations import Delete, Get, Put, as_bytes
 from troth.client.replies import DeleteReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.errors import UsageError
 from troth.kv.requests import Compare, CompareResult, CompareTarget, Operation
@@ -43,10 +43,10 @@ def parse_comparison(text: str) -> Compare:
         raise UsageError(
             f"{text!r} is not a comparison; write for example value(a) = 1, version(a) > 0, mod(a) != 41"
         )
-    key, operand = _unquoted(match[2]).encode(), _unquoted(match[4])
+    key, operand = as_bytes(_unquoted(match[2])), _unquoted(match[4])
     result = _RESULTS[match[3]]
     if target is CompareTarget.VALUE:
-        return Compare(key, target, result, value=operand.encode())
+        return Compare(key, target, result, value=as_bytes(operand))
     try:
         number = int(operand, 16 if target is CompareTarget.LEASE else 10)
     except ValueError:

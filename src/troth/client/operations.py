@@ -29,13 +29,18 @@ ALL_FROM = b"\x00"
 
 
 def as_bytes(text: Text) -> bytes:
-    """*text* as it is stored.
+    """*text* as it is stored. What Python makes of a command line's bytes that are not UTF-8 becomes those bytes again.
 
     Raises:
-        UsageError: neither str nor bytes.
+        UsageError: neither str nor bytes, or no text that has bytes.
     """
     if isinstance(text, str):
-        return text.encode()
+        try:
+            return text.encode(errors="surrogateescape")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{text!r:.60} is not text that UTF-8 can carry ({error.reason}); give bytes"
+            ) from None
     if isinstance(text, bytes):
         return text
     raise UsageError(f"keys and values are str or bytes, not {type(text).__name__}: {text!r:.60}")

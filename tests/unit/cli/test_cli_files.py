@@ -27,6 +27,10 @@ def test_csv_rows_become_json_objects_and_a_single_column_stays_text(tmp_path: P
     assert rows_of(tmp_path / "b.tsv", "k\tv\na\t1\n") == [Row(b"a", b"1")]
 
 
+def test_a_cell_may_be_as_large_as_a_value(tmp_path: Path) -> None:
+    assert rows_of(tmp_path / "a.csv", f"k,v\na,{'x' * 1_000_000}\n") == [Row(b"a", b"x" * 1_000_000)]
+
+
 def test_jsonl_rows(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "a.jsonl", '{"id": 7, "v": "x"}\n\n{"id": "b", "v": 1, "w": [2]}\n')
     assert rows == [Row(b"7", b"x"), Row(b"b", b'{"v":1,"w":[2]}')]
@@ -40,6 +44,8 @@ def test_jsonl_rows(tmp_path: Path) -> None:
         ("a.csv", "k,v\n,1\n", "line 2: the key is empty"),
         ("a.jsonl", '{"k": 1}\nnonsense\n', "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "line 1: a line must be a JSON object"),
+        ("a.jsonl", '{"k": "\\ud800", "v": ""}\n', "line 1: not text that UTF-8 can carry"),
+        ("a.jsonl", '{"k": "a", "v": "\\ud800"}\n', "line 1: not text that UTF-8 can carry"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, name: str, text: str, complaint: str) -> None:

@@ -1,6 +1,7 @@
 """put, get, del, range and watch: what is asked of the client, what is printed where, and the exit codes."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+import troth
 from troth import errors
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply
 from troth.kv.requests import Event, EventType, KeyValue, SortOrder, SortTarget
@@ -187,3 +189,20 @@ def test_a_cluster_left_by_up_is_found(
     assert run("get", "greeting").exit_code == 0
     forget_context("troth://127.0.0.1:7001")
     assert run("get", "greeting").exit_code == 2
+
+
+def test_arguments_that_are_not_utf_8_are_written_as_they_are(run: Run, fake: Any) -> None:
+    client = fake(put=PutReply(revision=2, server="n1"))
+    assert run("put", "k", os.fsdecode(b"\xff\xfe")).exit_code == 0
+    assert client.calls[0][1] == ("k", b"\xff\xfe")
+
+
+def test_ctrl_c_is_not_called_a_refusal(run: Run, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_args: object, **_kwargs: object) -> object:
+        raise KeyboardInterrupt
+
+    fake()
+    monkeypatch.setattr(troth, "connect", interrupted)
+    result = run("put", "k", "v")
+    assert result.exit_code == 130
+    assert "may or may not have happened" in result.stderr

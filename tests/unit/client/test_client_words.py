@@ -1,6 +1,7 @@
 """What callers write down: URLs, keys, comparisons; and the retry table."""
 
 import doctest
+import os
 import random
 
 import pytest
@@ -80,6 +81,15 @@ def test_prefix_spans_hold_exactly_the_keys_with_that_prefix() -> None:
         inside = key >= start and (end == b"\x00" or key < end)
         assert inside == key.startswith(prefix), (prefix, key)
     assert prefix_end(b"\xff\xff") == b"\x00"
+
+
+def test_text_is_stored_as_utf_8_and_bytes_of_a_command_line_as_they_were() -> None:
+    assert operations.as_bytes("ключ") == "ключ".encode() and operations.as_bytes(b"\xff") == b"\xff"
+    assert operations.as_bytes(os.fsdecode(b"a\xff\xfe")) == b"a\xff\xfe"
+    with pytest.raises(UsageError, match="give bytes"):
+        operations.as_bytes("\ud800")
+    with pytest.raises(UsageError, match="not int"):
+        operations.as_bytes(5)  # type: ignore[arg-type]
 
 
 def test_comparisons_say_what_they_compare() -> None:
