@@ -10,6 +10,7 @@ from troth.errors import DecodeError, UsageError
 from troth.verify.check import MODELS, check
 from troth.verify.formats.read import FORMATS, read_history
 from troth.verify.models import OBJECTS
+from troth.verify.report.page import html
 from troth.verify.verdict import Status
 
 _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
@@ -27,6 +28,13 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds after which the answer is unknown.")
 @click.option("--staleness-ms", type=float, help="For bounded: how old a value may be.")
 @click.option("--versions-behind", type=int, help="For bounded: how many versions behind it may be.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the drawn history goes.  [default: FILE.html]",
+)
+@click.option("--no-html", is_flag=True, help="Draw nothing.")
 @click.option("-o", "--output", "shown_as", type=click.Choice(["table", "json"]), default="table")
 def verify(
     file: Path,
@@ -36,12 +44,15 @@ def verify(
     timeout: float,
     staleness_ms: float | None,
     versions_behind: int | None,
+    page: Path | None,
+    no_html: bool,
     shown_as: str,
 ) -> None:
     """Check a recorded history against a consistency model.
 
     Reads troth's own recordings (`with troth.recording("run.jsonl")`), Jepsen's, Porcupine's, Elle's and others, of
-    any system. Exit code 0: ok. 1: illegal, with the reason. 3: unknown, it took too long or too much memory.
+    any system, and draws the history as one HTML page that needs nothing else. Exit code 0: ok. 1: illegal, with the
+    reason. 3: unknown, it took too long or too much memory.
 
     \b
     Examples:
@@ -66,6 +77,11 @@ def verify(
         staleness_ns_max=None if staleness_ms is None else int(staleness_ms * 1_000_000),
         versions_behind_max=versions_behind,
     )
+    drawn = None
+    if not no_html:
+        drawn = page or file.with_name(file.name + ".html")
+        command = f"troth verify {file.name} --model {model} --object {object_}"
+        drawn.write_text(html(verdict, title=file.name, command=command), encoding="utf-8")
     if shown_as == "json":
         output.print_json(
             {
@@ -75,8 +91,11 @@ def verify(
                 "operations": len(history),
                 "reason": verdict.reason,
                 "violated": list(verdict.anomalies),
+                "page": str(drawn) if drawn else None,
             }
         )
     else:
         click.echo(verdict.text(), nl=False)
+        if drawn is not None:
+            click.echo(f"drawn: {drawn}")
     raise SystemExit(_EXIT[verdict.status])

@@ -46,3 +46,18 @@ def test_a_file_that_is_no_history_is_wrong_usage(run: Run, tmp_path: Path) -> N
     result = run("verify", str(tmp_path / "x"))
     assert result.exit_code == 2
     assert "expected one of" in result.stderr
+
+
+def test_the_history_is_drawn_as_a_page_that_needs_nothing_else(run: Run, tmp_path: Path) -> None:
+    path = history(tmp_path / "run.jsonl", "2")
+    run("verify", str(path))
+    page = (tmp_path / "run.jsonl.html").read_text()
+    assert "<html" in page
+    assert "cannot be placed" in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert "https://" not in page
+    run("verify", str(path), "--html", str(tmp_path / "other.html"))
+    assert (tmp_path / "other.html").exists()
+    (tmp_path / "run.jsonl.html").unlink()
+    run("verify", str(path), "--no-html")
+    assert not (tmp_path / "run.jsonl.html").exists()
