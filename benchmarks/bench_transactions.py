@@ -20,7 +20,7 @@ from troth.verify.transactions import check_transactions
 def transactions(
     count: int, *, workload: str = "list-append", processes: int = 20, stale: float = 0.0, seed: int = 1
 ) -> History:
-    """*count* transactions of one to five micro-operations over keys that retire after 32 writes, as Elle's generator has it."""
+    """*count* transactions of one to five micro-operations over keys that retire after 32 writes."""
     rng = random.Random(seed)
     store: dict[int, tuple[int, ...]] = {}
     versions: dict[int, list[tuple[int, ...]]] = {}
@@ -114,7 +114,9 @@ def main() -> None:
         ("rw-register", "read-atomic", 20, 0.0),
         ("rw-register", "read-committed", 20, 0.0),
     ]
-    print(f"{'workload':12} {'model':20} {'procs':>5} {'stale':>6} {'txns':>8} {'seconds':>8} {'us/txn':>7} {'us/op':>6}  verdict")
+    columns = f"{'procs':>5} {'stale':>6} {'txns':>8} {'seconds':>8} {'us/txn':>7} {'us/op':>6}"
+    print(f"{'workload':12} {'model':20} {columns}  verdict")
+
     for workload, model, processes, stale in cases:
         for size in sizes:
             history = transactions(size, workload=workload, processes=processes, stale=stale)

@@ -77,10 +77,7 @@ def written(txn: Txn) -> set[Value]:
 
 def serializable(txns: list[Txn], level: str = "") -> bool:
     """Try every serial order."""
-    for chosen in committed_subsets(txns):
-        if _serial(chosen, level):
-            return True
-    return False
+    return any(_serial(chosen, level) for chosen in committed_subsets(txns))
 
 
 def _serial(chosen: list[Txn], level: str) -> bool:
@@ -162,7 +159,7 @@ def _external(txn: Txn, workload: str) -> tuple[bool, dict[Value, Value], list[t
         elif workload == LIST:
             seen = value if isinstance(value, tuple) else ()
             tail = tuple(own.get(key, []))
-            if tail and seen[len(seen) - len(tail) :] != tail or len(seen) < len(tail):
+            if len(seen) < len(tail) or seen[len(seen) - len(tail) :] != tail:
                 fine = False
             version = seen[: len(seen) - len(tail)]
             if any((key, element) in mine for element in version):
@@ -199,9 +196,7 @@ def _commit_orders(chosen: list[Txn], workload: str, axiom: str, sessions: bool)
                     own_writes[key] = value
                 elif txn.outcome is EventType.OK and own_writes.get(key, value) != value:
                     return False
-            if any(
-                (k, v) in {(key, value) for f, key, value in txn.micros if f == "w"} for k, v in every
-            ):
+            if any((k, v) in {(key, value) for f, key, value in txn.micros if f == "w"} for k, v in every):
                 return False
             reads[txn.number] = every
         else:
@@ -301,8 +296,7 @@ def phenomena(txns: list[Txn], workload: str, level: str, rw: bool, wr: bool = T
         for txn in txns
         if txn.outcome is EventType.OK
         or (
-            txn.outcome is EventType.INFO
-            and any((key, value) in seen for f, key, value in txn.micros if f != "r")
+            txn.outcome is EventType.INFO and any((key, value) in seen for f, key, value in txn.micros if f != "r")
         )
     ]
     writer = {(key, value): txn for txn in alive for f, key, value in txn.micros if f != "r"}
@@ -317,7 +311,17 @@ def phenomena(txns: list[Txn], workload: str, level: str, rw: bool, wr: bool = T
         for key, mine in finals.items():
             values.setdefault(key, []).extend(mine)
     keys = sorted(values, key=str)
-    for orders in itertools.product(*(itertools.permutations(values[key]) for key in keys)):
+    # Lists that agree fix how an order begins; only what was never read can stand anywhere after it.
+    begins: dict[Value, list[Value]] = {key: [] for key in keys}
+    for txn in alive if workload == LIST else ():
+        for f, key, value in txn.micros:
+            if f == "r" and txn.outcome is EventType.OK and isinstance(value, tuple) and key in begins:
+                begins[key] = max(begins[key], [e for e in value if (key, e) in writer], key=len)
+    choices = []
+    for key in keys:
+        rest = [value for value in values[key] if value not in begins[key]]
+        choices.append([(*begins[key], *order) for order in itertools.permutations(rest)])
+    for orders in itertools.product(*choices):
         if _acyclic(alive, dict(zip(keys, orders, strict=True)), writer, workload, level, rw, wr):
             return True
     return False

@@ -1,4 +1,4 @@
-"""Checkers for histories of transactions: isolation levels, their anomalies, and cheap scans of well-known workloads."""
+"""Checkers for histories of transactions: isolation levels, their anomalies, cheap scans of workloads."""
 
 from troth.verify.transactions.check import (
     WORKLOADS,

@@ -7,8 +7,8 @@ longest list read of a key therefore orders all that anybody saw of it (Kingsbur
 * wr from the appender of the last element of a read list to the reader;
 * rw from the reader of a list to the appender of the element that follows it in the longest one.
 
-An element that was appended but never read comes after all that were read, for the longest list does not hold it: ww from
-the last appender, rw from the readers of the longest list. How several such elements (a *tail*) follow each other
+An element that was appended but never read comes after all that were read, for the longest list does not hold it: ww
+from the last appender, rw from the readers of the longest list. How several such elements (a *tail*) follow each other
 nobody knows.
 
 Soundness. Every edge holds in all version orders that explain the reads, so a cycle is a cycle whatever the rest is.
@@ -24,6 +24,7 @@ violation can be missed but none invented, and a check that left out a doubtful 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from troth.errors import UsageError
@@ -166,7 +167,7 @@ class AppendInference:
                 else:
                     self.committed[writer] = 1
         by_length = sorted(zip(lists, readers, strict=True), key=lambda pair: len(pair[0]))
-        for (shorter, first), (longer, second) in zip(by_length, by_length[1:], strict=False):
+        for (shorter, first), (longer, second) in pairwise(by_length):
             if longer[: len(shorter)] != shorter:
                 self.findings.add(
                     "incompatible-order",
@@ -393,7 +394,7 @@ class AppendInference:
                     if self.writers.get(key, {}).get(element) == source:
                         return name(key), f"{{1}} observed {{0}}'s append of {show(element)} to key {name(key)}"
         for f, key, element in micros[target]:
-            if f not in APPENDS or key not in self.orders and key not in self.tails:
+            if f not in APPENDS or key not in self.orders:
                 continue
             order = self.orders.get(key, ())
             at = order.index(element) if element in order else len(order)

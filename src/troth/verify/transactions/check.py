@@ -1,8 +1,8 @@
 """`check_transactions`: decide whether a history of transactions satisfies a consistency model.
 
-The verdict names every anomaly that was found, the weakest models they rule out (`not_`) and the stronger ones that fall
-with those (`also_not`), tells the shortest cycle found in words, and can draw it. It is ok only when that was proven
-(see `append` and `serial` for how) and unknown when time ran out or the history leaves the answer open.
+The verdict names every anomaly that was found, the weakest models they rule out (`not_`) and the stronger ones that
+fall with those (`also_not`), tells the shortest cycle found in words, and can draw it. It is ok only when that was
+proven (see `append` and `serial` for how) and unknown when time ran out or the history leaves the answer open.
 
 Two families of definitions meet here. "adya" (the default) judges by Adya's phenomena, where only strong session models
 and causal look at sessions. "axiomatic" takes read committed, read atomic, causal, snapshot isolation and serializable
@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from msgspec import Struct
 from typing_extensions import override
 
 from troth.errors import UsageError
-from troth.verify.history import FOREVER, History
+from troth.verify.history import FOREVER, History, Value
 from troth.verify.transactions.append import AppendInference
 from troth.verify.transactions.cycles import Cycle, CycleSearch
 from troth.verify.transactions.explain import CycleView, view_of_cycle, view_of_finding, view_of_weak
@@ -40,6 +39,8 @@ from troth.verify.transactions.weak import Axiom, WeakHistory, weak_violation
 from troth.verify.verdict import Counterexample, Part, Status, Verdict
 
 Definition: TypeAlias = Literal["adya", "axiomatic"]
+Reads: TypeAlias = list[Sequence[tuple[Value, int]]]
+Writes: TypeAlias = list[Sequence[Value]]
 Inference: TypeAlias = AppendInference | RegisterInference
 
 WORKLOADS: Final = ("list-append", "rw-register")
@@ -65,6 +66,7 @@ _SEARCHES: Final = {
     "strong-session-serializable": (PROCESS, False, "not-serializable-process"),
     "strict-serializable": (REALTIME, False, "not-serializable-realtime"),
 }
+_SHRUNK_MAX: Final = 200
 _STEPS_FIRST: Final = 20_000
 _STEPS_MAX: Final = 1_000_000
 _SUFFIX: Final = {0: "", PROCESS: "-process", REALTIME: "-realtime"}
@@ -225,6 +227,10 @@ class _Check:
         """model -> why an ok would be a guess"""
         self.late = False
         self.order: tuple[int, ...] | None = None
+        self.edges = inference.edges.arrays()
+        # Even the axioms' read committed demands that a transaction reads its own last write.
+        self._own_writes_missed = not isinstance(inference, RegisterInference) or inference.own_write_missed
+        self._known: tuple[Reads, Writes] | None = None
         self.serial: tuple[int, ...] | None = None
         """the run that a search found"""
 
@@ -237,7 +243,7 @@ class _Check:
             search = CycleSearch(
                 len(self.transactions),
                 self.alive,
-                self.inference.edges.arrays(),
+                self.edges,
                 self.process_edges,
                 clock,
                 self.expired,
@@ -250,10 +256,11 @@ class _Check:
             self.views[name] = view_of_cycle(cycle, self.transactions, self.inference)
         try:
             if search is not None and not self.late:
-                self._weak_models(search)
                 if isinstance(self.inference, AppendInference):
-                    self._tails(search)
-                else:
+                    self._weak_models(search)
+                    self._tails(search, self.inference)
+                elif not self._quickly_serial(search):
+                    self._weak_models(search)
                     self._registers(model)
         except OutOfTime:
             self.late = True
@@ -264,6 +271,7 @@ class _Check:
         axiom = _AXIOMS[model]
         doubted = False
         status, reason = Status.OK, ""
+        blatant: list[str] = []
         try:
             blatant = [
                 name
@@ -278,7 +286,7 @@ class _Check:
                     "future-read",
                     "cyclic-versions",
                 )
-                or (name == "internal" and (axiom != "committed" or self._own_write_missed()))
+                or (name == "internal" and (axiom != "committed" or self._own_writes_missed))
             ]
             if not blatant:
                 self._axiom(axiom, sessions=True, name=_AXIOM_ANOMALIES[axiom][0], every_read=axiom == "committed")
@@ -296,7 +304,7 @@ class _Check:
         elif doubted:
             status, reason = Status.UNKNOWN, self.inference.doubts[0]
         weaker_first = ("read-committed", "read-atomic", "causal")
-        stronger = weaker_first[weaker_first.index(model) + 1 :] + ("snapshot-isolation", "serializable")
+        stronger = (*weaker_first[weaker_first.index(model) + 1 :], "snapshot-isolation", "serializable")
         return TransactionVerdict(
             status,
             history=self.transactions.history,
@@ -311,29 +319,20 @@ class _Check:
             witness=None,
         )
 
-    def _own_write_missed(self) -> bool:
-        """Even read committed demands that a transaction reads its own last write."""
-        return any(
-            "own write" in finding.reason for finding in self.inference.findings.by_anomaly.get("internal", ())
-        )
-
     def _weak_models(self, search: CycleSearch) -> None:
         """Read atomic and causal: nothing to do where a serial order in real time exists and reads are plain."""
         if search.order is not None and not self.views and isinstance(self.inference, AppendInference):
             return
+        # A register's reads can break these without a cycle of known edges.
         if "read-atomic" not in ruled_out(self.views):
             self._axiom("atomic", sessions=False, name="fractured-read")
         if "causal" not in ruled_out(self.views):
             self._axiom("causal", sessions=True, name="causality-violation")
 
     def _axiom(self, axiom: Axiom, *, sessions: bool, name: str, every_read: bool = False) -> None:
-        inference, count = self.inference, len(self.transactions)
-        reads: list[Sequence[tuple[object, int]]] = [()] * count
-        writes: list[Sequence[object]] = [()] * count
-        for node in self.alive:
-            reads[node] = self._reads(node, every_read)
-            writes[node] = inference.keys_written(node)
-        sources, targets, kinds = inference.edges.arrays()
+        count = len(self.transactions)
+        reads, writes = self._accesses(every_read=every_read)
+        sources, targets, kinds = self.edges
         known = kinds != RW
         weak = WeakHistory(
             count=count,
@@ -347,17 +346,28 @@ class _Check:
         violation = weak_violation(weak, axiom, self.expired)
         if violation is not None:
             rule = _AXIOM_ANOMALIES[axiom][1]
-            self.views[name] = view_of_weak(violation, name, rule, self.transactions, inference)
+            self.views[name] = view_of_weak(violation, name, rule, self.transactions, self.inference)
 
-    def _reads(self, node: int, every_read: bool) -> Sequence[tuple[object, int]]:
-        inference = self.inference
+    def _accesses(self, *, every_read: bool) -> tuple[Reads, Writes]:
+        """By transaction: which writer's version of which key it read, and the keys it wrote."""
+        inference, count = self.inference, len(self.transactions)
         if every_read and isinstance(inference, RegisterInference):
-            return inference.all_reads(node)
-        return inference.external_reads(node)
+            every: Reads = [()] * count
+            for node in self.alive:
+                every[node] = inference.all_reads(node)
+            return every, self._accesses(every_read=False)[1]
+        if self._known is None:
+            reads: Reads = [()] * count
+            writes: Writes = [()] * count
+            for node in self.alive:
+                reads[node] = inference.external_reads(node)
+                writes[node] = inference.keys_written(node)
+            self._known = reads, writes
+        return self._known
 
-    def _tails(self, search: CycleSearch) -> None:
+    def _tails(self, search: CycleSearch, inference: AppendInference) -> None:
         """Snapshot isolation may hang on the order of appends that nobody read."""
-        tails = list(self.inference.tails.values())
+        tails = list(inference.tails.values())
         for level in (0, PROCESS, REALTIME) if self.transactions.timed else (0, PROCESS):
             name = {
                 0: "snapshot-isolation",
@@ -371,9 +381,19 @@ class _Check:
             if fit is None:
                 self.open[name] = "whether some order of the appends that nobody read satisfies it stayed open"
             elif not fit:
+                core = set(search.core)
+                few = sorted({node for tail in tails for node in tail if node in core})
                 self.views[anomaly] = self._plainly(
-                    anomaly, "no order of the appends that nobody read avoids a cycle"
+                    anomaly, "whichever way the appends that nobody read are ordered, there is a cycle", few[:8]
                 )
+
+    def _quickly_serial(self, search: CycleSearch) -> bool:
+        """A serial order that respects real time serves every model, and a store that works has one at hand."""
+        if search.order is None or self.views or self.inference.doubts:
+            return False
+        level = REALTIME if self.transactions.timed else PROCESS
+        self.serial = self._run(level, snapshots=False, steps_max=_STEPS_FIRST).order
+        return self.serial is not None
 
     def _registers(self, model: str) -> None:
         """A register's versions are only partly ordered: look for a witness, or prove that there is none."""
@@ -381,7 +401,6 @@ class _Check:
         if wanted <= _SEARCH_FREE or model in ruled_out(self.views) or self.inference.doubts:
             return
         internal = "internal" in self.views
-        # A serial order in real time serves every model; else what is asked for is tried, then what is weaker.
         proofs = dict(_SEARCHES)
         if model == "repeatable-read":
             # With single reads only, and reads that agree within a transaction, it asks for the same as serializable.
@@ -405,34 +424,62 @@ class _Check:
                 self.serial = found.order if not snapshots else None
                 return
             if found.proven and anomaly not in self.views:
+                few = self._fewest(level, snapshots)
                 self.views[anomaly] = self._plainly(
-                    anomaly, f"no execution explains what was read; all were tried ({easier})"
+                    anomaly, "no way to run these transactions explains what they read; all were tried", few
                 )
             if target:
                 if not found.proven:
                     self.open[model] = "no execution that explains the reads was found, nor that there is none"
                 return
 
-    def _run(self, level: int, *, snapshots: bool, steps_max: int) -> Search:
-        inference, transactions, count = self.inference, self.transactions, len(self.transactions)
-        reads: list[Sequence[tuple[object, int]]] = [()] * count
-        writes: list[Sequence[object]] = [()] * count
-        for node in self.alive:
-            reads[node] = inference.external_reads(node)
-            writes[node] = inference.keys_written(node)
-        sources, targets, kinds = inference.edges.arrays()
+    def _fewest(self, level: int, snapshots: bool) -> list[int]:
+        """Leave out transactions, with those that read from them, as long as no run explains the rest.
+
+        Leaving out what nobody left reads from takes nothing away from a run, so what remains is a contradiction.
+        """
+        reads, _ = self._accesses(every_read=False)
+        left = list(self.alive)
+        for node in reversed(self.alive):
+            if node not in left or len(self.alive) > _SHRUNK_MAX:
+                continue
+            gone = {node}
+            growing = True
+            while growing:
+                more = {other for other in left if any(writer in gone for _, writer in reads[other])}
+                growing = not more <= gone
+                gone |= more
+            fewer = [other for other in left if other not in gone]
+            found = self._run(level, snapshots=snapshots, steps_max=_STEPS_FIRST, alive=fewer)
+            if found.order is None and found.proven:
+                left = fewer
+        return left
+
+    def _run(self, level: int, *, snapshots: bool, steps_max: int, alive: list[int] | None = None) -> Search:
+        transactions, count = self.transactions, len(self.transactions)
+        reads, writes = self._accesses(every_read=False)
+        sources, targets, kinds = self.edges
+        process_edges = self.process_edges
+        if alive is None:
+            alive = self.alive
+        else:
+            inside = np.zeros(count, dtype=bool)
+            inside[alive] = True
+            keep = inside[sources] & inside[targets]
+            sources, targets, kinds = sources[keep], targets[keep], kinds[keep]
+            process_edges = transactions.process_edges(alive)
         is_rw = kinds == RW
         before = [sources[~is_rw].tolist(), targets[~is_rw].tolist()]
         if level == PROCESS:
-            before[0] += self.process_edges[0]
-            before[1] += self.process_edges[1]
+            before[0] += process_edges[0]
+            before[1] += process_edges[1]
         rank = [
             end if end < FOREVER else begin + transactions.history.length
             for begin, end in zip(transactions.invoked, transactions.completed, strict=True)
         ]
         task = Task(
             count=count,
-            alive=self.alive,
+            alive=alive,
             reads=reads,
             writes=writes,
             before=(before[0], before[1]),
@@ -443,8 +490,9 @@ class _Check:
         )
         return run(task, SearchBudget(steps_max=steps_max + 4 * count, expired=self.expired))
 
-    def _plainly(self, anomaly: str, summary: str) -> CycleView:
-        return CycleView(anomaly=anomaly, transactions=(), lines=(), steps=(), summary=summary)
+    def _plainly(self, anomaly: str, summary: str, nodes: Sequence[int]) -> CycleView:
+        lines = tuple(self.transactions.describe(node) for node in nodes)
+        return CycleView(anomaly=anomaly, transactions=tuple(nodes), lines=lines, steps=(), summary=summary)
 
     def _verdict(self, model: str, asked: str) -> TransactionVerdict:
         history = self.transactions.history
@@ -502,7 +550,7 @@ class _Check:
         return lambda: self._topological(model)
 
     def _topological(self, model: str) -> list[int]:
-        sources, targets, _ = self.inference.edges.arrays()
+        sources, targets, _ = self.edges
         if model == "strong-session-serializable":
             sources = np.concatenate((sources, np.array(self.process_edges[0], dtype=np.int64)))
             targets = np.concatenate((targets, np.array(self.process_edges[1], dtype=np.int64)))

@@ -15,10 +15,11 @@ the graph has two nodes a transaction, its start and its commit: ww, wr, process
 start, rw from a start to a commit, and every start to its own commit; its cycles are those without two rw edges in a
 row (Cerone & Gotsman, PODC 2016, theorem 4.1, for D ; rw? with D = ww, wr and the rest).
 
-Finding a shortest one needs a search from every edge that may be on it; that is bounded, so a reported cycle is short but
-not always the shortest in a history that is full of them.
+Finding a shortest one needs a search from every edge that may be on it; that is bounded, so a reported cycle is short
+but not always the shortest in a history that is full of them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -102,7 +103,14 @@ class CycleSearch:
         behind = set(followers)
         self.core = [node for node in rest if node not in behind]
         self.rank = {node: at for at, node in enumerate([*taken, *self.core, *followers])}
-        self._narrow(count, sources, targets, kinds, whole_sources, whole_targets, len(sources), clock)
+        process = np.full(len(extra_sources), PROCESS, dtype=np.int64)
+        whole = (whole_sources, whole_targets, np.concatenate((kinds, process)))
+        self._narrow(count, whole, clock)
+        # Between the first cycle and the last one most transactions are on none: keep the components alone.
+        number = components(rows(self.size + self.chain_count, *self._selected(DATA | PROCESS | REALTIME)))
+        sizes = Counter(number[: self.size])
+        self.core = [node for node, component in zip(self.core, number, strict=False) if sizes[component] > 1]
+        self._narrow(count, whole, clock)
 
     def _followers(self, count: int, rest: list[int], whole: tuple[Ints, Ints], clock: Clock | None) -> list[int]:
         """What can only follow cycles, in an order that edges respect: the same sweep, backwards."""
@@ -120,29 +128,14 @@ class CycleSearch:
         indegree = np.bincount(sources, minlength=count).tolist()
         return sweep(rows(count, targets, sources), indegree, rest, back)[::-1]
 
-    def _narrow(
-        self,
-        count: int,
-        sources: Ints,
-        targets: Ints,
-        kinds: Ints,
-        whole_sources: Ints,
-        whole_targets: Ints,
-        data_count: int,
-        clock: Clock | None,
-    ) -> None:
+    def _narrow(self, count: int, edges: tuple[Ints, Ints, Ints], clock: Clock | None) -> None:
         """Number the core 0..size-1 and keep its edges."""
-        size = len(self.core)
+        self.size = len(self.core)
         number = np.full(count, -1, dtype=np.int64)
-        number[self.core] = np.arange(size)
-        keep = (number[sources] >= 0) & (number[targets] >= 0)
-        process = slice(data_count, None)
-        keep_process = (number[whole_sources[process]] >= 0) & (number[whole_targets[process]] >= 0)
-        self.sources = np.concatenate((number[sources[keep]], number[whole_sources[process][keep_process]]))
-        self.targets = np.concatenate((number[targets[keep]], number[whole_targets[process][keep_process]]))
-        process_kinds = np.full(int(keep_process.sum()), PROCESS, dtype=np.int64)
-        self.kinds = np.concatenate((kinds[keep], process_kinds))
-        self.size = size
+        number[self.core] = np.arange(self.size)
+        sources, targets = number[edges[0]], number[edges[1]]
+        keep = (sources >= 0) & (targets >= 0)
+        self.sources, self.targets, self.kinds = sources[keep], targets[keep], edges[2][keep]
         self.invoked: list[int] = []
         self.completed: list[int] = []
         self.chain_sources: list[int] = []
@@ -248,7 +241,10 @@ class CycleSearch:
         component = np.array(components(rows(total, sources, targets)), dtype=np.int64)
         start, commit = component[self.sources], component[self.targets + size]
         is_rw = self.kinds == RW
-        return (is_rw & (start == commit)) | (~is_rw & (component[self.sources + size] == component[self.targets]))
+        rw_cycle = is_rw & (start == commit)
+        other_cycle = ~is_rw & (component[self.sources + size] == component[self.targets])
+        on_cycle: Flags = rw_cycle | other_cycle
+        return on_cycle
 
     def start_commit_edges(self, level: int) -> tuple[Ints, Ints]:
         """The graph of starts (0..size-1) and commits (size..2 size-1); the chain of real time follows."""

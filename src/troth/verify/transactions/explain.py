@@ -116,11 +116,13 @@ def view_of_weak(
             steps.append(Step(kind=kind, key="", because=_filled(because, [a, b])))
         elif forced.after < 0:
             reader = called[forced.reader]
-            because = f"{reader} read the initial state of {name(forced.key)}, which {called[forced.before]} had overwritten"
+            writer = called[forced.before]
+            because = f"{reader} read the initial state of {name(forced.key)}, which {writer} had overwritten"
             steps.append(Step(kind="rw", key=name(forced.key), because=because))
         else:
             reader = called[forced.reader]
-            because = f"{reader} read {name(forced.key)} from {b}, though {_filled(rule, [reader, a])} and {a} wrote it too"
+            knew = _filled(rule, [reader, a])
+            because = f"{reader} read {name(forced.key)} from {b}, though {knew} and {a} wrote it too"
             steps.append(Step(kind="co", key=name(forced.key), because=because))
     return CycleView(
         anomaly=anomaly,

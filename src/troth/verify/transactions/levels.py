@@ -8,7 +8,7 @@ A model forbids its own anomalies and those of every model that it implies. Sour
 * Cerone, Bernardi & Gotsman, CONCUR 2015 (read atomic) and Cerone & Gotsman, "Analysing Snapshot Isolation", PODC 2016:
   snapshot isolation allows exactly the histories in which every cycle has two adjacent rw edges (G-nonadjacent).
 * Daudjee & Salem, ICDE 2004 and VLDB 2006: the strong session and strong variants.
-* Biswas & Enea, "On the Complexity of Checking Transactional Consistency", OOPSLA 2019: causal, read atomic with sessions.
+* Biswas & Enea, "On the Complexity of Checking Transactional Consistency", OOPSLA 2019: causal, with sessions.
 * Kingsbury & Alvaro, "Elle", VLDB 2020: which anomalies can be seen in which histories; the remaining names.
 
 Only reads of single items are recorded in these histories, so every G-single is an item one, and G2 is G2-item.

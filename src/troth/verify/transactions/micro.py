@@ -1,4 +1,4 @@
-"""A history as transactions: lists of micro-operations [f, key, value], with their outcomes, sessions and places in time.
+"""A history as transactions: micro-operations [f, key, value], with their outcomes, sessions and places in time.
 
 What an outcome means here is what it means in Elle: a transaction that failed did not happen; one whose outcome is
 unknown (info) happened if somebody saw one of its writes and is taken not to have happened otherwise; its own reads

@@ -1,7 +1,7 @@
 """rw-register: transactions that write unique values to registers and read them.
 
-A read names the transaction whose version it saw (wr), but nothing shows the order of two versions by itself. What can be
-known (Kingsbury & Alvaro 2020, section 5; in the module docstring of Elle's rw-register):
+A read names the transaction whose version it saw (wr), but nothing shows the order of two versions by itself. What can
+be known (Kingsbury & Alvaro 2020, section 5):
 
 * the initial version comes before all others: rw from those who read it to all who write the key;
 * a transaction that read a version and then wrote the key replaced a version at or after that one: rw from others who
@@ -10,10 +10,10 @@ known (Kingsbury & Alvaro 2020, section 5; in the module docstring of Elle's rw-
 * with `RegisterAssumptions`: versions of one key follow each other as the transactions of a process do
   (sequential keys), or as transactions in real time do (linearizable keys), or as written within a transaction.
 
-Soundness: as above, every edge holds in all version orders that models with rw edges could be satisfied by. Completeness
-does not follow: no cycle is no proof. Read committed, read atomic and causal are decided exactly all the same (see
-`weak`); for the models with rw edges `serial` searches for a witness, and the verdict is unknown if it neither finds one
-nor exhausts all ways.
+Soundness: as above, every edge holds in all version orders by which a model with rw edges could be satisfied.
+Completeness does not follow: no cycle is no proof. Read committed, read atomic and causal are decided exactly all the
+same (see `weak`; any order of commits without cycles orders the versions). For the models with rw edges `serial`
+searches for a witness, and the verdict is unknown if it neither finds one nor exhausts all ways.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -61,6 +61,8 @@ class RegisterInference:
         self._doubtful: set[Value] = set()
         self._early: dict[Value, set[Value]] = {}
         """key -> values that were overwritten by the transaction that wrote them"""
+        self.own_write_missed = False
+        """whether somebody read something else than it had just written itself"""
         self._nil_unknown = transactions.history.reading.nil_read == "unknown"
         self._first_reads: list[dict[Value, Value]] = []
         self._last_writes: list[dict[Value, Value]] = []
@@ -106,6 +108,7 @@ class RegisterInference:
                 if known is None:
                     first[key] = value
                 elif known[0] != value:
+                    self.own_write_missed = self.own_write_missed or known[1]
                     whose = "own write of" if known[1] else "earlier read of"
                     findings.add(
                         "internal",
@@ -223,7 +226,7 @@ class RegisterInference:
         events = [(invoked[node], 0, node) for node in nodes]
         events += [(completed[node], 1, node) for node in nodes if completed[node] < FOREVER]
         frontier: dict[int, None] = {}
-        for position, is_end, node in sorted(events):
+        for _, is_end, node in sorted(events):
             if not is_end:
                 for before in frontier:
                     yield self._ends(key, before)[1], self._ends(key, node)[0]
@@ -321,7 +324,8 @@ class RegisterInference:
                 continue
             if kind == WR and f not in WRITES and self.writers.get(key, {}).get(value) == source:
                 return name(key), f"{{0}} wrote {name(key)} = {show(value)}, which was read by {{1}}"
-            if kind == WW and f in WRITES and (before := self._last_writes[source].get(key)) is not None:
+            if kind == WW and f in WRITES and key in self._last_writes[source]:
+                before = self._last_writes[source][key]
                 if value in self.versions.get(key, {}).get(before, ()):
                     return name(key), (
                         f"{{0}} set key {name(key)} to {show(before)}, and {{1}} set it to {show(value)}, which came "

@@ -1,8 +1,8 @@
 """Whether appends that nobody read can be ordered so that snapshot isolation holds.
 
-Under snapshot isolation two transactions that write one key do not overlap: one commits before the other starts. Where a
-read shows who was first there is an edge for it; of the elements that nobody read (a tail), any order is possible, and
-it can matter: two transactions that each read what the other overwrites may overlap, unless they also write one key.
+Under snapshot isolation two transactions that write one key do not overlap: one commits before the other starts. Where
+a read shows who was first there is an edge for it; of the elements that nobody read (a tail), any order is possible,
+and it can matter: two transactions that each read what the other overwrites may overlap, unless both write one key.
 
 The search orders tails one by one, keeping the graph of starts and commits (see `cycles`) free of cycles. Transactions
 outside the core of the graph come before or after all of it and are ordered so without loss: an edge between them along
@@ -10,6 +10,7 @@ a topological order closes no cycle. Inside the core everything is tried, within
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -59,7 +60,7 @@ def tails_fit(
     place = {node: at for at, node in enumerate(first)}
     for guess in (lambda node: place[node + size], lambda node: place[node], lambda node: search.core[node]):
         ordered = [sorted(group, key=guess) for group in groups]
-        if sorts([pair for group in ordered for pair in zip(group, group[1:], strict=False)]) is not None:
+        if sorts([pair for group in ordered for pair in pairwise(group)]) is not None:
             return True
     if sum(len(group) for group in groups) > _MEMBERS_MAX:
         return None

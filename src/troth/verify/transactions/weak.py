@@ -13,9 +13,9 @@ causal          if t2 comes before t3 in so and wr, over any number of steps    
 The premises do not speak of co, so the edges they force can be collected once; a co exists exactly when those edges,
 with wr and so, have no cycle. Only one t2 a (session, key) is needed: the last, since earlier ones precede it.
 
-The bounds follow "AWDIT: An Optimal Weak Database Isolation Tester" (PLDI 2025): for a transaction and one it read from,
-the smaller of "keys read" and "keys written" is walked, O(n^1.5) in all; causal costs O(n k) for k sessions, by vector
-clocks and one cursor a (session, key).
+The bounds are those of "AWDIT: An Optimal Weak Database Isolation Tester" (PLDI 2025): for a transaction and one it
+read from, the smaller of "keys read" and "keys written" is walked, O(n^1.5) in all; causal costs O(n k) for k sessions,
+up to a logarithm, by vector clocks and the places of each session's writes of a key.
 
 Without sessions (so empty) read atomic is that of Cerone, Bernardi & Gotsman 2015. Where the order of versions is known
 besides (list-append), it is handed in as further edges of co.
@@ -37,7 +37,7 @@ Axiom: TypeAlias = Literal["committed", "atomic", "causal"]
 
 
 class Forced(Struct, frozen=True, kw_only=True):
-    """Why one transaction must be committed before another: `reader` read `key` from `after` though it knew `before`."""
+    """Why `before` must be committed before `after`: `reader` read `key` from `after` though it knew `before`."""
 
     before: int
     after: int
@@ -179,9 +179,10 @@ class _Axioms:
         history = self.history
         lane_of, place, lanes = self._lanes()
         into: list[list[int]] = [[] for _ in range(history.count)]
-        for source, target in zip(self.wr_sources, self.wr_targets, strict=True):
-            into[target].append(source)
+        # The session's own past comes first: it mostly holds the rest.
         for source, target in zip(*history.before, strict=True):
+            into[target].append(source)
+        for source, target in zip(self.wr_sources, self.wr_targets, strict=True):
             into[target].append(source)
         clocks: dict[int, list[int]] = {}
         written: dict[Value, dict[int, list[int]]] = {}
@@ -193,17 +194,14 @@ class _Axioms:
         for count, node in enumerate(order):
             if not count & 1023 and self.expired():
                 raise OutOfTime
-            sources = dict.fromkeys(into[node])
             known = [0] * len(lanes)
-            for source in sources:
-                theirs = clocks[source]
-                known = (
-                    [a if a > b else b for a, b in zip(known, theirs, strict=True)] if any(known) else theirs[:]
-                )
-            for source in sources:
-                at = place[source] + 1
-                if at > known[lane_of[source]]:
-                    known[lane_of[source]] = at
+            for source in into[node]:
+                lane, at = lane_of[source], place[source]
+                if known[lane] > at:
+                    # Known already, and with it all that it knew.
+                    continue
+                known = [a if a > b else b for a, b in zip(known, clocks[source], strict=True)]
+                known[lane] = max(known[lane], at + 1)
             clocks[node] = known
             for key, writer in dict.fromkeys(history.reads[node]):
                 if writer == node:

@@ -1,0 +1,171 @@
+"""The transactional checkers against oracles that try everything, on random small histories.
+
+`python -m pytest -m slow tests/checker/test_transactions_differential.py` runs the large counts.
+"""
+
+from collections import Counter
+
+import pytest
+
+from troth.verify.history import EventType, History, Value
+from troth.verify.transactions import check_transactions
+from troth.verify.verdict import Status
+
+from .transactions_brute import (
+    LIST,
+    REGISTER,
+    Txn,
+    axiomatic,
+    phenomena,
+    random_transactions,
+    replay,
+    serializable,
+    snapshot_isolated,
+    transactions_of,
+)
+
+LEVELS = (("", ""), ("strong-session-", "process"), ("strong-", "realtime"))
+
+
+def expected(history: History, workload: str) -> dict[str, bool]:
+    """What the oracles say of every model that has one."""
+    txns = transactions_of(history)
+    answers: dict[str, bool] = {}
+    for prefix, level in LEVELS:
+        name = "strict-serializable" if prefix == "strong-" else prefix + "serializable"
+        answers[name] = serializable(txns, level)
+        answers[prefix + "snapshot-isolation"] = snapshot_isolated(txns, level)
+    answers["read-atomic"] = axiomatic(txns, workload, "atomic", sessions=False)
+    answers["causal"] = axiomatic(txns, workload, "causal", sessions=True)
+    if workload == REGISTER or _agreeing(txns):
+        dirty = _dirty(txns)
+        for prefix, level in LEVELS:
+            uncommitted = phenomena(txns, workload, level, rw=False, wr=False)
+            answers[prefix + "read-uncommitted"] = uncommitted and not _thin_air(txns)
+            committed = phenomena(txns, workload, level, rw=False)
+            answers[prefix + "read-committed"] = committed and not dirty
+    return answers
+
+
+def _reads(txns: list[Txn]) -> list[tuple[Txn, Value, tuple[Value, ...]]]:
+    found = []
+    for txn in txns:
+        if txn.outcome is EventType.OK:
+            for f, key, value in txn.micros:
+                if f == "r" and value not in (None, ()):
+                    found.append((txn, key, value if isinstance(value, tuple) else (value,)))
+    return found
+
+
+def _agreeing(txns: list[Txn]) -> bool:
+    """Whether all lists read of a key are prefixes of one, without repetition."""
+    lists = [(key, value) for _, key, value in _reads(txns)]
+    return all(len(set(a)) == len(a) for _, a in lists) and all(
+        k != j or a[: len(b)] == b or b[: len(a)] == a for k, a in lists for j, b in lists
+    )
+
+
+def _writers(txns: list[Txn]) -> dict[tuple[Value, Value], Txn]:
+    return {(key, value): txn for txn in txns for f, key, value in txn.micros if f != "r"}
+
+
+def _thin_air(txns: list[Txn]) -> bool:
+    writers = _writers(txns)
+    return any((key, element) not in writers for _, key, value in _reads(txns) for element in value)
+
+
+def _dirty(txns: list[Txn]) -> bool:
+    """G1a, G1b, reads from nowhere, and reads of what the transaction writes later."""
+    writers = _writers(txns)
+    for txn, key, value in _reads(txns):
+        for element in value:
+            if (key, element) not in writers or writers[key, element].outcome is EventType.FAIL:
+                return True
+        writer = writers[key, value[-1]]
+        mine = [v for f, k, v in writer.micros if f != "r" and k == key]
+        if writer is not txn and mine[-1] != value[-1]:
+            return True
+    for txn in txns:
+        if txn.outcome is EventType.OK:
+            for at, (f, key, value) in enumerate(txn.micros):
+                if f == "r" and value is not None:
+                    seen = value if isinstance(value, tuple) else (value,)
+                    if any(g != "r" and k == key and v in seen for g, k, v in txn.micros[at:]):
+                        return True
+    return False
+
+
+def compare(workload: str, seeds: range, *, count: int = 6) -> Counter[tuple[str, str]]:
+    """Put every seed to checker and oracles; returns how often each model got which verdict."""
+    tally: Counter[tuple[str, str]] = Counter()
+    for seed in seeds:
+        history = random_transactions(seed, workload, count=count)
+        for model, legal in expected(history, workload).items():
+            verdict = check_transactions(history, workload, model)
+            tally[model, verdict.status.value] += 1
+            if verdict.status is not Status.UNKNOWN:
+                assert (verdict.status is Status.OK) == legal, (workload, seed, model, verdict.text(lines_max=60))
+    return tally
+
+
+def compare_axioms(seeds: range) -> Counter[tuple[str, str]]:
+    """Registers under the definitions of Biswas & Enea, where every level respects sessions."""
+    tally: Counter[tuple[str, str]] = Counter()
+    for seed in seeds:
+        history = random_transactions(seed, REGISTER, count=5)
+        txns = transactions_of(history)
+        for model, axiom in (("read-committed", "committed"), ("read-atomic", "atomic"), ("causal", "causal")):
+            legal = axiomatic(txns, REGISTER, axiom, sessions=True)
+            verdict = check_transactions(history, REGISTER, model, definition="axiomatic")
+            tally[model, verdict.status.value] += 1
+            assert (verdict.status is Status.OK) == legal, (seed, model, verdict.text(lines_max=60))
+    return tally
+
+
+@pytest.mark.parametrize("workload", [LIST, REGISTER])
+def test_no_model_is_judged_wrongly(workload: str) -> None:
+    tally = compare(workload, range(250))
+    for model in ("serializable", "snapshot-isolation", "causal", "read-atomic", "read-committed"):
+        assert tally[model, "ok"] > 100
+        assert tally[model, "illegal"] > 5
+    # Nothing stays open in histories this small.
+    assert not any(status == "unknown" for _, status in tally)
+
+
+def test_axioms_are_judged_as_by_trying_every_commit_order() -> None:
+    tally = compare_axioms(range(400))
+    assert min(tally[model, "illegal"] for model in ("read-committed", "read-atomic", "causal")) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("workload", [LIST, REGISTER])
+def test_no_model_is_judged_wrongly_in_tens_of_thousands(workload: str) -> None:
+    compare(workload, range(1_000, 26_000))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_axioms_in_tens_of_thousands() -> None:
+    compare_axioms(range(1_000, 31_000))
+
+
+def test_a_serializable_history_comes_with_an_order_that_can_be_replayed() -> None:
+    replayed = 0
+    for workload in (LIST, REGISTER):
+        for seed in range(200):
+            history = random_transactions(seed, workload)
+            for model in ("serializable", "strong-session-serializable", "strict-serializable"):
+                verdict = check_transactions(history, workload, model)
+                if not verdict:
+                    continue
+                txns = {txn.number: txn for txn in transactions_of(history)}
+                store: dict[Value, tuple[Value, ...]] = {}
+                assert verdict.witness is not None
+                for number in verdict.witness:
+                    fits, store = replay(txns[number], store)
+                    assert fits, (workload, seed, model)
+                oks = {number for number, txn in txns.items() if txn.outcome is EventType.OK}
+                assert oks <= set(verdict.witness)
+                replayed += 1
+    assert replayed > 300
