@@ -151,6 +151,19 @@ async def test_a_watch_misses_and_repeats_nothing_over_fail_overs() -> None:
                 assert len(written) > 100 and seen == written
 
 
+async def test_an_idle_watch_survives_a_compaction_and_the_death_of_its_server() -> None:
+    with cluster_of() as cluster:
+        async with await aio.connect(cluster.url, timeout=20) as writer, await aio.connect(cluster.url) as client:
+            async with client.watch("idle") as watch:
+                for number in range(20):
+                    newest = (await writer.put("other", str(number))).revision
+                await writer.compact(newest)
+                await in_thread(cluster.kill, await in_thread(cluster.leader))
+                await writer.put("idle", "1")
+                async with asyncio.timeout(20):
+                    assert [event.kv.value for event in await watch.__anext__()] == [b"1"]
+
+
 async def test_replicated_objects_agree_over_fail_overs() -> None:
     with cluster_of() as cluster:
         clients = [await aio.connect(cluster.url, timeout=20) for _ in range(3)]

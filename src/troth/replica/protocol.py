@@ -63,7 +63,10 @@ class Reads(_Wire, frozen=True, tag=4):
 
 
 class WatchCreate(_Wire, frozen=True, tag=5):
-    """Start a watch under a number the client chose; answers are `WatchCreated`, then `WatchEvents`."""
+    """Start a watch under a number the client chose; answers are `WatchCreated`, then `WatchEvents`.
+
+    `progress_notify`: while it is idle, tell it now and then (and after a compaction) how far it is.
+    """
 
     watch: int
     key: bytes

@@ -248,6 +248,7 @@ class Replica(AdminPath):
             self._out.again = True
         self._reads.release(self._applied, self.machine.store.revision, self._now)
         self._tell_watchers()
+        self._notify_progress()
         self._maybe_snapshot()
         out, self._out = self._out, ReplicaEffects()
         return out

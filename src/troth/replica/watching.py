@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from troth.ids import Tick
 from troth.kv.requests import Failure
 from troth.kv.watch import WatchHub, WatchRequest
 from troth.replica.effects import ClientId
@@ -29,6 +30,10 @@ class WatchPath(LeasePath):
         self._progress_wanted: set[ClientId] = set()
         self._paused: set[ClientId] = set()
         self._fetches: dict[tuple[ClientId, int], Iterator[bytes]] = {}
+        self._notified: dict[tuple[ClientId, int], int] = {}
+        """Watches that want to hear how far they are, and the revision they were told last."""
+        self._notify_at = start.now
+        self._compact_revision = start.machine.store.compact_revision
 
     def client_paused(self, client: ClientId, paused: bool) -> None:
         """A client reads its answers too slowly (or fast enough again): its watches wait meanwhile."""
@@ -57,10 +62,13 @@ class WatchPath(LeasePath):
         )
         if isinstance(created, Failure):
             self._reply(client, WatchCanceled(message.watch, created.revision, 0, created.text))
-        else:
-            self._reply(client, WatchCreated(message.watch, created.revision))
+            return
+        self._reply(client, WatchCreated(message.watch, created.revision))
+        if message.progress_notify:
+            self._notified[client, message.watch] = 0 if message.start_revision else created.revision
 
     def _on_watch_cancel(self, client: ClientId, message: WatchCancel) -> None:
+        self._notified.pop((client, message.watch), None)
         if self._hub.cancel(client, message.watch):
             self._reply(client, WatchCanceled(message.watch, self.machine.store.revision))
 
@@ -68,11 +76,15 @@ class WatchPath(LeasePath):
         """Send what is new; a bounded amount, so that a watcher far behind does not hold everybody up."""
         if self._hub.has_work:
             for batch in self._hub.poll():
+                watch = batch.owner, batch.watch_id
                 if batch.canceled:
+                    self._notified.pop(watch, None)
                     text = "etcdserver: mvcc: required revision has been compacted"
                     notice = WatchCanceled(batch.watch_id, batch.revision, batch.compact_revision, text)
                     self._reply(batch.owner, notice)
                 else:
+                    if watch in self._notified:
+                        self._notified[watch] = batch.revision
                     self._reply(batch.owner, WatchEvents(batch.watch_id, batch.revision, batch.events))
             self._out.again |= self._hub.has_work
         for client in sorted(self._progress_wanted):
@@ -80,6 +92,20 @@ class WatchPath(LeasePath):
             if revision is not None:
                 self._progress_wanted.discard(client)
                 self._reply(client, WatchEvents(PROGRESS_ALL, revision, []))
+
+    def _notify_progress(self) -> None:
+        """Tell idle watches how far they are: now and then, and together with a compaction. A watch that goes on at
+        another server would otherwise ask for revisions that are gone, though it has missed nothing."""
+        compact_revision = self.machine.store.compact_revision
+        if self._now < self._notify_at and compact_revision == self._compact_revision:
+            return
+        self._notify_at = Tick(self._now + self._config.progress_notify_ticks)
+        self._compact_revision = compact_revision
+        for (client, watch), told in self._notified.items():
+            revision = self._hub.progress(client, watch)
+            if revision is not None and revision > told:
+                self._notified[client, watch] = revision
+                self._reply(client, WatchEvents(watch, revision, []))
 
     def _begin_fetch(self, client: ClientId, call: int) -> None:
         self._fetches[client, call] = self.machine.dump()
@@ -98,6 +124,8 @@ class WatchPath(LeasePath):
         self._hub.cancel_owner(client)
         self._paused.discard(client)
         self._progress_wanted.discard(client)
+        for watch in [watch for watch in self._notified if watch[0] == client]:
+            del self._notified[watch]
         for key in [key for key in self._fetches if key[0] == client]:
             # Closing the iterator releases the versions that its view has pinned.
             chunks = self._fetches.pop(key)

@@ -195,6 +195,46 @@ def test_progress_says_up_to_where_everything_was_told() -> None:
     assert cluster.ask(leader, WatchProgress(), ticks=1) == [WatchEvents(-1, 2, [])]
 
 
+def test_an_idle_watch_that_asks_for_it_is_told_how_far_it_is() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    cluster.ask(leader, WatchCreate(1, b"a", progress_notify=True))
+    cluster.ask(leader, WatchCreate(2, b"a"))
+    assert cluster.ask(leader, Ping(1), ticks=6 * SECOND) == [Done(1)], "nothing was written: nothing to tell"
+    write(cluster, Put(b"z", b""))
+    cluster.step(6 * SECOND)
+    assert cluster.heard(leader) == [WatchEvents(1, 2, [])]
+    cluster.step(6 * SECOND)
+    assert cluster.heard(leader) == []
+
+
+def test_an_idle_watch_is_told_how_far_it_is_before_it_could_miss_a_compaction() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    write(cluster, Put(b"a", b""))
+    cluster.ask(leader, WatchCreate(1, b"a", start_revision=2, progress_notify=True))
+    cluster.step(6 * SECOND)
+    write(cluster, *[Put(b"z", b"") for _ in range(9)])
+    cluster.heard(leader)
+    answers = cluster.ask(leader, Writes(0, 1, 0, (Compact(11),)))
+    assert [type(answer) for answer in answers] == [Results, WatchEvents]
+    assert answers[1] == WatchEvents(1, 11, [])
+
+
+def test_watches_that_are_over_are_told_nothing() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    for watch in (1, 2):
+        cluster.ask(leader, WatchCreate(watch, b"a", progress_notify=True))
+    cluster.ask(leader, WatchCancel(1))
+    cluster.replicas[leader].client_gone(client_of(leader))
+    cluster.replicas[leader].client_connected(client_of(leader))
+    write(cluster, Put(b"z", b""))
+    cluster.heard(leader)
+    cluster.step(6 * SECOND)
+    assert cluster.heard(leader) == []
+
+
 def test_a_paused_client_catches_up_when_it_reads_again() -> None:
     cluster = Cluster()
     leader = cluster.leader
