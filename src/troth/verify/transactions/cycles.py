@@ -303,6 +303,9 @@ class CycleSearch:
             return None
         nodes = [best_edge[0], best_edge[1], *(node for node, _ in best[:-1])]
         kinds = [closing, *(kind for _, kind in best)]
+        # Told from the transaction that was invoked first.
+        first = nodes.index(min(nodes))
+        nodes, kinds = nodes[first:] + nodes[:first], kinds[first:] + kinds[:first]
         return Cycle(anomaly=name, nodes=tuple(self.core[node] for node in nodes), kinds=tuple(kinds))
 
 
