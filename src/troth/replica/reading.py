@@ -23,7 +23,7 @@ class ReadPath(WritePath):
 
     def _on_reads(self, client: ClientId, message: Reads) -> None:
         level = message.level
-        if self._reads.full:
+        if self._reads.full or len(self._questions) >= self._config.reads_waiting_max:
             self._refuse_call(client, message.call, "overloaded", "too many reads wait here; send less at once")
             return
 

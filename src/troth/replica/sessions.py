@@ -12,6 +12,9 @@ from troth.kv.requests import Failure, Result
 SESSIONS_MAX = 10_000
 """When one more is opened, the one that has been idle longest (in log order) is forgotten."""
 
+RESULTS_MAX = 65_536
+"""Batches whose results one session may keep unacknowledged: far more than a client has outstanding."""
+
 
 class SessionState(msgspec.Struct, array_like=True):
     """One client. `results` maps the first number of a batch to its results, until the client has acknowledged."""
@@ -57,7 +60,7 @@ class SessionTable:
     def recall(
         self, session_id: int, first_seq: int, acked_below: int, index: int
     ) -> list[Result] | Failure | None:
-        """What is known of a batch: its results, None when it is new, a Failure when the session is gone.
+        """What is known of a batch: its results, None when it is new, a Failure when the session is gone or full.
 
         Forgets what the client says it has.
         """
@@ -71,7 +74,10 @@ class SessionTable:
                 del session.results[first]
         if first_seq < session.acked_below:
             return ANSWERED  # the client has said that it has this answer; nobody waits for it
-        return session.results.get(first_seq)
+        known = session.results.get(first_seq)
+        if known is None and len(session.results) >= RESULTS_MAX:
+            return UNACKNOWLEDGED
+        return known
 
     def remember(self, session_id: int, first_seq: int, results: list[Result]) -> None:
         """Keep the results of a batch that has just been applied."""
@@ -84,3 +90,4 @@ class SessionTable:
 
 SESSION_GONE = Failure("session_expired", "the session is unknown: it was closed, or idle for too long")
 ANSWERED = Failure("invalid", "this batch was answered before, and the client has said that it has the answer")
+UNACKNOWLEDGED = Failure("overloaded", "too many answers of this session wait to be acknowledged (acked_below)")

@@ -20,6 +20,9 @@ from troth.replica.state import ReplicaStart
 PROGRESS_ALL = -1
 """The watch number under which the progress of all of a client's watches is told."""
 
+FETCHES_MAX = 8
+"""Downloads of the state at once; each keeps the versions alive that it began with."""
+
 
 class WatchPath(LeasePath):
     """`WatchCreate` to `WatchEvents`; `FetchSnapshot` to `SnapshotPart`."""
@@ -108,6 +111,9 @@ class WatchPath(LeasePath):
                 self._reply(client, WatchEvents(watch, revision, []))
 
     def _begin_fetch(self, client: ClientId, call: int) -> None:
+        if len(self._fetches) >= FETCHES_MAX:
+            self._refuse_call(client, call, "overloaded", "too many downloads of the state are under way here")
+            return
         self._fetches[client, call] = self.machine.dump()
 
     def _continue_fetches(self) -> None:

@@ -38,6 +38,7 @@ from troth.replica.protocol import (
     Writes,
 )
 from troth.replica.state import ReplicaConfig
+from troth.replica.watching import FETCHES_MAX
 
 SECOND = 100
 
@@ -448,6 +449,16 @@ def test_the_whole_state_can_be_downloaded_and_read_back() -> None:
     machine.load(part.data for part in parts if part.data)
     assert machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
     assert len(machine.sessions) == 1
+
+
+def test_downloads_are_bounded() -> None:
+    cluster = loaded_cluster()
+    leader = cluster.leader
+    cluster.replicas[leader].client_paused(client_of(leader), True)
+    for call in range(FETCHES_MAX + 2):
+        cluster.say(leader, FetchSnapshot(call))
+    cluster.step(5)
+    assert [type(reply) for reply in cluster.heard(leader)] == [CallRefused] * 2
 
 
 def test_a_client_that_leaves_ends_its_download() -> None:

@@ -171,6 +171,17 @@ def test_reads_beyond_the_bound_are_refused() -> None:
     assert [reply.code for reply in cluster.heard(leader) if isinstance(reply, CallRefused)] == ["overloaded"] * 2
 
 
+def test_questions_to_the_leader_are_bounded_as_reads_are() -> None:
+    cluster = Cluster(replica=ReplicaConfig(reads_waiting_max=3))
+    follower = cluster.follower
+    cluster.isolate(follower)
+    for call in range(5):
+        cluster.say(follower, Reads(call, bounded(revisions=1), (Range(b"x"),)))
+    cluster.settle()
+    refused = [reply.code for reply in cluster.heard(follower) if isinstance(reply, CallRefused)]
+    assert refused == ["overloaded"] * 2
+
+
 def test_a_leader_with_a_lease_answers_at_once() -> None:
     cluster = Cluster(engine=EngineConfig(lease_reads=True))
     leader = cluster.leader
