@@ -2,10 +2,10 @@
 
 from troth.verify.transactions.check import (
     WORKLOADS,
-    TransactionVerdict,
     check_transactions,
 )
 from troth.verify.transactions.levels import TRANSACTION_MODELS
+from troth.verify.transactions.outcome import TransactionVerdict
 from troth.verify.transactions.register import RegisterAssumptions
 
 __all__ = [

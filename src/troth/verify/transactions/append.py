@@ -62,7 +62,7 @@ class AppendInference:
         self.writers: dict[Value, dict[Value, int]] = {}
         """key -> element -> who appended it (also who failed to)"""
         self.committed = bytearray(outcome == OK for outcome in transactions.outcomes)
-        self._doubtful: set[Value] = set()
+        self._doubtful: dict[Value, None] = {}
         self._broken: set[Value] = set()
         self._several: dict[tuple[int, Value], None] = {}
         self._repeating: list[int] = []
@@ -89,7 +89,7 @@ class AppendInference:
                     if mine is None:
                         mine = writers[key] = {}
                     if value in mine:
-                        doubtful.add(key)
+                        doubtful[key] = None
                     else:
                         mine[value] = node
                     if last.get(key) == node:

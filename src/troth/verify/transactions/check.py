@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from typing_extensions import override
 
 from troth.errors import UsageError
 from troth.verify.history import FOREVER, History, Value
@@ -31,12 +30,12 @@ from troth.verify.transactions.levels import (
     ruled_out,
 )
 from troth.verify.transactions.micro import Transactions, workload_of
+from troth.verify.transactions.outcome import TransactionVerdict
 from troth.verify.transactions.register import RegisterAssumptions, RegisterInference
 from troth.verify.transactions.serial import Search, SearchBudget, Task, run
 from troth.verify.transactions.snapshot import tails_fit
-from troth.verify.transactions.svg import cycle_svg
 from troth.verify.transactions.weak import Axiom, WeakHistory, weak_violation
-from troth.verify.verdict import Counterexample, Part, Status, Verdict
+from troth.verify.verdict import Part, Status
 
 Definition: TypeAlias = Literal["adya", "axiomatic"]
 Reads: TypeAlias = list[Sequence[tuple[Value, int]]]
@@ -66,95 +65,18 @@ _SEARCHES: Final = {
     "strong-session-serializable": (PROCESS, False, "not-serializable-process"),
     "strict-serializable": (REALTIME, False, "not-serializable-realtime"),
 }
+_UNTIMED: Final = {
+    "strict-serializable": "strong-session-serializable",
+    "strong-snapshot-isolation": "strong-session-snapshot-isolation",
+    "strong-read-committed": "strong-session-read-committed",
+    "strong-read-uncommitted": "strong-session-read-uncommitted",
+}
+"""Models of real time -> what is left of them where it is not known."""
+
 _SHRUNK_MAX: Final = 200
 _STEPS_FIRST: Final = 20_000
 _STEPS_MAX: Final = 1_000_000
 _SUFFIX: Final = {0: "", PROCESS: "-process", REALTIME: "-realtime"}
-
-
-class TransactionVerdict(Verdict):
-    """A verdict on transactions.
-
-    Attributes:
-        anomalies: names, the most telling first.
-        not_: the weakest models that the anomalies rule out.
-        also_not: the stronger models that are ruled out with them.
-        views: an example of every anomaly: its transactions, the cycle, why.
-    """
-
-    __slots__ = ("also_not", "not_", "views")
-
-    def __init__(
-        self,
-        status: Status,
-        *,
-        history: History,
-        model: str,
-        workload: str,
-        reason: str,
-        anomalies: Sequence[str],
-        views: Sequence[CycleView],
-        not_: Sequence[str],
-        also_not: Sequence[str],
-        part: Part,
-        witness: Callable[[], Sequence[int]] | None,
-    ) -> None:
-        first = views[0] if views and status is Status.ILLEGAL else None
-        counterexample = None
-        if first is not None:
-            counterexample = Counterexample(
-                operation=None,
-                reason=reason,
-                involved=first.transactions,
-                cycle=tuple(
-                    [
-                        f"T{at + 1} = [{node}] {line}"
-                        for at, (node, line) in enumerate(zip(first.transactions, first.lines, strict=True))
-                    ]
-                    + list(first.sentences())
-                ),
-            )
-        super().__init__(
-            status,
-            history=history,
-            model=model,
-            object=workload,
-            reason=reason,
-            parts=(part,),
-            counterexample=counterexample,
-            witness=witness,
-            anomalies=anomalies,
-        )
-        self.views = tuple(views)
-        self.not_ = tuple(not_)
-        self.also_not = tuple(also_not)
-
-    def svg(self, at: int = 0) -> str:
-        """The example of the *at*-th anomaly as one inline SVG element; "" when there is none."""
-        return cycle_svg(self.views[at]) if at < len(self.views) else ""
-
-    @override
-    def text(self, *, lines_max: int = 20) -> str:
-        """For a terminal: the verdict, what is ruled out, and the first contradiction in words."""
-        cost = self.parts[0]
-        rows_ = [
-            f"{self.status.value.upper()}: {len(self.history)} transactions, {self.model}, workload {self.object}"
-        ]
-        if self.reason:
-            rows_.append(f"  {self.reason}")
-        rows_.append(f"  decided by: {cost.algorithm} ({cost.cost})")
-        if self.anomalies:
-            rows_.append(f"  anomalies: {', '.join(self.anomalies)}")
-        if self.not_:
-            rows_.append(f"  not: {', '.join(self.not_)}")
-        if self.also_not:
-            rows_.append(f"  also not: {', '.join(self.also_not)}")
-        if self.views:
-            rows_.extend(f"  {line}" for line in self.views[0].text().splitlines())
-        if len(rows_) > lines_max:
-            left = len(rows_) - lines_max + 1
-            rows_[lines_max - 1 :] = [f"  ({left} more lines in the HTML page)"]
-        return "\n".join(rows_) + "\n"
 
 
 def check_transactions(
@@ -261,7 +183,7 @@ class _Check:
                     self._tails(search, self.inference)
                 elif not self._quickly_serial(search):
                     self._weak_models(search)
-                    self._registers(model)
+                    self._registers(model if self.transactions.timed else _UNTIMED.get(model, model))
         except OutOfTime:
             self.late = True
         return self._verdict(model, asked)
@@ -413,8 +335,6 @@ class _Check:
         for easier in ("strict-serializable", "strong-session-serializable", "serializable", model):
             level, snapshots, anomaly = proofs[easier]
             target = easier == model
-            if level > proofs[model][0] and not self.transactions.timed and level == REALTIME:
-                continue
             if not target and (model not in implied_levels(easier) or easier in ruled_out(self.views)):
                 continue
             if level == REALTIME and not self.transactions.timed:
@@ -512,14 +432,12 @@ class _Check:
             status, reason = Status.UNKNOWN, self.inference.doubts[0]
         elif opened := next((why for name, why in self.open.items() if name in implied_levels(model)), None):
             status, reason = Status.UNKNOWN, opened
-        elif not self.transactions.timed and any(
-            name.startswith(("strict", "strong-re", "strong-sn")) for name in implied_levels(model)
-        ):
-            weaker = (
-                "strong-session-serializable" if model == "strict-serializable" else "the strong-session model"
-            )
+        elif not self.transactions.timed and model in _UNTIMED:
             status = Status.UNKNOWN
-            reason = f"the history does not say when anything was invoked, which {asked} is about; {weaker} holds"
+            reason = (
+                f"the history does not say when anything was invoked, which {asked} is about; "
+                f"{_UNTIMED[model]} holds"
+            )
         else:
             witness = self._witness(model)
         return TransactionVerdict(

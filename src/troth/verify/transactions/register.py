@@ -58,7 +58,7 @@ class RegisterInference:
         self.writers: dict[Value, dict[Value, int]] = {}
         self.versions: dict[Value, dict[Value, dict[Value, None]]] = {}
         """key -> version -> versions known to come right after it, by assumption"""
-        self._doubtful: set[Value] = set()
+        self._doubtful: dict[Value, None] = {}
         self._early: dict[Value, set[Value]] = {}
         """key -> values that were overwritten by the transaction that wrote them"""
         self.own_write_missed = False
@@ -78,7 +78,7 @@ class RegisterInference:
                 if f in WRITES:
                     writers = self.writers.setdefault(key, {})
                     if value in writers or value == self.initial:
-                        self._doubtful.add(key)
+                        self._doubtful[key] = None
                     else:
                         writers[value] = node
                     if key in mine:

@@ -182,6 +182,15 @@ def test_without_invocations_real_time_stays_open() -> None:
     assert check_transactions(pair(events), model="strong-session-serializable")
 
 
+def test_without_real_time_what_is_left_of_a_strong_model_is_still_decided() -> None:
+    """Registers whose sessions contradict each other, in a list of completions."""
+    texts = ((0, "wx1"), (0, "ry_"), (1, "wy1"), (1, "rx_"))
+    events = [Event(type=OK, process=process, f="txn", value=micros(text + "_")) for process, text in texts]
+    assert register(pair(events)).status is Status.ILLEGAL
+    assert register(pair(events[:3])).status is Status.UNKNOWN
+    assert register(pair(events), "serializable")
+
+
 def test_the_verdict_tells_the_cycle() -> None:
     verdict = check_transactions(concurrent("rxay1", "ryax1"))
     text = verdict.text()
