@@ -1,0 +1,153 @@
+"""torture: a real cluster, real clients and real faults, and a check of everything that the clients were told."""
+
+import random
+import sys
+import tempfile
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from troth.errors import UsageError
+from troth.torture import NEMESES, WORKLOADS, Plan, schedule
+from troth.torture import torture as run_torture
+from troth.verify.verdict import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from troth.torture.run import Tell
+
+_EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
+
+
+@click.command()
+@click.option("--minutes", default=5.0, show_default=True, help="How long faults go on.")
+@click.option("--seed", type=int, help="Repeats the schedule of faults of an earlier run.  [default: drawn]")
+@click.option("--servers", default=5, show_default=True, help="How many servers at first.")
+@click.option(
+    "--nemesis",
+    "nemeses",
+    multiple=True,
+    type=click.Choice(list(NEMESES)),
+    help="Only these faults; may be repeated.  [default: all that are possible here]",
+)
+@click.option(
+    "--workload",
+    "workloads",
+    multiple=True,
+    type=click.Choice(list(WORKLOADS)),
+    help="Only these; may be repeated.  [default: all]",
+)
+@click.option("--rate", default=300.0, show_default=True, help="Operations a second, all clients together.")
+@click.option(
+    "--output",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep histories, pages and servers' logs in this new directory.  [default: a temporary one, kept]",
+)
+@click.option("--plan", "plan_only", is_flag=True, help="Print the schedule of faults and do nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell every fault.")
+def torture(
+    minutes: float,
+    seed: int | None,
+    servers: int,
+    nemeses: tuple[str, ...],
+    workloads: tuple[str, ...],
+    rate: float,
+    directory: Path | None,
+    plan_only: bool,
+    verbose: bool,
+) -> None:
+    """Break a real cluster on purpose and check every answer.
+
+    Servers of this machine are killed, stopped, cut off from each other, left without disk space, removed, added and
+    all restarted, while clients write down what they ask and what they are told. Then everything is healed, and the
+    whole record is checked. Exit code 0: all claims hold. 1: one does not. 3: one could not be decided.
+
+    \b
+    Examples:
+      troth torture
+      troth torture --minutes 1 --nemesis partition --nemesis pause
+      troth torture --seed 7 --plan
+    """
+    if servers < 1 or minutes <= 0:
+        raise UsageError("--servers and --minutes must be positive")
+    if directory is not None and directory.exists() and any(directory.iterdir()):
+        raise UsageError(f"{directory} is not empty; torture needs a new directory")
+    seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    plan = Plan(
+        seed=seed,
+        seconds=minutes * 60,
+        workloads=workloads or tuple(WORKLOADS),
+        nemeses=nemeses,
+        operations_per_second=rate,
+    )
+    from troth.torture.cluster import TrothCluster
+
+    where = directory or Path(tempfile.mkdtemp(prefix="troth-torture-"))
+    system = TrothCluster(servers, where / "servers")
+    faults = schedule(plan.seed, plan.seconds, powers=system.powers(), names=plan.nemeses)
+    if plan_only:
+        system.stop()
+        for fault in faults:
+            click.echo(fault.describe())
+        return
+    again = "".join(
+        [f" --nemesis {name}" for name in nemeses]
+        + [f" --workload {name}" for name in workloads]
+        + ([f" --servers {servers}"] if servers != 5 else [])
+    )
+    click.echo(f"{system.name}, {len(faults)} faults; the same again: ", nl=False)
+    click.echo(f"troth torture --minutes {minutes:g} --seed {seed}{again}")
+    with _shown(plan.seconds, verbose) as tell:
+        outcome = run_torture(system, plan, where, tell=tell)
+    click.echo(outcome.text())
+    click.echo(f"everything is in {where}")
+    colour = {Status.OK: "green", Status.ILLEGAL: "red", Status.UNKNOWN: "yellow"}[outcome.status]
+    words = {
+        Status.OK: "All claims hold.",
+        Status.ILLEGAL: "A claim does not hold.",
+        Status.UNKNOWN: "A claim could not be decided.",
+    }[outcome.status]
+    click.secho(words, fg=colour, bold=True)
+    raise SystemExit(_EXIT[outcome.status])
+
+
+@contextmanager
+def _shown(seconds: float, verbose: bool) -> "Iterator[Tell]":
+    """A bar on a terminal; lines elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    live = sys.stderr.isatty()
+    console = Console(file=sys.stderr)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[done]:,} operations  {task.fields[what]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    task = bar.add_task("torture", total=seconds, done=0, what="")
+    told_s, newest = 0.0, ""
+
+    def line(text: str) -> None:
+        if live:
+            console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def tell(at_s: float, operations: int, what: str) -> None:
+        nonlocal newest, told_s
+        newest = what[:40] or newest
+        bar.update(task, completed=min(at_s, seconds), done=operations, what=newest)
+        if what and verbose:
+            line(f"{at_s:7.1f} s  {what}")
+        elif not live and at_s - told_s >= seconds / 10:
+            told_s = at_s
+            line(f"{at_s:7.1f} s  {operations:,} operations")
+
+    with bar if live else nullcontext():
+        yield tell

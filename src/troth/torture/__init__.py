@@ -1,0 +1,36 @@
+"""Torture: a real system, real clients, real faults, and a check of everything that the clients were told.
+
+======================  ==============================================================================================
+system.py               the seam: what a system under test can be asked to do and to suffer
+cluster.py              troth itself behind that seam: server processes, killed, stopped, cut off, out of disk
+proxy.py                the network between servers, which can be cut
+nemesis.py              faults, and the schedule that a seed stands for
+record.py               the history that the clients leave
+workloads.py            what the clients do, and what must be true of it afterwards
+run.py                  one run from beginning to end, and its verdict
+======================  ==============================================================================================
+
+The order of a run: start; workloads and nemesis together; heal; wait until the system is quiet; read everything once
+more; check.
+"""
+
+from troth.torture.nemesis import NEMESES, Fault, schedule
+from troth.torture.run import Outcome, Plan, torture
+from troth.torture.system import Definite, Indefinite, SystemUnderTest, TortureClient
+from troth.torture.workloads import WORKLOADS, Finding, Workload
+
+__all__ = [
+    "NEMESES",
+    "WORKLOADS",
+    "Definite",
+    "Fault",
+    "Finding",
+    "Indefinite",
+    "Outcome",
+    "Plan",
+    "SystemUnderTest",
+    "TortureClient",
+    "Workload",
+    "schedule",
+    "torture",
+]
