@@ -7,7 +7,7 @@ from troth.core.interface import Accepted, Member, MembershipChange
 from troth.ids import NodeId
 from troth.simulate.core_node import CoreNode
 from troth.simulate.network import Network
-from troth.simulate.plan import SECOND_US, Plan
+from troth.simulate.plan import TICK_US, Plan
 from troth.simulate.world import World
 
 
@@ -24,6 +24,7 @@ class Faults:
         self._plan = plan
         self._rng = rng
         self._stopped = False
+        self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         network.on_lost = self._tell_unreachable
         for rate, fault in (
             (plan.partitions, self._partition),
@@ -51,7 +52,7 @@ class Faults:
                 node.boot()
 
     def _plan_next(self, rate: int, fault: Callable[[], str | None]) -> None:
-        mean_us = 100 * SECOND_US // rate
+        mean_us = 100 * self._timeout_us // rate
         self._world.after(int(self._rng.expovariate(1.0) * mean_us), self._happen, rate, fault)
 
     def _happen(self, rate: int, fault: Callable[[], str | None]) -> None:
@@ -72,9 +73,9 @@ class Faults:
         leaders = self._leaders()
         return self._rng.choice(leaders) if leaders and self._rng.random() < 0.5 else self._some()
 
-    def _duration_us(self, most_seconds: int) -> int:
-        # Most faults are short against an election timeout or a few of them; some last.
-        return int(self._rng.random() ** 4 * most_seconds * SECOND_US) + 10_000
+    def _duration_us(self, most_timeouts: int) -> int:
+        # Most faults are as long as an election takes; some last.
+        return int(self._rng.random() ** 3 * most_timeouts * self._timeout_us) + 10_000
 
     # ---- kinds ----
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from troth.ids import NodeId
-from troth.simulate.plan import SECOND_US, Plan
+from troth.simulate.plan import TICK_US, Plan
 from troth.simulate.world import World
 
 
@@ -26,6 +26,7 @@ class Network:
         self.counts = {"sent": 0, "lost": 0, "duplicated": 0, "cut": 0, "late": 0}
         self._world = world
         self._rng = rng
+        self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         self._loss = plan.loss
         self._duplicate = plan.duplicate
         self._delay_us = plan.delay_us
@@ -73,7 +74,7 @@ class Network:
         draw = self._rng.random
         if self._delay_long and draw() * 1000 < self._delay_long:
             self.counts["late"] += 1
-            return int(draw() * 3 * SECOND_US)
+            return int(draw() * 6 * self._timeout_us)
         # Two uniform draws fall off like an exponential where it matters, at a fraction of the cost.
         return 50 + int(draw() * draw() * 4 * self._delay_us)
 

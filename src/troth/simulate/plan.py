@@ -11,11 +11,14 @@ from troth.core.raft.state import RaftConfig
 from troth.simulate.rng import stream
 
 SECOND_US = 1_000_000
+TICK_US = 10_000
+"""What a tick lasts on a clock that runs right: 10 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Probabilities are per mille of messages or events; rates are events per 100 simulated seconds."""
+    """Probabilities are per mille of messages or events. Rates are events per 100 election timeouts, since it is that
+    against which a fault is short or long."""
 
     seed: int
     voters: int
@@ -30,7 +33,7 @@ class Plan:
     delay_us: int
     """Mean of the exponential part of the delay of a message."""
     delay_long: int
-    """Per mille of messages that are late by seconds."""
+    """Per mille of messages that are late by several election timeouts."""
     disk_us: int
     """Mean time of a sync."""
     defer: int
@@ -59,7 +62,6 @@ class Plan:
     keep_behind: int
     """Entries kept in front of a snapshot."""
     proposals: int
-    """Per 100 seconds, like all rates."""
     reads: int
 
     def describe(self) -> str:
@@ -94,50 +96,51 @@ def draw(seed: int, *, chaos_seconds: int) -> Plan:
     def maybe(chance: float, lo: int, hi: int) -> int:
         return rng.randint(lo, hi) if rng.random() < chance else 0
 
-    lease = rng.random() < 0.3
+    config = _config(rng, lease=rng.random() < 0.3)
+    timeout_us = config.election_timeout_ticks * TICK_US
     return Plan(
         seed=seed,
         voters=rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5, 5)),
         spares=rng.choice((0, 0, 1, 2, 3)),
         chaos_us=chaos_seconds * SECOND_US,
-        config=_config(rng, lease),
+        config=config,
         tick_stride=rng.choice((1, 1, 2, 3)),
         loss=maybe(0.6, 5, 250),
         duplicate=maybe(0.5, 5, 300),
-        delay_us=rng.choice((200, 1_000, 5_000, 20_000, 60_000)),
-        delay_long=maybe(0.4, 1, 30),
-        disk_us=rng.choice((100, 1_000, 5_000, 30_000, 150_000)),
+        delay_us=timeout_us // rng.choice((4, 15, 50, 400)),
+        delay_long=maybe(0.4, 1, 50),
+        disk_us=timeout_us // rng.choice((3, 10, 50, 400)),
         defer=maybe(0.5, 50, 600),
-        apply_us=rng.choice((0, 0, 1_000, 30_000)),
-        partitions=maybe(0.6, 10, 200),
+        apply_us=rng.choice((0, 0, timeout_us // 20)),
+        partitions=maybe(0.6, 5, 80),
         one_way=maybe(0.5, 200, 1000),
-        crashes=maybe(0.7, 10, 200),
-        crash_all=maybe(0.3, 2, 30),
+        crashes=maybe(0.7, 5, 80),
+        crash_all=maybe(0.3, 1, 10),
         keep_unsynced=rng.choice((0, 0, 500, 900)),
-        pauses=maybe(0.4, 10, 150),
-        disk_hangs=maybe(0.3, 5, 40),
+        pauses=maybe(0.4, 5, 60),
+        disk_hangs=maybe(0.3, 2, 20),
         clock_changes=maybe(0.4, 5, 40),
-        wrong_hints=maybe(0.4, 10, 200),
+        wrong_hints=maybe(0.4, 5, 80),
         death_seen=maybe(0.6, 200, 1000),
         unreachable_told=maybe(0.4, 100, 1000),
-        transfers=maybe(0.4, 10, 200),
-        changes=maybe(0.5, 20, 200),
-        compactions=maybe(0.6, 20, 400),
+        transfers=maybe(0.4, 5, 80),
+        changes=maybe(0.5, 10, 100),
+        compactions=maybe(0.6, 10, 150),
         keep_behind=rng.choice((0, 0, 3, 20)),
-        proposals=rng.choice((200, 1_000, 1_000, 3_000)),
-        reads=maybe(0.8, 100, 1_000),
+        proposals=rng.choice((50, 200, 600, 1_500)),
+        reads=maybe(0.8, 50, 500),
     )
 
 
-def _config(rng: random.Random, lease: bool) -> RaftConfig:
-    heartbeat = rng.choice((2, 5, 5, 10))
+def _config(rng: random.Random, *, lease: bool) -> RaftConfig:
+    heartbeat = rng.choice((2, 3, 5))
     return RaftConfig(
         heartbeat_ticks=heartbeat,
-        election_timeout_ticks=heartbeat * rng.choice((4, 8, 12)),
+        election_timeout_ticks=heartbeat * rng.choice((4, 6, 8, 12)),
         lease_reads=lease,
         clock_drift_percent=rng.choice((5, 10, 20)),
-        disk_timeout_ticks=rng.choice((40, 100, 300)),
-        append_bytes_max=rng.choice((60, 200, 1 << 20)),
+        disk_timeout_ticks=rng.choice((30, 100, 300)),
+        append_bytes_max=rng.choice((30, 60, 200, 1 << 20)),
         uncommitted_bytes_max=rng.choice((500, 1 << 20)),
         reads_pending_max=rng.choice((3, 10_000)),
         promote_lag_max=rng.choice((0, 3, 64)),

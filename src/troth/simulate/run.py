@@ -19,10 +19,10 @@ from troth.simulate.faults import Faults
 from troth.simulate.invariants import ALL
 from troth.simulate.monitor import Invariant, Monitor
 from troth.simulate.network import Network
-from troth.simulate.plan import SECOND_US, Plan, draw
+from troth.simulate.plan import SECOND_US, TICK_US, Plan, draw
 from troth.simulate.rng import stream
 from troth.simulate.workload import Workload
-from troth.simulate.world import TICK_US, World
+from troth.simulate.world import World
 
 CALM_TIMEOUTS = 60
 """Within so many election timeouts after all faults have ended the cluster must serve everything."""
@@ -117,9 +117,9 @@ class Simulation:
         self.faults.stop()
         self.workload.stop()
         timeout_us = self.plan.config.election_timeout_ticks * TICK_US
-        deadline = self.world.now_us + max(CALM_TIMEOUTS * timeout_us, 20 * SECOND_US)
-        # Messages that were late by seconds, paused processes and streams of snapshots come to their end first.
-        self.world.run_until(self.world.now_us + 8 * SECOND_US)
+        deadline = self.world.now_us + CALM_TIMEOUTS * timeout_us + 10 * SECOND_US
+        # Messages that are very late, paused processes and streams of snapshots come to their end first.
+        self.world.run_until(self.world.now_us + 8 * timeout_us + SECOND_US)
         # Reads first: a follower must come to know what is committed without a new write to tell it.
         self._wait_for_reads(self._wait_for_leader(deadline), deadline)
         leader = self._wait_for_write(deadline)
@@ -164,8 +164,7 @@ class Simulation:
             node.read()
             while node.reads_answered == answered and self.world.now_us < deadline:
                 self.world.run_until(self.world.now_us + 10 * TICK_US)
-                if self.world.now_us // (100 * TICK_US) % 2:
-                    node.read()
+                node.read()
             invariant(
                 node.reads_answered > answered,
                 "a read is never answered",

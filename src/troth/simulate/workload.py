@@ -5,7 +5,7 @@ import random
 from troth.core.interface import Accepted
 from troth.ids import NodeId
 from troth.simulate.core_node import CoreNode, payload_of
-from troth.simulate.plan import SECOND_US, Plan
+from troth.simulate.plan import TICK_US, Plan
 from troth.simulate.world import World
 
 
@@ -19,8 +19,9 @@ class Workload:
         self._nodes = nodes
         self._rng = rng
         self._stopped = False
-        self._write_us = 100 * SECOND_US // plan.proposals
-        self._read_us = 100 * SECOND_US // plan.reads if plan.reads else 0
+        timeout_us = plan.config.election_timeout_ticks * TICK_US
+        self._write_us = 100 * timeout_us // plan.proposals
+        self._read_us = 100 * timeout_us // plan.reads if plan.reads else 0
         world.after(self._gap(self._write_us), self._write)
         if self._read_us:
             world.after(self._gap(self._read_us), self._read)

@@ -10,9 +10,7 @@ from typing import Any, TypeAlias
 
 from troth.errors import UsageError
 from troth.ids import Tick
-
-TICK_US = 10_000
-"""What a tick lasts on a clock that runs right: 10 ms."""
+from troth.simulate.plan import TICK_US
 
 Action: TypeAlias = Callable[..., None]
 
