@@ -11,7 +11,8 @@ from troth.verify.check import MODELS, check
 from troth.verify.formats.read import FORMATS, read_history
 from troth.verify.models import OBJECTS
 from troth.verify.report.page import html
-from troth.verify.verdict import Status
+from troth.verify.transactions import TRANSACTION_MODELS, WORKLOADS, check_transactions
+from troth.verify.verdict import Status, Verdict
 
 _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 
@@ -19,10 +20,17 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--model", type=click.Choice(MODELS), default="linearizable", show_default=True, help="What to check."
+    "--model",
+    type=click.Choice(tuple(dict.fromkeys((*MODELS, *TRANSACTION_MODELS)))),
+    help="What to check.  [default: linearizable; for transactions strict-serializable]",
 )
 @click.option(
-    "--object", "object_", type=click.Choice(list(OBJECTS)), default="kv", show_default=True, help="What was used."
+    "--object",
+    "object_",
+    type=click.Choice([*OBJECTS, *WORKLOADS]),
+    default="kv",
+    show_default=True,
+    help="What was used; list-append and rw-register are transactions.",
 )
 @click.option("--format", "file_format", type=click.Choice(FORMATS), help="Default: found out from the file.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds after which the answer is unknown.")
@@ -38,7 +46,7 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 @click.option("-o", "--output", "shown_as", type=click.Choice(["table", "json"]), default="table")
 def verify(
     file: Path,
-    model: str,
+    model: str | None,
     object_: str,
     file_format: str | None,
     timeout: float,
@@ -59,7 +67,20 @@ def verify(
       troth verify run.jsonl
       troth verify run.jsonl --model session-guarantees
       troth verify run.jsonl --model bounded --staleness-ms 2000
+      troth verify history.edn --object list-append --model snapshot-isolation
     """
+    is_transactional = object_ in WORKLOADS
+    model = model or ("strict-serializable" if is_transactional else "linearizable")
+    models = TRANSACTION_MODELS if is_transactional else MODELS
+    if model not in models:
+        kind = (
+            "transactions (--object list-append or rw-register)"
+            if model in TRANSACTION_MODELS
+            else "single objects"
+        )
+        raise UsageError(
+            f"{model} is a model of {kind}; --object {object_} is checked against {', '.join(models)}"
+        )
     if (model == "bounded") != ((staleness_ms is None) != (versions_behind is None)):
         raise UsageError(
             "--model bounded takes exactly one of --staleness-ms and --versions-behind; no other does"
@@ -69,14 +90,21 @@ def verify(
         history = read_history(file.read_bytes(), str(file), format=file_format)
     except DecodeError as error:
         raise UsageError(str(error)) from error
-    verdict = check(
-        history,
-        model,
-        object_,
-        expired=lambda: time.monotonic() > deadline_s,
-        staleness_ns_max=None if staleness_ms is None else int(staleness_ms * 1_000_000),
-        versions_behind_max=versions_behind,
-    )
+
+    def expired() -> bool:
+        return time.monotonic() > deadline_s
+
+    if is_transactional:
+        verdict: Verdict = check_transactions(history, object_, model, expired=expired)
+    else:
+        verdict = check(
+            history,
+            model,
+            object_,
+            expired=expired,
+            staleness_ns_max=None if staleness_ms is None else int(staleness_ms * 1_000_000),
+            versions_behind_max=versions_behind,
+        )
     drawn = None
     if not no_html:
         drawn = page or file.with_name(file.name + ".html")
@@ -95,7 +123,7 @@ def verify(
             }
         )
     else:
-        click.echo(verdict.text(), nl=False)
+        click.echo(verdict.text().rstrip("\n"))
         if drawn is not None:
             click.echo(f"drawn: {drawn}")
     raise SystemExit(_EXIT[verdict.status])

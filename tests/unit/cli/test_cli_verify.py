@@ -61,3 +61,28 @@ def test_the_history_is_drawn_as_a_page_that_needs_nothing_else(run: Run, tmp_pa
     (tmp_path / "run.jsonl.html").unlink()
     run("verify", str(path), "--no-html")
     assert not (tmp_path / "run.jsonl.html").exists()
+
+
+SKEW = """
+{:type :invoke, :process 0, :f :txn, :value [[:append x 1] [:r y nil]], :index 0, :time 0}
+{:type :invoke, :process 1, :f :txn, :value [[:append y 1] [:r x nil]], :index 1, :time 1}
+{:type :ok, :process 0, :f :txn, :value [[:append x 1] [:r y []]], :index 2, :time 2}
+{:type :ok, :process 1, :f :txn, :value [[:append y 1] [:r x []]], :index 3, :time 3}
+"""
+
+
+def test_transactions_are_judged_and_the_cycle_is_told_in_words(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "skew.edn"
+    path.write_text(SKEW)
+    result = run("verify", str(path), "--object", "list-append")
+    assert result.exit_code == 1
+    assert "G2-item" in result.stdout
+    assert "a contradiction" in result.stdout
+    assert run("verify", str(path), "--object", "list-append", "--model", "snapshot-isolation").exit_code == 0
+
+
+def test_a_model_of_transactions_does_not_fit_single_objects(run: Run, tmp_path: Path) -> None:
+    path = str(history(tmp_path / "run.jsonl", "1"))
+    result = run("verify", path, "--model", "serializable")
+    assert result.exit_code == 2
+    assert "list-append" in result.stderr
