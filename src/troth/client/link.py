@@ -19,7 +19,7 @@ from troth.client.url import split_address
 from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import ClientMessage, ServerMessage
-from troth.wire.frames import FRAME_BYTES_MAX, LENGTH, FrameSplitter
+from troth.wire.frames import ANSWER_BYTES_MAX, LENGTH, FrameSplitter
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
 
 HANDSHAKE_TIMEOUT_S = 2.0
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
             raise error_of(greeting.code, greeting.text)
         if not isinstance(greeting, Welcome):
             raise DecodeError("a server is expected to say Welcome")
-        self._splitter.limit = FRAME_BYTES_MAX
+        self._splitter.limit = ANSWER_BYTES_MAX
         self.is_open = True
         self.server = greeting.name
         self._on_welcome(self, greeting)

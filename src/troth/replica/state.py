@@ -34,6 +34,8 @@ class ReplicaConfig:
     """How long a write that has left this server's hands may stay unanswered."""
     reads_waiting_max: int = 50_000
     read_timeout_ticks: int = 300
+    answer_bytes_max: int = 256 << 20
+    """What one answer to reads may hold."""
     progress_notify_ticks: int = 500
     """How often an idle watch that asked for it is told how far it is."""
     snapshot_log_bytes: int = 64 << 20

@@ -21,7 +21,7 @@ from troth.models import LevelName
 from troth.replica.effects import ClientId
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, Reads, ServerMessage, Writes
 from troth.runtime.streams import FrameConnection, version_refusal
-from troth.wire.frames import LENGTH
+from troth.wire.frames import ANSWER_BYTES_MAX, LENGTH
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
 CLIENT_FRAME_BYTES_MAX = 2 * WRITES_BYTES_MAX
@@ -99,6 +99,9 @@ class ClientPort:
         parts: dict[ClientId, list[bytes]] = {}
         for client, message in replies:
             body = _encode(message)
+            if len(body) > ANSWER_BYTES_MAX:
+                self._cut_off(client, "a client asked for more than a frame can carry")
+                continue
             mine = parts.get(client)
             if mine is None:
                 parts[client] = [_pack_length(len(body)), body]
@@ -113,13 +116,21 @@ class ClientPort:
 
     def _write(self, connection: "ClientConnection", data: bytes) -> None:
         transport = connection.transport
-        if transport.get_write_buffer_size() > self._queue_bytes_max:
-            self.counters.cut_off += 1
-            self.warn_once("cut off", "a client that does not read its answers was cut off", connection.origin)
-            transport.abort()
+        waiting = transport.get_write_buffer_size()
+        # What waits may be one large answer that is just being read; the bound is for what piles up behind it.
+        if waiting > self._queue_bytes_max + connection.largest_bytes:
+            self._cut_off(connection.client, "a client that does not read its answers was cut off")
             return
+        connection.largest_bytes = max(len(data), connection.largest_bytes if waiting else 0)
         self.counters.bytes_sent += len(data)
         transport.write(data)
+
+    def _cut_off(self, client: ClientId, why: str) -> None:
+        connection = self.connections.get(client)
+        if connection is not None:
+            self.counters.cut_off += 1
+            self.warn_once("cut off", why, connection.origin)
+            connection.transport.abort()
 
     def admit(self, connection: "ClientConnection", hello: Hello) -> Rejected | None:
         """Take *connection* in, or say why not."""
@@ -177,6 +188,8 @@ class ClientConnection(FrameConnection):
         super().__init__()
         self._port = port
         self.client: ClientId = 0
+        self.largest_bytes = 0
+        """The largest write since nothing waited."""
 
     @property
     def origin(self) -> str:

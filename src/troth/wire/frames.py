@@ -16,6 +16,9 @@ LENGTH = struct.Struct("<I")
 FRAME_BYTES_MAX = 16 << 20
 """Larger than any legal frame (a snapshot chunk, a batch of writes), small enough to refuse garbage at once."""
 
+ANSWER_BYTES_MAX = 1 << 30
+"""What a client takes from a server that has introduced itself: an answer holds all that was asked for."""
+
 HANDSHAKE_BYTES_MAX = 4096
 """Until a connection has introduced itself it may not make us hold more than this."""
 

@@ -8,9 +8,18 @@ from fake_server import asynchronous, running
 import troth
 from troth import aio
 from troth.errors import InvalidRequest, KeyNotFound, Overloaded, UsageError
-from troth.kv.requests import SortOrder, SortTarget
+from troth.kv.requests import Put, SortOrder, SortTarget
 from troth.models import LevelName
 from troth.replica.protocol import WRITES_COMMANDS_MAX
+
+
+@asynchronous
+async def test_an_answer_may_be_larger_than_any_request() -> None:
+    async with running(1) as cluster, await aio.connect(cluster.url) as client:
+        for number in range(20):
+            cluster.store.apply_batch((Put(b"k%d" % number, bytes(1 << 20)),))
+        assert len((await client.range(prefix="k")).kvs) == 20
+        assert len(await asyncio.gather(*(client.get(f"k{number}") for number in range(20)))) == 20
 
 
 @asynchronous

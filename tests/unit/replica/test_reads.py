@@ -6,7 +6,7 @@ from replica_cluster import Cluster
 from troth.core.engines import EngineConfig
 from troth.core.interface import ReadState
 from troth.ids import LogIndex, Tick
-from troth.kv.requests import Put, Range, RangeResult
+from troth.kv.requests import Failure, Put, Range, RangeResult
 from troth.models import LevelName, ReadLevel, bounded, eventual, linearizable, sequential, session
 from troth.replica.protocol import CallRefused, HashState, ReadResults, Reads, Results, StateHash, Writes
 from troth.replica.reads import ReadQueue, Waiting
@@ -169,6 +169,20 @@ def test_reads_beyond_the_bound_are_refused() -> None:
         cluster.say(leader, Reads(call, linearizable, (Range(b"x"),)))
     cluster.settle()
     assert [reply.code for reply in cluster.heard(leader) if isinstance(reply, CallRefused)] == ["overloaded"] * 2
+
+
+def test_an_answer_is_bounded_whatever_is_asked_for_at_once() -> None:
+    cluster = Cluster(replica=ReplicaConfig(answer_bytes_max=250))
+    write(cluster, "x" * 100)
+    requests = (Range(b"x"), Range(b"nothing"), Range(b"a", b"z"), Range(b"x"))
+    (answer,) = cluster.ask(cluster.leader, Reads(1, linearizable, requests))
+    assert isinstance(answer, ReadResults)
+    assert [isinstance(result, Failure) and result.code for result in answer.results] == [
+        False,
+        False,
+        "overloaded",
+        "overloaded",
+    ]
 
 
 def test_questions_to_the_leader_are_bounded_as_reads_are() -> None:

@@ -172,6 +172,23 @@ async def test_a_client_that_does_not_read_is_paused_then_cut_off() -> None:
         client.transport.abort()
 
 
+async def test_one_answer_larger_than_the_bound_does_not_cut_its_client_off() -> None:
+    node = EchoNode()
+    async with asyncio.timeout(10), serving(node) as address:
+        client = await call(address)
+        await client.greeting
+        await client.next_body()
+        client.transport.pause_reading()
+        large = SnapshotPart(1, bytes(12 << 20), False)
+        node.port.deliver([(1, large)])
+        node.port.deliver([(1, Done(2))])
+        client.transport.resume_reading()
+        assert _decode(await client.next_body()) == large
+        assert _decode(await client.next_body()) == Done(2)
+        assert node.port.counters.cut_off == 0
+        client.transport.abort()
+
+
 async def test_requests_are_counted_by_kind() -> None:
     node = EchoNode()
     async with asyncio.timeout(5), serving(node) as address:
