@@ -29,6 +29,9 @@ from troth.replica.protocol import (
 )
 from troth.replica.state import NOBODY, ReplicaStart, ReplicaState
 
+FORWARD_BYTES_MAX = 4 << 20
+"""What one turn hands over to the leader: a turn's messages to one server share a frame, and frames have a bound."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
@@ -116,13 +119,13 @@ class WritePath(ReplicaState):
         if leader == self.engine.node_id:
             proposed = False
             while self._inbox and self._may_propose():
-                self._propose(self._take_batch())
+                self._propose(self._take_batch(self._config.entry_bytes_max))
                 proposed = True
             return proposed
         if leader:
-            foreign = [request for request, _ in self._inbox if self._pending[request].origin]
-            proposals = [(request, msgspec.Raw(raw)) for request, raw in self._inbox]
-            self._inbox.clear()
+            proposals = self._take_batch(FORWARD_BYTES_MAX)
+            self._out.again |= bool(self._inbox)
+            foreign = [request for request, _ in proposals if self._pending[request].origin]
             # What was forwarded here is not forwarded on: it could go round in circles between two who err.
             for request in foreign:
                 self._refuse_request(request, "not_leader", "this server leads no longer")
@@ -134,14 +137,14 @@ class WritePath(ReplicaState):
     def _may_propose(self) -> bool:
         return self._last_proposed - self.engine.commit_index < self._config.entries_in_flight_max
 
-    def _take_batch(self) -> list[Proposal]:
-        """As much of the inbox as one entry may hold, at least one proposal."""
+    def _take_batch(self, bytes_max: int) -> list[Proposal]:
+        """As much of the inbox as *bytes_max* holds, at least one proposal."""
         batch: list[Proposal] = []
         total = 0
         while self._inbox:
             request, raw = self._inbox[0]
             total += len(raw)
-            if batch and total > self._config.entry_bytes_max:
+            if batch and total > bytes_max:
                 break
             self._inbox.popleft()
             batch.append((request, msgspec.Raw(raw)))

@@ -19,6 +19,7 @@ from troth.replica.protocol import (
     WritesRefused,
 )
 from troth.replica.state import ReplicaConfig
+from troth.wire.frames import FRAME_BYTES_MAX
 
 
 def put(key: str, value: str = "v") -> Put:
@@ -196,6 +197,24 @@ def test_large_turns_are_split_into_entries_of_bounded_size() -> None:
     cluster.settle()
     assert cluster.replicas[leader].engine.commit_index == before + 3
     assert len(cluster.heard(leader)) == 6
+
+
+def test_what_a_follower_hands_over_at_once_fits_a_frame() -> None:
+    cluster = Cluster()
+    follower = cluster.follower
+    handed: list[int] = []
+
+    def listen(sender: int, to: int, message: object) -> bool:
+        if isinstance(message, Forward):
+            handed.append(sum(len(bytes(raw)) for _, raw in message.proposals))
+        return True
+
+    cluster.on_send = listen
+    for number in range(20):
+        cluster.say(follower, Writes(0, number, 0, (put("k", "v" * (1 << 20)),)))
+    cluster.settle()
+    assert sum(handed) > FRAME_BYTES_MAX > 2 * max(handed)
+    assert sum(isinstance(reply, Results) for reply in cluster.heard(follower)) == 20
 
 
 def test_garbage_from_a_follower_never_enters_the_log() -> None:
