@@ -20,6 +20,8 @@ class Background:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self._ending = threading.Lock()
+        self._is_over = False
         self._loop: asyncio.AbstractEventLoop
         self._over: asyncio.Event
         ready = threading.Event()
@@ -40,7 +42,7 @@ class Background:
     @property
     def is_running(self) -> bool:
         """Whether `run` works, in this process."""
-        return self._thread.is_alive() and os.getpid() == self._pid
+        return not self._is_over and os.getpid() == self._pid
 
     def run(self, function: "Callable[P, Awaitable[T]]", *args: P.args, **kwargs: P.kwargs) -> T:
         """Call *function* in the loop and wait for what it returns.
@@ -52,8 +54,6 @@ class Background:
             raise UsageError("a blocking call from the client's own thread would wait for itself")
         if os.getpid() != self._pid:
             raise UsageError("this client was made before a fork; make one in each process")
-        if not self._thread.is_alive():
-            raise UsageError("this client is closed")
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
         started: list[asyncio.Future[T]] = []
 
@@ -76,18 +76,30 @@ class Background:
             else:
                 done.set_result(future.result())
 
-        self._loop.call_soon_threadsafe(start)
+        with self._ending:
+            # What is handed to the loop after `stop` would never run, and the caller would wait for ever.
+            if self._is_over:
+                raise UsageError("this client is closed")
+            self._loop.call_soon_threadsafe(start)
         try:
             return done.result()
+        except concurrent.futures.CancelledError:
+            if self._is_over:
+                raise UsageError("this client was closed while the call was under way") from None
+            raise
         except KeyboardInterrupt:
             self._loop.call_soon_threadsafe(_cancel_all, started)
             raise
 
     def stop(self) -> None:
         """End the loop and the thread."""
-        if self.is_running:
-            self._loop.call_soon_threadsafe(self._over.set)
-            self._thread.join()
+        if os.getpid() != self._pid:
+            return
+        with self._ending:
+            if not self._is_over:
+                self._is_over = True
+                self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
 
 
 def _cancel_all(futures: "list[asyncio.Future[Any]]") -> None:

@@ -35,6 +35,7 @@ class Client:
         self.aio = client
         """The asyncio client underneath; to be used in its own loop only."""
         self.background = background
+        self._closing = threading.Lock()
 
     # ---- reading and writing ---------------------------------------------------------------------------
 
@@ -265,9 +266,10 @@ class Client:
 
     def close(self) -> None:
         """End the client. Calls of other threads that are outstanding fail. Closing twice is no error."""
-        if self.background.is_running:
-            self.background.run(self.aio.close)
-            self.background.stop()
+        with self._closing:
+            if self.background.is_running:
+                self.background.run(self.aio.close)
+                self.background.stop()
 
     def __enter__(self) -> Self:
         return self

@@ -69,6 +69,27 @@ def test_every_call_of_the_facade_works(served: Served, tmp_path: Path) -> None:
         assert client.compact(5).revision == session.seen_revision
 
 
+def test_threads_may_close_a_client_together_and_while_it_is_used(served: Served) -> None:
+    for _ in range(20):
+        client = troth.connect(served.cluster.url)
+        begin = threading.Barrier(4)
+
+        def use(client: troth.Client = client, begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            while True:
+                client.put("a", "1")
+
+        def close(client: troth.Client = client, begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            client.close()
+
+        with ThreadPoolExecutor(4) as threads:
+            using, closing = [threads.submit(use) for _ in range(2)], [threads.submit(close) for _ in range(2)]
+            assert [future.result(10) for future in closing] == [None, None]
+            for future in using:
+                assert isinstance(future.exception(10), UsageError | Unavailable | OutcomeUnknown)
+
+
 def test_errors_arrive_in_the_calling_thread(served: Served) -> None:
     with troth.connect(served.cluster.url) as client:
         with pytest.raises(UsageError):
