@@ -40,7 +40,7 @@ class Network:
     """All proxies. Every method runs on the event loop."""
 
     def __init__(self, identify: Identify) -> None:
-        self._identify = identify
+        self.identify = identify
         self._fronts: dict[str, _Front] = {}
         self._cut: frozenset[tuple[str, str]] = frozenset()
         self._changed = asyncio.Event()
@@ -55,7 +55,9 @@ class Network:
     async def remove(self, name: str) -> None:
         """The server is no more."""
         await self.down(name)
-        self._fronts.pop(name, None)
+        front = self._fronts.pop(name, None)
+        for connection in set() if front is None else front.connections:
+            connection.abort()
 
     async def up(self, name: str) -> None:
         """Listen for the server called *name*."""
@@ -63,13 +65,10 @@ class Network:
         if front.server is None:
             host, port = front.public
 
-            async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 connection = _Connection(self, name, front, reader, writer)
                 front.connections.add(connection)
-                try:
-                    await connection.run(self._identify)
-                finally:
-                    front.connections.discard(connection)
+                connection.task.add_done_callback(lambda _: front.connections.discard(connection))
 
             front.server = await asyncio.start_server(accept, host, port, limit=CHUNK_BYTES)
 
@@ -106,8 +105,11 @@ class Network:
         """End all connections and listen no more."""
         for name, front in self._fronts.items():
             await self.down(name)
-            for connection in list(front.connections):
+            tasks = [connection.task for connection in front.connections]
+            for connection in front.connections:
                 connection.abort()
+                connection.task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Connection:
@@ -128,6 +130,7 @@ class _Connection:
         self._writer = writer
         self._onward: asyncio.StreamWriter | None = None
         self._sender = ""
+        self.task = asyncio.ensure_future(self.run(network.identify))
 
     def uses(self, pairs: Collection[tuple[str, str]]) -> bool:
         """Whether it connects one of *pairs*, in either direction."""

@@ -1,0 +1,26 @@
+"""A short torture of a real cluster: all kinds of faults that need no long time, and every claim checked."""
+
+from pathlib import Path
+
+import pytest
+
+from troth.torture import Plan, torture
+from troth.torture.cluster import TrothCluster
+from troth.verify.verdict import Status
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_real_cluster_keeps_all_claims(tmp_path: Path) -> None:
+    told: list[str] = []
+    outcome = torture(
+        TrothCluster(3, tmp_path / "servers"),
+        Plan(seed=20, seconds=12.0),
+        tmp_path,
+        tell=lambda at_s, operations, what: told.append(f"{at_s:.1f} s: {what}") if what else None,
+    )
+    report = "\n".join([*told, outcome.text(), *outcome.notes])
+    assert outcome.status is Status.OK, report
+    assert len(outcome.faults) >= 4, report
+    for name, counts in outcome.operations.items():
+        assert counts["ok"] >= 50, f"{name}\n{report}"
