@@ -423,8 +423,8 @@ PITFALLS = (
         row=31,
         found="openraft#1805, #2088",
         file="elections",
-        old="if progress is not None and progress.match == self._log.last_index:",
-        new="if progress is not None:",
+        old="if leader.progress[transfer.target].match == self._log.last_index:",
+        new="if True:",
     ),
     Pitfall(
         name="a leader whose disk hangs goes on",

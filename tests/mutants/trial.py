@@ -101,6 +101,14 @@ class _FirstFailure:
             self.name = f"import of {report.nodeid}"
 
 
+def _forget_project() -> None:
+    """Let the changed sources be imported anew, and the tests with them, whatever the parent has imported."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name.split(".")[0] == "troth" or (file.startswith(str(ROOT / "tests")) and name != "conftest"):
+            del sys.modules[name]
+
+
 def _trial(
     sources: dict[str, str], tests: Sequence[str], seeds: int, first: int, chaos_seconds: int, told: str
 ) -> int:
@@ -109,6 +117,7 @@ def _trial(
     os.dup2(quiet, 2)
     os.chdir(ROOT)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    _forget_project()
     sys.meta_path.insert(0, _Changed(sources))
     if tests:
         seen = _FirstFailure()

@@ -180,6 +180,18 @@ def test_patience_begins_anew_with_a_leaders_message_or_a_granted_vote(kind: str
     assert stage.role(1) == "PreCandidate"
 
 
+def test_a_vote_in_the_present_term_begins_patience_anew_too() -> None:
+    """Figure 2, followers: also when the term was learned before, by another message."""
+    stage = Stage()
+    stage.hand(3, 1, HigherTerm(Term(4)))
+    stage.tick(1, TIMEOUT - 1)
+    assert ask(stage, 1, 2, 4, (0, 0))
+    stage.tick(1, TIMEOUT - 1)
+    assert stage.role(1) == "Follower"
+    stage.tick(1)
+    assert stage.role(1) == "PreCandidate"
+
+
 def test_further_messages_of_the_same_leader_keep_patience() -> None:
     """Figure 2, followers: every message of the leader counts, not only the first."""
     stage = Stage()

@@ -260,6 +260,14 @@ def test_a_leader_that_removed_itself_and_crashed_stands_again() -> None:
     assert voters(stage, 2) == (nodes(2), ())
 
 
+def test_a_new_voter_stands_before_its_membership_has_committed() -> None:
+    """§6: a membership is used from the moment it is in the log, by whoever comes with it too."""
+    stage = Stage((1, 2, 3), others=(4,))
+    stage.load(4, term=1, log=[1, membership_of((1, 2, 3, 4), outgoing=(1, 2, 3))])
+    stage.tick(4, TIMEOUT + 9)
+    assert stage.role(4) == "PreCandidate"
+
+
 def test_a_leader_outside_its_own_membership_does_not_count_its_vote() -> None:
     """Thesis §4.2.2: "it does not count its own vote in elections unless it is part of its latest configuration"."""
     stage = Stage((1, 2, 3))
@@ -582,6 +590,13 @@ def test_a_snapshot_is_a_message_of_the_leader() -> None:
     assert stage.role(3) == "Follower"
     stage.tick(3)
     assert stage.role(3) == "PreCandidate"
+
+
+def test_a_snapshot_of_a_newer_leader_deposes_an_older_one() -> None:
+    """§5.1: it is a message like any other."""
+    stage = leading()
+    assert stage[1].engine.snapshot_received(NodeId(2), Term(2), SnapshotMeta(at(2, 9), stage.genesis), stage.now)
+    assert (stage.role(1), stage.status(1).term, stage.status(1).leader) == ("Follower", 2, 2)
 
 
 def test_a_snapshot_that_did_not_arrive_is_asked_for_again() -> None:

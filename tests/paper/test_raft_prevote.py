@@ -247,6 +247,9 @@ def test_a_leader_that_hears_no_quorum_steps_down(voters: int, reachable: int, s
         stage.settle()
     assert (stage.role(1) == "Leader") is stays
     assert stage.status(1).term == 1
+    if not stays:
+        told = stage.lines[stage.lines.index("n1 quorum_lost term=1") :]
+        assert not any(line.startswith("n1 >") and "Heartbeat " in line for line in told)
 
 
 def test_any_answer_shows_that_a_follower_is_there() -> None:
@@ -427,6 +430,16 @@ def test_a_request_of_a_transfer_is_heard_in_spite_of_the_leader() -> None:
     stage = replicating()
     stage.hand(3, 2, RequestVote(Term(2), last(1, 1), True))
     assert stage.sent(VoteReply) == [VoteReply(Term(2), True)]
+
+
+def test_a_candidate_of_a_transfer_hears_no_leader_any_more() -> None:
+    """§6: it has left the leader that offered its place, and hears others who stand."""
+    stage = replicating()
+    stage.hand(1, 3, TimeoutNow(Term(1)))
+    stage.drop()
+    assert stage.role(3) == "Candidate"
+    stage.hand(2, 3, RequestVote(Term(9), last(1, 1)))
+    assert stage.sent(VoteReply) == [VoteReply(Term(9), True)]
 
 
 def test_a_learner_does_not_stand_when_told_to() -> None:

@@ -297,6 +297,33 @@ def test_forwarded_reads_are_refused_when_the_leader_is_lost() -> None:
     assert stage[2].reads_refused == [6]
 
 
+def test_forwarded_reads_are_refused_as_soon_as_their_reader_stands_for_election() -> None:
+    """By its own patience, or because it is told to; a learner's when it has lost its leader."""
+    stage = leading()
+    stage.tick(2, TIMEOUT)
+    stage.read(2, 6)
+    stage.drop()
+    while stage.role(2) == "Follower":
+        assert not stage[2].reads_refused
+        stage.tick(2)
+    assert stage[2].reads_refused == [6]
+    told = leading()
+    told.read(3, 7)
+    told.hand(1, 3, TimeoutNow(Term(1)))
+    assert told[3].reads_refused == [7]
+    learning = Stage((1, 2, 3), learners=(4,))
+    learning.genesis.members[NodeId(4)] = Member("n4", promote=False)
+    learning.elect(1)
+    learning.run(4)
+    learning.tick(4, TIMEOUT)
+    learning.read(4, 8)
+    learning.drop()
+    while learning.status(4).leader:
+        assert not learning[4].reads_refused
+        learning.tick(4)
+    assert learning[4].reads_refused == [8]
+
+
 def test_other_roles_have_no_use_for_read_messages() -> None:
     stage = leading()
     stage.hand(3, 2, ReadRequest(Term(1), 5))

@@ -237,6 +237,25 @@ def test_a_death_of_somebody_else_means_nothing() -> None:
     assert not stage.in_flight
 
 
+def test_a_follower_that_is_probed_or_gets_a_snapshot_is_not_disturbed_by_a_hint() -> None:
+    stage = leading()
+    stage.isolate(3)
+    for _ in range(3):
+        stage.propose(1)
+    stage.settle()
+    stage.run(2)
+    stage.compact(1)
+    stage.heal()
+    stage.run(3)
+    assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+    stage[1].engine.unreachable(NodeId(3))
+    assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+    stage[1].engine.snapshot_sent(NodeId(3), stage[1].journal.file, True)
+    before = stage.status(1).progress[NodeId(3)]
+    stage[1].engine.unreachable(NodeId(3))
+    assert stage.status(1).progress[NodeId(3)] == before
+
+
 def test_a_leader_probes_a_follower_that_seems_dead() -> None:
     stage = leading()
     stage.suspect(1, 2)
@@ -246,19 +265,55 @@ def test_a_leader_probes_a_follower_that_seems_dead() -> None:
 
 def test_after_a_seen_death_the_tries_come_later_and_later() -> None:
     """At first after 6 ticks, then 12, then at the usual pace: a candidate without a chance is no storm."""
-    stage = leading(3, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=40))
+    for timeout, expected in ((40, [9, 15, 27, 43, 43]), (24, [9, 15, 27, 27])):
+        stage = leading(3, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=timeout))
+        stage.crash(1)
+        stage.crash(3)
+        stage.drop()
+        asked: list[int] = []
+        stage.suspect(2, 1)
+        for _ in range(sum(expected)):
+            if stage.sent(PreVote, 2):
+                asked.append(stage.now)
+                stage.drop()
+            stage.tick(2)
+        assert [after - before for before, after in pairwise([*asked, stage.now])] == expected
+
+
+def test_the_pace_after_a_seen_death_is_drawn_from_an_interval_that_doubles() -> None:
+    stage = leading(3, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=24))
+    drawn: list[tuple[int, int]] = []
+
+    class Recording:
+        def randrange(self, start: int, stop: int) -> int:
+            drawn.append((start, stop))
+            return start
+
+    stage[2].engine._rng = Recording()  # type: ignore[attr-defined]
     stage.crash(1)
     stage.crash(3)
-    stage.drop()
-    asked: list[int] = []
     stage.suspect(2, 1)
-    for _ in range(140):
-        if stage.sent(PreVote, 2):
-            asked.append(stage.now)
-            stage.drop()
-        stage.tick(2)
-    gaps = [after - before for before, after in pairwise(asked)]
-    assert gaps == [9, 15, 27, 43, 43]
+    stage.tick(2, 6 + 12 + 24)
+    quick = [interval for interval in drawn if interval[0] < 24]
+    assert quick == [(6, 12), (12, 24)]
+    assert drawn[-1] == (24, 24 + 12 + 1)
+
+
+def test_once_at_the_usual_pace_a_lost_try_waits_anew() -> None:
+    stage = leading(3, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20))
+    stage.crash(1)
+    stage.suspect(2, 1)
+    stage.drop()
+    stage.tick(2, 9 + 15)
+    assert stage.role(2) == "PreCandidate"
+    stage.tick(2, 10)
+    for peer in (1, 3):
+        stage.hand(peer, 2, PreVoteReply(Term(1), False))
+    assert stage.role(2) == "Follower"
+    stage.tick(2, TIMEOUT + 2)
+    assert stage.role(2) == "Follower"
+    stage.tick(2)
+    assert stage.role(2) == "PreCandidate"
 
 
 def test_a_lost_quick_try_keeps_its_pace() -> None:
@@ -274,7 +329,7 @@ def test_a_lost_quick_try_keeps_its_pace() -> None:
 
 def test_a_lost_election_at_the_usual_pace_waits_as_long_as_any_follower() -> None:
     stage = Stage()
-    stage.tick(1, TIMEOUT)
+    stage.tick(1, TIMEOUT + 5)
     for peer in (2, 3):
         stage.hand(peer, 1, PreVoteReply(Term(0), False))
     stage.drop()
@@ -327,6 +382,8 @@ def test_a_leader_whose_disk_hangs_steps_down() -> None:
     stage.run(1)
     assert stage.role(1) != "Leader"
     assert stage.now - begun == 50
+    told = stage.lines[stage.lines.index("n1 disk_hangs term=1") :]
+    assert not any(line.startswith(("n1 > n2 Heartbeat", "n1 > n3 Heartbeat")) for line in told)
     stage.run(3 * TIMEOUT)
     assert stage.leaders() == [2]
 
@@ -392,6 +449,9 @@ def test_an_engine_starts_from_what_storage_recovered() -> None:
     assert engine.status().role is RoleName.FOLLOWER
     engine.tick(Tick(100 + RaftConfig().election_timeout_ticks))
     assert engine.status().role is RoleName.PRE_CANDIDATE
+    at_zero = start(node_id=NodeId(1), config=RaftConfig(), rng=FixedRng(0), snapshot=new_cluster(genesis))
+    at_zero.tick(Tick(RaftConfig().election_timeout_ticks))
+    assert at_zero.status().role is RoleName.PRE_CANDIDATE
 
 
 def test_a_server_without_a_membership_waits_to_be_found() -> None:

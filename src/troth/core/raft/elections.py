@@ -41,7 +41,6 @@ class Elections(Changes):
 
     def _on_election_timeout(self) -> None:
         """No leader heard of for too long (§5.2); ask first whether an election could be won (thesis §9.6)."""
-        self._leader_contact = None
         if not self._may_stand():
             self._drop_reads()
             self._role = Follower()
@@ -118,7 +117,6 @@ class Elections(Changes):
             heartbeat_due=Tick(self._now),
             own_disk_seen=self._now,
         )
-        self._quick_attempts = 0
         self._trace("leader", term=self._term)
         self._append_own(EntryKind.NOOP, b"")
 
@@ -200,8 +198,7 @@ class Elections(Changes):
             leader.transfer = None
         if self._now >= leader.heartbeat_due:
             self._begin_round(leader)
-        if leader.transfer is None and self._committed_in_term(leader):
-            self._maybe_promote(leader)
+        self._maybe_promote(leader)
 
     def _hears_quorum(self, leader: Leader) -> bool:
         """Check-quorum (thesis §6.2): a leader that nobody hears must not go on believing in itself."""
@@ -269,8 +266,7 @@ class Elections(Changes):
         transfer = leader.transfer
         if transfer is None or transfer.handed_over:
             return
-        progress = leader.progress.get(transfer.target)
-        if progress is not None and progress.match == self._log.last_index:
+        if leader.progress[transfer.target].match == self._log.last_index:
             self._send(transfer.target, TimeoutNow(self._term))
             transfer.handed_over = True
             leader.timeout_now_sent = True
