@@ -102,6 +102,10 @@ class Connection(asyncio.Protocol):
     @override
     def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False
+        if not self.greeted.done() and self.error is None:
+            # What a TLS port does to a plain client, and one that demands a certificate to a client without.
+            hint = "the server closed the connection without a greeting; does it want TLS (troth+tls://...?ca=&cert=&key=)?"
+            self.error = ConnectionResetError(hint)
         self.error = self.error or error or ConnectionResetError("the server closed the connection")
         if not self.greeted.done():
             self.greeted.set_exception(self.error)

@@ -73,7 +73,7 @@ class DiskFiles:
             self._handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StorageError(
-                f"the data directory {self.directory} can not be used: {error}. Give another one with --data, or the"
+                f"the data directory {self.directory} can not be used: {error}. Name another one, or give this user the"
                 " right to write there"
             ) from error
         try:

@@ -155,7 +155,7 @@ class Server:
             )
         remove_newborn(files)
         if directory.recovered.damaged is not None:
-            _log.warning("the log was damaged: %s", directory.recovered.damaged)
+            _log.warning("the log was damaged: %s", directory.recovered.damaged.text)
         self._assemble(who, directory)
         self.transport.answer_probe = lambda: encode_introduction(self._introduction(node_id, who))
         await self._let_in(accepting)

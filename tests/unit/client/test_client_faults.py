@@ -397,3 +397,16 @@ async def test_a_connection_that_stays_silent_is_given_up(monkeypatch: pytest.Mo
             await until(lambda: watch.connection is not None and watch.connection.server == "n2")
             cluster.servers[1].forwards = True
             assert client.servers()[cluster.servers[0].address] != ""
+
+
+@asynchronous
+async def test_a_port_that_hangs_up_on_plain_text_is_told_from_a_dead_one() -> None:
+    class HangsUp(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transport.close()
+
+    listener = await asyncio.get_running_loop().create_server(HangsUp, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    with pytest.raises(Unavailable, match=r"does it want TLS"):
+        await aio.connect(f"troth://127.0.0.1:{port}", timeout=0.3)
+    listener.close()
