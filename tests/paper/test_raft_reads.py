@@ -204,6 +204,7 @@ def test_too_many_reads_are_refused() -> None:
     assert stage[2].reads == [], "the leader's queue was full as well, and nobody told"
     stage.run(TIMEOUT)
     assert stage[2].reads_refused == [3, 4, 0, 1, 2]
+    assert stage[1].reads_refused == [3, 4], "the follower's are not the leader's own"
 
 
 def test_joint_quorums_confirm_reads() -> None:

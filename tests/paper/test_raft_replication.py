@@ -600,6 +600,8 @@ def test_large_commits_are_handed_over_in_pieces() -> None:
         effects = actor.engine.take_effects()
         pieces.append([entry.index for entry in effects.committed])
         more = effects.more_committed
+    assert not effects.more_committed
+    assert len(effects.committed) > 0, "the last piece says itself that it is the last"
     assert [index for piece in pieces for index in piece] == list(range(2, 42))
     assert max(len(piece) for piece in pieces) == 240 // 34
     assert actor.engine.take_effects().committed == ()

@@ -15,7 +15,6 @@ from troth.core.interface import (
     Engine,
     Entry,
     EntryId,
-    EntryKind,
     HardState,
     Membership,
     MembershipChange,
@@ -35,6 +34,7 @@ from troth.simulate.rng import stream
 from troth.simulate.world import LocalClock, World
 
 SNAPSHOT_PATIENCE_TICKS = 100
+NOTHING = Effects()
 
 
 class StartEngine(Protocol):
@@ -291,7 +291,8 @@ class CoreNode:
         while more:
             effects = self.engine.take_effects()
             more = effects.more_committed
-            self._carry_out(effects)
+            if effects is not NOTHING and effects != NOTHING:
+                self._carry_out(effects)
 
     def _carry_out(self, effects: Effects) -> None:
         # Written first, so that invariants which look at a sent message see the log it speaks of.

@@ -21,7 +21,10 @@ from troth.core.interface import (
 )
 from troth.core.raft.messages import (
     AppendEntries,
+    AppendRejected,
+    AppendReply,
     Heartbeat,
+    HeartbeatReply,
     HigherTerm,
     PreVote,
     PreVoteReply,
@@ -64,6 +67,25 @@ def test_a_malformed_message_changes_nothing(message: Message) -> None:
     assert stage.status(1) == before
     assert not stage.in_flight
     assert [trace.name for trace in stage[1].last.trace] == ["malformed"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AppendReply(Term(1), LogIndex(1)),
+        AppendRejected(Term(1), LogIndex(1), at(0, 0)),
+        HeartbeatReply(Term(1), 1),
+        VoteReply(Term(1), True),
+        PreVoteReply(Term(1), False),
+        HigherTerm(Term(1)),
+    ],
+)
+def test_answers_meant_for_another_role_change_nothing(message: Message) -> None:
+    stage = leading()
+    before = stage.status(2)
+    stage.hand(3, 2, message)
+    assert stage.status(2) == before
+    assert not stage.in_flight
 
 
 def test_time_never_falls() -> None:
