@@ -137,17 +137,6 @@ class ReadQueue:
             self._by_revision = sorted(kept, key=lambda item: item[:2])
             self._refuse(late, code, text)
 
-    def refuse_all(self, code: str, text: str) -> None:
-        """Nothing of what waits can be served any more (the state was replaced, the server stops)."""
-        waiting = [each for point in self._asked.values() for each in point.waiting] + self._new
-        waiting += [each for item in self._by_index for each in item[4]]
-        waiting += [item[2] for item in self._by_revision]
-        self._asked.clear()
-        self._new.clear()
-        self._by_index.clear()
-        self._by_revision.clear()
-        self._refuse(waiting, code, text)
-
     def _keep(self, waiting: list[Waiting], now: Tick, code: str, text: str) -> Iterator[Waiting]:
         for each in waiting:
             if each.deadline > now:
