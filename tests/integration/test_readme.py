@@ -18,7 +18,12 @@ def test_its_python_runs(number: int, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
     script.write_text(PYTHON[number])
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -131,6 +131,8 @@ class ReadQueue:
         for point in self._asked.values():
             point.waiting = list(self._keep(point.waiting, now, code, text))
         self._new = list(self._keep(self._new, now, code, text))
+        for _, _, _, _, waiting in self._by_index:
+            waiting[:] = list(self._keep(waiting, now, code, text))
         kept = [item for item in self._by_revision if item[2].deadline > now]
         if len(kept) != len(self._by_revision):
             late = [item[2] for item in self._by_revision if item[2].deadline <= now]

@@ -184,7 +184,8 @@ def test_refusals_until_the_end_leave_the_doubt_that_they_leave(code: str, expec
         async with running() as cluster, await aio.connect(cluster.url, timeout=0.3) as client:
             await client.put("a", "1")
             cluster.servers[0].refusals.extend([(code, "", "")] * 1000)
-            with pytest.raises(expected):
+            # The end may come while a sending is on its way; then nobody can know.
+            with pytest.raises((expected, RequestTimeout)):
                 await client.put("b", "2")
 
     run()

@@ -236,3 +236,20 @@ def test_a_lease_read_that_was_held_up_past_its_lease_is_asked_again() -> None:
     queue.on_confirmed(ReadState(again, LogIndex(5), valid_until=Tick(20)))
     queue.release(LogIndex(5), 1, Tick(19))
     assert served == [0]
+
+
+def test_a_confirmed_read_that_is_never_applied_is_refused_in_time() -> None:
+    queue = ReadQueue(count_max=10)
+    refused: list[str] = []
+    waiting = Waiting(lambda age: None, lambda code, text: refused.append(code), Tick(100))
+    queue.wait_point(waiting)
+    context = queue.ask(Tick(1))
+    assert context is not None
+    queue.on_confirmed(ReadState(context, LogIndex(5)))
+    queue.expire(Tick(99), "unavailable", "")
+    assert refused == []
+    queue.expire(Tick(100), "unavailable", "")
+    assert refused == ["unavailable"]
+    assert len(queue) == 0
+    queue.release(LogIndex(5), 1, Tick(101))
+    assert refused == ["unavailable"]
