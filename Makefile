@@ -15,7 +15,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test demo up bench bench-verify bench-hashing rewrite sim docs constraints clean
+.PHONY: help dev check test campaign demo up bench bench-verify bench-hashing rewrite sim docs constraints clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -35,14 +35,17 @@ check: $(DEV) ## The fast loop (< 60 s): format, lint, types, layers, pure tests
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 -m "not integration and not slow" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not integration and not slow and not campaign" $(ARGS)
 
 # Tests that kill processes and time fail-overs run one at a time: two at once on two cores would disturb each other.
 test: $(DEV) ## All tests
 	@status=0; \
-	echo "== pure tests"; $(BIN)/pytest -n 2 -m "not integration" $(ARGS) || status=1; \
-	echo "== tests with real processes, sockets and disks"; $(BIN)/pytest -m integration $(ARGS) || status=1; \
+	echo "== pure tests"; $(BIN)/pytest -n 2 -m "not integration and not campaign" $(ARGS) || status=1; \
+	echo "== tests with real processes, sockets and disks"; $(BIN)/pytest -m "integration and not campaign" $(ARGS) || status=1; \
 	exit $$status
+
+campaign: $(DEV) ## The large random comparisons: an hour and more
+	$(BIN)/pytest -m campaign $(ARGS)
 
 demo: $(DEV) ## Load an inventory of /usr (or INPUT=file.csv, file.jsonl) into three servers, kill the leader, check everything
 	@$(BIN)/troth demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)

@@ -1,9 +1,10 @@
 """The transactional checkers against oracles that try everything, on random small histories.
 
-`python -m pytest -m slow tests/checker/test_transactions_differential.py` runs the large counts.
+`python -m pytest -m campaign tests/checker/test_transactions_differential.py` runs the large counts.
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -17,6 +18,7 @@ from .transactions_brute import (
     Txn,
     axiomatic,
     phenomena,
+    random_skews,
     random_transactions,
     replay,
     serializable,
@@ -95,11 +97,13 @@ def _dirty(txns: list[Txn]) -> bool:
     return False
 
 
-def compare(workload: str, seeds: range, *, count: int = 6) -> Counter[tuple[str, str]]:
+def compare(
+    workload: str, seeds: range, make: Callable[[int, str], History] = random_transactions
+) -> Counter[tuple[str, str]]:
     """Put every seed to checker and oracles; returns how often each model got which verdict."""
     tally: Counter[tuple[str, str]] = Counter()
     for seed in seeds:
-        history = random_transactions(seed, workload, count=count)
+        history = make(seed, workload)
         for model, legal in expected(history, workload).items():
             verdict = check_transactions(history, workload, model)
             tally[model, verdict.status.value] += 1
@@ -132,19 +136,30 @@ def test_no_model_is_judged_wrongly(workload: str) -> None:
     assert not any(status == "unknown" for _, status in tally)
 
 
+@pytest.mark.parametrize("workload", [LIST, REGISTER])
+def test_write_skew_and_unread_writes_are_judged_rightly(workload: str) -> None:
+    tally = compare(workload, range(250), random_skews)
+    for model in ("serializable", "snapshot-isolation", "strong-session-snapshot-isolation", "causal"):
+        assert tally[model, "ok"] > 100
+        assert tally[model, "illegal"] > 10
+    assert tally["serializable", "illegal"] > tally["snapshot-isolation", "illegal"]
+    assert not any(status == "unknown" for _, status in tally)
+
+
 def test_axioms_are_judged_as_by_trying_every_commit_order() -> None:
     tally = compare_axioms(range(400))
     assert min(tally[model, "illegal"] for model in ("read-committed", "read-atomic", "causal")) > 10
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("workload", [LIST, REGISTER])
 def test_no_model_is_judged_wrongly_in_tens_of_thousands(workload: str) -> None:
     compare(workload, range(1_000, 26_000))
+    compare(workload, range(1_000, 26_000), random_skews)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 def test_axioms_in_tens_of_thousands() -> None:
     compare_axioms(range(1_000, 31_000))
