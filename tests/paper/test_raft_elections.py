@@ -435,6 +435,15 @@ def test_a_vote_survives_a_crash() -> None:
     assert ask(stage, 3, 1, 4, (0, 0))
 
 
+def test_a_vote_in_a_term_that_is_stored_already_is_stored_too() -> None:
+    """Figure 2: term and vote are one record, written when either has changed."""
+    stage = Stage()
+    stage.hand(1, 3, HigherTerm(Term(4)))
+    assert stage[3].journal.durable.hard_state == HardState(Term(4), NodeId(0))
+    assert ask(stage, 3, 2, 4, (0, 0))
+    assert stage[3].journal.durable.hard_state == HardState(Term(4), NodeId(2))
+
+
 def test_a_candidate_asks_only_when_its_own_vote_is_durable() -> None:
     """Figure 2: its request reveals the term and that it voted; and its own vote counts no sooner."""
     stage = Stage()

@@ -608,6 +608,7 @@ def test_a_snapshot_that_did_not_arrive_is_asked_for_again() -> None:
     stage[1].engine.snapshot_sent(NodeId(3), meta, False)
     stage.pump(1)
     assert stage[1].wanted == [3], "not at once, or it would be tried again for ever"
+    assert stage.status(1).progress[NodeId(3)].next == 2
     stage.run(stage.config.heartbeat_ticks)
     assert stage[1].wanted == [3, 3]
     stage[1].engine.snapshot_sent(NodeId(3), meta, True)

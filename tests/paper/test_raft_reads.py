@@ -438,6 +438,20 @@ def test_no_lease_while_a_transfer_is_prepared_and_again_when_it_was_never_offer
     assert len(stage[1].reads) == count + 1
 
 
+def test_no_lease_before_a_round_was_confirmed() -> None:
+    """§6.4.1: the answers that elected it, and those to its entries, confirm no lease; and nobody is thought to have
+    confirmed a round that he has not."""
+    for config in (None, LEASE):
+        stage = Stage(config=config)
+        stage.elect(1)
+        assert stage.commit(1) == 1
+        stage.read(1, 1)
+        assert not stage[1].reads
+        assert rounds(stage) == [1]
+        stage.settle()
+        assert stage[1].reads == [ReadState(1, LogIndex(1))]
+
+
 def test_followers_are_not_served_from_a_lease() -> None:
     """A lease vouches for the leader's clock, not for the time its answer takes."""
     stage = leading(config=LEASE)

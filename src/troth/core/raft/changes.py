@@ -65,8 +65,6 @@ class Changes(Reads):
 
     def _maybe_promote(self, leader: Leader) -> None:
         """Learners that have caught up become voters, without anybody having to watch them."""
-        if self._memberships.index > self._commit_index or self._membership.is_joint:
-            return
         caught_up = [
             node
             for node in self._membership.learners
