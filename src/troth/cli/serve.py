@@ -36,6 +36,7 @@ _HELP = {
     "metrics_address": "Serve /metrics and /health over HTTP here, for example 127.0.0.1:7201.",
     "log_level": "debug, info, warning or error.",
     "log_format": "text or json.",
+    "trace_file": "Write each step of the consensus engine here, for the executable specification; costs speed.",
 }
 
 

@@ -63,6 +63,8 @@ class ServerConfig:
     metrics_address: str = ""
     log_level: str = "info"
     log_format: str = "text"
+    trace_file: str = ""
+    """Write what the consensus engine does to this file, for the executable specification (server/tracing.py)."""
 
     def __post_init__(self) -> None:
         if not self.name or any(character in self.name for character in "=,/ \t\n"):

@@ -251,6 +251,11 @@ class Server:
             now=begun,
             may_vote=not amnesia,
         )
+        tracer = None
+        if config.trace_file:
+            from troth.server.tracing import traced
+
+            engine, tracer = traced(engine, who.node_id, config.trace_file)
         replica = Replica(
             ReplicaStart(
                 engine=engine,
@@ -284,7 +289,10 @@ class Server:
         )
         transport.sink = node
         writer = self._writer = StorageWriter(
-            log=directory.log, post=loop.call_soon_threadsafe, on_durable=node.on_durable, on_failed=node.fail
+            log=directory.log,
+            post=loop.call_soon_threadsafe,
+            on_durable=node.on_durable if tracer is None else tracer.before(node.on_durable),
+            on_failed=node.fail,
         )
         keeper = self._keeper = SnapshotKeeper(
             replica=replica,

@@ -71,6 +71,20 @@ class NodeTrace:
             change = _change(same + 1, entries)
         return self._step("change", at, log=change, snapshot=snapshot)
 
+    def durable(self, at: float, *, term: int, voted_for: int, stored: tuple[int, int]) -> Step:
+        """A sync has ended: this is on the disk now."""
+        view = self._view
+        return Step(
+            node=self._node,
+            event="durable",
+            term=term,
+            voted_for=voted_for,
+            role=ROLES[view.role],
+            commit=int(view.commit_index),
+            stored=stored,
+            at=at,
+        )
+
     def _seen(self) -> tuple[object, ...]:
         view = self._view
         last = view.last_index
@@ -145,17 +159,12 @@ class SpecificationTrace(Invariant):
     def _tell_durable(self, node: CoreNode) -> None:
         stored = node.journal.durable
         last = stored.last_index
-        view = node.view
         self._tell(
-            Step(
-                node=int(node.node_id),
-                event="durable",
+            self._traces[node.node_id].durable(
+                node.clock.ticks(),
                 term=int(stored.hard_state.term),
                 voted_for=int(stored.hard_state.voted_for),
-                role=ROLES[view.role],
-                commit=int(view.commit_index),
                 stored=(int(stored.term_at(last) or 0), int(last)),
-                at=node.clock.ticks(),
             )
         )
 

@@ -157,8 +157,9 @@ class Partition(Nemesis):
         if rng.random() < 0.3:
             # Only what the first one sends, or only what it hears.
             side = rng.randrange(2)
-            cut = {pair for pair in cut if pair[side] == first} or cut
-            shape += ", one way"
+            one_way = {pair for pair in cut if pair[side] == first}
+            if one_way:
+                cut, shape = one_way, f"{shape}, one way"
         system.partition(cut, reset=False)
         return Inflicted(tuple(servers), f"{shape} ({first} first)")
 
