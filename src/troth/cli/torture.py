@@ -47,6 +47,11 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep histories, pages and servers' logs in this new directory.  [default: a temporary one, kept]",
 )
+@click.option(
+    "--trace",
+    is_flag=True,
+    help="Hold every step of every server to the specification of Raft (no full disks then).",
+)
 @click.option("--plan", "plan_only", is_flag=True, help="Print the schedule of faults and do nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell every fault.")
 def torture(
@@ -57,6 +62,7 @@ def torture(
     workloads: tuple[str, ...],
     rate: float,
     directory: Path | None,
+    trace: bool,
     plan_only: bool,
     verbose: bool,
 ) -> None:
@@ -87,7 +93,7 @@ def torture(
     from troth.torture.cluster import TrothCluster
 
     where = directory or Path(tempfile.mkdtemp(prefix="troth-torture-"))
-    system = TrothCluster(servers, where / "servers")
+    system = TrothCluster(servers, where / "servers", trace=trace)
     faults = schedule(plan.seed, plan.seconds, powers=system.powers(), names=plan.nemeses)
     if plan_only:
         system.stop()
@@ -98,6 +104,7 @@ def torture(
         [f" --nemesis {name}" for name in nemeses]
         + [f" --workload {name}" for name in workloads]
         + ([f" --servers {servers}"] if servers != 5 else [])
+        + ([" --trace"] if trace else [])
     )
     click.echo(f"{system.name}, {len(faults)} faults; the same again: ", nl=False)
     click.echo(f"troth torture --minutes {minutes:g} --seed {seed}{again}")

@@ -25,6 +25,7 @@ from troth.server.process import RaftServer
 from troth.torture.background import Background
 from troth.torture.proxy import Network
 from troth.torture.system import Definite, Indefinite, Power, Unquiet
+from troth.verify.specification import check_trace, decode_trace
 from troth.wire.frames import HANDSHAKE_BYTES_MAX, LENGTH
 from troth.wire.handshake import Hello, decode_greeting
 
@@ -99,13 +100,21 @@ class _Proxied(LocalCluster):
 
 
 class TrothCluster:
-    """`SystemUnderTest` of *size* troth servers in *directory*."""
+    """`SystemUnderTest` of *size* troth servers in *directory*.
 
-    def __init__(self, size: int, directory: Path, **settings: Any) -> None:
+    With *trace* every step of every server's consensus engine is written down, and held to the executable
+    specification of Raft at the end. A server whose disk is full could not write its trace, so none is filled then.
+    """
+
+    def __init__(self, size: int, directory: Path, *, trace: bool = False, **settings: Any) -> None:
         self.name = f"troth, {size} servers"
         self._size = size
         # Small segments and frequent snapshots: what happens once an hour elsewhere happens all the time here.
+        self._trace = directory / "trace.jsonl" if trace else None
+        if trace:
+            settings["trace_file"] = str(self._trace)
         self._cluster = _Proxied(size, data_dir=directory, **{"snapshot_entries": 500, **settings})
+        self._founders: tuple[int, ...] = ()
         self._proxies = Background("torture-proxies")
         self._network = Network(who_dials)
         self._next = size + 1
@@ -118,7 +127,7 @@ class TrothCluster:
         import resource
 
         possible = set(Power)
-        if not hasattr(resource, "prlimit"):
+        if not hasattr(resource, "prlimit") or self._trace is not None:
             possible.discard(Power.DISK)
         return frozenset(possible)
 
@@ -128,6 +137,7 @@ class TrothCluster:
         for name in self._cluster.names:
             self._front(name)
         self._cluster.start()
+        self._founders = tuple(process.node_id for process in self._cluster.servers.values())
 
     def stop(self) -> None:
         try:
@@ -313,7 +323,15 @@ class TrothCluster:
         for path in sorted(self._cluster.data_dir.glob("*.log")):
             text = path.read_text(errors="replace")
             found += [f"{path}: {line.strip()}" for line in text.splitlines() if any(w in line for w in BUG_WORDS)]
+        if self._trace is not None:
+            found += self._refused_by_the_specification(self._trace)
         return found
+
+    def _refused_by_the_specification(self, trace: Path) -> list[str]:
+        # A server that was killed in the middle of a line leaves half of it; a running one may be writing its last.
+        lines = [line for line in trace.read_bytes().split(b"\n") if line.endswith(b"}")]
+        refusal = check_trace(decode_trace(lines), voters=self._founders).refusal
+        return [] if refusal is None else [refusal.text()]
 
     async def client(self) -> "TrothClient":
         return TrothClient(await aio.connect(self._cluster.url, timeout=CLIENT_TIMEOUT_S))
