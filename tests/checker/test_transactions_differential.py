@@ -138,10 +138,10 @@ def test_no_model_is_judged_wrongly(workload: str) -> None:
 
 @pytest.mark.parametrize("workload", [LIST, REGISTER])
 def test_write_skew_and_unread_writes_are_judged_rightly(workload: str) -> None:
-    tally = compare(workload, range(250), random_skews)
+    tally = compare(workload, range(100), random_skews)
     for model in ("serializable", "snapshot-isolation", "strong-session-snapshot-isolation", "causal"):
-        assert tally[model, "ok"] > 100
-        assert tally[model, "illegal"] > 10
+        assert tally[model, "ok"] > 20
+        assert tally[model, "illegal"] > 3
     assert tally["serializable", "illegal"] > tally["snapshot-isolation", "illegal"]
     assert not any(status == "unknown" for _, status in tally)
 

@@ -467,3 +467,49 @@ def random_transactions(seed: int, workload: str, *, count: int = 6) -> History:
         else:
             events.append(Event(type=EventType.OK, process=process, f="txn", value=tuple(out)))
     return pair(events)
+
+
+def random_skews(seed: int, workload: str) -> History:
+    """A few transactions that read little of what the others write: rich in write skew and in unread writes."""
+    rng = random.Random(f"skew {workload} {seed}")
+    size, keys, counter = rng.randrange(3, 6), "xyzuv"[: rng.randrange(2, 6)], itertools.count(1)
+    write = "append" if workload == LIST else "w"
+    asked: list[tuple[tuple[str, Value, Value], ...]] = []
+    for _ in range(size):
+        micros: list[tuple[str, Value, Value]] = []
+        for key in rng.sample(keys, rng.randrange(1, len(keys) + 1)):
+            if rng.random() < 0.5:
+                micros.append(("r", key, None))
+            else:
+                micros.append((write, key, next(counter)))
+        asked.append(tuple(micros))
+    written_to: dict[Value, list[Value]] = {}
+    for micros_ in asked:
+        for f, key, value in micros_:
+            if f != "r":
+                written_to.setdefault(key, []).append(value)
+    orders = {key: rng.sample(values, len(values)) for key, values in written_to.items()}
+    answered: list[tuple[tuple[str, Value, Value], ...]] = []
+    for micros_ in asked:
+        out: list[tuple[str, Value, Value]] = []
+        for f, key, value in micros_:
+            if f == "r":
+                order = orders.get(key, [])
+                seen = order[: 0 if rng.random() < 0.75 else rng.randrange(len(order) + 1)]
+                value = tuple(seen) if workload == LIST else (seen[-1] if seen else None)
+            out.append((f, key, value))
+        answered.append(tuple(out))
+    events: list[Event] = []
+    if rng.random() < 0.3:
+        for request, answer in zip(asked, answered, strict=True):
+            process = rng.randrange(2)
+            events.append(Event(type=EventType.INVOKE, process=process, f="txn", value=request))
+            events.append(Event(type=EventType.OK, process=process, f="txn", value=answer))
+        return pair(events)
+    events = [Event(type=EventType.INVOKE, process=at, f="txn", value=request) for at, request in enumerate(asked)]
+    for at in rng.sample(range(size), size):
+        if rng.random() < 0.1:
+            events.append(Event(type=EventType.INFO, process=at, f="txn", value=asked[at]))
+        else:
+            events.append(Event(type=EventType.OK, process=at, f="txn", value=answered[at]))
+    return pair(events)
