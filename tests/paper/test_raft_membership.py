@@ -105,6 +105,44 @@ def test_a_joint_membership_needs_a_majority_of_both_sets_to_commit() -> None:
     assert other.commit(1) == 2
 
 
+def test_a_joint_membership_is_not_left_before_it_has_committed() -> None:
+    """§6: "once C_old,new has been committed [...] it is now safe for the leader to create a log entry describing
+    C_new": not when an entry before it has."""
+    stage = leading(others=(4,))
+    stage.propose(1)
+    stage.change(1, MembershipChange(add_voters=joining(4)))
+    stage.drop()
+    for node in (2, 3):
+        stage.hand(node, 1, AppendReply(Term(1), LogIndex(2)))
+    assert stage.commit(1) == 2
+    assert voters(stage, 1)[1], "entry 2 has committed, entry 3 has not"
+    assert stage.terms(1) == [1, 1, 1]
+    for node in (2, 3):
+        stage.hand(node, 1, AppendReply(Term(1), LogIndex(3)))
+    assert stage.terms(1) == [1, 1, 1, 1]
+    assert not voters(stage, 1)[1]
+
+
+def test_a_leader_outside_its_membership_goes_on_until_that_has_committed() -> None:
+    """§6: it heartbeats, confirms reads and replicates, and counts itself nowhere."""
+    stage = leading()
+    stage.change(1, MembershipChange(remove=nodes(1)))
+    stage.deliver(lambda flying: flying.to in (2, 3))
+    stage.deliver(lambda flying: flying.to == 1)
+    stage.drop()
+    stage.read(1, 5)
+    assert [flying.to for flying in stage.in_flight if isinstance(flying.message, Heartbeat)] == [2, 3]
+    stage.tick(1, stage.config.heartbeat_ticks + 1)
+    stage.deliver(lambda flying: flying.to == 2)
+    stage.deliver(lambda flying: flying.sender == 2)
+    assert not stage[1].reads, "one of {2, 3} is no quorum"
+    assert stage.role(1) == "Leader"
+    stage.settle()
+    stage.run(3)
+    assert stage.role(1) == "Follower"
+    assert stage[1].reads or stage[1].reads_refused
+
+
 def test_a_joint_membership_needs_a_majority_of_both_sets_to_elect() -> None:
     """§6."""
     joint = membership_of((1, 4, 5), outgoing=(1, 2, 3))

@@ -272,6 +272,19 @@ def test_acknowledgements_that_wait_for_one_write_become_one() -> None:
     ]
 
 
+def test_an_acknowledgement_and_a_refusal_stay_two() -> None:
+    """Only acknowledgements become one."""
+    engine = Stage()[2].engine
+    engine.receive(NodeId(1), append(1, at(0, 0), 1), Stage().now)
+    engine.receive(NodeId(1), append(1, at(1, 7), 1), Stage().now)
+    engine.receive(NodeId(1), append(1, at(1, 1), 1), Stage().now)
+    assert [send.message for send in engine.take_effects().after_persist] == [
+        AppendReply(Term(1), LogIndex(1)),
+        AppendRejected(Term(1), LogIndex(7), at(1, 1)),
+        AppendReply(Term(1), LogIndex(2)),
+    ]
+
+
 def test_acknowledgements_of_two_terms_to_one_server_stay_two() -> None:
     """§5.1: an acknowledgement belongs to its term."""
     stage = Stage()

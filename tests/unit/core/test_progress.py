@@ -131,3 +131,4 @@ def test_match_stays_below_next(mode: Mode) -> None:
 def test_a_new_follower_has_not_been_heard_and_has_confirmed_no_round() -> None:
     progress = follower()
     assert (progress.mode, progress.acked_token, progress.heard) == (Mode.PROBE, 0, Tick(0))
+    assert (progress.bytes_in_flight, progress.snapshot_index, progress.probe_outstanding) == (0, 0, False)

@@ -83,8 +83,4 @@ class Changes(Reads):
     def _removed(self) -> bool:
         """Whether a committed membership is without this server."""
         membership = self._membership
-        return (
-            bool(membership.voters)
-            and not membership.is_voter(self.node_id)
-            and self._memberships.index <= self._commit_index
-        )
+        return not membership.is_voter(self.node_id) and self._memberships.index <= self._commit_index

@@ -184,16 +184,13 @@ class State:
         self._trace("follower", term=self._term, leader=leader)
 
     def _drop_reads(self) -> None:
-        """Reads that this role was waiting for can not be confirmed in it any more."""
+        """Refuse the reads that this role was waiting for; it is left at once, and they with it."""
         role = self._role
         if isinstance(role, Leader):
             pending = [(read.origin, read.context) for read in role.unconfirmed] + role.new_reads
             self._out_reads_refused.extend(context for origin, context in pending if origin == self.node_id)
-            role.unconfirmed.clear()
-            role.new_reads.clear()
         elif isinstance(role, Follower):
             self._out_reads_refused.extend(context for context, _ in role.reads.values())
-            role.reads.clear()
 
     def _append_own(self, kind: EntryKind, payload: bytes) -> Entry:
         """Append an entry of the own term (leader only, append-only: §5.3)."""
