@@ -56,7 +56,7 @@ def test_every_state_within_small_bounds_is_safe(bounds: Bounds, states_min: int
     [
         (Bounds(terms=3, entries=1), (1, 2, 3)),
         (Bounds(terms=2, entries=2, restarts=1), (1, 2, 3)),
-        (Bounds(terms=2, entries=4, changes=1), (1, 2)),
+        (Bounds(terms=2, entries=3, changes=1), (1, 2)),
     ],
     ids=("three terms", "two entries and a restart", "a membership change"),
 )
