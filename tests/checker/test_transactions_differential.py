@@ -40,12 +40,13 @@ def expected(history: History, workload: str) -> dict[str, bool]:
     answers["read-atomic"] = axiomatic(txns, workload, "atomic", sessions=False)
     answers["causal"] = axiomatic(txns, workload, "causal", sessions=True)
     if workload == REGISTER or _agreeing(txns):
-        dirty = _dirty(txns)
+        dirty, nowhere = _dirty(txns), _thin_air(txns)
         for prefix, level in LEVELS:
             uncommitted = phenomena(txns, workload, level, rw=False, wr=False)
-            answers[prefix + "read-uncommitted"] = uncommitted and not _thin_air(txns)
             committed = phenomena(txns, workload, level, rw=False)
-            answers[prefix + "read-committed"] = committed and not dirty
+            if uncommitted is not None and committed is not None:
+                answers[prefix + "read-uncommitted"] = uncommitted and not nowhere
+                answers[prefix + "read-committed"] = committed and not dirty
     return answers
 
 

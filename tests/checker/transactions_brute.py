@@ -5,6 +5,7 @@ of it is shared with `troth.verify.transactions`. For histories of half a dozen 
 """
 
 import itertools
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from troth.verify.history import FOREVER, Event, EventType, History, Value, pair
 
 Store = dict[Value, tuple[Value, ...]]
 LIST, REGISTER = "list-append", "rw-register"
+_ORDERS_MAX = 3_000
 
 
 @dataclass
@@ -280,8 +282,10 @@ def _explained(
     return True
 
 
-def phenomena(txns: list[Txn], workload: str, level: str, rw: bool, wr: bool = True) -> bool:
+def phenomena(txns: list[Txn], workload: str, level: str, rw: bool, wr: bool = True) -> bool | None:
     """Whether some version order keeps the graph of ww (and wr, rw) and *level* edges free of cycles.
+
+    None when there are more version orders than are worth trying.
 
     For list-append with lists that agree; crashed transactions count when somebody saw a write of theirs.
     """
@@ -317,10 +321,10 @@ def phenomena(txns: list[Txn], workload: str, level: str, rw: bool, wr: bool = T
         for f, key, value in txn.micros:
             if f == "r" and txn.outcome is EventType.OK and isinstance(value, tuple) and key in begins:
                 begins[key] = max(begins[key], [e for e in value if (key, e) in writer], key=len)
-    choices = []
-    for key in keys:
-        rest = [value for value in values[key] if value not in begins[key]]
-        choices.append([(*begins[key], *order) for order in itertools.permutations(rest)])
+    rests = {key: [value for value in values[key] if value not in begins[key]] for key in keys}
+    if math.prod(math.factorial(len(rest)) for rest in rests.values()) > _ORDERS_MAX:
+        return None
+    choices = [[(*begins[key], *order) for order in itertools.permutations(rests[key])] for key in keys]
     for orders in itertools.product(*choices):
         if _acyclic(alive, dict(zip(keys, orders, strict=True)), writer, workload, level, rw, wr):
             return True
