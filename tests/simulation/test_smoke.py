@@ -29,7 +29,7 @@ def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(10_000, 10_300, 50))
+@pytest.mark.parametrize("first", range(10_000, 10_250, 50))
 def test_many_seeds_keep_every_invariant(first: int) -> None:
     for seed in range(first, first + 50):
         assert_green(run_seed(seed, chaos_seconds=20))
