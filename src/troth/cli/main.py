@@ -50,7 +50,9 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     "Tools": {
         "ring": Entry("troth.cli.ring", "ring", "Consistent hashing: place keys, compare rings, plan a change."),
         "verify": Entry("troth.cli.verify", "verify", "Check a recorded history against a consistency model."),
-        "torture": Entry("troth.cli.torture", "torture", "Break a real cluster on purpose and check every answer."),
+        "torture": Entry(
+            "troth.cli.torture", "torture", "Break a real cluster on purpose and check every answer."
+        ),
     },
 }
 
