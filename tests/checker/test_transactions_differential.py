@@ -47,6 +47,9 @@ def expected(history: History, workload: str) -> dict[str, bool]:
             if uncommitted is not None and committed is not None:
                 answers[prefix + "read-uncommitted"] = uncommitted and not nowhere
                 answers[prefix + "read-committed"] = committed and not dirty
+        repeatable = phenomena(txns, workload, "", rw=True)
+        if repeatable is not None:
+            answers["repeatable-read"] = repeatable and not dirty
     return answers
 
 
