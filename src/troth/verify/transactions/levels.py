@@ -129,6 +129,7 @@ def _implied() -> dict[str, tuple[str, ...]]:
         "thin-air-read": ("G1a",),
         "future-read": ("G1c",),
         "lost-update": ("G2-item",),
+        "non-repeatable-read": ("G-single",),
         "fractured-read": (),
         "not-snapshot-isolated": ("not-snapshot-isolated-process",),
         "not-snapshot-isolated-process": ("not-snapshot-isolated-realtime",),

@@ -115,6 +115,17 @@ class RegisterInference:
                         (node,),
                         f"{{0}} read {name(key)} = {show(value)} after its {whose} {show(known[0])}",
                     )
+                    if (
+                        not known[1]
+                        and key not in self._doubtful
+                        and node not in self._written_by(key, known[0], value)
+                    ):
+                        # Whichever version came first, it was replaced before the other was read: wr, ww and one rw.
+                        findings.add(
+                            "non-repeatable-read",
+                            (node,),
+                            f"{{0}} read {name(key)} = {show(known[0])} and then {show(value)}",
+                        )
                 state[key] = (value, known is not None and known[1] and known[0] == value)
                 if key not in self._doubtful and value != self.initial:
                     self._judge(
@@ -130,6 +141,10 @@ class RegisterInference:
                     nodes[:3],
                     f"{{0}} and {{1}} both read {name(key)} = {show(value)} and then wrote it",
                 )
+
+    def _written_by(self, key: Value, *values: Value) -> set[int]:
+        writers = self.writers.get(key, {})
+        return {writers[value] for value in values if value in writers}
 
     def _judge(self, node: int, key: Value, value: Value, later: bool) -> None:
         writer = self.writers.get(key, {}).get(value, NOBODY)

@@ -255,6 +255,7 @@ REGISTERS = {
     "G2-item": concurrent("rx_wy1", "ry_wx1"),
     "lost-update": concurrent("rx_wx1", "rx_wx2"),
     "internal": concurrent("wx1rx_"),
+    "non-repeatable-read": concurrent("wx1", "rx_rx1"),
     "future-read": concurrent("rx1wx1"),
     "thin-air-read": concurrent("wy1rx1"),
 }
