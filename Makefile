@@ -5,6 +5,7 @@ export TROTH_REWRITE SEED
 BIN := .venv/bin
 DEV := .venv/.installed-dev
 BENCH := .venv/.installed-bench
+DATABASES := .venv/.installed-databases
 SETUP := scripts/setup.sh scripts/constraints.txt scripts/debian-packages.txt pyproject.toml
 SOURCES := src tests benchmarks examples scripts
 
@@ -15,7 +16,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check test campaign demo up bench bench-verify bench-hashing rewrite sim docs constraints clean
+.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing rewrite sim docs constraints clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -28,6 +29,12 @@ $(BENCH): $(SETUP)
 	@scripts/setup.sh dev,bench
 	@touch $@ $(DEV)
 
+$(DATABASES): $(SETUP) scripts/debian-databases.txt
+	@scripts/setup.sh dev,databases
+	@touch $@ $(DEV)
+
+databases: $(DATABASES) ## Install PostgreSQL, MariaDB and their drivers, which some tests and benchmarks start for themselves
+
 dev: $(DEV) ## Make .venv with everything that development needs
 
 check: $(DEV) ## The fast loop (< 60 s): format, lint, types, layers, pure tests
@@ -38,13 +45,15 @@ check: $(DEV) ## The fast loop (< 60 s): format, lint, types, layers, pure tests
 	$(BIN)/pytest -n 2 -m "not integration and not slow and not campaign" $(ARGS)
 
 # Tests that kill processes and time fail-overs run one at a time: two at once on two cores would disturb each other.
+# Without the database servers (no root, say) all other tests run, and the result says that these did not.
 test: $(DEV) ## All tests
 	@status=0; \
+	$(MAKE) --no-print-directory $(DATABASES) || status=1; \
 	echo "== pure tests"; $(BIN)/pytest -n 2 -m "not integration and not campaign" $(ARGS) || status=1; \
 	echo "== tests with real processes, sockets and disks"; $(BIN)/pytest -m "integration and not campaign" $(ARGS) || status=1; \
 	exit $$status
 
-campaign: $(DEV) ## The large random comparisons: an hour and more
+campaign: $(DATABASES) ## The large random comparisons: an hour and more
 	$(BIN)/pytest -m campaign $(ARGS)
 
 demo: $(DEV) ## Load an inventory of /usr (or INPUT=file.csv, file.jsonl) into three servers, kill the leader, check everything
@@ -72,7 +81,7 @@ sim: $(DEV) ## Simulate a cluster under faults (SEED=n replays one run)
 docs: $(DEV) ## Write docs/cli.md from the commands themselves
 	$(BIN)/python -m troth.cli.reference >docs/cli.md
 
-constraints: $(BENCH) ## Renew scripts/constraints.txt from what .venv holds
+constraints: $(BENCH) $(DATABASES) ## Renew scripts/constraints.txt from what .venv holds
 	@{ echo "# Versions that a clean clone installs (pip install -c). Renew with: make constraints"; \
 	   $(BIN)/pip freeze --all --exclude-editable | grep -v -e '^pip==' -e '^#' | LC_ALL=C sort -f; } >scripts/constraints.new
 	@mv scripts/constraints.new scripts/constraints.txt

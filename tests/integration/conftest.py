@@ -1,9 +1,12 @@
-"""Coroutine tests of this directory run on uvloop, as the servers do."""
+"""Coroutine tests of this directory run on uvloop, as the servers do. Database servers are started once for all tests."""
 
 import inspect
+from collections.abc import Iterator
 
 import pytest
 import uvloop
+
+from troth.torture.databases import MariaDBServer, PostgresServer
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -13,3 +16,24 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = pyfuncitem._fixtureinfo.argnames
     uvloop.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that all tests share."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_other() -> Iterator[PostgresServer]:
+    """Another one: a server, and so an identity, of its own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDBServer]:
+    """A MariaDB that all tests share."""
+    with MariaDBServer() as server:
+        yield server

@@ -346,7 +346,7 @@ class LocalCluster:
 
     def _new_addresses(self, name: str) -> dict[str, str]:
         if self.transport == "tcp":
-            return {"client": f"127.0.0.1:{_free_port()}", "peer": f"127.0.0.1:{_free_port()}"}
+            return {"client": f"127.0.0.1:{free_port()}", "peer": f"127.0.0.1:{free_port()}"}
         path = self.data_dir / f"{name}.sock"
         if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
             self._sockets = self._sockets or tempfile.mkdtemp(prefix="troth-")
@@ -394,7 +394,7 @@ def _draw_node_id() -> NodeId:
     return NodeId(random.SystemRandom().getrandbits(63) | 1)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A loopback port that nobody listens on, and that the kernel does not give away by itself."""
     chance = random.SystemRandom()
     for _ in range(1000):
