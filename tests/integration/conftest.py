@@ -1,4 +1,4 @@
-"""Coroutine tests of this directory run on uvloop, as the servers do. Database servers are started once for all tests."""
+"""Coroutine tests of this directory run on uvloop, as the servers do. Database servers are started once for all."""
 
 import inspect
 from collections.abc import Iterator

@@ -45,16 +45,13 @@ def test_a_killed_server_keeps_what_was_committed_and_what_was_prepared(kind: ty
         connection.invalidate()
         server.kill()
         server.start()
-        query = (
-            "select count(*) from pg_prepared_xacts where gid = 'in-doubt'"
-            if kind is PostgresServer
-            else "select count(*) from kept where n = 2 lock in share mode skip locked"
-        )
         with engine.connect() as connection:
             assert connection.scalars(sa.text("select n from kept order by n")).all() == [1]
-            assert connection.scalar(sa.text(query)) == (1 if kind is PostgresServer else 0)
-            if kind is MariaDBServer:
-                assert [row[3] for row in connection.execute(sa.text("xa recover"))] == ["in-doubt"]
+            if kind is PostgresServer:
+                names = connection.scalars(sa.text("select gid from pg_prepared_xacts")).all()
+            else:
+                names = [row[3].decode() for row in connection.execute(sa.text("xa recover"))]
+        assert names == ["in-doubt"]
 
 
 @pytest.mark.parametrize("kind", SERVERS)

@@ -25,7 +25,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final, Self
+from typing import IO, ClassVar, Final, Self
 
 from typing_extensions import override
 
@@ -152,13 +152,13 @@ class DatabaseServer(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _spawn(self, command: Sequence[str], log: object) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*self._prefix, *command],
             cwd=self.directory,
             env=self._environment,
             stdin=subprocess.DEVNULL,
-            stdout=log,  # type: ignore[call-overload]
+            stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -249,7 +249,7 @@ class PostgresServer(DatabaseServer):
         self._run([initdb, "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"])
         single = [str(self._binaries / "postgres"), "--single", "-D", data, "-c", "fsync=off", "postgres"]
         script = f"create database {DATABASE}"
-        self._run(["sh", "-c", f'echo "$0" | "$@" >/dev/null', script, *single])
+        self._run(["sh", "-c", 'echo "$0" | "$@" >/dev/null', script, *single])
 
     @override
     def _command(self) -> list[str]:
@@ -298,7 +298,9 @@ class MariaDBServer(DatabaseServer):
         places = os.pathsep.join([_path(), "/usr/sbin", "/usr/libexec"])
         server = shutil.which("mariadbd", path=places)
         if server is None:
-            raise DatabaseFailed("MariaDB is not installed: make databases (or apt-get install mariadb-server-core)")
+            raise DatabaseFailed(
+                "MariaDB is not installed: make databases (or apt-get install mariadb-server-core)"
+            )
         self._server = server
 
     @override
@@ -344,7 +346,9 @@ def _privileges_dropped() -> list[str]:
     setpriv = shutil.which("setpriv", path=_path() + os.pathsep + "/usr/bin")
     if setpriv is None:
         if os.geteuid() == 0:
-            raise DatabaseFailed("setpriv is missing, and a database does not run as root: apt-get install util-linux")
+            raise DatabaseFailed(
+                "setpriv is missing, and a database does not run as root: apt-get install util-linux"
+            )
         return []
     words = [setpriv, "--pdeathsig", "KILL"]
     if os.geteuid() == 0:
