@@ -316,8 +316,16 @@ PITFALLS = (
         row=19,
         found="etcd#12359; found here",
         file="elections",
-        old="self._membership.is_voter(self.node_id) or membership_known_committed.is_voter(self.node_id)",
-        new="self._membership.is_voter(self.node_id)",
+        old="membership.is_voter(self.node_id) for membership in self._memberships.since(self._commit_index)",
+        new="membership.is_voter(self.node_id) for membership in (self._membership,)",
+    ),
+    Pitfall(
+        name="a restarted server forgets the memberships between the oldest and the newest",
+        row=19,
+        found="found here (seed 10269)",
+        file="elections",
+        old="self._memberships.since(self._commit_index)",
+        new="(self._membership, self._memberships.at(self._commit_index))",
     ),
     Pitfall(
         name="a joint membership is never left",

@@ -298,6 +298,18 @@ def test_a_leader_that_removed_itself_and_crashed_stands_again() -> None:
     assert voters(stage, 2) == (nodes(2), ())
 
 
+def test_a_voter_of_a_membership_in_between_stands_after_a_restart() -> None:
+    """Thesis §4.2.2, after a crash of all: who came and went again since the snapshot is a voter neither of the oldest
+    nor of the newest membership it knows, has the longest log, and does not know what of it has committed."""
+    came = [membership_of((1, 2), outgoing=(1,)), membership_of((1, 2)), membership_of((1,), outgoing=(1, 2))]
+    stage = Stage((1,), others=(2,))
+    stage.load(1, term=1, log=[1, *came])
+    stage.load(2, term=1, log=[1, *came, membership_of((1,))])
+    stage.run(8 * TIMEOUT)
+    assert stage.leaders() == [1]
+    assert voters(stage, 1) == (nodes(1), ())
+
+
 def test_a_new_voter_stands_before_its_membership_has_committed() -> None:
     """§6: a membership is used from the moment it is in the log, by whoever comes with it too."""
     stage = Stage((1, 2, 3), others=(4,))

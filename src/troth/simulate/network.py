@@ -32,6 +32,8 @@ class Network:
         self._delay_us = plan.delay_us
         self._delay_long = plan.delay_long
         self._unreachable_told = plan.unreachable_told
+        self._newest: dict[tuple[NodeId, NodeId], int] | None = None
+        """When links keep their order: the moment at which the newest message of each arrives."""
 
     def send(self, sender: NodeId, to: NodeId, message: Any, *, extra_us: int = 0) -> None:
         """Put a message on its way; *extra_us* for one that takes long to transfer."""
@@ -46,7 +48,12 @@ class Network:
             counts["lost"] += 1
             self._maybe_tell(sender, to)
             return
-        self._world.after(self._delay() + extra_us, self._arrive, sender, to, message)
+        delay = self._delay() + extra_us
+        if self._newest is not None and not extra_us:
+            arrives = max(self._world.now_us + delay, self._newest.get((sender, to), 0))
+            self._newest[sender, to] = arrives
+            delay = arrives - self._world.now_us
+        self._world.after(delay, self._arrive, sender, to, message)
         if self._duplicate and draw() * 1000 < self._duplicate:
             counts["duplicated"] += 1
             self._world.after(self._delay() + extra_us, self._arrive, sender, to, message)
@@ -65,8 +72,9 @@ class Network:
         self.cut.clear()
 
     def calm(self) -> None:
-        """No more faults (the second half of a run)."""
+        """No more faults (the second half of a run): links keep their order from now on, as connections do."""
         self.heal()
+        self._newest = {}
         self._loss = self._duplicate = self._delay_long = 0
         self._delay_us = min(self._delay_us, 5_000)
 

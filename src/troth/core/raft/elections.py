@@ -32,11 +32,14 @@ class Elections(Changes):
     # ---- standing for election ----
 
     def _may_stand(self) -> bool:
-        """Whether this server may lead: also when its newest membership is without it, as long as that may not have
-        committed. The others may not have that entry, and need this server until it has (thesis §4.2.2)."""
-        membership_known_committed = self._memberships.at(self._commit_index)
-        return self._may_vote and (
-            self._membership.is_voter(self.node_id) or membership_known_committed.is_voter(self.node_id)
+        """Whether this server may lead: if it is a voter of any membership that may be the newest committed one.
+
+        Those are the one in force at its commit index, and every later one in its log. A server that its newest
+        membership is without may be needed until that has committed, since its log may be the longest (thesis
+        §4.2.2); and after a restart nobody knows which of several memberships have (see docs/divergences.md).
+        """
+        return self._may_vote and any(
+            membership.is_voter(self.node_id) for membership in self._memberships.since(self._commit_index)
         )
 
     def _on_election_timeout(self) -> None:

@@ -5,7 +5,7 @@ and an installed snapshot replaces them all. Every change of voters goes through
 sets both decide); the leader leaves it by a second entry as soon as the first has committed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -52,6 +52,13 @@ class MembershipLog:
             if since <= index:
                 return membership
         return self._history[0][1]
+
+    def since(self, index: LogIndex) -> Iterator[Membership]:
+        """The membership in force at *index*, and every later one; newest first."""
+        for since, membership in reversed(self._history):
+            yield membership
+            if since <= index:
+                return
 
     def on_append(self, entry: Entry) -> None:
         """An entry was appended; it takes effect at once if it is a membership."""

@@ -78,10 +78,12 @@ def holders_of(state: State, leader: int, index: int) -> set[int]:
 
 
 def may_stand(state: State, node: int) -> bool:
-    """A voter of the newest configuration, or of the one known to be committed (thesis §4.2.2)."""
+    """A voter of any configuration that may be the newest committed one: the one in force at its commit index, or a
+    later one in its log (thesis §4.2.2)."""
     server = state.server(node)
     known = state.config_of(server.log[: server.commit])
-    return state.config_of(server.log).has_voter(node) or known.has_voter(node)
+    later = (entry.value for entry in server.log[server.commit :] if isinstance(entry.value, Config))
+    return known.has_voter(node) or any(config.has_voter(node) for config in later)
 
 
 def may_change(state: State, leader: int) -> bool:
