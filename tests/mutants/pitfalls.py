@@ -51,8 +51,8 @@ PITFALLS = (
         row=3,
         found="hashicorp/raft#661",
         file="node",
-        old="changed = hard_state != self._saved_hard_state",
-        new="changed = hard_state.term != self._saved_hard_state.term",
+        old="changed = self._term != saved.term or self._voted_for != saved.voted_for",
+        new="changed = self._term != saved.term",
     ),
     Pitfall(
         name="a restart forgets the vote",
@@ -447,7 +447,7 @@ PITFALLS = (
         row=34,
         found="openraft#1810",
         file="progress",
-        old="return len(self.in_flight) < MESSAGES_IN_FLIGHT_MAX and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX",
+        old="return len(self.in_flight) < self.window and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX",
         new="return True",
     ),
     Pitfall(

@@ -132,3 +132,29 @@ def test_a_new_follower_has_not_been_heard_and_has_confirmed_no_round() -> None:
     progress = follower()
     assert (progress.mode, progress.acked_token, progress.heard) == (Mode.PROBE, 0, Tick(0))
     assert (progress.bytes_in_flight, progress.snapshot_index, progress.probe_outstanding) == (0, 0, False)
+
+
+def test_a_loss_halves_the_window_and_each_acknowledgement_widens_it() -> None:
+    """What follows a lost message is rejected and sent again: so much less of it is sent the next time."""
+    progress = replicating()
+    assert progress.window == MESSAGES_IN_FLIGHT_MAX
+    progress.become_probe(LogIndex(1))
+    assert progress.window == MESSAGES_IN_FLIGHT_MAX // 2
+    progress.become_probe(LogIndex(1))
+    assert progress.window == MESSAGES_IN_FLIGHT_MAX // 2, "a probe that fails is no news"
+    for _ in range(20):
+        progress.become_replicate()
+        progress.become_probe(LogIndex(1))
+    assert progress.window == 1
+    progress.become_replicate()
+    progress.on_sent(LogIndex(1), 1)
+    assert not progress.may_send()
+    assert progress.on_acknowledged(LogIndex(1))
+    assert not progress.on_acknowledged(LogIndex(1))
+    progress.on_sent(LogIndex(2), 1)
+    assert progress.may_send(), "two at a time now"
+    progress.on_sent(LogIndex(3), 1)
+    assert not progress.may_send()
+    for index in range(2, 2 * MESSAGES_IN_FLIGHT_MAX):
+        progress.on_acknowledged(LogIndex(index))
+    assert progress.window == MESSAGES_IN_FLIGHT_MAX

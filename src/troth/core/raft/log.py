@@ -95,6 +95,8 @@ class Log:
 
     def take_unsaved(self) -> tuple[Entry, ...]:
         """Entries that storage has not been given yet; it has been after this call."""
+        if self._unsaved_from > self.last_index:
+            return ()
         start = self._unsaved_from - self.compacted.index - 1
         unsaved = tuple(self._entries[start:])
         self._unsaved_from = LogIndex(self.last_index + 1)

@@ -268,14 +268,17 @@ class Raft(Elections):
     def _take_persist(self) -> Persist | None:
         """What storage has not been given yet; a leader's own acknowledgement waits for it (thesis §10.2.1)."""
         entries = self._log.take_unsaved()
-        hard_state = HardState(self._term, self._voted_for)
-        if hard_state == self._saved_hard_state and not entries and self._out_install is None:
+        saved = self._saved_hard_state
+        changed = self._term != saved.term or self._voted_for != saved.voted_for
+        if not (changed or entries or self._out_install is not None):
             return None
         if entries and isinstance(self._role, Leader):
             self._send_durable(self.node_id, AppendReply(self._term, self._log.last_index))
-        changed = hard_state != self._saved_hard_state
-        self._saved_hard_state = hard_state
-        return Persist(hard_state=hard_state if changed else None, entries=entries, snapshot=self._out_install)
+        if changed:
+            self._saved_hard_state = HardState(self._term, self._voted_for)
+        return Persist(
+            hard_state=self._saved_hard_state if changed else None, entries=entries, snapshot=self._out_install
+        )
 
     def status(self) -> Status:
         """A frozen look at the present state."""

@@ -6,8 +6,10 @@
     replicate   entries are pipelined; `next` runs ahead of `match` by what is in flight
     snapshot    the next entry is compacted away; nothing is sent until the snapshot has arrived
 
-Flow control: at most `MESSAGES_IN_FLIGHT_MAX` messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each.
-Source: thesis §10.2.1 (pipelining); the three states are etcd's.
+Flow control: at most `window` messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each. What follows a lost or
+overtaken message is rejected and sent again, so each such loss halves the window, and each acknowledgement widens it
+by one, up to `MESSAGES_IN_FLIGHT_MAX`.
+Source: thesis §10.2.1 (pipelining); the three states are etcd's; the window is TCP's (Jacobson 1988).
 """
 
 from collections import deque
@@ -42,6 +44,8 @@ class FollowerProgress:
     in_flight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
     """(last index, bytes) of each append sent in replicate mode and not yet acknowledged."""
     bytes_in_flight: int = 0
+    window: int = MESSAGES_IN_FLIGHT_MAX
+    """So many messages may be in flight."""
 
     def may_send(self) -> bool:
         """Whether flow control lets another append go out."""
@@ -49,7 +53,7 @@ class FollowerProgress:
             case Mode.PROBE:
                 return not self.probe_outstanding
             case Mode.REPLICATE:
-                return len(self.in_flight) < MESSAGES_IN_FLIGHT_MAX and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX
+                return len(self.in_flight) < self.window and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX
             case Mode.SNAPSHOT:
                 return False
 
@@ -71,6 +75,7 @@ class FollowerProgress:
         if match <= self.match:
             return False
         self.match = match
+        self.window = min(self.window + 1, MESSAGES_IN_FLIGHT_MAX)
         return True
 
     def forget_match(self) -> None:
@@ -79,6 +84,8 @@ class FollowerProgress:
 
     def become_probe(self, next_index: LogIndex) -> None:
         """Go back to one message at a time, from *next_index*."""
+        if self.mode is Mode.REPLICATE:
+            self.window = max(1, self.window // 2)
         self._clear_flight()
         self.mode = Mode.PROBE
         self.next = max(next_index, LogIndex(self.match + 1))
