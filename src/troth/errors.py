@@ -11,6 +11,7 @@
         NotApplied              definite: it has not happened and never will; retry freely
           InvalidRequest          the request itself is wrong (etcd's text in .text)
             KeyNotFound, LeaseNotFound, LeaseExists, Compacted, FutureRevision
+            AnswerTooLarge          what was asked for does not fit into one answer
             WatchCompacted          a Compacted: a watch fell so far behind that its next events are gone
           NotLeader               ask .leader_hint
           Overloaded              a bounded queue is full; retry later
@@ -21,6 +22,7 @@
         OutcomeUnknown          indefinite: it may have happened, or may yet; retry only with the same request id
           RequestTimeout          no answer in time
           LeadershipLost          the leader fell while the request was in its log
+        AnswerLost              definite: it has happened, but what it answered is not kept any more
       StorageError            the disk; the process stops
         Corrupt                 bytes that were durable are not what was written; .path says where
         SyncFailed              fsync failed; never retried, since a second success proves nothing
@@ -28,7 +30,8 @@
     InvariantViolation(AssertionError)   outside the tree: our bug; only a process's entry point catches it
 
 A caller needs just two answers about a failed request: *did it happen?* and *what do I do?* The first is the
-class (`NotApplied` or `OutcomeUnknown`), which is also what a history records (``fail`` or ``info``).
+class (`NotApplied` or `OutcomeUnknown`), which is also what a history records (``fail`` or ``info``). The one error
+after a request that did happen is `AnswerLost`; a history, which lacks the answer, records ``info`` for it.
 """
 
 from typing import ClassVar
@@ -131,6 +134,12 @@ class FutureRevision(InvalidRequest):
     code = "future_revision"
 
 
+class AnswerTooLarge(InvalidRequest):
+    """What was asked for does not fit into one answer; ask for less at once. A write was not done."""
+
+    code = "answer_too_large"
+
+
 class NotLeader(NotApplied):
     """This server does not lead; `leader_hint` is who it thinks does."""
 
@@ -188,6 +197,16 @@ class LeadershipLost(OutcomeUnknown):
     """The leader fell while the request was in its log and not yet committed."""
 
     code = "leadership_lost"
+
+
+class AnswerLost(RequestError):
+    """Definite: the request has taken effect, once, but what it answered is no longer kept: read the present state.
+
+    It can come only after a retry: the first answer did not arrive, and so much was answered to others meanwhile that
+    the cluster has given this one up.
+    """
+
+    code = "answer_lost"
 
 
 class StorageError(TrothError):

@@ -5,8 +5,8 @@
     with troth.recording("run.jsonl"):
         client.put("k", "v")            # any clients, threads, coroutines
 
-The file has the format of verify/history.py. An operation that failed with `NotApplied` is a "fail", one with
-`OutcomeUnknown` an "info"; one still open at the end has no completion, which means the same. Recorded are:
+The file has the format of verify/history.py. An operation that failed with `NotApplied` is a "fail", one with any
+other error of the cluster an "info"; one still open at the end has no completion, which means the same. Recorded are:
 
 ========  ============================================================================================
 put       key and value
@@ -35,7 +35,7 @@ from typing import Any
 import msgspec
 
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
-from troth.errors import OutcomeUnknown, UsageError
+from troth.errors import NotApplied, UsageError
 from troth.kv.requests import Compare, CompareResult, CompareTarget, DeleteRange, Put, Range, Txn
 from troth.models import LevelName, ReadLevel
 
@@ -136,7 +136,7 @@ class Recorder:
                 else:
                     self._complete(process, "ok", f, fields, value, None)
             else:
-                kind = "info" if isinstance(error, OutcomeUnknown) else "fail"
+                kind = "fail" if isinstance(error, NotApplied | UsageError) else "info"
                 text = f"{type(error).__name__}: {error}"
                 self._complete(process, kind, f, fields, fields.get("value"), text)
 

@@ -24,7 +24,7 @@ back for a reader that is in the middle of the history.
 
 ``size_bytes`` counts what is not garbage. To move it at once on compaction, the log would have to be walked;
 instead ``superseded_bytes`` sums up the sizes of all versions that ever got a successor, and `marks` remembers
-that sum every `MARK_INTERVAL` revisions, so that a compaction walks less than one interval.
+that sum every `MARK_INTERVAL` revisions (and after large deletions), so that a compaction walks little more.
 """
 
 from bisect import bisect_left, bisect_right
@@ -34,13 +34,14 @@ from operator import attrgetter, itemgetter
 from sortedcontainers import SortedList
 
 from troth.errors import invariant
+from troth.kv.deletion import Deletion, Index
 from troth.kv.requests import KeyValue
 
 VERSION_OVERHEAD_BYTES = 192
 """Cost of a version beyond its key and value: the struct, two byte-string headers, its places in index and log."""
 
 MARK_INTERVAL = 1024
-"""Revisions between two marks; a power of two."""
+"""Revisions between two marks, at most; a power of two."""
 
 TO_THE_END = b"\0"
 """As a range_end: no upper bound."""
@@ -84,6 +85,7 @@ class KeySpace:
         "_live",
         "_pins",
         "_target",
+        "_unmarked",
         "compact_revision",
         "index",
         "log",
@@ -109,6 +111,8 @@ class KeySpace:
         self.superseded_bytes = 0
         self.marks: list[tuple[int, int]] = []
         self._base_mark = (0, 0)
+        self._unmarked = 0
+        """Deletions since the last mark, at least: one revision may hold a million."""
         self._live = SortedList()
         self._dead = SortedList()
         self._pins: list[Pin] = []
@@ -183,25 +187,46 @@ class KeySpace:
         self.size_bytes += cost_bytes(version)
         return version
 
-    def delete(self, live: KeyValue, revision: int) -> KeyValue:
-        """Write a tombstone over *live*, the live version of its key; returns the tombstone."""
-        tombstone = KeyValue(live.key, 0, revision, 0, b"", 0)
-        versions = self.index[live.key]
-        if isinstance(versions, list):
-            versions.append(tombstone)
-        else:
-            self.index[live.key] = [versions, tombstone]
-        self.moved[live.key] = None
-        self.log.append(tombstone)
-        self.size_bytes += cost_bytes(tombstone)
-        self.superseded_bytes += cost_bytes(live) + cost_bytes(tombstone)
-        return tombstone
+    def delete_all(self, deletion: Deletion) -> None:
+        """Write tombstones over live versions, one for each of their keys; `commit` follows."""
+        self.index.update(deletion.pairs)
+        for tombstone in deletion.listed:
+            versions = self.index[tombstone.key]
+            # What was a list when the deletion was made ready may have been reduced to its newest version since.
+            if isinstance(versions, list):
+                versions.append(tombstone)
+            else:
+                self.index[tombstone.key] = [versions, tombstone]
+        self.moved.update(dict.fromkeys([version.key for version in deletion.live]))
+        self.log += deletion.tombstones
+        tombstones_bytes = deletion.keys_bytes + VERSION_OVERHEAD_BYTES * len(deletion.tombstones)
+        self.size_bytes += tombstones_bytes
+        self.superseded_bytes += 2 * tombstones_bytes + deletion.values_bytes
+        self._unmarked += len(deletion.tombstones)
+
+    def slices(self, key: bytes, range_end: bytes, count: int) -> Iterator[tuple[Index, list[KeyValue]]]:
+        """The live versions of a range, *count* at a time, each time with the index that holds them."""
+        while True:
+            live = self.live(key, range_end, count)
+            yield self.index, live
+            if len(live) < count or not range_end:
+                return
+            key = live[-1].key + b"\0"
+
+    def unwritten_since(self, revision: int, key: bytes, range_end: bytes) -> bool:
+        """Whether nothing in a range has been written after *revision*, which is the present one or a recent one."""
+        return not any(
+            version.key == key
+            or (range_end and version.key >= key and (range_end == TO_THE_END or version.key < range_end))
+            for version in self.log[self.log_position(revision + 1) :]
+        )
 
     def commit(self, revision: int) -> None:
         """All writes of *revision* are in: make it the current one."""
         self.revision = revision
-        if not revision & (MARK_INTERVAL - 1):
+        if not revision & (MARK_INTERVAL - 1) or self._unmarked >= MARK_INTERVAL:
             self.marks.append((revision, self.superseded_bytes))
+            self._unmarked = 0
 
     # ---- order -----------------------------------------------------------------------------------------------
 
@@ -449,6 +474,7 @@ class KeySpace:
             self.superseded_bytes += cost_bytes(newest)
         if not version.version:
             self.superseded_bytes += cost_bytes(version)
+            self._unmarked += 1
         self.size_bytes += cost_bytes(version)
         self.moved[version.key] = None
         self.log.append(version)

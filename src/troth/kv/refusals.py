@@ -1,10 +1,12 @@
 """Refusals in etcd's own words.
 
 Clients of etcd recognise an error by its text, so the texts are etcd's to the letter (with the capital letters
-and the "etcdserver:" in front). The code beside each is that of a class in `troth.errors`.
+and the "etcdserver:" in front) wherever etcd has such a refusal. The code
+beside each is that of a class in `troth.errors`.
 """
 
 from troth.errors import (
+    AnswerTooLarge,
     Compacted,
     FutureRevision,
     InvalidRequest,
@@ -30,6 +32,16 @@ LEASE_EXISTS = Failure(LeaseExists.code, "etcdserver: lease already exists")
 NO_SPACE = Failure(QuotaExceeded.code, "etcdserver: mvcc: database space exceeded")
 COMPACTED = Failure(Compacted.code, "etcdserver: mvcc: required revision has been compacted")
 FUTURE_REVISION = Failure(FutureRevision.code, "etcdserver: mvcc: required revision is a future revision")
+ANSWER_TOO_LARGE = Failure(
+    AnswerTooLarge.code,
+    "the answer would hold more than one may; nothing was done: ask for less at once (a smaller range, a limit, "
+    "no prev_kv)",
+)
+ANSWERS_TOO_LARGE = Failure(
+    Overloaded.code,
+    "together with others sent at the same moment the answer would hold more than one may; nothing was done: send "
+    "it again",
+)
 WATCH_RANGE_EMPTY = Failure(InvalidRequest.code, "mvcc: watcher range is empty")
 WATCH_ID_TAKEN = Failure(InvalidRequest.code, "mvcc: duplicate watch ID provided on the WatchStream")
 TOO_MANY_WATCHES = Failure(Overloaded.code, "etcdserver: too many requests")

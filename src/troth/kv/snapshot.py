@@ -22,7 +22,7 @@ Which leases hold which keys is not written: the newest version of each key says
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from types import TracebackType
 from typing import Self, TypeAlias, assert_never
@@ -167,8 +167,10 @@ def state_hash(space: KeySpace, revision: int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def load_snapshot(chunks: Iterable[bytes], space: KeySpace, leases: LeaseTable) -> list[AlarmMember]:
-    """Fill a new key space and lease table from a stream; returns the alarms.
+def load_snapshot(
+    chunks: Iterable[bytes], space: KeySpace, leases: LeaseTable
+) -> Generator[None, None, list[AlarmMember]]:
+    """Fill a new key space and lease table from a stream, in steps of a frame; returns the alarms.
 
     Raises:
         DecodeError: the stream is not a snapshot, of an unknown format, or not whole.
@@ -178,6 +180,7 @@ def load_snapshot(chunks: Iterable[bytes], space: KeySpace, leases: LeaseTable) 
     try:
         for payload in _payloads(chunks):
             loader.on_frame(decode(payload))
+            yield
     except msgspec.DecodeError as error:
         raise DecodeError(f"not a snapshot of the store: {error}") from error
     if not loader.finished:

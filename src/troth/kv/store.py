@@ -10,10 +10,11 @@ The parameters of a Store are part of the machine: every replica must be made wi
 Time is not here. Leases end when a LeaseRevoke comes through the log; `troth.kv.lessor` holds the leader's clock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import assert_never
 
 from troth.kv import refusals
+from troth.kv.answers import ANSWER_BYTES_MAX, coming_bytes
 from troth.kv.checks import (
     REQUEST_BYTES_MAX,
     check_command,
@@ -24,6 +25,7 @@ from troth.kv.checks import (
     put_cost_bytes,
     txn_cost_bytes,
 )
+from troth.kv.deletion import SLICE_KEYS, PreparedDeletion
 from troth.kv.keyspace import MARK_INTERVAL, VERSION_OVERHEAD_BYTES, KeySpace
 from troth.kv.leases import LeaseTable, LeaseView
 from troth.kv.ranges import read_range, unreadable
@@ -72,6 +74,7 @@ class Store:
         lease_min_ttl_s: shorter leases are raised to this.
         txn_ops_max: bound on comparisons and on operations of a transaction, each.
         request_bytes_max: bound that `validate` puts on one request (`apply` does not).
+        answer_bytes_max: bound on the keys and values in all answers to one batch.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Store:
         lease_min_ttl_s: int = 2,
         txn_ops_max: int = 128,
         request_bytes_max: int = REQUEST_BYTES_MAX,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
     ) -> None:
         self.space = KeySpace()
         self.lease_table = LeaseTable()
@@ -91,6 +95,10 @@ class Store:
         self._lease_min_ttl_s = lease_min_ttl_s
         self._txn_ops_max = txn_ops_max
         self._request_bytes_max = request_bytes_max
+        self._answer_bytes_max = answer_bytes_max
+        self._answer_bytes = 0
+        """What the present batch's answers hold so far, plain ones left aside."""
+        self._prepared: PreparedDeletion | None = None
 
     # ---- where it stands -------------------------------------------------------------------------------------
 
@@ -201,6 +209,34 @@ class Store:
             failure = refusals.REQUEST_TOO_LARGE
         return None if failure is None else self._refuse(failure)
 
+    def prepare(self, commands: Iterable[Command]) -> Iterator[None] | None:
+        """Before *commands* are applied: the steps of work to be done first, so that applying does not take long.
+
+        None: there is nothing to prepare. Between two steps nothing may be applied; anything may be read. What is
+        applied afterwards has the same outcome whether or not this was done.
+        """
+        space = self.space
+        revision = space.revision
+        for command in commands:
+            # Most commands make one revision; where this one does not, the deletion is made ready in vain.
+            if type(command) is DeleteRange and space.live_count(command.key, command.range_end) > SLICE_KEYS:
+                prepared = self._prepared
+                if prepared is not None and self._is_good(prepared, command, revision):
+                    return None
+                prepared = self._prepared = PreparedDeletion(command, since=space.revision, revision=revision + 1)
+                return prepared.steps(space.slices(command.key, command.range_end, SLICE_KEYS))
+            revision += 1
+        return None
+
+    def _is_good(self, prepared: PreparedDeletion, request: DeleteRange, revision: int) -> bool:
+        """Whether *prepared* is what *request* does when it is applied at the revision after *revision*."""
+        return (
+            prepared.is_whole
+            and prepared.request == request
+            and prepared.deletion.revision == revision + 1
+            and self.space.unwritten_since(prepared.since, request.key, request.range_end)
+        )
+
     # ---- changes ---------------------------------------------------------------------------------------------
 
     def apply(self, command: Command) -> Result:
@@ -218,6 +254,7 @@ class Store:
         moved = space.moved
         results: list[Result] = []
         answer = results.append
+        self._answer_bytes = 0
         room_bytes = self._room_bytes()
         for command in commands:
             if (
@@ -308,6 +345,8 @@ class Store:
 
     def _put_alone(self, put: Put) -> PutResult | Failure:
         failure = check_put(put) or self._take_space(put_cost_bytes(put)) or self._writer.check_put(put)
+        if failure is None and put.prev_kv:
+            failure = self._take_answer((put,))
         if failure is not None:
             return self._refuse(failure)
         revision = self.space.revision + 1
@@ -318,8 +357,15 @@ class Store:
     def _delete_alone(self, request: DeleteRange) -> DeleteRangeResult | Failure:
         if not request.key:
             return self._refuse(refusals.EMPTY_KEY)
+        failure = self._take_answer((request,)) if request.prev_kv else None
+        if failure is not None:
+            return self._refuse(failure)
         space = self.space
-        result = self._writer.delete(request, space.revision + 1)
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and self._is_good(prepared, request, space.revision):
+            result = self._writer.delete_ready(request, prepared.deletion)
+        else:
+            result = self._writer.delete(request, space.revision + 1)
         if not result.deleted:
             return DeleteRangeResult(space.revision, 0)
         space.commit(result.revision)
@@ -336,7 +382,7 @@ class Store:
         path: list[bool] = []
         chosen: list[Operation] = []
         decide(space, txn, path, chosen)
-        failure = self._writer.check_operations(chosen)
+        failure = self._writer.check_operations(chosen) or self._take_answer(chosen)
         if failure is not None:
             return self._refuse(failure)
         revision = space.revision + 1
@@ -353,6 +399,17 @@ class Store:
         if self.db_size_bytes + cost_bytes > self._quota_bytes:
             self._set_alarms({*self._alarms, (0, AlarmType.NOSPACE)})
             return refusals.NO_SPACE
+        return None
+
+    def _take_answer(self, operations: Sequence[Operation]) -> Failure | None:
+        """Refuse, before it is done, what would be answered with more than an answer may hold."""
+        bytes_max = self._answer_bytes_max
+        coming = coming_bytes(self.space, operations, bytes_max)
+        if coming > bytes_max:
+            return refusals.ANSWER_TOO_LARGE
+        if self._answer_bytes + coming > bytes_max:
+            return refusals.ANSWERS_TOO_LARGE
+        self._answer_bytes += coming
         return None
 
     def _grant(self, grant: LeaseGrant) -> LeaseGrantResult | Failure:
@@ -415,6 +472,7 @@ class Store:
         lease_min_ttl_s: int = 2,
         txn_ops_max: int = 128,
         request_bytes_max: int = REQUEST_BYTES_MAX,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
     ) -> "Store":
         """The store that a snapshot was taken of. The bytes may be cut into chunks anywhere.
 
@@ -426,7 +484,17 @@ class Store:
             lease_min_ttl_s=lease_min_ttl_s,
             txn_ops_max=txn_ops_max,
             request_bytes_max=request_bytes_max,
+            answer_bytes_max=answer_bytes_max,
         )
-        alarms = load_snapshot(chunks, store.space, store.lease_table)
-        store._set_alarms((raised.member, raised.alarm) for raised in alarms)
+        for _ in store.load(chunks):
+            pass
         return store
+
+    def load(self, chunks: Iterable[bytes]) -> Iterator[None]:
+        """`restore`, in short steps; only on a store that is new. It is whole after the last one.
+
+        Raises:
+            DecodeError: these bytes are not a whole snapshot.
+        """
+        alarms = yield from load_snapshot(chunks, self.space, self.lease_table)
+        self._set_alarms((raised.member, raised.alarm) for raised in alarms)

@@ -3,10 +3,11 @@
 Everything is checked before the first write, so that a change is done whole or not at all without undoing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 from troth.kv import refusals
+from troth.kv.deletion import Deletion
 from troth.kv.keyspace import KeySpace
 from troth.kv.leases import LeaseTable
 from troth.kv.ranges import read_range, unreadable
@@ -84,13 +85,27 @@ class Writer:
         return PutResult(revision, newest if put.prev_kv else None)
 
     def delete(self, request: DeleteRange, revision: int) -> DeleteRangeResult:
-        found = self._space.live(request.key, request.range_end)
-        self.delete_versions(found, revision)
-        return DeleteRangeResult(revision, len(found), found if request.prev_kv else [])
+        return self.delete_ready(
+            request, self._deletion(self._space.live(request.key, request.range_end), revision)
+        )
 
-    def delete_versions(self, versions: Iterable[KeyValue], revision: int) -> None:
-        for version in versions:
-            self._space.delete(version, revision)
+    def delete_ready(self, request: DeleteRange, deletion: Deletion) -> DeleteRangeResult:
+        """Do *request*, for which *deletion* was made ready."""
+        self._delete(deletion)
+        found = deletion.live
+        return DeleteRangeResult(deletion.revision, len(found), found if request.prev_kv else [])
+
+    def delete_versions(self, versions: Sequence[KeyValue], revision: int) -> None:
+        self._delete(self._deletion(versions, revision))
+
+    def _deletion(self, versions: Sequence[KeyValue], revision: int) -> Deletion:
+        deletion = Deletion(revision)
+        deletion.add(self._space.index, versions)
+        return deletion
+
+    def _delete(self, deletion: Deletion) -> None:
+        self._space.delete_all(deletion)
+        for version in deletion.live:
             if version.lease:
                 self._leases.detach(version.lease, version.key)
 

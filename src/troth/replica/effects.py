@@ -47,8 +47,9 @@ class StoreChunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSnapshot:
-    """The stored snapshot `meta` becomes the state: read it and call `Replica.load` with its chunks before anything
-    else is given to the replica. It follows the `persist` of the same effects."""
+    """The stored snapshot `meta` becomes the state: take the steps of `Replica.load_steps` with its chunks, with turns
+    in between. Of two, the first is done (or given up) before the second is begun. It follows the `persist` of the
+    same effects."""
 
     meta: SnapshotMeta
 

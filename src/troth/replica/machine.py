@@ -5,13 +5,14 @@ The payload of a COMMANDS entry is a msgpack array of proposals ``[request id, c
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TypeAlias, assert_never
 
 import msgspec
 
 from troth.core.interface import Entry
 from troth.errors import Corrupt
-from troth.kv.requests import Failure, Result
+from troth.kv.requests import DeleteRange, Failure, Result
 from troth.kv.store import Store
 from troth.replica.peers import Proposal
 from troth.replica.protocol import CloseSession, OpenSession, Writes
@@ -53,26 +54,39 @@ def decode_command(body: bytes | msgspec.Raw) -> LoggedCommand:
 class StateMachine:
     """Store and sessions: all that the log determines."""
 
-    def __init__(self, new_store: Callable[[], Store], restore_store: Callable[[Iterable[bytes]], Store]) -> None:
-        self._restore_store = restore_store
+    def __init__(self, new_store: Callable[[], Store]) -> None:
+        self._new_store = new_store
         self.store = new_store()
         self.sessions = SessionTable()
 
-    def apply(
-        self, entry: Entry, known: Callable[[int], LoggedCommand | None]
-    ) -> list[tuple[int, LoggedCommand, Outcome]]:
-        """Apply a COMMANDS entry: (request id, command, outcome) of each proposal, in order.
+    def read(self, entry: Entry, known: Callable[[int], LoggedCommand | None]) -> list[tuple[int, LoggedCommand]]:
+        """The proposals of a COMMANDS entry, in order: (request id, command).
 
         *known* gives the decoded form of a request that this very server took in, to save decoding it again.
         """
+        return [
+            (request, known(request) or _command_decoder.decode(body))
+            for request, body in _payload_decoder.decode(entry.payload)
+        ]
+
+    def prepare(self, proposals: Iterable[tuple[int, LoggedCommand]]) -> Iterator[None] | None:
+        """What is to be done, step by step, before *proposals* are applied; None: nothing (see `Store.prepare`)."""
+        batches = [command.commands for _, command in proposals if isinstance(command, Writes)]
+        if not any(type(command) is DeleteRange for batch in batches for command in batch):
+            return None
+        return self.store.prepare(chain.from_iterable(batches))
+
+    def apply(
+        self, index: int, proposals: Iterable[tuple[int, LoggedCommand]]
+    ) -> list[tuple[int, LoggedCommand, Outcome]]:
+        """Apply the proposals of the entry at *index*: (request id, command, outcome) of each, in order."""
         outcomes: list[tuple[int, LoggedCommand, Outcome]] = []
-        for request, body in _payload_decoder.decode(entry.payload):
-            command = known(request) or _command_decoder.decode(body)
+        for request, command in proposals:
             match command:
                 case Writes():
-                    outcome: Outcome = self._apply_writes(command, entry.index)
+                    outcome: Outcome = self._apply_writes(command, index)
                 case OpenSession():
-                    outcome = self.sessions.open(command.nonce, entry.index)
+                    outcome = self.sessions.open(command.nonce, index)
                 case CloseSession():
                     self.sessions.close(command.session)
                     outcome = 0
@@ -107,6 +121,11 @@ class StateMachine:
         Raises:
             Corrupt: this is not such a state.
         """
+        for _ in self.load_steps(chunks):
+            pass
+
+    def load_steps(self, chunks: Iterable[bytes]) -> Iterator[None]:
+        """`load` in short steps. The state is the old one until the last of them is done."""
         pieces = iter(chunks)
         head, rest = _split_header(pieces)
         try:
@@ -115,7 +134,9 @@ class StateMachine:
             raise Corrupt(f"the snapshot's header cannot be read: {error}", path="") from None
         if header.version != STATE_VERSION:
             raise Corrupt(f"snapshot version {header.version} is newer than this program", path="")
-        self.store = self._restore_store(_chain(rest, pieces))
+        store = self._new_store()
+        yield from store.load(_chain(rest, pieces))
+        self.store = store
         self.sessions = SessionTable(header.sessions, header.next_session)
 
 

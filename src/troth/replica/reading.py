@@ -3,6 +3,8 @@
 from typing import assert_never
 
 from troth.ids import NodeId, Tick
+from troth.kv import refusals
+from troth.kv.answers import kvs_bytes
 from troth.kv.requests import Failure, RangeResult
 from troth.models import LevelName, ReadLevel
 from troth.replica.effects import ClientId
@@ -11,11 +13,6 @@ from troth.replica.protocol import HashState, ReadResults, Reads, StateHash
 from troth.replica.reads import Waiting
 from troth.replica.state import NOBODY, ReplicaStart
 from troth.replica.writes import WritePath
-
-KV_OVERHEAD_BYTES = 40
-"""Numbers and framing of one key in an answer, at most about."""
-
-TOO_MUCH = Failure("overloaded", "more was asked for than one answer may hold; use limit, or ask for less at once")
 
 
 class ReadPath(WritePath):
@@ -62,13 +59,17 @@ class ReadPath(WritePath):
         """Answer from the state as it is. *age_ticks*: how old it may be; 0: a read point vouches; -1: unknown."""
         store = self.machine.store
         results: list[RangeResult | Failure] = []
-        room_bytes = self._config.answer_bytes_max
+        room_bytes = bytes_max = self._config.answer_bytes_max
         for request in message.requests:
-            result = store.range(request) if room_bytes >= 0 else TOO_MUCH
+            result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
             if isinstance(result, RangeResult):
-                for kv in result.kvs:
-                    room_bytes -= len(kv.key) + len(kv.value) + KV_OVERHEAD_BYTES
-            results.append(result if room_bytes >= 0 else TOO_MUCH)
+                size_bytes = kvs_bytes(result.kvs)
+                room_bytes -= size_bytes
+                if size_bytes > bytes_max:
+                    result = refusals.ANSWER_TOO_LARGE
+                elif room_bytes < 0:
+                    result = refusals.ANSWERS_TOO_LARGE
+            results.append(result)
         staleness_ms = self._ms(age_ticks) if age_ticks >= 0 else self._staleness_ms()
         self._reply(client, ReadResults(message.call, message.level.name, store.revision, results, staleness_ms))
 

@@ -8,7 +8,7 @@ business (core/interface.py); exactly-once is the state machine's (sessions.py).
 Everything is bounded: writes that wait, reads that wait, watches, snapshots in flight. Full means a refusal.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import assert_never
 
 from troth.core.interface import Effects, Entry, EntryKind, Message, SnapshotMeta, Trace
@@ -78,8 +78,10 @@ class Replica(AdminPath):
         )
         self._receiver = SnapshotReceiver()
         self._loading: SnapshotMeta | None = None
+        self._preparing: Iterator[None] | None = None
         self._backlog: list[Entry] = []
-        """What was committed behind the snapshot that is being loaded."""
+        """What is committed and waits for the snapshot that is being loaded, or for what is being prepared (that
+        entry stands first)."""
         self._amnesia = start.amnesia
         self._recovering = False
 
@@ -165,7 +167,8 @@ class Replica(AdminPath):
         self.machine.store.scavenge()
         if self._leading:
             self._out.snapshot_work += self._sender.tick(now, self.engine)
-            self._revoke_expired()
+            if self._loading is None:
+                self._revoke_expired()
         if self._amnesia and not self._recovering:
             self._ask_recovery_point()
 
@@ -210,19 +213,33 @@ class Replica(AdminPath):
         self._out.send.append((work.sender, SnapshotAck(work.meta.last, offset, complete)))
 
     def load(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
-        """`LoadSnapshot`: the state becomes that of *chunks*. Reads that wait are answered from it, watches go on."""
-        self.machine.load(chunks)
+        """`LoadSnapshot`, all at once."""
+        for _ in self.load_steps(meta, chunks):
+            pass
+
+    def load_steps(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> Iterator[None]:
+        """`LoadSnapshot`, in short steps with turns in between: the state becomes that of *chunks*.
+
+        Until the last step is done the state is the old one, and nothing is applied; afterwards reads that wait are
+        answered from the new one, and watches go on.
+        """
+        yield from self.machine.load_steps(chunks)
         self._hub.attach(self.machine.store)
         self._snapshot = meta
         self._applied = meta.last.index
         self.engine.applied(meta.last.index)
+        if self._leading:
+            self._lessor.reset(self.machine.store.granted_ttls_s(), self._now)
         # What clients wait for may be covered by the snapshot; then it will never be seen being applied.
         self._leader_lost()
         if self._loading is not None and self._loading.last == meta.last:
             self._loading = None
-            backlog, self._backlog = self._backlog, []
-            if backlog:
-                self._apply_all(backlog)
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        backlog, self._backlog = self._backlog, []
+        if backlog:
+            self._apply_all(backlog)
 
     def amnesia_cleared(self) -> None:
         """`ClearAmnesia` is done and durable."""
@@ -233,6 +250,8 @@ class Replica(AdminPath):
 
     def take_effects(self) -> ReplicaEffects:
         """Everything to be done since the last call."""
+        if self._preparing is not None:
+            self._prepare_more(self._preparing)
         if self.engine.leader() != self._known_leader:
             # Settle the old leader's affairs before anything new is proposed: the two must not be mixed up.
             self._absorb(self.engine.take_effects())
@@ -267,7 +286,8 @@ class Replica(AdminPath):
         if effects.install is not None:
             out.snapshot_work.append(LoadSnapshot(meta=effects.install))
             self._loading = effects.install
-        if self._loading is not None:
+            self._preparing, self._backlog = None, []
+        if self._loading is not None or self._preparing is not None:
             self._backlog += effects.committed
         elif effects.committed:
             self._apply_all(effects.committed)
@@ -281,12 +301,25 @@ class Replica(AdminPath):
             out.snapshot_work += self._sender.begin(peer, self._snapshot, self._now)
 
     def _apply_all(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
+        for position, entry in enumerate(entries):
             if entry.kind == EntryKind.COMMANDS:
+                self._preparing = self._prepare(entry)
+                if self._preparing is not None:
+                    self._backlog = [*entries[position:]]
+                    self._out.again = True
+                    break
                 self._apply(entry)
             self._applied = entry.index
         self.engine.applied(self._applied)
         self._settle_changes()
+
+    def _prepare_more(self, steps: Iterator[None]) -> None:
+        """One step; time passes and everything else goes on between two."""
+        for _ in steps:
+            self._out.again = True
+            return
+        self._preparing = None
+        self._catch_up()
 
     def _notice_leader(self) -> None:
         """Another term or leader: settle what depended on the old one, tell every client."""
@@ -307,7 +340,7 @@ class Replica(AdminPath):
     def _maybe_snapshot(self) -> None:
         """Begin a snapshot when the log has grown enough since the last one."""
         behind = self._applied - self._snapshot.last.index
-        if self._saving or not behind:
+        if self._saving or not behind or self._loading is not None:
             return
         if self._log_bytes < self._config.snapshot_log_bytes and behind < self._config.snapshot_log_entries:
             return

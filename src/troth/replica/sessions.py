@@ -7,6 +7,8 @@ outstanding. Sessions are part of the replicated state: every replica has the sa
 
 import msgspec
 
+from troth.errors import AnswerLost
+from troth.kv.answers import results_bytes
 from troth.kv.requests import Failure, Result
 
 SESSIONS_MAX = 10_000
@@ -15,9 +17,15 @@ SESSIONS_MAX = 10_000
 RESULTS_MAX = 65_536
 """Batches whose results one session may keep unacknowledged: far more than a client has outstanding."""
 
+KEPT_BYTES_MAX = 128 << 20
+"""What the results of all sessions may hold together. Beyond it those of the longest idle sessions are given up."""
+
 
 class SessionState(msgspec.Struct, array_like=True):
-    """One client. `results` maps the first number of a batch to its results, until the client has acknowledged."""
+    """One client. `results` maps the first number of a batch to its results, until the client has acknowledged.
+
+    An empty list (a batch is never empty) says that the batch was applied and its results were given up.
+    """
 
     id: int
     nonce: int
@@ -30,10 +38,25 @@ class SessionState(msgspec.Struct, array_like=True):
 class SessionTable:
     """All sessions, by id; ids are never used twice."""
 
-    def __init__(self, sessions: list[SessionState] | None = None, next_id: int = 1) -> None:
+    def __init__(
+        self,
+        sessions: list[SessionState] | None = None,
+        next_id: int = 1,
+        *,
+        kept_bytes_max: int = KEPT_BYTES_MAX,
+    ) -> None:
         self._sessions = {session.id: session for session in sessions or []}
         self._by_nonce = {session.nonce: session.id for session in sessions or []}
         self._next_id = next_id
+        self._kept_bytes_max = kept_bytes_max
+        self._kept: dict[int, dict[int, int]] = {}
+        """Session -> batch -> bytes of its results; sessions without results are not there."""
+        for session in self._sessions.values():
+            if session.results:
+                self._kept[session.id] = {
+                    first: results_bytes(results) for first, results in session.results.items()
+                }
+        self._kept_bytes = sum(sum(sizes.values()) for sizes in self._kept.values())
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -56,6 +79,7 @@ class SessionTable:
         session = self._sessions.pop(session_id, None)
         if session is not None:
             del self._by_nonce[session.nonce]
+            self._kept_bytes -= sum(self._kept.pop(session_id, {}).values())
 
     def recall(
         self, session_id: int, first_seq: int, acked_below: int, index: int
@@ -72,16 +96,39 @@ class SessionTable:
             session.acked_below = acked_below
             for first in [first for first in session.results if first < acked_below]:
                 del session.results[first]
+                self._forget(session_id, first)
         if first_seq < session.acked_below:
             return ANSWERED  # the client has said that it has this answer; nobody waits for it
         known = session.results.get(first_seq)
         if known is None and len(session.results) >= RESULTS_MAX:
             return UNACKNOWLEDGED
-        return known
+        return ANSWER_LOST if known == [] else known
 
     def remember(self, session_id: int, first_seq: int, results: list[Result]) -> None:
         """Keep the results of a batch that has just been applied."""
         self._sessions[session_id].results[first_seq] = results
+        size_bytes = results_bytes(results)
+        self._kept.setdefault(session_id, {})[first_seq] = size_bytes
+        self._kept_bytes += size_bytes
+        if self._kept_bytes > self._kept_bytes_max:
+            self._give_up_some()
+
+    def _forget(self, session_id: int, first_seq: int) -> None:
+        sizes = self._kept.get(session_id, {})
+        self._kept_bytes -= sizes.pop(first_seq, 0)
+        if not sizes:
+            self._kept.pop(session_id, None)
+
+    def _give_up_some(self) -> None:
+        """Down to half of the bound, so that it is not done for every batch. What goes first depends on nothing but
+        the state: a replica that was restored from a snapshot gives up the same."""
+        sessions = self._sessions
+        for session_id in sorted(self._kept, key=lambda each: (sessions[each].last_used, each)):
+            for first_seq in sorted(self._kept[session_id]):
+                if self._kept_bytes <= self._kept_bytes_max // 2:
+                    return
+                sessions[session_id].results[first_seq] = []
+                self._forget(session_id, first_seq)
 
     def dump(self) -> tuple[list[SessionState], int]:
         """Everything, in an order that all replicas share."""
@@ -89,5 +136,9 @@ class SessionTable:
 
 
 SESSION_GONE = Failure("session_expired", "the session is unknown: it was closed, or idle for too long")
+ANSWER_LOST = Failure(
+    AnswerLost.code,
+    "the write was applied, but what it answered is no longer kept; read the present state to see what it did",
+)
 ANSWERED = Failure("invalid", "this batch was answered before, and the client has said that it has the answer")
 UNACKNOWLEDGED = Failure("overloaded", "too many answers of this session wait to be acknowledged (acked_below)")

@@ -5,6 +5,7 @@ for a quorum, further writes gather: under load the batches grow by themselves, 
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -56,6 +57,8 @@ class WritePath(ReplicaState):
         self._pending_bytes = 0
         self._last_proposed = LogIndex(0)
         self._log_bytes = 0
+        self._proposals: list[tuple[int, LoggedCommand]] = []
+        """Those of the entry that is prepared or applied at present."""
 
     # ---- in ----
 
@@ -161,10 +164,15 @@ class WritePath(ReplicaState):
 
     # ---- out ----
 
+    def _prepare(self, entry: Entry) -> Iterator[None] | None:
+        """What has to be done in steps before *entry* is applied; None for nearly every entry."""
+        self._proposals = self.machine.read(entry, self._known)
+        return self.machine.prepare(self._proposals)
+
     def _apply(self, entry: Entry) -> None:
-        """Apply one entry of commands and answer those who wait for it here."""
+        """Apply one entry of commands, which was prepared, and answer those who wait for it here."""
         self._log_bytes += entry.size_bytes
-        for request, command, outcome in self.machine.apply(entry, self._known):
+        for request, command, outcome in self.machine.apply(entry.index, self._proposals):
             self._on_applied(command, outcome)
             pending = self._forget(request)
             if pending is not None and pending.client:

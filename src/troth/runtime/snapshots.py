@@ -33,6 +33,8 @@ SAVE_BYTES_PER_SECOND = 128 << 20
 RETRY_SECONDS = 10.0
 """How long a snapshot that could not be written (a full disk) is not tried again."""
 
+_LOADED = object()
+
 _log = logging.getLogger("troth.snapshots")
 
 
@@ -68,6 +70,10 @@ class SnapshotKeeper:
         self._wake = wake
         self._fail = fail
         self._loop = asyncio.get_running_loop()
+        self._loading: Iterator[None] | None = None
+        self._to_load: SnapshotMeta | None = None
+        """What is loaded next; a newer one takes its place."""
+        self._stopped = False
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="troth-snapshots", daemon=True)
         self._thread.start()
@@ -93,6 +99,7 @@ class SnapshotKeeper:
 
     def stop(self, seconds_max: float = 5.0) -> bool:
         """Finish the job at hand and end the thread; False when the disk hangs."""
+        self._stopped = True
         self._jobs.put(None)
         self._thread.join(seconds_max)
         return not self._thread.is_alive()
@@ -152,10 +159,32 @@ class SnapshotKeeper:
     # -- the loop's side -------------------------------------------------------------------------------------
 
     def _load(self, meta: SnapshotMeta) -> None:
-        """Replace the state. Nothing else can happen meanwhile: there is no state to answer from."""
-        self._replica.load(meta, self._store.load(meta))
+        """Replace the state, in short steps: heartbeats and answers from the old state go on meanwhile."""
+        self._to_load = meta
+        if self._loading is None:
+            self._load_next()
+
+    def _load_next(self) -> None:
+        meta, self._to_load = self._to_load, None
+        self._loading = None if meta is None else self._replica.load_steps(meta, self._store.load(meta))
+        if meta is not None:
+            self._load_more(meta)
+
+    def _load_more(self, meta: SnapshotMeta) -> None:
+        steps = self._loading
+        if steps is None or self._stopped:
+            return
+        try:
+            if next(steps, _LOADED) is not _LOADED:
+                self._loop.call_soon(self._load_more, meta)
+                return
+        # A snapshot that was verified when it came and can not be read now is as bad as a log that can not.
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+            return
         _log.info("loaded a snapshot", extra={"facts": {"index": meta.last.index, "term": meta.last.term}})
         self._wake()
+        self._load_next()
 
     @property
     def store(self) -> SnapshotStore:

@@ -84,10 +84,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def _loaded(path: Path, config: ServerConfig) -> StateMachine:
     """The state in *path*, all of it read and checked."""
-    machine = StateMachine(
-        lambda: Store(quota_bytes=config.quota_bytes),
-        lambda chunks: Store.restore(chunks, quota_bytes=config.quota_bytes),
-    )
+    machine = StateMachine(lambda: Store(quota_bytes=config.quota_bytes))
     pieces = _pieces(path)
     try:
         machine.load(pieces)

@@ -13,7 +13,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -225,7 +225,7 @@ class Server:
         loop = asyncio.get_running_loop()
         kind = engine_kind(config.consensus)
         snapshot = recovered.snapshot or SnapshotMeta(ORIGIN, who.genesis)
-        machine = StateMachine(self._new_store, self._restored_store)
+        machine = StateMachine(self._new_store)
         if recovered.snapshot is not None:
             machine.load(directory.snapshots.load(recovered.snapshot))
         amnesia = recovered.amnesia is not None
@@ -314,9 +314,6 @@ class Server:
 
     def _new_store(self) -> Store:
         return Store(quota_bytes=self.config.quota_bytes)
-
-    def _restored_store(self, chunks: Iterable[bytes]) -> Store:
-        return Store.restore(chunks, quota_bytes=self.config.quota_bytes)
 
     async def _let_in(self, accepting: ssl.SSLContext | None) -> None:
         config = self.config

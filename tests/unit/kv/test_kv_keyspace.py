@@ -5,6 +5,7 @@ import random
 import pytest
 
 from troth.errors import InvariantViolation
+from troth.kv.deletion import Deletion
 from troth.kv.keyspace import MARK_INTERVAL, KeySpace
 from troth.kv.requests import Compact, DeleteRange, Put, Range
 from troth.kv.store import Store
@@ -173,7 +174,10 @@ def test_what_was_there_before_a_version() -> None:
     second = space.put(b"k", b"2", 0, 3)
     space.commit(3)
     assert space.previous(second) is first
-    gone = space.delete(second, 4)
+    deletion = Deletion(4)
+    deletion.add(space.index, [second])
+    space.delete_all(deletion)
+    gone = space.versions(b"k")[-1]
     space.commit(4)
     assert space.previous(gone) is second
     again = space.put(b"k", b"3", 0, 5)

@@ -4,7 +4,7 @@ What goes wrong between servers is the simulator's subject; here it is what one 
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -62,6 +62,9 @@ class Cluster:
         self.replies: dict[int, list[ServerMessage]] = {}
         self.snapshots: dict[NodeId, dict[EntryId, bytes]] = {}
         self.partial: dict[NodeId, bytearray] = {}
+        self.in_steps = False
+        """Whether a snapshot is loaded by who takes the steps in `loads`, not at once."""
+        self.loads: dict[NodeId, Iterator[None]] = {}
         self.compacted: list[tuple[NodeId, CompactLog]] = []
         self.on_send: Callable[[NodeId, NodeId, object], bool] = lambda sender, to, message: True
         self.replicas: dict[NodeId, Replica] = {}
@@ -76,7 +79,7 @@ class Cluster:
         replica = Replica(
             ReplicaStart(
                 engine=engine,
-                machine=StateMachine(Store, Store.restore),
+                machine=StateMachine(Store),
                 rng=rng,
                 name=f"n{node}",
                 cluster_id=7,
@@ -197,6 +200,10 @@ class Cluster:
                 if complete:
                     stored[work.meta.last] = bytes(self.partial.pop(node))
                 replica.chunk_stored(work, offset, complete, self.now)
+            case LoadSnapshot() if self.in_steps:
+                data = stored[work.meta.last]
+                pieces = [data[at : at + 64] for at in range(0, len(data), 64)]
+                self.loads[node] = replica.load_steps(work.meta, pieces)
             case LoadSnapshot():
                 replica.load(work.meta, [stored[work.meta.last]])
             case CompactLog():

@@ -445,7 +445,7 @@ def test_the_whole_state_can_be_downloaded_and_read_back() -> None:
     answers = cluster.ask(cluster.leader, FetchSnapshot(1), ticks=200)
     parts = [reply for reply in answers if isinstance(reply, SnapshotPart)]
     assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
-    machine = StateMachine(Store, Store.restore)
+    machine = StateMachine(Store)
     machine.load(part.data for part in parts if part.data)
     assert machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
     assert len(machine.sessions) == 1
@@ -473,7 +473,7 @@ def test_a_client_that_leaves_ends_its_download() -> None:
 @pytest.mark.parametrize("chunks", [[], [b"\x01"], [b"\xff\x00\x00\x00"], [b"\x01\x00\x00\x00\xc1"]])
 def test_a_state_that_is_cut_or_no_state_is_corrupt(chunks: list[bytes]) -> None:
     with pytest.raises(Corrupt):
-        StateMachine(Store, Store.restore).load(chunks)
+        StateMachine(Store).load(chunks)
 
 
 # ---- recovery ----

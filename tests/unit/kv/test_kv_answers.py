@@ -1,0 +1,123 @@
+"""Answers have a bound, and what would pass it is refused before anything is done."""
+
+import pytest
+
+from troth.errors import AnswerTooLarge, Overloaded
+from troth.kv.answers import KV_OVERHEAD_BYTES, coming_bytes, kvs_bytes, result_bytes
+from troth.kv.requests import (
+    Alarm,
+    AlarmType,
+    Command,
+    Compact,
+    DeleteRange,
+    DeleteRangeResult,
+    Failure,
+    LeaseGrant,
+    LeaseRevoke,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Txn,
+    TxnResult,
+)
+from troth.kv.store import Store
+
+VALUE = b"v" * 100
+ONE = len(b"k0") + len(VALUE) + KV_OVERHEAD_BYTES
+
+
+def filled(answer_bytes_max: int) -> Store:
+    store = Store(answer_bytes_max=answer_bytes_max)
+    store.apply_batch([Put(b"k%d" % number, VALUE) for number in range(10)])
+    return store
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        DeleteRange(b"k", b"l", prev_kv=True),
+        Txn(success=(Range(b"k", b"l"), Put(b"z", b""))),
+        Txn(success=(Put(b"z", b""), Range(b"k", b"l", revision=11))),
+        Txn(success=(DeleteRange(b"k", b"l", prev_kv=True),)),
+        Txn(success=(Txn(success=(Range(b"k0", b"k6"),)), Txn(success=(Range(b"k6", b"l"), Put(b"z", b""))))),
+        Txn(success=(Put(b"k0", b"", prev_kv=True), Range(b"k1", b"l"))),
+        Txn(success=(Put(b"m", b"v" * 2000), Range(b"m"))),  # what the transaction puts itself
+    ],
+)
+def test_what_would_be_answered_with_too_much_is_refused_and_not_done(command: Command) -> None:
+    store = filled(10 * ONE - 1)
+    refused = store.apply(command)
+    assert isinstance(refused, Failure)
+    assert refused.code == AnswerTooLarge.code
+    assert store.revision == 11
+    assert store.range(Range(b"k", b"l", count_only=True)) == RangeResult(11, [], 10)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        DeleteRange(b"k", b"l", prev_kv=True),
+        Txn(success=(Range(b"k", b"l"),)),
+        Txn(success=(Range(b"k", b"l"), Range(b"k", b"l", count_only=True), DeleteRange(b"k", b"l"))),
+        Txn(success=(Range(b"k", b"l", limit=5), Range(b"k", b"l", limit=5))),
+        Txn(compare=(), failure=(Range(b"k", b"l"), Range(b"k", b"l")), success=(Put(b"z", b"", prev_kv=True),)),
+    ],
+)
+def test_what_just_fits_is_done(command: Command) -> None:
+    assert not isinstance(filled(10 * ONE).apply(command), Failure)
+
+
+def test_answers_of_one_batch_share_the_bound_and_the_next_batch_has_it_anew() -> None:
+    store = filled(6 * ONE)
+    half = Txn(success=(Range(b"k0", b"k5"),))
+    first, second = store.apply_batch([half, half])
+    assert isinstance(first, TxnResult)
+    assert isinstance(second, Failure) and second.code == Overloaded.code
+    assert isinstance(store.apply(half), TxnResult)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        (Range(b"k", b"l"),),
+        (Range(b"k", b"l", limit=3),),
+        (Range(b"k", b"l", keys_only=True),),
+        (Range(b"k3"), DeleteRange(b"k3", prev_kv=True), Range(b"k", b"l")),
+        (Put(b"k3", b"new", prev_kv=True), Range(b"k3"), Put(b"k99", b"new"), Range(b"k", b"\0")),
+        (DeleteRange(b"k", b"k5", prev_kv=True), DeleteRange(b"k", b"k5", prev_kv=True)),
+    ],
+)
+def test_the_estimate_is_never_below_what_comes(operations: tuple[Range | Put | DeleteRange, ...]) -> None:
+    store = filled(1 << 20)
+    estimate = coming_bytes(store.space, operations, 1 << 20)
+    result = store.apply(Txn(success=operations))
+    assert isinstance(result, TxnResult)
+    held = 0
+    for response in result.responses:
+        match response:
+            case RangeResult():
+                held += kvs_bytes(response.kvs)
+            case PutResult():
+                held += kvs_bytes([response.prev_kv] if response.prev_kv else [])
+            case DeleteRangeResult():
+                held += kvs_bytes(response.prev_kvs)
+    assert 0 < held <= estimate
+
+
+def test_every_kind_of_result_has_a_size() -> None:
+    store = filled(1 << 20)
+    commands: list[Command] = [
+        Put(b"k0", b""),
+        Put(b"k0", b"", prev_kv=True),
+        DeleteRange(b"k0", prev_kv=True),
+        Txn(success=(Range(b"k1"),)),
+        LeaseGrant(1, 60),
+        LeaseRevoke(1),
+        Compact(5),
+        Alarm(True, 0, AlarmType.CORRUPT),
+        Put(b"", b""),
+    ]
+    sizes = [result_bytes(result) for result in store.apply_batch(commands)]
+    assert all(size > 0 for size in sizes)
+    assert sizes[1] > sizes[0] and sizes[3] > sizes[0]

@@ -1,0 +1,123 @@
+"""Deletions of many keys that are made ready in steps: the same outcome, and nothing to be seen before."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from troth.kv import store as store_module
+from troth.kv.requests import Command, Compact, DeleteRange, LeaseGrant, Put, Range, Txn
+from troth.kv.store import Store
+
+ALL = DeleteRange(b"k", b"l")
+
+
+@pytest.fixture(autouse=True)
+def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SLICE_KEYS", 4)
+
+
+def filled() -> Store:
+    """Keys with one version, with several, deleted ones, and some on a lease."""
+    store = Store()
+    store.apply(LeaseGrant(7, 60))
+    store.apply_batch([Put(b"k%02d" % number, b"v", lease=7 if number % 5 == 0 else 0) for number in range(30)])
+    store.apply_batch([Put(b"k%02d" % number, b"w") for number in range(0, 30, 3)])
+    store.apply(DeleteRange(b"k07"))
+    return store
+
+
+def prepare(store: Store, commands: Sequence[Command]) -> int:
+    steps = store.prepare(commands)
+    return 0 if steps is None else len(list(steps))
+
+
+def stream(store: Store) -> bytes:
+    return b"".join(store.snapshot())
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [ALL],
+        [DeleteRange(b"k", b"l", prev_kv=True)],
+        [DeleteRange(b"k", b"\0")],
+        [Put(b"z", b""), Put(b"y", b""), ALL],
+        [Put(b"k03", b"late"), ALL],  # within the range: what was made ready does not hold
+        [DeleteRange(b"nothing"), ALL],  # makes no revision, so the guess about the revision is wrong
+        [ALL, Put(b"k03", b"again"), ALL],
+        [ALL, Compact(45)],
+        [Compact(40), ALL],
+        [Txn(success=(Put(b"k03", b"t"),)), ALL],
+    ],
+)
+def test_a_deletion_made_ready_has_the_outcome_of_one_that_was_not(commands: list[Command]) -> None:
+    plain, ready = filled(), filled()
+    expected = plain.apply_batch(commands)
+    assert prepare(ready, commands) >= 7
+    assert ready.prepare(commands) is None, "what is made ready is not made ready again"
+    assert ready.apply_batch(commands) == expected
+    assert stream(ready) == stream(plain)
+    assert ready.db_size_bytes == plain.db_size_bytes
+    assert ready.lease(7) == plain.lease(7)
+    for store in (plain, ready):
+        store.apply(Compact(store.revision))
+        while store.scavenge():
+            pass
+    assert stream(ready) == stream(plain)
+    assert ready.db_size_bytes == plain.db_size_bytes
+
+
+def test_nothing_is_seen_of_a_deletion_before_it_is_applied() -> None:
+    store = filled()
+    before, everything = stream(store), store.range(Range(b"k", b"l"))
+    steps = store.prepare([ALL])
+    assert steps is not None
+    for _ in steps:
+        assert store.range(Range(b"k", b"l")) == everything
+        assert stream(store) == before
+
+
+def test_garbage_may_be_freed_while_a_deletion_is_made_ready() -> None:
+    plain, ready = filled(), filled()
+    for store in (plain, ready):
+        store.apply(Compact(store.revision))
+    steps = ready.prepare([ALL])
+    assert steps is not None
+    for _ in steps:
+        ready.scavenge(5)
+    while ready.scavenge():
+        pass
+    assert ready.apply(ALL) == plain.apply(ALL)
+    assert stream(ready) == stream(plain)
+
+
+def test_a_deletion_made_ready_for_another_request_is_not_used() -> None:
+    plain, ready = filled(), filled()
+    assert prepare(ready, [DeleteRange(b"k", b"k2")]) > 1
+    assert ready.apply(ALL) == plain.apply(ALL)
+    assert stream(ready) == stream(plain)
+
+
+def test_small_deletions_are_not_made_ready() -> None:
+    store = filled()
+    assert store.prepare([DeleteRange(b"k01", b"k05"), Put(b"k", b""), DeleteRange(b"k01")]) is None
+
+
+def test_random_batches_have_one_outcome_made_ready_or_not() -> None:
+    chance = random.Random(5)
+
+    def command() -> Command:
+        key = b"k%02d" % chance.randrange(40)
+        kind = chance.random()
+        if kind < 0.7:
+            return Put(key, b"v", prev_kv=chance.random() < 0.1)
+        return DeleteRange(key, b"l" if kind < 0.9 else b"", prev_kv=chance.random() < 0.3)
+
+    plain, ready = filled(), filled()
+    for _ in range(300):
+        batch = [command() for _ in range(chance.randrange(1, 12))]
+        prepare(ready, batch)
+        assert ready.apply_batch(batch) == plain.apply_batch(batch)
+    assert stream(ready) == stream(plain)
+    assert ready.db_size_bytes == plain.db_size_bytes

@@ -1,0 +1,159 @@
+"""Work that takes long is done in steps: heartbeats, reads and everything else go on between two of them."""
+
+import pytest
+from replica_cluster import Cluster, client_of
+
+from troth.core.raft.messages import Heartbeat
+from troth.ids import NodeId
+from troth.kv import store as store_module
+from troth.kv.answers import ANSWER_BYTES_MAX
+from troth.kv.requests import DeleteRange, DeleteRangeResult, Failure, Put, PutResult, Range, RangeResult, Txn
+from troth.models import eventual, linearizable
+from troth.replica import sessions
+from troth.replica.protocol import OpenSession, ReadResults, Reads, Results, SessionOpened, Writes, WritesRefused
+from troth.replica.state import ReplicaConfig
+
+KEYS = 200
+ALL = Range(b"k", b"l", count_only=True)
+
+
+@pytest.fixture(autouse=True)
+def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SLICE_KEYS", 4)
+
+
+def filled_cluster() -> Cluster:
+    cluster = Cluster()
+    puts = tuple(Put(b"k%03d" % number, b"v") for number in range(KEYS))
+    cluster.ask(cluster.leader, Writes(0, 1, 0, puts), ticks=5)
+    return cluster
+
+
+def turn(cluster: Cluster, node: NodeId) -> None:
+    """One turn of one server."""
+    effects = cluster.replicas[node].take_effects()
+    cluster._execute(node, effects)
+
+
+def test_heartbeats_go_on_while_many_keys_are_deleted() -> None:
+    """A deletion of many keys is made ready in several turns; in each, time passes and messages leave."""
+    cluster = filled_cluster()
+    leader = cluster.leader
+    beats = []
+    cluster.on_send = lambda sender, to, message: beats.append(message) is None
+    cluster.say(leader, Writes(0, 2, 0, (DeleteRange(b"k", b"l"),)))
+    turns = 0
+    while not (replies := cluster.heard(leader)) and turns < 1_000:
+        turns += 1
+        for node, replica in cluster.replicas.items():
+            replica.tick(cluster.now)
+            turn(cluster, node)
+        cluster.now = type(cluster.now)(cluster.now + 1)
+    assert replies == [Results(0, 2, [DeleteRangeResult(KEYS + 2, KEYS)])]
+    assert turns > KEYS // 4
+    heartbeats = [each for each in beats if isinstance(each, Heartbeat)]
+    assert len(heartbeats) > turns // 10
+    cluster.step(100)
+    assert {replica.machine.store.revision for replica in cluster.replicas.values()} == {KEYS + 2}
+    assert {replica.engine.leader()[0] for replica in cluster.replicas.values()} == {1}, "no election was needed"
+
+
+def test_reads_see_the_state_before_a_deletion_until_it_is_applied_and_writes_wait_their_turn() -> None:
+    cluster = filled_cluster()
+    leader = cluster.leader
+    replica = cluster.replicas[leader]
+    cluster.say(leader, Writes(0, 2, 0, (DeleteRange(b"k", b"l"),)))
+    while replica._preparing is None:
+        for node in cluster.replicas:
+            turn(cluster, node)
+    cluster.say(leader, Writes(0, 3, 0, (Put(b"k", b"after"),)))
+    cluster.say(leader, Reads(1, eventual, (ALL,)))
+    cluster.say(leader, Reads(2, linearizable, (ALL,)))
+    turn(cluster, leader)
+    assert [reply.results for reply in cluster.heard(leader)] == [[RangeResult(KEYS + 1, [], KEYS)]]
+    cluster.settle()
+    deleted, put, read = cluster.heard(leader)
+    assert deleted == Results(0, 2, [DeleteRangeResult(KEYS + 2, KEYS)])
+    assert put == Results(0, 3, [PutResult(KEYS + 3)])
+    assert isinstance(read, ReadResults) and read.results[0].count in (0, 1)
+
+
+def test_a_leader_that_falls_while_it_makes_a_deletion_ready_still_applies_it() -> None:
+    cluster = filled_cluster()
+    old = cluster.leader
+    cluster.say(old, Writes(0, 2, 0, (DeleteRange(b"k", b"l"),)))
+    while cluster.replicas[old]._preparing is None:
+        for node in cluster.replicas:
+            turn(cluster, node)
+    cluster.isolate(old)
+    cluster.step(400)
+    assert cluster.leader != old
+    cluster.heal()
+    cluster.step(400)
+    assert {replica.machine.store.hash() for replica in cluster.replicas.values()} == {
+        cluster.replicas[old].machine.store.hash()
+    }
+    assert cluster.replicas[old].machine.store.range(ALL).count == 0
+
+
+def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanwhile_is_applied_after_it() -> None:
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, chunk_bytes=512))
+    node = cluster.follower
+    cluster.ask(cluster.leader, Writes(0, 1, 0, (Put(b"k", b"old"),)), ticks=5)
+    cluster.isolate(node)
+    for number in range(60):
+        cluster.ask(cluster.leader, Writes(0, 2, 0, (Put(b"k%d" % number, b"v"),)))
+    cluster.in_steps = True
+    cluster.heal()
+    cluster.step_until(lambda: node in cluster.loads)
+    cluster.ask(cluster.leader, Writes(0, 3, 0, (Put(b"later", b"v"),)), ticks=20)
+    steps = 0
+    for _ in cluster.loads[node]:
+        steps += 1
+        (reply,) = cluster.ask(node, Reads(1, eventual, (ALL,)), ticks=1)
+        assert isinstance(reply, ReadResults) and reply.results == [RangeResult(2, [], 1)]
+    assert steps >= 3
+    cluster.step(20)
+    (reply,) = cluster.ask(node, Reads(1, linearizable, (ALL,)), ticks=5)
+    assert isinstance(reply, ReadResults) and reply.results == [RangeResult(63, [], 61)]
+    assert cluster.replicas[node].machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
+
+
+def test_an_answer_that_would_be_too_large_is_refused_whole_and_the_batch_goes_on() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    value = b"v" * (1 << 20)
+    for number in range(8):
+        cluster.ask(leader, Writes(0, number, 0, (Put(b"big%d" % number, value),)))
+    everything = Range(b"big", b"bih")
+    greedy = Txn(success=(Put(b"mark", b"1"), *[everything] * (ANSWER_BYTES_MAX // (8 << 20) + 1)))
+    (reply,) = cluster.ask(leader, Writes(0, 20, 0, (greedy, Put(b"after", b""))))
+    assert isinstance(reply, Results)
+    refused, done = reply.results
+    assert isinstance(refused, Failure) and refused.code == "answer_too_large"
+    assert isinstance(done, PutResult)
+    assert cluster.replicas[leader].machine.store.range(Range(b"mark")).count == 0
+
+
+def test_a_retry_whose_answer_was_given_up_hears_that_it_was_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    for replica in cluster.replicas.values():
+        replica.machine.sessions._kept_bytes_max = 10_000
+    (opened,) = cluster.ask(leader, OpenSession(1, 5), ticks=2)
+    assert isinstance(opened, SessionOpened)
+    assert sessions.KEPT_BYTES_MAX > 10_000
+    batches = [
+        Writes(opened.session, seq, 0, (Put(b"k%d" % seq, b"v" * 3_000), Put(b"k%d" % seq, b"", prev_kv=True)))
+        for seq in (1, 3, 5, 7)
+    ]
+    for batch in batches:
+        (reply,) = cluster.ask(leader, batch)
+        assert isinstance(reply, Results)
+    revision = cluster.replicas[leader].machine.store.revision
+    (reply,) = cluster.ask(leader, batches[0])
+    assert isinstance(reply, WritesRefused) and reply.code == "answer_lost"
+    (reply,) = cluster.ask(leader, batches[3])
+    assert isinstance(reply, Results)
+    assert cluster.replicas[leader].machine.store.revision == revision
+    assert client_of(leader) in cluster.replies
