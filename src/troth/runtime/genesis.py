@@ -20,7 +20,6 @@ voter once it has caught up. It starts with an empty log and no voters, and lear
 import asyncio
 import hashlib
 import logging
-import random
 import ssl
 from collections.abc import Mapping, Sequence
 
@@ -29,7 +28,7 @@ import msgspec
 from troth.core.interface import Member, Membership, MembershipChange
 from troth.errors import DecodeError, IdentityLost, StorageError, TrothError, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
-from troth.ports import FileSystem
+from troth.ports import FileSystem, Rng
 from troth.replica.protocol import (
     CallRefused,
     ChangeMembers,
@@ -78,7 +77,7 @@ NEWBORN = "newborn"
 """File with the node id of a server that has no identity yet (hexadecimal, one line)."""
 
 
-def draw_node_id(files: FileSystem) -> NodeId:
+def draw_node_id(files: FileSystem, chance: Rng) -> NodeId:
     """The node id of a server without an identity: drawn once, and durable before anybody hears it.
 
     The others may have settled on it when we crash before our identity is written.
@@ -94,7 +93,7 @@ def draw_node_id(files: FileSystem) -> NodeId:
             # A file without its line's end was torn before it was synced, so its id was never told.
             if text.endswith("\n") and len(text) == _NEWBORN_CHARACTERS:
                 return NodeId(int(text, 16))
-        node_id = NodeId(random.SystemRandom().getrandbits(63) | 1)
+        node_id = NodeId(chance.getrandbits(63) | 1)
         file = files.create(NEWBORN)
         file.write_at(0, f"{node_id:016x}\n".encode("ascii"))
         file.sync()

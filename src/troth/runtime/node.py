@@ -37,7 +37,7 @@ from troth.replica.protocol import ClientMessage, ServerMessage, ServerStatus
 from troth.replica.replica import Replica
 from troth.runtime.links import PeerSink
 from troth.runtime.transport import PeerTransport
-from troth.runtime.writer import StorageWriter
+from troth.runtime.writer import LogWriter
 
 BACKLOG_WRITES_MAX = 4096
 """Log writes that may wait for the disk. Above it what peers send is dropped, as a slow network would; the engine's
@@ -113,7 +113,7 @@ class Node(PeerSink):
         self._clock = clock
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
-        self._writer: StorageWriter | None = None
+        self._writer: LogWriter | None = None
         self._snapshots: SnapshotWorker | None = None
         self._submitted = 0
         self._durable = 0
@@ -126,7 +126,7 @@ class Node(PeerSink):
         self._stopped = False
         self.membership: Membership | None = None
 
-    def start(self, *, writer: StorageWriter, snapshots: SnapshotWorker) -> None:
+    def start(self, *, writer: LogWriter, snapshots: SnapshotWorker) -> None:
         """Begin to tick. *writer*'s completions must come to `on_durable`, its failure to `fail`."""
         self._writer = writer
         self._snapshots = snapshots
@@ -280,7 +280,7 @@ class Node(PeerSink):
         if effects.again:
             self._wake()
 
-    def _submit(self, writer: StorageWriter, persists: Sequence[Persist]) -> None:
+    def _submit(self, writer: LogWriter, persists: Sequence[Persist]) -> None:
         for persist in persists:
             writer.submit(persist)
         self._submitted += len(persists)

@@ -1,15 +1,14 @@
 """Carries out snapshot work beside the loop: saving, streaming, receiving, dropping what is covered.
 
 Reading the state is the loop's (it is the only one who may touch it), a chunk at a time, so that requests are
-served in between; everything that touches a file is done by one thread. A chunk is taken only when the one before
-is written, and not faster than `SAVE_BYTES_PER_SECOND`, so that a snapshot neither fills memory nor the disk's queue.
+served in between; everything that touches a file is done by one worker (a thread). A chunk is taken only when the
+one before is written, and not faster than `SAVE_BYTES_PER_SECOND`, so that a snapshot neither fills memory nor the
+disk's queue.
 """
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
 from typing import assert_never
 
 from troth.core.interface import SnapshotMeta
@@ -25,7 +24,8 @@ from troth.replica.effects import (
     StoreChunk,
 )
 from troth.replica.replica import Replica
-from troth.runtime.writer import StorageWriter
+from troth.runtime.machine import Worker
+from troth.runtime.writer import LogWriter
 from troth.storage.log import WriteAheadLog
 from troth.storage.snapshots import SnapshotGone, SnapshotStore, SnapshotWriter
 
@@ -56,7 +56,8 @@ class SnapshotKeeper:
         replica: Replica,
         store: SnapshotStore,
         log: WriteAheadLog,
-        writer: StorageWriter,
+        writer: LogWriter,
+        worker: Worker,
         now: Callable[[], Tick],
         wake: Callable[[], None],
         fail: Callable[[BaseException], None],
@@ -74,9 +75,7 @@ class SnapshotKeeper:
         self._to_load: SnapshotMeta | None = None
         """What is loaded next; a newer one takes its place."""
         self._stopped = False
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="troth-snapshots", daemon=True)
-        self._thread.start()
+        self._worker = worker
 
     def start(self, work: SnapshotWork) -> None:
         """Begin one piece of work; its end is told to the replica."""
@@ -98,29 +97,19 @@ class SnapshotKeeper:
                 assert_never(work)
 
     def stop(self, seconds_max: float = 5.0) -> bool:
-        """Finish the job at hand and end the thread; False when the disk hangs."""
+        """Finish the job at hand; False when the disk hangs."""
         self._stopped = True
-        self._jobs.put(None)
-        self._thread.join(seconds_max)
-        return not self._thread.is_alive()
+        return self._worker.stop(seconds_max)
 
-    # -- the thread's side -----------------------------------------------------------------------------------
+    # -- the worker's side -----------------------------------------------------------------------------------
 
     def do(self, job: Callable[[], None]) -> None:
-        """Run *job* in the thread, after those before it."""
-        self._jobs.put(job)
+        """Have *job* done beside the loop, after those before it."""
+        self._worker.do(job)
 
     def report(self, tell: Callable[[], None]) -> None:
-        """From the thread: have *tell* called on the loop, and the replica's outcome executed."""
+        """From the worker: have *tell* called on the loop, and the replica's outcome executed."""
         self._loop.call_soon_threadsafe(self._told, tell)
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            # A snapshot file that can not be trusted is as bad as a log: the process stops, and the loop tells why.
-            except Exception as error:  # noqa: BLE001
-                self._loop.call_soon_threadsafe(self._fail, error)
 
     def _told(self, tell: Callable[[], None]) -> None:
         try:
@@ -200,7 +189,7 @@ class SnapshotKeeper:
 
 
 class _Saving:
-    """One snapshot being written: a chunk is read on the loop, written in the thread, and so on."""
+    """One snapshot being written: a chunk is read on the loop, written by the worker, and so on."""
 
     def __init__(self, keeper: SnapshotKeeper, work: SaveSnapshot) -> None:
         self._keeper = keeper
@@ -217,7 +206,7 @@ class _Saving:
         self._guarded(lambda: setattr(self, "_writer", self._keeper.store.begin(self._meta)))
 
     def _guarded(self, action: Callable[[], object]) -> None:
-        """In the thread: do *action*, then go on with the next chunk; a full disk ends the snapshot, not the server."""
+        """In the worker: do *action*, then go on with the next chunk; a full disk ends the snapshot, not the server."""
         try:
             action()
         except SyncFailed:

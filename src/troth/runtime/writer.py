@@ -27,6 +27,23 @@ class DurableLog(Protocol):
         """Return when what was appended is durable. Raises SyncFailed."""
 
 
+class LogWriter(Protocol):
+    """Makes log records durable, in order, and tells how many are (`StorageWriter`, or the simulator's)."""
+
+    counters: "WriterCounters"
+
+    def start(self) -> None: ...
+
+    def submit(self, persist: Persist) -> None:
+        """Queue one write."""
+
+    def call(self, job: Callable[[], None]) -> None:
+        """Run *job* between two writes."""
+
+    def stop(self, seconds_max: float = 5.0) -> bool:
+        """Finish what is queued; False when the disk hangs."""
+
+
 class WriterCounters:
     """What the metrics show of the disk. Written by the thread, read by the loop; each is one plain number."""
 

@@ -4,6 +4,7 @@ The state is the old cluster's, everything else is new: node id, cluster id, log
 the old cluster can be mixed up with it. More servers join it as they would join any cluster.
 """
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,7 @@ def restore(snapshot: Path, config: ServerConfig) -> Restored:
         raise StorageError(f"{directory} cannot be made: {error}") from error
     files = DiskFiles(directory)
     try:
-        node_id = draw_node_id(files)
+        node_id = draw_node_id(files, random.SystemRandom())
         genesis = genesis_of(
             [
                 Introduction(

@@ -11,8 +11,6 @@ import logging
 import random
 import socket
 import ssl
-import sys
-import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -25,11 +23,9 @@ from troth.errors import IdentityLost, RequestError, UsageError
 from troth.ids import ClusterId, NodeId, Tick
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
-from troth.replica.peers import PeerCodec
 from troth.replica.protocol import ServerStatus
 from troth.replica.replica import Replica
 from troth.replica.state import ReplicaConfig, ReplicaStart
-from troth.runtime.files import DiskFiles
 from troth.runtime.genesis import (
     Founding,
     Introduction,
@@ -42,10 +38,11 @@ from troth.runtime.genesis import (
     join,
     remove_newborn,
 )
-from troth.runtime.node import Clock, Node, peer_addresses
+from troth.runtime.machine import Directory, Machine
+from troth.runtime.node import Node, peer_addresses
 from troth.runtime.snapshots import SnapshotKeeper
 from troth.runtime.transport import PeerTransport
-from troth.runtime.writer import StorageWriter
+from troth.runtime.writer import LogWriter
 from troth.server.clients import ClientPort
 from troth.server.config import ServerConfig
 from troth.server.listener import check_addresses, listen, tls_contexts
@@ -55,13 +52,6 @@ from troth.storage.directory import DataDirectory, open_directory
 from troth.storage.identity import Identity
 
 TRANSFER_SECONDS_MAX = 1.0
-
-GC_THRESHOLDS = (50_000, 20, 100)
-"""Messages and versions are made by the ten thousand and hold no cycles; the default of 700 would look for some all
-the time, and a full collection walks the whole state."""
-
-SWITCH_SECONDS = 0.0005
-"""How long the loop may keep the interpreter from the storage thread that wants to start, or has finished, a sync."""
 
 TOLD = frozenset(
     {
@@ -96,18 +86,20 @@ class Server:
         founding: Founding | None = None,
         ends: Mapping[NodeId, socket.socket] | None = None,
         on_event: Callable[[Trace], None] | None = None,
+        machine: Machine | None = None,
     ) -> None:
         """*founding* replaces the search for the other first servers; *ends* are inherited sockets to peers."""
         self.config = config
+        self._machine = machine or Machine()
         self._founding = founding
         self._ends = dict(ends or {})
         self._on_event = on_event
         self._listeners: list[asyncio.AbstractServer] = []
-        self._files: DiskFiles | None = None
+        self._files: Directory | None = None
         self._directory: DataDirectory | None = None
         self._keeper: SnapshotKeeper | None = None
-        self._writer: StorageWriter | None = None
-        self._clock = Clock(config.tick_ms)
+        self._writer: LogWriter | None = None
+        self._clock = self._machine.clock(config.tick_ms)
         self._follows = asyncio.Event()
         """Set whenever this server becomes a follower."""
         self.node: Node
@@ -133,20 +125,23 @@ class Server:
             StorageError: the data directory can not be used, or is not this server's.
             WrongCluster: the others do not know this server.
         """
-        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         config = self.config
         check_addresses(config)
         accepting, dialing = tls_contexts(config)
-        files = self._files = DiskFiles(config.data_dir)
+        files = self._files = self._machine.directory(config.data_dir)
         known = identities.load(files)
         node_id = self._node_id(files, known)
-        self.transport = PeerTransport(node_id=node_id, name=config.name, sink=_Early(), tls=dialing)
+        self.transport = self._machine.transport(node_id=node_id, name=config.name, sink=_Early(), tls=dialing)
         me = self._introduction(node_id, known)
         self.transport.answer_probe = lambda: encode_introduction(me)
         if peer := config.peer_listen or config.peer_address:
             await self._listen(self.transport.accept, "peer_listen", peer, accepting)
         who = known or await self._settle(me, dialing)
-        directory = self._directory = open_directory(files, who, salvage=config.salvage)
+        directory = self._directory = open_directory(
+            files, who, segment_bytes=self._machine.segment_bytes, salvage=config.salvage
+        )
         amnesia = directory.recovered.amnesia
         if amnesia is not None and amnesia.hard_state_lost:
             raise IdentityLost(
@@ -159,21 +154,21 @@ class Server:
         self._assemble(who, directory)
         self.transport.answer_probe = lambda: encode_introduction(self._introduction(node_id, who))
         await self._let_in(accepting)
-        self._tune()
+        self._machine.settle()
         facts = {
             "node_id": f"{node_id:x}",
             "cluster_id": f"{who.cluster_id:x}",
             "clients": config.client_listen or config.client_address,
             "peers": config.peer_listen or config.peer_address,
             "version": VERSION,
-            "seconds": round(time.monotonic() - began, 3),
+            "seconds": round(loop.time() - began, 3),
         }
         _log.info("serving", extra=with_facts(facts))
 
-    def _node_id(self, files: DiskFiles, known: Identity | None) -> NodeId:
+    def _node_id(self, files: Directory, known: Identity | None) -> NodeId:
         config = self.config
         if known is None:
-            return draw_node_id(files) if self._founding is None else self._founding.node_id
+            return draw_node_id(files, self._machine.chance) if self._founding is None else self._founding.node_id
         if known.name != config.name:
             raise UsageError(
                 f"the data directory {config.data_dir} belongs to server {known.name}, not {config.name}: give that "
@@ -229,7 +224,7 @@ class Server:
         if recovered.snapshot is not None:
             machine.load(directory.snapshots.load(recovered.snapshot))
         amnesia = recovered.amnesia is not None
-        chance = random.SystemRandom()
+        chance = self._machine.chance
         now = self._clock.now()
         ticks = config.tick_ms
         election_ticks = max(2, config.election_timeout_ms // ticks)
@@ -251,6 +246,7 @@ class Server:
             now=begun,
             may_vote=not amnesia,
         )
+        engine = self._machine.engine(engine)
         tracer = None
         if config.trace_file:
             from troth.server.tracing import traced
@@ -264,12 +260,14 @@ class Server:
                 name=config.name,
                 cluster_id=who.cluster_id,
                 snapshot=snapshot,
-                config=ReplicaConfig(
-                    ticks_per_second=1000 // ticks,
-                    snapshot_log_bytes=config.snapshot_log_bytes,
-                    snapshot_log_entries=config.snapshot_entries,
-                    consensus=config.consensus,
-                    version=VERSION,
+                config=self._machine.replica(
+                    ReplicaConfig(
+                        ticks_per_second=1000 // ticks,
+                        snapshot_log_bytes=config.snapshot_log_bytes,
+                        snapshot_log_entries=config.snapshot_entries,
+                        consensus=config.consensus,
+                        version=VERSION,
+                    )
                 ),
                 now=now,
                 amnesia=amnesia,
@@ -282,13 +280,13 @@ class Server:
             name=config.name,
             cluster_id=who.cluster_id,
             replica=replica,
-            codec=PeerCodec(kind.messages),
+            codec=self._machine.codec(kind.messages),
             transport=transport,
             clock=self._clock,
             on_event=self._tell,
         )
         transport.sink = node
-        writer = self._writer = StorageWriter(
+        writer = self._writer = self._machine.writer(
             log=directory.log,
             post=loop.call_soon_threadsafe,
             on_durable=node.on_durable if tracer is None else tracer.before(node.on_durable),
@@ -299,6 +297,9 @@ class Server:
             store=directory.snapshots,
             log=directory.log,
             writer=writer,
+            worker=self._machine.worker(
+                "troth-snapshots", lambda error: loop.call_soon_threadsafe(node.fail, error)
+            ),
             now=self._clock.now,
             wake=node.after_work,
             fail=node.fail,
@@ -342,13 +343,6 @@ class Server:
         self, accept: Callable[[], asyncio.BaseProtocol], setting: str, address: str, tls: ssl.SSLContext | None
     ) -> None:
         self._listeners.append(await listen(accept, address, setting=setting, tls=tls))
-
-    def _tune(self) -> None:
-        """What start-up has made stays: the collector need not look at it again."""
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        sys.setswitchinterval(SWITCH_SECONDS)
 
     # -- while it runs ---------------------------------------------------------------------------------------
 

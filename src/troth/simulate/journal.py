@@ -12,6 +12,7 @@ A crash keeps a prefix of the unsynced writes; of the first one that is lost, th
 may have survived, since nobody promised that a `Persist` is atomic.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -103,6 +104,11 @@ class Journal:
         """The newest snapshot on the disk and its digest."""
         self._unsynced: list[Write] = []
 
+    @property
+    def unsynced(self) -> tuple["Write", ...]:
+        """Writes that are not durable yet, oldest first."""
+        return tuple(self._unsynced)
+
     def append(self, persist: Persist, snapshot_digest: int) -> int:
         """Take a write; returns its number."""
         self.written += 1
@@ -143,18 +149,26 @@ class Journal:
         # What a start does first: begin behind the newest snapshot, whether or not the log says that it was installed.
         kept = self.durable
         kept.begin_behind(self.file, self.file_digest)
-        self.volatile = Stored(
-            base=kept.base,
-            base_digest=kept.base_digest,
-            hard_state=kept.hard_state,
-            entries=list(kept.entries),
-            digests=list(kept.digests),
-        )
+        self.volatile = replayed(kept, ())
 
 
 def chained(digest: int, entry: Entry) -> int:
     """Digest of a history that goes on with *entry*. Compared within one process only."""
     return hash((digest, entry.index, entry.term, entry.kind, entry.payload))
+
+
+def replayed(stored: Stored, writes: Sequence[Write]) -> Stored:
+    """What a disk that holds *stored* holds after *writes*; *stored* stays as it is."""
+    after = Stored(
+        base=stored.base,
+        base_digest=stored.base_digest,
+        hard_state=stored.hard_state,
+        entries=list(stored.entries),
+        digests=list(stored.digests),
+    )
+    for write in writes:
+        _apply(after, write)
+    return after
 
 
 def _apply(stored: Stored, write: Write) -> None:

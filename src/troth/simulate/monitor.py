@@ -49,7 +49,10 @@ class Invariant:
         self.nodes = monitor.nodes
 
 
-MOMENTS = ("on_booted", "on_crashed", "on_input", "on_written", "on_sent", "on_applied", "on_read", "on_lead")
+MOMENTS = (
+    *("on_booted", "on_crashed", "on_input", "on_written", "on_sent", "on_applied", "on_read", "on_lead"),
+    *("on_batch", "on_state"),
+)
 
 
 class Monitor:
@@ -128,6 +131,16 @@ class Monitor:
         """A read was answered from the state after *index*; *floor* was committed before it was asked for."""
         for hook in self._hooks["on_read"]:
             hook(node, floor, index)
+
+    def on_batch(self, node: Any, index: LogIndex, batch: tuple[int, int], before: int, after: int) -> None:
+        """A server has applied the *batch* (session, first number) that stands at *index*; revisions around it."""
+        for hook in self._hooks["on_batch"]:
+            hook(node, index, batch, before, after)
+
+    def on_state(self, node: Any, applied: LogIndex, fingerprint: Any) -> None:
+        """What a server's state is after *applied*, as something that can be compared."""
+        for hook in self._hooks["on_state"]:
+            hook(node, applied, fingerprint)
 
     def on_trace(self, node: "CoreNode", traces: Sequence[Trace]) -> None:
         """An engine tells something."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -151,12 +152,12 @@ def test_a_cluster_id_depends_on_who_is_in_it() -> None:
 
 def test_a_node_id_is_drawn_once_and_survives_a_crash_before_the_identity(tmp_path: Path) -> None:
     files = DiskFiles(tmp_path)
-    drawn = draw_node_id(files)
-    assert draw_node_id(files) == drawn
+    drawn = draw_node_id(files, random.SystemRandom())
+    assert draw_node_id(files, random.SystemRandom()) == drawn
     torn = files.create(NEWBORN)
     torn.write_at(0, b"00")
     torn.close()
-    assert draw_node_id(files) != drawn, "a torn file was never told to anybody"
+    assert draw_node_id(files, random.SystemRandom()) != drawn, "a torn file was never told to anybody"
     remove_newborn(files)
     assert NEWBORN not in files.names()
     files.close()

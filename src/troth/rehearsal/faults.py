@@ -1,0 +1,363 @@
+"""What goes wrong with whole servers, and when; and what an operator does about it.
+
+Each kind happens at random moments, at the rate that the plan gives it, and draws its details from a stream of its
+own for each occurrence, so that leaving one out (choices.py) changes no other. `counts` proves what has happened.
+
+Disks may lose what was durable (rot, wiping) on one server at a time, and only where the others are a quorum that
+still holds everything: a rule without which correct systems fail ("fault atlas", TigerBeetle).
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+from troth.errors import Corrupt, IdentityLost, InvariantViolation, TrothError
+from troth.rehearsal.cluster import RESTART_US_MAX, Cluster, pick
+from troth.rehearsal.host import Host
+from troth.rehearsal.operator import Operator
+from troth.rehearsal.plan import SECOND_US
+from troth.simulate.rng import stream
+from troth.storage.replay import LogDamaged
+
+FLAPS = 6
+
+
+class Faults:
+    """Breaks things until `stop`, then mends them."""
+
+    def __init__(self, cluster: Cluster, operator: Operator) -> None:
+        self.counts: Counter[str] = Counter()
+        self.stopped = False
+        self._cluster = cluster
+        self._operator = operator
+        self._world = cluster.world
+        self._network = cluster.network
+        self._plan = cluster.plan
+        self._timeout_us = cluster.plan.election_timeout_us
+        self._weak: Host | None = None
+        """The one server whose disk may have lost what was durable."""
+        cluster.repair = self._repair  # type: ignore[method-assign]
+        plan = cluster.plan
+        kinds: tuple[tuple[str, int, Callable[[random.Random], str | None]], ...] = (
+            ("partition", plan.partitions, self._partition),
+            ("flap", plan.flaps, self._flap),
+            ("reset", plan.resets, self._reset),
+            ("crash", plan.crashes, self._crash),
+            ("power", plan.power_losses, self._lose_power),
+            ("power_all", plan.power_all, self._lose_power_everywhere),
+            ("pause", plan.pauses, self._pause),
+            ("clock", plan.clocks, self._change_clock),
+            ("slow_disk", plan.slow_disks, self._slow_disk),
+            ("disk_hang", plan.disk_hangs, self._hang_disk),
+            ("full_disk", plan.full_disks, self._fill_disk),
+            ("failed_sync", plan.failed_syncs, self._fail_sync),
+            ("rot", plan.rot, self._rot),
+            ("wipe", plan.wipes, self._wipe),
+            ("transfer", plan.transfers, self._transfer),
+            ("change", plan.changes, self._change),
+            ("compaction", plan.compactions, self._compact),
+            ("hint", plan.hints, self._hint),
+        )
+        for name, rate, fault in kinds:
+            if rate:
+                self._plan_next(name, rate, fault, 0)
+
+    def stop(self) -> None:
+        """Mend everything: links, disks, clocks; start what is down."""
+        self.stopped = True
+        self._network.calm()
+        for host in self._cluster.hosts.values():
+            host.clock.set_rate(1000)
+            self._mend_disk(host)
+            if host.loop is not None:
+                host.loop.resume()
+            host.boot()
+
+    def _plan_next(self, name: str, rate: int, fault: Callable[[random.Random], str | None], number: int) -> None:
+        rng = stream(self._plan.seed, name, number)
+        mean_us = 100 * SECOND_US // rate
+        self._world.after(int(rng.expovariate(1.0) * mean_us), self._happen, name, rate, fault, number, rng)
+
+    def _happen(
+        self,
+        name: str,
+        rate: int,
+        fault: Callable[[random.Random], str | None],
+        number: int,
+        rng: random.Random,
+    ) -> None:
+        if self.stopped:
+            return
+        if self._cluster.choices.take(name):
+            what = fault(rng)
+            if what is not None:
+                self.counts[name] += 1
+                self._cluster.tell("", f"{name} {what}".strip())
+        self._plan_next(name, rate, fault, number + 1)
+
+    def _hosts(self) -> list[Host]:
+        return list(self._cluster.hosts.values())
+
+    def _one_or_leader(self, rng: random.Random) -> Host:
+        leaders = self._cluster.leaders()
+        return pick(rng, leaders) if leaders and rng.random() < 0.5 else pick(rng, self._hosts())
+
+    def _duration_us(self, rng: random.Random, most_timeouts: int) -> int:
+        # Most faults are as long as an election takes; some last.
+        return int(rng.random() ** 3 * most_timeouts * self._timeout_us) + 10_000
+
+    # ---- network ---------------------------------------------------------------------------------------
+
+    def _partition(self, rng: random.Random) -> str:
+        names = list(self._cluster.hosts)
+        network = self._network
+        clients = [name for name in network.clients if rng.random() < 0.5]
+        one_way = rng.random() < 0.25
+        shape = rng.random()
+        self._world.after(self._duration_us(rng, 10), self._heal)
+        if shape < 0.25 and len(names) > 2:
+            # A bridge: one server hears both sides, which do not hear each other.
+            bridge = rng.choice(names)
+            rest = [name for name in names if name != bridge]
+            half = set(rng.sample(rest, len(rest) // 2))
+            network.partition(half, set(rest) - half, one_way=one_way)
+            return f"bridge {bridge}"
+        if shape < 0.35 and len(names) > 2:
+            # Every server hears a majority, no two the same one ("swizzle").
+            rng.shuffle(names)
+            for place, name in enumerate(names):
+                network.partition({name}, {names[(place + len(names) // 2) % len(names)]}, one_way=one_way)
+            return "swizzle"
+        if shape < 0.65:
+            one = {self._one_or_leader(rng).name}
+        else:
+            one = set(rng.sample(names, rng.randint(1, len(names))))
+        other = set(names) - one
+        (one if rng.random() < 0.5 else other).update(clients)
+        if one_way and rng.random() < 0.5:
+            one, other = other, one
+        network.partition(one, other, one_way=one_way)
+        return f"{'one way ' if one_way else ''}{','.join(sorted(one))} | {','.join(sorted(other))}"
+
+    def _heal(self) -> None:
+        if self._network.cut:
+            self._network.heal()
+            self._cluster.tell("", "healed")
+
+    def _flap(self, rng: random.Random) -> str:
+        one = self._one_or_leader(rng).name
+        others = [name for name in self._cluster.hosts if name != one]
+        period_us = self._duration_us(rng, 2)
+        for turn in range(FLAPS):
+            self._world.after(turn * period_us, self._flap_once, one, others, turn % 2 == 0)
+        return one
+
+    def _flap_once(self, one: str, others: list[str], down: bool) -> None:
+        if down and not self.stopped:
+            self._network.partition({one}, others, one_way=False)
+        else:
+            self._network.heal()
+
+    def _reset(self, rng: random.Random) -> str | None:
+        everybody = [*self._cluster.hosts, *self._network.clients]
+        one = self._one_or_leader(rng).name
+        other = rng.choice([name for name in everybody if name != one])
+        return f"{one} {other}" if self._network.break_connections(one, other) else None
+
+    def _hint(self, rng: random.Random) -> str | None:
+        """A server is told that another has died, which may be wrong."""
+        host, peer = pick(rng, self._hosts()), self._one_or_leader(rng)
+        server = host.serving
+        if host is peer or server is None or peer.seat is None or host.loop is None:
+            return None
+        host.loop.enter(server.node.on_suspect, peer.seat.node_id)
+        return f"{host.name} about {peer.name}"
+
+    # ---- processes and machines ------------------------------------------------------------------------
+
+    def _crash(self, rng: random.Random) -> str | None:
+        host = self._one_or_leader(rng)
+        if not host.up:
+            return None
+        host.kill()
+        self._world.after(self._duration_us(rng, 8), self._boot, host)
+        return host.name
+
+    def _lose_power(self, rng: random.Random) -> str | None:
+        host = self._one_or_leader(rng)
+        if not host.up:
+            return None
+        host.lose_power()
+        self._world.after(self._duration_us(rng, 8), self._boot, host)
+        return host.name
+
+    def _lose_power_everywhere(self, rng: random.Random) -> str:
+        for host in self._hosts():
+            if host.up:
+                host.lose_power()
+                self._world.after(self._duration_us(rng, 4), self._boot, host)
+        return ""
+
+    def _boot(self, host: Host) -> None:
+        host.boot()
+
+    def _pause(self, rng: random.Random) -> str | None:
+        host = self._one_or_leader(rng)
+        if not host.up or host.loop is None or host.loop.paused:
+            return None
+        host.loop.pause()
+        self._world.after(self._duration_us(rng, 5), host.loop.resume)
+        return host.name
+
+    def _change_clock(self, rng: random.Random) -> str:
+        host = pick(rng, self._hosts())
+        if self._plan.lease_reads:
+            # Any two clocks stay within the drift that the configuration promises (10 %).
+            permille = 1000 + rng.randint(-48, 48)
+            host.clock.set_rate(permille)
+            return f"{host.name} rate {permille}"
+        permille = rng.choice((300, 700, 900, 1000, 1100, 1500, 3000))
+        host.clock.set_rate(permille)
+        if rng.random() < 0.3:
+            host.clock.jump(rng.randrange(0, 5 * SECOND_US))
+            return f"{host.name} rate {permille}, jumps"
+        return f"{host.name} rate {permille}"
+
+    # ---- disks -----------------------------------------------------------------------------------------
+
+    def _slow_disk(self, rng: random.Random) -> str:
+        host = self._one_or_leader(rng)
+        host.disk_factor = rng.choice((5, 20, 100))
+        self._world.after(self._duration_us(rng, 20), self._mend_disk, host)
+        return f"{host.name} x{host.disk_factor}"
+
+    def _hang_disk(self, rng: random.Random) -> str:
+        host = self._one_or_leader(rng)
+        host.disk_hangs = True
+        self._world.after(self._duration_us(rng, 10), self._mend_disk, host)
+        return host.name
+
+    def _fill_disk(self, rng: random.Random) -> str:
+        host = self._one_or_leader(rng)
+        host.trouble = "full"
+        host.disk.capacity_bytes = host.disk.used_bytes() + rng.choice((0, 500, 5_000))
+        self._world.after(self._duration_us(rng, 20), self._mend_disk, host)
+        return host.name
+
+    def _fail_sync(self, rng: random.Random) -> str:
+        host = self._one_or_leader(rng)
+        host.trouble = "sync failed"
+        host.disk.fail_next_sync(skip=rng.choice((0, 0, 1, 3)))
+        return host.name
+
+    def _mend_disk(self, host: Host) -> None:
+        host.disk.heal()
+        host.disk.capacity_bytes = None
+        host.disk_factor = 1
+        if host.disk_hangs:
+            host.disk_hangs = False
+            if host.up:
+                host.machine.disk.answer()
+
+    def _may_weaken(self, host: Host) -> bool:
+        """Whether the disks of the other voters are a quorum that holds everything."""
+        leader = self._cluster.leader()
+        if leader is None or leader.seat is None or host.out_of_service:
+            return False
+        if self._weak is not None and not self._is_whole(self._weak):
+            return False
+        membership = leader.seat.view.membership
+        if membership.is_joint or len(membership.voters) < 3:
+            return False
+        others = [other for other in self._hosts() if other is not host]
+        if any(other.trouble or not self._is_whole(other) for other in others):
+            return False
+        self._weak = host
+        return True
+
+    def _is_whole(self, host: Host) -> bool:
+        """Whether *host* runs, votes, and has everything that is known to be committed."""
+        leader = self._cluster.leader()
+        if leader is None or leader.seat is None or not host.up or host.seat is None or host.damaged:
+            return False
+        membership = leader.seat.view.membership
+        return (
+            host.seat.node_id in membership.voters
+            and host.seat.applied.index >= self._cluster.monitor.ledger.highest
+            and not membership.is_joint
+        )
+
+    def _rot(self, rng: random.Random) -> str | None:
+        host = pick(rng, self._hosts())
+        if not self._may_weaken(host):
+            return None
+        # It is found when it is read, which is when the server starts.
+        host.kill()
+        place = host.disk.rot_somewhere()
+        host.trouble, host.damaged = "rot", True
+        self._world.after(self._duration_us(rng, 6), self._boot, host)
+        return None if place is None else f"{host.name} {place[0]}"
+
+    def _wipe(self, rng: random.Random) -> str | None:
+        host = pick(rng, self._hosts())
+        if not self._may_weaken(host):
+            return None
+        host.kill()
+        self._replace(host, rng)
+        return host.name
+
+    def _replace(self, host: Host, rng: random.Random) -> None:
+        """The disk is gone: the operator removes the server from the cluster and adds it as a new one."""
+        host.wipe()
+        host.out_of_service = True
+        self._operator.replace(host, after_us=self._duration_us(rng, 6))
+
+    def _repair(self, host: Host, error: Exception) -> None:
+        rng = stream(self._plan.seed, "repair", host.name, host.life)
+        if isinstance(error, IdentityLost) or (isinstance(error, Corrupt) and not isinstance(error, LogDamaged)):
+            self._replace(host, rng)
+            return
+        if isinstance(error, LogDamaged):
+            host.salvages = True
+        if not host.disk.capacity_bytes and host.trouble != "rot":
+            host.trouble = ""
+        self._world.after(rng.randrange(10_000, RESTART_US_MAX), self._boot, host)
+
+    # ---- what operators do -------------------------------------------------------------------------------
+
+    def _transfer(self, rng: random.Random) -> str | None:
+        leader = self._cluster.leader()
+        if leader is None or leader.loop is None:
+            return None
+        target = rng.choice([None, *self._hosts()])
+        node_id = 0 if target is None or target.seat is None else target.seat.node_id
+        leader.loop.enter(_transfer, leader, node_id)
+        return f"{leader.name} to {target.name if target else 'anybody'}"
+
+    def _change(self, rng: random.Random) -> str | None:
+        """A server leaves, and joins again with an empty disk."""
+        host = self._one_or_leader(rng)
+        leader = self._cluster.leader()
+        if leader is None or leader.seat is None or host.out_of_service or not host.up:
+            return None
+        if len(leader.seat.view.membership.voters) < 2 or self._operator.busy:
+            return None
+        host.out_of_service = True
+        self._operator.remove_and_replace(host, after_us=self._duration_us(rng, 6))
+        return host.name
+
+    def _compact(self, rng: random.Random) -> str:
+        self._operator.compact(rng.choice((0, 3, 20)))
+        return ""
+
+
+def _transfer(host: Host, target: int) -> None:
+    server = host.serving
+    if server is None:
+        return
+    try:
+        server.transfer(target)  # type: ignore[arg-type]
+    except InvariantViolation:
+        raise
+    except TrothError:
+        return

@@ -1,0 +1,453 @@
+"""A machine with one server on it, and what the monitors see of that server.
+
+`Host` owns what outlives a process: disk, clock, name and addresses. `Seat` is one identity of a server (a data
+directory that was wiped gives the next one), in the form that the invariants of troth/simulate know nodes in. It keeps
+a shadow of the log, fed with what the engine gave to the disk and what the disk said to be durable: after each restart
+the real log must hold all of it.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from troth.core.interface import Effects, Engine, Entry, EntryId, SnapshotMeta
+from troth.errors import (
+    Corrupt,
+    IdentityLost,
+    InvariantViolation,
+    StorageError,
+    SyncFailed,
+    WrongCluster,
+    invariant,
+)
+from troth.ids import LogIndex, NodeId, Term, Tick
+from troth.rehearsal.loop import Clock, ProcessLoop
+from troth.rehearsal.machine import (
+    DatagramTransport,
+    SimulatedClock,
+    SimulatedDirectory,
+    SimulatedMachine,
+    is_message,
+)
+from troth.rehearsal.plan import Plan
+from troth.replica.machine import Outcome
+from troth.replica.protocol import Writes
+from troth.server.config import ServerConfig
+from troth.server.server import Server
+from troth.simulate.journal import Journal, Stored, Write, chained, replayed
+from troth.simulate.raft_view import RaftView
+from troth.simulate.rng import stream
+from troth.storage.replay import LogDamaged
+
+if TYPE_CHECKING:
+    from troth.rehearsal.cluster import Cluster
+
+NOTHING = Effects()
+COMPARE_EVERY = 25
+"""Log indexes at which the states of servers are compared, if they stop there."""
+
+CLIENT_PORT, PEER_PORT = 7001, 7101
+RESTART_US = 300_000
+INPUTS = (
+    *("propose", "receive", "tick", "read", "change_membership", "transfer", "suspect", "unreachable"),
+    *("snapshot_sent", "restore_vote"),
+)
+LOOKS = ("entry_id", "membership_at", "leader", "status")
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class WatchedEngine:
+    """An engine whose seat sees every input and every effect."""
+
+    def __init__(self, engine: Engine, seat: "Seat") -> None:
+        self.node_id = engine.node_id
+        self._engine = engine
+        self._seat = seat
+        for name in INPUTS:
+            setattr(self, name, self._watched(getattr(engine, name)))
+        for name in LOOKS:
+            setattr(self, name, getattr(engine, name))
+
+    def _watched(self, action: Callable[..., Any]) -> Callable[..., Any]:
+        after = self._seat.after_input
+
+        def watched(*arguments: Any) -> Any:
+            result = action(*arguments)
+            after()
+            return result
+
+        return watched
+
+    @property
+    def commit_index(self) -> LogIndex:
+        return self._engine.commit_index
+
+    def take_effects(self) -> Effects:
+        effects = self._engine.take_effects()
+        if effects is not NOTHING:
+            self._seat.on_effects(effects)
+        return effects
+
+    def applied(self, index: LogIndex) -> None:
+        self._engine.applied(index)
+        self._seat.on_applied(index)
+
+    def compact(self, meta: SnapshotMeta, keep_from: LogIndex) -> None:
+        self._seat.on_snapshot(meta)
+        self._engine.compact(meta, keep_from)
+        self._seat.after_compaction(meta)
+
+    def snapshot_received(self, sender: NodeId, term: Term, meta: SnapshotMeta, now: Tick) -> bool:
+        self._seat.on_snapshot(meta)
+        result = self._engine.snapshot_received(sender, term, meta, now)
+        self._seat.after_input()
+        return result
+
+
+class Seat:
+    """One identity of a server, as invariants see it; implements what they use of `simulate.core_node.CoreNode`."""
+
+    def __init__(self, cluster: "Cluster", host: "Host", node_id: NodeId) -> None:
+        self.node_id = node_id
+        self.host = host
+        self.up = False
+        self.engine: Engine
+        self.view: RaftView
+        self.journal: Journal
+        self.applied = EntryId(Term(0), LogIndex(0))
+        self.digest = 0
+        self.clock = host.ticks
+        self._cluster = cluster
+        self._monitor = cluster.monitor
+        self._known = False
+        self._watches_batches = False
+        self._pending: deque[Entry] = deque()
+        self._unsynced: list[Write] = []
+
+    # ---- life ------------------------------------------------------------------------------------------
+
+    def begin(self, engine: Engine, *, damaged: bool) -> None:
+        """A process has recovered *engine* from this identity's disk."""
+        view = RaftView(engine)
+        self.engine, self.view = engine, view
+        status = engine.status()
+        base = EntryId(view.term_at(view.compacted_index) or Term(0), view.compacted_index)
+        meta = SnapshotMeta(base, engine.membership_at(base.index))
+        base_digest = self._cluster.digests.get(base.index, 0)
+        entries = list(view.entries(LogIndex(base.index + 1), LogIndex(view.last_index + 1)))
+        stored = Stored(base=meta, base_digest=base_digest)
+        stored.hard_state = type(stored.hard_state)(status.term, status.voted_for)
+        stored.write(tuple(entries))
+        if self._known and not damaged:
+            self._check_recovered(stored)
+        self.journal = Journal(meta.membership)
+        self.journal.durable = stored
+        self.journal.volatile = replayed(stored, ())
+        self.journal.file, self.journal.file_digest = meta, base_digest
+        self.applied, self.digest = base, base_digest
+        self._pending.clear()
+        self._watches_batches = False
+        self._known = self.up = True
+        self._monitor.nodes[self.node_id] = self  # type: ignore[assignment]
+        self._monitor.on_booted(self)  # type: ignore[arg-type]
+
+    def _check_recovered(self, stored: Stored) -> None:
+        """All that was durable is there, with or without later writes that had not been synced (in their order)."""
+        durable = self.journal.durable
+        for count in range(len(self._unsynced) + 1):
+            wanted = replayed(durable, self._unsynced[:count])
+            if _holds(stored, wanted):
+                return
+        raise InvariantViolation(
+            f"a restart has lost what was durable (node={self.node_id:x}, durable={durable.hard_state} up to "
+            f"{durable.last_index}, recovered={stored.hard_state} up to {stored.last_index})"
+        )
+
+    def end(self) -> None:
+        """The process is gone."""
+        if self.up:
+            self.up = False
+            self._unsynced = list(self.journal.unsynced)
+            self._monitor.on_crashed(self)  # type: ignore[arg-type]
+
+    # ---- what the engine does ----------------------------------------------------------------------------
+
+    def after_input(self) -> None:
+        self._monitor.on_input(self)  # type: ignore[arg-type]
+
+    def on_effects(self, effects: Effects) -> None:
+        monitor = self._monitor
+        if effects.committed and not self._watches_batches:
+            self._watches_batches = True
+            self._watch_batches()
+        if effects.persist is not None:
+            snapshot = effects.persist.snapshot
+            self.journal.append(
+                effects.persist, self._cluster.digests.get(snapshot.last.index, 0) if snapshot else 0
+            )
+            monitor.on_written(self, effects.persist)  # type: ignore[arg-type]
+        if effects.trace:
+            monitor.on_trace(self, effects.trace)  # type: ignore[arg-type]
+        if effects.install is not None:
+            last = effects.install.last
+            self._pending.clear()
+            self.applied, self.digest = last, self._cluster.digests.get(last.index, 0)
+            monitor.on_applied(self, self.applied, self.digest)  # type: ignore[arg-type]
+        self._pending.extend(effects.committed)
+
+    def on_applied(self, index: LogIndex) -> None:
+        pending, digests = self._pending, self._cluster.digests
+        while pending and pending[0].index <= index:
+            entry = pending.popleft()
+            self.digest = chained(self.digest, entry)
+            self.applied = EntryId(entry.term, entry.index)
+            digests.setdefault(entry.index, self.digest)
+            self._monitor.on_applied(self, self.applied, self.digest)  # type: ignore[arg-type]
+        self.after_input()
+        if index % COMPARE_EVERY == 0:
+            self.compare()
+
+    def _watch_batches(self) -> None:
+        """See what each batch of commands does to the store."""
+        server = self.host.serving
+        if server is None:
+            return
+        machine, on_batch = server.node.replica.machine, self._monitor.on_batch
+        inner = machine._apply_writes
+
+        def applied(batch: Writes, index: int) -> Outcome:
+            before = machine.store.revision
+            outcome = inner(batch, index)
+            on_batch(self, LogIndex(index), (batch.session, batch.first_seq), before, machine.store.revision)
+            return outcome
+
+        machine._apply_writes = applied  # type: ignore[method-assign]
+
+    def compare(self) -> None:
+        """Let the state as it is be compared with that of others after the same entry."""
+        server = self.host.serving
+        if server is not None:
+            machine = server.node.replica.machine
+            store = machine.store
+            sessions, next_session = machine.sessions.dump()
+            fingerprint = (store.hash(0), store.revision, store.compact_revision, next_session, _encode(sessions))
+            self._monitor.on_state(self, self.applied.index, fingerprint)
+
+    def on_snapshot(self, meta: SnapshotMeta) -> None:
+        """A snapshot is durable here."""
+        self.journal.snapshot_saved(meta, self._cluster.digests.get(meta.last.index, 0))
+
+    def after_compaction(self, meta: SnapshotMeta) -> None:
+        self.journal.trim(meta, self._cluster.digests.get(meta.last.index, 0))
+        self.after_input()
+
+
+def _holds(stored: Stored, wanted: Stored) -> bool:
+    """Whether *stored* has all of *wanted*."""
+    hard, least = stored.hard_state, wanted.hard_state
+    if hard.term < least.term or (hard.term == least.term and least.voted_for not in (0, hard.voted_for)):
+        return False
+    if stored.last_index < wanted.last_index:
+        return False
+    first = max(stored.base.last.index, wanted.base.last.index)
+    return all(
+        stored.term_at(LogIndex(index)) == wanted.term_at(LogIndex(index))
+        for index in range(first + 1, wanted.last_index + 1)
+    )
+
+
+class Host:
+    """A machine: at most one process of a server runs on it."""
+
+    def __init__(self, cluster: "Cluster", name: str, plan: Plan) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.plan = plan
+        self.life = 0
+        self.rng = stream(plan.seed, "host", name)
+        self.chance = stream(plan.seed, "links", name)
+        self.clock = Clock(cluster.world, self.rng.randrange(1, 60_000_000))
+        self.ticks = SimulatedClock(self, plan.tick_ms)
+        self.disk = SimulatedDirectory(stream(plan.seed, "disk", name, 0))
+        self.disk_hangs = False
+        self.disk_factor = 1
+        self.loop: ProcessLoop | None = None
+        self.server: Server | None = None
+        self.seat: Seat | None = None
+        self.joins = False
+        """An operator starts it with --join: it is to become a member of the running cluster."""
+        self.salvages = False
+        self.trouble = ""
+        """What was done to its disk, that may end its process or keep it from starting."""
+        self.damaged = False
+        """Something that was durable has been changed since the last start."""
+        self.out_of_service = False
+        """An operator is at work on it: nobody starts it meanwhile."""
+        self.machine: SimulatedMachine
+        self._disks = 0
+
+    @property
+    def up(self) -> bool:
+        return self.loop is not None and self.loop.alive
+
+    @property
+    def client_address(self) -> str:
+        return f"{self.name}:{CLIENT_PORT}"
+
+    @property
+    def peer_address(self) -> str:
+        return f"{self.name}:{PEER_PORT}"
+
+    @property
+    def serving(self) -> Server | None:
+        """The server, if it has got as far as to have a replica."""
+        server = self.server
+        return server if self.up and server is not None and hasattr(server, "node") else None
+
+    # ---- life ------------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Start the process from what the disk holds."""
+        if self.up or self.out_of_service:
+            return
+        self.life += 1
+        cluster = self.cluster
+        cluster.network.host_is_back(self.name)
+        loop = self.loop = ProcessLoop(cluster.world, cluster.network, self.name, self.clock, self._on_error)
+        self.machine = SimulatedMachine(self, loop)
+        loop.enter(self._start, loop)
+
+    def _config(self) -> ServerConfig:
+        plan = self.plan
+        hosts = self.cluster.founders
+        return ServerConfig(
+            name=self.name,
+            data_dir=self.name,
+            client_address=self.client_address,
+            peer_address=self.peer_address,
+            initial_cluster={} if self.joins else {host.name: host.peer_address for host in hosts},
+            join=tuple(host.client_address for host in self.cluster.hosts.values() if host is not self)
+            if self.joins
+            else (),
+            insecure=True,
+            consensus=plan.consensus,
+            tick_ms=plan.tick_ms,
+            heartbeat_ms=plan.heartbeat_ms,
+            election_timeout_ms=plan.election_timeout_ms,
+            lease_reads=plan.lease_reads,
+            salvage=self.salvages,
+            quota_bytes=plan.quota_bytes,
+            snapshot_entries=plan.snapshot_entries,
+        )
+
+    def _start(self, loop: ProcessLoop) -> None:
+        self.server = Server(self._config(), machine=self.machine)
+        loop.create_task(self._live(loop, self.server))
+
+    async def _live(self, loop: ProcessLoop, server: Server) -> None:
+        try:
+            await server.start()
+            self.salvages = self.damaged = False
+            await server.failed
+        # The process ends with whatever it was; whether that was to be expected is judged outside of it.
+        except Exception as error:  # noqa: BLE001
+            self.cluster.world.after(0, self._exited, loop, error)
+
+    def _exited(self, loop: ProcessLoop, error: Exception) -> None:
+        if not loop.alive:
+            return
+        self._end(power=False)
+        self.cluster.on_exit(self, error, expected=self._is_expected(error))
+
+    def _is_expected(self, error: Exception) -> bool:
+        if isinstance(error, SyncFailed | StorageError | Corrupt | LogDamaged | IdentityLost):
+            return bool(self.trouble)
+        return isinstance(error, WrongCluster) and self.joins
+
+    def _on_error(self, error: BaseException) -> None:
+        self.cluster.violated(
+            error
+            if isinstance(error, InvariantViolation)
+            else InvariantViolation(f"{self.name}: unexpected {type(error).__name__}: {error}"),
+            cause=error,
+        )
+
+    def kill(self) -> None:
+        """The process ends without warning; the machine and its page cache live on."""
+        if self.up:
+            self._end(power=False)
+            self.disk.crash()
+
+    def lose_power(self) -> None:
+        """The machine ends without warning; what was not synced may be gone."""
+        if self.up:
+            self._end(power=True)
+        self.disk.power_loss()
+
+    def _end(self, *, power: bool) -> None:
+        loop = self.loop
+        if loop is None or not loop.alive:
+            return
+        self.cluster.network.process_ended(loop, power=power)
+        loop.kill()
+        if not power:
+            self.disk.crash()
+        self.server = None
+        if self.seat is not None:
+            self.seat.end()
+            self.seat = None
+
+    def wipe(self) -> None:
+        """The disk is replaced by an empty one."""
+        self._disks += 1
+        self.disk = SimulatedDirectory(stream(self.plan.seed, "disk", self.name, self._disks))
+        self.trouble = ""
+        self.damaged = self.salvages = False
+
+    # ---- for the machine ---------------------------------------------------------------------------------
+
+    def disk_us(self) -> int:
+        """How long the next sync takes."""
+        draw = self.rng.random
+        return (20 + int(draw() * draw() * 4 * self.plan.disk_us)) * self.disk_factor
+
+    def watched(self, engine: Engine) -> Engine:
+        """The engine of this process has just been made."""
+        seat = self.cluster.seat(self, engine.node_id)
+        self.seat = seat
+        seat.begin(engine, damaged=self.damaged)
+        self.damaged = False
+        return WatchedEngine(engine, seat)  # type: ignore[return-value]
+
+    def on_synced(self, count: int) -> None:
+        seat = self.seat
+        if seat is not None:
+            seat.journal.sync_upto(seat.journal.synced + count)
+
+    def on_sent(self, peer: NodeId, body: bytes) -> None:
+        """A frame for *peer* leaves; what is in it was encoded just before."""
+        seat = self.seat
+        if seat is not None:
+            on_sent = self.cluster.monitor.on_sent
+            for message in self.machine.codecs[-1].last:
+                on_sent(seat, peer, message)  # type: ignore[arg-type]
+
+    def on_datagram(self, sender: NodeId, to: NodeId, cluster_id: int, data: bytes, original: bytes) -> None:
+        """A frame has arrived; a connection would have been refused by whoever is not meant."""
+        server = self.server
+        if server is None or not self.up or not hasattr(server, "transport"):
+            return
+        transport = server.transport
+        if not isinstance(transport, DatagramTransport) or transport.node_id != to:
+            return
+        if transport.cluster_id != cluster_id:
+            return
+        if data is not original and data != original and is_message(self.machine.codecs[-1], data):
+            # No checksum would let that pass (TCP's, TLS's): what decodes all the same is taken for lost.
+            return
+        invariant(self.loop is not None, "a server runs in a process")
+        self.loop.enter(transport.receive, sender, data)  # type: ignore[union-attr]

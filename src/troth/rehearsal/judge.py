@@ -1,0 +1,93 @@
+"""What clients were told, judged after a run: each operation at the level that it was promised."""
+
+from troth.errors import InvariantViolation, invariant
+from troth.rehearsal.clients import BEHIND, Record, Seen, history_of
+from troth.verify.check import check
+from troth.verify.verdict import Status, Verdict
+
+CONFIGURATIONS_MAX = 100_000
+
+
+def judge(record: Record, versions: dict[str, int]) -> list[str]:
+    """Check everything that *record* holds. Returns the checks that could not be decided.
+
+    Args:
+        versions: of each key that one client wrote alone, what the cluster holds at the end (how often it was put).
+
+    Raises:
+        InvariantViolation: a promise was broken; says which, and how it is seen.
+    """
+    undecided = [
+        _demand(
+            "linearizable",
+            check(history_of(record.registers), "linearizable", "kv", configurations_max=CONFIGURATIONS_MAX),
+        ),
+        _demand("session", check(history_of(record.sessions), "session", "kv")),
+        _demand(
+            "bounded",
+            check(
+                history_of(record.bounded),
+                "bounded",
+                "kv",
+                versions_behind_max=BEHIND,
+                configurations_max=CONFIGURATIONS_MAX,
+            ),
+        ),
+    ]
+    for name, appends in record.appends.items():
+        found = versions.get(name, 0)
+        invariant(
+            found >= appends.acknowledged,
+            "an acknowledged write is lost",
+            key=f"log/{name}",
+            found=found,
+            **_of(appends),
+        )
+        invariant(
+            found <= appends.acknowledged + appends.unknown,
+            "a write was applied twice",
+            key=f"log/{name}",
+            found=found,
+            **_of(appends),
+        )
+    for seen in record.watches:
+        _judge_watch(record, seen)
+    return [each for each in undecided if each]
+
+
+def _of(appends: object) -> dict[str, int]:
+    return {name: getattr(appends, name) for name in ("acknowledged", "unknown")}
+
+
+def _demand(claim: str, verdict: Verdict) -> str:
+    if verdict.status is Status.ILLEGAL:
+        raise InvariantViolation(
+            f"what clients saw is not {claim}: " + " ".join(verdict.text(lines_max=12).split("\n"))
+        )
+    return "" if verdict.status is Status.OK else claim
+
+
+def _judge_watch(record: Record, seen: Seen) -> None:
+    """Once each, in order, and nothing that was acknowledged is missing."""
+    shown: dict[tuple[int, bytes], bytes] = {}
+    last = 0
+    for revision, key, value in seen.events:
+        invariant(revision >= last, "a watch goes back", watcher=seen.name, revision=revision, last=last)
+        invariant(
+            (revision, key) not in shown, "a watch shows an event twice", watcher=seen.name, event=(revision, key)
+        )
+        shown[revision, key] = value
+        last = revision
+    for revision, writes in record.written.items():
+        if not seen.from_revision <= revision <= seen.upto or any(lo <= revision < hi for lo, hi in seen.gaps):
+            continue
+        for key, value in writes:
+            invariant(
+                shown.get((revision, key)) == value,
+                "a watch lacks what was acknowledged, or shows something else",
+                watcher=seen.name,
+                revision=revision,
+                key=key,
+                value=value,
+                shown=shown.get((revision, key)),
+            )

@@ -1,0 +1,288 @@
+"""The event loop of one simulated process: asyncio's interface, virtual time.
+
+The servers and clients that run in it are the real ones. asyncio asks little of a loop: a queue of callbacks, timers,
+a clock, and somebody who makes connections (network.py). A process can be stopped and go on later (SIGSTOP: what
+comes in meanwhile waits, timers that were due are late), and it can be killed: nothing of it runs again then, but for
+the ``finally`` blocks of its coroutines, which find every socket and timer dead.
+
+One process runs at a time, from one thing that happens to it until it waits again. That takes no virtual time.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, cast
+
+from troth.simulate.world import World
+
+if TYPE_CHECKING:
+    from troth.rehearsal.network import Network
+
+ROUNDS_MAX = 4
+ROUND_US = 20
+"""A process that has so often found more to do, called back by itself, lets the world go on for a moment: what arrives
+meanwhile comes in between, as in a loop that polls its sockets each time round."""
+
+TASKS_KEPT = 64
+
+
+class Handle:
+    """A callback that was asked for."""
+
+    __slots__ = ("_arguments", "_callback", "_context", "_when")
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        arguments: tuple[Any, ...],
+        context: Context | None,
+        when: float = 0.0,
+    ) -> None:
+        self._callback: Callable[..., object] | None = callback
+        self._arguments = arguments
+        self._context = context
+        self._when = when
+
+    def cancel(self) -> None:
+        self._callback = None
+        self._arguments = ()
+
+    def cancelled(self) -> bool:
+        return self._callback is None
+
+    def when(self) -> float:
+        return self._when
+
+    def run(self) -> None:
+        callback = self._callback
+        if callback is None:
+            return
+        if self._context is None:
+            callback(*self._arguments)
+        else:
+            self._context.run(callback, *self._arguments)
+
+
+class Clock:
+    """A process's monotonic clock, in microseconds: it may run fast or slow, and leap ahead."""
+
+    __slots__ = ("_base_local_us", "_base_world_us", "_permille", "_world")
+
+    def __init__(self, world: World, offset_us: int = 0) -> None:
+        self._world = world
+        self._base_world_us = world.now_us
+        self._base_local_us = offset_us
+        self._permille = 1000
+
+    def local_us(self) -> int:
+        return self._base_local_us + (self._world.now_us - self._base_world_us) * self._permille // 1000
+
+    def world_us(self, local_us: int) -> int:
+        """How much of the world's time passes while this clock counts *local_us*."""
+        return local_us * 1000 // self._permille
+
+    def set_rate(self, permille: int) -> None:
+        """Run at *permille* thousandths of the right speed from now on."""
+        self._base_local_us = self.local_us()
+        self._base_world_us = self._world.now_us
+        self._permille = permille
+
+    def jump(self, local_us: int) -> None:
+        """Leap ahead, as a clock does that is read before and after a long sleep of the machine."""
+        self._base_local_us += local_us
+
+
+class ProcessLoop:
+    """What `asyncio.get_running_loop` gives to the code of one simulated process."""
+
+    def __init__(
+        self, world: World, network: "Network", host: str, clock: Clock, on_error: Callable[[BaseException], None]
+    ) -> None:
+        """*on_error* hears what a callback raised: in a real loop that would be logged, here it is a finding."""
+        self.world = world
+        self.host = host
+        self.clock = clock
+        self.alive = True
+        self.paused = False
+        self._network = network
+        self._on_error = on_error
+        self._ready: deque[Handle] = deque()
+        self._armed = False
+        self._running = False
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._as_loop = cast(asyncio.AbstractEventLoop, self)
+
+    # ---- asyncio's side --------------------------------------------------------------------------------
+
+    def time(self) -> float:
+        return self.clock.local_us() / 1e6
+
+    def call_soon(
+        self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> Handle:
+        handle = Handle(callback, arguments, context)
+        if self.alive:
+            self._ready.append(handle)
+            if not self._running:
+                self._arm()
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> Handle:
+        return self.call_soon(callback, *arguments, context=context)
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> Handle:
+        return self._call_in(int(delay * 1e6), callback, arguments, context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
+    ) -> Handle:
+        # One microsecond more: floats must not make a timer early by a hair, and be asked for again at once.
+        return self._call_in(int(when * 1e6) + 1 - self.clock.local_us(), callback, arguments, context)
+
+    def _call_in(
+        self,
+        local_us: int,
+        callback: Callable[..., object],
+        arguments: tuple[Any, ...],
+        context: Context | None,
+    ) -> Handle:
+        handle = Handle(callback, arguments, context, self.time() + local_us / 1e6)
+        if self.alive:
+            self.world.after(max(0, self.clock.world_us(local_us)), self._due, handle)
+        return handle
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        return asyncio.Future(loop=self._as_loop)
+
+    def create_task(
+        self, coroutine: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
+    ) -> "asyncio.Task[Any]":
+        task = asyncio.Task(coroutine, loop=self._as_loop, name=name, context=context)
+        tasks = self._tasks
+        if len(tasks) >= TASKS_KEPT:
+            self._tasks = tasks = [each for each in tasks if not each.done()]
+        tasks.append(task)
+        return task
+
+    def run_in_executor(
+        self, executor: object, function: Callable[..., Any], *arguments: Any
+    ) -> "asyncio.Future[Any]":
+        """At once: there is no second thread."""
+        del executor
+        future = self.create_future()
+        future.set_result(function(*arguments))
+        return future
+
+    async def create_server(self, factory: Callable[[], Any], host: str, port: int, **options: Any) -> Any:
+        del options
+        return self._network.listen(self, factory, (host, port))
+
+    async def create_connection(
+        self, factory: Callable[[], Any], host: str, port: int, **options: Any
+    ) -> tuple[Any, Any]:
+        del options
+        return await self._network.connect(self, factory, (host, port))
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return self._running
+
+    def is_closed(self) -> bool:
+        return not self.alive
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.call_exception_handler(context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if self.alive and error is not None:
+            self._on_error(error)
+
+    # ---- the world's side ------------------------------------------------------------------------------
+
+    def enter(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """Something happens to this process: *callback* runs in it as soon as it can."""
+        if not self.alive:
+            return
+        self._ready.append(Handle(callback, arguments, None))
+        if self._running or self.paused:
+            return
+        self._run()
+
+    def pause(self) -> None:
+        """Stop it; `resume` lets it go on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        if self.alive and self._ready:
+            self._arm()
+
+    def kill(self) -> None:
+        """Nothing of it runs again. Not to be called from within."""
+        self.alive = False
+        self._ready.clear()
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self._as_loop)
+        try:
+            for task in self._tasks:
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _close(task)
+        finally:
+            asyncio._set_running_loop(before)
+        self._tasks.clear()
+
+    def _due(self, handle: Handle) -> None:
+        if self.alive and not handle.cancelled():
+            self._ready.append(handle)
+            if not self._running and not self.paused:
+                self._run()
+
+    def _arm(self, delay_us: int = 0) -> None:
+        if not self._armed and not self.paused:
+            self._armed = True
+            self.world.after(delay_us, self._run_armed)
+
+    def _run_armed(self) -> None:
+        self._armed = False
+        if self.alive and not self.paused:
+            self._run()
+
+    def _run(self) -> None:
+        ready = self._ready
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self._as_loop)
+        self._running = True
+        rounds = 0
+        try:
+            while ready and rounds < ROUNDS_MAX:
+                rounds += 1
+                for _ in range(len(ready)):
+                    handle = ready.popleft()
+                    try:
+                        handle.run()
+                    # As asyncio does, but for a finding instead of a line in a log.
+                    except Exception as error:  # noqa: BLE001
+                        self._on_error(error)
+        finally:
+            self._running = False
+            asyncio._set_running_loop(before)
+        if ready:
+            self._arm(ROUND_US)
+
+
+def _close(task: "asyncio.Task[Any]") -> None:
+    """Let the coroutine of *task* run its ``finally`` blocks now, not when the collector comes by."""
+    coroutine = task.get_coro()
+    try:
+        coroutine.close()
+    except (RuntimeError, asyncio.InvalidStateError):
+        return  # It waits for something in such a block; nothing comes to it any more.

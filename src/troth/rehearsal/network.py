@@ -1,0 +1,421 @@
+"""Hosts and the streams between them: TCP as processes see it, on virtual time.
+
+Bytes of a connection arrive in order or not at all. What a bad network does to a stream is to be late (a lost packet
+is sent again after a time-out), to stand still (a partition), or to break. A process that is killed has its sockets
+closed by the kernel; a machine that loses power says nothing, and answers with a reset when it is back.
+
+`Datagrams` are for servers whose links are to lose, double, reorder and garble single frames (machine.py): consensus
+must stand that as well, whatever carries its messages.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from troth.rehearsal.choices import Choices
+from troth.rehearsal.plan import Plan
+from troth.simulate.world import World
+
+if TYPE_CHECKING:
+    from troth.rehearsal.loop import ProcessLoop
+
+RETRANSMIT_US = 200_000
+CONNECT_AGAIN_US = 1_000_000
+USER_TIMEOUT_US = 10_000_000
+HIGH_BYTES = 64 << 10
+SOCKET_BYTES = 128 << 10
+"""What the kernels at both ends hold; only what is behind that waits in the process."""
+
+Address = tuple[str, int]
+_EOF = b""
+
+
+class Listener:
+    """What `create_server` gives."""
+
+    def __init__(self, network: "Network", address: Address) -> None:
+        self._network = network
+        self._address = address
+
+    def close(self) -> None:
+        self._network.listeners.pop(self._address, None)
+
+
+class End:
+    """One end of a connection; a transport to the protocol that owns it."""
+
+    def __init__(self, network: "Network", loop: "ProcessLoop", number: int) -> None:
+        self.network = network
+        self.loop = loop
+        self.number = number
+        self.protocol: Any = None
+        self.peer: End
+        self.last_arrival_us = 0
+        self.stalled: list[bytes | None] = []
+        """What left this end and met a cut link; it arrives when the link is whole again."""
+        self.unread_bytes = 0
+        self._closing = False
+        self._gone = False
+        self._held: list[bytes | None] | None = None
+        self._blocked = False
+
+    # ---- asyncio's side --------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or not data:
+            return
+        self.unread_bytes += len(data)
+        self.network.carry(self, bytes(data))
+        if not self._blocked and self.unread_bytes > SOCKET_BYTES + HIGH_BYTES:
+            self._blocked = True
+            self.loop.call_soon(self.protocol.pause_writing)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.write(b"".join(parts))
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self.network.carry(self, _EOF)
+            self.loop.call_soon(self._finish, None)
+
+    def abort(self) -> None:
+        if not self._gone:
+            already, self._closing = self._closing, True
+            self.network.carry(self, None)
+            if not already:
+                self.loop.call_soon(self._finish, None)
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def is_reading(self) -> bool:
+        return self._held is None
+
+    def pause_reading(self) -> None:
+        if self._held is None:
+            self._held = []
+
+    def resume_reading(self) -> None:
+        held, self._held = self._held or [], None
+        for item in held:
+            self.loop.call_soon(self.take, item)
+
+    def get_write_buffer_size(self) -> int:
+        return max(0, self.unread_bytes - SOCKET_BYTES)
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return (self.peer.loop.host, self.number) if name == "peername" else default
+
+    # ---- the network's side ----------------------------------------------------------------------------
+
+    def take(self, item: bytes | None) -> None:
+        """*item* has arrived (in this end's process): bytes, an end of file, or a reset."""
+        if self._gone:
+            return
+        if self._held is not None:
+            self._held.append(item)
+        elif item is None:
+            self._closing = True
+            self._finish(_reset())
+        elif item == _EOF:
+            if not self._closing:
+                self.protocol.eof_received()
+                self._closing = True
+                self._finish(None)
+        else:
+            self.peer.was_read(len(item))
+            if not self._closing:
+                self.protocol.data_received(item)
+
+    def was_read(self, count: int) -> None:
+        self.unread_bytes -= count
+        if self._blocked and self.unread_bytes <= SOCKET_BYTES + HIGH_BYTES // 4:
+            self._blocked = False
+            if not self._closing:
+                self.loop.call_soon(self.protocol.resume_writing)
+
+    def time_out(self, since: int) -> None:
+        """What was sent at *since* has not been acknowledged for so long that the kernel gives up."""
+        if self.stalled and since == self.last_arrival_us and not self._gone:
+            self._closing = True
+            self.loop.enter(self._finish, TimeoutError("the other side does not answer (simulated)"))
+
+    def _finish(self, error: Exception | None) -> None:
+        if not self._gone:
+            self._gone = True
+            self.network.forget(self)
+            if self.protocol is not None:
+                self.protocol.connection_lost(error)
+
+
+class Network:
+    """All hosts. `cut` holds the directions between two hosts that carry nothing."""
+
+    def __init__(self, world: World, plan: Plan, choices: Choices, rng: random.Random) -> None:
+        self.cut: set[tuple[str, str]] = set()
+        self.listeners: dict[Address, tuple[ProcessLoop, Callable[[], Any]]] = {}
+        self.counts: Counter[str] = Counter()
+        self.clients: list[str] = []
+        """Hosts that are no servers."""
+        self.on_frame: Callable[[str, str, bytes, int], None] | None = None
+        """Told (from, to, bytes, when they arrive) of all that is sent between hosts."""
+        self._dark: set[str] = set()
+        """Hosts without power."""
+        self._world = world
+        self._plan = plan
+        self._choices = choices
+        self._rng = rng
+        self._ends: dict[ProcessLoop, dict[End, None]] = {}
+        self._orphans: dict[str, list[End]] = {}
+        self._stalled: dict[End, None] = {}
+        self._numbers = 0
+        self._calm = True
+        """Faults of single packets begin with `begin`."""
+
+    # ---- connections -----------------------------------------------------------------------------------
+
+    def listen(self, loop: "ProcessLoop", factory: Callable[[], Any], address: Address) -> Listener:
+        """*loop*'s process accepts connections at *address*. Raises OSError when it is taken."""
+        if address in self.listeners:
+            raise OSError(f"address {address} in use (simulated)")
+        self.listeners[address] = (loop, factory)
+        return Listener(self, address)
+
+    async def connect(self, loop: "ProcessLoop", factory: Callable[[], Any], address: Address) -> tuple[End, Any]:
+        """Dial *address*; waits for ever while nobody can be reached, as TCP nearly does."""
+        future: asyncio.Future[tuple[End, Any]] = loop.create_future()
+        self._dial(loop, factory, address, future)
+        return await future
+
+    def _dial(
+        self, loop: "ProcessLoop", factory: Callable[[], Any], address: Address, future: "asyncio.Future[Any]"
+    ) -> None:
+        if future.done() or not loop.alive:
+            return
+        if self._open(loop.host, address[0]):
+            self._world.after(self._delay_us(), self._arrives, loop, factory, address, future)
+        else:
+            self._world.after(CONNECT_AGAIN_US, self._dial, loop, factory, address, future)
+
+    def _arrives(
+        self, loop: "ProcessLoop", factory: Callable[[], Any], address: Address, future: "asyncio.Future[Any]"
+    ) -> None:
+        if not self._open(loop.host, address[0]):
+            self._world.after(CONNECT_AGAIN_US, self._dial, loop, factory, address, future)
+            return
+        there = self.listeners.get(address)
+        if there is None:
+            self._world.after(self._delay_us(), loop.enter, _refuse, future, address)
+            return
+        server, accept = there
+        near, far = self._end(loop), self._end(server)
+        near.peer, far.peer = far, near
+        server.enter(self._accepted, far, accept)
+        near.last_arrival_us = far.last_arrival_us = self._world.now_us + self._delay_us()
+        self._world.after(
+            near.last_arrival_us - self._world.now_us, loop.enter, self._connected, near, factory, future
+        )
+
+    def _accepted(self, end: End, accept: Callable[[], Any]) -> None:
+        end.protocol = accept()
+        end.protocol.connection_made(end)
+
+    def _connected(self, end: End, factory: Callable[[], Any], future: "asyncio.Future[Any]") -> None:
+        if end.is_closing():
+            if not future.done():
+                future.set_exception(_reset())
+            return
+        end.protocol = factory()
+        if future.done():
+            # Given up meanwhile.
+            end._closing = end._gone = True
+            self.carry(end, None)
+            self.forget(end)
+            return
+        end.protocol.connection_made(end)
+        future.set_result((end, end.protocol))
+
+    def _end(self, loop: "ProcessLoop") -> End:
+        self._numbers += 1
+        end = End(self, loop, self._numbers)
+        self._ends.setdefault(loop, {})[end] = None
+        return end
+
+    def forget(self, end: End) -> None:
+        self._ends.get(end.loop, {}).pop(end, None)
+        self._stalled.pop(end, None)
+
+    # ---- bytes -----------------------------------------------------------------------------------------
+
+    def carry(self, end: End, item: bytes | None) -> None:
+        """*item* leaves *end*: bytes, an end of file (empty), or a reset (None)."""
+        if not end.loop.alive and item is not None:
+            return
+        world = self._world
+        delay_us = self._delay_us()
+        plan = self._plan
+        if not self._calm and plan.loss and self._rng.random() * 1000 < plan.loss and self._choices.take("loss"):
+            self.counts["loss"] += 1
+            delay_us += RETRANSMIT_US
+        arrival_us = max(end.last_arrival_us, world.now_us + delay_us)
+        end.last_arrival_us = arrival_us
+        self.counts["packets"] += 1
+        if self.on_frame is not None and item:
+            self.on_frame(end.loop.host, end.peer.loop.host, item, arrival_us)
+        world.after(arrival_us - world.now_us, self._arrive, end, item)
+
+    def _arrive(self, end: End, item: bytes | None) -> None:
+        peer = end.peer
+        if end.stalled or (end.loop.host, peer.loop.host) in self.cut or peer.loop.host in self._dark:
+            if peer.loop.host in self._dark and not peer.loop.alive and item is None:
+                return
+            self.counts["stalled"] += 1
+            end.stalled.append(item)
+            if end not in self._stalled:
+                self._stalled[end] = None
+                self._world.after(USER_TIMEOUT_US, end.time_out, end.last_arrival_us)
+            return
+        if not peer.loop.alive:
+            if item is not None:
+                # Nobody holds that socket any more: the kernel there says so.
+                self._world.after(self._delay_us(), end.loop.enter, end.take, None)
+            return
+        if (
+            item
+            and not self._calm
+            and self._plan.garble
+            and self._rng.random() * 1_000_000 < self._plan.garble * 100
+            and self._choices.take("garble")
+        ):
+            self.counts["garble"] += 1
+            end.unread_bytes -= len(item)
+            item = self._rng.randbytes(len(item))
+            end.unread_bytes += len(item)
+        peer.loop.enter(peer.take, item)
+
+    def _delay_us(self) -> int:
+        draw = self._rng.random
+        plan = self._plan
+        if self._calm:
+            return 50 + int(draw() * 1000)
+        if plan.delay_long and draw() * 1000 < plan.delay_long and self._choices.take("late"):
+            self.counts["late"] += 1
+            return int(draw() * 4 * plan.election_timeout_us)
+        return 50 + int(draw() * draw() * 4 * plan.delay_us)
+
+    # ---- frames one by one -----------------------------------------------------------------------------
+
+    def throw(self, source: str, target: str, data: bytes, receive: Callable[[bytes], None]) -> bool:
+        """Send one frame by itself: lost, late, doubled, overtaken. False: the sender may notice that it is lost."""
+        plan, draw, counts, choices = self._plan, self._rng.random, self.counts, self._choices
+        counts["packets"] += 1
+        if (source, target) in self.cut:
+            counts["cut"] += 1
+            return not (plan.unreachable_told and draw() * 1000 < plan.unreachable_told)
+        if not self._calm:
+            if plan.loss and draw() * 1000 < plan.loss and choices.take("loss"):
+                counts["loss"] += 1
+                return not (plan.unreachable_told and draw() * 1000 < plan.unreachable_told)
+            if plan.duplicate and draw() * 1000 < plan.duplicate and choices.take("duplicate"):
+                counts["duplicate"] += 1
+                self._world.after(self._delay_us(), self._land, source, target, data, receive)
+            if plan.garble and draw() * 1000 < plan.garble and choices.take("garble"):
+                counts["garble"] += 1
+                broken = bytearray(data)
+                for _ in range(self._rng.randint(1, 3)):
+                    broken[self._rng.randrange(len(broken))] ^= 1 << self._rng.randrange(8)
+                data = bytes(broken)
+        delay_us = self._delay_us()
+        if self.on_frame is not None:
+            self.on_frame(source, target, data, self._world.now_us + delay_us)
+        self._world.after(delay_us, self._land, source, target, data, receive)
+        return True
+
+    def _land(self, source: str, target: str, data: bytes, receive: Callable[[bytes], None]) -> None:
+        if (source, target) in self.cut or target in self._dark:
+            self.counts["cut"] += 1
+            return
+        receive(data)
+
+    # ---- what happens to hosts and links ---------------------------------------------------------------
+
+    def process_ended(self, loop: "ProcessLoop", *, power: bool) -> None:
+        """The process in *loop* is gone. *power*: with its machine, which can not even close its sockets."""
+        for address in [address for address, (owner, _) in self.listeners.items() if owner is loop]:
+            del self.listeners[address]
+        ends = self._ends.pop(loop, {})
+        for end in ends:
+            self._stalled.pop(end, None)
+            end._gone = end._closing = True
+        if power:
+            self._dark.add(loop.host)
+            self._orphans.setdefault(loop.host, []).extend(ends)
+        else:
+            for end in ends:
+                self.carry(end, None)
+
+    def host_is_back(self, host: str) -> None:
+        """Power is on again: the kernel resets connections that it knows nothing of."""
+        self._dark.discard(host)
+        for end in self._orphans.pop(host, []):
+            self.carry(end, None)
+        self._flush()
+
+    def partition(self, one: Iterable[str], other: Iterable[str], *, one_way: bool) -> None:
+        """Cut *one* off from *other*; one way: what *one* says is not heard by *other*."""
+        others = sorted(other)
+        for a in sorted(one):
+            for b in others:
+                self.cut.add((a, b))
+                if not one_way:
+                    self.cut.add((b, a))
+
+    def heal(self) -> None:
+        """All links carry again."""
+        self.cut.clear()
+        self._flush()
+
+    def begin(self) -> None:
+        """From now on packets suffer as the plan says."""
+        self._calm = False
+
+    def calm(self) -> None:
+        """No more faults."""
+        self._calm = True
+        self.heal()
+
+    def break_connections(self, one: str, other: str) -> int:
+        """Every connection between two hosts is reset, as a firewall does that was started anew. Returns how many."""
+        broken = 0
+        for loop, ends in list(self._ends.items()):
+            if loop.host == one:
+                for end in list(ends):
+                    if end.peer.loop.host == other:
+                        broken += 1
+                        loop.enter(end.take, None)
+                        end.peer.loop.enter(end.peer.take, None)
+        return broken
+
+    def _flush(self) -> None:
+        for end in list(self._stalled):
+            if (end.loop.host, end.peer.loop.host) in self.cut or end.peer.loop.host in self._dark:
+                continue
+            del self._stalled[end]
+            items, end.stalled = end.stalled, []
+            for item in items:
+                self.carry(end, item)
+
+    def _open(self, one: str, other: str) -> bool:
+        return (one, other) not in self.cut and (other, one) not in self.cut and other not in self._dark
+
+
+def _reset() -> ConnectionResetError:
+    return ConnectionResetError("the connection was reset by the other side (simulated)")
+
+
+def _refuse(future: "asyncio.Future[Any]", address: Address) -> None:
+    if not future.done():
+        future.set_exception(ConnectionRefusedError(f"nobody listens at {address[0]}:{address[1]} (simulated)"))

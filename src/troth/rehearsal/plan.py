@@ -1,0 +1,163 @@
+"""What a seed of whole servers stands for: the cluster, its settings, its clients, and how often each thing goes wrong.
+
+Swarm testing (Groce et al., ISSTA 2012): every seed draws its own rates, and leaves many faults out altogether, so
+that some runs dwell on what runs with everything at once never reach.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from troth.simulate.rng import stream
+
+SECOND_US = 1_000_000
+
+RATES = (
+    *("partitions", "flaps", "resets", "crashes", "power_losses", "power_all", "pauses", "clocks", "slow_disks"),
+    *("disk_hangs", "full_disks", "failed_syncs", "rot", "wipes", "transfers", "changes", "compactions", "hints"),
+)
+"""Fields that are numbers of events per 100 simulated seconds."""
+
+CHANCES = ("loss", "duplicate", "garble", "delay_long")
+"""Fields that are per mille of packets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Rates are events per 100 simulated seconds; chances are per mille of packets."""
+
+    seed: int
+    consensus: str
+    servers: int
+    chaos_us: int
+
+    tick_ms: int
+    heartbeat_ms: int
+    election_timeout_ms: int
+    lease_reads: bool
+    snapshot_entries: int
+    log_kept_entries: int
+    chunk_bytes: int
+    segment_bytes: int
+    quota_bytes: int
+
+    datagrams: bool
+    """Servers talk in single frames that can be lost, doubled and overtaken, instead of over streams."""
+    delay_us: int
+    """Mean of the delay of a packet, about."""
+    delay_long: int
+    loss: int
+    duplicate: int
+    garble: int
+    unreachable_told: int
+    disk_us: int
+    """Mean time of a sync, about."""
+
+    partitions: int = 0
+    flaps: int = 0
+    resets: int = 0
+    crashes: int = 0
+    power_losses: int = 0
+    power_all: int = 0
+    pauses: int = 0
+    clocks: int = 0
+    slow_disks: int = 0
+    disk_hangs: int = 0
+    full_disks: int = 0
+    failed_syncs: int = 0
+    rot: int = 0
+    wipes: int = 0
+    transfers: int = 0
+    changes: int = 0
+    compactions: int = 0
+    hints: int = 0
+
+    clients: int
+    keys: int
+    think_us: int
+    """Mean pause of a client between two operations."""
+    watchers: int
+    leases: bool
+
+    @property
+    def election_timeout_us(self) -> int:
+        return self.election_timeout_ms * 1000
+
+    def describe(self) -> str:
+        """One line for the report of a red seed: what is special about it."""
+        on = ", ".join(f"{name} {getattr(self, name)}" for name in (*CHANCES, *RATES) if getattr(self, name))
+        how = "frames" if self.datagrams else "streams"
+        reads = "lease reads" if self.lease_reads else "read index"
+        return (
+            f"{self.consensus}, {self.servers} servers over {how}, {reads}, election timeout "
+            f"{self.election_timeout_ms} ms, {self.clients} clients; {on or 'no faults'}"
+        )
+
+
+def plan_from(values: dict[str, Any]) -> Plan:
+    """A plan that was written down with `asdict`; unknown fields are those of another version, and are left out."""
+    known = {field.name for field in fields(Plan)}
+    return Plan(**{name: value for name, value in values.items() if name in known})
+
+
+def written(plan: Plan) -> dict[str, Any]:
+    """*plan* as JSON can hold it."""
+    return asdict(plan)
+
+
+def draw(seed: int, *, chaos_seconds: float, consensus: str = "raft", servers: int = 0) -> Plan:
+    """The plan of *seed*. *servers*: so many, instead of a number that the seed draws."""
+    rng = stream(seed, "server plan")
+
+    def maybe(chance: float, lo: int, hi: int) -> int:
+        return rng.randint(lo, hi) if rng.random() < chance else 0
+
+    tick_ms = rng.choice((20, 25, 50))
+    heartbeat_ms = tick_ms * rng.choice((2, 3, 4))
+    election_timeout_ms = heartbeat_ms * rng.choice((5, 8, 10))
+    timeout_us = election_timeout_ms * 1000
+    return Plan(
+        seed=seed,
+        consensus=consensus,
+        servers=servers or rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5, 5)),
+        chaos_us=int(chaos_seconds * SECOND_US),
+        tick_ms=tick_ms,
+        heartbeat_ms=heartbeat_ms,
+        election_timeout_ms=election_timeout_ms,
+        lease_reads=rng.random() < 0.3,
+        snapshot_entries=rng.choice((10, 50, 300, 100_000)),
+        log_kept_entries=rng.choice((0, 3, 20, 2000)),
+        chunk_bytes=rng.choice((300, 2_000, 512 << 10)),
+        segment_bytes=rng.choice((4 << 10, 32 << 10, 1 << 20)),
+        quota_bytes=rng.choice((1 << 30, 1 << 30, 1 << 30, 40_000)),
+        datagrams=rng.random() < 0.5,
+        delay_us=timeout_us // rng.choice((10, 50, 200, 1000)),
+        delay_long=maybe(0.3, 1, 20),
+        loss=maybe(0.5, 5, 150),
+        duplicate=maybe(0.5, 5, 200),
+        garble=maybe(0.3, 1, 20),
+        unreachable_told=maybe(0.4, 100, 1000),
+        disk_us=timeout_us // rng.choice((10, 50, 200, 1000)),
+        partitions=maybe(0.5, 5, 60),
+        flaps=maybe(0.2, 2, 20),
+        resets=maybe(0.3, 5, 60),
+        crashes=maybe(0.5, 5, 40),
+        power_losses=maybe(0.5, 5, 40),
+        power_all=maybe(0.3, 1, 6),
+        pauses=maybe(0.4, 5, 40),
+        clocks=maybe(0.4, 5, 40),
+        slow_disks=maybe(0.3, 5, 30),
+        disk_hangs=maybe(0.3, 3, 20),
+        full_disks=maybe(0.25, 2, 15),
+        failed_syncs=maybe(0.25, 2, 15),
+        rot=maybe(0.2, 2, 15),
+        wipes=maybe(0.2, 2, 10),
+        transfers=maybe(0.4, 5, 60),
+        changes=maybe(0.25, 3, 20),
+        compactions=maybe(0.4, 5, 60),
+        hints=maybe(0.3, 5, 40),
+        clients=rng.choice((2, 3, 4)),
+        keys=rng.choice((2, 4, 8)),
+        think_us=rng.choice((20_000, 60_000, 200_000)),
+        watchers=rng.choice((0, 1, 2)),
+        leases=rng.random() < 0.4,
+    )
