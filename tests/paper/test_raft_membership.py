@@ -14,7 +14,7 @@ from troth.core.interface import (
     Refused,
     SnapshotMeta,
 )
-from troth.core.raft.membership import encode_membership
+from troth.core.membership import encode_membership
 from troth.core.raft.messages import (
     AppendEntries,
     AppendReply,

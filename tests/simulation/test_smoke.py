@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from troth.core.engines import ENGINES
 from troth.simulate.run import Outcome, run_seed
 
 PINNED = tomllib.loads(Path(__file__).with_name("seeds.toml").read_text())["seed"]
@@ -16,9 +17,10 @@ def assert_green(outcome: Outcome) -> None:
     assert not outcome.violation, "\n".join([*outcome.last_events, outcome.violation, outcome.replay])
 
 
+@pytest.mark.parametrize("consensus", sorted(ENGINES))
 @pytest.mark.parametrize("seed", range(12))
-def test_smoke_seed_keeps_every_invariant(seed: int) -> None:
-    outcome = run_seed(seed, chaos_seconds=8)
+def test_smoke_seed_keeps_every_invariant(seed: int, consensus: str) -> None:
+    outcome = run_seed(seed, chaos_seconds=8, consensus=consensus)
     assert_green(outcome)
     assert outcome.committed > 0
 
@@ -29,10 +31,11 @@ def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("consensus", sorted(ENGINES))
 @pytest.mark.parametrize("first", range(10_000, 10_250, 50))
-def test_many_seeds_keep_every_invariant(first: int) -> None:
+def test_many_seeds_keep_every_invariant(first: int, consensus: str) -> None:
     for seed in range(first, first + 50):
-        assert_green(run_seed(seed, chaos_seconds=20))
+        assert_green(run_seed(seed, chaos_seconds=20, consensus=consensus))
 
 
 def test_faults_really_happen() -> None:

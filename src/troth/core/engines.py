@@ -4,20 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from troth.core.interface import Engine, Entry, HardState, SnapshotMeta
+from troth.core.config import EngineConfig
+from troth.core.interface import Engine, Entry, HardState, Slot, SnapshotMeta
+from troth.core.paxos import messages as paxos_messages
+from troth.core.paxos import node as paxos_node
 from troth.core.raft import messages as raft_messages
 from troth.core.raft import node as raft_node
-from troth.core.raft.state import RaftConfig
 from troth.errors import UsageError
-from troth.ids import NodeId, Tick
+from troth.ids import LogIndex, NodeId, Tick
 from troth.ports import Rng
-
-EngineConfig = RaftConfig
-"""Settings that every engine understands."""
 
 
 class Start(Protocol):
-    """Makes an engine in the state that storage recovered."""
+    """Makes an engine in the state that storage recovered: `entries` are Raft's log, `slots` and `chosen` Paxos's."""
 
     def __call__(
         self,
@@ -28,6 +27,8 @@ class Start(Protocol):
         snapshot: SnapshotMeta,
         hard_state: HardState | None = None,
         entries: Sequence[Entry] = (),
+        slots: Sequence[Slot] = (),
+        chosen: LogIndex = LogIndex(0),
         now: Tick = Tick(0),
         may_vote: bool = True,
     ) -> Engine: ...
@@ -43,7 +44,11 @@ class EngineKind:
 
 
 ENGINES: dict[str, EngineKind] = {
-    "raft": EngineKind(name="raft", start=raft_node.start, messages=raft_messages.RaftMessage),
+    kind.name: kind
+    for kind in (
+        EngineKind(name="raft", start=raft_node.start, messages=raft_messages.RaftMessage),
+        EngineKind(name="paxos", start=paxos_node.start, messages=paxos_messages.PaxosMessage),
+    )
 }
 
 
@@ -56,3 +61,6 @@ def engine_kind(name: str) -> EngineKind:
     if name not in ENGINES:
         raise UsageError(f"no consensus engine is called {name!r}; there are: {', '.join(sorted(ENGINES))}")
     return ENGINES[name]
+
+
+__all__ = ["ENGINES", "EngineConfig", "EngineKind", "Start", "engine_kind"]

@@ -89,10 +89,34 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a server must remember before it speaks: one record, one checksum (Raft figure 2)."""
+    """What a server must remember before it speaks: one record, one checksum (Raft figure 2).
+
+    Paxos: the promised ballot, `term` its round and `voted_for` its node.
+    """
 
     term: Term = Term(0)
     voted_for: NodeId = NodeId(0)
+
+
+class Ballot(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
+    """Paxos: the name of one server's one try to lead. Unique for ever, since a server never uses a round twice."""
+
+    round: Term
+    node: NodeId
+
+
+CHOSEN = Ballot(Term((1 << 63) - 1), NodeId(0))
+"""Above all ballots: the mark of a slot whose value is known to be chosen. Nothing can be accepted in its place, and
+in phase 1 it wins over whatever else is reported."""
+
+
+class Slot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Paxos: what an acceptor holds at ``entry.index``. `ballot` is the one it was accepted at, which is not the one
+    promised, nor that in which the value was first proposed (``entry.term`` is a part of the value and never
+    changes)."""
+
+    ballot: Ballot
+    entry: Entry
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
@@ -114,12 +138,19 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Persist:
-    """One write to stable storage. Entries overwrite what is stored at and after ``entries[0].index``."""
+    """One write to stable storage. Raft writes `entries`, which overwrite what is stored at and after
+    ``entries[0].index``; Paxos writes `slots`, each of which overwrites what is stored at its own index and nothing
+    else."""
 
     hard_state: HardState | None = None
     entries: tuple[Entry, ...] = ()
     snapshot: SnapshotMeta | None = None
-    """A snapshot installed from the leader; the log starts anew behind it unless it holds the same entry."""
+    """A snapshot installed from the leader; the log starts anew behind it unless it holds the same entry (Paxos: the
+    slots up to its end are void, the later ones stay)."""
+    slots: tuple[Slot, ...] = ()
+    """In any order and with gaps; of two with one index the later counts."""
+    chosen: LogIndex = LogIndex(0)
+    """Paxos: what is stored up to here is known to be chosen. Written along with something else, never for itself."""
 
 
 class ReadState(msgspec.Struct, frozen=True):

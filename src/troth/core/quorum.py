@@ -8,6 +8,7 @@ Sources: Raft paper §5.2, §5.4.2 and §6 (joint consensus: agreement needs sep
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
@@ -87,3 +88,31 @@ def check_flexible(count: int, phase1: int, phase2: int) -> None:
         raise UsageError(
             f"quorums of {phase1} and {phase2} out of {count} need not meet; their sum must be above {count}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class QuorumSizes:
+    """How many voters each phase of Paxos needs ("Flexible Paxos"); 0 stands for a majority.
+
+    The sizes hold for sets of voters in which they are sure to meet, and majorities for all other sets: a membership
+    change to another number of servers falls back to what is always right. All servers must be given the same sizes.
+    """
+
+    phase1_given: int = 0
+    phase2_given: int = 0
+
+    def _apply_to(self, count: int) -> bool:
+        one, two = self.phase1_given, self.phase2_given
+        return 0 < one <= count and 0 < two <= count and one + two > count
+
+    def phase1(self, count: int) -> int:
+        """How many of *count* voters must promise."""
+        return self.phase1_given if self._apply_to(count) else majority(count)
+
+    def phase2(self, count: int) -> int:
+        """How many of *count* voters must accept."""
+        return self.phase2_given if self._apply_to(count) else majority(count)
+
+    def blocking(self, count: int) -> int:
+        """The fewest of *count* voters without which nobody gets a phase-1 quorum: enough to confirm a leader."""
+        return count - self.phase1(count) + 1

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 
+from troth.core.engines import ENGINES
 from troth.simulate.run import Outcome, run_seed
 
 
@@ -14,23 +15,26 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds to run (default 100)")
     parser.add_argument("--first", type=int, default=0, help="the first of them (default 0)")
     parser.add_argument("--seconds", type=int, default=60, help="simulated seconds of chaos a seed (default 60)")
+    parser.add_argument("--consensus", choices=sorted(ENGINES), default="raft", help="the engine (default raft)")
     parser.add_argument("--stop", action="store_true", help="stop at the first red seed")
     parser.add_argument("--digest", action="store_true", help="print the digest of everything that happened")
     options = parser.parse_args()
     if options.seed is not None:
-        outcome = run_seed(options.seed, chaos_seconds=options.seconds, record=options.digest)
+        outcome = run_seed(
+            options.seed, chaos_seconds=options.seconds, record=options.digest, consensus=options.consensus
+        )
         _tell(outcome)
         if options.digest:
             print(outcome.digest)
         return 1 if outcome.violation else 0
-    return _campaign(options.first, options.seeds, options.seconds, stop=options.stop)
+    return _campaign(options.first, options.seeds, options.seconds, consensus=options.consensus, stop=options.stop)
 
 
-def _campaign(first: int, count: int, seconds: int, *, stop: bool) -> int:
+def _campaign(first: int, count: int, seconds: int, *, consensus: str, stop: bool) -> int:
     red = 0
     totals: Counter[str] = Counter()
     for seed in range(first, first + count):
-        outcome = run_seed(seed, chaos_seconds=seconds)
+        outcome = run_seed(seed, chaos_seconds=seconds, consensus=consensus)
         totals.update({"simulated seconds": outcome.simulated_us // 1_000_000, "commits": outcome.committed})
         totals.update({"reads": outcome.reads, "events": outcome.events})
         totals.update(outcome.faults)

@@ -8,14 +8,13 @@ and the numbers given to reads start at 1 in every life. The state machine is a 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from troth.core.engines import Start
 from troth.core.interface import (
     Effects,
-    Engine,
     Entry,
     EntryId,
-    HardState,
     Membership,
     MembershipChange,
     Message,
@@ -29,28 +28,12 @@ from troth.simulate.journal import Journal, chained
 from troth.simulate.monitor import Monitor
 from troth.simulate.network import Network
 from troth.simulate.plan import Plan
-from troth.simulate.raft_view import RaftView
 from troth.simulate.rng import stream
+from troth.simulate.view import EngineView, view_of
 from troth.simulate.world import LocalClock, World
 
 SNAPSHOT_PATIENCE_TICKS = 100
 NOTHING = Effects()
-
-
-class StartEngine(Protocol):
-    """How an engine is made from what storage recovered (`core.raft.node.start`)."""
-
-    def __call__(
-        self,
-        *,
-        node_id: NodeId,
-        config: Any,
-        rng: Any,
-        snapshot: SnapshotMeta,
-        hard_state: HardState,
-        entries: tuple[Entry, ...],
-        now: Tick,
-    ) -> Engine: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +70,7 @@ class CoreNode:
         network: Network,
         plan: Plan,
         monitor: Monitor,
-        start: StartEngine,
+        start: Start,
         node_id: NodeId,
         genesis: Membership,
     ) -> None:
@@ -106,7 +89,7 @@ class CoreNode:
         """Set by the plan's compactions: take a snapshot at the next chance."""
         self._world = world
         self._network = network
-        self._plan = plan
+        self.plan = plan
         self._monitor = monitor
         self._start = start
         self._disk_us = plan.disk_us
@@ -120,14 +103,16 @@ class CoreNode:
         stored = self.journal.durable
         self.engine = self._start(
             node_id=self.node_id,
-            config=self._plan.config,
-            rng=stream(self._plan.seed, "engine", self.node_id, self.life),
+            config=self.plan.config,
+            rng=stream(self.plan.seed, "engine", self.node_id, self.life),
             snapshot=stored.base,
             hard_state=stored.hard_state,
             entries=tuple(stored.entries),
+            slots=tuple(stored.slots.values()),
+            chosen=stored.chosen,
             now=self.clock.ticks(),
         )
-        self.view = RaftView(self.engine)
+        self.view: EngineView = view_of(self.engine)
         self.applied, self.digest = stored.base.last, stored.base_digest
         self._outbox: deque[tuple[int, Send]] = deque()
         self._apply_queue: deque[Entry] = deque()
@@ -148,7 +133,7 @@ class CoreNode:
             return
         self.up = False
         self.life += 1
-        self.journal.crash(self.rng, self._plan.keep_unsynced)
+        self.journal.crash(self.rng, self.plan.keep_unsynced)
         self._monitor.on_crashed(self)
 
     def pause(self, world_us: int) -> None:
@@ -240,7 +225,7 @@ class CoreNode:
             self._after_input()
             if self.wants_snapshots and not self._saving:
                 self._save_snapshot()
-        self._world.after(self.clock.world_us(self._plan.tick_stride), self._tick, life)
+        self._world.after(self.clock.world_us(self.plan.tick_stride), self._tick, life)
 
     def _on_message(self, now: Tick, sender: NodeId, message: Any) -> None:
         if isinstance(message, Message):
@@ -271,7 +256,7 @@ class CoreNode:
         self._monitor.on_input(self)
         if self._pump_planned:
             return
-        if self._plan.defer and self.rng.random() * 1000 < self._plan.defer:
+        if self.plan.defer and self.rng.random() * 1000 < self.plan.defer:
             self._pump_planned = True
             self._world.after(self.rng.randrange(1, 20_000), self._pump_later, self.life)
         else:
@@ -314,11 +299,11 @@ class CoreNode:
             self._release_reads()
         if effects.committed:
             self._apply_queue.extend(effects.committed)
-            if not self._plan.apply_us:
+            if not self.plan.apply_us:
                 self._apply(self.life)
             elif not self._applying:
                 self._applying = True
-                self._world.after(self.rng.randrange(0, 2 * self._plan.apply_us), self._apply, self.life)
+                self._world.after(self.rng.randrange(0, 2 * self.plan.apply_us), self._apply, self.life)
         for peer in effects.snapshots_wanted:
             self._stream_snapshot(peer)
         for state in effects.reads:
@@ -414,7 +399,7 @@ class CoreNode:
             return
         self._saving = False
         self.journal.snapshot_saved(meta, digest)
-        keep_from = max(1, meta.last.index + 1 - self._plan.keep_behind)
+        keep_from = max(1, meta.last.index + 1 - self.plan.keep_behind)
         self.engine.compact(meta, LogIndex(keep_from))
         self.journal.trim(meta, digest)
         self._monitor.on_input(self)

@@ -12,11 +12,11 @@ A crash keeps a prefix of the unsynced writes; of the first one that is lost, th
 may have survived, since nobody promised that a `Persist` is atomic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from troth.core.interface import Entry, EntryId, HardState, Membership, Persist, SnapshotMeta
+from troth.core.interface import Entry, EntryId, HardState, Membership, Persist, Slot, SnapshotMeta
 from troth.ids import LogIndex, Term
 
 
@@ -30,7 +30,8 @@ class Luck(Protocol):
 
 @dataclass(slots=True)
 class Stored:
-    """What a disk holds. `digests[i]` is the digest of the log's history up to ``entries[i]``."""
+    """What a disk holds: Raft's log in `entries`, or Paxos's accepted `slots`. `digests[i]` is the digest of the log's
+    history up to ``entries[i]``."""
 
     base: SnapshotMeta
     """The newest snapshot; the log that counts begins behind it."""
@@ -38,6 +39,8 @@ class Stored:
     hard_state: HardState = field(default_factory=HardState)
     entries: list[Entry] = field(default_factory=list)
     digests: list[int] = field(default_factory=list)
+    slots: dict[LogIndex, Slot] = field(default_factory=dict)
+    chosen: LogIndex = LogIndex(0)
 
     @property
     def last_index(self) -> LogIndex:
@@ -48,6 +51,8 @@ class Stored:
         at = index - self.base.last.index
         if at == 0:
             return self.base.last.term
+        if index in self.slots:
+            return self.slots[index].entry.term
         return self.entries[at - 1].term if 0 < at <= len(self.entries) else None
 
     def digest_at(self, index: LogIndex) -> int | None:
@@ -72,6 +77,12 @@ class Stored:
             self.entries.append(entry)
             self.digests.append(digest)
 
+    def accept(self, slots: Iterable[Slot]) -> None:
+        """Each slot overwrites what stands at its own index."""
+        for slot in slots:
+            if slot.entry.index > self.base.last.index:
+                self.slots[slot.entry.index] = slot
+
     def begin_behind(self, base: SnapshotMeta, digest: int) -> None:
         """A newer snapshot is here: keep the log behind it only if it is the same history."""
         if base.last.index <= self.base.last.index:
@@ -80,6 +91,7 @@ class Stored:
         drop = base.last.index - self.base.last.index
         self.entries = self.entries[drop:] if agrees else []
         self.digests = self.digests[drop:] if agrees else []
+        self.slots = {index: slot for index, slot in self.slots.items() if index > base.last.index}
         self.base, self.base_digest = base, digest
 
 
@@ -165,6 +177,8 @@ def replayed(stored: Stored, writes: Sequence[Write]) -> Stored:
         hard_state=stored.hard_state,
         entries=list(stored.entries),
         digests=list(stored.digests),
+        slots=dict(stored.slots),
+        chosen=stored.chosen,
     )
     for write in writes:
         _apply(after, write)
@@ -178,6 +192,8 @@ def _apply(stored: Stored, write: Write) -> None:
     if persist.snapshot is not None:
         stored.begin_behind(persist.snapshot, write.snapshot_digest)
     stored.write(persist.entries)
+    stored.accept(persist.slots)
+    stored.chosen = max(stored.chosen, persist.chosen)
 
 
 def _apply_torn(stored: Stored, write: Write, rng: Luck) -> None:
@@ -185,3 +201,5 @@ def _apply_torn(stored: Stored, write: Write, rng: Luck) -> None:
         stored.hard_state = write.persist.hard_state
     if write.persist.snapshot is None and write.persist.entries:
         stored.write(write.persist.entries[: rng.randrange(len(write.persist.entries) + 1)])
+    if write.persist.slots:
+        stored.accept(slot for slot in write.persist.slots if rng.random() < 0.5)

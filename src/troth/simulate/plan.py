@@ -5,9 +5,9 @@ that some runs dwell on what runs with everything at once never reach.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from troth.core.raft.state import RaftConfig
+from troth.core.config import EngineConfig
 from troth.simulate.rng import stream
 
 SECOND_US = 1_000_000
@@ -21,10 +21,11 @@ class Plan:
     against which a fault is short or long."""
 
     seed: int
+    consensus: str = "raft"
     voters: int
     spares: int
     chaos_us: int
-    config: RaftConfig
+    config: EngineConfig
     tick_stride: int
     """A node's clock is looked at every so many ticks."""
 
@@ -89,8 +90,8 @@ class Plan:
         return f"{self.voters} voters, {self.spares} spares, {mode}; {rates}"
 
 
-def draw(seed: int, *, chaos_seconds: int) -> Plan:
-    """The plan of *seed*."""
+def draw(seed: int, *, chaos_seconds: int, consensus: str = "raft") -> Plan:
+    """The plan of *seed*. For every consensus the same, but for what only one of them knows."""
     rng = stream(seed, "plan")
 
     def maybe(chance: float, lo: int, hi: int) -> int:
@@ -98,9 +99,13 @@ def draw(seed: int, *, chaos_seconds: int) -> Plan:
 
     config = _config(rng, lease=rng.random() < 0.3)
     timeout_us = config.election_timeout_ticks * TICK_US
+    voters = rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5, 5))
+    if consensus == "paxos":
+        config = _with_flexible_quorums(config, voters, stream(seed, "quorums"))
     return Plan(
         seed=seed,
-        voters=rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5, 5)),
+        consensus=consensus,
+        voters=voters,
         spares=rng.choice((0, 0, 1, 2, 3)),
         chaos_us=chaos_seconds * SECOND_US,
         config=config,
@@ -132,9 +137,17 @@ def draw(seed: int, *, chaos_seconds: int) -> Plan:
     )
 
 
-def _config(rng: random.Random, *, lease: bool) -> RaftConfig:
+def _with_flexible_quorums(config: EngineConfig, voters: int, rng: random.Random) -> EngineConfig:
+    """Quorums of different sizes for a third of the seeds; they need only just meet."""
+    if rng.random() < 0.67:
+        return config
+    phase2 = rng.randint(1, voters)
+    return replace(config, phase1_size=voters - phase2 + 1, phase2_size=phase2)
+
+
+def _config(rng: random.Random, *, lease: bool) -> EngineConfig:
     heartbeat = rng.choice((2, 3, 5))
-    return RaftConfig(
+    return EngineConfig(
         heartbeat_ticks=heartbeat,
         election_timeout_ticks=heartbeat * rng.choice((4, 6, 8, 12)),
         lease_reads=lease,

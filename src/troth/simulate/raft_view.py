@@ -1,9 +1,6 @@
-"""A cheap look into a Raft engine, for invariants that run after every step.
+"""The view (view.py) of a Raft engine."""
 
-`Engine.status` builds a full picture and is too slow for that. This is the only file that reads the private state.
-"""
-
-from troth.core.interface import Engine, Entry, Membership
+from troth.core.interface import Ballot, Engine, Entry, Membership
 from troth.core.raft.node import Raft
 from troth.core.raft.roles import Leader
 from troth.ids import LogIndex, NodeId, Term, Tick
@@ -26,6 +23,10 @@ class RaftView:
     @property
     def voted_for(self) -> NodeId:
         return self._raft._voted_for
+
+    @property
+    def ballot(self) -> Ballot:
+        return Ballot(self._raft._term, NodeId(0))
 
     @property
     def leads(self) -> bool:

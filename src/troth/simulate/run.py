@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from troth.core.engines import Start, engine_kind
 from troth.core.interface import Accepted, Member, Membership, Message, Trace
-from troth.core.raft.node import start
 from troth.errors import InvariantViolation, invariant
 from troth.ids import LogIndex, NodeId
-from troth.simulate.core_node import CoreNode, StartEngine
+from troth.simulate.core_node import CoreNode
 from troth.simulate.faults import Faults
-from troth.simulate.invariants import ALL
+from troth.simulate.invariants import RULES
 from troth.simulate.monitor import Invariant, Monitor
 from troth.simulate.network import Network
 from troth.simulate.plan import SECOND_US, TICK_US, Plan, draw
@@ -48,16 +48,26 @@ class Outcome:
     @property
     def replay(self) -> str:
         """The command that runs this seed again."""
-        return f"python -m troth.simulate --seed {self.plan.seed} --seconds {self.plan.chaos_us // SECOND_US}"
+        plan = self.plan
+        consensus = "" if plan.consensus == "raft" else f" --consensus {plan.consensus}"
+        return f"python -m troth.simulate --seed {plan.seed} --seconds {plan.chaos_us // SECOND_US}{consensus}"
 
 
 class Simulation:
     """A cluster of cores in a world of its own."""
 
     def __init__(
-        self, plan: Plan, *, engine: StartEngine = start, rules: Sequence[type[Invariant]] = ALL, keep: bool = True
+        self,
+        plan: Plan,
+        *,
+        engine: Start | None = None,
+        rules: Sequence[type[Invariant]] | None = None,
+        keep: bool = True,
     ) -> None:
+        """*engine* and *rules* replace those of the plan's consensus."""
         self.plan = plan
+        engine = engine_kind(plan.consensus).start if engine is None else engine
+        rules = RULES[plan.consensus] if rules is None else rules
         self.world = World()
         self.network = Network(self.world, plan, stream(plan.seed, "network"))
         self.nodes: dict[NodeId, CoreNode] = {}
@@ -208,9 +218,16 @@ class _Recorded:
         self._node.on_message(sender, message)
 
 
-def run_seed(seed: int, *, chaos_seconds: int = 60, record: bool = False, engine: StartEngine = start) -> Outcome:
-    """Run one seed; never raises for a violation."""
-    simulation = Simulation(draw(seed, chaos_seconds=chaos_seconds), engine=engine)
+def run_seed(
+    seed: int,
+    *,
+    chaos_seconds: int = 60,
+    record: bool = False,
+    consensus: str = "raft",
+    engine: Start | None = None,
+) -> Outcome:
+    """Run one seed; never raises for a violation. *engine* is run in place of that of *consensus*."""
+    simulation = Simulation(draw(seed, chaos_seconds=chaos_seconds, consensus=consensus), engine=engine)
     if record:
         simulation.record()
     return simulation.run()

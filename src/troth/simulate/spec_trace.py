@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from troth.core.interface import Entry, EntryKind, Persist
-from troth.core.raft.membership import decode_membership
+from troth.core.membership import decode_membership
 from troth.errors import InvariantViolation
 from troth.ids import LogIndex, NodeId
 from troth.simulate.core_node import CoreNode
 from troth.simulate.monitor import Invariant, Monitor, Seen
-from troth.simulate.raft_view import RaftView
+from troth.simulate.view import EngineView
 from troth.verify.specification import Change, Step, TraceChecker
 
 ROLES: dict[str, Literal["follower", "candidate", "leader"]] = {
@@ -29,7 +29,7 @@ ROLES: dict[str, Literal["follower", "candidate", "leader"]] = {
 class NodeTrace:
     """What was last told of one engine; `look` says what is new."""
 
-    def __init__(self, node_id: NodeId, view: RaftView) -> None:
+    def __init__(self, node_id: NodeId, view: EngineView) -> None:
         self._node = int(node_id)
         self._view = view
         self._log: list[tuple[int, str]] = []

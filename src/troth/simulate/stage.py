@@ -33,7 +33,7 @@ from troth.core.interface import (
     SnapshotMeta,
     Status,
 )
-from troth.core.raft.membership import encode_membership
+from troth.core.membership import encode_membership
 from troth.core.raft.messages import (
     AppendEntries,
     AppendRejected,

@@ -3,7 +3,7 @@
 import pytest
 
 from troth.core.interface import Entry, EntryKind, Member, Membership, MembershipChange
-from troth.core.raft.membership import (
+from troth.core.membership import (
     MembershipLog,
     changed,
     decode_membership,

@@ -15,7 +15,7 @@ from troth.core.interface import (
     RefusalReason,
     Refused,
 )
-from troth.core.raft.membership import changed, encode_membership, left, promotable
+from troth.core.membership import changed, encode_membership, left, promotable
 from troth.core.raft.progress import FollowerProgress, Mode
 from troth.core.raft.reads import Reads
 from troth.core.raft.roles import Leader

@@ -32,6 +32,7 @@ from troth.core.interface import (
     RefusalReason,
     Refused,
     RoleName,
+    Slot,
     SnapshotMeta,
     Status,
 )
@@ -344,10 +345,13 @@ def start(
     snapshot: SnapshotMeta,
     hard_state: HardState | None = None,
     entries: Sequence[Entry] = (),
+    slots: Sequence[Slot] = (),
+    chosen: LogIndex = LogIndex(0),
     now: Tick = Tick(0),
     may_vote: bool = True,
 ) -> Engine:
     """A Raft engine in the state that storage recovered (see `State.__init__`)."""
+    invariant(not slots and not chosen, "what Paxos has stored was given to Raft", chosen=chosen)
     return Raft(
         node_id=node_id,
         config=config,

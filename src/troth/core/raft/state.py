@@ -6,8 +6,8 @@ entry: it admits messages and gathers the effects.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from troth.core.config import EngineConfig
 from troth.core.interface import (
     Entry,
     EntryKind,
@@ -18,50 +18,18 @@ from troth.core.interface import (
     SnapshotMeta,
     Trace,
 )
+from troth.core.membership import MembershipLog
 from troth.core.raft.log import Log
-from troth.core.raft.membership import MembershipLog
 from troth.core.raft.messages import AppendReply, RaftMessage
 from troth.core.raft.roles import Candidate, Follower, Leader, PreCandidate, Role
-from troth.errors import InvariantViolation, UsageError, invariant
+from troth.errors import InvariantViolation, invariant
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.ports import Rng
 
 NOBODY = NodeId(0)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RaftConfig:
-    """Settings of the protocol. All durations are ticks.
-
-    `lease_reads` lets a leader answer reads without a round trip. It then relies on clocks that run at the same
-    rate within `clock_drift_percent`, and servers wait a full election timeout before they vote, also when they
-    have seen the leader die: fail-over is slower.
-    """
-
-    heartbeat_ticks: int = 5
-    election_timeout_ticks: int = 60
-    lease_reads: bool = False
-    clock_drift_percent: int = 10
-    disk_timeout_ticks: int = 300
-    append_bytes_max: int = 1 << 20
-    uncommitted_bytes_max: int = 64 << 20
-    reads_pending_max: int = 10_000
-    promote_lag_max: int = 64
-    """A learner that lacks at most this many entries is caught up."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.heartbeat_ticks < self.election_timeout_ticks:
-            raise UsageError(
-                f"heartbeat_ticks ({self.heartbeat_ticks}) must be above 0 and below election_timeout_ticks "
-                f"({self.election_timeout_ticks})"
-            )
-        if not 0 <= self.clock_drift_percent < 100:
-            raise UsageError(f"clock_drift_percent ({self.clock_drift_percent}) must be 0 to 99")
-
-    @property
-    def lease_ticks(self) -> int:
-        """How long a lease lasts from the sending of its heartbeat: less than any follower's patience."""
-        return self.election_timeout_ticks * (100 - self.clock_drift_percent) // 100 - 1
+RaftConfig = EngineConfig
+"""The settings have their home in core/config.py; tests and the simulator know them by this name."""
 
 
 class State:

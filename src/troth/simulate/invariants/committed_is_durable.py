@@ -6,7 +6,7 @@ Source: Raft §5.3 ("committed once replicated on a majority"), with durable in 
 from collections.abc import Callable
 
 from troth.core.interface import EntryId, Membership
-from troth.core.quorum import majority
+from troth.core.quorum import QuorumSizes
 from troth.errors import invariant
 from troth.ids import NodeId
 from troth.simulate.core_node import CoreNode
@@ -23,7 +23,7 @@ class CommittedIsDurable(Invariant):
         term = node.view.term_at(index)
         invariant(term is not None, "commits what it does not hold", node=node.node_id, index=index)
         if term is not None:
-            missing = self._lacking(seen.membership, EntryId(term, index), lambda voters: majority(len(voters)))
+            missing = self._lacking(seen.membership, EntryId(term, index), self._sizes(node).phase2)
             invariant(
                 not missing, "committed without a durable quorum", node=node.node_id, index=index, voters=missing
             )
@@ -32,22 +32,26 @@ class CommittedIsDurable(Invariant):
         membership, highest = self.ledger.committed_membership, self.ledger.highest_id
         if membership is None or not highest.index:
             return
-        # As long as fewer than a majority lack it, no election can be won without a voter who has it.
-        lacking = self._lacking(membership, highest, lambda voters: len(voters) - majority(len(voters)) + 1)
+        # As long as so many have it, no election can be won without a voter who has it.
+        lacking = self._lacking(membership, highest, self._sizes(node).blocking)
         sets = 2 if membership.is_joint else 1
         invariant(len(lacking) < sets, "a crash took what was committed", node=node.node_id, highest=highest)
 
     def _lacking(
-        self, membership: Membership, entry: EntryId, needed: Callable[[tuple[NodeId, ...]], int]
+        self, membership: Membership, entry: EntryId, needed: Callable[[int], int]
     ) -> list[tuple[NodeId, ...]]:
         """The sets of voters of which too few hold *entry* durably."""
         lacking = []
         for voters in (membership.voters, membership.outgoing):
             if voters:
                 holders = sum(self._holds(self.nodes[voter], entry) for voter in voters)
-                if holders < needed(voters):
+                if holders < needed(len(voters)):
                     lacking.append(voters)
         return lacking
+
+    @staticmethod
+    def _sizes(node: CoreNode) -> QuorumSizes:
+        return QuorumSizes(node.plan.config.phase1_size, node.plan.config.phase2_size)
 
     @staticmethod
     def _holds(node: CoreNode, entry: EntryId) -> bool:

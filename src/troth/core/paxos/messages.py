@@ -1,0 +1,155 @@
+"""What Multi-Paxos servers say to each other. The union is closed: `receive` matches all of it.
+
+Tags 1 to 31 are the engine's; a number is never used again for something else. Every message carries a ballot: the
+one it belongs to, or, in a refusal, the higher one that its sender has promised.
+"""
+
+from typing import TypeAlias
+
+from troth.core.interface import Ballot, Entry, Message, Slot
+from troth.ids import LogIndex, NodeId
+
+
+class Probe(Message, frozen=True, array_like=True, tag=1):
+    """ "Would you promise this ballot?" Asked before it is used, so that a leader who works is not disturbed.
+
+    `start`: the first slot that the asker does not know to be chosen.
+    """
+
+    ballot: Ballot
+    start: LogIndex
+
+
+class ProbeReply(Message, frozen=True, array_like=True, tag=2):
+    """Granted: the ballot as asked. Refused: what was promised, so that one who was left behind learns it."""
+
+    ballot: Ballot
+    granted: bool
+
+
+class Prepare(Message, frozen=True, array_like=True, tag=3):
+    """Phase 1a for all slots from `start` on; sent again with a higher `start` for the next page of the answer.
+
+    `transfer`: the old leader asked for this, so having just heard from it does not forbid the promise.
+    """
+
+    ballot: Ballot
+    start: LogIndex
+    transfer: bool = False
+
+
+class Promise(Message, frozen=True, array_like=True, tag=4):
+    """Phase 1b, one page: all that the sender has accepted in ``[start, upto]``, ascending.
+
+    Slots up to `chosen` hold chosen values. `last` is the highest slot held: there is more while ``upto < last``.
+    """
+
+    ballot: Ballot
+    start: LogIndex
+    upto: LogIndex
+    last: LogIndex
+    chosen: LogIndex
+    slots: tuple[Slot, ...]
+
+
+class Accept(Message, frozen=True, array_like=True, tag=5):
+    """Phase 2a for a run of slots: ``entries[i].index == entries[0].index + i``. Without entries it asks for an
+    acknowledgement. The leader knows all slots up to `chosen` to be chosen."""
+
+    ballot: Ballot
+    entries: tuple[Entry, ...]
+    chosen: LogIndex
+
+
+class AcceptReply(Message, frozen=True, array_like=True, tag=6):
+    """Phase 2b. Each slot up to `match`, and each of ``[first, last]``, is durably accepted at this ballot here (or
+    known to be chosen)."""
+
+    ballot: Ballot
+    match: LogIndex
+    first: LogIndex = LogIndex(0)
+    last: LogIndex = LogIndex(0)
+
+
+class Heartbeat(Message, frozen=True, array_like=True, tag=7):
+    """`token` numbers the leader's rounds; 0 (`COMMIT_NOTICE`) wants no answer."""
+
+    ballot: Ballot
+    chosen: LogIndex
+    token: int
+
+
+class HeartbeatReply(Message, frozen=True, array_like=True, tag=8):
+    """ "I had promised nothing above your ballot when I saw `token`." `received`: each slot up to it has arrived,
+    durable or not; what the leader has sent beyond it was lost."""
+
+    ballot: Ballot
+    token: int
+    received: LogIndex
+
+
+class Outbid(Message, frozen=True, array_like=True, tag=9):
+    """Answer to a lower ballot: this one is promised, and the other would never learn why nobody answers it."""
+
+    ballot: Ballot
+
+
+class TimeoutNow(Message, frozen=True, array_like=True, tag=10):
+    """Leadership transfer: prepare a ballot of your own at once."""
+
+    ballot: Ballot
+
+
+class ReadRequest(Message, frozen=True, array_like=True, tag=11):
+    """A follower asks for a read point. `number` is the follower's and never used twice, in no other life either."""
+
+    ballot: Ballot
+    number: int
+
+
+class ReadReply(Message, frozen=True, array_like=True, tag=12):
+    ballot: Ballot
+    number: int
+    index: LogIndex
+
+
+PaxosMessage: TypeAlias = (
+    Probe
+    | ProbeReply
+    | Prepare
+    | Promise
+    | Accept
+    | AcceptReply
+    | Heartbeat
+    | HeartbeatReply
+    | Outbid
+    | TimeoutNow
+    | ReadRequest
+    | ReadReply
+)
+
+
+def is_well_formed(sender: NodeId, message: PaxosMessage) -> bool:
+    """Whether *message* keeps the shape its docstring promises; msgspec has checked the types only."""
+    match message:
+        case Probe() | Prepare():
+            return message.ballot.node == sender and message.start > 0
+        case Heartbeat() | TimeoutNow():
+            return message.ballot.node == sender
+        case Accept(entries=entries):
+            if message.ballot.node != sender:
+                return False
+            first = entries[0].index if entries else LogIndex(1)
+            return first > 0 and all(
+                entry.index == first + place and entry.term <= message.ballot.round
+                for place, entry in enumerate(entries)
+            )
+        case Promise(slots=slots):
+            indexes = [slot.entry.index for slot in slots]
+            return (
+                message.start > 0
+                and sorted(set(indexes)) == indexes
+                and (not indexes or (message.start <= indexes[0] and indexes[-1] <= message.upto))
+            )
+        case _:
+            return True

@@ -1,0 +1,183 @@
+"""Phase 2: how values get slots, and slots get chosen.
+
+A slot is chosen when a phase-2 quorum of the membership in force there has accepted one value at one ballot. Slots
+are pipelined and acknowledged each for itself: what is lost holds up delivery, never the acceptance of what comes
+behind.
+
+The membership in force at a slot is the newest one in the slots *before* it. So that nobody can be in doubt about it,
+a membership is a stop sign: nothing behind it leaves the leader before it is chosen (Lamport, Malkhi, Zhou 2010,
+"Reconfiguring a State Machine", §3.4; docs/adr).
+
+The leader writes its own disk while the others write theirs: its own acknowledgement is a message to itself that
+waits in the same "once durable" outbox, so it counts exactly when it is true."""
+
+from collections.abc import Callable
+
+from troth.core.interface import Entry, EntryId, EntryKind
+from troth.core.paxos.accepting import COMMIT_NOTICE, Accepting
+from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply
+from troth.core.paxos.progress import AcceptorProgress, Mode
+from troth.core.paxos.roles import Leader
+from troth.core.quorum import Number, quorum_value
+from troth.errors import invariant
+from troth.ids import LogIndex, NodeId, Tick
+
+
+class Proposing(Accepting):
+    """The leader's half of phase 2."""
+
+    # ---- a slot for a value ----
+
+    def _give_slot(self, leader: Leader, kind: EntryKind, payload: bytes) -> EntryId:
+        """Put a new value behind all others."""
+        entry = Entry(LogIndex(leader.last + 1), self._promised.round, kind, payload)
+        self._queue(leader, entry)
+        return EntryId(entry.term, entry.index)
+
+    def _queue(self, leader: Leader, entry: Entry) -> None:
+        leader.last = entry.index
+        leader.queue.append(entry)
+        leader.uncommitted.append(entry)
+        leader.uncommitted_bytes += entry.size_bytes
+        if entry.kind == EntryKind.MEMBERSHIP:
+            leader.membership_last = entry.index
+
+    def _accept_queue(self, leader: Leader) -> None:
+        """Accept here what may leave: everything up to the first membership that is not chosen yet."""
+        queue = leader.queue
+        while queue and leader.barrier <= self._chosen_index:
+            entry = queue.popleft()
+            self._accept(entry)
+            leader.accepted = entry.index
+            if entry.kind == EntryKind.MEMBERSHIP:
+                leader.barrier = entry.index
+        self._advance_match()
+
+    # ---- sending ----
+
+    def _replicate(self, leader: Leader) -> None:
+        """Send every acceptor what flow control allows."""
+        for peer in self._others():
+            progress = leader.progress[peer]
+            while progress.next <= leader.accepted and progress.may_send():
+                if not self._send_accept(leader, peer, progress):
+                    break
+
+    def _send_accept(self, leader: Leader, peer: NodeId, progress: AcceptorProgress) -> bool:
+        """Phase 2a: the slots from ``progress.next``, without those that *peer* has acknowledged; False: none."""
+        slots, beyond = self._slots, progress.beyond
+        lo, hi = progress.next, LogIndex(leader.accepted + 1)
+        if lo <= slots.compacted.index:
+            progress.become_snapshot(slots.compacted.index)
+            self._out_snapshots_wanted.append(peer)
+            self._trace("snapshot_wanted", peer=peer)
+            return False
+        if beyond:
+            while lo in beyond:
+                lo = LogIndex(lo + 1)
+            hi = LogIndex(min((index for index in beyond if index > lo), default=hi))
+            progress.next = lo
+            if lo > leader.accepted:
+                return False
+        entries = slots.run(lo, hi, self._config.append_bytes_max)
+        progress.on_sent(entries[-1].index, sum(entry.size_bytes for entry in entries))
+        self._send(peer, Accept(self._promised, entries, self._chosen_index))
+        return True
+
+    def _send_commit_notice(self, leader: Leader) -> None:
+        """Tell acceptors with nothing in flight that more is chosen; others hear it with their next slots."""
+        notice = Heartbeat(self._promised, self._chosen_index, COMMIT_NOTICE)
+        for peer in self._others():
+            progress = leader.progress[peer]
+            if progress.mode is Mode.REPLICATE and not progress.in_flight:
+                self._send(peer, notice)
+
+    def _begin_round(self, leader: Leader) -> int:
+        """Send a numbered heartbeat round; its confirmation by a quorum proves leadership after this moment."""
+        leader.token += 1
+        leader.rounds.append((leader.token, self._now))
+        leader.heartbeat_due = Tick(self._now + self._config.heartbeat_ticks)
+        heartbeat = Heartbeat(self._promised, self._chosen_index, leader.token)
+        for peer in self._others():
+            progress = leader.progress[peer]
+            if progress.check is None:
+                progress.check = leader.token, LogIndex(progress.next - 1)
+            self._send(peer, heartbeat)
+        leader.progress[self.node_id].acked_token = leader.token
+        return leader.token
+
+    # ---- answers ----
+
+    def _on_accept_reply(self, leader: Leader, sender: NodeId, message: AcceptReply) -> None:
+        progress = leader.progress.get(sender)
+        if progress is None:
+            return
+        invariant(
+            max(message.match, message.last) <= leader.last,
+            "acknowledges what was never sent",
+            sender=sender,
+            match=message.match,
+        )
+        progress.heard = self._now
+        progress.on_acknowledged(message.match, message.first, message.last)
+        if sender == self.node_id:
+            leader.own_disk_seen = self._now
+        elif progress.mode is Mode.SNAPSHOT and progress.match >= progress.snapshot_index:
+            progress.become_replicate(progress.match)
+
+    def _on_heartbeat_reply(self, leader: Leader, sender: NodeId, message: HeartbeatReply) -> None:
+        """Also tells what was lost: slots sent before the heartbeat which had not arrived when it did."""
+        progress = leader.progress.get(sender)
+        if progress is None:
+            return
+        progress.heard = self._now
+        progress.acked_token = max(progress.acked_token, message.token)
+        if progress.mode is Mode.SNAPSHOT:
+            if message.received >= progress.snapshot_index:
+                progress.become_replicate(message.received)
+            return
+        upto = message.received
+        if progress.mode is Mode.REPLICATE:
+            if progress.check is None or message.token < progress.check[0]:
+                return
+            upto, progress.check = progress.check[1], None
+        if progress.mode is Mode.PROBE or message.received < upto:
+            progress.become_replicate(message.received)
+        if progress.match < min(upto, message.received):
+            # All has arrived, but not its acknowledgement: that may have been lost as well.
+            self._send(sender, Accept(self._promised, (), self._chosen_index))
+
+    # ---- quorums ----
+
+    def _quorum_value(self, held: dict[NodeId, Number], zero: Number, size: Callable[[int], int]) -> Number:
+        """What as many voters as *size* says have reached, in both sets while the membership is joint."""
+        sets = (self._membership.voters, self._membership.outgoing)
+        return min(quorum_value(held, voters, zero, size=size(len(voters))) for voters in sets if voters)
+
+    def _maybe_choose(self, leader: Leader) -> bool:
+        """Advance the chosen index over all slots that a phase-2 quorum of the membership in force has accepted."""
+        before = self._chosen_index
+        while self._chosen_index < leader.accepted:
+            match = {node: progress.match for node, progress in leader.progress.items()}
+            index = min(self._quorum_value(match, LogIndex(0), self._sizes.phase2), leader.accepted)
+            if leader.barrier > self._chosen_index:
+                index = min(index, leader.barrier)
+            if index <= self._chosen_index:
+                index = LogIndex(self._chosen_index + 1)
+                if not self._is_accepted(leader, index):
+                    break
+            self._choose(index)
+        while leader.uncommitted and leader.uncommitted[0].index <= self._chosen_index:
+            leader.uncommitted_bytes -= leader.uncommitted.popleft().size_bytes
+        return self._chosen_index > before
+
+    def _is_accepted(self, leader: Leader, index: LogIndex) -> bool:
+        """Whether a quorum has accepted this one slot, whatever it has of those before.
+
+        The slot right behind a membership is counted by unbroken runs alone: whoever has one that reaches beyond it
+        knows, durably, that the membership is chosen, since nothing behind leaves the leader before it can say so.
+        """
+        if index == self._memberships.index + 1:
+            return False
+        holds = {node: int(progress.holds(index)) for node, progress in leader.progress.items()}
+        return bool(self._quorum_value(holds, 0, self._sizes.phase2))

@@ -1,0 +1,66 @@
+"""A cheap look into an engine, for invariants that run after every step: the same questions for every protocol.
+
+`Engine.status` builds a full picture and is too slow for that. The views are the only files of the simulator that read
+an engine's private state.
+"""
+
+from typing import Protocol
+
+from troth.core.interface import Ballot, Engine, Entry, Membership
+from troth.core.paxos.node import Paxos
+from troth.ids import LogIndex, NodeId, Term, Tick
+from troth.simulate.paxos_view import PaxosView
+from troth.simulate.raft_view import RaftView
+
+
+class EngineView(Protocol):
+    """One engine, read only."""
+
+    @property
+    def term(self) -> Term: ...
+
+    @property
+    def voted_for(self) -> NodeId: ...
+
+    @property
+    def ballot(self) -> Ballot:
+        """What one leader at most leads with: the promised ballot; Raft's term, with nobody's name."""
+
+    @property
+    def leads(self) -> bool: ...
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def commit_index(self) -> LogIndex: ...
+
+    @property
+    def applied_index(self) -> LogIndex: ...
+
+    @property
+    def compacted_index(self) -> LogIndex: ...
+
+    @property
+    def last_index(self) -> LogIndex: ...
+
+    @property
+    def membership(self) -> Membership:
+        """Who decides, as far as this server knows."""
+
+    @property
+    def membership_index(self) -> LogIndex: ...
+
+    def term_at(self, index: LogIndex) -> Term | None:
+        """Term of the entry at *index*; None when it is not here."""
+
+    def entries(self, lo: LogIndex, hi: LogIndex) -> tuple[Entry, ...]:
+        """The entries of ``[lo, hi)``, none of them compacted, all of them committed or a log without gaps."""
+
+    def lease_end(self) -> Tick:
+        """First tick at which this server's leader lease no longer holds; 0 when it has none."""
+
+
+def view_of(engine: Engine) -> EngineView:
+    """The view that fits *engine*."""
+    return PaxosView(engine) if isinstance(engine, Paxos) else RaftView(engine)
