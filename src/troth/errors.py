@@ -27,6 +27,7 @@
         Corrupt                 bytes that were durable are not what was written; .path says where
         SyncFailed              fsync failed; never retried, since a second success proves nothing
         IdentityLost            this data directory is not the one that the cluster knows under this name
+          Removed                 this server was removed from its cluster
     InvariantViolation(AssertionError)   outside the tree: our bug; only a process's entry point catches it
 
 A caller needs just two answers about a failed request: *did it happen?* and *what do I do?* The first is the
@@ -235,6 +236,12 @@ class IdentityLost(StorageError):
     """This data directory is not the one that the cluster knows under this name."""
 
     code = "identity_lost"
+
+
+class Removed(IdentityLost):
+    """This server was removed from its cluster by a change of its members; it stops, and can not come back as it is."""
+
+    code = "removed"
 
 
 class InvariantViolation(AssertionError):

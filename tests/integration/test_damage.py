@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from real_cluster import Load, cluster_of, verified
 
+import troth
+from troth.cli.verdict import judge
 from troth.errors import TrothError
 
 pytestmark = pytest.mark.integration
@@ -43,3 +45,23 @@ def test_a_damaged_log_is_refused_then_salvaged_and_made_whole_by_the_others() -
         verified(cluster, load)
         log = cluster.log_file(victim).read_text()
         assert "the log was damaged" in log
+
+
+def test_the_only_server_of_a_cluster_that_was_salvaged_says_why_it_waits_and_serves_what_is_left() -> None:
+    with cluster_of(1) as cluster:
+        with Load(cluster.url) as load:
+            load.wait_more(2000)
+        (name,) = cluster.names
+        cluster.servers[name].stop()
+        rot_the_middle(cluster.data_dir / name)
+        cluster._settings["salvage"] = True
+        cluster.servers[name].close()
+        cluster.restart(name)
+        status = cluster.servers[name].status()
+        assert status.role == "recovering"
+        assert "save what is left" in judge([status]).sentence
+        assert "no other server has it" in cluster.log_file(name).read_text()
+        with cluster.connect(timeout=2) as client:
+            assert client.range(prefix="", level=troth.eventual).count >= 0
+            with pytest.raises(TrothError):
+                client.put("a", "b")

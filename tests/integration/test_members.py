@@ -6,6 +6,7 @@ import pytest
 from real_cluster import Load, cluster_of, until, verified
 
 from troth.server.local import LocalCluster
+from troth.server.serve import EXIT_REMOVED
 
 pytestmark = pytest.mark.integration
 
@@ -57,4 +58,30 @@ def test_a_wiped_server_comes_back_as_a_new_one(tmp_path: Path) -> None:
             cluster.add_server(victim)
             until(lambda: victim in voters(cluster, cluster.leader()))
             load.wait_more(50)
+        verified(cluster, load)
+
+
+def test_a_removed_server_says_so_and_stops(tmp_path: Path) -> None:
+    with cluster_of(3, data_dir=tmp_path) as cluster:
+        victim = next(name for name in cluster.names if name != cluster.leader())
+        server = cluster.servers[victim]
+        with cluster.connect() as client:
+            client.remove_member(victim)
+        until(lambda: server.exitcode == EXIT_REMOVED, within_s=10)
+        assert "was removed from the cluster" in cluster.log_file(victim).read_text()
+        cluster.restart(victim)  # it has heard it in its last life, and hears it again in each
+        until(lambda: server.exitcode == EXIT_REMOVED, within_s=10)
+        with cluster.connect() as client:
+            client.put("a", "b")
+
+
+def test_a_leader_that_was_removed_says_so_and_stops() -> None:
+    with cluster_of(3) as cluster:
+        victim = cluster.leader()
+        with Load(cluster.url) as load:
+            with cluster.connect() as client:
+                client.remove_member(victim)
+            until(lambda: cluster.servers[victim].exitcode == EXIT_REMOVED, within_s=10)
+            load.wait_more(50)
+        del cluster.servers[victim], cluster._addresses[victim]
         verified(cluster, load)

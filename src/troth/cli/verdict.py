@@ -47,6 +47,16 @@ def members_of(statuses: Sequence[ServerStatus]) -> dict[NodeId, PeerView]:
     return {} if best is None else {peer.node_id: peer for peer in best.peers}
 
 
+def _why_recovering(name: str, *, alone: bool) -> str:
+    text = f"{name} has lost a part of its log and does not vote before it has caught up with the others"
+    if alone:
+        text += (
+            ", and there are no others: save what is left (troth range --prefix '' --level eventual) or restore a "
+            "backup (troth snapshot restore)"
+        )
+    return text
+
+
 def judge(statuses: Sequence[ServerStatus]) -> Verdict:
     """The verdict on a cluster of which *statuses* are the servers that answered, in any order."""
     if not statuses:
@@ -59,7 +69,9 @@ def judge(statuses: Sequence[ServerStatus]) -> Verdict:
         up = sum(node in answering for node in voters)
         cause = "no leader" if leader is None else "the leader has no quorum"
         reasons = [f"{cause}; {up} of {len(voters)} voters answer"]
-        if up * 2 > len(voters):
+        recovering = [status for status in statuses if status.role == "recovering"]
+        reasons += [_why_recovering(status.name, alone=len(voters) == 1) for status in recovering]
+        if (up - len(recovering)) * 2 > len(voters):
             reasons.append("an election should end this within seconds")
         return Verdict(health=Health.UNAVAILABLE, survives=-1, reasons=tuple(reasons))
 
@@ -72,6 +84,7 @@ def judge(statuses: Sequence[ServerStatus]) -> Verdict:
             lost += peer.voter and peer.active is not False
         elif node != leader.node_id and peer.active is False:
             reasons.append(f"{peer.member.name} is not heard by the leader")
+    reasons += [_why_recovering(each.name, alone=False) for each in statuses if each.role == "recovering"]
     if leader.joint:
         reasons.append("a membership change is under way")
     for alarm in leader.alarms:

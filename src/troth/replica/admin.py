@@ -33,6 +33,8 @@ class AdminPath(WatchPath):
         super().__init__(start)
         self._changes: list[_PendingChange] = []
         self._transfers: list[_PendingTransfer] = []
+        self._amnesia = start.amnesia
+        """Whether a part of this server's log is lost, so that it may not vote before it has caught up."""
 
     def _on_change_members(self, client: ClientId, message: ChangeMembers) -> None:
         result = self.engine.change_membership(message.change)
@@ -87,6 +89,18 @@ class AdminPath(WatchPath):
                 transfer.client, transfer.call, "unavailable", "the server to take over did not do so in time"
             )
 
+    def was_removed(self, node: NodeId) -> bool:
+        """Whether a committed membership, and the newest one as well, are without *node*. Only a leader's word counts:
+        all others may be behind."""
+        engine = self.engine
+        memberships = engine.status().membership, engine.membership_at(self._applied)
+        return not any(node in membership.everyone() for membership in memberships)
+
+    def _role(self, status: Status) -> str:
+        if self._amnesia:
+            return "recovering"
+        return "learner" if self.engine.node_id in status.membership.learners else status.role.value
+
     def status(self, call: int = 0) -> ServerStatus:
         """What this server knows, also when it knows no leader."""
         status = self.engine.status()
@@ -97,7 +111,7 @@ class AdminPath(WatchPath):
             self.name,
             self.cluster_id,
             self._config.version,
-            "learner" if self.engine.node_id in status.membership.learners else status.role.value,
+            self._role(status),
             status.term,
             status.leader,
             store.revision,

@@ -82,7 +82,6 @@ class Replica(AdminPath):
         self._backlog: list[Entry] = []
         """What is committed and waits for the snapshot that is being loaded, or for what is being prepared (that
         entry stands first)."""
-        self._amnesia = start.amnesia
         self._recovering = False
 
     # ---- inputs ----

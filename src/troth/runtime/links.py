@@ -12,7 +12,7 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from troth.errors import DecodeError, TrothError, Unavailable, UsageError
+from troth.errors import DecodeError, Removed, TrothError, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
 from troth.runtime.addresses import parse_address
 from troth.runtime.streams import FrameConnection, is_refusal, open_connection
@@ -41,6 +41,9 @@ class PeerSink(Protocol):
 
     def on_unreachable(self, peer: NodeId) -> None:
         """Something for *peer* was dropped."""
+
+    def on_removed(self, peer: NodeId, term: int, text: str) -> None:
+        """*peer*, which leads in *term*, says that this server is no member of the cluster any more."""
 
 
 class TransportCounters:
@@ -277,6 +280,8 @@ class DialedLink(Link):
                 connection.transport.abort()
             return error
         if rejected is not None:
+            if rejected.code == Removed.code:
+                self.owner.sink.on_removed(self.peer, rejected.term, rejected.text)
             return Unavailable(rejected.text) if rejected.code == "unavailable" else TrothError(rejected.text)
         return None if self.connection is connection else ConnectionResetError("closed at once")
 

@@ -29,7 +29,7 @@ from typing import Protocol
 from typing_extensions import override
 
 from troth.core.interface import Membership, Message, Persist, RefusalReason, Trace
-from troth.errors import NotLeader, Unavailable
+from troth.errors import NotLeader, Removed, Unavailable
 from troth.ids import ClusterId, NodeId, Tick
 from troth.replica.effects import ClientId, SnapshotWork
 from troth.replica.peers import PeerCodec
@@ -38,10 +38,14 @@ from troth.replica.replica import Replica
 from troth.runtime.links import PeerSink
 from troth.runtime.transport import PeerTransport
 from troth.runtime.writer import LogWriter
+from troth.wire.handshake import Rejected
 
 BACKLOG_WRITES_MAX = 4096
 """Log writes that may wait for the disk. Above it what peers send is dropped, as a slow network would; the engine's
 flow control keeps far below while the disk answers at all."""
+
+STRANGERS_TICKS = 100
+"""How often a leader looks whether somebody is connected who was removed."""
 
 LATE_TICKS = 5
 """A turn that comes so many ticks late finds other events waiting; they are heard before time is told."""
@@ -122,6 +126,7 @@ class Node(PeerSink):
         self._told = clock.now()
         self._listened = False
         """Whether the sockets were read since this server noticed how late it is."""
+        self._look_at = Tick(0)
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self.membership: Membership | None = None
@@ -165,6 +170,24 @@ class Node(PeerSink):
     def on_unreachable(self, peer: NodeId) -> None:
         self.replica.unreachable(peer)
         self._wake()
+
+    @override
+    def on_removed(self, peer: NodeId, term: int, text: str) -> None:
+        # A leader of our term or a later one has every membership that was ever committed before (thesis §3.4); one
+        # of an earlier term may not have heard yet that we were added.
+        if term >= self.replica.engine.leader()[0]:
+            self.fail(Removed(text))
+
+    def refuse_stranger(self, peer: NodeId) -> Rejected | None:
+        """Why *peer* is no member of this cluster; None when it is one, or when this server can not know for sure."""
+        term, leader = self.replica.engine.leader()
+        if leader != self.node_id or not self.replica.was_removed(peer):
+            return None
+        text = (
+            f"this server ({peer:x}) was removed from the cluster, says its leader {self.name} in term {term}. Its "
+            "data directory is of no more use; to take part again, start with an empty one and --join"
+        )
+        return Rejected(Removed.code, text, term)
 
     def client_opened(self, client: ClientId) -> None:
         self.replica.client_connected(client)
@@ -246,6 +269,9 @@ class Node(PeerSink):
                 self._told = now
                 self._listened = False
                 self.replica.tick(now)
+                if now >= self._look_at:
+                    self._look_at = Tick(now + STRANGERS_TICKS)
+                    self._transport.close_strangers()
             self._execute()
         # The replica is in an unknown state: stop, whatever it was; the entry point tells why.
         except Exception as error:  # noqa: BLE001

@@ -68,9 +68,9 @@ class FrameConnection(asyncio.Protocol):
     def greet(self, greeting: Greeting) -> None:
         self.transport.write(frame(encode_greeting(greeting)))
 
-    def refuse(self, code: str, text: str) -> None:
+    def refuse(self, code: str, text: str, term: int = 0) -> None:
         """Say why, then close."""
-        self.greet(Rejected(code, text))
+        self.greet(Rejected(code, text, term))
         self.transport.close()
 
     def send(self, body: bytes) -> None:

@@ -58,6 +58,8 @@ class PeerTransport:
         self.tls = tls
         self.answer_probe: Callable[[], bytes] = lambda: b""
         """The frame that follows the Welcome of a probe (see runtime/genesis.py)."""
+        self.refuse_stranger: Callable[[NodeId], Rejected | None] = lambda peer: None
+        """Why a server that says it belongs to our cluster does not; None when it may."""
         self.accept_peers = False
         """Off until this server knows its cluster; probes are answered all the same."""
         self.chance = random.Random(seed)
@@ -166,7 +168,13 @@ class PeerTransport:
                 f"this address now belongs to server {self.name} ({self.node_id:x}), not to {hello.to:x}: "
                 "the other was moved or its data directory was replaced",
             )
-        return None
+        return self.refuse_stranger(hello.node_id)
+
+    def close_strangers(self) -> None:
+        """End the connections of servers that would not be let in now; they hear why when they dial again."""
+        for accepted in list(self._accepted):
+            if accepted.sender and self.refuse_stranger(accepted.sender) is not None:
+                accepted.transport.abort()
 
     def frame_received(self, sender: NodeId, bodies: list[bytes]) -> None:
         counters = self.counters
@@ -238,7 +246,7 @@ class AcceptedPeer(FrameConnection):
                 rejected = owner.greeting_refusal(greeting)
                 if rejected is not None:
                     owner.counters.refusals += 1
-                    self.refuse(rejected.code, rejected.text)
+                    self.refuse(rejected.code, rejected.text, rejected.term)
                     return
                 self.sender = greeting.node_id
                 self.admit(FRAME_BYTES_MAX)

@@ -19,7 +19,7 @@ from time import time
 from typing import Any
 
 from troth.core.interface import Trace
-from troth.errors import IdentityLost, InvariantViolation, StorageError, TrothError, UsageError
+from troth.errors import IdentityLost, InvariantViolation, Removed, StorageError, TrothError, UsageError
 from troth.ids import NodeId
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
@@ -32,6 +32,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_STORAGE = 3
 EXIT_IDENTITY = 4
+EXIT_REMOVED = 5
 EXIT_BUG = 70
 
 COMMIT_EVENT_SECONDS = 0.2
@@ -47,6 +48,8 @@ def exit_code(error: BaseException) -> int:
     match error:
         case UsageError():
             return EXIT_USAGE
+        case Removed():
+            return EXIT_REMOVED
         case IdentityLost():
             return EXIT_IDENTITY
         case StorageError():

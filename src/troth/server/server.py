@@ -152,6 +152,8 @@ class Server:
         if directory.recovered.damaged is not None:
             _log.warning("the log was damaged: %s", directory.recovered.damaged.text)
         self._assemble(who, directory)
+        if amnesia is not None:
+            self._warn_of_amnesia()
         self.transport.answer_probe = lambda: encode_introduction(self._introduction(node_id, who))
         await self._let_in(accepting)
         self._machine.settle()
@@ -310,8 +312,23 @@ class Server:
         node.clients = self.clients
         node.membership = engine.status().membership
         transport.set_peers(peer_addresses(node.membership, who.node_id))
+        transport.refuse_stranger = node.refuse_stranger
         transport.accept_peers = True
         node.start(writer=writer, snapshots=keeper)
+
+    def _warn_of_amnesia(self) -> None:
+        membership = self.node.membership
+        others = [peer for peer in membership.everyone() if peer != self.node.node_id] if membership else []
+        if others:
+            _log.warning(
+                "a part of the log is lost: this server does not vote before it has caught up with the others"
+            )
+        else:
+            _log.error(
+                "a part of the log is lost, and no other server has it: this one serves reads at level eventual and "
+                "nothing else. Save what is left (troth range --prefix '' --level eventual -o json), or restore a "
+                "backup into an empty directory (troth snapshot restore)"
+            )
 
     def _new_store(self) -> Store:
         return Store(quota_bytes=self.config.quota_bytes)
@@ -444,3 +461,6 @@ class _Early:
 
     def on_unreachable(self, peer: NodeId) -> None:
         del peer
+
+    def on_removed(self, peer: NodeId, term: int, text: str) -> None:
+        del peer, term, text

@@ -40,10 +40,14 @@ class Welcome(msgspec.Struct, frozen=True, tag="troth-welcome"):
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="troth-rejected"):
-    """The connection is refused; `code` is a class code of troth.errors, `text` says what to do."""
+    """The connection is refused; `code` is a class code of troth.errors, `text` says what to do.
+
+    `term`: with the code "removed", that of the leader who says so; 0 otherwise.
+    """
 
     code: str
     text: str
+    term: int = 0
 
 
 Greeting: TypeAlias = Hello | Welcome | Rejected

@@ -41,6 +41,16 @@ def test_without_a_leader_but_with_a_majority_an_election_is_expected() -> None:
     assert verdict.reasons == ("no leader; 2 of 3 voters answer", "an election should end this within seconds")
 
 
+def test_a_server_that_waits_because_it_has_lost_data_is_named_with_what_to_do() -> None:
+    verdict = judge([server(1, role="recovering", voters=1)])
+    assert verdict.health is Health.UNAVAILABLE
+    assert "n1 has lost a part of its log" in verdict.sentence and "troth range --prefix ''" in verdict.sentence
+    assert "an election should end this" not in verdict.sentence
+    verdict = judge([server(1, role="leader"), server(2), server(3, role="recovering")])
+    assert verdict.health is Health.DEGRADED
+    assert "n3 has lost a part of its log" in verdict.sentence and "restore" not in verdict.sentence
+
+
 def test_a_minority_is_unavailable() -> None:
     verdict = judge([server(3)])
     assert verdict.health is Health.UNAVAILABLE

@@ -65,6 +65,9 @@ class _NoSink:
     def on_unreachable(self, peer: NodeId) -> None:
         raise AssertionError
 
+    def on_removed(self, peer: NodeId, term: int, text: str) -> None:
+        raise AssertionError
+
 
 @contextlib.asynccontextmanager
 async def listening(*servers: Newborn) -> AsyncIterator[dict[str, str]]:

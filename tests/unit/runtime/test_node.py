@@ -57,6 +57,9 @@ class ScriptedReplica:
 
 
 class RecordingTransport:
+    def close_strangers(self) -> None:
+        pass
+
     def __init__(self) -> None:
         self.sent: list[tuple[NodeId, list[Message]]] = []
         self.peers: dict[NodeId, str] = {}

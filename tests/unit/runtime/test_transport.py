@@ -28,6 +28,7 @@ class Sink:
         self.frames: list[tuple[NodeId, bytes]] = []
         self.suspected: list[NodeId] = []
         self.unreachable: list[NodeId] = []
+        self.removed: list[tuple[NodeId, int, str]] = []
         self._changed = asyncio.Event()
 
     def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
@@ -42,6 +43,10 @@ class Sink:
 
     def on_unreachable(self, peer: NodeId) -> None:
         self.unreachable.append(peer)
+        self._changed.set()
+
+    def on_removed(self, peer: NodeId, term: int, text: str) -> None:
+        self.removed.append((peer, term, text))
         self._changed.set()
 
     async def wait(self, condition: Callable[[], bool]) -> None:
@@ -286,4 +291,22 @@ async def test_a_server_that_knows_no_addresses_answers_where_it_was_called() ->
         await until(lambda: a.connected() == {B})
         joiner.send(A, b"answer")
         await heard.wait(lambda: heard.frames == [(B, b"answer")])
+        a.close()
+
+
+async def test_a_server_that_was_removed_is_told_so_when_it_dials_and_when_it_is_connected_already() -> None:
+    a, told = make(A)
+    b, _ = make(B)
+    removed: set[NodeId] = set()
+    b.refuse_stranger = lambda peer: Rejected("removed", "no member any more", 7) if peer in removed else None
+    async with listening(b) as (address, _server):
+        a.set_peers({B: address})
+        await until(lambda: a.connected() == {B})
+        b.close_strangers()
+        assert a.connected() == {B}
+        removed.add(A)
+        b.close_strangers()
+        await told.wait(lambda: bool(told.removed))
+        assert set(told.removed) == {(B, 7, "no member any more")}
+        assert told.suspected == []
         a.close()
