@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from troth.models import session as session
     from troth.server.local import LocalCluster as LocalCluster
     from troth.server.process import RaftServer as RaftServer
+    from troth.transactions.coordinator import TwoPhaseCommit as TwoPhaseCommit
+    from troth.transactions.participants.sqlite import LastResource as LastResource
 
 __version__ = "0.1.0"
 
@@ -57,6 +59,9 @@ _HOME = {
     "Replicated": "troth.client.replicated",
     "replicated": "troth.client.replicated",
     "command": "troth.client.replicated",
+    # transactions over several databases
+    "TwoPhaseCommit": "troth.transactions.coordinator",
+    "LastResource": "troth.transactions.participants.sqlite",
     # histories
     "recording": "troth.client.recording",
     # read levels

@@ -4,6 +4,7 @@
 
     TrothError
       UsageError              the caller's bug: a bad argument, an unknown address, a closed client
+        PreflightFailed         a database cannot take part in two-phase commit; the text says what to set
       ProtocolError           a peer broke the rules
         DecodeError             bytes that are not a message
         WrongCluster            a server of another cluster, or a stranger to this one
@@ -19,10 +20,13 @@
           QuotaExceeded           the space quota is used up
           SessionExpired          the session of this request is gone, and the request was never sent before
           StaleFencingToken       somebody newer holds the lock
+          Aborted                 a transaction over several databases is rolled back in all; __cause__ says why
         OutcomeUnknown          indefinite: it may have happened, or may yet; retry only with the same request id
           RequestTimeout          no answer in time
           LeadershipLost          the leader fell while the request was in its log
+          TransactionInDoubt      the decision may stand or not: ask tpc.outcome(.gid), or retry under the same key
         AnswerLost              definite: it has happened, but what it answered is not kept any more
+        HeuristicMixed          a database finished its branch against the decision; a person has to look
       StorageError            the disk; the process stops
         Corrupt                 bytes that were durable are not what was written; .path says where
         SyncFailed              fsync failed; never retried, since a second success proves nothing
@@ -35,6 +39,7 @@ class (`NotApplied` or `OutcomeUnknown`), which is also what a history records (
 after a request that did happen is `AnswerLost`; a history, which lacks the answer, records ``info`` for it.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from troth.ids import NodeId, Revision
@@ -50,6 +55,20 @@ class UsageError(TrothError):
     """The caller's bug: a bad argument, an unknown option, a closed client."""
 
     code = "usage"
+
+
+class PreflightFailed(UsageError):
+    """A database cannot take part in two-phase commit as it is set up.
+
+    Attributes:
+        problems: one sentence for each thing that is wrong, with what to set.
+    """
+
+    code = "preflight"
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
 
 
 class ProtocolError(TrothError):
@@ -182,6 +201,24 @@ class StaleFencingToken(NotApplied):
     code = "stale_fencing_token"
 
 
+class Aborted(NotApplied):
+    """A transaction over several databases is rolled back in every one of them.
+
+    ``__cause__`` is the database's own error, if one was the reason.
+
+    Attributes:
+        gid: the transaction's name.
+        participant: where it failed; empty when no single database was the reason.
+    """
+
+    code = "aborted"
+
+    def __init__(self, text: str, gid: str = "", participant: str = "") -> None:
+        super().__init__(text)
+        self.gid = gid
+        self.participant = participant
+
+
 class OutcomeUnknown(RequestError):
     """Indefinite: the request may have taken effect, or may yet. Retry only with the same request id."""
 
@@ -208,6 +245,31 @@ class AnswerLost(RequestError):
     """
 
     code = "answer_lost"
+
+
+class TransactionInDoubt(OutcomeUnknown):
+    """The decision was handed to the log (or to the one database that decides) and was not answered.
+
+    Do not repeat the work under a new key: ``tpc.outcome(error.gid, wait=...)`` tells how it ended, and a retry with
+    the same ``key=`` is safe. Branches stay prepared until the log can be read; recovery then finishes them.
+    """
+
+    code = "in_doubt"
+
+    def __init__(self, text: str, gid: str = "") -> None:
+        super().__init__(text)
+        self.gid = gid
+
+
+class HeuristicMixed(RequestError):
+    """A database finished its branch against the decision, so the transaction is half done. ``troth tx show GID``."""
+
+    code = "heuristic_mixed"
+
+    def __init__(self, text: str, gid: str = "", participant: str = "") -> None:
+        super().__init__(text)
+        self.gid = gid
+        self.participant = participant
 
 
 class StorageError(TrothError):

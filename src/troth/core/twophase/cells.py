@@ -1,0 +1,181 @@
+"""What a decision log says: write-once cells, one for each transaction, and the epochs that may still write them.
+
+`Cells` is the meaning of the records of one coordinator, in the order of the log. The file log keeps one in memory,
+the simulation's log is one, and the replicated log says the same with compare-and-set transactions; one conformance
+suite runs on all of them.
+"""
+
+from collections.abc import Iterable
+from enum import Enum
+from itertools import islice
+from typing import TypeVar
+
+from troth.core.twophase.gid import Gid, parse_gid
+from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
+from troth.errors import invariant
+
+T = TypeVar("T")
+
+APPLIED_KEPT = 10_000
+"""So many applied transactions are remembered by name, to be asked about."""
+KEYS_KEPT = 100_000
+"""So many keys of applied transactions are remembered; a retry that comes later than that is a new transaction."""
+
+
+class Verdict(Enum):
+    """What the log says about one transaction."""
+
+    COMMIT = "commit"
+    ABORT = "abort"
+    DELEGATED = "the last resource named in the record decides"
+    OPEN = "not decided, and its owner may still decide"
+    FORGOTTEN = "applied so long ago that its name is not kept; or aborted"
+    FOREIGN = "a transaction of another log"
+
+
+class Cells:
+    """The state of one coordinator's log."""
+
+    def __init__(self, log: str, coordinator: str) -> None:
+        self.log = log
+        self.coordinator = coordinator
+        self.epoch = 0
+        """The open epoch; 0 while none was ever opened. Smaller ones are closed."""
+        self.is_owned = False
+        """Whether a coordinator opened the epoch, or a recoverer just to close the others."""
+        self.members: dict[str, Member] = {}
+        self.unapplied: dict[str, Commit] = {}
+        self.heuristics: dict[str, dict[str, str]] = {}
+        """gid -> participant -> what was seen there."""
+        self._applied: dict[str, Commit] = {}
+        self._aborted: dict[str, Abort] = {}
+        self._keys: dict[str, str] = {}
+        self.forgotten = (0, 0)
+        """(epoch, sequence) of the newest applied transaction whose name was dropped: of it and older ones, "no cell"
+        need not mean aborted. A branch found prepared under such a name was restored from a backup, or lost by a
+        failover; it is reported and left to a person."""
+
+    def open_epoch(self, number: int) -> None:
+        """Close all epochs before *number* and open that one."""
+        invariant(number > self.epoch, "an epoch is opened again", number=number, epoch=self.epoch)
+        self.epoch = number
+
+    def is_open(self, gid: Gid) -> bool:
+        """Whether the owner of *gid* may still decide it."""
+        return gid.epoch == self.epoch
+
+    def judge(self, record: Commit) -> tuple[Verdict, str]:
+        """Whether *record* wins its cell: (verdict, gid that the verdict is about).
+
+        A key that another transaction has committed under gives that transaction's verdict and name.
+        """
+        found = parse_gid(record.gid)
+        invariant(found is not None, "a decision about what is no transaction", gid=record.gid)
+        known = self.record_of(record.gid)
+        if known is not None:
+            return _verdict_of(known), record.gid
+        if record.gid in self._aborted or found is None or not self.is_open(found[0]):
+            return Verdict.ABORT, record.gid
+        holder = self._keys.get(record.key) if record.key else None
+        if holder is not None:
+            return Verdict.COMMIT, holder
+        return _verdict_of(record), record.gid
+
+    def apply(self, record: Record) -> None:
+        """Take *record* as it stands in the log. A Commit or Abort must have won its cell (`judge`)."""
+        match record:
+            case Commit():
+                invariant(record.gid not in self._aborted, "a cell is written twice", gid=record.gid)
+                self.unapplied[record.gid] = record
+                if record.key:
+                    self._keys[record.key] = record.gid
+            case Abort():
+                known = self.unapplied.pop(record.gid, None)
+                delegated = known is not None and known.delegate
+                invariant(
+                    bool(delegated) or (self.record_of(record.gid) is None and known is None),
+                    "a cell is written twice",
+                    gid=record.gid,
+                )
+                if known is not None and known.key:
+                    self._keys.pop(known.key, None)
+                self._aborted[record.gid] = record
+                _shorten(self._aborted, APPLIED_KEPT)
+            case Applied():
+                for gid in record.gids:
+                    done = self.unapplied.pop(gid, None)
+                    if done is not None:
+                        self._applied[gid] = done
+                for gid in _shorten(self._applied, APPLIED_KEPT):
+                    found = parse_gid(gid)
+                    if found is not None:
+                        self.forgotten = max(self.forgotten, (found[0].epoch, found[0].sequence))
+                _shorten(self._keys, KEYS_KEPT + len(self.unapplied))
+            case Heuristic():
+                self.heuristics.setdefault(record.gid, {})[record.participant] = record.seen
+            case Forget():
+                self.heuristics.pop(record.gid, None)
+            case Member():
+                self.members[record.name] = record
+
+    def record_of(self, gid: str) -> Commit | None:
+        """The Commit in the cell of *gid*, if it is one."""
+        return self.unapplied.get(gid) or self._applied.get(gid)
+
+    def holder_of(self, key: str) -> str | None:
+        """The transaction that committed (or was delegated) under *key*."""
+        return self._keys.get(key)
+
+    def verdict(self, gid: Gid) -> Verdict:
+        """What the log says about *gid* now."""
+        if (gid.log, gid.coordinator) != (self.log, self.coordinator):
+            return Verdict.FOREIGN
+        name = str(gid)
+        known = self.record_of(name)
+        if known is not None:
+            return _verdict_of(known)
+        if name in self._aborted:
+            return Verdict.ABORT
+        if (gid.epoch, gid.sequence) <= self.forgotten:
+            return Verdict.FORGOTTEN
+        if self.is_open(gid):
+            return Verdict.OPEN
+        return Verdict.ABORT if gid.epoch < self.epoch else Verdict.FOREIGN
+
+    def carried(self) -> tuple[Record, ...]:
+        """The shortest list of records that makes an equal state (the epoch apart)."""
+        keyed = [
+            Commit(gid, (), key=key)
+            for key, gid in self._keys.items()
+            if gid not in self.unapplied and gid not in self._applied
+        ]
+        records: list[Record] = [*self.members.values(), *keyed, *self._applied.values()]
+        done = (*(commit.gid for commit in keyed), *self._applied)
+        if done:
+            records.append(Applied(done))
+        records += self._aborted.values()
+        records += self.unapplied.values()
+        records += [
+            Heuristic(gid, participant, seen)
+            for gid, found in self.heuristics.items()
+            for participant, seen in found.items()
+        ]
+        return tuple(records)
+
+
+def _verdict_of(record: Commit) -> Verdict:
+    return Verdict.DELEGATED if record.delegate else Verdict.COMMIT
+
+
+def _shorten(kept: dict[str, T], count_max: int) -> list[str]:
+    """Drop the oldest names, and say which."""
+    dropped = list(islice(kept, max(0, len(kept) - count_max)))
+    for name in dropped:
+        del kept[name]
+    return dropped
+
+
+def replay(cells: Cells, records: Iterable[Record]) -> None:
+    """Apply *records* in order."""
+    for record in records:
+        cells.apply(record)

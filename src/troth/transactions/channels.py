@@ -1,0 +1,271 @@
+"""One statement on many connections from one thread: send on all, then wait for all.
+
+A channel sits on one driver connection, below SQLAlchemy's transaction. `Channel.start` sends and returns at once; the
+function that it returns waits for the answers. Two databases then sync at the same time, and nobody pays for a thread
+(measured: threads cost more than they gain on a fast disk). Drivers that can only block are run in threads when there
+is more than one; asyncio drivers become tasks.
+
+Statements go out as they are, outside of the driver's own idea of transactions: PostgreSQL's PREPARE TRANSACTION is
+answered with the *tag* ``ROLLBACK``, and no error, when the transaction had failed; no driver's own ``tpc_prepare``
+looks at it (psycopg/psycopg2#1213), so here the tag is part of the answer.
+"""
+
+import asyncio
+import select
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+from sqlalchemy import exc
+from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.util.concurrency import await_only, greenlet_spawn
+from typing_extensions import override
+
+THREADS_MAX = 64
+
+
+class Answer(NamedTuple):
+    """What the database said to one statement: the command tag where there is one, and the first row."""
+
+    tag: str
+    row: tuple[Any, ...] | None
+
+
+Finish = Callable[[], list[Answer]]
+"""Waits for the answers to what was started, in order. Raises sqlalchemy.exc.DBAPIError at the first that failed;
+`connection_invalidated` of it says that the connection is gone, so that nothing is known."""
+
+
+class Channel(Protocol):
+    """Statements straight to one driver connection."""
+
+    def start(self, statements: Sequence[str]) -> Finish:
+        """Send *statements* in order; a later one is not executed after a failed one (but see MySQL's channel)."""
+
+
+def open_channel(dialect: Dialect, connection: Any) -> Channel:
+    """The channel for the pool's *connection* (`Connection.connection`)."""
+    dbapi = connection.dbapi_connection
+    if dialect.is_async:
+        return _TaskChannel(dialect, dbapi)
+    match dialect.driver:
+        case "psycopg":
+            return _PqChannel(dialect, dbapi)
+        case "pymysql":
+            return _PyMySqlChannel(dialect, dbapi)
+        case _:
+            return _ThreadChannel(dialect, dbapi)
+
+
+def _wrapped(dialect: Dialect, statement: str, error: Exception, dbapi: Any) -> Exception:
+    """*error* of the driver as SQLAlchemy would raise it; other errors as they are."""
+    base = dialect.loaded_dbapi.Error
+    if not isinstance(error, base):
+        return error
+    lost = dialect.is_disconnect(error, dbapi, None)
+    wrapped = exc.DBAPIError.instance(
+        statement, None, error, base, hide_parameters=False, connection_invalidated=lost, dialect=dialect
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
+class _PqChannel:
+    """psycopg 3: libpq's own asynchronous calls. All statements travel as one message, so one round trip."""
+
+    def __init__(self, dialect: Dialect, dbapi: Any) -> None:
+        self._dialect = dialect
+        self._dbapi = dbapi
+        self._pgconn = dbapi.pgconn
+
+    def start(self, statements: Sequence[str]) -> Finish:
+        text = "; ".join(statements)
+        try:
+            self._pgconn.send_query(text.encode())
+            while self._pgconn.flush():
+                select.select([], [self._pgconn.socket], [])
+        except Exception as error:
+            raise _wrapped(self._dialect, text, error, self._dbapi) from error
+        return lambda: self._finish(text)
+
+    def _finish(self, text: str) -> list[Answer]:
+        pgconn = self._pgconn
+        failed = None
+        answers = []
+        try:
+            poll: Any = None
+            while True:
+                while pgconn.is_busy():
+                    if poll is None:
+                        poll = select.poll()
+                        poll.register(pgconn.socket, select.POLLIN)
+                    poll.poll()
+                    pgconn.consume_input()
+                result = pgconn.get_result()
+                if result is None:
+                    break
+                if result.error_message:
+                    failed = failed or result
+                    continue
+                row = None
+                if result.ntuples:
+                    row = tuple(_text(result.get_value(0, column)) for column in range(result.nfields))
+                answers.append(Answer((result.command_status or b"").decode(), row))
+            if failed is not None:
+                # Late: the module is there, since a connection of it is.
+                from psycopg.errors import error_from_result
+
+                raise error_from_result(failed)
+        except Exception as error:
+            raise _wrapped(self._dialect, text, error, self._dbapi) from error
+        return answers
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
+
+
+class _PyMySqlChannel:
+    """PyMySQL: each statement is a packet; all are sent before the first answer is read.
+
+    The server works them off one by one, also after one has failed: so only such statements may be sent together
+    where a later one is harmless, and refused by the server, when an earlier one has failed (XA END, XA PREPARE).
+    """
+
+    def __init__(self, dialect: Dialect, dbapi: Any) -> None:
+        self._dialect = dialect
+        self._dbapi = dbapi
+
+    def start(self, statements: Sequence[str]) -> Finish:
+        from pymysql.constants.COMMAND import COM_QUERY
+
+        try:
+            for statement in statements:
+                self._dbapi._execute_command(COM_QUERY, statement)
+        except Exception as error:
+            raise _wrapped(self._dialect, "; ".join(statements), error, self._dbapi) from error
+        return lambda: self._finish(statements)
+
+    def _finish(self, statements: Sequence[str]) -> list[Answer]:
+        answers = []
+        failed: Exception | None = None
+        for statement in statements:
+            try:
+                # Each answer begins a new sequence of packets.
+                self._dbapi._next_seq_id = 1
+                self._dbapi._read_query_result()
+                rows = self._dbapi._result.rows
+                answers.append(Answer("", rows[0] if rows else None))
+            except Exception as error:  # noqa: BLE001  (raised below, when all answers have been read)
+                failed = failed or _wrapped(self._dialect, statement, error, self._dbapi)
+                if getattr(failed, "connection_invalidated", True):
+                    break
+        if failed is not None:
+            raise failed
+        return answers
+
+
+class _BlockingStatements:
+    """Statements through a plain DBAPI cursor, one after the other."""
+
+    def __init__(self, dialect: Dialect, dbapi: Any) -> None:
+        self._dialect = dialect
+        self._dbapi = dbapi
+
+    def run(self, statements: Sequence[str]) -> list[Answer]:
+        answers = []
+        for statement in statements:
+            try:
+                answers.append(self._run(statement))
+            except Exception as error:
+                raise _wrapped(self._dialect, statement, error, self._dbapi) from error
+        return answers
+
+    def _run(self, statement: str) -> Answer:
+        cursor = self._dbapi.cursor()
+        try:
+            cursor.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+            return Answer(getattr(cursor, "statusmessage", None) or "", tuple(row) if row else None)
+        finally:
+            cursor.close()
+
+
+_threads: list[ThreadPoolExecutor] = []
+
+
+def _in_thread(work: Callable[[], list[Answer]]) -> Finish:
+    if not _threads:
+        _threads.append(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="troth 2pc"))
+    return _threads[0].submit(work).result
+
+
+class _ThreadChannel(_BlockingStatements):
+    """psycopg2, mysqlclient and any other driver that can only block."""
+
+    def start(self, statements: Sequence[str]) -> Finish:
+        return _in_thread(lambda: self._outside_of_transactions(statements))
+
+    def _outside_of_transactions(self, statements: Sequence[str]) -> list[Answer]:
+        """psycopg2 sends BEGIN by itself before a statement, unless it is told not to."""
+        if self._dialect.driver != "psycopg2":
+            return self.run(statements)
+        extensions = self._dialect.loaded_dbapi.extensions
+        if self._dbapi.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
+            return self.run(statements)
+        if self._dbapi.status != extensions.STATUS_READY:
+            # It believes to be in the transaction that PREPARE has ended: this COMMIT is for the driver alone.
+            self._dbapi.commit()
+        before = self._dbapi.autocommit
+        self._dbapi.autocommit = True
+        try:
+            return self.run(statements)
+        finally:
+            if not self._dbapi.closed:
+                self._dbapi.autocommit = before
+
+
+class _TaskChannel(_BlockingStatements):
+    """Drivers of asyncio, behind SQLAlchemy's adapters; to be used inside of `greenlet_spawn`."""
+
+    def start(self, statements: Sequence[str]) -> Finish:
+        task = asyncio.ensure_future(greenlet_spawn(self.run, statements))
+        return lambda: await_only(task)
+
+    @override
+    def _run(self, statement: str) -> Answer:
+        match self._dialect.driver:
+            case "asyncpg":
+                return await_only(_asyncpg(self._dbapi, statement))
+            case "psycopg" | "psycopg_async":
+                return await_only(_psycopg(self._dbapi.driver_connection, statement))
+            case _:
+                return super()._run(statement)
+
+
+async def _asyncpg(adapter: Any, statement: str) -> Answer:
+    """The simple protocol, which alone gives the tag; a SELECT by the other one, which alone gives rows."""
+    raw = adapter.driver_connection
+    try:
+        if statement.startswith("SELECT"):
+            row = await raw.fetchrow(statement)
+            return Answer("", tuple(row) if row is not None else None)
+        return Answer(await raw.execute(statement), None)
+    except Exception as error:
+        adapter._handle_exception(error)
+        raise
+
+
+async def _psycopg(raw: Any, statement: str) -> Answer:
+    async with raw.cursor() as cursor:
+        before = raw.autocommit
+        outside = raw.info.transaction_status == 0
+        if outside and not before:
+            await raw.set_autocommit(True)
+        try:
+            await cursor.execute(statement)
+            row = await cursor.fetchone() if cursor.description else None
+            return Answer(cursor.statusmessage or "", row)
+        finally:
+            if outside and not before and not raw.closed:
+                await raw.set_autocommit(before)

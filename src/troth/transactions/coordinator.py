@@ -1,0 +1,276 @@
+"""`TwoPhaseCommit`: atomic transactions over several databases, that finish whatever dies."""
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from troth.core.twophase.records import Member
+from troth.errors import HeuristicMixed, PreflightFailed, StorageError, TrothError, UsageError
+from troth.transactions.barrier import Barrier
+from troth.transactions.core import Core
+from troth.transactions.log.file import FileLog
+from troth.transactions.log.interface import DecisionLog
+from troth.transactions.metrics import Metrics
+from troth.transactions.participants.base import Facts, Participant
+from troth.transactions.participants.choose import choose
+from troth.transactions.recovery import Recovery, Report
+from troth.transactions.steps import OnStep, nothing
+from troth.transactions.transaction import Outcome, Transaction
+
+DEFAULT_LOG = "troth-2pc"
+RECOVER_EVERY_S = 5.0
+OUTCOME_PAUSE_S = 0.05
+
+
+class TwoPhaseCommit:
+    """Transactions that commit in all of several databases or in none, through any crash.
+
+    ::
+
+        with TwoPhaseCommit([bank, ledger]) as tpc:
+            with tpc.begin(timeout=5, key="order-4711") as tx:
+                tx[bank].execute(text("UPDATE account SET balance = balance - 7 WHERE id = 1"))
+                tx[ledger].execute(text("INSERT INTO entry VALUES ('order-4711', 7)"))
+
+    One object for each process, shared by its threads. Make it after a fork, not before.
+    """
+
+    def __init__(
+        self,
+        participants: Mapping[str, Any] | Sequence[Any],
+        *,
+        log: "str | Path | DecisionLog | None" = None,
+        name: str = "troth",
+        coordinator: str | None = None,
+        recover_every: float | None = RECOVER_EVERY_S,
+        detect_deadlocks: bool = False,
+        on_step: OnStep = nothing,
+    ) -> None:
+        """Check the participants, open an epoch in the log, finish what a crash has left, and keep looking.
+
+        Args:
+            participants: SQLAlchemy engines, `LastResource`, troth clients or ``troth://`` URLs; as a dict with the
+                names that the log will know them by (keep the names when the program is started again).
+            log: a directory for the embedded decision log (default: ``troth-2pc`` in the working directory; shared by
+                processes of one machine), or ``troth://host:port,...`` for the replicated one, or any `DecisionLog`.
+            name: of this system in a replicated log: all processes that work on the same databases use the same.
+            coordinator: a fixed name for this process in the log; by default the first that is free.
+            recover_every: seconds between recovery passes, with jitter; None: only `recover` makes them.
+            detect_deadlocks: look every second for transactions that wait for each other across databases, and
+                abort the youngest.
+            on_step: called with the name of each step (steps.py), for tests that stop the process there.
+
+        Raises:
+            PreflightFailed: what is wrong with which database, and what to set.
+            UsageError: two participants are the same database, or two cannot prepare.
+            StorageError, RequestError: the decision log cannot be used.
+        """
+        self.name = name
+        self._stack = ExitStack()
+        with ExitStack() as undo:
+            chosen = choose(participants)
+            for participant in chosen:
+                undo.callback(participant.close)
+            facts = {participant.name: participant.facts() for participant in chosen}
+            problems = preflight(chosen, facts)
+            if problems:
+                raise PreflightFailed(problems)
+            opened, barrier_file = open_log(log, name, coordinator, on_step)
+            undo.callback(opened.close)
+            check_identities(opened, chosen, facts)
+            self._core = Core(
+                chosen,
+                opened,
+                barrier=Barrier(barrier_file),
+                on_step=on_step,
+                finds_deadlocks=detect_deadlocks,
+            )
+            undo.pop_all()
+        self._facts = facts
+        self._recovery = Recovery(self._core)
+        self._stack.callback(self._core.close)
+        if recover_every is not None:
+            self._recovery.start(lambda: recover_every * random.uniform(0.8, 1.2))
+            self._stack.callback(self._recovery.stop)
+        if detect_deadlocks:
+            from troth.transactions.deadlocks import Detector
+
+            detector = Detector(self._core)
+            detector.start()
+            self._stack.callback(detector.stop)
+
+    # ---- transactions ----------------------------------------------------------------------------------
+
+    def begin(self, *, timeout: float | None = None, key: str = "", wait: str = "applied") -> Transaction:
+        """A transaction; a context manager that commits at the end of its block, or rolls back if the block fails.
+
+        Args:
+            timeout: seconds until the commit must have begun; also how long a statement may wait for a lock.
+            key: the caller's name for this work. Work whose key has been committed before is not done again: its block
+                ends at the first touch of a database, and `Transaction.replayed` is True. So a retry is exactly-once.
+            wait: ``"applied"``: return when every branch is committed, so that others see it; ``"decided"``: return as
+                soon as the decision is durable.
+
+        Raises (at the end of the block):
+            Aborted: rolled back everywhere; ``__cause__`` is the database's own error.
+            TransactionInDoubt: ask `outcome`, or retry under the same key.
+        """
+        return Transaction(self._core, timeout=timeout, key=key, wait=wait)
+
+    def outcome(self, gid: str, *, wait: float = 0.0) -> Outcome:
+        """How the transaction *gid* ended, waiting up to *wait* seconds for it to be decided.
+
+        The outcome of a transaction that wrote in one database only is known to the process that ran it; with a
+        ``key=`` it is in the log as well.
+
+        Raises:
+            HeuristicMixed: a database finished its branch against the decision.
+            StorageError, RequestError: the log cannot be read.
+        """
+        until = time.monotonic() + wait
+        while True:
+            mixed = [h for h in self._core.log.heuristics() if h.gid == gid]
+            if mixed:
+                raise HeuristicMixed(
+                    f"{gid}: {mixed[0].participant} was {mixed[0].seen}: repair it, then: troth tx forget {gid}",
+                    gid,
+                    mixed[0].participant,
+                )
+            try:
+                found = self._core.outcome(gid)
+            except UsageError:
+                raise
+            except TrothError:
+                if time.monotonic() >= until:
+                    raise
+                found = Outcome.OPEN
+            if found is not Outcome.OPEN or time.monotonic() >= until:
+                return found
+            time.sleep(OUTCOME_PAUSE_S)
+
+    @contextmanager
+    def snapshot(self, participants: Sequence[Any] | None = None, *, timeout: float = 5.0) -> Iterator[Any]:
+        """Read-only REPEATABLE READ connections to *participants* (default: all), which no transaction tears::
+
+            with tpc.snapshot([bank, ledger]) as snap:
+                total = snap[bank].scalar(...) + snap[ledger].scalar(...)
+
+        Every transaction of this decision log is in it in all databases or in none: of this process, and with the
+        embedded log of all processes of this machine.
+
+        Raises:
+            Unavailable: commits were under way for *timeout* seconds without a gap.
+        """
+        from troth.transactions.snapshot import open_snapshot
+
+        with open_snapshot(self._core, self._recovery, participants, timeout) as opened:
+            yield opened
+
+    # ---- operation -------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """What is not as it should be with the participants, now: problems, then warnings. Empty: all is well."""
+        facts = {participant.name: participant.facts() for participant in self._core.participants}
+        warnings = [warning for fact in facts.values() for warning in fact.warnings]
+        return [*preflight(self._core.participants, facts), *warnings]
+
+    def recover(self, *, even_if_alive: bool = False) -> Report:
+        """One recovery pass, now. `Report.in_doubt` says how many branches are still open afterwards.
+
+        Args:
+            even_if_alive: also fence off coordinators that seem to live (a paused process): they cannot commit any
+                more.
+        """
+        return self._recovery.run(even_if_alive=even_if_alive)
+
+    @property
+    def coordinator(self) -> str:
+        """What this process is called in the log."""
+        return self._core.epoch.coordinator
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this process opened."""
+        return self._core.epoch.number
+
+    @property
+    def log(self) -> DecisionLog:
+        """The decision log."""
+        return self._core.log
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counters of this process; ``metrics.text(name)`` is their Prometheus form."""
+        return self._core.metrics
+
+    def close(self) -> None:
+        """End recovery and give up the epoch. Transactions under way are left to whoever recovers."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def preflight(participants: Sequence[Participant], facts: Mapping[str, Facts]) -> list[str]:
+    """Everything that keeps *participants* from working together, each with what to set."""
+    problems = [problem for participant in participants for problem in facts[participant.name].problems]
+    unable = [participant.name for participant in participants if not participant.can_prepare]
+    if len(unable) > 1:
+        problems.append(
+            f"{' and '.join(unable)} cannot prepare; at most one such database may take part (it decides by its own"
+            " commit). Put their tables into one file, or into PostgreSQL or MariaDB"
+        )
+    seen: dict[str, str] = {}
+    for participant in participants:
+        identity = facts[participant.name].identity
+        if identity in seen:
+            problems.append(
+                f"{seen[identity]} and {participant.name} are the same database ({identity}); give it one name, so that"
+                " its branches do not wait for each other"
+            )
+        seen[identity] = participant.name
+    return problems
+
+
+def open_log(
+    log: "str | Path | DecisionLog | None", name: str, coordinator: str | None, on_step: OnStep
+) -> tuple[DecisionLog, Path | None]:
+    """The decision log, and the file that its processes' barrier locks (None: there is none to share)."""
+    if log is None or isinstance(log, Path) or (isinstance(log, str) and not log.startswith("troth")):
+        path = Path(log or DEFAULT_LOG)
+        return FileLog(path, coordinator=coordinator, on_step=on_step), path / "barrier"
+    if isinstance(log, str) and "://" in log:
+        from troth.transactions.log.replicated import ReplicatedLog
+
+        return ReplicatedLog.connect(log, name=name, coordinator=coordinator), None
+    if isinstance(log, str):
+        path = Path(log)
+        return FileLog(path, coordinator=coordinator, on_step=on_step), path / "barrier"
+    return log, None
+
+
+def check_identities(log: DecisionLog, participants: Sequence[Participant], facts: Mapping[str, Facts]) -> None:
+    """A name that the log knows must still mean the same database: its branches are finished by that name.
+
+    Raises:
+        StorageError: it does not.
+    """
+    known = log.members()
+    members = [Member(p.name, p.kind, facts[p.name].identity) for p in participants]
+    for member in members:
+        before = known.get(member.name)
+        if before is not None and before.identity != member.identity and log.unapplied():
+            raise StorageError(
+                f"the log knows {member.name} as {before.identity}, and now it is {member.identity}, while decisions"
+                " for it are not applied yet: connect the old database, or give the new one another name"
+            )
+    log.register(members)

@@ -1,0 +1,275 @@
+"""What transactions, recovery and both facades (sync and asyncio) of one `TwoPhaseCommit` share."""
+
+import itertools
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sqlalchemy import Engine, exc
+
+from troth.core.twophase.cells import Verdict
+from troth.core.twophase.gid import Gid, parse_gid
+from troth.core.twophase.records import Commit
+from troth.core.twophase.table import Event, Finding, State
+from troth.errors import StorageError, TrothError, UsageError
+from troth.transactions.barrier import Barrier
+from troth.transactions.log.group import GroupCommit
+from troth.transactions.log.interface import Decided, DecisionLog
+from troth.transactions.metrics import Metrics
+from troth.transactions.participants.base import Branch, Participant
+from troth.transactions.participants.sql import SqlParticipant
+from troth.transactions.steps import OnStep
+from troth.transactions.transaction import Outcome
+
+UNFINISHED_MAX = 10_000
+LATER_THREADS = 32
+LATER_MAX = 1024
+PROVE_WITHIN_S = 2.0
+PROVE_PAUSE_S = 0.05
+
+
+class Core:
+    """The state of one coordinator process."""
+
+    def __init__(
+        self,
+        participants: list[Participant],
+        log: DecisionLog,
+        *,
+        barrier: Barrier,
+        on_step: OnStep,
+        finds_deadlocks: bool,
+    ) -> None:
+        self.participants = participants
+        self.log = log
+        self.epoch = log.epoch
+        self.barrier = barrier
+        self.on_step = on_step
+        self.finds_deadlocks = finds_deadlocks
+        self.metrics = Metrics()
+        self._group = GroupCommit(log, self.metrics.count_batch)
+        self._sequence = itertools.count(1)
+        self._by_key: dict[Any, Participant] = {}
+        for participant in participants:
+            for key in (participant.name, participant.key, getattr(participant, "engine", None)):
+                if key is not None:
+                    self._by_key[key] = participant
+        self._lock = threading.Lock()
+        self._open: set[str] = set()
+        self._committed_alone: OrderedDict[str, None] = OrderedDict()
+        self._under_way: set[str] = set()
+        self._left: OrderedDict[str, tuple[State, Commit]] = OrderedDict()
+        self._later: ThreadPoolExecutor | None = None
+        self._later_slots = threading.BoundedSemaphore(LATER_MAX)
+        self._alone: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
+
+    # ---- for transactions ------------------------------------------------------------------------------
+
+    def next_gid(self) -> str:
+        """The name of a transaction that begins; it counts as open until `ended`."""
+        gid = str(Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, next(self._sequence)))
+        with self._lock:
+            self._open.add(gid)
+        return gid
+
+    def ended(self, gid: str, outcome: str, *, alone: bool) -> None:
+        """*gid* is over, as far as its block goes. What one database committed alone is not in the log: kept here."""
+        with self._lock:
+            self._open.discard(gid)
+            self.metrics.outcomes[outcome] += 1
+            if alone:
+                self._committed_alone[gid] = None
+                while len(self._committed_alone) > UNFINISHED_MAX:
+                    self._committed_alone.popitem(last=False)
+
+    def participant(self, named: Any) -> Participant:
+        """The participant of this name, engine or client. Raises UsageError."""
+        try:
+            return self._by_key[named]
+        except (KeyError, TypeError):
+            names = ", ".join(participant.name for participant in self.participants)
+            raise UsageError(
+                f"{named!r:.80} is no participant of this TwoPhaseCommit; these are: {names}"
+            ) from None
+
+    def engines(self) -> list[Engine]:
+        return [participant.engine for participant in self.participants if isinstance(participant, SqlParticipant)]
+
+    def entered(self, gid: str) -> None:
+        """The end of *gid* has begun: recovery must leave it to its owner."""
+        with self._lock:
+            self._under_way.add(gid)
+            self._group.expecting = len(self._under_way)
+
+    def left(self, gid: str) -> None:
+        with self._lock:
+            self._under_way.discard(gid)
+            self._group.expecting = len(self._under_way)
+
+    def decide(self, record: Commit) -> Decided:
+        """Hand *record* to the log; a key whose holder was refused by its last resource is free again."""
+        decided = self._group.decide(record)
+        if decided.gid != record.gid and self.outcome(decided.gid) is Outcome.ABORTED:
+            decided = self._group.decide(record)
+        if decided.verdict is Verdict.ABORT:
+            self.metrics.fenced += 1
+        return decided
+
+    def note_applied(self, gid: str) -> None:
+        self.log.note_applied([gid])
+
+    def note_refused(self, gid: str) -> None:
+        """The last resource has refused: nobody can commit it any more."""
+        try:
+            self.log.note_refused(gid)
+        except TrothError:
+            pass  # recovery asks the last resource again, and is told the same
+
+    def leave(self, gid: str, state: State, record: Commit) -> None:
+        """The owner could not reach everybody; recovery goes on. Kept in memory: after a crash the log knows enough."""
+        with self._lock:
+            self._left[gid] = (state, record)
+            while len(self._left) > UNFINISHED_MAX:
+                self._left.popitem(last=False)
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do *work* in another thread; here and now if too much waits already."""
+        if not self._later_slots.acquire(blocking=False):
+            work()
+            return
+        with self._lock:
+            if self._later is None:
+                self._later = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
+
+        def done() -> None:
+            try:
+                work()
+            finally:
+                self._later_slots.release()
+
+        self._later.submit(done)
+
+    def prepared_for(self, seconds: float) -> None:
+        self.metrics.count_prepared(seconds)
+
+    def committed_under(self, key: str) -> str | None:
+        """The transaction that has committed under *key*, if one has."""
+        holder = self.log.holder_of(key)
+        if holder is None or self.outcome(holder) is not Outcome.COMMITTED:
+            return None
+        return holder
+
+    def prove_alone(self, gid: str, branch: Branch) -> Event:
+        """The connection was lost while the only writer committed: ask the database by another one."""
+        if branch.proof:
+            until = time.monotonic() + PROVE_WITHIN_S
+            while True:
+                match branch.participant.prove(branch.proof):
+                    case Finding.PROVED_COMMITTED:
+                        return Event.RESOURCE_COMMITTED
+                    case Finding.PROVED_ABORTED:
+                        return Event.RESOURCE_REFUSED
+                    case Finding.UNPROVEN:
+                        break
+                    case _:
+                        pass
+                if time.monotonic() > until:
+                    break
+                time.sleep(PROVE_PAUSE_S)
+        with self._lock:
+            self._alone[gid] = (branch.participant, branch.proof)
+            while len(self._alone) > UNFINISHED_MAX:
+                self._alone.popitem(last=False)
+        return Event.RESOURCE_SILENT
+
+    # ---- for recovery and for questions ------------------------------------------------------------------
+
+    def is_under_way(self, gid: str) -> bool:
+        with self._lock:
+            return gid in self._under_way
+
+    def left_behind(self, gid: str) -> State | None:
+        """How the owner, which is this process, left *gid*."""
+        with self._lock:
+            found = self._left.get(gid)
+        return found[0] if found else None
+
+    def all_left_behind(self) -> list[tuple[str, State, Commit]]:
+        with self._lock:
+            return [(gid, state, record) for gid, (state, record) in self._left.items()]
+
+    def settled(self, gid: str) -> None:
+        with self._lock:
+            self._left.pop(gid, None)
+
+    def outcome(self, gid: str) -> Outcome:
+        """What is known of *gid* now.
+
+        Raises:
+            StorageError, RequestError: the log cannot be read.
+        """
+        found = parse_gid(gid)
+        if found is None:
+            raise UsageError(
+                f"{gid!r} is no transaction's name; it looks like T1.<log>.<coordinator>.<epoch>.<number>"
+            )
+        alone = self._alone.get(gid)
+        if alone is not None:
+            return self._outcome_alone(*alone)
+        verdict = self.log.verdict(found[0])
+        if verdict is Verdict.DELEGATED:
+            return self.delegated(found[0], refuse=False) or Outcome.OPEN
+        if gid in self._committed_alone:
+            return Outcome.COMMITTED
+        if verdict is Verdict.OPEN and self._is_over_here(found[0]):
+            return Outcome.ABORTED
+        return _OUTCOMES[verdict]
+
+    def _is_over_here(self, gid: Gid) -> bool:
+        """Whether *gid* is ours, undecided, and its block has ended without an open question: then it was aborted."""
+        ours = Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, gid.sequence)
+        return gid == ours and str(gid) not in self._open and self.left_behind(str(gid)) is not State.IN_DOUBT
+
+    def _outcome_alone(self, participant: Participant, proof: str) -> Outcome:
+        match participant.prove(proof):
+            case Finding.PROVED_COMMITTED:
+                return Outcome.COMMITTED
+            case Finding.PROVED_ABORTED:
+                return Outcome.ABORTED
+            case _:
+                return Outcome.OPEN
+
+    def delegated(self, gid: Gid, *, refuse: bool) -> Outcome | None:
+        """What the last resource says; None: nothing yet, or it cannot be asked."""
+        record = self.log.commit_of(gid)
+        if record is None:
+            return None
+        try:
+            said = self.participant(record.delegate).marker(record.gid, refuse=refuse)
+        except (exc.SQLAlchemyError, UsageError):
+            return None
+        return None if said is None else Outcome.COMMITTED if said else Outcome.ABORTED
+
+    def close(self) -> None:
+        if self._later is not None:
+            self._later.shutdown(wait=True)
+        for participant in self.participants:
+            participant.close()
+        self.barrier.close()
+        try:
+            self.log.close()
+        except StorageError:
+            pass  # what was not written down is found out again by recovery
+
+
+_OUTCOMES = {
+    Verdict.COMMIT: Outcome.COMMITTED,
+    Verdict.ABORT: Outcome.ABORTED,
+    Verdict.OPEN: Outcome.OPEN,
+    Verdict.FORGOTTEN: Outcome.FORGOTTEN,
+    Verdict.FOREIGN: Outcome.FOREIGN,
+    Verdict.DELEGATED: Outcome.OPEN,
+}

@@ -1,0 +1,125 @@
+"""Many decisions, one sync: a queue in which one of the waiting threads writes for all.
+
+Whoever comes while nobody writes, writes; whoever comes while somebody writes, waits in the queue, and is written
+with all others that wait. The writer hands its place to the next one as soon as its own batch is durable, so that no
+thread works for others longer than for one sync (leader and followers; Helland et al., "Group Commit Timers and High
+Volume Transaction Systems", 1987, without the timer: the sync itself is the wait).
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from troth.core.twophase.records import Commit
+from troth.errors import Overloaded
+from troth.transactions.log.interface import Decided, DecisionLog
+
+BATCH_MAX = 512
+QUEUE_MAX = 16_384
+GATHER_SHARE = 0.5
+"""How long a writer waits for those who are about to come, as a share of the last sync's duration."""
+
+
+class _Waiting:
+    __slots__ = ("commit", "decided", "error", "leads", "ready")
+
+    def __init__(self, commit: Commit) -> None:
+        self.commit = commit
+        self.decided: Decided | None = None
+        self.error: BaseException | None = None
+        self.leads = False
+        self.ready = threading.Lock()
+        self.ready.acquire()
+
+
+class GroupCommit:
+    """Decisions of many threads, written together into one log."""
+
+    def __init__(self, log: DecisionLog, on_batch: Callable[[int], None]) -> None:
+        """*on_batch* is told the size of each batch."""
+        self._log = log
+        self._on_batch = on_batch
+        self._lock = threading.Lock()
+        self._queue: list[_Waiting] = []
+        self._is_writing = False
+        self._sync_s = 0.0
+        self._full = threading.Event()
+        self._wanted = 0
+        self.expecting = 0
+        """How many transactions are in their commit, anywhere between the first vote and the last answer: a hint."""
+
+    def decide(self, commit: Commit) -> Decided:
+        """Write *commit* into its cell; on return the answer is durable.
+
+        Raises:
+            Overloaded: too many wait already; nothing was handed in.
+            StorageError, RequestError: what the log raised for the batch.
+        """
+        mine = _Waiting(commit)
+        with self._lock:
+            if len(self._queue) >= QUEUE_MAX:
+                raise Overloaded(f"{QUEUE_MAX} decisions wait for the log already")
+            self._queue.append(mine)
+            leads = not self._is_writing
+            self._is_writing = True
+            if self._wanted and len(self._queue) >= self._wanted:
+                self._full.set()
+        interrupt: BaseException | None = None
+        while not leads:
+            try:
+                mine.ready.acquire()
+            except BaseException as error:  # noqa: BLE001  (raised below: the decision is handed in, and others may wait for us)
+                interrupt = error
+                continue
+            leads = mine.leads
+            break
+        if leads:
+            self._write()
+        if interrupt is not None:
+            raise interrupt
+        if mine.error is not None:
+            raise mine.error
+        if mine.decided is None:
+            raise AssertionError("a batch was written without this one")
+        return mine.decided
+
+    def _gather(self) -> None:
+        """Give those who are just preparing a moment, so that they share this sync."""
+        with self._lock:
+            self._wanted = min(BATCH_MAX, len(self._queue) + (self.expecting - len(self._queue)) // 2)
+            if len(self._queue) >= self._wanted:
+                self._wanted = 0
+                return
+            self._full.clear()
+        self._full.wait(self._sync_s * GATHER_SHARE)
+        self._wanted = 0
+
+    def _write(self) -> None:
+        if self.expecting > 2:
+            self._gather()
+        with self._lock:
+            batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
+        error: BaseException | None = None
+        answers: list[Decided] = []
+        before = time.monotonic()
+        try:
+            answers = self._log.decide([waiting.commit for waiting in batch])
+        except BaseException as caught:  # noqa: BLE001  (handed to every thread of the batch, which raises it)
+            error = caught
+        self._sync_s = time.monotonic() - before
+        self._on_batch(len(batch))
+        with self._lock:
+            if self._queue:
+                self._queue[0].leads = True
+                successor: _Waiting | None = self._queue[0]
+            else:
+                self._is_writing = False
+                successor = None
+        for place, waiting in enumerate(batch):
+            if error is not None:
+                waiting.error = error
+            else:
+                waiting.decided = answers[place]
+            waiting.ready.release()
+        if successor is not None:
+            successor.ready.release()

@@ -1,0 +1,6 @@
+"""What each kind of database calls prepare, how it is asked, and how it lies.
+
+`base` is what the owner and recovery need of any; `sql` is what all SQLAlchemy engines share; then one module for each
+kind; `choose` finds the kind of what the caller gave. Oracle and SQL Server would be further modules beside mysql
+(``XA`` by DBMS_XA and by MSDTC): not written, since not tested.
+"""

@@ -1,0 +1,126 @@
+"""What the owner of a transaction and recovery ask of a participant."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from troth.core.twophase.gid import Epoch, Gid
+from troth.core.twophase.table import Finding
+
+
+class Begun(NamedTuple):
+    """What a branch has to know about its transaction."""
+
+    gid: str
+    epoch: Epoch
+    timeout_s: float | None
+    """How long a statement may wait for a lock; None: as the database is set up."""
+    names_session: bool
+    """Whether sessions carry the transaction's name, for the search for deadlocks."""
+
+
+class Prepared(NamedTuple):
+    """One branch that a database lists as prepared."""
+
+    gid: Gid
+    branch: str
+    """As the database wants to be told it (`BranchRef.branch`)."""
+    age_s: float
+    """Seconds since it was prepared; 0 where the database does not say."""
+
+
+class Facts(NamedTuple):
+    """What a participant says about itself."""
+
+    identity: str
+    """Tells its database from any other, also from a restored copy under another address where possible."""
+    problems: tuple[str, ...]
+    """Why it can not take part, each with what to set."""
+    warnings: tuple[str, ...] = ()
+
+
+class Branch(Protocol):
+    """One participant's part of one transaction, in the hands of the transaction's owner (one thread).
+
+    A method that returns a function has sent its statement; the function waits for the answer. They raise
+    sqlalchemy.exc.DBAPIError (or the troth error of a cluster); `was_lost` tells a refusal from a lost connection.
+    """
+
+    number: int
+    wrote: bool | None
+    """None: not known without asking."""
+
+    @property
+    def participant(self) -> "Participant": ...
+
+    @property
+    def name(self) -> str:
+        """The branch's name in its database."""
+
+    @property
+    def proof(self) -> str:
+        """After `prepare` or `ask`: see `BranchRef.proof`."""
+
+    @property
+    def handle(self) -> Any:
+        """What the caller works with: a sqlalchemy Connection, or a `ClusterWork`."""
+
+    def ask(self) -> Callable[[], None]:
+        """Find out whether it has written; sets `wrote`."""
+
+    def prepare(self) -> Callable[[], None]:
+        """Vote. Raises when the vote is no; a failed transaction must raise too."""
+
+    def commit_alone(self) -> Callable[[], None]:
+        """Commit as an ordinary transaction."""
+
+    def commit_prepared(self) -> Callable[[], None]: ...
+
+    def roll_back(self) -> Callable[[], None]:
+        """Roll back, prepared or not."""
+
+    def release(self, *, broken: bool) -> None:
+        """Give the connection back; *broken*: close it, without a word to the database about the transaction."""
+
+    def savepoint(self) -> Any:
+        """A context manager: a savepoint that is rolled back if its block fails."""
+
+
+class Participant(Protocol):
+    """One database."""
+
+    name: str
+    kind: str
+    can_prepare: bool
+
+    @property
+    def key(self) -> Any:
+        """What callers may name it by in ``tx[...]``, beside its name."""
+
+    def facts(self) -> Facts:
+        """Ask the database whether it can take part. Raises its own error if it does not answer."""
+
+    def open(self, number: int, begun: Begun) -> Branch:
+        """Begin branch *number* of a transaction."""
+
+    # ---- recovery: any process, any time ---------------------------------------------------------------
+
+    def prepared(self) -> list[Prepared]:
+        """All branches of any troth transaction that are prepared here."""
+
+    def finish(self, branch: str, *, commit: bool) -> Finding:
+        """Tell a prepared branch. FINISHED, ABSENT, ATTACHED or UNREACHED."""
+
+    def detach(self, branch: str) -> None:
+        """End the session that still holds *branch*."""
+
+    def prove(self, proof: str) -> Finding:
+        """What became of a branch that is not there: PROVED_COMMITTED, PROVED_ABORTED, UNPROVEN or UNREACHED."""
+
+    def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
+        """End the sessions of closed epochs, so that nothing of theirs can become prepared later. How many."""
+
+    def marker(self, gid: str, *, refuse: bool) -> bool | None:
+        """Of a last resource: True committed, False refused, None neither; with *refuse*, None is made False."""
+
+    def close(self) -> None:
+        """Release what recovery holds."""

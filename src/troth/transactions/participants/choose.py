@@ -1,0 +1,72 @@
+"""From what the caller gave to participants."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Engine
+
+from troth.client.sync import Client, connect
+from troth.errors import PreflightFailed, UsageError
+from troth.transactions.participants.base import Participant
+from troth.transactions.participants.cluster import Cluster
+from troth.transactions.participants.mysql import MySql
+from troth.transactions.participants.postgresql import Postgres
+from troth.transactions.participants.sql import SqlParticipant
+from troth.transactions.participants.sqlite import LastResource, Sqlite
+
+KINDS: dict[str, type[SqlParticipant]] = {
+    "postgresql": Postgres,
+    "mysql": MySql,
+    "mariadb": MySql,
+    "sqlite": Sqlite,
+}
+"""By SQLAlchemy's name of the dialect. Oracle and SQL Server would be rows here."""
+
+
+def choose(given: Mapping[str, Any] | Sequence[Any]) -> list[Participant]:
+    """The participants of *given*: engines (async ones too), `LastResource`, troth clients or ``troth://`` URLs.
+
+    Without names they are called after their database, which stays the same when the program is started again.
+
+    Raises:
+        UsageError: nothing, twice the same name, or what is no database.
+        PreflightFailed: a kind of database that cannot take part.
+    """
+    named: list[tuple[str | None, Any]]
+    named = list(given.items()) if isinstance(given, Mapping) else [(None, each) for each in given]
+    if not named:
+        raise UsageError("TwoPhaseCommit needs at least one participant: TwoPhaseCommit([engine_a, engine_b])")
+    found = [_participant(name, each) for name, each in named]
+    names = [participant.name for participant in found]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"two participants would be called {name!r}; name them:"
+            " TwoPhaseCommit({'bank': engine_a, 'ledger': engine_b})"
+        )
+    return found
+
+
+def _participant(name: str | None, given: Any) -> Participant:
+    if isinstance(given, str) and given.startswith("troth"):
+        return Cluster(name or given, connect(given), owns=True)
+    if isinstance(given, Client):
+        return Cluster(name or "troth", given)
+    engine = given.engine if isinstance(given, LastResource) else given
+    key = engine
+    engine = getattr(engine, "sync_engine", engine)  # an AsyncEngine
+    if not isinstance(engine, Engine):
+        raise UsageError(
+            f"{given!r:.80} is no participant: give a SQLAlchemy engine, a troth client or a troth:// URL"
+        )
+    kind = KINDS.get(engine.dialect.name)
+    if kind is None:
+        raise PreflightFailed(
+            [
+                f"{name or engine.url.database}: {engine.dialect.name} is not supported as a participant (not tested)"
+            ]
+        )
+    if isinstance(given, LastResource) and kind is not Sqlite:
+        raise UsageError(f"LastResource is for databases that cannot prepare; {engine.dialect.name} can")
+    url = engine.url
+    where = f"{url.host or url.query.get('host') or 'local'}:{url.port or ''}/{url.database or ''}"
+    return kind(name or f"{engine.dialect.name}:{where}", engine, key)

@@ -1,0 +1,223 @@
+"""A troth cluster as a participant: ``tx["kv"].put(...)``.
+
+The work is collected by the client and voted on by one transaction of the store: *if everything that was read is as it
+was, and no other transaction holds a key of it, then write the intent, and take the keys.* ::
+
+    troth.2pc/intent/<gid>.<branch>   what commit will write (msgpack)
+    troth.2pc/hold/<key>              <gid>.<branch>: this key belongs to a prepared transaction
+
+Commit writes the values and removes both, at one revision; rollback removes them. The intent is replicated, so any
+process finishes it. Whoever writes the keys without TwoPhaseCommit does not look at the holds; keep such keys apart.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from troth.client.operations import Delete, Put, as_bytes, create_revision, mod_revision
+from troth.client.sync import Client
+from troth.core.twophase.gid import Epoch, parse_gid
+from troth.core.twophase.table import Finding
+from troth.errors import Aborted, RequestError, UsageError
+from troth.kv.requests import Compare, Operation
+from troth.transactions.participants.base import Begun, Facts, Prepared
+
+INTENT = b"troth.2pc/intent/"
+HOLD = b"troth.2pc/hold/"
+WRITES_MAX = 1024
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Intent(msgspec.Struct, frozen=True, array_like=True):
+    writes: tuple[tuple[bytes, bytes | None], ...]
+    held: tuple[bytes, ...]
+
+
+_decode = msgspec.msgpack.Decoder(_Intent).decode
+
+
+class ClusterWork:
+    """What a transaction does in a cluster: reads see its own writes; nothing is visible to others before commit."""
+
+    def __init__(self, client: Client, gid: str) -> None:
+        self._client = client
+        self._gid = gid
+        self.reads: dict[bytes, int] = {}
+        """Key -> revision of its last change when it was first read; 0: it was not there."""
+        self.writes: dict[bytes, bytes | None] = {}
+        """Key -> what it will hold; None: it will be deleted."""
+
+    def get(self, key: str | bytes) -> bytes | None:
+        """The value of *key*, or None. The commit is refused if somebody changes it meanwhile."""
+        name = as_bytes(key)
+        if name in self.writes:
+            return self.writes[name]
+        kv = self._client.get(name).kv
+        seen = kv.mod_revision if kv is not None else 0
+        if self.reads.setdefault(name, seen) != seen:
+            raise Aborted(f"{name!r} was changed by somebody else between two reads of it", self._gid)
+        return kv.value if kv is not None else None
+
+    def put(self, key: str | bytes, value: str | bytes) -> None:
+        """Write *key* when the transaction commits."""
+        self._write(as_bytes(key), as_bytes(value))
+
+    def delete(self, key: str | bytes) -> None:
+        """Delete *key* when the transaction commits."""
+        self._write(as_bytes(key), None)
+
+    def _write(self, key: bytes, value: bytes | None) -> None:
+        if len(self.writes) >= WRITES_MAX and key not in self.writes:
+            raise UsageError(f"a transaction may write {WRITES_MAX} keys of a cluster; split it")
+        self.writes[key] = value
+
+
+def _operations(writes: Iterable[tuple[bytes, bytes | None]]) -> list[Operation]:
+    return [Delete(key) if value is None else Put(key, value) for key, value in writes]
+
+
+class ClusterBranch:
+    """A branch in a troth cluster. See the module."""
+
+    def __init__(self, participant: "Cluster", number: int, begun: Begun) -> None:
+        self.participant = participant
+        self.number = number
+        self.proof = ""
+        self._begun = begun
+        self._voted = False
+        self.handle = ClusterWork(participant.client, begun.gid)
+        self.wrote: bool | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self._begun.gid}.{self.number}"
+
+    @property
+    def _keys(self) -> list[bytes]:
+        return sorted({*self.handle.reads, *self.handle.writes})
+
+    def _unchanged(self) -> list[Compare]:
+        return [
+            *(mod_revision(key) == seen for key, seen in self.handle.reads.items()),
+            *(create_revision(HOLD + key) == 0 for key in self._keys),
+        ]
+
+    def _refused(self) -> Aborted:
+        return Aborted(
+            f"{self.participant.name}: what was read has been changed, or another transaction holds a key of it",
+            self._begun.gid,
+            self.participant.name,
+        )
+
+    def ask(self) -> Callable[[], None]:
+        self.wrote = bool(self.handle.writes)
+        return _nothing
+
+    def prepare(self) -> Callable[[], None]:
+        intent = INTENT + self.name.encode()
+        holds: list[Operation] = [Put(HOLD + key, self.name) for key in self._keys]
+        content = _Intent(tuple(self.handle.writes.items()), tuple(self._keys))
+        write: Operation = Put(intent, _encode(content))
+        fresh = create_revision(intent) == 0
+        self._voted = True
+        reply = self.participant.client.txn([fresh, *self._unchanged()], [write, *holds])
+        if not reply.succeeded:
+            raise self._refused()
+        return _nothing
+
+    def commit_alone(self) -> Callable[[], None]:
+        reply = self.participant.client.txn(self._unchanged(), _operations(self.handle.writes.items()))
+        if not reply.succeeded:
+            raise self._refused()
+        return _nothing
+
+    def commit_prepared(self) -> Callable[[], None]:
+        if self.participant.finish(self.name, commit=True) is Finding.UNREACHED:
+            raise RequestError(f"{self.participant.name}: not reached")
+        return _nothing
+
+    def roll_back(self) -> Callable[[], None]:
+        if self._voted and self.participant.finish(self.name, commit=False) is Finding.UNREACHED:
+            raise RequestError(f"{self.participant.name}: not reached")
+        return _nothing
+
+    def release(self, *, broken: bool) -> None:
+        """Nothing is held but the client, which is shared."""
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        before = dict(self.handle.writes)
+        try:
+            yield
+        except BaseException:
+            self.handle.writes = before
+            raise
+
+
+def _nothing() -> None:
+    """The client has waited already."""
+
+
+class Cluster:
+    """One troth cluster."""
+
+    kind = "troth"
+    can_prepare = True
+
+    def __init__(self, name: str, client: Client, *, owns: bool = False) -> None:
+        """*owns*: close the client at the end."""
+        self.name = name
+        self.client = client
+        self._owns = owns
+
+    @property
+    def key(self) -> Client:
+        return self.client
+
+    def facts(self) -> Facts:
+        return Facts(f"troth:{self.client.status()[0].cluster_id:x}", ())
+
+    def open(self, number: int, begun: Begun) -> ClusterBranch:
+        return ClusterBranch(self, number, begun)
+
+    def prepared(self) -> list[Prepared]:
+        found = []
+        for kv in self.client.range(prefix=INTENT, keys_only=True).kvs:
+            branch = kv.key[len(INTENT) :].decode("utf-8", "replace")
+            gid = parse_gid(branch)
+            if gid is not None:
+                found.append(Prepared(gid[0], branch, 0.0))
+        return found
+
+    def finish(self, branch: str, *, commit: bool) -> Finding:
+        intent = INTENT + branch.encode()
+        try:
+            kv = self.client.get(intent).kv
+            if kv is None:
+                return Finding.ABSENT
+            found = _decode(kv.value)
+            gone: list[Operation] = [Delete(intent), *(Delete(HOLD + key) for key in found.held)]
+            work = _operations(found.writes) if commit else []
+            # Two recoverers, or the owner and one: only the first finds the intent as it was.
+            reply = self.client.txn([mod_revision(intent) == kv.mod_revision], [*work, *gone])
+            return Finding.FINISHED if reply.succeeded else Finding.ABSENT
+        except RequestError:
+            return Finding.UNREACHED
+
+    def detach(self, branch: str) -> None:
+        """No session holds an intent."""
+
+    def prove(self, proof: str) -> Finding:
+        return Finding.UNPROVEN
+
+    def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
+        return 0
+
+    def marker(self, gid: str, *, refuse: bool) -> bool | None:
+        return None
+
+    def close(self) -> None:
+        if self._owns:
+            self.client.close()

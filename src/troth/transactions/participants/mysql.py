@@ -1,0 +1,185 @@
+"""MariaDB and MySQL (PyMySQL, mysqlclient, asyncmy, aiomysql): XA.
+
+* XA START comes before the work: there is no late decision to use two phases. A lone writer ends with
+  ``XA COMMIT ... ONE PHASE``, which costs what a plain COMMIT costs.
+* MariaDB answers "no such transaction" (XAER_NOTA) to a session that wants to finish a branch which another live
+  session prepared, although XA RECOVER lists it. So the branch's name carries the session's id, and recovery ends
+  that session first. MySQL from 8.0.29 lets go of a branch when it is prepared (xa_detach_on_prepare).
+* XAER_NOTA for a branch that is not listed proves nothing about its outcome; the server keeps no such knowledge.
+* The list of prepared branches is the whole server's, and so is the right to finish them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import exc
+from typing_extensions import override
+
+from troth.core.twophase.gid import FORMAT, parse_gid
+from troth.core.twophase.table import Finding
+from troth.transactions.participants.base import Begun, Facts, Prepared
+from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem
+
+FORMAT_ID = 0x54524F54
+"""``TROT``: with it, other programs' branches are never taken for ours."""
+_WAIT = "troth.lock_wait_s"
+_NOTA = 1397
+_NO_SUCH_THREAD = 1094
+
+
+class MySqlBranch(SqlBranch):
+    """A branch in MariaDB or MySQL. See the module."""
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._name
+
+    @override
+    def begin(self, begun: Begun) -> None:
+        raw = self._pooled.dbapi_connection
+        session = getattr(raw, "thread_id", None)
+        number = session() if session is not None else None
+        if number is None:
+            number = self.channel.start(["SELECT CONNECTION_ID()"])()[0].row[0]  # type: ignore[index]
+        self._name = f"'{begun.gid}','{self.number}.{number}',{FORMAT_ID}"
+        if begun.timeout_s is not None:
+            wait_s = max(1, round(begun.timeout_s))
+            if self._info.get(_WAIT) != wait_s:
+                self.channel.start([f"SET SESSION innodb_lock_wait_timeout = {wait_s}"])()
+                self._info[_WAIT] = wait_s
+        self.channel.start([f"XA START {self._name}"])()
+        self._phase = "ACTIVE"
+
+    def prepare(self) -> Callable[[], None]:
+        self.check_whole()
+        finish = self.channel.start([f"XA END {self._name}", f"XA PREPARE {self._name}"])
+
+        def voted() -> None:
+            finish()
+            self._phase = "PREPARED"
+
+        return voted
+
+    @override
+    def commit_alone(self) -> Callable[[], None]:
+        self.check_whole()
+        return self._told([f"XA END {self._name}", f"XA COMMIT {self._name} ONE PHASE"])
+
+    def commit_prepared(self) -> Callable[[], None]:
+        return self._told([f"XA COMMIT {self._name}"])
+
+    def roll_back(self) -> Callable[[], None]:
+        if self.handle.closed or self.handle.invalidated or self._phase == "ENDED":
+            return lambda: None
+        if self._phase == "PREPARED":
+            return self._told([f"XA ROLLBACK {self._name}"])
+        # XA END is refused when it was sent before, or when a deadlock has ended the branch: XA ROLLBACK counts.
+        try:
+            self.channel.start([f"XA END {self._name}"])()
+        except exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+        return self._told([f"XA ROLLBACK {self._name}"])
+
+    def _told(self, statements: list[str]) -> Callable[[], None]:
+        finish = self.channel.start(statements)
+
+        def told() -> None:
+            finish()
+            self._phase = "ENDED"
+            self.end_here()
+
+        return told
+
+
+class MySql(SqlParticipant):
+    """One database of a MariaDB or MySQL server."""
+
+    kind = "mysql"
+
+    @override
+    def facts(self) -> Facts:
+        with self.connected() as connection:
+            version, comment, database = connection.exec_driver_sql(
+                "SELECT VERSION(), @@version_comment, DATABASE()"
+            ).one()
+            settings: dict[str, str] = dict(
+                connection.exec_driver_sql(
+                    "SHOW VARIABLES WHERE Variable_name IN ('server_uid','server_uuid','wsrep_on',"
+                    "'xa_detach_on_prepare','hostname','port','datadir','innodb_flush_log_at_trx_commit')"
+                ).all()
+            )
+        is_mariadb = "mariadb" in f"{version} {comment}".lower()
+        numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:3])
+        problems = [problem for problem in (autocommit_problem(self.engine, self.name),) if problem]
+        warnings = []
+        if is_mariadb and numbers < (10, 5, 2):
+            problems.append(
+                f"{self.name}: MariaDB {version} rolls back prepared branches when their session ends (MDEV-742):"
+                " upgrade to 10.5.2 or newer"
+            )
+        if not is_mariadb and numbers < (8, 0, 29):
+            problems.append(f"{self.name}: MySQL {version} is too old for recovery; 8.0.29 or newer is needed")
+        if not is_mariadb and settings.get("xa_detach_on_prepare", "ON") != "ON":
+            problems.append(
+                f"{self.name}: SET GLOBAL xa_detach_on_prepare = ON, or nobody else can finish a branch"
+            )
+        if settings.get("wsrep_on", "OFF") == "ON":
+            problems.append(f"{self.name}: Galera refuses XA (MDEV-26575); name a server outside of the cluster")
+        if settings.get("innodb_flush_log_at_trx_commit", "1") != "1":
+            warnings.append(
+                f"{self.name}: innodb_flush_log_at_trx_commit is not 1, so a power cut may forget a vote; set it to 1"
+            )
+        server = settings.get("server_uid") or settings.get("server_uuid")
+        server = server or f"{settings.get('hostname')}:{settings.get('port')}:{settings.get('datadir')}"
+        return Facts(f"mysql:{server}:{database}", tuple(problems), tuple(warnings))
+
+    @override
+    def open(self, number: int, begun: Begun) -> MySqlBranch:
+        return MySqlBranch(self, number, begun)
+
+    @override
+    def prepared(self) -> list[Prepared]:
+        with self.connected() as connection:
+            rows = connection.exec_driver_sql("XA RECOVER").all()
+        found = []
+        for format_id, gtrid_bytes, _, data in rows:
+            named = data.decode("ascii", "replace") if isinstance(data, bytes) else str(data)
+            gtrid, bqual = named[: int(gtrid_bytes)], named[int(gtrid_bytes) :]
+            gid = parse_gid(gtrid) if int(format_id) == FORMAT_ID and named.startswith(FORMAT) else None
+            if gid is not None and not gid[1]:
+                found.append(Prepared(gid[0], f"'{gtrid}','{bqual}',{FORMAT_ID}", 0.0))
+        return found
+
+    @override
+    def finish(self, branch: str, *, commit: bool) -> Finding:
+        verb = "COMMIT" if commit else "ROLLBACK"
+        try:
+            with self.connected() as connection:
+                connection.exec_driver_sql(f"XA {verb} {branch}")
+        except exc.DBAPIError as error:
+            if _number(error.orig) != _NOTA:
+                return Finding.UNREACHED
+            try:
+                is_listed = branch in {prepared.branch for prepared in self.prepared()}
+            except exc.DBAPIError:
+                return Finding.UNREACHED
+            return Finding.ATTACHED if is_listed else Finding.ABSENT
+        return Finding.FINISHED
+
+    @override
+    def detach(self, branch: str) -> None:
+        session = branch.split("','")[1].split("'")[0].partition(".")[2]
+        if not session.isdigit():
+            return
+        try:
+            with self.connected() as connection:
+                connection.exec_driver_sql(f"KILL {session}")
+        except exc.DBAPIError as error:
+            if _number(error.orig) != _NO_SUCH_THREAD:
+                raise
+
+
+def _number(error: Any) -> int:
+    return error.args[0] if error is not None and error.args and isinstance(error.args[0], int) else 0

@@ -1,0 +1,277 @@
+"""PostgreSQL (psycopg 3, psycopg2, asyncpg): PREPARE TRANSACTION.
+
+* The tag decides: a failed transaction answers ``ROLLBACK`` to PREPARE, without an error.
+* A transaction without a transaction id has written nothing; COMMIT of it costs no sync, PREPARE would cost two.
+* A prepared branch belongs to no session, so any session of the same database may finish it.
+* ``pg_xact_status`` tells afterwards what became of a transaction id. So "does not exist" need not be believed.
+* The list of prepared transactions is the whole server's; finishing works from the branch's own database only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import exc, text
+from typing_extensions import override
+
+from troth.core.twophase.gid import FORMAT, Epoch, parse_epoch, parse_gid
+from troth.core.twophase.table import Finding
+from troth.errors import Aborted
+from troth.transactions.channels import Answer, Finish
+from troth.transactions.participants.base import Begun, Facts, Prepared
+from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem, was_lost
+
+_NAMED = "troth.epoch"
+"""Where a pooled connection's `info` keeps the epoch that its session is named after."""
+_XID = "SELECT pg_current_xact_id_if_assigned()::text"
+_UNDEFINED_OBJECT = "42704"
+_FAILED_TRANSACTION = "25P02"
+
+
+class PostgresBranch(SqlBranch):
+    """A branch in PostgreSQL. See the module."""
+
+    _may_be_prepared = False
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"{self._begun.gid}.{self.number}"
+
+    @override
+    def begin(self, begun: Begun) -> None:
+        prefix = begun.epoch.prefix
+        if self._info.get(_NAMED) != prefix:
+            # Not inside the transaction: a rollback would take the name back.
+            self.channel.start([f"SET application_name = '{prefix}'"])()
+            self._info[_NAMED] = prefix
+        settings = []
+        if begun.timeout_s is not None:
+            settings.append(f"SET LOCAL lock_timeout = {max(1, int(begun.timeout_s * 1000))}")
+        if begun.names_session:
+            settings.append(f"SET LOCAL application_name = '{begun.gid}'")
+        if settings:
+            self._begin_with(settings)
+
+    def _begin_with(self, settings: list[str]) -> None:
+        """psycopg 3 takes the BEGIN from us, so that the settings cost no round trip; others send their own first."""
+        dialect = self.participant.engine.dialect
+        begin = getattr(self._pooled.dbapi_connection, "_get_tx_start_command", None)
+        if dialect.driver == "psycopg" and not dialect.is_async and begin is not None:
+            self.channel.start([begin().decode(), *settings])()
+        else:
+            for setting in settings:
+                self.handle.exec_driver_sql(setting)
+
+    @override
+    def ask(self) -> Callable[[], None]:
+        self.check_whole()
+        finish = self._start([_XID])
+
+        def answered() -> None:
+            self._take_xid(finish()[0])
+
+        return answered
+
+    def _take_xid(self, answer: Answer) -> None:
+        self.proof = (answer.row or (None,))[0] or ""
+        self.wrote = bool(self.proof)
+
+    def prepare(self) -> Callable[[], None]:
+        self.check_whole()
+        vote = f"PREPARE TRANSACTION '{self.name}'"
+        finish = self._start([vote] if self.proof else [_XID, vote])
+        self._may_be_prepared = True
+
+        def voted() -> None:
+            try:
+                answers = finish()
+            except BaseException as error:
+                self._may_be_prepared = was_lost(error)
+                raise
+            self.end_here()
+            if answers[-1].tag != "PREPARE TRANSACTION":
+                self._may_be_prepared = False
+                raise self._failed_before()
+            if len(answers) > 1:
+                self._take_xid(answers[0])
+
+        return voted
+
+    @override
+    def commit_alone(self) -> Callable[[], None]:
+        """Through the channel: a failed transaction answers ROLLBACK to COMMIT too, and SQLAlchemy does not look."""
+        self.check_whole()
+        finish = self._start(["COMMIT"])
+
+        def told() -> None:
+            answer = finish()[0]
+            self.end_here()
+            if answer.tag != "COMMIT":
+                raise self._failed_before()
+
+        return told
+
+    def _start(self, statements: list[str]) -> Finish:
+        """As `Channel.start`; that the transaction has failed before is told with the reason."""
+        finish = self.channel.start(statements)
+
+        def finished() -> list[Answer]:
+            try:
+                return finish()
+            except exc.DBAPIError as error:
+                if sqlstate(error.orig) == _FAILED_TRANSACTION:
+                    raise self._failed_before() from self.last_error
+                raise
+
+        return finished
+
+    def _failed_before(self) -> Aborted:
+        failed = Aborted(
+            f"{self.participant.name}: a statement had failed, so the database rolled the transaction back instead",
+            self._begun.gid,
+            self.participant.name,
+        )
+        failed.__cause__ = self.last_error
+        return failed
+
+    def commit_prepared(self) -> Callable[[], None]:
+        return self._finish("COMMIT PREPARED")
+
+    def roll_back(self) -> Callable[[], None]:
+        if self._may_be_prepared:
+            return self._finish("ROLLBACK PREPARED")
+        self.roll_back_here()
+        return lambda: None
+
+    def _finish(self, verb: str) -> Callable[[], None]:
+        finish = self.channel.start([f"{verb} '{self.name}'"])
+
+        def told() -> None:
+            finish()
+            self._may_be_prepared = False
+
+        return told
+
+
+class Postgres(SqlParticipant):
+    """One database of a PostgreSQL server."""
+
+    kind = "postgresql"
+
+    @override
+    def facts(self) -> Facts:
+        with self.connected() as connection:
+            row = connection.execute(
+                text(
+                    "SELECT current_setting('max_prepared_transactions')::int,"
+                    " current_setting('server_version_num')::int,"
+                    " (SELECT system_identifier FROM pg_control_system())::text,"
+                    " (SELECT oid FROM pg_database WHERE datname = current_database())::text, pg_is_in_recovery(),"
+                    " current_setting('max_connections')::int"
+                )
+            ).one()
+        slots, version, system, database, is_standby, sessions = row
+        problems = [problem for problem in (autocommit_problem(self.engine, self.name),) if problem]
+        warnings = []
+        if version < 130000:
+            problems.append(f"{self.name}: PostgreSQL {version // 10000} is too old; 13 or newer is needed")
+        if slots == 0:
+            problems.append(
+                f"{self.name}: max_prepared_transactions is 0, so PREPARE TRANSACTION is switched off. Run: ALTER"
+                f" SYSTEM SET max_prepared_transactions = {sessions}; then restart the server"
+            )
+        elif slots < sessions:
+            warnings.append(
+                f"{self.name}: max_prepared_transactions is {slots} and max_connections {sessions}: with more than"
+                f" {slots} transactions preparing at once the others are aborted"
+            )
+        if is_standby:
+            problems.append(f"{self.name}: this server is a standby; name the primary")
+        return Facts(f"pg:{system}:{database}", tuple(problems), tuple(warnings))
+
+    @override
+    def open(self, number: int, begun: Begun) -> PostgresBranch:
+        return PostgresBranch(self, number, begun)
+
+    @override
+    def prepared(self) -> list[Prepared]:
+        with self.connected() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 FROM pg_prepared_xacts"
+                    " WHERE database = current_database() AND gid LIKE :prefix"
+                ),
+                {"prefix": f"{FORMAT}.%"},
+            ).all()
+        parsed = ((parse_gid(branch), branch, age_s) for branch, age_s in rows)
+        return [Prepared(found[0], branch, age_s) for found, branch, age_s in parsed if found is not None]
+
+    @override
+    def finish(self, branch: str, *, commit: bool) -> Finding:
+        verb = "COMMIT" if commit else "ROLLBACK"
+        try:
+            with self.connected() as connection:
+                connection.exec_driver_sql(f"{verb} PREPARED {_quoted(branch)}")
+        except exc.DBAPIError as error:
+            if sqlstate(error.orig) == _UNDEFINED_OBJECT:
+                return Finding.ABSENT
+            # In use: another recoverer is at it. Anything else: the next pass tries again.
+            return Finding.UNREACHED
+        return Finding.FINISHED
+
+    @override
+    def prove(self, proof: str) -> Finding:
+        if not proof:
+            return Finding.UNPROVEN
+        try:
+            with self.connected() as connection:
+                status = connection.execute(
+                    text("SELECT pg_xact_status(CAST(:xid AS xid8))"), {"xid": proof}
+                ).scalar()
+        except exc.DBAPIError as error:
+            # 22023: an id from the future of this server: it was restored from an older copy.
+            return Finding.PROVED_ABORTED if sqlstate(error.orig) == "22023" else Finding.UNREACHED
+        match status:
+            case "committed":
+                return Finding.PROVED_COMMITTED
+            case "aborted":
+                return Finding.PROVED_ABORTED
+            case None:
+                return Finding.UNPROVEN
+            case _:
+                return Finding.UNREACHED
+
+    @override
+    def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
+        with self.connected() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT pid, application_name FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND pid <> pg_backend_pid() AND application_name LIKE :prefix"
+                ),
+                {"prefix": f"{FORMAT}.%"},
+            ).all()
+            ended = 0
+            for pid, named in rows:
+                epoch = parse_epoch(named)
+                if epoch is not None and is_closed(epoch):
+                    # Look again in the same statement: the pid may belong to somebody else by now.
+                    ended += bool(
+                        connection.execute(
+                            text(
+                                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                                " WHERE pid = :pid AND application_name = :name"
+                            ),
+                            {"pid": pid, "name": named},
+                        ).scalar()
+                    )
+        return ended
+
+
+def sqlstate(error: Any) -> str:
+    """The five characters of SQLSTATE, under the name that each driver has for them."""
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+
+
+def _quoted(branch: str) -> str:
+    return "'" + branch.replace("'", "''").replace("%", "%%") + "'"

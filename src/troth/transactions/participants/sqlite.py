@@ -1,0 +1,139 @@
+"""One database that cannot prepare (SQLite): the last resource, whose own commit is the decision.
+
+All others prepare; the log's cell says `delegated`; then this database commits the work together with a row of
+``troth_decision`` whose primary key is the transaction's name. That row is the write-once cell: recovery that finds
+none writes one that says "refused", and whichever of the two comes first wins by the primary key. So the owner, however
+late it wakes up, cannot commit what recovery has rolled back.
+
+What it is worth: atomic through any crash as long as this file survives; while it is out of reach, the others wait. At
+most one such participant in a transaction, and its file needs ``synchronous=FULL``, which is set.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Engine, exc
+from sqlalchemy.pool import StaticPool
+from typing_extensions import override
+
+from troth.errors import Aborted
+from troth.transactions.participants.base import Begun, Facts
+from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem
+
+TABLE = "troth_decision"
+KEPT = 10_000
+_CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (gid TEXT PRIMARY KEY, committed INTEGER NOT NULL)"
+_MARK = f"INSERT INTO {TABLE} (gid, committed) VALUES (?, ?)"
+_PRUNE = f"DELETE FROM {TABLE} WHERE rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
+
+
+class LastResource:
+    """Marks *engine* as the participant that decides by its own commit: ``{"local": LastResource(engine)}``.
+
+    SQLite engines are taken for one without it.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+
+class SqliteBranch(SqlBranch):
+    """The last resource's part of a transaction. See the module."""
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._begun.gid
+
+    @override
+    def begin(self, begun: Begun) -> None:
+        raw = self._raw
+        if begun.timeout_s is not None:
+            self.handle.exec_driver_sql(f"PRAGMA busy_timeout = {int(begun.timeout_s * 1000)}")
+        if not raw.in_transaction:
+            self.handle.exec_driver_sql("PRAGMA synchronous = FULL")
+            # The driver would begin at the first change only, and leave out the reads before it.
+            self.handle.exec_driver_sql("BEGIN")
+        self._changes = raw.total_changes
+        self._schema_before = self._schema()
+
+    @property
+    def _raw(self) -> Any:
+        return self._pooled.driver_connection
+
+    @override
+    def ask(self) -> Callable[[], None]:
+        self.check_whole()
+        if not self.wrote:
+            # Changes of the schema count as no change of a row.
+            self.wrote = (self._raw.total_changes, self._schema()) != (self._changes, self._schema_before)
+        return lambda: None
+
+    def _schema(self) -> int:
+        return int(self.handle.exec_driver_sql("PRAGMA schema_version").scalar_one())
+
+    def prepare(self) -> Callable[[], None]:
+        raise Aborted(f"{self.participant.name}: this database can not prepare", self._begun.gid)
+
+    def commit_with_marker(self) -> None:
+        """The decision. Raises DBAPIError: the database refused it, certainly, unless `was_lost`."""
+        self.check_whole()
+        try:
+            self.handle.exec_driver_sql(_MARK, (self._begun.gid, 1))
+        except exc.IntegrityError as error:
+            raise Aborted(
+                f"{self.participant.name}: recovery has refused this transaction",
+                self._begun.gid,
+                self.participant.name,
+            ) from error
+        self.is_ending = True
+        self._transaction.commit()
+
+    def commit_prepared(self) -> Callable[[], None]:
+        return lambda: None
+
+    def roll_back(self) -> Callable[[], None]:
+        self.roll_back_here()
+        return lambda: None
+
+
+class Sqlite(SqlParticipant):
+    """One SQLite file."""
+
+    kind = "sqlite"
+    can_prepare = False
+
+    @override
+    def facts(self) -> Facts:
+        problems = [problem for problem in (autocommit_problem(self.engine, self.name),) if problem]
+        path = self.engine.url.database
+        if not path or path == ":memory:" or "mode=memory" in path or isinstance(self.engine.pool, StaticPool):
+            problems.append(
+                f"{self.name}: a database in memory is gone with its process; name a file (sqlite:///path.db)"
+            )
+            return Facts(f"sqlite:{self.name}", tuple(problems))
+        with self.connected() as connection:
+            file = next(row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")
+            journal = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar()).lower()
+            if journal in ("off", "memory"):
+                problems.append(f"{self.name}: journal_mode={journal} survives no crash; use WAL or DELETE")
+            connection.exec_driver_sql(_CREATE)
+        return Facts(f"sqlite:{file}", tuple(problems))
+
+    @override
+    def open(self, number: int, begun: Begun) -> SqliteBranch:
+        return SqliteBranch(self, number, begun)
+
+    @override
+    def marker(self, gid: str, *, refuse: bool) -> bool | None:
+        with self.connected() as connection:
+            connection.exec_driver_sql("PRAGMA synchronous = FULL")
+            if refuse:
+                try:
+                    connection.exec_driver_sql(_MARK, (gid, 0))
+                except exc.IntegrityError:
+                    pass  # the owner was first; or another recoverer
+                else:
+                    connection.exec_driver_sql(_PRUNE)
+            found = connection.exec_driver_sql(f"SELECT committed FROM {TABLE} WHERE gid = ?", (gid,)).scalar()
+        return None if found is None else bool(found)

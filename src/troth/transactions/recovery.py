@@ -1,0 +1,353 @@
+"""Recovery: whoever finds a branch that nobody finishes, finishes it as the log says.
+
+Any number of processes may do this at once, at any time; the log's cells are written once, databases refuse to finish
+a branch twice, and "does not exist" is never taken for "done" without asking what became of it. One pass:
+
+1. close the epochs of coordinators that are dead (so that "no cell" means abort from now on);
+2. end the sessions of closed epochs in every database (so that nothing of theirs becomes prepared later);
+3. for every branch listed as prepared: read its cell, and do what the table says (core/twophase/table.py);
+4. for every decision that is not noted as applied and not listed: prove it;
+5. look again until a look finds nothing: a PREPARE may have been under way (greenplum-db/gpdb#10393).
+
+A database or a log that does not answer stops nothing but itself; the next pass tries again.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy import exc
+
+from troth.core.twophase.cells import Verdict
+from troth.core.twophase.gid import Epoch, Gid, parse_gid
+from troth.core.twophase.records import Commit, Heuristic
+from troth.core.twophase.table import Case, Finding, State, Step, move
+from troth.errors import RequestError, StorageError
+from troth.transactions.core import Core
+from troth.transactions.participants.base import Participant, Prepared
+from troth.transactions.transaction import Outcome
+
+LOOKS_MAX = 20
+DETACHES_MAX = 5
+
+UNREACHABLE = (exc.SQLAlchemyError, RequestError, StorageError, OSError)
+"""What a participant or a log raises when it cannot be asked now."""
+
+
+@dataclass
+class Report:
+    """What one pass has seen and done."""
+
+    committed: list[str] = field(default_factory=list)
+    """Branches told to commit."""
+    rolled_back: list[str] = field(default_factory=list)
+    heuristic: list[str] = field(default_factory=list)
+    """Branches that somebody had finished against the decision."""
+    orphans: list[str] = field(default_factory=list)
+    """Branches of another log, or of one that has forgotten them: not touched. `troth tx list` shows them."""
+    left: list[str] = field(default_factory=list)
+    """Branches whose owner lives, or whose log or database cannot be reached."""
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """Participant (or "log") -> why it could not be asked."""
+    fenced: int = 0
+    """Database sessions of dead coordinators that were ended."""
+
+    @property
+    def in_doubt(self) -> int:
+        """Branches that are still prepared, or may be, and are not orphans."""
+        return len(self.left)
+
+
+class Recovery:
+    """Passes over all participants, by hand (`run`) or every few seconds in a thread (`start`)."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._one_at_a_time = threading.Lock()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, every_s: Callable[[], float]) -> None:
+        """Make a pass now and then after each *every_s*() seconds (a function, for jitter), in a thread."""
+
+        def loop() -> None:
+            while not self._over.is_set():
+                try:
+                    self.run()
+                except UNREACHABLE:
+                    pass  # the log, most likely; the metrics of the pass show what was seen
+                self._over.wait(every_s())
+
+        self._thread = threading.Thread(target=loop, name="troth 2pc recovery", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; a pass that is under way ends first."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def run(self, *, even_if_alive: bool = False) -> Report:
+        """One pass. With *even_if_alive*, coordinators that seem to live are fenced off too.
+
+        Raises:
+            StorageError, RequestError: the log cannot be read; nothing was done.
+        """
+        with self._one_at_a_time:
+            report = Report()
+            core = self._core
+            epochs = self._close_epochs(even_if_alive)
+            reached = [p for p in core.participants if self._fence(p, epochs, report)]
+            core.on_step("fenced")
+            finished = self._resolve(reached, report)
+            core.on_step("resolved")
+            self._apply(reached, finished, report)
+            self._count(report)
+            return report
+
+    # ---- the steps of a pass -----------------------------------------------------------------------------
+
+    def _close_epochs(self, even_if_alive: bool) -> dict[str, int]:
+        """Close what can be closed; the open epoch of each coordinator that is left (0: none is open)."""
+        log = self._core.log
+        epochs = {}
+        for coordinator in log.coordinators():
+            is_own = coordinator.name == log.epoch.coordinator
+            if is_own or (coordinator.is_alive and not even_if_alive):
+                epochs[coordinator.name] = coordinator.epoch
+            elif log.close_epoch(coordinator.name, even_if_alive=even_if_alive):
+                epochs[coordinator.name] = 0
+            else:
+                epochs[coordinator.name] = coordinator.epoch
+        return epochs
+
+    def _fence(self, participant: Participant, epochs: dict[str, int], report: Report) -> bool:
+        def is_closed(epoch: Epoch) -> bool:
+            if epoch.log != self._core.epoch.log or epoch.coordinator not in epochs:
+                return False
+            return epoch.number != epochs[epoch.coordinator]
+
+        try:
+            report.fenced += participant.fence(is_closed)
+        except UNREACHABLE as error:
+            report.unreachable[participant.name] = str(error)
+            return False
+        return True
+
+    def _resolve(self, participants: list[Participant], report: Report) -> set[tuple[str, str]]:
+        """Finish what is listed, until a look finds nothing to do; (gid, participant) of all that was finished."""
+        core = self._core
+        finished: set[tuple[str, str]] = set()
+        resolved = 0
+        for participant in participants:
+            seen: set[str] = set()
+            for _ in range(LOOKS_MAX):
+                try:
+                    listed = [found for found in participant.prepared() if found.branch not in seen]
+                except UNREACHABLE as error:
+                    report.unreachable[participant.name] = str(error)
+                    break
+                if not listed:
+                    break
+                did_something = False
+                for found in listed:
+                    seen.add(found.branch)
+                    core.on_step("before_resolve")
+                    if self._finish_listed(participant, found, report):
+                        finished.add((str(found.gid), participant.name))
+                        seen.discard(found.branch)
+                        did_something = True
+                    resolved += 1
+                    if resolved == 1:
+                        core.on_step("after_first_resolve")
+                if not did_something:
+                    break
+        return finished
+
+    def _finish_listed(self, participant: Participant, found: Prepared, report: Report) -> bool:
+        """Do with a listed branch what the table says; whether it is finished."""
+        finding = self._cell(found.gid)
+        case = self._follow(participant, found.branch, Case.FOUND, finding, report, gid=str(found.gid), proof="")
+        return case is Case.DONE
+
+    def _cell(self, gid: Gid) -> Finding:
+        """What the log, or the last resource that it points to, says about *gid*."""
+        core = self._core
+        name = str(gid)
+        if gid.log != core.epoch.log:
+            return Finding.NOT_OURS
+        if core.is_under_way(name):
+            return Finding.EPOCH_OPEN
+        try:
+            verdict = core.log.verdict(gid)
+            if verdict is Verdict.DELEGATED:
+                # Our own transaction may be about to commit it; a dead owner's is refused, unless it was committed.
+                refuse = not self._is_open(gid) or core.left_behind(name) is State.IN_DOUBT
+                said = core.delegated(gid, refuse=refuse)
+                if said is Outcome.ABORTED:
+                    core.note_refused(name)
+                    return Finding.CELL_ABORT
+                return Finding.CELL_COMMIT if said is Outcome.COMMITTED else Finding.LOG_SILENT
+        except UNREACHABLE:
+            return Finding.LOG_SILENT
+        match verdict:
+            case Verdict.COMMIT:
+                return Finding.CELL_COMMIT
+            case Verdict.ABORT:
+                return Finding.CELL_ABORT
+            case Verdict.OPEN:
+                return Finding.CELL_ABORT if core.left_behind(name) is State.ABORTING else Finding.EPOCH_OPEN
+            case _:
+                return Finding.NOT_OURS
+
+    def _is_open(self, gid: Gid) -> bool:
+        return any(
+            c.name == gid.coordinator and c.epoch == gid.epoch and c.is_alive
+            for c in self._core.log.coordinators()
+        )
+
+    def _follow(
+        self,
+        participant: Participant,
+        branch: str,
+        case: Case,
+        finding: Finding,
+        report: Report,
+        *,
+        gid: str,
+        proof: str,
+    ) -> Case:
+        """Go through the table from *case* until nothing is left to do in this pass; where that ended."""
+        detaches = 0
+        while True:
+            case, todo = move(case, finding)
+            match todo:
+                case Step.COMMIT | Step.ROLL_BACK:
+                    finding = self._tell(participant, branch, commit=todo is Step.COMMIT)
+                case Step.DETACH:
+                    detaches += 1
+                    finding = self._detach(participant, branch, commit=case is Case.COMMITTING)
+                    if finding is Finding.ATTACHED and detaches >= DETACHES_MAX:
+                        finding = Finding.UNREACHED
+                case Step.PROVE:
+                    finding = self._prove(participant, proof or self._proof_of(gid, participant.name))
+                case Step.NOTE_HEURISTIC:
+                    report.heuristic.append(branch)
+                    self._core.log.note_heuristic(
+                        Heuristic(gid, participant.name, "rolled back, although the decision is commit")
+                    )
+                    return case
+                case Step.NOTE_APPLIED | Step.REPORT | Step.NOTHING:
+                    self._report(case, todo, branch, report)
+                    return case
+
+    def _report(self, case: Case, todo: Step, branch: str, report: Report) -> None:
+        match case:
+            case Case.DONE:
+                (report.committed if todo is Step.NOTE_APPLIED else report.rolled_back).append(branch)
+            case Case.ORPHAN:
+                report.orphans.append(branch)
+            case _:
+                report.left.append(branch)
+
+    def _proof_of(self, gid: str, participant: str) -> str:
+        found = parse_gid(gid)
+        record = self._core.log.commit_of(found[0]) if found else None
+        refs = record.branches if record else ()
+        return next((ref.proof for ref in refs if ref.participant == participant), "")
+
+    def _tell(self, participant: Participant, branch: str, *, commit: bool) -> Finding:
+        try:
+            return participant.finish(branch, commit=commit)
+        except UNREACHABLE:
+            return Finding.UNREACHED
+
+    def _detach(self, participant: Participant, branch: str, *, commit: bool) -> Finding:
+        try:
+            participant.detach(branch)
+        except UNREACHABLE:
+            return Finding.UNREACHED
+        # The session ends a moment after it was told to.
+        threading.Event().wait(0.02)
+        return self._tell(participant, branch, commit=commit)
+
+    def _prove(self, participant: Participant, proof: str) -> Finding:
+        try:
+            return participant.prove(proof)
+        except UNREACHABLE:
+            return Finding.UNREACHED
+
+    def _apply(self, reached: list[Participant], finished: set[tuple[str, str]], report: Report) -> None:
+        """Every decision that is not noted as applied: is it, in all its branches? Then nobody needs it any more."""
+        core = self._core
+        by_name = {participant.name: participant for participant in core.participants}
+        names = {participant.name for participant in reached}
+        applied = []
+        for record in core.log.unapplied():
+            if core.is_under_way(record.gid):
+                continue
+            found = parse_gid(record.gid)
+            if found is None or self._is_others(found[0]):
+                continue
+            if record.delegate and self._cell(found[0]) is not Finding.CELL_COMMIT:
+                continue
+            is_done = True
+            for ref in record.branches:
+                if (record.gid, ref.participant) in finished:
+                    continue
+                participant = by_name.get(ref.participant)
+                if participant is None or participant.name not in names:
+                    report.unreachable.setdefault(ref.participant, "not among the participants of this process")
+                    is_done = False
+                    continue
+                case = self._expected(participant, ref.branch, ref.proof, record, report)
+                is_done &= case in (Case.DONE, Case.HEURISTIC)
+            if is_done:
+                applied.append(record.gid)
+        if applied:
+            core.log.note_applied(applied)
+        for gid, state, record in core.all_left_behind():
+            self._settle(gid, state, record)
+
+    def _expected(self, participant: Participant, branch: str, proof: str, record: Commit, report: Report) -> Case:
+        try:
+            is_listed = branch in {found.branch for found in participant.prepared()}
+        except UNREACHABLE:
+            return self._follow(
+                participant, branch, Case.EXPECTED, Finding.UNREACHED, report, gid=record.gid, proof=proof
+            )
+        finding = Finding.CELL_COMMIT if is_listed else Finding.ABSENT
+        return self._follow(participant, branch, Case.EXPECTED, finding, report, gid=record.gid, proof=proof)
+
+    def _is_others(self, gid: Gid) -> bool:
+        """Whether *gid* is the business of a coordinator that lives."""
+        return gid.coordinator != self._core.epoch.coordinator and self._is_open(gid)
+
+    def _settle(self, gid: str, state: State, record: Commit) -> None:
+        """Forget what our own transactions left behind, once the log says that it is done."""
+        if state is State.ABORTING:
+            return  # a vote that was under way may still become prepared: remembered, as long as there is room
+        found = parse_gid(gid)
+        is_unapplied = record.gid in {unapplied.gid for unapplied in self._core.log.unapplied()}
+        if found is not None and not is_unapplied and self._core.log.verdict(found[0]) is not Verdict.OPEN:
+            self._core.settled(gid)
+
+    def _count(self, report: Report) -> None:
+        metrics = self._core.metrics
+        metrics.passes += 1
+        metrics.recovered += Counter(
+            {
+                "committed": len(report.committed),
+                "rolled_back": len(report.rolled_back),
+                "heuristic": len(report.heuristic),
+            }
+        )
+        for participant in self._core.participants:
+            try:
+                listed = [p for p in participant.prepared() if p.gid.log == self._core.epoch.log]
+            except UNREACHABLE:
+                continue
+            metrics.in_doubt[participant.name] = len(listed)
+            metrics.oldest_s[participant.name] = max((p.age_s for p in listed), default=0.0)
