@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, event, exc
+from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.pool import NullPool
 
 from troth.core.twophase.gid import Epoch
@@ -169,11 +169,8 @@ class SqlParticipant:
         self.key = key
         watch(engine)
         # Recovery must work while the application has every pooled connection in use, so it opens its own.
-        self._own = Engine(
-            NullPool(engine.pool._creator, dialect=engine.dialect),
-            engine.dialect,
-            engine.url,
-            hide_parameters=engine.hide_parameters,
+        self._own = create_engine(
+            engine.url, creator=engine.pool._creator, poolclass=NullPool, hide_parameters=engine.hide_parameters
         )
 
     @contextmanager
