@@ -32,6 +32,7 @@
         SyncFailed              fsync failed; never retried, since a second success proves nothing
         IdentityLost            this data directory is not the one that the cluster knows under this name
           Removed                 this server was removed from its cluster
+        WrongEngine             this data directory was made with another consensus engine
     InvariantViolation(AssertionError)   outside the tree: our bug; only a process's entry point catches it
 
 A caller needs just two answers about a failed request: *did it happen?* and *what do I do?* The first is the
@@ -304,6 +305,12 @@ class Removed(IdentityLost):
     """This server was removed from its cluster by a change of its members; it stops, and can not come back as it is."""
 
     code = "removed"
+
+
+class WrongEngine(StorageError):
+    """This data directory holds what another consensus engine has promised."""
+
+    code = "wrong_engine"
 
 
 class InvariantViolation(AssertionError):

@@ -11,7 +11,8 @@ The driver's duties, the same for production (`runtime`) and simulator (`simulat
 2. `Effects.persist` is queued in order. `Effects.after_persist` leaves only when that write *and all earlier
    ones* are durable; messages to oneself (`Send.to == node_id`) are then handed back through `receive`.
    Writes may be merged, never reordered. That order is what "durable before visible" means here.
-3. `Effects.committed` is applied in order. It may be applied before it is durable on this server: a quorum has it.
+3. `Effects.committed` is applied in order. It may be applied before it is durable on this server: a quorum has it. No
+   snapshot is taken in the middle of it.
 4. `Effects.install` replaces the state machine's state by the snapshot that arrived.
 """
 

@@ -201,12 +201,12 @@ class Server:
             check_known(me, known, self._advice())
         elif config.join:
             cluster_id = await join(me, config.join, tls=tls, advice=self._advice())
-            return Identity(cluster_id, me.node_id, config.name, Membership(voters=()))
+            return Identity(cluster_id, me.node_id, config.name, Membership(voters=()), config.consensus)
         elif config.initial_cluster:
             genesis = await form(me, config.initial_cluster, tls=tls, advice=self._advice())
         else:
             genesis = genesis_of([me])
-        return Identity(cluster_id_of(genesis), me.node_id, config.name, genesis)
+        return Identity(cluster_id_of(genesis), me.node_id, config.name, genesis, config.consensus)
 
     def _advice(self) -> str:
         config = self.config
@@ -245,6 +245,8 @@ class Server:
             hard_state=recovered.hard_state,
             # The log keeps whole segments, so it may begin before the snapshot.
             entries=[entry for entry in recovered.entries if entry.index > snapshot.last.index],
+            slots=recovered.slots,
+            chosen=recovered.chosen,
             now=begun,
             may_vote=not amnesia,
         )

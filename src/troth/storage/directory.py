@@ -40,11 +40,13 @@ def open_directory(
         salvage: see `WriteAheadLog.open`.
 
     Raises:
+        WrongEngine: the directory was made with another consensus engine than *newborn*'s.
         IdentityLost: there is data without an identity, or an identity without a log.
         StorageError, Corrupt: as `identity.load`, `SnapshotStore.open` and `WriteAheadLog.open` say.
     """
     known = identity.load(files)
     who = known or newborn
+    identity.check_consensus(who, newborn.consensus)
     snapshots = SnapshotStore.open(files)
     if known is None and (snapshots.newest() is not None or snapshots.damaged):
         raise identity.lost("snapshots (snapshot-*.snap)")
@@ -56,6 +58,7 @@ def open_directory(
             owner=who.node_id,
             must_exist=known is not None,
             salvage=salvage,
+            acceptor=who.consensus == "paxos",
         )
     except IdentityLost as error:
         if known is None:

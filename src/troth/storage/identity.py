@@ -4,32 +4,37 @@ The node id is drawn at random when the data directory is new. A server whose di
 therefore comes back as a stranger, and can not vote a second time in a term under a name that has voted
 already. (Servers that take their id from the configuration lose data that way.)
 
-The file is one `block` with magic ``TROTHIDN``; its body is the msgpack array of `Identity`. It is written under
-another name, synced, renamed, and the directory synced: a crash leaves all of it or nothing.
+The file is one `block` with magic ``TROTHIDN``; its body is the msgpack array of `Identity`. In version 1 that array
+ends with `genesis`, and the engine is Raft; version 2 names the engine. It is written under another name, synced,
+renamed, and the directory synced: a crash leaves all of it or nothing.
 """
 
 import msgspec
 
 from troth.core.interface import Membership
-from troth.errors import Corrupt, IdentityLost, StorageError, UsageError
+from troth.errors import Corrupt, IdentityLost, StorageError, UsageError, WrongEngine
 from troth.ids import ClusterId, NodeId
 from troth.ports import FileSystem
 from troth.storage import block, names
 from troth.storage.scan import read
 
 MAGIC = b"TROTHIDN"
-VERSION = 1
+VERSION = 2
 
 _ADVICE = "Put the file back, or remove this server from the cluster and add it again with an empty data directory"
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """`genesis` is the membership that the cluster began with; without voters for a server that joined later."""
+    """`genesis` is the membership that the cluster began with; without voters for a server that joined later.
+
+    `consensus` is the engine whose promises and log the directory holds; another one can make no sense of them.
+    """
 
     cluster_id: ClusterId
     node_id: NodeId
     name: str
     genesis: Membership
+    consensus: str = "raft"
 
 
 _decode = msgspec.msgpack.Decoder(Identity).decode
@@ -72,7 +77,7 @@ def store(files: FileSystem, identity: Identity) -> None:
     try:
         file = files.create(temporary)
         try:
-            file.write_at(0, block.seal(MAGIC, VERSION, msgspec.msgpack.encode(identity)))
+            file.write_at(0, _sealed(identity))
             file.sync()
         finally:
             file.close()
@@ -82,6 +87,22 @@ def store(files: FileSystem, identity: Identity) -> None:
         raise StorageError(
             f"{names.IDENTITY} can not be written: {error}. Make room or repair the disk, then start this server again"
         ) from error
+
+
+def _sealed(identity: Identity) -> bytes:
+    fields = msgspec.structs.astuple(identity)
+    version = 1 if identity.consensus == "raft" else VERSION
+    return block.seal(MAGIC, version, msgspec.msgpack.encode(fields[:-1] if version == 1 else fields))
+
+
+def check_consensus(known: Identity, wanted: str) -> None:
+    """Raise WrongEngine when the directory of *known* belongs to another engine than *wanted*."""
+    if known.consensus != wanted:
+        raise WrongEngine(
+            f"this data directory was made with consensus {known.consensus}, not {wanted}, and what one has promised"
+            f" the other does not understand: start this server with --consensus {known.consensus}, or give it an"
+            " empty data directory"
+        )
 
 
 def lost(what: str) -> IdentityLost:

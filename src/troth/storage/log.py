@@ -18,14 +18,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from troth.core.interface import ORIGIN, Entry, EntryId, HardState, Persist, SnapshotMeta
+from troth.core.interface import ORIGIN, Entry, EntryId, HardState, Persist, Slot, SnapshotMeta
 from troth.errors import IdentityLost, StorageError, SyncFailed, invariant
 from troth.ids import LogIndex, NodeId, Term
 from troth.ports import File, FileSystem
 from troth.storage import names, record
-from troth.storage.record import SEGMENT_HEAD_BYTES, Amnesia, Body, Kind
+from troth.storage.record import SEGMENT_HEAD_BYTES, SLOTS_VERSION, VERSION, Amnesia, Body, Kind, SlotsBody
 from troth.storage.replay import DamageReport, LogDamaged, Replay, Replayed
 from troth.storage.scan import Found, Segment, check_owner, read, scan
+from troth.storage.slots import SlotReplay
 
 SEGMENT_BYTES = 64 << 20
 AHEAD_BYTES = 256 << 10
@@ -49,11 +50,15 @@ class Recovered:
     amnesia: Amnesia | None
     torn_bytes: int
     """Length of the torn tail that was cut; 0 in nearly every case."""
+    slots: tuple[Slot, ...] = ()
+    """What a Paxos acceptor has accepted, ascending; it may begin before the snapshot, and slots up to `chosen` hold
+    chosen values."""
+    chosen: LogIndex = LogIndex(0)
 
     @property
     def is_empty(self) -> bool:
         """Nothing was ever written to this log."""
-        return self.hard_state == HardState() and self.last == ORIGIN
+        return self.hard_state == HardState() and self.last == ORIGIN and not self.slots
 
 
 @dataclass(slots=True)
@@ -76,6 +81,7 @@ class WriteAheadLog:
         owner: NodeId = NodeId(0),
         must_exist: bool = False,
         salvage: bool = False,
+        acceptor: bool = False,
     ) -> tuple["WriteAheadLog", Recovered]:
         """Read the log in *files*, or begin one, and make durable whatever it says.
 
@@ -85,6 +91,7 @@ class WriteAheadLog:
             owner: this server; a log that another one wrote is refused.
             must_exist: this server has run before, so a missing log is a lost one.
             salvage: keep the intact part of a damaged log, under a durable `Amnesia` mark.
+            acceptor: this is the log of a Paxos acceptor, with slots in place of entries.
 
         Raises:
             LogDamaged: durable bytes are not what was written; says where, what is affected and what to do.
@@ -99,6 +106,7 @@ class WriteAheadLog:
                 owner=owner,
                 must_exist=must_exist,
                 salvage=salvage,
+                acceptor=acceptor,
             )
         except OSError as error:
             raise StorageError(f"the log can not be opened: {error}. {ADVICE}") from error
@@ -113,6 +121,7 @@ class WriteAheadLog:
         owner: NodeId,
         must_exist: bool,
         salvage: bool,
+        acceptor: bool,
     ) -> tuple["WriteAheadLog", Recovered]:
         numbers = names.segment_numbers(files.names())
         if must_exist and not numbers:
@@ -125,13 +134,13 @@ class WriteAheadLog:
             segments = []
             for number in numbers:
                 opened.append(files.open(record.segment_name(number)))
-                segments.append(scan(opened[-1], number, owner))
+                segments.append(scan(opened[-1], number, owner, SLOTS_VERSION if acceptor else VERSION))
             if numbers == [1] and not segments[0].items:
                 # Created and never written to, by a server that crashed before it had an identity: begin once more.
                 segments.pop().file.close()
             for segment in segments:
                 check_owner(segment, owner)
-            replay = Replay()
+            replay = SlotReplay() if acceptor else Replay()
             cut, suspect = replay.segments(segments)
             replayed = replay.finish(snapshot, cut, suspect)
             damage = replayed.damage
@@ -149,7 +158,14 @@ class WriteAheadLog:
             # A leader may still hold, or be about to receive, an acknowledgement of what is lost. In a new term all
             # of them are void: hearing of it, the leader steps down, and whoever is elected asks anew.
             replayed = replace(replayed, hard_state=HardState(Term(replayed.hard_state.term + 1), NodeId(0)))
-        log = cls(files, segment_bytes=segment_bytes, owner=owner, replayed=replayed, amnesia=amnesia)
+        log = cls(
+            files,
+            segment_bytes=segment_bytes,
+            owner=owner,
+            replayed=replayed,
+            amnesia=amnesia,
+            acceptor=acceptor,
+        )
         torn_bytes = log._take_over(segments, replayed)
         return log, Recovered(
             hard_state=replayed.hard_state,
@@ -159,6 +175,8 @@ class WriteAheadLog:
             damaged=damage,
             amnesia=amnesia,
             torn_bytes=torn_bytes,
+            slots=replayed.slots,
+            chosen=replayed.chosen,
         )
 
     def __init__(
@@ -169,6 +187,7 @@ class WriteAheadLog:
         owner: NodeId,
         replayed: Replayed,
         amnesia: Amnesia | None,
+        acceptor: bool,
     ) -> None:
         """Use `open`."""
         self._files = files
@@ -177,6 +196,11 @@ class WriteAheadLog:
         self._amnesia = amnesia
         self._hard_state = replayed.hard_state
         self._terms = _Terms(replayed.last, replayed.entries)
+        self._acceptor = acceptor
+        self._chosen = replayed.chosen
+        self._floor = replayed.floor
+        self._oldest = replayed.oldest
+        """Number of the oldest segment that is needed; see `record.SlotsBody`."""
         self._sequence = replayed.next_sequence
         """Of the next record."""
         self._durable = replayed.next_sequence
@@ -261,11 +285,13 @@ class WriteAheadLog:
             self._fault = StorageError(f"the log can not be written: {error}. {ADVICE}")
             raise self._fault from error
 
-    def _body_of(self, persist: Persist) -> tuple[Kind, Body]:
+    def _body_of(self, persist: Persist) -> tuple[Kind, Body | SlotsBody]:
         """The record for *persist*; the log's own idea of hard state and last entry moves on."""
         kind = Kind.CHANGE
         if persist.hard_state is not None:
             self._hard_state = persist.hard_state
+        if self._acceptor:
+            return Kind.SLOTS, self._slots_body(persist)
         if persist.snapshot is not None and not self._terms.holds(persist.snapshot.last):
             kind = Kind.ANEW
             self._terms.begin_anew(persist.snapshot.last)
@@ -279,7 +305,22 @@ class WriteAheadLog:
             self._terms.append(persist.entries)
         return kind, Body(self._hard_state, self._terms.last, persist.entries, persist.snapshot, self._amnesia)
 
-    def _write(self, bodies: Sequence[tuple[Kind, Body]]) -> None:
+    def _slots_body(self, persist: Persist) -> SlotsBody:
+        invariant(not persist.entries, "entries are given to an acceptor's log")
+        self._chosen = max(self._chosen, persist.chosen)
+        if persist.snapshot is not None:
+            self._floor = max(self._floor, persist.snapshot.last.index)
+        return SlotsBody(
+            self._hard_state,
+            self._chosen,
+            self._floor,
+            self._oldest,
+            persist.slots,
+            persist.snapshot,
+            self._amnesia,
+        )
+
+    def _write(self, bodies: Sequence[tuple[Kind, Body | SlotsBody]]) -> None:
         encoded = [(kind, record.encode_body(body)) for kind, body in bodies]
         size = sum(record.RECORD_HEAD_BYTES + record.padded_bytes(len(body)) for _, body in encoded)
         if self._offset + size > self._segment_bytes and self._offset > SEGMENT_HEAD_BYTES:
@@ -303,9 +344,13 @@ class WriteAheadLog:
             parts.append(bytes(self._zeroed - end))
         self._open_file.write_at(self._offset, b"".join(parts))
         self._offset = end
-        self._segments[-1].top = max(
-            (body.entries[-1].index for _, body in bodies if body.entries), default=self._segments[-1].top
-        )
+        newest = self._segments[-1]
+        for _, said in bodies:
+            if isinstance(said, SlotsBody):
+                for slot in said.slots:
+                    newest.top = max(newest.top, slot.entry.index)
+            elif said.entries:
+                newest.top = said.entries[-1].index
 
     @property
     def _open_file(self) -> File:
@@ -338,7 +383,9 @@ class WriteAheadLog:
         file = self._files.create(record.segment_name(number))
         self._segments.append(_Segment(number=number, top=LogIndex(0)))
         self._use(file, number, SEGMENT_HEAD_BYTES)
-        file.write_at(0, record.encode_segment_head(number, self._owner) + bytes(AHEAD_BYTES - SEGMENT_HEAD_BYTES))
+        version = SLOTS_VERSION if self._acceptor else VERSION
+        head = record.encode_segment_head(number, self._owner, version)
+        file.write_at(0, head + bytes(AHEAD_BYTES - SEGMENT_HEAD_BYTES))
         self._zeroed = AHEAD_BYTES
         self._sync_file(file)
         self._files.sync_directory()
@@ -350,7 +397,12 @@ class WriteAheadLog:
 
     def _compact(self, keep_from: LogIndex) -> None:
         if len(self._segments) > 1:
-            if self._offset == SEGMENT_HEAD_BYTES:
+            if self._acceptor:
+                self._floor = max(self._floor, LogIndex(keep_from - 1))
+                kept = (segment.number for segment in self._segments[:-1] if segment.top >= keep_from)
+                self._oldest = next(kept, self._segments[-1].number)
+                self._write([self._body_of(Persist())])
+            elif self._offset == SEGMENT_HEAD_BYTES:
                 self._write([self._body_of(Persist())])
             self._sync()
         while len(self._segments) > 1 and self._segments[0].top < keep_from:
@@ -403,8 +455,12 @@ class WriteAheadLog:
 
     def _begin_anew(self, replayed: Replayed) -> None:
         """Write the whole log as one record (one checksum: it is there or not) of a new segment; drop the others."""
-        body = Body(self._hard_state, replayed.last, tuple(replayed.entries), None, self._amnesia)
-        self._write([(Kind.ANEW, body)])
+        if self._acceptor:
+            self._oldest = self._segments[-1].number
+            self._write([(Kind.SLOTS_ANEW, self._slots_body(Persist(slots=replayed.slots)))])
+        else:
+            body = Body(self._hard_state, replayed.last, tuple(replayed.entries), None, self._amnesia)
+            self._write([(Kind.ANEW, body)])
         self._sync()
         for segment in self._segments[:-1]:
             self._files.remove(record.segment_name(segment.number))

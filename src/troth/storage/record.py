@@ -9,6 +9,7 @@ Segment header, 40 bytes, synced before the first record is written::
     | magic  | version u32| zero   u32 |number u64|owner u64 |check u64 |
     +--------+------------+------------+----------+----------+----------+
     magic "TROTHWAL", owner: the node id, check: xxh3_64 of bytes 0..32
+    version 1: the log of Raft (record kinds 1 and 2); 2: the slots of a Paxos acceptor (kinds 3 and 4)
     These 40 bytes keep their meaning in all later versions, so that a newer log is told from a damaged one.
 
 Record, aligned to 8 bytes, directly after the header or the previous record; after the last one the file is zeros::
@@ -21,16 +22,23 @@ Record, aligned to 8 bytes, directly after the header or the previous record; af
 
     kind        1 CHANGE: adds to what came before
                 2 ANEW: all earlier entries are void; the log is what this record and later ones say
+                3 SLOTS: values accepted in single slots, in any order; each replaces what its slot held
+                4 SLOTS_ANEW: all earlier slots are void
     sequence    number of the record, one more for each, across segments
     unsynced    how many records directly before this one were not known to be durable when it was written
     body check  xxh3_64 of the body
     head check  xxh32 of bytes 0..28, seeded with segment number and owner: a stray copy of a record is not one
-    body        msgpack array `Body`: one `Persist`, and what must survive when older segments are dropped
+    body        msgpack array `Body`, in kinds 3 and 4 `SlotsBody`: one `Persist`, and what must survive when older
+                segments are dropped
     pad         0xA5 up to the next multiple of 8, never empty: a record's last sector is never all zeros
 
 Every record repeats the newest hard state and the log's last entry id. So one record is atomic (term, vote and
 entries stand under one checksum), every segment can be read without the older ones, and any later intact record
 proves the hard state even if an earlier one rotted.
+
+A record of slots says nothing about the slots in front of it or behind, so a lost one could have been about any: what
+was damaged is never found to be covered. In return each record names the oldest segment that is still needed, and the
+slot up to which only a snapshot counts; so a segment that was dropped is told from one that was lost.
 
 What a crash may leave behind. Writes since the last sync may be there or not, sector (512 bytes) by sector, in any
 order; a sector that is not there reads as zeros, because everything behind the last record is zeros before a record
@@ -50,11 +58,12 @@ from enum import IntEnum
 import msgspec
 import xxhash
 
-from troth.core.interface import Entry, EntryId, HardState, SnapshotMeta
+from troth.core.interface import Entry, EntryId, HardState, Slot, SnapshotMeta
 from troth.errors import invariant
-from troth.ids import NodeId
+from troth.ids import LogIndex, NodeId
 
 VERSION = 1
+SLOTS_VERSION = 2
 SECTOR_BYTES = 512
 ALIGN_BYTES = 8
 
@@ -76,6 +85,8 @@ _PAD = b"\xa5" * ALIGN_BYTES
 class Kind(IntEnum):
     CHANGE = 1
     ANEW = 2
+    SLOTS = 3
+    SLOTS_ANEW = 4
 
 
 class Amnesia(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -95,6 +106,19 @@ class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
     hard_state: HardState
     last: EntryId
     entries: tuple[Entry, ...] = ()
+    snapshot: SnapshotMeta | None = None
+    amnesia: Amnesia | None = None
+
+
+class SlotsBody(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one record of an acceptor says. Slots up to `chosen` hold chosen values; slots up to `floor` count no
+    longer, a snapshot has taken their place; segments before the number `oldest` are not needed."""
+
+    hard_state: HardState
+    chosen: LogIndex
+    floor: LogIndex
+    oldest: int
+    slots: tuple[Slot, ...] = ()
     snapshot: SnapshotMeta | None = None
     amnesia: Amnesia | None = None
 
@@ -120,6 +144,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 
 encode_body = msgspec.msgpack.Encoder().encode
 decode_body = msgspec.msgpack.Decoder(Body).decode
+decode_slots_body = msgspec.msgpack.Decoder(SlotsBody).decode
 check_body = xxhash.xxh3_64_intdigest
 
 
@@ -137,8 +162,8 @@ def padded_bytes(length: int) -> int:
     return (length // ALIGN_BYTES + 1) * ALIGN_BYTES
 
 
-def encode_segment_head(number: int, owner: NodeId) -> bytes:
-    head = SEGMENT_HEAD.pack(SEGMENT_MAGIC, VERSION, 0, number, owner)
+def encode_segment_head(number: int, owner: NodeId, version: int = VERSION) -> bytes:
+    head = SEGMENT_HEAD.pack(SEGMENT_MAGIC, version, 0, number, owner)
     return head + _CHECK64.pack(xxhash.xxh3_64_intdigest(head))
 
 

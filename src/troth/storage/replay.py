@@ -13,11 +13,11 @@ Consensus-Based Storage" (Alagappan et al., FAST 2018), §3.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from troth.core.interface import ORIGIN, Entry, EntryId, HardState, SnapshotMeta
+from troth.core.interface import ORIGIN, Entry, EntryId, HardState, Slot, SnapshotMeta
 from troth.errors import Corrupt
 from troth.ids import LogIndex
 from troth.storage import record
-from troth.storage.record import Amnesia, Kind
+from troth.storage.record import Amnesia, Body, Kind
 from troth.storage.scan import Bad, Found, Segment
 
 
@@ -83,10 +83,14 @@ class Replayed:
     """Where the last segment's torn tail begins, if it has one."""
     suspect: int
     """From here on the last segment's bytes are not known to have been synced."""
+    slots: tuple[Slot, ...] = ()
+    chosen: LogIndex = LogIndex(0)
+    floor: LogIndex = LogIndex(0)
+    oldest: int = 1
 
 
 @dataclass(slots=True)
-class _Harm:
+class Harm:
     file: str
     offset: int
     reason: str
@@ -108,7 +112,7 @@ class Replay:
         self._last = ORIGIN
         self._sequence: int | None = None
         self._highest_sequence = -1
-        self._harm: _Harm | None = None
+        self._harm: Harm | None = None
         self._first: tuple[str, int] = ("", 0)
 
     def segments(self, segments: Sequence[Segment]) -> tuple[int | None, int]:
@@ -157,7 +161,7 @@ class Replay:
             if self._harm is None:
                 file, offset = self._first
                 reason = f"the log begins at entry {self._start}, the newest snapshot ends at {base.index}"
-                self._harm = _Harm(file, offset, reason, [], base)
+                self._harm = Harm(file, offset, reason, [], base)
             entries, last = self._harm.entries, self._harm.last
             if not entries or entries[0].index > base.index + 1:
                 entries, last = [], base
@@ -188,11 +192,14 @@ class Replay:
 
     def _harmed(self, file: str, offset: int, reason: str) -> None:
         if self._harm is None:
-            self._harm = _Harm(file, offset, reason, self._entries, self._last)
+            self._harm = Harm(file, offset, reason, self._entries, self._last)
         self._entries, self._start, self._sequence = [], None, None
 
     def _apply(self, number: int, name: str, found: Found) -> None:
         head, body = found.head, found.body
+        if not isinstance(body, Body):
+            self._harmed(name, found.offset, "a record of slots stands in a log of entries")
+            return
         if self._highest_sequence < 0:
             self._first = (name, found.offset)
         if head.kind == Kind.ANEW:
@@ -235,7 +242,7 @@ class Replay:
             for number, top in self.tops.items():
                 self.tops[number] = LogIndex(min(top, max(index - 1, 0)))
 
-    def _report(self, harm: _Harm, intact: EntryId, *, repaired: bool) -> DamageReport:
+    def _report(self, harm: Harm, intact: EntryId, *, repaired: bool) -> DamageReport:
         return DamageReport(
             file=harm.file,
             offset=harm.offset,

@@ -10,7 +10,16 @@ from troth.errors import IdentityLost, StorageError
 from troth.ids import NodeId
 from troth.ports import File
 from troth.storage import record
-from troth.storage.record import ALIGN_BYTES, RECORD_HEAD_BYTES, SECTOR_BYTES, SEGMENT_HEAD_BYTES, Body, Head
+from troth.storage.record import (
+    ALIGN_BYTES,
+    RECORD_HEAD_BYTES,
+    SECTOR_BYTES,
+    SEGMENT_HEAD_BYTES,
+    Body,
+    Head,
+    Kind,
+    SlotsBody,
+)
 
 WINDOW_BYTES = 1 << 20
 
@@ -21,7 +30,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     offset: int
     end: int
     head: Head
-    body: Body
+    body: Body | SlotsBody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,24 +103,29 @@ def is_zero(part: bytes | memoryview) -> bool:
     return bytes(part).count(0) == len(part)
 
 
-def scan(file: File, number: int, owner: NodeId) -> Segment:
-    """Read the segment *number*.
+def scan(file: File, number: int, owner: NodeId, version: int = record.VERSION) -> Segment:
+    """Read the segment *number*, which should have format *version*.
 
     Raises:
-        StorageError: the disk can not be read, or the format is newer than this program.
+        StorageError: the disk can not be read, or the format is another one or newer than this program.
     """
     name = record.segment_name(number)
     reader = Reader(file, name)
     head = bytes(reader.at(0, SEGMENT_HEAD_BYTES))
-    wanted = record.encode_segment_head(number, owner)
+    wanted = record.encode_segment_head(number, owner, version)
     if head != wanted and wanted.startswith(head.rstrip(b"\0")) and reader.is_zero_from(len(head)):
         return Segment(number=number, file=file, blank=True, owner=None, items=())
     items: list[Item] = []
-    version, found_owner = record.decode_segment_head(head, number)
-    if version is not None and version > record.VERSION:
+    found_version, found_owner = record.decode_segment_head(head, number)
+    if found_version is not None and found_version > record.SLOTS_VERSION:
         raise StorageError(
-            f"{name} has format version {version}, this program knows up to {record.VERSION}: start the newer version"
-            " that wrote it"
+            f"{name} has format version {found_version}, this program knows up to {record.SLOTS_VERSION}: start the"
+            " newer version that wrote it"
+        )
+    if found_version is not None and found_version != version:
+        raise StorageError(
+            f"{name} was written by another consensus engine (format version {found_version}, not {version}): start"
+            " this server with the one that its data directory was made with"
         )
     if found_owner is None:
         items.append(Bad(offset=0, reason="the segment's header is not intact", proven=True))
@@ -156,7 +170,8 @@ def _records(reader: Reader, seed: int) -> Iterator[Item]:
             yield Bad(offset=offset, reason="a record's content is not what was written", proven=proven)
         else:
             try:
-                body = record.decode_body(content)
+                slots = head.kind in (Kind.SLOTS, Kind.SLOTS_ANEW)
+                body = record.decode_slots_body(content) if slots else record.decode_body(content)
             except msgspec.MsgspecError as error:
                 yield Bad(offset=offset, reason=f"a record does not make sense: {error}", proven=True)
             else:

@@ -81,8 +81,8 @@ def test_a_file_that_is_none_is_refused(content: bytes) -> None:
 
 def test_a_newer_format_is_refused_with_advice() -> None:
     files = disk()
-    files.create("identity").write_at(0, block.seal(identity.MAGIC, 2, b"x"))
-    with pytest.raises(StorageError, match=r"format version 2.*newer version"):
+    files.create("identity").write_at(0, block.seal(identity.MAGIC, 3, b"x"))
+    with pytest.raises(StorageError, match=r"format version 3.*newer version"):
         identity.load(files)
 
 

@@ -9,7 +9,7 @@ slot is chosen, or it was reported to it as chosen. A value accepted at another 
 slot. Values are delivered in order, up to the first slot that is not known to be chosen.
 """
 
-from troth.core.interface import CHOSEN, Entry, EntryId, Membership, Slot, SnapshotMeta
+from troth.core.interface import CHOSEN, Entry, EntryId, EntryKind, Membership, Slot, SnapshotMeta
 from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply, Prepare, Promise
 from troth.core.paxos.progress import Mode
 from troth.core.paxos.roles import Leader
@@ -99,16 +99,25 @@ class Accepting(State):
         if message.token != COMMIT_NOTICE:
             self._send(sender, HeartbeatReply(self._promised, message.token, self._match))
 
+    @property
+    def _deliverable_index(self) -> LogIndex:
+        """The last slot that may be delivered: a membership that lets voters leave waits until the leaving is announced.
+
+        A snapshot right behind it would know the new membership, and not that the old one is still needed.
+        """
+        held_back = self._announced is not self._membership
+        return LogIndex(self._chosen_index - held_back)
+
     def _take_committed(self) -> tuple[Entry, ...]:
-        """Values newly chosen, each exactly once, in order and without a gap; a piece at a time, so that a server
-        that catches up goes on answering in between."""
-        if self._delivered_index >= self._chosen_index:
+        """Values newly chosen, each exactly once, in order and without a gap; a piece at a time, so that a server that
+        catches up goes on answering in between. A membership comes together with the slot behind it."""
+        upto = self._deliverable_index
+        if self._delivered_index >= upto:
             return ()
-        entries = self._slots.run(
-            LogIndex(self._delivered_index + 1),
-            LogIndex(self._chosen_index + 1),
-            self._config.append_bytes_max,
-        )
+        first = LogIndex(self._delivered_index + 1)
+        entries = self._slots.run(first, LogIndex(upto + 1), self._config.append_bytes_max)
+        while entries[-1].kind == EntryKind.MEMBERSHIP and entries[-1].index < upto:
+            entries = (*entries, self._slots.entry(LogIndex(entries[-1].index + 1)))
         self._delivered_index = entries[-1].index
         return entries
 

@@ -53,7 +53,10 @@ class Preparing(Changes):
     # ---- probes ----
 
     def _may_stand(self) -> bool:
-        return self._may_vote and self._membership.is_voter(self.node_id)
+        """Voters may, and who is leaving until that is announced: the new ones may lack what is compacted away."""
+        return self._may_vote and (
+            self._membership.is_voter(self.node_id) or self._announced.is_voter(self.node_id)
+        )
 
     def _next_ballot(self) -> Ballot:
         return Ballot(Term(self._promised.round + 1), self.node_id)
