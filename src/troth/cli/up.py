@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="pipe opens no port at all: servers talk over inherited sockets, clients over unix sockets.",
 )
-def up(nodes: int, data: Path | None, transport: str) -> None:
+@click.option(
+    "--consensus",
+    type=click.Choice(["raft", "paxos"]),
+    default="raft",
+    show_default=True,
+    help="Which protocol keeps the log. Data that one of them has written is refused by the other.",
+)
+def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
     """Run a cluster on this machine until Ctrl-C.
 
     Each server is a process of its own with a directory of its own. While it runs, the other commands of this user
@@ -37,17 +44,20 @@ def up(nodes: int, data: Path | None, transport: str) -> None:
     Examples:
       troth up
       troth up --nodes 5 --data ~/my-cluster
+      troth up --consensus paxos
     """
     from troth.server.local import LocalCluster
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    with LocalCluster(nodes, transport=transport, data_dir=data) as cluster:
+    with LocalCluster(nodes, transport=transport, data_dir=data, consensus=consensus) as cluster:
         leader = cluster.leader()
         write_context(cluster.url, cluster.data_dir)
         try:
-            click.secho(f"{len(cluster.names)} servers are up; {leader} leads.", fg="green", bold=True)
+            click.secho(
+                f"{len(cluster.names)} servers are up ({consensus}); {leader} leads.", fg="green", bold=True
+            )
             click.echo(f"  url   {cluster.url}")
             click.echo(
                 f"  data  {cluster.data_dir}{'' if data else '  (removed at the end; keep it with --data DIR)'}"

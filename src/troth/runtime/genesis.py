@@ -67,6 +67,7 @@ class Introduction(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     cluster_id: ClusterId = ClusterId(0)
     genesis: Membership | None = None
     current: Membership | None = None
+    consensus: str = "raft"
 
 
 _decode_introduction = msgspec.msgpack.Decoder(Introduction).decode
@@ -132,10 +133,14 @@ def genesis_of(introductions: Sequence[Introduction]) -> Membership:
     )
 
 
-def cluster_id_of(genesis: Membership) -> ClusterId:
-    """The id of the cluster that begins with *genesis*; 1 .. 2**63 - 1, the same on every server."""
+def cluster_id_of(genesis: Membership, consensus: str = "raft") -> ClusterId:
+    """The id of the cluster that begins with *genesis*; 1 .. 2**63 - 1, the same on every server.
+
+    Another *consensus* makes another cluster: its servers do not even begin to talk to each other.
+    """
     ordered = [(node, genesis.members[node]) for node in sorted(genesis.members)]
-    digest = hashlib.sha256(_encode((genesis.voters, ordered))).digest()
+    engine = () if consensus == "raft" else (consensus,)
+    digest = hashlib.sha256(_encode((genesis.voters, ordered, *engine))).digest()
     return ClusterId(int.from_bytes(digest[:8], "big") >> 1 or 1)
 
 
@@ -207,7 +212,8 @@ async def form(
     Waits as long as it takes for all of them to be heard.
 
     Raises:
-        UsageError: an address answers under another name than the one it has in *initial_cluster*.
+        UsageError: an address answers under another name than the one it has in *initial_cluster*, or a server runs
+            another consensus engine.
         IdentityLost: see `check_known`.
         WrongCluster: see `check_known`.
     """
@@ -223,6 +229,8 @@ async def form(
                     f"initial_cluster says that {name} is at {others[name]}, but {other.name} answers there: "
                     "make initial_cluster the same on all servers"
                 )
+            if other.consensus != me.consensus:
+                raise _other_consensus(me, name, other.consensus)
             if other.cluster_id:
                 check_known(me, other, advice)
                 if other.genesis is not None and me.node_id in other.genesis.members:
@@ -235,6 +243,13 @@ async def form(
             _log.info("waiting for all servers of a new cluster (%s)", waits or "some are formed, not all agree")
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 1.5, PROBE_PAUSE_SECONDS_MAX)
+
+
+def _other_consensus(me: Introduction, name: str, consensus: str) -> UsageError:
+    return UsageError(
+        f"{name} runs consensus {consensus}, {me.name} shall run {me.consensus}: start all servers of a cluster with"
+        " the same --consensus"
+    )
 
 
 async def _round(
@@ -310,6 +325,8 @@ async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advic
         status = await _answer(call, GetStatus(1))
         if not isinstance(status, ServerStatus):
             raise _Later("no status")
+        if status.consensus != me.consensus:
+            raise _other_consensus(me, status.name, status.consensus)
         cluster_id = ClusterId(status.cluster_id)
         for peer in status.peers:
             if peer.node_id == me.node_id:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from troth.core.engines import engine_kind
 from troth.errors import UsageError
 from troth.runtime.addresses import parse_address
 
@@ -46,6 +47,9 @@ class ServerConfig:
     """Allow addresses that other machines can reach without TLS."""
 
     consensus: str = "raft"
+    phase1_size: int = 0
+    phase2_size: int = 0
+    """Quorum sizes for consensus "paxos", where they shall not be majorities; both or none."""
     tick_ms: int = 10
     heartbeat_ms: int = 50
     election_timeout_ms: int = 600
@@ -84,6 +88,7 @@ class ServerConfig:
             _checked_address("join", address)
         self._check_cluster()
         self._check_numbers()
+        self._check_consensus()
         given = [self.tls_ca, self.tls_cert, self.tls_key]
         if any(given) and not all(given):
             raise UsageError("TLS needs all of tls_ca, tls_cert and tls_key; `troth certs` makes a working set")
@@ -126,6 +131,15 @@ class ServerConfig:
         ):
             if getattr(self, setting) < 1:
                 raise UsageError(f"{setting} must be above 0, not {getattr(self, setting)}")
+
+    def _check_consensus(self) -> None:
+        engine_kind(self.consensus)
+        if self.consensus == "raft" and (self.phase1_size or self.phase2_size):
+            raise UsageError("phase1_size and phase2_size are for consensus paxos; Raft's quorums are majorities")
+        if self.consensus != "raft" and self.trace_file:
+            raise UsageError(
+                "trace_file is for consensus raft: there is no specification of servers for the other yet"
+            )
 
     @property
     def has_tls(self) -> bool:

@@ -65,6 +65,7 @@ class LocalCluster:
             data_dir: where the servers keep their data, one directory each, and what cluster there is (its names and
                 addresses) beside them; a cluster that is there already is started again, whatever *size* says. None: a
                 temporary directory, removed by `close`.
+            consensus: ``"raft"`` or ``"paxos"``; data that one has written is refused by the other.
             settings: any of `ServerConfig`, for all servers.
 
         Raises:
@@ -299,6 +300,9 @@ class LocalCluster:
     def _foundings(self) -> dict[str, Founding]:
         """What each server begins with; when there is anything already, nothing is formed anew."""
         known = {name: self._identity(name) for name in self._addresses}
+        for each in known.values():
+            if each is not None:
+                identities.check_consensus(each, str(self._settings["consensus"]))
         old = [each.genesis for each in known.values() if each is not None and each.genesis.voters]
         ids = {name: each.node_id if each else _draw_node_id() for name, each in known.items()}
         # A directory that was wiped gets a fresh id, which is not in the genesis of the others: its server refuses.

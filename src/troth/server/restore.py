@@ -63,7 +63,8 @@ def restore(snapshot: Path, config: ServerConfig) -> Restored:
                 )
             ]
         )
-        identity = Identity(cluster_id_of(genesis), node_id, config.name, genesis)
+        cluster_id = cluster_id_of(genesis, config.consensus)
+        identity = Identity(cluster_id, node_id, config.name, genesis, config.consensus)
         opened = open_directory(files, identity)
         try:
             meta = SnapshotMeta(FIRST, genesis)

@@ -176,6 +176,7 @@ class Server:
                 f"the data directory {config.data_dir} belongs to server {known.name}, not {config.name}: give that "
                 "name, or another directory"
             )
+        identities.check_consensus(known, config.consensus)
         return known.node_id
 
     def _introduction(self, node_id: NodeId, known: Identity | None) -> Introduction:
@@ -189,6 +190,7 @@ class Server:
             cluster_id=known.cluster_id if known else ClusterId(0),
             genesis=known.genesis if known and known.genesis.voters else None,
             current=current,
+            consensus=config.consensus,
         )
 
     async def _settle(self, me: Introduction, tls: ssl.SSLContext | None) -> Identity:
@@ -196,7 +198,7 @@ class Server:
         config = self.config
         if self._founding is not None:
             genesis = self._founding.genesis
-            cluster_id = cluster_id_of(genesis)
+            cluster_id = cluster_id_of(genesis, config.consensus)
             known = msgspec.structs.replace(me, node_id=NodeId(0), cluster_id=cluster_id, genesis=genesis)
             check_known(me, known, self._advice())
         elif config.join:
@@ -206,7 +208,8 @@ class Server:
             genesis = await form(me, config.initial_cluster, tls=tls, advice=self._advice())
         else:
             genesis = genesis_of([me])
-        return Identity(cluster_id_of(genesis), me.node_id, config.name, genesis, config.consensus)
+        cluster_id = cluster_id_of(genesis, config.consensus)
+        return Identity(cluster_id, me.node_id, config.name, genesis, config.consensus)
 
     def _advice(self) -> str:
         config = self.config
@@ -239,6 +242,8 @@ class Server:
                 heartbeat_ticks=max(1, config.heartbeat_ms // ticks),
                 election_timeout_ticks=election_ticks,
                 lease_reads=config.lease_reads,
+                phase1_size=config.phase1_size,
+                phase2_size=config.phase2_size,
             ),
             rng=random.Random(chance.getrandbits(64)),
             snapshot=snapshot,

@@ -101,7 +101,7 @@ class Accepting(State):
 
     @property
     def _deliverable_index(self) -> LogIndex:
-        """The last slot that may be delivered: a membership that lets voters leave waits until the leaving is announced.
+        """The last slot that may be delivered: a membership that lets voters leave waits until that is announced.
 
         A snapshot right behind it would know the new membership, and not that the old one is still needed.
         """
