@@ -292,7 +292,9 @@ class Network:
         ):
             self.counts["garble"] += 1
             end.unread_bytes -= len(item)
-            item = self._rng.randbytes(len(item))
+            # Garbage that is seen at once: TCP's checksum lets hardly any through, and a length that happened to be
+            # possible would only swallow what follows.
+            item = b"\xff" * 4 + self._rng.randbytes(len(item))
             end.unread_bytes += len(item)
         peer.loop.enter(peer.take, item)
 

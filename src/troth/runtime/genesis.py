@@ -332,6 +332,12 @@ async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advic
             if peer.node_id == me.node_id:
                 return cluster_id, ""
             if peer.member.name == me.name:
+                if status.node_id != status.leader:
+                    # A follower may not have heard yet that the old server of this name was removed.
+                    leader = next((each.member.client_address for each in status.peers if each.leader), "")
+                    if leader and leader != address:
+                        return cluster_id, leader
+                    raise _Later(f"it still knows another server called {me.name}, and does not lead")
                 others = [each.member for each in status.peers if each is not peer]
                 raise IdentityLost(
                     f"cluster {status.cluster_id:x} has a server called {me.name} already ({peer.node_id:x}), and this "

@@ -172,6 +172,8 @@ class ClusterOfOne:
     def __init__(self, peers: list[PeerView]) -> None:
         self.node_id, self.name, self.cluster_id = NodeId(1), "a", ClusterId(77)
         self.peers = peers
+        self.stale_answers = 0
+        """So many questions are answered as a follower that knows of "e" what is true no more."""
         self.asked: list[ClientMessage] = []
         self.refusals: list[CallRefused] = []
         self.port = ClientPort(node=self, connections_max=10, queue_bytes_max=1 << 20)
@@ -192,14 +194,17 @@ class ClusterOfOne:
 
     def _answer(self, message: ClientMessage) -> ServerMessage:
         if isinstance(message, GetStatus):
+            if self.stale_answers:
+                self.stale_answers -= 1
+                return _status(message.call, [PeerView(NodeId(4), Member("e"), True)], leader=3)
             return _status(message.call, self.peers)
         assert isinstance(message, ChangeMembers)
         return self.refusals.pop(0) if self.refusals else Done(message.call)
 
 
-def _status(call: int, peers: list[PeerView]) -> ServerStatus:
+def _status(call: int, peers: list[PeerView], leader: int = 1) -> ServerStatus:
     return ServerStatus(
-        call, NodeId(1), "a", 77, "0", "leader", 1, NodeId(1), 1, 0, 1, 1, 1, 1, 0, 0, False, peers
+        call, NodeId(1), "a", 77, "0", "leader", 1, NodeId(leader), 1, 0, 1, 1, 1, 1, 0, 0, False, peers
     )
 
 
@@ -236,6 +241,13 @@ async def test_a_joiner_whose_name_is_taken_is_told_what_to_do() -> None:
     server = ClusterOfOne([PeerView(NodeId(4), Member("e"), True)])
     with pytest.raises(IdentityLost, match="member remove"):
         await joined(server, ME)
+
+
+async def test_a_joiner_does_not_believe_a_follower_that_its_name_is_taken() -> None:
+    """A follower that lags still knows the server of that name that was just removed; the joiner asks again."""
+    server = ClusterOfOne([])
+    server.stale_answers = 2
+    assert await joined(server, ME) == 77
 
 
 async def test_a_joiner_that_is_refused_for_good_stops() -> None:
