@@ -10,7 +10,7 @@ must stand that as well, whatever carries its messages.
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,11 @@ class End:
         self.protocol: Any = None
         self.peer: End
         self.last_arrival_us = 0
-        self.stalled: list[bytes | None] = []
-        """What left this end and met a cut link; it arrives when the link is whole again."""
+        self.pipe: deque[bytes | None] = deque()
+        """What has left this end and not arrived yet, oldest first. An arrival takes the oldest, whichever it was
+        meant for, so that bytes never overtake each other."""
+        self.stalled = 0
+        """Arrivals that met a cut link; they happen when it is whole again."""
         self.unread_bytes = 0
         self._closing = False
         self._gone = False
@@ -265,19 +268,19 @@ class Network:
         self.counts["packets"] += 1
         if self.on_frame is not None and item:
             self.on_frame(end.loop.host, end.peer.loop.host, item, arrival_us)
-        world.after(arrival_us - world.now_us, self._arrive, end, item)
+        end.pipe.append(item)
+        world.after(arrival_us - world.now_us, self._arrive, end)
 
-    def _arrive(self, end: End, item: bytes | None) -> None:
+    def _arrive(self, end: End) -> None:
         peer = end.peer
         if end.stalled or (end.loop.host, peer.loop.host) in self.cut or peer.loop.host in self._dark:
-            if peer.loop.host in self._dark and not peer.loop.alive and item is None:
-                return
             self.counts["stalled"] += 1
-            end.stalled.append(item)
+            end.stalled += 1
             if end not in self._stalled:
                 self._stalled[end] = None
                 self._world.after(USER_TIMEOUT_US, end.time_out, end.last_arrival_us)
             return
+        item = end.pipe.popleft()
         if not peer.loop.alive:
             if item is not None:
                 # Nobody holds that socket any more: the kernel there says so.
@@ -406,9 +409,10 @@ class Network:
             if (end.loop.host, end.peer.loop.host) in self.cut or end.peer.loop.host in self._dark:
                 continue
             del self._stalled[end]
-            items, end.stalled = end.stalled, []
-            for item in items:
-                self.carry(end, item)
+            count, end.stalled = end.stalled, 0
+            end.last_arrival_us = max(end.last_arrival_us, self._world.now_us + self._delay_us())
+            for _ in range(count):
+                self._world.after(end.last_arrival_us - self._world.now_us, self._arrive, end)
 
     def _open(self, one: str, other: str) -> bool:
         return (one, other) not in self.cut and (other, one) not in self.cut and other not in self._dark

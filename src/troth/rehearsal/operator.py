@@ -66,7 +66,6 @@ class Operator:
             await asyncio.sleep(after_us / 1e6)
             await self._remove(host.name)
             host.joins, host.out_of_service = True, False
-            host.trouble = ""
             self._cluster.tell(host.name, "joins anew")
             host.boot()
 

@@ -87,14 +87,15 @@ def draw_node_id(files: FileSystem, chance: Rng) -> NodeId:
         StorageError: the disk can not be written.
     """
     try:
+        node_id = NodeId(chance.getrandbits(63) | 1)
         if NEWBORN in files.names():
             file = files.open(NEWBORN)
             text = file.read_at(0, 64).decode("ascii", "replace")
             file.close()
             # A file without its line's end was torn before it was synced, so its id was never told.
             if text.endswith("\n") and len(text) == _NEWBORN_CHARACTERS:
-                return NodeId(int(text, 16))
-        node_id = NodeId(chance.getrandbits(63) | 1)
+                node_id = NodeId(int(text, 16))
+        # Written anew even so: if the sync of the last start failed, what was read is in the page cache alone.
         file = files.create(NEWBORN)
         file.write_at(0, f"{node_id:016x}\n".encode("ascii"))
         file.sync()
