@@ -349,7 +349,7 @@ PITFALLS = (
         row=20,
         found="etcd#8501",
         file="node",
-        old="                    self._answer_stale_leader(sender)\n",
+        old="                    self._tell_term(sender)\n",
         new="                    pass\n",
     ),
     Pitfall(
@@ -495,10 +495,9 @@ PITFALLS = (
         row=2,
         found="PySyncObj votesCount",
         file="node",
-        old="                    role.votes[sender] = message.granted\n                    self._count_votes(role)\n",
+        old="                    role.votes[sender] = message.granted or role.votes.get(sender, False)\n",
         new="                    who = NodeId(len(role.votes) + 1) if sender in role.votes else sender\n"
-        "                    role.votes[who] = message.granted\n"
-        "                    self._count_votes(role)\n",
+        "                    role.votes[who] = message.granted\n",
     ),
     Pitfall(
         name="a repeated request of the same candidate is refused",

@@ -98,12 +98,31 @@ def test_a_stale_request_is_refused_with_the_present_term() -> None:
     stage.hand(2, 1, AppendEntries(Term(4), last(0, 0), (), LogIndex(0)))
     stage.hand(2, 1, Heartbeat(Term(4), last(0, 0), 1))
     assert [flying.message for flying in stage.in_flight] == [
-        VoteReply(Term(5), False),
+        HigherTerm(Term(5)),
         PreVoteReply(Term(5), False),
         HigherTerm(Term(5)),
         HigherTerm(Term(5)),
     ]
     assert stage.status(1).leader == 0
+
+
+def test_an_answer_to_an_old_request_takes_no_vote_back() -> None:
+    """§5.2, one vote a term: a late request of the term before is not answered with a refusal in this one, and no
+    refusal, however it came to be, outweighs the vote that the same server has given."""
+    stage = Stage((1, 2, 3, 4, 5))
+    make_candidate(stage, 1)
+    term = stage.status(1).term
+    stage.drop()
+    stage.hand(1, 2, RequestVote(term, last(0, 0)))
+    stage.hand(1, 2, RequestVote(Term(term - 1), last(0, 0)))
+    assert stage.sent(VoteReply, 2, 1) == [VoteReply(term, True)]
+    stage.settle()
+    stage.hand(2, 1, VoteReply(term, False))
+    for refusing in (3, 4):
+        stage.hand(refusing, 1, VoteReply(term, False))
+    assert stage.role(1) == "Candidate"
+    stage.hand(5, 1, VoteReply(term, True))
+    assert stage.role(1) == "Leader"
 
 
 def test_a_stale_answer_changes_nothing() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from troth.core.engines import Start
 from troth.core.interface import (
+    Accepted,
     Effects,
     Entry,
     EntryId,
@@ -54,10 +55,13 @@ class SnapshotStored:
 
 @dataclass(frozen=True, slots=True)
 class AskedRead:
-    """A read that was asked for; `floor` was committed somewhere before that."""
+    """A read that was asked for, at `at_us` in the time of the world; `floor` was committed somewhere before that, and
+    `term` is the one that this server led then, or 0."""
 
     life: int
     floor: LogIndex
+    at_us: int
+    term: Term
 
 
 class CoreNode:
@@ -85,6 +89,10 @@ class CoreNode:
         self.applied = EntryId(Term(0), LogIndex(0))
         self.digest = 0
         self.reads_answered = 0
+        self.transfer_us = 0
+        """When a transfer of leadership was last asked of this server."""
+        self.handling: tuple[NodeId, Any] | None = None
+        """The message that the engine was given last, while its outcome is looked at."""
         self.wants_snapshots = False
         """Set by the plan's compactions: take a snapshot at the next chance."""
         self._world = world
@@ -156,6 +164,14 @@ class CoreNode:
     def now(self) -> Tick:
         return self.clock.ticks()
 
+    def world_us(self) -> int:
+        """The time of the world, which no node sees."""
+        return self._world.now_us
+
+    def asked_read(self, context: int) -> AskedRead | None:
+        """The read that goes by *context* and waits for its index."""
+        return self._reads.get(context)
+
     def calm_disk(self) -> None:
         """The disk goes on."""
         self.disk_hangs = False
@@ -198,6 +214,8 @@ class CoreNode:
         if not self.up or self.paused:
             return None
         result = self.engine.propose(payload)
+        if isinstance(result, Accepted):
+            self._monitor.on_accepted(self)
         self._after_input()
         return result
 
@@ -214,6 +232,8 @@ class CoreNode:
         if not self.up or self.paused:
             return None
         result = self.engine.transfer(target)
+        if result is None:
+            self.transfer_us = self._world.now_us
         self._after_input()
         return result
 
@@ -221,7 +241,9 @@ class CoreNode:
         if life != self.life:
             return
         if not self.paused:
-            self.engine.tick(self.clock.ticks())
+            now = self.clock.ticks()
+            self.engine.tick(now)
+            self._monitor.on_tick(self, now)
             self._after_input()
             if self.wants_snapshots and not self._saving:
                 self._save_snapshot()
@@ -229,14 +251,21 @@ class CoreNode:
 
     def _on_message(self, now: Tick, sender: NodeId, message: Any) -> None:
         if isinstance(message, Message):
-            self.engine.receive(sender, message, now)
-            self._after_input()
+            self._receive(sender, message, now)
         elif isinstance(message, SnapshotTransfer):
             self._world.after(self._disk_time(), self._snapshot_stored, self.life, sender, message)
         elif isinstance(message, SnapshotStored):
             self._on_snapshot_answer(sender, message.last)
 
+    def _receive(self, sender: NodeId, message: Message, now: Tick) -> None:
+        self._monitor.on_received(self, sender, message, now)
+        self.handling = (sender, message)
+        self.engine.receive(sender, message, now)
+        self._after_input()
+        self.handling = None
+
     def _on_peer_died(self, now: Tick, peer: NodeId) -> None:
+        self._monitor.on_suspected(self, peer)
         self.engine.suspect(peer, now)
         self._after_input()
 
@@ -246,7 +275,8 @@ class CoreNode:
 
     def _read(self, now: Tick, floor: LogIndex) -> None:
         context, self._next_context = self._next_context, self._next_context + 1
-        self._reads[context] = AskedRead(self.life, floor)
+        leading = self.view.term if self.view.leads else Term(0)
+        self._reads[context] = AskedRead(self.life, floor, self._world.now_us, leading)
         self.engine.read(context, now)
         self._after_input()
 
@@ -276,7 +306,7 @@ class CoreNode:
         while more:
             effects = self.engine.take_effects()
             more = effects.more_committed
-            if effects is not NOTHING and effects != NOTHING:
+            if effects != NOTHING:
                 self._carry_out(effects)
 
     def _carry_out(self, effects: Effects) -> None:
@@ -307,6 +337,7 @@ class CoreNode:
         for peer in effects.snapshots_wanted:
             self._stream_snapshot(peer)
         for state in effects.reads:
+            self._monitor.on_read_point(self, state)
             asked = self._reads.pop(state.context, None)
             if asked is not None:
                 self._reads_waiting.append((state.index, state.valid_until, asked))
@@ -349,8 +380,7 @@ class CoreNode:
             send = outbox.popleft()[1]
             self._monitor.on_sent(self, send.to, send.message)
             if send.to == self.node_id:
-                self.engine.receive(self.node_id, send.message, self.clock.ticks())
-                self._after_input()
+                self._receive(self.node_id, send.message, self.clock.ticks())
                 if life != self.life:
                     return
             else:

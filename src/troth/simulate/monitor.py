@@ -5,18 +5,16 @@ only the moments it needs; the monitor calls nothing else, since this runs after
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from troth.core.interface import ORIGIN, EntryId, Membership, Persist, Trace
-from troth.ids import LogIndex, NodeId, Term
+from troth.core.interface import ORIGIN, EntryId, Membership, Persist, ReadState, Trace
+from troth.ids import LogIndex, NodeId, Term, Tick
 
 if TYPE_CHECKING:
     from troth.simulate.core_node import CoreNode
 
 
-@dataclass(slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What a node's engine looked like after its last input."""
 
     term: Term
@@ -43,6 +41,11 @@ class Ledger:
 class Invariant:
     """One rule. Subclasses define the moments they need; each raises `InvariantViolation` when the rule is broken."""
 
+    SENT: ClassVar[tuple[type, ...]] = (object,)
+    """The messages that `on_sent` wants to see; all, if not said."""
+    RECEIVED: ClassVar[tuple[type, ...]] = (object,)
+    """The messages that `on_received` wants to see."""
+
     def __init__(self, monitor: "Monitor") -> None:
         self.monitor = monitor
         self.ledger = monitor.ledger
@@ -52,6 +55,7 @@ class Invariant:
 MOMENTS = (
     *("on_booted", "on_crashed", "on_input", "on_written", "on_sent", "on_applied", "on_read", "on_lead"),
     *("on_batch", "on_state"),
+    *("on_received", "on_tick", "on_suspected", "on_accepted", "on_read_point"),
 )
 
 
@@ -71,14 +75,17 @@ class Monitor:
             moment: [getattr(each, moment) for each in invariants if hasattr(each, moment)] for moment in MOMENTS
         }
         self._on_input = self._hooks["on_input"]
-        self._on_sent = self._hooks["on_sent"]
+        self._on_tick = self._hooks["on_tick"]
         self._on_applied = self._hooks["on_applied"]
+        self._invariants = invariants
+        self._on_sent: dict[type, list[Any]] = {}
+        self._on_received: dict[type, list[Any]] = {}
 
     def on_booted(self, node: "CoreNode") -> None:
         """A process has started; nothing has been put into its engine yet."""
         for hook in self._hooks["on_booted"]:
             hook(node)
-        self.seen[node.node_id] = _look(node)
+        self.seen[node.node_id] = node.view.look()
 
     def on_crashed(self, node: "CoreNode") -> None:
         """A process has ended and lost its unsynced writes."""
@@ -88,29 +95,20 @@ class Monitor:
     def on_input(self, node: "CoreNode") -> None:
         """An input has been given to a node's engine; its effects are not fetched yet."""
         view, seen = node.view, self.seen[node.node_id]
-        term, commit_index = view.term, view.commit_index
-        leads = view.leads
-        if (
-            term == seen.term
-            and commit_index == seen.commit_index
-            and leads == seen.leads
-            and view.voted_for == seen.voted_for
-            and view.applied_index == seen.applied_index
-            and view.compacted_index == seen.compacted_index
-            and view.membership is seen.membership
-        ):
+        now = view.look()
+        if now == seen:
             return
         for hook in self._on_input:
             hook(node, seen)
-        if leads and (not seen.leads or term != seen.term):
+        if now.leads and (not seen.leads or now.term != seen.term):
             for hook in self._hooks["on_lead"]:
                 hook(node)
-        if commit_index > self.ledger.highest:
-            self.ledger.highest = commit_index
-            term_there = view.term_at(commit_index)
-            self.ledger.highest_id = EntryId(term_there if term_there is not None else Term(0), commit_index)
-            self.ledger.committed_membership = node.engine.membership_at(commit_index)
-        self.seen[node.node_id] = _look(node)
+        if now.commit_index > self.ledger.highest:
+            self.ledger.highest = now.commit_index
+            term_there = view.term_at(now.commit_index)
+            self.ledger.highest_id = EntryId(term_there if term_there is not None else Term(0), now.commit_index)
+            self.ledger.committed_membership = node.engine.membership_at(now.commit_index)
+        self.seen[node.node_id] = now
 
     def on_written(self, node: "CoreNode", persist: Persist) -> None:
         """A write has been handed to a node's disk; it is not durable yet."""
@@ -119,8 +117,49 @@ class Monitor:
 
     def on_sent(self, node: "CoreNode", to: NodeId, message: Any) -> None:
         """A message leaves a node."""
-        for hook in self._on_sent:
+        kind = type(message)
+        hooks = self._on_sent.get(kind)
+        if hooks is None:
+            hooks = self._on_sent[kind] = [
+                each.on_sent
+                for each in self._invariants
+                if hasattr(each, "on_sent") and issubclass(kind, each.SENT)
+            ]
+        for hook in hooks:
             hook(node, to, message)
+
+    def on_received(self, node: "CoreNode", sender: NodeId, message: Any, now: Tick) -> None:
+        """A message is about to be given to a node's engine, with its clock at *now*."""
+        kind = type(message)
+        hooks = self._on_received.get(kind)
+        if hooks is None:
+            hooks = self._on_received[kind] = [
+                each.on_received
+                for each in self._invariants
+                if hasattr(each, "on_received") and issubclass(kind, each.RECEIVED)
+            ]
+        for hook in hooks:
+            hook(node, sender, message, now)
+
+    def on_tick(self, node: "CoreNode", now: Tick) -> None:
+        """A node's engine was told the time."""
+        for hook in self._on_tick:
+            hook(node, now)
+
+    def on_suspected(self, node: "CoreNode", peer: NodeId) -> None:
+        """A node is about to hear that *peer*'s process has died."""
+        for hook in self._hooks["on_suspected"]:
+            hook(node, peer)
+
+    def on_accepted(self, node: "CoreNode") -> None:
+        """A node's engine has taken a command."""
+        for hook in self._hooks["on_accepted"]:
+            hook(node)
+
+    def on_read_point(self, node: "CoreNode", state: ReadState) -> None:
+        """A node's engine has named the index that a read may be answered from."""
+        for hook in self._hooks["on_read_point"]:
+            hook(node, state)
 
     def on_applied(self, node: "CoreNode", entry: EntryId, digest: int) -> None:
         """A node's state machine has applied *entry*; *digest* stands for all it has applied."""
@@ -148,16 +187,3 @@ class Monitor:
             self.trace_counts[trace.name] = self.trace_counts.get(trace.name, 0) + 1
             if self.on_event is not None:
                 self.on_event(node, trace)
-
-
-def _look(node: "CoreNode") -> Seen:
-    view = node.view
-    return Seen(
-        term=view.term,
-        voted_for=view.voted_for,
-        commit_index=view.commit_index,
-        applied_index=view.applied_index,
-        compacted_index=view.compacted_index,
-        leads=view.leads,
-        membership=view.membership,
-    )

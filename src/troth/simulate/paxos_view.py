@@ -4,6 +4,7 @@ from troth.core.interface import Ballot, Entry, Membership, Slot
 from troth.core.paxos.node import Paxos
 from troth.core.paxos.roles import Leader
 from troth.ids import LogIndex, NodeId, Term, Tick
+from troth.simulate.monitor import Seen
 
 
 class PaxosView:
@@ -13,6 +14,18 @@ class PaxosView:
 
     def __init__(self, engine: Paxos) -> None:
         self._paxos = engine
+
+    def look(self) -> Seen:
+        paxos = self._paxos
+        return Seen(
+            paxos._promised.round,
+            paxos._promised.node,
+            paxos._chosen_index,
+            paxos._applied_index,
+            paxos._slots.compacted.index,
+            isinstance(paxos._role, Leader),
+            paxos._memberships.current,
+        )
 
     @property
     def term(self) -> Term:

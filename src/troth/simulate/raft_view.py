@@ -1,9 +1,10 @@
 """The view (view.py) of a Raft engine."""
 
-from troth.core.interface import Ballot, Engine, Entry, Membership
+from troth.core.interface import Ballot, Engine, Entry, EntryId, Membership
 from troth.core.raft.node import Raft
-from troth.core.raft.roles import Leader
+from troth.core.raft.roles import Leader, Transfer
 from troth.ids import LogIndex, NodeId, Term, Tick
+from troth.simulate.monitor import Seen
 
 
 class RaftView:
@@ -15,6 +16,19 @@ class RaftView:
         if not isinstance(engine, Raft):
             raise TypeError(f"not a Raft engine: {engine!r}")
         self._raft = engine
+
+    def look(self) -> Seen:
+        """All that most rules compare, in one go."""
+        raft = self._raft
+        return Seen(
+            raft._term,
+            raft._voted_for,
+            raft._commit_index,
+            raft._applied_index,
+            raft._log.compacted.index,
+            isinstance(raft._role, Leader),
+            raft._memberships.current,
+        )
 
     @property
     def term(self) -> Term:
@@ -52,6 +66,10 @@ class RaftView:
     def last_index(self) -> LogIndex:
         return self._raft._log.last_index
 
+    def last(self) -> EntryId:
+        """The newest entry of its log."""
+        return self._raft._log.last
+
     @property
     def membership(self) -> Membership:
         return self._raft._memberships.current
@@ -71,3 +89,26 @@ class RaftView:
         """First tick at which this server's leader lease no longer holds; 0 when it has none."""
         role = self._raft._role
         return self._raft._lease_end(role) if isinstance(role, Leader) else Tick(0)
+
+    def term_start(self) -> LogIndex:
+        """Index of the first entry of this leader's term; 0 when it does not lead."""
+        role = self._raft._role
+        return role.term_start if isinstance(role, Leader) else LogIndex(0)
+
+    def transfer(self) -> Transfer | None:
+        """The leadership transfer that is under way here."""
+        role = self._raft._role
+        return role.transfer if isinstance(role, Leader) else None
+
+    def flight(self, peer: NodeId) -> tuple[int, int]:
+        """How many messages are in flight to *peer*, and how many may be."""
+        role = self._raft._role
+        progress = role.progress.get(peer) if isinstance(role, Leader) else None
+        return (len(progress.in_flight), progress.window) if progress else (0, 0)
+
+
+def raft_view(view: object) -> RaftView:
+    """*view* as that of a Raft engine; for rules that only Raft has."""
+    if not isinstance(view, RaftView):
+        raise TypeError(f"not the view of a Raft engine: {view!r}")
+    return view

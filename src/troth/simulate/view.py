@@ -9,12 +9,16 @@ from typing import Protocol
 from troth.core.interface import Ballot, Engine, Entry, Membership
 from troth.core.paxos.node import Paxos
 from troth.ids import LogIndex, NodeId, Term, Tick
+from troth.simulate.monitor import Seen
 from troth.simulate.paxos_view import PaxosView
 from troth.simulate.raft_view import RaftView
 
 
 class EngineView(Protocol):
     """One engine, read only."""
+
+    def look(self) -> Seen:
+        """All that most rules compare, in one go."""
 
     @property
     def term(self) -> Term: ...

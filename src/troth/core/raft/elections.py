@@ -289,6 +289,6 @@ class Elections(Changes):
         self._trace("removed", term=self._term)
         self._become_follower(NOBODY)
 
-    def _answer_stale_leader(self, sender: NodeId) -> None:
-        """A leader of an older term would never learn of the newer one: tell it (etcd issue 8501)."""
+    def _tell_term(self, sender: NodeId) -> None:
+        """A leader or candidate of an older term might never learn of the newer one: tell it (etcd issue 8501)."""
         self._send_durable(sender, HigherTerm(self._term))

@@ -80,7 +80,7 @@ class HeartbeatReply(Message, frozen=True, array_like=True, tag=9):
 
 
 class HigherTerm(Message, frozen=True, array_like=True, tag=10):
-    """Answer to a leader of an older term: it must step down, or it would never learn (etcd issue 8501)."""
+    """Answer to a leader or candidate of an older term: it would never learn, and must step down (etcd issue 8501)."""
 
     term: Term
 

@@ -127,12 +127,11 @@ class Raft(Elections):
         """The term gate (figure 2, "All Servers"; §5.1): False when the message's term ends its way here."""
         if message.term < self._term:
             match message:
-                case AppendEntries() | Heartbeat():
-                    self._answer_stale_leader(sender)
+                case AppendEntries() | Heartbeat() | RequestVote():
+                    # No VoteReply: to a candidate of the present term it would take back the vote it was given.
+                    self._tell_term(sender)
                 case PreVote():
                     self._send_durable(sender, PreVoteReply(self._term, False))
-                case RequestVote():
-                    self._send_durable(sender, VoteReply(self._term, False))
                 case _:
                     pass
             return False
@@ -166,7 +165,8 @@ class Raft(Elections):
                     self._count_pre_votes(role)
             case VoteReply():
                 if isinstance(role, Candidate):
-                    role.votes[sender] = message.granted
+                    # A vote is not taken back: a refusal that comes later is older, or speaks of another request.
+                    role.votes[sender] = message.granted or role.votes.get(sender, False)
                     self._count_votes(role)
             case AppendEntries():
                 self._follow(sender)

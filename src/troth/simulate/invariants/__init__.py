@@ -2,21 +2,30 @@
 
 from troth.simulate.invariants.acknowledgements import Acknowledgements
 from troth.simulate.invariants.agreement import Agreement
+from troth.simulate.invariants.append_answers import AppendAnswers
+from troth.simulate.invariants.commit_rule import CommitRule
 from troth.simulate.invariants.committed_is_durable import CommittedIsDurable
 from troth.simulate.invariants.configuration_safety import ConfigurationSafety
 from troth.simulate.invariants.durable_before_visible import DurableBeforeVisible
 from troth.simulate.invariants.durable_promises import DurablePromises
+from troth.simulate.invariants.elected_by_quorum import ElectedByQuorum
 from troth.simulate.invariants.election_safety import ElectionSafety
+from troth.simulate.invariants.flow_control import FlowControl
 from troth.simulate.invariants.index_order import IndexOrder
 from troth.simulate.invariants.leader_append_only import LeaderAppendOnly
 from troth.simulate.invariants.leader_completeness import LeaderCompleteness
+from troth.simulate.invariants.leader_fitness import LeaderFitness
 from troth.simulate.invariants.lease_safety import LeaseSafety
 from troth.simulate.invariants.log_matching import LogMatching
+from troth.simulate.invariants.membership_rules import MembershipFromLog, OneChangeAtATime
 from troth.simulate.invariants.never_falls import NeverFalls
 from troth.simulate.invariants.promises import Promises
 from troth.simulate.invariants.read_linearizability import ReadLinearizability
+from troth.simulate.invariants.read_rules import ReadRules
 from troth.simulate.invariants.recovery import Recovery
 from troth.simulate.invariants.state_machine_safety import StateMachineSafety
+from troth.simulate.invariants.transfer_rules import TransferRules
+from troth.simulate.invariants.votes import ElectionRestriction, LeaderContact
 
 ALL = (
     ElectionSafety,
@@ -33,7 +42,23 @@ ALL = (
     DurableBeforeVisible,
     Acknowledgements,
 )
-"""Raft's."""
+"""What a cluster of Raft servers promises."""
+
+LOCAL = (
+    AppendAnswers,
+    CommitRule,
+    ElectedByQuorum,
+    ElectionRestriction,
+    LeaderContact,
+    LeaderFitness,
+    MembershipFromLog,
+    OneChangeAtATime,
+    TransferRules,
+    ReadRules,
+    FlowControl,
+)
+"""Rules of the Raft paper that each server keeps by itself. A server that breaks one has a bug, though it may take a
+thousand unlucky runs until the cluster as a whole breaks a promise."""
 
 PAXOS = (
     Agreement,
@@ -47,5 +72,5 @@ PAXOS = (
     LeaseSafety,
 )
 
-RULES = {"raft": ALL, "paxos": PAXOS}
+RULES = {"raft": ALL + LOCAL, "paxos": PAXOS}
 """By the name of the engine."""

@@ -12,8 +12,10 @@ from troth.simulate.monitor import Invariant
 class Acknowledgements(Invariant):
     """Compared with the log of the leader, while it leads."""
 
+    SENT = (AppendReply,)
+
     def on_sent(self, node: CoreNode, to: NodeId, message: Any) -> None:
-        if type(message) is not AppendReply or not message.match:
+        if not message.match:
             return
         leader = self.nodes[to]
         if not leader.up or not leader.view.leads or leader.view.term != message.term:

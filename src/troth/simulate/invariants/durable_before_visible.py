@@ -16,6 +16,8 @@ from troth.simulate.monitor import Invariant
 class DurableBeforeVisible(Invariant):
     """Looks at the disk of whoever speaks."""
 
+    SENT = (AppendReply, RequestVote, VoteReply)
+
     def on_sent(self, node: CoreNode, to: NodeId, message: Any) -> None:
         kind = type(message)
         if kind is AppendReply:

@@ -12,6 +12,8 @@ from troth.simulate.monitor import Invariant, Monitor
 class ElectionSafety(Invariant):
     """One leader a term, one vote a term."""
 
+    SENT = (VoteReply,)
+
     def __init__(self, monitor: Monitor) -> None:
         super().__init__(monitor)
         self._votes: dict[tuple[NodeId, Term], NodeId] = {}
@@ -22,7 +24,7 @@ class ElectionSafety(Invariant):
         invariant(other == node.node_id, "two leaders in one term", term=term, first=other, second=node.node_id)
 
     def on_sent(self, node: CoreNode, to: NodeId, message: Any) -> None:
-        if isinstance(message, VoteReply) and message.granted:
+        if message.granted:
             first = self._votes.setdefault((node.node_id, message.term), to)
             invariant(
                 first == to, "two votes in one term", voter=node.node_id, term=message.term, first=first, second=to
