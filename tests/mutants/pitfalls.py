@@ -192,7 +192,7 @@ PITFALLS = (
         name="a lease lasts as long as the followers' patience, and longer",
         row=14,
         found="etcd#6005; nebula#2723",
-        file="state",
+        file="../config",
         old="return self.election_timeout_ticks * (100 - self.clock_drift_percent) // 100 - 1",
         new="return self.election_timeout_ticks * (100 + self.clock_drift_percent) // 100",
     ),
@@ -234,7 +234,7 @@ PITFALLS = (
         name="a change of voters in one step",
         row=15,
         found="Raft §6, figure 10",
-        file="membership",
+        file="../membership",
         old="outgoing = current.voters if joint else ()",
         new="outgoing = ()",
     ),
@@ -556,4 +556,5 @@ def changed_source(pitfall: Pitfall, source: str) -> str:
 
 def path_of(pitfall: Pitfall) -> str:
     """The file that the bug goes into."""
-    return "src/troth/core/quorum.py" if pitfall.file == "../quorum" else f"{RAFT}{pitfall.file}.py"
+    parent = pitfall.file.startswith("../")
+    return f"src/troth/core/{pitfall.file[3:]}.py" if parent else f"{RAFT}{pitfall.file}.py"

@@ -12,10 +12,12 @@ from trial import ROOT, Verdict, module_name, try_mutant
 
 FILES = (
     "src/troth/core/quorum.py",
+    "src/troth/core/membership.py",
+    "src/troth/core/config.py",
     *(
         f"src/troth/core/raft/{name}.py"
         for name in (
-            *("log", "progress", "membership", "messages", "state", "replication", "snapshots"),
+            *("log", "progress", "messages", "state", "replication", "snapshots"),
             *("reads", "changes", "elections", "node"),
         )
     ),
