@@ -1,0 +1,232 @@
+"""Every driver that SQLAlchemy has for these databases does the same in a transaction over two of them."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from bank import context, prepared
+
+from troth import TwoPhaseCommit
+from troth.errors import Aborted
+from troth.torture.databases import MariaDBServer, PostgresServer
+
+pytestmark = pytest.mark.integration
+
+BLOCKING = [
+    ("psycopg", "psycopg"),
+    ("psycopg2", "psycopg2"),
+    ("psycopg", "psycopg2"),
+    ("psycopg", "pymysql"),
+    ("psycopg2", "mysqldb"),
+    ("pymysql", "mysqldb"),
+]
+ASYNC = [("psycopg", "psycopg"), ("asyncpg", "asyncpg"), ("asyncpg", "aiomysql"), ("psycopg", "asyncmy")]
+POSTGRES = ("psycopg", "psycopg2", "asyncpg")
+
+entry = sa.Table("entry", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True, autoincrement=False))
+
+
+@dataclass(frozen=True)
+class Two:
+    """Two databases by URL."""
+
+    left: str
+    right: str
+    look_left: str
+    look_right: str
+
+    def found(self) -> tuple[list[int], list[int]]:
+        """The rows of both, seen from outside."""
+        both = []
+        for url in (self.look_left, self.look_right):
+            engine = sa.create_engine(url, poolclass=sa.NullPool)
+            with engine.connect() as connection:
+                both.append(list(connection.scalars(sa.select(entry.c.id).order_by(entry.c.id))))
+        return both[0], both[1]
+
+    def in_doubt(self) -> list[str]:
+        """Names of prepared branches."""
+        return prepared(self.look_left) + prepared(self.look_right)
+
+
+@pytest.fixture
+def two(request: pytest.FixtureRequest, postgres: PostgresServer, postgres_other: PostgresServer) -> Two:
+    """The databases for a pair of drivers: two servers, or two databases of the one MariaDB."""
+    left, right = request.param
+    mariadb: MariaDBServer | None = None
+    if left not in POSTGRES or right not in POSTGRES:
+        mariadb = request.getfixturevalue("mariadb")
+
+    def urls(driver: str, server: PostgresServer) -> tuple[str, str]:
+        if driver in POSTGRES:
+            return server.url(driver), server.url()
+        assert mariadb is not None
+        return mariadb.url(driver), mariadb.url()
+
+    (left, look_left), (right, look_right) = urls(left, postgres), urls(right, postgres_other)
+    if look_left == look_right:
+        engine = sa.create_engine(look_right)
+        with engine.begin() as connection:
+            connection.execute(sa.text("create database if not exists troth_other"))
+        engine.dispose()
+        right, look_right = f"{right}_other", f"{look_right}_other"
+    for url in (look_left, look_right):
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            entry.drop(connection, checkfirst=True)
+            entry.create(connection)
+        engine.dispose()
+    return Two(left, right, look_left, look_right)
+
+
+@pytest.fixture
+def engines(two: Two) -> Iterator[tuple[sa.Engine, sa.Engine]]:
+    left, right = sa.create_engine(two.left), sa.create_engine(two.right)
+    yield left, right
+    left.dispose()
+    right.dispose()
+
+
+def insert(connection: sa.Connection, number: int) -> None:
+    connection.execute(entry.insert().values(id=number))
+
+
+blocking = pytest.mark.parametrize("two", BLOCKING, ids="+".join, indirect=True)
+
+
+@blocking
+def test_both_or_none(two: Two, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path) -> None:
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+        for number in range(5):
+            with tpc.begin() as tx:
+                insert(tx[left], number)
+                insert(tx[right], number)
+        with pytest.raises(ZeroDivisionError), tpc.begin() as tx:
+            insert(tx[left], 90)
+            insert(tx[right], 90)
+            1 / 0  # noqa: B018
+        with pytest.raises((sa.exc.IntegrityError, Aborted)) as caught, tpc.begin() as tx:
+            insert(tx[left], 91)
+            insert(tx[right], 1)
+        error = caught.value
+        assert isinstance(
+            error if isinstance(error, sa.exc.DBAPIError) else error.__cause__, sa.exc.IntegrityError
+        )
+    assert two.found() == ([*range(5)], [*range(5)])
+    assert two.in_doubt() == []
+
+
+@blocking
+def test_a_lone_writer_beside_a_reader(two: Two, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path) -> None:
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+        for writer, reader in ((left, right), (right, left)):
+            with tpc.begin() as tx:
+                insert(tx[writer], 1)
+                assert tx[reader].scalar(sa.select(sa.func.count()).select_from(entry)) in (0, 1)
+    assert two.found() == ([1], [1])
+
+
+@blocking
+def test_a_savepoint_undoes_its_part_in_both(
+    two: Two, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc, tpc.begin() as tx:
+        insert(tx[left], 1)
+        insert(tx[right], 1)
+        with contextlib.suppress(ZeroDivisionError), tx.savepoint():
+            insert(tx[left], 2)
+            insert(tx[right], 2)
+            1 / 0  # noqa: B018
+        insert(tx[left], 3)
+        insert(tx[right], 3)
+    assert two.found() == ([1, 3], [1, 3])
+
+
+@blocking
+def test_a_swallowed_error_never_commits_half(
+    two: Two, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    """PostgreSQL has then given up the whole transaction and says so only if asked; MariaDB the statement alone."""
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+        with tpc.begin() as tx:
+            insert(tx[left], 1)
+            insert(tx[right], 1)
+        for failing in (left, right):
+            with contextlib.suppress(Aborted), tpc.begin() as tx:
+                for engine in (left, right):
+                    insert(tx[engine], 2)
+                with contextlib.suppress(sa.exc.IntegrityError):
+                    insert(tx[failing], 1)
+            on_left, on_right = two.found()
+            assert on_left == on_right
+            assert (2 in on_left) == (failing.dialect.name != "postgresql")
+            if failing.dialect.name != "postgresql":
+                for engine in (left, right):
+                    with engine.begin() as connection:
+                        connection.execute(entry.delete().where(entry.c.id == 2))
+
+
+@blocking
+def test_a_connection_that_is_lost_before_the_vote_aborts(
+    two: Two, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+        for victim, look in ((left, two.look_left), (right, two.look_right)):
+            with pytest.raises(Aborted), tpc.begin() as tx:
+                insert(tx[left], 1)
+                insert(tx[right], 1)
+                is_postgres = victim.dialect.name == "postgresql"
+                session = tx[victim].scalar(
+                    sa.text("select pg_backend_pid()" if is_postgres else "select connection_id()")
+                )
+                ending = f"select pg_terminate_backend({session}, 5000)" if is_postgres else f"kill {session}"
+                engine = sa.create_engine(look, poolclass=sa.NullPool)
+                with engine.connect() as connection:
+                    connection.exec_driver_sql(ending)
+        tpc.recover()
+        assert two.found() == ([], [])
+        assert two.in_doubt() == []
+        with tpc.begin() as tx:
+            insert(tx[left], 1)
+            insert(tx[right], 1)
+    assert two.found() == ([1], [1])
+
+
+def dies(left: str, right: str, log: str, step: str) -> None:
+    """Runs in a process of its own."""
+
+    def on_step(name: str) -> None:
+        if name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    engines = sa.create_engine(left), sa.create_engine(right)
+    with TwoPhaseCommit(list(engines), log=log, on_step=on_step) as tpc, tpc.begin() as tx:
+        for engine in engines:
+            insert(tx[engine], 1)
+
+
+@blocking
+@pytest.mark.parametrize("step", ["after_prepares", "after_decision", "after_first_commit"])
+def test_a_killed_coordinator_is_finished_with_this_driver(
+    two: Two, step: str, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    log = str(tmp_path / "log")
+    process = context.Process(target=dies, args=(two.left, two.right, log, step))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    with TwoPhaseCommit(list(engines), log=log) as tpc:
+        tpc.recover()
+    expected = [] if step == "after_prepares" else [1]
+    assert two.found() == (expected, expected)
+    assert two.in_doubt() == []

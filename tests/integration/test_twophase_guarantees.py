@@ -1,0 +1,223 @@
+"""What `TwoPhaseCommit` promises beside atomicity, on real servers: keys, snapshots, deadlocks, refusals."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from bank import context, prepared
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from troth import TwoPhaseCommit
+from troth.errors import Aborted, PreflightFailed, UsageError
+from troth.torture.databases import PostgresServer
+
+pytestmark = pytest.mark.integration
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Purse(Base):
+    __tablename__ = "purse"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    balance: Mapped[int]
+
+
+class Entry(Base):
+    __tablename__ = "purse_entry"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str]
+
+
+@pytest.fixture
+def engines(postgres: PostgresServer, postgres_other: PostgresServer) -> Iterator[tuple[sa.Engine, sa.Engine]]:
+    both = sa.create_engine(postgres.url(), pool_size=16), sa.create_engine(postgres_other.url(), pool_size=16)
+    for engine in both:
+        Base.metadata.drop_all(engine)
+        Base.metadata.create_all(engine)
+        with engine.begin() as connection:
+            connection.execute(sa.insert(Purse), [{"id": number, "balance": 100} for number in range(4)])
+    yield both
+    for engine in both:
+        engine.dispose()
+
+
+def give(connection: sa.Connection, amount: int, number: int = 0) -> None:
+    row = sa.update(Purse).where(Purse.id == number)
+    connection.execute(row.values(balance=Purse.balance + amount))
+
+
+def total(connection: sa.Connection) -> int:
+    return int(connection.scalar(sa.select(sa.func.sum(Purse.balance))) or 0)
+
+
+def pay(urls: tuple[str, str], log: str, dies_at: str) -> None:
+    """Runs in a process of its own: one payment, under a key."""
+
+    def on_step(name: str) -> None:
+        if name == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    left, right = (sa.create_engine(url) for url in urls)
+    with TwoPhaseCommit([left, right], log=log, on_step=on_step) as tpc, tpc.begin(key="order-4711") as tx:
+        give(tx[left], -5)
+        give(tx[right], 5)
+
+
+@pytest.mark.parametrize(
+    "dies_at", ["before_prepare", "after_prepares", "after_decision", "after_first_commit", "after_commits"]
+)
+def test_a_key_makes_a_retry_exactly_once_over_a_crash(
+    dies_at: str,
+    engines: tuple[sa.Engine, sa.Engine],
+    postgres: PostgresServer,
+    postgres_other: PostgresServer,
+    tmp_path: Path,
+) -> None:
+    urls, log = (postgres.url(), postgres_other.url()), str(tmp_path / "log")
+    for step in (dies_at, "", ""):
+        process = context.Process(target=pay, args=(urls, log, step))
+        process.start()
+        process.join(60)
+        assert process.exitcode == (-signal.SIGKILL if step else 0)
+    left, right = engines
+    with left.connect() as on_left, right.connect() as on_right:
+        assert (total(on_left), total(on_right)) == (395, 405)
+    assert prepared(urls[0]) + prepared(urls[1]) == []
+
+
+def sums(tpc: TwoPhaseCommit, engines: tuple[sa.Engine, sa.Engine], *, seconds: float, torn: bool) -> list[int]:
+    """Sums over both databases while money moves; *torn*: read without a snapshot."""
+    left, right = engines
+    stop, failures = threading.Event(), []
+
+    def client(number: int) -> None:
+        try:
+            while not stop.is_set():
+                with tpc.begin() as tx:
+                    give(tx[left], -1, number)
+                    give(tx[right], 1, number)
+        except BaseException as failure:  # noqa: BLE001 - shown below
+            failures.append(failure)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    found, end = [], time.monotonic() + seconds
+    try:
+        while time.monotonic() < end and not (torn and len(set(found)) > 1):
+            if torn:
+                # Right before left: what is taken on the left after our look at the right is missed.
+                with right.connect() as on_right, left.connect() as on_left:
+                    first = total(on_right)
+                    found.append(first + total(on_left))
+            else:
+                with tpc.snapshot([left, right]) as snapshot:
+                    found.append(total(snapshot[left]) + total(snapshot[right]))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    return found
+
+
+def test_a_snapshot_is_never_torn_and_plain_reads_are(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    with TwoPhaseCommit(list(engines), log=str(tmp_path / "log")) as tpc:
+        assert set(sums(tpc, engines, seconds=20, torn=True)) > {800}
+        whole = sums(tpc, engines, seconds=1.5, torn=False)
+    assert len(whole) >= 10
+    assert set(whole) == {800}
+
+
+def test_a_deadlock_over_two_databases_ends_before_the_time_is_up(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+    both_hold, outcomes = threading.Barrier(2), []
+
+    def client(first: sa.Engine, second: sa.Engine) -> None:
+        try:
+            with tpc.begin(timeout=60) as tx:
+                give(tx[first], 1)
+                both_hold.wait()
+                give(tx[second], 1)
+            outcomes.append("committed")
+        except (Aborted, sa.exc.DBAPIError):
+            outcomes.append("victim")
+
+    started = time.monotonic()
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log"), detect_deadlocks=True) as tpc:
+        threads = [threading.Thread(target=client, args=pair) for pair in ((left, right), (right, left))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(outcomes) == ["committed", "victim"]
+    assert time.monotonic() - started < 30
+
+
+def test_preflight_says_what_to_set(postgres: PostgresServer, tmp_path: Path) -> None:
+    with PostgresServer(max_prepared_transactions=0) as server:
+        engines = [sa.create_engine(postgres.url()), sa.create_engine(server.url())]
+        with pytest.raises(PreflightFailed, match="max_prepared_transactions"):
+            TwoPhaseCommit(engines, log=str(tmp_path / "log"))
+
+
+def test_preflight_refuses_one_database_under_two_names(postgres: PostgresServer, tmp_path: Path) -> None:
+    names = [postgres.url(), postgres.url().replace("127.0.0.1", "localhost")]
+    with pytest.raises(PreflightFailed):
+        TwoPhaseCommit([sa.create_engine(url) for url in names], log=str(tmp_path / "log"))
+
+
+def test_preflight_refuses_two_databases_that_cannot_prepare(tmp_path: Path) -> None:
+    engines = [sa.create_engine(f"sqlite:///{tmp_path / name}") for name in ("a.db", "b.db")]
+    with pytest.raises(PreflightFailed):
+        TwoPhaseCommit(engines, log=str(tmp_path / "log"))
+
+
+def test_preflight_refuses_autocommit(postgres: PostgresServer, tmp_path: Path) -> None:
+    engine = sa.create_engine(postgres.url(), isolation_level="AUTOCOMMIT")
+    with pytest.raises(PreflightFailed, match="AUTOCOMMIT"):
+        TwoPhaseCommit([engine], log=str(tmp_path / "log"))
+
+
+def test_orm_sessions_write_into_the_same_transaction(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+        for fails in (False, True):
+            try:
+                with tpc.begin() as tx, tx.session(binds={Purse: left, Entry: right}) as session:
+                    purse = session.get_one(Purse, 0)
+                    purse.balance -= 30
+                    session.add(Entry(text="thirty"))
+                    session.commit()
+                    give(tx[right], 30)
+                    if fails:
+                        raise ZeroDivisionError
+            except ZeroDivisionError:
+                assert fails
+    with left.connect() as on_left, right.connect() as on_right:
+        assert (total(on_left), total(on_right)) == (370, 430)
+        assert on_right.scalar(sa.select(sa.func.count()).select_from(Entry)) == 1
+
+
+def test_a_commit_in_the_middle_is_refused(engines: tuple[sa.Engine, sa.Engine], tmp_path: Path) -> None:
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+        with pytest.raises(UsageError), tpc.begin() as tx:
+            give(tx[left], -1)
+            give(tx[right], 1)
+            tx[left].commit()
+    with left.connect() as on_left, right.connect() as on_right:
+        assert (total(on_left), total(on_right)) == (400, 400)

@@ -1,0 +1,68 @@
+"""An exception at any step (Ctrl-C, a cancelled task, a bug in a hook) leaves nothing half done and nothing locked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from bank import prepared
+from troth.transactions.steps import COMMIT_STEPS
+
+from troth import TwoPhaseCommit
+from troth.torture.databases import PostgresServer
+
+pytestmark = pytest.mark.integration
+
+entry = sa.Table("interrupted", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True, autoincrement=False))
+
+
+class Interrupted(BaseException):
+    """What nobody expects."""
+
+
+@pytest.fixture
+def engines(postgres: PostgresServer, postgres_other: PostgresServer) -> Iterator[tuple[sa.Engine, sa.Engine]]:
+    both = sa.create_engine(postgres.url()), sa.create_engine(postgres_other.url())
+    for engine in both:
+        with engine.begin() as connection:
+            entry.drop(connection, checkfirst=True)
+            entry.create(connection)
+    yield both
+    for engine in both:
+        engine.dispose()
+
+
+def rows(engine: sa.Engine) -> list[int]:
+    with sa.create_engine(engine.url, poolclass=sa.NullPool).connect() as connection:
+        return list(connection.scalars(sa.select(entry.c.id).order_by(entry.c.id)))
+
+
+@pytest.mark.parametrize("step", COMMIT_STEPS)
+def test_an_interruption_at_any_step_is_finished_by_the_same_coordinator(
+    step: str, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+    armed = [True]
+
+    def on_step(name: str) -> None:
+        if name == step and armed[0]:
+            armed[0] = False
+            raise Interrupted
+
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log"), on_step=on_step) as tpc:
+        with pytest.raises(Interrupted), tpc.begin() as tx:
+            tx[left].execute(entry.insert().values(id=1))
+            tx[right].execute(entry.insert().values(id=1))
+        tpc.recover()
+        decided = COMMIT_STEPS.index(step) >= COMMIT_STEPS.index("after_decision")
+        if step == "decision_written":
+            # The record stands in the file and nobody was told: either is right, in both databases alike.
+            decided = rows(left) == [1]
+        assert (rows(left), rows(right)) == (([1], [1]) if decided else ([], []))
+        assert prepared(str(left.url)) + prepared(str(right.url)) == []
+        if step != "decision_written":
+            # Neither the pool nor the log has suffered.
+            with tpc.begin() as tx:
+                tx[left].execute(entry.insert().values(id=2))
+                tx[right].execute(entry.insert().values(id=2))
+            assert (2 in rows(left)) and (2 in rows(right))
