@@ -270,6 +270,16 @@ def prepared(url: str) -> list[str]:
     return list(names)
 
 
+def settle(url: str) -> None:
+    """Roll back whatever an earlier test has left prepared, so that no lock of it stands in the way."""
+    engine = engine_of(url)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for name in prepared(url):
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(f"rollback prepared '{name}'")
+    engine.dispose()
+
+
 def audit(bank: Bank) -> Count:
     """Count everything, once all is recovered.
 

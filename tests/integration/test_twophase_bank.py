@@ -18,9 +18,9 @@ from bank import (
     recover,
     run,
 )
-from troth.transactions.steps import COMMIT_STEPS, LAST_RESOURCE_STEPS, RECOVERY_STEPS
 
 from troth.torture.databases import DatabaseServer, PostgresServer
+from troth.transactions.steps import COMMIT_STEPS, LAST_RESOURCE_STEPS, RECOVERY_STEPS
 
 pytestmark = pytest.mark.integration
 

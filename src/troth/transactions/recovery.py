@@ -21,7 +21,7 @@ from sqlalchemy import exc
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
-from troth.core.twophase.records import Commit, Heuristic
+from troth.core.twophase.records import Abort, Commit, Heuristic
 from troth.core.twophase.table import Case, Finding, State, Step, move
 from troth.errors import RequestError, StorageError
 from troth.transactions.core import Core
@@ -190,6 +190,9 @@ class Recovery:
                     core.note_refused(name)
                     return Finding.CELL_ABORT
                 return Finding.CELL_COMMIT if said is Outcome.COMMITTED else Finding.LOG_SILENT
+            if verdict is Verdict.OPEN and core.left_behind(name) is State.IN_DOUBT:
+                # We were interrupted, or not answered, and nothing is written: whoever writes the cell first decides.
+                verdict = core.log.abort(Abort(name, "recovery"))
         except UNREACHABLE:
             return Finding.LOG_SILENT
         match verdict:

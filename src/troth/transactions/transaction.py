@@ -45,6 +45,17 @@ _ENDED_AS = {
 }
 
 
+_CUT_SHORT = {
+    State.VOTING: Event.ABORT_ASKED,
+    State.ONE_PHASE: Event.RESOURCE_SILENT,
+    State.DECIDING: Event.LOG_SILENT,
+    State.DELEGATED: Event.RESOURCE_SILENT,
+    State.COMMITTING: Event.BRANCH_LOST,
+    State.ABORTING: Event.BRANCH_LOST,
+}
+"""What it means for a transaction in this state that its owner is interrupted."""
+
+
 class AlreadyDone(Exception):
     """Ends the block of a transaction whose key has been committed before; the block's owner catches it."""
 
@@ -206,15 +217,29 @@ class Transaction:
         core = self._core
         core.entered(self._own_gid)
         try:
-            while event is not None:
-                self._state, action = step(self._state, event)
-                event = self._actions[action]()
+            self._go_through(event)
+        except BaseException:
+            self._cut_short()
+            raise
         finally:
             self._barrier.close()
             core.ended(self._own_gid, _ENDED_AS.get(self._state, "in_doubt"), alone=self._is_alone)
             if not self._goes_on:
                 core.left(self._own_gid)
                 self._release()
+
+    def _go_through(self, event: Event | None) -> None:
+        while event is not None:
+            self._state, action = step(self._state, event)
+            event = self._actions[action]()
+
+    def _cut_short(self) -> None:
+        """Something was raised between two statements (Ctrl-C, a cancelled task, a bug): recovery has to go on.
+
+        Answers may be outstanding on any connection, so none is used again; what stands in the log stands.
+        """
+        self._lost.update(branch.number for branch in self._branches)
+        self._go_through(_CUT_SHORT.get(self._state))
 
     def _release(self) -> None:
         for branch in self._branches:
@@ -231,6 +256,8 @@ class Transaction:
                 f"{f' ({self._why})' if self._why else ''}. Ask tpc.outcome({self.gid!r}), or retry with the same key",
                 self.gid,
             )
+            if self._interrupt is not None:
+                raise self._interrupt from error
             raise error from self._why
         else:
             self.outcome = Outcome.ABORTED
@@ -448,9 +475,10 @@ class Transaction:
         try:
             with self._core.barrier.shared():
                 event: Event | None = self._tell_commit()
-            while event is not None:
-                self._state, action = step(self._state, event)
-                event = self._actions[action]()
+            self._go_through(event)
+        except BaseException:
+            self._cut_short()
+            raise
         finally:
             self._core.left(self._own_gid)
             self._release()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from troth.core.twophase.records import Commit
-from troth.errors import Overloaded
+from troth.errors import Overloaded, StorageError
 from troth.transactions.log.interface import Decided, DecisionLog
 
 BATCH_MAX = 512
@@ -95,8 +95,12 @@ class GroupCommit:
         self._wanted = 0
 
     def _write(self) -> None:
-        if self.expecting > 2:
-            self._gather()
+        interrupt: BaseException | None = None
+        try:
+            if self.expecting > 2:
+                self._gather()
+        except BaseException as caught:  # noqa: BLE001  (raised below: others wait for what this thread writes)
+            interrupt = caught
         with self._lock:
             batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
         error: BaseException | None = None
@@ -104,8 +108,11 @@ class GroupCommit:
         before = time.monotonic()
         try:
             answers = self._log.decide([waiting.commit for waiting in batch])
-        except BaseException as caught:  # noqa: BLE001  (handed to every thread of the batch, which raises it)
+        except Exception as caught:  # noqa: BLE001  (handed to every thread of the batch, which raises it)
             error = caught
+        except BaseException as caught:  # noqa: BLE001  (this thread's own: the others are told that nothing is known)
+            interrupt = caught
+            error = StorageError("the thread that wrote this decision was interrupted")
         self._sync_s = time.monotonic() - before
         self._on_batch(len(batch))
         with self._lock:
@@ -123,3 +130,5 @@ class GroupCommit:
             waiting.ready.release()
         if successor is not None:
             successor.ready.release()
+        if interrupt is not None:
+            raise interrupt
