@@ -25,8 +25,8 @@ from troth.client.session import Session
 from troth.errors import InvariantViolation, LeaseNotFound, OutcomeUnknown, TrothError, WatchCompacted, invariant
 from troth.kv.requests import Event as KeyEvent
 from troth.models import bounded, eventual, sequential
-from troth.rehearsal.choices import OPERATION
 from troth.rehearsal.cluster import Cluster
+from troth.simulate.choices import OPERATION
 from troth.simulate.rng import stream
 from troth.verify.history import Event, EventType, History, pair
 

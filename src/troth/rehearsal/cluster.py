@@ -11,12 +11,12 @@ from typing import Any
 from troth.core.interface import Trace
 from troth.errors import InvariantViolation
 from troth.ids import NodeId
-from troth.rehearsal.choices import Choices
 from troth.rehearsal.host import Host, Seat
 from troth.rehearsal.invariants import ALL
 from troth.rehearsal.loop import Clock, ProcessLoop
 from troth.rehearsal.network import Network
 from troth.rehearsal.plan import Plan
+from troth.simulate.choices import Choices
 from troth.simulate.monitor import Invariant, Monitor
 from troth.simulate.rng import stream
 from troth.simulate.world import World
@@ -119,9 +119,18 @@ class Cluster:
         if self.on_tell is not None:
             self.on_tell(now_us, host, text, trace)
 
+    def on_event(self, host: Host, trace: Trace) -> None:
+        """The server on *host* tells something that is not its engine's."""
+        counts = self.monitor.trace_counts
+        counts[trace.name] = counts.get(trace.name, 0) + 1
+        self._tell_trace(host, trace)
+
     def _on_event(self, seat: Any, trace: Trace) -> None:
+        self._tell_trace(seat.host, trace)
+
+    def _tell_trace(self, host: Host, trace: Trace) -> None:
         facts = " ".join(f"{name}={value}" for name, value in trace.facts.items())
-        self.tell(seat.host.name, f"{trace.name} {facts}".strip(), trace)
+        self.tell(host.name, f"{trace.name} {facts}".strip(), trace)
 
     def record_traffic(self) -> None:
         """Let every byte between hosts be part of the digest (costs some speed)."""

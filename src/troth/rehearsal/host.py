@@ -8,17 +8,18 @@ the real log must hold all of it.
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from troth.core.interface import Effects, Engine, Entry, EntryId, SnapshotMeta
+from troth.core.engines import EngineConfig
+from troth.core.interface import Effects, Engine, Entry, EntryId, SnapshotMeta, Trace
 from troth.errors import (
-    Corrupt,
     IdentityLost,
     InvariantViolation,
+    Removed,
     StorageError,
-    SyncFailed,
     WrongCluster,
     invariant,
 )
@@ -37,9 +38,8 @@ from troth.replica.protocol import Writes
 from troth.server.config import ServerConfig
 from troth.server.server import Server
 from troth.simulate.journal import Journal, Stored, Write, chained, replayed
-from troth.simulate.raft_view import RaftView
 from troth.simulate.rng import stream
-from troth.storage.replay import LogDamaged
+from troth.simulate.view import EngineView, view_of
 
 if TYPE_CHECKING:
     from troth.rehearsal.cluster import Cluster
@@ -108,6 +108,13 @@ class WatchedEngine:
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """What invariants want to know of the plan: how the engine is set."""
+
+    config: EngineConfig
+
+
 class Seat:
     """One identity of a server, as invariants see it; implements what they use of `simulate.core_node.CoreNode`."""
 
@@ -116,11 +123,12 @@ class Seat:
         self.host = host
         self.up = False
         self.engine: Engine
-        self.view: RaftView
+        self.view: EngineView
         self.journal: Journal
         self.applied = EntryId(Term(0), LogIndex(0))
         self.digest = 0
         self.clock = host.ticks
+        self.plan = EnginePlan(EngineConfig())
         self._cluster = cluster
         self._monitor = cluster.monitor
         self._known = False
@@ -132,7 +140,7 @@ class Seat:
 
     def begin(self, engine: Engine, *, damaged: bool) -> None:
         """A process has recovered *engine* from this identity's disk."""
-        view = RaftView(engine)
+        view = view_of(engine)
         self.engine, self.view = engine, view
         status = engine.status()
         base = EntryId(view.term_at(view.compacted_index) or Term(0), view.compacted_index)
@@ -345,8 +353,13 @@ class Host:
         )
 
     def _start(self, loop: ProcessLoop) -> None:
-        self.server = Server(self._config(), machine=self.machine)
+        self.server = Server(self._config(), machine=self.machine, on_event=self._on_event)
         loop.create_task(self._live(loop, self.server))
+
+    def _on_event(self, event: Trace) -> None:
+        if event.name == "snapshot":
+            # Told by the replica; what engines tell has been heard already.
+            self.cluster.on_event(self, event)
 
     async def _live(self, loop: ProcessLoop, server: Server) -> None:
         try:
@@ -364,9 +377,11 @@ class Host:
         self.cluster.on_exit(self, error, expected=self._is_expected(error))
 
     def _is_expected(self, error: Exception) -> bool:
-        if isinstance(error, SyncFailed | StorageError | Corrupt | LogDamaged | IdentityLost):
-            return bool(self.trouble)
-        return isinstance(error, WrongCluster) and self.joins
+        if isinstance(error, Removed):
+            return self.out_of_service
+        if isinstance(error, IdentityLost | WrongCluster) and self.joins:
+            return True
+        return isinstance(error, StorageError) and bool(self.trouble)
 
     def _on_error(self, error: BaseException) -> None:
         self.cluster.violated(

@@ -14,8 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from troth.rehearsal.choices import Choices
 from troth.rehearsal.plan import Plan
+from troth.simulate.choices import Choices
 from troth.simulate.world import World
 
 if TYPE_CHECKING:

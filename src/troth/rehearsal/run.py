@@ -15,7 +15,6 @@ from typing import Any
 
 from troth.client.aio import AsyncClient
 from troth.errors import InvariantViolation, TrothError, invariant
-from troth.rehearsal.choices import Choice, Choices
 from troth.rehearsal.clients import Record, Watcher, Worker, prepare
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.faults import Faults
@@ -24,6 +23,7 @@ from troth.rehearsal.invariants import ALL
 from troth.rehearsal.judge import judge
 from troth.rehearsal.operator import Operator
 from troth.rehearsal.plan import SECOND_US, Plan, draw
+from troth.simulate.choices import Choice, Choices
 from troth.simulate.monitor import Invariant
 
 BEGIN_US_MAX = 60 * SECOND_US

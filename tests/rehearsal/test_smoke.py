@@ -1,0 +1,84 @@
+"""Whole servers and real clients on virtual time: seeds that must be green, and proof that faults happen."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from troth.rehearsal.run import Outcome, run_seed
+
+PINNED = tomllib.loads(Path(__file__).with_name("seeds.toml").read_text())["seed"]
+
+
+def assert_green(outcome: Outcome) -> None:
+    assert not outcome.violation, "\n".join(
+        [outcome.plan.describe(), *outcome.last_events, outcome.trace, outcome.violation]
+    )
+
+
+@pytest.mark.parametrize("seed", range(1, 13))
+def test_smoke_seed_keeps_every_promise(seed: int) -> None:
+    outcome = run_seed(seed, chaos_seconds=5)
+    assert_green(outcome)
+    assert outcome.committed > 0 and outcome.operations["ok"] > 0
+
+
+@pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["seed"]))
+def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
+    assert_green(run_seed(pinned["seed"], chaos_seconds=pinned["seconds"]))
+
+
+FAULTS = (
+    *("partition", "flap", "reset", "crash", "power", "power_all", "pause", "clock", "slow_disk", "disk_hang"),
+    *("full_disk", "failed_sync", "rot", "wipe", "transfer", "change", "compaction", "hint"),
+    *("loss", "duplicate", "garble", "late", "stalled", "cut"),
+    *("disk sync_failed", "disk no_space", "disk rot", "disk sector_write_lost"),
+)
+TOLD = ("leader", "truncate", "install", "snapshot", "membership", "transfer", "quorum_lost")
+
+
+@pytest.mark.slow
+def test_every_kind_of_fault_really_happens() -> None:
+    """Counted where it takes effect, over as many seeds as that needs."""
+    missing = {*FAULTS, *TOLD}
+    for seed in range(500, 600):
+        outcome = run_seed(seed, chaos_seconds=10)
+        assert_green(outcome)
+        missing -= {name for name, count in (*outcome.faults.items(), *outcome.traces.items()) if count}
+        if not missing:
+            return
+    raise AssertionError(f"never happened: {sorted(missing)}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(20_000, 20_060, 20))
+def test_many_seeds_keep_every_promise(first: int) -> None:
+    for seed in range(first, first + 20):
+        assert_green(run_seed(seed, chaos_seconds=15))
+
+
+def test_same_seed_same_bytes_in_any_process() -> None:
+    """Two processes with different hash salts send the same bytes at the same times."""
+    program = (
+        "from troth.rehearsal.run import run_seed\n"
+        "outcome = run_seed(8, chaos_seconds=4, traffic=True)\n"
+        "print(outcome.digest, outcome.violation, outcome.events)"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": salt},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for salt in ("1", "77")
+    }
+    assert len(told) == 1
+
+
+def test_other_seed_other_bytes() -> None:
+    one, other = (run_seed(seed, chaos_seconds=2, traffic=True).digest for seed in (8, 9))
+    assert one != other
