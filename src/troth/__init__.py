@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from troth.client.operations import value as value
     from troth.client.operations import version as version
     from troth.client.recording import recording as recording
+    from troth.client.registers.sync import PaxosClient as PaxosClient
     from troth.client.replicated import Replicated as Replicated
     from troth.client.replicated import command as command
     from troth.client.replicated import replicated as replicated
@@ -42,6 +43,7 @@ _HOME = {
     # clients
     "connect": "troth.client.sync",
     "Client": "troth.client.sync",
+    "PaxosClient": "troth.client.registers.sync",
     # servers
     "LocalCluster": "troth.server.local",
     "RaftServer": "troth.server.process",

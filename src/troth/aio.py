@@ -1,5 +1,6 @@
-"""The asyncio client: ``client = await troth.aio.connect("troth://127.0.0.1:7001")``."""
+"""The asyncio clients: ``client = await troth.aio.connect("troth://127.0.0.1:7001")``, and `PaxosClient`."""
 
 from troth.client.aio import AsyncClient, connect
+from troth.client.registers.aio import PaxosClient
 
-__all__ = ["AsyncClient", "connect"]
+__all__ = ["AsyncClient", "PaxosClient", "connect"]

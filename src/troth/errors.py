@@ -21,6 +21,9 @@
           SessionExpired          the session of this request is gone, and the request was never sent before
           StaleFencingToken       somebody newer holds the lock
           Aborted                 a transaction over several databases is rolled back in all; __cause__ says why
+          AlreadyDecided          this register holds a decision, which never changes
+          ChangeFailed            the caller's change function raised (its error is the cause)
+          AcceptorsChanged        the set of acceptors was changed meanwhile; the text names the new one
         OutcomeUnknown          indefinite: it may have happened, or may yet; retry only with the same request id
           RequestTimeout          no answer in time
           LeadershipLost          the leader fell while the request was in its log
@@ -218,6 +221,24 @@ class Aborted(NotApplied):
         super().__init__(text)
         self.gid = gid
         self.participant = participant
+
+
+class AlreadyDecided(NotApplied):
+    """The register was decided by `propose`; it keeps that value for ever."""
+
+    code = "already_decided"
+
+
+class ChangeFailed(NotApplied):
+    """The function given to `change` raised; `__cause__` is what it raised. The register is as it was."""
+
+    code = "change_failed"
+
+
+class AcceptorsChanged(NotApplied):
+    """Somebody else has changed the set of acceptors; the text names the present one. Look again, then decide."""
+
+    code = "acceptors_changed"
 
 
 class OutcomeUnknown(RequestError):

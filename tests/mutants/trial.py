@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +63,7 @@ def try_mutant(
     seeds: int = 0,
     first: int = 0,
     chaos_seconds: int = 10,
+    simulation: str = "core",
 ) -> Verdict:
     """Run the tests, then up to *seeds* simulated clusters, with *sources* (module name -> text) in place."""
     with tempfile.NamedTemporaryFile("w+", suffix=".verdict") as told:
@@ -73,7 +74,7 @@ def try_mutant(
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
             code = 1
             try:
-                code = _trial(sources, tests, seeds, first, chaos_seconds, told.name)
+                code = _trial(sources, tests, seeds, first, chaos_seconds, told.name, simulation)
             finally:
                 os._exit(code)
         _, status = os.waitpid(child, 0)
@@ -110,7 +111,13 @@ def _forget_project() -> None:
 
 
 def _trial(
-    sources: dict[str, str], tests: Sequence[str], seeds: int, first: int, chaos_seconds: int, told: str
+    sources: dict[str, str],
+    tests: Sequence[str],
+    seeds: int,
+    first: int,
+    chaos_seconds: int,
+    told: str,
+    simulation: str,
 ) -> int:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
@@ -126,11 +133,10 @@ def _trial(
             Path(told).write_text(f"{seen.name or 'pytest'}\n0\n")
             return 1
     if seeds:
-        from troth.simulate.run import run_seed
-
+        run = _runner(simulation, chaos_seconds)
         for seed in range(first, first + seeds):
             try:
-                violation = run_seed(seed, chaos_seconds=chaos_seconds).violation
+                violation = run(seed)
             except Exception as error:  # noqa: BLE001 - whatever a mutant does, it was noticed
                 violation = type(error).__name__
             if violation:
@@ -138,3 +144,14 @@ def _trial(
                 Path(told).write_text(f"simulation: {rule}\n{seed - first + 1}\n")
                 return 1
     return 0
+
+
+def _runner(simulation: str, chaos_seconds: int) -> Callable[[int], str]:
+    """What runs one seed, and says what was violated."""
+    if simulation == "registers":
+        from troth.simulate.registers.run import run_seed as run_registers
+
+        return lambda seed: run_registers(seed, chaos_ms=100).violation
+    from troth.simulate.run import run_seed
+
+    return lambda seed: run_seed(seed, chaos_seconds=chaos_seconds).violation

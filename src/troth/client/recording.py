@@ -85,19 +85,19 @@ class Recorder:
 
     def put(self, key: bytes, value: bytes, future: "asyncio.Future[PutReply]") -> None:
         """A put was asked for."""
-        shown = _shown(value)
-        self._track(future, "put", {"key": _shown(key), "value": shown}, lambda reply: shown)
+        told = shown(value)
+        self._track(future, "put", {"key": shown(key), "value": told}, lambda reply: told)
 
     def get(self, key: bytes, level: ReadLevel, future: "asyncio.Future[GetReply]") -> None:
         """A get was asked for."""
-        fields: dict[str, Any] = {"key": _shown(key)}
+        fields: dict[str, Any] = {"key": shown(key)}
         if level.name is not LevelName.LINEARIZABLE:
             fields["level"] = str(level)
-        self._track(future, "get", fields, lambda reply: None if reply.kv is None else _shown(reply.kv.value))
+        self._track(future, "get", fields, lambda reply: None if reply.kv is None else shown(reply.kv.value))
 
     def delete(self, key: bytes, future: "asyncio.Future[DeleteReply]") -> None:
         """The deletion of one key was asked for."""
-        self._track(future, "delete", {"key": _shown(key)}, lambda reply: None)
+        self._track(future, "delete", {"key": shown(key)}, lambda reply: None)
 
     def txn(self, request: Txn, future: "asyncio.Future[TxnReply]") -> None:
         """A transaction was asked for."""
@@ -116,35 +116,39 @@ class Recorder:
     def _track(
         self, future: "asyncio.Future[Any]", f: str, fields: dict[str, Any], result: Callable[[Any], Any]
     ) -> None:
+        process = self.begin(f, fields)
+
+        def on_done(future: "asyncio.Future[Any]") -> None:
+            # Before whoever awaits it: callbacks run in the order in which they were added.
+            if future.cancelled():
+                self.end(process, "info", f, fields, None, "cancelled")
+                return
+            error = future.exception()
+            if error is None:
+                value = result(future.result())
+                if value is _REFUSED:
+                    self.end(process, "fail", f, fields, fields.get("value"), "the comparison did not hold")
+                else:
+                    self.end(process, "ok", f, fields, value, None)
+            else:
+                kind = "fail" if isinstance(error, NotApplied | UsageError) else "info"
+                text = f"{type(error).__name__}: {error}"
+                self.end(process, kind, f, fields, fields.get("value"), text)
+
+        future.add_done_callback(on_done)
+
+    def begin(self, f: str, fields: dict[str, Any]) -> int:
+        """Something was asked for; the process that stands for it."""
         with self._lock:
             if self._free:
                 process = heapq.heappop(self._free)
             else:
                 process, self._processes = self._processes, self._processes + 1
             self._write(process, "invoke", f, fields)
+        return process
 
-        def on_done(future: "asyncio.Future[Any]") -> None:
-            # Before whoever awaits it: callbacks run in the order in which they were added.
-            if future.cancelled():
-                self._complete(process, "info", f, fields, None, "cancelled")
-                return
-            error = future.exception()
-            if error is None:
-                value = result(future.result())
-                if value is _REFUSED:
-                    self._complete(process, "fail", f, fields, fields.get("value"), "the comparison did not hold")
-                else:
-                    self._complete(process, "ok", f, fields, value, None)
-            else:
-                kind = "fail" if isinstance(error, NotApplied | UsageError) else "info"
-                text = f"{type(error).__name__}: {error}"
-                self._complete(process, kind, f, fields, fields.get("value"), text)
-
-        future.add_done_callback(on_done)
-
-    def _complete(
-        self, process: int, kind: str, f: str, fields: dict[str, Any], value: Any, error: str | None
-    ) -> None:
+    def end(self, process: int, kind: str, f: str, fields: dict[str, Any], value: Any, error: str | None) -> None:
+        """It was answered: *kind* is ok, fail or info."""
         told = {**fields, "value": value}
         if error is not None:
             told["error"] = error
@@ -162,7 +166,7 @@ class Recorder:
 _REFUSED = object()
 
 
-def _shown(data: bytes) -> str:
+def shown(data: bytes) -> str:
     """Bytes as the file holds them: text if they are UTF-8, else ``base64:...``."""
     try:
         return data.decode()
@@ -179,9 +183,9 @@ def _as_cas(request: Txn) -> tuple[str, str | None, str] | None:
         return None
     if compare.result is not CompareResult.EQUAL or not all(isinstance(each, Range) for each in request.failure):
         return None
-    key, wanted = _shown(then.key), _shown(then.value)
+    key, wanted = shown(then.key), shown(then.value)
     if compare.target is CompareTarget.VALUE:
-        return key, _shown(compare.value), wanted
+        return key, shown(compare.value), wanted
     return (key, None, wanted) if _is_absence(compare) else None
 
 
@@ -196,13 +200,13 @@ def _operations(request: Txn, reply: TxnReply) -> list[list[str | None]]:
     branch = request.success if reply.succeeded else request.failure
     for operation, response in zip(branch, reply.responses, strict=True):
         if isinstance(operation, Put):
-            done.append(["w", _shown(operation.key), _shown(operation.value)])
+            done.append(["w", shown(operation.key), shown(operation.value)])
         elif isinstance(operation, DeleteRange) and not operation.range_end:
-            done.append(["w", _shown(operation.key), None])
+            done.append(["w", shown(operation.key), None])
         elif isinstance(operation, Txn) and isinstance(response, TxnReply):
             done += _operations(operation, response)
         elif isinstance(operation, Range) and isinstance(response, RangeReply):
             if not operation.range_end and not response.kvs:
-                done.append(["r", _shown(operation.key), None])
-            done += [["r", _shown(kv.key), _shown(kv.value)] for kv in response.kvs]
+                done.append(["r", shown(operation.key), None])
+            done += [["r", shown(kv.key), shown(kv.value)] for kv in response.kvs]
     return done

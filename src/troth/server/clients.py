@@ -21,6 +21,7 @@ from troth.models import LevelName
 from troth.replica.effects import ClientId
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, Reads, ServerMessage, Writes
 from troth.runtime.streams import FrameConnection, version_refusal
+from troth.server.acceptors import AcceptorSession, Registers, welcome
 from troth.wire.frames import ANSWER_BYTES_MAX, LENGTH
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
@@ -80,8 +81,12 @@ class ClientCounters:
 class ClientPort:
     """All client connections of one server."""
 
-    def __init__(self, *, node: ClientNode, connections_max: int, queue_bytes_max: int) -> None:
+    def __init__(
+        self, *, node: ClientNode, connections_max: int, queue_bytes_max: int, registers: Registers | None = None
+    ) -> None:
         self.node = node
+        self.registers = registers
+        """The acceptor that proposers reach through this port, if there is one."""
         self.counters = ClientCounters()
         self.connections: dict[ClientId, ClientConnection] = {}
         self._connections_max = connections_max
@@ -188,6 +193,8 @@ class ClientConnection(FrameConnection):
         super().__init__()
         self._port = port
         self.client: ClientId = 0
+        self._session: AcceptorSession | None = None
+        """When it is not a client but a proposer of registers."""
         self.largest_bytes = 0
         """The largest write since nothing waited."""
 
@@ -204,6 +211,9 @@ class ClientConnection(FrameConnection):
         self._port.introduced(self)
         if not isinstance(greeting, Hello):
             raise DecodeError("the first frame must be a hello")
+        if greeting.kind == "register" and self._port.registers is not None:
+            self._to_acceptor(greeting, self._port.registers)
+            return
         if greeting.kind != "client":
             self.refuse("protocol", "this is the port for clients; servers use the peer address")
             return
@@ -217,8 +227,23 @@ class ClientConnection(FrameConnection):
         self.greet(Welcome(min(greeting.version, VERSION), node.cluster_id, node.node_id, node.name))
         node.client_opened(self.client)
 
+    def _to_acceptor(self, hello: Hello, registers: Registers) -> None:
+        """A proposer: from now on it speaks to this server's acceptor (server/acceptors.py)."""
+        rejected = self._port.admit(self, Hello("client", hello.version))
+        if rejected is not None:
+            self._port.counters.refused += 1
+            self.refuse(rejected.code, rejected.text)
+            return
+        node = registers.opened()
+        self.admit(CLIENT_FRAME_BYTES_MAX)
+        self._session = AcceptorSession(node, self.transport)
+        self.greet(welcome(node, hello, self._port.node.name))
+
     @override
     def on_bodies(self, bodies: list[bytes]) -> None:
+        if self._session is not None:
+            self._session.on_bodies(bodies)
+            return
         counters, client, on_client = self._port.counters, self.client, self._port.node.on_client
         for body in bodies:
             counters.frames_received += 1
@@ -239,12 +264,12 @@ class ClientConnection(FrameConnection):
     @override
     def pause_writing(self) -> None:
         # Its watches wait while a client reads slowly; only answers to its own requests still pile up.
-        if self.client:
+        if self.client and self._session is None:
             self._port.node.client_paused(self.client, paused=True)
 
     @override
     def resume_writing(self) -> None:
-        if self.client:
+        if self.client and self._session is None:
             self._port.node.client_paused(self.client, paused=False)
 
     @override

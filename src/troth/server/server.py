@@ -43,6 +43,7 @@ from troth.runtime.node import Node, peer_addresses
 from troth.runtime.snapshots import SnapshotKeeper
 from troth.runtime.transport import PeerTransport
 from troth.runtime.writer import LogWriter
+from troth.server.acceptors import Registers
 from troth.server.clients import ClientPort
 from troth.server.config import ServerConfig
 from troth.server.listener import check_addresses, listen, tls_contexts
@@ -99,6 +100,7 @@ class Server:
         self._directory: DataDirectory | None = None
         self._keeper: SnapshotKeeper | None = None
         self._writer: LogWriter | None = None
+        self._registers: Registers | None = None
         self._clock = self._machine.clock(config.tick_ms)
         self._follows = asyncio.Event()
         """Set whenever this server becomes a follower."""
@@ -313,8 +315,14 @@ class Server:
             wake=node.after_work,
             fail=node.fail,
         )
+        registers = self._registers = Registers(
+            config.data_dir, machine=self._machine, failed=node.fail, bytes_max=config.quota_bytes
+        )
         self.clients = ClientPort(
-            node=node, connections_max=config.clients_max, queue_bytes_max=config.client_queue_bytes_max
+            node=node,
+            connections_max=config.clients_max,
+            queue_bytes_max=config.client_queue_bytes_max,
+            registers=registers,
         )
         node.clients = self.clients
         node.membership = engine.status().membership
@@ -433,6 +441,8 @@ class Server:
         if hasattr(self, "transport"):
             self.transport.close()
         loop = asyncio.get_running_loop()
+        if self._registers is not None:
+            await loop.run_in_executor(None, self._registers.stop)
         if self._keeper is not None:
             await loop.run_in_executor(None, self._keeper.stop)
         if self._writer is not None and await loop.run_in_executor(None, self._writer.stop) and self._directory:

@@ -1,0 +1,533 @@
+"""The asyncio client of registers: one pipelined connection for each acceptor, and the same proposer as the blocking
+client's (core/register). ``async with troth.aio.PaxosClient([...]) as registers: await registers.put("k", "v")``.
+"""
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from typing_extensions import override
+
+from troth.client.operations import Text
+from troth.client.registers import recorded
+from troth.client.registers.lines import REST_MAX_S, REST_S, WAITING_MAX, LineLost
+from troth.client.registers.request import (
+    CHANGE_WITHIN_S,
+    COLLECT_WITHIN_S,
+    COLLECTIONS_MAX,
+    DESCRIBE_SECONDS_MAX,
+    RETRY_FOUNDING_S,
+    TIMEOUT_S,
+    AcceptorView,
+    Finding,
+    RegisterReply,
+    as_function,
+    as_key,
+    as_value,
+    check_joins,
+    new_proposer,
+    pause_s,
+    reply_of,
+    view_of,
+    where,
+)
+from troth.client.retry import error_of
+from troth.client.url import parse_url
+from troth.core.register import changes
+from troth.core.register.codec import decode_answer, encode_ask
+from troth.core.register.messages import (
+    Configuration,
+    Configure,
+    Describe,
+    Described,
+    ReplyMessage,
+    RequestMessage,
+    Seat,
+)
+from troth.core.register.proposer import Change, Outcome, Proposer, Send, Task
+from troth.core.register.reconfigure import Listing, Reconfiguration
+from troth.errors import DecodeError, TrothError, Unavailable, UsageError
+from troth.ids import NodeId
+from troth.runtime.addresses import parse_address
+from troth.runtime.streams import FrameConnection, open_connection
+from troth.wire.frames import FRAME_BYTES_MAX
+from troth.wire.handshake import Greeting, Hello, Welcome
+
+CONNECT_SECONDS_MAX = 2.0
+
+
+class _Connection(FrameConnection):
+    """One connection to an acceptor; `ready` ends with its id, or with why there is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[NodeId] = loop.create_future()
+        self.ready.add_done_callback(_seen)
+        self._asked: dict[int, asyncio.Future[ReplyMessage]] = {}
+        self._number = 0
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._asked)
+
+    def ask(self, request: RequestMessage) -> "asyncio.Future[ReplyMessage]":
+        self._number += 1
+        number = self._number
+        future: asyncio.Future[ReplyMessage] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_seen)
+        if self.closed:
+            future.set_exception(LineLost("the connection broke"))
+            return future
+        self._asked[number] = future
+        self.send(encode_ask(number, request))
+        return future
+
+    @override
+    def on_opened(self) -> None:
+        self.greet(Hello("register"))
+
+    @override
+    def on_greeting(self, greeting: Greeting) -> None:
+        if isinstance(greeting, Welcome):
+            self.admit(FRAME_BYTES_MAX)
+            self.ready.set_result(greeting.node_id)
+            return
+        error: TrothError = DecodeError("the other side did not welcome us")
+        if not isinstance(greeting, Hello):
+            error = error_of(greeting.code, greeting.text)
+        self.ready.set_exception(LineLost(str(error)))
+        self.transport.abort()
+
+    @override
+    def on_bodies(self, bodies: list[bytes]) -> None:
+        for body in bodies:
+            number, reply = decode_answer(body)
+            future = self._asked.pop(number, None)
+            if future is not None and not future.done():
+                future.set_result(reply)
+
+    @override
+    def on_garbage(self, error: DecodeError) -> None:
+        self._end(LineLost(f"{error}; is that a troth acceptor?"))
+
+    @override
+    def on_closed(self, error: Exception | None) -> None:
+        self._end(LineLost(f"the connection broke ({error})" if error else "the acceptor closed the connection"))
+
+    def _end(self, error: LineLost) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error)
+        asked, self._asked = self._asked, {}
+        for future in asked.values():
+            if not future.done():
+                future.set_exception(error)
+
+
+class _Line:
+    """The connection to the acceptor at one address, made when it is needed."""
+
+    def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
+        self.address = address
+        self._tls = tls
+        self._connection: _Connection | None = None
+        self._opening: asyncio.Task[_Connection] | None = None
+        self._rests = 0
+        self._rest_until = 0.0
+        self._complaint = ""
+        self._waiting = 0
+
+    async def ask(self, request: RequestMessage, *, expect: int = 0) -> ReplyMessage:
+        """Raises LineLost when nothing comes of it."""
+        if self._waiting >= WAITING_MAX:
+            raise LineLost(f"{WAITING_MAX} requests wait for {self.address} already")
+        self._waiting += 1
+        try:
+            connection = self._connection
+            if connection is None or connection.closed:
+                connection = await self._opened()
+            acceptor = connection.ready.result()
+            if expect and acceptor != expect:
+                raise LineLost(
+                    f"acceptor {acceptor:x} answers at {self.address}, not {expect:x}: its directory was emptied or "
+                    "replaced, so it has no voice (`troth paxos acceptors replace`)"
+                )
+            return await connection.ask(request)
+        finally:
+            self._waiting -= 1
+
+    async def _opened(self) -> _Connection:
+        if time.monotonic() < self._rest_until:
+            raise LineLost(self._complaint)
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(_seen)
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> _Connection:
+        connection = _Connection()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                await open_connection(connection, parse_address(self.address), tls=self._tls)
+                await connection.ready
+        except (OSError, LineLost) as error:
+            self._rests = min(self._rests + 1, 10)
+            self._rest_until = time.monotonic() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
+            self._complaint = (
+                f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
+            )
+            raise LineLost(self._complaint) from error
+        self._rests = 0
+        self._connection = connection
+        return connection
+
+    def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._connection is not None and not self._connection.closed:
+            self._connection.transport.abort()
+
+
+class PaxosClient:
+    """`troth.PaxosClient` for asyncio: the same calls, awaited. Open it with ``async with``, or `open` and `close`."""
+
+    def __init__(
+        self,
+        acceptors: str | Sequence[str],
+        *,
+        timeout: float = TIMEOUT_S,
+        prepare: int = 0,
+        accept: int = 0,
+        found: bool | None = None,
+        collect: bool = True,
+    ) -> None:
+        """See `troth.PaxosClient`.
+
+        Raises:
+            UsageError: no addresses.
+        """
+        if timeout <= 0:
+            raise UsageError("timeout is in seconds and above 0")
+        place = where(acceptors)
+        self._tls = parse_url(place.url).ssl_context() if place.url else None
+        self._given = place.addresses
+        self._timeout_s = timeout
+        self._collects = collect
+        self._finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
+        self._addresses = self._finding.addresses
+        self._lines: dict[str, _Line] = {}
+        self._known: Proposer | None = None
+        self._turns: dict[bytes, tuple[asyncio.Lock, int]] = {}
+        self._collecting: set[bytes] = set()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._chance = random.Random()
+        self._closed = False
+
+    async def open(self) -> Self:
+        """Find the acceptors, or make a new set of them.
+
+        Raises:
+            UsageError, Unavailable, WrongCluster: as `troth.PaxosClient`.
+        """
+        if self._known is None:
+            try:
+                self._known = new_proposer(await self._find(time.monotonic() + self._timeout_s))
+            except BaseException:
+                await self.close()
+                raise
+        return self
+
+    # ---- registers -----------------------------------------------------------------------------------------
+
+    async def get(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
+        """Read a register; `value` is None if it holds nothing."""
+        name = as_key(key)
+        with recorded.call("get", name) as record:
+            return record.ends(reply_of(await self._drive(self._proposer.read(name), self._deadline(within_s))))
+
+    async def put(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
+        """Write a register."""
+        name, wanted = as_key(key), as_value(value)
+        with recorded.call("put", name, wanted) as record:
+            return record.ends(await self._change(name, changes.put(wanted), within_s))
+
+    async def cas(
+        self, key: Text, expected: Text | None, value: Text | None, *, within_s: float | None = None
+    ) -> RegisterReply:
+        """Write *value* if the register holds *expected* (None: nothing)."""
+        name = as_key(key)
+        old = None if expected is None else as_value(expected)
+        new = None if value is None else as_value(value)
+        with recorded.cas(name, old, new) as record:
+            return record.ends(await self._change(name, changes.cas(old, new), within_s))
+
+    async def change(
+        self, key: Text, function: Callable[[bytes | None], Text | None], *, within_s: float | None = None
+    ) -> RegisterReply:
+        """Let the register become what *function* (no coroutine) makes of its value; applied once."""
+        name = as_key(key)
+        with recorded.change(name) as record:
+            return record.ends(await self._change(name, changes.apply(as_function(function)), within_s, record))
+
+    async def propose(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
+        """Decide the register once and for ever; the reply's `value` is the decision."""
+        name = as_key(key)
+        with recorded.change(name) as record:
+            return record.ends(await self._change(name, changes.propose(as_value(value)), within_s, record))
+
+    async def delete(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
+        """Delete a register."""
+        name = as_key(key)
+        with recorded.call("delete", name) as record:
+            return record.ends(await self._change(name, changes.delete(), within_s))
+
+    # ---- tombstones and acceptors --------------------------------------------------------------------------
+
+    async def collect(self, *, within_s: float = CHANGE_WITHIN_S) -> int:
+        """Remove all tombstones now; returns how many. Needs every acceptor."""
+        deadline = time.monotonic() + within_s
+        listing = Listing(self._proposer)
+        reply_of(await self._drive(listing, deadline))
+        dead = [key for key, is_tombstone in listing.keys.items() if is_tombstone]
+        for key in dead:
+            reply_of(await self._drive(self._proposer.collect(key), deadline))
+        return len(dead)
+
+    async def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
+        """Every acceptor of the present set, and how it is."""
+        config = self.configuration
+        within_s = self._timeout_s if within_s is None else within_s
+
+        async def view(seat: Seat) -> AcceptorView:
+            try:
+                async with asyncio.timeout(within_s):
+                    reply = await self._line(self._address_of(seat.acceptor, config)).ask(Describe())
+            except (TrothError, TimeoutError) as error:
+                return view_of(seat, config, None, str(error) or "it does not answer")
+            return view_of(seat, config, reply, "")
+
+        return list(await asyncio.gather(*(view(seat) for seat in config.seats)))
+
+    @property
+    def configuration(self) -> Configuration:
+        """The set of acceptors as this client knows it."""
+        return self._proposer.config
+
+    async def set_acceptors(
+        self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = CHANGE_WITHIN_S
+    ) -> Configuration:
+        """Make the acceptors at *addresses* the set, while clients go on; see `troth.PaxosClient.set_acceptors`."""
+        deadline = time.monotonic() + within_s
+        seats: dict[NodeId, str] = {}
+        for address in where(addresses).addresses:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    reply = await self._describe(address)
+            except (LineLost, TimeoutError) as error:
+                raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
+            if isinstance(reply, Described):
+                check_joins(address, reply, self.configuration)
+                seats[reply.acceptor] = address
+        reply_of(
+            await self._drive(Reconfiguration(self._proposer, seats, prepare=prepare, accept=accept), deadline)
+        )
+        return self.configuration
+
+    # ---- machinery -----------------------------------------------------------------------------------------
+
+    @property
+    def _proposer(self) -> Proposer:
+        if self._closed:
+            raise UsageError("this client is closed")
+        if self._known is None:
+            raise UsageError("open this client first: `async with troth.aio.PaxosClient([...]) as registers`")
+        return self._known
+
+    def _deadline(self, within_s: float | None) -> float:
+        return time.monotonic() + (self._timeout_s if within_s is None else within_s)
+
+    async def _change(
+        self, key: bytes, change: Change, within_s: float | None, record: "recorded.Call | None" = None
+    ) -> RegisterReply:
+        deadline = self._deadline(within_s)
+        async with self._turn(key, deadline):
+            outcome = await self._drive(self._proposer.change(key, change), deadline, record)
+        if outcome.error is None and outcome.tombstone and self._collects:
+            self._collect_later(key)
+        return reply_of(outcome)
+
+    @asynccontextmanager
+    async def _turn(self, key: bytes, deadline: float) -> AsyncIterator[None]:
+        """One change at a time of one key: two of the same client would only refuse each other."""
+        lock, users = self._turns.get(key, (asyncio.Lock(), 0))
+        self._turns[key] = (lock, users + 1)
+        try:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await lock.acquire()
+            except TimeoutError:
+                raise Unavailable(f"other calls of this client for {key!r:.60} have used up the time") from None
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            lock, users = self._turns[key]
+            if users == 1:
+                del self._turns[key]
+            else:
+                self._turns[key] = (lock, users - 1)
+
+    async def _drive(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
+        """Run *task* to its end; answers are taken as they come."""
+        wake = asyncio.Event()
+        jobs: set[asyncio.Task[ReplyMessage]] = set()
+
+        def feed(send: Send, job: "asyncio.Task[ReplyMessage]") -> None:
+            jobs.discard(job)
+            if job.cancelled():
+                return
+            if job.exception() is None:
+                task.on_reply(send, job.result())
+            else:
+                task.on_lost(send)
+            wake.set()
+
+        try:
+            while True:
+                sends = task.take()
+                if record is not None:
+                    record.attempts(task)
+                if task.outcome is not None:
+                    return task.outcome
+                for send in sends:
+                    job = asyncio.create_task(self._ask(send, task))
+                    jobs.add(job)
+                    job.add_done_callback(partial(feed, send))
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    task.give_up()
+                elif task.pause:
+                    await asyncio.sleep(min(left_s, pause_s(task.pause, self._chance.random())))
+                    task.resume()
+                else:
+                    try:
+                        async with asyncio.timeout(left_s):
+                            await wake.wait()
+                    except TimeoutError:
+                        task.give_up()
+                    wake.clear()
+        finally:
+            for job in jobs:
+                job.cancel()
+
+    async def _ask(self, send: Send, task: Task) -> ReplyMessage:
+        return await self._line(self._address_of(send.to, task.config)).ask(send.request, expect=send.to)
+
+    def _address_of(self, acceptor: NodeId, config: Configuration) -> str:
+        known = self._addresses.get(acceptor)
+        if known is not None:
+            return known
+        mapped = set(self._addresses.values())
+        for address in self._given:
+            if address not in mapped:
+                self._aside(self._describe(address))
+        seat = config.seat_of(acceptor)
+        if seat is None:
+            raise LineLost(f"nobody knows where acceptor {acceptor:x} is")
+        return seat.address
+
+    def _line(self, address: str) -> _Line:
+        if self._closed:
+            raise UsageError("this client is closed")
+        line = self._lines.get(address)
+        if line is None:
+            line = self._lines[address] = _Line(address, self._tls)
+        return line
+
+    def _aside(self, doing: Coroutine[Any, Any, Any]) -> None:
+        """Do it beside everything else, for a while; what comes of it is not waited for."""
+
+        async def bounded() -> None:
+            try:
+                async with asyncio.timeout(DESCRIBE_SECONDS_MAX + COLLECT_WITHIN_S):
+                    await doing
+            except (TrothError, TimeoutError):
+                pass
+
+        job = asyncio.create_task(bounded())
+        self._background.add(job)
+        job.add_done_callback(self._background.discard)
+
+    async def _describe(self, address: str) -> ReplyMessage:
+        reply = await self._line(address).ask(Describe())
+        if isinstance(reply, Described):
+            self._addresses[reply.acceptor] = address
+        return reply
+
+    async def _find(self, deadline: float) -> Configuration:
+        finding = self._finding
+        while time.monotonic() < deadline:
+            jobs = {asyncio.create_task(self._describe(address)): address for address in self._given}
+            for job in jobs:
+                job.add_done_callback(_seen)
+            waiting = set(jobs)
+            while waiting and finding.config is None and (left_s := deadline - time.monotonic()) > 0:
+                done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                for job in done:
+                    if job.exception() is None and isinstance(reply := job.result(), Described):
+                        finding.on_described(jobs[job], reply)
+            if finding.config is not None:
+                return finding.config
+            for job in waiting:
+                job.cancel()
+            config = finding.to_found()
+            if config is not None:
+                for address in self._given:
+                    self._aside(self._line(address).ask(Configure(config)))
+            await asyncio.sleep(RETRY_FOUNDING_S)
+        raise finding.unavailable()
+
+    def _collect_later(self, key: bytes) -> None:
+        if self._closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
+            return
+        self._collecting.add(key)
+        self._aside(self._collect(key))
+
+    async def _collect(self, key: bytes) -> None:
+        deadline = time.monotonic() + COLLECT_WITHIN_S
+        try:
+            async with self._turn(key, deadline):
+                await self._drive(self._proposer.collect(key), deadline)
+        finally:
+            self._collecting.discard(key)
+
+    # ---- beginning and end ---------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """End all connections. Closing twice is no error."""
+        self._closed = True
+        for job in list(self._background):
+            job.cancel()
+        for line in self._lines.values():
+            line.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _seen(future: "asyncio.Future[Any]") -> None:
+    """Nobody need wait for it: what it failed with is not to be reported as lost."""
+    if not future.cancelled():
+        future.exception()

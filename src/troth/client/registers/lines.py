@@ -1,0 +1,205 @@
+"""Blocking connections to acceptors: a few sockets for each, one thread for each socket, and bounds on both.
+
+A thread sends one request and waits for its answer, so a request to an acceptor that hangs holds a thread of that
+acceptor alone. When all its threads are held further requests wait, up to `WAITING_MAX`, and then fail at once.
+"""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from troth.client.retry import error_of
+from troth.core.register.codec import decode_answer, encode_ask
+from troth.core.register.messages import ReplyMessage, RequestMessage
+from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable
+from troth.runtime.addresses import Address, parse_address
+from troth.wire.frames import LENGTH, frame
+from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
+
+THREADS_MAX = 8
+"""For one acceptor."""
+
+WAITING_MAX = 256
+FRAME_BYTES_MAX = 16 << 20
+CONNECT_SECONDS_MAX = 2.0
+REST_S = 0.02
+REST_MAX_S = 0.5
+"""After a connection could not be made, requests fail at once for so long (doubled up to the second number)."""
+
+
+class LineLost(TrothError):
+    """Nothing came of a request: no connection, or it broke, or no answer in time. It may have arrived all the same."""
+
+    code = "line_lost"
+
+
+class _Socket:
+    """One connection, after its handshake."""
+
+    def __init__(self, address: Address, tls: ssl.SSLContext | None, deadline: float) -> None:
+        timeout_s = max(0.001, min(CONNECT_SECONDS_MAX, deadline - time.monotonic()))
+        if address.is_unix:
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain.settimeout(timeout_s)
+            try:
+                plain.connect(address.path)
+            except BaseException:
+                plain.close()
+                raise
+        else:
+            plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=address.host)
+            self._socket.sendall(frame(encode_greeting(Hello("register"))))
+            self._buffer = b""
+            greeting = decode_greeting(self._frame())
+            if isinstance(greeting, Rejected):
+                raise error_of(greeting.code, greeting.text)
+            if not isinstance(greeting, Welcome):
+                raise DecodeError("the other side did not welcome us")
+        except BaseException:
+            plain.close()
+            raise
+        self.acceptor = greeting.node_id
+        self._number = 0
+
+    def ask(self, request: RequestMessage, deadline: float) -> ReplyMessage:
+        """Send *request* and wait for its answer.
+
+        Raises:
+            OSError, DecodeError: it is of no use any more; close it.
+        """
+        self._number += 1
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("no time is left")
+        self._socket.settimeout(left_s)
+        self._socket.sendall(frame(encode_ask(self._number, request)))
+        while True:
+            number, reply = decode_answer(self._frame())
+            if number == self._number:
+                return reply
+
+    def _frame(self) -> bytes:
+        buffer = self._buffer
+        wanted = LENGTH.size
+        while True:
+            if len(buffer) >= LENGTH.size:
+                (length,) = LENGTH.unpack_from(buffer)
+                if not 0 < length <= FRAME_BYTES_MAX:
+                    raise DecodeError(f"a frame of {length} bytes was announced; is that a troth acceptor?")
+                wanted = LENGTH.size + length
+                if len(buffer) >= wanted:
+                    self._buffer = buffer[wanted:]
+                    return buffer[LENGTH.size : wanted]
+            data = self._socket.recv(max(65536, wanted - len(buffer)))
+            if not data:
+                raise ConnectionError("the acceptor closed the connection")
+            buffer += data
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+
+class Line:
+    """All connections to the acceptor at one address."""
+
+    def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
+        self.address = address
+        self.complaint = ""
+        """Why the last request failed; empty when it did not."""
+        self._where = parse_address(address)
+        self._tls = tls
+        self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix=f"troth {address}")
+        self._local = threading.local()
+        self._sockets: set[_Socket] = set()
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._rests = 0
+        self._rest_until = 0.0
+        self._closed = False
+
+    def ask(self, request: RequestMessage, deadline: float, *, expect: int = 0) -> "Future[ReplyMessage]":
+        """The answer to *request*, or `LineLost`. *expect*: the acceptor meant, if it matters who answers."""
+        refused = ""
+        with self._lock:
+            if self._closed:
+                refused = "the client is closed"
+            elif self._waiting >= WAITING_MAX:
+                refused = f"{WAITING_MAX} requests wait for {self.address} already"
+            elif time.monotonic() < self._rest_until:
+                refused = self.complaint or "it could not be reached a moment ago"
+            else:
+                self._waiting += 1
+        if refused:
+            failed: Future[ReplyMessage] = Future()
+            failed.set_exception(LineLost(refused))
+            return failed
+        future = self._pool.submit(self._ask, request, deadline, expect)
+        future.add_done_callback(self._on_done)
+        return future
+
+    def _on_done(self, future: "Future[ReplyMessage]") -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _ask(self, request: RequestMessage, deadline: float, expect: int) -> ReplyMessage:
+        """In one of the line's threads."""
+        try:
+            connection = self._connection(deadline)
+            if expect and connection.acceptor != expect:
+                self._drop(connection)
+                raise LineLost(
+                    f"acceptor {connection.acceptor:x} answers at {self.address}, not {expect:x}: its directory was "
+                    "emptied or replaced, so it has no voice (`troth paxos acceptors replace`)"
+                )
+            reply = connection.ask(request, deadline)
+        except (OSError, ProtocolError, Unavailable) as error:
+            stale = getattr(self._local, "connection", None)
+            if stale is not None:
+                self._drop(stale)
+            self.complaint = (
+                f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
+            )
+            raise LineLost(self.complaint) from error
+        self.complaint = ""
+        return reply
+
+    def _connection(self, deadline: float) -> _Socket:
+        connection: _Socket | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            return connection
+        try:
+            connection = _Socket(self._where, self._tls, deadline)
+        except (OSError, ProtocolError):
+            with self._lock:
+                self._rests = min(self._rests + 1, 10)
+                self._rest_until = time.monotonic() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
+            raise
+        with self._lock:
+            self._rests = 0
+            self._rest_until = 0.0
+            self._sockets.add(connection)
+        self._local.connection = connection
+        return connection
+
+    def _drop(self, connection: _Socket) -> None:
+        self._local.connection = None
+        connection.close()
+        with self._lock:
+            self._sockets.discard(connection)
+
+    def close(self) -> None:
+        """End all connections; threads that wait for an answer give up."""
+        with self._lock:
+            self._closed = True
+            sockets = list(self._sockets)
+        for connection in sockets:
+            with contextlib.suppress(OSError):
+                connection._socket.shutdown(socket.SHUT_RDWR)
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,125 @@
+"""Acceptors on this machine, for a program that wants registers without running servers: `PaxosClient.local`.
+
+Each is a process of its own, so that one can die (or be killed by a test) without the others; they talk over unix
+sockets, open no port, and end with the process that started them.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from troth.errors import Unavailable, UsageError
+
+READY_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 5.0
+LAYOUT = "acceptors.json"
+
+
+class LocalAcceptors:
+    """The processes ``a1``, ``a2`` and so on, with a directory each. Made by `PaxosClient.local`."""
+
+    def __init__(self, directory: "str | Path", count: int) -> None:
+        """Start them.
+
+        Raises:
+            UsageError: not even one, or *directory* is of another number of acceptors.
+            Unavailable: one does not start.
+        """
+        if count < 1:
+            raise UsageError(f"there is at least one acceptor, not {count}")
+        self.directory = Path(directory).absolute()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._check_layout(count)
+        self._sockets = Path(tempfile.mkdtemp(prefix="troth-"))
+        self.names = tuple(f"a{number + 1}" for number in range(count))
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            for name in self.names:
+                self.start(name, wait=False)
+            for name in self.names:
+                self._wait_ready(name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_layout(self, count: int) -> None:
+        path = self.directory / LAYOUT
+        if path.exists():
+            known = json.loads(path.read_text())["acceptors"]
+            if known != count:
+                raise UsageError(f"{self.directory} holds {known} acceptors, not {count}: give that number")
+        else:
+            path.write_text(json.dumps({"acceptors": count}) + "\n")
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where they listen."""
+        return [self.address(name) for name in self.names]
+
+    def address(self, name: str) -> str:
+        return f"unix:{self._sockets / name}"
+
+    def start(self, name: str, *, wait: bool = True) -> None:
+        """Start a process (again), on the data it has.
+
+        Raises:
+            Unavailable: it does not come up.
+        """
+        command = [sys.executable, "-m", "troth.server.acceptor_process"]
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*command, str(self.directory / name), self.address(name)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        if wait:
+            self._wait_ready(name)
+
+    def _wait_ready(self, name: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        path = Path(self.address(name).removeprefix("unix:"))
+        while not path.exists():
+            code = self.processes[name].poll()
+            if code is not None or time.monotonic() > deadline:
+                raise Unavailable(
+                    f"the acceptor {name} does not come up (exit code {code}); see {self.directory / f'{name}.log'}"
+                )
+            time.sleep(0.005)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, as a crash."""
+        process = self.processes[name]
+        process.kill()
+        process.wait()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.address(name).removeprefix("unix:"))
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP: it stands still, its connections stay open."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """SIGCONT."""
+        self.processes[name].send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End them; their data stays."""
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(STOP_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self._sockets, ignore_errors=True)

@@ -1,0 +1,238 @@
+"""What the blocking and the asyncio client share: replies, checks of arguments, finding the acceptors, pauses."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from troth.client.operations import Text, as_bytes
+from troth.client.url import parse_url
+from troth.core.register.codec import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from troth.core.register.messages import RESERVED, Configuration, Described, ReplyMessage, Seat, founding, group_of
+from troth.core.register.proposer import Attempt, Outcome, Proposer, Task
+from troth.errors import Unavailable, UsageError, WrongCluster
+from troth.ids import NodeId
+
+TIMEOUT_S = 5.0
+COLLECT_WITHIN_S = 5.0
+CHANGE_WITHIN_S = 60.0
+DESCRIBE_SECONDS_MAX = 2.0
+COLLECTIONS_MAX = 1024
+"""Deleted keys that wait to be collected; beyond it their tombstones stay until `collect` is called."""
+
+PAUSE_S = 0.0005
+PAUSE_MAX_S = 0.1
+RETRY_FOUNDING_S = 0.02
+FOUND_BY_ITSELF = 3
+"""So many addresses may become a new set of acceptors without being told to. With fewer, one wiped acceptor would look
+like a new set."""
+
+
+class RegisterReply(msgspec.Struct, frozen=True, gc=False):
+    """A register after a request. `value` is None when it holds nothing; `version` counts its changes.
+
+    `changed` says whether this request changed it (exactly once); for `cas`, whether the comparison held.
+    """
+
+    value: bytes | None
+    version: int
+    changed: bool
+    decided: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """For `cas`: whether it was done."""
+        return self.changed
+
+
+class AcceptorView(msgspec.Struct, frozen=True):
+    """One acceptor, as `acceptors` shows it. `state` is empty when all is well."""
+
+    acceptor: NodeId
+    address: str
+    state: str
+    epoch: int
+    registers: int
+    tombstones: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Addresses, and the URL's TLS if there is any."""
+
+    addresses: tuple[str, ...]
+    url: str = ""
+
+
+def where(acceptors: str | Sequence[str]) -> Where:
+    """Addresses out of what a caller gave: a URL, or a list of ``host:port`` (or ``unix:/path``).
+
+    Raises:
+        UsageError: neither.
+    """
+    if isinstance(acceptors, str) and "://" in acceptors:
+        return Where(addresses=parse_url(acceptors).addresses, url=acceptors)
+    listed = acceptors.split(",") if isinstance(acceptors, str) else list(acceptors)
+    if not listed:
+        raise UsageError("name the acceptors, for example PaxosClient(['h1:7001', 'h2:7001', 'h3:7001'])")
+    return Where(addresses=parse_url("troth://" + ",".join(listed)).addresses)
+
+
+def as_key(text: Text) -> bytes:
+    """A register's name.
+
+    Raises:
+        UsageError: empty, too long, or one of the protocol's own.
+    """
+    key = as_bytes(text)
+    if not 0 < len(key) <= KEY_BYTES_MAX or key.startswith(RESERVED):
+        raise UsageError(f"a register's key has 1 to {KEY_BYTES_MAX} bytes and does not begin with a zero byte")
+    return key
+
+
+def as_value(text: Text) -> bytes:
+    """A register's value.
+
+    Raises:
+        UsageError: too large.
+    """
+    value = as_bytes(text)
+    if len(value) > VALUE_BYTES_MAX:
+        raise UsageError(f"a register holds up to {VALUE_BYTES_MAX} bytes, not {len(value)}")
+    return value
+
+
+def as_function(function: Callable[[bytes | None], Text | None]) -> Callable[[bytes | None], bytes | None]:
+    """*function*, its answer made bytes (None: the register is deleted)."""
+
+    def wrapped(held: bytes | None) -> bytes | None:
+        wanted = function(held)
+        return None if wanted is None else as_value(wanted)
+
+    return wrapped
+
+
+def reply_of(outcome: Outcome) -> RegisterReply:
+    """What the caller gets.
+
+    Raises:
+        TrothError: the request did not succeed.
+    """
+    if outcome.error is not None:
+        raise outcome.error
+    return RegisterReply(outcome.value, outcome.version, outcome.changed, outcome.decided)
+
+
+def pause_s(tries: int, chance: float) -> float:
+    """How long a proposer that was refused stays out of the way, the *tries*-th time; *chance* in [0, 1) is the jitter.
+
+    From nothing to all of it, since proposers that duel must come back at different moments.
+    """
+    longest = min(PAUSE_MAX_S, PAUSE_S * 2.0 ** min(tries, 10))
+    return longest * chance
+
+
+def new_proposer(config: Configuration) -> Proposer:
+    """A proposer under an id that nobody has had."""
+    return Proposer(secrets.randbits(63) | 1, config)
+
+
+class Finding:
+    """Makes out of what acceptors say about themselves the configuration to begin with."""
+
+    def __init__(self, addresses: Sequence[str], *, prepare: int, accept: int, found: bool | None) -> None:
+        self.config: Configuration | None = None
+        self.addresses: dict[NodeId, str] = {}
+        """Under which of the addresses given each acceptor answered."""
+        self._given = tuple(addresses)
+        self._sizes = (prepare, accept)
+        self._may_found = len(self._given) >= FOUND_BY_ITSELF if found is None else found
+        self._blank: dict[str, NodeId] = {}
+
+    def on_described(self, address: str, described: Described) -> None:
+        """An acceptor has answered at *address*.
+
+        Raises:
+            WrongCluster: it belongs to another set than one that answered before.
+        """
+        self.addresses[described.acceptor] = address
+        theirs = described.config
+        if theirs is None:
+            self._blank[address] = described.acceptor
+            return
+        mine = self.config
+        if mine is not None and mine.id.cluster != theirs.id.cluster:
+            raise WrongCluster(
+                f"the acceptor at {address} belongs to another set than the others: check the addresses "
+                f"({theirs.describe()}; {mine.describe()})"
+            )
+        if mine is None or theirs.id.epoch > mine.id.epoch:
+            self.config = theirs
+
+    def to_found(self) -> Configuration | None:
+        """What all acceptors, being blank, are to be made of; None while that can not be said.
+
+        Raises:
+            UsageError: founding was not allowed, or the quorums need not meet.
+        """
+        if self.config is not None or len(self._blank) < len(self._given):
+            return None
+        if not self._may_found:
+            raise UsageError(
+                f"the acceptors at {', '.join(self._given)} belong to no set yet; fewer than {FOUND_BY_ITSELF} become "
+                "one only when told to, with found=True (`troth paxos acceptors found`)"
+            )
+        seats = tuple(Seat(node, address) for address, node in self._blank.items())
+        prepare, accept = self._sizes
+        return founding(group_of(seats, prepare=prepare, accept=accept))
+
+    def unavailable(self) -> Unavailable:
+        """Why there is no configuration when the time is over."""
+        silent = [address for address in self._given if address not in self.addresses.values()]
+        if self._blank:
+            return Unavailable(
+                f"these acceptors belong to no set yet, and {', '.join(silent)} does not answer: all must be up the "
+                "first time (an acceptor whose directory was emptied is a new one; see `troth paxos acceptors`)"
+            )
+        return Unavailable(f"no acceptor answers at {', '.join(self._given)}: are they running?")
+
+
+def view_of(seat: Seat, config: Configuration, reply: ReplyMessage | None, complaint: str) -> AcceptorView:
+    """What an acceptor's answer to `Describe` says of its seat in *config*; *complaint*: why there is no answer."""
+    described = reply if isinstance(reply, Described) else None
+    if described is not None and described.acceptor != seat.acceptor:
+        complaint = f"another acceptor ({described.acceptor:x}) answers there; replace this one"
+        described = None
+    elif described is not None and (described.config is None or described.config.id != config.id):
+        complaint = "in another configuration; the next request tells it"
+    return AcceptorView(
+        acceptor=seat.acceptor,
+        address=seat.address,
+        state=complaint,
+        epoch=config.id.epoch,
+        registers=described.registers if described else 0,
+        tombstones=described.tombstones if described else 0,
+        bytes=described.bytes if described else 0,
+    )
+
+
+def check_joins(address: str, described: Described, config: Configuration) -> None:
+    """Whether the acceptor at *address* may get a seat in the set of *config*.
+
+    Raises:
+        WrongCluster: it belongs to another set.
+    """
+    theirs = described.config
+    if theirs is not None and theirs.id.cluster != config.id.cluster:
+        raise WrongCluster(
+            f"the acceptor at {address} belongs to another set ({theirs.describe()}): take it out there and empty its "
+            "directory first, or name another one"
+        )
+
+
+def attempts_of(task: Task) -> list[Attempt]:
+    """The changes that *task* has sent to acceptors."""
+    attempts: list[Attempt] = getattr(task, "attempts", [])
+    return attempts

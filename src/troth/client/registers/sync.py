@@ -1,0 +1,476 @@
+"""The blocking client: fans each phase out with threads, and goes on as soon as a quorum has answered.
+
+Nothing here is asyncio underneath: a call sends to all acceptors by the `ThreadPoolExecutor` of each (lines.py), takes
+the answers `as_completed`, and leaves the slowest to itself.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from troth.client.operations import Text
+from troth.client.registers import recorded
+from troth.client.registers.lines import Line, LineLost
+from troth.client.registers.request import (
+    CHANGE_WITHIN_S,
+    COLLECT_WITHIN_S,
+    COLLECTIONS_MAX,
+    DESCRIBE_SECONDS_MAX,
+    RETRY_FOUNDING_S,
+    TIMEOUT_S,
+    AcceptorView,
+    Finding,
+    RegisterReply,
+    as_function,
+    as_key,
+    as_value,
+    check_joins,
+    new_proposer,
+    pause_s,
+    reply_of,
+    view_of,
+    where,
+)
+from troth.client.url import parse_url
+from troth.core.register import changes
+from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
+from troth.core.register.proposer import Change, Outcome, Proposer, Send, Task
+from troth.core.register.reconfigure import Listing, Reconfiguration
+from troth.errors import TrothError, Unavailable, UsageError
+from troth.ids import NodeId
+
+if TYPE_CHECKING:
+    from troth.client.registers.local import LocalAcceptors
+
+
+class PaxosClient:
+    """Linearizable registers, straight against the acceptors: no leader, no log, no election.
+
+    ::
+
+        with PaxosClient(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]) as registers:
+            registers.put("colour", "red")
+            registers.change("visits", lambda held: str(int(held or 0) + 1))
+            assert registers.get("colour").value == b"red"
+
+    May be shared by threads. Every call ends within its time-out and raises `NotApplied` (it did not happen and never
+    will) or `OutcomeUnknown` (it may have happened, or may yet) when it does not succeed; a change is never applied
+    twice by one call.
+    """
+
+    def __init__(
+        self,
+        acceptors: str | Sequence[str],
+        *,
+        timeout: float = TIMEOUT_S,
+        prepare: int = 0,
+        accept: int = 0,
+        found: bool | None = None,
+        collect: bool = True,
+    ) -> None:
+        """
+        Args:
+            acceptors: addresses of acceptors (`troth serve` or `troth acceptor`), or a ``troth://`` URL of them. Where
+                none of them belongs to a set yet and all are up, three or more become one.
+            timeout: seconds that a call may take, this one included.
+            prepare, accept: sizes of the quorums of a new set (0: majorities); their sum must be above the number of
+                acceptors.
+            found: whether the acceptors may become a new set; by itself only three or more do.
+            collect: remove tombstones of deleted keys in the background.
+
+        Raises:
+            UsageError: no addresses, quorums that need not meet, or a set that is not to be founded.
+            Unavailable: no acceptor answers in time.
+            WrongCluster: the acceptors do not belong together.
+        """
+        if timeout <= 0:
+            raise UsageError("timeout is in seconds and above 0")
+        place = where(acceptors)
+        self._tls = parse_url(place.url).ssl_context() if place.url else None
+        self._timeout_s = timeout
+        self._collects = collect
+        self._lines: dict[str, Line] = {}
+        self._lock = threading.RLock()
+        """Guards the proposer and its tasks, which are pure and quick."""
+        self._turns = _Turns()
+        self._closed = False
+        self._collector: ThreadPoolExecutor | None = None
+        self._collecting: set[bytes] = set()
+        self._chance = random.Random()
+        self.local_acceptors: LocalAcceptors | None = None
+        """The acceptors that `local` has started."""
+        try:
+            finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
+            self._addresses = finding.addresses
+            self._given = place.addresses
+            config = self._find(finding, time.monotonic() + timeout)
+        except BaseException:
+            self.close()
+            raise
+        self._proposer: Proposer = new_proposer(config)
+
+    @classmethod
+    def local(
+        cls,
+        directory: "str | Path",
+        acceptors: int = 3,
+        *,
+        timeout: float = TIMEOUT_S,
+        prepare: int = 0,
+        accept: int = 0,
+    ) -> "PaxosClient":
+        """Start *acceptors* on this machine, each a process of its own with a directory of its own under *directory*,
+        and connect. They end with this client, or with this process; their data stays.
+
+        Raises:
+            UsageError, StorageError, Unavailable: they do not start.
+        """
+        from troth.client.registers.local import LocalAcceptors
+
+        started = LocalAcceptors(directory, acceptors)
+        try:
+            client = cls(started.addresses, timeout=max(timeout, 20.0), prepare=prepare, accept=accept, found=True)
+        except BaseException:
+            started.close()
+            raise
+        client._timeout_s = timeout
+        client.local_acceptors = started
+        return client
+
+    # ---- registers -----------------------------------------------------------------------------------------
+
+    def get(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
+        """Read a register; `value` is None if it holds nothing. One round trip where a quorum agrees."""
+        name = as_key(key)
+        with recorded.call("get", name) as record:
+            deadline = self._deadline(within_s)
+            return record.ends(reply_of(self._drive(self._begin(lambda: self._proposer_now.read(name)), deadline)))
+
+    def put(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
+        """Write a register."""
+        name, wanted = as_key(key), as_value(value)
+        with recorded.call("put", name, wanted) as record:
+            return record.ends(self._change(name, changes.put(wanted), within_s))
+
+    def cas(
+        self, key: Text, expected: Text | None, value: Text | None, *, within_s: float | None = None
+    ) -> RegisterReply:
+        """Write *value* if the register holds *expected* (None: nothing). See `RegisterReply.succeeded`."""
+        name = as_key(key)
+        old = None if expected is None else as_value(expected)
+        new = None if value is None else as_value(value)
+        with recorded.cas(name, old, new) as record:
+            return record.ends(self._change(name, changes.cas(old, new), within_s))
+
+    def change(
+        self, key: Text, function: Callable[[bytes | None], Text | None], *, within_s: float | None = None
+    ) -> RegisterReply:
+        """Let the register become what *function* makes of its value (None: nothing there; and None deletes it).
+
+        *function* may be called several times, also on values that turn out to be old: it must depend on nothing but
+        its argument, be quick, and not use this client. The change it makes is applied once.
+
+        Raises:
+            ChangeFailed: *function* raised; nothing was changed.
+        """
+        name = as_key(key)
+        with recorded.change(name) as record:
+            return record.ends(self._change(name, changes.apply(as_function(function)), within_s, record))
+
+    def propose(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
+        """Decide the register once and for ever; the reply's `value` is the decision, ours or an earlier one."""
+        name = as_key(key)
+        with recorded.change(name) as record:
+            return record.ends(self._change(name, changes.propose(as_value(value)), within_s, record))
+
+    def delete(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
+        """Delete a register; `changed` says whether it held anything. Its tombstone is collected in the background."""
+        name = as_key(key)
+        with recorded.call("delete", name) as record:
+            return record.ends(self._change(name, changes.delete(), within_s))
+
+    # ---- tombstones and acceptors --------------------------------------------------------------------------
+
+    def collect(self, *, within_s: float = CHANGE_WITHIN_S) -> int:
+        """Remove all tombstones now; returns how many. Needs every acceptor.
+
+        Raises:
+            Unavailable: one of them does not answer; those collected so far stay collected.
+        """
+        deadline = time.monotonic() + within_s
+        with self._lock:
+            listing = Listing(self._proposer_now)
+        reply_of(self._drive(listing, deadline))
+        dead = [key for key, is_tombstone in listing.keys.items() if is_tombstone]
+        for key in dead:
+            reply_of(self._drive(self._begin(lambda key=key: self._proposer.collect(key)), deadline))  # type: ignore[misc]
+        return len(dead)
+
+    def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
+        """Every acceptor of the present set, and how it is."""
+        deadline = self._deadline(within_s)
+        config = self.configuration
+        asked = {
+            seat: self._line(self._address_of(seat.acceptor, config)).ask(Describe(), deadline)
+            for seat in config.seats
+        }
+        views = []
+        for seat, future in asked.items():
+            error = future.exception()
+            reply = future.result() if error is None else None
+            views.append(view_of(seat, config, reply, "" if error is None else str(error)))
+        return views
+
+    @property
+    def configuration(self) -> Configuration:
+        """The set of acceptors as this client knows it; any request learns of a newer one."""
+        with self._lock:
+            return self._proposer_now.config
+
+    def set_acceptors(
+        self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = CHANGE_WITHIN_S
+    ) -> Configuration:
+        """Make the acceptors at *addresses* the set, while clients go on. Returns the configuration reached.
+
+        Those that are new must be running and belong to no set; whatever is in the registers is copied to them. If the
+        time is over in the middle everything works as it is, and the same call again goes on.
+
+        Raises:
+            UsageError: no addresses, or quorums that need not meet.
+            Unavailable: an acceptor does not answer, or the time is over.
+            WrongCluster: an acceptor at one of the addresses belongs to another set.
+        """
+        deadline = time.monotonic() + within_s
+        place = where(addresses)
+        asked = {address: self._describe(address, deadline) for address in place.addresses}
+        seats: dict[NodeId, str] = {}
+        for address, future in asked.items():
+            try:
+                reply = future.result()
+            except LineLost as error:
+                raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
+            if isinstance(reply, Described):
+                check_joins(address, reply, self.configuration)
+                seats[reply.acceptor] = address
+        task = self._begin(lambda: Reconfiguration(self._proposer_now, seats, prepare=prepare, accept=accept))
+        reply_of(self._drive(task, deadline))
+        return self.configuration
+
+    # ---- machinery -----------------------------------------------------------------------------------------
+
+    @property
+    def _proposer_now(self) -> Proposer:
+        if self._closed:
+            raise UsageError("this client is closed")
+        return self._proposer
+
+    def _begin(self, make: Callable[[], Task]) -> Task:
+        with self._lock:
+            return make()
+
+    def _deadline(self, within_s: float | None) -> float:
+        return time.monotonic() + (self._timeout_s if within_s is None else within_s)
+
+    def _change(
+        self, key: bytes, change: Change, within_s: float | None, record: "recorded.Call | None" = None
+    ) -> RegisterReply:
+        """One change at a time of one key: two of the same client would only refuse each other."""
+        deadline = self._deadline(within_s)
+        with self._turns.of(key, deadline):
+            outcome = self._drive(self._begin(lambda: self._proposer_now.change(key, change)), deadline, record)
+        if outcome.error is None and outcome.tombstone and self._collects:
+            self._collect_later(key)
+        return reply_of(outcome)
+
+    def _drive(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
+        """Run *task* to its end: fan out, take answers as they come, never wait for the slowest."""
+        pending: dict[Future[ReplyMessage], Send] = {}
+        while True:
+            with self._lock:
+                sends, outcome, pause = task.take(), task.outcome, task.pause
+                if record is not None:
+                    record.attempts(task)
+            if outcome is not None:
+                for future in pending:
+                    future.cancel()
+                return outcome
+            for send in sends:
+                pending[self._ask(send, task, deadline)] = send
+            left_s = deadline - time.monotonic()
+            if pause:
+                time.sleep(max(0.0, min(left_s, pause_s(pause, self._chance.random()))))
+                with self._lock:
+                    task.resume()
+            elif left_s > 0:
+                self._take_answers(task, pending, left_s)
+                left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                with self._lock:
+                    task.give_up()
+
+    def _take_answers(self, task: Task, pending: dict[Future[ReplyMessage], Send], left_s: float) -> None:
+        """Feed *task* until it wants something else."""
+        for future in [future for future, send in pending.items() if not task.is_current(send)]:
+            future.cancel()
+            del pending[future]
+        try:
+            for future in as_completed(list(pending), timeout=left_s):
+                send = pending.pop(future)
+                error = future.exception()
+                with self._lock:
+                    if error is None:
+                        task.on_reply(send, future.result())
+                    else:
+                        task.on_lost(send)
+                    if task.outcome is not None or task.pause or task.has_sends:
+                        return
+        except TimeoutError:
+            pass
+
+    def _ask(self, send: Send, task: Task, deadline: float) -> "Future[ReplyMessage]":
+        try:
+            line = self._line(self._address_of(send.to, task.config))
+        except TrothError as error:
+            failed: Future[ReplyMessage] = Future()
+            failed.set_exception(error)
+            return failed
+        return line.ask(send.request, deadline, expect=send.to)
+
+    def _address_of(self, acceptor: NodeId, config: Configuration) -> str:
+        known = self._addresses.get(acceptor)
+        if known is not None:
+            return known
+        # It may be at one of the addresses given that has not answered yet; ask there, and do not wait for it.
+        mapped = set(self._addresses.values())
+        for address in self._given:
+            if address not in mapped:
+                self._describe(address, time.monotonic() + DESCRIBE_SECONDS_MAX)
+        seat = config.seat_of(acceptor) or self._proposer.config.seat_of(acceptor)
+        if seat is None:
+            raise LineLost(f"nobody knows where acceptor {acceptor:x} is")
+        return seat.address
+
+    def _line(self, address: str) -> Line:
+        with self._lock:
+            if self._closed:
+                raise UsageError("this client is closed")
+            line = self._lines.get(address)
+            if line is None:
+                line = self._lines[address] = Line(address, self._tls)
+            return line
+
+    def _describe(self, address: str, deadline: float) -> "Future[ReplyMessage]":
+        """Ask who is at *address*, and remember it when the answer comes."""
+
+        def learn(future: "Future[ReplyMessage]") -> None:
+            if not future.cancelled() and future.exception() is None:
+                reply = future.result()
+                if isinstance(reply, Described):
+                    self._addresses[reply.acceptor] = address
+
+        future = self._line(address).ask(Describe(), deadline)
+        future.add_done_callback(learn)
+        return future
+
+    def _find(self, finding: Finding, deadline: float) -> Configuration:
+        """The configuration of the acceptors, or one that they are founded with."""
+        while time.monotonic() < deadline:
+            asked = {self._describe(address, deadline): address for address in self._given}
+            try:
+                for future in as_completed(asked, timeout=max(0.0, deadline - time.monotonic())):
+                    if future.exception() is None and isinstance(reply := future.result(), Described):
+                        finding.on_described(asked[future], reply)
+                    if finding.config is not None:
+                        return finding.config
+            except TimeoutError:
+                break
+            config = finding.to_found()
+            if config is not None:
+                self._found(finding, config, deadline)
+            else:
+                time.sleep(RETRY_FOUNDING_S)
+        raise finding.unavailable()
+
+    def _found(self, finding: Finding, config: Configuration, deadline: float) -> None:
+        asked = {address: self._line(address).ask(Configure(config), deadline) for address in self._given}
+        for address, future in asked.items():
+            if future.exception() is None and isinstance(reply := future.result(), Described):
+                finding.on_described(address, reply)
+
+    # ---- collection ----------------------------------------------------------------------------------------
+
+    def _collect_later(self, key: bytes) -> None:
+        with self._lock:
+            if self._closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
+                return
+            self._collecting.add(key)
+            if self._collector is None:
+                self._collector = ThreadPoolExecutor(1, thread_name_prefix="troth collector")
+            self._collector.submit(self._collect, key)
+
+    def _collect(self, key: bytes) -> None:
+        deadline = time.monotonic() + COLLECT_WITHIN_S
+        try:
+            with self._turns.of(key, deadline):
+                self._drive(self._begin(lambda: self._proposer_now.collect(key)), deadline)
+        except TrothError:
+            pass  # it stays a tombstone, which is safe; `collect` tries again
+        finally:
+            with self._lock:
+                self._collecting.discard(key)
+
+    # ---- beginning and end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End all connections. What waits for collection stays a tombstone. Closing twice is no error."""
+        with self._lock:
+            self._closed = True
+            lines = list(self._lines.values())
+        if self._collector is not None:
+            self._collector.shutdown(wait=False, cancel_futures=True)
+        for line in lines:
+            line.close()
+        if self.local_acceptors is not None:
+            self.local_acceptors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Turns:
+    """One holder at a time for each key; a lock exists only while somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._locks: dict[bytes, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def of(self, key: bytes, deadline: float) -> Iterator[None]:
+        with self._lock:
+            lock, users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = (lock, users + 1)
+        try:
+            if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise Unavailable(f"other calls of this client for {key!r:.60} have used up the time")
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            with self._lock:
+                lock, users = self._locks[key]
+                if users == 1:
+                    del self._locks[key]
+                else:
+                    self._locks[key] = (lock, users - 1)

@@ -1,0 +1,290 @@
+"""An acceptor: promises, accepted states, the fence, and the configuration it serves in.
+
+Paper: CASPaxos §2.1 (phases), §2.2.1 (promise with the accept), §2.3 (membership), §3.1 (deletion).
+
+`on_request` is the one entry. It returns the answer and, if something has changed, the record of it; the driver makes
+the record durable before the answer leaves, in the order of the calls. `apply` replays records after a restart. So the
+disk is a list of records, and any prefix of it that contains all that was answered is a state we may wake up in.
+
+The fence. A key that the acceptor does not hold is treated as one that has promised `fence`, one ballot for all of
+them. Removing a register raises it to what that register had promised, so a message from before the deletion, however
+late, is refused as it would have been with the tombstone still here. The paper gives proposers ages, which acceptors
+compare; our proposers are clients that nobody can enumerate, so the ballot itself is the age (docs/divergences.md).
+"""
+
+from collections.abc import Iterator
+
+from sortedcontainers import SortedDict
+
+from troth.core.register.messages import (
+    RESERVED,
+    RESERVED_END,
+    ZERO,
+    Accept,
+    AcceptedRecord,
+    Ballot,
+    Collect,
+    CollectedRecord,
+    Configuration,
+    Configure,
+    ConfiguredRecord,
+    Conflict,
+    Describe,
+    Described,
+    Full,
+    Gone,
+    Holding,
+    Prepare,
+    Promise,
+    PromisedRecord,
+    Read,
+    RecordMessage,
+    ReplyMessage,
+    RequestMessage,
+    Scan,
+    Scanned,
+    State,
+    Took,
+    WrongConfig,
+)
+from troth.errors import invariant
+from troth.ids import NodeId
+
+SCAN_KEYS_MAX = 1000
+SLOT_BYTES = 120
+"""What a register costs in memory beside its key and value, about."""
+
+
+class Slot:
+    """One register of one acceptor."""
+
+    __slots__ = ("accepted", "promised", "state")
+
+    def __init__(self, promised: Ballot, accepted: Ballot = ZERO, state: State | None = None) -> None:
+        self.promised = promised
+        self.accepted = accepted
+        self.state = state
+
+    @property
+    def is_tombstone(self) -> bool:
+        return self.state is not None and self.state.value is None
+
+
+class Acceptor:
+    """See the module. Pure; one per data directory."""
+
+    def __init__(self, acceptor: NodeId, *, bytes_max: int = 1 << 30) -> None:
+        self.id = acceptor
+        self.config: Configuration | None = None
+        self.fence = ZERO
+        self.bytes = 0
+        self.slots: SortedDict[bytes, Slot] = SortedDict()
+        self._bytes_max = bytes_max
+        self._tombstones = 0
+
+    def on_request(self, request: RequestMessage) -> tuple[ReplyMessage, RecordMessage | None]:
+        """Answer *request*. The record, if any, is applied here already and must be durable before the answer leaves.
+
+        Never raises for anything that a peer can say; what is not allowed is refused.
+        """
+        match request:
+            case Describe():
+                return self.describe(), None
+            case Configure():
+                return self._on_configure(request.to)
+            case _:
+                if self.config is None or request.config != self.config.id:
+                    return WrongConfig(self.config), None
+                if self.config.seat_of(self.id) is None:
+                    return WrongConfig(self.config), None
+                return self._admitted(request)
+
+    def _admitted(
+        self, request: Prepare | Accept | Read | Collect | Scan
+    ) -> tuple[ReplyMessage, RecordMessage | None]:
+        reply: ReplyMessage
+        record: RecordMessage | None = None
+        match request:
+            case Prepare():
+                reply, record = self._on_prepare(request)
+            case Accept():
+                reply, record = self._on_accept(request)
+            case Collect():
+                reply, record = self._on_collect(request)
+            case Read():
+                slot = self.slots.get(request.key)
+                reply = Holding(ZERO, None) if slot is None else Holding(slot.accepted, slot.state)
+            case Scan():
+                reply = self._scan(request.after, min(request.limit, SCAN_KEYS_MAX))
+        return reply, record
+
+    def promised(self, key: bytes) -> Ballot:
+        """No ballot below this does anything to *key* here any more."""
+        slot = self.slots.get(key)
+        return self.fence if slot is None else slot.promised
+
+    def _conflict(self, key: bytes, ballot: Ballot) -> Conflict | None:
+        """Why *ballot* is refused, if it is. Without a slot the fence's own ballot is refused too: it may be a late
+        copy of what was collected."""
+        slot = self.slots.get(key)
+        if slot is None:
+            return Conflict(self.fence) if ballot <= self.fence else None
+        return Conflict(slot.promised) if ballot < slot.promised else None
+
+    def _on_prepare(self, request: Prepare) -> tuple[ReplyMessage, RecordMessage | None]:
+        """§2.1 step 3: "returns a conflict if it already saw a greater ballot number"; else persists the promise."""
+        if conflict := self._conflict(request.key, request.ballot):
+            return conflict, None
+        if refusal := self._no_room(request.key, len(request.key) + SLOT_BYTES):
+            return refusal, None
+        slot = self.slots.get(request.key)
+        reply = Promise(ZERO, None, self.fence) if slot is None else Promise(slot.accepted, slot.state, self.fence)
+        if slot is not None and slot.promised == request.ballot:
+            return reply, None
+        return reply, self._do(PromisedRecord(request.key, request.ballot))
+
+    def _on_accept(self, request: Accept) -> tuple[ReplyMessage, RecordMessage | None]:
+        """§2.1 step 5: accept unless a greater ballot was seen; §2.2.1: and promise the next one with it."""
+        if conflict := self._conflict(request.key, request.ballot):
+            return conflict, None
+        slot = self.slots.get(request.key)
+        if slot is not None and slot.accepted == request.ballot and slot.promised >= request.next:
+            return Took(), None
+        if refusal := self._no_room(request.key, _cost(request.key, request.state)):
+            return refusal, None
+        record = AcceptedRecord(request.key, request.ballot, request.state, max(request.ballot, request.next))
+        return Took(), self._do(record)
+
+    def _on_collect(self, request: Collect) -> tuple[ReplyMessage, RecordMessage | None]:
+        """§3.1 step 2d: remove the register if it still holds the tombstone that all acceptors have accepted."""
+        slot = self.slots.get(request.key)
+        if slot is None:
+            return Gone(True), None
+        if not slot.is_tombstone or slot.accepted != request.ballot:
+            return Gone(False), None
+        return Gone(True), self._do(CollectedRecord(request.key, max(self.fence, slot.promised)))
+
+    def _on_configure(self, to: Configuration) -> tuple[ReplyMessage, RecordMessage | None]:
+        """Epochs only rise. A seat with another `since` than ours before is a new one: what we hold is void for it."""
+        mine = self.config
+        seat = to.seat_of(self.id)
+        if mine is None:
+            if seat is None:
+                return self.describe(), None
+            begin_empty = True
+        else:
+            if to.id.cluster != mine.id.cluster or to.id.epoch <= mine.id.epoch:
+                return self.describe(), None
+            before = mine.seat_of(self.id)
+            begin_empty = seat is None or before is None or before.since != seat.since
+        record = self._do(ConfiguredRecord(to, begin_empty))
+        return self.describe(), record
+
+    def _scan(self, after: bytes, limit: int) -> Scanned:
+        keys: list[tuple[bytes, bool]] = []
+        for key in self.slots.irange(after or RESERVED_END, inclusive=(not after, True)):
+            slot = self.slots[key]
+            if slot.state is None:
+                continue
+            if len(keys) >= limit:
+                return Scanned(tuple(keys), True, self.fence)
+            keys.append((key, slot.is_tombstone))
+        return Scanned(tuple(keys), False, self.fence)
+
+    def describe(self) -> Described:
+        """What an operator sees."""
+        held = len(self.slots)
+        return Described(self.id, self.config, held, self._tombstones, self.bytes, self.fence)
+
+    def _no_room(self, key: bytes, cost: int) -> Full | None:
+        slot = self.slots.get(key)
+        grows = cost - (0 if slot is None else _cost(key, slot.state))
+        if grows <= 0 or self.bytes + grows <= self._bytes_max or key.startswith(RESERVED):
+            return None
+        return Full(f"the acceptor holds {self.bytes} bytes, its quota is {self._bytes_max}: delete registers")
+
+    # ---- state ---------------------------------------------------------------------------------------------
+
+    def _do(self, record: RecordMessage) -> RecordMessage:
+        self.apply(record)
+        return record
+
+    def apply(self, record: RecordMessage) -> None:
+        """Change what *record* says; also the way back after a restart, record by record.
+
+        Raises:
+            InvariantViolation: an accepted ballot, a promise or an epoch would fall.
+        """
+        match record:
+            case PromisedRecord():
+                slot = self.slots.get(record.key)
+                if slot is None:
+                    self._put(record.key, Slot(record.ballot))
+                else:
+                    invariant(record.ballot >= slot.promised, "a promise falls", key=record.key)
+                    slot.promised = record.ballot
+            case AcceptedRecord():
+                slot = self.slots.get(record.key)
+                below = slot is None or record.ballot >= slot.accepted
+                invariant(below, "an accepted ballot falls", key=record.key, ballot=record.ballot)
+                self._put(record.key, Slot(record.promised, record.ballot, record.state))
+            case CollectedRecord():
+                invariant(record.fence >= self.fence, "the fence falls", fence=record.fence)
+                self._remove(record.key)
+                self.fence = record.fence
+            case ConfiguredRecord():
+                self._configure(record)
+
+    def _configure(self, record: ConfiguredRecord) -> None:
+        if self.config is not None:
+            invariant(record.config.id.epoch > self.config.id.epoch, "an epoch falls")
+        self.config = record.config
+        for key in list(self.slots.irange(maximum=RESERVED_END, inclusive=(True, False))):
+            self._remove(key)  # the register in which this very configuration was decided has served
+        if record.begin_empty:
+            self.slots.clear()
+            self.bytes = self._tombstones = 0
+            self.fence = ZERO
+        self.fence = max(self.fence, record.config.floor)
+
+    def snapshot(self) -> Iterator[RecordMessage]:
+        """Records that make a new acceptor equal to this one: what is kept when older records are dropped."""
+        if self.config is not None:
+            yield ConfiguredRecord(self.config, True)
+        if self.fence != ZERO:
+            yield CollectedRecord(b"", self.fence)
+        for key, slot in self.slots.items():
+            if slot.state is None:
+                yield PromisedRecord(key, slot.promised)
+            else:
+                yield AcceptedRecord(key, slot.accepted, slot.state, slot.promised)
+
+    def forget_promises(self) -> None:
+        """Drop registers that were promised and never accepted, as if the fence had always been there.
+
+        A key without state needs no slot if the fence is as high as its promise. Called when the file is compacted, so
+        that questions about keys that do not exist cost nothing for ever.
+        """
+        idle = [key for key, slot in self.slots.items() if slot.state is None]
+        for key in idle:
+            self.fence = max(self.fence, self.slots[key].promised)
+            self._remove(key)
+
+    def _put(self, key: bytes, slot: Slot) -> None:
+        before = self.slots.get(key)
+        if before is not None:
+            self.bytes -= _cost(key, before.state)
+            self._tombstones -= before.is_tombstone
+        self.slots[key] = slot
+        self.bytes += _cost(key, slot.state)
+        self._tombstones += slot.is_tombstone
+
+    def _remove(self, key: bytes) -> None:
+        slot = self.slots.pop(key, None)
+        if slot is not None:
+            self.bytes -= _cost(key, slot.state)
+            self._tombstones -= slot.is_tombstone
+
+
+def _cost(key: bytes, state: State | None) -> int:
+    return len(key) + SLOT_BYTES + (len(state.value or b"") if state is not None else 0)

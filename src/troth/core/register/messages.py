@@ -1,0 +1,337 @@
+"""What proposers and acceptors say to each other, and what an acceptor writes down.
+
+Registers are CASPaxos (Rystsov 2018, arXiv 1802.07000): single-decree Paxos over and over on one cell per key, driven
+by clients straight against the acceptors. There is no log and no leader; a client is a proposer.
+
+Order, loss and duplication: a message may be lost, late and overtaken. Copies of a request do no harm to a register
+(answers may come twice as well), but a request is sent once, over a stream: a refusal then proves that it was not done.
+An acceptor answers a request by itself, without memory of who asked; a proposer ignores answers to requests that it has
+given up. Durability: whatever an acceptor answers is durable before the answer leaves (`Acceptor.on_request`).
+"""
+
+from typing import TypeAlias
+
+import msgspec
+import xxhash
+
+from troth.core.quorum import VoteResult, check_flexible, majority, vote_result
+from troth.errors import UsageError
+from troth.ids import NodeId
+
+MARKS_KEPT = 16
+"""Of how many proposers, the most recent ones, a register remembers the newest change; see `State.marks`."""
+
+RESERVED = b"\0"
+"""Keys that begin so are the protocol's own (see `config_key`)."""
+
+RESERVED_END = b"\1"
+"""The first key that is not."""
+
+
+class Ballot(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
+    """Names one attempt of one proposer, for ever: `client` is drawn at random for each proposer object, and that
+    proposer never uses a `round` twice. Since the id dies with the object nothing of it needs a disk (PITFALLS 41)."""
+
+    round: int = 0
+    client: int = 0
+
+
+ZERO = Ballot()
+"""Below every ballot that a proposer uses."""
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The newest change that one proposer made: at this ballot, and it was the register's `version`."""
+
+    ballot: Ballot
+    version: int
+
+
+class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a register holds. `value` None is a tombstone: deleted, and not collected yet.
+
+    `version` counts the changes since the register was `born`, which is the ballot of the change that made it out of
+    nothing. `marks` hold the newest change of each of the proposers that changed it last, oldest first, so that one
+    that does not know what became of its accept finds out from any later state (`proposer.fate`); marks of changes up
+    to the version `forgotten` may be missing. `floor` is the highest fence that the creator saw: whatever may have been
+    collected before had smaller ballots.
+    """
+
+    value: bytes | None
+    version: int
+    born: Ballot
+    floor: Ballot
+    marks: tuple[Mark, ...] = ()
+    forgotten: int = 0
+    decided: bool = False
+    """`value` is decided for ever; no change is accepted any more."""
+
+
+class Seat(msgspec.Struct, frozen=True, array_like=True):
+    """An acceptor with a voice. `since` is the epoch in which it got it: one that left and came back begins empty."""
+
+    acceptor: NodeId
+    address: str
+    since: int = 1
+
+
+class Group(msgspec.Struct, frozen=True, array_like=True):
+    """A set of acceptors and how many of them a phase needs (Flexible Paxos: any two of them must meet)."""
+
+    seats: tuple[Seat, ...]
+    prepare: int
+    accept: int
+
+    @property
+    def acceptors(self) -> tuple[NodeId, ...]:
+        return tuple(seat.acceptor for seat in self.seats)
+
+
+class ConfigId(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Names a configuration. Every request carries it; an acceptor in another one refuses."""
+
+    cluster: int
+    epoch: int
+
+
+class Configuration(msgspec.Struct, frozen=True, array_like=True):
+    """Who the acceptors are. With two groups a phase needs a quorum of both: a change is under way (§2.3)."""
+
+    id: ConfigId
+    groups: tuple[Group, ...]
+    floor: Ballot = ZERO
+    """Fences of acceptors that take this configuration are at least so high."""
+
+    @property
+    def is_joint(self) -> bool:
+        return len(self.groups) > 1
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """All acceptors, each once, sorted."""
+        found = {seat.acceptor: seat for group in self.groups for seat in group.seats}
+        return tuple(found[acceptor] for acceptor in sorted(found))
+
+    @property
+    def acceptors(self) -> tuple[NodeId, ...]:
+        return tuple(seat.acceptor for seat in self.seats)
+
+    def seat_of(self, acceptor: NodeId) -> Seat | None:
+        return next((seat for seat in self.seats if seat.acceptor == acceptor), None)
+
+    def prepared(self, votes: dict[NodeId, bool]) -> VoteResult:
+        """Whether *votes* are a phase-1 quorum."""
+        return _combined([vote_result(group.acceptors, votes, size=group.prepare) for group in self.groups])
+
+    def accepted(self, votes: dict[NodeId, bool]) -> VoteResult:
+        """Whether *votes* are a phase-2 quorum."""
+        return _combined([vote_result(group.acceptors, votes, size=group.accept) for group in self.groups])
+
+    def everyone(self, votes: dict[NodeId, bool]) -> VoteResult:
+        """Whether *votes* are those of all acceptors."""
+        return _combined([vote_result(group.acceptors, votes, size=len(group.seats)) for group in self.groups])
+
+    def describe(self) -> str:
+        """For people: epoch, addresses, quorum sizes."""
+        shown = " and ".join(
+            f"{', '.join(seat.address for seat in group.seats)} (prepare {group.prepare}, accept {group.accept})"
+            for group in self.groups
+        )
+        return f"epoch {self.id.epoch}: {shown}"
+
+
+def _combined(results: list[VoteResult]) -> VoteResult:
+    if VoteResult.LOST in results:
+        return VoteResult.LOST
+    return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
+
+
+def group_of(seats: tuple[Seat, ...], *, prepare: int = 0, accept: int = 0) -> Group:
+    """A group with quorums of the sizes given (0: a majority).
+
+    Raises:
+        UsageError: no seats, one acceptor twice, or quorums that need not meet.
+    """
+    ordered = tuple(sorted(seats, key=lambda seat: seat.acceptor))
+    if not ordered or len({seat.acceptor for seat in ordered}) < len(ordered):
+        raise UsageError("a set of acceptors needs at least one, and each once")
+    group = Group(ordered, prepare or majority(len(ordered)), accept or majority(len(ordered)))
+    check_flexible(len(ordered), group.prepare, group.accept)
+    return group
+
+
+def founding(group: Group) -> Configuration:
+    """The first configuration of a cluster of registers, the same for everybody who founds it with the same group."""
+    facts = (group.acceptors, group.prepare, group.accept)
+    cluster = xxhash.xxh3_64_intdigest(msgspec.msgpack.encode(facts)) >> 1 or 1
+    return Configuration(ConfigId(cluster, 1), (group,))
+
+
+def config_key(epoch: int) -> bytes:
+    """The register in which the configuration of *epoch* is decided, under the one before."""
+    return RESERVED + b"config/%016x" % epoch
+
+
+# ---- requests ----------------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """What an acceptor is asked."""
+
+
+class Prepare(Request, frozen=True, tag=1):
+    """Phase 1 for `key`: promise `ballot`, and say what you have accepted."""
+
+    config: ConfigId
+    key: bytes
+    ballot: Ballot
+
+
+class Accept(Request, frozen=True, tag=2):
+    """Phase 2: accept `state` at `ballot`, and promise `next` at once, if given (§2.2.1, one round trip)."""
+
+    config: ConfigId
+    key: bytes
+    ballot: Ballot
+    state: State
+    next: Ballot = ZERO
+
+
+class Read(Request, frozen=True, tag=3):
+    """What have you accepted? Promises nothing and writes nothing."""
+
+    config: ConfigId
+    key: bytes
+
+
+class Collect(Request, frozen=True, tag=4):
+    """Remove `key` if what you hold is the tombstone accepted at `ballot` (§3.1)."""
+
+    config: ConfigId
+    key: bytes
+    ballot: Ballot
+
+
+class Scan(Request, frozen=True, tag=5):
+    """Which keys do you hold, in order, after `after`? At most `limit`."""
+
+    config: ConfigId
+    after: bytes
+    limit: int
+
+
+class Configure(Request, frozen=True, tag=6):
+    """Move to `to`, which was decided under the configuration before it."""
+
+    to: Configuration
+
+
+class Describe(Request, frozen=True, tag=7):
+    """Which configuration are you in, and how are you?"""
+
+
+# ---- answers -----------------------------------------------------------------------------------------------
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """What an acceptor answers."""
+
+
+class Promise(Reply, frozen=True, tag=1):
+    """Promised; this is what was accepted before, at `accepted` (ZERO: nothing). `fence` is the acceptor's."""
+
+    accepted: Ballot
+    state: State | None
+    fence: Ballot
+
+
+class Took(Reply, frozen=True, tag=2):
+    """Accepted, and the next ballot promised."""
+
+
+class Conflict(Reply, frozen=True, tag=3):
+    """Refused, and will be for ever: `ballot`, which is higher, was promised."""
+
+    ballot: Ballot
+
+
+class Holding(Reply, frozen=True, tag=4):
+    """The answer to `Read`."""
+
+    accepted: Ballot
+    state: State | None
+
+
+class Gone(Reply, frozen=True, tag=5):
+    """The answer to `Collect`: the key is not here any more, or it holds something else."""
+
+    gone: bool
+
+
+class Scanned(Reply, frozen=True, tag=6):
+    """The answer to `Scan`: (key, is a tombstone)."""
+
+    keys: tuple[tuple[bytes, bool], ...]
+    more: bool
+    fence: Ballot
+
+
+class WrongConfig(Reply, frozen=True, tag=7):
+    """Refused: the acceptor is in this configuration (None: in none yet)."""
+
+    mine: Configuration | None
+
+
+class Full(Reply, frozen=True, tag=8):
+    """Refused: the acceptor's quota is used up."""
+
+    text: str
+
+
+class Described(Reply, frozen=True, tag=9):
+    """The answer to `Describe` and `Configure`."""
+
+    acceptor: NodeId
+    config: Configuration | None
+    registers: int
+    tombstones: int
+    bytes: int
+    fence: Ballot
+
+
+RequestMessage: TypeAlias = Prepare | Accept | Read | Collect | Scan | Configure | Describe
+ReplyMessage: TypeAlias = Promise | Took | Conflict | Holding | Gone | Scanned | WrongConfig | Full | Described
+
+
+# ---- what an acceptor writes down --------------------------------------------------------------------------
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """One durable change of an acceptor."""
+
+
+class PromisedRecord(Record, frozen=True, tag=1):
+    key: bytes
+    ballot: Ballot
+
+
+class AcceptedRecord(Record, frozen=True, tag=2):
+    key: bytes
+    ballot: Ballot
+    state: State
+    promised: Ballot
+
+
+class CollectedRecord(Record, frozen=True, tag=3):
+    """`key` is removed and the fence is at least `fence`: one record, so never one without the other."""
+
+    key: bytes
+    fence: Ballot
+
+
+class ConfiguredRecord(Record, frozen=True, tag=4):
+    config: Configuration
+    begin_empty: bool
+
+
+RecordMessage: TypeAlias = PromisedRecord | AcceptedRecord | CollectedRecord | ConfiguredRecord

@@ -1,0 +1,279 @@
+"""Change the set of acceptors, or the sizes of their quorums, while clients go on.
+
+Paper: CASPaxos §2.3. There an operator visits every proposer; ours can not be enumerated, so acceptors enforce the
+configuration: each request names its epoch, and an acceptor in another one refuses and says which. A change from
+epoch e takes two steps, each decided in a register of its own under the configuration before it, so that two operators
+can not both succeed:
+
+    e        the old group
+    e + 1    old and new together: each phase needs a quorum of both (the paper's larger quorums, for any set)
+    e + 2    the new group
+
+Between them every register is accepted once more under e + 1 (the paper's "rescan"): what was chosen under e alone is
+then held by a quorum of the new group.
+
+Why it is safe. A round belongs to one epoch from its prepare to its accept. Once a phase-1 quorum of the old group is
+in e + 1 no round of epoch e can complete; whatever completed before is met by that quorum, since quorums of the old
+group intersect. The scan asks such a quorum under e + 1, so it lists every key that was ever chosen. An acceptor that
+is new, or was away, begins empty (`Seat.since`); fences go over with the last step (`Configuration.floor`).
+
+Whoever dies in the middle leaves a configuration that works; the next change finishes that one first.
+"""
+
+import msgspec
+from typing_extensions import override
+
+from troth.core.quorum import VoteResult
+from troth.core.register.changes import propose
+from troth.core.register.messages import (
+    ZERO,
+    Ballot,
+    ConfigId,
+    Configuration,
+    Configure,
+    Described,
+    Group,
+    ReplyMessage,
+    Scan,
+    Scanned,
+    Seat,
+    config_key,
+    group_of,
+)
+from troth.core.register.proposer import Exchange, Outcome, Proposer, Round, Send
+from troth.errors import AcceptorsChanged, OutcomeUnknown, TrothError, Unavailable, invariant
+from troth.ids import NodeId
+
+SCAN_PAGE_KEYS = 500
+
+_decode = msgspec.msgpack.Decoder(Configuration).decode
+
+
+class Listing(Exchange):
+    """All keys that a phase-1 quorum holds (value: is a tombstone, as far as seen), and the highest of their fences."""
+
+    def __init__(self, proposer: Proposer) -> None:
+        super().__init__(proposer)
+        self.keys: dict[bytes, bool] = {}
+        self.fence = ZERO
+        self._tries = 0
+        self._votes: dict[NodeId, bool] = {}
+        self.resume()
+
+    def resume(self) -> None:
+        self.pause = 0
+        self._votes = {}
+        self._broadcast(Scan(self.config.id, b"", SCAN_PAGE_KEYS))
+
+    def give_up(self) -> None:
+        self.outcome = self.outcome or Outcome(
+            error=Unavailable("no quorum of the acceptors has listed its registers")
+        )
+
+    @override
+    def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:
+        if not isinstance(reply, Scanned):
+            self._on_silence(acceptor)
+            return
+        self.keys.update(reply.keys)
+        self.fence = max(self.fence, reply.fence)
+        if reply.more and reply.keys:
+            self._sends.append(
+                Send(acceptor, Scan(self.config.id, reply.keys[-1][0], SCAN_PAGE_KEYS), self._phase)
+            )
+            return
+        self._vote(acceptor, agreed=True)
+
+    @override
+    def _on_silence(self, acceptor: NodeId) -> None:
+        self._vote(acceptor, agreed=False)
+
+    def _vote(self, acceptor: NodeId, *, agreed: bool) -> None:
+        self._votes[acceptor] = agreed or self._votes.get(acceptor, False)
+        match self.config.prepared(self._votes):
+            case VoteResult.WON:
+                self.outcome = Outcome()
+            case VoteResult.LOST:
+                self._tries += 1
+                self._phase = self._proposer.new_phase()
+                self.pause = self._tries
+            case VoteResult.PENDING:
+                pass
+
+    @override
+    def _on_new_config(self) -> None:
+        self.outcome = Outcome(error=AcceptorsChanged(self._proposer.config.describe()))
+
+
+class _Announcing(Listing):
+    """Tell everybody concerned of the last step; done when a phase-1 quorum of the new group is in it."""
+
+    def __init__(self, proposer: Proposer, leaving: tuple[NodeId, ...]) -> None:
+        self._leaving = leaving
+        super().__init__(proposer)
+
+    @override
+    def resume(self) -> None:
+        self.pause = 0
+        self._votes = {}
+        self._broadcast(Configure(self.config))
+        # Nobody waits for those that leave; who is told refuses clients of the old set, and names the new one.
+        self._sends += [Send(acceptor, Configure(self.config), -1) for acceptor in self._leaving]
+
+    @override
+    def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:
+        told = isinstance(reply, Described) and reply.config is not None and reply.config.id == self.config.id
+        self._vote(acceptor, agreed=told)
+
+
+class Reconfiguration:
+    """A task (see proposer.py) that ends when the acceptors are *seats* with quorums of these sizes (0: a majority)."""
+
+    def __init__(self, proposer: Proposer, seats: dict[NodeId, str], *, prepare: int = 0, accept: int = 0) -> None:
+        """*seats*: acceptor ids and addresses.
+
+        Raises:
+            UsageError: no seats, or quorums that need not meet.
+        """
+        self.outcome: Outcome | None = None
+        self._proposer = proposer
+        self._seats = dict(seats)
+        self._prepare = prepare
+        self._accept = accept
+        self._copying: list[bytes] = []
+        self._fence = ZERO
+        self._stage = "begin"
+        self._inner: Round | Listing | None = None
+        self._leaving: tuple[NodeId, ...] = ()
+        self._target(1)
+        self._next_stage()
+
+    @property
+    def config(self) -> Configuration:
+        """In which the exchange under way takes place."""
+        return self._proposer.config if self._inner is None else self._inner.config
+
+    @property
+    def pause(self) -> int:
+        return 0 if self._inner is None else self._inner.pause
+
+    @property
+    def has_sends(self) -> bool:
+        return self._inner is not None and self._inner.has_sends
+
+    def take(self) -> list[Send]:
+        return [] if self._inner is None else self._inner.take()
+
+    def is_current(self, send: Send) -> bool:
+        return self.outcome is None and self._inner is not None and self._inner.is_current(send)
+
+    def on_reply(self, send: Send, reply: ReplyMessage) -> None:
+        if self._inner is not None:
+            self._inner.on_reply(send, reply)
+            self._advance()
+
+    def on_lost(self, send: Send) -> None:
+        if self._inner is not None:
+            self._inner.on_lost(send)
+            self._advance()
+
+    def resume(self) -> None:
+        if self._inner is not None:
+            self._inner.resume()
+            self._advance()
+
+    def give_up(self) -> None:
+        """The caller's time is over. Whatever step was reached works, and the next change goes on from there."""
+        if self.outcome is None:
+            self._end(
+                Unavailable(f"the change of acceptors is not complete; now {self._proposer.config.describe()}")
+            )
+
+    def _advance(self) -> None:
+        while self.outcome is None and self._inner is not None and self._inner.outcome is not None:
+            error = self._inner.outcome.error
+            if isinstance(error, AcceptorsChanged | OutcomeUnknown):
+                self._stage = "begin"  # a decision may be asked for again: whatever it is, it stays
+            elif error is not None:
+                self._end(error)
+                return
+            self._next_stage()
+
+    def _end(self, error: TrothError | None) -> None:
+        self.outcome = Outcome(error=error)
+
+    def _next_stage(self) -> None:
+        match self._stage:
+            case "begin":
+                self._begin()
+            case "deciding":
+                self._on_decided()
+            case "listing":
+                self._on_listed()
+            case "copying":
+                self._copy()
+            case _:
+                self._begin()
+
+    def _begin(self) -> None:
+        config = self._proposer.config
+        if config.is_joint:
+            self._list()
+            return
+        target = self._target(config.id.epoch + 1)
+        if _same(target, config.groups[0]):
+            self._end(None)
+            return
+        self._decide((config.groups[0], target), config.floor)
+
+    def _target(self, epoch: int) -> Group:
+        """The group wanted; who is in the present one keeps the seat that it has."""
+        present = self._proposer.config.groups[-1]
+        kept = {seat.acceptor: seat.since for seat in present.seats}
+        seats = tuple(Seat(node, address, kept.get(node, epoch)) for node, address in self._seats.items())
+        return group_of(seats, prepare=self._prepare, accept=self._accept)
+
+    def _decide(self, groups: tuple[Group, ...], floor: Ballot) -> None:
+        """Let the configuration after the present one be decided, once (see `config_key`)."""
+        now = self._proposer.config.id
+        wanted = Configuration(ConfigId(now.cluster, now.epoch + 1), groups, floor)
+        self._stage = "deciding"
+        value = msgspec.msgpack.encode(wanted)
+        self._inner = self._proposer.change(config_key(wanted.id.epoch), propose(value), bound=True)
+
+    def _on_decided(self) -> None:
+        outcome = None if self._inner is None else self._inner.outcome
+        invariant(outcome is not None and outcome.value is not None, "a decision without a value")
+        before = self._proposer.config
+        self._proposer.adopt(_decode(outcome.value))  # type: ignore[union-attr, arg-type]
+        now = self._proposer.config
+        if now.is_joint:
+            self._list()
+            return
+        self._leaving = tuple(sorted(set(before.acceptors) - set(now.acceptors)))
+        self._stage = "announcing"
+        self._inner = _Announcing(self._proposer, self._leaving)
+
+    def _list(self) -> None:
+        self._stage = "listing"
+        self._inner = Listing(self._proposer)
+
+    def _on_listed(self) -> None:
+        listed = self._inner
+        invariant(isinstance(listed, Listing), "nothing was listed")
+        self._copying = sorted(listed.keys, reverse=True)  # type: ignore[union-attr]
+        self._fence = listed.fence  # type: ignore[union-attr]
+        self._stage = "copying"
+        self._copy()
+
+    def _copy(self) -> None:
+        """The rescan: the identity change of every register, under both groups."""
+        if self._copying:
+            self._inner = self._proposer.confirm(self._copying.pop())
+            return
+        config = self._proposer.config
+        self._decide(config.groups[1:], max(self._fence, config.floor))
+
+
+def _same(one: Group, other: Group) -> bool:
+    return (one.acceptors, one.prepare, one.accept) == (other.acceptors, other.prepare, other.accept)

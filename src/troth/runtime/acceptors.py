@@ -1,0 +1,175 @@
+"""Drives one acceptor: requests of a loop turn in, one write, one sync, and then the answers out.
+
+The loop decides (core/register/acceptor.py), the storage thread writes (runtime/writer.py). An answer waits until all
+records that came before it are durable, so nothing is ever said that a power failure could take back.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from troth.core.register.messages import RecordMessage, ReplyMessage, RequestMessage
+from troth.errors import StorageError
+from troth.ids import LogIndex, NodeId
+from troth.runtime.machine import Machine
+from troth.storage.acceptors import open_acceptor
+
+SNAPSHOT_LOG_BYTES = 16 << 20
+"""After so many bytes of records the state is saved and the records before it dropped."""
+
+_log = logging.getLogger("troth.acceptor")
+
+Answer = Callable[[ReplyMessage], None]
+
+
+class AcceptorCounters:
+    """What the metrics show of an acceptor."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.conflicts = 0
+        self.turns = 0
+        self.snapshots = 0
+
+
+class AcceptorNode:
+    """An acceptor with its disk. `failed` is called, once, with why it can not go on."""
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        machine: Machine,
+        failed: Callable[[BaseException], None],
+        bytes_max: int,
+        snapshot_log_bytes: int = SNAPSHOT_LOG_BYTES,
+    ) -> None:
+        """Open *directory* (blocking: a few syncs when it is new).
+
+        Raises:
+            StorageError: it can not be used, or is not what was written.
+        """
+        self.counters = AcceptorCounters()
+        self._files = machine.directory(directory)
+        try:
+            # An id for the case that the directory is new; it is durable before anybody hears it.
+            newborn = NodeId(machine.chance.getrandbits(63) | 1)
+            self._store, self.acceptor = open_acceptor(self._files, newborn, bytes_max=bytes_max)
+        except BaseException:
+            self._files.close()
+            raise
+        self._loop = asyncio.get_running_loop()
+        self._failed = failed
+        self._snapshot_log_bytes = snapshot_log_bytes
+        self._inbox: list[tuple[RequestMessage, Answer]] = []
+        self._outbox: deque[tuple[int, list[tuple[Answer, ReplyMessage]]]] = deque()
+        self._submitted = 0
+        self._durable = 0
+        self._scheduled = False
+        self._stopped = False
+        self._log_bytes = 0
+        self._saving = False
+        self._after_writes: tuple[int, Callable[[], None]] | None = None
+        self._worker = machine.worker("troth-acceptor-snapshot", self._on_worker_failed)
+        self._writer = machine.writer(
+            log=self._store,
+            post=self._loop.call_soon_threadsafe,
+            on_durable=self._on_durable,
+            on_failed=self._fail,
+        )
+        self._writer.start()
+
+    def on_request(self, request: RequestMessage, answer: Answer) -> None:
+        """*answer* is called on the loop when the reply may leave."""
+        self._inbox.append((request, answer))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """All requests that have arrived, in one write."""
+        self._scheduled = False
+        if self._stopped:
+            return
+        inbox, self._inbox = self._inbox, []
+        records: list[RecordMessage] = []
+        answers: list[tuple[Answer, ReplyMessage]] = []
+        on_request = self.acceptor.on_request
+        for request, answer in inbox:
+            reply, record = on_request(request)
+            answers.append((answer, reply))
+            if record is not None:
+                records.append(record)
+        self.counters.turns += 1
+        self.counters.requests += len(inbox)
+        if records:
+            persist = self._store.persist(records)
+            self._log_bytes += persist.entries[0].size_bytes
+            self._submitted += 1
+            self._writer.submit(persist)
+        elif self._submitted == self._durable:
+            _deliver(answers)
+            return
+        self._outbox.append((self._submitted, answers))
+        if self._log_bytes > self._snapshot_log_bytes and not self._saving:
+            self._save()
+
+    def _on_durable(self, count: int) -> None:
+        self._durable += count
+        while self._outbox and self._outbox[0][0] <= self._durable:
+            _deliver(self._outbox.popleft()[1])
+        if self._after_writes is not None and self._after_writes[0] <= self._durable:
+            job = self._after_writes[1]
+            self._after_writes = None
+            job()
+
+    def _fail(self, error: BaseException) -> None:
+        """The disk failed: nothing more is answered (a second sync that succeeds would prove nothing)."""
+        if not self._stopped:
+            self._stopped = True
+            self._outbox.clear()
+            self._failed(error)
+
+    # ---- snapshots -----------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """The state as it is now, by a thread of its own, once all that it holds is durable in the log."""
+        self._saving = True
+        self._log_bytes = 0
+        self.acceptor.forget_promises()
+        records = list(self.acceptor.snapshot())
+        index = self._store.index
+
+        def write() -> None:
+            try:
+                self._store.save(index, records)
+            except StorageError as error:
+                _log.warning("the snapshot could not be written, the log goes on: %s", error)
+                self._loop.call_soon_threadsafe(self._saved, None)
+            else:
+                self._loop.call_soon_threadsafe(self._saved, index)
+
+        self._after_writes = (self._submitted, lambda: self._worker.do(write))
+
+    def _saved(self, index: LogIndex | None) -> None:
+        self._saving = False
+        if index is not None and not self._stopped:
+            self.counters.snapshots += 1
+            self._writer.call(lambda: self._store.drop_before(index))
+
+    def _on_worker_failed(self, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(self._fail, error)
+
+    def stop(self) -> None:
+        """Let what was asked become durable, and release the directory. Blocks for a moment."""
+        was_running, self._stopped = not self._stopped, True
+        is_quiet = self._worker.stop()
+        if self._writer.stop() and is_quiet and was_running:
+            self._store.close()
+        self._files.close()
+
+
+def _deliver(answers: list[tuple[Answer, ReplyMessage]]) -> None:
+    for answer, reply in answers:
+        answer(reply)

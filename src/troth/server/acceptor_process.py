@@ -1,0 +1,183 @@
+"""An acceptor alone in its process: ``troth acceptor``, and what `PaxosClient.local` starts."""
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from troth.errors import DecodeError, StorageError, TrothError
+from troth.runtime.acceptors import AcceptorNode
+from troth.runtime.machine import Machine
+from troth.runtime.streams import FrameConnection, version_refusal
+from troth.server.acceptors import AcceptorSession, welcome
+from troth.server.listener import listen, refuse_plain_text, tls_contexts
+from troth.server.serve import EXIT_FAILED, EXIT_OK, exit_code
+from troth.wire.handshake import Greeting, Hello
+
+FRAME_BYTES_MAX = 2 << 20
+CONNECTIONS_MAX = 4096
+QUOTA_BYTES = 1 << 30
+
+_PR_SET_PDEATHSIG = 1
+
+_log = logging.getLogger("troth.acceptor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptorConfig:
+    """Settings of an acceptor that runs alone. `has_tls` and the rest are what server/listener.py asks for."""
+
+    data_dir: str
+    listen: str
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    insecure: bool = False
+    quota_bytes: int = QUOTA_BYTES
+    die_with_parent: bool = False
+
+    @property
+    def has_tls(self) -> bool:
+        return bool(self.tls_ca)
+
+
+class _Connection(FrameConnection):
+    """A proposer at an acceptor that runs alone."""
+
+    def __init__(self, port: "AcceptorPort") -> None:
+        super().__init__()
+        self._port = port
+        self._session: AcceptorSession | None = None
+
+    @override
+    def on_opened(self) -> None:
+        if len(self._port.connections) >= CONNECTIONS_MAX:
+            self.refuse("overloaded", f"this acceptor has {CONNECTIONS_MAX} connections, its limit")
+            return
+        self._port.connections.add(self)
+
+    @override
+    def on_greeting(self, greeting: Greeting) -> None:
+        if not isinstance(greeting, Hello):
+            raise DecodeError("the first frame must be a hello")
+        if text := version_refusal(greeting):
+            self.refuse("protocol", text)
+            return
+        if greeting.kind != "register":
+            self.refuse(
+                "protocol", "this is an acceptor: use PaxosClient or `troth paxos`; `troth serve` has the rest"
+            )
+            return
+        self.admit(FRAME_BYTES_MAX)
+        self._session = AcceptorSession(self._port.node, self.transport)
+        self.greet(welcome(self._port.node, greeting, "acceptor"))
+
+    @override
+    def on_bodies(self, bodies: list[bytes]) -> None:
+        if self._session is not None:
+            self._session.on_bodies(bodies)
+
+    @override
+    def on_garbage(self, error: DecodeError) -> None:
+        _log.warning("closed a connection that broke the protocol: %s", error)
+
+    @override
+    def on_closed(self, error: Exception | None) -> None:
+        self._port.connections.discard(self)
+
+
+class AcceptorPort:
+    """All connections of an acceptor that runs alone."""
+
+    def __init__(self, node: AcceptorNode) -> None:
+        self.node = node
+        self.connections: set[_Connection] = set()
+
+    def accept(self) -> asyncio.Protocol:
+        return _Connection(self)
+
+
+async def _serve(config: AcceptorConfig) -> None:
+    if not config.insecure and not config.has_tls:
+        refuse_plain_text("listen", config.listen)
+    accepting, _ = tls_contexts(config)  # type: ignore[arg-type]  # it has all that is looked at
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def fail(error: BaseException) -> None:
+        if not ended.done():
+            ended.set_exception(error)
+
+    def stop() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    machine = Machine()
+    node = AcceptorNode(config.data_dir, machine=machine, failed=fail, bytes_max=config.quota_bytes)
+    port = AcceptorPort(node)
+    try:
+        listener = await listen(port.accept, config.listen, setting="listen", tls=accepting)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        machine.settle()
+        _log.info("acceptor %x serves at %s", node.acceptor.id, config.listen)
+        await ended
+        listener.close()
+    finally:
+        for connection in list(port.connections):
+            connection.transport.abort()
+        await loop.run_in_executor(None, node.stop)
+
+
+def run_acceptor(config: AcceptorConfig) -> int:
+    """Run one acceptor until SIGTERM or SIGINT; the exit code (as of `troth serve`)."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if config.die_with_parent:
+        parent = os.getppid()
+        if sys.platform == "linux":
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            return EXIT_FAILED
+    if config.listen.startswith("unix:"):
+        Path(config.listen.removeprefix("unix:")).unlink(missing_ok=True)  # left by one that was killed
+    try:
+        _new_runner()(_serve(config))
+    except (TrothError, OSError) as error:
+        _log.critical("this acceptor stops: %s", error)
+        sys.stderr.flush()
+        if isinstance(error, StorageError):
+            os._exit(exit_code(error))  # a disk that hangs holds its thread for ever
+        return exit_code(error)
+    return EXIT_OK
+
+
+def _new_runner() -> Any:
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.run
+    return asyncio.run
+
+
+def main() -> None:
+    """``python -m troth.server.acceptor_process DIRECTORY ADDRESS``: what `PaxosClient.local` starts."""
+    parser = argparse.ArgumentParser(description="One acceptor that ends with the process that started it.")
+    parser.add_argument("directory")
+    parser.add_argument("address")
+    options = parser.parse_args()
+    sys.exit(
+        run_acceptor(AcceptorConfig(data_dir=options.directory, listen=options.address, die_with_parent=True))
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,403 @@
+"""One seed: clients, faults, then calm; every answer is held against what may be said of linearizable registers.
+
+Claims checked: at most one value a ballot; promises and accepted ballots never fall, restarts included; histories are
+linearizable, key by key; a change happened once if the answer says so, at most once if it is unknown, never if the
+error is `NotApplied`; what was decided stays; the registers serve again when the faults have ended.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import xxhash
+
+from troth.core.register import changes
+from troth.core.register.messages import Configure, Seat, founding, group_of
+from troth.core.register.proposer import Change, Outcome, Task
+from troth.core.register.reconfigure import Reconfiguration
+from troth.errors import AlreadyDecided, InvariantViolation, NotApplied, OutcomeUnknown, invariant
+from troth.simulate.registers.plan import Plan, draw
+from troth.simulate.registers.stage import AcceptorNode, ClientNode, Ledger, Network
+from troth.simulate.rng import stream
+from troth.simulate.world import World
+from troth.verify.check import check
+from troth.verify.history import Recorder
+from troth.verify.verdict import Status
+
+CALM_PATIENCE = 40
+"""In calm a request may take so many times what it may take in chaos."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcomes:
+    """What came of a seed."""
+
+    plan: Plan
+    violation: str = ""
+    events: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    digest: int = 0
+
+    @property
+    def replay(self) -> str:
+        """The command that runs this seed again."""
+        return f"python -m troth.simulate.registers --seed {self.plan.seed} --ms {self.plan.chaos_us // 1000}"
+
+
+class Simulation:
+    """Acceptors, clients and faults of one seed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.world = World()
+        self.counts: Counter[str] = Counter()
+        self.rng = stream(plan.seed, "registers", "faults")
+        self.work = stream(plan.seed, "registers", "work")
+        self.ledger = Ledger()
+        self.network = Network(self.world, plan, stream(plan.seed, "registers", "network"), self.counts)
+        disk = stream(plan.seed, "registers", "disk")
+        self.nodes = {
+            f"a{number + 1}": AcceptorNode(self.world, plan, disk, self.ledger, f"a{number + 1}")
+            for number in range(plan.acceptors + plan.spares)
+        }
+        seats = tuple(Seat(node.id, node.address) for node in list(self.nodes.values())[: plan.acceptors])
+        self.first = founding(group_of(seats, prepare=plan.prepare, accept=plan.accept))
+        for node in list(self.nodes.values())[: plan.acceptors]:
+            node.on_request(node.id, Configure(self.first), lambda reply: None)
+        self.history = Recorder()
+        self.oracle = Oracle()
+        self.stopped = False
+        self.wiped = False
+        self._processes = 0
+        self._clients = 0
+        self._tags = 0
+        for _ in range(plan.clients):
+            self._new_client()
+        self._every(plan.partition_us, self._partition)
+        self._every(plan.crash_us, self._crash)
+        self._every(plan.compact_us, self._compact)
+        self._every(plan.change_us, self._change_acceptors)
+
+    # ---- clients ------------------------------------------------------------------------------------------
+
+    def _new_client(self) -> ClientNode:
+        self._clients += 1
+        client = ClientNode(self.world, self.plan, self.work, self.network, self._clients, self.first)
+        client.addresses = self.nodes
+        for _ in range(self.plan.processes):
+            self.world.after(self._gap(self.plan.think_us), self._step, client)
+        if self.plan.client_crash_us:
+            self.world.after(self._gap(2 * self.plan.client_crash_us), self._kill_client, client)
+        return client
+
+    def _kill_client(self, client: ClientNode) -> None:
+        """A client dies with all it had under way; another takes its place, under another id."""
+        if not self.stopped:
+            client.alive = False
+            self.counts["client crash"] += 1
+            self._new_client()
+
+    def _gap(self, mean_us: int) -> int:
+        return int(self.work.random() * mean_us) + 1
+
+    def _step(self, client: ClientNode) -> None:
+        """One request, and when it is answered the next."""
+        if self.stopped or not client.alive:
+            return
+        kind = self.work.choice(("put", "put", "get", "get", "cas", "append", "append", "propose", "delete"))
+        if kind == "delete" and not self.plan.deletes:
+            kind = "put"
+        number = self.work.randrange(self.plan.keys)
+        match kind:
+            case "append":
+                self._append(client, f"list{number}")
+            case "propose":
+                self._propose(client, f"once{number}")
+            case _:
+                self._register(client, kind, f"key{number}")
+
+    def _next(self, client: ClientNode) -> None:
+        self.world.after(self._gap(self.plan.think_us), self._step, client)
+
+    def _tag(self) -> str:
+        self._tags += 1
+        return f"v{self._tags}"
+
+    def _register(self, client: ClientNode, kind: str, key: str) -> None:
+        self._processes += 1
+        process = self._processes
+        name = key.encode()
+        value = self._tag()
+        task: Task
+        match kind:
+            case "put":
+                argument: object = value
+                task = client.proposer.change(name, changes.put(value.encode()))
+            case "get":
+                argument = None
+                task = client.proposer.read(name)
+            case "delete":
+                argument = None
+                task = client.proposer.change(name, changes.delete())
+            case _:
+                expected = self.oracle.guess.get(key)
+                argument = (expected, value)
+                task = client.proposer.change(
+                    name, changes.cas(None if expected is None else expected.encode(), value.encode())
+                )
+        self.history.invoke(process, kind, key=key, value=argument, time=self.world.now_us)
+
+        def on_done(outcome: Outcome) -> None:
+            self._next(client)
+            self._maybe_collect(client, name, outcome)
+            now = self.world.now_us
+            if isinstance(outcome.error, OutcomeUnknown):
+                self.counts["unknown"] += 1
+                self.history.info(process, error=str(outcome.error), time=now)
+                return
+            if outcome.error is not None or (kind == "cas" and not outcome.changed):
+                self.counts["not applied"] += 1
+                self.history.fail(process, error="refused", time=now)
+                if outcome.error is None:
+                    self._observe(key, outcome, now)
+                return
+            self.counts["ok"] += 1
+            held = None if outcome.value is None else outcome.value.decode()
+            self.oracle.guess[key] = held
+            self.history.ok(process, value=held if kind == "get" else argument, time=now)
+
+        client.drive(task, on_done)
+
+    def _observe(self, key: str, outcome: Outcome, now: int) -> None:
+        """What a refused compare-and-set saw helps the next one to guess right."""
+        self.oracle.guess[key] = None if outcome.value is None else outcome.value.decode()
+
+    def _append(self, client: ClientNode, key: str) -> None:
+        """A change that shows in every later state, so that it can be counted."""
+        tag = self._tag()
+        self.oracle.asked[tag] = key
+
+        def function(held: bytes | None) -> bytes:
+            return tag.encode() if held is None else held + b"," + tag.encode()
+
+        def on_done(outcome: Outcome) -> None:
+            self._next(client)
+            self.oracle.on_append(key, tag, outcome)
+            self.counts["unknown" if isinstance(outcome.error, OutcomeUnknown) else "append"] += 1
+
+        client.drive(client.proposer.change(key.encode(), changes.apply(function)), on_done)
+
+    def _propose(self, client: ClientNode, key: str) -> None:
+        change: Change = changes.propose(self._tag().encode())
+        if self.work.random() < 0.3:
+            change = changes.put(self._tag().encode())
+
+        def on_done(outcome: Outcome) -> None:
+            self._next(client)
+            if outcome.error is None and outcome.decided:
+                self.oracle.on_decided(key, outcome)
+                self.counts["decided"] += 1
+            if isinstance(outcome.error, AlreadyDecided):
+                self.counts["already decided"] += 1
+
+        client.drive(client.proposer.change(key.encode(), change), on_done)
+
+    def _maybe_collect(self, client: ClientNode, key: bytes, outcome: Outcome) -> None:
+        if outcome.error is None and outcome.tombstone and not self.stopped:
+            self.world.after(self._gap(4 * self.plan.delay_us), self._collect, client, key)
+
+    def _collect(self, client: ClientNode, key: bytes) -> None:
+        if client.alive and not self.stopped:
+            client.drive(client.proposer.collect(key), self._on_collected)
+
+    def _on_collected(self, outcome: Outcome) -> None:
+        self.counts["collected" if outcome.error is None and outcome.tombstone else "not collected"] += 1
+
+    # ---- faults -------------------------------------------------------------------------------------------
+
+    def _every(self, mean_us: int, fault: object) -> None:
+        if mean_us:
+            self.world.after(int(self.rng.random() * 2 * mean_us) + 1, self._strike, mean_us, fault)
+
+    def _strike(self, mean_us: int, fault: object) -> None:
+        if not self.stopped:
+            fault()  # type: ignore[operator]
+            self._every(mean_us, fault)
+
+    def _for_a_while(self) -> int:
+        return int(self.plan.patience_us * (0.1 + self.rng.random()))
+
+    def _partition(self) -> None:
+        pairs = [(number, address) for number in range(self._clients + 20) for address in self.nodes]
+        share = self.rng.random()
+        cut = {pair for pair in pairs if self.rng.random() < share}
+        self.network.cut |= cut
+        self.counts["partition"] += 1
+        self.world.after(self._for_a_while(), self.network.cut.difference_update, cut)
+
+    def _crash(self) -> None:
+        nodes = list(self.nodes.values())
+        hit = nodes if self.rng.random() * 1000 < self.plan.crash_all else [self.rng.choice(nodes)]
+        for node in hit:
+            if node.up:
+                self.counts["crash"] += 1
+                node.crash()
+                self.world.after(self._for_a_while(), node.restart)
+
+    def _compact(self) -> None:
+        self.counts["compaction"] += 1
+        self.rng.choice(list(self.nodes.values())).compact()
+
+    def _change_acceptors(self) -> None:
+        """An operator, who may die in the middle, moves the seats to other acceptors."""
+        if self.plan.wipe and not self.wiped and self.rng.random() < 0.3:
+            self.wiped = True
+            self.counts["wipe"] += 1
+            node = self.nodes[self.rng.choice(list(self.nodes)[: self.plan.acceptors])]
+            node.crash()
+            node.be_born()
+        size = self.rng.randint(1 if not self.plan.wipe else 3, len(self.nodes))
+        chosen = self.rng.sample(list(self.nodes.values()), size)
+        operator = self._operator()
+        flexible = self.rng.random() < 0.3 and not self.plan.wipe
+        prepare = self.rng.randint(1, size) if flexible else 0
+        accept = self.rng.randint(size + 1 - prepare, size) if flexible else 0
+        task = Reconfiguration(
+            operator.proposer, {node.id: node.address for node in chosen}, prepare=prepare, accept=accept
+        )
+        operator.drive(task, self._on_changed, patience_us=10 * self.plan.patience_us)
+        if self.rng.random() < 0.3:
+            self.world.after(self._for_a_while(), _die, operator)
+
+    def _operator(self) -> ClientNode:
+        self._clients += 1
+        operator = ClientNode(self.world, self.plan, self.work, self.network, self._clients, self.first)
+        operator.addresses = self.nodes
+        return operator
+
+    def _on_changed(self, outcome: Outcome) -> None:
+        self.counts["acceptors changed" if outcome.error is None else "acceptors not changed"] += 1
+
+    # ---- the run ------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcomes:
+        """Both phases and all checks; a violation is in `Outcomes.violation`."""
+        outcomes = Outcomes(plan=self.plan, counts=self.counts)
+        try:
+            self.world.run_until(self.plan.chaos_us)
+            self.calm()
+            self.judge()
+        except InvariantViolation as violation:
+            outcomes.violation = str(violation)
+        outcomes.events = self.world.events
+        outcomes.digest = hash_of(self.history)
+        return outcomes
+
+    def calm(self) -> None:
+        """No faults: the set of acceptors is made one of living ones, and every register is read once more."""
+        self.stopped = True
+        self.network.calm = True
+        self.network.cut.clear()
+        for node in self.nodes.values():
+            node.restart()
+        self.world.run_until(self.world.now_us + 4 * self.plan.patience_us)
+        operator = self._operator()
+        living = {node.id: node.address for node in list(self.nodes.values())[: self.plan.acceptors]}
+        if self.plan.change_us:
+            self._finish(operator, Reconfiguration(operator.proposer, living), "the acceptors can not be changed")
+        for number in range(self.plan.keys):
+            for key in (f"key{number}", f"list{number}", f"once{number}"):
+                outcome = self._finish(
+                    operator, operator.proposer.read(key.encode()), "a register can not be read"
+                )
+                held = None if outcome.value is None else outcome.value.decode()
+                if key.startswith("key"):
+                    self._processes += 1
+                    self.history.invoke(self._processes, "get", key=key, time=self.world.now_us)
+                    self.history.ok(self._processes, value=held, time=self.world.now_us)
+                elif key.startswith("list"):
+                    self.oracle.on_final(key, held)
+                elif outcome.decided:
+                    self.oracle.on_decided(key, outcome)
+        for number in range(self.plan.keys):
+            name = f"key{number}".encode()
+            self._finish(
+                operator, operator.proposer.change(name, changes.delete()), "a register can not be deleted"
+            )
+            left = self._finish(operator, operator.proposer.collect(name), "a tombstone can not be collected")
+            if self.plan.change_us or left.value is not None:
+                continue  # acceptors without a seat keep what they had; a put of unknown outcome may come true late
+            for node in self.nodes.values():
+                slot = node.acceptor.slots.get(name)
+                invariant(slot is None or slot.state is None, "a collected register is still there", key=name)
+
+    def _finish(self, client: ClientNode, task: Task, otherwise: str) -> Outcome:
+        done: list[Outcome] = []
+        patience_us = CALM_PATIENCE * self.plan.patience_us
+        client.drive(task, done.append, patience_us=patience_us)
+        self.world.run_until(self.world.now_us + 2 * patience_us, stop=lambda: bool(done))
+        invariant(bool(done) and done[0].error is None, otherwise, outcome=done[:1])
+        return done[0]
+
+    def judge(self) -> None:
+        """The histories."""
+        verdict = check(self.history.history(), "linearizable", "kv", configurations_max=200_000)
+        invariant(verdict.status is not Status.ILLEGAL, "not linearizable", verdict=verdict.reason)
+        self.counts["undecided histories"] += verdict.status is Status.UNKNOWN
+        self.oracle.judge()
+
+
+class Oracle:
+    """What the answers to appends and proposals say about each other."""
+
+    def __init__(self) -> None:
+        self.guess: dict[str, str | None] = {}
+        self.asked: dict[str, str] = {}
+        self._answers: dict[str, Outcome] = {}
+        self._decided: dict[str, bytes | None] = {}
+        self._final: dict[str, list[str]] = {}
+
+    def on_append(self, key: str, tag: str, outcome: Outcome) -> None:
+        self._answers[tag] = outcome
+        if outcome.error is None:
+            listed = (outcome.value or b"").decode().split(",")
+            invariant(
+                listed.count(tag) == 1, "an append is answered wrongly", key=key, tag=tag, value=outcome.value
+            )
+
+    def on_decided(self, key: str, outcome: Outcome) -> None:
+        known = self._decided.setdefault(key, outcome.value)
+        invariant(known == outcome.value, "decided twice", key=key, one=known, other=outcome.value)
+
+    def on_final(self, key: str, held: str | None) -> None:
+        self._final[key] = [] if held is None else held.split(",")
+
+    def judge(self) -> None:
+        """Exactly once, at most once, never."""
+        for tag, key in self.asked.items():
+            count = self._final[key].count(tag)
+            outcome = self._answers.get(tag)
+            invariant(count <= 1, "a change was applied twice", key=key, tag=tag)
+            if outcome is None or isinstance(outcome.error, OutcomeUnknown):
+                continue
+            if outcome.error is None:
+                invariant(count == 1, "an acknowledged change is lost", key=key, tag=tag)
+                listed = (outcome.value or b"").decode().split(",")
+                invariant(self._final[key][: len(listed)] == listed, "a list has two pasts", key=key, tag=tag)
+            if isinstance(outcome.error, NotApplied):
+                invariant(count == 0, "a change that was not applied has happened", key=key, tag=tag)
+
+
+def _die(client: ClientNode) -> None:
+    client.alive = False
+
+
+def hash_of(history: Recorder) -> int:
+    """Stands for all that the clients were told."""
+    told = history.history().events()
+    text = "\n".join(f"{each.type.value} {each.process} {each.f} {each.value} {each.time}" for each in told)
+    return xxhash.xxh3_64_intdigest(text.encode())
+
+
+def run_seed(seed: int, *, chaos_ms: int = 300) -> Outcomes:
+    """Run one seed; never raises for a violation."""
+    return Simulation(draw(seed, chaos_ms=chaos_ms)).run()

@@ -1,0 +1,237 @@
+"""Known bugs of Paxos acceptors and proposers, put back into the registers one at a time (pitfalls 39 to 44 and 50)."""
+
+from pitfalls import Pitfall
+
+REGISTER = "src/troth/core/register/"
+
+TESTS = (
+    "tests/paper/test_caspaxos_phases.py",
+    "tests/paper/test_caspaxos_one_round_trip.py",
+    "tests/paper/test_caspaxos_deletion.py",
+    "tests/paper/test_caspaxos_membership.py",
+)
+
+
+def pitfall(name: str, row: int, file: str, old: str, new: str) -> Pitfall:
+    return Pitfall(name=name, row=row, found="", file=f"{REGISTER}{file}.py", old=old, new=new)
+
+
+REGISTER_PITFALLS = (
+    pitfall(
+        "a promise is not written",
+        41,
+        "acceptor",
+        "return reply, self._do(PromisedRecord(request.key, request.ballot))",
+        "self._do(PromisedRecord(request.key, request.ballot))\n        return reply, None",
+    ),
+    pitfall(
+        "an accepted state is not written",
+        41,
+        "acceptor",
+        "return Took(), self._do(record)",
+        "self._do(record)\n        return Took(), None",
+    ),
+    pitfall(
+        "a snapshot forgets the accepted states",
+        41,
+        "acceptor",
+        "if slot.state is None:\n                yield",
+        "if slot.state is None or True:\n                yield",
+    ),
+    pitfall(
+        "a ballot is used twice",
+        41,
+        "proposer",
+        "        self._round += 1\n        return Ballot",
+        "        self._round = max(self._round, 1)\n        return Ballot",
+    ),
+    pitfall(
+        "ballots of two clients are equal",
+        41,
+        "proposer",
+        "return Ballot(self._round, self.client)",
+        "return Ballot(self._round, 1)",
+    ),
+    pitfall(
+        "the lowest accepted state is adopted",
+        42,
+        "proposer",
+        "newest = max(promises.values(), key=lambda promise: promise.accepted)",
+        "newest = min(promises.values(), key=lambda promise: promise.accepted)",
+    ),
+    pitfall(
+        "the accepted ballot is not kept apart from the promised one",
+        43,
+        "acceptor",
+        "Promise(slot.accepted, slot.state, self.fence)",
+        "Promise(slot.promised, slot.state, self.fence)",
+    ),
+    pitfall(
+        "phase 2 needs one acceptor less",
+        18,
+        "messages",
+        "vote_result(group.acceptors, votes, size=group.accept)",
+        "vote_result(group.acceptors, votes, size=max(1, group.accept - 1))",
+    ),
+    pitfall(
+        "phase 1 needs one acceptor less",
+        18,
+        "messages",
+        "vote_result(group.acceptors, votes, size=group.prepare)",
+        "vote_result(group.acceptors, votes, size=max(1, group.prepare - 1))",
+    ),
+    pitfall(
+        "in a joint configuration one quorum is enough",
+        17,
+        "messages",
+        "return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON",
+        "return VoteResult.WON if VoteResult.WON in results else VoteResult.PENDING",
+    ),
+    pitfall(
+        "a prepare below the promise is granted",
+        41,
+        "acceptor",
+        "return Conflict(slot.promised) if ballot < slot.promised else None",
+        "return Conflict(slot.promised) if ballot < slot.accepted else None",
+    ),
+    pitfall(
+        "a stale accept is acknowledged",
+        9,
+        "acceptor",
+        "return conflict, None\n        slot = self.slots.get(request.key)\n        if slot is not None and",
+        "return Took(), None\n        slot = self.slots.get(request.key)\n        if slot is not None and",
+    ),
+    pitfall(
+        "the next promise of an accept is forgotten",
+        41,
+        "acceptor",
+        "request.key, request.ballot, request.state, max(request.ballot, request.next)",
+        "request.key, request.ballot, request.state, request.ballot",
+    ),
+    pitfall(
+        "a kept ballot stays after it was used",
+        41,
+        "proposer",
+        "return self._kept.pop(key, None)",
+        "return self._kept.get(key, None)",
+    ),
+    pitfall(
+        "a ballot is kept without a phase 1 quorum",
+        41,
+        "proposer",
+        "if self.config.prepared(self._votes.votes) is VoteResult.WON:",
+        "if self.config.accepted(self._votes.votes) is VoteResult.WON:",
+    ),
+    pitfall(
+        "a kept ballot survives a change of acceptors",
+        17,
+        "proposer",
+        "            self.config = config\n            self._kept.clear()",
+        "            self.config = config",
+    ),
+    pitfall(
+        "a collection raises no fence",
+        50,
+        "acceptor",
+        "self._do(CollectedRecord(request.key, max(self.fence, slot.promised)))",
+        "self._do(CollectedRecord(request.key, self.fence))",
+    ),
+    pitfall(
+        "the fence is not asked",
+        50,
+        "acceptor",
+        "return Conflict(self.fence) if ballot <= self.fence else None",
+        "return None",
+    ),
+    pitfall(
+        "a tombstone is collected when a quorum has it",
+        50,
+        "proposer",
+        "return self.config.everyone(votes) if self._collecting else self.config.accepted(votes)",
+        "return self.config.accepted(votes)",
+    ),
+    pitfall(
+        "a register is collected whatever it holds",
+        50,
+        "acceptor",
+        "if not slot.is_tombstone or slot.accepted != request.ballot:",
+        "if False:",
+    ),
+    pitfall(
+        "a change in doubt is made again",
+        36,
+        "proposer",
+        "if fates[attempt.ballot] is Fate.APPLIED and state is not None:",
+        "if False:",
+    ),
+    pitfall(
+        "what cannot be known is taken for not applied",
+        36,
+        "proposer",
+        "if Fate.UNKNOWN in fates.values():",
+        "if False:",
+    ),
+    pitfall(
+        "a refusal of some acceptors is taken for one of all",
+        36,
+        "proposer",
+        "if not attempt.doubtful:",
+        "if len(attempt.doubtful) <= 1:",
+    ),
+    pitfall(
+        "a refused comparison is told without a quorum",
+        12,
+        "proposer",
+        "if state is None and not self.attempts and not self._collecting:",
+        "if not self.attempts and not self._collecting:",
+    ),
+    pitfall(
+        "a read believes any quorum",
+        12,
+        "proposer",
+        "if self.config.accepted(same) is VoteResult.WON:",
+        "if True:",
+    ),
+    pitfall(
+        "an answer to an earlier phase counts",
+        9,
+        "proposer",
+        "if send.phase != self._phase or self.outcome is not None:\n            if isinstance(reply, WrongConfig)",
+        "if self.outcome is not None:\n            if isinstance(reply, WrongConfig)",
+    ),
+    pitfall(
+        "an acceptor serves any epoch",
+        17,
+        "acceptor",
+        "if self.config is None or request.config != self.config.id:",
+        "if self.config is None:",
+    ),
+    pitfall(
+        "an acceptor that comes back keeps what it had",
+        44,
+        "acceptor",
+        "begin_empty = seat is None or before is None or before.since != seat.since",
+        "begin_empty = False",
+    ),
+    pitfall(
+        "registers are not copied to the new group",
+        39,
+        "reconfigure",
+        "        if self._copying:",
+        "        if False:",
+    ),
+    pitfall(
+        "fences do not go over to the new group",
+        50,
+        "reconfigure",
+        "max(self._fence, config.floor))",
+        "ZERO)",
+    ),
+    pitfall(
+        "a decided register can be changed",
+        41,
+        "proposer",
+        "if isinstance(decision, Write) and state is not None and state.decided:",
+        "if False:",
+    ),
+)

@@ -1,0 +1,182 @@
+"""CASPaxos §2.3: acceptors come and go while proposers go on. Here acceptors enforce the configuration by its epoch."""
+
+import pytest
+from caspaxos import Table, ballot, state
+
+from troth.core.register import changes
+from troth.core.register.messages import Accept, Configure, Described, Prepare, WrongConfig
+from troth.core.register.reconfigure import Reconfiguration
+from troth.errors import NotApplied, UsageError
+from troth.ids import NodeId
+
+KEY = b"k"
+
+
+def change(table: Table, client: int, seats: list[int], *, up: tuple[int, ...] = ()) -> None:
+    task = Reconfiguration(table.proposer(client), {NodeId(n): f"a{n}" for n in seats})
+    outcome = table.run(task, up=up)
+    assert outcome.error is None
+
+
+def test_an_acceptor_refuses_requests_of_another_epoch_and_names_its_own() -> None:
+    table = Table(spares=1)
+    change(table, 50, [1, 2, 3, 4])
+    reply = table.ask(1, Prepare(table.config.id, KEY, ballot(1)))
+    assert isinstance(reply, WrongConfig)
+    assert reply.mine is not None
+    assert reply.mine.id.epoch == 3
+    assert reply.mine.acceptors == (1, 2, 3, 4)
+
+
+def test_a_client_with_an_old_set_goes_on_in_the_new_one() -> None:
+    table = Table(spares=1)
+    client = table.proposer(1)
+    table.run(client.change(KEY, changes.put(b"1")))
+    change(table, 50, [1, 2, 3, 4])
+    assert table.run(client.change(KEY, changes.put(b"2"))).value == b"2"
+    assert client.config.id.epoch == 3
+
+
+def test_a_set_grows_from_an_odd_and_from_an_even_size() -> None:
+    """§2.3.1 and §2.3.2."""
+    table = Table(spares=2)
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    change(table, 50, [1, 2, 3, 4])
+    change(table, 51, [1, 2, 3, 4, 5])
+    assert table.run(table.proposer(2).read(KEY), up=(3, 4, 5)).value == b"v"
+
+
+def test_a_set_may_be_replaced_as_a_whole() -> None:
+    """Joint quorums of old and new, and the rescan of every register in between."""
+    table = Table(spares=3)
+    for number in range(30):
+        table.run(table.proposer(1).change(b"key %d" % number, changes.put(b"%d" % number)))
+    change(table, 50, [4, 5, 6])
+    reader = table.proposer(2)
+    for number in range(30):
+        assert table.run(reader.read(b"key %d" % number)).value == b"%d" % number
+    for number in range(30):
+        assert table.run(reader.read(b"key %d" % number), up=(4, 5, 6)).value == b"%d" % number
+
+
+def test_in_the_joint_configuration_a_phase_needs_quorums_of_both_groups() -> None:
+    table = Table(spares=3)
+    operator = table.proposer(50)
+    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (4, 5, 6)})
+    while not operator.config.is_joint:
+        for send in task.take():
+            task.on_reply(send, table.hand(send))
+    assert isinstance(table.run(operator.change(KEY, changes.put(b"v")), up=(1, 2, 3), steps=50).error, NotApplied)
+    assert isinstance(table.run(operator.change(KEY, changes.put(b"v")), up=(4, 5, 6), steps=50).error, NotApplied)
+    assert table.run(operator.change(KEY, changes.put(b"v")), up=(1, 2, 5, 6)).value == b"v"
+
+
+def test_two_operators_can_not_both_decide_the_next_configuration() -> None:
+    table = Table(spares=2)
+    one = Reconfiguration(table.proposer(50), {NodeId(n): f"a{n}" for n in (1, 2, 3, 4)})
+    other = Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (1, 2, 3, 5)})
+    for _ in range(400):
+        for task in (one, other):
+            for send in task.take():
+                task.on_reply(send, table.hand(send))
+            if task.pause:
+                task.resume()
+    assert one.outcome is not None
+    assert other.outcome is not None
+    epochs = {
+        acceptor.config.id.epoch: acceptor.config for acceptor in table.acceptors.values() if acceptor.config
+    }
+    newest = epochs[max(epochs)]
+    assert newest.acceptors in ((1, 2, 3, 4), (1, 2, 3, 5))
+    assert not newest.is_joint
+
+
+def test_a_change_that_was_left_in_the_middle_is_finished_by_the_next() -> None:
+    table = Table(spares=2)
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    operator = table.proposer(50)
+    left = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 4)})
+    while not operator.config.is_joint:
+        for send in left.take():
+            left.on_reply(send, table.hand(send))
+    change(table, 51, [1, 2, 5])
+    assert table.run(table.proposer(2).read(KEY), up=(2, 5)).value == b"v"
+
+
+def test_a_promise_kept_from_an_earlier_configuration_is_not_used() -> None:
+    table = Table(spares=1)
+    client = table.proposer(1)
+    table.run(client.change(KEY, changes.put(b"1")))
+    change(table, 50, [1, 2, 3, 4])
+    newest = table.acceptors[NodeId(1)].config
+    assert newest is not None
+    client.adopt(newest)
+    assert client.take_kept(KEY) is None
+
+
+def test_an_acceptor_that_comes_back_begins_empty() -> None:
+    """It was away while a register was deleted and collected: what it holds would revive it."""
+    table = Table()
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    change(table, 50, [1, 2])
+    table.run(table.proposer(2).change(KEY, changes.delete()))
+    assert table.run(table.proposer(2).collect(KEY)).error is None
+    change(table, 51, [1, 2, 3])
+    assert table.run(table.proposer(3).read(KEY), up=(1, 3)).value is None
+    assert KEY not in table.acceptors[NodeId(3)].slots
+
+
+def test_an_acceptor_that_missed_its_leaving_begins_empty_as_well() -> None:
+    table = Table()
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    change(table, 50, [1, 2], up=(1, 2))
+    table.run(table.proposer(2).change(KEY, changes.delete()))
+    assert table.run(table.proposer(2).collect(KEY)).error is None
+    change(table, 51, [1, 2, 3])
+    assert table.run(table.proposer(3).read(KEY), up=(1, 3)).value is None
+
+
+def test_fences_go_over_to_the_new_group() -> None:
+    """Or a change in doubt from before would be taken for one that never happened."""
+    table = Table(spares=3)
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    table.run(table.proposer(1).change(KEY, changes.delete()))
+    table.run(table.proposer(1).collect(KEY))
+    fence = max(acceptor.fence for acceptor in table.acceptors.values())
+    change(table, 50, [4, 5, 6])
+    assert all(table.acceptors[NodeId(n)].fence >= fence for n in (4, 5, 6))
+
+
+def test_a_stranger_in_the_place_of_an_acceptor_has_no_voice() -> None:
+    """Pitfall 44: configurations name acceptors by id, and an emptied directory has a new one."""
+    table = Table(spares=1)
+    stranger = table.acceptors[NodeId(4)]
+    reply, record = stranger.on_request(Prepare(table.config.id, KEY, ballot(1)))
+    assert reply == WrongConfig(None)
+    assert record is None
+    reply, record = stranger.on_request(Configure(table.config))
+    assert isinstance(reply, Described)
+    assert stranger.config is None
+    reply, _ = stranger.on_request(Accept(table.config.id, KEY, ballot(1), state(b"v", ballot(1))))
+    assert reply == WrongConfig(None)
+
+
+def test_an_epoch_never_falls_and_another_set_is_refused() -> None:
+    table = Table(spares=1)
+    change(table, 50, [1, 2, 3, 4])
+    acceptor = table.acceptors[NodeId(1)]
+    acceptor.on_request(Configure(table.config))
+    assert acceptor.config is not None
+    assert acceptor.config.id.epoch == 3
+    acceptor.on_request(Configure(Table(acceptors=5).config))
+    assert acceptor.config.id.epoch == 3
+
+
+def test_quorum_sizes_are_changed_in_the_same_way() -> None:
+    table = Table()
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    task = Reconfiguration(table.proposer(50), {NodeId(n): f"a{n}" for n in (1, 2, 3)}, prepare=3, accept=1)
+    assert table.run(task).error is None
+    assert table.run(table.proposer(2).change(KEY, changes.put(b"w"))).value == b"w"
+    with pytest.raises(UsageError, match="need not meet"):
+        Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (1, 2, 3)}, prepare=1, accept=2)

@@ -1,0 +1,80 @@
+"""CASPaxos §2.2.1: the next prepare travels with the accept, so a proposer that keeps its ballot asks only once."""
+
+from caspaxos import Table
+
+from troth.core.register import changes
+from troth.core.register.messages import Accept, Prepare
+from troth.ids import NodeId
+
+KEY = b"k"
+
+
+def test_the_second_change_of_a_proposer_takes_one_round_trip() -> None:
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"1")))
+    table.log.clear()
+    task = proposer.change(KEY, changes.put(b"2"))
+    assert table.run(task).value == b"2"
+    assert task.phases == 1
+    assert table.requests(Prepare) == 0
+    assert table.requests(Accept) == 3
+
+
+def test_an_accept_promises_the_next_ballot_with_the_same_write() -> None:
+    table = Table()
+    table.run(table.proposer(1).change(KEY, changes.put(b"1")))
+    for acceptor in table.acceptors.values():
+        assert acceptor.promised(KEY) > acceptor.slots[KEY].accepted
+
+
+def test_a_kept_ballot_is_used_once() -> None:
+    """A ballot names one state: it is gone as soon as an accept may have left with it."""
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"1")))
+    first = proposer.change(KEY, changes.put(b"2"))
+    second = proposer.change(KEY, changes.put(b"3"))
+    assert first.phases == second.phases == 1
+    ballots = [send.request.ballot for task in (first, second) for send in task.take()]  # type: ignore[union-attr]
+    assert len(set(ballots)) == 2
+
+
+def test_a_kept_ballot_that_was_overtaken_is_not_used_again() -> None:
+    """After a conflict the proposer prepares anew, and applies its change to what the other has made."""
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"1")))
+    table.run(table.proposer(2).change(KEY, changes.put(b"2")))
+    outcome = table.run(proposer.change(KEY, changes.apply(lambda held: (held or b"") + b"+")))
+    assert outcome.value == b"2+"
+    assert outcome.version == 3
+
+
+def test_a_ballot_is_kept_only_if_a_phase_1_quorum_has_promised_it() -> None:
+    """With an accept quorum of one, one promise is no phase 1."""
+    table = Table(acceptors=3, prepare=3, accept=1)
+    proposer = table.proposer(1)
+    task = proposer.change(KEY, changes.put(b"1"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    table.step(task, reach=(2,), answer=(2,))
+    assert task.outcome is not None
+    assert proposer.take_kept(KEY) is None
+
+
+def test_a_comparison_that_fails_on_the_kept_state_is_confirmed_by_a_quorum() -> None:
+    """The kept state may be old; the client must not hear of it before acceptors agree that it is the newest."""
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"1")))
+    table.run(table.proposer(2).change(KEY, changes.put(b"2")))
+    assert table.run(proposer.change(KEY, changes.cas(b"2", b"3"))).changed
+
+
+def test_the_slowest_acceptor_holds_nobody_up() -> None:
+    table = Table()
+    proposer = table.proposer(1)
+    for number in range(5):
+        outcome = table.run(proposer.change(KEY, changes.put(b"%d" % number)), up=(1, 3))
+        assert outcome.error is None
+    assert KEY not in table.acceptors[NodeId(2)].slots

@@ -1,0 +1,395 @@
+"""CASPaxos (Rystsov 2018) §2.1: prepare, accept, and what a client is told; one test for each rule."""
+
+import pytest
+from caspaxos import Table, ballot, state
+
+from troth.core.register import changes
+from troth.core.register.messages import ZERO, Accept, Conflict, Holding, Prepare, Promise, Read, Took
+from troth.core.register.proposer import Fate, Phase, fate, highest_accepted
+from troth.errors import (
+    AlreadyDecided,
+    ChangeFailed,
+    NotApplied,
+    OutcomeUnknown,
+    QuotaExceeded,
+    RequestTimeout,
+    Unavailable,
+)
+from troth.ids import NodeId
+
+KEY = b"k"
+
+
+# ---- acceptors ----
+
+
+def test_an_acceptor_refuses_a_prepare_below_what_it_has_promised() -> None:
+    """Step 3: "returns a conflict if it already saw a greater ballot number"."""
+    table = Table()
+    assert isinstance(table.ask(1, Prepare(table.config.id, KEY, ballot(5))), Promise)
+    assert table.ask(1, Prepare(table.config.id, KEY, ballot(4))) == Conflict(ballot(5))
+
+
+def test_an_acceptor_refuses_an_accept_below_what_it_has_promised() -> None:
+    """Step 5, the acknowledgement of a stale ballot."""
+    table = Table()
+    table.ask(1, Prepare(table.config.id, KEY, ballot(5)))
+    stale = Accept(table.config.id, KEY, ballot(4), state(b"old", ballot(4)))
+    assert isinstance(table.ask(1, stale), Conflict)
+    assert table.ask(1, Read(table.config.id, KEY)) == Holding(ZERO, None)
+
+
+def test_a_promise_tells_what_was_accepted_and_at_which_ballot() -> None:
+    """Step 3: "a tuple of accepted value and its ballot number", which is not the promised one."""
+    table = Table()
+    held = state(b"v", ballot(3))
+    table.ask(1, Accept(table.config.id, KEY, ballot(3), held, ballot(7)))
+    assert table.ask(1, Prepare(table.config.id, KEY, ballot(9))) == Promise(ballot(3), held, ZERO)
+
+
+def test_every_promise_and_every_accepted_state_is_written_before_it_is_answered() -> None:
+    """Step 3: "persists the ballot number as a promise" (pitfall 41)."""
+    table = Table()
+    acceptor = table.acceptors[NodeId(1)]
+    reply, record = acceptor.on_request(Prepare(table.config.id, KEY, ballot(1)))
+    assert isinstance(reply, Promise)
+    assert record is not None
+    accept = Accept(table.config.id, KEY, ballot(1), state(b"v", ballot(1)), ballot(2))
+    reply, record = acceptor.on_request(accept)
+    assert reply == Took()
+    assert record is not None
+
+
+def test_a_repeated_accept_is_answered_again_and_changes_nothing() -> None:
+    table = Table()
+    accept = Accept(table.config.id, KEY, ballot(3), state(b"v", ballot(3)), ballot(4))
+    assert table.ask(1, accept) == Took()
+    reply, record = table.acceptors[NodeId(1)].on_request(accept)
+    assert (reply, record) == (Took(), None) or isinstance(reply, Conflict)
+
+
+def test_an_acceptor_restarted_from_its_records_is_the_same() -> None:
+    """Pitfall 41: nothing of a promise or an accepted state is lost by a restart, nor by a snapshot."""
+    table = Table()
+    acceptor = table.acceptors[NodeId(1)]
+    table.ask(1, Prepare(table.config.id, b"a", ballot(4)))
+    table.ask(1, Accept(table.config.id, b"b", ballot(5), state(b"v", ballot(5)), ballot(6)))
+    again = type(acceptor)(acceptor.id)
+    for record in acceptor.snapshot():
+        again.apply(record)
+    assert again.promised(b"a") == ballot(4)
+    assert again.promised(b"b") == ballot(6)
+    assert again.slots[b"b"].accepted == ballot(5)
+    assert again.slots[b"b"].state == state(b"v", ballot(5))
+    assert again.bytes == acceptor.bytes
+
+
+# ---- proposers ----
+
+
+def test_ballots_of_a_proposer_rise_and_are_nobody_elses() -> None:
+    """Pitfall 41: (round, client) is unique for ever."""
+    table = Table()
+    one, other = table.proposer(1), table.proposer(2)
+    drawn = [one.new_ballot(), other.new_ballot(), one.new_ballot(), other.new_ballot()]
+    assert len(set(drawn)) == 4
+    assert drawn[0] < drawn[2]
+    one.observe(ballot(50, client=9))
+    assert one.new_ballot() > ballot(50, client=9)
+
+
+def test_the_highest_accepted_state_is_adopted() -> None:
+    """Step 4: "picks the value of the tuple with the highest ballot number" (pitfall 42)."""
+    low, high = state(b"low", ballot(2)), state(b"high", ballot(3))
+    promises = {NodeId(1): Promise(ballot(3), high, ZERO), NodeId(2): Promise(ballot(2), low, ZERO)}
+    assert highest_accepted(promises) == (ballot(3), high)
+    assert highest_accepted(dict(reversed(promises.items()))) == (ballot(3), high)
+
+
+def test_a_state_accepted_by_a_minority_is_found_by_the_next_quorum_and_kept() -> None:
+    table = Table()
+    first = table.proposer(1).change(KEY, changes.put(b"first"))
+    table.step(first, reach=(1, 2, 3), answer=(1, 2, 3))
+    table.step(first, reach=(3,))
+    seen = table.run(table.proposer(2).change(KEY, changes.apply(lambda held: (held or b"") + b"+")), up=(2, 3))
+    assert seen.value == b"first+"
+    assert seen.version == 2
+
+
+def test_an_accept_needs_a_quorum_before_the_client_is_told() -> None:
+    """Step 6: "waits for the F+1 confirmations"."""
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"v"))
+    table.step(task, reach=(1, 2), answer=(1, 2))
+    table.step(task, reach=(1,), answer=(1,))
+    assert task.outcome is None
+    task.give_up()
+    assert task.outcome is not None
+    assert isinstance(task.outcome.error, RequestTimeout)
+
+
+def test_a_prepare_needs_a_quorum_before_anything_is_accepted() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"v"))
+    table.step(task, reach=(1,), answer=(1,))
+    assert task.phase is Phase.PREPARING
+    assert not task.take()
+
+
+def test_an_answer_counts_once_however_often_it_arrives() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"v"))
+    sends = table.step(task, reach=(1,), answer=(1,))
+    for _ in range(3):
+        task.on_reply(sends[0], Promise(ZERO, None, ZERO))
+    assert task.phase is Phase.PREPARING
+
+
+def test_an_answer_to_an_earlier_phase_or_another_task_counts_nothing() -> None:
+    """Pitfall 9: answers carry what they answer."""
+    table = Table()
+    proposer = table.proposer(1)
+    early = proposer.change(b"other", changes.put(b"v"))
+    stale = early.take()
+    task = proposer.change(KEY, changes.put(b"v"))
+    for send in stale:
+        task.on_reply(send, Promise(ballot(99), state(b"wrong", ballot(99)), ZERO))
+    assert task.phase is Phase.PREPARING
+    assert table.run(task).value == b"v"
+
+
+def test_a_refused_proposer_comes_back_above_what_refused_it() -> None:
+    """Step 3 and 4: a conflict fast-forwards the ballot; the change is then made once."""
+    table = Table()
+    for _ in range(5):
+        table.run(table.proposer(9).change(KEY, changes.put(b"x")))
+    outcome = table.run(table.proposer(1).change(KEY, changes.apply(lambda held: (held or b"") + b"y")))
+    assert outcome.value == b"xy"
+
+
+def test_duelling_proposers_pause_and_the_pause_grows() -> None:
+    """The paper leaves it to back-off: without, two proposers can refuse each other for ever."""
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"mine"))
+    rival = table.proposer(2)
+    pauses = []
+    for _ in range(6):
+        table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+        for acceptor in (1, 2, 3):
+            rival.observe(table.acceptors[NodeId(acceptor)].promised(KEY))
+        table.step(rival.change(KEY, changes.put(b"rival")), reach=(1, 2, 3))
+        table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+        pauses.append(task.pause)
+        if task.pause:
+            task.resume()
+    assert pauses[1:] == sorted(pauses[1:])
+    assert pauses[-1] > pauses[1] > 0
+    assert table.run(task).value == b"mine"
+
+
+# ---- what a client is told ----
+
+
+def test_without_a_quorum_for_the_prepare_nothing_was_applied() -> None:
+    table = Table()
+    outcome = table.run(table.proposer(1).change(KEY, changes.put(b"v")), up=(1,))
+    assert isinstance(outcome.error, Unavailable)
+    assert isinstance(outcome.error, NotApplied)
+
+
+def test_an_accept_that_may_have_arrived_leaves_the_outcome_unknown() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"v"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    task.take()
+    task.give_up()
+    assert task.outcome is not None
+    assert isinstance(task.outcome.error, OutcomeUnknown)
+
+
+def test_an_accept_that_all_acceptors_have_refused_was_not_applied() -> None:
+    """A quorum of refusals ends the phase, the last refusal arrives later; with it nothing is in doubt any more."""
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"v")))
+    table.run(table.proposer(2).change(KEY, changes.put(b"w")))
+    task = proposer.change(KEY, changes.put(b"x"))
+    for send in task.take():
+        assert len(task.attempts) == 1
+        task.on_reply(send, table.hand(send))
+    assert not task.attempts
+    task.give_up()
+    assert task.outcome is not None
+    assert isinstance(task.outcome.error, Unavailable)
+
+
+def test_a_refusal_by_most_acceptors_leaves_the_outcome_unknown() -> None:
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"v")))
+    table.run(table.proposer(2).change(KEY, changes.put(b"w")))
+    task = proposer.change(KEY, changes.put(b"x"))
+    for send in task.take()[:2]:
+        task.on_reply(send, table.hand(send))
+    task.give_up()
+    assert task.outcome is not None
+    assert isinstance(task.outcome.error, OutcomeUnknown)
+
+
+def test_a_change_in_doubt_that_was_applied_is_not_applied_again() -> None:
+    """The retry finds its own mark in the state, and answers with what the first attempt made."""
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.apply(lambda held: (held or b"") + b"+"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    sends = table.step(task, reach=(1, 2, 3))
+    other = table.run(table.proposer(2).change(KEY, changes.apply(lambda held: (held or b"") + b"o")))
+    assert other.value == b"+o"
+    for send in sends:
+        task.on_lost(send)
+    outcome = table.run(task)
+    assert outcome.changed
+    assert (outcome.value, outcome.version) == (b"+", 1)
+    assert table.run(table.proposer(3).read(KEY)).value == b"+o"
+
+
+def test_a_change_in_doubt_that_was_not_applied_is_applied_once() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.apply(lambda held: (held or b"") + b"+"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    for send in table.step(task, reach=()):
+        task.on_lost(send)
+    table.run(table.proposer(2).change(KEY, changes.put(b"o")))
+    assert table.run(task).value == b"o+"
+
+
+def test_a_change_hidden_by_many_other_proposers_is_reported_as_unknown() -> None:
+    """Better no answer than a wrong one: the register remembers the newest change of few proposers only."""
+    table = Table()
+    table.run(table.proposer(40).change(KEY, changes.put(b"before")))
+    task = table.proposer(1).change(KEY, changes.put(b"mine"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    sends = table.step(task, reach=(1, 2, 3))
+    for client in range(2, 40):
+        table.run(table.proposer(client).change(KEY, changes.put(b"other")))
+    for send in sends:
+        task.on_lost(send)
+    outcome = table.run(task)
+    assert isinstance(outcome.error, OutcomeUnknown)
+
+
+def test_many_changes_of_one_other_proposer_hide_nothing() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.apply(lambda held: (held or b"") + b"mine"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    sends = table.step(task, reach=())
+    rival = table.proposer(2)
+    for _ in range(40):
+        table.run(rival.change(KEY, changes.put(b"other-")))
+    for send in sends:
+        task.on_lost(send)
+    assert table.run(task).value == b"other-mine"
+
+
+def test_a_state_says_of_an_attempt_what_can_be_known() -> None:
+    """`fate` over a register's whole life: applied, not applied, and the two ways of not knowing."""
+    from troth.core.register.proposer import Attempt, Write, next_state
+
+    mine, born = ballot(9, client=7), ballot(2, client=3)
+    base = next_state(None, Write(value=b"a"), born, ZERO)
+    attempt = Attempt(mine, base, next_state(base, Write(value=b"b"), mine, ZERO))
+    assert fate(attempt, attempt.after, ZERO) is Fate.APPLIED
+    assert fate(attempt, base, ZERO) is Fate.NOT_APPLIED
+    assert fate(attempt, None, ballot(8)) is Fate.NOT_APPLIED
+    assert fate(attempt, None, ballot(10)) is Fate.UNKNOWN
+    reborn = next_state(None, Write(value=b"c"), ballot(20, client=5), ballot(12))
+    assert fate(attempt, reborn, ZERO) is Fate.UNKNOWN
+    later = next_state(base, Write(value=b"c"), ballot(30, client=7), ZERO)
+    assert fate(attempt, later, ZERO) is Fate.UNKNOWN
+
+
+def test_a_change_function_that_raises_changes_nothing_and_says_so() -> None:
+    table = Table()
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+
+    def fails(held: bytes | None) -> bytes:
+        raise ValueError(f"no number: {held!r}")
+
+    outcome = table.run(table.proposer(1).change(KEY, changes.apply(fails)))
+    assert isinstance(outcome.error, ChangeFailed)
+    assert isinstance(outcome.error.__cause__, ValueError)
+    assert table.run(table.proposer(2).read(KEY)).value == b"v"
+
+
+def test_a_comparison_is_refused_on_a_chosen_state_only() -> None:
+    """What a refused compare-and-set saw is accepted by a quorum first, or another reader could see an older one."""
+    table = Table()
+    first = table.proposer(1).change(KEY, changes.put(b"first"))
+    table.step(first, reach=(1, 2, 3), answer=(1, 2, 3))
+    table.step(first, reach=(3,))
+    refused = table.run(table.proposer(2).change(KEY, changes.cas(b"else", b"new")), up=(2, 3))
+    assert not refused.changed
+    assert refused.value == b"first"
+    assert table.run(table.proposer(3).read(KEY), up=(1, 2)).value == b"first"
+
+
+def test_what_was_proposed_first_is_decided_for_ever() -> None:
+    table = Table()
+    assert table.run(table.proposer(1).change(KEY, changes.propose(b"one"))).value == b"one"
+    assert table.run(table.proposer(2).change(KEY, changes.propose(b"two"))).value == b"one"
+    for change in (changes.put(b"x"), changes.cas(b"one", b"x"), changes.delete()):
+        outcome = table.run(table.proposer(3).change(KEY, change))
+        assert isinstance(outcome.error, AlreadyDecided)
+    assert table.run(table.proposer(4).read(KEY)).value == b"one"
+
+
+# ---- reads ----
+
+
+def test_a_read_on_which_a_quorum_agrees_takes_one_round_trip_and_writes_nothing() -> None:
+    """ "Consistent quorum" (Skrzypczak, Schintke, Schütt 2020, §3)."""
+    table = Table()
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    table.log.clear()
+    assert table.run(table.proposer(2).read(KEY)).value == b"v"
+    assert table.requests(Read) == len(table.log)
+
+
+def test_a_read_that_meets_different_states_settles_them_first() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"v"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    table.step(task, reach=(3,))
+    assert table.run(table.proposer(2).read(KEY), up=(2, 3)).value == b"v"
+    assert table.run(table.proposer(3).read(KEY), up=(1, 2)).value == b"v"
+
+
+def test_a_register_that_was_never_written_is_read_without_leaving_a_trace() -> None:
+    table = Table()
+    assert table.run(table.proposer(1).read(KEY)).value is None
+    assert all(not acceptor.slots for acceptor in table.acceptors.values())
+
+
+# ---- flexible quorums ----
+
+
+@pytest.mark.parametrize(("prepare", "accept"), [(1, 5), (2, 4), (4, 2), (5, 1)])
+def test_quorums_of_two_sizes_that_meet_are_enough(prepare: int, accept: int) -> None:
+    """§2.3 rests on Flexible Paxos (Howard, Malkhi, Spiegelman 2016): only prepare and accept quorums must meet."""
+    table = Table(acceptors=5, prepare=prepare, accept=accept)
+    for number in range(6):
+        up = {1 + (number + shift) % 5 for shift in range(max(prepare, accept))}
+        outcome = table.run(
+            table.proposer(number + 1).change(KEY, changes.apply(lambda held: (held or b"") + b".")), up=up
+        )
+        assert outcome.value == b"." * (number + 1)
+
+
+def test_acceptors_that_are_full_refuse_and_say_so() -> None:
+    table = Table()
+    for acceptor in table.acceptors.values():
+        acceptor._bytes_max = 500
+    table.run(table.proposer(1).change(b"small", changes.put(b"v")))
+    outcome = table.run(table.proposer(1).change(b"large", changes.put(bytes(400))))
+    assert isinstance(outcome.error, QuotaExceeded | OutcomeUnknown)
+    assert table.run(table.proposer(2).read(b"small")).value == b"v"
