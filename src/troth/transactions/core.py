@@ -58,6 +58,8 @@ class Core:
                 if key is not None:
                     self._by_key[key] = participant
         self._lock = threading.Lock()
+        self._is_fenced = False
+        self._renewing = threading.Lock()
         self._open: set[str] = set()
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
         self._under_way: set[str] = set()
@@ -70,10 +72,19 @@ class Core:
 
     def next_gid(self) -> str:
         """The name of a transaction that begins; it counts as open until `ended`."""
+        if self._is_fenced:
+            self._renew()
         gid = str(Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, next(self._sequence)))
         with self._lock:
             self._open.add(gid)
         return gid
+
+    def _renew(self) -> None:
+        """Somebody took us for dead, and closed our epoch: go on in a new one."""
+        with self._renewing:
+            if self._is_fenced:
+                self.epoch = self.log.renew()
+                self._is_fenced = False
 
     def ended(self, gid: str, outcome: str, *, alone: bool) -> None:
         """*gid* is over, as far as its block goes. What one database committed alone is not in the log: kept here."""
@@ -116,6 +127,7 @@ class Core:
             decided = self._group.decide(record)
         if decided.verdict is Verdict.ABORT:
             self.metrics.fenced += 1
+            self._is_fenced = True
         return decided
 
     def note_applied(self, gid: str) -> None:

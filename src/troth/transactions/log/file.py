@@ -32,7 +32,7 @@ from pathlib import Path
 from troth.core.twophase.cells import Cells, Verdict, replay
 from troth.core.twophase.gid import LOG_CHARS, Epoch, Gid, base36, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Opened, Record
-from troth.errors import Corrupt, StorageError, SyncFailed, UsageError, invariant
+from troth.errors import Corrupt, StorageError, SyncFailed, TrothError, UsageError, invariant
 from troth.transactions.log import framing
 from troth.transactions.log.interface import Coordinator, Decided
 from troth.transactions.steps import OnStep, nothing
@@ -304,7 +304,17 @@ class FileLog:
     def epoch(self) -> Epoch:
         return self._epoch
 
-    def decide(self, commits: Sequence[Commit]) -> list[Decided]:
+    def renew(self) -> Epoch:
+        with self._lock:
+            before = self._descriptor
+            self._descriptor = self._open(self._place, _Owner.NEW)
+            os.close(before)
+            self._zeroed = os.fstat(self._descriptor).st_size
+            self._fault = None
+            self._epoch = Epoch(self._log_id, self._place.coordinator, self._place.cells.epoch)
+            return self._epoch
+
+    def decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         """See `DecisionLog.decide`. Keys are unique in the whole log, so that batches with keys wait for each other."""
         with self._lock:
             if any(commit.key for commit in commits):
@@ -315,7 +325,7 @@ class FileLog:
                     return self._decide(commits)
             return self._decide(commits)
 
-    def _decide(self, commits: Sequence[Commit]) -> list[Decided]:
+    def _decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         cells = self._place.cells
         won: list[Record] = []
         answers: list[Decided | None] = []

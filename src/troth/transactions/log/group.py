@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from troth.core.twophase.records import Commit
-from troth.errors import Overloaded, StorageError
+from troth.errors import Overloaded, StorageError, TrothError
 from troth.transactions.log.interface import Decided, DecisionLog
 
 BATCH_MAX = 512
@@ -104,7 +104,7 @@ class GroupCommit:
         with self._lock:
             batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
         error: BaseException | None = None
-        answers: list[Decided] = []
+        answers: list[Decided | TrothError] = []
         before = time.monotonic()
         try:
             answers = self._log.decide([waiting.commit for waiting in batch])
@@ -123,10 +123,11 @@ class GroupCommit:
                 self._is_writing = False
                 successor = None
         for place, waiting in enumerate(batch):
-            if error is not None:
-                waiting.error = error
+            answer = error if error is not None else answers[place]
+            if isinstance(answer, BaseException):
+                waiting.error = answer
             else:
-                waiting.decided = answers[place]
+                waiting.decided = answer
             waiting.ready.release()
         if successor is not None:
             successor.ready.release()

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid
 from troth.core.twophase.records import Abort, Commit, Heuristic, Member
+from troth.errors import TrothError
 
 
 class Decided(NamedTuple):
@@ -43,9 +44,13 @@ class DecisionLog(Protocol):
     def epoch(self) -> Epoch:
         """The epoch that this process opened."""
 
-    def decide(self, commits: Sequence[Commit]) -> list[Decided]:
+    def renew(self) -> Epoch:
+        """Our epoch was closed by somebody: open another one. What was begun in the old one is aborted."""
+
+    def decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         """Write each Commit into its cell, durably, with one sync for all; answers in the same order.
 
+        An error in place of an answer is of that Commit alone; the decision may stand (OutcomeUnknown).
         A Commit wins if its epoch is open, its cell is empty and its key is free. On return the answer is durable.
         """
 

@@ -1,0 +1,217 @@
+"""What every decision log promises, on the embedded file and on a troth cluster (issue: write-once cells, epochs)."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from troth import LocalCluster
+from troth.core.twophase.cells import Verdict
+from troth.core.twophase.gid import Gid, parse_gid
+from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic, Member
+from troth.errors import TrothError
+from troth.transactions.log.file import FileLog
+from troth.transactions.log.interface import Decided, DecisionLog
+from troth.transactions.log.replicated import ReplicatedLog
+
+Opener = Callable[..., DecisionLog]
+
+
+@pytest.fixture(scope="module")
+def cluster_url() -> Iterator[str]:
+    with LocalCluster(3) as cluster:
+        yield cluster.url
+
+
+@pytest.fixture(params=["file", pytest.param("cluster", marks=pytest.mark.integration)])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Opens any number of logs (processes) on the same place."""
+    logs: list[DecisionLog] = []
+    name = f"t{abs(hash(request.node.name)) % 10**9}"
+
+    def open_one(coordinator: str | None = None) -> DecisionLog:
+        log: DecisionLog
+        if request.param == "file":
+            log = FileLog(tmp_path / "log", coordinator=coordinator)
+        else:
+            log = ReplicatedLog.connect(request.getfixturevalue("cluster_url"), name=name, coordinator=coordinator)
+        logs.append(log)
+        return log
+
+    yield open_one
+    for log in logs:
+        log.close()
+
+
+def gid(log: DecisionLog, sequence: int) -> str:
+    return str(Gid(log.log_id, log.epoch.coordinator, log.epoch.number, sequence))
+
+
+def commit(log: DecisionLog, sequence: int, *, key: str = "", delegate: str = "") -> Commit:
+    name = gid(log, sequence)
+    return Commit(name, (BranchRef("a", f"{name}.0", "7"), BranchRef("b", f"{name}.1")), key, delegate)
+
+
+def parsed(name: str) -> Gid:
+    found = parse_gid(name)
+    assert found is not None
+    return found[0]
+
+
+def decided(log: DecisionLog, *commits: Commit) -> list[Decided | TrothError]:
+    return log.decide(commits)
+
+
+def test_a_cell_is_written_once(opened: Opener) -> None:
+    log = opened()
+    first = commit(log, 1)
+    assert decided(log, first) == [Decided(Verdict.COMMIT, first.gid)]
+    assert decided(log, first) == [Decided(Verdict.COMMIT, first.gid)]
+    assert log.abort(Abort(first.gid)) is Verdict.COMMIT
+    assert log.verdict(parsed(first.gid)) is Verdict.COMMIT
+    assert log.commit_of(parsed(first.gid)) == first
+
+
+def test_an_abort_that_came_first_wins(opened: Opener) -> None:
+    log = opened()
+    record = commit(log, 1)
+    assert log.abort(Abort(record.gid, "test")) is Verdict.ABORT
+    assert decided(log, record) == [Decided(Verdict.ABORT, record.gid)]
+    assert log.commit_of(parsed(record.gid)) is None
+    assert log.unapplied() == []
+
+
+def test_no_cell_is_open_while_the_epoch_is_and_aborted_after(opened: Opener) -> None:
+    first, second = opened("one"), opened("two")
+    name = gid(first, 1)
+    assert second.verdict(parsed(name)) is Verdict.OPEN
+    assert second.close_epoch("one", even_if_alive=True)
+    assert second.verdict(parsed(name)) is Verdict.ABORT
+
+
+def test_a_living_coordinator_is_not_fenced_unasked(opened: Opener) -> None:
+    opened("one")
+    second = opened("two")
+    assert not second.close_epoch("one")
+    assert not second.close_epoch("two", even_if_alive=True), "nobody closes its own epoch by accident"
+
+
+def test_a_zombie_is_fenced(opened: Opener) -> None:
+    """Pitfall 52: whoever wakes up after a recovery decides nothing any more; what it had decided stays decided."""
+    zombie, other = opened("one"), opened("two")
+    before, after = commit(zombie, 1), commit(zombie, 2)
+    decided(zombie, before)
+    assert other.close_epoch("one", even_if_alive=True)
+    assert decided(zombie, after) == [Decided(Verdict.ABORT, after.gid)]
+    assert other.verdict(parsed(before.gid)) is Verdict.COMMIT
+    assert other.verdict(parsed(after.gid)) is Verdict.ABORT
+    assert [found.gid for found in other.unapplied()] == [before.gid]
+
+
+def test_a_fenced_coordinator_goes_on_in_a_new_epoch(opened: Opener) -> None:
+    zombie, other = opened("one"), opened("two")
+    other.close_epoch("one", even_if_alive=True)
+    late = commit(zombie, 1)
+    assert decided(zombie, late) == [Decided(Verdict.ABORT, late.gid)]
+    old = zombie.epoch
+    assert zombie.renew().number > old.number
+    fresh = commit(zombie, 2)
+    assert decided(zombie, fresh) == [Decided(Verdict.COMMIT, fresh.gid)]
+    assert other.verdict(parsed(late.gid)) is Verdict.ABORT
+
+
+def test_a_restart_closes_the_epoch_before_and_keeps_the_decisions(opened: Opener) -> None:
+    first = opened("one")
+    kept, undecided = commit(first, 1), gid(first, 2)
+    decided(first, kept)
+    first.close()
+    second = opened("one")
+    assert second.epoch.number > parsed(kept.gid).epoch
+    assert second.log_id == parsed(kept.gid).log
+    assert second.verdict(parsed(kept.gid)) is Verdict.COMMIT
+    assert second.verdict(parsed(undecided)) is Verdict.ABORT
+    assert second.unapplied() == [kept]
+
+
+def test_applied_decisions_are_remembered_and_not_looked_for(opened: Opener) -> None:
+    first = opened("one")
+    record = commit(first, 1)
+    decided(first, record)
+    first.note_applied([record.gid])
+    assert first.unapplied() == []
+    first.close()
+    second = opened("one")
+    assert second.unapplied() == []
+    assert second.verdict(parsed(record.gid)) is Verdict.COMMIT
+
+
+def test_another_process_notes_what_a_dead_one_had_decided(opened: Opener) -> None:
+    first, second = opened("one"), opened("two")
+    record = commit(first, 1)
+    decided(first, record)
+    first.close()
+    assert second.close_epoch("one")
+    assert second.unapplied() == [record]
+    second.note_applied([record.gid])
+    assert second.unapplied() == []
+    assert second.verdict(parsed(record.gid)) is Verdict.COMMIT
+
+
+def test_a_key_commits_once_in_the_whole_log(opened: Opener) -> None:
+    first, second = opened("one"), opened("two")
+    record, rival = commit(first, 1, key="order-1"), commit(second, 1, key="order-1")
+    assert second.holder_of("order-1") is None
+    assert decided(first, record) == [Decided(Verdict.COMMIT, record.gid)]
+    assert decided(second, rival) == [Decided(Verdict.COMMIT, record.gid)]
+    assert second.commit_of(parsed(rival.gid)) is None
+    assert second.holder_of("order-1") == record.gid
+
+
+def test_two_with_one_key_in_one_batch(opened: Opener) -> None:
+    log = opened()
+    one, two = commit(log, 1, key="k"), commit(log, 2, key="k")
+    answers = decided(log, one, two)
+    assert len({answer.gid for answer in answers if isinstance(answer, Decided)}) == 1
+    assert len(log.unapplied()) == 1
+
+
+def test_a_delegated_cell_can_only_turn_into_abort_and_frees_its_key(opened: Opener) -> None:
+    log = opened()
+    record = commit(log, 1, key="k", delegate="lite")
+    assert decided(log, record) == [Decided(Verdict.DELEGATED, record.gid)]
+    assert log.verdict(parsed(record.gid)) is Verdict.DELEGATED
+    log.note_refused(record.gid)
+    assert log.verdict(parsed(record.gid)) is Verdict.ABORT
+    assert log.holder_of("k") is None
+    again = commit(log, 2, key="k")
+    assert decided(log, again) == [Decided(Verdict.COMMIT, again.gid)]
+
+
+def test_names_of_other_logs_are_foreign(opened: Opener) -> None:
+    log = opened()
+    assert log.verdict(Gid("zzzzzzzz", "one", 1, 1)) is Verdict.FOREIGN
+    assert log.verdict(Gid(log.log_id, log.epoch.coordinator, log.epoch.number + 5, 1)) is Verdict.FOREIGN
+    assert log.verdict(Gid(log.log_id, "nobody", 1, 1)) is Verdict.FOREIGN
+
+
+def test_members_and_heuristics_are_kept(opened: Opener) -> None:
+    first = opened("one")
+    first.register([Member("a", "postgresql", "pg:1:2")])
+    first.note_heuristic(Heuristic(gid(first, 1), "a", "rolled back"))
+    first.close()
+    second = opened("one")
+    assert second.members()["a"] == Member("a", "postgresql", "pg:1:2")
+    (found,) = second.heuristics()
+    assert (found.participant, found.seen) == ("a", "rolled back")
+    assert second.forget(found.gid, "operator")
+    assert second.heuristics() == []
+    assert not second.forget(found.gid, "operator")
+
+
+def test_the_first_free_place_is_taken(opened: Opener) -> None:
+    first, second = opened(), opened()
+    assert first.epoch.coordinator != second.epoch.coordinator
+    name = first.epoch.coordinator
+    first.close()
+    assert opened().epoch.coordinator == name
+    assert {c.name for c in second.coordinators()} >= {name, second.epoch.coordinator}
