@@ -98,8 +98,8 @@ class Recovery:
         with self._one_at_a_time:
             report = Report()
             core = self._core
-            epochs = self._close_epochs(even_if_alive)
-            reached = [p for p in core.participants if self._fence(p, epochs, report)]
+            closed = self._close_epochs(even_if_alive)
+            reached = [p for p in core.participants if self._fence(p, closed, report)]
             core.on_step("fenced")
             finished = self._resolve(reached, report)
             core.on_step("resolved")
@@ -110,24 +110,22 @@ class Recovery:
     # ---- the steps of a pass -----------------------------------------------------------------------------
 
     def _close_epochs(self, even_if_alive: bool) -> dict[str, int]:
-        """Close what can be closed; the open epoch of each coordinator that is left (0: none is open)."""
+        """Close what can be closed; for each coordinator the newest epoch that is certainly closed.
+
+        One that is opened from now on has a higher number, so that its sessions are never taken for old ones.
+        """
         log = self._core.log
-        epochs = {}
+        closed = {}
         for coordinator in log.coordinators():
             is_own = coordinator.name == log.epoch.coordinator
-            if is_own or (coordinator.is_alive and not even_if_alive):
-                epochs[coordinator.name] = coordinator.epoch
-            elif log.close_epoch(coordinator.name, even_if_alive=even_if_alive):
-                epochs[coordinator.name] = 0
-            else:
-                epochs[coordinator.name] = coordinator.epoch
-        return epochs
+            may_close = not is_own and (not coordinator.is_alive or even_if_alive)
+            is_closed = may_close and log.close_epoch(coordinator.name, even_if_alive=even_if_alive)
+            closed[coordinator.name] = coordinator.epoch if is_closed else coordinator.epoch - 1
+        return closed
 
-    def _fence(self, participant: Participant, epochs: dict[str, int], report: Report) -> bool:
+    def _fence(self, participant: Participant, closed: dict[str, int], report: Report) -> bool:
         def is_closed(epoch: Epoch) -> bool:
-            if epoch.log != self._core.epoch.log or epoch.coordinator not in epochs:
-                return False
-            return epoch.number != epochs[epoch.coordinator]
+            return epoch.log == self._core.epoch.log and epoch.number <= closed.get(epoch.coordinator, 0)
 
         try:
             report.fenced += participant.fence(is_closed)

@@ -10,6 +10,7 @@ from enum import Enum
 from itertools import islice
 from typing import TypeVar
 
+from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.gid import Gid, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
 from troth.errors import invariant
@@ -29,16 +30,17 @@ class Verdict(Enum):
     ABORT = "abort"
     DELEGATED = "the last resource named in the record decides"
     OPEN = "not decided, and its owner may still decide"
-    FORGOTTEN = "applied so long ago that its name is not kept; or aborted"
+    FORGOTTEN = "applied so long ago that its name is not kept"
     FOREIGN = "a transaction of another log"
 
 
 class Cells:
     """The state of one coordinator's log."""
 
-    def __init__(self, log: str, coordinator: str) -> None:
+    def __init__(self, log: str, coordinator: str, *, applied_kept: int = APPLIED_KEPT) -> None:
         self.log = log
         self.coordinator = coordinator
+        self._applied_kept = applied_kept
         self.epoch = 0
         """The open epoch; 0 while none was ever opened. Smaller ones are closed."""
         self.is_owned = False
@@ -50,10 +52,7 @@ class Cells:
         self._applied: dict[str, Commit] = {}
         self._aborted: dict[str, Abort] = {}
         self._keys: dict[str, str] = {}
-        self.forgotten = (0, 0)
-        """(epoch, sequence) of the newest applied transaction whose name was dropped: of it and older ones, "no cell"
-        need not mean aborted. A branch found prepared under such a name was restored from a backup, or lost by a
-        failover; it is reported and left to a person."""
+        self.forgotten = Forgotten()
 
     def open_epoch(self, number: int) -> None:
         """Close all epochs before *number* and open that one."""
@@ -100,16 +99,16 @@ class Cells:
                 if known is not None and known.key:
                     self._keys.pop(known.key, None)
                 self._aborted[record.gid] = record
-                _shorten(self._aborted, APPLIED_KEPT)
+                _shorten(self._aborted, self._applied_kept)
             case Applied():
                 for gid in record.gids:
                     done = self.unapplied.pop(gid, None)
                     if done is not None:
                         self._applied[gid] = done
-                for gid in _shorten(self._applied, APPLIED_KEPT):
+                for gid in _shorten(self._applied, self._applied_kept):
                     found = parse_gid(gid)
                     if found is not None:
-                        self.forgotten = max(self.forgotten, (found[0].epoch, found[0].sequence))
+                        self.forgotten.add(found[0].epoch, found[0].sequence)
                 _shorten(self._keys, KEYS_KEPT + len(self.unapplied))
             case Heuristic():
                 self.heuristics.setdefault(record.gid, {})[record.participant] = record.seen
@@ -136,7 +135,7 @@ class Cells:
             return _verdict_of(known)
         if name in self._aborted:
             return Verdict.ABORT
-        if (gid.epoch, gid.sequence) <= self.forgotten:
+        if self.forgotten.may_hold(gid.epoch, gid.sequence):
             return Verdict.FORGOTTEN
         if self.is_open(gid):
             return Verdict.OPEN

@@ -6,6 +6,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from troth.core.twophase.forgotten import ForgottenState
+
 
 class BranchRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One prepared branch: the participant's name, the branch's name there, and how to prove later what became of it.
@@ -84,5 +86,5 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sealed: int
     sealed_bytes: int
     carried: tuple[Record, ...] = ()
-    forgotten: tuple[int, int] = (0, 0)
+    forgotten: ForgottenState = ForgottenState()
     owned: bool = True

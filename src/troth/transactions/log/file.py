@@ -30,6 +30,7 @@ from enum import Enum
 from pathlib import Path
 
 from troth.core.twophase.cells import Cells, Verdict, replay
+from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.gid import LOG_CHARS, Epoch, Gid, base36, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Opened, Record
 from troth.errors import Corrupt, StorageError, SyncFailed, TrothError, UsageError, invariant
@@ -172,7 +173,12 @@ class _Place:
             epoch = self.cells.epoch if owner is _Owner.SAME else number
             replay(self.cells, extra)
             opened = Opened(
-                epoch, before, self.end, self.cells.carried(), self.cells.forgotten, owner is not _Owner.NOBODY
+                epoch,
+                before,
+                self.end,
+                self.cells.carried(),
+                self.cells.forgotten.state(),
+                owner is not _Owner.NOBODY,
             )
             content = framing.encode_head(number, self.log_id) + framing.encode_opened(
                 opened, number=number, log_id=self.log_id
@@ -195,7 +201,7 @@ class _Place:
 def _take(cells: Cells, content: Opened | tuple[Record, ...]) -> None:
     if isinstance(content, Opened):
         replay(cells, content.carried)
-        cells.forgotten = max(cells.forgotten, content.forgotten)
+        cells.forgotten = Forgotten(content.forgotten)
         cells.epoch, cells.is_owned = content.epoch, content.owned
     else:
         replay(cells, content)

@@ -9,7 +9,7 @@ Everything is a compare-and-set transaction of the store; nothing here is more t
     cell/<coordinator>/<gid>    Commit or Abort: created once (a delegated Commit may become Abort), never changed
     pending/<gid>               this Commit is not known to be applied
     key/<key>                   <gid>: who committed under the caller's key
-    forgotten/<coordinator>     [epoch, sequence] of the newest cell that was dropped
+    forgotten/<coordinator>     which applied cells were dropped, a bit for each
     member/<name>, heuristic/<gid>/<participant>
 
 *Commit wins if the epoch's key still says our number, the cell does not exist and the caller's key is free*: one
@@ -29,6 +29,7 @@ from troth.client.operations import Delete, Get, Put, create_revision, mod_revis
 from troth.client.replies import RangeReply, TxnReply
 from troth.client.sync import Client, connect
 from troth.core.twophase.cells import APPLIED_KEPT, Verdict
+from troth.core.twophase.forgotten import Forgotten, ForgottenState
 from troth.core.twophase.gid import LOG_CHARS, Epoch, Gid, base36, is_name, parse_gid
 from troth.core.twophase.records import Abort, Commit, Heuristic, Member
 from troth.errors import NotApplied, OutcomeUnknown, RequestError, TrothError, UsageError
@@ -40,6 +41,8 @@ ASK_AGAIN_TIMES = 3
 FLUSH_COUNT = 64
 PRUNE_EVERY = 1000
 PLACES_MAX = 4096
+FORGOTTEN_BYTES_MAX = 64 << 10
+"""Read with every question about an absent cell: half a million transactions."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_cell = msgspec.msgpack.Decoder(Commit | Abort).decode
@@ -53,7 +56,7 @@ class _EpochCell(NamedTuple):
 
 
 _decode_epoch = msgspec.msgpack.Decoder(_EpochCell).decode
-_decode_pair = msgspec.msgpack.Decoder(tuple[int, int]).decode
+_decode_forgotten = msgspec.msgpack.Decoder(ForgottenState).decode
 
 
 class _Seen(NamedTuple):
@@ -61,7 +64,7 @@ class _Seen(NamedTuple):
 
     cell: Commit | Abort | None
     epoch: _EpochCell | None
-    forgotten: tuple[int, int]
+    forgotten: ForgottenState
     holder: str | None
 
 
@@ -247,7 +250,7 @@ class ReplicatedLog:
             return _verdict_of(seen.cell)
         if seen.epoch is None or gid.epoch > seen.epoch.number:
             return Verdict.FOREIGN
-        if (gid.epoch, gid.sequence) <= seen.forgotten:
+        if Forgotten(seen.forgotten).may_hold(gid.epoch, gid.sequence):
             return Verdict.FORGOTTEN
         return Verdict.OPEN if seen.epoch == _EpochCell(gid.epoch, True) else Verdict.ABORT
 
@@ -300,12 +303,14 @@ class ReplicatedLog:
         drop = [name for name in names if name not in pending]
         for start in range(0, len(drop), FLUSH_COUNT):
             some = drop[start : start + FLUSH_COUNT]
-            newest = max((found.epoch, found.sequence) for found in map(_parsed, some))
-            forgotten = self._key("forgotten", self._name)
-            kv = self._client.get(forgotten).kv
-            if kv is not None:
-                newest = max(newest, _decode_pair(kv.value))
-            self._client.txn((), [Put(forgotten, _encode(newest)), *(Delete(cells + name) for name in some)])
+            key = self._key("forgotten", self._name)
+            kv = self._client.get(key).kv
+            state = _decode_forgotten(kv.value) if kv is not None else ForgottenState()
+            forgotten = Forgotten(state, bytes_max=FORGOTTEN_BYTES_MAX)
+            for found in map(_parsed, some):
+                forgotten.add(found.epoch, found.sequence)
+            note = Put(key, _encode(forgotten.state()))
+            self._client.txn((), [note, *(Delete(cells + name) for name in some)])
 
     def note_refused(self, gid: str) -> None:
         found = _parsed(gid)
@@ -415,6 +420,6 @@ def _seen(reply: TxnReply) -> _Seen:
     return _Seen(
         _decode_cell(cell.value) if cell is not None else None,
         _decode_epoch(epoch.value) if epoch is not None else None,
-        _decode_pair(forgotten.value) if forgotten is not None else (0, 0),
+        _decode_forgotten(forgotten.value) if forgotten is not None else ForgottenState(),
         holder[0].value.decode() if holder and holder[0] is not None else None,
     )
