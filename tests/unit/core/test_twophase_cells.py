@@ -180,3 +180,10 @@ def test_members_and_heuristics_are_carried() -> None:
     replay(copy, cells.carried())
     assert copy.members == {"a": Member("a", "postgresql", "pg:1")}
     assert copy.heuristics == {"g": {"a": "rolled back"}}
+
+
+def test_a_key_commits_once() -> None:
+    cells = opened()
+    assert win(cells, gid(1, 1), key="order-1") is Verdict.COMMIT
+    assert cells.judge(Commit(str(gid(1, 2)), (), key="order-1")) == (Verdict.COMMIT, str(gid(1, 1)))
+    assert cells.judge(Commit(str(gid(1, 2)), (), key="order-2")) == (Verdict.COMMIT, str(gid(1, 2)))
