@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from troth.core.engines import EngineConfig, engine_kind
 from troth.core.interface import (
+    Ballot,
     Effects,
     Engine,
     Entry,
@@ -26,10 +28,12 @@ from troth.core.interface import (
     Membership,
     MembershipChange,
     Message,
+    Persist,
     ProposeResult,
     ReadState,
     Refused,
     Send,
+    Slot,
     SnapshotMeta,
     Status,
 )
@@ -47,11 +51,9 @@ from troth.core.raft.messages import (
     RequestVote,
     VoteReply,
 )
-from troth.core.raft.node import start
-from troth.core.raft.state import RaftConfig
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.journal import Journal
-from troth.simulate.raft_view import RaftView
+from troth.simulate.view import EngineView, view_of
 
 T = TypeVar("T")
 
@@ -97,7 +99,7 @@ class Actor:
     syncs: bool = True
     """Whether its disk syncs by itself."""
     engine: Engine = field(init=False)
-    view: RaftView = field(init=False)
+    view: EngineView = field(init=False)
     outbox: list[tuple[int, Send]] = field(default_factory=list)
     applied: list[Entry] = field(default_factory=list)
     reads: list[ReadState] = field(default_factory=list)
@@ -123,10 +125,12 @@ class Stage:
         *,
         learners: Iterable[int] = (),
         others: Iterable[int] = (),
-        config: RaftConfig | None = None,
+        config: EngineConfig | None = None,
+        consensus: str = "raft",
     ) -> None:
         """*others* are servers that run and belong to no membership yet."""
-        self.config = config or RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20)
+        self._start = engine_kind(consensus).start
+        self.config = config or EngineConfig(heartbeat_ticks=2, election_timeout_ticks=20)
         self.now = Tick(0)
         self.lines: list[str] = []
         self.in_flight: list[InFlight] = []
@@ -188,6 +192,15 @@ class Stage:
         actor.journal.durable.hard_state = HardState(Term(term), NodeId(voted_for))
         actor.journal.durable.write(tuple(entries))
         actor.journal.volatile.write(tuple(entries))
+        self._boot(actor, may_vote=True)
+
+    def load_slots(self, node: int, *slots: Slot, promised: Ballot, chosen: int = 0) -> None:
+        """Restart a Paxos server with these slots on its disk."""
+        actor = self[node]
+        actor.journal = Journal(self.genesis)
+        promise = HardState(promised.round, promised.node)
+        actor.journal.append(Persist(hard_state=promise, slots=slots, chosen=LogIndex(chosen)), 0)
+        actor.journal.sync_upto(actor.journal.written)
         self._boot(actor, may_vote=True)
 
     def tick(self, node: int, count: int = 1) -> None:
@@ -346,17 +359,19 @@ class Stage:
 
     def _boot(self, actor: Actor, *, may_vote: bool) -> None:
         stored = actor.journal.durable
-        actor.engine = start(
+        actor.engine = self._start(
             node_id=actor.node_id,
             config=self.config,
             rng=actor.rng,
             snapshot=stored.base,
             hard_state=stored.hard_state,
             entries=tuple(stored.entries),
+            slots=tuple(stored.slots.values()),
+            chosen=stored.chosen,
             now=self.now,
             may_vote=may_vote,
         )
-        actor.view = RaftView(actor.engine)
+        actor.view = view_of(actor.engine)
         actor.up = True
         actor.outbox, actor.applied, actor.reads, actor.reads_refused, actor.wanted = [], [], [], [], []
 
@@ -379,6 +394,7 @@ class Stage:
                 ),
                 *([f"snapshot={_shown(snapshot.last)}"] if snapshot else []),
                 *([_entries(persist.entries)] if persist.entries else []),
+                *([_entries(slot.entry for slot in persist.slots)] if persist.slots else []),
             )
             actor.journal.append(persist, actor.journal.file_digest if snapshot else 0)
         actor.outbox += [(actor.journal.written, send) for send in effects.after_persist]

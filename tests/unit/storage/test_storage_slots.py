@@ -1,0 +1,125 @@
+"""The log of a Paxos acceptor: its bytes, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from log_kit import FIRST, disk, snapshot
+
+from troth.core.interface import CHOSEN, Ballot, Entry, EntryKind, HardState, Membership, Persist, Slot
+from troth.errors import StorageError, WrongEngine
+from troth.ids import ClusterId, LogIndex, NodeId, Term
+from troth.simulate.disk import SimulatedDisk
+from troth.storage import identity, record
+from troth.storage.directory import open_directory
+from troth.storage.identity import Identity
+from troth.storage.log import Recovered, WriteAheadLog
+from troth.storage.replay import LogDamaged
+
+GOLDEN = Path(__file__).parent / "golden"
+BALLOT = Ballot(Term(3), NodeId(0x1122334455667788))
+GENESIS = Membership(voters=(NodeId(7),))
+
+
+def slot(index: int, payload: bytes = b"put k v", ballot: Ballot = BALLOT) -> Slot:
+    return Slot(ballot, Entry(LogIndex(index), Term(2), EntryKind.COMMANDS, payload))
+
+
+PERSISTS = [
+    Persist(hard_state=HardState(BALLOT.round, BALLOT.node)),
+    Persist(slots=(slot(2), slot(5, b"", CHOSEN)), chosen=LogIndex(1)),
+    Persist(snapshot=snapshot(2, 70_000), chosen=LogIndex(70_000)),
+]
+
+
+def open_slots(
+    files: SimulatedDisk, index: int = 0, *, segment_bytes: int = 1 << 20
+) -> tuple[WriteAheadLog, Recovered]:
+    base = snapshot(2, index) if index else None
+    return WriteAheadLog.open(files, owner=NodeId(7), acceptor=True, snapshot=base, segment_bytes=segment_bytes)
+
+
+def test_golden_segment_of_slots_is_what_is_written() -> None:
+    files = disk()
+    log, _ = open_slots(files)
+    log.append(PERSISTS)
+    log.sync()
+    golden = bytes.fromhex((GOLDEN / "slots-v2.hex").read_text())
+    written = files.content(FIRST)
+    assert written[: len(golden)] == golden
+    assert not any(written[len(golden) :]), "only zeros follow"
+
+
+def test_golden_segment_of_slots_is_read() -> None:
+    files = disk()
+    files.create(FIRST).write_at(0, bytes.fromhex((GOLDEN / "slots-v2.hex").read_text()))
+    _, recovered = open_slots(files, 70_000)
+    assert recovered.hard_state == HardState(BALLOT.round, BALLOT.node)
+    assert recovered.slots == (slot(2), slot(5, b"", CHOSEN))
+    assert recovered.chosen == 70_000
+    assert recovered.damaged is None
+
+
+def test_golden_identity_of_version_2_names_the_engine() -> None:
+    files = disk()
+    known = Identity(ClusterId(1 << 62), NodeId(7), "a", GENESIS, "paxos")
+    identity.store(files, known)
+    assert files.content("identity") == bytes.fromhex((GOLDEN / "identity-v2.hex").read_text())
+    assert identity.load(files) == known
+
+
+@pytest.mark.parametrize(("made", "started"), [("raft", "paxos"), ("paxos", "raft")])
+def test_a_directory_of_the_other_engine_is_refused_and_says_which(made: str, started: str) -> None:
+    files = disk()
+    open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, made)).close()
+    with pytest.raises(WrongEngine, match=f"made with consensus {made}.*--consensus {made}"):
+        open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, started))
+
+
+@pytest.mark.parametrize("acceptor", [False, True])
+def test_a_log_of_the_other_kind_is_refused_before_it_is_read(acceptor: bool) -> None:
+    files = disk()
+    log, _ = WriteAheadLog.open(files, owner=NodeId(7), acceptor=acceptor)
+    log.append([Persist(hard_state=HardState(Term(1), NodeId(1)))])
+    log.close()
+    with pytest.raises(StorageError, match="written by another consensus engine"):
+        WriteAheadLog.open(files, owner=NodeId(7), acceptor=not acceptor)
+
+
+def test_a_segment_that_is_lost_is_told_from_one_that_was_dropped() -> None:
+    files = disk()
+    log, _ = open_slots(files, segment_bytes=600)
+    for index in range(1, 8):
+        log.append([Persist(slots=(slot(index, b"x" * 400),), chosen=LogIndex(index - 1))])
+        log.sync()
+    log.compact(LogIndex(4))
+    log.close()
+    names = sorted(name for name in files.names() if name.startswith("wal"))
+    assert names[0] != FIRST, "the oldest segments were dropped"
+    _, recovered = open_slots(files, 3)
+    assert [each.entry.index for each in recovered.slots if each.entry.index > 3] == [4, 5, 6, 7]
+    files.remove(names[0])
+    with pytest.raises(LogDamaged, match="the file is missing"):
+        open_slots(files, 3)
+
+
+def test_slots_that_only_a_lost_snapshot_had_are_missed() -> None:
+    files = disk()
+    log, _ = open_slots(files)
+    log.append(PERSISTS)
+    log.close()
+    with pytest.raises(LogDamaged, match="in no snapshot that can be loaded"):
+        open_slots(files, 60_000)
+
+
+def test_entries_are_no_slots() -> None:
+    """An engine's Persist that the log can not hold is our bug, and nothing is written of it."""
+    log, _ = open_slots(disk())
+    entry = slot(1).entry
+    with pytest.raises(AssertionError, match="entries are given to an acceptor's log"):
+        log.append([Persist(entries=(entry,))])
+
+
+def test_records_of_slots_are_drawn() -> None:
+    """The module that owns the bytes draws them: both kinds, and the version that a segment of them has."""
+    text = record.__doc__ or ""
+    assert "3 SLOTS" in text and "4 SLOTS_ANEW" in text and "2: the slots of a Paxos acceptor" in text
