@@ -1,0 +1,246 @@
+"""Membership changes behind a stop sign (Lamport, Malkhi, Zhou 2010 §3.4), through a joint membership."""
+
+import pytest
+from paxos_stage import TIMEOUT, ballot, paxos, payloads
+
+from troth.core.interface import Accepted, Entry, EntryKind, Member, MembershipChange, RefusalReason, Refused, Slot
+from troth.core.membership import encode_membership
+from troth.core.paxos.messages import Accept, AcceptReply, Prepare, ProbeReply, Promise
+from troth.ids import LogIndex, NodeId, Term
+from troth.simulate.stage import Stage, membership_of
+
+
+def joining(*nodes: int) -> dict[NodeId, Member]:
+    return {NodeId(node): Member(f"n{node}") for node in nodes}
+
+
+def replace_all(*new: int, old: tuple[int, ...] = (1, 2, 3)) -> MembershipChange:
+    return MembershipChange(add_voters=joining(*new), remove=tuple(NodeId(node) for node in old))
+
+
+def ready(stage: Stage, node: int = 1) -> Stage:
+    stage.elect(node)
+    stage.run(4)
+    return stage
+
+
+def voters(stage: Stage, node: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    membership = stage[node].view.membership
+    return membership.voters, membership.outgoing
+
+
+def test_nothing_behind_a_membership_leaves_the_leader_before_it_is_chosen() -> None:
+    """The stop sign: who decides on a slot is known before anybody proposes a value for it."""
+    stage = ready(paxos(others=(4,)))
+    stage.change(1, MembershipChange(add_learners=joining(4)))
+    assert isinstance(stage.propose(1, b"behind"), Accepted)
+    sent = [each.index for message in stage.sent(Accept, 1) for each in message.entries]  # type: ignore[attr-defined]
+    assert set(sent) == {1}
+    assert stage.status(1).last.index == 1, "nor is it accepted here"
+    stage.run(4)
+    assert b"behind" in payloads(stage, 4)
+
+
+def test_a_change_of_voters_goes_through_a_joint_membership() -> None:
+    stage = ready(paxos(others=(4, 5, 6)))
+    assert isinstance(stage.change(1, replace_all(4, 5, 6)), Accepted)
+    assert voters(stage, 1) == ((1, 2, 3), ()), "it is in force once it is chosen"
+    seen = []
+    for _ in range(12):
+        stage.tick_all()
+        stage.deliver()
+        if voters(stage, 1) not in seen:
+            seen.append(voters(stage, 1))
+    assert seen == [((1, 2, 3), ()), ((4, 5, 6), (1, 2, 3)), ((4, 5, 6), ())]
+
+
+@pytest.mark.parametrize("cut", [(2, 3), (4, 5)])
+def test_while_joint_both_sets_must_accept(cut: tuple[int, int]) -> None:
+    stage = ready(paxos(others=(4, 5, 6)))
+    stage.change(1, replace_all(4, 5, 6))
+    while not stage[1].view.membership.is_joint:
+        stage.tick_all()
+        stage.deliver()
+    stage.isolate(*cut)
+    before = stage.commit(1)
+    stage.run(TIMEOUT - 4)
+    assert voters(stage, 1) == ((4, 5, 6), (1, 2, 3))
+    assert stage.commit(1) == before
+
+
+def test_while_joint_a_new_leader_needs_promises_of_both_sets() -> None:
+    stage = ready(paxos(others=(4, 5, 6)))
+    stage.change(1, replace_all(4, 5, 6))
+    while not stage[2].view.membership.is_joint:
+        stage.tick_all()
+        stage.deliver()
+    stage.crash(1)
+    stage.isolate(4, 5, 6)
+    stage.run(4 * TIMEOUT)
+    assert stage.leaders() == []
+    stage.heal()
+    stage.run(4 * TIMEOUT)
+    assert len(stage.leaders()) == 1
+
+
+def test_a_membership_that_is_reported_in_phase_1_must_promise_too() -> None:
+    """Whatever was chosen behind it was chosen by its voters, of whom the old quorum knows nothing."""
+    stage = paxos((1, 2, 3), others=(4, 5))
+    stage.tick(1, TIMEOUT)
+    stage.drop()
+    stage.hand(2, 1, ProbeReply(ballot(1, 1), True))
+    mine = stage[1].view.ballot
+    reported = Slot(
+        ballot(0, 3),
+        Entry(LogIndex(1), Term(0), EntryKind.MEMBERSHIP, encode_membership(membership_of((3, 4, 5)))),
+    )
+    stage.drop()
+    stage.hand(2, 1, Promise(mine, LogIndex(1), LogIndex(1), LogIndex(1), LogIndex(0), (reported,)))
+    assert stage.role(1) == "Candidate"
+    asked = {flying.to for flying in stage.in_flight if isinstance(flying.message, Prepare)}
+    assert {4, 5} <= asked, "its voters are asked as soon as it is heard of"
+    stage.hand(4, 1, Promise(mine, LogIndex(1), LogIndex(0), LogIndex(0), LogIndex(0), ()))
+    assert stage.role(1) == "Candidate"
+    stage.hand(5, 1, Promise(mine, LogIndex(1), LogIndex(0), LogIndex(0), LogIndex(0), ()))
+    assert stage.role(1) == "Leader"
+
+
+def test_a_stale_server_can_not_lead_with_voters_that_were_replaced() -> None:
+    """It learns of the new membership from the first old voter that it asks, and then needs the new ones."""
+    stage = ready(paxos(others=(4, 5, 6)))
+    stage.isolate(3)
+    stage.change(1, replace_all(4, 5, 6))
+    stage.run(3)
+    assert voters(stage, 4) == ((4, 5, 6), ())
+    stage.crash(4)
+    stage.crash(5)
+    stage.crash(6)
+    stage.heal()
+    for _ in range(6):
+        stage.run(TIMEOUT)
+        assert 3 not in stage.leaders()
+    assert voters(stage, 3) == ((4, 5, 6), ()), "that much it has learned"
+
+
+def test_leaving_is_announced_only_when_the_new_voters_durably_know_it() -> None:
+    """An operator may stop the old servers as soon as they are listed no more; pitfall 19."""
+    stage = ready(paxos(others=(4, 5, 6)))
+    stage.change(1, replace_all(4, 5, 6))
+    while voters(stage, 1) != ((4, 5, 6), ()):
+        stage.tick_all()
+        stage.deliver()
+    assert stage.status(1).membership.is_joint, "chosen, and not announced"
+    while stage.status(1).membership.is_joint:
+        stage.tick_all()
+        stage.deliver()
+    for node in (1, 2, 3):
+        stage.crash(node)
+    for node in (4, 5, 6):
+        stage.crash(node)
+        stage.restart(node)
+    stage.run(6 * TIMEOUT)
+    assert len(stage.leaders()) == 1
+    stage.propose(stage.leaders()[0], b"goes on")
+    stage.run(4)
+    assert payloads(stage, 4)[-1] == payloads(stage, 6)[-1] == b"goes on"
+
+
+def test_the_slot_behind_a_membership_is_counted_by_unbroken_runs() -> None:
+    """Who has it but not all before it may not know that the membership is chosen."""
+    stage = ready(paxos(others=(4,)))
+    stage.change(1, MembershipChange(add_learners=joining(4)))
+    stage.settle()
+    at, index = stage[1].view.ballot, stage.commit(1) + 1
+    stage.propose(1)
+    stage.drop()
+    for acceptor in (2, 3):
+        stage.hand(acceptor, 1, AcceptReply(at, LogIndex(0), LogIndex(index), LogIndex(index)))
+    # Both had acknowledged everything before, so this completes their runs.
+    assert stage.commit(1) == index
+
+
+def test_one_change_at_a_time() -> None:
+    """Pitfall 15."""
+    stage = ready(paxos(others=(4, 5)))
+    stage.isolate(1)
+    stage.change(1, MembershipChange(add_voters=joining(4)))
+    second = stage.change(1, MembershipChange(add_voters=joining(5)))
+    assert second == Refused(RefusalReason.CHANGE_IN_PROGRESS, NodeId(1))
+
+
+def test_no_change_before_the_recovered_window_is_chosen() -> None:
+    """Pitfall 15: a membership may be in it."""
+    stage = paxos()
+    stage.load_slots(
+        1,
+        Slot(ballot(0, 2), Entry(LogIndex(1), Term(0), EntryKind.COMMANDS, b"x")),
+        promised=ballot(0, 2),
+    )
+    while stage.role(1) != "Leader":
+        stage.tick_all()
+        stage.deliver()
+    stage.drop()
+    refused = stage.change(1, MembershipChange(add_learners=joining(4)))
+    assert isinstance(refused, Refused)
+    assert refused.reason is RefusalReason.NOT_READY
+
+
+def test_a_leader_that_is_removed_leads_until_that_is_settled_and_names_a_successor() -> None:
+    stage = ready(paxos())
+    stage.change(1, MembershipChange(remove=(NodeId(1),)))
+    stage.run(8)
+    assert stage.role(1) == "Follower"
+    assert stage.leaders() in ([2], [3])
+    assert stage.status(stage.leaders()[0]).membership.voters == (2, 3)
+
+
+def test_a_learner_receives_everything_decides_nothing_and_is_promoted_when_it_has_caught_up() -> None:
+    stage = ready(paxos(others=(4,)))
+    stage.isolate(4)
+    stage.change(1, MembershipChange(add_learners=joining(4)))
+    for _ in range(5):
+        stage.propose(1)
+        stage.settle()
+    assert stage.status(1).membership.learners == (4,)
+    stage.heal()
+    stage.run(10)
+    assert stage.status(1).membership.voters == (1, 2, 3, 4)
+    assert stage.commit(4) >= 6
+
+
+def test_a_change_that_is_not_possible_is_refused_with_a_reason() -> None:
+    stage = ready(paxos())
+    refused = stage.change(1, MembershipChange(remove=(NodeId(9),)))
+    assert isinstance(refused, Refused)
+    assert refused.reason is RefusalReason.BAD_CHANGE
+    assert "not a member" in refused.detail
+    follower = stage.change(2, MembershipChange(remove=(NodeId(3),)))
+    assert follower == Refused(RefusalReason.NOT_LEADER, NodeId(1))
+
+
+def test_a_membership_is_delivered_together_with_the_slot_behind_it() -> None:
+    """So that no snapshot ends between the leaving of the old voters and its announcement."""
+    stage = ready(paxos(others=(4, 5, 6)))
+    stage.change(1, replace_all(4, 5, 6))
+    for _ in range(30):
+        stage.tick_all()
+        stage.deliver()
+        for node in stage.actors:
+            if stage.commit(node):
+                applied = stage[node].view.applied_index
+                membership = stage[node].engine.membership_at(applied)
+                announced = stage.status(node).membership
+                assert applied < stage[node].view.membership_index or membership == announced
+    assert not stage.status(4).membership.is_joint
+
+
+def test_flexible_sizes_hold_where_they_fit_and_majorities_elsewhere() -> None:
+    stage = ready(paxos((1, 2, 3, 4), others=(5,), phase1_size=3, phase2_size=2))
+    stage.change(1, MembershipChange(add_voters=joining(5)))
+    stage.run(8)
+    assert stage.status(1).membership.voters == (1, 2, 3, 4, 5)
+    stage.isolate(1, 2)
+    before = stage.commit(1)
+    stage.propose(1)
+    stage.settle()
+    assert stage.commit(1) == before, "two of five is no quorum"
