@@ -78,8 +78,8 @@ rewrite: $(DEV) ## Write the expected traces of tests/scenarios anew; then read 
 	TROTH_REWRITE=1 $(BIN)/pytest tests/scenarios $(ARGS)
 	git diff --stat -- tests/scenarios
 
-sim: $(DEV) ## Simulate a cluster under faults (SEED=n replays one run)
-	$(BIN)/python -m troth.simulate $(if $(SEED),--seed $(SEED)) $(ARGS)
+sim: $(DEV) ## Simulate clusters under faults (SEED=n replays one run; ARGS="--level core" for bare cores)
+	$(BIN)/troth simulate $(if $(SEED),replay $(SEED)) $(ARGS)
 
 docs: $(DEV) ## Write docs/cli.md from the commands themselves
 	$(BIN)/python -m troth.cli.reference >docs/cli.md

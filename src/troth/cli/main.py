@@ -50,6 +50,11 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     "Tools": {
         "ring": Entry("troth.cli.ring", "ring", "Consistent hashing: place keys, compare rings, plan a change."),
         "verify": Entry("troth.cli.verify", "verify", "Check a recorded history against a consistency model."),
+        "simulate": Entry(
+            "troth.cli.simulate",
+            "simulate",
+            "Run clusters in a world that loses messages, power and disk blocks, one for each seed.",
+        ),
         "torture": Entry(
             "troth.cli.torture", "torture", "Break a real cluster on purpose and check every answer."
         ),

@@ -47,6 +47,8 @@ class Cluster:
         self.exits: Counter[str] = Counter()
         self.events: deque[tuple[int, str, str]] = deque(maxlen=HISTORY_KEPT)
         """(time, host, what happened) of the newest events."""
+        self.sending = ""
+        """What the frame that leaves next holds, for pictures."""
         self.on_tell: Callable[[int, str, str, Trace | None], None] | None = None
         self._seats: dict[NodeId, Seat] = {}
         self._rng = stream(plan.seed, "operators")

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from troth.errors import Corrupt, IdentityLost, InvariantViolation, TrothError
+from troth.errors import Corrupt, IdentityLost, InvariantViolation, Removed, TrothError
 from troth.rehearsal.cluster import RESTART_US_MAX, Cluster, pick
 from troth.rehearsal.host import Host
 from troth.rehearsal.operator import Operator
@@ -313,6 +313,8 @@ class Faults:
         self._operator.replace(host, after_us=self._duration_us(rng, 6))
 
     def _repair(self, host: Host, error: Exception) -> None:
+        if isinstance(error, Removed):
+            return  # as the operator wanted, who goes on from there
         rng = stream(self._plan.seed, "repair", host.name, host.life)
         if isinstance(error, IdentityLost) or (isinstance(error, Corrupt) and not isinstance(error, LogDamaged)):
             self._replace(host, rng)

@@ -448,7 +448,10 @@ class Host:
         seat = self.seat
         if seat is not None:
             on_sent = self.cluster.monitor.on_sent
-            for message in self.machine.codecs[-1].last:
+            messages = self.machine.codecs[-1].last
+            if self.cluster.on_tell is not None:
+                self.cluster.sending = ", ".join(type(message).__name__ for message in messages)
+            for message in messages:
                 on_sent(seat, peer, message)  # type: ignore[arg-type]
 
     def on_datagram(self, sender: NodeId, to: NodeId, cluster_id: int, data: bytes, original: bytes) -> None:

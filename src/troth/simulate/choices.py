@@ -12,7 +12,7 @@ Choice: TypeAlias = tuple[str, int]
 """(kind, which of that kind, counted from 0)."""
 
 OPERATION = "op"
-"""The kind of what clients do; all other kinds are faults."""
+"""How the kinds of what clients do begin (``op c1``); all other kinds are faults."""
 
 
 class Choices:
@@ -41,9 +41,9 @@ class Choices:
 
 def faults_of(choices: Collection[Choice]) -> list[Choice]:
     """Those that are faults."""
-    return [choice for choice in choices if choice[0] != OPERATION]
+    return [choice for choice in choices if not choice[0].startswith(OPERATION)]
 
 
 def operations_of(choices: Collection[Choice]) -> list[Choice]:
     """Those that are operations of clients."""
-    return [choice for choice in choices if choice[0] == OPERATION]
+    return [choice for choice in choices if choice[0].startswith(OPERATION)]

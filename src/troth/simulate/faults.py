@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from troth.core.interface import Accepted, Member, MembershipChange
 from troth.ids import NodeId
+from troth.simulate.choices import Choices
 from troth.simulate.core_node import CoreNode
 from troth.simulate.network import Network
 from troth.simulate.plan import TICK_US, Plan
@@ -15,8 +16,15 @@ class Faults:
     """Breaks things until `stop`, then mends them. `counts` proves what has happened."""
 
     def __init__(
-        self, world: World, network: Network, nodes: dict[NodeId, CoreNode], plan: Plan, rng: random.Random
+        self,
+        world: World,
+        network: Network,
+        nodes: dict[NodeId, CoreNode],
+        plan: Plan,
+        rng: random.Random,
+        choices: Choices,
     ) -> None:
+        self._choices = choices
         self.counts: dict[str, int] = {}
         self._world = world
         self._network = network
@@ -58,7 +66,7 @@ class Faults:
     def _happen(self, rate: int, fault: Callable[[], str | None]) -> None:
         if self._stopped:
             return
-        name = fault()
+        name = fault() if self._choices.take(fault.__name__.strip("_")) else None
         if name is not None:
             self.counts[name] = self.counts.get(name, 0) + 1
         self._plan_next(rate, fault)

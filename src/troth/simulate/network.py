@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from troth.ids import NodeId
+from troth.simulate.choices import Choices
 from troth.simulate.plan import TICK_US, Plan
 from troth.simulate.world import World
 
@@ -18,7 +19,8 @@ class Receiver(Protocol):
 class Network:
     """Every pair of nodes has a link in each direction. `cut` holds the directions that carry nothing."""
 
-    def __init__(self, world: World, plan: Plan, rng: random.Random) -> None:
+    def __init__(self, world: World, plan: Plan, rng: random.Random, choices: Choices | None = None) -> None:
+        self._choices = choices or Choices()
         self.receivers: dict[NodeId, Receiver] = {}
         self.cut: set[tuple[NodeId, NodeId]] = set()
         self.on_lost: Callable[[NodeId, NodeId], None] | None = None
@@ -44,7 +46,7 @@ class Network:
             counts["cut"] += 1
             self._maybe_tell(sender, to)
             return
-        if self._loss and draw() * 1000 < self._loss:
+        if self._loss and draw() * 1000 < self._loss and self._choices.take("loss"):
             counts["lost"] += 1
             self._maybe_tell(sender, to)
             return
@@ -54,7 +56,7 @@ class Network:
             self._newest[sender, to] = arrives
             delay = arrives - self._world.now_us
         self._world.after(delay, self._arrive, sender, to, message)
-        if self._duplicate and draw() * 1000 < self._duplicate:
+        if self._duplicate and draw() * 1000 < self._duplicate and self._choices.take("duplicate"):
             counts["duplicated"] += 1
             self._world.after(self._delay() + extra_us, self._arrive, sender, to, message)
 
@@ -80,7 +82,7 @@ class Network:
 
     def _delay(self) -> int:
         draw = self._rng.random
-        if self._delay_long and draw() * 1000 < self._delay_long:
+        if self._delay_long and draw() * 1000 < self._delay_long and self._choices.take("late"):
             self.counts["late"] += 1
             return int(draw() * 6 * self._timeout_us)
         # Two uniform draws fall off like an exponential where it matters, at a fraction of the cost.

@@ -5,7 +5,7 @@ The trace of a run is what every node received and when; its digest is the same 
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,6 +14,7 @@ from troth.core.engines import Start, engine_kind
 from troth.core.interface import Accepted, Member, Membership, Message, Trace
 from troth.errors import InvariantViolation, invariant
 from troth.ids import LogIndex, NodeId
+from troth.simulate.choices import Choice, Choices
 from troth.simulate.core_node import CoreNode
 from troth.simulate.faults import Faults
 from troth.simulate.invariants import RULES
@@ -44,13 +45,16 @@ class Outcome:
     faults: dict[str, int] = field(default_factory=dict)
     traces: dict[str, int] = field(default_factory=dict)
     last_events: list[str] = field(default_factory=list)
+    taken: list[Choice] = field(default_factory=list)
+    """What happened, for `simulate.shrink`."""
 
     @property
     def replay(self) -> str:
         """The command that runs this seed again."""
         plan = self.plan
         consensus = "" if plan.consensus == "raft" else f" --consensus {plan.consensus}"
-        return f"python -m troth.simulate --seed {plan.seed} --seconds {plan.chaos_us // SECOND_US}{consensus}"
+        seconds = plan.chaos_us // SECOND_US
+        return f"troth simulate replay {plan.seed} --level core --seconds {seconds}{consensus}"
 
 
 class Simulation:
@@ -62,14 +66,16 @@ class Simulation:
         *,
         engine: Start | None = None,
         rules: Sequence[type[Invariant]] | None = None,
-        keep: bool = True,
+        keep: Collection[Choice] | None = None,
     ) -> None:
-        """*engine* and *rules* replace those of the plan's consensus."""
+        """*engine* and *rules* replace those of the plan's consensus; of what could happen only *keep* does (None:
+        all of it)."""
         self.plan = plan
+        self.choices = Choices(keep)
         engine = engine_kind(plan.consensus).start if engine is None else engine
         rules = RULES[plan.consensus] if rules is None else rules
         self.world = World()
-        self.network = Network(self.world, plan, stream(plan.seed, "network"))
+        self.network = Network(self.world, plan, stream(plan.seed, "network"), self.choices)
         self.nodes: dict[NodeId, CoreNode] = {}
         self.monitor = Monitor(self.nodes, rules)
         self.monitor.on_event = self._on_event
@@ -109,6 +115,7 @@ class Simulation:
         outcome.reads = sum(node.reads_answered for node in self.nodes.values())
         outcome.traces = dict(sorted(self.monitor.trace_counts.items()))
         outcome.faults = {**self.network.counts, **dict(sorted(self.faults.counts.items()))}
+        outcome.taken = self.choices.taken
         outcome.last_events = [
             f"{us / SECOND_US:9.4f} s  n{node}  {trace.name} "
             + " ".join(f"{name}={value}" for name, value in trace.facts.items())
@@ -118,8 +125,9 @@ class Simulation:
 
     def chaos(self) -> None:
         """Faults and clients together."""
-        self.faults = Faults(self.world, self.network, self.nodes, self.plan, stream(self.plan.seed, "faults"))
-        self.workload = Workload(self.world, self.nodes, self.plan, stream(self.plan.seed, "workload"))
+        world, nodes, plan, choices = self.world, self.nodes, self.plan, self.choices
+        self.faults = Faults(world, self.network, nodes, plan, stream(plan.seed, "faults"), choices)
+        self.workload = Workload(world, nodes, plan, stream(plan.seed, "workload"), choices)
         self.world.run_until(self.plan.chaos_us)
 
     def calm(self) -> None:

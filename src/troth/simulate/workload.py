@@ -4,15 +4,21 @@ import random
 
 from troth.core.interface import Accepted
 from troth.ids import NodeId
+from troth.simulate.choices import OPERATION, Choices
 from troth.simulate.core_node import CoreNode, payload_of
 from troth.simulate.plan import TICK_US, Plan
 from troth.simulate.world import World
+
+WRITE, READ = f"{OPERATION} write", f"{OPERATION} read"
 
 
 class Workload:
     """Proposals and reads until `stop`."""
 
-    def __init__(self, world: World, nodes: dict[NodeId, CoreNode], plan: Plan, rng: random.Random) -> None:
+    def __init__(
+        self, world: World, nodes: dict[NodeId, CoreNode], plan: Plan, rng: random.Random, choices: Choices
+    ) -> None:
+        self._choices = choices
         self.proposed = 0
         self.accepted = 0
         self._world = world
@@ -43,6 +49,9 @@ class Workload:
         if self._stopped:
             return
         node = self._target()
+        if not self._choices.take(WRITE):
+            self._world.after(self._gap(self._write_us), self._write)
+            return
         for _ in range(self._rng.choice((1, 1, 1, 2, 5))):
             self.proposed += 1
             if isinstance(node.propose(payload_of(self.proposed)), Accepted):
@@ -52,7 +61,11 @@ class Workload:
     def _read(self) -> None:
         if self._stopped:
             return
-        self._target().read()
+        target = self._target()
+        if not self._choices.take(READ):
+            self._world.after(self._gap(self._read_us), self._read)
+            return
+        target.read()
         if self._rng.random() < 0.3:
             self._nodes[self._rng.choice(list(self._nodes))].read()
         self._world.after(self._gap(self._read_us), self._read)

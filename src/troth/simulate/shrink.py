@@ -1,0 +1,144 @@
+"""Making a red run small: the fewest faults and operations under which the same rule still breaks.
+
+A run is a plan (numbers) and the list of what happened in it (choices.py). In this order, since each step makes the
+next one cheaper: whole classes of faults are left out; the run ends sooner; clients and settings that are not needed
+go; then single faults and single operations, by delta debugging (Zeller & Hildebrandt, "Simplifying and isolating
+failure-inducing input", TSE 2002). Every candidate is run; only what happens counts.
+
+No clock is read here: the caller says when time is up.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from troth.simulate.choices import Choice, faults_of, operations_of
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of one run: the violation (empty: none), what happened, and when it ended."""
+
+    violation: str
+    taken: Sequence[Choice]
+    ended_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk(Generic[P]):
+    """A red run that is small: *plan*, and of what could happen in it only *keep*."""
+
+    plan: P
+    keep: tuple[Choice, ...]
+    violation: str
+    runs: int
+
+    @property
+    def faults(self) -> int:
+        """How many faults are left."""
+        return len(faults_of(self.keep))
+
+    @property
+    def operations(self) -> int:
+        """How many operations of clients are left."""
+        return len(operations_of(self.keep))
+
+
+def rule_of(violation: str) -> str:
+    """What a violation is about, without the facts of one run."""
+    return violation.partition("(")[0].strip()
+
+
+class Shrinker(Generic[P]):
+    """One attempt at one red run."""
+
+    def __init__(
+        self,
+        run: Callable[[P, Sequence[Choice] | None], Trial],
+        *,
+        simpler: Callable[[P], Iterator[P]],
+        shorter: Callable[[P, int], P],
+        expired: Callable[[], bool],
+    ) -> None:
+        """Args:
+        run: runs a plan with only those choices (None: all).
+        simpler: plans that are a step simpler than the one given, boldest first.
+        shorter: a plan whose chaos ends after so many microseconds.
+        """
+        self._run = run
+        self._simpler = simpler
+        self._shorter = shorter
+        self._expired = expired
+        self.runs = 0
+        self._rule = ""
+        self._plan: P
+        self._keep: tuple[Choice, ...] = ()
+        self._violation = ""
+        self._ended_us = 0
+
+    def shrink(self, plan: P, keep: Sequence[Choice] | None = None) -> Shrunk[P] | None:
+        """The smallest run found that breaks the rule that *plan* breaks; None when it breaks none."""
+        self._rule = ""
+        if not self._try(plan, keep):
+            return None
+        self._rule = rule_of(self._violation)
+        before: tuple[object, ...] = ()
+        while before != (self._plan, self._keep) and not self._expired():
+            before = (self._plan, self._keep)
+            self._simplify()
+            self._shorten()
+            for part_of in (operations_of, faults_of):
+                self._reduce(part_of)
+        return Shrunk(self._plan, self._keep, self._violation, self.runs)
+
+    def _try(self, plan: P, keep: Sequence[Choice] | None) -> bool:
+        """Run it; when it breaks the same rule, it is the best so far."""
+        self.runs += 1
+        trial = self._run(plan, keep)
+        if not trial.violation or (self._rule and rule_of(trial.violation) != self._rule):
+            return False
+        self._plan, self._violation, self._ended_us = plan, trial.violation, trial.ended_us
+        self._keep = tuple(trial.taken)
+        return True
+
+    def _simplify(self) -> None:
+        again = True
+        while again and not self._expired():
+            again = False
+            for plan in self._simpler(self._plan):
+                if self._expired():
+                    return
+                # Other settings make another run, in which other choices come up: first with all of them.
+                if self._try(plan, self._keep) or self._try(plan, None):
+                    again = True
+                    break
+
+    def _shorten(self) -> None:
+        """End the chaos sooner, by halves."""
+        for _ in range(8):
+            if self._expired() or not self._try(self._shorter(self._plan, self._ended_us // 2), self._keep):
+                break
+
+    def _reduce(self, part_of: Callable[[Sequence[Choice]], list[Choice]]) -> None:
+        """Delta debugging of one part of the choices, the rest stays."""
+        pieces = 2
+        while not self._expired():
+            part = part_of(self._keep)
+            if not part:
+                return
+            others = [choice for choice in self._keep if choice not in set(part)]
+            if pieces == 2 and self._try(self._plan, others):
+                return
+            size = max(1, -(-len(part) // pieces))
+            for start in range(0, len(part), size):
+                if self._expired():
+                    return
+                if self._try(self._plan, [*others, *part[:start], *part[start + size :]]):
+                    pieces = max(2, pieces - 1)
+                    break
+            else:
+                if size == 1:
+                    return
+                pieces = min(len(part), pieces * 2)
