@@ -63,6 +63,7 @@ class AsyncClient(ClusterCalls):
         self._reads = ReadPipeline(self.router, self._writes, read_from=read_from)
         self._watches = Watches(self.router, read_from=read_from)
         self._leases = LeaseKeeper(self)
+        self._number = next(recording.numbers)
 
     # ---- reading and writing ---------------------------------------------------------------------------
 
@@ -92,7 +93,7 @@ class AsyncClient(ClusterCalls):
             Put(key, value, lease, prev_kv, ignore_value, ignore_lease), len(key) + len(value)
         )
         if recording.active is not None and not ignore_value:
-            recording.active.put(key, value, future)
+            recording.active.put(self._number, key, value, future)
         return future
 
     def get(self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0) -> "asyncio.Future[GetReply]":
@@ -104,7 +105,7 @@ class AsyncClient(ClusterCalls):
         request = Range(key, b"", 0, revision) if revision else Range(key)
         future = self._reads.submit(request, level, GetReply)
         if recording.active is not None and not revision:
-            recording.active.get(key, level, future)
+            recording.active.get(self._number, key, level, future)
         return future
 
     def range(
@@ -156,7 +157,7 @@ class AsyncClient(ClusterCalls):
         start, end = span(key, range_end, prefix)
         future = self.write(DeleteRange(start, end, prev_kv), len(start) + len(end))
         if recording.active is not None and not end:
-            recording.active.delete(start, future)
+            recording.active.delete(self._number, start, future)
         return future
 
     def txn(
@@ -175,7 +176,7 @@ class AsyncClient(ClusterCalls):
         request = Txn(list(compare), list(success), list(failure))
         future = self.write(request, len(_encode(request)))
         if recording.active is not None:
-            recording.active.txn(request, future)
+            recording.active.txn(self._number, request, future)
         return future
 
     # ---- watches, leases, sessions ---------------------------------------------------------------------

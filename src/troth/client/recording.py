@@ -17,7 +17,8 @@ txn       any other transaction: at ok the operations that ran, ["r", key, value
 ========  ============================================================================================
 
 Reads and deletions of spans, leases and watches are not recorded. Concurrent operations of one client are written
-as operations of several processes, since a process of a history does one thing at a time.
+as operations of several processes, since a process of a history does one thing at a time; no process stands for two
+clients, so that what a client is promised about its own operations (session guarantees) can be checked.
 
 While nothing is recorded the clients pay one test of a global for each call.
 """
@@ -25,6 +26,7 @@ While nothing is recorded the clients pay one test of a global for each call.
 import asyncio
 import base64
 import heapq
+import itertools
 import os
 import threading
 import time
@@ -40,6 +42,9 @@ from troth.kv.requests import Compare, CompareResult, CompareTarget, DeleteRange
 from troth.models import LevelName, ReadLevel
 
 _encode = msgspec.json.Encoder().encode
+
+numbers = itertools.count(1)
+"""Names each client of this process."""
 
 active: "Recorder | None" = None
 """Where clients record to at present."""
@@ -70,8 +75,10 @@ class Recorder:
     def __init__(self, path: "str | os.PathLike[str]") -> None:
         self._file = open(path, "wb")  # noqa: SIM115  (closed by `close`)
         self._lock = threading.Lock()
-        self._free: list[int] = []
-        self._processes = 0
+        self._free: dict[int, list[int]] = {}
+        """For each client its processes that do nothing at present."""
+        self._client_of: list[int] = []
+        """For each process the client that it stands for."""
         self._is_closed = False
         self._file.write(b'{"troth_history":1,"failed":"absent","nil_read":"value"}\n')
 
@@ -83,27 +90,29 @@ class Recorder:
 
     # ---- operations ------------------------------------------------------------------------------------
 
-    def put(self, key: bytes, value: bytes, future: "asyncio.Future[PutReply]") -> None:
+    def put(self, client: int, key: bytes, value: bytes, future: "asyncio.Future[PutReply]") -> None:
         """A put was asked for."""
         told = shown(value)
-        self._track(future, "put", {"key": shown(key), "value": told}, lambda reply: told)
+        self._track(client, future, "put", {"key": shown(key), "value": told}, lambda reply: told)
 
-    def get(self, key: bytes, level: ReadLevel, future: "asyncio.Future[GetReply]") -> None:
+    def get(self, client: int, key: bytes, level: ReadLevel, future: "asyncio.Future[GetReply]") -> None:
         """A get was asked for."""
         fields: dict[str, Any] = {"key": shown(key)}
         if level.name is not LevelName.LINEARIZABLE:
             fields["level"] = str(level)
-        self._track(future, "get", fields, lambda reply: None if reply.kv is None else shown(reply.kv.value))
+        self._track(
+            client, future, "get", fields, lambda reply: None if reply.kv is None else shown(reply.kv.value)
+        )
 
-    def delete(self, key: bytes, future: "asyncio.Future[DeleteReply]") -> None:
+    def delete(self, client: int, key: bytes, future: "asyncio.Future[DeleteReply]") -> None:
         """The deletion of one key was asked for."""
-        self._track(future, "delete", {"key": shown(key)}, lambda reply: None)
+        self._track(client, future, "delete", {"key": shown(key)}, lambda reply: None)
 
-    def txn(self, request: Txn, future: "asyncio.Future[TxnReply]") -> None:
+    def txn(self, client: int, request: Txn, future: "asyncio.Future[TxnReply]") -> None:
         """A transaction was asked for."""
         cas = _as_cas(request)
         if cas is None:
-            self._track(future, "txn", {}, lambda reply: _operations(request, reply))
+            self._track(client, future, "txn", {}, lambda reply: _operations(request, reply))
             return
         key, expected, wanted = cas
         pair = [expected, wanted]
@@ -111,12 +120,17 @@ class Recorder:
         def outcome(reply: TxnReply) -> Any:
             return pair if reply.succeeded else _REFUSED
 
-        self._track(future, "cas", {"key": key, "value": pair}, outcome)
+        self._track(client, future, "cas", {"key": key, "value": pair}, outcome)
 
     def _track(
-        self, future: "asyncio.Future[Any]", f: str, fields: dict[str, Any], result: Callable[[Any], Any]
+        self,
+        client: int,
+        future: "asyncio.Future[Any]",
+        f: str,
+        fields: dict[str, Any],
+        result: Callable[[Any], Any],
     ) -> None:
-        process = self.begin(f, fields)
+        process = self.begin(f, fields, client)
 
         def on_done(future: "asyncio.Future[Any]") -> None:
             # Before whoever awaits it: callbacks run in the order in which they were added.
@@ -137,13 +151,15 @@ class Recorder:
 
         future.add_done_callback(on_done)
 
-    def begin(self, f: str, fields: dict[str, Any]) -> int:
-        """Something was asked for; the process that stands for it."""
+    def begin(self, f: str, fields: dict[str, Any], client: int = 0) -> int:
+        """*client* (0: one that promises nothing about its own operations) asked for something; its process."""
         with self._lock:
-            if self._free:
-                process = heapq.heappop(self._free)
+            free = self._free.setdefault(client, [])
+            if free:
+                process = heapq.heappop(free)
             else:
-                process, self._processes = self._processes, self._processes + 1
+                process = len(self._client_of)
+                self._client_of.append(client)
             self._write(process, "invoke", f, fields)
         return process
 
@@ -154,7 +170,7 @@ class Recorder:
             told["error"] = error
         with self._lock:
             if kind != "info":
-                heapq.heappush(self._free, process)
+                heapq.heappush(self._free[self._client_of[process]], process)
             self._write(process, kind, f, told)
 
     def _write(self, process: int, kind: str, f: str, fields: dict[str, Any]) -> None:

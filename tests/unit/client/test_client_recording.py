@@ -113,3 +113,25 @@ def test_the_checker_reads_what_was_recorded(tmp_path: Path) -> None:
     run()
     history = read_history(path.read_bytes())
     assert len(history) == 60 and {op.key for op in history.operations} == {"k0", "k1", "k2"}
+
+
+def test_no_process_stands_for_two_clients(tmp_path: Path) -> None:
+    """What one client is promised about its own operations could not be checked otherwise."""
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with (
+            running() as cluster,
+            await aio.connect(cluster.url) as one,
+            await aio.connect(cluster.url) as other,
+        ):
+            with troth.recording(path):
+                for client, key in [(one, "a"), (other, "b"), (one, "c"), (other, "d")]:
+                    await client.put(key, "1")
+                await asyncio.gather(one.put("e", "1"), other.put("f", "1"), one.put("g", "1"))
+
+    run()
+    told = {e["key"]: e["process"] for e in events(path)}
+    assert told["a"] == told["c"] != told["b"] == told["d"]
+    assert {told["e"], told["g"]} == {0, 2} and told["f"] == 1
