@@ -217,7 +217,7 @@ REGISTER_PITFALLS = (
         "registers are not copied to the new group",
         39,
         "reconfigure",
-        "        if self._copying:",
+        "        if self._copying and config.id == self._copied_in:",
         "        if False:",
     ),
     pitfall(

@@ -26,6 +26,7 @@ RED_ONCE = {
     177: "an operator gave up when it could not know what became of its decision",
     593: "a collection believed a quorum that had forgotten the tombstone",
     1025: "a collection gave up at the first conflict",
+    2244: "an operator decided on from a configuration that another one had ended already",
     4279: "a put of unknown outcome came true late, which is allowed",
 }
 

@@ -52,7 +52,7 @@ from troth.core.register.messages import (
 )
 from troth.core.register.proposer import Change, Outcome, Proposer, Send, Task
 from troth.core.register.reconfigure import Listing, Reconfiguration
-from troth.errors import DecodeError, TrothError, Unavailable, UsageError
+from troth.errors import DecodeError, TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 from troth.runtime.addresses import parse_address
 from troth.runtime.streams import FrameConnection, open_connection
@@ -223,6 +223,7 @@ class PaxosClient:
         self._addresses = self._finding.addresses
         self._lines: dict[str, _Line] = {}
         self._known: Proposer | None = None
+        self._mixed: WrongCluster | None = None
         self._turns: dict[bytes, tuple[asyncio.Lock, int]] = {}
         self._collecting: set[bytes] = set()
         self._background: set[asyncio.Task[Any]] = set()
@@ -345,6 +346,8 @@ class PaxosClient:
     def _proposer(self) -> Proposer:
         if self._closed:
             raise UsageError("this client is closed")
+        if self._mixed is not None:
+            raise self._mixed
         if self._known is None:
             raise UsageError("open this client first: `async with troth.aio.PaxosClient([...]) as registers`")
         return self._known
@@ -468,25 +471,27 @@ class PaxosClient:
     async def _describe(self, address: str) -> ReplyMessage:
         reply = await self._line(address).ask(Describe())
         if isinstance(reply, Described):
-            self._addresses[reply.acceptor] = address
+            try:
+                self._finding.on_described(address, reply)
+            except WrongCluster as error:
+                self._mixed = error
         return reply
 
     async def _find(self, deadline: float) -> Configuration:
         finding = self._finding
         while time.monotonic() < deadline:
-            jobs = {asyncio.create_task(self._describe(address)): address for address in self._given}
-            for job in jobs:
+            waiting = {asyncio.create_task(self._describe(address)) for address in self._given}
+            for job in waiting:
                 job.add_done_callback(_seen)
-            waiting = set(jobs)
-            while waiting and finding.config is None and (left_s := deadline - time.monotonic()) > 0:
-                done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                for job in done:
-                    if job.exception() is None and isinstance(reply := job.result(), Described):
-                        finding.on_described(jobs[job], reply)
+            while waiting and not finding.is_enough and (left_s := deadline - time.monotonic()) > 0:
+                _, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if self._mixed is not None:
+                    raise self._mixed
+            for job in waiting:
+                self._background.add(job)  # whoever answers late is known then, and a stranger noticed
+                job.add_done_callback(self._background.discard)
             if finding.config is not None:
                 return finding.config
-            for job in waiting:
-                job.cancel()
             config = finding.to_found()
             if config is not None:
                 for address in self._given:

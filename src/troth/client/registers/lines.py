@@ -66,6 +66,7 @@ class _Socket:
             raise
         self.acceptor = greeting.node_id
         self._number = 0
+        self._is_busy = False
 
     def ask(self, request: RequestMessage, deadline: float) -> ReplyMessage:
         """Send *request* and wait for its answer.
@@ -77,12 +78,16 @@ class _Socket:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("no time is left")
-        self._socket.settimeout(left_s)
-        self._socket.sendall(frame(encode_ask(self._number, request)))
-        while True:
-            number, reply = decode_answer(self._frame())
-            if number == self._number:
-                return reply
+        self._is_busy = True
+        try:
+            self._socket.settimeout(left_s)
+            self._socket.sendall(frame(encode_ask(self._number, request)))
+            while True:
+                number, reply = decode_answer(self._frame())
+                if number == self._number:
+                    return reply
+        finally:
+            self._is_busy = False
 
     def _frame(self) -> bytes:
         buffer = self._buffer
@@ -104,6 +109,14 @@ class _Socket:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.close()
+
+    def interrupt(self) -> None:
+        """From another thread: end it, or let the thread that waits in it do so."""
+        if self._is_busy:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        else:
+            self.close()
 
 
 class Line:
@@ -168,6 +181,8 @@ class Line:
             )
             raise LineLost(self.complaint) from error
         self.complaint = ""
+        if self._closed:
+            self._drop(connection)
         return reply
 
     def _connection(self, deadline: float) -> _Socket:
@@ -182,9 +197,13 @@ class Line:
                 self._rest_until = time.monotonic() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
             raise
         with self._lock:
+            is_closed = self._closed
             self._rests = 0
             self._rest_until = 0.0
             self._sockets.add(connection)
+        if is_closed:
+            self._drop(connection)
+            raise LineLost("the client is closed")
         self._local.connection = connection
         return connection
 
@@ -200,6 +219,5 @@ class Line:
             self._closed = True
             sockets = list(self._sockets)
         for connection in sockets:
-            with contextlib.suppress(OSError):
-                connection._socket.shutdown(socket.SHUT_RDWR)
+            connection.interrupt()
         self._pool.shutdown(wait=False, cancel_futures=True)

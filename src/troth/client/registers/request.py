@@ -151,8 +151,13 @@ class Finding:
         self._may_found = len(self._given) >= FOUND_BY_ITSELF if found is None else found
         self._blank: dict[str, NodeId] = {}
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether a configuration is known and most of the addresses have answered."""
+        return self.config is not None and 2 * len(self.addresses) > len(self._given)
+
     def on_described(self, address: str, described: Described) -> None:
-        """An acceptor has answered at *address*.
+        """An acceptor has answered at *address*; also called for those that answer late.
 
         Raises:
             WrongCluster: it belongs to another set than one that answered before.

@@ -42,7 +42,7 @@ from troth.core.register import changes
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
 from troth.core.register.proposer import Change, Outcome, Proposer, Send, Task
 from troth.core.register.reconfigure import Listing, Reconfiguration
-from troth.errors import TrothError, Unavailable, UsageError
+from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
 if TYPE_CHECKING:
@@ -105,11 +105,12 @@ class PaxosClient:
         self._chance = random.Random()
         self.local_acceptors: LocalAcceptors | None = None
         """The acceptors that `local` has started."""
+        self._given = place.addresses
+        self._finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
+        self._mixed: WrongCluster | None = None
         try:
-            finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
-            self._addresses = finding.addresses
-            self._given = place.addresses
-            config = self._find(finding, time.monotonic() + timeout)
+            self._addresses = self._finding.addresses
+            config = self._find(self._finding, time.monotonic() + timeout)
         except BaseException:
             self.close()
             raise
@@ -268,6 +269,8 @@ class PaxosClient:
     def _proposer_now(self) -> Proposer:
         if self._closed:
             raise UsageError("this client is closed")
+        if self._mixed is not None:
+            raise self._mixed
         return self._proposer
 
     def _begin(self, make: Callable[[], Task]) -> Task:
@@ -365,6 +368,13 @@ class PaxosClient:
                 line = self._lines[address] = Line(address, self._tls)
             return line
 
+    def _learn(self, address: str, described: Described) -> None:
+        """The acceptor at *address* has said who it is; one of another set makes this client refuse its work."""
+        try:
+            self._finding.on_described(address, described)
+        except WrongCluster as error:
+            self._mixed = error
+
     def _describe(self, address: str, deadline: float) -> "Future[ReplyMessage]":
         """Ask who is at *address*, and remember it when the answer comes."""
 
@@ -372,7 +382,8 @@ class PaxosClient:
             if not future.cancelled() and future.exception() is None:
                 reply = future.result()
                 if isinstance(reply, Described):
-                    self._addresses[reply.acceptor] = address
+                    with self._lock:
+                        self._learn(address, reply)
 
         future = self._line(address).ask(Describe(), deadline)
         future.add_done_callback(learn)
@@ -381,27 +392,30 @@ class PaxosClient:
     def _find(self, finding: Finding, deadline: float) -> Configuration:
         """The configuration of the acceptors, or one that they are founded with."""
         while time.monotonic() < deadline:
-            asked = {self._describe(address, deadline): address for address in self._given}
+            asked = [self._describe(address, deadline) for address in self._given]
             try:
-                for future in as_completed(asked, timeout=max(0.0, deadline - time.monotonic())):
-                    if future.exception() is None and isinstance(reply := future.result(), Described):
-                        finding.on_described(asked[future], reply)
-                    if finding.config is not None:
-                        return finding.config
+                for _ in as_completed(asked, timeout=max(0.0, deadline - time.monotonic())):
+                    with self._lock:
+                        if self._mixed is not None:
+                            raise self._mixed
+                        if finding.is_enough:
+                            break
             except TimeoutError:
-                break
+                pass
+            if finding.config is not None:
+                return finding.config
             config = finding.to_found()
             if config is not None:
-                self._found(finding, config, deadline)
+                self._found(config, deadline)
             else:
                 time.sleep(RETRY_FOUNDING_S)
         raise finding.unavailable()
 
-    def _found(self, finding: Finding, config: Configuration, deadline: float) -> None:
+    def _found(self, config: Configuration, deadline: float) -> None:
         asked = {address: self._line(address).ask(Configure(config), deadline) for address in self._given}
         for address, future in asked.items():
             if future.exception() is None and isinstance(reply := future.result(), Described):
-                finding.on_described(address, reply)
+                self._learn(address, reply)
 
     # ---- collection ----------------------------------------------------------------------------------------
 

@@ -142,6 +142,8 @@ class Reconfiguration:
         self._accept = accept
         self._copying: list[bytes] = []
         self._fence = ZERO
+        self._copied_in: ConfigId | None = None
+        """The joint configuration in which the registers are being copied."""
         self._stage = "begin"
         self._inner: Round | Listing | None = None
         self._leaving: tuple[NodeId, ...] = ()
@@ -224,7 +226,7 @@ class Reconfiguration:
         if _same(target, config.groups[0]):
             self._end(None)
             return
-        self._decide((config.groups[0], target), config.floor)
+        self._decide(config, (config.groups[0], target), config.floor)
 
     def _target(self, epoch: int) -> Group:
         """The group wanted; who is in the present one keeps the seat that it has."""
@@ -233,9 +235,9 @@ class Reconfiguration:
         seats = tuple(Seat(node, address, kept.get(node, epoch)) for node, address in self._seats.items())
         return group_of(seats, prepare=self._prepare, accept=self._accept)
 
-    def _decide(self, groups: tuple[Group, ...], floor: Ballot) -> None:
-        """Let the configuration after the present one be decided, once (see `config_key`)."""
-        now = self._proposer.config.id
+    def _decide(self, config: Configuration, groups: tuple[Group, ...], floor: Ballot) -> None:
+        """Let the configuration after *config*, the present one, be decided, once (see `config_key`)."""
+        now = config.id
         wanted = Configuration(ConfigId(now.cluster, now.epoch + 1), groups, floor)
         self._stage = "deciding"
         value = msgspec.msgpack.encode(wanted)
@@ -263,16 +265,20 @@ class Reconfiguration:
         invariant(isinstance(listed, Listing), "nothing was listed")
         self._copying = sorted(listed.keys, reverse=True)  # type: ignore[union-attr]
         self._fence = listed.fence  # type: ignore[union-attr]
+        self._copied_in = listed.config.id  # type: ignore[union-attr]
         self._stage = "copying"
         self._copy()
 
     def _copy(self) -> None:
         """The rescan: the identity change of every register, under both groups."""
-        if self._copying:
+        config = self._proposer.config
+        if self._copying and config.id == self._copied_in:
             self._inner = self._proposer.confirm(self._copying.pop())
             return
-        config = self._proposer.config
-        self._decide(config.groups[1:], max(self._fence, config.floor))
+        if config.id != self._copied_in:
+            self._begin()  # somebody else has finished it
+            return
+        self._decide(config, config.groups[1:], max(self._fence, config.floor))
 
 
 def _same(one: Group, other: Group) -> bool:
