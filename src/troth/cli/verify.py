@@ -1,19 +1,29 @@
 """verify: does a recorded history keep what a consistency model promises?"""
 
+import json
+import resource
 import time
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from troth.cli import output
 from troth.errors import DecodeError, UsageError
 from troth.verify.check import MODELS, check
+from troth.verify.formats.edn import freeze
 from troth.verify.formats.read import FORMATS, read_history
+from troth.verify.guess import Guess, guess
+from troth.verify.history import Reading
 from troth.verify.models import OBJECTS
 from troth.verify.report.page import html
 from troth.verify.transactions import TRANSACTION_MODELS, WORKLOADS, check_transactions
+from troth.verify.transactions.scans import SCANS
 from troth.verify.verdict import Status, Verdict
 
+_ONE_OBJECT = {"atomic-commit": "transaction", "lock-safety": "lock"}
+"""Models that are about one kind of object only."""
+_ASK_MEMORY_EVERY = 16
 _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 
 
@@ -27,13 +37,23 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 @click.option(
     "--object",
     "object_",
-    type=click.Choice([*OBJECTS, *WORKLOADS]),
-    default="kv",
-    show_default=True,
-    help="What was used; list-append and rw-register are transactions.",
+    type=click.Choice(tuple(dict.fromkeys((*OBJECTS, *WORKLOADS, *SCANS, "transaction")))),
+    help="What was used; list-append and rw-register are transactions.  [default: found out from the operations]",
 )
 @click.option("--format", "file_format", type=click.Choice(FORMATS), help="Default: found out from the file.")
+@click.option(
+    "--failed",
+    type=click.Choice(["absent", "observed"]),
+    help="How a failed cas is read: it never happened, or it saw another value.  [default: as the format has it]",
+)
+@click.option(
+    "--nil-read",
+    type=click.Choice(["value", "unknown"]),
+    help="How a read of nil is read: it saw the initial value, or nobody knows.  [default: as the format has it]",
+)
+@click.option("--initial", metavar="JSON", help='What objects start as, for example 0 or {"a": 10, "b": 10}.')
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds after which the answer is unknown.")
+@click.option("--memory", default=2048, show_default=True, help="Megabytes after which the answer is unknown.")
 @click.option("--staleness-ms", type=float, help="For bounded: how old a value may be.")
 @click.option("--versions-behind", type=int, help="For bounded: how many versions behind it may be.")
 @click.option(
@@ -47,9 +67,13 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 def verify(
     file: Path,
     model: str | None,
-    object_: str,
+    object_: str | None,
     file_format: str | None,
+    failed: str | None,
+    nil_read: str | None,
+    initial: str | None,
     timeout: float,
+    memory: int,
     staleness_ms: float | None,
     versions_behind: int | None,
     page: Path | None,
@@ -68,9 +92,23 @@ def verify(
       troth verify run.jsonl --model session-guarantees
       troth verify run.jsonl --model bounded --staleness-ms 2000
       troth verify history.edn --object list-append --model snapshot-isolation
+      troth verify register.edn.gz --failed observed --nil-read value --timeout 10
+      troth verify bank.edn --model scan
     """
+    deadline = _Deadline(timeout, memory)
+    try:
+        history = read_history(file.read_bytes(), str(file), format=file_format)
+    except DecodeError as error:
+        raise UsageError(str(error)) from error
+    history = history.with_reading(_reading(history.reading, failed, nil_read, initial))
+    guessed = None
+    if object_ is None:
+        guessed = (
+            guess(history) if model not in _ONE_OBJECT else Guess(_ONE_OBJECT[model], model, "the model says so")
+        )
+        object_, model = guessed.object, model or guessed.model
     is_transactional = object_ in WORKLOADS
-    model = model or ("strict-serializable" if is_transactional else "linearizable")
+    model = model or ("strict-serializable" if is_transactional else _usual_model(object_))
     models = TRANSACTION_MODELS if is_transactional else MODELS
     if model not in models:
         kind = (
@@ -85,26 +123,19 @@ def verify(
         raise UsageError(
             "--model bounded takes exactly one of --staleness-ms and --versions-behind; no other does"
         )
-    deadline_s = time.monotonic() + timeout
-    try:
-        history = read_history(file.read_bytes(), str(file), format=file_format)
-    except DecodeError as error:
-        raise UsageError(str(error)) from error
-
-    def expired() -> bool:
-        return time.monotonic() > deadline_s
-
     if is_transactional:
-        verdict: Verdict = check_transactions(history, object_, model, expired=expired)
+        verdict: Verdict = check_transactions(history, object_, model, expired=deadline.expired)
     else:
         verdict = check(
             history,
             model,
             object_,
-            expired=expired,
+            expired=deadline.expired,
             staleness_ns_max=None if staleness_ms is None else int(staleness_ms * 1_000_000),
             versions_behind_max=versions_behind,
         )
+    if verdict.status is Status.UNKNOWN:
+        verdict.reason = deadline.explained(verdict.reason)
     drawn = None
     if not no_html:
         drawn = page or file.with_name(file.name + ".html")
@@ -117,6 +148,9 @@ def verify(
                 "model": verdict.model,
                 "object": verdict.object,
                 "operations": len(history),
+                "format": history.format,
+                "read_as": history.reading.sentence(),
+                "remarks": list(history.remarks),
                 "reason": verdict.reason,
                 "violated": list(verdict.anomalies),
                 "page": str(drawn) if drawn else None,
@@ -124,6 +158,60 @@ def verify(
         )
     else:
         click.echo(verdict.text().rstrip("\n"))
+        chosen = f"; taken for a {guessed.object}: {guessed.because} (--object says otherwise)" if guessed else ""
+        click.echo(f"format: {history.format}{chosen}")
+        for remark in history.remarks:
+            click.echo(f"note: {remark}")
         if drawn is not None:
             click.echo(f"drawn: {drawn}")
     raise SystemExit(_EXIT[verdict.status])
+
+
+class _Deadline:
+    """When a check has to give up: after so many seconds, or with so much memory in use."""
+
+    def __init__(self, seconds: float, megabytes: int) -> None:
+        self._seconds, self._megabytes = seconds, megabytes
+        self._end_s = time.monotonic() + seconds
+        self._asked = 0
+        self._is_full = False
+
+    def expired(self) -> bool:
+        """Whether it is time."""
+        self._asked += 1
+        if self._asked % _ASK_MEMORY_EVERY == 0 and _memory_megabytes() > self._megabytes:
+            self._is_full = True
+        return self._is_full or time.monotonic() > self._end_s
+
+    def explained(self, reason: str) -> str:
+        """*reason*, with the bound that was met."""
+        if self._is_full:
+            return reason.replace("out of time", f"out of memory (--memory {self._megabytes})")
+        return reason.replace("out of time", f"out of time (--timeout {self._seconds:g})")
+
+
+def _memory_megabytes() -> float:
+    """Memory that the process has had in use at most; Linux counts kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _usual_model(object_: str) -> str:
+    if object_ in OBJECTS:
+        return "linearizable"
+    return "atomic-commit" if object_ == "transaction" else "scan"
+
+
+def _reading(reading: Reading, failed: str | None, nil_read: str | None, initial: str | None) -> Reading:
+    """The format's reading, with what the command line says otherwise."""
+    if failed is not None:
+        reading = structs.replace(reading, failed=failed)
+    if nil_read is not None:
+        reading = structs.replace(reading, nil_read=nil_read)
+    if initial is not None:
+        try:
+            reading = structs.replace(reading, initial=freeze(json.loads(initial)))
+        except json.JSONDecodeError as error:
+            raise UsageError(
+                f"--initial {initial}: {error.msg} at {error.pos}; expected JSON, such as 0"
+            ) from error
+    return reading

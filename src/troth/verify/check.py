@@ -17,6 +17,7 @@ bounded                a read is at most so much time, or so many versions, behi
 eventual               once writing has stopped, everybody reads the same and nothing is lost
 atomic-commit          two-phase commit: no participant commits what another aborts
 lock-safety            one holder at a time, growing tokens, stale holders fenced off
+scan                   what one pass shows about a workload of Jepsen's (bank, long-fork, set, ...)
 =====================  ==================================================================================
 """
 
@@ -34,6 +35,7 @@ from troth.verify.models import Model, Register, model_of
 from troth.verify.sequential import check_sequential
 from troth.verify.sessions import GUARANTEES, check_session_guarantees
 from troth.verify.staleness import check_bounded
+from troth.verify.transactions.scans import SCANS
 from troth.verify.verdict import Verdict
 
 MODELS: Final = (
@@ -47,6 +49,7 @@ MODELS: Final = (
     "eventual",
     "atomic-commit",
     "lock-safety",
+    "scan",
 )
 """Names that `check` accepts as *model*."""
 
@@ -98,6 +101,11 @@ def check(
         return check_atomic_commit(history)
     if model == "lock-safety":
         return check_lock(history)
+    if model == "scan":
+        scan = SCANS.get(object if isinstance(object, str) else object.name)
+        if scan is None:
+            raise UsageError(f"there is no scan of a {object}; there are {', '.join(SCANS)}")
+        return scan(history)
     if model == "bounded":
         register = model_of(object)
         if not isinstance(register, Register):

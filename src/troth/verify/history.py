@@ -172,7 +172,7 @@ class History:
     ``2 * index + 1`` for its ok or fail. Info events are not in it: an operation with an unknown outcome stays open.
     """
 
-    __slots__ = ("faults", "format", "length", "operations", "reading", "timeline")
+    __slots__ = ("faults", "format", "length", "operations", "reading", "remarks", "timeline")
 
     def __init__(
         self,
@@ -189,6 +189,8 @@ class History:
         self.faults = tuple(faults)
         self.reading = Reading() if reading is None else reading
         self.format = format
+        self.remarks: tuple[str, ...] = ()
+        """What a reader of the file should know, such as lines that were passed over."""
         self.length = len(timeline) if length is None else length
 
     def __len__(self) -> int:
@@ -204,7 +206,7 @@ class History:
 
     def with_reading(self, reading: Reading) -> "History":
         """The same events, understood differently."""
-        return History(
+        history = History(
             self.operations,
             timeline=self.timeline,
             faults=self.faults,
@@ -212,6 +214,8 @@ class History:
             format=self.format,
             length=self.length,
         )
+        history.remarks = self.remarks
+        return history
 
     def where(self, keep: Iterable[int]) -> "History":
         """The history of the operations whose indexes are in *keep*; positions are kept, indexes are dealt anew."""

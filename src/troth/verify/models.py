@@ -97,6 +97,13 @@ class Model:
         reading = history.reading
         return [self.call(op, reading) for op in history.operations]
 
+    def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
+        """Groups of *calls* of which any may be left out without making a legal order of them illegal.
+
+        Serves to shrink counter-examples; by default those that never change the state.
+        """
+        return [(index,) for index, call in calls.items() if call.f in self.pure]
+
     def call(self, op: Operation, reading: Reading) -> Call | None:
         """What *op* says about the object; None when it says nothing."""
         outcome = op.outcome
@@ -259,7 +266,7 @@ class MultiRegister(Model):
         """Reads see the writes before them in the same transaction."""
         if call.f != "txn":
             raise _unknown(self, call)
-        value = call.result if call.known and isinstance(call.result, tuple) else call.argument
+        value = self._micros(call)
         if not isinstance(value, tuple) or not isinstance(state, Record):
             raise UsageError(f"a txn of a multi-register takes [[f, key, value], ...], found {value!r}")
         registers = dict(state)
@@ -276,6 +283,24 @@ class MultiRegister(Model):
             elif call.known and wanted is not None and registers.get(key) != wanted:
                 return ILLEGAL
         return Record(registers.items()) if changed else state
+
+    def _micros(self, call: Call) -> Value:
+        return call.result if call.known and isinstance(call.result, tuple) else call.argument
+
+    @override
+    def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
+        """Transactions of whose writes nobody reads any."""
+        micros = {index: self._micros(call) for index, call in calls.items()}
+        items = {
+            index: [item for item in value if isinstance(item, tuple)] if isinstance(value, tuple) else []
+            for index, value in micros.items()
+        }
+        read = {(key, value) for mine in items.values() for f, key, value in mine if f in ("r", "read")}
+        return [
+            (index,)
+            for index, mine in items.items()
+            if not any((key, value) in read for f, key, value in mine if f in ("w", "write"))
+        ]
 
 
 class SetObject(Model):
@@ -317,6 +342,20 @@ class SetObject(Model):
         if f == "read":
             return state if not call.known or _as_set(call.result) == state else ILLEGAL
         raise _unknown(self, call)
+
+    @override
+    def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
+        """Looks; and all that concerns an element which no read shows."""
+        shown: set[Value] = set()
+        groups: dict[Value, list[int]] = {}
+        for index, call in calls.items():
+            if call.f == "read":
+                seen = _as_set(call.result) if call.known else None
+                shown |= seen if isinstance(seen, frozenset) else set()
+            else:
+                groups.setdefault(call.argument, []).append(index)
+        together = [tuple(group) for element, group in groups.items() if element not in shown]
+        return super().removable(calls) + together
 
 
 def _as_set(value: Value) -> Value:
@@ -393,6 +432,20 @@ class Queue(Model):
             else call
             for call in calls
         ]
+
+    @override
+    def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
+        """Everything about one element, and dequeues that found nothing."""
+        groups: dict[Value, list[int]] = {}
+        found: list[tuple[int, ...]] = []
+        for index, call in calls.items():
+            if self.total(call):
+                groups.setdefault(call.argument, []).append(index)
+            elif call.known and call.result is not None:
+                groups.setdefault(call.result, []).append(index)
+            elif call.known:
+                found.append((index,))
+        return found + [tuple(group) for group in groups.values()]
 
     def _take(self, state: tuple[Value, ...], call: Call) -> Value:
         if not state:
@@ -472,11 +525,24 @@ class Lock(Model):
             return (None, last)
         raise _unknown(self, call)
 
+    @override
+    def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
+        """Everything that one holder did."""
+        groups: dict[int | str, list[int]] = {}
+        for index, call in calls.items():
+            groups.setdefault(call.process, []).append(index)
+        return [tuple(group) for group in groups.values()]
+
 
 class Mutex(Lock):
     """Knossos's mutex: whoever releases need not be who acquired."""
 
     name: ClassVar[str] = "mutex"
+
+    @override
+    def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
+        """Nothing: any of them may have been what another one waited for."""
+        return []
 
     @override
     def step(self, state: Value, call: Call) -> Value:
@@ -493,7 +559,8 @@ class Bank(Model):
     """Accounts: transfer {from, to, amount} (or [from, to, amount]), read -> {account: balance}.
 
     Args:
-        balances: what every account starts with. Needed, since a history does not say it.
+        balances: what every account starts with. Needed, since a history does not say it. Accounts are told apart by
+            their text, since JSON makes the names of maps texts.
     """
 
     name: ClassVar[str] = "bank"
@@ -512,7 +579,7 @@ class Bank(Model):
         """
         if self.balances is None:
             raise UsageError("a bank needs its initial balances: object=Bank({0: 10, 1: 10})")
-        return Record(self.balances.items())
+        return Record((str(account), balance) for account, balance in self.balances.items())
 
     @override
     def reading(self, reading: Reading) -> "Bank":
@@ -533,7 +600,7 @@ class Bank(Model):
                 return state
             seen = call.result
             found = (
-                {key: value for key, value in dict(seen).items() if value is not None}
+                {str(key): value for key, value in dict(seen).items() if value is not None}
                 if isinstance(seen, Record)
                 else seen
             )
@@ -554,12 +621,12 @@ class Bank(Model):
         return Record(balances.items())
 
 
-def _transfer(value: Value) -> tuple[Value, Value, int]:
+def _transfer(value: Value) -> tuple[str, str, int]:
     if isinstance(value, Record):
         fields = {str(key): item for key, item in value}
         value = (fields.get("from"), fields.get("to"), fields.get("amount"))
     if isinstance(value, tuple) and len(value) == 3 and isinstance(value[2], int):
-        return value[0], value[1], value[2]
+        return str(value[0]), str(value[1]), value[2]
     raise UsageError(f"a transfer takes {{from, to, amount}}, found {value!r}")
 
 

@@ -93,6 +93,7 @@ def _translated(found: Verdict, history: History, by_ns: int) -> Verdict:
             ),
             prefix=tuple(back[index] for index in example.prefix),
             involved=tuple(sorted(back[index] for index in example.involved)),
+            minimal=tuple(sorted(back[index] for index in example.minimal)),
         )
     reason = found.reason
     if example is not None and example.operation is not None:

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 from typing_extensions import override
 
-from troth.verify.history import History, Operation, Reading, Value, show
+from troth.verify.history import FOREVER, History, Operation, Reading, Value, show
 
 _CONFIGURATIONS_SHOWN: Final = 8
 
@@ -44,6 +44,8 @@ class Counterexample(Struct, frozen=True, kw_only=True):
     prefix: the longest legal order of what came before, as operation indexes.
     involved: indexes of the operations that together make the contradiction, in order of invocation or, where
         `cycle` is set, in the order of the cycle.
+    minimal: the smallest part found that is illegal by itself and thereby proves the whole illegal, by index; empty
+        when nothing smaller was looked for.
     cycle: one sentence an edge, when the contradiction is a cycle.
     """
 
@@ -52,6 +54,7 @@ class Counterexample(Struct, frozen=True, kw_only=True):
     configurations: tuple[ConfigurationView, ...] = ()
     prefix: tuple[int, ...] = ()
     involved: tuple[int, ...] = ()
+    minimal: tuple[int, ...] = ()
     cycle: tuple[str, ...] = ()
 
 
@@ -176,15 +179,41 @@ class Verdict:
             hidden = len(found.configurations) - _CONFIGURATIONS_SHOWN
             if hidden > 0:
                 rows.append(f"    and {hidden} more states")
-            rows.extend(
-                f"  [{index}] {self.operation(index).describe()}"
-                for index in found.involved
-                if index != found.operation
-            )
+            if found.minimal:
+                rows.append(
+                    f"  the smallest illegal part, {len(found.minimal)} of {len(self.history)} operations, time to "
+                    f"the right:"
+                )
+                rows.extend(f"    {line}" for line in drawn([self.operation(at) for at in found.minimal]))
+            else:
+                rows.extend(
+                    f"  [{index}] {self.operation(index).describe()}"
+                    for index in found.involved
+                    if index != found.operation
+                )
         if len(rows) > lines_max:
             left = len(rows) - lines_max + 1
             rows[lines_max - 1 :] = [f"  ({left} more lines in the HTML page)"]
         return "\n".join(rows) + "\n"
+
+
+def drawn(operations: Sequence[Operation]) -> list[str]:
+    """A line an operation: when it was open, beside the others (``|==|``; ``|==>``: it never returned), and what it
+    said. Places are dealt anew, so that a few operations of a long history still fit a terminal."""
+    ends = {op.invoked for op in operations} | {op.returned for op in operations}
+    at = {place: column for column, place in enumerate(sorted(ends))}
+    step = 2 if len(at) <= 24 else 1
+    if len(at) > 48:
+        return [f"[{op.index}] {op.describe()}" for op in operations]
+    width = step * (len(at) - 1) + 1
+    label = max((len(str(op.index)) for op in operations), default=1)
+    rows = []
+    for op in sorted(operations, key=lambda op: op.invoked):
+        start, end = step * at[op.invoked], step * at[op.returned]
+        bar = "|" + "=" * (end - start - 1) + (">" if op.returned == FOREVER else "|")
+        shown = bar if end > start else "|"
+        rows.append(f"[{op.index:>{label}}] {' ' * start}{shown:{width - start}}  {op.describe()}")
+    return rows
 
 
 def combine(statuses: Sequence[Status]) -> Status:

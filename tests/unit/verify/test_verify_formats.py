@@ -167,7 +167,7 @@ def test_own_format_reads_back_what_was_written(text: str) -> None:
             "a completion of that",
         ),
         ("{:process 0 :type :invoke :f :read}\n{:process 1 :type :ok :f :read}", "line 2", "an invoke first"),
-        ("{:type :ok :process 0 :f :txn :value [[:r 1]]}", "line 1", "[f key value]"),
+        ("{:type :ok :process 0 :f :txn :value [[:append 1]]}", "line 1", "[f key value]"),
         ("42 {:a 1}", "line 1, column 1", "one of"),
         ("({:a 1}) 42", "line 1", "invoke, ok, fail or info"),
     ],

@@ -32,7 +32,7 @@ def read(text: str) -> History:
             sessions[-1].append((begun, tuple(transaction)))
             transaction.clear()
 
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         bare = line.strip()
         if not bare or bare.startswith(("#", ";")):
             continue

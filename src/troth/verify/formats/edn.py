@@ -2,7 +2,8 @@
 
 Supported: nil, booleans, integers (also ``7N``), floats (also ``1.5M``), ratios, strings, characters, keywords,
 symbols, lists, vectors, maps, sets, ``;`` comments, ``#_`` discards and tags (``#inst "..."``, records such as
-``#jepsen.history.Op{...}``), of which the tag is dropped and the value kept. Commas are white space.
+``#jepsen.history.Op{...}``, ``#:space{...}``), of which the tag is dropped and the value kept, and ``##Inf``. Commas
+are white space.
 Source: the EDN specification, github.com/edn-format/edn.
 
 What comes out can be hashed, apart from maps: lists and vectors are tuples, sets are frozensets, keywords are
@@ -44,7 +45,8 @@ _TOKEN: Final = re.compile(
     |(?P<ratio>[+-]?\d+/\d+(?=[\s,;"\[\](){}]|$))
     |(?P<char>\\(?:newline|return|space|tab|u[0-9a-fA-F]{4}|.))
     |(?P<discard>\#_)
-    |(?P<tag>\#[A-Za-z][^\s,;"\[\](){}]*)
+    |(?P<special>\#\#-?(?:Inf|NaN)(?=[\s,;"\[\](){}]|$))
+    |(?P<tag>\#(?:[A-Za-z]|::?[A-Za-z])[^\s,;"\[\](){}]*)
     |(?P<symbol>[^\s,;"\[\](){}\d#:\\][^\s,;"\[\](){}]*)
     |(?P<end>\Z)
     )""",
@@ -112,11 +114,14 @@ def read_all(text: str) -> Iterator[tuple[object, int]]:
             value = word[1:-1] if "\\" not in word else _ESCAPE.sub(_unescape(text, at), word[1:-1])
         elif kind == "float":
             value = float(word.rstrip("M"))
+        elif kind == "special":
+            value = word[2:] if word == "##NaN" else float(word[2:].lower())
         elif kind == "ratio":
             over, under = word.split("/")
             if int(under) == 0:
                 raise DecodeError(f"{where(text, at)}: found {word!r}, expected a ratio with a divisor above 0")
-            value = int(over) / int(under)
+            whole, rest = divmod(int(over), int(under))
+            value = int(over) / int(under) if rest else whole
         elif kind == "char":
             name = word[1:]
             value = _CHARS.get(name) or (chr(int(name[1:], 16)) if len(name) == 5 else name)

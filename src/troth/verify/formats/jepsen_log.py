@@ -7,10 +7,11 @@
     INFO  jepsen.util - 0	:info	:write	:timed-out
     INFO  jepsen.util - :nemesis	:info	:start	"Cut off ..."
 
-Fields are separated by tabs, spaces or both; anything may stand before ``jepsen.util`` (times, levels). Lines of other
-loggers are passed over. Reading: a ``:fail :cas [a b]`` is an observation (the register was not a) and has a place in
-the order; every other ``:fail`` never happened; an ``:info`` leaves its operation open; the register starts as nil,
-and a read of nil saw exactly that.
+Fields are separated by tabs, spaces or both; anything may stand before ``jepsen.util`` (times, levels, threads), and
+newer logs have a colon behind it. Lines of other loggers are passed over, which `History.remarks` says. Reading: a
+``:fail :cas [a b]`` is an observation (the register was not a) and has a place in the order; every other ``:fail``
+never happened; an ``:info`` leaves its operation open; the register starts as nil, and a read of nil saw exactly
+that.
 """
 
 import re
@@ -22,8 +23,8 @@ from troth.verify.history import Event, EventType, History, Process, Reading, pa
 
 READING: Final = Reading(failed="observed", nil_read="value")
 
-_LINE: Final = re.compile(r"jepsen\.util\s+-?\s*(\S+)\s+:(\w+)\s+:(\S+)(?:[^\S\n]+([^\n]*?))?\s*$")
-_MARK: Final = re.compile(r"jepsen\.util\b")
+_LINE: Final = re.compile(r"jepsen\.util\s*[-:]?\s+(\S+)\s+:(\w+)\s+:(\S+)(?:[^\S\n]+([^\n]*?))?\s*$")
+_MARK: Final = re.compile(r"jepsen\.util\s*[-:]?")
 _TYPES: Final = {kind.value: kind for kind in EventType}
 _SIMPLE: Final = re.compile(r"-?\d+")
 _PAIR: Final = re.compile(r"\[\s*(-?\d+)[\s,]+(-?\d+)\s*\]")
@@ -36,11 +37,14 @@ def read(text: str) -> History:
         DecodeError: a line of jepsen.util that is not an event; names line and column.
     """
     events: list[Event] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    others: list[int] = []
+    for number, line in enumerate(text.split("\n"), 1):
         found = _LINE.search(line)
         if found is None:
+            if line.strip():
+                others.append(number)
             mark = _MARK.search(line)
-            if mark is not None and re.match(r"\s+-?\s*\d+\s", line[mark.end() :]):
+            if mark is not None and re.match(r"\s*\d+(?:\s|$)", line[mark.end() :]):
                 raise DecodeError(
                     f"line {number}, column {mark.end() + 1}: found {line[mark.end() :].strip()[:40]!r}, expected "
                     f"<process> :invoke|:ok|:fail|:info :<f> <value>"
@@ -60,7 +64,12 @@ def read(text: str) -> History:
         if isinstance(value, edn.Keyword):
             value, error = None, str(value)
         events.append(Event(type=kind, process=process, f=f, value=value, error=error, line=number))
-    return pair(events, reading=READING, format="jepsen-log")
+    history = pair(events, reading=READING, format="jepsen-log")
+    if others:
+        history.remarks = (
+            f"{len(others)} lines say nothing about operations and were passed over; the first is line {others[0]}",
+        )
+    return history
 
 
 def _value(text: str, line: int, column: int, process: Process) -> object:

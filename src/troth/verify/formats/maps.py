@@ -1,8 +1,7 @@
 """Histories whose events are maps: Knossos and Jepsen EDN, Jepsen JSON, Elle's both, Porcupine's kv text, our JSONL.
 
 All of them have the same fields (process, type, f, value, and at times key, time, index, error), in a vector, a list
-or one map a line. Fields that are not known are passed over, since every writer adds its own. Values of Jepsen's
-``independent`` workloads look like ``[key value]``, which cannot be told from a cas pair; ask for them with `keyed`.
+or one map a line. Fields that are not known are passed over, since every writer adds its own.
 """
 
 import json
@@ -11,15 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
+from msgspec import structs
 
 from troth.errors import DecodeError
 from troth.verify.formats import edn
-from troth.verify.history import Event, EventType, History, Process, Reading, pair
+from troth.verify.history import FOREVER, Event, EventType, History, Process, Reading, pair
 
 _TYPES: Final = {kind.value: kind for kind in EventType}
 _KNOSSOS: Final = Reading(failed="absent", nil_read="unknown")
 _KV: Final = Reading(failed="absent", nil_read="value", initial="")
 _TRANSACTIONS: Final = frozenset({"txn", "transfer"})
+_ASKS_NOTHING: Final = frozenset({"read", "get", "dequeue", "pop", "acquire", "release"})
+"""Operations that are invoked without a value."""
 
 _KV_LINE: Final = re.compile(
     r"""\s*\{:process\s+(?P<process>\d+),\s*:type\s+:(?P<type>invoke|ok|fail|info),\s*:f\s+:(?P<f>get|put|append),\s*
@@ -33,18 +35,21 @@ def read_edn(text: str) -> History:
     events = list(_events(_edn_maps(text)))
     # A transaction's nil is an empty version that was seen; a register's nil in Knossos is an unrecorded result.
     reading = Reading() if any(event.f in _TRANSACTIONS for event in events) else _KNOSSOS
-    return pair(events, reading=reading)
+    return _paired(events, reading)
 
 
 def read_kv(text: str) -> History:
     """Read Porcupine's kv text: one map a line, string values, each key starting as the empty string."""
     events: list[Event] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         found = _KV_LINE.match(line)
         if found is None:
             if line.strip():
                 # Not of the usual shape somewhere: read everything with the full parser instead.
-                return pair(list(_events(_edn_maps(text))), reading=_KV)
+                events = list(_events(_edn_maps(text)))
+                gets = [event for event in events if event.f == "get" and event.type is EventType.OK]
+                absent = any(event.value is None for event in gets)
+                return pair(events, reading=Reading() if absent else _KV)
             continue
         process, type_name, f, key, value = found.groups()
         events.append(Event(type=_TYPES[type_name], process=int(process), f=f, key=key, value=value, line=number))
@@ -57,16 +62,70 @@ def read_json(text: str) -> History:
     Raises:
         DecodeError: not JSON, or not an event; names line and column.
     """
+    try:
+        return _read_json(text, _json_values(text))
+    except DecodeError:
+        if not text.lstrip().startswith("["):
+            raise
+        # Once more, slowly, to say in which line of the array it is.
+        return _read_json(text, _array_items(text))
+
+
+def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
     reading = Reading()
     rows: list[tuple[Mapping[object, object], int]] = []
-    for value, line in _json_values(text):
+    for value, line in values:
         if not isinstance(value, dict):
             raise DecodeError(f"line {line}, column 1: found {json.dumps(value)[:40]}, expected an event object")
         if "troth_history" in value:
             reading = _header(value, line)
             continue
         rows.append((value, line))
-    return pair(list(_events(rows)), reading=reading)
+    return _paired(list(_events(rows)), reading)
+
+
+def _paired(events: list[Event], reading: Reading) -> History:
+    """Pair, after taking the keys of Jepsen's ``independent`` workloads out of their values.
+
+    There every value is ``[key value]``, which for a cas could be its pair; but no read is asked with ``[key nil]``
+    unless the first is a key.
+    """
+    asked = [event.value for event in events if event.type is EventType.INVOKE]
+    looks = [event.value for event in events if event.type is EventType.INVOKE and event.f in _ASKS_NOTHING]
+    if (
+        looks
+        and all(isinstance(value, tuple) and len(value) == 2 for value in asked)
+        and all(isinstance(value, tuple) and value[1] is None for value in looks)
+    ):
+        history = pair([_independent(event) for event in events], reading=reading)
+        history.remarks = ("every value is [key value], as of jepsen.independent: the first is taken for the key",)
+        return history
+    return pair(events, reading=reading)
+
+
+def _independent(event: Event) -> Event:
+    if isinstance(event.value, tuple) and len(event.value) == 2 and event.type is not EventType.INFO:
+        return structs.replace(event, key=event.value[0], value=event.value[1])
+    return structs.replace(event, value=None) if event.type is EventType.INFO else event
+
+
+def _array_items(text: str) -> Iterator[tuple[object, int]]:
+    """The items of a JSON array with their lines."""
+    decode = json.JSONDecoder().raw_decode
+    at = text.index("[") + 1
+    line, counted = 1, 0
+    while True:
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
+        if at >= len(text) or text[at] == "]":
+            return
+        line += text.count("\n", counted, at)
+        counted = at
+        try:
+            value, at = decode(text, at)
+        except json.JSONDecodeError as error:
+            raise DecodeError(f"line {error.lineno}, column {error.colno}: {error.msg}, expected JSON") from error
+        yield value, line
 
 
 def _header(header: Mapping[str, object], line: int) -> Reading:
@@ -92,7 +151,7 @@ def _json_values(text: str) -> Iterator[tuple[object, int]]:
             first = text.count("\n", 0, len(text) - len(stripped)) + 1
             yield from ((item, first) for item in whole)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line and not line.isspace():
             yield _decode_json(line, number), number
 
@@ -155,7 +214,7 @@ def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Eve
             f=f,
             key=freeze(row.get("key")),
             value=value,
-            time=time if isinstance(time, int) else None,
+            time=int(time) if isinstance(time, int | float) and abs(time) < FOREVER else None,
             error=None if error is None else str(error),
             line=line,
         )
@@ -174,6 +233,8 @@ def _process(row: Mapping[object, object], line: int) -> Process:
 def _micro_operations(value: tuple[object, ...], line: int) -> tuple[object, ...]:
     normal = []
     for item in value:
+        if isinstance(item, tuple) and len(item) == 2 and item[0] in ("r", "read", ":r", ":read"):
+            item = (*item, None)
         if not isinstance(item, tuple) or len(item) != 3 or not isinstance(item[0], str):
             raise DecodeError(f"line {line}, column 1: {edn.dump(item)[:40]} in a txn, expected [f key value]")
         normal.append((item[0].lstrip(":"), item[1], item[2]))

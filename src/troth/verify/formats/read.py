@@ -1,6 +1,7 @@
 """Finding out which format a text is in, and reading it into a `History`."""
 
 import re
+import zlib
 from collections.abc import Callable
 from typing import Final
 
@@ -21,7 +22,9 @@ FORMATS: Final = (
 """Names that `read_history` accepts as *format* and sets as `History.format` ("empty" aside)."""
 
 _AWDIT_LINE: Final = re.compile(r"^\s*(?:[wrWR]\s+\S+\s+\S+|-{3,}|={3,})\s*$")
-_KV_LINE: Final = re.compile(r":f\s+:(?:get|put|append)\b")
+_KV_LINE: Final = re.compile(r":f\s+:(?:get|put|append)\b[^\n}]*:key\s|:key\s[^\n}]*:f\s+:(?:get|put|append)\b")
+_LOG_START: Final = re.compile(r"(?:\d{4}-\d\d-\d\d|INFO|WARN|ERROR|DEBUG|TRACE)\b")
+_LOG_LINE: Final = re.compile(r"^[^\n\"({]*\bjepsen\.util\s*[-:]?\s+\S+\s+:\w+\s+:", re.MULTILINE)
 _TXN: Final = re.compile(
     r":f\s+:txn\b|\"f\"\s*:\s*\":?txn\"|\[\s*\[\s*\":?(?:append|r|w)\"|\[\s*\[\s*:(?:append|r|w)\s"
 )
@@ -37,7 +40,7 @@ def detect(text: str) -> str:
     head = text.lstrip("\ufeff \t\r\n,")
     if not head:
         return "empty"
-    if "jepsen.util" in head[:_SAMPLE] or re.match(r"(?:\d{4}-\d\d-\d\d|INFO|WARN)\b", head):
+    if _LOG_START.match(head) or _LOG_LINE.search(head[:_SAMPLE]):
         return "jepsen-log"
     sample = head[:_SAMPLE]
     lines = [line for line in sample.splitlines() if line.strip() and not line.lstrip().startswith(";")]
@@ -70,7 +73,7 @@ def read_history(
     """Read a history in any of the formats of `troth.verify.formats`.
 
     Args:
-        data: the whole text; bytes are taken as UTF-8.
+        data: the whole text; bytes are taken as UTF-8, or as gzip of it.
         name: what to call it in errors, usually the file's name.
         format: one of `FORMATS`; found out from the text when None.
         reading: overrides how the format's ambiguous lines are understood.
@@ -98,6 +101,8 @@ def read_history(
 def _text(data: str | bytes) -> str:
     if isinstance(data, str):
         return data.removeprefix("\ufeff")
+    if data.startswith(b"\x1f\x8b"):
+        data = _unzipped(data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,6 +111,21 @@ def _text(data: str | bytes) -> str:
         raise DecodeError(
             f"line {line}, column {column}: found byte 0x{data[error.start]:02x}, expected UTF-8"
         ) from None
+
+
+def _unzipped(data: bytes) -> bytes:
+    """The content of a gzip file, which may be several put one after the other."""
+    whole = b""
+    while data:
+        part = zlib.decompressobj(wbits=31)
+        try:
+            whole += part.decompress(data)
+        except zlib.error as error:
+            raise DecodeError(f"byte {len(whole)} of the content: {error}, expected gzip") from None
+        if not part.eof:
+            raise DecodeError(f"byte {len(whole)} of the content: the gzip file ends here, expected its end mark")
+        data = part.unused_data.lstrip(b"\0")
+    return whole
 
 
 def _empty(text: str) -> History:

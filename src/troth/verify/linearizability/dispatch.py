@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 from msgspec import Struct, structs
 
 from troth.verify.history import History, Value, show
-from troth.verify.linearizability import chains, generic, queues, register, sets, witness
+from troth.verify.linearizability import chains, generic, minimal, queues, register, sets, witness
 from troth.verify.linearizability.register import UNBOUNDED, Budget, Outcome
 from troth.verify.models import Call, Model, Queue, Register, SetObject
 from troth.verify.verdict import ConfigurationView, Counterexample, Part, Status, Verdict, combine
@@ -17,6 +17,9 @@ Instants: TypeAlias = list[tuple[int, int]]
 
 _EXPLAIN_MAX: Final = 20_000
 """Configurations that explaining a contradiction may cost; a contradiction found without search is never in doubt."""
+_SHRINK_MAX: Final = 2_000
+_SHRINK_ASKS_MAX: Final = 200
+"""Configurations, and askings of the clock, that one try at shrinking may cost."""
 
 _COST: Final = {
     "jit": "linear in the history, exponential in concurrency at worst",
@@ -178,12 +181,21 @@ class _Registers:
         def prefix() -> Instants:
             return witness.order(primitives, timeline[: outcome.events_done], initial, outcome.trail)
 
+        def smallest() -> tuple[list[int], Outcome]:
+            failing = timeline[: outcome.events_done + 1]
+            known = minimal.cut(primitives, failing)
+
+            def tried(part: Sequence[int]) -> Outcome:
+                return register.search(known, part, initial=initial, budget=_small_budget())
+
+            return _smallest(failing, lambda left: minimal.unseen(known, left), tried)
+
         return _Result(
             part=_part(history, key, "jit", timeline, outcome),
             order=lambda: _in_history(
                 history, timeline, witness.order(primitives, timeline, initial, outcome.trail)
             ),
-            explain=lambda: explained(history, outcome, prefix=prefix),
+            explain=lambda: explained(history, outcome, prefix=prefix, smallest=smallest),
         )
 
 
@@ -205,12 +217,19 @@ class _Objects:
         def prefix() -> Instants:
             return witness.order_of_calls(self.model, self.calls, timeline[: outcome.events_done], outcome.trail)
 
+        def smallest() -> tuple[list[int], Outcome]:
+            return _smallest(
+                timeline[: outcome.events_done + 1],
+                minimal.removable_calls(self.model, self.calls),
+                lambda part: generic.search(self.model, self.calls, part, budget=_small_budget()),
+            )
+
         return _Result(
             part=_part(self.history, key, "jit-model", timeline, outcome),
             order=lambda: _in_history(
                 self.history, timeline, witness.order_of_calls(self.model, self.calls, timeline, outcome.trail)
             ),
-            explain=lambda: explained(self.history, outcome, prefix=prefix),
+            explain=lambda: explained(self.history, outcome, prefix=prefix, smallest=smallest),
         )
 
     def _queue(
@@ -222,7 +241,9 @@ class _Objects:
         return _Result(
             part=_part(self.history, key, "queue-order", timeline, outcome),
             order=lambda: _in_history(self.history, timeline, queues.order(spans)),
-            explain=lambda: explained(self.history, outcome, because=why),
+            explain=lambda: explained(
+                self.history, outcome, because=why, smallest=lambda: self._smallest(timeline, queues.examine)
+            ),
         )
 
     def _chain(self, key: Value, timeline: Sequence[int]) -> _Result:
@@ -233,8 +254,42 @@ class _Objects:
         return _Result(
             part=_part(self.history, key, "set-chain", timeline, outcome),
             order=lambda: _in_history(self.history, timeline, order),
-            explain=lambda: explained(self.history, outcome, because=why),
+            explain=lambda: explained(
+                self.history, outcome, because=why, smallest=lambda: self._smallest(timeline, sets.examine)
+            ),
         )
+
+    def _smallest(
+        self,
+        timeline: Sequence[int],
+        examine: Callable[[Sequence[Call | None], Sequence[int]], tuple[int | None, str, object] | None],
+    ) -> tuple[list[int], Outcome]:
+        def tried(part: Sequence[int]) -> Outcome:
+            found = examine(self.calls, part)
+            if found is None or found[0] is None:
+                return Outcome(status="unknown")
+            return Outcome(status="illegal", failed=found[0], reason=found[1])
+
+        return _smallest(timeline, minimal.removable_calls(self.model, self.calls), tried)
+
+
+def _small_budget() -> Budget:
+    """For one try at shrinking: the clock that it may ask runs out after some askings."""
+    asked = iter(range(_SHRINK_ASKS_MAX))
+    return Budget(configurations_max=_SHRINK_MAX, expired=lambda: next(asked, None) is None)
+
+
+def _smallest(
+    timeline: Sequence[int],
+    removable: Callable[[Sequence[int]], Sequence[minimal.Group]],
+    tried: Callable[[Sequence[int]], Outcome],
+) -> tuple[list[int], Outcome]:
+    """A small illegal part of *timeline*, and why it is illegal; (empty, unknown) when not even the whole is quick."""
+    if tried(timeline).status != "illegal":
+        return [], Outcome(status="unknown")
+    kept = minimal.shrink(timeline, removable, lambda part: tried(part).status == "illegal")
+    left = set(kept)
+    return kept, tried([code for code in timeline if code >> 1 in left])
 
 
 def _part(history: History, key: Value, algorithm: str, timeline: Sequence[int], outcome: Outcome) -> Part:
@@ -258,14 +313,31 @@ def _part(history: History, key: Value, algorithm: str, timeline: Sequence[int],
 
 
 def explained(
-    history: History, outcome: Outcome, *, because: str = "", prefix: Callable[[], Instants] | None = None
+    history: History,
+    outcome: Outcome,
+    *,
+    because: str = "",
+    prefix: Callable[[], Instants] | None = None,
+    smallest: Callable[[], tuple[list[int], Outcome]] | None = None,
 ) -> Counterexample:
-    """A search's failure in the terms of the history; *prefix* makes the legal order up to it."""
-    views = tuple(
-        ConfigurationView(state=found.state, placed=found.placed, waiting=found.open)
-        for found in outcome.configurations
-    )
+    """A search's failure in the terms of the history.
+
+    Args:
+        because: why, where no search was needed.
+        prefix: makes the legal order up to the failure.
+        smallest: makes the smallest illegal part and says where that fails.
+    """
+    kept, again = ([], outcome) if smallest is None else smallest()
     failed = outcome.failed
+    if again.status == "illegal" and again.failed is not None:
+        # What is left is easier to follow, whether it fails at the same operation or at an earlier one.
+        failed, because = again.failed, again.reason or because
+        found = again.configurations
+    else:
+        found = outcome.configurations
+    views = tuple(
+        ConfigurationView(state=pending.state, placed=pending.placed, waiting=pending.open) for pending in found
+    )
     reason = because or "it fits in none of the states that were possible when it returned"
     if failed is not None and views and not because:
         states = list(dict.fromkeys(show(view.state) for view in views))
@@ -273,7 +345,12 @@ def explained(
         reason = f"when it returned the state could only be {shown}, or what open operations make of that"
     before = () if prefix is None else tuple(index for _, index in prefix())
     open_then = {index for view in views for index in (*view.placed, *view.waiting)}
-    involved = {*open_then, *before[-3:]} | ({failed} if failed is not None else set())
+    involved = set(kept) or {*open_then, *before[-3:]} | ({failed} if failed is not None else set())
     return Counterexample(
-        operation=failed, reason=reason, configurations=views, prefix=before, involved=tuple(sorted(involved))
+        operation=failed,
+        reason=reason,
+        configurations=views,
+        prefix=before,
+        involved=tuple(sorted(involved)),
+        minimal=tuple(kept),
     )

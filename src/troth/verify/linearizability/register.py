@@ -60,7 +60,7 @@ class _Dead:
 
     @override
     def __repr__(self) -> str:
-        return "(unobserved)"
+        return "(a value that nobody read later)"
 
 
 DEAD: Final = _Dead()

@@ -16,11 +16,13 @@ from troth.errors import TrothError
 from troth.verify.history import FOREVER, EventType, History, Operation, Value, show
 from troth.verify.models import ILLEGAL, OBJECTS, Model, Several, model_of
 from troth.verify.report.template import PAGE
+from troth.verify.transactions.outcome import TransactionVerdict
 from troth.verify.verdict import Counterexample, Status, Verdict
 
 OPERATIONS_MAX: Final = 2_000
 """Bars on a page; browsers stay quick up to here."""
 _STATE_CHARS_MAX: Final = 120
+_CYCLES_MAX: Final = 12
 
 
 def text(verdict: Verdict, *, lines_max: int = 20) -> str:
@@ -89,9 +91,13 @@ def html(
         "lanes": labels,
         "width": high - low,
         "faults": _faults(history, low, high),
+        "low": low,
+        "size": len(history),
         "bad": None if example is None else example.operation,
-        "why": "" if example is None else example.reason,
-        "cycle": [] if example is None else list(example.cycle),
+        "why": "" if example is None or isinstance(verdict, TransactionVerdict) else example.reason,
+        "minimal": [] if example is None else _minimal(history, example),
+        "cycles": _cycles(verdict) if isinstance(verdict, TransactionVerdict) else [],
+        "ruled": _ruled_out(verdict) if isinstance(verdict, TransactionVerdict) else [],
         "configurations": [] if example is None else _configurations(history, example),
         "parts": [
             {
@@ -109,6 +115,49 @@ def html(
     return PAGE.replace("/*DATA*/null", encoded)
 
 
+def _minimal(history: History, example: Counterexample) -> list[dict[str, object]]:
+    """The smallest illegal part, its events numbered anew."""
+    operations = [history.operations[index] for index in example.minimal]
+    ends = sorted({op.invoked for op in operations} | {op.returned for op in operations})
+    at = {place: column for column, place in enumerate(ends)}
+    return [
+        {
+            "i": op.index,
+            "from": at[op.invoked],
+            "to": at[op.returned],
+            "open": op.returned == FOREVER,
+            "kind": op.outcome.value,
+            "bad": op.index == example.operation,
+            "text": op.describe(),
+        }
+        for op in operations
+    ]
+
+
+def _cycles(verdict: TransactionVerdict) -> list[dict[str, object]]:
+    """One example of every anomaly, drawn and told."""
+    return [
+        {
+            "name": view.anomaly,
+            "svg": verdict.svg(at),
+            "lines": list(view.lines),
+            "transactions": list(view.transactions),
+            "sentences": list(view.sentences()),
+            "steps": len(view.steps),
+        }
+        for at, view in enumerate(verdict.views[:_CYCLES_MAX])
+    ]
+
+
+def _ruled_out(verdict: TransactionVerdict) -> list[str]:
+    rows = []
+    if verdict.not_:
+        rows.append(f"The weakest models that this history does not satisfy: {', '.join(verdict.not_)}.")
+    if verdict.also_not:
+        rows.append(f"With them: {', '.join(verdict.also_not)}.")
+    return rows
+
+
 def _order(verdict: Verdict, example: Counterexample | None) -> tuple[int, ...]:
     if verdict.status is Status.OK:
         return verdict.witness or ()
@@ -121,8 +170,10 @@ def _window(history: History, example: Counterexample | None, operations_max: in
     if len(history) <= operations_max:
         return 0, length
     centre = 0
-    if example is not None and example.operation is not None:
-        centre = history.operations[example.operation].invoked
+    blamed = () if example is None else (example.operation, *example.involved)
+    first = next((index for index in blamed if index is not None), None)
+    if first is not None:
+        centre = history.operations[first].invoked
     half = operations_max
     low = max(0, centre - half)
     return low, min(length, low + 2 * half)
@@ -153,6 +204,12 @@ def _lanes(shown: list[Operation], high: int) -> tuple[dict[int, int], list[str]
 
 
 def _label(op: Operation) -> str:
+    if op.f == "txn":
+        value = op.result if op.outcome is EventType.OK and isinstance(op.result, tuple) else op.argument
+        items = [item for item in (value if isinstance(value, tuple) else ()) if isinstance(item, tuple)]
+        return ", ".join(
+            " ".join(part if isinstance(part, str) else show(part) for part in item) for item in items
+        )
     key = "" if op.key is None else f" {op.key}"
     value = op.result if op.f in ("read", "get", "dequeue", "pop", "acquire") else op.argument
     if op.outcome is EventType.INFO:

@@ -22,8 +22,8 @@ h2 { font-size: 15px; margin: 12px 0 4px; }
 code { font: 12px ui-monospace, monospace; background: #efece5; padding: 1px 4px; border-radius: 3px; }
 button { font: inherit; padding: 2px 10px; border: 1px solid var(--line); border-radius: 4px; background: #fff; }
 button:hover { background: #efece5; cursor: pointer; }
-#frame { overflow-x: auto; border-top: 1px solid var(--line); border-bottom: 1px solid var(--line); background: #fff; }
-svg text { font: 11px ui-monospace, monospace; pointer-events: none; }
+svg text { pointer-events: none; }
+#whole svg text, .card > svg text { font: 11px ui-monospace, monospace; }
 .bar { stroke: #fff; stroke-width: 1; cursor: pointer; }
 .bar.ok { fill: #a9cdb7; } .bar.fail { fill: #d5cec3; } .bar.info { fill: #ecd9ab; }
 .bar.near { stroke: var(--ink); stroke-width: 1.5; }
@@ -33,6 +33,16 @@ svg text { font: 11px ui-monospace, monospace; pointer-events: none; }
 .band { fill: #c0312b; opacity: .08; }
 .path { fill: none; stroke: #1d4f91; stroke-width: 1.5; opacity: .75; }
 .dot { fill: #1d4f91; }
+.bar.small { stroke: var(--bad); stroke-width: 2; }
+#whole { display: flex; border-top: 1px solid var(--line); border-bottom: 1px solid var(--line); background: #fff; }
+#names { flex: none; border-right: 1px solid var(--line); background: #fbfaf7; }
+#frame { overflow-x: auto; flex: 1; }
+.legend span { display: inline-block; margin-right: 14px; }
+.legend i { display: inline-block; width: 22px; height: 11px; border-radius: 3px; margin-right: 5px;
+  vertical-align: -1px; }
+.card { background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 8px 14px; margin: 8px 0;
+  overflow-x: auto; }
+.because { max-width: 72em; margin: 2px 0; }
 #tip { position: fixed; max-width: 460px; background: #26241f; color: #fbfaf7; padding: 8px 10px; border-radius: 5px;
   font-size: 12px; display: none; pointer-events: none; white-space: pre-wrap; overflow-wrap: anywhere; z-index: 2; }
 table { border-collapse: collapse; } td, th { border: 1px solid var(--line); padding: 2px 8px; text-align: left;
@@ -43,10 +53,20 @@ table { border-collapse: collapse; } td, th { border: 1px solid var(--line); pad
 <header>
   <h1><span id="status" class="status"></span> <span id="title"></span></h1>
   <div id="headline"></div><div id="reason"></div><div id="notes" class="note"></div>
+</header>
+<section id="short"></section>
+<section>
+  <h2>The history</h2>
   <p><button id="jump">Jump to the first error</button> <button id="all">Show the whole order</button>
   <span class="note" id="hint"></span></p>
-</header>
-<div id="frame"></div>
+  <p class="legend note">
+    <span><i style="background:#a9cdb7"></i>ok</span><span><i style="background:#d5cec3"></i>failed</span>
+    <span><i style="background:#ecd9ab;border:1px dashed #b98a2f"></i>outcome unknown: open to the end</span>
+    <span><i style="background:#c0312b"></i>cannot be placed</span>
+    <span><i style="background:#fff;border:2px solid #c0312b"></i>in the smallest illegal part</span>
+    <span><i style="background:#c0312b;opacity:.15"></i>fault</span></p>
+</section>
+<div id="whole"><div id="names"></div><div id="frame"></div></div>
 <section id="details"></section>
 <div id="tip"></div>
 <script>
@@ -54,7 +74,8 @@ table { border-collapse: collapse; } td, th { border: 1px solid var(--line); pad
 const data = /*DATA*/null;
 const $ = id => document.getElementById(id);
 const svgNS = "http://www.w3.org/2000/svg";
-const STEP = 16, ROW = 30, LEFT = 110, TOP = 26;
+const STEP = Math.max(16, Math.min(90, 1100 / Math.max(1, data.width)));
+const ROW = 30, LEFT = 12, TOP = 40;
 function make(name, attributes, parent, text) {
   const node = document.createElementNS(svgNS, name);
   for (const key in attributes) node.setAttribute(key, attributes[key]);
@@ -75,14 +96,69 @@ $("status").textContent = data.status;
 $("status").classList.add(data.status);
 $("title").textContent = data.title;
 $("headline").textContent = data.headline;
-$("reason").textContent = data.reason || data.why;
+$("reason").textContent = data.reason;
 $("notes").textContent = ["read as: " + data.reading, data.algorithms.join(", "), data.anomalies.join(", "), data.cut]
   .filter(part => part).join(" · ");
-$("hint").textContent = "Hover over a bar for its place in " + data.order + "; click to keep it.";
+$("hint").textContent = byHand("Hover over a bar for its place in " + data.order
+  + " and the states on the way; click to keep it, then ← and → go through the order.");
+function byHand(text) { return data.bars.some(bar => bar.rank) ? text : "Hover over a bar for what it asked and got."; }
+
+// What an engineer wants first: why, in as few operations as possible.
+const short = $("short");
+if (data.bad !== null || data.why) {
+  add(short, "h2", "Why");
+  const bad = data.minimal.find(row => row.bad) || data.bars.find(bar => bar.bad);
+  if (bad) add(short, "p", "[" + bad.i + "] " + bad.text + " cannot be placed: " + data.why, "because");
+  else add(short, "p", data.why, "because");
+}
+if (data.minimal.length) {
+  add(short, "h2", "The smallest illegal part: " + data.minimal.length + " of " + data.size
+    + " operations; no order of these alone is legal");
+  const card = add(short, "div", undefined, "card");
+  const columns = Math.max(...data.minimal.map(row => row.to));
+  const step = Math.max(14, Math.min(60, 640 / columns)), textAt = 20 + columns * step + 24;
+  const longest = Math.max(...data.minimal.map(row => row.text.length));
+  const picture = make("svg", { width: textAt + longest * 6.9 + 60, height: 26 * data.minimal.length + 8 }, card);
+  data.minimal.forEach((row, at) => {
+    const left = 10 + row.from * step, top = 4 + 26 * at, right = row.open ? textAt - 12 : 10 + row.to * step;
+    make("line", { x1: 0, x2: textAt + longest * 6.9 + 60, y1: top + 23, y2: top + 23, stroke: "#f1ede5" }, picture);
+    const node = make("rect", { class: "bar " + row.kind + (row.bad ? " bad" : ""), x: left, y: top,
+      width: Math.max(6, right - left), height: 19, rx: 3 }, picture);
+    if (row.open) { node.setAttribute("stroke-dasharray", "4 3"); node.style.stroke = "#b98a2f"; }
+    const ink = row.bad ? "#c0312b" : "#26241f";
+    make("text", { x: textAt, y: top + 14, fill: ink }, picture, "[" + row.i + "] " + row.text);
+    node.addEventListener("click", () => {
+      const bar = data.bars.find(candidate => candidate.i === row.i);
+      if (bar) { show(bar); if (pinned !== bar) pin(bar); }
+    });
+  });
+}
+data.cycles.forEach((cycle, at) => {
+  add(short, "h2", cycle.name + (cycle.steps ? ": a cycle" : ""));
+  const card = add(short, "div", undefined, "card");
+  const drawing = add(card, "div");
+  drawing.innerHTML = cycle.svg;
+  cycle.lines.forEach((line, number) =>
+    add(card, "div", "T" + (number + 1) + " = [" + cycle.transactions[number] + "] " + line, "because"));
+  const list = add(card, "ul");
+  cycle.sentences.forEach(sentence => add(list, "li", sentence, "because"));
+});
+if (data.ruled.length) {
+  add(short, "h2", "What that rules out");
+  data.ruled.forEach(line => add(short, "p", line, "because"));
+}
 
 const width = x(data.width) + 40, height = y(data.lanes.length) + 20;
 const svg = make("svg", { width: width, height: height });
 $("frame").appendChild(svg);
+const names = make("svg", { width: 104, height: height });
+$("names").appendChild(names);
+// A ruler: positions in the history, which is what the order of events is about.
+const every = [5, 10, 20, 50, 100, 200].find(size => size * STEP >= 90) || 500;
+for (let at = Math.ceil(data.low / every) * every; at <= data.low + data.width; at += every) {
+  make("line", { x1: x(at - data.low), x2: x(at - data.low), y1: 20, y2: height, stroke: "#f1ede5" }, svg);
+  make("text", { x: x(at - data.low) + 2, y: 30, fill: "#a39c8f" }, svg, "event " + at);
+}
 for (const band of data.faults) {
   const rect = make("rect", { class: "band", x: x(band.from), y: 0, width: Math.max(4, x(band.to) - x(band.from)),
     height: height }, svg);
@@ -91,14 +167,15 @@ for (const band of data.faults) {
 }
 data.lanes.forEach((name, lane) => {
   make("line", { x1: 0, x2: width, y1: y(lane) + ROW - 4, y2: y(lane) + ROW - 4, stroke: "#eee9df" }, svg);
-  make("text", { x: 6, y: y(lane) + 16, fill: "#6b665c" }, svg,
+  make("text", { x: 6, y: y(lane) + 16, fill: "#6b665c" }, names,
     "process " + (name.length > 8 ? name.slice(0, 7) + "…" : name));
 });
 const byRank = data.bars.filter(bar => bar.rank).sort((a, b) => a.rank - b.rank);
 for (const bar of data.bars) {
   const left = x(bar.from), right = Math.max(left + STEP - 3, x(bar.to));
-  bar.node = make("rect", { class: "bar " + bar.kind + (bar.bad ? " bad" : bar.near ? " near" : ""), x: left,
-    y: y(bar.lane), rx: 3, width: right - left, height: ROW - 9, tabindex: 0 }, svg);
+  const role = bar.bad ? " bad" : !bar.near ? "" : data.minimal.length ? " small" : " near";
+  bar.node = make("rect", { class: "bar " + bar.kind + role, x: left, y: y(bar.lane), rx: 3,
+    width: right - left, height: ROW - 9, tabindex: 0 }, svg);
   if (bar.kind === "info") bar.node.setAttribute("stroke-dasharray", "4 3"), bar.node.style.stroke = "#b98a2f";
   const room = Math.floor((right - left - 6) / 6.7);
   if (room > 1) make("text", { x: left + 3, y: y(bar.lane) + 14, fill: bar.bad ? "#fff" : "#26241f" }, svg,
@@ -146,26 +223,32 @@ function pin(bar) {
   if (pinned) pinned.node.classList.add("pinned");
   draw(pinned ? pinned.rank : 0);
 }
-$("jump").disabled = data.bad === null;
+function show(bar) {
+  $("whole").scrollIntoView({ block: "center" });
+  $("frame").scrollLeft = x(bar.from) - $("frame").clientWidth / 2;
+}
+const firstBad = data.bars.find(bar => bar.bad) || data.bars.find(bar => bar.near && data.status === "illegal");
+$("jump").disabled = !firstBad;
 $("jump").addEventListener("click", () => {
-  const bar = data.bars.find(candidate => candidate.bad);
-  if (!bar) return;
-  $("frame").scrollLeft = x(bar.from) - innerWidth / 2;
-  pin(bar);
-  draw(byRank.length ? byRank[byRank.length - 1].rank : 0);
+  show(firstBad);
+  if (pinned !== firstBad) pin(firstBad);
+  if (!firstBad.rank) draw(byRank.length ? byRank[byRank.length - 1].rank : 0);
 });
+addEventListener("keydown", event => {
+  const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (event.key === "Escape" && pinned) pin(pinned);
+  if (!move || !pinned || !byRank.length) return;
+  const at = pinned.rank ? byRank.indexOf(pinned) + move : byRank.length - 1;
+  if (!byRank[at]) return;
+  event.preventDefault();
+  pin(byRank[at]);
+  const box = pinned.node.getBoundingClientRect();
+  tip(pinned, { clientX: box.left, clientY: box.bottom });
+});
+if (firstBad) $("frame").scrollLeft = x(firstBad.from) - $("frame").clientWidth / 2;
 $("all").addEventListener("click", () => draw(byRank.length ? byRank[byRank.length - 1].rank : 0));
 
 const details = $("details");
-if (data.bad !== null) {
-  add(details, "h2", "Why");
-  add(details, "p", "[" + data.bad + "] " + (data.bars.find(bar => bar.bad) || { text: "" }).text + ": " + data.why);
-}
-if (data.cycle.length) {
-  add(details, "h2", "The cycle");
-  const list = add(details, "ol");
-  data.cycle.forEach(step => add(list, "li", step));
-}
 function table(title, head, rows) {
   if (!rows.length) return;
   add(details, "h2", title);

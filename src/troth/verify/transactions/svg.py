@@ -41,7 +41,10 @@ def cycle_svg(view: CycleView) -> str:
         else:
             row = at - ring if count else at
             places.append((middle_x, middle_y + radius_y + _BOX_HEIGHT + 40 + row * (_BOX_HEIGHT + 12)))
-    height = max((y for _, y in places), default=0.0) + _BOX_HEIGHT + (10 if extra else 30)
+    bulge = max(
+        (_bend(ring) * abs(places[at][0] - places[(at + 1) % ring][0]) / 2 for at in range(count)), default=0.0
+    )
+    height = max((y for _, y in places), default=0.0) + _BOX_HEIGHT + bulge + (10 if extra else 30)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="ui-monospace,monospace" font-size="12" role="img">',
@@ -60,6 +63,7 @@ def cycle_svg(view: CycleView) -> str:
                 step.key,
                 step.because,
                 at,
+                _bend(ring),
             )
         )
     for at, (line, (x, y)) in enumerate(zip(lines, places, strict=True)):
@@ -93,26 +97,31 @@ def _arrow(
     key: str,
     because: str,
     at: int,
+    bend: float,
 ) -> str:
     colour = _COLOURS.get(kind, "#777777")
     (x1, y1), (x2, y2) = start, end
     # Bend away from the straight line, always to the same side, so that two opposite edges do not cover each other.
-    bend = 0.28
     control_x = (x1 + x2) / 2 + (y2 - y1) * bend
     control_y = (y1 + y2) / 2 - (x2 - x1) * bend
     x1, y1 = _edge_of_box(x1, y1, control_x, control_y, start_width)
     x2, y2 = _edge_of_box(x2, y2, control_x, control_y, end_width)
     label_x = 0.25 * x1 + 0.5 * control_x + 0.25 * x2
-    label_y = 0.25 * y1 + 0.5 * control_y + 0.25 * y2
+    label_y = 0.25 * y1 + 0.5 * control_y + 0.25 * y2 + 4
     label = f"{kind} {key}" if key else kind
     dash = ' stroke-dasharray="5 3"' if kind in ("process", "realtime", "before") else ""
     return (
         f'<g class="edge edge-{at}"><title>{escape(because)}</title>'
         f'<path d="M{x1:.1f} {y1:.1f}Q{control_x:.1f} {control_y:.1f} {x2:.1f} {y2:.1f}" fill="none" '
         f'stroke="{colour}" stroke-width="1.6"{dash} marker-end="url(#troth-{kind})"/>'
-        f'<text x="{label_x:.1f}" y="{label_y - 4:.1f}" text-anchor="middle" fill="{colour}" '
-        f'font-weight="bold">{escape(_cut(label))}</text></g>'
+        f'<text x="{label_x:.1f}" y="{label_y:.1f}" text-anchor="middle" fill="{colour}" stroke="#fff" '
+        f'stroke-width="5" paint-order="stroke" font-weight="bold">{escape(_cut(label))}</text></g>'
     )
+
+
+def _bend(ring: int) -> float:
+    """How far an edge leaves the straight line, as a part of its length: two opposite ones need room between them."""
+    return 0.28 if ring < 3 else 0.1
 
 
 def _edge_of_box(x: float, y: float, towards_x: float, towards_y: float, width: float) -> tuple[float, float]:

@@ -1,0 +1,114 @@
+"""What a history was recorded of, from the names of its operations and the shapes of their values.
+
+A guess, and said as one: `troth verify` prints it, and ``--object`` overrides it. Where two objects share their names
+the weaker promise is taken, so that a guess does not blame a store for what it never promised.
+"""
+
+from msgspec import Struct
+
+from troth.errors import UsageError
+from troth.verify.history import EventType, History, Operation, Value
+
+
+class Guess(Struct, frozen=True):
+    """The object, the model it is usually checked against, and why."""
+
+    object: str
+    model: str
+    because: str
+
+
+_NAMES = (
+    # (names that must occur, names that may occur, object, model, because)
+    ({"vote"}, {"commit", "abort"}, "transaction", "atomic-commit", "participants vote, commit and abort"),
+    ({"transfer"}, {"read"}, "bank", "scan", "transfers and reads of all balances"),
+    ({"generate"}, set(), "unique-ids", "scan", "ids are generated"),
+    ({"enqueue"}, {"dequeue", "drain"}, "queue", "linearizable", "enqueue and dequeue: first in, first out"),
+    ({"dequeue"}, {"drain"}, "queue", "linearizable", "enqueue and dequeue: first in, first out"),
+    ({"push"}, {"pop"}, "stack", "linearizable", "push and pop"),
+    ({"pop"}, set(), "stack", "linearizable", "push and pop"),
+    ({"cas"}, {"read", "write"}, "cas-register", "linearizable", "read, write and cas"),
+    ({"put"}, {"get", "append", "delete", "cas"}, "kv", "linearizable", "get, put, append, delete"),
+    ({"get"}, {"append", "delete", "cas"}, "kv", "linearizable", "get, put, append, delete"),
+    ({"append"}, {"delete", "cas", "read", "write"}, "kv", "linearizable", "get, put, append, delete"),
+    ({"delete"}, {"cas"}, "kv", "linearizable", "get, put, append, delete"),
+    ({"write"}, {"read"}, "register", "linearizable", "read and write"),
+    ({"inc"}, {"dec", "read"}, "counter", "linearizable", "a number goes up and down"),
+    ({"increment"}, {"decrement", "read"}, "counter", "linearizable", "a number goes up and down"),
+)
+
+
+def guess(history: History) -> Guess:
+    """What *history* was most likely recorded of.
+
+    Raises:
+        UsageError: its operations are those of no object known here.
+    """
+    names = {op.f for op in history.operations}
+    if not names:
+        return Guess("register", "linearizable", "it is empty")
+    if names == {"txn"}:
+        return _transactions(history)
+    if names & {"acquire", "release"} and names <= {"acquire", "release", "write"}:
+        return _lock(history, names)
+    if names & {"add", "remove", "contains"} and names <= {
+        "add",
+        "remove",
+        "contains",
+        "read",
+        "dec",
+        "decrement",
+    }:
+        return _set_or_counter(history)
+    for must, may, object, model, because in _NAMES:
+        if must <= names <= must | may:
+            return Guess(object, model, because)
+    if names == {"read"}:
+        return Guess("register", "linearizable", "it is only read")
+    raise UsageError(
+        f"operations called {', '.join(sorted(names))}: no object here has all of them; say which one it is "
+        f"with --object (or give `check` a model of your own, which takes ten lines: docs/verify.md)"
+    )
+
+
+def _transactions(history: History) -> Guess:
+    micros = [item for op in history.operations for item in _items(op)]
+    kinds = {item[0] for item in micros}
+    if "append" in kinds:
+        return Guess("list-append", "strict-serializable", "transactions append to lists")
+    written: dict[tuple[Value, Value], int] = {}
+    for op in history.operations:
+        for f, key, value in _items(op):
+            if f in ("w", "write") and written.setdefault((key, value), op.index) != op.index:
+                because = "transactions on registers, in which values are written more than once"
+                return Guess("multi-register", "linearizable", because)
+    return Guess("rw-register", "strict-serializable", "transactions on registers, every value written once")
+
+
+def _items(op: Operation) -> list[tuple[Value, Value, Value]]:
+    value = op.argument if op.argument is not None else op.result
+    items = value if isinstance(value, tuple) else ()
+    return [(item[0], item[1], item[2]) for item in items if isinstance(item, tuple) and len(item) == 3]
+
+
+def _lock(history: History, names: set[str]) -> Guess:
+    tokens = any(
+        op.f == "acquire" and op.outcome is EventType.OK and isinstance(op.result, int | tuple)
+        for op in history.operations
+    )
+    if tokens or "write" in names:
+        return Guess("lock", "lock-safety", "acquire hands out fencing tokens")
+    return Guess("mutex", "linearizable", "acquire and release without fencing tokens")
+
+
+def _set_or_counter(history: History) -> Guess:
+    for op in history.operations:
+        if op.f == "read" and op.outcome is EventType.OK and op.result is not None:
+            if isinstance(op.result, int):
+                return Guess("counter", "linearizable", "what is added up is read as a number")
+            return Guess("set", "linearizable", "what is added is read as a collection")
+    numbers = all(isinstance(op.argument, int) for op in history.operations if op.f == "add")
+    decreases = any(op.f.startswith("dec") for op in history.operations)
+    if decreases and numbers:
+        return Guess("counter", "linearizable", "a number goes up and down")
+    return Guess("set", "linearizable", "elements are added")

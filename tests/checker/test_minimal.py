@@ -1,0 +1,122 @@
+"""The smallest illegal part: illegal by itself, really smaller, and made by leaving out only what may be left out."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from msgspec import structs
+
+from troth.verify.check import check
+from troth.verify.history import EventType, History
+from troth.verify.linearizability import Budget, check_linearizable
+from troth.verify.linearizability.minimal import cut, removable_calls, shrink, unseen
+from troth.verify.models import Model, Register
+from troth.verify.verdict import Status
+
+from .brute import linearizable
+from .random_histories import OBJECTS, random_history
+
+SMOKE, DEEP = 120, 4000
+COUNTS = [
+    pytest.param(0, SMOKE, id="smoke"),
+    pytest.param(2_000_000, DEEP, id="deep", marks=[pytest.mark.campaign, pytest.mark.timeout(3600)]),
+]
+
+
+def left_out(history: History, model: Model, rng: random.Random) -> History:
+    """*history* without some of what the object says may be left out."""
+    every = range(len(history))
+    if isinstance(model, Register):
+        primitives = [model.primitive(op, history.reading) for op in history.operations]
+        groups: Sequence[tuple[int, ...]] = unseen(primitives, every)
+    else:
+        groups = removable_calls(model, model.calls(history))(every)
+    gone = {index for group in groups if rng.random() < 0.5 for index in group}
+    return history.where(set(every) - gone)
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_leaving_out_what_may_be_left_out_keeps_a_legal_history_legal(name: str, start: int, count: int) -> None:
+    smaller = 0
+    for seed in range(start, start + count):
+        history, model = random_history(name, seed, operations=8)
+        if not linearizable(history, model):
+            continue
+        less = left_out(history, model, random.Random(seed))
+        smaller += len(less) < len(history)
+        assert linearizable(less, model), (name, seed)
+    assert smaller > count // 20
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_the_smallest_part_is_illegal_by_itself(name: str, start: int, count: int) -> None:
+    """As the oracle says, with what was still open at the failure taken as crashed."""
+    shown = smaller = 0
+    for seed in range(start, start + count):
+        history, model = random_history(name, seed, operations=9)
+        verdict = check_linearizable(history, model, budget=Budget(configurations_max=20_000))
+        if verdict.status is not Status.ILLEGAL:
+            continue
+        example = verdict.counterexample
+        assert example is not None and example.operation in example.minimal, (name, seed)
+        part = history.where(example.minimal)
+        assert not linearizable(part, model), (name, seed)
+        shown += 1
+        smaller += len(part) < len(history)
+    assert smaller >= shown // 3
+
+
+def test_a_write_may_not_go_while_a_failed_cas_looks_at_what_it_overwrote() -> None:
+    """write 1, write 2, failed cas from 1: without the second write the cas could not have failed."""
+    history, _ = random_history("cas-register", 0)
+    rows = [("write", 1, 1, EventType.OK), ("write", 2, 2, EventType.OK), ("cas", (1, 3), None, EventType.FAIL)]
+    operations = [
+        structs.replace(
+            history.operations[0], index=at, process=at, f=f, argument=argument, result=result, outcome=outcome,
+            invoked=2 * at, completed=2 * at + 1, error=None,
+        )
+        for at, (f, argument, result, outcome) in enumerate(rows)
+    ]  # fmt: skip
+    whole = History.of(operations, reading=structs.replace(history.reading, failed="observed"))
+    primitives = [Register().primitive(op, whole.reading) for op in whole.operations]
+    assert sorted(unseen(primitives, range(3))) == [(0,), (2,)]
+    assert unseen(primitives, range(2)) == [(0,), (1,)]
+
+
+def test_what_is_open_at_the_end_of_a_part_has_crashed() -> None:
+    """A read that has not returned says nothing; a write may still happen."""
+    primitives = [(0, 1, None, False), (2, 1, None, False), (2, 2, None, False)]
+    assert cut(primitives, [0, 2, 4, 5]) == [None, (2, 1, None, True), (2, 2, None, False)]
+
+
+def test_shrinking_stops_at_its_bound() -> None:
+    """What is found by then is kept; it is never empty."""
+    tried = []
+
+    def illegal(timeline: Sequence[int]) -> bool:
+        tried.append(len(timeline))
+        return any(code >> 1 == 7 for code in timeline)
+
+    timeline = [code for index in range(100) for code in (2 * index, 2 * index + 1)]
+    assert shrink(timeline, lambda left: [(index,) for index in left], illegal) == [7]
+    tried.clear()
+    assert 7 in shrink(timeline, lambda left: [(index,) for index in left], illegal, events_max=150)
+    assert len(tried) <= 3
+
+
+def test_the_text_draws_the_smallest_part() -> None:
+    """One line an operation, bars where they were open."""
+    for seed in range(200):
+        history, model = random_history("cas-register", seed, operations=20)
+        verdict = check(history, object=model)
+        if verdict.status is Status.ILLEGAL:
+            text = verdict.text(lines_max=60)
+            example = verdict.counterexample
+            assert example is not None
+            assert f"the smallest illegal part, {len(example.minimal)} of {len(history)} operations" in text
+            bars = [line for line in text.splitlines() if "|=" in line]
+            assert len(bars) == len(example.minimal)
+            return
+    raise AssertionError("no illegal history was made")
