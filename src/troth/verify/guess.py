@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from troth.errors import UsageError
 from troth.verify.history import EventType, History, Operation, Value
+from troth.verify.transactions.micro import READS, WRITES
 
 
 class Guess(Struct, frozen=True):
@@ -49,6 +50,10 @@ def guess(history: History) -> Guess:
         return Guess("register", "linearizable", "it is empty")
     if names == {"txn"}:
         return _transactions(history)
+    if names <= {"read", "write"} and any(
+        item[0] in READS | WRITES for op in history.operations for item in _items(op)
+    ):
+        return Guess("long-fork", "scan", "single writes, and reads of several keys at once")
     if names & {"acquire", "release"} and names <= {"acquire", "release", "write"}:
         return _lock(history, names)
     if names & {"add", "remove", "contains"} and names <= {
@@ -79,7 +84,7 @@ def _transactions(history: History) -> Guess:
     written: dict[tuple[Value, Value], int] = {}
     for op in history.operations:
         for f, key, value in _items(op):
-            if f in ("w", "write") and written.setdefault((key, value), op.index) != op.index:
+            if f in WRITES and written.setdefault((key, value), op.index) != op.index:
                 because = "transactions on registers, in which values are written more than once"
                 return Guess("multi-register", "linearizable", because)
     return Guess("rw-register", "strict-serializable", "transactions on registers, every value written once")

@@ -118,6 +118,10 @@ def show(value: Value) -> str:
         return "nil"
     if isinstance(value, tuple):
         return "[" + ", ".join(show(item) for item in value) + "]"
+    if isinstance(value, frozenset) and value.__class__ is not frozenset:
+        # A map that can be hashed: `formats.edn.Record`.
+        items = [item for item in value if isinstance(item, tuple)]
+        return "{" + ", ".join(sorted(f"{show(item[0])}: {show(item[1])}" for item in items)) + "}"
     if isinstance(value, frozenset):
         return "{" + ", ".join(sorted(show(item) for item in value)) + "}"
     if isinstance(value, str):

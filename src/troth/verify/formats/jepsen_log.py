@@ -67,7 +67,8 @@ def read(text: str) -> History:
     history = pair(events, reading=READING, format="jepsen-log")
     if others:
         history.remarks = (
-            f"{len(others)} lines say nothing about operations and were passed over; the first is line {others[0]}",
+            f"passed over, since they say nothing about operations: {len(others)} lines, of which line {others[0]} is "
+            f"the first",
         )
     return history
 

@@ -100,7 +100,26 @@ def _paired(events: list[Event], reading: Reading) -> History:
         history = pair([_independent(event) for event in events], reading=reading)
         history.remarks = ("every value is [key value], as of jepsen.independent: the first is taken for the key",)
         return history
-    return pair(events, reading=reading)
+    history = pair(events, reading=reading)
+    drains = [op for op in history.operations if op.f == "drain" and isinstance(op.result, tuple)]
+    return _without_drains(history) if drains else history
+
+
+def _without_drains(history: History) -> History:
+    """Every acknowledged drain as what it is: that many dequeues, at any time until it returned."""
+    operations = []
+    for op in history.operations:
+        if op.f != "drain" or op.outcome is not EventType.OK or not isinstance(op.result, tuple):
+            operations.append(op)
+            continue
+        operations.extend(
+            structs.replace(op, f="dequeue", process=f"{op.process}/{op.line}/{at}", argument=None, result=item)
+            for at, item in enumerate(op.result)
+        )
+    expanded = History.of(operations, reading=history.reading)
+    expanded.faults = history.faults
+    expanded.remarks = ("every drain is taken for as many dequeues as it returned elements",)
+    return expanded
 
 
 def _independent(event: Event) -> Event:

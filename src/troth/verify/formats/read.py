@@ -28,6 +28,8 @@ _LOG_LINE: Final = re.compile(r"^[^\n\"({]*\bjepsen\.util\s*[-:]?\s+\S+\s+:\w+\s
 _TXN: Final = re.compile(
     r":f\s+:txn\b|\"f\"\s*:\s*\":?txn\"|\[\s*\[\s*\":?(?:append|r|w)\"|\[\s*\[\s*:(?:append|r|w)\s"
 )
+_JSON_START: Final = re.compile(r"\[?\s*\{\s*(?:\}|\"(?:[^\"\\]|\\.)*\"(?::|\s+:\s|\s*$))")
+"""EDN, too, may have strings for names, but no colon that stands by itself."""
 _SAMPLE: Final = 20_000
 
 
@@ -45,7 +47,7 @@ def detect(text: str) -> str:
     sample = head[:_SAMPLE]
     lines = [line for line in sample.splitlines() if line.strip() and not line.lstrip().startswith(";")]
     first = lines[0].strip() if lines else ""
-    if re.match(r"\[?\s*\{\s*(\"|\})", first) or re.match(r"\[\s*\{\s*\"", head):
+    if _JSON_START.match(head):
         if '"troth_history"' in first:
             return "troth-jsonl"
         return "elle-json" if _TXN.search(sample) else "jepsen-json"

@@ -1,0 +1,463 @@
+# ruff: noqa: E501 - lines are as they were written
+"""Histories as other people's tools write them: what is read, and what it is taken for."""
+
+import gzip
+
+import pytest
+
+from troth.errors import DecodeError, UsageError
+from troth.verify.check import check
+from troth.verify.formats import read_history
+from troth.verify.guess import guess
+from troth.verify.history import pair
+
+WILD = {
+    "a log of newer Jepsen": (
+        (
+            "2023-02-13 12:00:01,123{GMT}\tINFO\t[jepsen worker 0] jepsen.util: 0\t:invoke\t:read\tnil\n"
+            "2023-02-13 12:00:01,124{GMT}\tINFO\t[jepsen worker 0] jepsen.util: 0\t:ok\t:read\tnil\n"
+            '2023-02-13 12:00:01,124{GMT}\tINFO\t[jepsen nemesis] jepsen.util: :nemesis\t:info\t:start-partition\t{"n1" #{"n2"}, "n3" #{}}\n'
+            "2023-02-13 12:00:01,124{GMT}\tWARN\t[jepsen worker 1] jepsen.client - Error\n"
+            "java.net.SocketTimeoutException: Read timed out\n"
+            "\tat java.net.Foo.bar(Foo.java:12)\n"
+            "2023-02-13 12:00:01,124{GMT}\tINFO\t[jepsen worker 1] jepsen.util: 1\t:invoke\t:write\t3\n"
+            "2023-02-13 12:00:01,124{GMT}\tINFO\t[jepsen worker 1] jepsen.util: 1\t:info\t:write\t3\t:timed-out\n"
+        ),
+        "jepsen-log",
+        2,
+        1,
+        "register",
+        "linearizable",
+    ),
+    "CRLF": (
+        ("INFO  jepsen.util - 0\t:invoke\t:read\tnil\r\nINFO  jepsen.util - 0\t:ok\t:read\tnil\r\n"),
+        "jepsen-log",
+        1,
+        0,
+        "register",
+        "linearizable",
+    ),
+    "independent": (
+        (
+            "{:type :invoke, :f :read, :value [1 nil], :process 0, :time 1, :index 0}\n"
+            "{:type :invoke, :f :cas, :value [2 [1 3]], :process 1, :time 2, :index 1}\n"
+            "{:type :ok, :f :read, :value [1 4], :process 0, :time 3, :index 2}\n"
+            "{:type :fail, :f :cas, :value [2 [1 3]], :process 1, :time 4, :index 3}\n"
+            "{:type :info, :f :start, :process :nemesis, :time 5, :value nil}\n"
+            "{:type :invoke, :f :write, :value [1 3], :process 0, :time 6, :index 0}\n"
+            "{:type :info, :f :write, :value [1 3], :process 0, :time 6, :index 0, :error :timeout}\n"
+        ),
+        "jepsen-edn",
+        3,
+        1,
+        "cas-register",
+        "linearizable",
+    ),
+    "tagged tuples": (
+        (
+            "{:type :invoke, :f :read, :value #jepsen.independent/tuple [1 nil], :process 0, :time 1, :index 0}\n"
+            "{:type :invoke, :f :cas, :value [2 [1 3]], :process 1, :time 2, :index 1}\n"
+            "{:type :ok, :f :read, :value [1 4], :process 0, :time 3, :index 2}\n"
+            "{:type :fail, :f :cas, :value [2 [1 3]], :process 1, :time 4, :index 3}\n"
+            "{:type :info, :f :start, :process :nemesis, :time 5, :value nil}\n"
+            "{:type :invoke, :f :write, :value [1 3], :process 0, :time 6, :index 0}\n"
+            "{:type :info, :f :write, :value [1 3], :process 0, :time 6, :index 0, :error :timeout}\n"
+        ),
+        "jepsen-edn",
+        3,
+        1,
+        "cas-register",
+        "linearizable",
+    ),
+    "history records": (
+        (
+            "#jepsen.history.Op{:index 0, :time 1, :type :invoke, :process 0, :f :txn, :value [[:append 1 2] [:r 1 nil]]}\n"
+            "#jepsen.history.Op{:index 1, :time 2, :type :ok, :process 0, :f :txn, :value [[:append 1 2] [:r 1 [2]]]}\n"
+        ),
+        "elle-edn",
+        1,
+        0,
+        "list-append",
+        "strict-serializable",
+    ),
+    "bank": (
+        (
+            "{:type :invoke, :f :transfer, :value {:from 1, :to 2, :amount 3}, :process 0}\n"
+            "{:type :invoke, :f :read, :process 1}\n"
+            "{:type :ok, :f :read, :value {1 10, 2 10}, :process 1}\n"
+            "{:type :fail, :f :transfer, :value {:from 1, :to 2, :amount 3}, :process 0, :error [:negative 1 -3]}\n"
+        ),
+        "jepsen-edn",
+        2,
+        0,
+        "bank",
+        "scan",
+    ),
+    "set": (
+        (
+            "{:type :invoke, :f :add, :value 0, :process 0}\n"
+            "{:type :ok, :f :add, :value 0, :process 0}\n"
+            "{:type :invoke, :f :read, :value nil, :process 1}\n"
+            "{:type :ok, :f :read, :value [0], :process 1}\n"
+            "{:type :invoke, :f :read, :value nil, :process 1}\n"
+            "{:type :ok, :f :read, :value #{0}, :process 1}\n"
+        ),
+        "jepsen-edn",
+        3,
+        0,
+        "set",
+        "linearizable",
+    ),
+    "counter": (
+        (
+            "{:type :invoke, :f :add, :value 1, :process 0}\n"
+            "{:type :ok, :f :add, :value 1, :process 0}\n"
+            "{:type :invoke, :f :read, :process 1}\n"
+            "{:type :ok, :f :read, :value 1, :process 1}\n"
+        ),
+        "jepsen-edn",
+        2,
+        0,
+        "counter",
+        "linearizable",
+    ),
+    "queue with a drain": (
+        (
+            "{:type :invoke, :f :enqueue, :value 1, :process 0}\n"
+            "{:type :ok, :f :enqueue, :value 1, :process 0}\n"
+            "{:type :invoke, :f :dequeue, :process 1}\n"
+            "{:type :ok, :f :dequeue, :value 1, :process 1}\n"
+            "{:type :invoke, :f :dequeue, :process 1}\n"
+            "{:type :fail, :f :dequeue, :process 1, :error :exhausted}\n"
+            "{:type :invoke, :f :drain, :process 1}\n"
+            "{:type :ok, :f :drain, :value [], :process 1}\n"
+        ),
+        "jepsen-edn",
+        3,
+        0,
+        "queue",
+        "linearizable",
+    ),
+    "mutex": (
+        (
+            "{:type :invoke, :f :acquire, :process 0}\n"
+            "{:type :ok, :f :acquire, :process 0}\n"
+            "{:type :invoke, :f :release, :process 0}\n"
+            "{:type :ok, :f :release, :process 0}\n"
+        ),
+        "jepsen-edn",
+        2,
+        0,
+        "mutex",
+        "linearizable",
+    ),
+    "long fork as txn": (
+        (
+            "{:type :invoke, :f :txn, :value [[:w 1 1]], :process 0}\n"
+            "{:type :ok, :f :txn, :value [[:w 1 1]], :process 0}\n"
+            "{:type :invoke, :f :txn, :value [[:r 1 nil] [:r 2 nil]], :process 1}\n"
+            "{:type :ok, :f :txn, :value [[:r 1 1] [:r 2 nil]], :process 1}\n"
+        ),
+        "elle-edn",
+        2,
+        0,
+        "rw-register",
+        "strict-serializable",
+    ),
+    "long fork as read and write": (
+        (
+            "{:type :invoke, :f :write, :value [[:w 1 1]], :process 0}\n"
+            "{:type :ok, :f :write, :value [[:w 1 1]], :process 0}\n"
+            "{:type :invoke, :f :read, :value [[:r 1 nil] [:r 2 nil]], :process 1}\n"
+            "{:type :ok, :f :read, :value [[:r 1 1] [:r 2 nil]], :process 1}\n"
+        ),
+        "elle-edn",
+        2,
+        0,
+        "long-fork",
+        "scan",
+    ),
+    "Knossos multi-register": (
+        (
+            "[{:process 0 :type :invoke :f :txn :value [[:write :x 1] [:read :y nil]]}\n"
+            "{:process 0 :type :ok :f :txn :value [[:write :x 1] [:read :y 0]]}\n"
+            "{:process 0 :type :invoke :f :txn :value [[:write :x 1]]}\n"
+            "{:process 0 :type :ok :f :txn :value [[:write :x 1]]}]\n"
+        ),
+        "jepsen-edn",
+        2,
+        0,
+        "multi-register",
+        "linearizable",
+    ),
+    "EDN with strings for names": (
+        ('{"process" 0 "type" :invoke "f" :read}\n{"process" 0 "type" :ok "f" :read "value" 3.5}\n'),
+        "jepsen-edn",
+        1,
+        0,
+        "register",
+        "linearizable",
+    ),
+    "specials, namespaces, exceptions": (
+        '[{:process 0, :type :invoke, :f :write, :value ##Inf} {:process 0 :type :ok :f :write :value #:foo{:a 1} :error #error{:cause "x" :via [{:type java.lang.Foo}] :trace [[a.b$c <init> "F.java" 3]]}} ]',
+        "jepsen-edn",
+        1,
+        0,
+        "register",
+        "linearizable",
+    ),
+    "a trace that names jepsen.util": (
+        (
+            "{:process 0, :type :invoke, :f :write, :value 1}\n"
+            '{:process 0 :type :info :f :write :value 1 :error "at jepsen.util - 0 :invoke :f"}'
+        ),
+        "jepsen-edn",
+        1,
+        0,
+        "register",
+        "linearizable",
+    ),
+    "JSON with colons, a large number": (
+        (
+            '{"process": ":nemesis", "type": ":info", "f": ":start", "value": {"a": [1]}}\n'
+            '{"process": 1, "type": ":invoke", "f": ":read"}\n'
+            '{"process": 1, "type": ":ok", "f": ":read", "value": 12345678901234567890123}\n'
+        ),
+        "jepsen-json",
+        1,
+        1,
+        "register",
+        "linearizable",
+    ),
+    "separators within a string": (
+        '{"process": 1, "type": "invoke", "f": "write", "value": "a\u2028b\x85"}\n',
+        "jepsen-json",
+        1,
+        0,
+        "register",
+        "linearizable",
+    ),
+    "comments and discards first": (
+        ("   \n\n; c\n#_{:a 1}\n{:process 0, :type :invoke, :f :read, :value nil}"),
+        "jepsen-edn",
+        1,
+        0,
+        "register",
+        "linearizable",
+    ),
+    "Elle without processes": (
+        ("{:type :ok, :value [[:append :x 1] [:r :y [1]]]}\n{:type :ok, :value [[:append :y 1]]}"),
+        "elle-edn",
+        2,
+        0,
+        "list-append",
+        "strict-serializable",
+    ),
+    "Elle without f": (
+        "[{:index 0 :type :invoke :process 0 :value [[:w :x 1]]} {:index 1 :type :ok :process 0 :value [[:w :x 1]]}]",
+        "elle-edn",
+        1,
+        0,
+        "rw-register",
+        "strict-serializable",
+    ),
+    "AWDIT with spaces": (
+        (" w  1  5 \n---\nr 1 5\n====\nr 2 nil\n"),
+        "awdit",
+        3,
+        0,
+        "rw-register",
+        "strict-serializable",
+    ),
+    "kv with tabs and escapes": (
+        (
+            '{:process 0,\t:type :invoke,\t:f :put,\t:key "a b",\t:value "x \\"y\\""}\n'
+            '{:process 0, :type :ok, :f :put, :key "a b", :value "x \\"y\\""}\n'
+            '{:process 1, :type :invoke, :f :get, :key "a b", :value nil}\n'
+            '{:process 1, :type :ok, :f :get, :key "a b", :value "x \\"y\\""}\n'
+        ),
+        "porcupine-kv",
+        2,
+        0,
+        "kv",
+        "linearizable",
+    ),
+    "put without a key": (
+        ("{:process 0, :type :invoke, :f :put, :value 3}\n{:process 0, :type :ok, :f :put, :value 3}\n"),
+        "jepsen-edn",
+        1,
+        0,
+        "kv",
+        "linearizable",
+    ),
+    "other loggers only": (
+        "INFO  jepsen.core - starting\n",
+        "jepsen-log",
+        0,
+        0,
+        "register",
+        "linearizable",
+    ),
+    "a process goes on after info": (
+        (
+            "INFO  jepsen.util - 0\t:invoke\t:write\t1\n"
+            "INFO  jepsen.util - 0\t:info\t:write\t:timed-out\n"
+            "INFO  jepsen.util - 0\t:invoke\t:read\tnil\n"
+            "INFO  jepsen.util - 0\t:ok\t:read\t1\n"
+        ),
+        "jepsen-log",
+        2,
+        0,
+        "register",
+        "linearizable",
+    ),
+    "info without invoke": (
+        "INFO  jepsen.util - 7\t:info\t:write\t:crashed\n",
+        "jepsen-log",
+        0,
+        1,
+        "register",
+        "linearizable",
+    ),
+    "cas with commas, timed out": (
+        ("INFO  jepsen.util - 0\t:invoke\t:cas\t[0, 4]\nINFO  jepsen.util - 0\t:fail\t:cas\t:timed-out\n"),
+        "jepsen-log",
+        1,
+        0,
+        "cas-register",
+        "linearizable",
+    ),
+    "JSON laid out in lines": (
+        (
+            "[\n"
+            "  {\n"
+            '    "process": 0,\n'
+            '    "type": "invoke",\n'
+            '    "f": "txn",\n'
+            '    "value": [\n'
+            ' ["append", 1, 2]\n'
+            "]\n"
+            "  }\n"
+            "]\n"
+        ),
+        "elle-json",
+        1,
+        0,
+        "list-append",
+        "strict-serializable",
+    ),
+    "negative, big, decimal": (
+        (
+            "{:process 0, :type :invoke, :f :write, :value -3}\n"
+            "{:process 0, :type :ok, :f :write, :value -3N}\n"
+            "{:process 1, :type :invoke, :f :read, :value nil}\n"
+            "{:process 1, :type :ok, :f :read, :value -3.0M}\n"
+        ),
+        "jepsen-edn",
+        2,
+        0,
+        "register",
+        "linearizable",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WILD)
+def test_what_is_met_in_the_wild_is_read(name: str) -> None:
+    text, format, operations, faults, object, model = WILD[name]
+    for data in (text, text.encode(), b"\xef\xbb\xbf" + text.encode(), gzip.compress(text.encode())):
+        history = read_history(data, name)
+        assert (history.format, len(history), len(history.faults)) == (format, operations, faults)
+    found = guess(history)
+    assert (found.object, found.model) == (object, model)
+    assert found.because
+
+
+@pytest.mark.parametrize("name", [name for name, row in WILD.items() if row[2]])
+def test_what_is_torn_reads_or_is_refused(name: str) -> None:
+    """A file that ends anywhere gives a history or a DecodeError with a line in it."""
+    text = WILD[name][0]
+    for end in range(len(text)):
+        try:
+            read_history(text[:end])
+        except DecodeError as error:
+            assert "line" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (
+            '[{"process": 0, "type": "invoke", "f": "read"},\n{"process": 0, "type": "oops", "f": "read"}]',
+            "line 2",
+        ),
+        ('[\n{"process": 0, "type": "invoke", "f": "read"},\n{"process": 0, "type": "ok" "f": "read"}]', "line 3"),
+        ("{:process 0, :type :invoke, :f :read}\n}}}garbage", "line 2, column 1"),
+        ('{"process": 0, "type": "invoke", "f": "read"}\n{"process": 0, "ty', "line 2"),
+        ("INFO  jepsen.util - 0\t:invoke\t:read\tnil\nINFO  jepsen.util - 0\t:o", "line 2"),
+        ("INFO  jepsen.util - 0\t:invoke\t:read\tnil\nINFO  jepsen.util - 0", "line 2"),
+        ("{:process nil, :type :invoke, :f :read}", "line 1"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(text: str, where: str) -> None:
+    with pytest.raises(DecodeError, match=rf"file\.x: {where}"):
+        read_history(text, "file.x")
+
+
+def test_broken_gzip_is_refused() -> None:
+    whole = gzip.compress(b"{:process 0, :type :invoke, :f :read}\n" * 50)
+    assert len(read_history(gzip.compress(b"") + gzip.compress(b"[]"))) == 0
+    for data in (whole[:-9], b"\x1f\x8bjunk"):
+        with pytest.raises(DecodeError, match="expected"):
+            read_history(data, "z")
+
+
+def test_lines_that_were_passed_over_are_said() -> None:
+    history = read_history(WILD["a log of newer Jepsen"][0])
+    assert history.remarks == (
+        "passed over, since they say nothing about operations: 3 lines, of which line 4 is the first",
+    )
+    assert history.with_reading(history.reading).remarks == history.remarks
+
+
+def test_keys_of_independent_histories_are_taken_out_of_the_values() -> None:
+    history = read_history(WILD["independent"][0])
+    assert [(op.key, op.argument, op.result, op.outcome.value) for op in history.operations] == [
+        (1, None, 4, "ok"), (2, (1, 3), (1, 3), "fail"), (1, 3, None, "info"),
+    ]  # fmt: skip
+    # A cas register that is read without a key is not independent, whatever its pairs look like.
+    plain = WILD["independent"][0].replace("[1 nil]", "nil")
+    assert read_history(plain).operations[1].argument == (2, (1, 3))
+
+
+def test_a_drain_is_many_dequeues() -> None:
+    rows = [(0, "enqueue", value, value) for value in (1, 2, 3)]
+    text = "".join(
+        f"{{:process {process}, :type :{kind}, :f :{f}, :value {argument if kind == 'invoke' else result}}}\n"
+        for process, f, argument, result in (*rows, (1, "drain", "nil", "[1 2 3]"))
+        for kind in ("invoke", "ok")
+    )
+    history = read_history(text)
+    assert [op.f for op in history.operations] == ["enqueue"] * 3 + ["dequeue"] * 3
+    assert check(history, object="queue")
+    assert not check(read_history(text.replace("[1 2 3]", "[1 2 4]")), object="queue")
+
+
+def test_a_history_of_nothing_known_asks_for_its_object() -> None:
+    text = "{:process 0, :type :invoke, :f :fly, :value nil}"
+    with pytest.raises(UsageError, match=r"fly.*--object"):
+        guess(read_history(text))
+
+
+def test_locks_with_tokens_are_checked_for_safety() -> None:
+    row = "{{:process 0, :type :{}, :f :acquire, :value {}}}\n"
+    found = guess(read_history(row.format("invoke", "nil") + row.format("ok", "7")))
+    assert (found.object, found.model) == ("lock", "lock-safety")
+    assert guess(pair([])).object == "register"
+
+
+def test_a_register_written_twice_with_one_value_is_a_multi_register() -> None:
+    """Versions of it could not be told apart; as one object it can still be judged."""
+    row = "{{:process {0}, :type :{1}, :f :txn, :value [[:w x 1]]}}\n"
+    text = "".join(row.format(process, kind) for process in (0, 1) for kind in ("invoke", "ok"))
+    assert guess(read_history(text)).object == "multi-register"
