@@ -4,6 +4,8 @@ A guess, and said as one: `troth verify` prints it, and ``--object`` overrides i
 the weaker promise is taken, so that a guess does not blame a store for what it never promised.
 """
 
+from typing import Final
+
 from msgspec import Struct
 
 from troth.errors import UsageError
@@ -19,7 +21,7 @@ class Guess(Struct, frozen=True):
     because: str
 
 
-_NAMES = (
+_NAMES: Final[tuple[tuple[set[str], set[str], str, str, str], ...]] = (
     # (names that must occur, names that may occur, object, model, because)
     ({"vote"}, {"commit", "abort"}, "transaction", "atomic-commit", "participants vote, commit and abort"),
     ({"transfer"}, {"read"}, "bank", "scan", "transfers and reads of all balances"),

@@ -69,6 +69,8 @@ class Model:
     name: ClassVar[str] = "object"
     keyed: ClassVar[bool] = True
     """Whether operations on different keys are independent."""
+    personal: ClassVar[bool] = True
+    """Whether it matters which process calls; if not, crashed calls of different processes are tried as one."""
     pure: ClassVar[frozenset[str]] = frozenset({"read", "get", "contains"})
     """Operations that never change the state: a crashed one says nothing and is left out."""
 
@@ -96,6 +98,10 @@ class Model:
         """`call` of every operation. A model may leave out crashed calls here that could only do harm."""
         reading = history.reading
         return [self.call(op, reading) for op in history.operations]
+
+    def shown(self, state: Value) -> Value:
+        """A state as people should see it."""
+        return state
 
     def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
         """Groups of *calls* of which any may be left out without making a legal order of them illegal.
@@ -138,6 +144,7 @@ class Register(Model):
     """
 
     name: ClassVar[str] = "register"
+    personal: ClassVar[bool] = False
     primitives: ClassVar[bool] = True
 
     def __init__(self, initial: Value = None) -> None:
@@ -254,6 +261,7 @@ class MultiRegister(Model):
     unknown."""
 
     name: ClassVar[str] = "multi-register"
+    personal: ClassVar[bool] = False
     keyed: ClassVar[bool] = False
 
     @override
@@ -308,6 +316,7 @@ class SetObject(Model):
     unless they are booleans (whether the set changed)."""
 
     name: ClassVar[str] = "set"
+    personal: ClassVar[bool] = False
 
     @override
     def init(self) -> Value:
@@ -368,6 +377,7 @@ class Counter(Model):
     """A counter: add n (also increment, decrement; by 1 when no amount is given), read -> n."""
 
     name: ClassVar[str] = "counter"
+    personal: ClassVar[bool] = False
 
     def __init__(self, initial: int = 0) -> None:
         self.initial = initial
@@ -399,6 +409,7 @@ class Queue(Model):
     """First in, first out: enqueue x, dequeue -> x, or nil when it was empty."""
 
     name: ClassVar[str] = "queue"
+    personal: ClassVar[bool] = False
 
     @override
     def init(self) -> Value:
@@ -538,6 +549,7 @@ class Mutex(Lock):
     """Knossos's mutex: whoever releases need not be who acquired."""
 
     name: ClassVar[str] = "mutex"
+    personal: ClassVar[bool] = False
 
     @override
     def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
@@ -564,6 +576,7 @@ class Bank(Model):
     """
 
     name: ClassVar[str] = "bank"
+    personal: ClassVar[bool] = False
     keyed: ClassVar[bool] = False
 
     def __init__(self, balances: Mapping[Value, int] | None = None, *, negative: bool = False) -> None:

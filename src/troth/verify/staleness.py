@@ -116,6 +116,7 @@ class RememberingRegister(Model):
     """A register whose reads may return one of its newest values. State: values, newest first."""
 
     name = "register"
+    personal = False
 
     def __init__(self, initial: Value, *, behind: int) -> None:
         self.initial, self.behind = initial, behind

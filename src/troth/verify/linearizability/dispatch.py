@@ -8,6 +8,7 @@ from msgspec import Struct, structs
 
 from troth.verify.history import History, Value, show
 from troth.verify.linearizability import chains, generic, minimal, queues, register, sets, witness
+from troth.verify.linearizability.foresight import foreseeing
 from troth.verify.linearizability.register import UNBOUNDED, Budget, Outcome
 from troth.verify.models import Call, Model, Queue, Register, SetObject
 from troth.verify.verdict import ConfigurationView, Counterexample, Part, Status, Verdict, combine
@@ -212,35 +213,38 @@ class _Objects:
             found = queues.examine(self.calls, timeline)
             if found is not None:
                 return self._queue(key, timeline, *found)
-        outcome = generic.search(self.model, self.calls, timeline, budget=self.budget)
+        model = foreseeing(self.model, self.calls, timeline)
+        outcome = generic.search(model, self.calls, timeline, budget=self.budget)
 
         def prefix() -> Instants:
-            return witness.order_of_calls(self.model, self.calls, timeline[: outcome.events_done], outcome.trail)
+            return witness.order_of_calls(model, self.calls, timeline[: outcome.events_done], outcome.trail)
 
         def smallest() -> tuple[list[int], Outcome]:
             return _smallest(
                 timeline[: outcome.events_done + 1],
                 minimal.removable_calls(self.model, self.calls),
-                lambda part: generic.search(self.model, self.calls, part, budget=_small_budget()),
+                lambda part: generic.search(
+                    foreseeing(self.model, self.calls, part), self.calls, part, budget=_small_budget()
+                ),
             )
 
         return _Result(
             part=_part(self.history, key, "jit-model", timeline, outcome),
             order=lambda: _in_history(
-                self.history, timeline, witness.order_of_calls(self.model, self.calls, timeline, outcome.trail)
+                self.history, timeline, witness.order_of_calls(model, self.calls, timeline, outcome.trail)
             ),
             explain=lambda: explained(self.history, outcome, prefix=prefix, smallest=smallest),
         )
 
     def _queue(
-        self, key: Value, timeline: Sequence[int], failed: int | None, why: str, spans: list[queues.Span]
+        self, key: Value, timeline: Sequence[int], failed: int | None, why: str, queued: queues.Queued
     ) -> _Result:
         outcome = Outcome(
             status="ok" if failed is None else "illegal", failed=failed, events_done=len(timeline), reason=why
         )
         return _Result(
             part=_part(self.history, key, "queue-order", timeline, outcome),
-            order=lambda: _in_history(self.history, timeline, queues.order(spans)),
+            order=lambda: _in_history(self.history, timeline, queues.order(queued)),
             explain=lambda: explained(
                 self.history, outcome, because=why, smallest=lambda: self._smallest(timeline, queues.examine)
             ),

@@ -118,7 +118,8 @@ class _Search:
     def _kind(self, call: Call) -> int:
         # Python takes False for 0, which a model may well tell apart: so the class is part of the kind.
         classes = (call.argument.__class__, call.result.__class__)
-        key = (call.f, call.argument, call.result, classes, call.known, call.process, call.key)
+        who = call.process if self.model.personal else 0
+        key = (call.f, call.argument, call.result, classes, call.known, who, call.key)
         kind = self.kind_of.get(key)
         if kind is None:
             kind = self.kind_of[key] = len(self.kinds)
@@ -266,7 +267,7 @@ class _Search:
         ]
         placed = sorted(self.op_at[bit] for bit in every if bit & (used | free))
         waiting = sorted(self.op_at[bit] for bit in every if not bit & (used | free))
-        return Pending(state, trail, tuple(placed), tuple(waiting))
+        return Pending(self.model.shown(state), trail, tuple(placed), tuple(waiting))
 
 
 def _enqueue(

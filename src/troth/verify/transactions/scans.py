@@ -75,7 +75,9 @@ def check_long_fork(history: History) -> Verdict:
         value = op.result if op.outcome is EventType.OK else op.argument
         micros = value if isinstance(value, tuple) else ()
         if any(not isinstance(item, tuple) or len(item) != 3 for item in micros):
-            raise UsageError(f"[{op.index}] of a long-fork history has [[f, key, value], ...], found {show(value)[:60]}")
+            raise UsageError(
+                f"[{op.index}] of a long-fork history has [[f, key, value], ...], found {show(value)[:60]}"
+            )
         reads = [(item[1], item[2]) for item in micros if isinstance(item, tuple) and item[0] in ("r", "read")]
         for item in micros:
             if isinstance(item, tuple) and item[0] in ("w", "write") and op.outcome is not EventType.FAIL:
