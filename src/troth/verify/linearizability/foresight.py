@@ -123,7 +123,8 @@ class _Pile(Stack):
     name: ClassVar[str] = "stack"
 
     def __init__(self, put: Counter[Value], taken: Intervals, crashed: list[int]) -> None:
-        self._plain = not crashed
+        # A crashed pop may have taken any element that no other pop is sure to take.
+        self._first_crashed = min(crashed, default=FOREVER)
         self._first_pop = {value: min(start for start, _ in rows) for value, rows in taken.items()}
         self._last_pop = {
             value: max(end for _, end in rows) for value, rows in taken.items() if len(rows) >= put[value]
@@ -135,14 +136,14 @@ class _Pile(Stack):
         if not isinstance(state, tuple) or not super().total(call):
             return super().step(state, call)
         value: Value = call.argument
-        popped_from = self._first_pop.get(value, FOREVER)
-        if not self._plain:
-            popped_from = min(popped_from, 0) if value not in self._first_pop else popped_from
         last_pop = self._last_pop
+        popped_from = self._first_pop.get(value, FOREVER)
+        if value not in last_pop:
+            popped_from = min(popped_from, self._first_crashed)
         for below in state:
             if last_pop.get(below, FOREVER) < popped_from:
                 return ILLEGAL
-        if popped_from == FOREVER and self._plain:
+        if popped_from == FOREVER:
             value = _NOBODYS
         return (*state, value)
 

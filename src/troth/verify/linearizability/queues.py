@@ -35,7 +35,7 @@ class Span(Struct, frozen=True):
 
 
 class Queued(Struct, frozen=True):
-    """What there is to put in order; `empties` are dequeues that found nothing: (place right after which, operation)."""
+    """What there is to put in order. `empties`: (place right after which, operation) of dequeues that found nothing."""
 
     spans: list[Span]
     empties: list[tuple[int, int]]
