@@ -172,6 +172,8 @@ class Verdict:
                 rows.append(
                     f"  cannot be placed: [{found.operation}] {self.operation(found.operation).describe()}"
                 )
+            if found.reason and not found.configurations and found.reason not in self.reason:
+                rows.append(f"    {found.reason}")
             rows.extend(f"    {step}" for step in found.cycle)
             for view in found.configurations[:_CONFIGURATIONS_SHOWN]:
                 waiting = ", ".join(f"[{index}] {self.operation(index).f}" for index in view.waiting[:6])

@@ -1,0 +1,119 @@
+"""Queues without search, and queues and stacks that look ahead."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from troth.verify.check import check
+from troth.verify.history import Event, EventType, History, Value, pair
+
+pytestmark = pytest.mark.timeout(20)
+
+Step = tuple[int, str, str, Value]
+
+
+def told(*steps: Step) -> History:
+    """(process, "invoke" | "ok" | "info", f, value) as events."""
+    return pair([Event(type=EventType(kind), process=process, f=f, value=value) for process, kind, f, value in steps])
+
+
+def alone(process: int, f: str, value: Value) -> Sequence[Step]:
+    """An operation that overlaps nothing."""
+    asked = None if f in ("dequeue", "pop") else value
+    return ((process, "invoke", f, asked), (process, "ok", f, value))
+
+
+def test_an_empty_dequeue_needs_an_instant_at_which_nothing_is_in() -> None:
+    full = told(*alone(0, "enqueue", 1), *alone(1, "dequeue", None), *alone(1, "dequeue", 1))
+    verdict = check(full, object="queue")
+    assert not verdict and verdict.algorithms == ("queue-order",)
+    assert "something was in the queue all the while" in verdict.text()
+    before = told(
+        (1, "invoke", "dequeue", None), *alone(0, "enqueue", 1), (1, "ok", "dequeue", None), *alone(1, "dequeue", 1)
+    )
+    verdict = check(before, object="queue")
+    assert verdict and verdict.witness == (0, 1, 2)
+
+
+def test_one_value_after_the_other_can_keep_a_queue_from_being_empty() -> None:
+    """1 leaves only after 2 has come: in between there was always something."""
+    steps = (
+        *alone(0, "enqueue", 1),
+        (1, "invoke", "dequeue", None),
+        *alone(0, "enqueue", 2), *alone(2, "dequeue", 1),
+        (1, "ok", "dequeue", None),
+        *alone(2, "dequeue", 2),
+    )  # fmt: skip
+    assert not check(told(*steps), object="queue")
+    # Let 1 leave earlier, and there is a moment.
+    steps = (
+        *alone(0, "enqueue", 1),
+        (1, "invoke", "dequeue", None),
+        *alone(2, "dequeue", 1), *alone(0, "enqueue", 2),
+        (1, "ok", "dequeue", None),
+        *alone(2, "dequeue", 2),
+    )  # fmt: skip
+    verdict = check(told(*steps), object="queue")
+    assert verdict and verdict.witness is not None
+    assert verdict.witness.index(1) < verdict.witness.index(3)
+
+
+def test_a_crashed_dequeue_may_have_taken_what_is_missing() -> None:
+    lost = (*alone(0, "enqueue", 1), *alone(0, "enqueue", 2))
+    assert not check(told(*lost, *alone(1, "dequeue", 2)), object="queue")
+    crashed = told(*lost, (2, "invoke", "dequeue", None), (2, "info", "dequeue", None), *alone(1, "dequeue", 2))
+    verdict = check(crashed, object="queue")
+    assert verdict and verdict.algorithms == ("queue-order",) and verdict.witness == (0, 1, 2, 3)
+    # One that was invoked only afterwards cannot have.
+    late = told(*lost, *alone(1, "dequeue", 2), (2, "invoke", "dequeue", None), (2, "info", "dequeue", None))
+    assert not check(late, object="queue")
+
+
+def test_a_crashed_dequeue_takes_the_most_urgent_first() -> None:
+    """Two are missing; one crashed dequeue came in time for the first only, the other is for the second."""
+    steps = (
+        *alone(0, "enqueue", 1),
+        (8, "invoke", "dequeue", None),
+        *alone(0, "enqueue", 2), *alone(1, "dequeue", 2),
+        *alone(0, "enqueue", 3),
+        (9, "invoke", "dequeue", None),
+        *alone(0, "enqueue", 4), *alone(1, "dequeue", 4),
+    )  # fmt: skip
+    assert check(told(*steps), object="queue")
+    swapped = tuple(step for step in steps if step[0] != 8)
+    assert not check(told(*swapped), object="queue")
+
+
+@pytest.mark.parametrize(("object", "put", "take"), [("queue", "enqueue", "dequeue"), ("stack", "push", "pop")])
+def test_many_that_overlap_are_put_in_order_by_what_is_taken_later(object: str, put: str, take: str) -> None:
+    """Eight at once have forty thousand orders; the one that is taken later is found without trying them."""
+    values = [0, 1, 2, 3, 0, 4, 5, 1] if object == "queue" else list(range(8))
+    steps: list[Step] = [(at, "invoke", put, value) for at, value in enumerate(values)]
+    steps += [(at, "ok", put, value) for at, value in enumerate(values)]
+    for value in values:
+        steps += alone(0, take, value)
+    verdict = check(told(*steps), object=object, configurations_max=10_000)
+    assert verdict and verdict.parts[0].steps < 2_000
+    wrong = [*steps[:-1], (0, "ok", take, 77)]
+    assert not check(told(*wrong), object=object, configurations_max=10_000)
+
+
+def test_elements_that_nobody_takes_are_all_alike() -> None:
+    """Overlapping pushes that stay in the stack have no order worth keeping."""
+    steps: list[Step] = []
+    for batch in range(20):
+        steps += [(at, "invoke", "push", 3 * batch + at) for at in range(3)]
+        steps += [(at, "ok", "push", 3 * batch + at) for at in range(3)]
+    verdict = check(told(*steps), object="stack")
+    assert verdict and verdict.parts[0].steps < 5_000
+
+
+def test_a_pop_that_crashed_may_take_the_other_of_two_alike() -> None:
+    """Pushed twice, popped once for sure: the crashed pop may have come long before that one."""
+    steps = (
+        *alone(0, "push", 5), *alone(0, "push", 1),
+        (9, "invoke", "pop", None),
+        *alone(0, "pop", 5),
+        *alone(0, "push", 1), *alone(0, "pop", 1),
+    )  # fmt: skip
+    assert check(told(*steps), object="stack")
