@@ -14,7 +14,9 @@ Step = tuple[int, str, str, Value]
 
 def told(*steps: Step) -> History:
     """(process, "invoke" | "ok" | "info", f, value) as events."""
-    return pair([Event(type=EventType(kind), process=process, f=f, value=value) for process, kind, f, value in steps])
+    return pair(
+        [Event(type=EventType(kind), process=process, f=f, value=value) for process, kind, f, value in steps]
+    )
 
 
 def alone(process: int, f: str, value: Value) -> Sequence[Step]:
@@ -29,7 +31,10 @@ def test_an_empty_dequeue_needs_an_instant_at_which_nothing_is_in() -> None:
     assert not verdict and verdict.algorithms == ("queue-order",)
     assert "something was in the queue all the while" in verdict.text()
     before = told(
-        (1, "invoke", "dequeue", None), *alone(0, "enqueue", 1), (1, "ok", "dequeue", None), *alone(1, "dequeue", 1)
+        (1, "invoke", "dequeue", None),
+        *alone(0, "enqueue", 1),
+        (1, "ok", "dequeue", None),
+        *alone(1, "dequeue", 1),
     )
     verdict = check(before, object="queue")
     assert verdict and verdict.witness == (0, 1, 2)
