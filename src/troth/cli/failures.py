@@ -20,6 +20,9 @@ _ADVICE: dict[type[TrothError], tuple[int, str]] = {
     errors.Unavailable: (EXIT_UNAVAILABLE, "troth status          (which servers answer, and is there a quorum?)"),
     errors.NotLeader: (EXIT_UNAVAILABLE, "troth status          (is there a leader?)"),
     errors.Overloaded: (EXIT_UNAVAILABLE, "the same command again in a moment, with fewer requests at once"),
+    errors.InvalidRequest: (EXIT_REFUSED, "add --help to the command"),
+    errors.AnswerTooLarge: (EXIT_REFUSED, "a smaller span, or --limit; the data were not touched"),
+    errors.AnswerLost: (EXIT_UNKNOWN, "troth get KEY         (it has happened; see what it did)"),
     errors.QuotaExceeded: (
         EXIT_REFUSED,
         "troth del --prefix OLD/, then troth compact REVISION, then troth alarm disarm",
@@ -34,6 +37,7 @@ _ADVICE: dict[type[TrothError], tuple[int, str]] = {
         EXIT_REFUSED,
         "check --url: is that a troth server's client address, and is TLS needed?",
     ),
+    errors.Removed: (EXIT_REFUSED, "troth serve --join with an empty data directory"),
     errors.IdentityLost: (EXIT_REFUSED, "troth member remove and add: a wiped server comes back as a new one"),
     errors.Corrupt: (EXIT_REFUSED, "what the message says; the damaged file is left as it is"),
     errors.OutcomeUnknown: (EXIT_UNKNOWN, "read it back before repeating it: troth get KEY"),
@@ -55,6 +59,8 @@ def whether_it_happened(error: TrothError) -> str:
         return "nothing was changed"
     if isinstance(error, errors.OutcomeUnknown):
         return "it may have happened"
+    if isinstance(error, errors.AnswerLost):
+        return "it has happened"
     return ""
 
 

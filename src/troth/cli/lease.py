@@ -24,7 +24,15 @@ RENEWALS_PER_TTL = 3
 
 @click.group()
 def lease() -> None:
-    """Leases: keys that go when nobody renews them."""
+    """Leases: keys that go when nobody renews them.
+
+    \b
+    Examples:
+      troth lease grant 60
+      troth put worker/7 busy --lease ID
+      troth lease keep-alive ID
+      troth lease revoke ID
+    """
 
 
 def _with_client(cluster: Cluster, work: Callable[["AsyncClient"], Awaitable[T]]) -> T:

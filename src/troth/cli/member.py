@@ -18,7 +18,14 @@ _CHANGE_S = click.option(
 
 @click.group()
 def member() -> None:
-    """Add, remove, promote and list servers."""
+    """Add, remove, promote and list servers.
+
+    \b
+    Examples:
+      troth member list
+      troth member add HOST:7000 HOST:7100 --name n4
+      troth member remove n1
+    """
 
 
 @member.command("add")

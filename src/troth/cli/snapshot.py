@@ -16,7 +16,13 @@ from troth.storage.backup import SealingSink
 
 @click.group()
 def snapshot() -> None:
-    """Save the whole state to a file; start anew from one."""
+    """Save the whole state to a file; start anew from one.
+
+    \b
+    Examples:
+      troth snapshot save monday.snap
+      troth snapshot restore monday.snap --data-dir DIR
+    """
 
 
 @snapshot.command()

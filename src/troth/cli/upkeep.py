@@ -29,7 +29,13 @@ def compact(revision: int, cluster: Cluster) -> None:
 
 @click.group()
 def alarm() -> None:
-    """List and clear alarms, such as a full space quota."""
+    """List and clear alarms, such as a full space quota.
+
+    \b
+    Examples:
+      troth alarm list
+      troth alarm disarm
+    """
 
 
 @alarm.command("list")
