@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 import uvloop
+from real_cluster import Consensus
 
+from troth.core.engines import ENGINES
 from troth.torture.databases import MariaDBServer, PostgresServer
 
 
@@ -16,6 +18,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     names = pyfuncitem._fixtureinfo.argnames
     uvloop.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def consensus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whoever uses it is run once with each engine. TROTH_CONSENSUS=paxos runs all other tests with that one."""
+    monkeypatch.setattr(Consensus, "name", request.param)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from the cluster, and the same state from all replicas.
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,12 @@ def until(condition: Callable[[], Any], *, within_s: float = 30.0, why: str = "t
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.3, 0.1)
     raise AssertionError(f"{why} did not come true within {within_s:g} s ({last})")
+
+
+class Consensus:
+    """The engine of clusters that a test starts without naming one (see the fixture `consensus`)."""
+
+    name = os.environ.get("TROTH_CONSENSUS", "raft")
 
 
 class Load:
@@ -123,8 +130,8 @@ def verified(cluster: LocalCluster, *loads: Load) -> None:
 
 @contextlib.contextmanager
 def cluster_of(size: int = 3, **options: Any) -> Iterator[LocalCluster]:
-    """A cluster whose servers' logs are shown when the test fails."""
-    cluster = LocalCluster(size, **options)
+    """A cluster whose servers' logs are shown when the test fails; its engine is the test's (`consensus`)."""
+    cluster = LocalCluster(size, **{"consensus": Consensus.name, **options})
     try:
         cluster.start()
         yield cluster

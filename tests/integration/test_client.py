@@ -70,6 +70,7 @@ async def troubled(cluster: LocalCluster, *, rounds: int, seed: int) -> AsyncIte
         await task
 
 
+@pytest.mark.usefixtures("consensus")
 async def test_what_clients_saw_is_linearizable_while_leaders_die(tmp_path: Path) -> None:
     """Puts, gets, deletes and compare-and-sets of five clients, over kills and pauses; judged by troth.verify."""
     from troth.verify.formats.read import read_history
@@ -108,6 +109,7 @@ async def test_what_clients_saw_is_linearizable_while_leaders_die(tmp_path: Path
     assert verdict.status is Status.OK, verdict
 
 
+@pytest.mark.usefixtures("consensus")
 async def test_increments_happen_once_whatever_happens_to_servers() -> None:
     """Each write demands that the one before it took effect exactly once; nobody sees an error."""
     with cluster_of() as cluster:
@@ -129,6 +131,7 @@ async def test_increments_happen_once_whatever_happens_to_servers() -> None:
         replicas_agree(cluster)
 
 
+@pytest.mark.usefixtures("consensus")
 async def test_a_watch_misses_and_repeats_nothing_over_fail_overs() -> None:
     with cluster_of() as cluster:
         async with await aio.connect(cluster.url, timeout=20) as writer, await aio.connect(cluster.url) as client:

@@ -10,6 +10,7 @@ from troth.errors import RequestError
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.usefixtures("consensus")
 @pytest.mark.parametrize("transport", ["tcp", "pipe"])
 def test_acknowledged_writes_survive_kill_9_of_any_server(transport: str) -> None:
     chance = random.Random(1)
@@ -26,6 +27,7 @@ def test_acknowledged_writes_survive_kill_9_of_any_server(transport: str) -> Non
         assert load.refused == 0, "writes in flight are answered or retried, not refused"
 
 
+@pytest.mark.usefixtures("consensus")
 def test_a_paused_leader_is_replaced_and_joins_again() -> None:
     with cluster_of(3) as cluster:
         with Load(cluster.url) as load:
@@ -56,6 +58,7 @@ def test_a_paused_follower_disturbs_nobody() -> None:
         verified(cluster, load)
 
 
+@pytest.mark.usefixtures("consensus")
 def test_a_restart_of_all_keeps_everything() -> None:
     with cluster_of(3) as cluster:
         with Load(cluster.url) as load:
@@ -70,6 +73,7 @@ def test_a_restart_of_all_keeps_everything() -> None:
         verified(cluster, load)
 
 
+@pytest.mark.usefixtures("consensus")
 def test_without_a_quorum_nothing_is_acknowledged_and_with_one_again() -> None:
     with cluster_of(3) as cluster:
         leader = cluster.leader()

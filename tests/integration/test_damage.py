@@ -22,6 +22,7 @@ def rot_the_middle(directory: Path) -> None:
         file.write(bytes(byte ^ 0xFF for byte in data[used // 2 : used // 2 + 16]))
 
 
+@pytest.mark.usefixtures("consensus")
 def test_a_damaged_log_is_refused_then_salvaged_and_made_whole_by_the_others() -> None:
     with cluster_of(3) as cluster:
         with Load(cluster.url) as load:

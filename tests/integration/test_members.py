@@ -15,6 +15,7 @@ def voters(cluster: LocalCluster, name: str) -> set[str]:
     return {peer.member.name for peer in cluster.servers[name].status().peers if peer.voter}
 
 
+@pytest.mark.usefixtures("consensus")
 def test_servers_are_added_and_removed_under_load() -> None:
     with cluster_of(1) as cluster:
         cluster.add_server()
@@ -46,6 +47,7 @@ def test_a_server_that_joined_survives_restarts(tmp_path: Path) -> None:
         verified(cluster, load)
 
 
+@pytest.mark.usefixtures("consensus")
 def test_a_wiped_server_comes_back_as_a_new_one(tmp_path: Path) -> None:
     """Follow the advice that IdentityLost gives: remove, then join with an empty directory."""
     with cluster_of(3, data_dir=tmp_path) as cluster:

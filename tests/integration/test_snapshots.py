@@ -36,6 +36,7 @@ def test_a_follower_behind_the_log_gets_a_snapshot(tmp_path: Path) -> None:
         verified(cluster, load)
 
 
+@pytest.mark.usefixtures("consensus")
 def test_a_new_server_starts_from_a_snapshot() -> None:
     with cluster_of(1, **SMALL) as cluster:
         with Load(cluster.url, outstanding=4) as load:

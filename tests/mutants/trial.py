@@ -154,4 +154,5 @@ def _runner(simulation: str, chaos_seconds: int) -> Callable[[int], str]:
         return lambda seed: run_registers(seed, chaos_ms=100).violation
     from troth.simulate.run import run_seed
 
-    return lambda seed: run_seed(seed, chaos_seconds=chaos_seconds).violation
+    consensus = "paxos" if simulation == "paxos" else "raft"
+    return lambda seed: run_seed(seed, chaos_seconds=chaos_seconds, consensus=consensus).violation

@@ -1,0 +1,50 @@
+"""Every known bug, put back into Multi-Paxos, is caught: by a test of a rule, and most of them by the simulation."""
+
+import ast
+import sys
+
+import pytest
+from paxos_pitfalls import PAXOS_PITFALLS, TESTS
+from pitfalls import Pitfall
+from trial import ROOT, Verdict, module_name, try_mutant
+
+
+def mutated(pitfall: Pitfall) -> str:
+    text = (ROOT / pitfall.file).read_text()
+    assert text.count(pitfall.old) == 1, f"{pitfall.name}: its text occurs {text.count(pitfall.old)} times"
+    return text.replace(pitfall.old, pitfall.new)
+
+
+def tried(pitfall: Pitfall, *, seeds: int = 0) -> Verdict:
+    sources = {module_name(pitfall.file): mutated(pitfall)}
+    return try_mutant(sources, tests=() if seeds else TESTS, seeds=seeds, simulation="paxos")
+
+
+@pytest.mark.parametrize("pitfall", PAXOS_PITFALLS, ids=lambda pitfall: pitfall.name)
+def test_paxos_pitfall_can_still_be_put_back(pitfall: Pitfall) -> None:
+    ast.parse(mutated(pitfall))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="trials fork")
+@pytest.mark.parametrize("pitfall", PAXOS_PITFALLS, ids=lambda pitfall: pitfall.name)
+def test_paxos_pitfall_is_caught(pitfall: Pitfall) -> None:
+    assert tried(pitfall).caught_by, pitfall.name
+
+
+def main() -> int:
+    """``python tests/mutants/test_paxos_pitfalls.py``: which check catches each, and how many seeds it takes."""
+    print("| row | pitfall | caught by | simulation: rule | seeds |\n|---|---|---|---|---|")
+    missed = 0
+    for pitfall in PAXOS_PITFALLS:
+        by_test, by_seed = tried(pitfall), tried(pitfall, seeds=600)
+        missed += not by_test.caught_by and not by_seed.caught_by
+        rule = by_seed.caught_by.removeprefix("simulation: ") or "-"
+        test = by_test.caught_by or "**nothing**"
+        print(f"| {pitfall.row} | {pitfall.name} | {test} | {rule} | {by_seed.seeds or '-'} |", flush=True)
+    print(f"\n{len(PAXOS_PITFALLS)} pitfalls, {missed} caught by nothing")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
