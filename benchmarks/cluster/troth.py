@@ -33,16 +33,17 @@ class TrothClient(Client):
 
 class Troth(System):
     name = "troth"
+    consensus = "raft"
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self._cluster = LocalCluster(3, data_dir=directory)
+        self._cluster = LocalCluster(3, data_dir=directory, consensus=self.consensus)
         self._names = self._cluster.names
 
     @override
     async def start(self) -> None:
         if self._cluster.servers:  # a cluster object starts once; the directory knows the rest
-            self._cluster = LocalCluster(data_dir=self.directory)
+            self._cluster = LocalCluster(data_dir=self.directory, consensus=self.consensus)
         self._cluster.start()
 
     @override

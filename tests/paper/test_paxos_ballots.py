@@ -83,6 +83,16 @@ def test_an_acceptance_is_durable_before_it_is_told() -> None:
     assert held(stage, 2) == {1: (4, 1, b"v")}
 
 
+def test_a_promise_within_the_same_round_is_written_too() -> None:
+    """Pitfall 3: only the node of the ballot has changed."""
+    stage = paxos()
+    promise_of(stage, 2, ballot(4, 1))
+    promise_of(stage, 2, ballot(4, 3))
+    stage.crash(2)
+    stage.restart(2)
+    assert promised(stage, 2) == ballot(4, 3)
+
+
 def test_a_refusal_reveals_a_promise_only_once_it_is_durable() -> None:
     stage = paxos()
     stage[2].syncs = False
