@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from troth.models import session as session
     from troth.server.local import LocalCluster as LocalCluster
     from troth.server.process import RaftServer as RaftServer
+    from troth.transactions.aio import AsyncTwoPhaseCommit as AsyncTwoPhaseCommit
     from troth.transactions.coordinator import TwoPhaseCommit as TwoPhaseCommit
     from troth.transactions.participants.sqlite import LastResource as LastResource
 
@@ -63,6 +64,7 @@ _HOME = {
     "command": "troth.client.replicated",
     # transactions over several databases
     "TwoPhaseCommit": "troth.transactions.coordinator",
+    "AsyncTwoPhaseCommit": "troth.transactions.aio",
     "LastResource": "troth.transactions.participants.sqlite",
     # histories
     "recording": "troth.client.recording",

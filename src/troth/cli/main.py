@@ -47,6 +47,9 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         ),
         "bench": Entry("troth.cli.bench", "bench", "Measure this cluster from this process."),
     },
+    "Databases": {
+        "tx": Entry("troth.cli.tx", "tx", "Transactions over several databases: list, recover and resolve them."),
+    },
     "Tools": {
         "ring": Entry("troth.cli.ring", "ring", "Consistent hashing: place keys, compare rings, plan a change."),
         "verify": Entry("troth.cli.verify", "verify", "Check a recorded history against a consistency model."),

@@ -11,7 +11,7 @@ from typing import Any, Self
 from troth.core.twophase.records import Member
 from troth.errors import HeuristicMixed, PreflightFailed, StorageError, TrothError, UsageError
 from troth.transactions.barrier import Barrier
-from troth.transactions.core import Core
+from troth.transactions.core import Core, Waiting
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
@@ -49,6 +49,7 @@ class TwoPhaseCommit:
         recover_every: float | None = RECOVER_EVERY_S,
         detect_deadlocks: bool = False,
         on_step: OnStep = nothing,
+        waiting: Waiting | None = None,
     ) -> None:
         """Check the participants, open an epoch in the log, finish what a crash has left, and keep looking.
 
@@ -63,6 +64,7 @@ class TwoPhaseCommit:
             detect_deadlocks: look every second for transactions that wait for each other across databases, and
                 abort the youngest.
             on_step: called with the name of each step (steps.py), for tests that stop the process there.
+            waiting: how to wait; `AsyncTwoPhaseCommit` gives its own.
 
         Raises:
             PreflightFailed: what is wrong with which database, and what to set.
@@ -88,6 +90,7 @@ class TwoPhaseCommit:
                 barrier=Barrier(barrier_file),
                 on_step=on_step,
                 finds_deadlocks=detect_deadlocks,
+                waiting=waiting,
             )
             undo.pop_all()
         self._facts = facts
@@ -196,6 +199,11 @@ class TwoPhaseCommit:
     def epoch(self) -> int:
         """The epoch that this process opened."""
         return self._core.epoch.number
+
+    @property
+    def participants(self) -> list[Participant]:
+        """The databases that take part, as recovery sees them."""
+        return list(self._core.participants)
 
     @property
     def log(self) -> DecisionLog:

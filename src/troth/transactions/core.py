@@ -3,12 +3,13 @@
 import itertools
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Engine, exc
+from typing_extensions import override
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid, parse_gid
@@ -24,11 +25,61 @@ from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.steps import OnStep
 from troth.transactions.transaction import Outcome
 
+T = TypeVar("T")
+
 UNFINISHED_MAX = 10_000
 LATER_THREADS = 32
 LATER_MAX = 1024
 PROVE_WITHIN_S = 2.0
 PROVE_PAUSE_S = 0.05
+
+
+class Waiting(Protocol):
+    """How to wait, and how to go on in the background: differs between threads and asyncio."""
+
+    def blocking(self, work: Callable[[], T]) -> T:
+        """Do *work*, which may block, and return what it returns."""
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do *work* soon, without the caller."""
+
+    def close(self) -> None: ...
+
+
+class InThreads(Waiting):
+    """For callers that are threads."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._slots = threading.BoundedSemaphore(LATER_MAX)
+        self._lock = threading.Lock()
+
+    @override
+    def blocking(self, work: Callable[[], T]) -> T:
+        return work()
+
+    @override
+    def later(self, work: Callable[[], None]) -> None:
+        """Here and now if too much waits already."""
+        if not self._slots.acquire(blocking=False):
+            work()
+            return
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
+
+        def done() -> None:
+            try:
+                work()
+            finally:
+                self._slots.release()
+
+        self._pool.submit(done)
+
+    @override
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
 
 
 class Core:
@@ -42,6 +93,7 @@ class Core:
         barrier: Barrier,
         on_step: OnStep,
         finds_deadlocks: bool,
+        waiting: Waiting | None = None,
     ) -> None:
         self.participants = participants
         self.log = log
@@ -50,7 +102,7 @@ class Core:
         self.on_step = on_step
         self.finds_deadlocks = finds_deadlocks
         self.metrics = Metrics()
-        self._group = GroupCommit(log, self.metrics.count_batch)
+        self._group = GroupCommit(log, self._on_batch)
         self._sequence = itertools.count(1)
         self._by_key: dict[Any, Participant] = {}
         for participant in participants:
@@ -64,9 +116,21 @@ class Core:
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
         self._under_way: set[str] = set()
         self._left: OrderedDict[str, tuple[State, Commit]] = OrderedDict()
-        self._later: ThreadPoolExecutor | None = None
-        self._later_slots = threading.BoundedSemaphore(LATER_MAX)
+        self.waiting = waiting or InThreads()
+        self._applied: deque[str] = deque()
         self._alone: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
+
+    def _on_batch(self, size: int) -> None:
+        self.metrics.count_batch(size)
+        try:
+            self.flush_applied()
+        except TrothError:
+            pass  # recovery finds out again what is applied; the batch has its answers
+
+    def unapplied(self) -> list[Commit]:
+        """`DecisionLog.unapplied`, without what this process has applied meanwhile."""
+        self.flush_applied()
+        return self.log.unapplied()
 
     # ---- for transactions ------------------------------------------------------------------------------
 
@@ -122,16 +186,29 @@ class Core:
 
     def decide(self, record: Commit) -> Decided:
         """Hand *record* to the log; a key whose holder was refused by its last resource is free again."""
-        decided = self._group.decide(record)
-        if decided.gid != record.gid and self.outcome(decided.gid) is Outcome.ABORTED:
-            decided = self._group.decide(record)
+        decided = self.waiting.blocking(lambda: self._decide(record))
         if decided.verdict is Verdict.ABORT:
             self.metrics.fenced += 1
             self._is_fenced = True
         return decided
 
+    def _decide(self, record: Commit) -> Decided:
+        decided = self._group.decide(record)
+        if decided.gid != record.gid and self.outcome(decided.gid) is Outcome.ABORTED:
+            decided = self._group.decide(record)
+        return decided
+
     def note_applied(self, gid: str) -> None:
-        self.log.note_applied([gid])
+        """Told to the log with the next decision, or by `flush_applied`: here nobody waits for the log."""
+        self._applied.append(gid)
+
+    def flush_applied(self) -> None:
+        """Tell the log what is applied. Called by whoever decides, and before the log is asked for the opposite."""
+        done = []
+        while self._applied:
+            done.append(self._applied.popleft())
+        if done:
+            self.log.note_applied(done)
 
     def note_refused(self, gid: str) -> None:
         """The last resource has refused: nobody can commit it any more."""
@@ -146,23 +223,6 @@ class Core:
             self._left[gid] = (state, record)
             while len(self._left) > UNFINISHED_MAX:
                 self._left.popitem(last=False)
-
-    def later(self, work: Callable[[], None]) -> None:
-        """Do *work* in another thread; here and now if too much waits already."""
-        if not self._later_slots.acquire(blocking=False):
-            work()
-            return
-        with self._lock:
-            if self._later is None:
-                self._later = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
-
-        def done() -> None:
-            try:
-                work()
-            finally:
-                self._later_slots.release()
-
-        self._later.submit(done)
 
     def prepared_for(self, seconds: float) -> None:
         self.metrics.count_prepared(seconds)
@@ -190,7 +250,7 @@ class Core:
                         pass
                 if time.monotonic() > until:
                     break
-                time.sleep(PROVE_PAUSE_S)
+                self.waiting.blocking(lambda: time.sleep(PROVE_PAUSE_S))
         with self._lock:
             self._alone[gid] = (branch.participant, branch.proof)
             while len(self._alone) > UNFINISHED_MAX:
@@ -266,12 +326,12 @@ class Core:
         return None if said is None else Outcome.COMMITTED if said else Outcome.ABORTED
 
     def close(self) -> None:
-        if self._later is not None:
-            self._later.shutdown(wait=True)
+        self.waiting.close()
         for participant in self.participants:
             participant.close()
         self.barrier.close()
         try:
+            self.flush_applied()
             self.log.close()
         except StorageError:
             pass  # what was not written down is found out again by recovery

@@ -286,7 +286,7 @@ class Recovery:
         by_name = {participant.name: participant for participant in core.participants}
         names = {participant.name for participant in reached}
         applied = []
-        for record in core.log.unapplied():
+        for record in core.unapplied():
             if core.is_under_way(record.gid):
                 continue
             found = parse_gid(record.gid)
@@ -331,7 +331,7 @@ class Recovery:
         if state is State.ABORTING:
             return  # a vote that was under way may still become prepared: remembered, as long as there is room
         found = parse_gid(gid)
-        is_unapplied = record.gid in {unapplied.gid for unapplied in self._core.log.unapplied()}
+        is_unapplied = record.gid in {unapplied.gid for unapplied in self._core.unapplied()}
         if found is not None and not is_unapplied and self._core.log.verdict(found[0]) is not Verdict.OPEN:
             self._core.settled(gid)
 

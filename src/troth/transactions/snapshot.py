@@ -66,4 +66,4 @@ def open_snapshot(
 
 def _is_half_done(core: Core) -> bool:
     core.log.coordinators()
-    return any(not core.is_under_way(record.gid) for record in core.log.unapplied())
+    return any(not core.is_under_way(record.gid) for record in core.unapplied())

@@ -139,6 +139,11 @@ class Transaction:
         left = None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
         return Begun(self.gid, self._core.epoch, left, self._core.finds_deadlocks)
 
+    @property
+    def engines(self) -> list[Any]:
+        """The SQLAlchemy engines that take part."""
+        return list(self._core.engines())
+
     def session(self, *, binds: dict[Any, Any] | None = None, **options: Any) -> "Session":
         """An ORM session inside of this transaction: its ``commit()`` flushes, the block's end commits.
 
@@ -446,7 +451,7 @@ class Transaction:
         core = self._core
         if self._wait == "decided":
             self._goes_on = True
-            core.later(self._commit_later)
+            core.waiting.later(self._commit_later)
             return None
         self._share_barrier()
         return self._tell_commit()
@@ -455,7 +460,9 @@ class Transaction:
         """From the first commit that others can see until the last; entered once, also when two steps ask for it."""
         if not self._shares:
             self._shares = True
-            self._barrier.enter_context(self._core.barrier.shared())
+            shared = self._core.barrier.shared()
+            self._core.waiting.blocking(shared.__enter__)
+            self._barrier.push(shared)
 
     def _tell_commit(self) -> Event:
         core = self._core
@@ -473,13 +480,13 @@ class Transaction:
     def _commit_later(self) -> None:
         """The second phase of ``wait="decided"``, in another thread, on the connections that prepared."""
         try:
-            with self._core.barrier.shared():
-                event: Event | None = self._tell_commit()
-            self._go_through(event)
+            self._share_barrier()
+            self._go_through(self._tell_commit())
         except BaseException:
             self._cut_short()
             raise
         finally:
+            self._barrier.close()
             self._core.left(self._own_gid)
             self._release()
 

@@ -32,6 +32,8 @@ def watch(engine: Engine) -> None:
     event.listen(engine, "after_cursor_execute", _after_execute)
     event.listen(engine, "commit", _before_commit)
     event.listen(engine, "handle_error", _on_error)
+    event.listen(engine, "savepoint", _on_savepoint)
+    event.listen(engine, "rollback_savepoint", _on_savepoint_undone)
 
 
 def _after_execute(
@@ -60,6 +62,18 @@ def _on_error(context: Any) -> None:
             branch.last_error = context.sqlalchemy_exception or context.original_exception
 
 
+def _on_savepoint(connection: Connection, name: str) -> None:
+    branch = connection.info.get(BRANCH)
+    if branch is not None:
+        branch.errors_before[name] = branch.last_error
+
+
+def _on_savepoint_undone(connection: Connection, name: str, context: None) -> None:
+    branch = connection.info.get(BRANCH)
+    if branch is not None:
+        branch.last_error = branch.errors_before.pop(name, None)
+
+
 def was_lost(error: BaseException) -> bool:
     """Whether *error* leaves open what the database did: anything but the database's own refusal."""
     if isinstance(error, exc.DBAPIError):
@@ -80,6 +94,8 @@ class SqlBranch:
         self.wrote: bool | None = None
         self.is_ending = False
         self.last_error: BaseException | None = None
+        """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
+        self.errors_before: dict[str, BaseException | None] = {}
         self.proof = ""
         self._begun = begun
         self.handle: Connection = participant.engine.connect()
@@ -113,6 +129,14 @@ class SqlBranch:
         if not self._transaction.is_active or self.handle.closed or self.handle.invalidated:
             raise Aborted(
                 f"{self.participant.name}: the branch was rolled back (or its connection was lost) before the commit",
+                self._begun.gid,
+                self.participant.name,
+            ) from self.last_error
+        if self.last_error is not None:
+            # PostgreSQL would say so too; others go on after an error as if nothing had been asked of them.
+            raise Aborted(
+                f"{self.participant.name}: a statement had failed, and the error was not raised; to go on after"
+                " one, use tx.savepoint()",
                 self._begun.gid,
                 self.participant.name,
             ) from self.last_error
@@ -170,7 +194,11 @@ class SqlParticipant:
         watch(engine)
         # Recovery must work while the application has every pooled connection in use, so it opens its own.
         self._own = create_engine(
-            engine.url, creator=engine.pool._creator, poolclass=NullPool, hide_parameters=engine.hide_parameters
+            engine.url,
+            creator=engine.pool._creator,
+            poolclass=NullPool,
+            hide_parameters=engine.hide_parameters,
+            _is_async=engine.dialect.is_async,
         )
 
     @contextmanager

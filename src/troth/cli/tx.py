@@ -1,0 +1,256 @@
+"""tx list, show, resolve, forget, recover: transactions over several databases, for the operator."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from troth.cli import output
+from troth.errors import TrothError, UsageError
+
+if TYPE_CHECKING:
+    from troth.core.twophase.gid import Gid
+    from troth.transactions.coordinator import TwoPhaseCommit
+    from troth.transactions.participants.base import Participant, Prepared
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def tx_options(command: F) -> F:
+    """Where the decision log is, and how to reach the databases."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--name", default="troth", show_default=True, help="The system's name in a replicated log."),
+        click.option(
+            "--log",
+            envvar="TROTH_TX_LOG",
+            default="troth-2pc",
+            show_default=True,
+            help="The decision log: its directory, or troth://host:port,... [TROTH_TX_LOG]",
+        ),
+        click.option(
+            "--db",
+            "databases",
+            multiple=True,
+            required=True,
+            metavar="NAME=URL",
+            help="A participant under the name that the log knows it by, as a SQLAlchemy URL; may be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhaseCommit]:
+    try:
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+    except ImportError:
+        raise UsageError("this command needs SQLAlchemy: pip install 'troth[sql]'") from None
+    from troth.transactions.coordinator import TwoPhaseCommit
+
+    participants: dict[str, Any] = {}
+    for given in databases:
+        known_as, is_named, url = given.partition("=")
+        if not is_named or not known_as or "://" not in url:
+            raise UsageError(f"--db {given}: write NAME=URL, such as bank=postgresql+psycopg://user@host/bank")
+        try:
+            participants[known_as] = url if url.startswith("troth") else create_engine(url)
+        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            raise UsageError(f"--db {known_as}: {error}") from error
+    with TwoPhaseCommit(participants, log=log, name=name, recover_every=None) as tpc:
+        yield tpc
+
+
+def _verdict(tpc: TwoPhaseCommit, gid: Gid) -> str:
+    try:
+        return tpc.outcome(str(gid)).value
+    except TrothError as error:
+        return error.code
+
+
+def _prepared(tpc: TwoPhaseCommit) -> list[tuple[Participant, Prepared]]:
+    return [(each, found) for each in tpc.participants for found in each.prepared()]
+
+
+def _what_next(verdict: str) -> str:
+    return {
+        "committed": "recover commits it",
+        "aborted": "recover rolls it back",
+        "open": "its coordinator lives; recover --even-if-alive fences it off",
+    }.get(verdict, "nobody's: tx resolve")
+
+
+@click.group()
+def tx() -> None:
+    """Transactions over several databases: list, recover and resolve them."""
+
+
+@tx.command("list")
+@tx_options
+def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> None:
+    """List branches that are prepared, and decisions that are not known to be applied.
+
+    \b
+    Examples:
+      troth tx list --db bank=postgresql+psycopg://app@db1/bank --db ledger=mysql+pymysql://app@db2/ledger
+      troth tx list --log troth://n1:4001,n2:4001 --db bank=postgresql+psycopg://app@db1/bank
+    """
+    with _opened(databases, log, name) as tpc:
+        rows: list[dict[str, Any]] = []
+        for participant, found in _prepared(tpc):
+            verdict = _verdict(tpc, found.gid)
+            row: dict[str, Any] = {"gid": str(found.gid), "database": participant.name, "branch": found.branch}
+            rows.append({**row, "age_s": round(found.age_s, 1), "decision": verdict, "next": _what_next(verdict)})
+        listed = {row["gid"] for row in rows}
+        for record in tpc.log.unapplied():
+            if record.gid not in listed:
+                names = ",".join(ref.participant for ref in record.branches)
+                only = {"gid": record.gid, "database": names, "branch": "", "age_s": 0.0}
+                rows.append({**only, "decision": "committed", "next": "recover notes it as applied"})
+        if as_json:
+            output.print_json(rows)
+        elif rows:
+            output.print_table(list(rows[0]), [list(row.values()) for row in rows])
+        else:
+            click.echo("nothing is in doubt", err=True)
+
+
+@tx.command()
+@click.argument("gid")
+@tx_options
+def show(gid: str, databases: tuple[str, ...], log: str, name: str, as_json: bool) -> None:
+    """Show what the log and the databases say about one transaction.
+
+    \b
+    Example:
+      troth tx show T1.k3f09qpx.0.2.5 --db bank=postgresql+psycopg://app@db1/bank
+    """
+    with _opened(databases, log, name) as tpc:
+        parsed = _parsed(gid)
+        record = tpc.log.commit_of(parsed)
+        answer: dict[str, Any] = {
+            "gid": gid,
+            "decision": _verdict(tpc, parsed),
+            "key": record.key if record else "",
+            "branches": [
+                {"database": ref.participant, "branch": ref.branch, "proof": ref.proof}
+                for ref in (record.branches if record else ())
+            ],
+            "prepared": [p.name for p, found in _prepared(tpc) if found.gid == parsed],
+            "against_the_decision": [
+                {"database": h.participant, "seen": h.seen} for h in tpc.log.heuristics() if h.gid == gid
+            ],
+        }
+        if as_json:
+            output.print_json(answer)
+        else:
+            for field, content in answer.items():
+                click.echo(f"{field}: {content}")
+
+
+@tx.command()
+@click.option("--even-if-alive", is_flag=True, help="Fence off coordinators that seem to live (a paused process).")
+@tx_options
+def recover(even_if_alive: bool, databases: tuple[str, ...], log: str, name: str, as_json: bool) -> None:
+    """Finish what dead coordinators have left, as the log says.
+
+    \b
+    Example:
+      troth tx recover --db bank=postgresql+psycopg://app@db1/bank --db ledger=mysql+pymysql://app@db2/ledger
+    """
+    with _opened(databases, log, name) as tpc:
+        report = tpc.recover(even_if_alive=even_if_alive)
+        answer = {field: content for field, content in vars(report).items() if not field.startswith("_")}
+        if as_json:
+            output.print_json(answer)
+        else:
+            for field, content in answer.items():
+                click.echo(f"{field}: {content if not isinstance(content, list) else ', '.join(content) or '-'}")
+
+
+@tx.command()
+@click.argument("gid")
+@click.option("--commit", "decision", flag_value="commit", help="Commit its branches.")
+@click.option("--abort", "decision", flag_value="abort", help="Roll its branches back.")
+@click.option("--i-know", is_flag=True, help="Yes: I have found out how the other databases ended it.")
+@tx_options
+def resolve(
+    gid: str,
+    decision: str | None,
+    i_know: bool,
+    databases: tuple[str, ...],
+    log: str,
+    name: str,
+    as_json: bool,
+) -> None:
+    """Finish by hand the branches of a transaction that no log knows.
+
+    Never against a decision that the log has: that would tear the transaction.
+
+    \b
+    Example:
+      troth tx resolve T1.k3f09qpx.0.2.5 --abort --i-know --db bank=postgresql+psycopg://app@db1/bank
+    """
+    if decision is None:
+        raise UsageError("say --commit or --abort")
+    parsed = _parsed(gid)
+    with _opened(databases, log, name) as tpc:
+        known = _verdict(tpc, parsed)
+        if known == "open":
+            raise UsageError(
+                f"{gid}: its coordinator may still decide it; first: troth tx recover --even-if-alive"
+            )
+        if known in ("committed", "aborted") and known[:5] != decision[:5]:
+            raise UsageError(
+                f"{gid} is {known} in the log: only --{'commit' if known == 'committed' else 'abort'} can be right"
+            )
+        if known not in ("committed", "aborted") and not i_know:
+            raise UsageError(
+                f"the log says {known}: a wrong choice makes the transaction half done for ever. Find out how its other"
+                " branches ended, then add --i-know"
+            )
+        done = {
+            participant.name: participant.finish(found.branch, commit=decision == "commit").name.lower()
+            for participant, found in _prepared(tpc)
+            if found.gid == parsed
+        }
+        if as_json:
+            output.print_json({"gid": gid, "decision": decision, "branches": done})
+        elif done:
+            for database, how in done.items():
+                click.echo(f"{database}: {how}")
+        else:
+            click.echo("no branch of it is prepared in these databases", err=True)
+
+
+@tx.command()
+@click.argument("gid")
+@tx_options
+def forget(gid: str, databases: tuple[str, ...], log: str, name: str, as_json: bool) -> None:
+    """Forget that a database finished a branch against the decision, once it is repaired.
+
+    \b
+    Example:
+      troth tx forget T1.k3f09qpx.0.2.5 --db bank=postgresql+psycopg://app@db1/bank
+    """
+    with _opened(databases, log, name) as tpc:
+        is_forgotten = tpc.log.forget(str(_parsed(gid)), getpass.getuser())
+        if as_json:
+            output.print_json({"gid": gid, "forgotten": is_forgotten})
+        else:
+            click.echo("forgotten" if is_forgotten else "nothing was noted about it", err=not is_forgotten)
+
+
+def _parsed(gid: str) -> Gid:
+    from troth.core.twophase.gid import parse_gid
+
+    found = parse_gid(gid)
+    if found is None:
+        raise UsageError(f"{gid!r} is no transaction's name; `troth tx list` prints them")
+    return found[0]

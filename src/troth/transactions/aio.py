@@ -1,0 +1,324 @@
+"""`AsyncTwoPhaseCommit`: the twin of `TwoPhaseCommit` for asyncio engines.
+
+It is the same code: SQLAlchemy's greenlets let it wait for asyncio drivers. What would block the loop (the sync of the
+decision log, the barrier) is waited for in threads, so that transactions of many tasks share one sync; the second phase
+runs as tasks.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.util.concurrency import await_only, greenlet_spawn
+from typing_extensions import override
+
+from troth.errors import TrothError, UsageError
+from troth.transactions.coordinator import RECOVER_EVERY_S, TwoPhaseCommit
+from troth.transactions.core import Waiting
+from troth.transactions.log.interface import DecisionLog
+from troth.transactions.metrics import Metrics
+from troth.transactions.orm import BoundSession
+from troth.transactions.recovery import UNREACHABLE, Report
+from troth.transactions.steps import OnStep, nothing
+from troth.transactions.transaction import AlreadyDone, Outcome, Transaction
+
+T = TypeVar("T")
+
+THREADS = 64
+
+
+class _InTasks(Waiting):
+    """How the common code waits when it runs in a greenlet of the loop."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="troth 2pc aio")
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @override
+    def blocking(self, work: Callable[[], T]) -> T:
+        return await_only(asyncio.get_running_loop().run_in_executor(self._threads, work))
+
+    @override
+    def later(self, work: Callable[[], None]) -> None:
+        task = asyncio.ensure_future(greenlet_spawn(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    @override
+    def close(self) -> None:
+        self._threads.shutdown(wait=False)
+
+    async def drained(self) -> None:
+        """Wait for second phases that are still under way."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for *work* to its end, whatever happens to the waiter: half of a commit helps nobody."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:  # noqa: BLE001  (raised by result())
+            break
+    if cancelled is not None:
+        task.exception()  # seen: the cancellation is what the caller is told
+        raise cancelled
+    return task.result()
+
+
+class AsyncTwoPhaseCommit:
+    """Transactions over several asyncio engines that commit in all databases or in none; see `TwoPhaseCommit`.
+
+    ::
+
+        async with AsyncTwoPhaseCommit([bank, ledger]) as tpc:
+            async with tpc.begin(timeout=5, key="order-4711") as tx:
+                await tx[bank].execute(text("UPDATE account SET balance = balance - 7 WHERE id = 1"))
+                await tx[ledger].execute(text("INSERT INTO entry VALUES ('order-4711', 7)"))
+    """
+
+    def __init__(
+        self,
+        participants: Mapping[str, Any] | Sequence[Any],
+        *,
+        log: "str | Path | DecisionLog | None" = None,
+        name: str = "troth",
+        coordinator: str | None = None,
+        recover_every: float | None = RECOVER_EVERY_S,
+        on_step: OnStep = nothing,
+    ) -> None:
+        """Nothing is done before `start` (or ``async with``); the arguments are `TwoPhaseCommit`'s."""
+        self._participants = participants
+        self._options: dict[str, Any] = {"log": log, "name": name, "coordinator": coordinator, "on_step": on_step}
+        self._recover_every = recover_every
+        self._sync: TwoPhaseCommit | None = None
+        self._waiting = _InTasks()
+        self._recovering = asyncio.Lock()
+        self._recovery: asyncio.Task[None] | None = None
+
+    async def start(self) -> Self:
+        """Check the participants, open an epoch in the log, and begin to recover. Raises as `TwoPhaseCommit`."""
+        self._sync = await greenlet_spawn(
+            lambda: TwoPhaseCommit(self._participants, recover_every=None, waiting=self._waiting, **self._options)
+        )
+        if self._recover_every is not None:
+            self._recovery = asyncio.create_task(self._recover_for_ever(self._recover_every))
+        return self
+
+    async def _recover_for_ever(self, every_s: float) -> None:
+        while True:
+            try:
+                await self.recover()
+            except UNREACHABLE:
+                pass  # the log, most likely; the next pass tries again
+            await asyncio.sleep(every_s * random.uniform(0.8, 1.2))
+
+    @property
+    def _started(self) -> TwoPhaseCommit:
+        if self._sync is None:
+            raise UsageError("start it first: async with AsyncTwoPhaseCommit(...) as tpc")
+        return self._sync
+
+    def begin(
+        self,
+        *,
+        timeout: float | None = None,
+        key: str = "",
+        wait: str = "applied",
+    ) -> "AsyncTransaction":
+        """A transaction: ``async with tpc.begin() as tx``. Arguments and errors are `TwoPhaseCommit.begin`'s."""
+        tpc = self._started
+        return AsyncTransaction(lambda: tpc.begin(timeout=timeout, key=key, wait=wait))
+
+    async def outcome(self, gid: str, *, wait: float = 0.0) -> Outcome:
+        """See `TwoPhaseCommit.outcome`."""
+        until = asyncio.get_running_loop().time() + wait
+        while True:
+            try:
+                found = await greenlet_spawn(self._started.outcome, gid)
+            except UsageError:
+                raise
+            except TrothError:
+                if asyncio.get_running_loop().time() >= until:
+                    raise
+                found = Outcome.OPEN
+            if found is not Outcome.OPEN or asyncio.get_running_loop().time() >= until:
+                return found
+            await asyncio.sleep(0.05)
+
+    @asynccontextmanager
+    async def snapshot(
+        self,
+        participants: Sequence[Any] | None = None,
+        *,
+        timeout: float = 5.0,  # noqa: ASYNC109  (how long the opening may take)
+    ) -> "AsyncIterator[AsyncSnapshot]":
+        """See `TwoPhaseCommit.snapshot`: ``await snap[bank].scalar(...)``."""
+        async with self._recovering:
+            manager = self._started.snapshot(participants, timeout=timeout)
+            opened = await greenlet_spawn(manager.__enter__)
+        try:
+            yield AsyncSnapshot(self._started, opened)
+        finally:
+            await greenlet_spawn(manager.__exit__, None, None, None)
+
+    async def check(self) -> list[str]:
+        """See `TwoPhaseCommit.check`."""
+        return await greenlet_spawn(self._started.check)
+
+    async def recover(self, *, even_if_alive: bool = False) -> Report:
+        """See `TwoPhaseCommit.recover`."""
+        async with self._recovering:
+            return await _to_the_end(greenlet_spawn(self._started.recover, even_if_alive=even_if_alive))
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counters of this process."""
+        return self._started.metrics
+
+    async def close(self) -> None:
+        """See `TwoPhaseCommit.close`."""
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
+            self._recovery = None
+        if self._sync is not None:
+            await self._waiting.drained()
+            sync, self._sync = self._sync, None
+            await greenlet_spawn(sync.close)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncSnapshot:
+    """Connections of a snapshot, by participant."""
+
+    def __init__(self, tpc: TwoPhaseCommit, snapshot: Any) -> None:
+        self._snapshot = snapshot
+
+    def __getitem__(self, participant: Any) -> AsyncConnection:
+        return _async_connection(participant, self._snapshot[participant])
+
+
+def _async_connection(participant: Any, connection: Any) -> AsyncConnection:
+    engine = participant if isinstance(participant, AsyncEngine) else AsyncEngine(connection.engine)
+    return AsyncConnection(engine, connection)
+
+
+class AsyncBranch:
+    """One participant's connection in a transaction, opened when it is first used.
+
+    ``execute``, ``scalar``, ``scalars``, ``exec_driver_sql``, ``stream`` and ``run_sync`` are AsyncConnection's; a
+    `ClusterWork`'s methods for a troth cluster.
+    """
+
+    def __init__(self, transaction: "AsyncTransaction", participant: Any) -> None:
+        self._transaction = transaction
+        self._participant = participant
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            handle = await self._transaction.connection(self._participant)
+            done = getattr(handle, name)(*arguments, **options)
+            return await done if isinstance(handle, AsyncConnection) else done
+
+        return call
+
+
+class AsyncTransaction:
+    """A global transaction of one task; made by `AsyncTwoPhaseCommit.begin`. Attributes as `Transaction`."""
+
+    def __init__(self, begin: Callable[[], Transaction]) -> None:
+        self._begin = begin
+        self._sync: Transaction | None = None
+
+    @property
+    def sync(self) -> Transaction:
+        """The transaction itself, for what this class has no name for."""
+        if self._sync is None:
+            raise UsageError("enter it first: async with tpc.begin() as tx")
+        return self._sync
+
+    @property
+    def gid(self) -> str:
+        return self.sync.gid
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.sync.outcome
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        return self.sync.pending
+
+    @property
+    def replayed(self) -> bool:
+        return self.sync.replayed
+
+    def __getitem__(self, participant: Any) -> AsyncBranch:
+        return AsyncBranch(self, participant)
+
+    async def connection(self, participant: Any) -> Any:
+        """The branch's AsyncConnection (or `ClusterWork`), opened if need be."""
+        handle = await _to_the_end(greenlet_spawn(self.sync.__getitem__, participant))
+        return handle if not hasattr(handle, "exec_driver_sql") else _async_connection(participant, handle)
+
+    def session(self, *, binds: dict[Any, Any] | None = None, **options: Any) -> AsyncSession:
+        """An AsyncSession inside of this transaction; its ``commit()`` flushes, the block's end commits."""
+        engines = self.sync.engines
+        bind = AsyncEngine(engines[0]) if binds is None and len(engines) == 1 else None
+        return AsyncSession(bind, binds=binds, sync_session_class=BoundSession, transaction=self.sync, **options)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `Transaction.savepoint`."""
+        manager = self.sync.savepoint()
+        await greenlet_spawn(manager.__enter__)
+        try:
+            yield
+        except BaseException as error:
+            if not await _to_the_end(greenlet_spawn(manager.__exit__, type(error), error, error.__traceback__)):
+                raise
+        else:
+            await _to_the_end(greenlet_spawn(manager.__exit__, None, None, None))
+
+    async def commit(self) -> None:
+        """See `Transaction.commit`. A cancellation that comes meanwhile is raised when the commit has ended."""
+        await _to_the_end(greenlet_spawn(self.sync.commit))
+
+    async def rollback(self) -> None:
+        """See `Transaction.rollback`."""
+        await _to_the_end(greenlet_spawn(self.sync.rollback))
+
+    async def __aenter__(self) -> Self:
+        self._sync = await greenlet_spawn(self._begin)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, AlreadyDone):
+            return self.sync.__exit__(kind, error, trace)
+        return await _to_the_end(greenlet_spawn(self.sync.__exit__, kind, error, trace))
