@@ -28,6 +28,15 @@ class Prepared(NamedTuple):
     """Seconds since it was prepared; 0 where the database does not say."""
 
 
+class Wait(NamedTuple):
+    """One transaction waits for another one in one database."""
+
+    waiter: str
+    holder: str
+    cancel: Callable[[], None]
+    """Cancel the statement that waits."""
+
+
 class Facts(NamedTuple):
     """What a participant says about itself."""
 
@@ -118,6 +127,9 @@ class Participant(Protocol):
 
     def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
         """End the sessions of closed epochs, so that nothing of theirs can become prepared later. How many."""
+
+    def waits(self) -> list[Wait]:
+        """Which global transactions wait here for which now."""
 
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
         """Of a last resource: True committed, False refused, None neither; with *refuse*, None is made False."""

@@ -21,7 +21,7 @@ from troth.core.twophase.gid import Epoch, parse_gid
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, RequestError, UsageError
 from troth.kv.requests import Compare, Operation
-from troth.transactions.participants.base import Begun, Facts, Prepared
+from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 
 INTENT = b"troth.2pc/intent/"
 HOLD = b"troth.2pc/hold/"
@@ -214,6 +214,10 @@ class Cluster:
 
     def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
         return 0
+
+    def waits(self) -> list[Wait]:
+        """Nobody waits here: a held key refuses at once."""
+        return []
 
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
         return None

@@ -10,14 +10,15 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from sqlalchemy import exc
+from sqlalchemy import Engine, exc
 from typing_extensions import override
 
 from troth.core.twophase.gid import FORMAT, parse_gid
 from troth.core.twophase.table import Finding
-from troth.transactions.participants.base import Begun, Facts, Prepared
+from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem
 
 FORMAT_ID = 0x54524F54
@@ -30,10 +31,19 @@ _NO_SUCH_THREAD = 1094
 class MySqlBranch(SqlBranch):
     """A branch in MariaDB or MySQL. See the module."""
 
+    def __init__(self, participant: "MySql", number: int, begun: Begun) -> None:
+        self._sessions = participant
+        super().__init__(participant, number, begun)
+
     @property
     @override
     def name(self) -> str:
         return self._name
+
+    @override
+    def release(self, *, broken: bool) -> None:
+        self._sessions.sessions.pop(self._session, None)
+        super().release(broken=broken)
 
     @override
     def begin(self, begun: Begun) -> None:
@@ -49,6 +59,8 @@ class MySqlBranch(SqlBranch):
                 self.channel.start([f"SET SESSION innodb_lock_wait_timeout = {wait_s}"])()
                 self._info[_WAIT] = wait_s
         self.channel.start([f"XA START {self._name}"])()
+        self._session = int(number)
+        self._sessions.sessions[self._session] = begun.gid
         self._phase = "ACTIVE"
 
     def prepare(self) -> Callable[[], None]:
@@ -97,6 +109,11 @@ class MySql(SqlParticipant):
     """One database of a MariaDB or MySQL server."""
 
     kind = "mysql"
+
+    def __init__(self, name: str, engine: Engine, key: Any) -> None:
+        super().__init__(name, engine, key)
+        self.sessions: dict[int, str] = {}
+        """The server's number of a session -> the transaction of this process that it works for."""
 
     @override
     def facts(self) -> Facts:
@@ -179,6 +196,27 @@ class MySql(SqlParticipant):
         except exc.DBAPIError as error:
             if _number(error.orig) != _NO_SUCH_THREAD:
                 raise
+
+    @override
+    def waits(self) -> list[Wait]:
+        sessions = dict(self.sessions)
+        if not sessions:
+            return []
+        with self.connected() as connection:
+            rows = connection.exec_driver_sql(
+                "SELECT w.trx_mysql_thread_id, h.trx_mysql_thread_id FROM information_schema.innodb_lock_waits l"
+                " JOIN information_schema.innodb_trx w ON w.trx_id = l.requesting_trx_id"
+                " JOIN information_schema.innodb_trx h ON h.trx_id = l.blocking_trx_id"
+            ).all()
+        return [
+            Wait(sessions[waiter], sessions[holder], partial(self._cancel, waiter))
+            for waiter, holder in rows
+            if waiter in sessions and holder in sessions
+        ]
+
+    def _cancel(self, session: int) -> None:
+        with self.connected() as connection:
+            connection.exec_driver_sql(f"KILL QUERY {session}")
 
 
 def _number(error: Any) -> int:

@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import exc, text
@@ -17,7 +18,7 @@ from troth.core.twophase.gid import FORMAT, Epoch, parse_epoch, parse_gid
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted
 from troth.transactions.channels import Answer, Finish
-from troth.transactions.participants.base import Begun, Facts, Prepared
+from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem, was_lost
 
 _NAMED = "troth.epoch"
@@ -266,6 +267,34 @@ class Postgres(SqlParticipant):
                         ).scalar()
                     )
         return ended
+
+    @override
+    def waits(self) -> list[Wait]:
+        with self.connected() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT w.pid, w.application_name, h.application_name FROM pg_stat_activity w"
+                    " CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b(pid)"
+                    " JOIN pg_stat_activity h ON h.pid = b.pid"
+                    " WHERE w.datname = current_database() AND w.wait_event_type = 'Lock'"
+                    " AND w.application_name LIKE :prefix AND h.application_name LIKE :prefix"
+                ),
+                {"prefix": f"{FORMAT}.%"},
+            ).all()
+        return [
+            Wait(waiter, holder, partial(self._cancel, pid, waiter))
+            for pid, waiter, holder in rows
+            if parse_gid(waiter) and parse_gid(holder)
+        ]
+
+    def _cancel(self, pid: int, named: str) -> None:
+        with self.connected() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND application_name = :name"
+                ),
+                {"pid": pid, "name": named},
+            )
 
 
 def sqlstate(error: Any) -> str:

@@ -16,7 +16,7 @@ from troth.core.twophase.gid import Epoch
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied, UsageError
 from troth.transactions.channels import Channel, open_channel
-from troth.transactions.participants.base import Begun, Branch, Facts, Prepared
+from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, Wait
 
 BRANCH: Final = "troth.branch"
 """Where a pooled connection's `info` keeps the branch that it works for."""
@@ -150,8 +150,13 @@ class SqlBranch:
     def roll_back_here(self) -> None:
         """Roll back what was never prepared. A connection that is gone has taken its transaction with it."""
         self.is_ending = True
-        if not self.handle.closed and not self.handle.invalidated and self._transaction.is_active:
+        if self.handle.closed or self.handle.invalidated:
+            return
+        if self._transaction.is_active:
             self._transaction.rollback()
+        else:
+            # SQLAlchemy holds it for over (a refused commit(), for one), and would give it back to the pool as it is.
+            self.participant.engine.dialect.do_rollback(self._pooled)
 
     def commit_alone(self) -> Callable[[], None]:
         self.check_whole()
@@ -227,6 +232,9 @@ class SqlParticipant:
 
     def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
         return 0
+
+    def waits(self) -> list[Wait]:
+        return []
 
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
         return None

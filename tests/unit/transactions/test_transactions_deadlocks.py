@@ -1,0 +1,35 @@
+"""Cycles of waits, and who has to give way."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from troth.transactions.deadlocks import cycles, youngest
+
+
+def test_a_circle_over_two_databases_is_found() -> None:
+    assert cycles([("a", "b"), ("b", "a"), ("c", "a")]) == [frozenset("ab")]
+    assert cycles([("a", "b"), ("b", "c"), ("c", "a"), ("x", "y")]) == [frozenset("abc")]
+    assert cycles([("a", "b"), ("b", "c")]) == []
+    assert cycles([("a", "a")]) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("abcdef")), max_size=20))
+def test_without_one_of_each_circle_no_circle_is_left(edges: list[tuple[str, str]]) -> None:
+    gone: set[str] = set()
+    while True:
+        left = [(a, b) for a, b in edges if not {a, b} & gone]
+        found = cycles(left)
+        if not found:
+            break
+        gone |= {min(circle) for circle in found}
+    # Whoever waits for nobody can be taken away; at last nobody is left.
+    waiting = {a for a, b in left if a != b}
+    while waiting:
+        free = {a for a in waiting if not any(b in waiting and b != a for w, b in left if w == a)}
+        assert free
+        waiting -= free
+
+
+def test_the_youngest_is_named_by_epoch_then_sequence() -> None:
+    assert youngest(["T1.logname0.c.2.1", "T1.logname0.c.1.zz"]) == "T1.logname0.c.2.1"
+    assert youngest(["T1.logname0.c.2.z", "T1.logname0.c.2.10"]) == "T1.logname0.c.2.10"

@@ -1,0 +1,197 @@
+"""The bytes of the embedded decision log: golden file, torn tails, damage, carry-over, and places."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from troth.core.twophase.cells import Verdict
+from troth.core.twophase.gid import Gid
+from troth.core.twophase.records import Abort, Applied, BranchRef, Commit, Heuristic, Member, Opened
+from troth.errors import Corrupt, StorageError, SyncFailed, UsageError
+from troth.transactions.log import framing
+from troth.transactions.log.file import FileLog
+
+GOLDEN = Path(__file__).with_name("golden") / "decisions-v1.log"
+LOG = "goldlog0"
+
+
+def golden_bytes() -> bytes:
+    """One of everything, as version 1 writes it."""
+    name = str(Gid(LOG, "0", 2, 7))
+    commit = Commit(name, (BranchRef("bank", f"{name}.0", "742"), BranchRef("ledger", f"{name}.1")), "order-1")
+    opened = Opened(2, 1, 4096, (Member("bank", "postgresql", "pg:1:2"), commit))
+    batch = (
+        Commit(str(Gid(LOG, "0", 2, 8)), (), delegate="lite"),
+        Abort(str(Gid(LOG, "0", 2, 9)), "operator"),
+        Heuristic(name, "bank", "rolled back"),
+        Applied((name,)),
+    )
+    return (
+        framing.encode_head(2, LOG)
+        + framing.encode_opened(opened, number=2, log_id=LOG)
+        + framing.encode_batch(batch, sequence=1, number=2, log_id=LOG)
+    )
+
+
+def test_bytes_of_version_1_are_read_and_written_for_ever() -> None:
+    if os.environ.get("TROTH_REWRITE"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_bytes(golden_bytes())
+    data = GOLDEN.read_bytes()
+    assert data == golden_bytes()
+    opened, batch = (found.content for found in framing.scan(data, number=2, log_id=LOG, path="golden"))
+    assert isinstance(opened, Opened)
+    assert (opened.epoch, opened.sealed, opened.sealed_bytes) == (2, 1, 4096)
+    assert isinstance(batch, tuple)
+    assert [type(record).__name__ for record in batch] == ["Commit", "Abort", "Heuristic", "Applied"]
+
+
+def test_a_torn_tail_is_cut_wherever_it_is_torn() -> None:
+    data = golden_bytes()
+    first = next(framing.scan(data, number=2, log_id=LOG, path="x")).end
+    for end in range(first, len(data) - 8):  # without a part of its padding it is whole
+        torn = data[:end] + bytes(4096)
+        found = list(framing.scan(torn, number=2, log_id=LOG, path="x"))
+        assert len(found) == 1, end
+
+
+def test_a_torn_opening_is_a_file_that_was_never_opened() -> None:
+    data = golden_bytes()
+    first = next(framing.scan(data, number=2, log_id=LOG, path="x")).end
+    for end in range(first - 8):
+        assert not list(framing.scan(data[:end] + bytes(64), number=2, log_id=LOG, path="x"))
+
+
+def test_damage_in_front_of_an_intact_record_is_refused() -> None:
+    data = bytearray(golden_bytes() + framing.encode_batch((), sequence=2, number=2, log_id=LOG))
+    first = next(framing.scan(bytes(data), number=2, log_id=LOG, path="x")).end
+    data[first + 50] ^= 1
+    with pytest.raises(Corrupt, match="damaged"):
+        list(framing.scan(bytes(data), number=2, log_id=LOG, path="x"))
+
+
+def test_a_file_of_another_log_or_of_the_future_is_refused() -> None:
+    data = golden_bytes()
+    with pytest.raises(Corrupt, match="another"):
+        list(framing.scan(data, number=3, log_id=LOG, path="x"))
+    with pytest.raises(Corrupt, match="another"):
+        list(framing.scan(data, number=2, log_id="otherlog", path="x"))
+
+
+def decide(log: FileLog, sequence: int) -> str:
+    name = str(Gid(log.log_id, log.epoch.coordinator, log.epoch.number, sequence))
+    (answer,) = log.decide([Commit(name, (BranchRef("a", name),))])
+    assert not isinstance(answer, Exception)
+    assert answer.verdict is Verdict.COMMIT
+    return name
+
+
+def files(path: Path) -> list[Path]:
+    return sorted((path / "0").glob("decisions-*.log"))
+
+
+def test_a_long_file_is_carried_over_and_nothing_is_lost(tmp_path: Path) -> None:
+    log = FileLog(tmp_path, compact_bytes=20_000)
+    names = [decide(log, sequence) for sequence in range(1, 400)]
+    log.note_applied(names[:-3])
+    names.append(decide(log, 400))
+    assert len(files(tmp_path)) == 1
+    assert int(files(tmp_path)[0].name[10:26], 16) > 1, "it was never carried over"
+    assert log.epoch.number == 1, "a new file is not a new epoch"
+    log.close()
+    again = FileLog(tmp_path)
+    assert {commit.gid for commit in again.unapplied()} == set(names[-4:])
+    assert all(again.verdict(Gid(log.log_id, "0", 1, n)) is Verdict.COMMIT for n in (1, 200, 400))
+    assert again.verdict(Gid(log.log_id, "0", 1, 401)) is Verdict.ABORT
+    again.close()
+
+
+def test_a_record_that_was_not_seen_by_the_successor_does_not_count(tmp_path: Path) -> None:
+    """Write, then look; raise, then read: the two halves of fencing, interleaved at the worst moment."""
+    zombie = FileLog(tmp_path, coordinator="0")
+    other = FileLog(tmp_path, coordinator="1")
+    before = decide(zombie, 1)
+    assert other.close_epoch("0", even_if_alive=True)
+    name = str(Gid(zombie.log_id, "0", 1, 2))
+    (answer,) = zombie.decide([Commit(name, ())])
+    assert not isinstance(answer, Exception)
+    assert answer.verdict is Verdict.ABORT
+    assert [commit.gid for commit in other.unapplied()] == [before]
+    zombie.close()
+    other.close()
+
+
+def test_a_successor_that_raised_its_file_while_the_record_was_written_decides(tmp_path: Path) -> None:
+    other = FileLog(tmp_path, coordinator="1")
+
+    def fence(step: str) -> None:
+        # The record is in the file, not yet synced: the successor reads it, so it counts, and the owner is told so.
+        if step == "decision_written":
+            assert other.close_epoch("0", even_if_alive=True)
+
+    zombie = FileLog(tmp_path, coordinator="0", on_step=fence)
+    name = str(Gid(zombie.log_id, "0", zombie.epoch.number, 1))
+    (answer,) = zombie.decide([Commit(name, ())])
+    assert not isinstance(answer, Exception)
+    assert answer.verdict is Verdict.COMMIT
+    assert [commit.gid for commit in other.unapplied()] == [name]
+    zombie.close()
+    other.close()
+
+
+def test_a_claim_that_was_never_opened_is_passed_over(tmp_path: Path) -> None:
+    log = FileLog(tmp_path)
+    name = decide(log, 1)
+    log.close()
+    (tmp_path / "0" / framing.file_name(2)).write_bytes(b"")
+    again = FileLog(tmp_path)
+    assert again.epoch.number == 3
+    assert [commit.gid for commit in again.unapplied()] == [name]
+    again.close()
+
+
+def test_a_held_place_is_not_taken_by_name(tmp_path: Path) -> None:
+    log = FileLog(tmp_path, coordinator="web")
+    with pytest.raises(StorageError, match=str(os.getpid())):
+        FileLog(tmp_path, coordinator="web")
+    with pytest.raises(UsageError):
+        FileLog(tmp_path, coordinator="Web.1")
+    log.close()
+
+
+def test_a_failed_sync_ends_all_deciding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsyncgate: a second sync that succeeds proves nothing."""
+    log = FileLog(tmp_path)
+    decide(log, 1)
+    real = os.fdatasync
+
+    def failing(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    with pytest.raises(SyncFailed):
+        decide(log, 2)
+    monkeypatch.setattr(os, "fdatasync", real)
+    with pytest.raises(SyncFailed):
+        decide(log, 3)
+    log.close()
+    again = FileLog(tmp_path)
+    assert again.verdict(Gid(again.log_id, "0", 1, 1)) is Verdict.COMMIT
+    again.close()
+
+
+def test_an_interrupt_in_the_middle_of_a_write_lets_nobody_write_over_it(tmp_path: Path) -> None:
+    def interrupt(step: str) -> None:
+        if step == "decision_written":
+            raise KeyboardInterrupt
+
+    log = FileLog(tmp_path, on_step=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        decide(log, 1)
+    with pytest.raises(StorageError):
+        decide(log, 2)
+    log.close()
+    again = FileLog(tmp_path)
+    assert again.verdict(Gid(again.log_id, "0", 1, 1)) is Verdict.COMMIT, "it is in the file, so it counts"
+    again.close()
