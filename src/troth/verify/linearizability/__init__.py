@@ -17,6 +17,6 @@ queues.py, generic.py, foresight.py, dispatch.py, minimal.py.
 """
 
 from troth.verify.linearizability.dispatch import check_linearizable
-from troth.verify.linearizability.register import Budget
+from troth.verify.linearizability.outcome import Budget
 
 __all__ = ["Budget", "check_linearizable"]

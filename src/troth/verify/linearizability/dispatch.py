@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 from troth.verify.history import History, Value, show
 from troth.verify.linearizability import chains, generic, minimal, queues, register, sets, witness
 from troth.verify.linearizability.foresight import foreseeing
-from troth.verify.linearizability.register import UNBOUNDED, Budget, Outcome
+from troth.verify.linearizability.outcome import UNBOUNDED, Budget, Outcome
 from troth.verify.models import Call, Model, Queue, Register, SetObject
 from troth.verify.verdict import ConfigurationView, Counterexample, Part, Status, Verdict, combine
 

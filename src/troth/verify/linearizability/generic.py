@@ -12,16 +12,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from troth.verify.history import Value
-from troth.verify.linearizability.register import UNBOUNDED, Budget, Configuration, Outcome, Pending, Trail
+from troth.verify.linearizability.outcome import UNBOUNDED, Budget, Configuration, GaveUp, Outcome, Pending, Trail
 from troth.verify.models import ILLEGAL, Call, Model, Several
 
 _BEAM: Final = 4
 _STEPS_PER_RETURN: Final = 100
 """How many placements a narrow search tries for one return."""
-
-
-class _GaveUp(Exception):
-    """The budget is used up."""
 
 
 def search(
@@ -96,7 +92,7 @@ class _Search:
             before = configs
             try:
                 configs = self._return(configs, bit)
-            except _GaveUp as why:
+            except GaveUp as why:
                 return Outcome(
                     status="unknown", trail=before[0][3], events_done=place, steps=self.steps, reason=str(why)
                 )
@@ -254,9 +250,9 @@ class _Search:
 
     def _ask(self, size: int) -> None:
         if size > self.budget.configurations_max:
-            raise _GaveUp(f"more than {self.budget.configurations_max} configurations")
+            raise GaveUp(f"more than {self.budget.configurations_max} configurations")
         if self.budget.expired is not None and self.budget.expired():
-            raise _GaveUp("out of time")
+            raise GaveUp("out of time")
 
     def _shown(self, config: Configuration) -> Pending:
         state, used, free, trail = config

@@ -34,37 +34,23 @@ configurations plus their trails: every configuration carries the chain of opera
 `witness.py` makes a whole order.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final, TypeAlias
 
-from msgspec import Struct
-from typing_extensions import override
-
 from troth.errors import invariant
 from troth.verify.history import FOREVER, Value
+from troth.verify.linearizability.observers import DEAD, Observers
+from troth.verify.linearizability.outcome import (
+    UNBOUNDED,
+    Budget,
+    Configuration,
+    GaveUp,
+    Outcome,
+    Pending,
+    Trail,
+)
 from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
-
-Trail: TypeAlias = "tuple[Trail | None, int, int, Value] | None"
-"""Linked from the last placement back: (earlier, operation index, place in the timeline, state reached)."""
-
-Configuration: TypeAlias = tuple[Value, int, int, "Trail"]
-"""(state, used, free, trail)."""
-
-
-class _Dead:
-    """The state that nobody will look at."""
-
-    __slots__ = ()
-
-    @override
-    def __repr__(self) -> str:
-        return "(a value that nobody read later)"
-
-
-DEAD: Final = _Dead()
-
 
 _Checkpoint: TypeAlias = tuple[
     list[Configuration],
@@ -78,135 +64,10 @@ _Checkpoint: TypeAlias = tuple[
 """Where a narrowed search can be taken up again in full: configurations, place, and all that is open there."""
 
 
-class Pending(Struct, frozen=True):
-    """One configuration as shown to people: the state, what it placed so far, and what it could still place."""
-
-    state: Value
-    trail: Trail
-    placed: tuple[int, ...]
-    open: tuple[int, ...]
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What a search found.
-
-    status: "ok", "illegal" or "unknown".
-    trail: of the configuration that survived (ok), or got furthest.
-    failed: index of the operation that cannot be placed (illegal).
-    configurations: those that were there when it returned (illegal).
-    events_done, steps: how far the search got, in places of the timeline and in placements tried.
-    reason: why it gave up (unknown).
-    """
-
-    status: str
-    trail: Trail = None
-    failed: int | None = None
-    configurations: tuple[Pending, ...] = ()
-    events_done: int = 0
-    steps: int = 0
-    reason: str = ""
-
-
-class Budget(Struct, frozen=True, kw_only=True):
-    """Bounds of a search. `expired` is asked now and then; `configurations_max` bounds memory."""
-
-    expired: Callable[[], bool] | None = None
-    configurations_max: int = 1_000_000
-
-
-UNBOUNDED: Final = Budget()
-
 _COLLAPSE_FROM: Final = 12
 _BEAMS: Final = (3, 24, 0)
 """How many configurations are followed at once, try by try. 0 is all; only that try may say illegal."""
-_HIGHEST: Final = "\U0010ffff"
 _ASK_CLOCK_EVERY: Final = 64
-
-
-class _GaveUp(Exception):
-    """The budget is used up."""
-
-
-class _Observers:
-    """Until when a state will be looked at: the last return of a READ, NOT or CAS that names it (or extends it)."""
-
-    def __init__(self, primitives: Sequence[Primitive | None], timeline: Sequence[int]) -> None:
-        last: dict[Value, int] = {}
-        prefixes = False
-        self.last_not = -1
-        for place, code in enumerate(timeline):
-            primitive = primitives[code >> 1]
-            if primitive is None:
-                continue
-            kind = primitive[0]
-            if kind == APPEND:
-                prefixes = True
-            elif kind != WRITE:
-                if code & 1:
-                    # A crashed CAS may still look at any time.
-                    last[primitive[1]] = max(place, last.get(primitive[1], -1))
-                    if kind == NOT:
-                        self.last_not = place
-                elif primitive[3]:
-                    last[primitive[1]] = FOREVER
-        self._last = last
-        if prefixes:
-            self._sorted: list[str] = sorted(value for value in last if isinstance(value, str))
-            # The bisection below takes this for a character above all others.
-            self._exact = not any(_HIGHEST in value for value in self._sorted)
-            self._lists: list[tuple[Value, ...]] = sorted(
-                (value for value in last if isinstance(value, tuple)), key=_list_order
-            )
-            self._list_keys = [_list_order(value) for value in self._lists]
-            self._text_max = _RangeMax([last[value] for value in self._sorted])
-            self._list_max = _RangeMax([last[value] for value in self._lists])
-            self._memo: dict[Value, int] = {}
-        self._prefixes = prefixes
-
-    def until(self, state: Value) -> int:
-        """Place in the timeline of the last return that can see *state*; -1 if there is none."""
-        if not self._prefixes or not isinstance(state, str | tuple):
-            found = self._last.get(state, -1)
-            # The absent value is extended by the first append, so it counts as the empty prefix.
-            return found if state is not None or not self._prefixes else FOREVER
-        known = self._memo.get(state)
-        if known is None:
-            if not self._exact:
-                known = FOREVER
-            elif isinstance(state, str):
-                low = bisect_left(self._sorted, state)
-                high = bisect_left(self._sorted, state + _HIGHEST, low)
-                known = self._text_max.within(low, high)
-            else:
-                key = _list_order(state)
-                low = bisect_left(self._list_keys, key)
-                high = bisect_left(self._list_keys, (*key, _HIGHEST), low)
-                known = self._list_max.within(low, high)
-            self._memo[state] = known
-        return known
-
-
-def _list_order(value: tuple[Value, ...]) -> tuple[str, ...]:
-    # Any total order in which extensions of a list stand right behind it will do; elements may be of any type.
-    return tuple([f"{item.__class__.__name__}{item!r}" for item in value])
-
-
-class _RangeMax:
-    """Largest value in a range, by a table of powers of two; built when first asked."""
-
-    def __init__(self, values: list[int]) -> None:
-        self._levels = [values]
-
-    def within(self, low: int, high: int) -> int:
-        """Maximum of ``values[low:high]``, -1 when that is empty."""
-        if low >= high:
-            return -1
-        level = (high - low).bit_length() - 1
-        while len(self._levels) <= level:
-            below, half = self._levels[-1], 1 << (len(self._levels) - 1)
-            self._levels.append([max(pair) for pair in zip(below, below[half:], strict=False)])
-        row = self._levels[level]
-        return max(row[low], row[high - (1 << level)])
 
 
 def search(
@@ -279,7 +140,7 @@ class _Search:
         """text -> open APPENDs, crashed ones too"""
         self.nots = self.apps = self.partial = self.totals = self.crashed = 0
         self.place = self.steps = 0
-        self.observers: _Observers | None = None
+        self.observers: Observers | None = None
         self.returns: dict[int, int] = {}
 
     def run(self, initial: Value) -> Outcome:
@@ -368,7 +229,7 @@ class _Search:
                     self.partial |= bit
                 else:
                     if self.observers is None:
-                        self.observers = _Observers(primitives, timeline)
+                        self.observers = Observers(primitives, timeline)
                     self.appends[a] = self.appends.get(a, 0) | bit
                     if crash:
                         self.crashed |= bit
@@ -404,7 +265,7 @@ class _Search:
                         before = [(state, used, free, trail)]
                         try:
                             configs = self._return(before, bit, kind, a, b)
-                        except _GaveUp as why:
+                        except GaveUp as why:
                             return self._unknown(before, place, str(why))
                         if not configs:
                             return None if self.checkpoint and beam else self._illegal(before, index, place)
@@ -416,7 +277,7 @@ class _Search:
                 before = configs
                 try:
                     configs = self._return(before, bit, kind, a, b)
-                except _GaveUp as why:
+                except GaveUp as why:
                     return self._unknown(before, place, str(why))
                 if not configs:
                     return None if self.checkpoint and beam else self._illegal(before, index, place)
@@ -701,7 +562,7 @@ class _Search:
     def _best(self, configs: list[Configuration]) -> list[Configuration]:
         """Drop every configuration that another one dominates."""
         if self.observers is None and len(configs) >= _COLLAPSE_FROM:
-            self.observers = _Observers(self.primitives, self.timeline)
+            self.observers = Observers(self.primitives, self.timeline)
         observers, place = self.observers, self.place
         groups: dict[Value, list[Configuration]] = {}
         for config in configs:
@@ -734,17 +595,17 @@ class _Search:
             else:
                 best = [config for group in groups.values() for config in group]
         if len(best) > self.budget.configurations_max:
-            raise _GaveUp(f"more than {self.budget.configurations_max} configurations")
+            raise GaveUp(f"more than {self.budget.configurations_max} configurations")
         if len(best) > _ASK_CLOCK_EVERY:
             self._ask(len(best))
         return best
 
     def _ask(self, size: int) -> None:
         if size > self.budget.configurations_max:
-            raise _GaveUp(f"more than {self.budget.configurations_max} configurations")
+            raise GaveUp(f"more than {self.budget.configurations_max} configurations")
         expired = self.budget.expired
         if expired is not None and expired():
-            raise _GaveUp("out of time")
+            raise GaveUp("out of time")
 
     def _illegal(self, configs: list[Configuration], index: int, place: int) -> Outcome:
         shown = tuple(self._shown(config) for config in configs[:64])

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from troth.errors import invariant
 from troth.verify.history import FOREVER, Value
-from troth.verify.linearizability.register import DEAD, Trail
+from troth.verify.linearizability.observers import DEAD
+from troth.verify.linearizability.outcome import Trail
 from troth.verify.models import ILLEGAL, Call, Model, Several
 from troth.verify.primitives import APPEND, NOT, READ, WRITE, Primitive
 
