@@ -56,6 +56,8 @@ def guess(history: History) -> Guess:
         item[0] in READS | WRITES for op in history.operations for item in _items(op)
     ):
         return Guess("long-fork", "scan", "single writes, and reads of several keys at once")
+    if "txn" in names and names <= {"txn", "get", "put", "delete", "cas", "read", "write"}:
+        return Guess("multi-register", "linearizable", "transactions beside operations on one key")
     if names & {"acquire", "release"} and names <= {"acquire", "release", "write"}:
         return _lock(history, names)
     if names & {"add", "remove", "contains"} and names <= {

@@ -25,7 +25,7 @@ Objects whose keys are independent are checked key by key (Herlihy & Wing 1990, 
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from typing_extensions import override
 
 from troth.errors import UsageError
@@ -257,17 +257,44 @@ class Kv(Register):
 
 
 class MultiRegister(Model):
-    """Registers that one transaction reads and writes together: txn [[r k v], [w k v], ...]. A nil read is
-    unknown."""
+    """Registers that one transaction reads and writes together: txn [[r k v], [w k v], ...].
+
+    Operations on one key (get, put, delete, cas, read, write) may stand beside them, as in what a client of a store
+    records.
+    """
 
     name: ClassVar[str] = "multi-register"
     personal: ClassVar[bool] = False
     keyed: ClassVar[bool] = False
 
+    def __init__(self, *, nil_unknown: bool = False) -> None:
+        self.nil_unknown = nil_unknown
+
+    @override
+    def reading(self, reading: Reading) -> "MultiRegister":
+        """The reading says whether a read of nil saw anything."""
+        return MultiRegister(nil_unknown=reading.nil_read == "unknown")
+
     @override
     def init(self) -> Value:
         """No register has a value."""
         return Record()
+
+    @override
+    def call(self, op: Operation, reading: Reading) -> Call | None:
+        """Everything as a transaction."""
+        call = super().call(op, reading)
+        if call is None or call.f == "txn":
+            return call
+        if call.f in ("get", "read"):
+            micros: Value = (("r", op.key, call.result),)
+        elif call.f in ("put", "write", "set", "delete"):
+            micros = (("w", op.key, None if call.f == "delete" else call.argument),)
+        elif call.f == "cas":
+            micros = (("unless" if call.result is False else "cas", op.key, _pair(call.argument, "cas")),)
+        else:
+            raise _unknown(self, call)
+        return structs.replace(call, f="txn", argument=micros, result=micros if call.known else None)
 
     @override
     def step(self, state: Value, call: Call) -> Value:
@@ -286,10 +313,18 @@ class MultiRegister(Model):
             if f in ("w", "write"):
                 changed = changed or registers.get(key) != wanted
                 registers[key] = wanted
+            elif f in ("cas", "unless"):
+                expected, after = _pair(wanted, f)
+                if call.known and (registers.get(key) == expected) is (f == "unless"):
+                    return ILLEGAL
+                if f == "cas" and registers.get(key) == expected:
+                    changed, registers[key] = True, after
             elif f not in ("r", "read"):
                 raise UsageError(f"a multi-register reads (r) and writes (w), found {f!r}")
-            elif call.known and wanted is not None and registers.get(key) != wanted:
+            elif call.known and not (wanted is None and self.nil_unknown) and registers.get(key) != wanted:
                 return ILLEGAL
+        # A register without a value is one that was never written.
+        registers = {key: value for key, value in registers.items() if value is not None} if changed else registers
         return Record(registers.items()) if changed else state
 
     def _micros(self, call: Call) -> Value:
@@ -304,10 +339,17 @@ class MultiRegister(Model):
             for index, value in micros.items()
         }
         read = {(key, value) for mine in items.values() for f, key, value in mine if f in ("r", "read")}
+        read |= {(key, _pair(value, f)[0]) for mine in items.values() for f, key, value in mine if f == "cas"}
+        looks_away = {key for mine in items.values() for f, key, _ in mine if f == "unless"}
+        made = {
+            index: [(key, value) for f, key, value in mine if f in ("w", "write")]
+            + [(key, _pair(value, f)[1]) for f, key, value in mine if f == "cas"]
+            for index, mine in items.items()
+        }
         return [
             (index,)
-            for index, mine in items.items()
-            if not any((key, value) in read for f, key, value in mine if f in ("w", "write"))
+            for index, mine in made.items()
+            if not any((key, value) in read or key in looks_away for key, value in mine)
         ]
 
 

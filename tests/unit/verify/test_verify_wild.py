@@ -2,6 +2,7 @@
 """Histories as other people's tools write them: what is read, and what it is taken for."""
 
 import gzip
+import json
 
 import pytest
 
@@ -461,3 +462,43 @@ def test_a_register_written_twice_with_one_value_is_a_multi_register() -> None:
     row = "{{:process {0}, :type :{1}, :f :txn, :value [[:w x 1]]}}\n"
     text = "".join(row.format(process, kind) for process in (0, 1) for kind in ("invoke", "ok"))
     assert guess(read_history(text)).object == "multi-register"
+
+
+def test_what_a_client_of_a_store_records_is_judged_as_one_object() -> None:
+    """Transactions over two keys beside puts, gets, deletes and cas: the order of all of them counts."""
+    rows = [
+        (0, "put", "x", "1", "1"), (0, "txn", None, None, [["r", "x", "1"], ["w", "y", "2"]]),
+        (1, "cas", "y", ["2", "3"], ["2", "3"]), (1, "get", "y", None, "3"),
+        (2, "delete", "x", None, None), (2, "get", "x", None, None),
+    ]  # fmt: skip
+    lines = [{"troth_history": 1}]
+    for process, f, key, asked, told in rows:
+        lines.append({"process": process, "type": "invoke", "f": f, "key": key, "value": asked})
+        lines.append({"process": process, "type": "ok", "f": f, "key": key, "value": told})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    history = read_history(text)
+    assert guess(history).object == "multi-register"
+    assert check(history, object="multi-register")
+    for right, wrong in (('["r", "x", "1"]', '["r", "x", "9"]'), ('"value": "3"', '"value": "2"')):
+        assert right in text
+        assert not check(read_history(text.replace(right, wrong)), object="multi-register")
+    # A read of nil is an observation here, and none in Knossos's files.
+    late = text.replace('"f": "delete"', '"f": "put"').replace(
+        '"value": null}\n{"process": 2, "type": "ok", "f": "put", "key": "x", "value": null',
+        '"value": "5"}\n{"process": 2, "type": "ok", "f": "put", "key": "x", "value": "5"',
+    )
+    assert not check(read_history(late), object="multi-register")
+    assert read_history(WILD["Knossos multi-register"][0]).reading.nil_read == "unknown"
+
+
+def test_a_crashed_cas_beside_transactions_may_have_happened() -> None:
+    events = [
+        ("invoke", 0, "put", "x", 1), ("ok", 0, "put", "x", 1),
+        ("invoke", 1, "cas", "x", [1, 2]), ("info", 1, "cas", "x", None),
+        ("invoke", 2, "txn", None, None), ("ok", 2, "txn", None, [["r", "x", 2]]),
+    ]  # fmt: skip
+    lines = [{"type": t, "process": p, "f": f, "key": k, "value": v} for t, p, f, k, v in events]
+    assert check(read_history(json.dumps(lines)), object="multi-register")
+    lines[1]["type"] = lines[0]["type"] = "info"
+    never = [line for line in lines if line["f"] != "put"]
+    assert not check(read_history(json.dumps(never)), object="multi-register")

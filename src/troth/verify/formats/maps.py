@@ -20,6 +20,8 @@ _TYPES: Final = {kind.value: kind for kind in EventType}
 _KNOSSOS: Final = Reading(failed="absent", nil_read="unknown")
 _KV: Final = Reading(failed="absent", nil_read="value", initial="")
 _TRANSACTIONS: Final = frozenset({"txn", "transfer"})
+_LONG: Final = frozenset({"read", "write"})
+"""Knossos's multi-register spells them out."""
 _ASKS_NOTHING: Final = frozenset({"read", "get", "dequeue", "pop", "acquire", "release"})
 """Operations that are invoked without a value."""
 
@@ -34,7 +36,12 @@ def read_edn(text: str) -> History:
     """Read Knossos, Jepsen or Elle EDN: a vector or list of maps, or maps one after the other."""
     events = list(_events(_edn_maps(text)))
     # A transaction's nil is an empty version that was seen; a register's nil in Knossos is an unrecorded result.
-    reading = Reading() if any(event.f in _TRANSACTIONS for event in events) else _KNOSSOS
+    knossos = not any(event.f in _TRANSACTIONS for event in events) or any(
+        any(isinstance(item, tuple) and item[0] in _LONG for item in event.value)
+        for event in events
+        if event.f == "txn" and isinstance(event.value, tuple)
+    )
+    reading = _KNOSSOS if knossos else Reading()
     return _paired(events, reading)
 
 
