@@ -24,6 +24,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "up": Entry("troth.cli.up", "up", "Run a cluster on this machine until Ctrl-C."),
         "demo": Entry("troth.cli.demo", "demo", "Load real data, kill the leader, check that nothing is lost."),
         "serve": Entry("troth.cli.serve", "serve", "Run one server of a cluster."),
+        "acceptor": Entry("troth.cli.acceptor", "acceptor", "Run one acceptor for `troth paxos` and PaxosClient."),
         "certs": Entry("troth.cli.certs", "certs", "Make certificates for a cluster: one CA, servers, a client."),
     },
     "Data": {
@@ -34,6 +35,9 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "watch": Entry("troth.cli.watch", "watch", "Print the changes of KEY as they happen, until Ctrl-C."),
         "txn": Entry("troth.cli.txn", "txn", "If all comparisons hold do one list of operations, else the other."),
         "lease": Entry("troth.cli.lease", "lease", "Leases: keys that go when nobody renews them."),
+        "paxos": Entry(
+            "troth.cli.paxos", "paxos", "Leaderless registers: single-decree Paxos, no log, no election."
+        ),
         "load": Entry("troth.cli.load", "load", "Write the rows of a CSV or JSONL file."),
     },
     "Cluster": {

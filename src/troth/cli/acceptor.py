@@ -1,0 +1,50 @@
+"""acceptor: one acceptor of leaderless registers, without the rest of a server."""
+
+import click
+
+
+@click.command()
+@click.option("--data-dir", required=True, help="Where this acceptor keeps what it has promised and accepted.")
+@click.option("--listen", default="127.0.0.1:7301", show_default=True, help="Where proposers reach it.")
+@click.option(
+    "--tls-ca", default="", help="The CA that signed everybody's certificates (`troth certs` makes a set)."
+)
+@click.option("--tls-cert", default="", help="This acceptor's certificate.")
+@click.option("--tls-key", default="", help="Its key.")
+@click.option("--insecure", is_flag=True, help="Allow an address that other machines can reach without TLS.")
+@click.option(
+    "--quota-bytes",
+    type=click.IntRange(min=1),
+    default=1 << 30,
+    help="Refuse registers beyond this.  [default: 1 GiB]",
+)
+def acceptor(
+    data_dir: str, listen: str, tls_ca: str, tls_cert: str, tls_key: str, insecure: bool, quota_bytes: int
+) -> None:
+    """Run one acceptor for `troth paxos` and PaxosClient.
+
+    Every server of `troth serve` and `troth up` is an acceptor already, on its client port; this one is for registers
+    alone. Three or more become a set when the first client comes that names all of them.
+
+    \b
+    Examples:
+      troth acceptor --data-dir /var/lib/troth/a1 --listen 127.0.0.1:7301
+      troth acceptor --data-dir /var/lib/troth/a1 --listen 10.0.0.1:7301 \\
+        --tls-ca ca.pem --tls-cert a1.pem --tls-key a1.key
+    """
+    from troth.errors import UsageError
+    from troth.server.acceptor_process import AcceptorConfig, run_acceptor
+
+    given = [tls_ca, tls_cert, tls_key]
+    if any(given) and not all(given):
+        raise UsageError("TLS needs all of --tls-ca, --tls-cert and --tls-key; `troth certs` makes a working set")
+    config = AcceptorConfig(
+        data_dir=data_dir,
+        listen=listen,
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        insecure=insecure,
+        quota_bytes=quota_bytes,
+    )
+    raise SystemExit(run_acceptor(config))
