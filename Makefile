@@ -16,11 +16,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines rewrite sim docs constraints clean
-=======
-.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing bench-paxos bench-2pc rewrite sim docs constraints clean
->>>>>>> aaf74a0 (make bench-paxos: registers beside Raft)
+.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines rewrite sim docs constraints clean bench-paxos
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -75,13 +71,10 @@ bench-verify: $(BENCH) ## Speed of the consistency checkers
 bench-hashing: $(BENCH) ## Speed and balance of the hash rings
 	$(BIN)/python benchmarks/bench_hashing.py $(ARGS)
 
-<<<<<<< HEAD
 bench-engines: $(BENCH) ## Raft beside Multi-Paxos, same workload and faults; writes docs/raft-or-paxos.md (five minutes)
 	$(BIN)/python benchmarks/bench_engines.py $(ARGS)
-=======
 bench-paxos: $(DEV) ## Leaderless registers beside Raft: latency of a put, and the gap when a server dies (two minutes)
 	$(BIN)/python benchmarks/bench_paxos.py $(ARGS)
->>>>>>> aaf74a0 (make bench-paxos: registers beside Raft)
 
 bench-2pc: $(DATABASES) ## Two-phase commit over two PostgreSQL servers, on this disk and on a slow one (four minutes)
 	$(BIN)/python benchmarks/bench_2pc.py $(ARGS)
