@@ -29,24 +29,23 @@ class Barrier:
         self._excluded = False
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """While a second phase is under way."""
+    def enter_shared(self) -> None:
+        """A second phase begins here; waits while a snapshot is being taken."""
         with self._changed:
             while self._excluded:
                 self._changed.wait()
             if not self._sharing and self._file >= 0:
                 fcntl.flock(self._file, fcntl.LOCK_SH)
             self._sharing += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._sharing -= 1
-                if not self._sharing:
-                    if self._file >= 0:
-                        fcntl.flock(self._file, fcntl.LOCK_UN)
-                    self._changed.notify_all()
+
+    def leave_shared(self) -> None:
+        """It has ended."""
+        with self._changed:
+            self._sharing -= 1
+            if not self._sharing:
+                if self._file >= 0:
+                    fcntl.flock(self._file, fcntl.LOCK_UN)
+                self._changed.notify_all()
 
     @contextmanager
     def exclusive(self, within_s: float) -> Iterator[None]:

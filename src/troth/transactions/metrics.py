@@ -1,10 +1,13 @@
 """What an operator sees: counters and gauges of one `TwoPhaseCommit`."""
 
 import threading
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
 PREPARED_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+_BOUNDS = (*PREPARED_SECONDS_BUCKETS, float("inf"))
 
 
 @dataclass
@@ -33,9 +36,9 @@ class Metrics:
         self.decisions += size
 
     def count_prepared(self, seconds: float) -> None:
-        bucket = next((bound for bound in PREPARED_SECONDS_BUCKETS if seconds <= bound), float("inf"))
+        bucket = bisect_left(PREPARED_SECONDS_BUCKETS, seconds)
         with self.lock:
-            self.prepared_seconds[bucket] += 1
+            self.prepared_seconds[_BOUNDS[bucket]] += 1
             self.prepared_seconds_sum += seconds
 
     def text(self, name: str) -> str:
@@ -62,7 +65,7 @@ class Metrics:
         add("fenced_total", "counter", [("", self.fenced)])
         total = 0
         rows: list[tuple[str, float]] = []
-        for bound in (*PREPARED_SECONDS_BUCKETS, float("inf")):
+        for bound in _BOUNDS:
             total += self.prepared_seconds[bound]
             rows.append((f',le="{"+Inf" if bound == float("inf") else f"{bound:g}"}"', total))
         lines.append("# TYPE troth_2pc_prepared_seconds histogram")

@@ -92,22 +92,10 @@ class Transaction:
         self._where = ""
         self._interrupt: BaseException | None = None
         self._prepared_at = 0.0
-        self._barrier = ExitStack()
         self._shares = False
         self._is_alone = False
         self._goes_on = False
         """Whether another thread has the second phase."""
-        self._actions: dict[Action, Callable[[], Event | None]] = {
-            Action.ASK_BRANCHES: self._ask_branches,
-            Action.COMMIT_ALONE: self._commit_alone,
-            Action.SUBMIT: self._submit,
-            Action.COMMIT_LAST_RESOURCE: self._commit_last_resource,
-            Action.COMMIT_BRANCHES: self._commit_branches,
-            Action.ROLL_BACK_BRANCHES: self._roll_back_branches,
-            Action.LEAVE: self._leave,
-            Action.FORGET: self._forget,
-            Action.NOTHING: self._nothing,
-        }
         core.on_step("begun")
         if key:
             holder = core.committed_under(key)
@@ -227,7 +215,7 @@ class Transaction:
             self._cut_short()
             raise
         finally:
-            self._barrier.close()
+            self._leave_barrier()
             core.ended(self._own_gid, _ENDED_AS.get(self._state, "in_doubt"), alone=self._is_alone)
             if not self._goes_on:
                 core.left(self._own_gid)
@@ -236,7 +224,7 @@ class Transaction:
     def _go_through(self, event: Event | None) -> None:
         while event is not None:
             self._state, action = step(self._state, event)
-            event = self._actions[action]()
+            event = _ACTIONS[action](self)
 
     def _cut_short(self) -> None:
         """Something was raised between two statements (Ctrl-C, a cancelled task, a bug): recovery has to go on.
@@ -456,13 +444,16 @@ class Transaction:
         self._share_barrier()
         return self._tell_commit()
 
+    def _leave_barrier(self) -> None:
+        if self._shares:
+            self._shares = False
+            self._core.barrier.leave_shared()
+
     def _share_barrier(self) -> None:
         """From the first commit that others can see until the last; entered once, also when two steps ask for it."""
         if not self._shares:
             self._shares = True
-            shared = self._core.barrier.shared()
-            self._core.waiting.blocking(shared.__enter__)
-            self._barrier.push(shared)
+            self._core.waiting.blocking(self._core.barrier.enter_shared)
 
     def _tell_commit(self) -> Event:
         core = self._core
@@ -486,7 +477,7 @@ class Transaction:
             self._cut_short()
             raise
         finally:
-            self._barrier.close()
+            self._leave_barrier()
             self._core.left(self._own_gid)
             self._release()
 
@@ -508,3 +499,17 @@ class Transaction:
 
     def _nothing(self) -> None:
         return None
+
+
+_ACTIONS: dict[Action, Callable[[Transaction], Event | None]] = {
+    Action.ASK_BRANCHES: Transaction._ask_branches,
+    Action.COMMIT_ALONE: Transaction._commit_alone,
+    Action.SUBMIT: Transaction._submit,
+    Action.COMMIT_LAST_RESOURCE: Transaction._commit_last_resource,
+    Action.COMMIT_BRANCHES: Transaction._commit_branches,
+    Action.ROLL_BACK_BRANCHES: Transaction._roll_back_branches,
+    Action.LEAVE: Transaction._leave,
+    Action.FORGET: Transaction._forget,
+    Action.NOTHING: Transaction._nothing,
+}
+"""How each action of the owner's table is performed; what it returns happens next."""

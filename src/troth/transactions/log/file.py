@@ -70,6 +70,7 @@ class _Place:
         self.number = 0
         self.end = 0
         self.sequence = 0
+        self._looks_for = (0, "", "")
 
     def numbers(self) -> list[int]:
         """The numbers of the files that are there, ascending."""
@@ -153,7 +154,10 @@ class _Place:
         Files are removed oldest first, so a successor that is gone again has taken this one with it: look for the
         successor before looking for the file itself.
         """
-        return os.path.exists(self.path(number + 1)) or not os.path.exists(self.path(number))
+        if self._looks_for[0] != number:
+            self._looks_for = (number, str(self.path(number + 1)), str(self.path(number)))
+        _, successor, own = self._looks_for
+        return os.access(successor, os.F_OK) or not os.access(own, os.F_OK)
 
     def open_next(self, owner: "_Owner", *, extra: Sequence[Record] = ()) -> int:
         """Create the next file, carry over what counted of the ones before, make it durable; its descriptor.
@@ -397,6 +401,9 @@ class FileLog:
     def _by_place(self, gids: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
         mine: list[str] = []
         others: dict[str, list[str]] = {}
+        prefix = self._epoch.prefix
+        if all(gid.startswith(prefix) for gid in gids):
+            return list(gids), others
         for gid in gids:
             found = parse_gid(gid)
             if found is None or found[0].coordinator == self._place.coordinator:
