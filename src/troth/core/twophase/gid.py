@@ -10,6 +10,8 @@ sequence counts in that process: a name is never used twice. So "whose is this b
 decide?" is answered by the name and the log alone, from any machine.
 """
 
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from typing_extensions import override
@@ -21,6 +23,12 @@ GID_BYTES_MAX = 64
 """XA's limit of a global transaction id; PostgreSQL's is 199."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_NAME = re.compile(rf"[a-z0-9_-]{{1,{COORDINATOR_CHARS_MAX}}}")
+# Numbers as `base36` writes them, and no other way: only what we would write ourselves is ours.
+_GID = re.compile(
+    rf"{FORMAT}\.({_NAME.pattern})\.({_NAME.pattern})\.(0|[1-9a-z][0-9a-z]{{0,24}})\.(0|[1-9a-z][0-9a-z]{{0,24}})(?:\.(.*))?",
+    re.DOTALL,
+)
 
 
 def base36(number: int) -> str:
@@ -35,7 +43,7 @@ def base36(number: int) -> str:
 
 def is_name(text: str) -> bool:
     """Whether *text* may name a log or a coordinator: 1 to 16 small letters, digits, ``-`` and ``_``."""
-    return 0 < len(text) <= COORDINATOR_CHARS_MAX and all(c in _DIGITS or c in "-_" for c in text)
+    return _NAME.fullmatch(text) is not None
 
 
 class Epoch(NamedTuple):
@@ -48,7 +56,7 @@ class Epoch(NamedTuple):
     @property
     def prefix(self) -> str:
         """What the names of all transactions of this epoch begin with; also the sessions' application_name."""
-        return f"{FORMAT}.{self.log}.{self.coordinator}.{base36(self.number)}."
+        return _prefix(self.log, self.coordinator, self.number)
 
 
 class Gid(NamedTuple):
@@ -61,22 +69,21 @@ class Gid(NamedTuple):
 
     @override
     def __str__(self) -> str:
-        return f"{FORMAT}.{self.log}.{self.coordinator}.{base36(self.epoch)}.{base36(self.sequence)}"
+        return _prefix(self.log, self.coordinator, self.epoch) + base36(self.sequence)
+
+
+@lru_cache(maxsize=64)
+def _prefix(log: str, coordinator: str, epoch: int) -> str:
+    return f"{FORMAT}.{log}.{coordinator}.{base36(epoch)}."
 
 
 def parse_gid(text: str) -> tuple[Gid, str] | None:
     """The transaction that *text* names, and what follows it (a branch, or nothing); None if it is not one of ours."""
-    parts = text.split(".", 5)
-    if len(parts) < 5 or parts[0] != FORMAT or not is_name(parts[1]) or not is_name(parts[2]):
+    found = _GID.fullmatch(text)
+    if found is None:
         return None
-    try:
-        epoch, sequence = int(parts[3], 36), int(parts[4], 36)
-    except ValueError:
-        return None
-    # int() is generous ("+1", "1_0", capitals): only what we would write ourselves is ours.
-    if base36(max(epoch, 0)) != parts[3] or base36(max(sequence, 0)) != parts[4]:
-        return None
-    return Gid(parts[1], parts[2], epoch, sequence), parts[5] if len(parts) == 6 else ""
+    log, coordinator, epoch, sequence, rest = found.groups()
+    return Gid(log, coordinator, int(epoch, 36), int(sequence, 36)), rest or ""
 
 
 def parse_epoch(text: str) -> Epoch | None:
