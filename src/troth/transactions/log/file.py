@@ -632,6 +632,13 @@ class FileLog:
             self._descriptor = self._place.open_next(_Owner.SAME)
         except _Fenced:
             return  # the next decision sees it
+        except OSError as error:
+            # What was decided so far stands. But the next file's name may be taken now, and it fences this one off.
+            self._fault = StorageError(
+                f"the decision log {self._place.directory} can not begin its next file: {error}. Make room, then start"
+                " again: prepared branches wait until then"
+            )
+            return
         os.close(old)
         self._zeroed = os.fstat(self._descriptor).st_size
         self._compact_bytes = max(self._compact_bytes, 2 * self._place.end)

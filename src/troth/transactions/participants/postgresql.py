@@ -94,7 +94,8 @@ class PostgresBranch(SqlBranch):
                 self._may_be_prepared = False
                 raise self._failed_before()
             if len(answers) > 1:
-                self._take_xid(answers[0])
+                # It is prepared, so it has to be told, whether or not it turns out to have an id.
+                self.proof = (answers[0].row or (None,))[0] or ""
 
         return voted
 
@@ -162,16 +163,20 @@ class Postgres(SqlParticipant):
     @override
     def facts(self) -> Facts:
         with self.connected() as connection:
-            row = connection.execute(
+            slots, version, database, is_standby, sessions = connection.execute(
                 text(
                     "SELECT current_setting('max_prepared_transactions')::int,"
                     " current_setting('server_version_num')::int,"
-                    " (SELECT system_identifier FROM pg_control_system())::text,"
                     " (SELECT oid FROM pg_database WHERE datname = current_database())::text, pg_is_in_recovery(),"
                     " current_setting('max_connections')::int"
                 )
             ).one()
-        slots, version, system, database, is_standby, sessions = row
+            try:
+                system = connection.scalar(text("SELECT system_identifier::text FROM pg_control_system()"))
+            except exc.DBAPIError:
+                # Not allowed here: the address has to do, which does not tell a restored copy from the original.
+                url = self.engine.url
+                system = f"{url.host}:{url.port}"
         problems = [problem for problem in (autocommit_problem(self.engine, self.name),) if problem]
         warnings = []
         if version < 130000:
