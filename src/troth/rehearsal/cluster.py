@@ -74,7 +74,9 @@ class Cluster:
         """A process of a client, on a host of its own."""
 
         def on_error(error: BaseException) -> None:
-            self.violated(InvariantViolation(f"{name}: unexpected {type(error).__name__}: {error}"), cause=error)
+            self.violated(
+                InvariantViolation(f"unexpected {type(error).__name__} in a client: {error} ({name})"), cause=error
+            )
 
         loop = ProcessLoop(self.world, self.network, name, Clock(self.world), on_error)
         self.client_loops.append(loop)
@@ -84,7 +86,7 @@ class Cluster:
         """A coroutine of a client has ended. None of them should with an error."""
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Halt):
-            self.violated(InvariantViolation(f"a client fails: {type(error).__name__}: {error}"), cause=error)
+            self.violated(InvariantViolation(f"a client fails, {type(error).__name__}: {error}"), cause=error)
 
     def violated(self, violation: InvariantViolation, *, cause: BaseException | None = None) -> None:
         """End the run."""
@@ -101,7 +103,9 @@ class Cluster:
             if isinstance(error, InvariantViolation):
                 self.violated(error, cause=error)
             self.violated(
-                InvariantViolation(f"{host.name} stopped without a cause: {type(error).__name__}: {error}"),
+                InvariantViolation(
+                    f"a server stopped without a cause, {type(error).__name__}: {error} ({host.name})"
+                ),
                 cause=error,
             )
         self.repair(host, error)

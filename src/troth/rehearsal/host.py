@@ -387,7 +387,7 @@ class Host:
         self.cluster.violated(
             error
             if isinstance(error, InvariantViolation)
-            else InvariantViolation(f"{self.name}: unexpected {type(error).__name__}: {error}"),
+            else InvariantViolation(f"unexpected {type(error).__name__} on a server: {error} ({self.name})"),
             cause=error,
         )
 

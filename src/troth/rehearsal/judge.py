@@ -17,23 +17,7 @@ def judge(record: Record, versions: dict[str, int]) -> list[str]:
     Raises:
         InvariantViolation: a promise was broken; says which, and how it is seen.
     """
-    undecided = [
-        _demand(
-            "linearizable",
-            check(history_of(record.registers), "linearizable", "kv", configurations_max=CONFIGURATIONS_MAX),
-        ),
-        _demand("session", check(history_of(record.sessions), "session", "kv")),
-        _demand(
-            "bounded",
-            check(
-                history_of(record.bounded),
-                "bounded",
-                "kv",
-                versions_behind_max=BEHIND,
-                configurations_max=CONFIGURATIONS_MAX,
-            ),
-        ),
-    ]
+    undecided = judge_consistency(record)
     for name, appends in record.appends.items():
         found = versions.get(name, 0)
         invariant(
@@ -52,6 +36,32 @@ def judge(record: Record, versions: dict[str, int]) -> list[str]:
         )
     for seen in record.watches:
         _judge_watch(record, seen)
+    return undecided
+
+
+def judge_consistency(record: Record) -> list[str]:
+    """Check what clients have seen so far. Returns the checks that could not be decided.
+
+    Raises:
+        InvariantViolation: it is not what was promised.
+    """
+    undecided = [
+        _demand(
+            "linearizable",
+            check(history_of(record.registers), "linearizable", "kv", configurations_max=CONFIGURATIONS_MAX),
+        ),
+        _demand("session", check(history_of(record.sessions), "session", "kv")),
+        _demand(
+            "bounded",
+            check(
+                history_of(record.bounded),
+                "bounded",
+                "kv",
+                versions_behind_max=BEHIND,
+                configurations_max=CONFIGURATIONS_MAX,
+            ),
+        ),
+    ]
     return [each for each in undecided if each]
 
 

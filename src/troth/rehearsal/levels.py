@@ -23,6 +23,10 @@ from troth.simulate.run import Simulation
 from troth.simulate.shrink import Shrinker, Shrunk, Trial
 
 SCENARIO_VERSION = 1
+RELATIVES = 6
+RELATIVE_US = 4_000_000
+OFTEN = 80
+"""Seeds, length, and rate of faults of the simple runs that `relatives` tries."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +59,7 @@ class Level:
     draw: Callable[[int, float, str], Any]
     run: Callable[..., Report]
     simpler: Callable[[Any], Iterator[Any]]
+    relatives: Callable[[Any], Iterator[Any]]
     read: Callable[[dict[str, Any]], Any]
 
     def shrinker(self, expired: Callable[[], bool]) -> Shrinker[Any]:
@@ -64,15 +69,33 @@ class Level:
             report = self.run(plan, keep)
             return Trial(report.violation, report.taken, report.simulated_us)
 
-        return Shrinker(run, simpler=self.simpler, shorter=_shorter, expired=expired)
+        return Shrinker(run, simpler=self.simpler, relatives=self.relatives, shorter=_shorter, expired=expired)
 
 
 def _without(plan: Any, names: Sequence[str]) -> Any:
     return replace(plan, **dict.fromkeys(names, 0))
 
 
-def _shorter(plan: Any, chaos_us: int) -> Any:
-    return replace(plan, chaos_us=max(100_000, min(plan.chaos_us, chaos_us)))
+def _shorter(plan: Any, chaos_us: int, calm: bool) -> Any:
+    changes: dict[str, Any] = {"chaos_us": max(100_000, min(plan.chaos_us, chaos_us))}
+    if isinstance(plan, server_plan.Plan):
+        changes["calm"] = calm
+    return replace(plan, **changes)
+
+
+def relatives(plan: Any, faults: Sequence[str], chances: Sequence[str]) -> Iterator[Any]:
+    """Short runs of other seeds, with one of the faults of *plan* (and that one often), or with all but packets'."""
+    on = [name for name in faults if getattr(plan, name, 0)]
+    quiet = replace(_without(plan, on), chaos_us=min(plan.chaos_us, RELATIVE_US))
+    for seed in range(RELATIVES):
+        for name in on:
+            if name not in chances:
+                yield replace(quiet, seed=seed, **{name: max(OFTEN, getattr(plan, name))})
+    for seed in range(RELATIVES):
+        yield replace(quiet, seed=seed, **{name: getattr(plan, name) for name in on if name not in chances})
+        for name in on:
+            if name in chances:
+                yield replace(quiet, seed=seed, **{name: getattr(plan, name)})
 
 
 # ---- whole servers -----------------------------------------------------------------------------------------
@@ -136,11 +159,13 @@ SERVERS = Level(
     draw=lambda seed, seconds, consensus: server_plan.draw(seed, chaos_seconds=seconds, consensus=consensus),
     run=run_servers,
     simpler=simpler_servers,
+    relatives=lambda plan: relatives(plan, (*server_plan.RATES, *server_plan.CHANCES), server_plan.CHANCES),
     read=server_plan.plan_from,
 )
 
 # ---- bare cores --------------------------------------------------------------------------------------------
 
+_CORE_CHANCES = ("loss", "duplicate", "delay_long", "defer")
 _CORE_FAULTS = (
     *("loss", "duplicate", "delay_long", "defer", "partitions", "one_way", "crashes", "crash_all"),
     *("keep_unsynced", "pauses", "disk_hangs", "clock_changes", "wrong_hints", "death_seen", "unreachable_told"),
@@ -211,6 +236,7 @@ CORES = Level(
     ),
     run=run_cores,
     simpler=simpler_cores,
+    relatives=lambda plan: relatives(plan, _CORE_FAULTS, _CORE_CHANCES),
     read=lambda values: msgspec.convert(values, core_plan.Plan),
 )
 

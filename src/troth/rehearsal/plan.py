@@ -29,6 +29,8 @@ class Plan:
     consensus: str
     servers: int
     chaos_us: int
+    calm: bool = True
+    """Whether the run goes on after the chaos; a red run that is being made small need not."""
 
     tick_ms: int
     heartbeat_ms: int

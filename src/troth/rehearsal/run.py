@@ -20,7 +20,7 @@ from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.faults import Faults
 from troth.rehearsal.host import Host
 from troth.rehearsal.invariants import ALL
-from troth.rehearsal.judge import judge
+from troth.rehearsal.judge import judge, judge_consistency
 from troth.rehearsal.operator import Operator
 from troth.rehearsal.plan import SECOND_US, Plan, draw
 from troth.simulate.choices import Choice, Choices
@@ -117,6 +117,9 @@ class Rehearsal:
         for number in range(1, plan.watchers + 1):
             Watcher(cluster, self.record, number)
         cluster.run_until(world.now_us + plan.chaos_us)
+        if not plan.calm:
+            judge_consistency(self.record)
+            return
 
         faults.stop()
         for worker in workers:

@@ -1,9 +1,11 @@
 """Making a red run small: the fewest faults and operations under which the same rule still breaks.
 
 A run is a plan (numbers) and the list of what happened in it (choices.py). In this order, since each step makes the
-next one cheaper: whole classes of faults are left out; the run ends sooner; clients and settings that are not needed
-go; then single faults and single operations, by delta debugging (Zeller & Hildebrandt, "Simplifying and isolating
-failure-inducing input", TSE 2002). Every candidate is run; only what happens counts.
+next one cheaper: what comes after the violation goes; a simple relative is looked for (the same settings, one class of
+faults, another seed), since in a run where a thousand packets are lost no single one can be spared; whole classes of
+faults, clients and settings that are not needed go; the run ends sooner; then single operations and single faults,
+by delta debugging (Zeller & Hildebrandt, "Simplifying and isolating failure-inducing input", TSE 2002). Every
+candidate is run; only what happens counts.
 
 No clock is read here: the caller says when time is up.
 """
@@ -48,7 +50,7 @@ class Shrunk(Generic[P]):
 
 def rule_of(violation: str) -> str:
     """What a violation is about, without the facts of one run."""
-    return violation.partition("(")[0].strip()
+    return violation.partition("(")[0].partition(":")[0].strip()
 
 
 class Shrinker(Generic[P]):
@@ -59,16 +61,19 @@ class Shrinker(Generic[P]):
         run: Callable[[P, Sequence[Choice] | None], Trial],
         *,
         simpler: Callable[[P], Iterator[P]],
-        shorter: Callable[[P, int], P],
+        relatives: Callable[[P], Iterator[P]] = lambda plan: iter(()),
+        shorter: Callable[[P, int, bool], P],
         expired: Callable[[], bool],
     ) -> None:
         """Args:
         run: runs a plan with only those choices (None: all).
         simpler: plans that are a step simpler than the one given, boldest first.
-        shorter: a plan whose chaos ends after so many microseconds.
+        relatives: much simpler plans in which the same thing may happen to go wrong.
+        shorter: a plan whose chaos ends after so many microseconds; with what comes after it or (False) without.
         """
         self._run = run
         self._simpler = simpler
+        self._relatives = relatives
         self._shorter = shorter
         self._expired = expired
         self.runs = 0
@@ -77,6 +82,7 @@ class Shrinker(Generic[P]):
         self._keep: tuple[Choice, ...] = ()
         self._violation = ""
         self._ended_us = 0
+        self._calm = True
 
     def shrink(self, plan: P, keep: Sequence[Choice] | None = None) -> Shrunk[P] | None:
         """The smallest run found that breaks the rule that *plan* breaks; None when it breaks none."""
@@ -84,6 +90,14 @@ class Shrinker(Generic[P]):
         if not self._try(plan, keep):
             return None
         self._rule = rule_of(self._violation)
+        # What comes after the violation only costs time, above all in candidates that turn out to be green.
+        for calm in (False, True):
+            self._calm = calm
+            if self._try(self._shorter(self._plan, self._ended_us, calm), self._keep):
+                break
+        for relative in self._relatives(self._plan):
+            if self._expired() or self._try(relative, None):
+                break
         before: tuple[object, ...] = ()
         while before != (self._plan, self._keep) and not self._expired():
             before = (self._plan, self._keep)
@@ -107,18 +121,19 @@ class Shrinker(Generic[P]):
         again = True
         while again and not self._expired():
             again = False
-            for plan in self._simpler(self._plan):
+            for place, plan in enumerate(self._simpler(self._plan)):
                 if self._expired():
                     return
-                # Other settings make another run, in which other choices come up: first with all of them.
-                if self._try(plan, self._keep) or self._try(plan, None):
+                # Other settings make another run, in which other choices come up; the boldest step may have them all.
+                if self._try(plan, self._keep) or (place == 0 and self._try(plan, None)):
                     again = True
                     break
 
     def _shorten(self) -> None:
         """End the chaos sooner, by halves."""
         for _ in range(8):
-            if self._expired() or not self._try(self._shorter(self._plan, self._ended_us // 2), self._keep):
+            plan = self._shorter(self._plan, self._ended_us // 2, self._calm)
+            if self._expired() or not self._try(plan, self._keep):
                 break
 
     def _reduce(self, part_of: Callable[[Sequence[Choice]], list[Choice]]) -> None:
