@@ -10,6 +10,7 @@ from troth.core.raft.messages import (
     Heartbeat,
     HeartbeatReply,
     PreVoteReply,
+    ReadRequest,
     VoteReply,
 )
 from troth.core.raft.progress import MESSAGES_IN_FLIGHT_MAX
@@ -398,6 +399,46 @@ def test_a_follower_that_lost_part_of_its_log_is_sent_it_again() -> None:
     assert stage.terms(3) == stage.terms(1) == [1] * 5
     assert stage.commit(3) == 5
     assert len(stage.lines) < 400, "and not by asking as fast as the network carries it"
+
+
+def test_what_a_server_has_lost_is_not_counted_once_it_asks_from_where_on_it_may_vote() -> None:
+    """Else: the leader names an index, the server that has it votes again, an entry commits that was counted on it
+    before and that it does not have, and an election is won without that entry."""
+    stage = Stage((1, 2, 3, 4, 5))
+    stage.elect(1)
+    stage.run(2)
+    stage.propose(1)
+    stage.deliver(lambda flying: flying.to == 2)
+    stage.drop(lambda flying: flying.to != 1)
+    stage.deliver()
+    assert stage.status(1).progress[NodeId(2)].match == 2
+    stage.crash(2)
+    disk = stage[2].journal.durable
+    del disk.entries[1:], disk.digests[1:]
+    stage.restart(2, may_vote=False)
+    stage.hand(1, 2, Heartbeat(Term(1), EntryId(Term(1), LogIndex(1)), 9))
+    stage.read(2, context=7)
+    stage.deliver(lambda flying: flying.to == 1 and isinstance(flying.message, ReadRequest))
+    assert stage.status(1).progress[NodeId(2)].match < 2
+    stage.drop()
+    stage.hand(3, 1, AppendReply(Term(1), LogIndex(2)))
+    assert stage.commit(1) == 1, "the leader and one other hold it, of five"
+    stage.hand(4, 1, AppendReply(Term(1), LogIndex(2)))
+    assert stage.commit(1) == 2
+
+
+def test_a_server_that_has_lost_nothing_keeps_what_it_has_acknowledged() -> None:
+    stage = replicating()
+    stage.propose(1)
+    stage.settle()
+    stage.read(2, context=7)
+    stage.settle()
+    assert stage.status(1).progress[NodeId(2)].match == 2
+    stage.restart(2, may_vote=False)
+    stage.hand(1, 2, Heartbeat(Term(1), EntryId(Term(1), LogIndex(2)), 9))
+    stage.read(2, context=8)
+    stage.settle()
+    assert stage.status(1).progress[NodeId(2)].match == 2, "all that it has acknowledged is there"
 
 
 def test_an_acknowledgement_of_what_was_never_sent_stops_the_leader() -> None:

@@ -49,7 +49,18 @@ def test_faults_really_happen() -> None:
             for name, count in counts.items():
                 into[name] = into.get(name, 0) + count
     faults = ("lost", "duplicated", "cut", "late", "partition", "one_way", "bridge", "crash", "crash_all", "pause")
-    for name in (*faults, "disk_hang", "clock", "wrong_hint", "transfer", "change", "compaction"):
+    for name in (
+        *faults,
+        "shortened",
+        "rot",
+        "change_then_crash",
+        "disk_hang",
+        "clock",
+        "wrong_hint",
+        "transfer",
+        "change",
+        "compaction",
+    ):
         assert seen.get(name), f"{name} never happened: {seen}"
     for name in (
         "truncate",

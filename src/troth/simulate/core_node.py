@@ -62,6 +62,8 @@ class AskedRead:
     floor: LogIndex
     at_us: int
     term: Term
+    recovers: bool = False
+    """Asked by the server itself: when it is answered, the server has everything again that it had lost."""
 
 
 class CoreNode:
@@ -88,6 +90,8 @@ class CoreNode:
         self.clock = LocalClock(world, self.rng.randrange(0, 10_000_000))
         self.applied = EntryId(Term(0), LogIndex(0))
         self.digest = 0
+        self.lost = False
+        """A part of what was durable is gone: this server does not vote until it has caught up."""
         self.reads_answered = 0
         self.transfer_us = 0
         """When a transfer of leadership was last asked of this server."""
@@ -119,6 +123,7 @@ class CoreNode:
             slots=tuple(stored.slots.values()),
             chosen=stored.chosen,
             now=self.clock.ticks(),
+            may_vote=not self.lost,
         )
         self.view: EngineView = view_of(self.engine)
         self.applied, self.digest = stored.base.last, stored.base_digest
@@ -132,6 +137,8 @@ class CoreNode:
         self._received: dict[EntryId, int] = {}
         self._streaming: dict[NodeId, int] = {}
         self._streams = 0
+        self._recovering = False
+        self._recovered_at: int | None = None
         self._monitor.on_booted(self)
         self._world.after(self.rng.randrange(1, 10_000), self._tick, self.life)
 
@@ -143,6 +150,15 @@ class CoreNode:
         self.life += 1
         self.journal.crash(self.rng, self.plan.keep_unsynced)
         self._monitor.on_crashed(self)
+
+    def lose_end(self) -> bool:
+        """The end of the log on this server's disk has become unreadable while it was down."""
+        if not self.journal.lose_end(self.rng):
+            return False
+        self.lost = True
+        # A connection that a new process opens takes the place of the old one's: nothing older comes behind it.
+        self._network.forget_from(self.node_id)
+        return True
 
     def pause(self, world_us: int) -> None:
         """Stop the process for a while; inputs wait in its sockets."""
@@ -245,6 +261,9 @@ class CoreNode:
             self.engine.tick(now)
             self._monitor.on_tick(self, now)
             self._after_input()
+            if self.lost and not self._recovering:
+                self._recovering = True
+                self._read(now, LogIndex(0), recovers=True)
             if self.wants_snapshots and not self._saving:
                 self._save_snapshot()
         self._world.after(self.clock.world_us(self.plan.tick_stride), self._tick, life)
@@ -273,10 +292,10 @@ class CoreNode:
         self.engine.unreachable(peer)
         self._after_input()
 
-    def _read(self, now: Tick, floor: LogIndex) -> None:
+    def _read(self, now: Tick, floor: LogIndex, *, recovers: bool = False) -> None:
         context, self._next_context = self._next_context, self._next_context + 1
         leading = self.view.term if self.view.leads else Term(0)
-        self._reads[context] = AskedRead(self.life, floor, self._world.now_us, leading)
+        self._reads[context] = AskedRead(self.life, floor, self._world.now_us, leading, recovers)
         self.engine.read(context, now)
         self._after_input()
 
@@ -342,7 +361,9 @@ class CoreNode:
             if asked is not None:
                 self._reads_waiting.append((state.index, state.valid_until, asked))
         for context in effects.reads_refused:
-            self._reads.pop(context, None)
+            asked = self._reads.pop(context, None)
+            if asked is not None and asked.recovers:
+                self._recovering = False
         if self._reads_waiting:
             self._release_reads()
         if self._outbox:
@@ -371,6 +392,7 @@ class CoreNode:
         self._maybe_sync()
 
     def _on_synced(self, _now: Tick) -> None:
+        self._maybe_restore_vote()
         self._release_outbox()
 
     def _release_outbox(self) -> None:
@@ -409,10 +431,19 @@ class CoreNode:
         for index, valid_until, asked in self._reads_waiting:
             if index > self.applied.index:
                 still.append((index, valid_until, asked))
+            elif asked.recovers:
+                self._recovered_at = self.journal.written
+                self._maybe_restore_vote()
             elif not valid_until or self.clock.ticks() < valid_until:
                 self.reads_answered += 1
                 self._monitor.on_read(self, asked.floor, self.applied.index)
         self._reads_waiting = still
+
+    def _maybe_restore_vote(self) -> None:
+        """What was fetched again must be durable first."""
+        if self._recovered_at is not None and self._recovered_at <= self.journal.synced:
+            self._recovered_at, self.lost = None, False
+            self.engine.restore_vote()
 
     # ---- snapshots ----
 

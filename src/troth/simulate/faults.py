@@ -40,6 +40,7 @@ class Faults:
             (plan.crash_all, self._crash_all),
             (plan.pauses, self._pause),
             (plan.disk_hangs, self._hang_disk),
+            (plan.rot, self._rot),
             (plan.clock_changes, self._change_clock),
             (plan.wrong_hints, self._wrong_hint),
             (plan.transfers, self._transfer),
@@ -151,6 +152,15 @@ class Faults:
         self._world.after(self._duration_us(8), node.calm_disk)
         return "disk_hang"
 
+    def _rot(self) -> str | None:
+        """Of one server at a time, so that a quorum keeps a good copy of everything."""
+        node = self._one_or_leader()
+        if not node.up or any(each.lost for each in self._nodes.values()):
+            return None
+        self._kill(node)
+        self._world.after(self._duration_us(3), self._restart, node)
+        return "rot" if node.lose_end() else None
+
     def _change_clock(self) -> str:
         node = self._some()
         config = self._plan.config
@@ -188,7 +198,16 @@ class Faults:
             return None
         leader = self._rng.choice(leaders)
         result = leader.change_membership(self._draw_change(leader))
-        return "change" if isinstance(result, Accepted) else None
+        if not isinstance(result, Accepted):
+            return None
+        if self._rng.random() * 1000 < self._plan.change_then_crash:
+            self._world.after(int(self._rng.random() ** 2 * 2 * self._timeout_us), self._crash_now)
+        return "change"
+
+    def _crash_now(self) -> None:
+        if not self._stopped:
+            self._crash_all()
+            self.counts["change_then_crash"] = self.counts.get("change_then_crash", 0) + 1
 
     def _draw_change(self, leader: CoreNode) -> MembershipChange:
         rng = self._rng

@@ -148,6 +148,18 @@ class Journal:
             if stored.term_at(meta.last.index) == meta.last.term:
                 stored.begin_behind(meta, digest)
 
+    def lose_end(self, rng: Luck) -> bool:
+        """Durable entries at the end of the log can not be read any more (a process that starts finds that out, see
+        `storage.replay`); term and vote can. False when there are none."""
+        kept = self.durable
+        if not kept.entries:
+            return False
+        keep = rng.randrange(len(kept.entries))
+        del kept.entries[keep:]
+        del kept.digests[keep:]
+        self.volatile = replayed(kept, ())
+        return True
+
     def crash(self, rng: Luck, keep_permille: int) -> None:
         """Lose what was not synced, or all of it but a prefix."""
         for write in self._unsynced:

@@ -4,6 +4,9 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
+from troth.core.raft.messages import AppendEntries
 from troth.ids import NodeId
 from troth.simulate.choices import Choices
 from troth.simulate.plan import TICK_US, Plan
@@ -25,11 +28,12 @@ class Network:
         self.cut: set[tuple[NodeId, NodeId]] = set()
         self.on_lost: Callable[[NodeId, NodeId], None] | None = None
         """Told (sender, receiver) of a message that a sender may notice to be lost."""
-        self.counts = {"sent": 0, "lost": 0, "duplicated": 0, "cut": 0, "late": 0}
+        self.counts = {"sent": 0, "lost": 0, "duplicated": 0, "shortened": 0, "cut": 0, "late": 0}
         self._world = world
         self._rng = rng
         self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         self._loss = plan.loss
+        self._shorten = plan.shorten
         self._duplicate = plan.duplicate
         self._delay_us = plan.delay_us
         self._delay_long = plan.delay_long
@@ -59,6 +63,14 @@ class Network:
         if self._duplicate and draw() * 1000 < self._duplicate and self._choices.take("duplicate"):
             counts["duplicated"] += 1
             self._world.after(self._delay() + extra_us, self._arrive, sender, to, message)
+        if self._shorten and type(message) is AppendEntries and message.entries and draw() * 1000 < self._shorten:
+            counts["shortened"] += 1
+            part = message.entries[: int(draw() * len(message.entries))]
+            self._world.after(self._delay(), self._arrive, sender, to, replace(message, entries=part))
+
+    def forget_from(self, sender: NodeId) -> None:
+        """What *sender* has sent does not arrive any more: its connections broke with it."""
+        self._world.forget(lambda action, arguments: action == self._arrive and arguments[0] == sender)
 
     def partition(self, one: Iterable[NodeId], other: Iterable[NodeId], *, one_way: bool) -> None:
         """Cut *one* off from *other*; one way: what *one* says is not heard by *other*."""
@@ -77,7 +89,7 @@ class Network:
         """No more faults (the second half of a run): links keep their order from now on, as connections do."""
         self.heal()
         self._newest = {}
-        self._loss = self._duplicate = self._delay_long = 0
+        self._loss = self._duplicate = self._delay_long = self._shorten = 0
         self._delay_us = min(self._delay_us, 5_000)
 
     def _delay(self) -> int:

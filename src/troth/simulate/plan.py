@@ -35,6 +35,8 @@ class Plan:
     """Mean of the exponential part of the delay of a message."""
     delay_long: int
     """Per mille of messages that are late by several election timeouts."""
+    shorten: int
+    """Per mille of appends of which a copy arrives that ends earlier: a leader may send any part of its log."""
     disk_us: int
     """Mean time of a sync."""
     defer: int
@@ -51,6 +53,8 @@ class Plan:
     """Per mille of unsynced writes that survive a crash, each one only if all before it do."""
     pauses: int
     disk_hangs: int
+    rot: int
+    """A server finds the end of its durable log unreadable when it starts, and may not vote before it has it again."""
     clock_changes: int
     wrong_hints: int
     death_seen: int
@@ -59,6 +63,8 @@ class Plan:
     """Per mille of lost messages of which the sender is told."""
     transfers: int
     changes: int
+    change_then_crash: int
+    """Per mille of membership changes in the middle of which all servers crash."""
     compactions: int
     keep_behind: int
     """Entries kept in front of a snapshot."""
@@ -77,14 +83,24 @@ class Plan:
                     "duplicate",
                     "delay_us",
                     "delay_long",
+                    "shorten",
                     "disk_us",
                     "defer",
                     "partitions",
                     "one_way",
                     "crashes",
                 ),
-                *("crash_all", "pauses", "disk_hangs", "clock_changes", "wrong_hints", "transfers", "changes"),
-                *("compactions", "proposals", "reads"),
+                *(
+                    "crash_all",
+                    "pauses",
+                    "disk_hangs",
+                    "rot",
+                    "clock_changes",
+                    "wrong_hints",
+                    "transfers",
+                    "changes",
+                ),
+                *("change_then_crash", "compactions", "proposals", "reads"),
             )
         )
         return f"{self.voters} voters, {self.spares} spares, {mode}; {rates}"
@@ -102,6 +118,7 @@ def draw(seed: int, *, chaos_seconds: int, consensus: str = "raft") -> Plan:
     voters = rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5, 5))
     if consensus == "paxos":
         config = _with_flexible_quorums(config, voters, stream(seed, "quorums"))
+    changes = maybe(0.5, 10, 100)
     return Plan(
         seed=seed,
         consensus=consensus,
@@ -114,22 +131,26 @@ def draw(seed: int, *, chaos_seconds: int, consensus: str = "raft") -> Plan:
         duplicate=maybe(0.5, 5, 300),
         delay_us=timeout_us // rng.choice((4, 15, 50, 400)),
         delay_long=maybe(0.4, 1, 50),
+        shorten=maybe(0.4, 5, 200),
         disk_us=timeout_us // rng.choice((3, 10, 50, 400)),
         defer=maybe(0.5, 50, 600),
         apply_us=rng.choice((0, 0, timeout_us // 20)),
         partitions=maybe(0.6, 5, 80),
         one_way=maybe(0.5, 200, 1000),
         crashes=maybe(0.7, 5, 80),
-        crash_all=maybe(0.3, 1, 10),
+        crash_all=maybe(0.3, 1, 20),
         keep_unsynced=rng.choice((0, 0, 500, 900)),
         pauses=maybe(0.4, 5, 60),
         disk_hangs=maybe(0.3, 2, 20),
+        # Only where the others are a quorum without it at all times: else nothing may be decided before it is back.
+        rot=maybe(0.4, 5, 30) if voters >= 3 and not changes and consensus == "raft" else 0,
         clock_changes=maybe(0.4, 5, 40),
         wrong_hints=maybe(0.4, 5, 80),
         death_seen=maybe(0.6, 200, 1000),
         unreachable_told=maybe(0.4, 100, 1000),
         transfers=maybe(0.4, 5, 80),
-        changes=maybe(0.5, 10, 100),
+        changes=changes,
+        change_then_crash=maybe(0.5, 50, 500),
         compactions=maybe(0.6, 10, 150),
         keep_behind=rng.choice((0, 0, 3, 20)),
         proposals=rng.choice((50, 200, 600, 1_500)),
@@ -146,7 +167,7 @@ def _with_flexible_quorums(config: EngineConfig, voters: int, rng: random.Random
 
 
 def _config(rng: random.Random, *, lease: bool) -> EngineConfig:
-    heartbeat = rng.choice((2, 3, 5))
+    heartbeat = rng.choice((2, 3, 5, 8))
     return EngineConfig(
         heartbeat_ticks=heartbeat,
         election_timeout_ticks=heartbeat * rng.choice((4, 6, 8, 12)),

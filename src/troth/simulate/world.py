@@ -5,7 +5,7 @@ the order in which they were planned. Nodes do not see this time but the ticks o
 """
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
 from troth.errors import UsageError
@@ -29,13 +29,17 @@ class World:
         self._planned += 1
         heappush(self._heap, (self.now_us + delay_us, self._planned, action, arguments))
 
+    def forget(self, planned: Callable[[Action, tuple[Any, ...]], bool]) -> None:
+        """Take back what is *planned*."""
+        self._heap = [each for each in self._heap if not planned(each[2], each[3])]
+        heapify(self._heap)
+
     def run_until(self, end_us: int, stop: Callable[[], bool] | None = None) -> bool:
         """Let things happen until *end_us*, or until *stop* says so after an event; True in that case."""
         if end_us < self.now_us:
             raise UsageError(f"time can not go back from {self.now_us} to {end_us}")
-        heap = self._heap
-        while heap and heap[0][0] <= end_us:
-            self.now_us, _, action, arguments = heappop(heap)
+        while self._heap and self._heap[0][0] <= end_us:
+            self.now_us, _, action, arguments = heappop(self._heap)
             self.events += 1
             action(*arguments)
             if stop is not None and stop():

@@ -100,6 +100,9 @@ class ReadRequest(Message, frozen=True, array_like=True, tag=12):
 
     term: Term
     number: int
+    reaches: LogIndex = LogIndex(-1)
+    """Of a server that had lost a part of its log and wants to know from where on it has everything again: how far
+    its log reaches. The leader is to count on nothing behind that any more *before* it names the index."""
 
 
 class ReadReply(Message, frozen=True, array_like=True, tag=13):

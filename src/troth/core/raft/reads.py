@@ -9,9 +9,10 @@ All reads that arrive before the next round share it.
 from troth.core.interface import ReadState
 from troth.core.quorum import joint_quorum_value
 from troth.core.raft.messages import ReadReply, ReadRequest
+from troth.core.raft.progress import Mode
 from troth.core.raft.roles import Follower, Leader, PendingRead
 from troth.core.raft.snapshots import Snapshots
-from troth.ids import NodeId, Tick
+from troth.ids import LogIndex, NodeId, Tick
 
 
 class Reads(Snapshots):
@@ -26,7 +27,8 @@ class Reads(Snapshots):
         elif isinstance(role, Follower) and role.leader and len(role.reads) < self._config.reads_pending_max:
             self._read_number += 1
             role.reads[self._read_number] = (context, Tick(self._now + self._config.election_timeout_ticks))
-            self._send(role.leader, ReadRequest(self._term, self._read_number))
+            reaches = LogIndex(-1) if self._may_vote else self._log.last_index
+            self._send(role.leader, ReadRequest(self._term, self._read_number, reaches))
         else:
             self._out_reads_refused.append(context)
 
@@ -42,6 +44,13 @@ class Reads(Snapshots):
         leader.new_reads.append((origin, context))
 
     def _on_read_request(self, leader: Leader, sender: NodeId, message: ReadRequest) -> None:
+        progress = leader.progress.get(sender)
+        if progress is not None and 0 <= message.reaches < progress.match:
+            # What it has lost may have been counted for an entry that commits only now: then the index must not be
+            # older than that, or it would vote again without having it.
+            progress.forget_match()
+            if progress.mode is not Mode.SNAPSHOT:
+                progress.become_probe(LogIndex(message.reaches + 1))
         self._leader_read(leader, sender, message.number)
 
     def _on_read_reply(self, follower: Follower, message: ReadReply) -> None:

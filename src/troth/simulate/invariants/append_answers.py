@@ -22,6 +22,10 @@ class AppendAnswers(Invariant):
         self._covered: dict[NodeId, tuple[Term, LogIndex]] = {}
         self._acknowledged: dict[NodeId, tuple[Term, LogIndex]] = {}
 
+    def on_booted(self, node: CoreNode) -> None:
+        if node.lost:
+            self._acknowledged.pop(node.node_id, None)
+
     def on_received(self, node: CoreNode, sender: NodeId, message: Any, now: Tick) -> None:
         covered = (message.term, LogIndex(message.prev.index + len(message.entries)))
         self._covered[node.node_id] = max(covered, self._covered.get(node.node_id, covered))

@@ -3,7 +3,7 @@
 Source: Raft §5.3 ("committed once replicated on a majority"), with durable in place of received.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from troth.core.interface import EntryId, Membership
 from troth.core.quorum import QuorumSizes
@@ -23,7 +23,10 @@ class CommittedIsDurable(Invariant):
         term = node.view.term_at(index)
         invariant(term is not None, "commits what it does not hold", node=node.node_id, index=index)
         if term is not None:
-            missing = self._lacking(seen.membership, EntryId(term, index), self._sizes(node).phase2)
+            # A leader may count what a server has lost since, as long as that does not vote.
+            missing = self._lacking(
+                seen.membership, EntryId(term, index), self._sizes(node).phase2, self._silent()
+            )
             invariant(
                 not missing, "committed without a durable quorum", node=node.node_id, index=index, voters=missing
             )
@@ -33,21 +36,25 @@ class CommittedIsDurable(Invariant):
         if membership is None or not highest.index:
             return
         # As long as so many have it, no election can be won without a voter who has it.
-        lacking = self._lacking(membership, highest, self._sizes(node).blocking)
+        lacking = self._lacking(membership, highest, self._sizes(node).blocking, self._silent())
         sets = 2 if membership.is_joint else 1
         invariant(len(lacking) < sets, "a crash took what was committed", node=node.node_id, highest=highest)
 
     def _lacking(
-        self, membership: Membership, entry: EntryId, needed: Callable[[int], int]
+        self, membership: Membership, entry: EntryId, needed: Callable[[int], int], silent: Collection[NodeId]
     ) -> list[tuple[NodeId, ...]]:
-        """The sets of voters of which too few hold *entry* durably."""
+        """The sets of voters of which too few hold *entry* durably, or are *silent*."""
         lacking = []
         for voters in (membership.voters, membership.outgoing):
             if voters:
-                holders = sum(self._holds(self.nodes[voter], entry) for voter in voters)
+                holders = sum(voter in silent or self._holds(self.nodes[voter], entry) for voter in voters)
                 if holders < needed(len(voters)):
                     lacking.append(voters)
         return lacking
+
+    def _silent(self) -> set[NodeId]:
+        """Servers that have lost a part of their log and do not vote."""
+        return {node.node_id for node in self.nodes.values() if getattr(node, "lost", False)}
 
     @staticmethod
     def _sizes(node: CoreNode) -> QuorumSizes:
