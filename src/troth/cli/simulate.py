@@ -1,5 +1,6 @@
 """simulate: clusters on virtual time, with faults, from one seed; what goes wrong can be replayed and made small."""
 
+import os
 import sys
 import time
 import tomllib
@@ -135,7 +136,7 @@ def _campaign(reports: "Iterator[Report]", *, total: int, stop: bool, command: o
     totals: Counter[str] = Counter()
     undecided = done = 0
     simulated_us = events = 0
-    began_s = time.monotonic()
+    began_s, cpu_began_s = time.monotonic(), _cpu_s()
     with closing(reports) as each, Progress("seeds", total=total or 1_000_000, file=sys.stderr) as bar:  # type: ignore[type-var]
         for report in each:
             done += 1
@@ -150,14 +151,22 @@ def _campaign(reports: "Iterator[Report]", *, total: int, stop: bool, command: o
                 if stop:
                     break
     took_s = time.monotonic() - began_s
+    cpu_s = max(_cpu_s() - cpu_began_s, 1e-3)
     simulated_s = simulated_us / 1e6
     shown = ", ".join(f"{name} {count}" for name, count in sorted(totals.items()) if count)
     click.echo(f"{shown}")
     click.echo(
         f"{done} seeds, {len(red)} red, {undecided} with a check undecided; {simulated_s:.0f} simulated seconds "
-        f"and {events} events in {took_s:.1f} s, {simulated_s / max(took_s, 1e-9):.0f} simulated seconds a second"
+        f"and {events} events in {took_s:.1f} s, {simulated_s / max(took_s, 1e-9):.0f} simulated seconds a second\n"
+        f"{simulated_s / cpu_s:.0f} simulated seconds a CPU second, {60 * done / cpu_s:.0f} seeds a CPU minute"
     )
     return red
+
+
+def _cpu_s() -> float:
+    """Processor time of this process and of those that it has ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 @simulate.command()

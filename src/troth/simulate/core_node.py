@@ -184,6 +184,10 @@ class CoreNode:
         """The time of the world, which no node sees."""
         return self._world.now_us
 
+    def has_work(self) -> bool:
+        """Whether effects wait to be fetched, or writes to become durable."""
+        return self._pump_planned or self.journal.synced < self.journal.written
+
     def asked_read(self, context: int) -> AskedRead | None:
         """The read that goes by *context* and waits for its index."""
         return self._reads.get(context)

@@ -205,7 +205,7 @@ class Faults:
         return "change"
 
     def _crash_now(self) -> None:
-        if not self._stopped:
+        if not self._stopped and self._choices.take("change_then_crash"):
             self._crash_all()
             self.counts["change_then_crash"] = self.counts.get("change_then_crash", 0) + 1
 

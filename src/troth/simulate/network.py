@@ -63,7 +63,13 @@ class Network:
         if self._duplicate and draw() * 1000 < self._duplicate and self._choices.take("duplicate"):
             counts["duplicated"] += 1
             self._world.after(self._delay() + extra_us, self._arrive, sender, to, message)
-        if self._shorten and type(message) is AppendEntries and message.entries and draw() * 1000 < self._shorten:
+        if (
+            self._shorten
+            and type(message) is AppendEntries
+            and message.entries
+            and draw() * 1000 < self._shorten
+            and self._choices.take("shorten")
+        ):
             counts["shortened"] += 1
             part = message.entries[: int(draw() * len(message.entries))]
             self._world.after(self._delay(), self._arrive, sender, to, replace(message, entries=part))

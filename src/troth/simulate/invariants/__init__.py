@@ -19,6 +19,7 @@ from troth.simulate.invariants.lease_safety import LeaseSafety
 from troth.simulate.invariants.log_matching import LogMatching
 from troth.simulate.invariants.membership_rules import MembershipFromLog, OneChangeAtATime
 from troth.simulate.invariants.never_falls import NeverFalls
+from troth.simulate.invariants.older_terms import OlderTermsAreTold
 from troth.simulate.invariants.promises import Promises
 from troth.simulate.invariants.read_linearizability import ReadLinearizability
 from troth.simulate.invariants.read_rules import ReadRules
@@ -51,6 +52,7 @@ LOCAL = (
     ElectionRestriction,
     LeaderContact,
     LeaderFitness,
+    OlderTermsAreTold,
     MembershipFromLog,
     OneChangeAtATime,
     TransferRules,
