@@ -6,6 +6,7 @@ import inspect
 import random
 import re
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import troth
 from troth import aio
 from troth.cli.certs import parse_server, write_set
 from troth.client import recording, replicated
-from troth.errors import NotApplied, TrothError
+from troth.errors import NotApplied, RequestTimeout, TrothError, Unavailable
 from troth.server.local import LocalCluster
 
 pytestmark = pytest.mark.integration
@@ -290,3 +291,19 @@ def test_the_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.Monk
                     await names["f"]()
 
         asyncio.run(run())
+
+
+def test_a_call_has_a_time_out_of_its_own_when_servers_are_silent() -> None:
+    with cluster_of(3) as cluster, cluster.connect(timeout=30) as client:
+        client.put("a", "1")
+        for name in cluster.names:
+            cluster.pause(name)
+        for call in (lambda: client.put("b", "2", timeout=0.2), lambda: client.get("a", timeout=0.2)):
+            began = time.monotonic()
+            with pytest.raises((RequestTimeout, Unavailable)):
+                call()
+            assert time.monotonic() - began < 5
+        for name in cluster.names:
+            cluster.resume(name)
+        client.put("c", "3")
+        assert client.get("b").value == b"2", "it was on its way, so it was applied in the end"

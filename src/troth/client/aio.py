@@ -76,8 +76,9 @@ class AsyncClient(ClusterCalls):
         prev_kv: bool = False,
         ignore_value: bool = False,
         ignore_lease: bool = False,
+        timeout: float | None = None,
     ) -> "asyncio.Future[PutReply]":
-        """Write one key.
+        """Write one key. *timeout*, here and elsewhere: seconds for this call alone, instead of the client's.
 
         Raises:
             NotApplied: it did not happen (its subclasses say why).
@@ -90,20 +91,22 @@ class AsyncClient(ClusterCalls):
         if self.is_closed:
             self.require_open()
         future = self._writes.submit(
-            Put(key, value, lease, prev_kv, ignore_value, ignore_lease), len(key) + len(value)
+            Put(key, value, lease, prev_kv, ignore_value, ignore_lease), len(key) + len(value), timeout
         )
         if recording.active is not None and not ignore_value:
             recording.active.put(self._number, key, value, future)
         return future
 
-    def get(self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0) -> "asyncio.Future[GetReply]":
+    def get(
+        self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0, timeout: float | None = None
+    ) -> "asyncio.Future[GetReply]":
         """Read one key, now or as it stood at *revision*. An absent key is no error: `GetReply.kv` is None."""
         if type(key) is not bytes:
             key = as_bytes(key)
         if self.is_closed:
             self.require_open()
         request = Range(key, b"", 0, revision) if revision else Range(key)
-        future = self._reads.submit(request, level, GetReply)
+        future = self._reads.submit(request, level, GetReply, timeout)
         if recording.active is not None and not revision:
             recording.active.get(self._number, key, level, future)
         return future
@@ -125,6 +128,7 @@ class AsyncClient(ClusterCalls):
         min_create_revision: int = 0,
         max_create_revision: int = 0,
         level: ReadLevel = linearizable,
+        timeout: float | None = None,
     ) -> "asyncio.Future[RangeReply]":
         """Read a span of keys: ``range("a", "c")``, ``range(prefix="a/")``; ``range(prefix="")`` is everything."""
         start, end = span(key, range_end, prefix)
@@ -143,7 +147,7 @@ class AsyncClient(ClusterCalls):
             min_create_revision,
             max_create_revision,
         )
-        return self._reads.submit(request, level, RangeReply)
+        return self._reads.submit(request, level, RangeReply, timeout)
 
     def delete(
         self,
@@ -152,10 +156,11 @@ class AsyncClient(ClusterCalls):
         *,
         prefix: Text | None = None,
         prev_kv: bool = False,
+        timeout: float | None = None,
     ) -> "asyncio.Future[DeleteReply]":
         """Delete one key, or a span of them. Deleting what is not there is no error."""
         start, end = span(key, range_end, prefix)
-        future = self.write(DeleteRange(start, end, prev_kv), len(start) + len(end))
+        future = self.write(DeleteRange(start, end, prev_kv), len(start) + len(end), timeout)
         if recording.active is not None and not end:
             recording.active.delete(self._number, start, future)
         return future
@@ -165,6 +170,8 @@ class AsyncClient(ClusterCalls):
         compare: Sequence[Compare] = (),
         success: Sequence[Operation] = (),
         failure: Sequence[Operation] = (),
+        *,
+        timeout: float | None = None,
     ) -> "asyncio.Future[TxnReply]":
         """If all of *compare* hold do *success*, else *failure*, at one revision.
 
@@ -174,7 +181,7 @@ class AsyncClient(ClusterCalls):
             assert create.succeeded
         """
         request = Txn(list(compare), list(success), list(failure))
-        future = self.write(request, len(_encode(request)))
+        future = self.write(request, len(_encode(request)), timeout)
         if recording.active is not None:
             recording.active.txn(self._number, request, future)
         return future

@@ -100,10 +100,10 @@ class ClusterCalls:
         if self.is_closed:
             raise UsageError("this client is closed")
 
-    def write(self, command: Command, size_bytes: int = 0) -> "asyncio.Future[Any]":
+    def write(self, command: Command, size_bytes: int = 0, timeout: float | None = None) -> "asyncio.Future[Any]":
         """Send any command of troth.kv.requests through the log; its reply is a class of client/replies.py."""
         self.require_open()
-        return self._writes.submit(command, size_bytes)
+        return self._writes.submit(command, size_bytes, timeout)
 
     @property
     def seen_revision(self) -> int:

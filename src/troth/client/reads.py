@@ -15,7 +15,7 @@ from troth.client.request import LEADER, CallRequest
 from troth.client.retry import error_of
 from troth.client.router import Router
 from troth.client.writes import WritePipeline
-from troth.errors import Overloaded, ProtocolError, TrothError
+from troth.errors import Overloaded, ProtocolError, TrothError, Unavailable
 from troth.kv.requests import Failure, Range
 from troth.models import LevelName, ReadLevel, linearizable
 from troth.replica.protocol import READS_REQUESTS_MAX, ReadResults, Reads
@@ -26,12 +26,14 @@ _FLOORED = (LevelName.SESSION, LevelName.SEQUENTIAL)
 class ReadBatch(CallRequest):
     """Ranges of one loop turn and one level. ``wanted[i]`` is the kind of reply that ``futures[i]`` waits for."""
 
-    __slots__ = ("futures", "level", "pipeline", "requests", "seen_revision", "wanted")
+    __slots__ = ("futures", "level", "pipeline", "requests", "seen_revision", "timeout_s", "wanted")
 
     def __init__(self, pipeline: "ReadPipeline", call: int, target: str, level: ReadLevel) -> None:
         super().__init__(call, target, 0.0)
         self.pipeline = pipeline
         self.level = level
+        self.timeout_s = 0.0
+        """How long it may take, if not as long as usual."""
         self.requests: list[Range] = []
         self.futures: list[asyncio.Future[Any]] = []
         self.wanted: list[type[GetReply] | type[RangeReply]] = []
@@ -86,9 +88,15 @@ class ReadPipeline:
         self._batch = ReadBatch(self, 0, LEADER, linearizable)
 
     def submit(
-        self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply]
+        self,
+        request: Range,
+        level: ReadLevel,
+        wanted: type[GetReply] | type[RangeReply],
+        timeout_s: float | None = None,
     ) -> "asyncio.Future[Any]":
         """Add *request* to this turn's batch of *level*."""
+        if timeout_s is not None:
+            return self._submit_within(request, level, wanted, timeout_s)
         future: asyncio.Future[Any] = self._create_future()
         if level is not self._level or len(self._batch.requests) >= READS_REQUESTS_MAX:
             if self.held >= self._held_max:
@@ -100,6 +108,20 @@ class ReadPipeline:
         batch.futures.append(future)
         batch.wanted.append(wanted)
         self.held += 1
+        return future
+
+    def _submit_within(
+        self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply], timeout_s: float
+    ) -> "asyncio.Future[Any]":
+        """`submit` for a caller who is patient for *timeout_s*, and not for what the client usually waits."""
+        if self._router.is_shorter(timeout_s):
+            return self._router.limited(self.submit(request, level, wanted), timeout_s, Unavailable)
+        # A batch of its own: what is patient for longer must not make others wait.
+        self._flush()
+        future = self.submit(request, level, wanted)
+        if not future.done():
+            self._batch.timeout_s = timeout_s
+            self._flush()
         return future
 
     def on_revision(self, revision: int) -> None:
@@ -135,7 +157,7 @@ class ReadPipeline:
         if level.name in _FLOORED and self._writes.seen_revision > level.seen_revision:
             # No older state than this client has seen, in writes and in reads.
             batch.level = ReadLevel(level.name, self._writes.seen_revision)
-        batch.deadline_s = self._loop.time() + self._router.timeout_s
+        batch.deadline_s = self._loop.time() + (batch.timeout_s or self._router.timeout_s)
         self._router.submit(batch)
 
     def close(self) -> None:

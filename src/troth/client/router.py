@@ -15,7 +15,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from troth.client.link import Connection, Link, frame_of
 from troth.client.request import ANY, LEADER, CallRequest, Request
@@ -24,6 +24,7 @@ from troth.errors import (
     NotApplied,
     OutcomeUnknown,
     RequestTimeout,
+    TrothError,
     Unavailable,
     UsageError,
     WrongCluster,
@@ -45,6 +46,8 @@ from troth.replica.protocol import (
     StateHash,
 )
 from troth.wire.handshake import Welcome
+
+T = TypeVar("T")
 
 TICK_S = 0.05
 IDLE_TICK_S = 1.0
@@ -106,6 +109,29 @@ class Router:
         if isinstance(request, CallRequest):
             self._calls[request.call] = request
         self._send(request)
+
+    def is_shorter(self, timeout_s: float) -> bool:
+        """Whether a call that may take *timeout_s* is to be ended before its batch is.
+
+        Raises:
+            UsageError: no time is that short.
+        """
+        if not timeout_s > 0:
+            raise UsageError(f"timeout={timeout_s}: a positive number of seconds is needed")
+        return timeout_s <= self.timeout_s
+
+    def limited(
+        self, future: "asyncio.Future[T]", timeout_s: float, kind: type[TrothError]
+    ) -> "asyncio.Future[T]":
+        """*future*, which fails with a *kind* of error when it is not done within *timeout_s*."""
+
+        def give_up() -> None:
+            if not future.done():
+                future.set_exception(kind(f"no answer within {timeout_s:g} s; {self.describe()}"))
+
+        timer = self.loop.call_later(timeout_s, give_up)
+        future.add_done_callback(lambda _: timer.cancel())
+        return future
 
     def forget(self, request: Request) -> None:
         """*request* is over (answered, or nobody waits for it any more)."""

@@ -48,8 +48,9 @@ class Client:
         prev_kv: bool = False,
         ignore_value: bool = False,
         ignore_lease: bool = False,
+        timeout: float | None = None,
     ) -> PutReply:
-        """Write one key."""
+        """Write one key. *timeout*, here and elsewhere: seconds for this call alone, instead of the client's."""
         return self.background.run(
             self.aio.put,
             key,
@@ -58,11 +59,14 @@ class Client:
             prev_kv=prev_kv,
             ignore_value=ignore_value,
             ignore_lease=ignore_lease,
+            timeout=timeout,
         )
 
-    def get(self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0) -> GetReply:
+    def get(
+        self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0, timeout: float | None = None
+    ) -> GetReply:
         """Read one key, now or as it stood at *revision*."""
-        return self.background.run(self.aio.get, key, level=level, revision=revision)
+        return self.background.run(self.aio.get, key, level=level, revision=revision, timeout=timeout)
 
     def range(
         self,
@@ -81,6 +85,7 @@ class Client:
         min_create_revision: int = 0,
         max_create_revision: int = 0,
         level: ReadLevel = linearizable,
+        timeout: float | None = None,
     ) -> RangeReply:
         """Read a span of keys: ``range("a", "c")``, ``range(prefix="a/")``; ``range(prefix="")`` is everything."""
         return self.background.run(
@@ -99,6 +104,7 @@ class Client:
             min_create_revision=min_create_revision,
             max_create_revision=max_create_revision,
             level=level,
+            timeout=timeout,
         )
 
     def delete(
@@ -108,18 +114,23 @@ class Client:
         *,
         prefix: Text | None = None,
         prev_kv: bool = False,
+        timeout: float | None = None,
     ) -> DeleteReply:
         """Delete one key, or a span of them."""
-        return self.background.run(self.aio.delete, key, range_end, prefix=prefix, prev_kv=prev_kv)
+        return self.background.run(
+            self.aio.delete, key, range_end, prefix=prefix, prev_kv=prev_kv, timeout=timeout
+        )
 
     def txn(
         self,
         compare: Sequence[Compare] = (),
         success: Sequence[Operation] = (),
         failure: Sequence[Operation] = (),
+        *,
+        timeout: float | None = None,
     ) -> TxnReply:
         """If all of *compare* hold do *success*, else *failure*, at one revision."""
-        return self.background.run(self.aio.txn, compare, success, failure)
+        return self.background.run(self.aio.txn, compare, success, failure, timeout=timeout)
 
     @property
     def seen_revision(self) -> int:

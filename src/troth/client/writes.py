@@ -29,6 +29,7 @@ from troth.errors import (
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
+    RequestTimeout,
     SessionExpired,
     TrothError,
     Unavailable,
@@ -154,8 +155,10 @@ class WritePipeline:
         router.handlers[WritesRefused] = self._on_refused
         router.on_tick.append(self._expire_queued)
 
-    def submit(self, command: Command, size_bytes: int) -> "asyncio.Future[Any]":
+    def submit(self, command: Command, size_bytes: int, timeout_s: float | None = None) -> "asyncio.Future[Any]":
         """Add *command* to this turn's batch. `size_bytes`: its keys and values, for the bounds."""
+        if timeout_s is not None:
+            return self._submit_within(command, size_bytes, timeout_s)
         future: asyncio.Future[Any] = self._create_future()
         size_bytes += COMMAND_OVERHEAD_BYTES
         if self._held >= self._queue_commands_max or size_bytes > WRITES_BYTES_MAX:
@@ -173,6 +176,17 @@ class WritePipeline:
         self._held += 1
         return future
 
+    def _submit_within(self, command: Command, size_bytes: int, timeout_s: float) -> "asyncio.Future[Any]":
+        """`submit` for a caller who is patient for *timeout_s*, and not for what the client usually waits."""
+        if self._router.is_shorter(timeout_s):
+            return self._router.limited(self.submit(command, size_bytes), timeout_s, RequestTimeout)
+        if self._commands:
+            self._cut()
+        future = self.submit(command, size_bytes)
+        if self._commands:
+            self._cut(timeout_s)
+        return future
+
     def _refusal(self, size_bytes: int) -> TrothError:
         if size_bytes > WRITES_BYTES_MAX:
             return InvalidRequest("etcdserver: request is too large")
@@ -180,8 +194,9 @@ class WritePipeline:
             f"{self._held} writes of this client are waiting, which is its bound; await some before the next"
         )
 
-    def _cut(self) -> None:
-        deadline_s = self._loop.time() + self._router.timeout_s
+    def _cut(self, timeout_s: float | None = None) -> None:
+        """End this batch, and begin another."""
+        deadline_s = self._loop.time() + (self._router.timeout_s if timeout_s is None else timeout_s)
         self._queue.append(WriteBatch(self, self._commands, self._futures, self._bytes, deadline_s))
         self._commands, self._futures, self._bytes = [], [], 0
 

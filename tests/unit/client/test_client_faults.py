@@ -411,3 +411,45 @@ async def test_a_port_that_hangs_up_on_plain_text_is_told_from_a_dead_one() -> N
     with pytest.raises(Unavailable, match=r"does it want TLS"):
         await aio.connect(f"troth://127.0.0.1:{port}", timeout=0.3)
     listener.close()
+
+
+@asynchronous
+async def test_a_call_may_be_less_patient_than_its_client() -> None:
+    async with running() as cluster, await aio.connect(cluster.url, timeout=30) as client:
+        await client.put("a", "1")
+        (server,) = cluster.servers
+        server.stop()
+        patient = client.put("b", "2")
+        with pytest.raises(RequestTimeout, match=r"no answer within 0\.05 s"):
+            await client.put("c", "3", timeout=0.05)
+        with pytest.raises(Unavailable, match=r"no answer within 0\.05 s"):
+            await client.get("a", timeout=0.05)
+        assert not patient.done()
+        server.go_on()
+        await patient
+        # What nobody waited for any more was applied all the same: its outcome was unknown.
+        assert (await client.get("c", timeout=30)).value == b"3"
+
+
+@asynchronous
+async def test_a_call_may_be_more_patient_than_its_client() -> None:
+    async with running() as cluster, await aio.connect(cluster.url, timeout=0.2) as client:
+        await client.put("a", "1")
+        (server,) = cluster.servers
+        server.stop()
+        patient = [client.put("b", "2", timeout=30), client.get("a", timeout=30)]
+        others = await asyncio.gather(client.put("c", "3"), client.get("a"), return_exceptions=True)
+        assert [type(other) for other in others] == [RequestTimeout, Unavailable]
+        server.go_on()
+        put, get = await asyncio.gather(*patient)
+        assert get.value == b"1" and put.revision > get.revision
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+@asynchronous
+async def test_a_time_out_must_be_a_time(seconds: float) -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        for call in (client.put, client.get, client.delete):
+            with pytest.raises(UsageError, match="positive number of seconds"):
+                await call("a", timeout=seconds)
+        assert (await client.get("a")).value is None
