@@ -66,7 +66,8 @@ bench: $(BENCH) ## Speed, fail-over, memory and start beside etcd and PySyncObj;
 	$(BIN)/python benchmarks/bench_cluster.py $(ARGS)
 
 bench-verify: $(BENCH) ## Speed of the consistency checkers
-	$(BIN)/python benchmarks/bench_verify.py --json benchmarks/results/verify.json $(ARGS)
+	$(BIN)/python benchmarks/bench_verify.py --json benchmarks/results/verify.json \
+		--plot benchmarks/results/verify-growth.html $(ARGS)
 
 bench-hashing: $(BENCH) ## Speed and balance of the hash rings
 	$(BIN)/python benchmarks/bench_hashing.py $(ARGS)

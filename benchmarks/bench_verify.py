@@ -20,12 +20,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import verify_corpora as corpora
+from bench_transactions import measure as measure_transactions
+from bench_transactions import transactions
+from cluster.plot import bars
 
 from troth.verify.check import check
 from troth.verify.formats import read_history, write_jsonl
 from troth.verify.history import Event, EventType, History, pair
 
 Row = dict[str, object]
+PORCUPINE_MS_PER_LOG = 5.0
+"""What Porcupine (Go, one core) took on average for such logs on another machine; only the order of size means much."""
 
 
 def timed(work: Callable[[], object], *, repeat: int = 3) -> float:
@@ -113,6 +118,7 @@ def file_to_verdict() -> Row:
 
 def measure() -> dict[str, object]:
     """Everything."""
+    few = range(30)
     rows = [
         corpus("etcd-like, legal", [corpora.etcd_like(seed, bug=0.0) for seed in range(100)], "cas-register"),
         corpus("etcd-like, some with bugs", [corpora.etcd_like(seed) for seed in range(100)], "cas-register"),
@@ -123,6 +129,49 @@ def measure() -> dict[str, object]:
         ),
         corpus("kv-like, some with bugs", [corpora.kv_like(seed) for seed in range(100)], "kv"),
         corpus("kv-like, 2 % crashed", [corpora.kv_like(seed, crash=0.02) for seed in range(50)], "kv"),
+        corpus(
+            "etcd-like, one wrong read late",
+            [corpora.wrong_read(corpora.etcd_like(s, bug=0), s) for s in range(100)],
+            "cas-register",
+        ),
+        corpus(
+            "60 % crashed, busy",
+            [corpora.crowded(s, clients=5, operations=85, values=5, crash=0.6) for s in few],
+            "cas-register",
+        ),
+        corpus(
+            "20 clients, 5 values",
+            [corpora.crowded(s, clients=20, operations=200, values=5, crash=0.15) for s in few],
+            "cas-register",
+        ),
+        corpus(
+            "the same, wrong read late",
+            [
+                corpora.wrong_read(corpora.crowded(s, clients=20, operations=200, values=5, crash=0.15), s)
+                for s in few
+            ],
+            "cas-register",
+        ),
+        corpus(
+            "10 clients, mostly cas",
+            [corpora.crowded(s, clients=10, operations=120, values=4, crash=0.25, cas=6) for s in few],
+            "cas-register",
+        ),
+        corpus(
+            "kv, 50 clients, texts repeat",
+            [corpora.repeating_kv(s, clients=50, operations=1000, keys=10, crash=0.0) for s in few],
+            "kv",
+        ),
+        corpus(
+            "one key, 20 clients, texts repeat",
+            [corpora.repeating_kv(s, clients=20, operations=100, keys=1, crash=0.1) for s in few],
+            "kv",
+        ),
+        corpus(
+            "queue, crashes, found empty", [corpora.container(s, "queue", 1000, crash=0.03) for s in few], "queue"
+        ),
+        corpus("stack", [corpora.container(s, "stack", 150) for s in range(10)], "stack"),
+        corpus("counter, crashes", [corpora.container(s, "counter", 500, crash=0.02) for s in few], "counter"),
         corpus("5 keys, causal", [corpora.register_keys(seed, 1000) for seed in range(10)], "kv", "causal"),
     ]
     grown = [
@@ -133,13 +182,39 @@ def measure() -> dict[str, object]:
         *growth("cas-register, 5 values", lambda n: corpora.cas_register(1, n), "register", (1_000, 10_000, 100_000)),
         *growth("queue", lambda n: queue_like(1, n), "queue", (1_000, 10_000)),
     ]  # fmt: skip
+    for size in (1_000, 10_000, 100_000):
+        history = transactions(size)
+        seconds, _ = measure_transactions(history, "list-append", "strict-serializable")
+        grown.append(
+            {
+                "workload": "list-append, strict-serializable",
+                "operations": size,
+                "seconds": seconds,
+                "us_per_operation": seconds / size * 1e6,
+                "operations_in_one_second": int(size / seconds),
+                "decided_by": "dependency graph; an operation is a transaction",
+            }
+        )
     return {"corpora": rows, "growth": grown, "file": file_to_verdict()}
+
+
+def plot(grown: Sequence[Row]) -> str:
+    """Microseconds an operation by size of the history, as SVG: level lines mean linear time."""
+    series: dict[str, dict[str, float]] = {}
+    for row in grown:
+        series.setdefault(f"{row['operations']:,} operations", {})[str(row["workload"])] = float(
+            str(row["us_per_operation"])
+        )
+    names = list(dict.fromkeys(str(row["workload"]) for row in grown))
+    table = {name: {size: cells[name] for size, cells in series.items() if name in cells} for name in names}
+    return "".join(bars(f"us an operation: {name}", {"us": cells}) for name, cells in table.items())
 
 
 def main() -> None:
     """Print a table, or write the numbers down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="an HTML page with how the time grows")
     arguments = parser.parse_args()
     results = measure()
     for row in results["corpora"]:
@@ -155,6 +230,14 @@ def main() -> None:
             f"  ({row['decided_by']})"
         )
     print(f"{results['file']['corpus']:30} {results['file']['us_per_operation']:6.2f} us/op")
+    for row in results["corpora"][:5]:
+        ratio = PORCUPINE_MS_PER_LOG * 1e3 / row["us_per_log_mean"]
+        print(
+            f"{row['corpus']:30} {ratio:6.1f} times as fast as Porcupine's published-data mean of about 5 ms a log"
+        )
+    if arguments.plot is not None:
+        pages = plot(results["growth"])
+        arguments.plot.write_text(f"<!doctype html><title>How the checks grow</title>\n{pages}")
     if arguments.json is not None:
         commit = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True

@@ -5,13 +5,16 @@ is a stale read, a lost write or a wrong cas at a given rate. Shapes follow publ
 
 * etcd_like: 5 clients on one cas-register with values 0..4, about 85 operations, 7 to 25 of them crashed;
 * kv_like: 350 to 2000 get/put/append over 10 keys from 10 to 50 clients, values are unique strings;
-* register_unique: reads and writes of one register, every value written once, of any length.
+* register_unique: reads and writes of one register, every value written once, of any length;
+* crowded, repeating_kv, container, wrong_read: shapes that are hard on a checker, to know the worst case.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from troth.verify.history import Event, EventType, History, Reading, pair
 
@@ -206,6 +209,104 @@ def register_unique(seed: int, operations: int, *, clients: int = 10, bug: float
         bug=bug,
         reading=Reading(),
     )
+
+
+def wrong_read(history: History, seed: int) -> History:
+    """The same with one late read that returned what another one did: illegal more often than not."""
+    rng = random.Random(seed)
+    reads = [op for op in history.operations if op.f in ("read", "get") and op.outcome is OK]
+    late = reads[len(reads) * 3 // 4 :]
+    if not late:
+        return history
+    chosen = rng.choice(late)
+    others = [op.result for op in reads if op.result != chosen.result] or [chosen.result]
+    operations = list(history.operations)
+    operations[chosen.index] = structs.replace(chosen, result=rng.choice(others))
+    return History(operations, timeline=history.timeline, reading=history.reading, length=history.length)
+
+
+def crowded(seed: int, *, clients: int, operations: int, values: int, crash: float, cas: int = 1) -> History:
+    """A cas-register under pressure: many clients, few values, crashes; *cas* times as many cas as reads."""
+
+    def request(rng: random.Random, _: int) -> tuple[str, object, object]:
+        f = rng.choices(("read", "write", "cas"), (1, 1, cas))[0]
+        pair = rng.randrange(values), rng.randrange(values)
+        return f, None, None if f == "read" else pair[0] if f == "write" else pair
+
+    return _run(
+        random.Random(seed),
+        operations=operations,
+        clients=clients,
+        request=request,
+        initial=None,
+        crash=crash,
+        bug=0.0,
+        reading=Reading(failed="observed"),
+        busy=0.9,
+    )
+
+
+def repeating_kv(seed: int, *, clients: int, operations: int, keys: int, crash: float) -> History:
+    """Get, put and append of five texts over and over, so that nothing tells one write from another."""
+
+    def request(rng: random.Random, _: int) -> tuple[str, object, object]:
+        f = rng.choice(("get", "get", "put", "append", "append"))
+        return f, str(rng.randrange(keys)), None if f == "get" else rng.choice("abcde")
+
+    return _run(
+        random.Random(seed),
+        operations=operations,
+        clients=clients,
+        request=request,
+        initial="",
+        crash=crash,
+        bug=0.0,
+        reading=Reading(initial=""),
+        busy=0.9,
+    )
+
+
+def container(seed: int, object: str, operations: int, *, clients: int = 5, crash: float = 0.0) -> History:
+    """A queue or stack of distinct elements, or a counter, that is found empty at times."""
+    rng = random.Random(seed)
+    names = {"queue": ("enqueue", "dequeue"), "stack": ("push", "pop"), "counter": ("add", "read")}[object]
+    held: list[int] = []
+    total = begun = 0
+    events: list[Event] = []
+    crew: dict[int, list[object] | None] = dict.fromkeys(range(clients))
+    while begun < operations or any(crew.values()):
+        idle = [process for process, work in crew.items() if work is None]
+        working = [process for process, work in crew.items() if work is not None]
+        if begun < operations and idle and (not working or rng.random() < 0.7):
+            begun += 1
+            process, f = rng.choice(idle), rng.choice(names)
+            value = None if f == names[1] else begun if object != "counter" else rng.randrange(1, 4)
+            crew[process] = [f, value, False]
+            events.append(Event(type=INVOKE, process=process, f=f, value=value))
+            continue
+        process = rng.choice(working)
+        work = crew[process]
+        assert work is not None
+        if not work[2]:
+            work[2] = True
+            if work[0] == names[0]:
+                assert isinstance(work[1], int)
+                held.append(work[1])
+                total += work[1]
+            elif object == "counter":
+                work[1] = total
+            else:
+                work[1] = held.pop(0 if object == "queue" else -1) if held else None
+            if rng.random() < 0.5:
+                continue
+        crashed = rng.random() < crash
+        kind, value = (INFO, None) if crashed else (OK, work[1])
+        events.append(Event(type=kind, process=process, f=str(work[0]), value=value))
+        crew[process] = None
+        if crashed:
+            del crew[process]
+            crew[max(crew, default=0) + clients + process + 1] = None
+    return pair(events)
 
 
 def cas_register(
