@@ -410,3 +410,36 @@ def test_verdicts_say_what_they_are() -> None:
     assert combine([]) is Status.OK
     long: Callable[[], Verdict] = lambda: check(crowd(12), object="cas-register")  # noqa: E731
     assert len(long().text(lines_max=5).splitlines()) <= 5
+
+
+def test_an_abort_under_faults_is_nobodys_fault() -> None:
+    """AC4 asks for a commit only where nothing went wrong."""
+    steps = [(0, "vote", "t", True, None), (1, "vote", "t", True, None), (0, "abort", "t", None, None)]
+    calm = one_by_one(*steps)
+    assert check(calm, "atomic-commit").anomalies == ("AC4",)
+    disturbed = pair([*calm.events(), Event(type=EventType.INFO, process="nemesis", f="kill")])
+    verdict = check(disturbed, "atomic-commit")
+    assert verdict and verdict.reason == "1 participants had not decided when the history ended"
+
+
+def test_atomic_commit_blames_whoever_decided_later() -> None:
+    """Whichever of the two it was; and a result of a vote counts for more than what was asked."""
+    for first, second in (("commit", "abort"), ("abort", "commit")):
+        verdict = check(one_by_one((0, first, "t", None, None), (1, second, "t", None, None)), "atomic-commit")
+        assert verdict.counterexample is not None and verdict.counterexample.operation == 1
+        assert f"process 0 decided {first}" in verdict.reason
+    refused = one_by_one((1, "vote", "t", True, False), (0, "commit", "t", None, None))
+    assert check(refused, "atomic-commit").anomalies == ("AC3",)
+    assert check(one_by_one((1, "vote", "t", True, None), (1, "commit", "t", None, None)), "atomic-commit")
+
+
+def test_the_first_broken_transaction_is_the_example() -> None:
+    """Of two that are broken, and of one that is whole; other operations are none of this check's business."""
+    steps = [
+        (0, "read", "s", None, 1),
+        (0, "commit", "t", None, None), (1, "abort", "t", None, None),
+        (0, "commit", "u", None, None), (1, "abort", "u", None, None),
+    ]  # fmt: skip
+    verdict = check(one_by_one(*steps), "atomic-commit")
+    assert [part.key for part in verdict.parts] == ["t", "u"]
+    assert verdict.counterexample is not None and verdict.counterexample.operation == 2
