@@ -6,9 +6,21 @@ import pytest
 
 from troth.torture import Plan, torture
 from troth.torture.cluster import TrothCluster
+from troth.torture.registers import WORKLOADS as REGISTER_WORKLOADS
+from troth.torture.registers import RegisterSystem
 from troth.verify.verdict import Status
 
 pytestmark = pytest.mark.integration
+
+
+def test_real_acceptors_of_registers_keep_all_claims(tmp_path: Path) -> None:
+    plan = Plan(seed=6, seconds=10.0, workloads=REGISTER_WORKLOADS)
+    outcome = torture(RegisterSystem(3, tmp_path / "servers"), plan, tmp_path)
+    report = "\n".join([outcome.text(), *outcome.notes])
+    assert outcome.status is Status.OK, report
+    assert len(outcome.faults) >= 2, report
+    for name, counts in outcome.operations.items():
+        assert counts["ok"] >= 50, f"{name}\n{report}"
 
 
 def test_a_real_cluster_keeps_all_claims(tmp_path: Path) -> None:

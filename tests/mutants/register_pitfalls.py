@@ -217,8 +217,8 @@ REGISTER_PITFALLS = (
         "registers are not copied to the new group",
         39,
         "reconfigure",
-        "        if self._copying and config.id == self._copied_in:",
-        "        if False:",
+        "_Copying(self._proposer, sorted(listed.keys, reverse=True))",
+        "_Copying(self._proposer, [])",
     ),
     pitfall(
         "fences do not go over to the new group",

@@ -183,6 +183,21 @@ def delete(key: str, cluster: Cluster) -> None:
 
 
 @paxos.command()
+@click.argument("prefix", default="")
+@cluster_options
+def keys(prefix: str, cluster: Cluster) -> None:
+    """List the registers that begin with PREFIX, as a quorum of acceptors holds them; not at one instant.
+
+    \b
+    Example:
+      troth paxos keys release/
+    """
+    with _connect(cluster) as registers:
+        for key in registers.keys(prefix):
+            click.echo(output.shown(key))
+
+
+@paxos.command()
 @cluster_options
 def collect(cluster: Cluster) -> None:
     """Remove all tombstones. Needs every acceptor.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from troth.torture.run import Tell
+    from troth.torture.system import SystemUnderTest
 
 _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 
@@ -40,6 +41,14 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     type=click.Choice(list(WORKLOADS)),
     help="Only these; may be repeated.  [default: all]",
 )
+@click.option(
+    "--system",
+    "system_name",
+    type=click.Choice(["cluster", "registers"]),
+    default="cluster",
+    show_default=True,
+    help="Whole servers, or acceptors of leaderless registers (workloads of one key at a time).",
+)
 @click.option("--rate", default=300.0, show_default=True, help="Operations a second, all clients together.")
 @click.option(
     "--output",
@@ -60,6 +69,7 @@ def torture(
     servers: int,
     nemeses: tuple[str, ...],
     workloads: tuple[str, ...],
+    system_name: str,
     rate: float,
     directory: Path | None,
     trace: bool,
@@ -77,6 +87,7 @@ def torture(
       troth torture
       troth torture --minutes 1 --nemesis partition --nemesis pause
       troth torture --seed 7 --plan
+      troth torture --system registers --minutes 1
     """
     if servers < 1 or minutes <= 0:
         raise UsageError("--servers and --minutes must be positive")
@@ -86,14 +97,12 @@ def torture(
     plan = Plan(
         seed=seed,
         seconds=minutes * 60,
-        workloads=workloads or tuple(WORKLOADS),
+        workloads=workloads or _workloads_of(system_name),
         nemeses=nemeses,
         operations_per_second=rate,
     )
-    from troth.torture.cluster import TrothCluster
-
     where = directory or Path(tempfile.mkdtemp(prefix="troth-torture-"))
-    system = TrothCluster(servers, where / "servers", trace=trace)
+    system = _system(system_name, servers, where / "servers", trace=trace)
     faults = schedule(plan.seed, plan.seconds, powers=system.powers(), names=plan.nemeses)
     if plan_only:
         system.stop()
@@ -105,6 +114,7 @@ def torture(
         + [f" --workload {name}" for name in workloads]
         + ([f" --servers {servers}"] if servers != 5 else [])
         + ([" --trace"] if trace else [])
+        + ([f" --system {system_name}"] if system_name != "cluster" else [])
     )
     click.echo(f"{system.name}, {len(faults)} faults; the same again: ", nl=False)
     click.echo(f"troth torture --minutes {minutes:g} --seed {seed}{again}")
@@ -120,6 +130,27 @@ def torture(
     }[outcome.status]
     click.secho(words, fg=colour, bold=True)
     raise SystemExit(_EXIT[outcome.status])
+
+
+def _workloads_of(system_name: str) -> tuple[str, ...]:
+    """All that the system can do."""
+    if system_name == "registers":
+        from troth.torture import registers
+
+        return registers.WORKLOADS
+    return tuple(WORKLOADS)
+
+
+def _system(system_name: str, servers: int, where: Path, *, trace: bool) -> "SystemUnderTest":
+    if system_name == "registers":
+        if trace:
+            raise UsageError("--trace is for servers: acceptors of registers write none")
+        from troth.torture.registers import RegisterSystem
+
+        return RegisterSystem(servers, where)
+    from troth.torture.cluster import TrothCluster
+
+    return TrothCluster(servers, where, trace=trace)
 
 
 @contextmanager

@@ -211,14 +211,14 @@ class TrothCluster:
         process = self._server(server)
         if process is not None and process.is_alive:
             self._starved.add(server)
-            _limit_files(process.pid, FULL_BYTES)
+            limit_files(process.pid, FULL_BYTES)
 
     def free_disk(self, server: str) -> None:
         process = self._server(server)
         if process is None:
             return
         if process.is_alive:
-            _limit_files(process.pid, None)
+            limit_files(process.pid, None)
             # It may have met the limit just now and be on its way out.
             process.join(0.2)
         if not process.is_alive:
@@ -270,7 +270,7 @@ class TrothCluster:
             for name, process in list(self._cluster.servers.items()):
                 if process.is_alive:
                     process.resume()
-                    _limit_files(process.pid, None)
+                    limit_files(process.pid, None)
                 else:
                     self.restart(name)
             try:
@@ -337,7 +337,8 @@ class TrothCluster:
         return TrothClient(await aio.connect(self._cluster.url, timeout=CLIENT_TIMEOUT_S))
 
 
-def _limit_files(pid: int, size_bytes: int | None) -> None:
+def limit_files(pid: int, size_bytes: int | None) -> None:
+    """Let the process *pid* write files up to *size_bytes* only (None: any); its disk is full, as far as it can see."""
     import resource
 
     if not hasattr(resource, "prlimit"):
@@ -360,10 +361,10 @@ class TrothClient:
         self._client = client
 
     async def put(self, key: str, value: str) -> None:
-        await _outcome(self._client.put(key, value))
+        await outcome_of(self._client.put(key, value))
 
     async def get(self, key: str) -> str | None:
-        reply = await _outcome(self._client.get(key))
+        reply = await outcome_of(self._client.get(key))
         return None if reply.value is None else reply.value.decode()
 
     async def swap(self, expected: Mapping[str, str | None], wanted: Mapping[str, str]) -> bool:
@@ -371,11 +372,11 @@ class TrothClient:
             troth.version(key) == 0 if value is None else troth.value(key) == value
             for key, value in expected.items()
         ]
-        reply = await _outcome(self._client.txn(compare, [Put(key, value) for key, value in wanted.items()]))
+        reply = await outcome_of(self._client.txn(compare, [Put(key, value) for key, value in wanted.items()]))
         return reply.succeeded
 
     async def read(self, keys: Sequence[str]) -> dict[str, str | None]:
-        reply = await _outcome(self._client.txn([], [Get(key) for key in keys]))
+        reply = await outcome_of(self._client.txn([], [Get(key) for key in keys]))
         found: dict[str, str | None] = {}
         for key, response in zip(keys, reply.responses, strict=True):
             kvs = response.kvs if isinstance(response, RangeReply) else []
@@ -383,14 +384,15 @@ class TrothClient:
         return found
 
     async def scan(self, prefix: str) -> dict[str, tuple[str, int]]:
-        reply = await _outcome(self._client.range(prefix=prefix))
+        reply = await outcome_of(self._client.range(prefix=prefix))
         return {kv.key.decode(): (kv.value.decode(), kv.version) for kv in reply.kvs}
 
     async def close(self) -> None:
         await self._client.close()
 
 
-async def _outcome(request: Awaitable[T]) -> T:
+async def outcome_of(request: Awaitable[T]) -> T:
+    """Await *request*, its errors turned into torture's two."""
     try:
         return await request
     except NotApplied as error:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from typing_extensions import override
 
-from troth.client.operations import Text
+from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
 from troth.client.registers.lines import REST_MAX_S, REST_S, WAITING_MAX, LineLost
 from troth.client.registers.request import (
@@ -31,6 +31,7 @@ from troth.client.registers.request import (
     as_key,
     as_value,
     check_joins,
+    listed,
     new_proposer,
     pause_s,
     reply_of,
@@ -299,6 +300,12 @@ class PaxosClient:
         for key in dead:
             reply_of(await self._drive(self._proposer.collect(key), deadline))
         return len(dead)
+
+    async def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
+        """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted; not at one instant."""
+        listing = Listing(self._proposer)
+        reply_of(await self._drive(listing, self._deadline(within_s)))
+        return listed(listing, as_bytes(prefix))
 
     async def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
         """Every acceptor of the present set, and how it is."""

@@ -11,6 +11,7 @@ from troth.client.url import parse_url
 from troth.core.register.codec import KEY_BYTES_MAX, VALUE_BYTES_MAX
 from troth.core.register.messages import RESERVED, Configuration, Described, ReplyMessage, Seat, founding, group_of
 from troth.core.register.proposer import Attempt, Outcome, Proposer, Task
+from troth.core.register.reconfigure import Listing
 from troth.errors import Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
@@ -202,6 +203,11 @@ class Finding:
                 "first time (an acceptor whose directory was emptied is a new one; see `troth paxos acceptors`)"
             )
         return Unavailable(f"no acceptor answers at {', '.join(self._given)}: are they running?")
+
+
+def listed(listing: Listing, prefix: bytes) -> list[bytes]:
+    """The live keys of a finished *listing*. One that is a tombstone on some acceptors only counts as live."""
+    return sorted(key for key, is_tombstone in listing.keys.items() if not is_tombstone and key.startswith(prefix))
 
 
 def view_of(seat: Seat, config: Configuration, reply: ReplyMessage | None, complaint: str) -> AcceptorView:

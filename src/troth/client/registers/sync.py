@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from troth.client.operations import Text
+from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.request import (
@@ -31,6 +31,7 @@ from troth.client.registers.request import (
     as_key,
     as_value,
     check_joins,
+    listed,
     new_proposer,
     pause_s,
     reply_of,
@@ -212,6 +213,14 @@ class PaxosClient:
         for key in dead:
             reply_of(self._drive(self._begin(lambda key=key: self._proposer.collect(key)), deadline))  # type: ignore[misc]
         return len(dead)
+
+    def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
+        """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted. Not at one instant: a key that is
+        written or deleted meanwhile may be there or not."""
+        with self._lock:
+            listing = Listing(self._proposer_now)
+        reply_of(self._drive(listing, self._deadline(within_s)))
+        return listed(listing, as_bytes(prefix))
 
     def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
         """Every acceptor of the present set, and how it is."""

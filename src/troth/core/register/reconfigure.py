@@ -45,12 +45,13 @@ from troth.errors import AcceptorsChanged, OutcomeUnknown, TrothError, Unavailab
 from troth.ids import NodeId
 
 SCAN_PAGE_KEYS = 500
+COPIES_AT_ONCE = 16
 
 _decode = msgspec.msgpack.Decoder(Configuration).decode
 
 
 class Listing(Exchange):
-    """All keys that a phase-1 quorum holds (value: is a tombstone, as far as seen), and the highest of their fences."""
+    """All keys that a phase-1 quorum holds (value: a tombstone wherever it was seen), and the highest fence."""
 
     def __init__(self, proposer: Proposer) -> None:
         super().__init__(proposer)
@@ -75,7 +76,8 @@ class Listing(Exchange):
         if not isinstance(reply, Scanned):
             self._on_silence(acceptor)
             return
-        self.keys.update(reply.keys)
+        for key, is_tombstone in reply.keys:
+            self.keys[key] = is_tombstone and self.keys.get(key, True)
         self.fence = max(self.fence, reply.fence)
         if reply.more and reply.keys:
             self._sends.append(
@@ -126,6 +128,63 @@ class _Announcing(Listing):
         self._vote(acceptor, agreed=told)
 
 
+class _Copying:
+    """The rescan: the identity change of each of *keys* under the present configuration, several at a time."""
+
+    def __init__(self, proposer: Proposer, keys: list[bytes]) -> None:
+        self.outcome: Outcome | None = None
+        self.config = proposer.config
+        self._proposer = proposer
+        self._keys = keys
+        self._rounds: list[Round] = []
+        self._go_on()
+
+    @property
+    def pause(self) -> int:
+        """Only when there is nothing else to do."""
+        pauses = [each.pause for each in self._rounds]
+        return min(pauses, default=0)
+
+    @property
+    def has_sends(self) -> bool:
+        return any(each.has_sends for each in self._rounds)
+
+    def take(self) -> list[Send]:
+        return [send for each in self._rounds for send in each.take()]
+
+    def is_current(self, send: Send) -> bool:
+        return any(each.is_current(send) for each in self._rounds)
+
+    def on_reply(self, send: Send, reply: ReplyMessage) -> None:
+        for each in self._rounds:
+            if each.is_current(send):
+                each.on_reply(send, reply)
+        self._go_on()
+
+    def on_lost(self, send: Send) -> None:
+        for each in self._rounds:
+            each.on_lost(send)
+        self._go_on()
+
+    def resume(self) -> None:
+        for each in self._rounds:
+            if each.pause:
+                each.resume()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take out what is done, and begin as many others."""
+        for each in [each for each in self._rounds if each.outcome is not None]:
+            self._rounds.remove(each)
+            if each.outcome is not None and each.outcome.error is not None:
+                self.outcome = each.outcome
+                return
+        while self._keys and len(self._rounds) < COPIES_AT_ONCE:
+            self._rounds.append(self._proposer.confirm(self._keys.pop()))
+        if not self._rounds:
+            self.outcome = Outcome()
+
+
 class Reconfiguration:
     """A task (see proposer.py) that ends when the acceptors are *seats* with quorums of these sizes (0: a majority)."""
 
@@ -140,12 +199,11 @@ class Reconfiguration:
         self._seats = dict(seats)
         self._prepare = prepare
         self._accept = accept
-        self._copying: list[bytes] = []
         self._fence = ZERO
         self._copied_in: ConfigId | None = None
         """The joint configuration in which the registers are being copied."""
         self._stage = "begin"
-        self._inner: Round | Listing | None = None
+        self._inner: Round | Listing | _Copying | None = None
         self._leaving: tuple[NodeId, ...] = ()
         self._target(1)
         self._next_stage()
@@ -213,7 +271,7 @@ class Reconfiguration:
             case "listing":
                 self._on_listed()
             case "copying":
-                self._copy()
+                self._on_copied()
             case _:
                 self._begin()
 
@@ -263,20 +321,18 @@ class Reconfiguration:
     def _on_listed(self) -> None:
         listed = self._inner
         invariant(isinstance(listed, Listing), "nothing was listed")
-        self._copying = sorted(listed.keys, reverse=True)  # type: ignore[union-attr]
         self._fence = listed.fence  # type: ignore[union-attr]
         self._copied_in = listed.config.id  # type: ignore[union-attr]
-        self._stage = "copying"
-        self._copy()
-
-    def _copy(self) -> None:
-        """The rescan: the identity change of every register, under both groups."""
-        config = self._proposer.config
-        if self._copying and config.id == self._copied_in:
-            self._inner = self._proposer.confirm(self._copying.pop())
-            return
-        if config.id != self._copied_in:
+        if self._copied_in != self._proposer.config.id:
             self._begin()  # somebody else has finished it
+            return
+        self._stage = "copying"
+        self._inner = _Copying(self._proposer, sorted(listed.keys, reverse=True))  # type: ignore[union-attr]
+
+    def _on_copied(self) -> None:
+        config = self._proposer.config
+        if config.id != self._copied_in:
+            self._begin()
             return
         self._decide(config, config.groups[1:], max(self._fence, config.floor))
 
