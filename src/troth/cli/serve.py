@@ -65,6 +65,9 @@ def serve(config: Path | None, **flags: object) -> None:
     Each setting may also stand in the TOML file under its name with underscores, or in the environment as
     TROTH_NAME, TROTH_DATA_DIR and so on. A flag wins over the environment, the environment over the file.
 
+    Exit codes: 0 stopped by SIGTERM or Ctrl-C; 1 failed; 2 a wrong setting; 3 the disk; 4 the data directory is not
+    this server's; 5 removed from the cluster; 70 a bug. The last line of the log says why.
+
     \b
     Examples:
       troth serve --name n1 --data-dir /var/lib/troth/n1          a cluster of one

@@ -77,9 +77,12 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
 
 def _watch_over(cluster: "LocalCluster", stop: threading.Event) -> None:
     """Say it when a server dies; end when *stop* is set."""
+    from troth.server.serve import EXIT_REMOVED
+
     told: set[str] = set()
     while not stop.wait(0.5):
         for name, server in cluster.servers.items():
             if not server.is_alive and name not in told:
                 told.add(name)
-                click.echo(f"{name} has ended (exit code {server.exitcode}); its log: {cluster.log_file(name)}")
+                why = "was removed" if server.exitcode == EXIT_REMOVED else f"exit code {server.exitcode}"
+                click.echo(f"{name} has ended ({why}); its log: {cluster.log_file(name)}")
