@@ -61,16 +61,17 @@ def check(world: Playground) -> None:
 
 
 def main() -> None:
-    def requests(rng: Any, number: int) -> int:
-        return number
-
     def nodes(kind: type[Node]) -> dict[str, type[Node]]:
         return dict.fromkeys((PRIMARY, *BACKUPS), kind)
 
     for seed in range(200):
-        assert not run(seed, nodes(Correct), requests=requests, check=check, seconds=3).violation
-    red = next(s for s in range(200) if run(s, nodes(Node), requests=requests, check=check, seconds=3).violation)
-    found = shrink(red, nodes(Node), requests=requests, check=check, seconds=3)
+        assert not run(seed, nodes(Correct), requests=lambda rng, number: number, check=check, seconds=3).violation
+    red = next(
+        s
+        for s in range(200)
+        if run(s, nodes(Node), requests=lambda rng, number: number, check=check, seconds=3).violation
+    )
+    found = shrink(red, nodes(Node), requests=lambda rng, number: number, check=check, seconds=3)
     assert found is not None
     small, outcome = found
     print(f"seed {red} is red; {small.faults} faults and {small.operations} requests are enough:")
