@@ -14,10 +14,11 @@ Every operation that was acknowledged is checked at the level it was promised (`
 """
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from troth.client import operations
 from troth.client.aio import AsyncClient
@@ -31,6 +32,8 @@ from troth.simulate.rng import stream
 from troth.verify.history import Event, EventType, History, pair
 
 T = TypeVar("T")
+Workload: TypeAlias = Callable[[AsyncClient, random.Random], Awaitable[None]]
+"""What a client of one's own does, called again and again. `TrothError`s it lets pass are a client's daily bread."""
 
 ACCOUNTS = 3
 MONEY_EACH = 100
@@ -141,7 +144,9 @@ class Record:
 class Worker:
     """One client, which does one thing after the other until `stop`."""
 
-    def __init__(self, cluster: Cluster, record: Record, number: int) -> None:
+    def __init__(self, cluster: Cluster, record: Record, number: int, workload: "Workload | None" = None) -> None:
+        """*workload*: what this client does again and again, instead of what is drawn."""
+        self._workload = workload
         self.name = f"c{number}"
         self.stopped = False
         self._cluster = cluster
@@ -180,7 +185,10 @@ class Worker:
                 continue
             self._cluster.tell(self.name, what)
             try:
-                await getattr(self, "_" + what.replace(" ", "_"))(key, rng)
+                if self._workload is not None:
+                    await self._workload(self._client, rng)
+                else:
+                    await getattr(self, "_" + what.replace(" ", "_"))(key, rng)
             except TrothError:
                 pass
             except InvariantViolation as violation:

@@ -15,7 +15,7 @@ from typing import Any
 
 from troth.client.aio import AsyncClient
 from troth.errors import InvariantViolation, TrothError, invariant
-from troth.rehearsal.clients import Record, Watcher, Worker, prepare
+from troth.rehearsal.clients import Record, Watcher, Worker, Workload, prepare
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.faults import Faults
 from troth.rehearsal.host import Host
@@ -59,8 +59,15 @@ class Rehearsal:
     """A cluster, its clients, and all that happens to them."""
 
     def __init__(
-        self, plan: Plan, *, keep: Collection[Choice] | None = None, rules: Sequence[type[Invariant]] = ALL
+        self,
+        plan: Plan,
+        *,
+        keep: Collection[Choice] | None = None,
+        rules: Sequence[type[Invariant]] = ALL,
+        workload: Workload | None = None,
     ) -> None:
+        """*keep*: of all that could happen only this does; *workload* replaces what clients do."""
+        self._workload = workload
         self.plan = plan
         self.cluster = Cluster(plan, Choices(keep), rules)
         self.record = Record(self.cluster)
@@ -113,7 +120,7 @@ class Rehearsal:
         cluster.network.begin()
         operator = Operator(cluster)
         faults = self._faults = Faults(cluster, operator)
-        workers = [Worker(cluster, self.record, number) for number in range(1, plan.clients + 1)]
+        workers = [Worker(cluster, self.record, number, self._workload) for number in range(1, plan.clients + 1)]
         for number in range(1, plan.watchers + 1):
             Watcher(cluster, self.record, number)
         cluster.run_until(world.now_us + plan.chaos_us)
