@@ -1,5 +1,6 @@
 """`troth verify`: the verdict is printed, and is the exit code."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -86,3 +87,85 @@ def test_a_model_of_transactions_does_not_fit_single_objects(run: Run, tmp_path:
     result = run("verify", path, "--model", "serializable")
     assert result.exit_code == 2
     assert "list-append" in result.stderr
+
+
+def lines(path: Path, *rows: tuple[int, str, str, object]) -> Path:
+    """(process, type, f, value) as JSON lines."""
+    names = ("process", "type", "f", "value")
+    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+    return path
+
+
+def test_what_was_recorded_is_found_out_and_said(run: Run, tmp_path: Path) -> None:
+    """The object and the format; and what was passed over."""
+    log = tmp_path / "jepsen.log"
+    log.write_text(
+        "INFO  jepsen.core - go\nINFO  jepsen.util - 0\t:invoke\t:write\t1\nINFO  jepsen.util - 0\t:ok\t:write\t1\n"
+    )
+    result = run("verify", str(log), "--no-html")
+    assert result.exit_code == 0
+    assert "format: jepsen-log; taken for a register" in result.stdout
+    assert "note: passed over" in result.stdout and "line 1" in result.stdout
+    path = tmp_path / "skew.edn.gz"
+    path.write_bytes(gzip.compress(SKEW.encode()))
+    result = run("verify", str(path), "--no-html", "-o", "json")
+    told = json.loads(result.stdout)
+    assert (told["object"], told["model"], told["format"]) == ("list-append", "strict-serializable", "elle-edn")
+    assert result.exit_code == 1
+    votes = lines(tmp_path / "votes", (0, "invoke", "vote", True), (0, "ok", "vote", True))
+    assert json.loads(run("verify", str(votes), "--no-html", "-o", "json").stdout)["model"] == "atomic-commit"
+    for model in ("atomic-commit", "lock-safety"):
+        assert run("verify", str(votes), "--no-html", "--model", model).exit_code == 0
+
+
+def test_an_unknown_object_asks_for_its_name(run: Run, tmp_path: Path) -> None:
+    path = lines(tmp_path / "fly.jsonl", (0, "invoke", "fly", None))
+    result = run("verify", str(path), "--no-html")
+    assert result.exit_code == 2
+    assert "--object" in result.stderr
+
+
+def test_scans_of_workloads(run: Run, tmp_path: Path) -> None:
+    rows = [(0, "invoke", "transfer", {"from": 0, "to": 1, "amount": 1}), (0, "ok", "transfer", None)]
+    for total in (10, 11):
+        rows += [(1, "invoke", "read", None), (1, "ok", "read", {"0": 5, "1": total - 5})]
+    path = str(lines(tmp_path / "bank.jsonl", *rows))
+    result = run("verify", path, "--no-html")
+    assert result.exit_code == 1
+    assert "wrong-total" in result.stdout
+    initial = '{"0": 6, "1": 4}'
+    result = run("verify", path, "--no-html", "--model", "linearizable", "--object", "bank", "--initial", initial)
+    assert result.exit_code == 1
+    assert "cannot be placed: [2]" in result.stdout
+    assert run("verify", path, "--no-html", "--initial", "{").exit_code == 2
+
+
+def test_the_reading_can_be_overridden(run: Run, tmp_path: Path) -> None:
+    """A failed cas that ought to have succeeded; a read of nil after a write."""
+    rows = [(0, "invoke", "write", 1), (0, "ok", "write", 1)]
+    cas = [*rows, (0, "invoke", "cas", [1, 2]), (0, "fail", "cas", [1, 2])]
+    path = str(lines(tmp_path / "cas.jsonl", *cas))
+    assert run("verify", path, "--no-html").exit_code == 0
+    assert run("verify", path, "--no-html", "--failed", "observed").exit_code == 1
+    nil = [*rows, (0, "invoke", "read", None), (0, "ok", "read", None)]
+    path = str(lines(tmp_path / "nil.jsonl", *nil))
+    assert run("verify", path, "--no-html").exit_code == 1
+    assert run("verify", path, "--no-html", "--nil-read", "unknown").exit_code == 0
+
+
+def test_bounds_of_time_and_memory_are_kept_and_named(run: Run, tmp_path: Path) -> None:
+    """Twelve overlapping pushes of two values, taken by pops of which some crashed: far too many orders."""
+    count = 12
+    rows: list[tuple[int, str, str, object]] = [(at, "invoke", "push", at % 3) for at in range(count)]
+    rows += [(at, "ok", "push", at % 3) for at in range(count)]
+    for at in range(3):
+        rows += [(100 + at, "invoke", "pop", None), (100 + at, "info", "pop", None)]
+    for at in range(count - 2):
+        rows += [(0, "invoke", "pop", None), (0, "ok", "pop", (at * at) % 3)]
+    path = str(lines(tmp_path / "hard.jsonl", *rows))
+    result = run("verify", path, "--no-html", "--timeout", "0.2")
+    assert result.exit_code == 3, result.stdout
+    assert "out of time (--timeout 0.2) after" in result.stdout
+    result = run("verify", path, "--no-html", "--memory", "1")
+    assert result.exit_code == 3
+    assert "out of memory (--memory 1) after" in result.stdout
