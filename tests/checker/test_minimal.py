@@ -120,3 +120,21 @@ def test_the_text_draws_the_smallest_part() -> None:
             assert len(bars) == len(example.minimal)
             return
     raise AssertionError("no illegal history was made")
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+def test_the_smallest_part_without_real_time(start: int, count: int) -> None:
+    """Sequential consistency: illegal by itself, too, as the oracle says."""
+    shown = smaller = 0
+    names = list(OBJECTS)
+    for seed in range(start, start + 3 * count):
+        history, model = random_history(names[seed % len(names)], seed, operations=8)
+        verdict = check(history, "sequential", model)
+        if verdict.status is not Status.ILLEGAL or verdict.counterexample is None:
+            continue
+        kept = verdict.counterexample.minimal
+        if kept:
+            assert not linearizable(history.where(kept), model, realtime=False), seed
+            shown += 1
+            smaller += len(kept) < len(history)
+    assert smaller > shown // 2 > 0

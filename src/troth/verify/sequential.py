@@ -8,17 +8,22 @@ each process got, state), every such pair visited once, operations invoked earli
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 from troth.errors import UsageError
 from troth.verify.causal import check_causal
 from troth.verify.history import FOREVER, History, Process, Value
 from troth.verify.linearizability import Budget, check_linearizable
+from troth.verify.linearizability.minimal import removable_calls, shrink, unseen
 from troth.verify.models import ILLEGAL, Model, Register, Several
 from troth.verify.verdict import Counterexample, Part, Status, Verdict
 
 _FIRST_TRY: Final = 2_000
 """Configurations that the attempt as a linearizable history may hold."""
+_SHRINK_STATES: Final = 5_000
+_SHRINK_EVENTS: Final = 20_000
+"""States of one try at shrinking, and events of all of them."""
 _COST: Final = "exponential in the number of processes at worst"
 
 
@@ -122,15 +127,35 @@ class _Search:
                     stack.append((moved, changed, (order, index), depth + 1))
         prefix = _unlinked(deepest[2])
         stuck = tuple(lane[at] for lane, at in zip(self.lanes, deepest[0], strict=True) if at < len(lane))
-        counterexample = Counterexample(
-            operation=min(stuck, default=None),
-            reason=f"after the longest legal order ({len(prefix)} operations) no process can go on",
-            prefix=tuple(prefix),
-            involved=tuple(sorted(stuck)),
-        )
-        return self._verdict(
-            Status.ILLEGAL, len(seen), deepest[3], reason=counterexample.reason, counterexample=counterexample
-        )
+        reason = f"after the longest legal order ({len(prefix)} operations) no process can go on"
+
+        def example() -> Counterexample:
+            kept = self._smallest()
+            return Counterexample(
+                operation=min(stuck, default=None) if not kept else None,
+                reason="no order of these that keeps each process's own is legal" if kept else reason,
+                prefix=tuple(prefix),
+                involved=tuple(kept or sorted(stuck)),
+                minimal=tuple(kept),
+            )
+
+        return self._verdict(Status.ILLEGAL, len(seen), deepest[3], reason=reason, counterexample=example)
+
+    def _smallest(self) -> list[int]:
+        """A small part that is illegal by itself; empty when that takes too long to say."""
+        history, model = self.history, self.model
+
+        def illegal(timeline: Sequence[int]) -> bool:
+            part = history.where({code >> 1 for code in timeline})
+            return _Search(part, model, self.expired, _SHRINK_STATES).run().status is Status.ILLEGAL
+
+        if not illegal(history.timeline):
+            return []
+        removable = removable_calls(model, self.calls)
+        if isinstance(model, Register):
+            primitives = [model.primitive(op, history.reading) for op in history.operations]
+            removable = partial(unseen, primitives)
+        return shrink(history.timeline, removable, illegal, events_max=_SHRINK_EVENTS)
 
     def _slot(self, index: int) -> int:
         return self.slot[self.history.operations[index].key if self.model.keyed else None]
@@ -187,7 +212,7 @@ class _Search:
         depth: int,
         *,
         reason: str = "",
-        counterexample: Counterexample | None = None,
+        counterexample: Callable[[], Counterexample] | None = None,
         witness: list[int] | None = None,
     ) -> Verdict:
         total = sum(len(lane) for lane in self.lanes)

@@ -26,6 +26,8 @@ Group: TypeAlias = tuple[int, ...]
 EVENTS_MAX: Final = 2_000_000
 """Events that all tries together may look at; what is found by then is shown."""
 
+_COMPARISONS_MAX: Final = 1_000_000
+
 
 def shrink(
     timeline: Sequence[int],
@@ -91,6 +93,9 @@ def unseen(primitives: Sequence[Primitive | None], left: Sequence[int]) -> list[
         elif kind == NOT:
             forbidden.add(value)
         appends = appends or kind == APPEND
+    if appends and len(updates) * len(seen) > _COMPARISONS_MAX:
+        # Too many texts to look through; fewer will be left once most looks are gone.
+        return looks
     exact = set(seen)
     texts = [value for value in seen if isinstance(value, str)]
     lists = [value for value in seen if isinstance(value, tuple)]
