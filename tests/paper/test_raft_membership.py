@@ -499,6 +499,15 @@ def test_compaction_drops_what_a_snapshot_covers_and_no_more() -> None:
     assert stage.commit(2) == 7
 
 
+def test_a_compaction_that_keeps_everything_drops_nothing() -> None:
+    """§7: entries are kept in front of a snapshot for followers that are a little behind."""
+    stage = leading()
+    stage.propose(1)
+    stage.settle()
+    stage.compact(1, keep_from=1)
+    assert (stage.status(1).first_index, stage.terms(1)) == (1, [1, 1])
+
+
 def test_what_was_not_applied_can_not_be_compacted() -> None:
     """§7: a snapshot covers "only the committed entries"."""
     stage = leading()

@@ -441,6 +441,28 @@ def test_a_server_that_has_lost_nothing_keeps_what_it_has_acknowledged() -> None
     assert stage.status(1).progress[NodeId(2)].match == 2, "all that it has acknowledged is there"
 
 
+def test_what_a_server_has_lost_does_not_break_off_a_snapshot_on_its_way_to_it() -> None:
+    stage = replicating()
+    stage.propose(1)
+    stage.settle()
+    assert stage.status(1).progress[NodeId(3)].match == 2
+    stage.crash(3)
+    stage.propose(1)
+    stage.settle()
+    stage.compact(1)
+    stage[1].engine.unreachable(NodeId(3))
+    stage.pump(1)
+    assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+    disk = stage[3].journal.durable
+    del disk.entries[:], disk.digests[:]
+    stage.restart(3, may_vote=False)
+    stage.hand(1, 3, Heartbeat(Term(1), EntryId(Term(1), LogIndex(3)), 9))
+    stage.read(3, context=7)
+    stage.settle()
+    progress = stage.status(1).progress[NodeId(3)]
+    assert (progress.state, progress.match) == ("snapshot", 0)
+
+
 def test_an_acknowledgement_of_what_was_never_sent_stops_the_leader() -> None:
     """Messages are not forged; if it happens, something is wrong that must not be built upon."""
     stage = replicating()

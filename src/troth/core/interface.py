@@ -14,6 +14,12 @@ The driver's duties, the same for production (`runtime`) and simulator (`simulat
 3. `Effects.committed` is applied in order. It may be applied before it is durable on this server: a quorum has it. No
    snapshot is taken in the middle of it.
 4. `Effects.install` replaces the state machine's state by the snapshot that arrived.
+
+Time. `now` is a reading of this server's own monotonic clock, taken after the input had arrived. It may be *old* when
+the engine gets it (a pause falls between reading and calling), and older than the one before: that then counts. It may
+never be older than the arrival of its input, nor ahead of the clock: patience with a leader begins at the `now` of its
+message, and a leader's lease is counted on that (`ReadState.valid_until` is compared with a *fresh* reading, after the
+state was read). `propose`, `change_membership` and `transfer` go by the newest `now` there was.
 """
 
 from collections.abc import Mapping
@@ -283,7 +289,7 @@ class Engine(Protocol):
         """Handle one message. Malformed or stale ones change nothing."""
 
     def tick(self, now: Tick) -> None:
-        """Let time pass up to *now* (never falls)."""
+        """Let time pass up to *now* (see the module: an older one than before changes nothing)."""
 
     def read(self, context: int, now: Tick) -> None:
         """Ask for a linearizable read point; *context* (chosen by the caller, unique) returns in `Effects`."""

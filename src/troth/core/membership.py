@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from troth.core.interface import Entry, EntryKind, Membership, MembershipChange
+from troth.errors import DecodeError
 from troth.ids import LogIndex, NodeId
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -22,8 +23,27 @@ def encode_membership(membership: Membership) -> bytes:
 
 
 def decode_membership(payload: bytes) -> Membership:
-    """Read the payload of a MEMBERSHIP entry."""
-    return _decoder.decode(payload)
+    """Read the payload of a MEMBERSHIP entry.
+
+    Raises:
+        DecodeError: it is none, or one under which nobody could decide anything.
+    """
+    try:
+        membership = _decoder.decode(payload)
+    except msgspec.DecodeError as error:
+        raise DecodeError(f"an entry of {len(payload)} bytes is not a membership: {error}") from error
+    if not membership.voters:
+        raise DecodeError("a membership without voters stands in the log")
+    return membership
+
+
+def holds_membership(entry: Entry) -> bool:
+    """Whether a MEMBERSHIP entry can be read; whoever gets it from another server asks before taking it."""
+    try:
+        decode_membership(entry.payload)
+    except DecodeError:
+        return False
+    return True
 
 
 class MembershipLog:

@@ -217,6 +217,10 @@ class Faults:
         coming = rng.sample(outside, min(len(outside), rng.choice((0, 1, 1, 2))))
         going = rng.sample(inside, min(len(inside) - 1, rng.choice((0, 0, 1, 1, 2))))
         joining = {node: Member(f"n{node}", promote=rng.random() < 0.7) for node in coming}
+        if rng.random() < 0.25:
+            going = (
+                [leader.node_id] if len(inside) > 1 else []
+            )  # a leader that removes itself is a case of its own
         promote = tuple(node for node in membership.learners if node not in going and rng.random() < 0.3)
         if rng.random() < 0.3:
             return MembershipChange(add_voters=joining, remove=tuple(going), promote=promote)

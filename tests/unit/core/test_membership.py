@@ -8,9 +8,11 @@ from troth.core.membership import (
     changed,
     decode_membership,
     encode_membership,
+    holds_membership,
     left,
     promotable,
 )
+from troth.errors import DecodeError
 from troth.ids import LogIndex, NodeId, Term
 from troth.simulate.stage import membership_of
 
@@ -110,6 +112,16 @@ def test_an_installed_snapshot_replaces_all_memberships() -> None:
 def test_a_membership_survives_its_encoding() -> None:
     membership = membership_of((1, 2), outgoing=(2, 3), learners=(4,))
     assert decode_membership(encode_membership(membership)) == membership
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xc1", b"x", b"\x92\x01\x02", encode_membership(THREE)[:-1], encode_membership(Membership(()))],
+)
+def test_what_is_no_membership_is_refused_by_name(payload: bytes) -> None:
+    with pytest.raises(DecodeError, match="membership"):
+        decode_membership(payload)
+    assert not holds_membership(Entry(LogIndex(1), Term(1), EntryKind.MEMBERSHIP, payload))
 
 
 def test_everyone_is_sorted_and_whole_and_voters_are_of_either_set() -> None:
@@ -214,3 +226,16 @@ def test_only_learners_that_caught_up_and_want_it_are_promoted() -> None:
     membership = Membership(voters=THREE.voters, learners=node(4, 5, 6), members=members)
     assert promotable(membership, node(1, 4, 5, 6)) == node(4)
     assert promotable(membership, node(5)) == ()
+
+
+def test_the_memberships_since_an_index_are_the_one_in_force_there_and_all_later() -> None:
+    later = [membership_of((1, 2)), membership_of((2, 3))]
+    entries = [
+        Entry(LogIndex(index), Term(1), EntryKind.MEMBERSHIP, encode_membership(each))
+        for index, each in zip((7, 9), later, strict=True)
+    ]
+    log = MembershipLog(THREE, LogIndex(5), entries)
+    assert list(log.since(LogIndex(9))) == [later[1]]
+    assert list(log.since(LogIndex(8))) == [later[1], later[0]]
+    assert list(log.since(LogIndex(5))) == [later[1], later[0], THREE]
+    assert list(log.since(LogIndex(1))) == [later[1], later[0], THREE], "older ones are not known any more"

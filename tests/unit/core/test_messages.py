@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from troth.core.interface import Entry, EntryId, EntryKind
+from troth.core.membership import encode_membership
 from troth.core.raft.messages import (
     AppendEntries,
     AppendRejected,
@@ -22,6 +23,7 @@ from troth.core.raft.messages import (
     is_well_formed,
 )
 from troth.ids import LogIndex, Term
+from troth.simulate.stage import membership_of
 
 LAST = EntryId(Term(3), LogIndex(9))
 
@@ -98,3 +100,12 @@ def test_contiguous_entries_with_rising_terms_are_well_formed(message: AppendEnt
 )
 def test_gaps_falling_terms_and_terms_of_the_future_are_malformed(message: AppendEntries) -> None:
     assert not is_well_formed(message)
+
+
+@pytest.mark.parametrize(
+    ("payload", "accepted"), [(encode_membership(membership_of((1, 2))), True), (b"junk", False)]
+)
+def test_a_membership_that_can_not_be_read_makes_the_message_malformed(payload: bytes, accepted: bool) -> None:
+    """It would be in force from the moment it is in the log (§6): it must not get there."""
+    assert is_well_formed(append(Entry(LogIndex(10), Term(3), EntryKind.MEMBERSHIP, payload))) is accepted
+    assert is_well_formed(append(Entry(LogIndex(10), Term(3), EntryKind.COMMANDS, payload)))

@@ -6,7 +6,8 @@ term, except that `PreVote` and a granted `PreVoteReply` carry the term the cand
 
 from typing import TypeAlias
 
-from troth.core.interface import Entry, EntryId, Message
+from troth.core.interface import Entry, EntryId, EntryKind, Message
+from troth.core.membership import holds_membership
 from troth.ids import LogIndex, Term
 
 
@@ -140,6 +141,8 @@ def is_well_formed(message: RaftMessage) -> bool:
     for entry in message.entries:
         index = LogIndex(index + 1)
         if entry.index != index or not term <= entry.term <= message.term:
+            return False
+        if entry.kind == EntryKind.MEMBERSHIP and not holds_membership(entry):
             return False
         term = entry.term
     return True

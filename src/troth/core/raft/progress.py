@@ -15,6 +15,7 @@ Source: thesis §10.2.1 (pipelining); the three states are etcd's; the window is
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import assert_never
 
 from troth.ids import LogIndex, Tick
 
@@ -56,6 +57,8 @@ class FollowerProgress:
                 return len(self.in_flight) < self.window and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX
             case Mode.SNAPSHOT:
                 return False
+            case _:
+                assert_never(self.mode)
 
     def on_sent(self, last: LogIndex, size_bytes: int) -> None:
         """An append with entries up to *last* has left."""

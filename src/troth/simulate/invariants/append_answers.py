@@ -27,6 +27,9 @@ class AppendAnswers(Invariant):
             self._acknowledged.pop(node.node_id, None)
 
     def on_received(self, node: CoreNode, sender: NodeId, message: Any, now: Tick) -> None:
+        prev = message.prev
+        if prev.index > node.view.commit_index and node.view.term_at(prev.index) != prev.term:
+            return  # it will be rejected
         covered = (message.term, LogIndex(message.prev.index + len(message.entries)))
         self._covered[node.node_id] = max(covered, self._covered.get(node.node_id, covered))
 
