@@ -25,6 +25,13 @@ def test_smoke_seed_keeps_every_promise(seed: int) -> None:
     assert outcome.committed > 0 and outcome.operations["ok"] > 0
 
 
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_smoke_seed_of_paxos_keeps_every_promise(seed: int) -> None:
+    outcome = run_seed(seed, chaos_seconds=4, consensus="paxos")
+    assert_green(outcome)
+    assert outcome.committed > 0 and outcome.operations["ok"] > 0
+
+
 @pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["seed"]))
 def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
     assert_green(run_seed(pinned["seed"], chaos_seconds=pinned["seconds"]))

@@ -12,7 +12,7 @@ from troth.core.interface import Trace
 from troth.errors import InvariantViolation
 from troth.ids import NodeId
 from troth.rehearsal.host import Host, Seat
-from troth.rehearsal.invariants import ALL
+from troth.rehearsal.invariants import RULES
 from troth.rehearsal.loop import Clock, ProcessLoop
 from troth.rehearsal.network import Network
 from troth.rehearsal.plan import Plan
@@ -33,12 +33,12 @@ class Halt(BaseException):
 class Cluster:
     """Servers in a world of their own. `violation` is the first thing that went against an invariant."""
 
-    def __init__(self, plan: Plan, choices: Choices, rules: Sequence[type[Invariant]] = ALL) -> None:
+    def __init__(self, plan: Plan, choices: Choices, rules: Sequence[type[Invariant]] | None = None) -> None:
         self.plan = plan
         self.choices = choices
         self.world = World()
         self.network = Network(self.world, plan, choices, stream(plan.seed, "network"))
-        self.monitor = Monitor({}, rules)
+        self.monitor = Monitor({}, RULES[plan.consensus] if rules is None else rules)
         self.monitor.on_event = self._on_event
         self.digests: dict[int, int] = {}
         """Log index -> digest of all that was applied up to there, by whoever did so first."""

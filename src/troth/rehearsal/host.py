@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from troth.core.engines import EngineConfig
-from troth.core.interface import Effects, Engine, Entry, EntryId, SnapshotMeta, Trace
+from troth.core.interface import Effects, Engine, Entry, EntryId, HardState, SnapshotMeta, Trace
 from troth.errors import (
     IdentityLost,
     InvariantViolation,
@@ -38,6 +38,7 @@ from troth.replica.protocol import Writes
 from troth.server.config import ServerConfig
 from troth.server.server import Server
 from troth.simulate.journal import Journal, Stored, Write, chained, replayed
+from troth.simulate.paxos_view import PaxosView
 from troth.simulate.rng import stream
 from troth.simulate.view import EngineView, view_of
 
@@ -142,14 +143,17 @@ class Seat:
         """A process has recovered *engine* from this identity's disk."""
         view = view_of(engine)
         self.engine, self.view = engine, view
-        status = engine.status()
         base = EntryId(view.term_at(view.compacted_index) or Term(0), view.compacted_index)
         meta = SnapshotMeta(base, engine.membership_at(base.index))
         base_digest = self._cluster.digests.get(base.index, 0)
-        entries = list(view.entries(LogIndex(base.index + 1), LogIndex(view.last_index + 1)))
         stored = Stored(base=meta, base_digest=base_digest)
-        stored.hard_state = type(stored.hard_state)(status.term, status.voted_for)
-        stored.write(tuple(entries))
+        stored.hard_state = HardState(view.term, view.voted_for)
+        if isinstance(view, PaxosView):
+            indexes = range(base.index + 1, view.last_index + 1)
+            stored.accept(slot for index in indexes if (slot := view.slot(LogIndex(index))) is not None)
+            stored.chosen = view.commit_index
+        else:
+            stored.write(view.entries(LogIndex(base.index + 1), LogIndex(view.last_index + 1)))
         if self._known and not damaged:
             self._check_recovered(stored)
         self.journal = Journal(meta.membership)
@@ -259,6 +263,12 @@ def _holds(stored: Stored, wanted: Stored) -> bool:
     hard, least = stored.hard_state, wanted.hard_state
     if hard.term < least.term or (hard.term == least.term and least.voted_for not in (0, hard.voted_for)):
         return False
+    if wanted.slots or stored.slots:
+        first = stored.base.last.index
+        return all(
+            index <= first or (index in stored.slots and stored.slots[index].ballot >= slot.ballot)
+            for index, slot in wanted.slots.items()
+        )
     if stored.last_index < wanted.last_index:
         return False
     first = max(stored.base.last.index, wanted.base.last.index)

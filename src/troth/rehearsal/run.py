@@ -19,7 +19,6 @@ from troth.rehearsal.clients import Record, Watcher, Worker, Workload, prepare
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.faults import Faults
 from troth.rehearsal.host import Host
-from troth.rehearsal.invariants import ALL
 from troth.rehearsal.judge import judge, judge_consistency
 from troth.rehearsal.operator import Operator
 from troth.rehearsal.plan import SECOND_US, Plan, draw
@@ -63,7 +62,7 @@ class Rehearsal:
         plan: Plan,
         *,
         keep: Collection[Choice] | None = None,
-        rules: Sequence[type[Invariant]] = ALL,
+        rules: Sequence[type[Invariant]] | None = None,
         workload: Workload | None = None,
     ) -> None:
         """*keep*: of all that could happen only this does; *workload* replaces what clients do."""

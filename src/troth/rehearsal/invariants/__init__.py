@@ -4,8 +4,17 @@ ones of troth/simulate/invariants."""
 from troth.rehearsal.invariants.exactly_once import ExactlyOnce
 from troth.rehearsal.invariants.revision_order import RevisionOrder
 from troth.rehearsal.invariants.same_state import SameState
-from troth.simulate.invariants import ALL as ENGINE_RULES
+from troth.simulate.invariants import ALL, PAXOS
 from troth.simulate.invariants.read_linearizability import ReadLinearizability
 
-ALL = (*(rule for rule in ENGINE_RULES if rule is not ReadLinearizability), ExactlyOnce, RevisionOrder, SameState)
-"""(That reads are linearizable is judged from what clients saw.)"""
+RULES = {
+    consensus: (
+        *(rule for rule in rules if rule is not ReadLinearizability),
+        ExactlyOnce,
+        RevisionOrder,
+        SameState,
+    )
+    for consensus, rules in (("raft", ALL), ("paxos", PAXOS))
+}
+"""By the name of the engine. That reads are linearizable is judged from what clients saw; rules about single steps of
+an engine are left to the simulation of cores."""
