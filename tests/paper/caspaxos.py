@@ -14,7 +14,8 @@ from troth.core.register.messages import (
     founding,
     group_of,
 )
-from troth.core.register.proposer import Outcome, Proposer, Send, Task
+from troth.core.register.proposer import Proposer
+from troth.core.register.task import Outcome, Send, Task
 from troth.ids import NodeId
 
 

@@ -5,7 +5,8 @@ from caspaxos import Table, ballot, state
 
 from troth.core.register import changes
 from troth.core.register.messages import ZERO, Accept, Conflict, Holding, Prepare, Promise, Read, Took
-from troth.core.register.proposer import Fate, Phase, fate, highest_accepted
+from troth.core.register.round import Phase
+from troth.core.register.states import Fate, fate, highest_accepted
 from troth.errors import (
     AlreadyDecided,
     ChangeFailed,
@@ -293,7 +294,7 @@ def test_many_changes_of_one_other_proposer_hide_nothing() -> None:
 
 def test_a_state_says_of_an_attempt_what_can_be_known() -> None:
     """`fate` over a register's whole life: applied, not applied, and the two ways of not knowing."""
-    from troth.core.register.proposer import Attempt, Write, next_state
+    from troth.core.register.states import Attempt, Write, next_state
 
     mine, born = ballot(9, client=7), ballot(2, client=3)
     base = next_state(None, Write(value=b"a"), born, ZERO)

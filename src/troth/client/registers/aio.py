@@ -4,7 +4,6 @@ client's (core/register). ``async with troth.aio.PaxosClient([...]) as registers
 
 import asyncio
 import random
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -12,11 +11,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from typing_extensions import override
-
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
-from troth.client.registers.lines import REST_MAX_S, REST_S, WAITING_MAX, LineLost
+from troth.client.registers.aio_lines import AsyncLine, seen
+from troth.client.registers.lines import LineLost
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
     COLLECT_WITHIN_S,
@@ -38,161 +36,22 @@ from troth.client.registers.request import (
     view_of,
     where,
 )
-from troth.client.retry import error_of
 from troth.client.url import parse_url
 from troth.core.register import changes
-from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import (
     Configuration,
     Configure,
     Describe,
     Described,
     ReplyMessage,
-    RequestMessage,
     Seat,
 )
-from troth.core.register.proposer import Change, Outcome, Proposer, Send, Task
+from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Listing, Reconfiguration
-from troth.errors import DecodeError, TrothError, Unavailable, UsageError, WrongCluster
+from troth.core.register.states import Change
+from troth.core.register.task import Outcome, Send, Task
+from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
-from troth.runtime.addresses import parse_address
-from troth.runtime.streams import FrameConnection, open_connection
-from troth.wire.frames import FRAME_BYTES_MAX
-from troth.wire.handshake import Greeting, Hello, Welcome
-
-CONNECT_SECONDS_MAX = 2.0
-
-
-class _Connection(FrameConnection):
-    """One connection to an acceptor; `ready` ends with its id, or with why there is none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[NodeId] = loop.create_future()
-        self.ready.add_done_callback(_seen)
-        self._asked: dict[int, asyncio.Future[ReplyMessage]] = {}
-        self._number = 0
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._asked)
-
-    def ask(self, request: RequestMessage) -> "asyncio.Future[ReplyMessage]":
-        self._number += 1
-        number = self._number
-        future: asyncio.Future[ReplyMessage] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_seen)
-        if self.closed:
-            future.set_exception(LineLost("the connection broke"))
-            return future
-        self._asked[number] = future
-        self.send(encode_ask(number, request))
-        return future
-
-    @override
-    def on_opened(self) -> None:
-        self.greet(Hello("register"))
-
-    @override
-    def on_greeting(self, greeting: Greeting) -> None:
-        if isinstance(greeting, Welcome):
-            self.admit(FRAME_BYTES_MAX)
-            self.ready.set_result(greeting.node_id)
-            return
-        error: TrothError = DecodeError("the other side did not welcome us")
-        if not isinstance(greeting, Hello):
-            error = error_of(greeting.code, greeting.text)
-        self.ready.set_exception(LineLost(str(error)))
-        self.transport.abort()
-
-    @override
-    def on_bodies(self, bodies: list[bytes]) -> None:
-        for body in bodies:
-            number, reply = decode_answer(body)
-            future = self._asked.pop(number, None)
-            if future is not None and not future.done():
-                future.set_result(reply)
-
-    @override
-    def on_garbage(self, error: DecodeError) -> None:
-        self._end(LineLost(f"{error}; is that a troth acceptor?"))
-
-    @override
-    def on_closed(self, error: Exception | None) -> None:
-        self._end(LineLost(f"the connection broke ({error})" if error else "the acceptor closed the connection"))
-
-    def _end(self, error: LineLost) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(error)
-        asked, self._asked = self._asked, {}
-        for future in asked.values():
-            if not future.done():
-                future.set_exception(error)
-
-
-class _Line:
-    """The connection to the acceptor at one address, made when it is needed."""
-
-    def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
-        self.address = address
-        self._tls = tls
-        self._connection: _Connection | None = None
-        self._opening: asyncio.Task[_Connection] | None = None
-        self._rests = 0
-        self._rest_until = 0.0
-        self._complaint = ""
-        self._waiting = 0
-
-    async def ask(self, request: RequestMessage, *, expect: int = 0) -> ReplyMessage:
-        """Raises LineLost when nothing comes of it."""
-        if self._waiting >= WAITING_MAX:
-            raise LineLost(f"{WAITING_MAX} requests wait for {self.address} already")
-        self._waiting += 1
-        try:
-            connection = self._connection
-            if connection is None or connection.closed:
-                connection = await self._opened()
-            acceptor = connection.ready.result()
-            if expect and acceptor != expect:
-                raise LineLost(
-                    f"acceptor {acceptor:x} answers at {self.address}, not {expect:x}: its directory was emptied or "
-                    "replaced, so it has no voice (`troth paxos acceptors replace`)"
-                )
-            return await connection.ask(request)
-        finally:
-            self._waiting -= 1
-
-    async def _opened(self) -> _Connection:
-        if time.monotonic() < self._rest_until:
-            raise LineLost(self._complaint)
-        if self._opening is None or self._opening.done():
-            self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(_seen)
-        return await asyncio.shield(self._opening)
-
-    async def _open(self) -> _Connection:
-        connection = _Connection()
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                await open_connection(connection, parse_address(self.address), tls=self._tls)
-                await connection.ready
-        except (OSError, LineLost) as error:
-            self._rests = min(self._rests + 1, 10)
-            self._rest_until = time.monotonic() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
-            self._complaint = (
-                f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
-            )
-            raise LineLost(self._complaint) from error
-        self._rests = 0
-        self._connection = connection
-        return connection
-
-    def close(self) -> None:
-        if self._opening is not None:
-            self._opening.cancel()
-        if self._connection is not None and not self._connection.closed:
-            self._connection.transport.abort()
 
 
 class PaxosClient:
@@ -222,7 +81,7 @@ class PaxosClient:
         self._collects = collect
         self._finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
         self._addresses = self._finding.addresses
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, AsyncLine] = {}
         self._known: Proposer | None = None
         self._mixed: WrongCluster | None = None
         self._turns: dict[bytes, tuple[asyncio.Lock, int]] = {}
@@ -453,12 +312,12 @@ class PaxosClient:
             raise LineLost(f"nobody knows where acceptor {acceptor:x} is")
         return seat.address
 
-    def _line(self, address: str) -> _Line:
+    def _line(self, address: str) -> AsyncLine:
         if self._closed:
             raise UsageError("this client is closed")
         line = self._lines.get(address)
         if line is None:
-            line = self._lines[address] = _Line(address, self._tls)
+            line = self._lines[address] = AsyncLine(address, self._tls)
         return line
 
     def _aside(self, doing: Coroutine[Any, Any, Any]) -> None:
@@ -489,7 +348,7 @@ class PaxosClient:
         while time.monotonic() < deadline:
             waiting = {asyncio.create_task(self._describe(address)) for address in self._given}
             for job in waiting:
-                job.add_done_callback(_seen)
+                job.add_done_callback(seen)
             while waiting and not finding.is_enough and (left_s := deadline - time.monotonic()) > 0:
                 _, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 if self._mixed is not None:
@@ -537,9 +396,3 @@ class PaxosClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _seen(future: "asyncio.Future[Any]") -> None:
-    """Nobody need wait for it: what it failed with is not to be reported as lost."""
-    if not future.cancelled():
-        future.exception()

@@ -14,7 +14,8 @@ from troth.client import recording
 from troth.client.recording import Recorder
 from troth.client.registers.request import RegisterReply, attempts_of
 from troth.core.register.messages import Ballot
-from troth.core.register.proposer import Attempt, Task
+from troth.core.register.states import Attempt
+from troth.core.register.task import Task
 from troth.errors import NotApplied, UsageError
 
 

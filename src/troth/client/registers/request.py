@@ -10,8 +10,10 @@ from troth.client.operations import Text, as_bytes
 from troth.client.url import parse_url
 from troth.core.register.codec import KEY_BYTES_MAX, VALUE_BYTES_MAX
 from troth.core.register.messages import RESERVED, Configuration, Described, ReplyMessage, Seat, founding, group_of
-from troth.core.register.proposer import Attempt, Outcome, Proposer, Task
+from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Listing
+from troth.core.register.states import Attempt
+from troth.core.register.task import Outcome, Task
 from troth.errors import Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 

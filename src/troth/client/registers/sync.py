@@ -41,8 +41,10 @@ from troth.client.registers.request import (
 from troth.client.url import parse_url
 from troth.core.register import changes
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
-from troth.core.register.proposer import Change, Outcome, Proposer, Send, Task
+from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Listing, Reconfiguration
+from troth.core.register.states import Change
+from troth.core.register.task import Outcome, Send, Task
 from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from troth.core.register.messages import State
-from troth.core.register.proposer import Change, Decision, Keep, Write
+from troth.core.register.states import Change, Decision, Keep, Write
 
 
 def put(value: bytes) -> Change:

@@ -52,7 +52,7 @@ class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `version` counts the changes since the register was `born`, which is the ballot of the change that made it out of
     nothing. `marks` hold the newest change of each of the proposers that changed it last, oldest first, so that one
-    that does not know what became of its accept finds out from any later state (`proposer.fate`); marks of changes up
+    that does not know what became of its accept finds out from any later state (`states.fate`); marks of changes up
     to the version `forgotten` may be missing. `floor` is the highest fence that the creator saw: whatever may have been
     collected before had smaller ballots.
     """

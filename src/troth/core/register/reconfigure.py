@@ -40,7 +40,9 @@ from troth.core.register.messages import (
     config_key,
     group_of,
 )
-from troth.core.register.proposer import Exchange, Outcome, Proposer, Round, Send
+from troth.core.register.proposer import Proposer
+from troth.core.register.round import Round
+from troth.core.register.task import Exchange, Outcome, Send
 from troth.errors import AcceptorsChanged, OutcomeUnknown, TrothError, Unavailable, invariant
 from troth.ids import NodeId
 

@@ -12,8 +12,9 @@ import xxhash
 
 from troth.core.register import changes
 from troth.core.register.messages import Configure, Seat, founding, group_of
-from troth.core.register.proposer import Change, Outcome, Task
 from troth.core.register.reconfigure import Reconfiguration
+from troth.core.register.states import Change
+from troth.core.register.task import Outcome, Task
 from troth.errors import AlreadyDecided, InvariantViolation, NotApplied, OutcomeUnknown, invariant
 from troth.simulate.registers.plan import Plan, draw
 from troth.simulate.registers.stage import AcceptorNode, ClientNode, Ledger, Network

@@ -21,7 +21,8 @@ from troth.core.register.messages import (
     State,
     Took,
 )
-from troth.core.register.proposer import Outcome, Proposer, Send, Task
+from troth.core.register.proposer import Proposer
+from troth.core.register.task import Outcome, Send, Task
 from troth.errors import invariant
 from troth.ids import NodeId
 from troth.simulate.registers.plan import Plan

@@ -1,0 +1,383 @@
+"""One change of one register, driven until it is known what became of it: prepare, accept, and again if need be.
+
+Paper: CASPaxos §2.1 (phases), §2.2.1 (one round trip), §3.1 (deletion).
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from typing_extensions import override
+
+from troth.core.quorum import VoteResult
+from troth.core.register.messages import (
+    ZERO,
+    Accept,
+    Ballot,
+    Collect,
+    Conflict,
+    Full,
+    Gone,
+    Holding,
+    Prepare,
+    Promise,
+    Read,
+    ReplyMessage,
+    RequestMessage,
+    State,
+    Took,
+    WrongConfig,
+)
+from troth.core.register.states import (
+    Attempt,
+    Change,
+    Decision,
+    Fate,
+    Keep,
+    Write,
+    fate,
+    highest_accepted,
+    next_state,
+)
+from troth.core.register.task import Exchange, Kept, Outcome, Send, Standing
+from troth.errors import (
+    AcceptorsChanged,
+    AlreadyDecided,
+    ChangeFailed,
+    NotApplied,
+    OutcomeUnknown,
+    QuotaExceeded,
+    RequestTimeout,
+    TrothError,
+    Unavailable,
+    WrongCluster,
+)
+from troth.ids import NodeId
+
+
+class Phase(Enum):
+    READING = "reading"
+    PREPARING = "preparing"
+    ACCEPTING = "accepting"
+    COLLECTING = "collecting"
+
+
+@dataclass(slots=True)
+class _Votes:
+    """Who has agreed in this phase, and what the acceptors said with it."""
+
+    votes: dict[NodeId, bool] = field(default_factory=dict)
+    promises: dict[NodeId, Promise] = field(default_factory=dict)
+    holdings: dict[NodeId, Holding] = field(default_factory=dict)
+    full: set[NodeId] = field(default_factory=set)
+
+
+class Round(Exchange):
+    """One change of one register: prepare, accept, and again if need be."""
+
+    def __init__(
+        self,
+        proposer: Standing,
+        key: bytes,
+        change: Change,
+        *,
+        reading: bool = False,
+        collecting: bool = False,
+        bound: bool = False,
+    ) -> None:
+        """*bound*: give up rather than go on in another configuration."""
+        super().__init__(proposer)
+        self.key = key
+        self.attempts: list[Attempt] = []
+        """Changes that were sent to acceptors and may have happened, each at a ballot of its own."""
+        self.phases = 0
+        """How many times all acceptors were asked something."""
+        self._change = change
+        self._collecting = collecting
+        self._bound = bound
+        self._tries = 0
+        self._full = ""
+        self._contended = False
+        self._votes = _Votes()
+        self._ballot = ZERO
+        self._next = ZERO
+        self._parked: tuple[State | None, Ballot] | None = None
+        """What phase 1 has found, while it does not say what became of an earlier attempt."""
+        self._ending = Outcome()
+        self._state = State(None, 0, ZERO, ZERO)
+        """What is proposed at `_ballot`."""
+        kept = None if reading or collecting else proposer.take_kept(key)
+        if reading:
+            self._begin(Phase.READING, Read(self.config.id, key))
+        elif kept is not None:
+            self._ballot = kept.ballot
+            self._propose(kept.state, ZERO)
+        else:
+            self._prepare()
+
+    @override
+    def is_current(self, send: Send) -> bool:
+        return super().is_current(send) or (self.outcome is None and self._attempt_of(send) is not None)
+
+    @override
+    def on_reply(self, send: Send, reply: ReplyMessage) -> None:
+        attempt = self._attempt_of(send)
+        if attempt is not None and not isinstance(reply, WrongConfig):
+            self._note(attempt, send.to, refused=isinstance(reply, Conflict | Full))
+        super().on_reply(send, reply)
+        if attempt is not None and isinstance(reply, WrongConfig) and send.phase != self._phase:
+            # It will not be asked again: this phase is over, or ended just now by the newer configuration.
+            self._note(attempt, send.to, refused=True)
+        self._unpark()
+
+    def _note(self, attempt: Attempt, acceptor: NodeId, *, refused: bool) -> None:
+        """*acceptor* has answered the accept of *attempt*."""
+        attempt.open.discard(acceptor)
+        if refused:
+            attempt.doubtful.discard(acceptor)
+            if not attempt.doubtful and attempt in self.attempts:
+                # Every acceptor has refused this ballot for good: nobody holds it, nobody ever will.
+                self.attempts.remove(attempt)
+
+    @override
+    def on_lost(self, send: Send) -> None:
+        attempt = self._attempt_of(send)
+        if attempt is not None:
+            attempt.open.discard(send.to)
+        super().on_lost(send)
+        self._unpark()
+
+    def _attempt_of(self, send: Send) -> Attempt | None:
+        """The attempt that *send* is the accept of, if its answer may still tell something."""
+        request = send.request
+        if not isinstance(request, Accept):
+            return None
+        return next(
+            (each for each in self.attempts if each.ballot == request.ballot and send.to in each.open), None
+        )
+
+    def _unpark(self) -> None:
+        if self._parked is not None and self.outcome is None:
+            parked, self._parked = self._parked, None
+            self._propose(*parked)
+
+    def resume(self) -> None:
+        """The pause is over."""
+        if self.outcome is None:
+            self._prepare()
+
+    def give_up(self) -> None:
+        """The caller's time is over."""
+        if self.outcome is None:
+            self.outcome = Outcome(error=self._end_of_time())
+
+    def _end_of_time(self) -> TrothError:
+        if self.attempts:
+            return RequestTimeout(
+                f"no quorum has answered in time about {self.key!r:.60}; the change may have happened or may yet"
+            )
+        if self._full:
+            return QuotaExceeded(self._full)
+        if self._collecting:
+            return Unavailable(f"not every acceptor is up, so {self.key!r:.60} is not collected now")
+        if self._strangers:
+            return WrongCluster("acceptors there belong to another set of registers: check the addresses")
+        return Unavailable(
+            f"no quorum of the acceptors has answered in time about {self.key!r:.60} ({self.config.describe()})"
+        )
+
+    # ---- phases --------------------------------------------------------------------------------------------
+
+    def _begin(self, phase: Phase, request: RequestMessage) -> None:
+        self.phase = phase
+        self.pause = 0
+        self._parked = None
+        self.phases += 1
+        self._votes = _Votes()
+        self._broadcast(request)
+
+    def _prepare(self) -> None:
+        """§2.1 step 2: a new ballot, and "prepare" to the acceptors."""
+        if self._bound and self.config.id != self._proposer.config.id:
+            self.outcome = Outcome(error=AcceptorsChanged(self._proposer.config.describe()))
+            return
+        self.config = self._proposer.config
+        self._ballot = self._proposer.new_ballot()
+        self._begin(Phase.PREPARING, Prepare(self.config.id, self.key, self._ballot))
+
+    @override
+    def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:
+        match reply:
+            case Conflict():
+                self._proposer.observe(reply.ballot)
+                self._contended = True
+                self._on_silence(acceptor)
+            case Full():
+                self._full = reply.text
+                self._votes.full.add(acceptor)
+                self._on_silence(acceptor)
+            case Promise() if self.phase is Phase.PREPARING:
+                self._votes.promises[acceptor] = reply
+                self._vote(acceptor, agreed=True)
+            case Took() if self.phase is Phase.ACCEPTING:
+                self._vote(acceptor, agreed=True)
+            case Holding() if self.phase is Phase.READING:
+                self._votes.holdings[acceptor] = reply
+                self._vote(acceptor, agreed=True)
+            case Gone() if self.phase is Phase.COLLECTING:
+                self._vote(acceptor, agreed=reply.gone)
+            case _:
+                self._on_silence(acceptor)
+
+    @override
+    def _on_silence(self, acceptor: NodeId) -> None:
+        self._vote(acceptor, agreed=False)
+
+    def _vote(self, acceptor: NodeId, *, agreed: bool) -> None:
+        votes = self._votes.votes
+        votes[acceptor] = agreed or votes.get(acceptor, False)
+        match self._result(votes):
+            case VoteResult.WON:
+                self._won()
+            case VoteResult.LOST:
+                self._lost()
+            case VoteResult.PENDING:
+                pass
+
+    def _result(self, votes: dict[NodeId, bool]) -> VoteResult:
+        match self.phase:
+            case Phase.PREPARING:
+                return self.config.prepared(votes)
+            case Phase.ACCEPTING:
+                return self.config.everyone(votes) if self._collecting else self.config.accepted(votes)
+            case Phase.COLLECTING:
+                return self.config.everyone(votes)
+            case Phase.READING:
+                both = (self.config.prepared(votes), self.config.accepted(votes))
+                if VoteResult.LOST in both:
+                    return VoteResult.LOST
+                return VoteResult.PENDING if VoteResult.PENDING in both else VoteResult.WON
+
+    def _won(self) -> None:
+        match self.phase:
+            case Phase.READING:
+                self._on_read()
+            case Phase.PREPARING:
+                promises = self._votes.promises
+                _, state = highest_accepted(promises)
+                self._propose(state, max(promise.fence for promise in promises.values()))
+            case Phase.ACCEPTING:
+                self._on_accepted()
+            case Phase.COLLECTING:
+                self.outcome = self._ending
+
+    def _lost(self) -> None:
+        """No quorum any more in this phase."""
+        others = {acceptor: acceptor not in self._votes.full for acceptor in self.config.acceptors}
+        if not self.attempts and self._result(others) is VoteResult.LOST:
+            self.outcome = Outcome(error=QuotaExceeded(self._full))
+            return
+        if self.phase is Phase.READING:
+            self._prepare()
+            return
+        self._again()
+
+    def _again(self) -> None:
+        """Another attempt. The first follows at once: more often than not only the ballot was too low."""
+        self._tries += 1
+        if self._tries == 1 and self._contended:
+            self._prepare()
+            return
+        self._phase = self._proposer.new_phase()
+        self.pause = self._tries
+
+    @override
+    def _on_new_config(self) -> None:
+        self._prepare()
+
+    def _on_read(self) -> None:
+        """A quorum holds one and the same accepted ballot: it is chosen, and nothing newer is ("consistent quorum",
+        Skrzypczak, Schintke, Schütt 2020, RMWPaxos §3). Otherwise the identity change settles it."""
+        holdings = self._votes.holdings
+        newest = max(holdings.values(), key=lambda holding: holding.accepted)
+        same = {acceptor: held.accepted == newest.accepted for acceptor, held in holdings.items()}
+        if self.config.accepted(same) is VoteResult.WON:
+            self.outcome = _outcome_of(newest.state, changed=False)
+        else:
+            self._prepare()
+
+    def _propose(self, state: State | None, fence: Ballot) -> None:
+        """§2.1 step 4: apply the change to the newest state, and "accept" to the acceptors."""
+        fates = {attempt.ballot: fate(attempt, state, fence) for attempt in self.attempts}
+        for attempt in self.attempts:
+            if fates[attempt.ballot] is Fate.APPLIED and state is not None:
+                # It may be on few acceptors only, so what has been seen is accepted once more before we say so.
+                self._ending = _outcome_of(attempt.after, changed=True)
+                self._accept(state)
+                return
+        if Fate.UNKNOWN in fates.values():
+            if any(attempt.open for attempt in self.attempts):
+                self._parked = (state, fence)  # a refusal that is still on its way may settle it
+                return
+            text = f"other changes of {self.key!r:.60} hide whether this one has happened"
+            self.outcome = Outcome(error=OutcomeUnknown(text))
+            return
+        decision = self._decide(state)
+        if isinstance(decision, Write):
+            after = next_state(state, decision, self._ballot, fence)
+            asked = self.config.acceptors
+            self.attempts.append(Attempt(self._ballot, state, after, set(asked), set(asked)))
+            self._ending = _outcome_of(after, changed=True)
+            self._accept(after)
+            return
+        self._ending = _outcome_of(state, changed=False, error=decision.error)
+        if state is None and not self.attempts and not self._collecting:
+            # Nothing was chosen before, and a quorum has promised that nothing below our ballot ever will be.
+            self.outcome = self._ending
+            return
+        # With earlier attempts in doubt even "nothing" has to be accepted, or one of them might still come true. And an
+        # earlier collection may have ended half-way: this quorum has forgotten the tombstone, others have not.
+        self._accept(state or State(None, 0, self._ballot, fence))
+
+    def _decide(self, state: State | None) -> Decision:
+        try:
+            decision = self._change(state)
+        except NotApplied as error:
+            return Keep(error=error)
+        except Exception as error:  # noqa: BLE001 - the caller's function may raise anything; it is told what it was
+            failed = ChangeFailed(f"the change function raised {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            return Keep(error=failed)
+        if isinstance(decision, Write) and state is not None and state.decided:
+            return Keep(error=AlreadyDecided(f"{self.key!r:.60} is decided and never changes again"))
+        return decision
+
+    def _accept(self, state: State) -> None:
+        if self._collecting and state.value is not None:
+            self.outcome = _outcome_of(state, changed=False)
+            return
+        self._state = state
+        # The next ballot is promised with this accept, so that our next change needs no prepare (§2.2.1).
+        self._next = ZERO if self._collecting else self._proposer.new_ballot()
+        self._begin(Phase.ACCEPTING, Accept(self.config.id, self.key, self._ballot, state, self._next))
+
+    def _on_accepted(self) -> None:
+        """§2.1 step 6: a quorum has accepted; the state is chosen."""
+        if self._collecting:
+            self._begin(Phase.COLLECTING, Collect(self.config.id, self.key, self._ballot))
+            return
+        if self.config.prepared(self._votes.votes) is VoteResult.WON:
+            self._proposer.keep(self.key, Kept(self.config.id, self._next, self._state))
+        self.outcome = self._ending
+
+
+def _outcome_of(state: State | None, *, changed: bool, error: TrothError | None = None) -> Outcome:
+    if state is None:
+        return Outcome(changed=changed, error=error)
+    return Outcome(
+        value=state.value,
+        version=state.version,
+        changed=changed,
+        decided=state.decided,
+        tombstone=state.value is None,
+        error=error,
+    )

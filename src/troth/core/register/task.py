@@ -1,0 +1,201 @@
+"""What a proposer is driven by: tasks, the sends that they ask for, and what all tasks of one proposer share."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from troth.core.register.messages import (
+    Ballot,
+    ConfigId,
+    Configuration,
+    Configure,
+    Described,
+    ReplyMessage,
+    RequestMessage,
+    State,
+    WrongConfig,
+)
+from troth.errors import TrothError
+from troth.ids import NodeId
+
+KEPT_MAX = 4096
+"""Keys for which a proposer remembers a promise at once; the oldest is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One request to one acceptor; `phase` says to which moment of its task it belongs."""
+
+    to: NodeId
+    request: RequestMessage
+    phase: int
+    then: RequestMessage | None = None
+    """What is asked again once this (a `Configure`) has been answered."""
+    again: bool = False
+    """It was asked before, and the acceptor was told of our configuration since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a task. `changed`: this very request has changed the register (exactly once)."""
+
+    value: bytes | None = None
+    version: int = 0
+    changed: bool = False
+    decided: bool = False
+    tombstone: bool = False
+    """A tombstone is left, to be collected."""
+    error: TrothError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A ballot that a phase-1 quorum has promised already, and the state accepted by a phase-2 quorum before it."""
+
+    config: ConfigId
+    ballot: Ballot
+    state: State
+
+
+class Standing:
+    """Where a proposer stands: its ballots, the promises that it keeps, the configuration that it believes in."""
+
+    def __init__(self, client: int, config: Configuration) -> None:
+        """*client* is drawn at random for this object (63 bits), and never used again."""
+        self.client = client
+        self.config = config
+        self._round = 0
+        self._phases = 0
+        self._kept: dict[bytes, Kept] = {}
+
+    def new_ballot(self) -> Ballot:
+        """A ballot that nobody has used, above all that this proposer has met."""
+        self._round += 1
+        return Ballot(self._round, self.client)
+
+    def new_phase(self) -> int:
+        """A number for a phase of a task, used once: what was sent in an earlier one, of whatever task, is stale."""
+        self._phases += 1
+        return self._phases
+
+    def observe(self, ballot: Ballot) -> None:
+        """Somebody uses *ballot*: ours must be above it (§2.1: "fast-forward")."""
+        self._round = max(self._round, ballot.round)
+
+    def adopt(self, config: Configuration) -> None:
+        """Move to a newer configuration. Promises belong to the one that they were made in."""
+        if config.id.cluster == self.config.id.cluster and config.id.epoch > self.config.id.epoch:
+            self.config = config
+            self._kept.clear()
+
+    def take_kept(self, key: bytes) -> Kept | None:
+        """The promise kept for *key*. It is gone from here: a ballot is for one accept of a state."""
+        return self._kept.pop(key, None)
+
+    def keep(self, key: bytes, kept: Kept) -> None:
+        """Remember *kept* for the next change of *key*."""
+        if kept.config == self.config.id:
+            if len(self._kept) >= KEPT_MAX:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = kept
+
+
+class Task(Protocol):
+    """What a driver drives."""
+
+    outcome: Outcome | None
+
+    @property
+    def pause(self) -> int: ...
+
+    @property
+    def config(self) -> Configuration: ...
+
+    @property
+    def has_sends(self) -> bool: ...
+
+    def take(self) -> list[Send]: ...
+
+    def is_current(self, send: Send) -> bool: ...
+
+    def on_reply(self, send: Send, reply: ReplyMessage) -> None: ...
+
+    def on_lost(self, send: Send) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def give_up(self) -> None: ...
+
+
+class Exchange:
+    """What all tasks share: sends of a phase, and acceptors that are in another configuration."""
+
+    def __init__(self, proposer: Standing) -> None:
+        self.outcome: Outcome | None = None
+        self.pause = 0
+        self.config = proposer.config
+        self._proposer = proposer
+        self._phase = proposer.new_phase()
+        self._sends: list[Send] = []
+        self._strangers = 0
+
+    @property
+    def has_sends(self) -> bool:
+        """Whether `take` would give any."""
+        return bool(self._sends)
+
+    def take(self) -> list[Send]:
+        """Sends that have not left yet."""
+        sends, self._sends = self._sends, []
+        return sends
+
+    def is_current(self, send: Send) -> bool:
+        """Whether an answer to *send* still matters."""
+        return send.phase == self._phase and self.outcome is None
+
+    def on_reply(self, send: Send, reply: ReplyMessage) -> None:
+        """*send* was answered."""
+        if send.phase != self._phase or self.outcome is not None:
+            if isinstance(reply, WrongConfig) and reply.mine is not None:
+                self._proposer.adopt(reply.mine)  # too late for this phase, in time for the next
+            return
+        match reply:
+            case WrongConfig():
+                self._on_wrong_config(send, reply.mine)
+            case Described() if send.then is not None:
+                self._sends.append(Send(send.to, send.then, self._phase, again=True))
+            case _:
+                self._on_answer(send.to, reply)
+
+    def on_lost(self, send: Send) -> None:
+        """Nothing will come of *send*, or it can not be known: the connection broke, or could not be made."""
+        if send.phase == self._phase and self.outcome is None:
+            self._on_silence(send.to)
+
+    def _broadcast(self, request: RequestMessage) -> None:
+        """A new phase begins with *request* to everybody."""
+        self._phase = self._proposer.new_phase()
+        self._sends = [Send(acceptor, request, self._phase) for acceptor in self.config.acceptors]
+
+    def _on_wrong_config(self, send: Send, theirs: Configuration | None) -> None:
+        mine = self.config
+        if theirs is not None and theirs.id.cluster != mine.id.cluster:
+            self._strangers += 1
+            self._on_silence(send.to)
+        elif theirs is not None and theirs.id.epoch > mine.id.epoch:
+            self._proposer.adopt(theirs)
+            self._phase = self._proposer.new_phase()
+            self._on_new_config()
+        elif (theirs is None or theirs.id.epoch < mine.id.epoch) and not send.again:
+            self._sends.append(Send(send.to, Configure(mine), self._phase, then=send.request))
+        else:
+            self._on_silence(send.to)
+
+    def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:
+        raise NotImplementedError
+
+    def _on_silence(self, acceptor: NodeId) -> None:
+        raise NotImplementedError
+
+    def _on_new_config(self) -> None:
+        """The configuration has changed under us; begin anew in the proposer's present one."""
+        raise NotImplementedError
