@@ -93,6 +93,8 @@ class SqlBranch:
         self.number = number
         self.wrote: bool | None = None
         self.is_ending = False
+        self._is_over = False
+        """The database has certainly ended the transaction."""
         self.last_error: BaseException | None = None
         """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
         self.errors_before: dict[str, BaseException | None] = {}
@@ -146,6 +148,7 @@ class SqlBranch:
         self.is_ending = True
         if self._transaction.is_active:
             self._transaction.commit()
+        self._is_over = True
 
     def roll_back_here(self) -> None:
         """Roll back what was never prepared. A connection that is gone has taken its transaction with it."""
@@ -154,20 +157,21 @@ class SqlBranch:
             return
         if self._transaction.is_active:
             self._transaction.rollback()
-        else:
+        elif not self._is_over:
             # SQLAlchemy holds it for over (a refused commit(), for one), and would give it back to the pool as it is.
             self.participant.engine.dialect.do_rollback(self._pooled)
+        self._is_over = True
 
     def commit_alone(self) -> Callable[[], None]:
         self.check_whole()
-        self.is_ending = True
-        self._transaction.commit()
+        self.end_here()
         return _done
 
     def release(self, *, broken: bool) -> None:
         self.is_ending = True
-        if not broken and (self.handle.closed or self.handle.invalidated):
-            broken = True
+        # SQLAlchemy takes a transaction whose commit() failed, or was refused, for over, and would put the connection
+        # back into the pool with the transaction still open in it, for the next one to commit.
+        broken = broken or not self._is_over
         self._info.pop(BRANCH, None)
         try:
             if broken and not self.handle.closed and not self.handle.invalidated:

@@ -86,8 +86,7 @@ class SqliteBranch(SqlBranch):
                 self._begun.gid,
                 self.participant.name,
             ) from error
-        self.is_ending = True
-        self._transaction.commit()
+        self.end_here()
 
     def commit_prepared(self) -> Callable[[], None]:
         return lambda: None
