@@ -47,7 +47,20 @@ account = sa.Table(
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
-    ["pytest", "sqlalchemy", "sqlalchemy.dialects.postgresql.psycopg", "psycopg", "pymysql", "troth.transactions"]
+    [
+        "pytest",
+        "sqlalchemy.orm",
+        "sqlalchemy.dialects.postgresql.psycopg",
+        "sqlalchemy.dialects.mysql.pymysql",
+        "psycopg_binary",
+        "pymysql",
+        "troth.transactions.coordinator",
+        "troth.transactions.snapshot",
+        "troth.verify.atomicity",
+        "troth.verify.formats",
+        "troth.verify.transactions",
+        "troth.server.local",
+    ]
 )
 
 
@@ -63,6 +76,11 @@ class Bank:
     right: str
     log: str
     journal: str
+
+    @property
+    def stop(self) -> str:
+        """The clients end when this file appears."""
+        return self.journal + ".stop"
 
     def engines(self) -> dict[str, sa.Engine]:
         """New engines, one for each side."""
@@ -92,18 +110,18 @@ def engine_of(url: str) -> sa.Engine:
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients do: `count` transfers each (or until `seconds` are over), and where their process dies."""
+    """What a process does, and where it dies."""
 
     seed: int
     count: int = 60
-    seconds: float = 20.0
+    """So many transfers for each client; fewer if the file `Bank.stop` appears."""
     dies_at: str = ""
     after: int = 1
     """The process is killed when it comes to the step *dies_at* for this time."""
     with_signal: int = signal.SIGKILL
     clients: int = CLIENTS
-    patient: bool = False
-    """Whether a client that is told that a database is away goes on."""
+    takes_over: bool = False
+    """Whether a recovery fences off coordinators that seem to live."""
 
 
 class Journal:
@@ -141,7 +159,7 @@ def clients(bank: Bank, load: Load) -> None:
 
     def client(number: int) -> None:
         try:
-            serve(tpc, engines, journal, load, number)
+            serve(tpc, bank, engines, journal, load, number)
         except BaseException as failure:  # noqa: BLE001 - told to the test by the exit code
             failures.append(failure)
 
@@ -155,13 +173,14 @@ def clients(bank: Bank, load: Load) -> None:
         raise failures[0]
 
 
-def serve(tpc: TwoPhaseCommit, engines: dict[str, sa.Engine], journal: Journal, load: Load, number: int) -> None:
+def serve(
+    tpc: TwoPhaseCommit, bank: Bank, engines: dict[str, sa.Engine], journal: Journal, load: Load, number: int
+) -> None:
     """One client: transfer after transfer, each written down."""
     chance = random.Random(load.seed * 1000 + number)
     process = f"{os.getpid()}-{number}"
-    end = time.monotonic() + load.seconds
     for turn in range(load.count):
-        if time.monotonic() > end:
+        if os.path.exists(bank.stop):
             return
         transfer = f"{process}-{turn}"
         keys = [f"{side}/{chance.randrange(ACCOUNTS)}" for side in SIDES]
@@ -178,8 +197,7 @@ def serve(tpc: TwoPhaseCommit, engines: dict[str, sa.Engine], journal: Journal, 
                     raise ChangedMyMind
         except (Aborted, ChangedMyMind) as refusal:
             journal.write(process, "fail", micros, repr(refusal))
-            if load.patient:
-                time.sleep(chance.random() * 0.02)
+            time.sleep(chance.random() * 0.01)
         except OutcomeUnknown as doubt:
             journal.write(process, "info", micros, repr(doubt))
             process = f"{process}+"
@@ -189,8 +207,7 @@ def serve(tpc: TwoPhaseCommit, engines: dict[str, sa.Engine], journal: Journal, 
         except (sa.exc.DBAPIError, TrothError) as error:
             # Raised by the body, before anything was asked of the coordinator: nothing is left of it.
             journal.write(process, "fail", micros, repr(error))
-            if load.patient:
-                time.sleep(chance.random() * 0.02)
+            time.sleep(chance.random() * 0.01)
         else:
             micros[2][2], micros[3][2] = seen
             journal.write(process, "ok", micros)
@@ -207,8 +224,10 @@ def move(connection: sa.Connection, number: int, change: int, transfer: str) -> 
 def recover(bank: Bank, load: Load) -> None:
     """A process that does nothing but finish what others left; it may be told to die in the middle."""
     engines = bank.engines()
-    with bank.coordinator(engines, on_step=dying_at(load)) as tpc:
-        tpc.recover()
+    # Under a name of its own: it takes nobody's place, but closes the epoch of the dead as any other process would.
+    options = {"coordinator": f"rescuer-{os.getpid()}", "on_step": dying_at(load), "recover_every": None}
+    with bank.coordinator(engines, **options) as tpc:
+        tpc.recover(even_if_alive=load.takes_over)
 
 
 def start(target: Callable[[Bank, Load], None], bank: Bank, load: Load) -> ForkServerProcess:
@@ -231,6 +250,20 @@ def end_of(process: ForkServerProcess, within_s: float = 60.0) -> int:
 def run(target: Callable[[Bank, Load], None], bank: Bank, load: Load) -> int:
     """Run *target* in a process of its own, to its end."""
     return end_of(start(target, bank, load))
+
+
+def acknowledged(bank: Bank, count: int, process: ForkServerProcess, within_s: float = 60.0) -> None:
+    """Return once *count* more transfers are acknowledged."""
+    journal, deadline = Path(bank.journal), time.monotonic() + within_s
+
+    def known() -> int:
+        return journal.read_text().count('"type": "ok"') if journal.exists() else 0
+
+    wanted = known() + count
+    while known() < wanted:
+        assert process.is_alive(), "the clients have ended"
+        assert time.monotonic() < deadline, f"{count} more transfers were not acknowledged within {within_s:g} s"
+        time.sleep(0.01)
 
 
 def stopped(process: ForkServerProcess, within_s: float = 60.0) -> bool:
@@ -347,7 +380,7 @@ def judge(bank: Bank, lists: dict[str, list[str]], requests: Sequence[str], ther
     lines = [json.loads(line) for line in Path(bank.journal).read_text().splitlines()] + ending
     for part in (*SIDES, "/"):
         verdict = check_transactions(history_of(lines, part), "list-append", "strict-serializable")
-        assert verdict.ok, f"{part}: {verdict.text()}"
+        assert bool(verdict), f"{part}: {verdict.text()}"
     recorder = Recorder()
     recorder.fault("crash")
     for side in SIDES:
@@ -356,7 +389,7 @@ def judge(bank: Bank, lists: dict[str, list[str]], requests: Sequence[str], ther
             recorder.invoke(side, "commit" if transfer in held else "abort", key=transfer)
             recorder.ok(side)
     verdict = check_atomic_commit(recorder.history())
-    assert verdict.ok, verdict.text()
+    assert bool(verdict), verdict.text()
 
 
 def history_of(lines: Sequence[dict[str, Any]], part: str) -> History:

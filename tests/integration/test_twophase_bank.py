@@ -4,7 +4,9 @@
 under the same name; the audit. `make test` makes a few runs of each kind, `make campaign` twenty.
 """
 
+import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +15,19 @@ from bank import (
     Bank,
     Count,
     Load,
+    acknowledged,
     audit,
     clients,
+    end_of,
+    prepared,
     recover,
     run,
+    start,
+    stopped,
+    told,
 )
 
+from troth.server.local import LocalCluster
 from troth.torture.databases import DatabaseServer, PostgresServer
 from troth.transactions.steps import COMMIT_STEPS, LAST_RESOURCE_STEPS, RECOVERY_STEPS
 
@@ -71,7 +80,7 @@ def steps_of(pair: str) -> list[str]:
 def run_killed_at(step: str, place: Place, number: int) -> Count:
     """One run: the coordinator is killed at *step*, somewhere in the middle of its work."""
     bank = place.bank(number)
-    load = Load(seed=number, dies_at=step, after=5 + 7 * number % 40)
+    load = Load(seed=number, dies_at=step, after=25 + 13 * number % 60)
     assert run(clients, bank, load) == -signal.SIGKILL, f"the coordinator never came to {step}"
     assert run(recover, bank, Load(seed=number)) == 0
     return audit(bank)
@@ -100,4 +109,82 @@ def test_a_recovery_killed_at_any_step_is_finished_by_the_next(step: str, place:
     assert run(clients, bank, Load(seed=0, dies_at="after_decision", after=20)) == -signal.SIGKILL
     assert run(recover, bank, Load(seed=0, dies_at=step)) == -signal.SIGKILL
     assert run(recover, bank, Load(seed=0)) == 0
+    assert audit(bank).unknown > 0
+
+
+@pytest.mark.parametrize("step", ["after_prepares", "between_commits"])
+def test_two_recoveries_at_once_are_harmless(step: str, place: Place) -> None:
+    bank = place.bank(0)
+    assert run(clients, bank, Load(seed=0, dies_at=step, after=20)) == -signal.SIGKILL
+    recoveries = [start(recover, bank, Load(seed=0)) for _ in range(2)]
+    assert [end_of(process) for process in recoveries] == [0, 0]
+    audit(bank)
+
+
+@pytest.mark.parametrize(
+    "step", ["after_prepares", "before_decision", "decision_written", "after_decision", "between_commits"]
+)
+def test_a_paused_coordinator_is_fenced_off(step: str, place: Place) -> None:
+    """SIGSTOP in the middle; another process takes over and finishes; SIGCONT: nothing it does counts any more."""
+    bank = place.bank(0)
+    zombie = start(clients, bank, Load(seed=0, dies_at=step, after=20, with_signal=signal.SIGSTOP))
+    assert stopped(zombie)
+    assert run(recover, bank, Load(seed=0, takes_over=True)) == 0
+    for url in (bank.left, bank.right):
+        assert prepared(url) == []
+    before = len(told(bank.journal)[0])
+    assert zombie.pid is not None
+    os.kill(zombie.pid, signal.SIGCONT)
+    assert end_of(zombie) == 0
+    assert run(recover, bank, Load(seed=0)) == 0
+    count = audit(bank)
+    assert len(told(bank.journal)[0]) > before
+    assert count.failed + count.unknown > 0
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["left", "right"])
+def test_a_killed_database_server_loses_nothing(victim: int, place: Place) -> None:
+    """kill -9 under load, and a restart: the same coordinator goes on, and leaves nothing in doubt."""
+    if victim >= len(place.servers):
+        pytest.skip("SQLite has no server")
+    bank, server = place.bank(0), place.servers[victim]
+    process = start(clients, bank, Load(seed=0, count=100_000))
+    for _ in range(RUNS):
+        acknowledged(bank, 40, process)
+        server.kill()
+        server.start()
+    acknowledged(bank, 40, process)
+    Path(bank.stop).touch()
+    assert end_of(process) == 0
+    assert run(recover, bank, Load(seed=0)) == 0
+    audit(bank)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(3) as cluster:
+        yield cluster
+
+
+def test_the_death_of_the_logs_leader_loses_nothing(place: Place, cluster: LocalCluster) -> None:
+    bank = place.bank(0, log=cluster.url)
+    process = start(clients, bank, Load(seed=0, count=100_000))
+    acknowledged(bank, 40, process)
+    leader = cluster.leader()
+    cluster.kill(leader)
+    acknowledged(bank, 40, process)
+    cluster.restart(leader)
+    Path(bank.stop).touch()
+    assert end_of(process) == 0
+    assert run(recover, bank, Load(seed=0)) == 0
+    audit(bank)
+
+
+@pytest.mark.parametrize("step", ["after_prepares", "before_decision", "after_decision", "between_commits"])
+def test_any_machine_finishes_what_a_dead_one_left_in_a_replicated_log(
+    step: str, place: Place, cluster: LocalCluster
+) -> None:
+    bank = place.bank(0, log=cluster.url)
+    assert run(clients, bank, Load(seed=0, dies_at=step, after=20)) == -signal.SIGKILL
+    assert run(recover, bank, Load(seed=0, takes_over=True)) == 0
     audit(bank)
