@@ -73,7 +73,8 @@ def place(
 def steps_of(pair: str) -> list[str]:
     """The steps that a transaction over this pair comes to."""
     if pair == "pg+sqlite":
-        return [*COMMIT_STEPS, *LAST_RESOURCE_STEPS]
+        # One branch is prepared, so that nothing is between two.
+        return [*(step for step in COMMIT_STEPS if not step.startswith("between")), *LAST_RESOURCE_STEPS]
     return list(COMMIT_STEPS)
 
 
@@ -89,7 +90,7 @@ def run_killed_at(step: str, place: Place, number: int) -> Count:
 @pytest.mark.parametrize("step", [*COMMIT_STEPS, *LAST_RESOURCE_STEPS])
 def test_a_coordinator_killed_at_any_step_loses_nothing(step: str, place: Place) -> None:
     if step not in steps_of(place.name):
-        pytest.skip("no last resource here")
+        pytest.skip("no transaction over these two comes to this step")
     for number in range(RUNS):
         assert run_killed_at(step, place, number).ok > 0
 
@@ -98,7 +99,7 @@ def test_a_coordinator_killed_at_any_step_loses_nothing(step: str, place: Place)
 @pytest.mark.parametrize("step", [*COMMIT_STEPS, *LAST_RESOURCE_STEPS])
 def test_a_coordinator_killed_at_any_step_twenty_times(step: str, place: Place) -> None:
     if step not in steps_of(place.name):
-        pytest.skip("no last resource here")
+        pytest.skip("no transaction over these two comes to this step")
     for number in range(RUNS_OF_A_CAMPAIGN):
         run_killed_at(step, place, number)
 
@@ -112,7 +113,7 @@ def test_a_recovery_killed_at_any_step_is_finished_by_the_next(step: str, place:
     assert audit(bank).unknown > 0
 
 
-@pytest.mark.parametrize("step", ["after_prepares", "between_commits"])
+@pytest.mark.parametrize("step", ["after_prepares", "after_decision", "after_first_commit"])
 def test_two_recoveries_at_once_are_harmless(step: str, place: Place) -> None:
     bank = place.bank(0)
     assert run(clients, bank, Load(seed=0, dies_at=step, after=20)) == -signal.SIGKILL
@@ -130,8 +131,9 @@ def test_a_paused_coordinator_is_fenced_off(step: str, place: Place) -> None:
     zombie = start(clients, bank, Load(seed=0, dies_at=step, after=20, with_signal=signal.SIGSTOP))
     assert stopped(zombie)
     assert run(recover, bank, Load(seed=0, takes_over=True)) == 0
-    for url in (bank.left, bank.right):
-        assert prepared(url) == []
+    if place.name != "pg+sqlite":
+        # SQLite's paused writer keeps its file locked: then its own commit decides, once it goes on, and not before.
+        assert prepared(bank.left) + prepared(bank.right) == []
     before = len(told(bank.journal)[0])
     assert zombie.pid is not None
     os.kill(zombie.pid, signal.SIGCONT)
@@ -180,7 +182,7 @@ def test_the_death_of_the_logs_leader_loses_nothing(place: Place, cluster: Local
     audit(bank)
 
 
-@pytest.mark.parametrize("step", ["after_prepares", "before_decision", "after_decision", "between_commits"])
+@pytest.mark.parametrize("step", ["after_prepares", "after_decision", "after_first_commit"])
 def test_any_machine_finishes_what_a_dead_one_left_in_a_replicated_log(
     step: str, place: Place, cluster: LocalCluster
 ) -> None:

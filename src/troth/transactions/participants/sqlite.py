@@ -22,6 +22,7 @@ from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autoc
 
 TABLE = "troth_decision"
 KEPT = 10_000
+MARKER_WAIT_MS = 500
 _CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (gid TEXT PRIMARY KEY, committed INTEGER NOT NULL)"
 _MARK = f"INSERT INTO {TABLE} (gid, committed) VALUES (?, ?)"
 _PRUNE = f"DELETE FROM {TABLE} WHERE rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
@@ -127,6 +128,8 @@ class Sqlite(SqlParticipant):
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
         with self.connected() as connection:
             connection.exec_driver_sql("PRAGMA synchronous = FULL")
+            # A paused owner may hold the file for ever; recovery has others to finish, and comes back.
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {MARKER_WAIT_MS}")
             if refuse:
                 try:
                     connection.exec_driver_sql(_MARK, (gid, 0))
