@@ -93,6 +93,7 @@ class Bank:
     def found(self) -> None:
         """Make the accounts anew."""
         for engine in self.engines().values():
+            settle(engine.url.render_as_string(hide_password=False))
             with engine.begin() as connection:
                 account.drop(connection, checkfirst=True)
                 account.create(connection)
@@ -230,10 +231,22 @@ def recover(bank: Bank, load: Load) -> None:
         tpc.recover(even_if_alive=load.takes_over)
 
 
+started: list[ForkServerProcess] = []
+
+
+def end_all() -> None:
+    """Kill what a failed test has left running (or stopped, with its locks)."""
+    while started:
+        process = started.pop()
+        process.kill()
+        process.join()
+
+
 def start(target: Callable[[Bank, Load], None], bank: Bank, load: Load) -> ForkServerProcess:
     """Run *target* in a process of its own."""
     process = context.Process(target=target, args=(bank, load), daemon=True)
     process.start()
+    started.append(process)
     return process
 
 

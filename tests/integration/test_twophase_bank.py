@@ -18,6 +18,7 @@ from bank import (
     acknowledged,
     audit,
     clients,
+    end_all,
     end_of,
     prepared,
     recover,
@@ -55,6 +56,12 @@ class Place:
         bank = Bank(self.left, right, log, str(self.directory / f"journal-{number}"))
         bank.found()
         return bank
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    yield
+    end_all()
 
 
 @pytest.fixture(params=PAIRS)
