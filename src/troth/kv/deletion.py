@@ -2,19 +2,13 @@
 
 To delete a million keys takes longer than a follower waits for a heartbeat. What takes the time is to look each key
 up and to build its tombstone; putting all of them in place is a few bulk operations, several times faster. So the
-first part is done in slices with turns of the server in between (heartbeats, reads of the state as it was), before
-the entry of the log that holds the deletion is applied; the second is the application.
-
-A deletion that was made ready is used only if it is still exactly what applying would do; else it is thrown away.
-Whether it was therefore makes no difference that could be seen, and replicas need not agree about it.
+first part can be done in slices with turns of the server in between (heartbeats, reads of the state as it was), before
+the entry of the log that holds the deletion is applied (preparing.py); the second is the application.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from troth.kv.requests import DeleteRange, KeyValue
-
-SLICE_KEYS = 8192
-"""Keys made ready in one step: a few milliseconds."""
+from troth.kv.requests import KeyValue
 
 Index = dict[bytes, KeyValue | list[KeyValue]]
 """Key -> its only version, or its versions (see keyspace.py)."""
@@ -49,21 +43,3 @@ class Deletion:
         self.tombstones += tombstones
         self.keys_bytes += sum([len(version.key) for version in live])
         self.values_bytes += sum([len(version.value) for version in live])
-
-
-class PreparedDeletion:
-    """What was made ready for one `DeleteRange` that stands in the log, some commands further on."""
-
-    def __init__(self, request: DeleteRange, *, since: int, revision: int) -> None:
-        """*since*: the store's revision now; *revision*: what the deletion's is expected to be."""
-        self.request = request
-        self.since = since
-        self.deletion = Deletion(revision)
-        self.is_whole = False
-
-    def steps(self, slices: Iterator[tuple[Index, list[KeyValue]]]) -> Iterator[None]:
-        """Take in one slice of the range for each step."""
-        for index, live in slices:
-            self.deletion.add(index, live)
-            yield
-        self.is_whole = True

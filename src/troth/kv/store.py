@@ -25,9 +25,9 @@ from troth.kv.checks import (
     put_cost_bytes,
     txn_cost_bytes,
 )
-from troth.kv.deletion import SLICE_KEYS, PreparedDeletion
 from troth.kv.keyspace import MARK_INTERVAL, VERSION_OVERHEAD_BYTES, KeySpace
 from troth.kv.leases import LeaseTable, LeaseView
+from troth.kv.preparing import Preparations
 from troth.kv.ranges import read_range, unreadable
 from troth.kv.requests import (
     Alarm,
@@ -98,7 +98,7 @@ class Store:
         self._answer_bytes_max = answer_bytes_max
         self._answer_bytes = 0
         """What the present batch's answers hold so far, plain ones left aside."""
-        self._prepared: PreparedDeletion | None = None
+        self._preparations = Preparations(self.space)
 
     # ---- where it stands -------------------------------------------------------------------------------------
 
@@ -215,27 +215,7 @@ class Store:
         None: there is nothing to prepare. Between two steps nothing may be applied; anything may be read. What is
         applied afterwards has the same outcome whether or not this was done.
         """
-        space = self.space
-        revision = space.revision
-        for command in commands:
-            # Most commands make one revision; where this one does not, the deletion is made ready in vain.
-            if type(command) is DeleteRange and space.live_count(command.key, command.range_end) > SLICE_KEYS:
-                prepared = self._prepared
-                if prepared is not None and self._is_good(prepared, command, revision):
-                    return None
-                prepared = self._prepared = PreparedDeletion(command, since=space.revision, revision=revision + 1)
-                return prepared.steps(space.slices(command.key, command.range_end, SLICE_KEYS))
-            revision += 1
-        return None
-
-    def _is_good(self, prepared: PreparedDeletion, request: DeleteRange, revision: int) -> bool:
-        """Whether *prepared* is what *request* does when it is applied at the revision after *revision*."""
-        return (
-            prepared.is_whole
-            and prepared.request == request
-            and prepared.deletion.revision == revision + 1
-            and self.space.unwritten_since(prepared.since, request.key, request.range_end)
-        )
+        return self._preparations.begin(commands)
 
     # ---- changes ---------------------------------------------------------------------------------------------
 
@@ -361,11 +341,11 @@ class Store:
         if failure is not None:
             return self._refuse(failure)
         space = self.space
-        prepared, self._prepared = self._prepared, None
-        if prepared is not None and self._is_good(prepared, request, space.revision):
-            result = self._writer.delete_ready(request, prepared.deletion)
-        else:
+        ready = self._preparations.take(request)
+        if ready is None:
             result = self._writer.delete(request, space.revision + 1)
+        else:
+            result = self._writer.delete_ready(request, ready)
         if not result.deleted:
             return DeleteRangeResult(space.revision, 0)
         space.commit(result.revision)

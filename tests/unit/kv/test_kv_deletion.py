@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from troth.kv import store as store_module
+from troth.kv import preparing
 from troth.kv.requests import Command, Compact, DeleteRange, LeaseGrant, Put, Range, Txn
 from troth.kv.store import Store
 
@@ -14,7 +14,7 @@ ALL = DeleteRange(b"k", b"l")
 
 @pytest.fixture(autouse=True)
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SLICE_KEYS", 4)
+    monkeypatch.setattr(preparing, "SLICE_KEYS", 4)
 
 
 def filled() -> Store:

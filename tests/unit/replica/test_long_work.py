@@ -5,7 +5,7 @@ from replica_cluster import Cluster, client_of
 
 from troth.core.raft.messages import Heartbeat
 from troth.ids import NodeId
-from troth.kv import store as store_module
+from troth.kv import preparing
 from troth.kv.answers import ANSWER_BYTES_MAX
 from troth.kv.requests import DeleteRange, DeleteRangeResult, Failure, Put, PutResult, Range, RangeResult, Txn
 from troth.models import eventual, linearizable
@@ -19,7 +19,7 @@ ALL = Range(b"k", b"l", count_only=True)
 
 @pytest.fixture(autouse=True)
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SLICE_KEYS", 4)
+    monkeypatch.setattr(preparing, "SLICE_KEYS", 4)
 
 
 def filled_cluster() -> Cluster:
