@@ -25,6 +25,17 @@ _SORT_KEYS: tuple[Callable[[KeyValue], int | bytes], ...] = (
 )
 
 
+def keys_read(space: KeySpace, request: Range) -> int:
+    """How many keys have to be looked at to answer *request*: what it costs, about."""
+    is_past = request.revision > 0
+    if not request.range_end or (request.count_only and not is_past):
+        return 1
+    count = space.live_count(request.key, request.range_end)
+    if 0 < request.limit < count and request.sort_target == _KEY and not is_past and not _is_filtered(request):
+        return request.limit
+    return count
+
+
 def unreadable(space: KeySpace, revision: int) -> Failure | None:
     """Why *revision* cannot be read; None if it can. 0 and below mean the current one."""
     if revision > space.revision:
@@ -52,12 +63,7 @@ def read_range(space: KeySpace, request: Range, revision: int | None) -> tuple[l
     # "No order" by anything but the key means ascending, as in etcd.
     by_key = request.sort_target == _KEY
     backwards = request.sort_order == _DESCEND
-    filtered = bool(
-        request.min_mod_revision
-        or request.max_mod_revision
-        or request.min_create_revision
-        or request.max_create_revision
-    )
+    filtered = _is_filtered(request)
     if revision is None and limit and by_key and not filtered:
         count = space.live_count(key, range_end)
         found = space.live(key, range_end, limit, last=backwards)
@@ -77,6 +83,15 @@ def read_range(space: KeySpace, request: Range, revision: int | None) -> tuple[l
     if request.keys_only:
         found = [KeyValue(kv.key, kv.create_revision, kv.mod_revision, kv.version, b"", kv.lease) for kv in found]
     return found, count, more
+
+
+def _is_filtered(request: Range) -> bool:
+    return bool(
+        request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
 
 
 def _passes(version: KeyValue, request: Range) -> bool:

@@ -37,6 +37,11 @@ ANSWER_TOO_LARGE = Failure(
     "the answer would hold more than one may; nothing was done: ask for less at once (a smaller range, a limit, "
     "no prev_kv)",
 )
+TOUCHES_TOO_MUCH = Failure(
+    InvalidRequest.code,
+    "the transaction would look at more keys than one may; nothing was done: use smaller ranges, or delete outside "
+    "of a transaction",
+)
 ANSWERS_TOO_LARGE = Failure(
     Overloaded.code,
     "together with others sent at the same moment the answer would hold more than one may; nothing was done: send "

@@ -55,10 +55,11 @@ from troth.kv.requests import (
     TxnResult,
 )
 from troth.kv.snapshot import SnapshotView, load_snapshot, state_hash
-from troth.kv.txn import decide
+from troth.kv.txn import decide, keys_touched
 from troth.kv.writer import Writer
 
 QUOTA_BYTES_DEFAULT = 2 << 30
+TXN_KEYS_MAX = 500_000
 LEASE_OVERHEAD_BYTES = 256
 """What a lease adds to the size of the store."""
 
@@ -75,6 +76,7 @@ class Store:
         txn_ops_max: bound on comparisons and on operations of a transaction, each.
         request_bytes_max: bound that `validate` puts on one request (`apply` does not).
         answer_bytes_max: bound on the keys and values in all answers to one batch.
+        txn_keys_max: bound on the keys that a transaction looks at: it is done in one piece, with nothing beside it.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Store:
         txn_ops_max: int = 128,
         request_bytes_max: int = REQUEST_BYTES_MAX,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
+        txn_keys_max: int = TXN_KEYS_MAX,
     ) -> None:
         self.space = KeySpace()
         self.lease_table = LeaseTable()
@@ -96,6 +99,7 @@ class Store:
         self._txn_ops_max = txn_ops_max
         self._request_bytes_max = request_bytes_max
         self._answer_bytes_max = answer_bytes_max
+        self._txn_keys_max = txn_keys_max
         self._answer_bytes = 0
         """What the present batch's answers hold so far, plain ones left aside."""
         self._preparations = Preparations(self.space)
@@ -359,6 +363,8 @@ class Store:
         if failure is not None:
             return self._refuse(failure)
         space = self.space
+        if keys_touched(space, txn) > self._txn_keys_max:
+            return self._refuse(refusals.TOUCHES_TOO_MUCH)
         path: list[bool] = []
         chosen: list[Operation] = []
         decide(space, txn, path, chosen)
@@ -453,6 +459,7 @@ class Store:
         txn_ops_max: int = 128,
         request_bytes_max: int = REQUEST_BYTES_MAX,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
+        txn_keys_max: int = TXN_KEYS_MAX,
     ) -> "Store":
         """The store that a snapshot was taken of. The bytes may be cut into chunks anywhere.
 
@@ -465,6 +472,7 @@ class Store:
             txn_ops_max=txn_ops_max,
             request_bytes_max=request_bytes_max,
             answer_bytes_max=answer_bytes_max,
+            txn_keys_max=txn_keys_max,
         )
         for _ in store.load(chunks):
             pass

@@ -6,9 +6,11 @@ All comparisons, those of nested transactions as well, are made before anything 
 
 from collections.abc import Callable
 from operator import attrgetter, eq, gt, lt, ne
+from typing import assert_never
 
 from troth.kv.keyspace import KeySpace
-from troth.kv.requests import Compare, CompareTarget, KeyValue, Operation, Txn
+from troth.kv.ranges import keys_read
+from troth.kv.requests import Compare, CompareTarget, DeleteRange, KeyValue, Operation, Put, Range, Txn
 
 _VALUE = CompareTarget.VALUE
 
@@ -35,6 +37,26 @@ def decide(space: KeySpace, txn: Txn, path: list[bool], chosen: list[Operation])
             decide(space, operation, path, chosen)
         else:
             chosen.append(operation)
+
+
+def keys_touched(space: KeySpace, txn: Txn) -> int:
+    """How many keys the comparisons and the operations of *txn* look at, both branches taken together."""
+    count = 0
+    for compare in txn.compare:
+        count += space.live_count(compare.key, compare.range_end) if compare.range_end else 1
+    for operation in (*txn.success, *txn.failure):
+        match operation:
+            case Put():
+                count += 1
+            case Range():
+                count += keys_read(space, operation)
+            case DeleteRange():
+                count += space.live_count(operation.key, operation.range_end) if operation.range_end else 1
+            case Txn():
+                count += keys_touched(space, operation)
+            case _:
+                assert_never(operation)
+    return count
 
 
 def holds(space: KeySpace, compare: Compare) -> bool:

@@ -1,10 +1,13 @@
 """How a replica serves reads, level by level (see reads.py for what each level waits for)."""
 
+from collections import deque
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from troth.ids import NodeId, Tick
 from troth.kv import refusals
 from troth.kv.answers import kvs_bytes
+from troth.kv.ranges import keys_read
 from troth.kv.requests import Failure, RangeResult
 from troth.models import LevelName, ReadLevel
 from troth.replica.effects import ClientId
@@ -13,6 +16,21 @@ from troth.replica.protocol import HashState, ReadResults, Reads, StateHash
 from troth.replica.reads import Waiting
 from troth.replica.state import NOBODY, ReplicaStart
 from troth.replica.writes import WritePath
+
+KEYS_PER_TURN = 100_000
+"""How many keys of ranges are read in one turn, before the next range waits for the next turn."""
+
+
+@dataclass(slots=True)
+class _Serving:
+    """A message of reads that is being answered."""
+
+    client: ClientId
+    message: Reads
+    age_ticks: int
+    since: Tick
+    room_bytes: int
+    results: list[RangeResult | Failure] = field(default_factory=list)
 
 
 class ReadPath(WritePath):
@@ -23,10 +41,17 @@ class ReadPath(WritePath):
         self._questions: dict[int, tuple[int, Waiting]] = {}
         """AskRevision context -> (revisions it may be behind, the read)."""
         self._next_question = 1
+        self._keys_left = KEYS_PER_TURN
+        """What may still be read in this turn."""
+        self._unserved: deque[_Serving] = deque()
+        """What is left for the next turns."""
 
     def _on_reads(self, client: ClientId, message: Reads) -> None:
         level = message.level
-        if self._reads.full or len(self._questions) >= self._config.reads_waiting_max:
+        if (
+            len(self._reads) + len(self._unserved) >= self._config.reads_waiting_max
+            or len(self._questions) >= self._config.reads_waiting_max
+        ):
             self._refuse_call(client, message.call, "overloaded", "too many reads wait here; send less at once")
             return
 
@@ -57,21 +82,45 @@ class ReadPath(WritePath):
 
     def _serve(self, client: ClientId, message: Reads, age_ticks: int) -> None:
         """Answer from the state as it is. *age_ticks*: how old it may be; 0: a read point vouches; -1: unknown."""
-        store = self.machine.store
-        results: list[RangeResult | Failure] = []
-        room_bytes = bytes_max = self._config.answer_bytes_max
-        for request in message.requests:
-            result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
+        serving = _Serving(client, message, age_ticks, self._now, self._config.answer_bytes_max)
+        if self._unserved or not self._go_on_serving(serving):
+            self._unserved.append(serving)
+            self._out.again = True
+
+    def _serve_rest(self) -> None:
+        """A new turn: go on with what the last ones left. Reading later makes nothing staler than it was."""
+        self._keys_left = KEYS_PER_TURN
+        while self._unserved:
+            serving = self._unserved[0]
+            if serving.client in self._clients and not self._go_on_serving(serving):
+                break
+            self._unserved.popleft()
+        self._out.again |= bool(self._unserved)
+
+    def _go_on_serving(self, serving: "_Serving") -> bool:
+        """Read what is left of *serving*, and answer; False: this turn has read enough."""
+        message, results = serving.message, serving.results
+        store, bytes_max = self.machine.store, self._config.answer_bytes_max
+        for request in message.requests[len(results) :]:
+            if request.range_end:
+                if self._keys_left <= 0:
+                    return False
+                self._keys_left -= keys_read(store.space, request)
+            result = store.range(request) if serving.room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
             if isinstance(result, RangeResult):
                 size_bytes = kvs_bytes(result.kvs)
-                room_bytes -= size_bytes
+                serving.room_bytes -= size_bytes
                 if size_bytes > bytes_max:
                     result = refusals.ANSWER_TOO_LARGE
-                elif room_bytes < 0:
+                elif serving.room_bytes < 0:
                     result = refusals.ANSWERS_TOO_LARGE
             results.append(result)
-        staleness_ms = self._ms(age_ticks) if age_ticks >= 0 else self._staleness_ms()
-        self._reply(client, ReadResults(message.call, message.level.name, store.revision, results, staleness_ms))
+        waited_ticks = self._now - serving.since
+        age = serving.age_ticks
+        staleness_ms = self._ms(age + waited_ticks) if age >= 0 else self._staleness_ms()
+        reply = ReadResults(message.call, message.level.name, store.revision, results, staleness_ms)
+        self._reply(serving.client, reply)
+        return True
 
     def _staleness_ms(self) -> int:
         """What this replica knows of its own staleness; -1: nothing."""

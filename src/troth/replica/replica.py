@@ -251,6 +251,7 @@ class Replica(AdminPath):
         """Everything to be done since the last call."""
         if self._preparing is not None:
             self._prepare_more(self._preparing)
+        self._serve_rest()
         if self.engine.leader() != self._known_leader:
             # Settle the old leader's affairs before anything new is proposed: the two must not be mixed up.
             self._absorb(self.engine.take_effects())

@@ -9,6 +9,7 @@ from troth.kv.requests import (
     AlarmType,
     Command,
     Compact,
+    Compare,
     DeleteRange,
     DeleteRangeResult,
     Failure,
@@ -18,6 +19,8 @@ from troth.kv.requests import (
     PutResult,
     Range,
     RangeResult,
+    SortOrder,
+    SortTarget,
     Txn,
     TxnResult,
 )
@@ -121,3 +124,42 @@ def test_every_kind_of_result_has_a_size() -> None:
     sizes = [result_bytes(result) for result in store.apply_batch(commands)]
     assert all(size > 0 for size in sizes)
     assert sizes[1] > sizes[0] and sizes[3] > sizes[0]
+
+
+ALL = (b"k", b"l")
+
+
+@pytest.mark.parametrize(
+    "txn",
+    [
+        Txn(success=(Range(*ALL, keys_only=True), Range(b"k0"))),
+        Txn(failure=(DeleteRange(*ALL), Put(b"z", b""))),
+        Txn(compare=(Compare(b"k", range_end=b"l"), Compare(b"k0"))),
+        Txn(success=(Txn(success=(Range(*ALL, limit=3, min_mod_revision=1),)), DeleteRange(b"k0"))),
+        Txn(success=(Range(*ALL, limit=3, sort_target=SortTarget.MOD), Range(b"k0"))),
+        Txn(success=(Range(*ALL, limit=3, revision=5), Range(b"k0"))),
+        Txn(success=(Range(*ALL, count_only=True, revision=5), Range(b"k0"))),
+        Txn(success=(Range(*ALL, limit=6), Range(*ALL, limit=5))),
+    ],
+)
+def test_a_transaction_that_would_look_at_too_many_keys_is_refused_and_not_done(txn: Txn) -> None:
+    """It is done in one piece, and while it is nothing else happens on any server."""
+    store = Store(txn_keys_max=10)
+    store.apply_batch([Put(b"k%d" % number, VALUE) for number in range(10)])
+    refused = store.apply(txn)
+    assert isinstance(refused, Failure) and "more keys than one may" in refused.text
+    assert store.revision == 11
+    roomy = Store(txn_keys_max=11)
+    roomy.apply_batch([Put(b"k%d" % number, VALUE) for number in range(10)])
+    assert isinstance(roomy.apply(txn), TxnResult)
+
+
+def test_counting_and_limited_ranges_cost_a_transaction_little() -> None:
+    store = Store(txn_keys_max=10)
+    store.apply_batch([Put(b"k%d" % number, VALUE) for number in range(10)])
+    cheap = (
+        Range(*ALL, count_only=True),
+        Range(*ALL, limit=4),
+        Range(*ALL, limit=5, sort_order=SortOrder.DESCEND),
+    )
+    assert isinstance(store.apply(Txn(success=cheap)), TxnResult)

@@ -9,12 +9,13 @@ from troth.kv import preparing
 from troth.kv.answers import ANSWER_BYTES_MAX
 from troth.kv.requests import DeleteRange, DeleteRangeResult, Failure, Put, PutResult, Range, RangeResult, Txn
 from troth.models import eventual, linearizable
-from troth.replica import sessions
+from troth.replica import reading, sessions
 from troth.replica.protocol import OpenSession, ReadResults, Reads, Results, SessionOpened, Writes, WritesRefused
 from troth.replica.state import ReplicaConfig
 
 KEYS = 200
 ALL = Range(b"k", b"l", count_only=True)
+ALL_KEYS = Range(b"k", b"l", keys_only=True)
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +118,45 @@ def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanw
     (reply,) = cluster.ask(node, Reads(1, linearizable, (ALL,)), ticks=5)
     assert isinstance(reply, ReadResults) and reply.results == [RangeResult(63, [], 61)]
     assert cluster.replicas[node].machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
+
+
+def test_reads_of_many_keys_are_spread_over_turns_and_others_are_served_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "KEYS_PER_TURN", KEYS)
+    cluster = filled_cluster()
+    leader = cluster.leader
+    scan = ALL_KEYS
+    turn(cluster, leader)
+    cluster.heard(leader)
+    cluster.say(leader, Reads(1, eventual, (scan, scan, Range(b"k001"), scan)))
+    cluster.say(leader, Reads(2, eventual, (scan,)))
+    cluster.say(leader, Writes(0, 2, 0, (Put(b"k001", b"new"),)))
+    answered = []
+    for _ in range(6):
+        turn(cluster, leader)
+        answered.append([reply.call for reply in cluster.heard(leader) if isinstance(reply, ReadResults)])
+    # One scan a turn, the first of them at once; in the order in which they came.
+    assert answered == [[], [1], [2], [], [], []]
+    cluster.settle()
+    assert cluster.replicas[leader].machine.store.revision == KEYS + 2
+    (reply,) = cluster.ask(
+        leader, Reads(3, eventual, (scan, scan, Range(b"k001"), Range(b"k", b"l", limit=3))), ticks=1
+    )
+    assert isinstance(reply, ReadResults)
+    assert [len(result.kvs) for result in reply.results] == [KEYS, KEYS, 1, 3]
+
+
+def test_a_client_that_leaves_takes_its_unread_ranges_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "KEYS_PER_TURN", 1)
+    cluster = filled_cluster()
+    leader = cluster.leader
+    replica = cluster.replicas[leader]
+    cluster.say(leader, Reads(1, eventual, (ALL_KEYS,) * 50))
+    assert replica._unserved
+    replica.client_gone(client_of(leader))
+    turn(cluster, leader)
+    assert not replica._unserved
 
 
 def test_an_answer_that_would_be_too_large_is_refused_whole_and_the_batch_goes_on() -> None:
