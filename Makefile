@@ -16,7 +16,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines rewrite sim docs constraints clean bench-paxos
+.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines rewrite sim mutants docs constraints clean bench-paxos
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -86,6 +86,9 @@ rewrite: $(DEV) ## Write the expected traces of tests/scenarios anew; then read 
 
 sim: $(DEV) ## Simulate clusters under faults (SEED=n replays one run; ARGS="--level core" for bare cores)
 	$(BIN)/troth simulate $(if $(SEED),replay $(SEED)) $(ARGS)
+
+mutants: $(DEV) ## Put every known bug back: who catches it stands in docs/verification.md then (an hour and more)
+	$(BIN)/python tests/mutants/table.py --write $(ARGS)
 
 docs: $(DEV) ## Write docs/cli.md from the commands themselves
 	$(BIN)/python -m troth.cli.reference >docs/cli.md

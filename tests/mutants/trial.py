@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ class Verdict:
 
     caught_by: str
     seeds: int = 0
+    shrunk: str = ""
+    """What is left of the red seed: the fewest faults and operations under which the same rule breaks."""
 
 
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -64,24 +67,33 @@ def try_mutant(
     first: int = 0,
     chaos_seconds: int = 10,
     simulation: str = "core",
+    cpu_seconds: int = 0,
+    shrink_seconds: int = 0,
 ) -> Verdict:
-    """Run the tests, then up to *seeds* simulated clusters, with *sources* (module name -> text) in place."""
+    """Run the tests, then up to *seeds* simulated clusters, with *sources* (module name -> text) in place.
+
+    Args:
+        cpu_seconds: no seed begins after so much CPU time, if given.
+        shrink_seconds: CPU time for making the red seed of a core small.
+    """
     with tempfile.NamedTemporaryFile("w+", suffix=".verdict") as told:
         child = os.fork()
         if child == 0:
-            signal.alarm(PATIENCE_SECONDS + 4 * seeds)
-            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS + seeds, CPU_SECONDS + seeds))
+            signal.alarm(PATIENCE_SECONDS + 4 * seeds + 4 * shrink_seconds)
+            limit = CPU_SECONDS + seeds + shrink_seconds
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
             code = 1
             try:
-                code = _trial(sources, tests, seeds, first, chaos_seconds, told.name, simulation)
+                limits = (cpu_seconds or 1 << 30, shrink_seconds)
+                code = _trial(sources, tests, seeds, first, chaos_seconds, told.name, simulation, limits)
             finally:
                 os._exit(code)
         _, status = os.waitpid(child, 0)
         told.seek(0)
         lines = told.read().splitlines()
     if lines:
-        return Verdict(lines[0], int(lines[1]))
+        return Verdict(lines[0], int(lines[1]), *lines[2:3])
     if os.WIFSIGNALED(status):
         return Verdict("does not come to an end")
     return Verdict("" if os.WEXITSTATUS(status) == 0 else "fails outside of any test")
@@ -118,6 +130,7 @@ def _trial(
     chaos_seconds: int,
     told: str,
     simulation: str,
+    limits: tuple[int, int],
 ) -> int:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
@@ -135,15 +148,37 @@ def _trial(
     if seeds:
         run = _runner(simulation, chaos_seconds)
         for seed in range(first, first + seeds):
+            if time.process_time() > limits[0]:
+                Path(told).write_text(f"\n{seed - first}\n")
+                return 0
             try:
                 violation = run(seed)
             except Exception as error:  # noqa: BLE001 - whatever a mutant does, it was noticed
                 violation = type(error).__name__
             if violation:
                 rule = re.sub(r"\(.*", "", violation, flags=re.DOTALL).strip()
-                Path(told).write_text(f"simulation: {rule}\n{seed - first + 1}\n")
+                verdict = f"simulation: {rule}\n{seed - first + 1}\n"
+                Path(told).write_text(verdict)
+                if limits[1] and simulation in {"core", "paxos"}:
+                    Path(told).write_text(verdict + _shrunk(seed, simulation, chaos_seconds, limits[1]))
                 return 1
     return 0
+
+
+def _shrunk(seed: int, simulation: str, chaos_seconds: int, cpu_seconds: int) -> str:
+    """What a red seed can be made of, found within that much CPU time."""
+    from troth.rehearsal.levels import LEVELS, shrink_seed
+
+    end = time.process_time() + cpu_seconds
+    consensus = "paxos" if simulation == "paxos" else "raft"
+    made = shrink_seed(
+        LEVELS["core"],
+        seed,
+        seconds=chaos_seconds,
+        consensus=consensus,
+        expired=lambda: time.process_time() > end,
+    )
+    return f"{made[1].faults} faults, {made[1].operations} operations" if made else ""
 
 
 def _runner(simulation: str, chaos_seconds: int) -> Callable[[int], str]:

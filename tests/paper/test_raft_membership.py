@@ -508,6 +508,13 @@ def test_a_compaction_that_keeps_everything_drops_nothing() -> None:
     assert (stage.status(1).first_index, stage.terms(1)) == (1, [1, 1])
 
 
+def test_the_header_of_a_snapshot_has_the_full_name_of_its_last_entry() -> None:
+    stage = leading()
+    stage.propose(1)
+    stage.settle()
+    assert stage[1].engine.entry_id(LogIndex(2)) == at(1, 2)
+
+
 def test_what_was_not_applied_can_not_be_compacted() -> None:
     """§7: a snapshot covers "only the committed entries"."""
     stage = leading()
