@@ -11,9 +11,9 @@ looks at it (psycopg/psycopg2#1213), so here the tag is part of the answer.
 """
 
 import asyncio
-import select
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import exc
@@ -22,6 +22,8 @@ from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from typing_extensions import override
 
 THREADS_MAX = 64
+LOOK_UP_EVERY_S = 0.1
+"""How long a wait may keep Ctrl-C from being seen."""
 
 
 class Answer(NamedTuple):
@@ -74,51 +76,52 @@ class _PqChannel:
     """psycopg 3: libpq's own asynchronous calls. All statements travel as one message, so one round trip."""
 
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
+        # Late: the driver is there, since a connection of it is.
+        from psycopg import errors, generators, waiting
+
         self._dialect = dialect
         self._dbapi = dbapi
         self._pgconn = dbapi.pgconn
+        self._results = generators.execute
+        self._wait = waiting.wait
+        self._error_of = errors.error_from_result
 
     def start(self, statements: Sequence[str]) -> Finish:
         text = "; ".join(statements)
         try:
             self._pgconn.send_query(text.encode())
-            while self._pgconn.flush():
-                select.select([], [self._pgconn.socket], [])
         except Exception as error:
             raise _wrapped(self._dialect, text, error, self._dbapi) from error
-        return lambda: self._finish(text)
+        return partial(self._finish, text)
 
     def _finish(self, text: str) -> list[Answer]:
-        pgconn = self._pgconn
-        failed = None
         answers = []
         try:
-            poll: Any = None
-            while True:
-                while pgconn.is_busy():
-                    if poll is None:
-                        poll = select.poll()
-                        poll.register(pgconn.socket, select.POLLIN)
-                    poll.poll()
-                    pgconn.consume_input()
-                result = pgconn.get_result()
-                if result is None:
-                    break
+            for result in self._received():
                 if result.error_message:
-                    failed = failed or result
-                    continue
+                    raise self._error_of(result)
                 row = None
                 if result.ntuples:
                     row = tuple(_text(result.get_value(0, column)) for column in range(result.nfields))
                 answers.append(Answer((result.command_status or b"").decode(), row))
-            if failed is not None:
-                # Late: the module is there, since a connection of it is.
-                from psycopg.errors import error_from_result
-
-                raise error_from_result(failed)
         except Exception as error:
             raise _wrapped(self._dialect, text, error, self._dbapi) from error
         return answers
+
+    def _received(self) -> list[Any]:
+        """All results. What has arrived already, while others were waited for, is taken without a wait.
+
+        Each wait gives up the interpreter's lock, and gets it back last of all threads.
+        """
+        pgconn = self._pgconn
+        pgconn.consume_input()
+        results: list[Any] = []
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                return results
+            results.append(result)
+        return results + self._wait(self._results(pgconn), pgconn.socket, LOOK_UP_EVERY_S)
 
 
 def _text(value: bytes | None) -> str | None:
@@ -144,7 +147,7 @@ class _PyMySqlChannel:
                 self._dbapi._execute_command(COM_QUERY, statement)
         except Exception as error:
             raise _wrapped(self._dialect, "; ".join(statements), error, self._dbapi) from error
-        return lambda: self._finish(statements)
+        return partial(self._finish, statements)
 
     def _finish(self, statements: Sequence[str]) -> list[Answer]:
         answers = []

@@ -16,7 +16,12 @@ from troth.transactions.log.interface import Decided, DecisionLog
 
 BATCH_MAX = 512
 QUEUE_MAX = 16_384
-GATHER_SHARE = 0.5
+GATHER_FROM = 6
+GATHER_MAX = 4
+"""A writer waits for a sixth of the transactions that are in their commit, and for no more than this."""
+GATHER_SHARE = 0.25
+GATHER_BELOW = 2.5
+"""While more than this share each sync anyway, nobody is waited for."""
 """How long a writer waits for those who are about to come, as a share of the last sync's duration."""
 
 
@@ -43,6 +48,7 @@ class GroupCommit:
         self._queue: list[_Waiting] = []
         self._is_writing = False
         self._sync_s = 0.0
+        self._batch_mean = 1.0
         self._full = threading.Event()
         self._wanted = 0
         self.expecting = 0
@@ -84,9 +90,9 @@ class GroupCommit:
         return mine.decided
 
     def _gather(self) -> None:
-        """Give those who are just preparing a moment, so that they share this sync."""
+        """When very many are under way, give those who are just preparing a moment, so that they share this sync."""
         with self._lock:
-            self._wanted = min(BATCH_MAX, len(self._queue) + (self.expecting - len(self._queue)) // 2)
+            self._wanted = min(GATHER_MAX, self.expecting // GATHER_FROM)
             if len(self._queue) >= self._wanted:
                 self._wanted = 0
                 return
@@ -97,7 +103,7 @@ class GroupCommit:
     def _write(self) -> None:
         interrupt: BaseException | None = None
         try:
-            if self.expecting > 2:
+            if self.expecting >= 2 * GATHER_FROM and self._batch_mean < GATHER_BELOW:
                 self._gather()
         except BaseException as caught:  # noqa: BLE001  (raised below: others wait for what this thread writes)
             interrupt = caught
@@ -114,6 +120,7 @@ class GroupCommit:
             interrupt = caught
             error = StorageError("the thread that wrote this decision was interrupted")
         self._sync_s = time.monotonic() - before
+        self._batch_mean += (len(batch) - self._batch_mean) / 8
         self._on_batch(len(batch))
         with self._lock:
             if self._queue:

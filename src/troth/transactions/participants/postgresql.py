@@ -23,7 +23,7 @@ from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autoc
 
 _NAMED = "troth.epoch"
 """Where a pooled connection's `info` keeps the epoch that its session is named after."""
-_XID = "SELECT pg_current_xact_id_if_assigned()::text"
+_XID = "SELECT pg_current_xact_id_if_assigned()"
 _UNDEFINED_OBJECT = "42704"
 _FAILED_TRANSACTION = "25P02"
 
@@ -74,7 +74,7 @@ class PostgresBranch(SqlBranch):
         return answered
 
     def _take_xid(self, answer: Answer) -> None:
-        self.proof = (answer.row or (None,))[0] or ""
+        self.proof = _proof(answer)
         self.wrote = bool(self.proof)
 
     def prepare(self) -> Callable[[], None]:
@@ -95,7 +95,7 @@ class PostgresBranch(SqlBranch):
                 raise self._failed_before()
             if len(answers) > 1:
                 # It is prepared, so it has to be told, whether or not it turns out to have an id.
-                self.proof = (answers[0].row or (None,))[0] or ""
+                self.proof = _proof(answers[0])
 
         return voted
 
@@ -300,6 +300,12 @@ class Postgres(SqlParticipant):
                 ),
                 {"pid": pid, "name": named},
             )
+
+
+def _proof(answer: Answer) -> str:
+    """The transaction's id as text (drivers differ in what they make of an xid8); empty if it has none."""
+    found = answer.row[0] if answer.row else None
+    return "" if found is None else str(found)
 
 
 def sqlstate(error: Any) -> str:
