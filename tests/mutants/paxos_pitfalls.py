@@ -211,13 +211,6 @@ PAXOS_PITFALLS = (
         "                case _:\n                    return True\n            return False",
     ),
     pitfall(
-        "a page of an earlier question counts",
-        9,
-        "preparing",
-        "if candidate.asked.get(sender) != message.start:",
-        "if sender not in candidate.asked:",
-    ),
-    pitfall(
         "an acknowledgement covers what stands in front of it",
         7,
         "progress",

@@ -244,3 +244,18 @@ def test_flexible_sizes_hold_where_they_fit_and_majorities_elsewhere() -> None:
     stage.propose(1)
     stage.settle()
     assert stage.commit(1) == before, "two of five is no quorum"
+
+
+def test_while_joint_a_phase_1_quorum_of_the_new_voters_accepts() -> None:
+    """It stands for their promises: two phase-2 quorums of two out of four need not meet."""
+    stage = ready(paxos((1, 2, 3, 4), others=(5, 6, 7, 8), phase1_size=3, phase2_size=2))
+    stage.change(1, replace_all(5, 6, 7, 8, old=(1, 2, 3, 4)))
+    while not stage[1].view.membership.is_joint:
+        stage.tick_all()
+        stage.deliver()
+    stage.isolate(1, 2, 3, 5, 6)
+    stage.run(TIMEOUT - 4)
+    assert voters(stage, 1) == ((5, 6, 7, 8), (1, 2, 3, 4))
+    stage.heal()
+    stage.run(8)
+    assert voters(stage, 5) == ((5, 6, 7, 8), ())

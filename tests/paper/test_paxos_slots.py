@@ -81,6 +81,18 @@ def test_slots_are_accepted_out_of_order_and_acknowledged_each_for_itself() -> N
     assert stage.commit(1) == 2, "slot 2 had its quorum already and was not sent again"
 
 
+def test_an_acknowledgement_says_nothing_of_what_is_behind_a_gap() -> None:
+    """Pitfall 7: it names the unbroken run and what the message held, not the last slot that is here."""
+    stage = paxos()
+    at = ballot(2, 1)
+    stage.hand(1, 2, accept(at, entry(1, 2)))
+    stage.hand(1, 2, accept(at, entry(3, 2)))
+    stage.drop()
+    stage.hand(1, 2, accept(at, entry(1, 2)))
+    stage.hand(1, 2, accept(at))
+    assert stage.sent(AcceptReply, 2, 1) == [AcceptReply(at, LogIndex(1))] * 2
+
+
 def test_different_acceptors_may_fill_the_quorums_of_different_slots() -> None:
     stage = paxos()
     stage.elect(1)

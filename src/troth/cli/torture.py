@@ -49,6 +49,13 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     show_default=True,
     help="Whole servers, or acceptors of leaderless registers (workloads of one key at a time).",
 )
+@click.option(
+    "--consensus",
+    type=click.Choice(["raft", "paxos"]),
+    default="raft",
+    show_default=True,
+    help="Which protocol keeps the log.",
+)
 @click.option("--rate", default=300.0, show_default=True, help="Operations a second, all clients together.")
 @click.option(
     "--output",
@@ -70,6 +77,7 @@ def torture(
     nemeses: tuple[str, ...],
     workloads: tuple[str, ...],
     system_name: str,
+    consensus: str,
     rate: float,
     directory: Path | None,
     trace: bool,
@@ -88,7 +96,10 @@ def torture(
       troth torture --minutes 1 --nemesis partition --nemesis pause
       troth torture --seed 7 --plan
       troth torture --system registers --minutes 1
+      troth torture --consensus paxos
     """
+    if trace and consensus != "raft":
+        raise UsageError("--trace holds servers to the specification of Raft: leave it out with --consensus paxos")
     if servers < 1 or minutes <= 0:
         raise UsageError("--servers and --minutes must be positive")
     if directory is not None and directory.exists() and any(directory.iterdir()):
@@ -102,7 +113,7 @@ def torture(
         operations_per_second=rate,
     )
     where = directory or Path(tempfile.mkdtemp(prefix="troth-torture-"))
-    system = _system(system_name, servers, where / "servers", trace=trace)
+    system = _system(system_name, servers, where / "servers", trace=trace, consensus=consensus)
     faults = schedule(plan.seed, plan.seconds, powers=system.powers(), names=plan.nemeses)
     if plan_only:
         system.stop()
@@ -113,6 +124,7 @@ def torture(
         [f" --nemesis {name}" for name in nemeses]
         + [f" --workload {name}" for name in workloads]
         + ([f" --servers {servers}"] if servers != 5 else [])
+        + ([f" --consensus {consensus}"] if consensus != "raft" else [])
         + ([" --trace"] if trace else [])
         + ([f" --system {system_name}"] if system_name != "cluster" else [])
     )
@@ -141,7 +153,7 @@ def _workloads_of(system_name: str) -> tuple[str, ...]:
     return tuple(WORKLOADS)
 
 
-def _system(system_name: str, servers: int, where: Path, *, trace: bool) -> "SystemUnderTest":
+def _system(system_name: str, servers: int, where: Path, *, trace: bool, consensus: str) -> "SystemUnderTest":
     if system_name == "registers":
         if trace:
             raise UsageError("--trace is for servers: acceptors of registers write none")
@@ -150,7 +162,7 @@ def _system(system_name: str, servers: int, where: Path, *, trace: bool) -> "Sys
         return RegisterSystem(servers, where)
     from troth.torture.cluster import TrothCluster
 
-    return TrothCluster(servers, where, trace=trace)
+    return TrothCluster(servers, where, trace=trace, consensus=consensus)
 
 
 @contextmanager

@@ -81,6 +81,11 @@ class PaxosView:
     def entries(self, lo: LogIndex, hi: LogIndex) -> tuple[Entry, ...]:
         return self._paxos._slots.run(lo, hi, 1 << 62) if lo < hi else ()
 
+    def held(self) -> tuple[tuple[Entry, ...], tuple[Slot, ...]]:
+        """All slots behind the compacted part."""
+        slots = self._paxos._slots
+        return (), tuple(slots.above(slots.compacted.index))
+
     def lease_end(self) -> Tick:
         role = self._paxos._role
         return self._paxos._lease_end(role) if isinstance(role, Leader) else Tick(0)
@@ -88,6 +93,10 @@ class PaxosView:
     def slot(self, index: LogIndex) -> Slot | None:
         """What is accepted at *index*."""
         return self._paxos._slots.get(index)
+
+    def unsaved(self) -> tuple[Slot, ...]:
+        """What is accepted and not handed to storage yet."""
+        return tuple(self._paxos._slots._unsaved)
 
     def proposed(self, index: LogIndex) -> Entry | None:
         """What a leader has accepted, or is about to propose, at *index*."""

@@ -1,6 +1,6 @@
 """The view (view.py) of a Raft engine."""
 
-from troth.core.interface import Ballot, Engine, Entry, EntryId, Membership
+from troth.core.interface import Ballot, Engine, Entry, EntryId, Membership, Slot
 from troth.core.raft.node import Raft
 from troth.core.raft.roles import Leader, Transfer
 from troth.ids import LogIndex, NodeId, Term, Tick
@@ -84,6 +84,10 @@ class RaftView:
     def entries(self, lo: LogIndex, hi: LogIndex) -> tuple[Entry, ...]:
         """The entries of ``[lo, hi)``, none of them compacted."""
         return self._raft._log.slice(lo, hi, 1 << 62) if lo < hi else ()
+
+    def held(self) -> tuple[tuple[Entry, ...], tuple[Slot, ...]]:
+        """The whole log behind the compacted part; Raft has no slots."""
+        return self.entries(LogIndex(self.compacted_index + 1), LogIndex(self.last_index + 1)), ()
 
     def lease_end(self) -> Tick:
         """First tick at which this server's leader lease no longer holds; 0 when it has none."""

@@ -6,7 +6,7 @@ an engine's private state.
 
 from typing import Protocol
 
-from troth.core.interface import Ballot, Engine, Entry, Membership
+from troth.core.interface import Ballot, Engine, Entry, Membership, Slot
 from troth.core.paxos.node import Paxos
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.monitor import Seen
@@ -60,6 +60,9 @@ class EngineView(Protocol):
 
     def entries(self, lo: LogIndex, hi: LogIndex) -> tuple[Entry, ...]:
         """The entries of ``[lo, hi)``, none of them compacted, all of them committed or a log without gaps."""
+
+    def held(self) -> tuple[tuple[Entry, ...], tuple[Slot, ...]]:
+        """All that is not compacted: Raft's log, or Paxos's slots."""
 
     def lease_end(self) -> Tick:
         """First tick at which this server's leader lease no longer holds; 0 when it has none."""

@@ -4,9 +4,12 @@ A membership decides on the slots behind its own, once it is chosen; nothing beh
 stop sign, see proposing.py). So all servers agree on who decides on a slot by the time anybody proposes a value for
 it, and a server whose knowledge is old finds out in phase 1 (preparing.py).
 
-Between the old voters and the new ones stands a joint membership, under which a quorum of both must agree. Safety
-would not need it; it is there so that old servers can be stopped as soon as the change is announced: by then a quorum
-of the new ones holds everything and knows itself in charge."""
+Between the old voters and the new ones stands a joint membership, under which a quorum of both must agree. So a
+quorum of the new ones (a phase-1 quorum, if that is larger) has accepted the leaving at this leader's ballot, and
+promised nothing below, when they begin to decide alone; without that a lower ballot could get their promises. And old
+servers can be stopped as soon as the change is
+announced: by then a quorum of the new ones holds everything and knows itself in charge.
+"""
 
 from troth.core.interface import (
     Accepted,

@@ -159,7 +159,7 @@ class Proposing(Accepting):
         before = self._chosen_index
         while self._chosen_index < leader.accepted:
             match = {node: progress.match for node, progress in leader.progress.items()}
-            index = min(self._quorum_value(match, LogIndex(0), self._sizes.phase2), leader.accepted)
+            index = min(self._quorum_value(match, LogIndex(0), self._acceptors_needed), leader.accepted)
             if leader.barrier > self._chosen_index:
                 index = min(index, leader.barrier)
             if index <= self._chosen_index:
@@ -180,4 +180,10 @@ class Proposing(Accepting):
         if index == self._memberships.index + 1:
             return False
         holds = {node: int(progress.holds(index)) for node, progress in leader.progress.items()}
-        return bool(self._quorum_value(holds, 0, self._sizes.phase2))
+        return bool(self._quorum_value(holds, 0, self._acceptors_needed))
+
+    def _acceptors_needed(self, count: int) -> int:
+        """A phase-2 quorum; while joint, also a phase-1 quorum. The new voters have promised this ballot nothing: that
+        so many accept the membership which lets them decide alone stands for it."""
+        phase2 = self._sizes.phase2(count)
+        return max(phase2, self._sizes.phase1(count)) if self._membership.is_joint else phase2

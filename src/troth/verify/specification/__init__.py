@@ -1,4 +1,4 @@
-"""An executable specification of Raft.
+"""Executable specifications of Raft and of Multi-Paxos.
 
 ======================  ==============================================================================================
 state.py                the state: servers, what was said, who led with which log, what is committed
@@ -7,9 +7,11 @@ properties.py           what must hold: figure 3 of the paper, and that committe
 explore.py              visits every state within bounds (`explore`)
 trace.py                what a real node is seen to do, one JSON line a step
 conformance.py          whether the specification allows what a real cluster was seen to do (`check_trace`)
+multipaxos*.py          the same of Multi-Paxos: state, actions and rules; `explore_multipaxos`; `check_paxos_trace`
+sequence.py             what both refine: one append-only sequence of chosen commands
 ======================  ==============================================================================================
 
-It knows nothing of troth's own Raft, so that the two can be compared.
+They know nothing of troth's own engines, so that the two can be compared.
 """
 
 from troth.verify.specification.conformance import Conformance, Refusal, TraceChecker, check_trace
