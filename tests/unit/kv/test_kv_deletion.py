@@ -99,6 +99,15 @@ def test_a_deletion_made_ready_for_another_request_is_not_used() -> None:
     assert stream(ready) == stream(plain)
 
 
+def test_a_deletion_that_is_half_ready_is_not_used() -> None:
+    plain, ready = filled(), filled()
+    steps = ready.prepare([ALL])
+    assert steps is not None
+    next(steps)
+    assert ready.apply(ALL) == plain.apply(ALL)
+    assert stream(ready) == stream(plain)
+
+
 def test_small_deletions_are_not_made_ready() -> None:
     store = filled()
     assert store.prepare([DeleteRange(b"k01", b"k05"), Put(b"k", b""), DeleteRange(b"k01")]) is None
