@@ -15,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from troth import TwoPhaseCommit
 from troth.errors import Aborted, PreflightFailed, UsageError
 from troth.torture.databases import PostgresServer
+from troth.transactions.participants import sqlite
 
 pytestmark = pytest.mark.integration
 
@@ -221,3 +222,24 @@ def test_a_commit_in_the_middle_is_refused(engines: tuple[sa.Engine, sa.Engine],
             tx[left].commit()
     with left.connect() as on_left, right.connect() as on_right:
         assert (total(on_left), total(on_right)) == (400, 400)
+
+
+def test_markers_of_a_last_resource_are_pruned_but_never_those_that_count(tmp_path: Path) -> None:
+    """Dropped: old ones of this coordinator that are applied. Kept: what is needed, refusals, and other people's."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'last.db'}")
+    with TwoPhaseCommit([engine], log=str(tmp_path / "log"), recover_every=None) as tpc:
+        (last,) = tpc._core.participants
+        mine = f"T1.{tpc.log.log_id}.{tpc.coordinator}."
+        rows = [(f"{mine}1.{number}", 1) for number in range(3 * sqlite.KEPT)]
+        rows[5] = (f"{mine}1.refused", 0)
+        rows[7] = ("T1.another0.0.1.7", 1)
+        with engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.executemany(f"INSERT INTO {sqlite.TABLE} VALUES (?, ?)", rows)
+            raw.commit()
+        last.prune(mine, {f"{mine}1.9"})
+        with engine.connect() as connection:
+            kept = connection.execute(sa.text(f"select gid, committed from {sqlite.TABLE} order by rowid")).all()
+    assert [tuple(row) for row in kept[:3]] == [rows[5], rows[7], (f"{mine}1.9", 1)]
+    assert len(kept) == 3 + sqlite.KEPT + 1

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import exc
 
 from troth.core.twophase.cells import Verdict
-from troth.core.twophase.gid import Epoch, Gid, parse_gid
+from troth.core.twophase.gid import FORMAT, Epoch, Gid, parse_gid
 from troth.core.twophase.records import Abort, Commit, Heuristic
 from troth.core.twophase.table import Case, Finding, State, Step, move
 from troth.errors import RequestError, StorageError
@@ -311,6 +311,12 @@ class Recovery:
             core.log.note_applied(applied)
         for gid, state, record in core.all_left_behind():
             self._settle(gid, state, record)
+        needed = {record.gid for record in core.log.unapplied()}
+        for participant in reached:
+            try:
+                participant.prune(f"{FORMAT}.{core.epoch.log}.{core.epoch.coordinator}.", needed)
+            except UNREACHABLE:
+                pass  # the next pass tries again
 
     def _expected(self, participant: Participant, branch: str, proof: str, record: Commit, report: Report) -> Case:
         try:

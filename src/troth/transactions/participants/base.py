@@ -1,6 +1,6 @@
 """What the owner of a transaction and recovery ask of a participant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 from troth.core.twophase.gid import Epoch, Gid
@@ -133,6 +133,10 @@ class Participant(Protocol):
 
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
         """Of a last resource: True committed, False refused, None neither; with *refuse*, None is made False."""
+
+    def prune(self, coordinator: str, needed: Collection[str]) -> None:
+        """Of a last resource: drop old markers of committed transactions whose names begin with *coordinator*, but for
+        those *needed*. A refusal is kept for ever: its owner may be paused for as long as it likes."""
 
     def close(self) -> None:
         """Release what recovery holds."""

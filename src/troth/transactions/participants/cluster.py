@@ -10,7 +10,7 @@ Commit writes the values and removes both, at one revision; rollback removes the
 process finishes it. Whoever writes the keys without TwoPhaseCommit does not look at the holds; keep such keys apart.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -221,6 +221,9 @@ class Cluster:
 
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
         return None
+
+    def prune(self, coordinator: str, needed: Collection[str]) -> None:
+        """It keeps no markers."""
 
     def close(self) -> None:
         if self._owns:

@@ -5,7 +5,7 @@ changed rows spares us the question "did this branch write?"; and ``connection.c
 transaction is refused, since it would commit one branch alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -242,6 +242,9 @@ class SqlParticipant:
 
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
         return None
+
+    def prune(self, coordinator: str, needed: Collection[str]) -> None:
+        """It keeps no markers."""
 
     def close(self) -> None:
         self._own.dispose()

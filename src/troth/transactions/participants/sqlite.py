@@ -9,7 +9,7 @@ What it is worth: atomic through any crash as long as this file survives; while 
 most one such participant in a transaction, and its file needs ``synchronous=FULL``, which is set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import Engine, exc
@@ -22,10 +22,11 @@ from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autoc
 
 TABLE = "troth_decision"
 KEPT = 10_000
+NEEDED_MAX = 500
 MARKER_WAIT_MS = 500
 _CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (gid TEXT PRIMARY KEY, committed INTEGER NOT NULL)"
 _MARK = f"INSERT INTO {TABLE} (gid, committed) VALUES (?, ?)"
-_PRUNE = f"DELETE FROM {TABLE} WHERE rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
+_OLD = f"{TABLE} WHERE committed = 1 AND gid LIKE ? AND rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
 
 
 class LastResource:
@@ -53,8 +54,9 @@ class SqliteBranch(SqlBranch):
             self.handle.exec_driver_sql(f"PRAGMA busy_timeout = {int(begun.timeout_s * 1000)}")
         if not raw.in_transaction:
             self.handle.exec_driver_sql("PRAGMA synchronous = FULL")
-            # The driver would begin at the first change only, and leave out the reads before it.
-            self.handle.exec_driver_sql("BEGIN")
+            # The driver would begin at the first change only, and leave out the reads before it. IMMEDIATE: of two that
+            # have read and then want to write, SQLite refuses one at once; so they queue at the beginning.
+            self.handle.exec_driver_sql("BEGIN IMMEDIATE")
         self._changes = raw.total_changes
         self._schema_before = self._schema()
 
@@ -125,6 +127,20 @@ class Sqlite(SqlParticipant):
         return SqliteBranch(self, number, begun)
 
     @override
+    def prune(self, coordinator: str, needed: Collection[str]) -> None:
+        if len(needed) > NEEDED_MAX:
+            return
+        keep = f"{_OLD} AND gid NOT IN ({','.join('?' * len(needed))})"
+        with self.connected() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {MARKER_WAIT_MS}")
+            # Seldom: deleting locks the file.
+            old = connection.exec_driver_sql(
+                f"SELECT count(*) FROM {keep}", (f"{coordinator}%", *needed)
+            ).scalar_one()
+            if old > KEPT:
+                connection.exec_driver_sql(f"DELETE FROM {keep}", (f"{coordinator}%", *needed))
+
+    @override
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
         with self.connected() as connection:
             connection.exec_driver_sql("PRAGMA synchronous = FULL")
@@ -135,7 +151,5 @@ class Sqlite(SqlParticipant):
                     connection.exec_driver_sql(_MARK, (gid, 0))
                 except exc.IntegrityError:
                     pass  # the owner was first; or another recoverer
-                else:
-                    connection.exec_driver_sql(_PRUNE)
             found = connection.exec_driver_sql(f"SELECT committed FROM {TABLE} WHERE gid = ?", (gid,)).scalar()
         return None if found is None else bool(found)
