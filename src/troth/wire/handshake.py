@@ -39,7 +39,7 @@ class Welcome(msgspec.Struct, frozen=True, tag="troth-welcome"):
     name: str = ""
 
 
-class Rejected(msgspec.Struct, frozen=True, tag="troth-rejected"):
+class Rejected(msgspec.Struct, frozen=True, tag="troth-rejected", omit_defaults=True):
     """The connection is refused; `code` is a class code of troth.errors, `text` says what to do.
 
     `term`: with the code "removed", that of the leader who says so; 0 otherwise.
