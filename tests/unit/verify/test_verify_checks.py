@@ -443,3 +443,27 @@ def test_the_first_broken_transaction_is_the_example() -> None:
     verdict = check(one_by_one(*steps), "atomic-commit")
     assert [part.key for part in verdict.parts] == ["t", "u"]
     assert verdict.counterexample is not None and verdict.counterexample.operation == 2
+
+
+def test_what_a_lock_says_besides_tokens_is_no_token() -> None:
+    """Texts, booleans, nothing; and a lease needs a number."""
+    odd: list[Value] = ["granted", True, (), ("a", 5), (1, "soon"), (2,), None]
+    steps = [step for value in odd for step in (acquire(0, value), release(0))]
+    assert check(one_by_one(*steps), "lock-safety")
+    # (1, "soon") is a token without a lease: it is held until it is released.
+    assert check(one_by_one(acquire(0, (1, "soon")), acquire(1, (2, "soon"))), "lock-safety").anomalies == (
+        "mutual-exclusion",
+    )
+    assert check(one_by_one(acquire(0, True), release(0), acquire(1, True)), "lock-safety")
+
+
+def test_the_first_broken_lock_is_the_example() -> None:
+    """And operations of another kind do not count."""
+    steps = [
+        (0, "read", "other", None, 1),
+        (0, "acquire", "a", None, 1), (1, "acquire", "a", None, 2),
+        (2, "acquire", "b", None, 1), (3, "acquire", "b", None, 2),
+    ]  # fmt: skip
+    verdict = check(one_by_one(*steps), "lock-safety")
+    assert [part.key for part in verdict.parts] == ["a", "b"]
+    assert verdict.counterexample is not None and verdict.counterexample.operation == 2
