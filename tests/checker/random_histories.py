@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 
+from troth.verify.formats.edn import Record
 from troth.verify.history import Event, EventType, History, Reading, Value, pair
 from troth.verify.models import (
     ILLEGAL,
@@ -14,6 +15,7 @@ from troth.verify.models import (
     Lock,
     Model,
     MultiRegister,
+    Mutex,
     Queue,
     Register,
     SetObject,
@@ -35,6 +37,13 @@ def _letters(rng: random.Random, number: int) -> Request:
 def _unique_kv(rng: random.Random, number: int) -> Request:
     f = rng.choice(("get", "get", "put", "append", "append"))
     return f, rng.choice(("x", "x", "x", "y")), None if f == "get" else f"<{number}>"
+
+
+def _whole_kv(rng: random.Random, number: int) -> Request:
+    f = rng.choice(("get", "get", "put", "append", "delete", "cas"))
+    text: Value = f"<{number}>" if rng.random() < 0.5 else rng.choice("ab")
+    old = rng.choice((None, "a", "b", f"<{rng.randrange(number + 1)}>"))
+    return f, rng.choice("xxy"), None if f in ("get", "delete") else (old, text) if f == "cas" else text
 
 
 def _cas(rng: random.Random, number: int) -> Request:
@@ -106,6 +115,15 @@ def _multi(rng: random.Random, number: int) -> Request:
     )
 
 
+def _store(rng: random.Random, number: int) -> Request:
+    """What a client of a store asks for: single keys, and transactions over two."""
+    f = rng.choice(("txn", "get", "put", "delete", "cas"))
+    key, value = rng.choice("xy"), rng.randrange(2)
+    if f == "txn":
+        return _multi(rng, number)
+    return f, key, None if f in ("get", "delete") else (rng.randrange(2), value) if f == "cas" else value
+
+
 OBJECTS: dict[str, tuple[Callable[[], Model], Script]] = {
     "register": (Register, _register),
     "register, unique values": (Register, _unique_register),
@@ -113,6 +131,9 @@ OBJECTS: dict[str, tuple[Callable[[], Model], Script]] = {
     "cas-register, unique values": (CasRegister, _unique_cas),
     "kv": (Kv, _letters),
     "kv, unique values": (Kv, _unique_kv),
+    "kv, all operations": (Kv, _whole_kv),
+    "multi-register, all operations": (MultiRegister, _store),
+    "mutex": (Mutex, _lock),
     "set": (SetObject, _elements),
     "set, grow-only": (SetObject, _grow_only),
     "counter": (Counter, _counter),
@@ -133,6 +154,15 @@ def _answers(model: Model, state: Value, f: str, key: Value, argument: Value, pr
         candidates = [*state[-1:], *state[:1], None] if f in ("dequeue", "pop") else [argument]
         if isinstance(model, Queue) and type(model) is Queue:
             candidates = [*state[:1], None] if f == "dequeue" else [argument]
+    if isinstance(model, MultiRegister) and f != "txn" and isinstance(state, frozenset):
+        registers = dict(state)
+        if f == "get":
+            return state, registers.get(key)
+        if isinstance(argument, tuple) and registers.get(key) != argument[0]:
+            return state, False
+        registers[key] = argument[1] if isinstance(argument, tuple) else argument
+        after = Record((name, value) for name, value in registers.items() if value is not None)
+        return after, True if f == "cas" else argument
     if f in ("read", "get"):
         candidates = [state]
     if f == "acquire":
@@ -177,10 +207,12 @@ def random_history(name: str, seed: int, *, operations: int = 12) -> tuple[Histo
 
     def effect(process: int, request: Request) -> Value:
         f, key, argument = request
+        key = key if model.keyed else None
         state = states.get(key, model.init())
-        after, result = _answers(model, state, f, key, argument, process)
+        after, result = _answers(model, state, f, request[1], argument, process)
         if result is ILLEGAL:
-            return ILLEGAL
+            # Some say that they did what they cannot have done.
+            return argument if rng.random() < lie else ILLEGAL
         states[key] = after
         past.append(result)
         return rng.choice(past) if rng.random() < lie else result

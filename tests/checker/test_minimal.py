@@ -85,6 +85,15 @@ def test_a_write_may_not_go_while_a_failed_cas_looks_at_what_it_overwrote() -> N
     assert unseen(primitives, range(2)) == [(0,), (1,)]
 
 
+def test_an_unobserved_write_may_not_go_where_what_follows_would_be_seen() -> None:
+    """A failed cas from "b" after write "b", append "b"; and an append onto what was deleted."""
+    assert unseen([(2, "b", None, False), (4, "b", None, False), (1, "b", None, False)], range(3)) == [(2,)]
+    assert unseen([(2, None, None, False), (4, "x", None, False), (0, "x", None, False)], range(3)) == [(2,)]
+    # Nobody looks: then both may go, and of a read its own prefixes may not.
+    assert unseen([(2, "b", None, False), (4, "c", None, False)], range(2)) == [(0,), (1,)]
+    assert unseen([(2, "a", None, False), (4, "q", None, False), (0, "ab", None, False)], range(3)) == [(2,), (1,)]
+
+
 def test_what_is_open_at_the_end_of_a_part_has_crashed() -> None:
     """A read that has not returned says nothing; a write may still happen."""
     primitives = [(0, 1, None, False), (2, 1, None, False), (2, 2, None, False)]

@@ -122,3 +122,5 @@ def test_a_pop_that_crashed_may_take_the_other_of_two_alike() -> None:
         *alone(0, "push", 1), *alone(0, "pop", 1),
     )  # fmt: skip
     assert check(told(*steps), object="stack")
+    late = (*steps, (8, "invoke", "pop", None))
+    assert check(told(*late), object="stack")
