@@ -18,6 +18,7 @@ from troth.verify.history import Reading
 from troth.verify.models import OBJECTS
 from troth.verify.report.page import html
 from troth.verify.transactions import TRANSACTION_MODELS, WORKLOADS, check_transactions
+from troth.verify.transactions.register import RegisterAssumptions
 from troth.verify.transactions.scans import SCANS
 from troth.verify.verdict import Status, Verdict
 
@@ -52,6 +53,12 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     help="How a read of nil is read: it saw the initial value, or nobody knows.  [default: as the format has it]",
 )
 @click.option("--initial", metavar="JSON", help='What objects start as, for example 0 or {"a": 10, "b": 10}.')
+@click.option(
+    "--assume",
+    multiple=True,
+    type=click.Choice(["writes-follow-reads", "sequential-keys", "linearizable-keys"]),
+    help="For rw-register: what is known of the store, as Elle's switches of these names. May be repeated.",
+)
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds after which the answer is unknown.")
 @click.option("--memory", default=2048, show_default=True, help="Megabytes after which the answer is unknown.")
 @click.option("--staleness-ms", type=float, help="For bounded: how old a value may be.")
@@ -72,6 +79,7 @@ def verify(
     failed: str | None,
     nil_read: str | None,
     initial: str | None,
+    assume: tuple[str, ...],
     timeout: float,
     memory: int,
     staleness_ms: float | None,
@@ -124,7 +132,8 @@ def verify(
             "--model bounded takes exactly one of --staleness-ms and --versions-behind; no other does"
         )
     if is_transactional:
-        verdict: Verdict = check_transactions(history, object_, model, expired=deadline.expired)
+        known = RegisterAssumptions(**{name.replace("-", "_"): True for name in assume})
+        verdict: Verdict = check_transactions(history, object_, model, assume=known, expired=deadline.expired)
     else:
         verdict = check(
             history,

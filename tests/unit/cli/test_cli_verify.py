@@ -169,3 +169,18 @@ def test_bounds_of_time_and_memory_are_kept_and_named(run: Run, tmp_path: Path) 
     result = run("verify", path, "--no-html", "--memory", "1")
     assert result.exit_code == 3
     assert "out of memory (--memory 1) after" in result.stdout
+
+
+def test_what_is_known_of_the_store_can_be_said(run: Run, tmp_path: Path) -> None:
+    """Only real time says that the version read is the older one; whoever knows that keys follow it sees a circle."""
+    txns = [("w", 1), ("w", 2), ("r", 1)]
+    rows: list[tuple[int, str, str, object]] = []
+    for process, (f, value) in enumerate(txns):
+        rows += [(process, "invoke", "txn", [[f, "x", value if f == "w" else None]])]
+        rows += [(process, "ok", "txn", [[f, "x", value]])]
+    path = str(lines(tmp_path / "stale.jsonl", *rows))
+    args = ("verify", path, "--no-html", "--object", "rw-register", "--model", "strict-serializable", "-o", "json")
+    told = json.loads(run(*args).stdout)
+    assert told["verdict"] == "illegal" and "cyclic-versions" not in told["violated"]
+    told = json.loads(run(*args, "--assume", "linearizable-keys").stdout)
+    assert told["verdict"] == "illegal" and told["violated"] == ["cyclic-versions"]
