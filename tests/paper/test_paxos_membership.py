@@ -259,3 +259,19 @@ def test_while_joint_a_phase_1_quorum_of_the_new_voters_accepts() -> None:
     stage.heal()
     stage.run(8)
     assert voters(stage, 5) == ((5, 6, 7, 8), ())
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x93nonsense", encode_membership(membership_of(()))])
+def test_a_membership_that_nobody_can_read_gets_into_no_slot(payload: bytes) -> None:
+    """It could never be delivered, and everything behind it neither."""
+    stage = paxos()
+    bad = Entry(LogIndex(1), Term(1), EntryKind.MEMBERSHIP, payload)
+    stage.hand(1, 2, Accept(ballot(1, 1), (bad,), LogIndex(0)))
+    assert stage[2].journal.written == 0
+    stage.tick(1, TIMEOUT)
+    stage.drop()
+    stage.hand(2, 1, ProbeReply(ballot(1, 1), True))
+    reported = Slot(ballot(0, 3), bad)
+    stage.hand(2, 1, Promise(ballot(1, 1), LogIndex(1), LogIndex(1), LogIndex(1), LogIndex(0), (reported,)))
+    assert stage.role(1) == "Candidate"
+    assert "n1 malformed sender=2" in stage.lines

@@ -137,6 +137,23 @@ def test_a_lease_counts_from_the_sending_of_its_round_and_ends() -> None:
     assert len(stage[1].reads) == 1, "the lease is over, and a round must confirm it"
 
 
+def test_a_lease_whose_round_is_answered_late_ends_no_later() -> None:
+    """Pitfall 14: the others' patience began when they heard the round, not when their answers arrived."""
+    stage = paxos(lease_reads=True, clock_drift_percent=10)
+    stage.now = Tick(2 * TIMEOUT)
+    stage.elect(1)
+    stage.drop()
+    stage.tick(1, 2)
+    began = stage.now
+    stage.deliver(lambda flying: isinstance(flying.message, Heartbeat))
+    answers = stage.drop(lambda flying: isinstance(flying.message, HeartbeatReply))
+    stage.now = Tick(stage.now + 7)
+    for late in answers:
+        stage.hand(late.sender, 1, late.message)
+    stage.read(1, 7)
+    assert [read.valid_until for read in stage[1].reads] == [began + stage.config.lease_ticks]
+
+
 def test_who_has_confirmed_a_lease_promises_nothing_until_it_must_be_over() -> None:
     """Also when a message with a higher ballot that is no prepare has come in between, and after a restart."""
     stage = paxos(lease_reads=True)

@@ -111,6 +111,8 @@ class Accepting(State):
     def _take_committed(self) -> tuple[Entry, ...]:
         """Values newly chosen, each exactly once, in order and without a gap; a piece at a time, so that a server that
         catches up goes on answering in between. A membership comes together with the slot behind it."""
+        if self._delivered_index == self._chosen_index:
+            return ()
         upto = self._deliverable_index
         if self._delivered_index >= upto:
             return ()

@@ -6,7 +6,8 @@ one it belongs to, or, in a refusal, the higher one that its sender has promised
 
 from typing import TypeAlias
 
-from troth.core.interface import Ballot, Entry, Message, Slot
+from troth.core.interface import Ballot, Entry, EntryKind, Message, Slot
+from troth.core.membership import holds_membership
 from troth.ids import LogIndex, NodeId
 
 
@@ -139,17 +140,26 @@ def is_well_formed(sender: NodeId, message: PaxosMessage) -> bool:
         case Accept(entries=entries):
             if message.ballot.node != sender:
                 return False
-            first = entries[0].index if entries else LogIndex(1)
-            return first > 0 and all(
-                entry.index == first + place and entry.term <= message.ballot.round
-                for place, entry in enumerate(entries)
-            )
+            index, round_ = entries[0].index if entries else LogIndex(1), message.ballot.round
+            if index <= 0:
+                return False
+            for entry in entries:
+                if entry.index != index or entry.term > round_ or not _is_readable(entry):
+                    return False
+                index = LogIndex(index + 1)
+            return True
         case Promise(slots=slots):
             indexes = [slot.entry.index for slot in slots]
             return (
                 message.start > 0
                 and sorted(set(indexes)) == indexes
                 and (not indexes or (message.start <= indexes[0] and indexes[-1] <= message.upto))
+                and all(_is_readable(slot.entry) for slot in slots)
             )
         case _:
             return True
+
+
+def _is_readable(entry: Entry) -> bool:
+    """A membership that nobody can read must not get into a slot: it could never be delivered."""
+    return entry.kind != EntryKind.MEMBERSHIP or holds_membership(entry)

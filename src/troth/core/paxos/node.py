@@ -245,7 +245,7 @@ class Paxos(Preparing):
             persist=persist,
             after_persist=tuple(self._out_after_persist),
             committed=committed,
-            more_committed=self._delivered_index < self._deliverable_index,
+            more_committed=bool(committed) and self._delivered_index < self._deliverable_index,
             install=self._out_install,
             reads=tuple(self._out_reads),
             reads_refused=tuple(self._out_reads_refused),

@@ -177,7 +177,7 @@ class Proposing(Accepting):
         The slot right behind a membership is counted by unbroken runs alone: whoever has one that reaches beyond it
         knows, durably, that the membership is chosen, since nothing behind leaves the leader before it can say so.
         """
-        if index == self._memberships.index + 1:
+        if index == self._memberships.index + 1 or not any(seen.beyond for seen in leader.progress.values()):
             return False
         holds = {node: int(progress.holds(index)) for node, progress in leader.progress.items()}
         return bool(self._quorum_value(holds, 0, self._acceptors_needed))

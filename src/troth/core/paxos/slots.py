@@ -97,6 +97,8 @@ class Slots:
 
     def take_unsaved(self) -> tuple[Slot, ...]:
         """Slots that storage has not been given yet; it has been after this call."""
+        if not self._unsaved:
+            return ()
         unsaved = tuple(self._unsaved)
         self._unsaved.clear()
         return unsaved
