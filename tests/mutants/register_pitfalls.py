@@ -116,13 +116,6 @@ REGISTER_PITFALLS = (
         "return self._kept.get(key, None)",
     ),
     pitfall(
-        "a ballot is kept without a phase 1 quorum",
-        41,
-        "round",
-        "if self.config.prepared(self._votes.votes) is VoteResult.WON:",
-        "if self.config.accepted(self._votes.votes) is VoteResult.WON:",
-    ),
-    pitfall(
         "a kept ballot survives a change of acceptors",
         17,
         "task",

@@ -1,9 +1,12 @@
 """CASPaxos §2.2.1: the next prepare travels with the accept, so a proposer that keeps its ballot asks only once."""
 
+from itertools import combinations
+
+import pytest
 from caspaxos import Table
 
 from troth.core.register import changes
-from troth.core.register.messages import Accept, Prepare
+from troth.core.register.messages import Accept, Ballot, Conflict, Prepare
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -51,15 +54,22 @@ def test_a_kept_ballot_that_was_overtaken_is_not_used_again() -> None:
     assert outcome.version == 3
 
 
-def test_a_ballot_is_kept_only_if_a_phase_1_quorum_has_promised_it() -> None:
-    """With an accept quorum of one, one promise is no phase 1."""
-    table = Table(acceptors=3, prepare=3, accept=1)
-    proposer = table.proposer(1)
+@pytest.mark.parametrize(("prepare", "accept"), [(3, 1), (2, 2), (1, 3)])
+def test_no_ballot_between_an_accepted_and_the_kept_one_can_be_prepared(prepare: int, accept: int) -> None:
+    """Whatever the quorums: those that accepted promised the kept ballot too, and every phase-1 quorum meets them."""
+    table = Table(acceptors=3, prepare=prepare, accept=accept)
+    proposer = table.proposer(5)
     task = proposer.change(KEY, changes.put(b"1"))
     table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    table.step(task, reach=(2,), answer=(2,))
+    taken = tuple(range(1, accept + 1))
+    table.step(task, reach=taken, answer=taken)
     assert task.outcome is not None
-    assert proposer.take_kept(KEY) is None
+    kept = proposer.take_kept(KEY)
+    assert kept is not None
+    between = Ballot(kept.ballot.round - 1, 9)
+    for quorum in combinations((1, 2, 3), prepare):
+        replies = [table.ask(node, Prepare(table.config.id, KEY, between)) for node in quorum]
+        assert any(isinstance(reply, Conflict) for reply in replies)
 
 
 def test_a_comparison_that_fails_on_the_kept_state_is_confirmed_by_a_quorum() -> None:

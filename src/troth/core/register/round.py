@@ -365,8 +365,9 @@ class Round(Exchange):
         if self._collecting:
             self._begin(Phase.COLLECTING, Collect(self.config.id, self.key, self._ballot))
             return
-        if self.config.prepared(self._votes.votes) is VoteResult.WON:
-            self._proposer.keep(self.key, Kept(self.config.id, self._next, self._state))
+        # Those that have accepted have promised the next ballot as well, and every phase-1 quorum meets them: no ballot
+        # in between can complete phase 1 any more. So the next one is prepared, whatever the sizes of the quorums are.
+        self._proposer.keep(self.key, Kept(self.config.id, self._next, self._state))
         self.outcome = self._ending
 
 

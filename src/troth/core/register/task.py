@@ -49,7 +49,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A ballot that a phase-1 quorum has promised already, and the state accepted by a phase-2 quorum before it."""
+    """A ballot that needs no prepare any more: `state` was chosen directly before it (round.py, `_on_accepted`)."""
 
     config: ConfigId
     ballot: Ballot

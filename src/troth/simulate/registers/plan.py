@@ -32,6 +32,8 @@ class Plan:
     told: int
     """Of lost messages: the sender is told at once (the connection broke)."""
     disk_us: int
+    real_storage: bool
+    """Acceptors write the files of real ones, to a disk that loses, tears and reorders what was not synced."""
     keep_unsynced: int
 
     partition_us: int
@@ -91,4 +93,5 @@ def draw(seed: int, *, chaos_ms: int) -> Plan:
         change_us=(rng.randint(50, 300) * delay_us) if changes else 0,
         wipe=changes and not flexible and acceptors >= 3 and rng.random() < 0.5,
         deletes=rng.random() < 0.6,
+        real_storage=rng.random() < 0.2,
     )

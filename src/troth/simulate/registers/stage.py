@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from troth.core.register.acceptor import Acceptor
+from troth.core.register.codec import decode_answer, decode_ask, encode_answer, encode_ask
 from troth.core.register.messages import (
     ZERO,
     Accept,
@@ -25,6 +25,7 @@ from troth.core.register.proposer import Proposer
 from troth.core.register.task import Outcome, Send, Task
 from troth.errors import invariant
 from troth.ids import NodeId
+from troth.simulate.registers.disks import AcceptorDisk, FileDisk, RecordDisk
 from troth.simulate.registers.plan import Plan
 from troth.simulate.world import World
 
@@ -85,8 +86,6 @@ class AcceptorNode:
     def __init__(self, world: World, plan: Plan, rng: random.Random, ledger: Ledger, address: str) -> None:
         self.address = address
         self.up = True
-        self.disk: list[RecordMessage] = []
-        self.synced = 0
         self.births = 0
         self._world = world
         self._plan = plan
@@ -94,7 +93,8 @@ class AcceptorNode:
         self._ledger = ledger
         self._boot = 0
         self._syncing = False
-        self._waiting: list[tuple[int, Callable[[], None]]] = []
+        self._waiting: list[Callable[[], None]] = []
+        """Answers that leave with the next sync."""
         self._life = 0
         self._promised: dict[bytes, Ballot] = {}
         """The highest ballot promised or accepted in an answer that has left, by key."""
@@ -105,24 +105,29 @@ class AcceptorNode:
         self.births += 1
         number = int(self.address.removeprefix("a"))
         self.id = NodeId(number * 100 + self.births)
-        self.disk, self.synced = [], 0
+        self.disk: AcceptorDisk
+        if self._plan.real_storage:
+            self.disk = FileDisk(self.id, self._rng)
+        else:
+            self.disk = RecordDisk(self.id, self._rng, self._plan.keep_unsynced)
         self._promised.clear()
-        self.acceptor = Acceptor(self.id)
+        self.acceptor = self.disk.recover()
         self.up = True
 
     def on_request(self, to: NodeId, request: RequestMessage, answer: Callable[[ReplyMessage], None]) -> None:
         """A request has arrived; *answer* is called when what it promises is durable."""
         if not self.up or to != self.id:
             return
-        reply, record = self.acceptor.on_request(request)
+        _, received = decode_ask(encode_ask(1, request))
+        reply, record = self.acceptor.on_request(received)
         if record is not None:
             self._note(record)
             self.disk.append(record)
         life = self._life
-        self._waiting.append((len(self.disk), lambda: self._leave(life, request, reply, answer)))
+        self._waiting.append(lambda: self._leave(life, request, reply, answer))
         if not self._syncing:
             self._syncing = True
-            self._world.after(self._plan.disk_us, self._on_synced, self._boot, len(self.disk))
+            self._world.after(self._plan.disk_us, self._on_synced, self._boot)
 
     def _note(self, record: RecordMessage) -> None:
         config = self.acceptor.config
@@ -132,17 +137,15 @@ class AcceptorNode:
             self._promised.clear()
             self._life += 1
 
-    def _on_synced(self, boot: int, upto: int) -> None:
+    def _on_synced(self, boot: int) -> None:
+        """A sync is done; it covers all that was written before it ended."""
         if boot != self._boot:
             return
-        self.synced = max(self.synced, upto)
-        ready = [leave for needs, leave in self._waiting if needs <= self.synced]
-        self._waiting = [(needs, leave) for needs, leave in self._waiting if needs > self.synced]
+        self._syncing = False
+        self.disk.sync()
+        ready, self._waiting = self._waiting, []
         for leave in ready:
             leave()
-        self._syncing = bool(self._waiting)
-        if self._syncing:
-            self._world.after(self._plan.disk_us, self._on_synced, self._boot, len(self.disk))
 
     def _leave(
         self, life: int, request: RequestMessage, reply: ReplyMessage, answer: Callable[[ReplyMessage], None]
@@ -156,7 +159,7 @@ class AcceptorNode:
                 self._say(request.key, max(request.ballot, request.next))
             case _:
                 pass
-        answer(reply)
+        answer(decode_answer(encode_answer(1, reply))[1])
 
     def _say(self, key: bytes, ballot: Ballot) -> None:
         self._promised[key] = max(ballot, self._promised.get(key, ZERO))
@@ -166,17 +169,13 @@ class AcceptorNode:
         self._boot += 1
         self.up = self._syncing = False
         self._waiting.clear()
-        while len(self.disk) > self.synced and self._rng.random() * 1000 >= self._plan.keep_unsynced:
-            self.disk.pop()
-        self.synced = len(self.disk)
+        self.disk.lose()
 
     def restart(self) -> None:
         """Replay the disk. What was said must still hold."""
         if self.up:
             return
-        self.acceptor = Acceptor(self.id)
-        for record in self.disk:
-            self.acceptor.apply(record)
+        self.acceptor = self.disk.recover()
         self.up = True
         for key, ballot in self._promised.items():
             held = self.acceptor.promised(key)
@@ -186,8 +185,7 @@ class AcceptorNode:
         """Replace the records by a snapshot, atomically."""
         if self.up and not self._waiting:
             self.acceptor.forget_promises()
-            self.disk = list(self.acceptor.snapshot())
-            self.synced = len(self.disk)
+            self.disk.compact(self.acceptor)
 
 
 class ClientNode:
