@@ -1,0 +1,110 @@
+"""An acceptor under any sequence of requests: it answers each, never takes a word back, and survives restarts."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from troth.core.register.acceptor import Acceptor
+from troth.core.register.codec import decode_ask, decode_records, encode_ask, encode_records
+from troth.core.register.messages import (
+    ZERO,
+    Accept,
+    Ballot,
+    Collect,
+    Configure,
+    Describe,
+    Mark,
+    Prepare,
+    Promise,
+    Read,
+    RecordMessage,
+    RequestMessage,
+    Scan,
+    Seat,
+    State,
+    Took,
+    founding,
+    group_of,
+)
+from troth.errors import DecodeError
+from troth.ids import NodeId
+
+CONFIG = founding(group_of((Seat(NodeId(1), "a1"), Seat(NodeId(2), "a2"), Seat(NodeId(3), "a3"))))
+
+keys = st.sampled_from([b"a", b"b", b"\xff\x00"])
+ballots = st.builds(Ballot, st.integers(1, 6), st.integers(1, 3))
+states = st.builds(
+    State,
+    st.none() | st.binary(max_size=4),
+    st.integers(0, 9),
+    ballots,
+    ballots,
+    st.lists(st.builds(Mark, ballots, st.integers(1, 9)), max_size=3).map(tuple),
+    st.integers(0, 3),
+    st.booleans(),
+)
+config_ids = st.just(CONFIG.id)
+requests: st.SearchStrategy[RequestMessage] = st.one_of(
+    st.builds(Prepare, config_ids, keys, ballots),
+    st.builds(Accept, config_ids, keys, ballots, states, st.just(ZERO) | ballots),
+    st.builds(Read, config_ids, keys),
+    st.builds(Collect, config_ids, keys, ballots),
+    st.builds(Scan, config_ids, keys | st.just(b""), st.integers(0, 3)),
+    st.just(Configure(CONFIG)),
+    st.just(Describe()),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(requests, max_size=40))
+def test_an_acceptor_never_takes_a_word_back(asked: list[RequestMessage]) -> None:
+    acceptor = Acceptor(NodeId(1))
+    acceptor.on_request(Configure(CONFIG))
+    said: dict[bytes, Ballot] = {}
+    records: list[RecordMessage] = list(acceptor.snapshot())
+    for request in asked:
+        number, received = decode_ask(encode_ask(7, request))
+        assert (number, received) == (7, request)
+        reply, record = acceptor.on_request(received)
+        if record is not None:
+            records.append(record)
+        match request, reply:
+            case Prepare(), Promise():
+                assert request.ballot >= said.get(request.key, ZERO)
+                said[request.key] = request.ballot
+            case Accept(), Took():
+                assert request.ballot >= said.get(request.key, ZERO) or record is None
+                said[request.key] = max(request.ballot, request.next, said.get(request.key, ZERO))
+            case _:
+                pass
+        assert all(acceptor.promised(key) >= ballot for key, ballot in said.items())
+    replayed = Acceptor(NodeId(1))
+    for record in decode_records(encode_records(records)):
+        replayed.apply(record)
+    assert list(replayed.snapshot()) == list(acceptor.snapshot())
+    assert (replayed.bytes, replayed.describe()) == (acceptor.bytes, acceptor.describe())
+    acceptor.forget_promises()
+    assert all(acceptor.promised(key) >= ballot for key, ballot in said.items())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60))
+def test_no_bytes_whatever_make_more_than_a_decode_error(body: bytes) -> None:
+    try:
+        _, request = decode_ask(body)
+    except DecodeError:
+        return
+    Acceptor(NodeId(1)).on_request(request)
+
+
+@settings(max_examples=200, deadline=None)
+@given(requests, st.data())
+def test_a_damaged_request_is_refused_or_is_another_request(request: RequestMessage, data: st.DataObject) -> None:
+    body = bytearray(encode_ask(1, request))
+    body[data.draw(st.integers(0, len(body) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    acceptor = Acceptor(NodeId(1))
+    acceptor.on_request(Configure(CONFIG))
+    try:
+        _, received = decode_ask(bytes(body))
+    except DecodeError:
+        return
+    acceptor.on_request(received)

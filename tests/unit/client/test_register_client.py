@@ -1,0 +1,201 @@
+"""The registers' clients without acceptors: arguments, finding a set, pauses, bounds, and what is recorded."""
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import troth
+from troth.client.registers import lines, recorded
+from troth.client.registers.lines import Line, LineLost
+from troth.client.registers.request import (
+    PAUSE_MAX_S,
+    Finding,
+    RegisterReply,
+    as_function,
+    as_key,
+    as_value,
+    check_joins,
+    new_proposer,
+    pause_s,
+    view_of,
+    where,
+)
+from troth.core.register import changes
+from troth.core.register.messages import ZERO, Describe, Described, Seat, founding, group_of
+from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
+from troth.ids import NodeId
+from troth.verify.formats.read import read_history
+from troth.wire.frames import frame
+from troth.wire.handshake import Welcome, encode_greeting
+
+SEATS = tuple(Seat(NodeId(number), f"a{number}:1") for number in (1, 2, 3))
+CONFIG = founding(group_of(SEATS))
+OTHER = founding(group_of(SEATS[:2]))
+ADDRESSES = ("a1:1", "a2:1", "a3:1")
+
+
+def described(number: int, config: object = None) -> Described:
+    return Described(NodeId(number), config, 0, 0, 0, ZERO)  # type: ignore[arg-type]
+
+
+def test_addresses_are_a_list_a_text_or_a_url() -> None:
+    assert where(list(ADDRESSES)).addresses == ADDRESSES
+    assert where("a1:1,a2:1,a3:1").addresses == ADDRESSES
+    assert where("troth://a1:1,a2:1,a3:1").addresses == ADDRESSES
+    assert where(["unix:/tmp/a"]).addresses == ("unix:/tmp/a",)
+    for wrong in ([], "", ["h"], "http://h:1"):
+        with pytest.raises(UsageError):
+            where(wrong)
+
+
+def test_keys_and_values_are_checked_before_anything_is_sent() -> None:
+    assert as_key("k") == b"k"
+    for wrong in ("", b"\0k", "k" * 1025, 7):
+        with pytest.raises(UsageError):
+            as_key(wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        as_value(bytes((1 << 20) + 1))
+    assert as_function(lambda held: "x")(None) == b"x"
+    assert as_function(lambda held: None)(b"v") is None
+
+
+def test_pauses_grow_have_a_bound_and_may_be_nothing() -> None:
+    assert pause_s(1, 0.0) == 0.0
+    longest = [pause_s(tries, 1.0) for tries in range(1, 30)]
+    assert longest == sorted(longest)
+    assert longest[-1] == PAUSE_MAX_S
+
+
+def test_proposers_have_ids_of_their_own() -> None:
+    assert len({new_proposer(CONFIG).client for _ in range(100)}) == 100
+
+
+def test_three_blank_acceptors_become_a_set_and_two_only_when_told() -> None:
+    finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
+    for number in (1, 2):
+        finding.on_described(f"a{number}:1", described(number))
+        assert finding.to_found() is None
+    finding.on_described("a3:1", described(3))
+    assert finding.to_found() == CONFIG
+    two = Finding(ADDRESSES[:2], prepare=0, accept=0, found=None)
+    told = Finding(ADDRESSES[:2], prepare=0, accept=0, found=True)
+    for each in (two, told):
+        for number in (1, 2):
+            each.on_described(f"a{number}:1", described(number))
+    with pytest.raises(UsageError, match="found=True"):
+        two.to_found()
+    assert told.to_found() == OTHER
+
+
+def test_an_emptied_acceptor_among_others_founds_nothing() -> None:
+    finding = Finding(ADDRESSES, prepare=0, accept=0, found=True)
+    finding.on_described("a1:1", described(1, CONFIG))
+    finding.on_described("a2:1", described(77))
+    finding.on_described("a3:1", described(3, CONFIG))
+    assert finding.to_found() is None
+    assert finding.config == CONFIG
+
+
+def test_acceptors_of_two_sets_are_an_error() -> None:
+    finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
+    finding.on_described("a1:1", described(1, CONFIG))
+    with pytest.raises(WrongCluster):
+        finding.on_described("a2:1", described(2, OTHER))
+    with pytest.raises(WrongCluster):
+        check_joins("a9:1", described(9, OTHER), CONFIG)
+    check_joins("a9:1", described(9), CONFIG)
+
+
+def test_what_is_missing_is_named() -> None:
+    finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
+    assert "no acceptor answers" in str(finding.unavailable())
+    finding.on_described("a1:1", described(1))
+    assert "a2:1, a3:1" in str(finding.unavailable())
+    assert isinstance(finding.unavailable(), Unavailable)
+
+
+def test_an_acceptor_is_shown_with_what_is_wrong_with_it() -> None:
+    assert view_of(SEATS[0], CONFIG, described(1, CONFIG), "").state == ""
+    assert "replace this one" in view_of(SEATS[0], CONFIG, described(99), "").state
+    assert "another configuration" in view_of(SEATS[0], CONFIG, described(1, OTHER), "").state
+    assert view_of(SEATS[0], CONFIG, None, "refused").state == "refused"
+
+
+class Hangs:
+    """A port that greets like an acceptor and never answers anything else."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._accepted: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                accepted, _ = self._listener.accept()
+            except OSError:
+                return
+            self._accepted.append(accepted)
+            accepted.sendall(frame(encode_greeting(Welcome(1, CONFIG.id.cluster, NodeId(1)))))  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for accepted in self._accepted:
+            accepted.close()
+
+
+def test_an_acceptor_that_hangs_holds_a_bounded_number_of_threads_and_requests() -> None:
+    port = Hangs()
+    line = Line(port.address, None)
+    try:
+        before = threading.active_count()
+        futures = [line.ask(Describe(), time.monotonic() + 20) for _ in range(lines.WAITING_MAX + 50)]
+        refused = [future for future in futures if future.done()]
+        assert len(refused) >= 50
+        assert all(isinstance(future.exception(), LineLost) for future in refused)
+        assert threading.active_count() - before <= lines.THREADS_MAX
+    finally:
+        line.close()
+        port.close()
+    for future in futures:
+        assert future.cancelled() or isinstance(future.exception(timeout=10), LineLost)
+
+
+def test_a_dead_acceptor_is_given_a_rest() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    line = Line(address, None)
+    try:
+        with pytest.raises(LineLost, match="refused"):
+            line.ask(Describe(), time.monotonic() + 5).result(5)
+        at_once = line.ask(Describe(), time.monotonic() + 5)
+        assert at_once.done(), "no thread is asked while it rests"
+    finally:
+        line.close()
+
+
+def test_a_recorded_change_is_the_compare_and_set_that_it_amounts_to(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with troth.recording(path):
+        with recorded.call("put", b"k", b"1") as record:
+            record.ends(RegisterReply(b"1", 1, True))
+        with recorded.call("get", b"k") as record:
+            record.ends(RegisterReply(b"1", 1, False))
+        with recorded.cas(b"k", b"0", b"2") as record:
+            record.ends(RegisterReply(b"1", 1, False))
+        with recorded.call("delete", b"j") as record:
+            record.ends(RegisterReply(None, 2, True))
+        task = new_proposer(CONFIG).change(b"k", changes.put(b"9"))
+        with pytest.raises(OutcomeUnknown), recorded.change(b"k") as record:
+            record.attempts(task)
+            raise OutcomeUnknown("nobody answered")
+        with pytest.raises(OutcomeUnknown), recorded.call("put", b"k", b"3"):
+            raise OutcomeUnknown("nobody answered")
+    told = [(each.f, each.outcome.value) for each in read_history(path.read_bytes()).operations]
+    assert told == [("put", "ok"), ("get", "ok"), ("cas", "fail"), ("delete", "ok"), ("put", "info")]
+    assert recorded.change(b"k") is recorded.change(b"j"), "while nothing is recorded nothing is made"
