@@ -15,7 +15,7 @@ import paxos_pitfalls
 import register_pitfalls
 import servers
 from pitfalls import PITFALLS, Pitfall, changed_source, path_of
-from trial import ROOT, TESTS, Verdict, module_name, try_mutant
+from trial import ROOT, Verdict, module_name, try_mutant
 
 PAGE = ROOT / "docs" / "verification.md"
 BEGIN, END = "<!-- mutants: written by `make mutants` -->", "<!-- end of mutants -->"
@@ -39,8 +39,15 @@ class Subject:
     simulation: str
 
 
+RAFT_TESTS = (
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests/paper").glob("test_raft_*.py")),
+    *("tests/unit/core/test_quorum.py", "tests/unit/core/test_progress.py", "tests/unit/core/test_log.py"),
+    *("tests/unit/core/test_membership.py", "tests/unit/core/test_messages.py"),
+    *("tests/unit/core/test_raft_node.py", "tests/scenarios"),
+)
+
 SUBJECTS = (
-    Subject(title="Raft", pitfalls=PITFALLS, tests=TESTS, simulation="core"),
+    Subject(title="Raft", pitfalls=PITFALLS, tests=RAFT_TESTS, simulation="core"),
     Subject(
         title="Multi-Paxos",
         pitfalls=paxos_pitfalls.PAXOS_PITFALLS,
@@ -55,6 +62,7 @@ SUBJECTS = (
     ),
 )
 
+SERVERS = "Servers, storage, clients"
 HEAD = (
     "| row | pitfall | met in | named test | simulation: rule | seeds | shrunk to |\n|---|---|---|---|---|---|---|"
 )
@@ -96,32 +104,25 @@ def rows_of(subject: Subject, options: argparse.Namespace) -> Iterator[tuple[str
         yield line, by_test, by_seed
 
 
-def core_part(options: argparse.Namespace) -> tuple[list[str], int]:
-    """The tables of everything that has named tests; how many bugs nothing has caught."""
-    lines: list[str] = []
-    missed = 0
-    for subject in SUBJECTS:
-        if options.subject not in subject.title.lower():
-            continue
-        print(f"\n### {subject.title}\n\n{HEAD}", flush=True)
-        verdicts = list(rows_of(subject, options))
-        found = [by_seed for _, _, by_seed in verdicts if by_seed.caught_by]
-        missed += sum(not by_test.caught_by and not by_seed.caught_by for _, by_test, by_seed in verdicts)
-        named = sum(bool(by_test.caught_by) for _, by_test, _ in verdicts)
-        middle = sorted(verdict.seeds for verdict in found)[len(found) // 2] if found else 0
-        lines += [f"### {subject.title}", "", HEAD, *(line for line, _, _ in verdicts), ""]
-        lines += [
-            f"Of {len(verdicts)} bugs {named} fail a named test, and the simulation alone finds {len(found)} "
-            f"(half of them within {middle} seeds of {options.seconds} s).",
-            "",
-        ]
-    return lines, missed
+def core_part(subject: Subject, options: argparse.Namespace) -> tuple[list[str], int]:
+    """The table of bugs that have named tests; how many of them nothing has caught."""
+    print(f"\n### {subject.title}\n\n{HEAD}", flush=True)
+    verdicts = list(rows_of(subject, options))
+    found = [by_seed for _, _, by_seed in verdicts if by_seed.caught_by]
+    missed = sum(not by_test.caught_by and not by_seed.caught_by for _, by_test, by_seed in verdicts)
+    named = sum(bool(by_test.caught_by) for _, by_test, _ in verdicts)
+    middle = sorted(verdict.seeds for verdict in found)[len(found) // 2] if found else 0
+    summary = (
+        f"Of {len(verdicts)} bugs {named} fail a named test, and the simulation alone finds {len(found)} "
+        f"(half of them within {middle} seeds of {options.seconds} s)."
+    )
+    return [HEAD, *(line for line, _, _ in verdicts), "", summary], missed
 
 
 def server_part(options: argparse.Namespace) -> tuple[list[str], int]:
     """Bugs of servers, storage and clients, which only the simulation of whole servers looks for."""
     head = "| row | pitfall | broken | seeds | shrunk to |\n|---|---|---|---|---|"
-    print(f"\n### Servers, storage, clients\n\n{head}", flush=True)
+    print(f"\n### {SERVERS}\n\n{head}", flush=True)
     rows: list[str] = []
     missed = 0
     for pitfall in servers.SERVER_PITFALLS:
@@ -133,19 +134,24 @@ def server_part(options: argparse.Namespace) -> tuple[list[str], int]:
         rule = found.rule or "**not found**"
         rows.append(f"| {pitfall.row or '-'} | {pitfall.name} | {rule} | {found.seeds or '-'} | {small} |")
         print(rows[-1], flush=True)
-    return ["### Servers, storage, clients", "", head, *rows, ""], missed
+    return [head, *rows], missed
 
 
-def write(page: Path, lines: list[str], command: str) -> None:
-    """Put *lines* in place of what the last run wrote into *page*."""
+def write(page: Path, title: str, lines: list[str]) -> None:
+    """Put *lines* in place of what the last run wrote under *title* in *page*."""
     commit = subprocess.run(
         ("git", "rev-parse", "--short", "HEAD"), cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
-    text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    arguments = " ".join(each for each in sys.argv[1:] if each != "--write")
+    command = "make mutants" + (f" ARGS='{arguments}'" if arguments else "")
     said = f"Written by `{command}` at commit {commit or 'unknown'}."
-    page.write_text("\n".join((before.rstrip(), "", BEGIN, "", said, "", *lines)).rstrip() + f"\n\n{END}{after}")
+    before, _, rest = page.read_text().partition(BEGIN)
+    block, _, after = rest.partition(END)
+    sections = {part.partition("\n")[0]: part.rstrip() for part in block.split("\n### ")[1:]}
+    sections[title] = "\n".join((title, "", said, "", *lines))
+    titles = [*(subject.title for subject in SUBJECTS), SERVERS]
+    body = "\n\n".join(f"### {sections[each]}" for each in titles if each in sections)
+    page.write_text(f"{before.rstrip()}\n\n{BEGIN}\n\n{body}\n\n{END}{after}")
 
 
 def main() -> int:
@@ -159,12 +165,15 @@ def main() -> int:
     parser.add_argument("--subject", default="", help="raft, multi-paxos, registers or servers; all if not given")
     parser.add_argument("--write", action="store_true", help="into docs/verification.md")
     options = parser.parse_args()
-    lines, missed = core_part(options)
-    if options.subject in "servers, storage, clients":
-        more, unseen = server_part(options)
-        lines, missed = lines + more, missed + unseen
-    if options.write:
-        write(PAGE, lines, "make mutants" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[2:] else ""))
+    missed = 0
+    for title in (*(subject.title for subject in SUBJECTS), SERVERS):
+        if options.subject not in title.lower():
+            continue
+        subject = next((each for each in SUBJECTS if each.title == title), None)
+        lines, unseen = core_part(subject, options) if subject else server_part(options)
+        missed += unseen
+        if options.write:
+            write(PAGE, title, lines)
     print(f"\n{missed} caught by nothing")
     return 1 if missed else 0
 
