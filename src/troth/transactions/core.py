@@ -110,6 +110,7 @@ class Core:
                 if key is not None:
                     self._by_key[key] = participant
         self._lock = threading.Lock()
+        self._log_fault: StorageError | None = None
         self._is_fenced = False
         self._renewing = threading.Lock()
         self._open: set[str] = set()
@@ -136,6 +137,9 @@ class Core:
 
     def next_gid(self) -> str:
         """The name of a transaction that begins; it counts as open until `ended`."""
+        if self._log_fault is not None:
+            # Or else each transaction would prepare its branches, and leave them in doubt.
+            raise self._log_fault
         if self._is_fenced:
             self._renew()
         gid = str(Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, next(self._sequence)))
@@ -186,7 +190,11 @@ class Core:
 
     def decide(self, record: Commit) -> Decided:
         """Hand *record* to the log; a key whose holder was refused by its last resource is free again."""
-        decided = self.waiting.blocking(lambda: self._decide(record))
+        try:
+            decided = self.waiting.blocking(lambda: self._decide(record))
+        except StorageError as error:
+            self._log_fault = error
+            raise
         if decided.verdict is Verdict.ABORT:
             self.metrics.fenced += 1
             self._is_fenced = True

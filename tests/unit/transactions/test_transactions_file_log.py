@@ -175,8 +175,9 @@ def test_a_failed_sync_ends_all_deciding(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "fdatasync", real)
     with pytest.raises(SyncFailed):
         decide(log, 3)
+    again = FileLog(tmp_path)  # while the first still lives: it has given up its place
+    assert again.epoch.coordinator == "0"
     log.close()
-    again = FileLog(tmp_path)
     assert again.verdict(Gid(again.log_id, "0", 1, 1)) is Verdict.COMMIT
     again.close()
 

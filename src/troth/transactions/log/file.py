@@ -599,13 +599,15 @@ class FileLog:
             # Also when a signal cuts in: what is in the file now is not known here, so nothing may be written over it.
             if isinstance(error, StorageError):
                 raise
-            self._fault = StorageError(
-                f"the decision log {place.path(place.number)} can not be written: {error}. Make room or repair the"
-                " disk, then start again: prepared branches wait until then"
+            fault = self._give_up(
+                StorageError(
+                    f"the decision log {place.path(place.number)} can not be written: {error}. Make room or repair the"
+                    " disk, then start again: prepared branches wait until then"
+                )
             )
             if not isinstance(error, Exception):
                 raise
-            raise self._fault from error
+            raise fault from error
         place.end, place.sequence = end, place.sequence + 1
         if place.is_superseded(place.number):
             # Our own memory of the file stops before this record: only the successor's counts.
@@ -619,12 +621,21 @@ class FileLog:
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:
-            self._fault = SyncFailed(
-                f"{self._place.path(self._place.number)}: fsync failed: {error}. What was decided since the last one"
-                " may be lost or not, so this process decides nothing any more. See the kernel's log, check the"
-                " disk, start again"
-            )
-            raise self._fault from error
+            raise self._give_up(
+                SyncFailed(
+                    f"{self._place.path(self._place.number)}: fsync failed: {error}. What was decided since the last"
+                    " one may be lost or not, so this process decides nothing any more. See the kernel's log, check"
+                    " the disk, start again"
+                )
+            ) from error
+
+    def _give_up(self, fault: StorageError) -> StorageError:
+        """Decide nothing any more, and let somebody else have the place, who can then finish what is prepared."""
+        self._fault = fault
+        if self._holder >= 0:
+            os.close(self._holder)
+            self._holder = -1
+        return fault
 
     def _compact(self) -> None:
         old = self._descriptor
@@ -634,9 +645,11 @@ class FileLog:
             return  # the next decision sees it
         except OSError as error:
             # What was decided so far stands. But the next file's name may be taken now, and it fences this one off.
-            self._fault = StorageError(
-                f"the decision log {self._place.directory} can not begin its next file: {error}. Make room, then start"
-                " again: prepared branches wait until then"
+            self._give_up(
+                StorageError(
+                    f"the decision log {self._place.directory} can not begin its next file: {error}. Make room, then"
+                    " start again: prepared branches wait until then"
+                )
             )
             return
         os.close(old)
