@@ -301,7 +301,10 @@ class Core:
             return self._outcome_alone(*alone)
         verdict = self.log.verdict(found[0])
         if verdict is Verdict.DELEGATED:
-            return self.delegated(found[0], refuse=False) or Outcome.OPEN
+            said = self.delegated(found[0], refuse=False)
+            # Markers are dropped when the transaction is applied, which only a committed one ever is.
+            is_applied = said is None and all(record.gid != gid for record in self.unapplied())
+            return Outcome.COMMITTED if is_applied else said or Outcome.OPEN
         if gid in self._committed_alone:
             return Outcome.COMMITTED
         if verdict is Verdict.OPEN and self._is_over_here(found[0]):
