@@ -1,19 +1,23 @@
 """Every driver that SQLAlchemy has for these databases does the same in a transaction over two of them."""
 
+import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from bank import context, prepared
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from troth import TwoPhaseCommit
 from troth.errors import Aborted
 from troth.torture.databases import MariaDBServer, PostgresServer
+from troth.transactions.aio import AsyncTwoPhaseCommit
 
 pytestmark = pytest.mark.integration
 
@@ -225,4 +229,70 @@ def test_a_killed_coordinator_is_finished_with_this_driver(
         tpc.recover()
     expected = [] if step == "after_prepares" else [1]
     assert two.found() == (expected, expected)
+    assert two.in_doubt() == []
+
+
+@asynccontextmanager
+async def async_pair(two: Two, log: Path) -> AsyncIterator[tuple[AsyncTwoPhaseCommit, AsyncEngine, AsyncEngine]]:
+    left, right = create_async_engine(two.left), create_async_engine(two.right)
+    try:
+        async with AsyncTwoPhaseCommit([left, right], log=str(log)) as tpc:
+            yield tpc, left, right
+    finally:
+        await left.dispose()
+        await right.dispose()
+
+
+asynchronous = pytest.mark.parametrize("two", ASYNC, ids="+".join, indirect=True)
+
+
+@asynchronous
+async def test_asyncio_both_or_none(two: Two, tmp_path: Path) -> None:
+    async with async_pair(two, tmp_path / "log") as (tpc, left, right):
+
+        async def one(number: int) -> None:
+            async with tpc.begin(timeout=20) as tx:
+                for engine in (left, right):
+                    await tx[engine].execute(entry.insert().values(id=number))
+
+        await asyncio.gather(*(one(number) for number in range(4)))
+        with pytest.raises(ZeroDivisionError):
+            async with tpc.begin() as tx:
+                for engine in (left, right):
+                    await tx[engine].execute(entry.insert().values(id=90))
+                1 / 0  # noqa: B018
+        with pytest.raises(Aborted) as caught:
+            async with tpc.begin() as tx:
+                for engine in (left, right):
+                    await tx[engine].execute(entry.insert().values(id=91))
+                with contextlib.suppress(sa.exc.IntegrityError):
+                    await tx[right].execute(entry.insert().values(id=1))
+        assert isinstance(caught.value.__cause__, sa.exc.IntegrityError)
+    assert two.found() == ([*range(4)], [*range(4)])
+    assert two.in_doubt() == []
+
+
+@asynchronous
+async def test_a_cancelled_task_leaves_nothing_half_done(two: Two, tmp_path: Path) -> None:
+    async with async_pair(two, tmp_path / "log") as (tpc, left, right):
+
+        async def one(number: int) -> None:
+            async with tpc.begin(timeout=20) as tx:
+                for engine in (left, right):
+                    await tx[engine].execute(entry.insert().values(id=number))
+
+        for number in range(30):
+            task = asyncio.create_task(one(number))
+            # Each time a little later: before the first statement, between two, in the votes, in the second phase.
+            for _ in range(number):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await tpc.recover()
+        async with tpc.begin() as tx:
+            for engine in (left, right):
+                await tx[engine].execute(entry.insert().values(id=99))
+    on_left, on_right = two.found()
+    assert on_left == on_right
+    assert 99 in on_left
     assert two.in_doubt() == []
