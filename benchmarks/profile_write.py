@@ -113,7 +113,7 @@ def _replica(node: NodeId, founding: SnapshotMeta) -> Replica:
     return Replica(
         ReplicaStart(
             engine=engine,
-            machine=StateMachine(Store, Store.restore),
+            machine=StateMachine(Store),
             rng=rng,
             name=f"n{node}",
             cluster_id=1,

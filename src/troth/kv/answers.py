@@ -38,8 +38,10 @@ RESULT_OVERHEAD_BYTES = 64
 """A result without its keys and values, in memory."""
 
 
-def kvs_bytes(kvs: Iterable[KeyValue]) -> int:
+def kvs_bytes(kvs: Sequence[KeyValue]) -> int:
     """What *kvs* take in an answer."""
+    if len(kvs) == 1:
+        return len(kvs[0].key) + len(kvs[0].value) + KV_OVERHEAD_BYTES
     return sum([len(kv.key) + len(kv.value) + KV_OVERHEAD_BYTES for kv in kvs])
 
 

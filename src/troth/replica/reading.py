@@ -101,18 +101,20 @@ class ReadPath(WritePath):
         """Read what is left of *serving*, and answer; False: this turn has read enough."""
         message, results = serving.message, serving.results
         store, bytes_max = self.machine.store, self._config.answer_bytes_max
-        for request in message.requests[len(results) :]:
+        room_bytes = serving.room_bytes
+        for request in message.requests[len(results) :] if results else message.requests:
             if request.range_end:
                 if self._keys_left <= 0:
+                    serving.room_bytes = room_bytes
                     return False
                 self._keys_left -= keys_read(store.space, request)
-            result = store.range(request) if serving.room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
-            if isinstance(result, RangeResult):
-                size_bytes = kvs_bytes(result.kvs)
-                serving.room_bytes -= size_bytes
+            result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
+            if type(result) is RangeResult and (kvs := result.kvs):
+                size_bytes = kvs_bytes(kvs)
+                room_bytes -= size_bytes
                 if size_bytes > bytes_max:
                     result = refusals.ANSWER_TOO_LARGE
-                elif serving.room_bytes < 0:
+                elif room_bytes < 0:
                     result = refusals.ANSWERS_TOO_LARGE
             results.append(result)
         waited_ticks = self._now - serving.since

@@ -64,6 +64,7 @@ def test_what_would_be_answered_with_too_much_is_refused_and_not_done(command: C
         Txn(success=(Range(b"k", b"l"),)),
         Txn(success=(Range(b"k", b"l"), Range(b"k", b"l", count_only=True), DeleteRange(b"k", b"l"))),
         Txn(success=(Range(b"k", b"l", limit=5), Range(b"k", b"l", limit=5))),
+        Txn(success=(Put(b"k99", VALUE), Range(b"k", b"l", revision=11))),  # the past has not got what it puts
         Txn(compare=(), failure=(Range(b"k", b"l"), Range(b"k", b"l")), success=(Put(b"z", b"", prev_kv=True),)),
     ],
 )
