@@ -30,7 +30,11 @@ def test_a_short_run_of_troth_beside_the_ceiling(tmp_path: Path) -> None:
 def test_the_profile_of_a_write_runs() -> None:
     script = BENCH.with_name("profile_write.py")
     done = subprocess.run(
-        [sys.executable, str(script), "--seconds", "0.02"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(script), "--seconds", "0.02"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "us of processor time per command" in done.stdout and "puts in batches of 64" in done.stdout
