@@ -185,6 +185,11 @@ class PeerTransport:
 
     def peer_called(self, peer: NodeId, connection: "AcceptedPeer") -> None:
         """*peer* has just connected to us, so it is up: do not sit out a back-off."""
+        older = self._callers.get(peer)
+        if older is not None and older is not connection:
+            # It belongs to a process that is gone, or was given up. What still lies in it must not be heard after what
+            # the new one says: a server that has lost a part of its log takes back what it had acknowledged.
+            older.transport.abort()
         self._callers[peer] = connection
         link = self._links.get(peer)
         if isinstance(link, DialedLink):

@@ -202,6 +202,23 @@ async def test_a_newer_version_agrees_on_ours() -> None:
         call.transport.abort()
 
 
+async def test_a_new_connection_of_a_peer_ends_its_older_one() -> None:
+    """What an earlier process of it had said is not heard after what the new one says."""
+    b, heard = make(B)
+    async with listening(b) as (address, _server):
+        host, _, port = address.rpartition(":")
+        calls = [Call(Hello("peer", cluster_id=CLUSTER, node_id=A, to=B)) for _ in range(2)]
+        for call in calls:
+            await open_connection(call, Address(host=host, port=int(port)))
+            async with asyncio.timeout(5):
+                assert isinstance(await call.greeting, Welcome)
+        await until(lambda: calls[0].transport.is_closing())
+        calls[1].send(b"new")
+        await heard.wait(lambda: heard.frames == [(A, b"new")])
+        assert not calls[1].transport.is_closing()
+        calls[1].transport.abort()
+
+
 async def test_a_recycled_address_is_noticed() -> None:
     a, _ = make(A)
     stranger, heard = make(NodeId(33))
