@@ -112,7 +112,8 @@ class Recorder:
         """A transaction was asked for."""
         cas = _as_cas(request)
         if cas is None:
-            self._track(client, future, "txn", {}, lambda reply: _operations(request, reply))
+            fields = {} if (asked := _asked(request)) is None else {"value": asked}
+            self._track(client, future, "txn", fields, lambda reply: _operations(request, reply))
             return
         key, expected, wanted = cas
         pair = [expected, wanted]
@@ -208,6 +209,24 @@ def _as_cas(request: Txn) -> tuple[str, str | None, str] | None:
 def _is_absence(compare: Compare) -> bool:
     counts = (CompareTarget.VERSION, CompareTarget.CREATE, CompareTarget.MOD)
     return compare.target in counts and compare.number == 0
+
+
+def _asked(request: Txn) -> list[list[str | None]] | None:
+    """What *request* may write: all that counts of it if its answer is lost. None if that cannot be said.
+
+    Either its first branch ran, or the other one, which may write nothing here and so is the same as not at all.
+    """
+    if not all(isinstance(each, Range) for each in request.failure):
+        return None
+    writes: list[list[str | None]] = []
+    for operation in request.success:
+        if isinstance(operation, Put) and not operation.ignore_value:
+            writes.append(["w", shown(operation.key), shown(operation.value)])
+        elif isinstance(operation, DeleteRange) and not operation.range_end:
+            writes.append(["w", shown(operation.key), None])
+        elif not isinstance(operation, Range):
+            return None
+    return writes
 
 
 def _operations(request: Txn, reply: TxnReply) -> list[list[str | None]]:

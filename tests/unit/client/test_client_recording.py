@@ -55,7 +55,7 @@ def test_operations_are_written_as_they_begin_and_end(tmp_path: Path) -> None:
         (0, "ok", "cas", "k", ["1", "2"]),
         (0, "invoke", "cas", "k", [None, "3"]),
         (0, "fail", "cas", "k", [None, "3"]),
-        (0, "invoke", "txn", None, None),
+        (0, "invoke", "txn", None, [["w", "l", "4"], ["w", "m", None]]),
         (0, "ok", "txn", None, [["r", "k", "2"], ["w", "l", "4"], ["w", "m", None]]),
         (0, "invoke", "delete", "k", None),
         (0, "ok", "delete", "k", None),
@@ -113,6 +113,42 @@ def test_the_checker_reads_what_was_recorded(tmp_path: Path) -> None:
     run()
     history = read_history(path.read_bytes())
     assert len(history) == 60 and {op.key for op in history.operations} == {"k0", "k1", "k2"}
+
+
+def test_transactions_beside_single_keys_are_judged_together(tmp_path: Path) -> None:
+    """Also one whose answer was lost: what it may have written is in the file."""
+    from troth.verify.check import check
+    from troth.verify.formats.read import read_history
+    from troth.verify.guess import guess
+
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with running(2) as cluster, await aio.connect(cluster.url, session=False) as client:
+            with troth.recording(path):
+                await client.put("k", "1")
+                await client.txn(
+                    [troth.value("k") == "1"], [troth.Put("k", "2"), troth.Put("l", "2")], [troth.Get("k")]
+                )
+                await client.txn([troth.version("k") == 0], [troth.Put("k", "3")], [troth.Get("l")])
+                cluster.servers[0].lose_replies = 1
+                with pytest.raises(OutcomeUnknown):
+                    await client.txn([], [troth.Put("k", "4"), troth.Delete("l")])
+                await client.get("k")
+                await client.get("l")
+
+    run()
+    text = path.read_text()
+    lost = [line for line in events(path) if line["type"] == "invoke" and line["f"] == "txn"][-1]
+    assert lost["value"] == [["w", "k", "4"], ["w", "l", None]]
+    history = read_history(text)
+    found = guess(history)
+    assert found.object == "multi-register"
+    assert check(history, found.model, found.object)
+    *others, last = text.splitlines()
+    wrong = json.loads(last) | {"value": "7"}
+    assert not check(read_history("\n".join([*others, json.dumps(wrong)])), found.model, found.object)
 
 
 def test_no_process_stands_for_two_clients(tmp_path: Path) -> None:
