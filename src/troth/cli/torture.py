@@ -68,6 +68,13 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     is_flag=True,
     help="Hold every step of every server to the specification of Raft (no full disks then).",
 )
+@click.option(
+    "--network",
+    type=click.Choice(["auto", "proxy", "namespaces"]),
+    default="auto",
+    show_default=True,
+    help="What partitions cut: proxies between the servers, or the kernel's network (root; auto: if possible).",
+)
 @click.option("--plan", "plan_only", is_flag=True, help="Print the schedule of faults and do nothing.")
 @click.option("-v", "--verbose", is_flag=True, help="Tell every fault.")
 def torture(
@@ -81,6 +88,7 @@ def torture(
     rate: float,
     directory: Path | None,
     trace: bool,
+    network: str,
     plan_only: bool,
     verbose: bool,
 ) -> None:
@@ -113,7 +121,10 @@ def torture(
         operations_per_second=rate,
     )
     where = directory or Path(tempfile.mkdtemp(prefix="troth-torture-"))
-    system = _system(system_name, servers, where / "servers", trace=trace, consensus=consensus)
+    namespaces = system_name == "cluster" and _in_namespaces(network)
+    system = _system(
+        system_name, servers, where / "servers", trace=trace, consensus=consensus, namespaces=namespaces
+    )
     faults = schedule(plan.seed, plan.seconds, powers=system.powers(), names=plan.nemeses)
     if plan_only:
         system.stop()
@@ -126,6 +137,7 @@ def torture(
         + ([f" --servers {servers}"] if servers != 5 else [])
         + ([f" --consensus {consensus}"] if consensus != "raft" else [])
         + ([" --trace"] if trace else [])
+        + ([f" --network {network}"] if network != "auto" else [])
         + ([f" --system {system_name}"] if system_name != "cluster" else [])
     )
     click.echo(f"{system.name}, {len(faults)} faults; the same again: ", nl=False)
@@ -153,7 +165,15 @@ def _workloads_of(system_name: str) -> tuple[str, ...]:
     return tuple(WORKLOADS)
 
 
-def _system(system_name: str, servers: int, where: Path, *, trace: bool, consensus: str) -> "SystemUnderTest":
+def _in_namespaces(network: str) -> bool:
+    from troth.torture.namespaces import Namespaces
+
+    return network == "namespaces" or (network == "auto" and Namespaces.possible())
+
+
+def _system(
+    system_name: str, servers: int, where: Path, *, trace: bool, consensus: str, namespaces: bool
+) -> "SystemUnderTest":
     if system_name == "registers":
         if trace:
             raise UsageError("--trace is for servers: acceptors of registers write none")
@@ -162,7 +182,7 @@ def _system(system_name: str, servers: int, where: Path, *, trace: bool, consens
         return RegisterSystem(servers, where)
     from troth.torture.cluster import TrothCluster
 
-    return TrothCluster(servers, where, trace=trace, consensus=consensus)
+    return TrothCluster(servers, where, trace=trace, consensus=consensus, namespaces=namespaces)
 
 
 @contextmanager

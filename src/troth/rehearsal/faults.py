@@ -262,7 +262,7 @@ class Faults:
     def _may_weaken(self, host: Host) -> bool:
         """Whether the disks of the other voters are a quorum that holds everything."""
         leader = self._cluster.leader()
-        if leader is None or leader.seat is None or host.out_of_service:
+        if leader is None or leader.seat is None or host.out_of_service or host.leaving:
             return False
         if self._weak is not None and not self._is_whole(self._weak):
             return False
@@ -340,11 +340,11 @@ class Faults:
         """A server leaves, and joins again with an empty disk."""
         host = self._one_or_leader(rng)
         leader = self._cluster.leader()
-        if leader is None or leader.seat is None or host.out_of_service or not host.up:
+        if leader is None or leader.seat is None or host.out_of_service or host.leaving or not host.up:
             return None
         if len(leader.seat.view.membership.voters) < 2 or self._operator.busy:
             return None
-        host.out_of_service = True
+        host.leaving = True
         self._operator.remove_and_replace(host, after_us=self._duration_us(rng, 6))
         return host.name
 

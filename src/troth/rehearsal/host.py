@@ -129,6 +129,7 @@ class Seat:
         self.applied = EntryId(Term(0), LogIndex(0))
         self.digest = 0
         self.clock = host.ticks
+        self.lost = False
         self.plan = EnginePlan(EngineConfig())
         self._cluster = cluster
         self._monitor = cluster.monitor
@@ -303,6 +304,8 @@ class Host:
         """What was done to its disk, that may end its process or keep it from starting."""
         self.damaged = False
         """Something that was durable has been changed since the last start."""
+        self.leaving = False
+        """An operator is about to remove it from the cluster; until that is done it goes on as ever."""
         self.out_of_service = False
         """An operator is at work on it: nobody starts it meanwhile."""
         self.machine: SimulatedMachine
@@ -388,7 +391,7 @@ class Host:
 
     def _is_expected(self, error: Exception) -> bool:
         if isinstance(error, Removed):
-            return self.out_of_service
+            return self.leaving or self.out_of_service
         if isinstance(error, IdentityLost | WrongCluster) and self.joins:
             return True
         return isinstance(error, StorageError) and bool(self.trouble)

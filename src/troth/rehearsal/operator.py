@@ -76,6 +76,7 @@ class Operator:
 
         async def job() -> None:
             await self._remove(host.name)
+            host.leaving, host.out_of_service = False, True
             self._cluster.tell(host.name, "was removed")
             await asyncio.sleep(after_us / 1e6)
             host.kill()

@@ -6,10 +6,11 @@ a parent may set on a running child), so that the next write fails as on a disk 
 
 import contextlib
 import dataclasses
+import socket
 import time
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from typing_extensions import override
 
@@ -19,10 +20,13 @@ from troth.client.aio import AsyncClient
 from troth.client.operations import Get, Put
 from troth.client.replies import RangeReply
 from troth.errors import DecodeError, NotApplied, OutcomeUnknown, TrothError
+from troth.ids import NodeId
+from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
 from troth.server.local import LocalCluster
 from troth.server.process import RaftServer
 from troth.torture.background import Background
+from troth.torture.namespaces import Namespaces
 from troth.torture.proxy import Network
 from troth.torture.system import Definite, Indefinite, Power, Unquiet
 from troth.verify.specification import check_trace, decode_trace
@@ -40,6 +44,7 @@ FULL_BYTES: Final = 4096
 BUG_WORDS: Final = ("because of a bug", "Traceback (most recent call last)")
 EXIT_STORAGE: Final = 3
 SERVERS_MAX: Final = 7
+PEER_PORT: Final = 7101
 
 
 def who_dials(greeting: bytes) -> str | None:
@@ -58,22 +63,30 @@ def who_dials(greeting: bytes) -> str | None:
     return hello.name if isinstance(hello, Hello) and hello.kind == "peer" else ""
 
 
-class _Proxied(LocalCluster):
-    """A local cluster whose servers tell each other the addresses of proxies."""
+class Links(Protocol):
+    """What is between the servers, and can be cut."""
 
-    def __init__(self, size: int, *, data_dir: Path, **settings: Any) -> None:
-        self.behind: dict[str, str] = {}
-        """Where each server really listens for its peers."""
-        super().__init__(size, data_dir=data_dir, **settings)
+    def front(self, name: str) -> None:
+        """A server of that name is about to start."""
 
-    @override
-    def _new_addresses(self, name: str) -> dict[str, str]:
-        self.behind[name] = super()._new_addresses(name)["peer"]
-        return super()._new_addresses(name)
+    def down(self, name: str) -> None:
+        """Its process is about to end."""
 
-    @override
-    def _config(self, name: str, join: tuple[str, ...] = ()) -> ServerConfig:
-        return dataclasses.replace(super()._config(name, join), peer_listen=self.behind[name])
+    def up(self, name: str) -> None:
+        """Its process runs again."""
+
+    def remove(self, name: str) -> None:
+        """It is no more."""
+
+    def cut(self, pairs: Collection[tuple[str, str]], *, reset: bool) -> None:
+        """See `SystemUnderTest.partition`."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+
+class _Cut(LocalCluster):
+    """A local cluster whose servers reach each other in a way of our own."""
 
     def peer_address(self, name: str) -> str:
         """What the others dial."""
@@ -99,6 +112,88 @@ class _Proxied(LocalCluster):
         self._addresses.pop(name, None)
 
 
+class _Proxied(_Cut):
+    """Servers tell each other the addresses of proxies."""
+
+    def __init__(self, size: int, *, data_dir: Path, **settings: Any) -> None:
+        self.behind: dict[str, str] = {}
+        """Where each server really listens for its peers."""
+        super().__init__(size, data_dir=data_dir, **settings)
+
+    @override
+    def _new_addresses(self, name: str) -> dict[str, str]:
+        self.behind[name] = super()._new_addresses(name)["peer"]
+        return super()._new_addresses(name)
+
+    @override
+    def _config(self, name: str, join: tuple[str, ...] = ()) -> ServerConfig:
+        return dataclasses.replace(super()._config(name, join), peer_listen=self.behind[name])
+
+
+class _Proxies:
+    """`Links` made of one TCP proxy for each server (proxy.py)."""
+
+    def __init__(self, cluster: _Proxied) -> None:
+        self._cluster = cluster
+        self._loop = Background("torture-proxies")
+        self._network = Network(who_dials)
+
+    def front(self, name: str) -> None:
+        public, target = _host_port(self._cluster.peer_address(name)), _host_port(self._cluster.behind[name])
+        self._loop.call(self._network.add(name, public=public, target=target))
+
+    def down(self, name: str) -> None:
+        # Who dials a dead process is refused: so the proxy must not listen any more when it dies.
+        self._loop.call(self._network.down(name))
+
+    def up(self, name: str) -> None:
+        self._loop.call(self._network.up(name))
+
+    def remove(self, name: str) -> None:
+        self._loop.call(self._network.remove(name))
+
+    def cut(self, pairs: Collection[tuple[str, str]], *, reset: bool) -> None:
+        async def change() -> None:
+            self._network.cut(pairs, reset=reset)
+
+        self._loop.call(change())
+
+    def close(self) -> None:
+        self._loop.call(self._network.close())
+        self._loop.close()
+
+
+class _Apart(_Cut):
+    """Servers live in network namespaces; clients reach them over unix sockets, which know nothing of those."""
+
+    def __init__(self, size: int, *, data_dir: Path, network: Namespaces, **settings: Any) -> None:
+        self._network = network
+        super().__init__(size, data_dir=data_dir, **settings)
+
+    @override
+    def _new_addresses(self, name: str) -> dict[str, str]:
+        return {
+            "client": f"unix:{self.data_dir / name}.sock",
+            "peer": f"{self._network.address(name)}:{PEER_PORT}",
+        }
+
+    @override
+    def _config(self, name: str, join: tuple[str, ...] = ()) -> ServerConfig:
+        # The switch between the namespaces is connected to nothing else.
+        return dataclasses.replace(super()._config(name, join), insecure=True)
+
+    @override
+    def _spawn(
+        self,
+        name: str,
+        founding: Founding | None,
+        ends: Mapping[NodeId, socket.socket],
+        join: tuple[str, ...] = (),
+    ) -> RaftServer:
+        with self._network.inside(name):
+            return super()._spawn(name, founding, {}, join)
+
+
 class TrothCluster:
     """`SystemUnderTest` of *size* troth servers in *directory*.
 
@@ -106,17 +201,29 @@ class TrothCluster:
     specification of Raft at the end. A server whose disk is full could not write its trace, so none is filled then.
     """
 
-    def __init__(self, size: int, directory: Path, *, trace: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, size: int, directory: Path, *, trace: bool = False, namespaces: bool = False, **settings: Any
+    ) -> None:
+        """*namespaces*: cut the kernel's network instead of proxies (namespaces.py); raises UsageError if that is not
+        possible here."""
         self.name = f"troth, {size} servers"
         self._size = size
         # Small segments and frequent snapshots: what happens once an hour elsewhere happens all the time here.
         self._trace = directory / "trace.jsonl" if trace else None
         if trace:
             settings["trace_file"] = str(self._trace)
-        self._cluster = _Proxied(size, data_dir=directory, **{"snapshot_entries": 500, **settings})
+        settings = {"snapshot_entries": 500, **settings}
+        self._cluster: _Cut
+        self._links: Links
+        if namespaces:
+            directory.mkdir(parents=True, exist_ok=True)
+            network = Namespaces()
+            self.name += " in network namespaces"
+            self._cluster, self._links = _Apart(size, data_dir=directory, network=network, **settings), network
+        else:
+            self._cluster = proxied = _Proxied(size, data_dir=directory, **settings)
+            self._links = _Proxies(proxied)
         self._founders: tuple[int, ...] = ()
-        self._proxies = Background("torture-proxies")
-        self._network = Network(who_dials)
         self._next = size + 1
         self._killed: set[int] = set()
         """Processes whose end was our doing."""
@@ -135,7 +242,7 @@ class TrothCluster:
 
     def start(self) -> None:
         for name in self._cluster.names:
-            self._front(name)
+            self._links.front(name)
         self._cluster.start()
         self._founders = tuple(process.node_id for process in self._cluster.servers.values())
 
@@ -144,12 +251,7 @@ class TrothCluster:
             self._cluster.stop()
             self._cluster.close()
         finally:
-            self._proxies.call(self._network.close())
-            self._proxies.close()
-
-    def _front(self, name: str) -> None:
-        public, target = _host_port(self._cluster.peer_address(name)), _host_port(self._cluster.behind[name])
-        self._proxies.call(self._network.add(name, public=public, target=target))
+            self._links.close()
 
     def servers(self) -> tuple[str, ...]:
         return tuple(self._cluster.servers)
@@ -169,8 +271,7 @@ class TrothCluster:
         if process is None or not process.is_alive:
             return
         self._killed.add(process.pid)
-        # Who dials a dead process is refused: so the proxy must not listen any more when it dies.
-        self._proxies.call(self._network.down(server))
+        self._links.down(server)
         self._cluster.kill(server)
 
     def restart(self, server: str) -> None:
@@ -180,7 +281,7 @@ class TrothCluster:
         self._note_death(process)
         self._starved.discard(server)
         self._cluster.restart(server, wait=False)
-        self._proxies.call(self._network.up(server))
+        self._links.up(server)
 
     def _note_death(self, process: RaftServer) -> None:
         if process.pid in self._killed:
@@ -200,10 +301,7 @@ class TrothCluster:
             process.resume()
 
     def partition(self, cut: Collection[tuple[str, str]], *, reset: bool) -> None:
-        async def change() -> None:
-            self._network.cut(cut, reset=reset)
-
-        self._proxies.call(change())
+        self._links.cut(cut, reset=reset)
 
     # ---- disk ---------------------------------------------------------------------------------------------
 
@@ -239,7 +337,7 @@ class TrothCluster:
         name = f"n{self._next}"
         self._next += 1
         self._cluster.prepare(name)
-        self._front(name)
+        self._links.front(name)
         try:
             self._cluster.join(name, MEMBER_SECONDS_MAX)
         except TrothError:
@@ -259,7 +357,7 @@ class TrothCluster:
         elif process is not None:
             self._note_death(process)
         self._cluster.forget(name)
-        self._proxies.call(self._network.remove(name))
+        self._links.remove(name)
 
     # ---- the end ------------------------------------------------------------------------------------------
 
