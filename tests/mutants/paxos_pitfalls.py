@@ -10,6 +10,7 @@ TESTS = (
     "tests/paper/test_paxos_slots.py",
     "tests/paper/test_paxos_reads.py",
     "tests/paper/test_paxos_membership.py",
+    "tests/unit/core/test_paxos_node.py",
 )
 
 

@@ -1,7 +1,7 @@
 """Phase 2 in many slots at once: acceptance, choice, delivery (Paxos Made Simple §2.2 and §3)."""
 
 import pytest
-from paxos_stage import TIMEOUT, accept, accepts, ballot, entry, held, paxos, payloads, slot, to
+from paxos_stage import TIMEOUT, accept, accepts, ballot, entry, held, paxos, payloads, promise_of, slot, to
 
 from troth.core.interface import Accepted, EntryId, RefusalReason, Refused
 from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply
@@ -316,6 +316,9 @@ def test_a_snapshot_leaves_accepted_slots_behind_its_end() -> None:
     stage.load_slots(3, slot(9, 1, 1, b"accepted"), promised=ballot(1, 1))
     assert stage.install(1, 3)
     assert sorted(held(stage, 3)) == [9]
+    found = promise_of(stage, 3, ballot(7, 2), start=4)
+    assert found is not None
+    assert [each.entry.index for each in found.slots] == [9]
     stage.crash(3)
     stage.restart(3)
     assert (stage.commit(3), sorted(held(stage, 3))) == (3, [9])
