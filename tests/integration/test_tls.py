@@ -25,6 +25,9 @@ def test_a_cluster_speaks_tls_and_nothing_else(tmp_path: Path) -> None:
                 f"&cert={directory / f'{name}.pem'}&key={directory / f'{name}.key'}"
             )
 
+        with troth.PaxosClient(url(tmp_path), timeout=10.0) as registers:
+            registers.put("secret", "in a register")
+            assert registers.get("secret").value == b"in a register"
         with troth.connect(url(tmp_path), timeout=10.0) as client:
             client.put("secret", "kept")
             cluster.kill(cluster.leader())
@@ -36,6 +39,8 @@ def test_a_cluster_speaks_tls_and_nothing_else(tmp_path: Path) -> None:
             with pytest.raises(TrothError):
                 with troth.connect(stranger, timeout=1.0) as client:
                     client.get("secret")
+            with pytest.raises(TrothError):
+                troth.PaxosClient(stranger, timeout=1.0).get("secret")
         until(lambda: sum(server.is_alive for server in cluster.servers.values()) == 2)
 
 

@@ -107,6 +107,21 @@ class Registers:
             )
         return self.node
 
+    def numbers(self) -> dict[str, int]:
+        """For the metrics; empty while there is no acceptor."""
+        if self.node is None:
+            return {}
+        held, done = self.node.acceptor.describe(), self.node.counters
+        return {
+            "registers": held.registers,
+            "tombstones": held.tombstones,
+            "bytes": held.bytes,
+            "epoch": 0 if held.config is None else held.config.id.epoch,
+            "requests": done.requests,
+            "conflicts": done.conflicts,
+            "snapshots": done.snapshots,
+        }
+
     def stop(self) -> None:
         if self.node is not None:
             self.node.stop()

@@ -40,6 +40,8 @@ class Sources(msgspec.Struct, kw_only=True):
     """Requests by kind (put, delete, ...; reads by level)."""
     snapshot_bytes: Callable[[], Mapping[str, int]]
     """Bytes by direction: saved, sent, received."""
+    registers: Callable[[], Mapping[str, int]] = dict
+    """What the acceptor of leaderless registers holds and has done; empty while there is none."""
 
 
 class Collector:
@@ -112,6 +114,10 @@ class Collector:
             for key, count in values.items():
                 family.add_metric([key], count)
             yield family
+        held = GaugeMetricFamily("troth_acceptor", "The acceptor of leaderless registers.", labels=["what"])
+        for key, amount in sources.registers().items():
+            held.add_metric([key], amount)
+        yield held
         queues = GaugeMetricFamily("troth_queue_length", "What waits in each bounded queue.", labels=["queue"])
         for key, length in sources.queues().items():
             queues.add_metric([key], length)

@@ -367,6 +367,7 @@ class Server:
                 queues=self.queues,
                 operations=self.clients.counters.operations,
                 snapshot_bytes=self._snapshot_bytes,
+                registers=self._register_numbers,
             )
             port = MetricsPort(sources, version=VERSION)
             await self._listen(port.accept, "metrics_address", config.metrics_address, None)
@@ -402,6 +403,9 @@ class Server:
         counters = self._keeper.counters
         return {"saved": counters.saved_bytes, "sent": counters.sent_bytes, "received": counters.received_bytes}
 
+    def _register_numbers(self) -> dict[str, int]:
+        return {} if self._registers is None else self._registers.numbers()
+
     def dump(self) -> dict[str, Any]:
         """All counters and queues, for looking into a running server."""
         parts: dict[str, Any] = {
@@ -411,7 +415,13 @@ class Server:
             "disk": self._writer.counters if self._writer else None,
         }
         shown = {name: dict(vars(counters)) for name, counters in parts.items() if counters is not None}
-        return {**shown, "queues": self.queues(), "snapshots": self._snapshot_bytes(), "gc": gc.get_stats()}
+        return {
+            **shown,
+            "queues": self.queues(),
+            "snapshots": self._snapshot_bytes(),
+            "acceptor": self._register_numbers(),
+            "gc": gc.get_stats(),
+        }
 
     async def adopt(self, peer: NodeId, end: socket.socket) -> None:
         """Talk to *peer* over a new socket pair."""
