@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from troth.client.retry import error_of
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
-from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable
+from troth.errors import DecodeError, TrothError
 from troth.runtime.addresses import Address, parse_address
 from troth.wire.frames import LENGTH, frame
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
@@ -52,8 +52,10 @@ class _Socket:
         else:
             plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = plain
         try:
-            self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=address.host)
+            if tls is not None:
+                self._socket = tls.wrap_socket(plain, server_hostname=address.host)
             self._socket.sendall(frame(encode_greeting(Hello("register"))))
             self._buffer = b""
             greeting = decode_greeting(self._frame())
@@ -62,7 +64,7 @@ class _Socket:
             if not isinstance(greeting, Welcome):
                 raise DecodeError("the other side did not welcome us")
         except BaseException:
-            plain.close()
+            self._socket.close()
             raise
         self.acceptor = greeting.node_id
         self._number = 0
@@ -172,7 +174,9 @@ class Line:
                     "emptied or replaced, so it has no voice (`troth paxos acceptors replace`)"
                 )
             reply = connection.ask(request, deadline)
-        except (OSError, ProtocolError, Unavailable) as error:
+        except LineLost:
+            raise
+        except (OSError, TrothError) as error:
             stale = getattr(self._local, "connection", None)
             if stale is not None:
                 self._drop(stale)
@@ -191,7 +195,7 @@ class Line:
             return connection
         try:
             connection = _Socket(self._where, self._tls, deadline)
-        except (OSError, ProtocolError):
+        except (OSError, TrothError):
             with self._lock:
                 self._rests = min(self._rests + 1, 10)
                 self._rest_until = time.monotonic() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
