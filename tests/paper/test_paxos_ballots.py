@@ -37,6 +37,19 @@ def test_a_promise_is_given_to_any_higher_ballot_and_repeated_for_the_same() -> 
     assert promised(stage, 2) == ballot(4, 3)
 
 
+def test_who_has_promised_waits_a_whole_patience_before_standing_itself() -> None:
+    """Or the acceptors of a new leader would outbid it before its first word."""
+    stage = paxos()
+    stage.tick(1, TIMEOUT - 2)
+    stage.hand(2, 1, prepare(ballot(1, 2)))
+    stage.tick(1, TIMEOUT - 2)
+    stage.hand(2, 1, prepare(ballot(1, 2)))
+    stage.tick(1, TIMEOUT - 1)
+    assert stage.role(1) == "Follower"
+    stage.tick(1, 2)
+    assert stage.role(1) == "PreCandidate"
+
+
 @pytest.mark.parametrize("lower", [ballot(3, 3), ballot(4, 1)])
 def test_a_lower_ballot_gets_no_promise_and_is_told_the_higher(lower: Ballot) -> None:
     stage = paxos()

@@ -111,6 +111,15 @@ def test_compacting_the_same_again_changes_nothing() -> None:
         )
 
 
+def test_slots_that_are_to_be_kept_in_front_of_a_snapshot_are_kept() -> None:
+    stage = led()
+    for _ in range(4):
+        stage.propose(1)
+        stage.settle()
+    stage.compact(2, keep_from=3)
+    assert stage.status(2).first_index == 3
+
+
 def test_applying_what_is_not_chosen_is_our_bug() -> None:
     stage = led()
     with pytest.raises(InvariantViolation, match="applies what is not chosen"):
@@ -131,6 +140,13 @@ def test_a_membership_is_delivered_with_the_slot_behind_it_whatever_fits() -> No
     change = entry(1, 2, encode_membership(stage.genesis), EntryKind.MEMBERSHIP)
     stage.hand(1, 2, accept(ballot(2, 1), change, entry(2, 2, b"x" * 50), entry(3, 2), chosen=2))
     assert [each.index for each in stage[2].last.committed] == [1, 2]
+
+
+def test_what_is_chosen_is_delivered_a_piece_at_a_time() -> None:
+    stage = paxos(append_bytes_max=30)
+    stage.hand(1, 2, accept(ballot(2, 1), *(entry(index, 2, b"x" * 20) for index in (1, 2, 3)), chosen=3))
+    assert [each.index for each in stage[2].last.committed] == [3]
+    assert len(stage[2].applied) == 3
 
 
 # ---- elections ----
