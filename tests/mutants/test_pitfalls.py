@@ -24,6 +24,36 @@ def test_pitfall_is_caught(pitfall: Pitfall) -> None:
     assert try_mutant(sources).caught_by, pitfall.name
 
 
+BY_RULE = {
+    "commit an earlier term's entry by counting replicas": "a leader commits through an entry of an older term",
+    "truncate on any append with an older previous index": "writes anew what it has acknowledged",
+    "what is compacted counts as a conflict": "rejects what it has compacted",
+    "answers of an older term count": "leads without the votes of a quorum",
+    "a read is answered without a quorum": "a read is not confirmed by a quorum",
+    "a truncated membership stays in force": "another membership than the newest in its log",
+    "a change while another is not committed": "a change before the last has committed",
+    "entries are accepted while leadership is offered": "takes a command while it gives up leadership",
+    "pre-vote without check-quorum": "leads though no quorum answers",
+    "check-quorum without disregarding disruptive candidates": "a candidate disturbs who hears a leader",
+    "a repeated request of the same candidate is refused": "denies the vote it has given",
+    "a leader of an older term is not told": "does not tell an older term of the newer",
+    "a follower in flight is not bounded": "too much in flight",
+}
+"""Bugs that hardly ever hurt a cluster, and the rule by which the simulation sees them all the same."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="trials fork")
+@pytest.mark.parametrize("name", BY_RULE)
+def test_the_simulation_alone_finds_it_within_100_seeds(name: str) -> None:
+    """And names the rule, so that no rule is one that can not break."""
+    pitfall = next(each for each in PITFALLS if each.name == name)
+    path = path_of(pitfall)
+    sources = {module_name(path): changed_source(pitfall, (ROOT / path).read_text())}
+    verdict = try_mutant(sources, tests=(), seeds=100, chaos_seconds=8)
+    assert verdict.caught_by.startswith(f"simulation: {BY_RULE[name]}"), verdict
+
+
 def test_a_trial_of_the_unchanged_core_catches_nothing() -> None:
     """Or else every mutant would seem to be caught."""
     path = "src/troth/core/quorum.py"

@@ -32,10 +32,17 @@ def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("consensus", sorted(ENGINES))
-@pytest.mark.parametrize("first", range(10_000, 10_250, 50))
+@pytest.mark.parametrize("first", range(10_000, 10_300, 50))
 def test_many_seeds_keep_every_invariant(first: int, consensus: str) -> None:
     for seed in range(first, first + 50):
         assert_green(run_seed(seed, chaos_seconds=20, consensus=consensus))
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("first", range(100_000, 105_000, 100))
+def test_thousands_of_seeds_keep_every_invariant(first: int) -> None:
+    for seed in range(first, first + 100):
+        assert_green(run_seed(seed, chaos_seconds=20))
 
 
 def test_faults_really_happen() -> None:
