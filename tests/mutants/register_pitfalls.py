@@ -12,8 +12,23 @@ TESTS = (
 )
 
 
+FOUND = {
+    9: "openraft cecb5de8",
+    12: "etcd#20418",
+    17: "openraft 6c0ccaf3",
+    18: "openraft#1802",
+    36: "logcabin and dragonboat sessions",
+    41: "paxi keeps nothing on disk; atlasdb#1504",
+    42: "Cjen1/OCons PR#21",
+    43: "efficient/epaxos#20",
+    44: "yugabyte#23453",
+    50: "Cassandra, gc_grace",
+}
+"""Where a bug of this kind was met."""
+
+
 def pitfall(name: str, row: int, file: str, old: str, new: str) -> Pitfall:
-    return Pitfall(name=name, row=row, found="", file=f"{REGISTER}{file}.py", old=old, new=new)
+    return Pitfall(name=name, row=row, found=FOUND.get(row, ""), file=f"{REGISTER}{file}.py", old=old, new=new)
 
 
 REGISTER_PITFALLS = (

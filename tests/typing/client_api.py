@@ -7,6 +7,7 @@ import troth
 from troth import aio
 from troth.aio import AsyncClient
 from troth.client.lease import Lease
+from troth.client.registers.request import AcceptorView, RegisterReply
 from troth.client.replicated import Replica
 from troth.client.replies import DeleteReply, GetReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.client.watch import Watch
@@ -29,6 +30,24 @@ class Counter(troth.Replicated):
 class Plain:
     @troth.command
     def go(self) -> None: ...
+
+
+def registers() -> None:
+    client = troth.PaxosClient(["h:1", "h:2", "h:3"], timeout=1, prepare=2, accept=2)
+    assert_type(client.put("k", b"v"), RegisterReply)
+    assert_type(client.get(b"k", within_s=1.0).value, bytes | None)
+    assert_type(client.cas("k", None, "v").succeeded, bool)
+    assert_type(client.change("k", lambda held: held), RegisterReply)
+    assert_type(client.acceptors(), list[AcceptorView])
+    assert_type(troth.PaxosClient.local("d", acceptors=3), troth.PaxosClient)
+    client.change("k", 7)  # type: ignore[arg-type]
+
+
+async def asynchronous_registers() -> None:
+    async with aio.PaxosClient("troth://h:1,h:2,h:3") as client:
+        assert_type(client, aio.PaxosClient)
+        assert_type(await client.propose("k", "v"), RegisterReply)
+        assert_type(await client.keys("k"), list[bytes])
 
 
 async def asynchronous() -> None:

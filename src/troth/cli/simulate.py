@@ -268,6 +268,43 @@ def shrink(
     sys.exit(1)
 
 
+@simulate.command()
+@click.argument("seed", type=int, required=False)
+@click.option("--seeds", default=100, show_default=True, help="How many seeds, when none is named.")
+@click.option("--first", default=0, show_default=True, help="The first of them.")
+@click.option("--ms", default=100, show_default=True, help="Simulated milliseconds of chaos a seed.")
+@click.option("--stop", is_flag=True, help="Stop at the first red seed.")
+def registers(seed: int | None, seeds: int, first: int, ms: int, stop: bool) -> None:
+    """Leaderless registers: acceptors and proposers under loss, crashes, deletions and changes of the set.
+
+    Every answer is held against what may be said of linearizable registers. Exit code 1: a seed was red; the line
+    below it replays it.
+
+    \b
+    Examples:
+      troth simulate registers --seeds 1000
+      troth simulate registers 2244
+    """
+    from troth.simulate.registers.run import run_seed
+
+    chosen = range(first, first + seeds) if seed is None else range(seed, seed + 1)
+    totals: Counter[str] = Counter()
+    red = 0
+    for number in chosen:
+        outcome = run_seed(number, chaos_ms=ms)
+        totals.update(outcome.counts)
+        if outcome.violation:
+            red += 1
+            click.echo(f"seed {number}: {outcome.violation}\n  {outcome.plan.describe()}")
+            click.echo(f"  replay: troth simulate registers {number} --ms {ms}")
+            if stop:
+                break
+    told = ", ".join(f"{count} {name}" for name, count in sorted(totals.items()))
+    click.echo(f"{red} red of {len(chosen)} seeds; {told}")
+    if red:
+        raise SystemExit(1)
+
+
 def _by_kind(keep: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
     kinds: dict[str, list[int]] = {}
     for kind, number in keep:

@@ -41,7 +41,7 @@ class Outcomes:
     @property
     def replay(self) -> str:
         """The command that runs this seed again."""
-        return f"python -m troth.simulate.registers --seed {self.plan.seed} --ms {self.plan.chaos_us // 1000}"
+        return f"troth simulate registers {self.plan.seed} --ms {self.plan.chaos_us // 1000}"
 
 
 class Simulation:
