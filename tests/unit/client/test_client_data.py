@@ -137,7 +137,7 @@ async def test_misuse_is_told_before_anything_is_sent() -> None:
 
 @asynchronous
 async def test_more_writes_than_may_wait_are_refused() -> None:
-    async with running() as cluster, await aio.connect(cluster.url) as client:
+    async with running() as cluster, await aio.connect(cluster.url, timeout=60) as client:
         gate = cluster.servers[0].answer_after = asyncio.Event()
         waiting = [client.put("k", "") for _ in range(65_536)]
         with pytest.raises(Overloaded, match="await some"):

@@ -45,7 +45,7 @@ def filled(answer_bytes_max: int) -> Store:
         Txn(success=(DeleteRange(b"k", b"l", prev_kv=True),)),
         Txn(success=(Txn(success=(Range(b"k0", b"k6"),)), Txn(success=(Range(b"k6", b"l"), Put(b"z", b""))))),
         Txn(success=(Put(b"k0", b"", prev_kv=True), Range(b"k1", b"l"))),
-        Txn(success=(Put(b"m", b"v" * 2000), Range(b"m"))),  # what the transaction puts itself
+        Txn(success=(Put(b"m", b"v" * (10 * ONE - KV_OVERHEAD_BYTES - 1)), Range(b"m"))),  # what it puts itself
     ],
 )
 def test_what_would_be_answered_with_too_much_is_refused_and_not_done(command: Command) -> None:
@@ -64,6 +64,7 @@ def test_what_would_be_answered_with_too_much_is_refused_and_not_done(command: C
         Txn(success=(Range(b"k", b"l"),)),
         Txn(success=(Range(b"k", b"l"), Range(b"k", b"l", count_only=True), DeleteRange(b"k", b"l"))),
         Txn(success=(Range(b"k", b"l", limit=5), Range(b"k", b"l", limit=5))),
+        Txn(success=(*(Put(b"k%d" % n, b"") for n in range(3)), Range(b"k3", b"l"), Range(b"k3", b"k6"))),
         Txn(success=(Put(b"k99", VALUE), Range(b"k", b"l", revision=11))),  # the past has not got what it puts
         Txn(compare=(), failure=(Range(b"k", b"l"), Range(b"k", b"l")), success=(Put(b"z", b"", prev_kv=True),)),
     ],

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 import pytest
 
 from troth.kv import preparing
-from troth.kv.requests import Command, Compact, DeleteRange, LeaseGrant, Put, Range, Txn
+from troth.kv.deletion import Deletion, Index
+from troth.kv.requests import (
+    Command,
+    Compact,
+    DeleteRange,
+    DeleteRangeResult,
+    KeyValue,
+    LeaseGrant,
+    Put,
+    Range,
+    Txn,
+)
 from troth.kv.store import Store
 
 ALL = DeleteRange(b"k", b"l")
@@ -97,6 +108,19 @@ def test_a_deletion_made_ready_for_another_request_is_not_used() -> None:
     assert prepare(ready, [DeleteRange(b"k", b"k2")]) > 1
     assert ready.apply(ALL) == plain.apply(ALL)
     assert stream(ready) == stream(plain)
+
+
+def test_what_was_made_ready_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else everything would be right, and nothing any faster."""
+    store = filled()
+    commands = [Put(b"z", b""), ALL]
+    assert prepare(store, commands) > 1
+
+    def add(self: Deletion, index: Index, live: Sequence[KeyValue]) -> None:
+        raise AssertionError("looked up again")
+
+    monkeypatch.setattr(Deletion, "add", add)
+    assert store.apply_batch(commands)[1] == DeleteRangeResult(44, 29)
 
 
 def test_a_deletion_that_is_half_ready_is_not_used() -> None:
