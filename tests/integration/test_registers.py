@@ -319,6 +319,16 @@ def test_local_acceptors_of_a_program_keep_their_data_and_end_with_it(tmp_path: 
     assert not any(_runs(pid) for pid in pids)
 
 
+def test_local_acceptors_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
+    started: list[troth.PaxosClient] = []
+    thread = threading.Thread(target=lambda: started.append(troth.PaxosClient.local(tmp_path / "data", 3)))
+    thread.start()
+    thread.join()
+    with started[0] as registers:
+        assert registers.put("k", "v").changed
+        assert all(not view.state for view in registers.acceptors())
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"

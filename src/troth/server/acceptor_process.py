@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from troth.runtime.machine import Machine
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, welcome
 from troth.server.listener import listen, refuse_plain_text, tls_contexts
-from troth.server.serve import EXIT_FAILED, EXIT_OK, exit_code
+from troth.server.serve import EXIT_OK, exit_code
 from troth.wire.handshake import Greeting, Hello
 
 FRAME_BYTES_MAX = 2 << 20
@@ -43,7 +45,8 @@ class AcceptorConfig:
     tls_key: str = ""
     insecure: bool = False
     quota_bytes: int = QUOTA_BYTES
-    die_with_parent: bool = False
+    ends_with_stdin: bool = False
+    """Stop when standard input ends: whoever holds its other end is gone."""
 
     @property
     def has_tls(self) -> bool:
@@ -128,6 +131,8 @@ async def _serve(config: AcceptorConfig) -> None:
         listener = await listen(port.accept, config.listen, setting="listen", tls=accepting)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+        if config.ends_with_stdin:
+            threading.Thread(target=_wait_for_end, args=(loop, stop), name="troth-parent", daemon=True).start()
         machine.settle()
         _log.info("acceptor %x serves at %s", node.acceptor.id, config.listen)
         await ended
@@ -141,12 +146,6 @@ async def _serve(config: AcceptorConfig) -> None:
 def run_acceptor(config: AcceptorConfig) -> int:
     """Run one acceptor until SIGTERM or SIGINT; the exit code (as of `troth serve`)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    if config.die_with_parent:
-        parent = os.getppid()
-        if sys.platform == "linux":
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            return EXIT_FAILED
     if config.listen.startswith("unix:"):
         Path(config.listen.removeprefix("unix:")).unlink(missing_ok=True)  # left by one that was killed
     try:
@@ -160,6 +159,13 @@ def run_acceptor(config: AcceptorConfig) -> int:
     return EXIT_OK
 
 
+def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    while os.read(0, 4096):
+        pass
+    with contextlib.suppress(RuntimeError):  # the loop is over already
+        loop.call_soon_threadsafe(stop)
+
+
 def _new_runner() -> Any:
     with contextlib.suppress(ImportError):
         import uvloop
@@ -170,12 +176,16 @@ def _new_runner() -> Any:
 
 def main() -> None:
     """``python -m troth.server.acceptor_process DIRECTORY ADDRESS``: what `PaxosClient.local` starts."""
-    parser = argparse.ArgumentParser(description="One acceptor that ends with the process that started it.")
+    parser = argparse.ArgumentParser(description="One acceptor that ends with its standard input.")
     parser.add_argument("directory")
     parser.add_argument("address")
+    parser.add_argument("--die-with-parent", action="store_true", help="be killed when the parent's thread ends")
     options = parser.parse_args()
+    if options.die_with_parent and sys.platform == "linux":
+        # Reaches also one that is stopped, which would not notice the end of its standard input.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     sys.exit(
-        run_acceptor(AcceptorConfig(data_dir=options.directory, listen=options.address, die_with_parent=True))
+        run_acceptor(AcceptorConfig(data_dir=options.directory, listen=options.address, ends_with_stdin=True))
     )
 
 

@@ -1,7 +1,7 @@
 """Acceptors on this machine, for a program that wants registers without running servers: `PaxosClient.local`.
 
 Each is a process of its own, so that one can die (or be killed by a test) without the others; they talk over unix
-sockets, open no port, and end with the process that started them.
+sockets, open no port, and end with the process that started them, however that ends.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -72,11 +73,19 @@ class LocalAcceptors:
         Raises:
             Unavailable: it does not come up.
         """
-        command = [sys.executable, "-m", "troth.server.acceptor_process"]
+        command = [
+            sys.executable,
+            "-m",
+            "troth.server.acceptor_process",
+            str(self.directory / name),
+            self.address(name),
+        ]
+        if threading.current_thread() is threading.main_thread():
+            command.append("--die-with-parent")  # the kernel's signal comes when the *thread* that started it ends
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*command, str(self.directory / name), self.address(name)],
-                stdin=subprocess.DEVNULL,
+                command,
+                stdin=subprocess.PIPE,  # it stops when we are gone, since this ends then
                 stdout=log,
                 stderr=log,
             )
@@ -98,7 +107,7 @@ class LocalAcceptors:
         """SIGKILL, as a crash."""
         process = self.processes[name]
         process.kill()
-        process.wait()
+        _reap(process)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.address(name).removeprefix("unix:"))
 
@@ -117,9 +126,15 @@ class LocalAcceptors:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
         for process in self.processes.values():
-            try:
-                process.wait(STOP_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _reap(process)
         shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()

@@ -4,6 +4,7 @@ Nothing here is asyncio underneath: a call sends to all acceptors by the `Thread
 the answers `as_completed`, and leaves the slowest to itself.
 """
 
+import os
 import random
 import threading
 import time
@@ -102,6 +103,7 @@ class PaxosClient:
         self._lock = threading.RLock()
         """Guards the proposer and its tasks, which are pure and quick."""
         self._turns = _Turns()
+        self._pid = os.getpid()
         self._closed = False
         self._collector: ThreadPoolExecutor | None = None
         self._collecting: set[bytes] = set()
@@ -280,6 +282,8 @@ class PaxosClient:
     def _proposer_now(self) -> Proposer:
         if self._closed:
             raise UsageError("this client is closed")
+        if os.getpid() != self._pid:
+            raise UsageError("this client was made before a fork; make one in each process")
         if self._mixed is not None:
             raise self._mixed
         return self._proposer

@@ -1,0 +1,140 @@
+"""The acceptor's driver: one write a turn, answers only after it, bounded files, and no way on after a failed sync."""
+
+import asyncio
+import random
+from pathlib import Path
+
+from typing_extensions import override
+
+from troth.core.register.messages import (
+    Accept,
+    Ballot,
+    Configure,
+    Describe,
+    Described,
+    Prepare,
+    ReplyMessage,
+    RequestMessage,
+    Seat,
+    State,
+    Took,
+    founding,
+    group_of,
+)
+from troth.ids import NodeId
+from troth.runtime.acceptors import AcceptorNode
+from troth.runtime.machine import Directory, Machine
+from troth.simulate.disk import SimulatedDisk
+
+
+class InMemory(SimulatedDisk):
+    """A directory that can be given free."""
+
+    def close(self) -> None:
+        pass
+
+
+class OnDisk(Machine):
+    def __init__(self, files: InMemory) -> None:
+        super().__init__()
+        self.files = files
+
+    @override
+    def directory(self, path: str) -> Directory:
+        return self.files
+
+
+def accept(config: object, number: int) -> Accept:
+    return Accept(
+        config, b"k%d" % (number % 7), Ballot(number + 1, 1), State(bytes(50), 1, Ballot(1, 1), Ballot())
+    )  # type: ignore[arg-type]
+
+
+async def ask(node: AcceptorNode, *requests: RequestMessage) -> list[ReplyMessage]:
+    """All in one turn of the loop."""
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[ReplyMessage]] = [loop.create_future() for _ in requests]
+    for request, future in zip(requests, futures, strict=True):
+        node.on_request(request, future.set_result)
+    async with asyncio.timeout(20):
+        return list(await asyncio.gather(*futures))
+
+
+def test_requests_of_a_turn_share_a_sync_and_old_records_are_dropped(tmp_path: Path) -> None:
+    async def run() -> None:
+        failed: list[BaseException] = []
+
+        def node() -> AcceptorNode:
+            return AcceptorNode(
+                str(tmp_path / "a"),
+                machine=Machine(),
+                failed=failed.append,
+                bytes_max=1 << 20,
+                snapshot_log_bytes=20_000,
+            )
+
+        first = node()
+        config = founding(
+            group_of((Seat(first.acceptor.id, "a:1"), Seat(NodeId(2), "b:1"), Seat(NodeId(3), "c:1")))
+        )
+        await ask(first, Configure(config))
+        for number in range(0, 1000, 50):
+            replies = await ask(first, *(accept(config.id, each) for each in range(number, number + 50)))
+            assert replies == [Took()] * 50
+        assert first.counters.turns == 21
+        assert first.counters.requests == 1001
+        deadline = asyncio.get_running_loop().time() + 20
+        while not first.counters.snapshots and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert first.counters.snapshots
+        held = list(first.acceptor.snapshot())
+        first.stop()
+        assert any(path.name.endswith(".snap") for path in (tmp_path / "a").iterdir())
+        second = node()
+        assert list(second.acceptor.snapshot()) == held
+        assert second.acceptor.id == first.acceptor.id
+        second.stop()
+        assert not failed
+
+    asyncio.run(run())
+
+
+def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
+    """Pitfall 26."""
+
+    async def run() -> None:
+        files = InMemory(random.Random(1))
+        failed: list[BaseException] = []
+        ended = asyncio.Event()
+
+        def fail(error: BaseException) -> None:
+            failed.append(error)
+            ended.set()
+
+        node = AcceptorNode("a", machine=OnDisk(files), failed=fail, bytes_max=1 << 20)
+        config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
+        await ask(node, Configure(config))
+        files.fail_next_sync()
+        answers: list[ReplyMessage] = []
+        node.on_request(Prepare(config.id, b"k", Ballot(1, 1)), answers.append)
+        async with asyncio.timeout(20):
+            await ended.wait()
+        node.on_request(Prepare(config.id, b"k", Ballot(2, 1)), answers.append)
+        node.on_request(Describe(), answers.append)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not answers
+        assert len(failed) == 1
+        node.stop()
+
+    asyncio.run(run())
+
+
+def test_a_question_that_writes_nothing_is_answered_in_the_same_turn(tmp_path: Path) -> None:
+    async def run() -> None:
+        node = AcceptorNode(str(tmp_path / "a"), machine=Machine(), failed=lambda error: None, bytes_max=1 << 20)
+        (reply,) = await ask(node, Describe())
+        assert isinstance(reply, Described)
+        node.stop()
+
+    asyncio.run(run())
