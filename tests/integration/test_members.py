@@ -63,8 +63,9 @@ def test_a_wiped_server_comes_back_as_a_new_one(tmp_path: Path) -> None:
         verified(cluster, load)
 
 
-def test_a_removed_server_says_so_and_stops(tmp_path: Path) -> None:
-    with cluster_of(3, data_dir=tmp_path) as cluster:
+@pytest.mark.parametrize("consensus", ["raft", "paxos"])
+def test_a_removed_server_says_so_and_stops(tmp_path: Path, consensus: str) -> None:
+    with cluster_of(3, data_dir=tmp_path, consensus=consensus) as cluster:
         victim = next(name for name in cluster.names if name != cluster.leader())
         server = cluster.servers[victim]
         with cluster.connect() as client:
