@@ -1,8 +1,10 @@
 """Servers that fail, and what the client makes of it: nothing lost, nothing twice, no waiting for a time-out."""
 
 import asyncio
+import json
 import random
 import time
+from pathlib import Path
 
 import pytest
 from fake_server import FakeCluster, asynchronous, running, until
@@ -10,7 +12,16 @@ from fake_server import FakeCluster, asynchronous, running, until
 import troth
 from troth import aio
 from troth.client import router
-from troth.errors import NotApplied, OutcomeUnknown, RequestTimeout, Unavailable, UsageError, WrongCluster
+from troth.errors import (
+    AnswerLost,
+    AnswerTooLarge,
+    NotApplied,
+    OutcomeUnknown,
+    RequestTimeout,
+    Unavailable,
+    UsageError,
+    WrongCluster,
+)
 from troth.ids import ClusterId
 from troth.replica.protocol import LeaderChanged
 from troth.wire.handshake import Rejected
@@ -453,3 +464,27 @@ async def test_a_time_out_must_be_a_time(seconds: float) -> None:
             with pytest.raises(UsageError, match="positive number of seconds"):
                 await call("a", timeout=seconds)
         assert (await client.get("a")).value is None
+
+
+@asynchronous
+async def test_an_answer_that_was_given_up_is_told_as_done_and_recorded_as_uncertain(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        cluster.servers[0].refusals.append(("answer_lost", "the write was applied, but ...", ""))
+        with troth.recording(path), pytest.raises(AnswerLost, match="was applied") as caught:
+            await client.put("a", "2")
+        assert not isinstance(caught.value, NotApplied | OutcomeUnknown)
+    assert [json.loads(line)["type"] for line in path.read_text().splitlines()[1:]] == ["invoke", "info"]
+
+
+@asynchronous
+async def test_what_asks_for_too_much_is_not_sent_again() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("a", "1")
+        server = cluster.servers[0]
+        before = len(server.writes())
+        server.refusals.append(("answer_too_large", "ask for less", ""))
+        with pytest.raises(AnswerTooLarge, match="ask for less"):
+            await client.put("a", "2")
+        assert len(server.writes()) == before + 1
