@@ -187,12 +187,10 @@ class Verdict:
                     f"the right:"
                 )
                 rows.extend(f"    {line}" for line in drawn([self.operation(at) for at in found.minimal]))
-            else:
-                rows.extend(
-                    f"  [{index}] {self.operation(index).describe()}"
-                    for index in found.involved
-                    if index != found.operation
-                )
+            elif not found.cycle and found.involved:
+                about = sorted({*found.involved, *(() if found.operation is None else (found.operation,))})
+                rows.append("  what it is about, time to the right:")
+                rows.extend(f"    {line}" for line in drawn([self.operation(index) for index in about]))
         if len(rows) > lines_max:
             left = len(rows) - lines_max + 1
             rows[lines_max - 1 :] = [f"  ({left} more lines in the HTML page)"]

@@ -229,6 +229,7 @@ function show(bar) {
 }
 const firstBad = data.bars.find(bar => bar.bad) || data.bars.find(bar => bar.near && data.status === "illegal");
 $("jump").disabled = !firstBad;
+$("all").disabled = !byRank.length;
 $("jump").addEventListener("click", () => {
   show(firstBad);
   if (pinned !== firstBad) pin(firstBad);
