@@ -216,7 +216,7 @@ def dies(left: str, right: str, log: str, step: str) -> None:
 
 
 @blocking
-@pytest.mark.parametrize("step", ["after_prepares", "after_decision", "after_first_commit"])
+@pytest.mark.parametrize("step", ["after_prepares", "after_decision"])
 def test_a_killed_coordinator_is_finished_with_this_driver(
     two: Two, step: str, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
 ) -> None:
