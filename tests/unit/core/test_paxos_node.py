@@ -234,7 +234,26 @@ def test_a_candidate_asks_again_at_its_pace_and_not_at_every_tick() -> None:
     assert counts == [0, 0, 0, 2, 0, 0, 0, 2]
 
 
+def test_time_in_which_a_leader_did_not_run_is_not_silence_of_the_others() -> None:
+    stage = led()
+    stage.now = Tick(stage.now + 5 * TIMEOUT)
+    stage.tick(1)
+    assert stage.role(1) == "Leader"
+    stage.drop()
+    stage.tick(1, TIMEOUT + 4)
+    assert stage.role(1) == "Follower", "what comes after is"
+
+
 # ---- transfer ----
+
+
+def test_a_target_is_called_to_stand_once() -> None:
+    stage = led()
+    stage.transfer(1, 3)
+    calls = len(stage.sent(TimeoutNow, 1, 3))
+    stage.drop()
+    stage.hand(2, 1, HeartbeatReply(stage[1].view.ballot, 1, LogIndex(0)))
+    assert (calls, len(stage.sent(TimeoutNow, 1, 3))) == (1, 0)
 
 
 def test_leadership_is_given_to_the_most_up_to_date_when_nobody_is_named() -> None:
@@ -277,6 +296,8 @@ def test_a_snapshot_that_failed_is_wanted_again() -> None:
     stage.run(6)
     assert stage[1].wanted == [3, 3]
     stage[1].engine.snapshot_sent(NodeId(9), meta, True)
+    stage[1].engine.snapshot_sent(NodeId(2), meta, True)
+    assert stage.status(1).progress[NodeId(2)].state == "replicate", "it was sent none"
     stage[2].engine.snapshot_sent(NodeId(3), meta, True)
 
 
