@@ -3,7 +3,7 @@
 import pytest
 from paxos_stage import TIMEOUT, accept, accepts, ballot, entry, held, paxos, payloads, promise_of, slot, to
 
-from troth.core.interface import Accepted, EntryId, RefusalReason, Refused
+from troth.core.interface import Accepted, EntryId, Message, RefusalReason, Refused
 from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply
 from troth.ids import LogIndex, NodeId, Term
 
@@ -125,6 +125,24 @@ def test_what_was_lost_is_sent_again_and_nothing_else() -> None:
             stage.deliver()
     assert resent == [2]
     assert payloads(stage, 2) == [b"1", b"2", b"3"]
+
+
+def test_what_was_lost_is_noticed_also_when_every_answer_comes_a_round_late() -> None:
+    stage = paxos()
+    stage.elect(1)
+    stage.run(3)
+    stage.propose(1, b"v")
+    stage.drop(accepts(to=2, index=1))
+    stage.settle()
+    late: list[Message] = []
+    for _ in range(6):
+        stage.tick(1, 2)
+        beats = stage.drop(lambda flying: isinstance(flying.message, Heartbeat) and flying.to == 2)
+        for message in late:
+            stage.hand(1, 2, message)
+        stage.deliver(lambda flying: isinstance(flying.message, HeartbeatReply))
+        late = [flying.message for flying in beats]
+    assert stage.sent(Accept, 1, 2)
 
 
 def test_an_acknowledgement_that_was_lost_is_asked_for() -> None:

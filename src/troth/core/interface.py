@@ -29,6 +29,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from troth.core.quorum import QuorumSizes
 from troth.ids import LogIndex, NodeId, Term, Tick
 
 
@@ -246,6 +247,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     membership_index: LogIndex
     progress: Mapping[NodeId, Progress]
     transferring_to: NodeId = NodeId(0)
+    sizes: QuorumSizes = QuorumSizes()
+    """How many voters it takes; majorities, unless Paxos was told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

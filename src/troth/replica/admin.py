@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from troth.core.interface import Member, Refused, RoleName, Status
-from troth.core.quorum import majority
 from troth.ids import LogIndex, NodeId, Tick
 from troth.replica.effects import ClientId
 from troth.replica.protocol import ChangeMembers, Done, PeerView, ServerStatus, TransferLeadership
@@ -140,7 +139,9 @@ def survives(status: Status) -> int:
     for voters in (status.membership.voters, status.membership.outgoing):
         if voters:
             alive = sum(node in status.progress and status.progress[node].active for node in voters)
-            spare.append(alive - majority(len(voters)))
+            count = len(voters)
+            # To go on for good it takes those who accept, and those who promise when the leader is gone.
+            spare.append(alive - max(status.sizes.phase1(count), status.sizes.phase2(count)))
     return max(-1, min(spare))
 
 

@@ -26,6 +26,7 @@ from troth.core.paxos.slots import Slots
 from troth.core.quorum import QuorumSizes
 from troth.errors import InvariantViolation
 from troth.ids import LogIndex, NodeId, Tick
+from troth.replica.admin import survives
 from troth.simulate.stage import Stage
 
 
@@ -420,3 +421,14 @@ def test_acknowledgements_to_different_leaders_stay_apart() -> None:
     stage.sync(2)
     assert stage.sent(AcceptReply, 2, 1) == [AcceptReply(ballot(2, 1), LogIndex(1))]
     assert stage.sent(AcceptReply, 2, 3) == [AcceptReply(ballot(3, 3), LogIndex(1))]
+
+
+def test_a_cluster_survives_as_many_failures_as_the_larger_of_its_quorums_lets_it() -> None:
+    stage = paxos((1, 2, 3, 4, 5), phase1_size=4, phase2_size=2)
+    stage.elect(1)
+    stage.run(4)
+    assert survives(stage.status(1)) == 1, "two may be lost for writing, and then nobody could lead"
+    majorities = paxos((1, 2, 3, 4, 5))
+    majorities.elect(1)
+    majorities.run(4)
+    assert survives(majorities.status(1)) == 2

@@ -311,6 +311,7 @@ class Paxos(Preparing):
             membership_index=self._memberships.index,
             progress=progress,
             transferring_to=transferring_to,
+            sizes=self._sizes,
         )
 
     @property
