@@ -53,6 +53,8 @@ MODELS: Final = (
 )
 """Names that `check` accepts as *model*."""
 
+_OF_REAL_TIME: Final = frozenset({"linearizable", "bounded", "eventual", "lock-safety"})
+
 
 def check(
     history: History,
@@ -80,8 +82,13 @@ def check(
         quiet_ns: for eventual, how long after the last update reads must agree.
 
     Raises:
-        UsageError: no such model or object, or the model does not fit the operations of the history.
+        UsageError: no such model or object, or the model does not fit what the history holds.
     """
+    if history.format == "awdit" and model in _OF_REAL_TIME:
+        raise UsageError(
+            f"{model} is about real time, which AWDIT's files do not hold; ask for sequential, causal, a session "
+            f"guarantee, or a model of transactions (--object rw-register)"
+        )
     budget = Budget(expired=expired, configurations_max=configurations_max)
     if model == "linearizable":
         return check_linearizable(history, model_of(object), budget=budget, every_part=every_part)

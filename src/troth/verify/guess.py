@@ -81,17 +81,21 @@ def guess(history: History) -> Guess:
 
 
 def _transactions(history: History) -> Guess:
+    # Without invocations, or in AWDIT's files, nothing is known of real time.
+    instants = all(op.invoked == op.completed for op in history.operations)
+    timed = not instants and history.format != "awdit"
+    model = "strict-serializable" if timed else "strong-session-serializable"
     micros = [item for op in history.operations for item in _items(op)]
     kinds = {item[0] for item in micros}
     if "append" in kinds:
-        return Guess("list-append", "strict-serializable", "transactions append to lists")
+        return Guess("list-append", model, "transactions append to lists")
     written: dict[tuple[Value, Value], int] = {}
     for op in history.operations:
         for f, key, value in _items(op):
             if f in WRITES and written.setdefault((key, value), op.index) != op.index:
                 because = "transactions on registers, in which values are written more than once"
-                return Guess("multi-register", "linearizable", because)
-    return Guess("rw-register", "strict-serializable", "transactions on registers, every value written once")
+                return Guess("multi-register", "linearizable" if timed else "sequential", because)
+    return Guess("rw-register", model, "transactions on registers, every value written once")
 
 
 def _items(op: Operation) -> list[tuple[Value, Value, Value]]:

@@ -252,7 +252,7 @@ WILD = {
         2,
         0,
         "list-append",
-        "strict-serializable",
+        "strong-session-serializable",
     ),
     "Elle without f": (
         "[{:index 0 :type :invoke :process 0 :value [[:w :x 1]]} {:index 1 :type :ok :process 0 :value [[:w :x 1]]}]",
@@ -268,7 +268,7 @@ WILD = {
         3,
         0,
         "rw-register",
-        "strict-serializable",
+        "strong-session-serializable",
     ),
     "kv with tabs and escapes": (
         (
@@ -502,3 +502,15 @@ def test_a_crashed_cas_beside_transactions_may_have_happened() -> None:
     lines[1]["type"] = lines[0]["type"] = "info"
     never = [line for line in lines if line["f"] != "put"]
     assert not check(read_history(json.dumps(never)), object="multi-register")
+
+
+def test_without_real_time_no_model_of_real_time_is_asked_for() -> None:
+    """AWDIT's files, and completions without invocations."""
+    awdit = read_history(WILD["AWDIT with spaces"][0])
+    assert guess(awdit).model == "strong-session-serializable"
+    repeated = read_history("w x 1\n---\nw x 1\n===\nr x 1\n")
+    assert (guess(repeated).object, guess(repeated).model) == ("multi-register", "sequential")
+    assert check(repeated, "sequential", "multi-register")
+    with pytest.raises(UsageError, match="real time"):
+        check(repeated, "linearizable", "multi-register")
+    assert guess(read_history(WILD["Elle without processes"][0])).model == "strong-session-serializable"
