@@ -189,8 +189,8 @@ class Worker:
                     await self._workload(self._client, rng)
                 else:
                     await getattr(self, "_" + what.replace(" ", "_"))(key, rng)
-            except TrothError:
-                pass
+            except TrothError as error:
+                self._record.counts[type(error).__name__] += 1
             except InvariantViolation as violation:
                 self._cluster.violated(violation)
 
