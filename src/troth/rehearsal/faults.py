@@ -248,7 +248,15 @@ class Faults:
         host = self._one_or_leader(rng)
         host.trouble = "sync failed"
         host.disk.fail_next_sync(skip=rng.choice((0, 0, 1, 3)))
+        if rng.random() < 0.5:
+            # What the page cache shows and the platter lacks is found out only by whoever loses power.
+            self._world.after(self._duration_us(rng, 10), self._lose_power_of, host, self._duration_us(rng, 8))
         return host.name
+
+    def _lose_power_of(self, host: Host, down_us: int) -> None:
+        if host.up and not self.stopped:
+            host.lose_power()
+            self._world.after(down_us, self._boot, host)
 
     def _mend_disk(self, host: Host) -> None:
         host.disk.heal()
