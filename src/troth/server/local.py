@@ -302,7 +302,7 @@ class LocalCluster:
         known = {name: self._identity(name) for name in self._addresses}
         for each in known.values():
             if each is not None:
-                identities.check_consensus(each, str(self._settings["consensus"]))
+                identities.check_consensus(each, self._config(next(iter(self._addresses))).engine)
         old = [each.genesis for each in known.values() if each is not None and each.genesis.voters]
         ids = {name: each.node_id if each else _draw_node_id() for name, each in known.items()}
         # A directory that was wiped gets a fresh id, which is not in the genesis of the others: its server refuses.

@@ -63,8 +63,8 @@ def restore(snapshot: Path, config: ServerConfig) -> Restored:
                 )
             ]
         )
-        cluster_id = cluster_id_of(genesis, config.consensus)
-        identity = Identity(cluster_id, node_id, config.name, genesis, config.consensus)
+        cluster_id = cluster_id_of(genesis, config.engine)
+        identity = Identity(cluster_id, node_id, config.name, genesis, config.engine)
         opened = open_directory(files, identity)
         try:
             meta = SnapshotMeta(FIRST, genesis)

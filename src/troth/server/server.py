@@ -178,7 +178,7 @@ class Server:
                 f"the data directory {config.data_dir} belongs to server {known.name}, not {config.name}: give that "
                 "name, or another directory"
             )
-        identities.check_consensus(known, config.consensus)
+        identities.check_consensus(known, config.engine)
         return known.node_id
 
     def _introduction(self, node_id: NodeId, known: Identity | None) -> Introduction:
@@ -192,7 +192,7 @@ class Server:
             cluster_id=known.cluster_id if known else ClusterId(0),
             genesis=known.genesis if known and known.genesis.voters else None,
             current=current,
-            consensus=config.consensus,
+            consensus=config.engine,
         )
 
     async def _settle(self, me: Introduction, tls: ssl.SSLContext | None) -> Identity:
@@ -200,18 +200,18 @@ class Server:
         config = self.config
         if self._founding is not None:
             genesis = self._founding.genesis
-            cluster_id = cluster_id_of(genesis, config.consensus)
+            cluster_id = cluster_id_of(genesis, config.engine)
             known = msgspec.structs.replace(me, node_id=NodeId(0), cluster_id=cluster_id, genesis=genesis)
             check_known(me, known, self._advice())
         elif config.join:
             cluster_id = await join(me, config.join, tls=tls, advice=self._advice())
-            return Identity(cluster_id, me.node_id, config.name, Membership(voters=()), config.consensus)
+            return Identity(cluster_id, me.node_id, config.name, Membership(voters=()), config.engine)
         elif config.initial_cluster:
             genesis = await form(me, config.initial_cluster, tls=tls, advice=self._advice())
         else:
             genesis = genesis_of([me])
-        cluster_id = cluster_id_of(genesis, config.consensus)
-        return Identity(cluster_id, me.node_id, config.name, genesis, config.consensus)
+        cluster_id = cluster_id_of(genesis, config.engine)
+        return Identity(cluster_id, me.node_id, config.name, genesis, config.engine)
 
     def _advice(self) -> str:
         config = self.config
@@ -276,7 +276,7 @@ class Server:
                         ticks_per_second=1000 // ticks,
                         snapshot_log_bytes=config.snapshot_log_bytes,
                         snapshot_log_entries=config.snapshot_entries,
-                        consensus=config.consensus,
+                        consensus=config.engine,
                         version=VERSION,
                     )
                 ),

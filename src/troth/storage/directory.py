@@ -58,7 +58,7 @@ def open_directory(
             owner=who.node_id,
             must_exist=known is not None,
             salvage=salvage,
-            acceptor=who.consensus == "paxos",
+            acceptor=who.consensus.startswith("paxos"),
         )
     except IdentityLost as error:
         if known is None:

@@ -27,7 +27,8 @@ _ADVICE = "Put the file back, or remove this server from the cluster and add it 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
     """`genesis` is the membership that the cluster began with; without voters for a server that joined later.
 
-    `consensus` is the engine whose promises and log the directory holds; another one can make no sense of them.
+    `consensus` is the engine whose promises and log the directory holds, with its quorum sizes if they are its own;
+    another one can make no sense of them, and quorums of other sizes need not meet these.
     """
 
     cluster_id: ClusterId

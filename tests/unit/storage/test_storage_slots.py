@@ -8,6 +8,8 @@ from log_kit import FIRST, disk, snapshot
 from troth.core.interface import CHOSEN, Ballot, Entry, EntryKind, HardState, Membership, Persist, Slot
 from troth.errors import StorageError, WrongEngine
 from troth.ids import ClusterId, LogIndex, NodeId, Term
+from troth.runtime.genesis import cluster_id_of
+from troth.server.config import ServerConfig
 from troth.simulate.disk import SimulatedDisk
 from troth.storage import identity, record
 from troth.storage.directory import open_directory
@@ -73,6 +75,17 @@ def test_a_directory_of_the_other_engine_is_refused_and_says_which(made: str, st
     open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, made)).close()
     with pytest.raises(WrongEngine, match=f"made with consensus {made}.*--consensus {made}"):
         open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, started))
+
+
+def test_quorums_of_other_sizes_are_another_engine() -> None:
+    """They need not meet those that have decided so far."""
+    files = disk()
+    made = ServerConfig(name="a", data_dir="d", consensus="paxos", phase1_size=3, phase2_size=2).engine
+    open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, made)).close()
+    with pytest.raises(WrongEngine, match="--consensus paxos --phase1-size 3 --phase2-size 2"):
+        open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, "paxos"))
+    open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, made)).close()
+    assert cluster_id_of(GENESIS, made) != cluster_id_of(GENESIS, "paxos") != cluster_id_of(GENESIS)
 
 
 @pytest.mark.parametrize("acceptor", [False, True])
