@@ -45,8 +45,8 @@ class TransferRules(Invariant):
         )
 
     def on_sent(self, node: CoreNode, to: NodeId, message: Any) -> None:
-        if raft_view(node.view).transfer() is None:
-            return
+        if raft_view(node.view).transfer() is None or self.nodes[to].lost:
+            return  # it had everything, if it has lost some of it since
         log = node.journal.volatile
         last = log.last_index
         # A membership may be appended at any time: it is left when it commits, whoever is to lead next.
