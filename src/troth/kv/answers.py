@@ -7,7 +7,7 @@ machine (all replicas refuse alike), so what is counted depends on nothing but t
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
-from troth.kv.keyspace import TO_THE_END, KeySpace
+from troth.kv.keyspace import KeySpace, covers
 from troth.kv.ranges import read_range
 from troth.kv.requests import (
     AlarmResult,
@@ -110,8 +110,4 @@ def coming_bytes(space: KeySpace, operations: Sequence[Operation], enough: int) 
 def _own_bytes(puts: Sequence[Put], request: Range | DeleteRange) -> int:
     """What the transaction may put into the range itself before it looks."""
     key, end = request.key, request.range_end
-    return sum(
-        len(put.key) + len(put.value) + KV_OVERHEAD_BYTES
-        for put in puts
-        if put.key == key or (end and put.key >= key and (end == TO_THE_END or put.key < end))
-    )
+    return sum(len(put.key) + len(put.value) + KV_OVERHEAD_BYTES for put in puts if covers(key, end, put.key))

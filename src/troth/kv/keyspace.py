@@ -59,6 +59,13 @@ def cost_bytes(version: KeyValue) -> int:
     return len(version.key) + len(version.value) + VERSION_OVERHEAD_BYTES
 
 
+def covers(key: bytes, range_end: bytes, name: bytes) -> bool:
+    """Whether the range from *key* to *range_end* has *name* in it."""
+    if not range_end:
+        return name == key
+    return key <= name and (range_end == TO_THE_END or name < range_end)
+
+
 class Pin:
     """Keeps every version that is visible at *revision* or later from being freed."""
 
@@ -215,11 +222,8 @@ class KeySpace:
 
     def unwritten_since(self, revision: int, key: bytes, range_end: bytes) -> bool:
         """Whether nothing in a range has been written after *revision*, which is the present one or a recent one."""
-        return not any(
-            version.key == key
-            or (range_end and version.key >= key and (range_end == TO_THE_END or version.key < range_end))
-            for version in self.log[self.log_position(revision + 1) :]
-        )
+        written = self.log[self.log_position(revision + 1) :]
+        return not any(covers(key, range_end, version.key) for version in written)
 
     def commit(self, revision: int) -> None:
         """All writes of *revision* are in: make it the current one."""

@@ -165,3 +165,28 @@ def test_counting_and_limited_ranges_cost_a_transaction_little() -> None:
         Range(*ALL, limit=5, sort_order=SortOrder.DESCEND),
     )
     assert isinstance(store.apply(Txn(success=cheap)), TxnResult)
+
+
+@pytest.mark.parametrize(
+    ("key", "end", "found"),
+    [
+        (b"b", b"", b"b"),
+        (b"bb", b"", b""),
+        (b"b", b"d", b"bc"),
+        (b"a", b"b", b""),
+        (b"bb", b"d", b"c"),
+        (b"c", b"\0", b"cd"),
+        (b"\0", b"\0", b"bcd"),
+        (b"d", b"c", b""),
+    ],
+)
+def test_what_a_transaction_puts_counts_where_it_is_found_again(key: bytes, end: bytes, found: bytes) -> None:
+    puts = [Put(bytes([each]), VALUE * 2) for each in b"bcd"]
+    expected = sum(1 + len(VALUE) * 2 + KV_OVERHEAD_BYTES for _ in found)
+    for request in (Range(key, end), DeleteRange(key, end, prev_kv=True)):
+        assert coming_bytes(Store().space, [*puts, request], 1 << 20) == expected
+        both = filled(1 << 20)  # ten keys of its own, none of which is put
+        there = len(both.space.live(key, end)) * ONE
+        assert coming_bytes(both.space, [*puts, request], 1 << 20) == expected + there
+    for costless in (Range(key, end, count_only=True), DeleteRange(key, end), Range(key, end, revision=1)):
+        assert coming_bytes(Store().space, [*puts, costless], 1 << 20) == 0
