@@ -243,3 +243,18 @@ def test_markers_of_a_last_resource_are_pruned_but_never_those_that_count(tmp_pa
             kept = connection.execute(sa.text(f"select gid, committed from {sqlite.TABLE} order by rowid")).all()
     assert [tuple(row) for row in kept[:3]] == [rows[5], rows[7], (f"{mine}1.9", 1)]
     assert len(kept) == 3 + sqlite.KEPT + 1
+
+
+def test_coordinators_one_after_the_other_may_share_their_engines(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    """Recovery ends the sessions of dead coordinators; those that lie idle in our own pool harm nobody."""
+    left, right = engines
+    for _ in range(3):
+        with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+            tpc.recover()
+            with tpc.begin() as tx:
+                give(tx[left], -1)
+                give(tx[right], 1)
+    with left.connect() as on_left, right.connect() as on_right:
+        assert (total(on_left), total(on_right)) == (397, 403)

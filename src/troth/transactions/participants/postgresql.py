@@ -249,11 +249,13 @@ class Postgres(SqlParticipant):
 
     @override
     def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
+        # An idle session has no transaction that could become prepared, and may lie in the pool of a program that has
+        # just opened its next epoch. What a paused owner begins on it later is found by a later pass.
         with self.connected() as connection:
             rows = connection.execute(
                 text(
                     "SELECT pid, application_name FROM pg_stat_activity WHERE datname = current_database()"
-                    " AND pid <> pg_backend_pid() AND application_name LIKE :prefix"
+                    " AND pid <> pg_backend_pid() AND application_name LIKE :prefix AND state IS DISTINCT FROM 'idle'"
                 ),
                 {"prefix": f"{FORMAT}.%"},
             ).all()
@@ -266,7 +268,7 @@ class Postgres(SqlParticipant):
                         connection.execute(
                             text(
                                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                                " WHERE pid = :pid AND application_name = :name"
+                                " WHERE pid = :pid AND application_name = :name AND state IS DISTINCT FROM 'idle'"
                             ),
                             {"pid": pid, "name": named},
                         ).scalar()

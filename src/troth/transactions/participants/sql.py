@@ -172,7 +172,8 @@ class SqlBranch:
         # SQLAlchemy takes a transaction whose commit() failed, or was refused, for over, and would put the connection
         # back into the pool with the transaction still open in it, for the next one to commit.
         broken = broken or not self._is_over
-        self._info.pop(BRANCH, None)
+        if self._info.get(BRANCH) is self:  # the caller may have closed it: then it may be another's by now
+            del self._info[BRANCH]
         try:
             if broken and not self.handle.closed and not self.handle.invalidated:
                 self.handle.invalidate()
