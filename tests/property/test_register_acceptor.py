@@ -54,7 +54,7 @@ requests: st.SearchStrategy[RequestMessage] = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(requests, max_size=40))
 def test_an_acceptor_never_takes_a_word_back(asked: list[RequestMessage]) -> None:
     acceptor = Acceptor(NodeId(1))
