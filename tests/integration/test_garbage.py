@@ -40,6 +40,9 @@ def test_garbage_on_every_port_disturbs_nobody() -> None:
                         for data in (noise, frame(noise), greeting + noise, greeting + frame(noise)):
                             with connected(address) as opened:
                                 opened.sendall(data)
+                    no_text = encode_greeting(Hello("client", name="abcd")).replace(b"abcd", b"\xff\xfe\xfd\xfc")
+                    with connected(address) as opened:
+                        opened.sendall(frame(no_text))
                     with connected(address) as silent, connected(address) as half:
                         half.sendall(greeting[:7])
                         silent.sendall(b"")

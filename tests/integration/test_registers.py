@@ -19,7 +19,7 @@ import troth
 import troth.aio
 from troth.client.registers.local import LocalAcceptors
 from troth.core.register.codec import encode_ask
-from troth.core.register.messages import Describe
+from troth.core.register.messages import Configure, Describe, Seat, founding, group_of
 from troth.errors import (
     AlreadyDecided,
     ChangeFailed,
@@ -30,6 +30,7 @@ from troth.errors import (
     UsageError,
     WrongCluster,
 )
+from troth.ids import NodeId
 from troth.verify.check import check
 from troth.verify.formats.read import read_history
 from troth.verify.verdict import Status
@@ -388,6 +389,8 @@ def test_garbage_at_an_acceptor_disturbs_nobody(acceptors: LocalAcceptors) -> No
     hello = frame(encode_greeting(Hello("register")))
     pieces = [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, hello + b"\xff\xff\xff\xff", hello + frame(b"\xc1"), hello]
     pieces.append(hello + frame(encode_ask(1, Describe())[:-1]))
+    configure = encode_ask(1, Configure(founding(group_of((Seat(NodeId(1), "abcd"),)))))
+    pieces.append(hello + frame(configure.replace(b"abcd", b"\xff\xfe\xfd\xfc")))
     with troth.PaxosClient(acceptors.addresses) as registers:
         registers.put("k", "0")
         for number, piece in enumerate(pieces):

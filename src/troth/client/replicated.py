@@ -370,7 +370,7 @@ class Replica(Generic[T]):
             except TrothError as error:
                 self._fail(error)
                 return
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._fail(DecodeError(f"{self._prefix} holds what is no call of an object: {error}"))
                 return
 

@@ -30,7 +30,7 @@ def decode_membership(payload: bytes) -> Membership:
     """
     try:
         membership = _decoder.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"an entry of {len(payload)} bytes is not a membership: {error}") from error
     if not membership.voters:
         raise DecodeError("a membership without voters stands in the log")

@@ -181,7 +181,7 @@ def load_snapshot(
         for payload in _payloads(chunks):
             loader.on_frame(decode(payload))
             yield
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"not a snapshot of the store: {error}") from error
     if not loader.finished:
         raise DecodeError("the snapshot ends too early; fetch it again")

@@ -130,7 +130,7 @@ class StateMachine:
         head, rest = _split_header(pieces)
         try:
             header = _header_decoder.decode(head)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Corrupt(f"the snapshot's header cannot be read: {error}", path="") from None
         if header.version != STATE_VERSION:
             raise Corrupt(f"snapshot version {header.version} is newer than this program", path="")

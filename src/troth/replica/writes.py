@@ -100,7 +100,7 @@ class WritePath(ReplicaState):
                 continue
             try:
                 command = decode_command(body)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._out.send.append((sender, ForwardRefused([request], "invalid", f"no command: {error}")))
                 continue
             self._enqueue(request, 0, sender, command, body)

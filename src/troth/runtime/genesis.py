@@ -201,7 +201,7 @@ async def probe(address: str, tls: ssl.SSLContext | None = None) -> Introduction
             call.transport.abort()
     try:
         return _decode_introduction(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"{address} does not introduce itself as a troth server ({error})") from None
 
 

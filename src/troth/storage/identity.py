@@ -61,7 +61,7 @@ def load(files: FileSystem) -> Identity | None:
     body = block.unseal(data, magic=MAGIC, version=VERSION, name=names.IDENTITY, advice=_ADVICE)
     try:
         return _decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"{names.IDENTITY} does not make sense: {error}. {_ADVICE}", path=names.IDENTITY) from error
 
 

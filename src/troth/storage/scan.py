@@ -172,7 +172,7 @@ def _records(reader: Reader, seed: int) -> Iterator[Item]:
             try:
                 slots = head.kind in (Kind.SLOTS, Kind.SLOTS_ANEW)
                 body = record.decode_slots_body(content) if slots else record.decode_body(content)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 yield Bad(offset=offset, reason=f"a record does not make sense: {error}", proven=True)
             else:
                 yield Found(offset, end, head, body)

@@ -399,7 +399,7 @@ class _Chunks:
         body = block.unseal(head, magic=MAGIC, version=VERSION, name=name, advice=_ADVICE)
         try:
             self.meta = _decode_meta(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Corrupt(f"{name} does not make sense: {error}. {_ADVICE}", path=name) from error
         self.offset = length
 

@@ -39,3 +39,10 @@ def test_the_bytes_of_version_1_are_still_read() -> None:
     lines = golden.read_bytes().split(b"\n--\n")
     assert [decode_greeting(line) for line in lines] == GREETINGS
     assert [encode_greeting(greeting) for greeting in GREETINGS] == lines
+
+
+def test_a_text_that_is_no_utf8_is_no_greeting() -> None:
+    """The decoder says so with an error of its own kind, which must not reach the loop: it would end the server."""
+    body = encode_greeting(Hello("client", name="abcd")).replace(b"abcd", b"\xff\xfe\xfd\xfc")
+    with pytest.raises(DecodeError):
+        decode_greeting(body)

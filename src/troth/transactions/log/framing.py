@@ -152,7 +152,7 @@ def _record_at(
         return None
     try:
         content = _decode_opened(body) if head.kind == Kind.ANEW else _decode_records(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Corrupt(f"{path}: record {sequence} is not what this troth writes: {error}", path=path) from error
     return Found(content, sequence, start + at + head.record_bytes)
 

@@ -88,7 +88,7 @@ def decode_trace(lines: Iterable[bytes]) -> Iterator[Step]:
         if line.strip():
             try:
                 yield _decode(line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise DecodeError(f"line {number} of the trace: {error}") from None
 
 
