@@ -19,7 +19,7 @@ from .brute_weak import convergent, others_guarantee, own_guarantee, views
 from .random_histories import OBJECTS, random_history
 from .weak_histories import weak_history
 
-SMOKE = 250
+SMOKE = 800
 DEEP = int(os.environ.get("TROTH_FUZZ", "3000"))
 COUNTS = [
     pytest.param(0, SMOKE, id="smoke"),
