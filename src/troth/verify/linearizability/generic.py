@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from troth.verify.history import Value
+from troth.verify.linearizability.antichain import enqueue, insert
 from troth.verify.linearizability.outcome import UNBOUNDED, Budget, Configuration, GaveUp, Outcome, Pending, Trail
 from troth.verify.models import ILLEGAL, Call, Model, Several
 
@@ -185,7 +186,7 @@ class _Search:
         queue: list[tuple[Value, int, int, Trail, bool]] = []
         visited: dict[Value, list[tuple[int, int, bool]]] = {}
         for state, used, free, trail in todo:
-            _enqueue(queue, visited, state, used, free | self._resting(state), trail, True)
+            enqueue(queue, visited, state, used, free | self._resting(state), trail, True)
         head = 0
         while head < len(queue):
             state, used, free, trail, seen = queue[head]
@@ -244,9 +245,7 @@ class _Search:
             if live:
                 settled |= one
                 worth = worth or not self.total[kind]
-            _enqueue(
-                queue, visited, after, used | one, settled, (trail, self.op_at[one], self.place, after), worth
-            )
+            enqueue(queue, visited, after, used | one, settled, (trail, self.op_at[one], self.place, after), worth)
 
     def _ask(self, size: int) -> None:
         if size > self.budget.configurations_max:
@@ -266,31 +265,9 @@ class _Search:
         return Pending(self.model.shown(state), trail, tuple(placed), tuple(waiting))
 
 
-def _enqueue(
-    queue: list[tuple[Value, int, int, Trail, bool]],
-    visited: dict[Value, list[tuple[int, int, bool]]],
-    state: Value,
-    used: int,
-    free: int,
-    trail: Trail,
-    seen: bool,
-) -> None:
-    known = visited.setdefault(state, [])
-    for known_used, known_free, known_seen in known:
-        if not known_used & ~used and not free & ~known_free and known_seen >= seen:
-            return
-    known.append((used, free, seen))
-    queue.append((state, used, free, trail, seen))
-
-
 def _insert(groups: dict[Value, list[Configuration]], config: Configuration) -> None:
     group = groups.get(config[0])
     if group is None:
         groups[config[0]] = [config]
-        return
-    used, free = config[1], config[2]
-    for other in group:
-        if not other[1] & ~used and not free & ~other[2]:
-            return
-    group[:] = [other for other in group if used & ~other[1] or other[2] & ~free]
-    group.append(config)
+    else:
+        insert(group, config)

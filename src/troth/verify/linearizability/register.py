@@ -36,10 +36,11 @@ configurations plus their trails: every configuration carries the chain of opera
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final
 
 from troth.errors import invariant
-from troth.verify.history import FOREVER, Value
+from troth.verify.history import Value
+from troth.verify.linearizability.antichain import enqueue, insert
 from troth.verify.linearizability.observers import DEAD, Observers
 from troth.verify.linearizability.outcome import (
     UNBOUNDED,
@@ -47,22 +48,10 @@ from troth.verify.linearizability.outcome import (
     Configuration,
     GaveUp,
     Outcome,
-    Pending,
     Trail,
 )
+from troth.verify.linearizability.pending import OpenOperations
 from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
-
-_Checkpoint: TypeAlias = tuple[
-    list[Configuration],
-    int,
-    int,
-    tuple[dict[int, int], list[int], dict[int, int]],
-    tuple[dict[Value, int], dict[Value, int], dict[Value, int], dict[Value, int], dict[Value, int]],
-    dict[Value, dict[Value, int]],
-    tuple[int, int, int, int, int],
-]
-"""Where a narrowed search can be taken up again in full: configurations, place, and all that is open there."""
-
 
 _COLLAPSE_FROM: Final = 12
 _BEAMS: Final = (3, 24, 0)
@@ -89,59 +78,10 @@ def search(
     return _Search(primitives, timeline, budget).run(initial)
 
 
-class _Search:
-    """One run. The dictionaries below describe the open operations; masks have one bit for each."""
+class _Search(OpenOperations):
+    """One run."""
 
-    __slots__ = (
-        "appends",
-        "apps",
-        "bits",
-        "budget",
-        "cas_from",
-        "cas_to",
-        "checkpoint",
-        "crashed",
-        "makers",
-        "not_of",
-        "nots",
-        "observers",
-        "op_at",
-        "partial",
-        "place",
-        "primitives",
-        "returns",
-        "spare",
-        "steps",
-        "timeline",
-        "top",
-        "totals",
-        "wanted",
-    )  # fmt: skip
-
-    def __init__(self, primitives: Sequence[Primitive | None], timeline: Sequence[int], budget: Budget) -> None:
-        self.primitives, self.timeline, self.budget = primitives, timeline, budget
-        self.bits: dict[int, int] = {}
-        self.spare: list[int] = []
-        self.top = 1
-        self.checkpoint: _Checkpoint | None = None
-        self.op_at: dict[int, int] = {}
-        """bit -> operation index"""
-        self.wanted: dict[Value, int] = {}
-        """state -> open READs and live WRITEs that leave that state alone"""
-        self.not_of: dict[Value, int] = {}
-        """state -> open NOTs that it forbids"""
-        self.makers: dict[Value, int] = {}
-        """state -> open WRITEs of it, crashed ones too"""
-        self.cas_from: dict[Value, dict[Value, int]] = {}
-        """from -> to -> open CASes, crashed ones too"""
-        self.cas_to: dict[Value, int] = {}
-        """to -> the same CASes"""
-        self.appends: dict[Value, int] = {}
-        """text -> open APPENDs, crashed ones too"""
-        self.nots = self.apps = self.partial = self.totals = self.crashed = 0
-        self.place = self.steps = 0
-        self.observers: Observers | None = None
-        self.returns: dict[int, int] = {}
+    __slots__ = ()
 
     def run(self, initial: Value) -> Outcome:
         """First with the most promising configurations only; with all of them if those come to nothing."""
@@ -149,37 +89,10 @@ class _Search:
         outcome = self._scan(start, 0, _BEAMS[0])
         for beam in _BEAMS[1:]:
             if outcome is None and self.checkpoint is not None:
-                configs, place = self._restore(self.checkpoint)
+                configs, place = self.restore(self.checkpoint)
                 outcome = self._scan(configs, place, beam)
         invariant(outcome is not None, "a search that is not narrowed decides")
         return outcome if outcome is not None else Outcome(status="unknown")
-
-    def _narrow(self, configs: list[Configuration], place: int, beam: int, top: int) -> list[Configuration]:
-        """Keep the *beam* configurations that have spent the least; remember all of them the first time."""
-        if self.checkpoint is None:
-            self.checkpoint = (
-                configs,
-                place + 1,
-                top,
-                (dict(self.bits), list(self.spare), dict(self.op_at)),
-                (dict(self.wanted), dict(self.not_of), dict(self.makers), dict(self.cas_to), dict(self.appends)),
-                {value: dict(onward) for value, onward in self.cas_from.items()},
-                (self.nots, self.apps, self.partial, self.totals, self.crashed),
-            )
-        crashed, partial = self.crashed, self.partial
-        ranked = sorted(
-            configs,
-            key=lambda config: 2 * (config[1] & crashed).bit_count() - (config[2] & partial).bit_count(),
-        )
-        return ranked[:beam]
-
-    def _restore(self, checkpoint: _Checkpoint) -> tuple[list[Configuration], int]:
-        configs, place, self.top, (bits, spare, op_at), masks, cas_from, counts = checkpoint
-        self.bits, self.spare, self.op_at = dict(bits), list(spare), dict(op_at)
-        self.wanted, self.not_of, self.makers, self.cas_to, self.appends = (dict(mask) for mask in masks)
-        self.cas_from = {value: dict(onward) for value, onward in cas_from.items()}
-        self.nots, self.apps, self.partial, self.totals, self.crashed = counts
-        return configs, place
 
     def _scan(self, configs: list[Configuration], start: int, beam: int) -> Outcome | None:
         """Go through the timeline from *start* on. With a *beam*, None means that the search was cut too narrow."""
@@ -266,9 +179,9 @@ class _Search:
                         try:
                             configs = self._return(before, bit, kind, a, b)
                         except GaveUp as why:
-                            return self._unknown(before, place, str(why))
+                            return self.unknown(before, place, str(why))
                         if not configs:
-                            return None if self.checkpoint and beam else self._illegal(before, index, place)
+                            return None if self.checkpoint and beam else self.illegal(before, index, place)
                         if len(configs) == 1:
                             state, used, free, trail = configs[0]
                         else:
@@ -278,9 +191,9 @@ class _Search:
                 try:
                     configs = self._return(before, bit, kind, a, b)
                 except GaveUp as why:
-                    return self._unknown(before, place, str(why))
+                    return self.unknown(before, place, str(why))
                 if not configs:
-                    return None if self.checkpoint and beam else self._illegal(before, index, place)
+                    return None if self.checkpoint and beam else self.illegal(before, index, place)
                 if len(configs) == 1:
                     state, used, free, trail = configs[0]
                     single = True
@@ -310,10 +223,10 @@ class _Search:
                 self.apps ^= bit
                 self.totals ^= bit
             if beam and not single and len(configs) > beam:
-                configs = self._narrow(configs, place, beam, top)
+                configs = self.narrow(configs, place, beam, top)
             if expired is not None and not place & 1023 and expired():
                 rest = [(state, used, free, trail)] if single else configs
-                return self._unknown(rest, place, "out of time")
+                return self.unknown(rest, place, "out of time")
         if not single:
             trail = configs[0][3]
         return Outcome(status="ok", trail=trail, events_done=place + 1, steps=self.steps)
@@ -354,7 +267,7 @@ class _Search:
                     settled = free | wanted.get(state, 0) | (nots & ~not_of.get(state, 0))
                     owed = partial & ~(used | settled)
                     if owed and hopeful < 0:
-                        hopeful = self._hopeful()
+                        hopeful = self.hopeful()
                     if not owed & hopeful:
                         results.append((target, used, (settled | totals) & keep, (trail, index, place, target)))
                         continue
@@ -449,7 +362,7 @@ class _Search:
                         reached = DEAD
                     placed_free = free | totals | rests
                     goal = passive and placed_free & bit
-                    chosen = mask if not mask & (mask - 1) else self._pick(mask, free)
+                    chosen = mask if not mask & (mask - 1) else self.pick(mask, free)
                     while chosen:
                         one = chosen & -chosen
                         chosen ^= one
@@ -457,7 +370,7 @@ class _Search:
                         if goal:
                             results.append((reached, used | one, placed_free & keep, step))
                         else:
-                            _enqueue(queue, visited, reached, used | one, placed_free, step, bool(gain))
+                            enqueue(queue, visited, reached, used | one, placed_free, step, bool(gain))
             following = cas_from.get(state)
             if following:
                 for value, mask in following.items():
@@ -474,7 +387,7 @@ class _Search:
                     reached = value
                     if observers is not None and observers.until(value) < place:
                         reached = DEAD
-                    chosen = mask if not mask & (mask - 1) else self._pick(mask, free)
+                    chosen = mask if not mask & (mask - 1) else self.pick(mask, free)
                     while chosen:
                         one = chosen & -chosen
                         chosen ^= one
@@ -484,7 +397,7 @@ class _Search:
                             results.append((reached, used | one, settled & keep, step))
                         else:
                             worth = bool(gain) or not one & crashed
-                            _enqueue(queue, visited, reached, used | one, settled, step, worth)
+                            enqueue(queue, visited, reached, used | one, settled, step, worth)
             if appends and state is not DEAD:
                 for text, mask in appends.items():
                     mask &= ~used & keep
@@ -500,7 +413,7 @@ class _Search:
                         reached = DEAD
                         placed_free |= apps
                     goal = passive and placed_free & bit
-                    chosen = mask if not mask & (mask - 1) else self._pick(mask, free)
+                    chosen = mask if not mask & (mask - 1) else self.pick(mask, free)
                     while chosen:
                         one = chosen & -chosen
                         chosen ^= one
@@ -509,55 +422,8 @@ class _Search:
                         if goal:
                             results.append((reached, used | one, settled & keep, step))
                         else:
-                            _enqueue(queue, visited, reached, used | one, settled, step, bool(gain))
+                            enqueue(queue, visited, reached, used | one, settled, step, bool(gain))
         self.steps += steps
-
-    def _pick(self, mask: int, free: int) -> int:
-        """Those of several identical operations that are worth trying, as a mask.
-
-        A live one does whatever a crashed one could; what is left over after it can do as much as before. Among live
-        ones the same holds for the first to return, unless it is free and another still has something to prove.
-        """
-        live = mask & ~self.crashed
-        if not live:
-            return mask & -mask
-        if not live & (live - 1):
-            return live
-        if not self.returns:
-            self.returns = {code >> 1: place for place, code in enumerate(self.timeline) if code & 1}
-        owing, owing_until = self._soonest(live & ~free)
-        settled, settled_until = self._soonest(live & free)
-        if not owing:
-            return settled
-        return owing | settled if settled_until < owing_until else owing
-
-    def _soonest(self, mask: int) -> tuple[int, int]:
-        best, soonest = 0, FOREVER
-        while mask:
-            one = mask & -mask
-            mask ^= one
-            returned = self.returns[self.op_at[one]]
-            if returned < soonest:
-                best, soonest = one, returned
-        return best, soonest
-
-    def _hopeful(self) -> int:
-        """Open operations that might be placed once something else is placed first."""
-        partial = self.partial
-        if self.appends:
-            return partial
-        hopeful = partial & self.nots
-        rest = partial ^ hopeful
-        while rest:
-            one = rest & -rest
-            rest ^= one
-            primitive = self.primitives[self.op_at[one]]
-            # A CAS may be possible from the present state already.
-            if primitive is not None and (
-                primitive[0] == CAS or primitive[1] in self.makers or primitive[1] in self.cas_to
-            ):
-                hopeful |= one
-        return hopeful
 
     def _best(self, configs: list[Configuration]) -> list[Configuration]:
         """Drop every configuration that another one dominates."""
@@ -575,7 +441,7 @@ class _Search:
             if group is None:
                 groups[state] = [config]
             else:
-                _insert(group, config)
+                insert(group, config)
         if len(groups) == 1:
             best = next(iter(groups.values()))
         else:
@@ -607,32 +473,6 @@ class _Search:
         if expired is not None and expired():
             raise GaveUp("out of time")
 
-    def _illegal(self, configs: list[Configuration], index: int, place: int) -> Outcome:
-        shown = tuple(self._shown(config) for config in configs[:64])
-        return Outcome(
-            status="illegal",
-            trail=configs[0][3],
-            failed=index,
-            configurations=shown,
-            events_done=place,
-            steps=self.steps,
-        )
-
-    def _unknown(self, configs: list[Configuration], place: int, reason: str) -> Outcome:
-        return Outcome(status="unknown", trail=configs[0][3], events_done=place, steps=self.steps, reason=reason)
-
-    def _shown(self, config: Configuration) -> Pending:
-        state, used, free, trail = config
-        free |= self.wanted.get(state, 0) | (self.nots & ~self.not_of.get(state, 0))
-        placed: list[int] = []
-        still_open: list[int] = []
-        everything = self.partial | self.totals | self.crashed
-        while everything:
-            one = everything & -everything
-            everything ^= one
-            (placed if one & (used | free) else still_open).append(self.op_at[one])
-        return Pending(state, trail, tuple(sorted(placed)), tuple(sorted(still_open)))
-
 
 def _drop(masks: dict[Value, int], value: Value, bit: int) -> None:
     left = masks[value] ^ bit
@@ -652,34 +492,3 @@ def _append(state: Value, text: Value) -> Value:
         return state + text
     # Types that cannot be joined: a value equal to nothing else that is read.
     return ("unjoinable", state, text)
-
-
-def _enqueue(
-    queue: list[tuple[Value, int, int, Trail, bool]],
-    visited: dict[Value, list[tuple[int, int, bool]]],
-    state: Value,
-    used: int,
-    free: int,
-    trail: Trail,
-    seen: bool,
-) -> None:
-    """Add a configuration to go on from, unless one at least as good is there already."""
-    known = visited.get(state)
-    if known is None:
-        visited[state] = [(used, free, seen)]
-    else:
-        for known_used, known_free, known_seen in known:
-            if not known_used & ~used and not free & ~known_free and known_seen >= seen:
-                return
-        known.append((used, free, seen))
-    queue.append((state, used, free, trail, seen))
-
-
-def _insert(group: list[Configuration], config: Configuration) -> None:
-    """Add to an antichain: configurations of one state, none better than another."""
-    used, free = config[1], config[2]
-    for other in group:
-        if not other[1] & ~used and not free & ~other[2]:
-            return
-    group[:] = [other for other in group if used & ~other[1] or other[2] & ~free]
-    group.append(config)
