@@ -272,7 +272,7 @@ class Faults:
         leader = self._cluster.leader()
         if leader is None or leader.seat is None or host.out_of_service or host.leaving:
             return False
-        if self._weak is not None and not self._is_whole(self._weak):
+        if self._operator.busy or (self._weak is not None and not self._is_whole(self._weak)):
             return False
         membership = leader.seat.view.membership
         if membership.is_joint or len(membership.voters) < 3:
@@ -352,6 +352,8 @@ class Faults:
             return None
         if len(leader.seat.view.membership.voters) < 2 or self._operator.busy:
             return None
+        if self._weak is not None and not self._is_whole(self._weak):
+            return None  # the others may be just the quorum that it takes
         host.leaving = True
         self._operator.remove_and_replace(host, after_us=self._duration_us(rng, 6))
         return host.name
