@@ -303,6 +303,20 @@ PAXOS_PITFALLS = (
         "if False:",
     ),
     pitfall(
+        "the slot behind a membership is counted with gaps before it",
+        19,
+        "proposing",
+        "if index == self._memberships.index + 1 or not",
+        "if not",
+    ),
+    pitfall(
+        "an installed snapshot leaves what was accepted below its end",
+        22,
+        "accepting",
+        "            self._slots.compact_to(last)\n",
+        "",
+    ),
+    pitfall(
         "a server that lost a part of its slots promises",
         44,
         "accepting",

@@ -334,6 +334,8 @@ def test_a_snapshot_leaves_accepted_slots_behind_its_end() -> None:
     stage.load_slots(3, slot(9, 1, 1, b"accepted"), promised=ballot(1, 1))
     assert stage.install(1, 3)
     assert stage.commit(3) == 3, "whatever the leader has told it so far"
+    assert stage.status(3).first_index == 4
+    assert promise_of(stage, 3, ballot(6, 2), start=3) is None, "what it held below may never have been chosen"
     assert sorted(held(stage, 3)) == [9]
     found = promise_of(stage, 3, ballot(7, 2), start=4)
     assert found is not None

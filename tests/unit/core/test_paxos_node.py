@@ -14,6 +14,7 @@ from troth.core.interface import EntryKind, MembershipChange, RefusalReason, Ref
 from troth.core.membership import encode_membership
 from troth.core.paxos.messages import (
     AcceptReply,
+    Heartbeat,
     HeartbeatReply,
     Prepare,
     ProbeReply,
@@ -245,7 +246,38 @@ def test_time_in_which_a_leader_did_not_run_is_not_silence_of_the_others() -> No
     assert stage.role(1) == "Follower", "what comes after is"
 
 
+def test_a_leader_disregards_who_would_take_its_place() -> None:
+    stage = led()
+    stage.hand(3, 1, prepare(ballot(9, 3)))
+    assert stage.role(1) == "Leader"
+    assert stage[1].view.ballot == ballot(1, 1)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_leader_that_steps_down_says_nothing_more_as_a_leader(hangs: bool) -> None:
+    stage = led(disk_timeout_ticks=10)
+    stage[1].syncs = not hangs
+    stage.propose(1)
+    if not hangs:
+        stage.isolate(1)
+    while stage.role(1) == "Leader":
+        stage.settle()
+        stage.tick_all()
+    assert not [
+        flying for flying in stage.in_flight if flying.sender == 1 and isinstance(flying.message, Heartbeat)
+    ]
+
+
 # ---- transfer ----
+
+
+def test_a_target_is_not_called_before_it_has_everything() -> None:
+    stage = led()
+    stage.isolate(3)
+    stage.propose(1)
+    stage.settle()
+    stage.transfer(1, 3)
+    assert stage.sent(TimeoutNow) == []
 
 
 def test_a_target_is_called_to_stand_once() -> None:
