@@ -6,7 +6,8 @@ import pytest
 from caspaxos import Table
 
 from troth.core.register import changes
-from troth.core.register.messages import Accept, Ballot, Conflict, Prepare
+from troth.core.register.messages import Accept, Ballot, Conflict, Prepare, State
+from troth.core.register.task import KEPT_BYTES_MAX, KEPT_MAX, Kept
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -88,3 +89,22 @@ def test_the_slowest_acceptor_holds_nobody_up() -> None:
         outcome = table.run(proposer.change(KEY, changes.put(b"%d" % number)), up=(1, 3))
         assert outcome.error is None
     assert KEY not in table.acceptors[NodeId(2)].slots
+
+
+def test_what_a_proposer_keeps_is_bounded() -> None:
+    """By keys and by bytes; the oldest is forgotten, which costs its next change a round trip and nothing else."""
+    table = Table(acceptors=1)
+    proposer = table.proposer(1)
+    large = bytes(KEPT_BYTES_MAX // 3)
+    for number in range(4):
+        table.run(proposer.change(b"large %d" % number, changes.put(large)))
+    assert [proposer.take_kept(b"large %d" % number) is not None for number in range(4)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    for number in range(KEPT_MAX + 1):
+        proposer.keep(b"%d" % number, Kept(table.config.id, Ballot(1, 1), State(b"", 1, Ballot(), Ballot())))
+    assert proposer.take_kept(b"0") is None
+    assert proposer.take_kept(b"1") is not None

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from troth.core.register.messages import RecordMessage, ReplyMessage, RequestMessage
+from troth.core.register.messages import Accept, Full, RecordMessage, ReplyMessage, RequestMessage
 from troth.errors import StorageError
 from troth.ids import LogIndex, NodeId
 from troth.runtime.machine import Machine
@@ -17,6 +17,9 @@ from troth.storage.acceptors import open_acceptor
 
 SNAPSHOT_LOG_BYTES = 16 << 20
 """After so many bytes of records the state is saved and the records before it dropped."""
+
+WAITING_BYTES_MAX = 64 << 20
+"""Records that wait for the disk; beyond it nothing more is accepted until it has caught up."""
 
 _log = logging.getLogger("troth.acceptor")
 
@@ -64,6 +67,8 @@ class AcceptorNode:
         self._snapshot_log_bytes = snapshot_log_bytes
         self._inbox: list[tuple[RequestMessage, Answer]] = []
         self._outbox: deque[tuple[int, list[tuple[Answer, ReplyMessage]]]] = deque()
+        self._sizes: deque[int] = deque()
+        self._waiting_bytes = 0
         self._submitted = 0
         self._durable = 0
         self._scheduled = False
@@ -96,16 +101,24 @@ class AcceptorNode:
         records: list[RecordMessage] = []
         answers: list[tuple[Answer, ReplyMessage]] = []
         on_request = self.acceptor.on_request
+        gathered_bytes = 0
         for request, answer in inbox:
+            if isinstance(request, Accept) and self._waiting_bytes + gathered_bytes > WAITING_BYTES_MAX:
+                answers.append((answer, Full("too much waits for the acceptor's disk: send less at once")))
+                continue
             reply, record = on_request(request)
             answers.append((answer, reply))
             if record is not None:
                 records.append(record)
+                gathered_bytes += len(request.state.value or b"") if isinstance(request, Accept) else 0
         self.counters.turns += 1
         self.counters.requests += len(inbox)
         if records:
             persist = self._store.persist(records)
-            self._log_bytes += persist.entries[0].size_bytes
+            size = persist.entries[0].size_bytes
+            self._sizes.append(size)
+            self._waiting_bytes += size
+            self._log_bytes += size
             self._submitted += 1
             self._writer.submit(persist)
         elif self._submitted == self._durable:
@@ -117,6 +130,8 @@ class AcceptorNode:
 
     def _on_durable(self, count: int) -> None:
         self._durable += count
+        for _ in range(count):
+            self._waiting_bytes -= self._sizes.popleft()
         while self._outbox and self._outbox[0][0] <= self._durable:
             _deliver(self._outbox.popleft()[1])
         if self._after_writes is not None and self._after_writes[0] <= self._durable:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from pathlib import Path
 
+import pytest
 from typing_extensions import override
 
 from troth.core.register.messages import (
@@ -12,6 +13,7 @@ from troth.core.register.messages import (
     Configure,
     Describe,
     Described,
+    Full,
     Prepare,
     ReplyMessage,
     RequestMessage,
@@ -22,6 +24,7 @@ from troth.core.register.messages import (
     group_of,
 )
 from troth.ids import NodeId
+from troth.runtime import acceptors
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.machine import Directory, Machine
 from troth.simulate.disk import SimulatedDisk
@@ -135,6 +138,24 @@ def test_a_question_that_writes_nothing_is_answered_in_the_same_turn(tmp_path: P
         node = AcceptorNode(str(tmp_path / "a"), machine=Machine(), failed=lambda error: None, bytes_max=1 << 20)
         (reply,) = await ask(node, Describe())
         assert isinstance(reply, Described)
+        node.stop()
+
+    asyncio.run(run())
+
+
+def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it accepts are refused, each with an answer; what was taken is durable all the same."""
+
+    async def run() -> None:
+        node = AcceptorNode(str(tmp_path / "a"), machine=Machine(), failed=lambda error: None, bytes_max=1 << 20)
+        config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
+        await ask(node, Configure(config))
+        monkeypatch.setattr(acceptors, "WAITING_BYTES_MAX", -1)
+        (refused,) = await ask(node, accept(config.id, 1))
+        assert isinstance(refused, Full)
+        monkeypatch.setattr(acceptors, "WAITING_BYTES_MAX", 0)
+        assert await ask(node, accept(config.id, 1)) == [Took()]
+        assert await ask(node, accept(config.id, 8)) == [Took()], "it has caught up"
         node.stop()
 
     asyncio.run(run())

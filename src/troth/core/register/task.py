@@ -18,7 +18,8 @@ from troth.errors import TrothError
 from troth.ids import NodeId
 
 KEPT_MAX = 4096
-"""Keys for which a proposer remembers a promise at once; the oldest is forgotten."""
+KEPT_BYTES_MAX = 64 << 20
+"""For so many keys, and so large states, a proposer remembers a promise at once; the oldest is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class Kept:
     ballot: Ballot
     state: State
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.state.value or b"")
+
 
 class Standing:
     """Where a proposer stands: its ballots, the promises that it keeps, the configuration that it believes in."""
@@ -66,6 +71,7 @@ class Standing:
         self._round = 0
         self._phases = 0
         self._kept: dict[bytes, Kept] = {}
+        self._kept_bytes = 0
 
     def new_ballot(self) -> Ballot:
         """A ballot that nobody has used, above all that this proposer has met."""
@@ -86,17 +92,24 @@ class Standing:
         if config.id.cluster == self.config.id.cluster and config.id.epoch > self.config.id.epoch:
             self.config = config
             self._kept.clear()
+            self._kept_bytes = 0
 
     def take_kept(self, key: bytes) -> Kept | None:
         """The promise kept for *key*. It is gone from here: a ballot is for one accept of a state."""
-        return self._kept.pop(key, None)
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._kept_bytes -= kept.size_bytes
+        return kept
 
     def keep(self, key: bytes, kept: Kept) -> None:
         """Remember *kept* for the next change of *key*."""
-        if kept.config == self.config.id:
-            if len(self._kept) >= KEPT_MAX:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = kept
+        if kept.config != self.config.id:
+            return
+        self.take_kept(key)
+        self._kept[key] = kept
+        self._kept_bytes += kept.size_bytes
+        while len(self._kept) > KEPT_MAX or self._kept_bytes > KEPT_BYTES_MAX:
+            self.take_kept(next(iter(self._kept)))
 
 
 class Task(Protocol):
