@@ -167,7 +167,7 @@ class Recovery:
     def _finish_listed(self, participant: Participant, found: Prepared, report: Report) -> bool:
         """Do with a listed branch what the table says; whether it is finished."""
         finding = self._cell(found.gid)
-        case = self._follow(participant, found.branch, Case.FOUND, finding, report, gid=str(found.gid), proof="")
+        case = self._follow(participant, found.branch, Case.FOUND, finding, report, gid=str(found.gid), proof=None)
         return case is Case.DONE
 
     def _cell(self, gid: Gid) -> Finding:
@@ -218,7 +218,7 @@ class Recovery:
         report: Report,
         *,
         gid: str,
-        proof: str,
+        proof: str | None,
     ) -> Case:
         """Go through the table from *case* until nothing is left to do in this pass; where that ended."""
         detaches = 0
@@ -233,7 +233,7 @@ class Recovery:
                     if finding is Finding.ATTACHED and detaches >= DETACHES_MAX:
                         finding = Finding.UNREACHED
                 case Step.PROVE:
-                    finding = self._prove(participant, proof or self._proof_of(gid, participant.name))
+                    finding = self._prove(participant, gid, proof)
                 case Step.NOTE_HEURISTIC:
                     report.heuristic.append(branch)
                     self._core.log.note_heuristic(
@@ -274,9 +274,10 @@ class Recovery:
         threading.Event().wait(0.02)
         return self._tell(participant, branch, commit=commit)
 
-    def _prove(self, participant: Participant, proof: str) -> Finding:
+    def _prove(self, participant: Participant, gid: str, proof: str | None) -> Finding:
+        """Ask what became of a branch; *proof* None: the log has it."""
         try:
-            return participant.prove(proof)
+            return participant.prove(self._proof_of(gid, participant.name) if proof is None else proof)
         except UNREACHABLE:
             return Finding.UNREACHED
 
@@ -310,7 +311,10 @@ class Recovery:
         if applied:
             core.log.note_applied(applied)
         for gid, state, record in core.all_left_behind():
-            self._settle(gid, state, record)
+            try:
+                self._settle(gid, state, record)
+            except UNREACHABLE:
+                break  # the log; the next pass tries again
         needed = {record.gid for record in core.log.unapplied()}
         for participant in reached:
             try:

@@ -23,6 +23,7 @@ import fcntl
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from troth.core.twophase.cells import Cells, Verdict, replay
 from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.gid import LOG_CHARS, Epoch, Gid, base36, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Opened, Record
-from troth.errors import Corrupt, StorageError, SyncFailed, TrothError, UsageError, invariant
+from troth.errors import Corrupt, OutcomeUnknown, StorageError, SyncFailed, TrothError, UsageError, invariant
 from troth.transactions.log import framing
 from troth.transactions.log.interface import Coordinator, Decided
 from troth.transactions.steps import OnStep, nothing
@@ -45,6 +46,8 @@ COMPACT_BYTES = 8 << 20
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 PLACES_MAX = 4096
+SETTLE_TIMES = 100
+SETTLE_PAUSE_S = 0.005
 
 
 class _Fenced(Exception):
@@ -236,6 +239,8 @@ class FileLog:
         self._compact_bytes = compact_bytes
         self._lock = threading.RLock()
         self._fault: StorageError | None = None
+        self._is_fenced = False
+        """Whether somebody has closed our epoch; `renew` opens another one."""
         self._done: list[str] = []
         self._others: dict[str, _Place] = {}
         self._pid = os.getpid()
@@ -320,7 +325,7 @@ class FileLog:
             self._descriptor = self._open(self._place, _Owner.NEW)
             os.close(before)
             self._zeroed = os.fstat(self._descriptor).st_size
-            self._fault = None
+            self._is_fenced = False
             self._epoch = Epoch(self._log_id, self._place.coordinator, self._place.cells.epoch)
             return self._epoch
 
@@ -366,14 +371,13 @@ class FileLog:
                 return holder
         return None
 
-    def _verdict_of_successor(self, commit: Commit) -> Decided:
+    def _verdict_of_successor(self, commit: Commit) -> Decided | TrothError:
         """What the one that fenced us has carried over of *commit*."""
-        self._fault = StorageError(
-            f"another process has taken over the place {self._epoch.coordinator} of {self._root}: this one may not"
-            " decide any more. Open the log again"
-        )
-        if not self._place.refresh():
-            raise self._fault
+        self._is_fenced = True
+        try:
+            self._read_settled(self._place)
+        except StorageError as error:
+            return OutcomeUnknown(f"{commit.gid}: {error}")
         found = parse_gid(commit.gid)
         invariant(found is not None, "a decision about what is no transaction", gid=commit.gid)
         verdict = self._place.cells.verdict(found[0]) if found else Verdict.FOREIGN
@@ -436,15 +440,25 @@ class FileLog:
         if gid.log != self._log_id:
             return None
         if gid.coordinator == self._place.coordinator:
-            if self._fault is not None and not self._place.refresh():
-                raise StorageError(f"{self._place.directory}: another process is just taking this place over")
+            if self._fault is not None or self._is_fenced:
+                self._read_settled(self._place)
             return self._place
         if gid.coordinator not in self._names():
             return None
         place = self._other(gid.coordinator)
-        if not place.refresh():
-            raise StorageError(f"{place.directory}: another process is just taking this place over")
+        self._read_settled(place)
         return place
+
+    def _read_settled(self, place: _Place) -> None:
+        """Read *place*; while another process has claimed its next file and not yet written it, wait a moment."""
+        for _ in range(SETTLE_TIMES):
+            if place.refresh():
+                return
+            time.sleep(SETTLE_PAUSE_S)
+        raise StorageError(
+            f"{place.directory}: another process began to take this place over, and has not finished. The next recovery"
+            " takes it over instead"
+        )
 
     def holder_of(self, key: str) -> str | None:
         with self._lock:
@@ -465,7 +479,10 @@ class FileLog:
             try:
                 self._append([record])
             except _Fenced:
-                return self._verdict_of_successor(Commit(record.gid, ())).verdict
+                answer = self._verdict_of_successor(Commit(record.gid, ()))
+                if isinstance(answer, TrothError):
+                    raise answer from None
+                return answer.verdict
             return Verdict.ABORT
 
     def coordinators(self) -> list[Coordinator]:
@@ -581,6 +598,8 @@ class FileLog:
         """
         if self._fault is not None:
             raise self._fault
+        if self._is_fenced:
+            raise _Fenced
         if self._pid != os.getpid():
             raise UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
         place = self._place
