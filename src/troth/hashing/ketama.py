@@ -76,7 +76,11 @@ class KetamaRing(PointLocator):
         parts: list[NDArray[np.uint64]] = []
         for name in names:
             share = np.float32(self._weights[name]) / total
-            count = int(np.floor(np.float32(np.float64(share) * 40.0 * np.float64(np.float32(len(names))))))
+            count = int(
+                np.floor(
+                    np.float32(np.float64(share) * float(DIGESTS_PER_NODE) * np.float64(np.float32(len(names))))
+                )
+            )
             encoded = as_bytes(name)
             labels = (b"%s-%d" % (encoded, k) for k in range(count))
             digests = b"".join(md5(label, usedforsecurity=False).digest() for label in labels)
