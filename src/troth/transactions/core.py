@@ -140,7 +140,8 @@ class Core:
         if self._log_fault is not None:
             # Or else each transaction would prepare its branches, and leave them in doubt.
             raise self._log_fault
-        if self._is_fenced:
+        if self._is_fenced or self.log.epoch != self.epoch:
+            self._is_fenced = True
             self._renew()
         gid = str(Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, next(self._sequence)))
         with self._lock:
@@ -151,7 +152,8 @@ class Core:
         """Somebody took us for dead, and closed our epoch: go on in a new one."""
         with self._renewing:
             if self._is_fenced:
-                self.epoch = self.log.renew()
+                # The log may have done so by itself.
+                self.epoch = self.log.renew() if self.log.epoch == self.epoch else self.log.epoch
                 self._is_fenced = False
 
     def ended(self, gid: str, outcome: str, *, alone: bool) -> None:

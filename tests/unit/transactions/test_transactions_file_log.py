@@ -151,6 +151,21 @@ def test_a_claim_that_was_never_opened_is_passed_over(tmp_path: Path) -> None:
     again.close()
 
 
+def test_an_owner_that_was_fenced_by_one_that_died_at_once_goes_on(tmp_path: Path) -> None:
+    """The next file is claimed and never opened; nobody else has the place, so the owner itself settles it."""
+    log = FileLog(tmp_path)
+    (tmp_path / "0" / framing.file_name(2)).write_bytes(b"")
+    first = log.epoch
+    name = str(Gid(log.log_id, "0", first.number, 1))
+    (answer,) = log.decide([Commit(name, ())])
+    assert not isinstance(answer, Exception)
+    assert answer.verdict is Verdict.COMMIT, "it stood in the file that the new one has carried over"
+    assert log.epoch.number > first.number
+    assert [commit.gid for commit in log.unapplied()] == [name]
+    decide(log, 2)
+    log.close()
+
+
 def test_a_held_place_is_not_taken_by_name(tmp_path: Path) -> None:
     log = FileLog(tmp_path, coordinator="web")
     with pytest.raises(StorageError, match=str(os.getpid())):

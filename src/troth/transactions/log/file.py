@@ -376,8 +376,12 @@ class FileLog:
         self._is_fenced = True
         try:
             self._read_settled(self._place)
-        except StorageError as error:
-            return OutcomeUnknown(f"{commit.gid}: {error}")
+        except StorageError:
+            # Whoever fenced us died before it had written down what counts. So we do, as the next owner.
+            try:
+                self.renew()
+            except (StorageError, OSError) as error:
+                return OutcomeUnknown(f"{commit.gid}: {error}")
         found = parse_gid(commit.gid)
         invariant(found is not None, "a decision about what is no transaction", gid=commit.gid)
         verdict = self._place.cells.verdict(found[0]) if found else Verdict.FOREIGN
