@@ -616,7 +616,8 @@ class FileLog:
                 self._zeroed = (end // AHEAD_BYTES + 1) * AHEAD_BYTES
                 content += bytes(self._zeroed - end)
             _write_all(self._descriptor, content, place.end)
-            self._on_step("decision_written")
+            if any(isinstance(record, Commit) for record in records):
+                self._on_step("decision_written")
             self._sync()
         except BaseException as error:
             # Also when a signal cuts in: what is in the file now is not known here, so nothing may be written over it.
