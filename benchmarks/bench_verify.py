@@ -199,15 +199,12 @@ def measure() -> dict[str, object]:
 
 
 def plot(grown: Sequence[Row]) -> str:
-    """Microseconds an operation by size of the history, as SVG: level lines mean linear time."""
-    series: dict[str, dict[str, float]] = {}
+    """Nanoseconds an operation by size of the history, as SVG: bars of one length mean linear time."""
+    table: dict[str, dict[str, float]] = {}
     for row in grown:
-        series.setdefault(f"{row['operations']:,} operations", {})[str(row["workload"])] = float(
-            str(row["us_per_operation"])
-        )
-    names = list(dict.fromkeys(str(row["workload"]) for row in grown))
-    table = {name: {size: cells[name] for size, cells in series.items() if name in cells} for name in names}
-    return "".join(bars(f"us an operation: {name}", {"us": cells}) for name, cells in table.items())
+        cells = table.setdefault(str(row["workload"]), {})
+        cells[f"{row['operations']:,}"] = float(str(row["us_per_operation"])) * 1e3
+    return "".join(bars(f"{name}: ns an operation, by operations", {"": cells}) for name, cells in table.items())
 
 
 def main() -> None:

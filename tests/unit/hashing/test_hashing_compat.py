@@ -205,3 +205,9 @@ def test_vitess_bounds_and_shards() -> None:
         shard_of(keyspace_id(4), ["upper"])
     with pytest.raises(BadSetting):
         shard_of(keyspace_id(4), ["80"])
+
+
+def test_kafka_topic_of_one_partition() -> None:
+    assert kafka_partition("any key", 1) == 0
+    with pytest.raises(BadSetting):
+        kafka_partition("any key", 0)
