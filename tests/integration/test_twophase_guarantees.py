@@ -258,3 +258,33 @@ def test_coordinators_one_after_the_other_may_share_their_engines(
                 give(tx[right], 1)
     with left.connect() as on_left, right.connect() as on_right:
         assert (total(on_left), total(on_right)) == (397, 403)
+
+
+def test_a_snapshot_beside_another_process_that_commits(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    """Its decisions are noted as applied late, and some are just being made: neither keeps us from a whole look."""
+    left, right = engines
+    stop = threading.Event()
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as other:
+
+        def work() -> None:
+            while not stop.is_set():
+                with other.begin() as tx:
+                    give(tx[left], -1)
+                    give(tx[right], 1)
+
+        thread = threading.Thread(target=work)
+        with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+            found = []
+            thread.start()
+            try:
+                for _ in range(20):
+                    with tpc.snapshot([left, right], timeout=30) as snapshot:
+                        found.append(total(snapshot[left]) + total(snapshot[right]))
+            finally:
+                stop.set()
+                thread.join()
+            with tpc.snapshot([left, right]) as snapshot:
+                found.append(total(snapshot[left]) + total(snapshot[right]))
+    assert set(found) == {800}

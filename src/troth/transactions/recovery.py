@@ -101,9 +101,14 @@ class Recovery:
             closed = self._close_epochs(even_if_alive)
             reached = [p for p in core.participants if self._fence(p, closed, report)]
             core.on_step("fenced")
-            finished = self._resolve(reached, report)
-            core.on_step("resolved")
-            self._apply(reached, finished, report)
+            # It commits one branch after the other, as a second phase does: no snapshot in between.
+            core.waiting.blocking(core.barrier.enter_shared)
+            try:
+                finished = self._resolve(reached, report)
+                core.on_step("resolved")
+                self._apply(reached, finished, report)
+            finally:
+                core.barrier.leave_shared()
             self._count(report)
             return report
 

@@ -7,10 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from troth.core.twophase.gid import parse_gid
+from troth.core.twophase.records import Commit
 from troth.errors import Unavailable, UsageError
 from troth.transactions.core import Core
 from troth.transactions.participants.sql import SqlParticipant
-from troth.transactions.recovery import Recovery
+from troth.transactions.recovery import UNREACHABLE, Recovery
+from troth.transactions.transaction import Outcome
 
 FIRST_LOOK = {
     "postgresql": ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "SELECT pg_current_snapshot()"),
@@ -65,5 +68,28 @@ def open_snapshot(
 
 
 def _is_half_done(core: Core) -> bool:
-    core.log.coordinators()
-    return any(not core.is_under_way(record.gid) for record in core.unapplied())
+    """Whether a decision stands that some databases have been told and others not, with nobody in the barrier for it.
+
+    What is still prepared in all of its databases tears nothing, and what is prepared in none is done, noted or not.
+    """
+    core.log.coordinators()  # reads what other processes have decided
+    decided = [record for record in core.unapplied() if not core.is_under_way(record.gid)]
+    if not decided:
+        return False
+    try:
+        listed = {found.branch for participant in core.participants for found in participant.prepared()}
+    except UNREACHABLE:
+        return True
+    for record in decided:
+        waiting = [ref.branch in listed for ref in record.branches]
+        if any(waiting) and (not all(waiting) or _has_begun(core, record)):
+            return True
+    return False
+
+
+def _has_begun(core: Core, record: Commit) -> bool:
+    """Whether the last resource, which commits first, has."""
+    found = parse_gid(record.gid)
+    if not record.delegate or found is None:
+        return False
+    return core.delegated(found[0], refuse=False) is Outcome.COMMITTED
