@@ -38,3 +38,22 @@ def test_the_profile_of_a_write_runs() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "us of processor time per command" in done.stdout and "puts in batches of 64" in done.stdout
+
+
+def test_a_short_run_of_two_phase_commit() -> None:
+    words = ["--rounds", "1", "--seconds", "0.1", "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, str(BENCH.with_name("bench_2pc.py")), *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for heading in ("## On this disk", "## +2 ms a sync", "## Ratios"):
+        assert heading in done.stdout
+    rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("| 1 |")]
+    assert {row[2].strip() for row in rows} == {"unsafe", "stock", "troth", "session"}
+    # What is counted is not a matter of speed: two syncs for each database, and one for the decision.
+    syncs = [[float(part) for part in row[7].split("/")] for row in rows if row[2].strip() == "troth"]
+    assert all(count >= least for found in syncs for count, least in zip(found, (1.9, 1.9, 0.9), strict=True))
