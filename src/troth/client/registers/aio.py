@@ -174,7 +174,9 @@ class PaxosClient:
         async def view(seat: Seat) -> AcceptorView:
             try:
                 async with asyncio.timeout(within_s):
-                    reply = await self._line(self._address_of(seat.acceptor, config)).ask(Describe())
+                    line = self._line(self._address_of(seat.acceptor, config))
+                    # One that was not told yet of the present configuration is told by the question.
+                    reply = await line.ask(Configure(config))
             except (TrothError, TimeoutError) as error:
                 return view_of(seat, config, None, str(error) or "it does not answer")
             return view_of(seat, config, reply, "")

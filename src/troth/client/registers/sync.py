@@ -230,8 +230,9 @@ class PaxosClient:
         """Every acceptor of the present set, and how it is."""
         deadline = self._deadline(within_s)
         config = self.configuration
+        # One that was not told yet of the present configuration is told by the question.
         asked = {
-            seat: self._line(self._address_of(seat.acceptor, config)).ask(Describe(), deadline)
+            seat: self._line(self._address_of(seat.acceptor, config)).ask(Configure(config), deadline)
             for seat in config.seats
         }
         views = []
