@@ -123,6 +123,14 @@ def test_what_was_made_ready_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.apply_batch(commands)[1] == DeleteRangeResult(44, 29)
 
 
+def test_what_does_not_hold_any_more_is_made_ready_anew() -> None:
+    store = filled()
+    assert prepare(store, [ALL]) >= 7
+    store.apply(Put(b"k03", b"in between"))
+    assert prepare(store, [ALL]) >= 7
+    assert store.prepare([ALL]) is None
+
+
 def test_a_deletion_that_is_half_ready_is_not_used() -> None:
     plain, ready = filled(), filled()
     steps = ready.prepare([ALL])
