@@ -195,20 +195,29 @@ class PaxosClient:
         deadline = time.monotonic() + within_s
         seats: dict[NodeId, str] = {}
         for address in where(addresses).addresses:
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    reply = await self._describe(address)
-            except (LineLost, TimeoutError) as error:
-                raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
-            if isinstance(reply, Described):
-                check_joins(address, reply, self.configuration)
-                seats[reply.acceptor] = address
+            reply = await self._insist(address, deadline)
+            check_joins(address, reply, self.configuration)
+            seats[reply.acceptor] = address
         reply_of(
             await self._drive(Reconfiguration(self._proposer, seats, prepare=prepare, accept=accept), deadline)
         )
         return self.configuration
 
     # ---- machinery -----------------------------------------------------------------------------------------
+
+    async def _insist(self, address: str, deadline: float) -> Described:
+        """Who is at *address*; one that has just been started is given a moment."""
+        patience = min(deadline, time.monotonic() + DESCRIBE_SECONDS_MAX)
+        while True:
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    reply = await self._describe(address)
+                if isinstance(reply, Described):
+                    return reply
+            except (LineLost, TimeoutError) as error:
+                if time.monotonic() > patience:
+                    raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
+            await asyncio.sleep(RETRY_FOUNDING_S)
 
     @property
     def _proposer(self) -> Proposer:

@@ -263,21 +263,28 @@ class PaxosClient:
         """
         deadline = time.monotonic() + within_s
         place = where(addresses)
-        asked = {address: self._describe(address, deadline) for address in place.addresses}
         seats: dict[NodeId, str] = {}
-        for address, future in asked.items():
-            try:
-                reply = future.result()
-            except LineLost as error:
-                raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
-            if isinstance(reply, Described):
-                check_joins(address, reply, self.configuration)
-                seats[reply.acceptor] = address
+        for address in place.addresses:
+            reply = self._insist(address, deadline)
+            check_joins(address, reply, self.configuration)
+            seats[reply.acceptor] = address
         task = self._begin(lambda: Reconfiguration(self._proposer_now, seats, prepare=prepare, accept=accept))
         reply_of(self._drive(task, deadline))
         return self.configuration
 
     # ---- machinery -----------------------------------------------------------------------------------------
+
+    def _insist(self, address: str, deadline: float) -> Described:
+        """Who is at *address*; one that has just been started is given a moment."""
+        patience = min(deadline, time.monotonic() + DESCRIBE_SECONDS_MAX)
+        while True:
+            future = self._describe(address, deadline)
+            error = future.exception()
+            if error is None and isinstance(reply := future.result(), Described):
+                return reply
+            if time.monotonic() > patience:
+                raise Unavailable(f"the acceptor at {address} does not answer ({error})")
+            time.sleep(RETRY_FOUNDING_S)
 
     @property
     def _proposer_now(self) -> Proposer:
