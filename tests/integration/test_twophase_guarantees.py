@@ -16,6 +16,7 @@ from troth import TwoPhaseCommit
 from troth.errors import Aborted, PreflightFailed, UsageError
 from troth.torture.databases import PostgresServer
 from troth.transactions.participants import sqlite
+from troth.transactions.transaction import Outcome
 
 pytestmark = pytest.mark.integration
 
@@ -288,3 +289,24 @@ def test_a_snapshot_beside_another_process_that_commits(
             with tpc.snapshot([left, right]) as snapshot:
                 found.append(total(snapshot[left]) + total(snapshot[right]))
     assert set(found) == {800}
+
+
+def test_nobody_else_claims_to_know_how_a_lone_writer_without_a_key_ended(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+    log = str(tmp_path / "log")
+    with TwoPhaseCommit([left, right], log=log, recover_every=None) as tpc:
+        with tpc.begin() as alone:
+            give(alone[left], 1)
+        with tpc.begin(key="kept") as kept:
+            give(kept[left], 1)
+        with pytest.raises(ZeroDivisionError), tpc.begin() as given_up:
+            give(given_up[left], 1)
+            give(given_up[right], 1)
+            1 / 0  # noqa: B018
+        asked = [tx.gid for tx in (alone, kept, given_up)]
+        assert [tpc.outcome(gid) for gid in asked] == [Outcome.COMMITTED, Outcome.COMMITTED, Outcome.ABORTED]
+    with TwoPhaseCommit([left, right], log=log, recover_every=None) as later:
+        told = [later.outcome(gid) for gid in asked]
+    assert told == [Outcome.UNRECORDED, Outcome.COMMITTED, Outcome.UNRECORDED]

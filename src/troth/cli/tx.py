@@ -67,9 +67,14 @@ def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhas
         yield tpc
 
 
-def _verdict(tpc: TwoPhaseCommit, gid: Gid) -> str:
+def _verdict(tpc: TwoPhaseCommit, gid: Gid, *, is_prepared: bool) -> str:
+    from troth.transactions.transaction import Outcome
+
     try:
-        return tpc.outcome(str(gid)).value
+        outcome = tpc.outcome(str(gid))
+        if is_prepared and outcome is Outcome.UNRECORDED:
+            outcome = Outcome.ABORTED  # what has prepared does not commit without the log
+        return outcome.value
     except TrothError as error:
         return error.code
 
@@ -104,7 +109,7 @@ def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> Non
     with _opened(databases, log, name) as tpc:
         rows: list[dict[str, Any]] = []
         for participant, found in _prepared(tpc):
-            verdict = _verdict(tpc, found.gid)
+            verdict = _verdict(tpc, found.gid, is_prepared=True)
             row: dict[str, Any] = {"gid": str(found.gid), "database": participant.name, "branch": found.branch}
             rows.append({**row, "age_s": round(found.age_s, 1), "decision": verdict, "next": _what_next(verdict)})
         listed = {row["gid"] for row in rows}
@@ -134,15 +139,16 @@ def show(gid: str, databases: tuple[str, ...], log: str, name: str, as_json: boo
     with _opened(databases, log, name) as tpc:
         parsed = _parsed(gid)
         record = tpc.log.commit_of(parsed)
+        prepared = [p.name for p, found in _prepared(tpc) if found.gid == parsed]
         answer: dict[str, Any] = {
             "gid": gid,
-            "decision": _verdict(tpc, parsed),
+            "decision": _verdict(tpc, parsed, is_prepared=bool(prepared)),
             "key": record.key if record else "",
             "branches": [
                 {"database": ref.participant, "branch": ref.branch, "proof": ref.proof}
                 for ref in (record.branches if record else ())
             ],
-            "prepared": [p.name for p, found in _prepared(tpc) if found.gid == parsed],
+            "prepared": prepared,
             "against_the_decision": [
                 {"database": h.participant, "seen": h.seen} for h in tpc.log.heuristics() if h.gid == gid
             ],
@@ -201,7 +207,7 @@ def resolve(
         raise UsageError("say --commit or --abort")
     parsed = _parsed(gid)
     with _opened(databases, log, name) as tpc:
-        known = _verdict(tpc, parsed)
+        known = _verdict(tpc, parsed, is_prepared=True)
         if known == "open":
             raise UsageError(
                 f"{gid}: its coordinator may still decide it; first: troth tx recover --even-if-alive"

@@ -127,8 +127,8 @@ class TwoPhaseCommit:
     def outcome(self, gid: str, *, wait: float = 0.0) -> Outcome:
         """How the transaction *gid* ended, waiting up to *wait* seconds for it to be decided.
 
-        The outcome of a transaction that wrote in one database only is known to the process that ran it; with a
-        ``key=`` it is in the log as well.
+        A transaction that wrote in one database only commits without the log: how it ended is known to the process
+        that ran it, and to others UNRECORDED; with a ``key=`` it is in the log as well.
 
         Raises:
             HeuristicMixed: a database finished its branch against the decision.

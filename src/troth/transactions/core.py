@@ -204,7 +204,7 @@ class Core:
 
     def _decide(self, record: Commit) -> Decided:
         decided = self._group.decide(record)
-        if decided.gid != record.gid and self.outcome(decided.gid) is Outcome.ABORTED:
+        if decided.gid != record.gid and self.decision(decided.gid) is Outcome.ABORTED:
             decided = self._group.decide(record)
         return decided
 
@@ -240,7 +240,7 @@ class Core:
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
         holder = self.log.holder_of(key)
-        if holder is None or self.outcome(holder) is not Outcome.COMMITTED:
+        if holder is None or self.decision(holder) is not Outcome.COMMITTED:
             return None
         return holder
 
@@ -288,7 +288,19 @@ class Core:
             self._left.pop(gid, None)
 
     def outcome(self, gid: str) -> Outcome:
-        """What is known of *gid* now.
+        """What is known of *gid* now. The log's silence alone proves nothing about a transaction of another process
+        that wrote in one database only: that commits without the log.
+
+        Raises:
+            StorageError, RequestError: the log cannot be read.
+        """
+        found = self.decision(gid)
+        named = parse_gid(gid)
+        is_ours = named is not None and self._is_of_this_run(named[0])
+        return Outcome.UNRECORDED if found is Outcome.ABORTED and not is_ours else found
+
+    def decision(self, gid: str) -> Outcome:
+        """What becomes of the prepared branches of *gid*, as far as the log and this process know.
 
         Raises:
             StorageError, RequestError: the log cannot be read.
@@ -315,8 +327,14 @@ class Core:
 
     def _is_over_here(self, gid: Gid) -> bool:
         """Whether *gid* is ours, undecided, and its block has ended without an open question: then it was aborted."""
-        ours = Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, gid.sequence)
-        return gid == ours and str(gid) not in self._open and self.left_behind(str(gid)) is not State.IN_DOUBT
+        return (
+            self._is_of_this_run(gid)
+            and str(gid) not in self._open
+            and self.left_behind(str(gid)) is not State.IN_DOUBT
+        )
+
+    def _is_of_this_run(self, gid: Gid) -> bool:
+        return gid == Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, gid.sequence)
 
     def _outcome_alone(self, participant: Participant, proof: str) -> Outcome:
         match participant.prove(proof):

@@ -29,6 +29,9 @@ class Outcome(StrEnum):
 
     COMMITTED = "committed"
     ABORTED = "aborted"
+    UNRECORDED = "unrecorded"
+    """No decision is in the log, and none can come any more: rolled back everywhere, unless it wrote in one database
+    only, which commits without the log. Look there, or give such work a ``key=``, which is always in the log."""
     OPEN = "open"
     """Not decided; its owner may still decide."""
     FORGOTTEN = "forgotten"
