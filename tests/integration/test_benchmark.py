@@ -1,5 +1,6 @@
 """The benchmark runs and prints its table. How fast anything was is not looked at here."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,15 @@ def test_a_short_run_of_two_phase_commit() -> None:
     # What is counted is not a matter of speed: two syncs for each database, and one for the decision.
     syncs = [[float(part) for part in row[7].split("/")] for row in rows if row[2].strip() == "troth"]
     assert all(count >= least for found in syncs for count, least in zip(found, (1.9, 1.9, 0.9), strict=True))
+
+
+def test_what_a_commit_costs_each_engine_is_counted() -> None:
+    """Counted, not timed: a commit is a round trip to two followers, and at most a notice to each."""
+    script = BENCH.with_name("bench_engines.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--counted"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout)
+    assert all(4 <= each["messages_per_commit"] <= 6 for each in counted.values())
+    assert all(each["return_disturbs_leader"] == 0 for each in counted.values())
