@@ -7,6 +7,7 @@ Rows are those of the shared list of pitfalls; 0: not from that list.
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -199,13 +200,30 @@ def _search(pitfall: ServerPitfall, seeds: int, first: int, shrink_within_s: flo
     return 0
 
 
+HEADER = """# Bugs put back into servers, storage and clients
+
+What the simulation of whole servers (docs/simulation.md) breaks when a known bug is back, the number of seeds of 10
+simulated seconds that it took, and what the red run shrinks to in the CPU time given (--within, in seconds). Rows are
+those of the shared list of pitfalls. Written by `{command}` at {commit}.
+
+| row | pitfall | broken | seeds | shrunk to |
+|---|---|---|---|---|"""
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return f"commit {done.stdout.strip() or 'unknown'}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--within", type=float, default=30.0, help="seconds of CPU for making a red seed small")
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    print("| row | pitfall | broken | seeds | shrunk to |\n|---|---|---|---|---|")
+    print(HEADER.format(command=" ".join(["python tests/mutants/servers.py", *sys.argv[1:]]), commit=_commit()))
     missed = 0
     for pitfall in SERVER_PITFALLS:
         if options.only not in pitfall.name:
