@@ -140,6 +140,7 @@ OBJECTS: dict[str, tuple[Callable[[], Model], Script]] = {
     "queue": (Queue, _queue),
     "queue, unique values": (Queue, _unique_queue),
     "unordered-queue": (UnorderedQueue, _queue),
+    "unordered-queue, unique values": (UnorderedQueue, _unique_queue),
     "stack": (Stack, _stack),
     "lock": (Lock, _lock),
     "bank": (lambda: Bank({0: 5, 1: 5}), _bank),

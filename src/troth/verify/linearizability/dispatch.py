@@ -10,7 +10,7 @@ from troth.verify.history import History, Value, show
 from troth.verify.linearizability import chains, generic, minimal, queues, register, sets, witness
 from troth.verify.linearizability.foresight import foreseeing
 from troth.verify.linearizability.outcome import UNBOUNDED, Budget, Outcome
-from troth.verify.models import Call, Model, Queue, Register, SetObject
+from troth.verify.models import Call, Model, Queue, Register, SetObject, UnorderedQueue
 from troth.verify.verdict import ConfigurationView, Counterexample, Part, Status, Verdict, combine
 
 Instants: TypeAlias = list[tuple[int, int]]
@@ -209,8 +209,8 @@ class _Objects:
     def decide(self, key: Value, timeline: Sequence[int]) -> _Result:
         if isinstance(self.model, SetObject) and sets.applies(self.calls, timeline):
             return self._chain(key, timeline)
-        if type(self.model) is Queue:
-            found = queues.examine(self.calls, timeline)
+        if type(self.model) in (Queue, UnorderedQueue):
+            found = self._examine_queue(self.calls, timeline)
             if found is not None:
                 return self._queue(key, timeline, *found)
         model = foreseeing(self.model, self.calls, timeline)
@@ -246,9 +246,14 @@ class _Objects:
             part=_part(self.history, key, "queue-order", timeline, outcome),
             order=lambda: _in_history(self.history, timeline, queues.order(queued)),
             explain=lambda: explained(
-                self.history, outcome, because=why, smallest=lambda: self._smallest(timeline, queues.examine)
+                self.history, outcome, because=why, smallest=lambda: self._smallest(timeline, self._examine_queue)
             ),
         )
+
+    def _examine_queue(
+        self, calls: Sequence[Call | None], timeline: Sequence[int]
+    ) -> tuple[int | None, str, queues.Queued] | None:
+        return queues.examine(calls, timeline, ordered=type(self.model) is Queue)
 
     def _chain(self, key: Value, timeline: Sequence[int]) -> _Result:
         failed, why, order = sets.examine(self.calls, timeline)
