@@ -73,6 +73,9 @@ class LocalAcceptors:
         Raises:
             Unavailable: it does not come up.
         """
+        former = self.processes.get(name)
+        if former is not None and former.poll() is not None:
+            _reap(former)  # it ended by itself
         command = [
             sys.executable,
             "-m",
