@@ -16,10 +16,10 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines rewrite sim mutants docs constraints clean bench-paxos
+.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines bench-paxos rewrite sim mutants docs constraints clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 $(DEV): $(SETUP)
 	@scripts/setup.sh dev
@@ -74,6 +74,7 @@ bench-hashing: $(BENCH) ## Speed and balance of the hash rings
 
 bench-engines: $(BENCH) ## Raft beside Multi-Paxos, same workload and faults; writes docs/raft-or-paxos.md (five minutes)
 	$(BIN)/python benchmarks/bench_engines.py $(ARGS)
+
 bench-paxos: $(DEV) ## Leaderless registers beside Raft: latency of a put, and the gap when a server dies (two minutes)
 	$(BIN)/python benchmarks/bench_paxos.py $(ARGS)
 

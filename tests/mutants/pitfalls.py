@@ -1,4 +1,5 @@
-"""Known bugs of other systems, put back into the core one at a time (shared list of pitfalls, rows in brackets).
+"""Known bugs of other systems, put back into the core one at a time (`row`: their number in the list that
+they were collected in).
 
 Each is a replacement of source text that must occur exactly once, so that a mutant can not silently become none. They
 are kept out of the package: `trial.py` loads the changed text in place of the module.

@@ -1,7 +1,8 @@
 """Known bugs above and below the core, put back one at a time into servers, storage and clients: the whole-server
-simulation must find each. ``python tests/mutants/servers.py`` prints what breaks, after how many seeds, shrunk to what.
+simulation is to find each. ``python tests/mutants/servers.py`` prints what breaks, after how many seeds, and shrunk to
+what; docs/verification-servers.md keeps what such runs have said, and which bugs are undecided.
 
-Rows are those of the shared list of pitfalls; 0: not from that list.
+Rows are numbers in the list that the pitfalls were collected in; 0: not from that list.
 """
 
 import argparse
@@ -204,7 +205,7 @@ HEADER = """# Bugs put back into servers, storage and clients
 
 What the simulation of whole servers (docs/simulation.md) breaks when a known bug is back, the number of seeds of 10
 simulated seconds that it took, and what the red run shrinks to in the CPU time given (--within, in seconds). Rows are
-those of the shared list of pitfalls. Written by `{command}` at {commit}.
+numbers in the list that the pitfalls were collected in. The table is what one run printed: `{command}`, {commit}.
 
 | row | pitfall | broken | seeds | shrunk to |
 |---|---|---|---|---|"""

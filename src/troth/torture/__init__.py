@@ -3,11 +3,15 @@
 ======================  ==============================================================================================
 system.py               the seam: what a system under test can be asked to do and to suffer
 cluster.py              troth itself behind that seam: server processes, killed, stopped, cut off, out of disk
+registers.py            leaderless registers behind the same seam
 proxy.py                the network between servers, which can be cut
+namespaces.py           the same by the kernel: a network namespace for each server (needs root)
 nemesis.py              faults, and the schedule that a seed stands for
 record.py               the history that the clients leave
 workloads.py            what the clients do, and what must be true of it afterwards
 run.py                  one run from beginning to end, and its verdict
+background.py           an event loop in a thread, for what goes on meanwhile
+databases.py            real database servers in temporary directories, for tests and examples
 ======================  ==============================================================================================
 
 The order of a run: start; workloads and nemesis together; heal; wait until the system is quiet; read everything once
