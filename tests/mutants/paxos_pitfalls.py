@@ -264,8 +264,15 @@ PAXOS_PITFALLS = (
         "who has confirmed a lease promises at once",
         14,
         "accepting",
-        "self._may_vote and (transfer or not self._hears_leader()) and",
+        "self._may_vote and not self._hears_leader(handed_over) and",
         "self._may_vote and",
+    ),
+    pitfall(
+        "a late call to stand breaks the lease of who has led since",
+        14,
+        "accepting",
+        "return handed_over is None or self._leader_heard is None or self._leader_heard > handed_over",
+        "return handed_over is None",
     ),
     pitfall(
         "values behind a membership leave before it is chosen",
@@ -320,8 +327,8 @@ PAXOS_PITFALLS = (
         "a server that lost a part of its slots promises",
         44,
         "accepting",
-        "return self._may_vote and (transfer",
-        "return (transfer",
+        "return self._may_vote and not",
+        "return not",
     ),
     pitfall(
         "a snapshot takes accepted slots behind it away",

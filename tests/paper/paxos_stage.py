@@ -34,8 +34,8 @@ def accept(at: Ballot, *entries: Entry, chosen: int = 0) -> Accept:
     return Accept(at, entries, LogIndex(chosen))
 
 
-def prepare(at: Ballot, start: int = 1, *, transfer: bool = False) -> Prepare:
-    return Prepare(at, LogIndex(start), transfer)
+def prepare(at: Ballot, start: int = 1, *, transfer: int = 0) -> Prepare:
+    return Prepare(at, LogIndex(start), NodeId(transfer))
 
 
 def promise_of(stage: Stage, acceptor: int, at: Ballot, start: int = 1) -> Promise | None:

@@ -1,10 +1,10 @@
 """Reads without a slot: who must confirm them, and when a leader may answer at all."""
 
 import pytest
-from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, slot
+from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, prepare, slot
 
 from troth.core.interface import ReadState
-from troth.core.paxos.messages import Heartbeat, HeartbeatReply, Prepare, Promise
+from troth.core.paxos.messages import Heartbeat, HeartbeatReply, Prepare, Promise, TimeoutNow
 from troth.ids import LogIndex, Tick
 
 
@@ -179,6 +179,46 @@ def test_a_transfer_ends_the_lease() -> None:
     stage.drop()
     stage.read(1, 7)
     assert stage[1].reads == []
+
+
+def test_a_late_call_to_stand_does_not_break_the_lease_of_who_has_led_since() -> None:
+    """Between a ballot and the next round's of another server there is room for others: here (1, 1), (2, 2), (2, 3)."""
+    stage = paxos(lease_reads=True)
+    stage.now = Tick(2 * TIMEOUT)
+    stage.elect(1)
+    stage.run(4)
+    stage.transfer(1, 3)
+    [call] = stage.drop(lambda flying: isinstance(flying.message, TimeoutNow))
+    stage.isolate(3)
+    stage.crash(1)
+    stage.restart(1)
+    stage.elect(2)
+    stage.run(4)
+    stage.read(2, 7)
+    assert [read.valid_until > stage.now for read in stage[2].reads] == [True]
+    stage.cut.clear()
+    stage.isolate(2)
+    stage.hand(1, 3, call.message)
+    asked = stage.sent(Prepare, 3, 1)
+    assert [each.ballot for each in asked if isinstance(each, Prepare)] == [ballot(2, 3)]
+    stage.hand(3, 1, asked[0])
+    assert stage.sent(Promise, 1) == []
+    stage.now = Tick(stage.now + TIMEOUT)
+    stage.hand(3, 1, asked[0])
+    assert len(stage.sent(Promise, 1, 3)) == 1
+
+
+def test_a_call_to_stand_does_not_break_a_lease_that_was_confirmed_before_a_restart() -> None:
+    """Whose it was is forgotten: it may be the lease of a ballot that was not on the disk yet."""
+    stage = paxos(lease_reads=True)
+    stage.now = Tick(2 * TIMEOUT)
+    stage.elect(1)
+    stage.run(4)
+    stage.crash(2)
+    stage.restart(2)
+    stage.drop()
+    stage.hand(3, 2, prepare(ballot(9, 3), transfer=1))
+    assert stage.sent(Promise, 2) == []
 
 
 def test_a_cluster_of_one_confirms_itself() -> None:

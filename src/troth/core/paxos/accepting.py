@@ -9,7 +9,7 @@ slot is chosen, or it was reported to it as chosen. A value accepted at another 
 slot. Values are delivered in order, up to the first slot that is not known to be chosen.
 """
 
-from troth.core.interface import CHOSEN, Entry, EntryId, EntryKind, Membership, Slot, SnapshotMeta
+from troth.core.interface import CHOSEN, Ballot, Entry, EntryId, EntryKind, Membership, Slot, SnapshotMeta
 from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply, Prepare, Promise
 from troth.core.paxos.progress import Mode
 from troth.core.paxos.roles import Leader
@@ -26,26 +26,30 @@ class Accepting(State):
 
     # ---- phase 1b ----
 
-    def _hears_leader(self) -> bool:
-        """Whether a leader was heard from so lately that others are to be disregarded."""
+    def _hears_leader(self, handed_over: Ballot | None) -> bool:
+        """Whether a leader was heard from so lately that others are to be disregarded. The leader of *handed_over* and
+        those below are no hindrance: it gives way itself, and the lease of any other ended before it led."""
         if isinstance(self._role, Leader):
-            return True
+            return handed_over is None or self._promised > handed_over
         contact = self._leader_contact
-        return contact is not None and self._now - contact < self._config.election_timeout_ticks
+        if contact is None or self._now - contact >= self._config.election_timeout_ticks:
+            return False
+        return handed_over is None or self._leader_heard is None or self._leader_heard > handed_over
 
-    def _may_promise(self, start: LogIndex, *, transfer: bool) -> bool:
-        """Whether to help somebody lead who knows all slots before *start* to be chosen.
+    def _may_promise(self, start: LogIndex, *, handed_over: Ballot | None = None) -> bool:
+        """Whether to help somebody lead who knows all slots before *start* to be chosen, and to whom the leader of
+        *handed_over* gives way.
 
         Not one who lacks what is compacted away here: it could not be told what was chosen there.
         """
-        return self._may_vote and (transfer or not self._hears_leader()) and self._slots.compacted.index < start
+        return self._may_vote and not self._hears_leader(handed_over) and self._slots.compacted.index < start
 
     def _on_prepare(self, sender: NodeId, message: Prepare) -> None:
         """Phase 1b. The ballot is promised (the gate has seen to that); report a page of what is accepted.
 
         Slots that are chosen, applied or not, are reported like all others: the asker may know nothing of them.
         """
-        if not self._may_promise(message.start, transfer=message.transfer):
+        if not self._may_promise(message.start, handed_over=message.handed_over):
             return
         self._reset_election_timer()
         slots, upto = self._slots.page(message.start, self._config.append_bytes_max)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from troth.core.interface import Ballot, Entry, EntryKind, Message, Slot
 from troth.core.membership import holds_membership
-from troth.ids import LogIndex, NodeId
+from troth.ids import LogIndex, NodeId, Term
 
 
 class Probe(Message, frozen=True, array_like=True, tag=1):
@@ -31,12 +31,18 @@ class ProbeReply(Message, frozen=True, array_like=True, tag=2):
 class Prepare(Message, frozen=True, array_like=True, tag=3):
     """Phase 1a for all slots from `start` on; sent again with a higher `start` for the next page of the answer.
 
-    `transfer`: the old leader asked for this, so having just heard from it does not forbid the promise.
+    `transfer`: the leader of the round before who asked for this, if one did; having just heard from that one does
+    not forbid the promise. Others may lead at a ballot in between, and nobody has given up their lease.
     """
 
     ballot: Ballot
     start: LogIndex
-    transfer: bool = False
+    transfer: NodeId = NodeId(0)
+
+    @property
+    def handed_over(self) -> Ballot | None:
+        """The ballot whose leader gives way; all leaders below it have lost their leases to it."""
+        return Ballot(Term(self.ballot.round - 1), self.transfer) if self.transfer else None
 
 
 class Promise(Message, frozen=True, array_like=True, tag=4):

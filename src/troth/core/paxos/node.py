@@ -142,7 +142,7 @@ class Paxos(Preparing):
                 return True  # a question about a ballot, not a message of it
             case ProbeReply() if message.granted:
                 return True
-            case Prepare() if not self._may_promise(message.start, transfer=message.transfer):
+            case Prepare() if not self._may_promise(message.start, handed_over=message.handed_over):
                 self._trace("disregarded", candidate=sender, term=ballot.round)
                 return False
             case _:
@@ -199,7 +199,7 @@ class Paxos(Preparing):
             self._become_follower(leader)
         else:
             self._reset_election_timer()
-        self._leader_contact = self._now
+        self._leader_contact, self._leader_heard = self._now, self._promised
 
     def _after_leader_input(self, leader: Leader) -> None:
         """What a leader does when an answer may have changed what a quorum holds."""

@@ -80,7 +80,7 @@ class Preparing(Changes):
 
     def _on_probe(self, sender: NodeId, message: Probe) -> None:
         """Nothing is promised, so nothing need be durable but the ballot that a refusal reveals."""
-        granted = message.ballot > self._promised and self._may_promise(message.start, transfer=False)
+        granted = message.ballot > self._promised and self._may_promise(message.start)
         self._send_durable(sender, ProbeReply(message.ballot if granted else self._promised, granted))
 
     def _on_probe_reply(self, role: PreCandidate, sender: NodeId, message: ProbeReply) -> None:
@@ -91,7 +91,7 @@ class Preparing(Changes):
     def _count_probes(self, role: PreCandidate) -> None:
         result = self._tally(self._membership, role.votes)
         if result is VoteResult.WON:
-            self._prepare(transfer=False)
+            self._prepare()
         elif result is VoteResult.LOST:
             self._stand_down()
 
@@ -115,7 +115,7 @@ class Preparing(Changes):
 
     # ---- phase 1a ----
 
-    def _prepare(self, *, transfer: bool) -> None:
+    def _prepare(self, *, transfer: NodeId = NOBODY) -> None:
         """Use a ballot: promise it, durably, and only then ask the others to."""
         self._drop_reads()
         self._leader_contact = None
@@ -336,7 +336,7 @@ class Preparing(Changes):
     def _on_timeout_now(self) -> None:
         if self._may_stand():
             self._quick_attempts = 1
-            self._prepare(transfer=True)
+            self._prepare(transfer=self._promised.node)
 
     def _hand_over_when_removed(self, leader: Leader) -> None:
         """A leader that is no voter any more steps down once that is settled, and names a successor."""

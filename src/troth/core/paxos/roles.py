@@ -32,7 +32,8 @@ class PreCandidate:
 class Candidate:
     """Phase 1. What acceptors report of the slots above the chosen ones gathers here, page by page."""
 
-    transfer: bool
+    transfer: NodeId
+    """The leader who asked for this; 0 for none."""
     retry_due: Tick
     asked: dict[NodeId, LogIndex] = field(default_factory=dict)
     """Acceptors that owe a page -> the slot at which it begins."""

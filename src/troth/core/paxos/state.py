@@ -76,6 +76,8 @@ class State:
         self._role: Role = Follower()
         # It may have confirmed a lease just before it went down, even in a ballot that it did not get to store.
         self._leader_contact: Tick | None = now if config.lease_reads else None
+        self._leader_heard: Ballot | None = None
+        """The ballot of the leader that was heard then; None if that is not known."""
         self._quick_attempts = 0
         self._read_number = rng.getrandbits(48)
         self._election_deadline = self._now
