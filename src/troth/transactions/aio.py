@@ -169,11 +169,15 @@ class AsyncTwoPhaseCommit:
         """See `TwoPhaseCommit.snapshot`: ``await snap[bank].scalar(...)``."""
         async with self._recovering:
             manager = self._started.snapshot(participants, timeout=timeout)
-            opened = await greenlet_spawn(manager.__enter__)
+            try:
+                opened = await _to_the_end(greenlet_spawn(manager.__enter__))
+            except asyncio.CancelledError:
+                await _to_the_end(greenlet_spawn(manager.__exit__, None, None, None))
+                raise
         try:
             yield AsyncSnapshot(self._started, opened)
         finally:
-            await greenlet_spawn(manager.__exit__, None, None, None)
+            await _to_the_end(greenlet_spawn(manager.__exit__, None, None, None))
 
     async def check(self) -> list[str]:
         """See `TwoPhaseCommit.check`."""

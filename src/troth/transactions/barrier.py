@@ -4,19 +4,24 @@ Two-phase commit is atomic, not isolated: between the first and the last COMMIT 
 half of a transaction. So every second phase holds the shared side of this barrier, and a snapshot holds the exclusive
 side for as long as it takes its first look at each database. Across the processes of one machine that share a
 decision log the sides are a kernel lock on a file in it, taken once for all second phases under way here.
+
+A reader never keeps writers waiting for ever, though it be paused with the lock in its hands: who has waited
+`WAIT_MAX_S` goes on without the barrier, and says so first, in the file. The reader looks there when it has looked at
+the databases (`is_whole`), and throws away what it saw.
 """
 
 import fcntl
 import os
+import secrets
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from troth.errors import Unavailable
 
 POLL_S = 0.002
+WAIT_MAX_S = 2.0
+MARK_BYTES = 8
 
 
 class Barrier:
@@ -26,30 +31,50 @@ class Barrier:
         """*path*: the file that other processes lock too; None: this process alone."""
         self._changed = threading.Condition()
         self._sharing = 0
+        self._is_locked = False
+        """Whether the file is locked for those who share."""
         self._excluded = False
+        self._went_on = 0
+        self._seen = (0, b"")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
 
     def enter_shared(self) -> None:
-        """A second phase begins here; waits while a snapshot is being taken."""
+        """A second phase begins here; waits while a snapshot is being taken, but not for ever."""
+        until = time.monotonic() + WAIT_MAX_S
         with self._changed:
-            while self._excluded:
-                self._changed.wait()
-            if not self._sharing and self._file >= 0:
-                fcntl.flock(self._file, fcntl.LOCK_SH)
+            while not self._may_share():
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    self._went_on += 1
+                    if self._file >= 0:
+                        os.pwrite(self._file, secrets.token_bytes(MARK_BYTES), 0)
+                    break
+                self._changed.wait(left_s if self._excluded else min(left_s, POLL_S))
             self._sharing += 1
+
+    def _may_share(self) -> bool:
+        if self._excluded:
+            return False
+        if not self._is_locked and self._file >= 0:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._is_locked = True
+        return True
 
     def leave_shared(self) -> None:
         """It has ended."""
         with self._changed:
             self._sharing -= 1
             if not self._sharing:
-                if self._file >= 0:
+                if self._is_locked:
                     fcntl.flock(self._file, fcntl.LOCK_UN)
+                    self._is_locked = False
                 self._changed.notify_all()
 
-    @contextmanager
-    def exclusive(self, within_s: float) -> Iterator[None]:
-        """While nobody is in a second phase.
+    def enter_exclusive(self, within_s: float) -> None:
+        """Wait until nobody is in a second phase; whoever gets in here calls `leave_exclusive`.
 
         Raises:
             Unavailable: some second phase takes longer than *within_s*.
@@ -60,19 +85,35 @@ class Barrier:
                 self._wait(until)
             self._excluded = True
         try:
-            with self._changed:
-                while self._sharing:
-                    self._wait(until)
+            self._wait_alone(until)
             self._lock_file(until)
-            try:
-                yield
-            finally:
-                if self._file >= 0:
-                    fcntl.flock(self._file, fcntl.LOCK_UN)
-        finally:
-            with self._changed:
-                self._excluded = False
-                self._changed.notify_all()
+            # Again: while the file was waited for, some of this process may have gone on.
+            self._wait_alone(until)
+        except BaseException:
+            self.leave_exclusive()
+            raise
+
+    def _wait_alone(self, until: float) -> None:
+        with self._changed:
+            while self._sharing:
+                self._wait(until)
+            self._seen = self._marks()
+
+    def is_whole(self) -> bool:
+        """Whether nobody has begun a second phase since `enter_exclusive`."""
+        with self._changed:
+            return self._seen == self._marks()
+
+    def _marks(self) -> tuple[int, bytes]:
+        return self._went_on, os.pread(self._file, MARK_BYTES, 0) if self._file >= 0 else b""
+
+    def leave_exclusive(self) -> None:
+        """Let second phases go on."""
+        with self._changed:
+            if self._file >= 0 and not self._is_locked:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._excluded = False
+            self._changed.notify_all()
 
     def _wait(self, until: float) -> None:
         if not self._changed.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:

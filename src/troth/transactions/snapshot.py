@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,6 +12,7 @@ from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.records import Commit
 from troth.errors import Unavailable, UsageError
 from troth.transactions.core import Core
+from troth.transactions.participants.base import Participant
 from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.recovery import UNREACHABLE, Recovery
 from troth.transactions.transaction import Outcome
@@ -53,13 +55,20 @@ def open_snapshot(
             connection = stack.enter_context(participant.connected())
             snapshot.connections[participant.name] = connection
         while True:
-            with core.barrier.exclusive(max(0.001, until - time.monotonic())):
-                if not _is_half_done(core):
-                    for participant in chosen:
-                        for statement in FIRST_LOOK[participant.kind]:
-                            if statement:
-                                snapshot.connections[participant.name].exec_driver_sql(statement)
-                    break
+            core.waiting.blocking(partial(core.barrier.enter_exclusive, max(0.001, until - time.monotonic())))
+            try:
+                standing = _standing(core)
+                is_taken = standing is not None
+                if standing is not None:
+                    _look(snapshot, chosen)
+                    if not core.barrier.is_whole() or (standing and not standing <= (_standing(core) or set())):
+                        # We were so slow that a commit has not waited for us: what was seen may be half of it.
+                        _look_away(snapshot)
+                        is_taken = False
+            finally:
+                core.barrier.leave_exclusive()
+            if is_taken:
+                break
             # A second phase was cut off by a crash: until it is finished, every look would see half of it.
             if time.monotonic() >= until:
                 raise Unavailable("a transaction is half committed, and a database that it needs is out of reach")
@@ -67,24 +76,39 @@ def open_snapshot(
         yield snapshot
 
 
-def _is_half_done(core: Core) -> bool:
-    """Whether a decision stands that some databases have been told and others not, with nobody in the barrier for it.
+def _look(snapshot: Snapshot, chosen: Sequence[Participant]) -> None:
+    for participant in chosen:
+        for statement in FIRST_LOOK[participant.kind]:
+            if statement:
+                snapshot.connections[participant.name].exec_driver_sql(statement)
+
+
+def _look_away(snapshot: Snapshot) -> None:
+    for connection in snapshot.connections.values():
+        connection.exec_driver_sql("ROLLBACK")
+
+
+def _standing(core: Core) -> set[str] | None:
+    """Branches that are decided, and that no database has been told of; None: some have been told, others not, with
+    nobody in the barrier for it.
 
     What is still prepared in all of its databases tears nothing, and what is prepared in none is done, noted or not.
     """
     core.log.coordinators()  # reads what other processes have decided
     decided = [record for record in core.unapplied() if not core.is_under_way(record.gid)]
+    standing: set[str] = set()
     if not decided:
-        return False
+        return standing
     try:
         listed = {found.branch for participant in core.participants for found in participant.prepared()}
     except UNREACHABLE:
-        return True
+        return None
     for record in decided:
-        waiting = [ref.branch in listed for ref in record.branches]
-        if any(waiting) and (not all(waiting) or _has_begun(core, record)):
-            return True
-    return False
+        waiting = {ref.branch for ref in record.branches if ref.branch in listed}
+        if waiting and (len(waiting) < len(record.branches) or _has_begun(core, record)):
+            return None
+        standing |= waiting
+    return standing
 
 
 def _has_begun(core: Core, record: Commit) -> bool:

@@ -1,0 +1,136 @@
+"""A snapshot keeps commits out for a moment, never for ever; and says so when they did not wait."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from troth.errors import Unavailable
+from troth.transactions import barrier
+from troth.transactions.barrier import Barrier
+
+if TYPE_CHECKING:
+    from troth.transactions.aio import AsyncTwoPhaseCommit
+
+
+@pytest.fixture(params=["one process", "two processes"])
+def sides(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Barrier, Barrier]:
+    """The reader's and the writer's barrier; two of them on one file stand for two processes."""
+    reader = Barrier(tmp_path / "barrier")
+    return reader, reader if request.param == "one process" else Barrier(tmp_path / "barrier")
+
+
+def test_a_paused_reader_keeps_no_commit_waiting_for_ever(
+    sides: tuple[Barrier, Barrier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(barrier, "WAIT_MAX_S", 0.02)
+    reader, writer = sides
+    reader.enter_exclusive(1)
+    assert reader.is_whole()
+    writer.enter_shared()
+    assert not reader.is_whole(), "what the reader sees now may be half of a transaction"
+    writer.leave_shared()
+    assert not reader.is_whole()
+    reader.leave_exclusive()
+    reader.enter_exclusive(1)
+    assert reader.is_whole(), "it was whole for the next look"
+    reader.leave_exclusive()
+
+
+def test_a_commit_waits_for_a_reader_that_is_quick(sides: tuple[Barrier, Barrier]) -> None:
+    reader, writer = sides
+    reader.enter_exclusive(1)
+    inside = threading.Event()
+
+    def commit() -> None:
+        writer.enter_shared()
+        inside.set()
+        writer.leave_shared()
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    assert not inside.wait(0.05)
+    assert reader.is_whole()
+    reader.leave_exclusive()
+    thread.join()
+    assert inside.is_set()
+
+
+def test_a_reader_is_refused_while_a_commit_is_under_way(sides: tuple[Barrier, Barrier]) -> None:
+    reader, writer = sides
+    writer.enter_shared()
+    with pytest.raises(Unavailable):
+        reader.enter_exclusive(0.01)
+    writer.enter_shared()  # the refused one keeps nobody out
+    writer.leave_shared()
+    writer.leave_shared()
+    reader.enter_exclusive(1)
+    reader.leave_exclusive()
+
+
+def test_a_look_that_a_commit_did_not_wait_for_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader is paused between its looks at two databases for longer than a commit waits."""
+    sa = pytest.importorskip("sqlalchemy")
+    from troth.transactions import snapshot
+    from troth.transactions.coordinator import TwoPhaseCommit
+
+    monkeypatch.setattr(barrier, "WAIT_MAX_S", 0.01)
+    writer = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    with writer.begin() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        connection.exec_driver_sql("CREATE TABLE work (done INTEGER)")
+    real, looks = snapshot._look, []
+    with TwoPhaseCommit({"last": writer}, log=tmp_path / "log", recover_every=None) as tpc:
+
+        def slow(*arguments: object) -> None:
+            real(*arguments)  # type: ignore[arg-type]
+            looks.append(1)
+            if len(looks) == 1:
+                with tpc.begin(key="order-1") as tx:
+                    tx["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+
+        monkeypatch.setattr(snapshot, "_look", slow)
+        with tpc.snapshot() as opened:
+            assert opened["last"].exec_driver_sql("SELECT count(*) FROM work").scalar_one() == 1
+    assert len(looks) == 2
+
+
+def test_a_snapshot_of_asyncio_lets_the_commits_of_its_loop_end(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    pytest.importorskip("aiosqlite")
+    asyncio.run(_snapshots(tmp_path))
+
+
+async def _snapshots(tmp_path: Path) -> None:
+    import sqlalchemy as sa
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    from troth.transactions.aio import AsyncTwoPhaseCommit
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/last.db")
+    async with AsyncTwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        held = tpc._started._core.barrier
+        held.enter_shared()
+        asyncio.get_running_loop().call_later(0.02, held.leave_shared)
+        async with tpc.snapshot(timeout=2) as opened:
+            assert await opened["last"].scalar(sa.text("SELECT 1")) == 1
+        held.enter_shared()
+        waiting = asyncio.create_task(_open(tpc))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        held.leave_shared()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(1):
+            async with tpc.snapshot(timeout=0.5):
+                pass  # the cancelled one keeps nobody out
+    await engine.dispose()
+
+
+async def _open(tpc: "AsyncTwoPhaseCommit") -> None:
+    async with tpc.snapshot():
+        raise AssertionError("it was cancelled")
