@@ -15,7 +15,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid, parse_gid
 from troth.core.twophase.records import Commit
 from troth.core.twophase.table import Event, Finding, State
-from troth.errors import StorageError, TrothError, UsageError
+from troth.errors import NotApplied, RequestError, StorageError, TrothError, UsageError
 from troth.transactions.barrier import Barrier
 from troth.transactions.log.group import GroupCommit
 from troth.transactions.log.interface import Decided, DecisionLog
@@ -32,6 +32,7 @@ LATER_THREADS = 32
 LATER_MAX = 1024
 PROVE_WITHIN_S = 2.0
 PROVE_PAUSE_S = 0.05
+KEY_TRIES = 3
 
 
 class Waiting(Protocol):
@@ -203,10 +204,25 @@ class Core:
         return decided
 
     def _decide(self, record: Commit) -> Decided:
-        decided = self._group.decide(record)
-        if decided.gid != record.gid and self.decision(decided.gid) is Outcome.ABORTED:
+        holder = ""
+        for _ in range(KEY_TRIES):
             decided = self._group.decide(record)
-        return decided
+            holder = decided.gid
+            if decided.gid == record.gid:
+                return decided
+            # Not ours, for certain: another transaction has the key. But has it committed, or may it yet be refused?
+            try:
+                found = self.decision(decided.gid)
+            except (StorageError, RequestError) as error:
+                raise NotApplied(f"how {decided.gid}, which has the key, ended cannot be read: {error}") from error
+            if found is Outcome.OPEN:
+                break
+            if found is not Outcome.ABORTED:
+                return decided
+            self.note_refused(decided.gid)
+        raise NotApplied(
+            f"{holder} has the key {record.key!r}, and its last resource has not said how it ends; try again"
+        )
 
     def note_applied(self, gid: str) -> None:
         """Told to the log with the next decision, or by `flush_applied`: here nobody waits for the log."""
@@ -317,7 +333,12 @@ class Core:
         if verdict is Verdict.DELEGATED:
             said = self.delegated(found[0], refuse=False)
             # Markers are dropped when the transaction is applied, which only a committed one ever is.
-            is_applied = said is None and all(record.gid != gid for record in self.unapplied())
+            # Look at the cell again: between the looks somebody may have refused it, and noted that.
+            is_applied = (
+                said is None
+                and all(record.gid != gid for record in self.unapplied())
+                and self.log.verdict(found[0]) is Verdict.DELEGATED
+            )
             return Outcome.COMMITTED if is_applied else said or Outcome.OPEN
         if gid in self._committed_alone:
             return Outcome.COMMITTED

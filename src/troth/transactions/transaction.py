@@ -101,7 +101,11 @@ class Transaction:
         """Whether another thread has the second phase."""
         core.on_step("begun")
         if key:
-            holder = core.committed_under(key)
+            try:
+                holder = core.committed_under(key)
+            except BaseException:
+                core.ended(self.gid, "aborted", alone=False)
+                raise
             if holder is not None:
                 self._replay(holder)
 

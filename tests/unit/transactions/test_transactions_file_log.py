@@ -190,6 +190,8 @@ def test_a_failed_sync_ends_all_deciding(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "fdatasync", real)
     with pytest.raises(SyncFailed):
         decide(log, 3)
+    with pytest.raises(SyncFailed):
+        log.verdict(Gid(log.log_id, "0", 1, 2))  # it stands in the file, for now
     again = FileLog(tmp_path)  # while the first still lives: it has given up its place
     assert again.epoch.coordinator == "0"
     log.close()
@@ -211,3 +213,20 @@ def test_an_interrupt_in_the_middle_of_a_write_lets_nobody_write_over_it(tmp_pat
     again = FileLog(tmp_path)
     assert again.verdict(Gid(again.log_id, "0", 1, 1)) is Verdict.COMMIT, "it is in the file, so it counts"
     again.close()
+
+
+def test_what_other_processes_have_registered_and_noted_is_known_at_once(tmp_path: Path) -> None:
+    first = FileLog(tmp_path)
+    member = Member("bank", "postgresql", "pg:1:2")
+    first.register([member])
+    noted = Heuristic(decide(first, 1), "bank", "rolled back")
+    first.note_heuristic(noted)
+    second = FileLog(tmp_path)
+    assert second.members() == {"bank": member}
+    assert second.heuristics() == [noted]
+    with pytest.raises(StorageError, match=str(os.getpid())):
+        second.forget(noted.gid, "operator")  # the first lives, and has it in its own file
+    first.close()
+    assert second.forget(noted.gid, "operator")
+    assert (second.heuristics(), second.forget(noted.gid, "operator")) == ([], False)
+    second.close()

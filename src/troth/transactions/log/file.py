@@ -34,7 +34,16 @@ from troth.core.twophase.cells import Cells, Verdict, replay
 from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.gid import LOG_CHARS, Epoch, Gid, base36, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Opened, Record
-from troth.errors import Corrupt, OutcomeUnknown, StorageError, SyncFailed, TrothError, UsageError, invariant
+from troth.errors import (
+    Corrupt,
+    NotApplied,
+    OutcomeUnknown,
+    StorageError,
+    SyncFailed,
+    TrothError,
+    UsageError,
+    invariant,
+)
 from troth.transactions.log import framing
 from troth.transactions.log.interface import Coordinator, Decided
 from troth.transactions.steps import OnStep, nothing
@@ -48,6 +57,8 @@ DIRECTORY_MODE = 0o700
 PLACES_MAX = 4096
 SETTLE_TIMES = 100
 SETTLE_PAUSE_S = 0.005
+KEYS_WAIT_S = 2.0
+KEYS_POLL_S = 0.0005
 
 
 class _Fenced(Exception):
@@ -241,6 +252,8 @@ class FileLog:
         self._fault: StorageError | None = None
         self._is_fenced = False
         """Whether somebody has closed our epoch; `renew` opens another one."""
+        self._unsynced = 0
+        """The file whose sync has failed."""
         self._done: list[str] = []
         self._others: dict[str, _Place] = {}
         self._pid = os.getpid()
@@ -332,13 +345,24 @@ class FileLog:
     def decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         """See `DecisionLog.decide`. Keys are unique in the whole log, so that batches with keys wait for each other."""
         with self._lock:
-            if any(commit.key for commit in commits):
-                with self._keys_held():
-                    for name in self._names():
-                        if name != self._place.coordinator:
-                            self._other(name).refresh()
+            if not any(commit.key for commit in commits):
+                return self._decide(commits)
+            with self._keys_held() as is_held:
+                if is_held:
+                    self._refresh_others()
                     return self._decide(commits)
-            return self._decide(commits)
+            # Its holder may be paused for ever. Work without a key has nothing to do with it.
+            others = iter(self._decide([commit for commit in commits if not commit.key]))
+            refused = NotApplied(
+                f"another process holds the keys of {self._root} for more than {KEYS_WAIT_S} s; is one paused?"
+            )
+            return [refused if commit.key else next(others) for commit in commits]
+
+    def _refresh_others(self) -> None:
+        """Read what is new in the places of other processes."""
+        for name in self._names():
+            if name != self._place.coordinator:
+                self._other(name).refresh()
 
     def _decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         cells = self._place.cells
@@ -446,6 +470,9 @@ class FileLog:
         if gid.coordinator == self._place.coordinator:
             if self._fault is not None or self._is_fenced:
                 self._read_settled(self._place)
+                if self._place.number == self._unsynced and self._fault is not None:
+                    # What is read there need not be on the disk, whatever a second sync says.
+                    raise self._fault
             return self._place
         if gid.coordinator not in self._names():
             return None
@@ -466,9 +493,7 @@ class FileLog:
 
     def holder_of(self, key: str) -> str | None:
         with self._lock:
-            for name in self._names():
-                if name != self._place.coordinator:
-                    self._other(name).refresh()
+            self._refresh_others()
             return self._place.cells.holder_of(key) or self._holder_elsewhere(key)
 
     def abort(self, record: Abort) -> Verdict:
@@ -541,6 +566,7 @@ class FileLog:
 
     def members(self) -> dict[str, Member]:
         with self._lock:
+            self._refresh_others()
             found: dict[str, Member] = {}
             for place in (*self._others.values(), self._place):
                 found |= place.cells.members
@@ -553,6 +579,7 @@ class FileLog:
 
     def heuristics(self) -> list[Heuristic]:
         with self._lock:
+            self._refresh_others()
             return [
                 Heuristic(gid, participant, seen)
                 for place in (self._place, *self._others.values())
@@ -562,10 +589,19 @@ class FileLog:
 
     def forget(self, gid: str, by: str) -> bool:
         with self._lock:
-            if gid not in self._place.cells.heuristics:
-                return False
-            self._append_or_fail([Forget(gid, by)])
-            return True
+            self._refresh_others()
+            noted = [name for name, place in self._others.items() if gid in place.cells.heuristics]
+            for name in noted:
+                self._add_to(name, Forget(gid, by))
+                if gid in self._other(name).cells.heuristics:
+                    raise StorageError(
+                        f"{gid} was noted by {self._holder_text(name)}, which lives: stop it first, or call"
+                        " tpc.log.forget there"
+                    )
+            if gid in self._place.cells.heuristics:
+                self._append_or_fail([Forget(gid, by)])
+                return True
+            return bool(noted)
 
     def close(self) -> None:
         with self._lock:
@@ -645,6 +681,7 @@ class FileLog:
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:
+            self._unsynced = self._place.number
             raise self._give_up(
                 SyncFailed(
                     f"{self._place.path(self._place.number)}: fsync failed: {error}. What was decided since the last"
@@ -681,11 +718,22 @@ class FileLog:
         self._compact_bytes = max(self._compact_bytes, 2 * self._place.end)
 
     @contextmanager
-    def _keys_held(self) -> Iterator[None]:
+    def _keys_held(self) -> Iterator[bool]:
+        """Whether they could be had within `KEYS_WAIT_S`."""
         lock = os.open(self._root / "keys", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        until = time.monotonic() + KEYS_WAIT_S
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        yield False
+                        return
+                    time.sleep(KEYS_POLL_S)
+                else:
+                    yield True
+                    return
         finally:
             os.close(lock)
 

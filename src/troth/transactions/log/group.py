@@ -121,7 +121,10 @@ class GroupCommit:
             error = StorageError("the thread that wrote this decision was interrupted")
         self._sync_s = time.monotonic() - before
         self._batch_mean += (len(batch) - self._batch_mean) / 8
-        self._on_batch(len(batch))
+        try:
+            self._on_batch(len(batch))
+        except BaseException as caught:  # noqa: BLE001  (raised below: the others wait for their answers)
+            interrupt = interrupt or caught
         with self._lock:
             if self._queue:
                 self._queue[0].leads = True

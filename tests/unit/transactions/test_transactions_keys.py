@@ -1,0 +1,149 @@
+"""``key=`` says "done" of what has committed only; and who is interrupted in a batch leaves nobody waiting."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+sa = pytest.importorskip("sqlalchemy")
+
+from troth.core.twophase.cells import Verdict  # noqa: E402
+from troth.core.twophase.records import Commit  # noqa: E402
+from troth.errors import Aborted, StorageError  # noqa: E402
+from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
+from troth.transactions.log.file import FileLog  # noqa: E402
+from troth.transactions.log.group import GroupCommit  # noqa: E402
+from troth.transactions.log.interface import Decided, DecisionLog  # noqa: E402
+from troth.transactions.transaction import Outcome  # noqa: E402
+
+
+def place(tmp_path: Path) -> Any:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS work (done INTEGER)")
+    return engine
+
+
+def work(tpc: TwoPhaseCommit) -> Any:
+    with tpc.begin(key="order-1") as tx:
+        tx["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+    return tx
+
+
+def rows(engine: Any) -> int:
+    with engine.connect() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM work").scalar_one())
+
+
+def test_a_key_whose_holder_is_not_decided_is_not_said_to_be_done(tmp_path: Path) -> None:
+    """The holder dies between its record (delegated) and the commit of its last resource; the retry comes at once."""
+    engine = place(tmp_path)
+
+    def die(step: str) -> None:
+        if step == "before_last_resource":
+            raise KeyboardInterrupt
+
+    dying = TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None, on_step=die)
+    with pytest.raises(KeyboardInterrupt):
+        work(dying)
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        with pytest.raises(Aborted, match="order-1"):
+            work(tpc)
+        assert rows(engine) == 0
+        dying.close()
+        tpc.recover()
+        again = work(tpc)
+        assert (again.outcome, again.replayed, rows(engine)) == (Outcome.COMMITTED, False, 1)
+        assert work(tpc).replayed
+        assert rows(engine) == 1
+
+
+def test_a_key_whose_holder_was_refused_is_free_though_nobody_has_noted_that(tmp_path: Path) -> None:
+    """A recoverer dies between the refusal in the last resource and its note in the log."""
+    engine = place(tmp_path)
+
+    def die(step: str) -> None:
+        if step == "before_last_resource":
+            raise KeyboardInterrupt
+
+    dying = TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None, on_step=die)
+    with pytest.raises(KeyboardInterrupt):
+        work(dying)
+    (holder,) = dying.log.unapplied()
+    dying.close()
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        assert tpc.participants[0].marker(holder.gid, refuse=True) is False
+        assert work(tpc).replayed is False
+        assert rows(engine) == 1
+
+
+def test_a_begin_that_the_log_refuses_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+
+        def silent(key: str) -> str | None:
+            raise StorageError("out of reach")
+
+        monkeypatch.setattr(tpc.log, "holder_of", silent)
+        with pytest.raises(StorageError):
+            tpc.begin(key="order-1")
+        assert not tpc._core._open
+
+
+def test_an_interrupt_after_a_batch_leaves_nobody_waiting() -> None:
+    """Ctrl-C in the writer, while it tells the log what is applied: the others of its batch have their answers."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow:
+        def decide(self, commits: Sequence[Commit]) -> list[Decided]:
+            begun.set()
+            go.wait()
+            return [Decided(Verdict.COMMIT, commit.gid) for commit in commits]
+
+    batches: list[int] = []
+
+    def interrupted(size: int) -> None:
+        batches.append(size)
+        if len(batches) == 1:
+            raise KeyboardInterrupt
+
+    group = GroupCommit(cast(DecisionLog, Slow()), interrupted)
+    caught: list[BaseException] = []
+
+    def leader() -> None:
+        try:
+            group.decide(Commit("a", ()))
+        except KeyboardInterrupt as error:
+            caught.append(error)
+
+    answers: list[Decided] = []
+    first = threading.Thread(target=leader, daemon=True)
+    first.start()
+    begun.wait()
+    second = threading.Thread(target=lambda: answers.append(group.decide(Commit("b", ()))), daemon=True)
+    second.start()
+    while not group._queue:
+        second.join(0.001)
+    go.set()
+    first.join(5)
+    second.join(5)
+    assert (len(caught), answers) == (1, [Decided(Verdict.COMMIT, "b")])
+
+
+def test_a_paused_holder_of_the_keys_stops_only_work_with_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("troth.transactions.log.file.KEYS_WAIT_S", 0.01)
+    paused, log = FileLog(tmp_path / "log"), FileLog(tmp_path / "log")
+    with paused._keys_held() as is_held:
+        assert is_held
+        plain, keyed = (Commit(f"{log.epoch.prefix}{number}", (), key) for number, key in ((1, ""), (2, "k")))
+        first, second = log.decide([keyed, plain])
+    assert "paused" in str(first)
+    assert second == Decided(Verdict.COMMIT, plain.gid)
+    assert log.decide([keyed]) == [Decided(Verdict.COMMIT, keyed.gid)]
+    paused.close()
+    log.close()
