@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,8 @@ from troth import LocalCluster
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid, parse_gid
 from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic, Member
-from troth.errors import TrothError
+from troth.errors import NotApplied, TrothError
+from troth.transactions.log import replicated
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.log.replicated import ReplicatedLog
@@ -215,3 +217,84 @@ def test_the_first_free_place_is_taken(opened: Opener) -> None:
     first.close()
     assert opened().epoch.coordinator == name
     assert {c.name for c in second.coordinators()} >= {name, second.epoch.coordinator}
+
+
+@pytest.mark.integration
+def test_two_processes_that_had_one_place_do_not_fence_each_other_for_ever(cluster_url: str) -> None:
+    """The first was paused until its lease ran out; the second took the place; then the first woke up."""
+    first = ReplicatedLog.connect(cluster_url, name="places", coordinator=None)
+    first._client.delete("troth.2pc/log/places/alive/0")  # what the end of the lease does
+    second = ReplicatedLog.connect(cluster_url, name="places", coordinator=None)
+    assert second.epoch.coordinator == "0"
+    late = commit(first, 1)
+    assert decided(first, late) == [Decided(Verdict.ABORT, late.gid)]
+    assert first.renew().coordinator == "1"
+    ours, theirs = commit(first, 1), commit(second, 1)
+    assert decided(first, ours) == [Decided(Verdict.COMMIT, ours.gid)]
+    assert decided(second, theirs) == [Decided(Verdict.COMMIT, theirs.gid)]
+    first.close()
+    second.close()
+
+
+@pytest.mark.integration
+def test_a_fixed_place_that_another_process_holds_is_not_renewed(cluster_url: str) -> None:
+    first = ReplicatedLog.connect(cluster_url, name="fixed", coordinator="web")
+    assert first.renew().number == 2, "while it is ours it is"
+    first._client.delete("troth.2pc/log/fixed/alive/web")
+    second = ReplicatedLog.connect(cluster_url, name="fixed", coordinator="web")
+    with pytest.raises(NotApplied, match="web"):
+        first.renew()
+    theirs = commit(second, 1)
+    assert decided(second, theirs) == [Decided(Verdict.COMMIT, theirs.gid)]
+    first.close()
+    second.close()
+
+
+@pytest.mark.integration
+def test_an_abort_is_never_forgotten_and_keeps_its_cell_while_its_owner_may_decide(
+    cluster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its branch may wait for days in a database that is down: then it is rolled back, not reported as nobody's."""
+    monkeypatch.setattr(replicated, "APPLIED_KEPT", 1)
+    log = ReplicatedLog.connect(cluster_url, name="prune", coordinator="one")
+    refused, done, newest = commit(log, 1), commit(log, 2), commit(log, 3)
+    log.abort(Abort(refused.gid, "test"))
+    for record in (done, newest):
+        decided(log, record)
+        log.note_applied([record.gid])
+    decided(log)  # what is applied travels with it
+    log._prune()
+    assert log.verdict(parsed(done.gid)) is Verdict.FORGOTTEN
+    assert decided(log, refused) == [Decided(Verdict.ABORT, refused.gid)]
+    log.renew()
+    log._prune()
+    cells = log._client.range(prefix="troth.2pc/log/prune/cell/", keys_only=True).kvs
+    assert [kv.key.decode().rpartition("/")[2] for kv in cells] == [newest.gid]
+    assert log.verdict(parsed(refused.gid)) is Verdict.ABORT
+    log.close()
+
+
+@pytest.mark.integration
+def test_two_that_forget_at_once_lose_no_bit(cluster_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicated, "APPLIED_KEPT", 0)
+    log = ReplicatedLog.connect(cluster_url, name="bits", coordinator="one")
+    first, second = commit(log, 1), commit(log, 2)
+    decided(log, first)
+    log.note_applied([first.gid])
+    decided(log)
+    real = replicated.Forgotten
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        """Another one forgets the second, after we have read the bits."""
+        monkeypatch.setattr(replicated, "Forgotten", real)
+        decided(log, second)
+        log.note_applied([second.gid])
+        decided(log)
+        log._prune()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(replicated, "Forgotten", meanwhile)
+    log._prune()
+    assert log.verdict(parsed(second.gid)) is Verdict.FORGOTTEN
+    assert log.verdict(parsed(first.gid)) in (Verdict.FORGOTTEN, Verdict.COMMIT)
+    log.close()

@@ -40,6 +40,7 @@ ALIVE_TTL_S = 10
 ASK_AGAIN_TIMES = 3
 FLUSH_COUNT = 64
 PRUNE_EVERY = 1000
+PRUNE_MAX = 4 * PRUNE_EVERY
 PLACES_MAX = 4096
 FORGOTTEN_BYTES_MAX = 64 << 10
 """Read with every question about an absent cell: half a million transactions."""
@@ -90,7 +91,8 @@ class ReplicatedLog:
         self._done: list[str] = []
         self._applied = 0
         self._log_id = self._drawn_id()
-        self._name, self._lease = self._take_place(coordinator)
+        self._wanted = coordinator
+        self._name, self._lease = self._take_place()
         self._epoch = self._open_epoch()
         self._prune()
 
@@ -118,15 +120,15 @@ class ReplicatedLog:
             raise RequestError(f"{key} was deleted; recovery needs it")
         return kv.value.decode()
 
-    def _take_place(self, wanted: str | None) -> tuple[str, int]:
+    def _take_place(self, before: str = "") -> tuple[str, int]:
+        """A place that nobody holds, and the lease by which we hold it; the one of *before* if it is free again."""
+        wanted = self._wanted
         lease = self._client.lease(ALIVE_TTL_S)
-        for number in range(PLACES_MAX):
-            name = wanted or base36(number)
+        for name in [wanted] if wanted else [*filter(None, [before]), *map(base36, range(PLACES_MAX))]:
             alive = self._key("alive", name)
             if self._client.txn([create_revision(alive) == 0], [Put(alive, b"", lease=lease.id)]).succeeded:
                 return name, lease.id
-            if wanted is not None:
-                break
+        lease.revoke()
         raise NotApplied(
             f"the place {wanted or ''} of the decision log is held by a process that lives; wait {ALIVE_TTL_S} s if"
             " it has just died, or leave coordinator= out"
@@ -142,12 +144,17 @@ class ReplicatedLog:
                 return Epoch(self._log_id, self._name, number)
 
     def renew(self) -> Epoch:
-        """Our epoch was closed by somebody: open another one. What was begun in the old one is aborted."""
-        alive = self._key("alive", self._name)
-        lease = self._client.lease(ALIVE_TTL_S)
-        taken = self._client.txn([create_revision(alive) == 0], [Put(alive, b"", lease=lease.id)]).succeeded
-        if taken:
-            self._lease = lease.id
+        """Our epoch was closed by somebody: open another one. What was begun in the old one is aborted.
+
+        If our lease has run out, our place may be another process's by now. Then we take another one: two in one place
+        would close each other's epochs for ever.
+
+        Raises:
+            NotApplied: the place that we were told to take is held by another process.
+        """
+        kv = self._client.get(self._key("alive", self._name)).kv
+        if kv is None or kv.lease != self._lease:
+            self._name, self._lease = self._take_place(self._name)
         self._epoch = self._open_epoch()
         return self._epoch
 
@@ -293,24 +300,31 @@ class ReplicatedLog:
             return
         oldest = self._client.range(
             prefix=cells,
-            limit=count - APPLIED_KEPT,
-            keys_only=True,
+            limit=min(count - APPLIED_KEPT, PRUNE_MAX),
             sort_order=SortOrder.ASCEND,
             sort_target=SortTarget.CREATE,
         ).kvs
         pending = {kv.key.decode().rpartition("/")[2] for kv in self._range("pending/")}
-        names = [kv.key.decode().removeprefix(cells) for kv in oldest]
-        drop = [name for name in names if name not in pending]
+        found_cells = {kv.key.decode().removeprefix(cells): _decode_cell(kv.value) for kv in oldest}
+        # An abort keeps its cell while a Commit may still come for it, and then needs none: an empty one says the same.
+        aborted = {name for name, cell in found_cells.items() if isinstance(cell, Abort)}
+        drop = [
+            name
+            for name in found_cells
+            if name not in pending and (name not in aborted or _parsed(name).epoch < self._epoch.number)
+        ]
         for start in range(0, len(drop), FLUSH_COUNT):
             some = drop[start : start + FLUSH_COUNT]
             key = self._key("forgotten", self._name)
             kv = self._client.get(key).kv
             state = _decode_forgotten(kv.value) if kv is not None else ForgottenState()
             forgotten = Forgotten(state, bytes_max=FORGOTTEN_BYTES_MAX)
-            for found in map(_parsed, some):
+            for found in (_parsed(name) for name in some if name not in aborted):
                 forgotten.add(found.epoch, found.sequence)
             note = Put(key, _encode(forgotten.state()))
-            self._client.txn((), [note, *(Delete(cells + name) for name in some)])
+            seen = mod_revision(key) == (kv.mod_revision if kv is not None else 0)
+            if not self._client.txn([seen], [note, *(Delete(cells + name) for name in some)]).succeeded:
+                return  # another thread, or another process in our place, is at it: its bits must not be lost
 
     def note_refused(self, gid: str) -> None:
         found = _parsed(gid)
