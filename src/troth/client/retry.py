@@ -38,9 +38,11 @@ BACK_OFF_MAX_S = 0.5
 
 
 def _classes(root: type[TrothError]) -> dict[str, type[TrothError]]:
+    """Each class by its own code; one that has inherited its code (some layer's private kind) is not named by it."""
     found = {root.code: root}
     for child in root.__subclasses__():
-        found.update(_classes(child))
+        inherited = child.code == root.code
+        found.update({code: kind for code, kind in _classes(child).items() if not (inherited and kind is child)})
     return found
 
 

@@ -20,6 +20,9 @@ from troth.simulate.rng import stream
 from troth.storage.replay import LogDamaged
 
 FLAPS = 6
+TRIES = 40
+MOMENT_US = 25_000
+"""A fault whose moment has not come is tried again after so long, so many times."""
 
 
 class Faults:
@@ -89,11 +92,21 @@ class Faults:
         if self.stopped:
             return
         if self._cluster.choices.take(name):
-            what = fault(rng)
-            if what is not None:
-                self.counts[name] += 1
-                self._cluster.tell("", f"{name} {what}".strip())
+            self._strike(name, fault, rng, TRIES)
         self._plan_next(name, rate, fault, number + 1)
+
+    def _strike(
+        self, name: str, fault: Callable[[random.Random], str | None], rng: random.Random, tries: int
+    ) -> None:
+        """Let *fault* happen; one that may not happen now (the last good copy, say) waits for its moment."""
+        if self.stopped:
+            return
+        what = fault(rng)
+        if what is not None:
+            self.counts[name] += 1
+            self._cluster.tell("", f"{name} {what}".strip())
+        elif tries > 1:
+            self._world.after(MOMENT_US, self._strike, name, fault, rng, tries - 1)
 
     def _hosts(self) -> list[Host]:
         return list(self._cluster.hosts.values())

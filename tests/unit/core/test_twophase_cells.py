@@ -163,6 +163,14 @@ def test_an_unapplied_decision_is_never_forgotten() -> None:
     assert list(cells.unapplied) == [str(gid(1, 1))]
 
 
+def test_an_operators_abort_stands_though_the_owner_may_still_decide() -> None:
+    cells = opened()
+    cells.apply(Abort(str(gid(1, 1)), "an operator"))
+    assert cells.is_open(gid(1, 1))
+    assert win(cells, gid(1, 1)) is Verdict.ABORT
+    assert win(cells, gid(1, 2)) is Verdict.COMMIT
+
+
 def test_a_refusing_last_resource_frees_the_key() -> None:
     cells = opened()
     assert win(cells, gid(1, 1), key="k", delegate="lite") is Verdict.DELEGATED

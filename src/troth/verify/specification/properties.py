@@ -17,7 +17,7 @@ def election_safety(state: State) -> str:
 
 def log_matching(state: State) -> str:
     """Two logs that hold an entry of the same index and term are the same up to there."""
-    logs = list({server.log for server in state.servers} | {reign.log for reign in state.reigns})
+    logs = list(dict.fromkeys([*(server.log for server in state.servers), *(reign.log for reign in state.reigns)]))
     for at, one in enumerate(logs):
         for other in logs[at + 1 :]:
             same = agreeing(one, other)
