@@ -1,7 +1,7 @@
 """Membership changes behind a stop sign (Lamport, Malkhi, Zhou 2010 §3.4), through a joint membership."""
 
 import pytest
-from paxos_stage import TIMEOUT, accepts, ballot, paxos, payloads
+from paxos_stage import TIMEOUT, accept, accepts, ballot, entry, paxos, payloads
 
 from troth.core.interface import Accepted, Entry, EntryKind, Member, MembershipChange, RefusalReason, Refused, Slot
 from troth.core.membership import encode_membership
@@ -159,6 +159,24 @@ def test_the_slot_behind_a_membership_is_counted_by_unbroken_runs() -> None:
     assert stage.commit(1) == 1
     stage.hand(3, 1, AcceptReply(at, LogIndex(2)))
     assert stage.commit(1) == 2
+
+
+@pytest.mark.parametrize("late", [1, 2])
+def test_a_membership_is_known_to_be_chosen_by_the_slot_behind_it_also_after_a_restart(late: int) -> None:
+    """Who is counted for that slot knows it durably, in whatever order the slots came; pitfall 19."""
+    stage = paxos()
+    at = ballot(9, 1)
+    payload = encode_membership(membership_of((1, 2)))
+    slots = {1: entry(1, 9), 2: entry(2, 9, payload, EntryKind.MEMBERSHIP)}
+    stage.hand(1, 2, accept(at, slots[3 - late]))
+    stage.hand(1, 2, accept(at, entry(3, 9), chosen=2))
+    stage.crash(2)
+    stage.restart(2)
+    stage.drop()
+    stage.hand(1, 2, accept(at, slots[late]))
+    assert stage.sent(AcceptReply, 2) == [AcceptReply(at, LogIndex(3))]
+    assert stage[2].journal.durable.chosen == 2
+    assert voters(stage, 2) == ((1, 2), ())
 
 
 def test_one_change_at_a_time() -> None:

@@ -163,9 +163,15 @@ class State:
         self._advance_match()
 
     def _advance_match(self) -> None:
+        """Extend the unbroken run. It leads over a membership only when that is chosen (the stop sign, proposing.py);
+        who was told so before a restart may have forgotten it, and would be counted for the slot behind."""
         slots, ballot = self._slots, self._promised
+        last = slots.get(self._match)
         while slots.is_settled(LogIndex(self._match + 1), ballot):
+            if last is not None and last.entry.kind == EntryKind.MEMBERSHIP:
+                self._told_chosen = max(self._told_chosen, self._match)
             self._match = LogIndex(self._match + 1)
+            last = slots.get(self._match)
 
     def _become_follower(self, leader: NodeId) -> None:
         """Follow *leader* (0: nobody known yet) in the promised ballot."""
