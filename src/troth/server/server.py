@@ -237,7 +237,7 @@ class Server:
         election_ticks = max(2, config.election_timeout_ms // ticks)
         # Nobody can lead a cluster whose servers have never run, so its first election need not be waited for in full;
         # a quarter is left for the others to come up.
-        begun = Tick(now - election_ticks * 3 // 4) if recovered.is_empty and who.genesis.voters else now
+        begun = Tick(now - election_ticks * 3 // 4) if directory.begins_cluster else now
         engine = kind.start(
             node_id=who.node_id,
             config=EngineConfig(

@@ -24,6 +24,12 @@ class DataDirectory:
     recovered: Recovered
     snapshots: SnapshotStore
 
+    @property
+    def begins_cluster(self) -> bool:
+        """Whether this server is one of the first and has never run. A log with nothing in it does not tell: who heard
+        a leader may have confirmed its lease, and gone down before it wrote a word."""
+        return self.is_new and bool(self.identity.genesis.voters)
+
     def close(self) -> None:
         """Make everything durable and release the files."""
         self.snapshots.close()

@@ -132,6 +132,23 @@ def test_an_empty_directory_becomes_the_newborns_home() -> None:
     assert again.recovered.last == entry_id(1, 1)
 
 
+def test_a_server_begins_a_cluster_once_also_if_it_has_written_nothing_yet() -> None:
+    """It may have confirmed a lease before it went down: only who has never run need not wait for that to end."""
+    files = disk()
+    opened = open_directory(files, NEWBORN)
+    assert opened.begins_cluster
+    opened.close()
+    files.power_loss()
+    again = open_directory(files, NEWBORN)
+    assert again.recovered.is_empty
+    assert not again.begins_cluster
+
+
+def test_a_server_that_joins_begins_no_cluster() -> None:
+    joining = Identity(NEWBORN.cluster_id, NodeId(8), "c", Membership(voters=()))
+    assert not open_directory(disk(), joining).begins_cluster
+
+
 def test_a_wiped_directory_does_not_come_back_as_the_same_server() -> None:
     """Pitfall 44: the id lives with the data, so it is gone with them."""
     open_directory(disk(), NEWBORN).close()
