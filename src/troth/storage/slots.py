@@ -41,6 +41,9 @@ class SlotReplay(Replay):
             reason = f"slots up to {self._floor} are in no snapshot that can be loaded (the newest ends at {base})"
             self._harmed(record.segment_name(first), 0, reason, proven=True)
         slots, chosen = self._vouched or (self._slots, self._chosen)
+        if self._floor > base:
+            # What is held up to there was accepted, and what was chosen in its place may have been in the snapshot.
+            chosen = min(chosen, base)
         damage = None if self._harm is None else self._report_slots(self._harm, chosen)
         return Replayed(
             hard_state=self.hard_state,

@@ -124,6 +124,28 @@ def test_slots_that_only_a_lost_snapshot_had_are_missed() -> None:
         open_slots(files, 60_000)
 
 
+def test_what_was_accepted_in_front_of_a_lost_snapshot_is_not_taken_for_chosen() -> None:
+    """The snapshot was installed over values that nobody chose. It is gone, they are still here, and the log says that
+    everything up to its end is chosen: salvage must not hand them out as that."""
+    files = disk()
+    log, _ = open_slots(files)
+    log.append(
+        [
+            Persist(hard_state=HardState(BALLOT.round, BALLOT.node), slots=(slot(1), slot(2)), chosen=LogIndex(1)),
+            Persist(slots=(slot(3, b"accepted by one"),)),
+            Persist(snapshot=snapshot(4, 9), slots=(slot(10),), chosen=LogIndex(9)),
+        ]
+    )
+    log.close()
+    for base in (0, 1):
+        saved = snapshot(2, base) if base else None
+        log, recovered = WriteAheadLog.open(files, owner=NodeId(7), acceptor=True, snapshot=saved, salvage=True)
+        assert recovered.amnesia is not None
+        assert [each.entry.index for each in recovered.slots] == [1, 2, 3, 10]
+        assert recovered.chosen == 0
+        log.close()
+
+
 def test_entries_are_no_slots() -> None:
     """An engine's Persist that the log can not hold is our bug, and nothing is written of it."""
     log, _ = open_slots(disk())
