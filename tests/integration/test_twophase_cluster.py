@@ -11,11 +11,13 @@ import sqlalchemy as sa
 from bank import context, prepared
 from click.testing import CliRunner
 
-from troth import LocalCluster, TwoPhaseCommit
+from troth import LocalCluster, TwoPhaseCommit, connect
 from troth.cli.main import cli
-from troth.core.twophase.gid import Gid
-from troth.errors import Aborted
+from troth.core.twophase.gid import Epoch, Gid
+from troth.errors import Aborted, UsageError
 from troth.torture.databases import PostgresServer
+from troth.transactions.participants.base import Begun
+from troth.transactions.participants.cluster import Cluster
 from troth.transactions.transaction import Outcome
 
 pytestmark = pytest.mark.integration
@@ -245,3 +247,23 @@ def decided_work(url: str, log: str) -> None:
     with TwoPhaseCommit({"pg": sa.create_engine(url)}, log=log, on_step=on_step) as tpc:
         with tpc.begin(key="k") as tx:
             tx["pg"].execute(note.insert().values(id=1))
+
+
+def test_as_much_as_a_cluster_votes_for_it_can_commit(cluster: LocalCluster) -> None:
+    """A commit that did not fit into one transaction of the store would be decided, and never be done."""
+    with connect(cluster.url) as client:
+        participant = Cluster("kv", client)
+        begun = Begun("T1.loglogxx.room.1.1", Epoch("loglogxx", "room", 1), None, False)
+        branch = participant.open(0, begun)
+        count = 0
+        with pytest.raises(UsageError, match="split"):
+            for count in range(1000):
+                branch.handle.get(f"room/{count}")
+                branch.handle.put(f"room/{count}", "there")
+        assert count == 63
+        with pytest.raises(UsageError, match="split"):
+            branch.handle.put("room/more", "there")
+        branch.prepare()()
+        branch.commit_prepared()()
+        assert client.range(prefix="room/").count == count
+        assert participant.prepared() == []

@@ -25,7 +25,8 @@ from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 
 INTENT = b"troth.2pc/intent/"
 HOLD = b"troth.2pc/hold/"
-WRITES_MAX = 1024
+OPERATIONS_MAX = 128
+"""What a troth cluster (as etcd) takes in one transaction. Commit must fit in, or it could never be done."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -56,6 +57,8 @@ class ClusterWork:
             return self.writes[name]
         kv = self._client.get(name).kv
         seen = kv.mod_revision if kv is not None else 0
+        if name not in self.reads:
+            self._check_room({*self.reads, name}, self.writes)
         if self.reads.setdefault(name, seen) != seen:
             raise Aborted(f"{name!r} was changed by somebody else between two reads of it", self._gid)
         return kv.value if kv is not None else None
@@ -69,9 +72,18 @@ class ClusterWork:
         self._write(as_bytes(key), None)
 
     def _write(self, key: bytes, value: bytes | None) -> None:
-        if len(self.writes) >= WRITES_MAX and key not in self.writes:
-            raise UsageError(f"a transaction may write {WRITES_MAX} keys of a cluster; split it")
+        if key not in self.writes:
+            self._check_room(self.reads, {*self.writes, key})
         self.writes[key] = value
+
+    def _check_room(self, reads: Collection[bytes], writes: Collection[bytes]) -> None:
+        """Voting compares each key that was read, and each for its hold; commit writes, and lets go of each hold."""
+        keys = len({*reads, *writes})
+        if 1 + keys + max(len(reads), len(writes)) > OPERATIONS_MAX:
+            raise UsageError(
+                f"a transaction may write {(OPERATIONS_MAX - 1) // 2} keys of a cluster, and read as many (of which"
+                " it may write some); split it"
+            )
 
 
 def _operations(writes: Iterable[tuple[bytes, bytes | None]]) -> list[Operation]:
