@@ -219,6 +219,19 @@ def test_the_first_free_place_is_taken(opened: Opener) -> None:
     assert {c.name for c in second.coordinators()} >= {name, second.epoch.coordinator}
 
 
+def test_many_that_were_in_doubt_are_noted_at_once(opened: Opener) -> None:
+    """After an outage: more than a troth cluster takes operations in one transaction."""
+    dead = opened("one")
+    records = [commit(dead, number) for number in range(1, 200)]
+    decided(dead, *records)
+    dead.close()
+    other = opened("two")
+    other.close_epoch("one")
+    assert len(other.unapplied()) == len(records)
+    other.note_applied([record.gid for record in records])
+    assert other.unapplied() == []
+
+
 @pytest.mark.integration
 def test_two_processes_that_had_one_place_do_not_fence_each_other_for_ever(cluster_url: str) -> None:
     """The first was paused until its lease ran out; the second took the place; then the first woke up."""

@@ -172,7 +172,7 @@ class ReplicatedLog:
         """See `DecisionLog.decide`: all of *commits* travel together, each as a transaction of its own."""
         with self._lock:
             done, self._done = self._done, []
-        applied = [self._applied_operations(done)] if done else []
+        applied = self._applied_operations(done)
 
         async def all_at_once() -> list[TxnReply | BaseException]:
             waiting = [self._client.aio.txn(*self._attempt(commit)) for commit in commits]
@@ -181,7 +181,13 @@ class ReplicatedLog:
             return answers[: len(commits)]
 
         replies = self._client.background.run(all_at_once)
-        return [self._read_answer(commit, reply) for commit, reply in zip(commits, replies, strict=True)]
+        answers: list[Decided | TrothError] = []
+        is_silent = False
+        for commit, reply in zip(commits, replies, strict=True):
+            answers.append(self._read_answer(commit, reply, 0 if is_silent else ASK_AGAIN_TIMES))
+            # Nobody waits for the silence of each of a batch: recovery asks for them when there is a log again.
+            is_silent = is_silent or isinstance(answers[-1], TrothError)
+        return answers
 
     def _attempt(self, commit: Commit) -> tuple[list[Compare], list[Operation], list[Operation]]:
         gid = _parsed(commit.gid)
@@ -206,11 +212,11 @@ class ReplicatedLog:
         ]
         return [Get(name) for name in (*names, *([self._key("key", key)] if key else []))]
 
-    def _read_answer(self, commit: Commit, reply: TxnReply | BaseException) -> Decided | TrothError:
+    def _read_answer(self, commit: Commit, reply: TxnReply | BaseException, times: int) -> Decided | TrothError:
         if isinstance(reply, BaseException):
             if not isinstance(reply, RequestError):
                 return OutcomeUnknown(f"{commit.gid}: {reply}")
-            return self._ask_again(commit, reply)
+            return self._ask_again(commit, reply, times)
         if reply.succeeded:
             return Decided(_verdict_of(commit), commit.gid)
         return self._judge(commit, _seen(reply))
@@ -226,9 +232,9 @@ class ReplicatedLog:
             return Decided(Verdict.COMMIT, seen.holder)
         return Decided(Verdict.ABORT, commit.gid)
 
-    def _ask_again(self, commit: Commit, error: RequestError) -> Decided | TrothError:
+    def _ask_again(self, commit: Commit, error: RequestError, times: int) -> Decided | TrothError:
         """Not answered. Reading would not do, since the Commit may still arrive: try to win the cell for abort."""
-        for _ in range(ASK_AGAIN_TIMES):
+        for _ in range(times):
             try:
                 verdict = self.abort(Abort(commit.gid, "its owner, which was not answered"))
             except RequestError as again:
@@ -284,13 +290,15 @@ class ReplicatedLog:
             due = self._done if others or is_time_to_prune or len(self._done) >= FLUSH_COUNT else []
             if due:
                 self._done = []
-        if due:
-            self._client.txn((), self._applied_operations(due))
+        for operations in self._applied_operations(due):
+            self._client.txn((), operations)
         if is_time_to_prune:
             self._prune()
 
-    def _applied_operations(self, gids: Sequence[str]) -> list[Operation]:
-        return [Delete(self._key("pending", gid)) for gid in gids]
+    def _applied_operations(self, gids: Sequence[str]) -> list[list[Operation]]:
+        """In as many transactions as the store's bound on operations wants."""
+        deletes: list[Operation] = [Delete(self._key("pending", gid)) for gid in gids]
+        return [deletes[start : start + FLUSH_COUNT] for start in range(0, len(deletes), FLUSH_COUNT)]
 
     def _prune(self) -> None:
         """Drop the oldest of our cells that are applied, and say up to where."""
@@ -402,8 +410,9 @@ class ReplicatedLog:
         try:
             with self._lock:
                 done, self._done = self._done, []
-            operations = [*self._applied_operations(done), Delete(self._key("alive", self._name))]
-            self._client.txn((), operations)
+            gone: list[Operation] = [Delete(self._key("alive", self._name))]
+            for operations in (*self._applied_operations(done), gone):
+                self._client.txn((), operations)
         except TrothError:
             pass  # the lease runs out, and recovery finds out again what was applied
         finally:
