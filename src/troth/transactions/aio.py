@@ -26,7 +26,7 @@ from troth.transactions.metrics import Metrics
 from troth.transactions.orm import BoundSession
 from troth.transactions.recovery import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
-from troth.transactions.transaction import AlreadyDone, Outcome, Transaction
+from troth.transactions.transaction import Outcome, Transaction
 
 T = TypeVar("T")
 
@@ -323,6 +323,4 @@ class AsyncTransaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if isinstance(error, AlreadyDone):
-            return self.sync.__exit__(kind, error, trace)
         return await _to_the_end(greenlet_spawn(self.sync.__exit__, kind, error, trace))

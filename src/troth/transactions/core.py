@@ -193,8 +193,29 @@ class Core:
 
     def decide(self, record: Commit) -> Decided:
         """Hand *record* to the log; a key whose holder was refused by its last resource is free again."""
+        holder = ""
+        for _ in range(KEY_TRIES):
+            decided = self._write(record)
+            holder = decided.gid
+            if holder == record.gid:
+                return decided
+            # Not ours, for certain: another transaction has the key. But has it committed, or may it yet be refused?
+            try:
+                found = self.decision(holder)
+            except (StorageError, RequestError) as error:
+                raise NotApplied(f"how {holder}, which has the key, ended cannot be read: {error}") from error
+            if found is Outcome.OPEN:
+                break
+            if found is not Outcome.ABORTED:
+                return decided
+            self.note_refused(holder)
+        raise NotApplied(
+            f"{holder} has the key {record.key!r}, and its last resource has not said how it ends; try again"
+        )
+
+    def _write(self, record: Commit) -> Decided:
         try:
-            decided = self.waiting.blocking(lambda: self._decide(record))
+            decided = self.waiting.blocking(lambda: self._group.decide(record))
         except StorageError as error:
             self._log_fault = error
             raise
@@ -203,27 +224,6 @@ class Core:
             self._is_fenced = True
         return decided
 
-    def _decide(self, record: Commit) -> Decided:
-        holder = ""
-        for _ in range(KEY_TRIES):
-            decided = self._group.decide(record)
-            holder = decided.gid
-            if decided.gid == record.gid:
-                return decided
-            # Not ours, for certain: another transaction has the key. But has it committed, or may it yet be refused?
-            try:
-                found = self.decision(decided.gid)
-            except (StorageError, RequestError) as error:
-                raise NotApplied(f"how {decided.gid}, which has the key, ended cannot be read: {error}") from error
-            if found is Outcome.OPEN:
-                break
-            if found is not Outcome.ABORTED:
-                return decided
-            self.note_refused(decided.gid)
-        raise NotApplied(
-            f"{holder} has the key {record.key!r}, and its last resource has not said how it ends; try again"
-        )
-
     def note_applied(self, gid: str) -> None:
         """Told to the log with the next decision, or by `flush_applied`: here nobody waits for the log."""
         self._applied.append(gid)
@@ -231,8 +231,11 @@ class Core:
     def flush_applied(self) -> None:
         """Tell the log what is applied. Called by whoever decides, and before the log is asked for the opposite."""
         done = []
-        while self._applied:
-            done.append(self._applied.popleft())
+        while True:
+            try:
+                done.append(self._applied.popleft())
+            except IndexError:
+                break  # empty, or emptied by another thread
         if done:
             self.log.note_applied(done)
 
@@ -255,7 +258,7 @@ class Core:
 
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
-        holder = self.log.holder_of(key)
+        holder = self.waiting.blocking(lambda: self.log.holder_of(key))
         if holder is None or self.decision(holder) is not Outcome.COMMITTED:
             return None
         return holder

@@ -23,7 +23,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import FORMAT, Epoch, Gid, parse_gid
 from troth.core.twophase.records import Abort, Commit, Heuristic
 from troth.core.twophase.table import Case, Finding, State, Step, move
-from troth.errors import RequestError, StorageError
+from troth.errors import ProtocolError, RequestError, StorageError
 from troth.transactions.core import Core
 from troth.transactions.participants.base import Participant, Prepared
 from troth.transactions.transaction import Outcome
@@ -31,7 +31,7 @@ from troth.transactions.transaction import Outcome
 LOOKS_MAX = 20
 DETACHES_MAX = 5
 
-UNREACHABLE = (exc.SQLAlchemyError, RequestError, StorageError, OSError)
+UNREACHABLE = (exc.SQLAlchemyError, RequestError, ProtocolError, StorageError, OSError)
 """What a participant or a log raises when it cannot be asked now."""
 
 

@@ -174,9 +174,18 @@ class Transaction:
 
     def rollback(self) -> None:
         """Give up: roll back every branch now. The block's end then does nothing more."""
-        if self._state is State.ACTIVE:
+        if self.replayed:
+            self._end_replayed()
+        elif self._state is State.ACTIVE:
             self._run(Event.ABORT_ASKED)
             self.outcome = Outcome.ABORTED
+            if self._interrupt is not None:
+                raise self._interrupt
+
+    def _end_replayed(self) -> None:
+        """Nothing was done here, so there is nothing to end but the name that was drawn."""
+        self._state = State.COMMITTED
+        self._core.ended(self._own_gid, "replayed", alone=False)
 
     def commit(self) -> None:
         """Commit in every branch; called by the block's end.
@@ -185,7 +194,10 @@ class Transaction:
             Aborted: rolled back everywhere; ``__cause__`` is the database's own error, if there was one.
             TransactionInDoubt: the log (or the only deciding database) did not answer.
         """
-        if self.replayed or (self.outcome is Outcome.ABORTED and self._why is None and not self._branches):
+        if self.replayed:
+            self._end_replayed()
+            return
+        if self.outcome is Outcome.ABORTED and self._why is None and not self._branches:
             return
         if self._state is not State.ACTIVE:
             raise UsageError("this transaction is over; begin another one")
@@ -205,11 +217,9 @@ class Transaction:
             if self._state is State.ACTIVE:
                 self.commit()
             return False
-        if isinstance(error, AlreadyDone):
-            self._core.ended(self._own_gid, "replayed", alone=False)
-            return True
         self.rollback()
-        return False
+        # Of another transaction, around this one, it is that one's to end.
+        return self.replayed and isinstance(error, AlreadyDone)
 
     # ---- the protocol ----------------------------------------------------------------------------------
 
@@ -308,6 +318,8 @@ class Transaction:
         if self._why is None:
             self._why, self._where = error, branch.participant.name
         self._untold.add(branch.number)
+        if self._state is State.VOTING:
+            self._core.metrics.refusals[branch.participant.name] += 1
         if was_lost(error):
             self._lost.add(branch.number)
         return False

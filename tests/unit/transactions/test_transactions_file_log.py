@@ -1,6 +1,7 @@
 """The bytes of the embedded decision log: golden file, torn tails, damage, carry-over, and places."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,14 @@ def test_what_other_processes_have_registered_and_noted_is_known_at_once(tmp_pat
     assert second.forget(noted.gid, "operator")
     assert (second.heuristics(), second.forget(noted.gid, "operator")) == ([], False)
     second.close()
+
+
+def test_a_place_that_is_looked_at_for_a_moment_is_taken_all_the_same(tmp_path: Path) -> None:
+    """Another process's recovery holds the lock of a place to see whether anybody does."""
+    other = FileLog(tmp_path)
+    FileLog(tmp_path, coordinator="web").close()
+    looking = other._hold("web")
+    assert looking is not None
+    threading.Timer(0.02, os.close, (looking,)).start()
+    FileLog(tmp_path, coordinator="web").close()
+    other.close()

@@ -1,6 +1,7 @@
 """``key=`` says "done" of what has committed only; and who is interrupted in a batch leaves nobody waiting."""
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +11,13 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 
 from troth.core.twophase.cells import Verdict  # noqa: E402
-from troth.core.twophase.records import Commit  # noqa: E402
-from troth.errors import Aborted, StorageError  # noqa: E402
+from troth.core.twophase.records import Abort, Commit  # noqa: E402
+from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.log.group import GroupCommit  # noqa: E402
 from troth.transactions.log.interface import Decided, DecisionLog  # noqa: E402
+from troth.transactions.log.replicated import ReplicatedLog  # noqa: E402
 from troth.transactions.transaction import Outcome  # noqa: E402
 
 
@@ -131,6 +133,86 @@ def test_an_interrupt_after_a_batch_leaves_nobody_waiting() -> None:
     first.join(5)
     second.join(5)
     assert (len(caught), answers) == (1, [Decided(Verdict.COMMIT, "b")])
+
+
+def test_a_replayed_transaction_is_over_however_its_block_ends(tmp_path: Path) -> None:
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        done = work(tpc)
+        with tpc.begin(key="order-1") as untouched:
+            pass
+        with pytest.raises(ZeroDivisionError), tpc.begin(key="order-1") as failed:
+            raise ZeroDivisionError
+        assert {untouched.outcome, failed.outcome, tpc.outcome(done.gid)} == {Outcome.COMMITTED}
+        assert not tpc._core._open
+        assert tpc.metrics.outcomes["replayed"] == 2
+
+
+def test_a_replayed_transaction_ends_its_own_block_not_one_inside_of_it(tmp_path: Path) -> None:
+    """The inner one has work of its own, and is rolled back: its block did not end well."""
+    engine = place(tmp_path)
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        work(tpc)
+        with tpc.begin(key="order-1") as outer, tpc.begin() as inner:
+            inner["last"].exec_driver_sql("INSERT INTO work VALUES (2)")
+            outer["last"].exec_driver_sql("INSERT INTO work VALUES (3)")
+        assert (inner.outcome, rows(engine)) == (Outcome.ABORTED, 1)
+
+
+def test_ctrl_c_in_a_rollback_is_not_swallowed(tmp_path: Path) -> None:
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+
+        def interrupted() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), tpc.begin() as tx:
+            tx["last"].exec_driver_sql("INSERT INTO work VALUES (2)")
+            tx._branches[0].roll_back = interrupted
+            raise ZeroDivisionError
+
+
+def test_a_vote_no_is_counted(tmp_path: Path) -> None:
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        with pytest.raises(Aborted), tpc.begin() as tx:
+            with pytest.raises(sa.exc.DBAPIError):
+                tx["last"].exec_driver_sql("INSERT INTO nothing VALUES (2)")
+        assert tpc.metrics.refusals == {"last": 1}
+
+
+def test_what_is_applied_may_be_told_by_two_threads_at_once(tmp_path: Path) -> None:
+    """Recovery and the writer of a batch: whoever comes second finds nothing left to tell."""
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+
+        class Emptied(deque[str]):
+            def __bool__(self) -> bool:
+                return True  # as it was, a moment ago
+
+        tpc._core._applied = Emptied()
+        assert tpc._core.unapplied() == []
+
+
+def test_the_silence_of_a_log_is_waited_for_once_in_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def silent(self: ReplicatedLog, record: Abort) -> Verdict:
+        asked.append(record.gid)
+        raise RequestTimeout("no answer")
+
+    monkeypatch.setattr(ReplicatedLog, "abort", silent)
+    log = object.__new__(ReplicatedLog)
+    monkeypatch.setattr(log, "_lock", threading.Lock(), raising=False)
+    monkeypatch.setattr(log, "_done", [], raising=False)
+    monkeypatch.setattr(log, "_client", _SilentClient(), raising=False)
+    answers = log.decide([Commit(str(number), ()) for number in range(_SilentClient.count)])
+    assert [type(answer) for answer in answers] == [OutcomeUnknown] * _SilentClient.count
+    assert set(asked) == {"0"}
+
+
+class _SilentClient:
+    count = 32
+    background = property(lambda self: self)
+
+    def run(self, work: object) -> list[RequestTimeout]:
+        return [RequestTimeout("no answer")] * self.count
 
 
 def test_a_paused_holder_of_the_keys_stops_only_work_with_a_key(

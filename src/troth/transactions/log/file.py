@@ -20,6 +20,7 @@ successor's verdict. Needs a local file system, where a created name is seen by 
 
 import errno
 import fcntl
+import itertools
 import os
 import secrets
 import threading
@@ -57,6 +58,7 @@ DIRECTORY_MODE = 0o700
 PLACES_MAX = 4096
 SETTLE_TIMES = 100
 SETTLE_PAUSE_S = 0.005
+PLACE_WAIT_S = 0.5
 KEYS_WAIT_S = 2.0
 KEYS_POLL_S = 0.0005
 
@@ -275,13 +277,16 @@ class FileLog:
 
     def _take_place(self, wanted: str | None) -> tuple[str, int]:
         """The name of a place, and the descriptor of its lock, which this process now holds."""
-        for number in range(PLACES_MAX):
-            name = wanted or base36(number)
+        until = time.monotonic() + PLACE_WAIT_S
+        for name in map(base36, range(PLACES_MAX)) if wanted is None else itertools.repeat(wanted):
             holder = self._hold(name)
             if holder is not None:
                 return name, holder
             if wanted is not None:
-                break
+                # Recovery of another process holds it for a moment, to see whether anybody does.
+                if time.monotonic() >= until:
+                    break
+                time.sleep(SETTLE_PAUSE_S)
         raise StorageError(
             f"the place {wanted or ''} of the decision log {self._root} is held by {self._holder_text(wanted or '0')}:"
             " stop that process first, or leave coordinator= out to have a place of its own"
@@ -347,15 +352,19 @@ class FileLog:
         with self._lock:
             if not any(commit.key for commit in commits):
                 return self._decide(commits)
+            # Their holder may be paused for ever.
+            why = f"another process holds the keys of {self._root} for more than {KEYS_WAIT_S} s; is one paused?"
             with self._keys_held() as is_held:
                 if is_held:
-                    self._refresh_others()
-                    return self._decide(commits)
-            # Its holder may be paused for ever. Work without a key has nothing to do with it.
+                    try:
+                        self._refresh_others()
+                    except StorageError as error:
+                        why = f"whose keys are taken cannot be read: {error}"
+                    else:
+                        return self._decide(commits)
+            # Work without a key has nothing to do with it.
             others = iter(self._decide([commit for commit in commits if not commit.key]))
-            refused = NotApplied(
-                f"another process holds the keys of {self._root} for more than {KEYS_WAIT_S} s; is one paused?"
-            )
+            refused = NotApplied(why)
             return [refused if commit.key else next(others) for commit in commits]
 
     def _refresh_others(self) -> None:

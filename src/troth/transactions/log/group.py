@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from troth.core.twophase.records import Commit
-from troth.errors import Overloaded, StorageError, TrothError
+from troth.errors import OutcomeUnknown, Overloaded, TrothError
 from troth.transactions.log.interface import Decided, DecisionLog
 
 BATCH_MAX = 512
@@ -118,7 +118,7 @@ class GroupCommit:
             error = caught
         except BaseException as caught:  # noqa: BLE001  (this thread's own: the others are told that nothing is known)
             interrupt = caught
-            error = StorageError("the thread that wrote this decision was interrupted")
+            error = OutcomeUnknown("the thread that wrote this decision was interrupted")
         self._sync_s = time.monotonic() - before
         self._batch_mean += (len(batch) - self._batch_mean) / 8
         try:
