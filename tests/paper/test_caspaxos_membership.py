@@ -4,7 +4,8 @@ import pytest
 from caspaxos import Table, ballot, state
 
 from troth.core.register import changes
-from troth.core.register.messages import Accept, Configure, Described, Prepare, WrongConfig
+from troth.core.register.acceptor import Acceptor
+from troth.core.register.messages import Accept, Configure, Conflict, Described, Prepare, WrongConfig
 from troth.core.register.reconfigure import Reconfiguration
 from troth.errors import NotApplied, UsageError
 from troth.ids import NodeId
@@ -180,3 +181,64 @@ def test_quorum_sizes_are_changed_in_the_same_way() -> None:
     assert table.run(table.proposer(2).change(KEY, changes.put(b"w"))).value == b"w"
     with pytest.raises(UsageError, match="need not meet"):
         Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (1, 2, 3)}, prepare=1, accept=2)
+
+
+def left_behind(table: Table, *, promised: tuple[int, ...]) -> None:
+    """A client dies: *promised* have promised its high ballot, and acceptor 1 alone has accepted what it wanted."""
+    dead = table.proposer(9)
+    dead.observe(ballot(50))
+    task = dead.change(KEY, changes.put(b"left behind"))
+    table.step(task, reach=promised, answer=promised)
+    table.step(task, reach=(1,))
+    assert table.acceptors[NodeId(1)].slots[KEY].state is not None
+
+
+def test_what_a_dead_client_left_behind_does_not_undo_what_the_new_set_has_chosen() -> None:
+    """Acceptor 1 is away during the change, and who had promised that ballot beside it leaves the set."""
+    table = Table(spares=1)
+    left_behind(table, promised=(1, 3))
+    change(table, 50, [1, 2, 4], up=(2, 3, 4))
+    assert table.run(table.proposer(2).change(KEY, changes.put(b"chosen")), up=(2, 4)).value == b"chosen"
+    assert table.run(table.proposer(3).read(KEY), up=(1, 2)).value == b"chosen"
+
+
+def test_nor_does_it_after_another_change_of_the_set() -> None:
+    table = Table(spares=2)
+    left_behind(table, promised=(1, 3))
+    change(table, 50, [1, 2, 4], up=(2, 3, 4))
+    change(table, 51, [1, 2, 5], up=(2, 4, 5))
+    assert table.run(table.proposer(2).change(KEY, changes.put(b"chosen")), up=(2, 5)).value == b"chosen"
+    assert table.run(table.proposer(3).read(KEY), up=(1, 2)).value == b"chosen"
+
+
+def test_the_scan_of_a_change_hears_whoever_may_have_promised_alone() -> None:
+    """With phase-1 quorums of one the only promise of a ballot may be at an acceptor that such a quorum misses."""
+    table = Table(prepare=1, accept=3, spares=1)
+    left_behind(table, promised=(1,))
+    operator = table.proposer(50)
+    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 4)})
+    while not operator.config.is_joint:
+        for send in task.take():
+            task.on_reply(send, table.hand(send))
+    for send in task.take():  # the scan
+        if send.to == 1:
+            task.on_lost(send)
+        else:
+            task.on_reply(send, table.hand(send))
+    assert table.run(task).error is None
+    table.run(table.proposer(2).change(KEY, changes.put(b"chosen")), up=(2, 4))
+    assert table.run(table.proposer(3).read(KEY), up=(1, 2)).value == b"chosen"
+
+
+def test_ballots_below_the_barrier_are_refused_after_a_restart_too() -> None:
+    table = Table(spares=1)
+    left_behind(table, promised=(1, 3))
+    change(table, 50, [1, 2, 4], up=(2, 3, 4))
+    again = Acceptor(NodeId(2))
+    for record in table.acceptors[NodeId(2)].snapshot():
+        again.apply(record)
+    assert again.config is not None
+    reply, record = again.on_request(Prepare(again.config.id, KEY, ballot(50, 9)))
+    assert isinstance(reply, Conflict)
+    assert record is None
+    assert reply.ballot >= again.config.barrier >= ballot(50, 9)

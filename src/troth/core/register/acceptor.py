@@ -77,6 +77,8 @@ class Acceptor:
         self.id = acceptor
         self.config: Configuration | None = None
         self.fence = ZERO
+        self.highest = ZERO
+        """No ballot above it was ever promised here, for whatever key."""
         self.bytes = 0
         self.slots: SortedDict[bytes, Slot] = SortedDict()
         self._bytes_max = bytes_max
@@ -121,12 +123,18 @@ class Acceptor:
     def promised(self, key: bytes) -> Ballot:
         """No ballot below this does anything to *key* here any more."""
         slot = self.slots.get(key)
-        return self.fence if slot is None else slot.promised
+        return max(self._barrier, self.fence if slot is None else slot.promised)
+
+    @property
+    def _barrier(self) -> Ballot:
+        return ZERO if self.config is None else self.config.barrier
 
     def _conflict(self, key: bytes, ballot: Ballot) -> Conflict | None:
         """Why *ballot* is refused, if it is. Without a slot the fence's own ballot is refused too: it may be a late
         copy of what was collected."""
         slot = self.slots.get(key)
+        if ballot <= self._barrier:
+            return Conflict(self.promised(key))
         if slot is None:
             return Conflict(self.fence) if ballot <= self.fence else None
         return Conflict(slot.promised) if ballot < slot.promised else None
@@ -187,9 +195,9 @@ class Acceptor:
             if slot.state is None:
                 continue
             if len(keys) >= limit:
-                return Scanned(tuple(keys), True, self.fence)
+                return Scanned(tuple(keys), True, self.fence, self.highest)
             keys.append((key, slot.is_tombstone))
-        return Scanned(tuple(keys), False, self.fence)
+        return Scanned(tuple(keys), False, self.fence, self.highest)
 
     def describe(self) -> Described:
         """What an operator sees."""
@@ -223,15 +231,18 @@ class Acceptor:
                 else:
                     invariant(record.ballot >= slot.promised, "a promise falls", key=record.key)
                     slot.promised = record.ballot
+                self.highest = max(self.highest, record.ballot)
             case AcceptedRecord():
                 slot = self.slots.get(record.key)
                 below = slot is None or record.ballot >= slot.accepted
                 invariant(below, "an accepted ballot falls", key=record.key, ballot=record.ballot)
                 self._put(record.key, Slot(record.promised, record.ballot, record.state))
+                self.highest = max(self.highest, record.promised)
             case CollectedRecord():
                 invariant(record.fence >= self.fence, "the fence falls", fence=record.fence)
                 self._remove(record.key)
                 self.fence = record.fence
+                self.highest = max(self.highest, record.fence)
             case ConfiguredRecord():
                 self._configure(record)
 

@@ -101,6 +101,9 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
     groups: tuple[Group, ...]
     floor: Ballot = ZERO
     """Fences of acceptors that take this configuration are at least so high."""
+    barrier: Ballot = ZERO
+    """Its acceptors refuse ballots up to this one, for every key: what was accepted at one of them before, and was
+    never chosen, may still be held by one that was away (reconfigure.py)."""
 
     @property
     def is_joint(self) -> bool:
@@ -269,11 +272,12 @@ class Gone(Reply, frozen=True, tag=5):
 
 
 class Scanned(Reply, frozen=True, tag=6):
-    """The answer to `Scan`: (key, is a tombstone)."""
+    """The answer to `Scan`: (key, is a tombstone). `highest`: no ballot above it was ever promised here."""
 
     keys: tuple[tuple[bytes, bool], ...]
     more: bool
     fence: Ballot
+    highest: Ballot = ZERO
 
 
 class WrongConfig(Reply, frozen=True, tag=7):

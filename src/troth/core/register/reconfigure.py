@@ -17,6 +17,11 @@ in e + 1 no round of epoch e can complete; whatever completed before is met by t
 group intersect. The scan asks such a quorum under e + 1, so it lists every key that was ever chosen. An acceptor that
 is new, or was away, begins empty (`Seat.since`); fences go over with the last step (`Configuration.floor`).
 
+What was accepted under e and never chosen need not be listed, and an acceptor of both groups that was away still holds
+it. Those that promised its ballot may all have left, so nothing would keep a later choice from getting a lower one and
+being undone by it. Therefore the scan also asks a phase-2 quorum, which meets the phase-1 quorum of any ballot, for the
+highest that was promised, and the last step refuses all up to it (`Configuration.barrier`).
+
 Whoever dies in the middle leaves a configuration that works; the next change finishes that one first.
 """
 
@@ -59,6 +64,7 @@ class Listing(Exchange):
         super().__init__(proposer)
         self.keys: dict[bytes, bool] = {}
         self.fence = ZERO
+        self.highest = ZERO
         self._tries = 0
         self._votes: dict[NodeId, bool] = {}
         self.resume()
@@ -81,6 +87,7 @@ class Listing(Exchange):
         for key, is_tombstone in reply.keys:
             self.keys[key] = is_tombstone and self.keys.get(key, True)
         self.fence = max(self.fence, reply.fence)
+        self.highest = max(self.highest, reply.highest)
         if reply.more and reply.keys:
             self._sends.append(
                 Send(acceptor, Scan(self.config.id, reply.keys[-1][0], SCAN_PAGE_KEYS), self._phase)
@@ -94,7 +101,7 @@ class Listing(Exchange):
 
     def _vote(self, acceptor: NodeId, *, agreed: bool) -> None:
         self._votes[acceptor] = agreed or self._votes.get(acceptor, False)
-        match self.config.prepared(self._votes):
+        match self._result():
             case VoteResult.WON:
                 self.outcome = Outcome()
             case VoteResult.LOST:
@@ -104,9 +111,23 @@ class Listing(Exchange):
             case VoteResult.PENDING:
                 pass
 
+    def _result(self) -> VoteResult:
+        return self.config.prepared(self._votes)
+
     @override
     def _on_new_config(self) -> None:
         self.outcome = Outcome(error=AcceptorsChanged(self._proposer.config.describe()))
+
+
+class _Survey(Listing):
+    """Also meets whoever promised any ballot before this configuration: a phase-2 quorum is heard as well."""
+
+    @override
+    def _result(self) -> VoteResult:
+        both = (self.config.prepared(self._votes), self.config.accepted(self._votes))
+        if VoteResult.LOST in both:
+            return VoteResult.LOST
+        return VoteResult.PENDING if VoteResult.PENDING in both else VoteResult.WON
 
 
 class _Announcing(Listing):
@@ -202,6 +223,7 @@ class Reconfiguration:
         self._prepare = prepare
         self._accept = accept
         self._fence = ZERO
+        self._highest = ZERO
         self._copied_in: ConfigId | None = None
         """The joint configuration in which the registers are being copied."""
         self._stage = "begin"
@@ -286,7 +308,7 @@ class Reconfiguration:
         if _same(target, config.groups[0]):
             self._end(None)
             return
-        self._decide(config, (config.groups[0], target), config.floor)
+        self._decide(config, (config.groups[0], target), config.floor, barrier=config.barrier)
 
     def _target(self, epoch: int) -> Group:
         """The group wanted; who is in the present one keeps the seat that it has."""
@@ -295,10 +317,10 @@ class Reconfiguration:
         seats = tuple(Seat(node, address, kept.get(node, epoch)) for node, address in self._seats.items())
         return group_of(seats, prepare=self._prepare, accept=self._accept)
 
-    def _decide(self, config: Configuration, groups: tuple[Group, ...], floor: Ballot) -> None:
+    def _decide(self, config: Configuration, groups: tuple[Group, ...], floor: Ballot, *, barrier: Ballot) -> None:
         """Let the configuration after *config*, the present one, be decided, once (see `config_key`)."""
         now = config.id
-        wanted = Configuration(ConfigId(now.cluster, now.epoch + 1), groups, floor)
+        wanted = Configuration(ConfigId(now.cluster, now.epoch + 1), groups, floor, barrier)
         self._stage = "deciding"
         value = msgspec.msgpack.encode(wanted)
         self._inner = self._proposer.change(config_key(wanted.id.epoch), propose(value), bound=True)
@@ -318,12 +340,13 @@ class Reconfiguration:
 
     def _list(self) -> None:
         self._stage = "listing"
-        self._inner = Listing(self._proposer)
+        self._inner = _Survey(self._proposer)
 
     def _on_listed(self) -> None:
         listed = self._inner
         invariant(isinstance(listed, Listing), "nothing was listed")
         self._fence = listed.fence  # type: ignore[union-attr]
+        self._highest = listed.highest  # type: ignore[union-attr]
         self._copied_in = listed.config.id  # type: ignore[union-attr]
         if self._copied_in != self._proposer.config.id:
             self._begin()  # somebody else has finished it
@@ -336,7 +359,8 @@ class Reconfiguration:
         if config.id != self._copied_in:
             self._begin()
             return
-        self._decide(config, config.groups[1:], max(self._fence, config.floor))
+        barrier = max(self._highest, config.barrier)
+        self._decide(config, config.groups[1:], max(self._fence, config.floor), barrier=barrier)
 
 
 def _same(one: Group, other: Group) -> bool:
