@@ -185,8 +185,8 @@ class Replica(AdminPath):
     def snapshot_saved(self, meta: SnapshotMeta, ok: bool) -> None:
         """`SaveSnapshot` has ended; if *ok* the snapshot is durable, and the log before it can go."""
         self._saving = False
-        if not ok:
-            return
+        if not ok or meta.last.index < self._snapshot.last.index:
+            return  # in the second case a newer one was installed meanwhile, and the log may begin behind that
         self._snapshot = meta
         keep_from = LogIndex(max(1, meta.last.index + 1 - self._config.log_kept_entries))
         self.engine.compact(meta, keep_from)

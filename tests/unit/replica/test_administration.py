@@ -3,9 +3,9 @@
 import pytest
 from replica_cluster import Cluster, client_of
 
-from troth.core.interface import ORIGIN, Member, Membership, MembershipChange, SnapshotMeta
+from troth.core.interface import ORIGIN, EntryId, Member, Membership, MembershipChange, SnapshotMeta
 from troth.errors import Corrupt
-from troth.ids import NodeId
+from troth.ids import LogIndex, NodeId
 from troth.kv.requests import Compact, EventType, LeaseGrant, LeaseGrantResult, LeaseRevoke, Put, Range
 from troth.kv.store import Store
 from troth.models import linearizable
@@ -376,6 +376,28 @@ def test_a_server_far_behind_is_sent_a_snapshot_in_chunks() -> None:
     cluster.step_until(lambda: cluster.replicas[follower].machine.store.revision == 111)
     assert cluster.replicas[follower].machine.store.hash() == wanted
     assert len(cluster.replicas[follower].machine.sessions) == 1
+
+
+def test_a_snapshot_that_was_being_saved_when_a_newer_one_was_installed_does_not_take_its_place() -> None:
+    """It ends in front of what the log still has: a server that is sent it is no nearer, and would be sent it again."""
+    cluster = loaded_cluster()
+    former, follower = cluster.leader, cluster.follower
+    cluster.isolate(follower)
+    for number in range(60):
+        write(cluster, Put(b"n%d" % number, b"v"))
+    cluster.heal()
+    lagging = cluster.replicas[follower]
+    cluster.step_until(lambda: lagging.machine.store.revision == 111)
+    installed = max(cluster.snapshots[follower])
+    assert lagging.engine.status().first_index == installed.index + 1
+    older = EntryId(installed.term, LogIndex(installed.index - 1))
+    lagging.snapshot_saved(SnapshotMeta(older, cluster.founding.membership), True)
+    empty = next(node for node in cluster.ids if node not in (former, follower))
+    cluster.isolate(former)
+    del cluster.replicas[former]
+    cluster.add(empty, cluster.founding)
+    cluster.step_until(lambda: cluster.replicas[empty].machine.store.revision == 111)
+    assert cluster.replicas[empty].machine.store.hash() == lagging.machine.store.hash()
 
 
 def test_a_watch_goes_on_over_an_installed_snapshot() -> None:
