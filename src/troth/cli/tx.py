@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from troth.cli import output
-from troth.errors import TrothError, UsageError
+from troth.errors import HeuristicMixed, TrothError, UsageError
 
 if TYPE_CHECKING:
     from troth.core.twophase.gid import Gid
@@ -205,9 +205,13 @@ def resolve(
     """
     if decision is None:
         raise UsageError("say --commit or --abort")
+    from troth.transactions.transaction import Outcome
+
     parsed = _parsed(gid)
     with _opened(databases, log, name) as tpc:
         known = _verdict(tpc, parsed, is_prepared=True)
+        if known not in {*Outcome, HeuristicMixed.code}:
+            raise UsageError(f"{gid}: the log cannot be asked now ({known}), and may have decided it; try again")
         if known == "open":
             raise UsageError(
                 f"{gid}: its coordinator may still decide it; first: troth tx recover --even-if-alive"

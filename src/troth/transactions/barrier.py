@@ -15,6 +15,7 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from pathlib import Path
 
 from troth.errors import Unavailable
@@ -37,6 +38,7 @@ class Barrier:
         self._went_on = 0
         self._seen = (0, b"")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
+        _close_in_children(self)
 
     def enter_shared(self) -> None:
         """A second phase begins here; waits while a snapshot is being taken, but not for ever."""
@@ -133,3 +135,15 @@ class Barrier:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _close_in_children(barrier: Barrier) -> None:
+    """A forked child must not hold the sides of a parent that dies: the lock goes with its last descriptor."""
+    found = weakref.ref(barrier)
+
+    def close() -> None:
+        barrier = found()
+        if barrier is not None:
+            barrier.close()
+
+    os.register_at_fork(after_in_child=close)

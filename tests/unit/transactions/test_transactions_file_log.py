@@ -242,3 +242,23 @@ def test_a_place_that_is_looked_at_for_a_moment_is_taken_all_the_same(tmp_path: 
     threading.Timer(0.02, os.close, (looking,)).start()
     FileLog(tmp_path, coordinator="web").close()
     other.close()
+
+
+def test_a_lock_is_let_go_though_a_forked_child_has_it_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork while the keys were held, or a place was looked at: the child has the descriptor as long as it runs."""
+    log = FileLog(tmp_path)
+    dead = FileLog(tmp_path, coordinator="dead")
+    dead.close()
+    with monkeypatch.context() as inherited:
+        inherited.setattr(os, "close", lambda descriptor: None)
+        with log._keys_held() as is_held:
+            assert is_held
+        assert log.close_epoch("dead")
+        assert log._is_free("dead")
+    monkeypatch.setattr("troth.transactions.log.file.KEYS_WAIT_S", 0.0)
+    with log._keys_held() as is_held:
+        assert is_held
+    FileLog(tmp_path, coordinator="dead").close()
+    log.close()

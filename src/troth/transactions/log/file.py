@@ -460,7 +460,7 @@ class FileLog:
             try:
                 os.close(self._open(self._other(name), _Owner.NOBODY, [record]))
             finally:
-                os.close(holder)
+                _let_go(holder)
 
     def verdict(self, gid: Gid) -> Verdict:
         with self._lock:
@@ -538,7 +538,7 @@ class FileLog:
         holder = self._hold(name)
         if holder is None:
             return False
-        os.close(holder)
+        _let_go(holder)
         return True
 
     def close_epoch(self, coordinator: str, *, even_if_alive: bool = False) -> bool:
@@ -555,7 +555,7 @@ class FileLog:
                     self._on_step("epoch_closed")
             finally:
                 if holder is not None:
-                    os.close(holder)
+                    _let_go(holder)
             return True
 
     def unapplied(self) -> list[Commit]:
@@ -744,7 +744,15 @@ class FileLog:
                     yield True
                     return
         finally:
-            os.close(lock)
+            _let_go(lock)
+
+
+def _let_go(lock: int) -> None:
+    """Not by closing alone: a child that was forked meanwhile has the descriptor too, and would hold the lock."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    finally:
+        os.close(lock)
 
 
 def _close_in_children(log: FileLog) -> None:
