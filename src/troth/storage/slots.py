@@ -44,6 +44,9 @@ class SlotReplay(Replay):
         if self._floor > base:
             # What is held up to there was accepted, and what was chosen in its place may have been in the snapshot.
             chosen = min(chosen, base)
+        # A snapshot that was installed, and the crash came before the log heard of it, is needed from now on as well:
+        # the next record says that all up to its end is chosen, and the slots in front of that do not hold it.
+        unheard = chosen < base
         damage = None if self._harm is None else self._report_slots(self._harm, chosen)
         return Replayed(
             hard_state=self.hard_state,
@@ -58,7 +61,7 @@ class SlotReplay(Replay):
             suspect=suspect,
             slots=tuple(slots[index] for index in sorted(slots)),
             chosen=chosen,
-            floor=self._floor if damage is None else base,
+            floor=base if damage is not None or unheard else self._floor,
             oldest=self._oldest,
         )
 

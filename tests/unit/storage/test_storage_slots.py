@@ -146,6 +146,32 @@ def test_what_was_accepted_in_front_of_a_lost_snapshot_is_not_taken_for_chosen()
         log.close()
 
 
+def test_a_snapshot_that_the_log_had_not_heard_of_is_missed_when_it_is_lost() -> None:
+    """It was durable, and power failed before the record of its installation was. What is accepted in front of its end
+    is not what was chosen there, though the log soon says that everything up to there is chosen."""
+    files = disk()
+    log, _ = open_slots(files)
+    log.append([Persist(slots=(slot(1), slot(2), slot(3, b"accepted by one")), chosen=LogIndex(1))])
+    log.close()
+    log, recovered = open_slots(files, 9)
+    assert recovered.damaged is None
+    log.append([Persist(slots=(slot(10),), chosen=LogIndex(9))])
+    log.close()
+    with pytest.raises(LogDamaged, match="slots up to 9 are in no snapshot that can be loaded"):
+        open_slots(files, 1)
+
+
+def test_a_snapshot_is_not_missed_while_the_log_still_has_what_was_chosen_in_front_of_it() -> None:
+    files = disk()
+    log, _ = open_slots(files)
+    log.append([Persist(slots=(slot(1), slot(2), slot(3)), chosen=LogIndex(3))])
+    log.close()
+    open_slots(files, 2)[0].close()
+    _, recovered = open_slots(files)
+    assert recovered.damaged is None
+    assert recovered.chosen == 3
+
+
 def test_entries_are_no_slots() -> None:
     """An engine's Persist that the log can not hold is our bug, and nothing is written of it."""
     log, _ = open_slots(disk())
