@@ -260,7 +260,11 @@ def test_a_fixed_place_that_another_process_holds_is_not_renewed(cluster_url: st
     theirs = commit(second, 1)
     assert decided(second, theirs) == [Decided(Verdict.COMMIT, theirs.gid)]
     first.close()
+    other = ReplicatedLog.connect(cluster_url, name="fixed", coordinator=None)
+    assert not other.close_epoch("web"), "the end of the first says nothing about the second, which lives"
     second.close()
+    assert other.close_epoch("web"), "nobody waits for the lease of one that has said that it ends"
+    other.close()
 
 
 @pytest.mark.integration

@@ -27,7 +27,7 @@ import msgspec
 
 from troth.client.operations import Delete, Get, Put, create_revision, mod_revision, value
 from troth.client.replies import RangeReply, TxnReply
-from troth.client.sync import Client, connect
+from troth.client.sync import Client, Lease, connect
 from troth.core.twophase.cells import APPLIED_KEPT, Verdict
 from troth.core.twophase.forgotten import Forgotten, ForgottenState
 from troth.core.twophase.gid import LOG_CHARS, Epoch, Gid, base36, is_name, parse_gid
@@ -120,14 +120,14 @@ class ReplicatedLog:
             raise RequestError(f"{key} was deleted; recovery needs it")
         return kv.value.decode()
 
-    def _take_place(self, before: str = "") -> tuple[str, int]:
+    def _take_place(self, before: str = "") -> tuple[str, Lease]:
         """A place that nobody holds, and the lease by which we hold it; the one of *before* if it is free again."""
         wanted = self._wanted
         lease = self._client.lease(ALIVE_TTL_S)
         for name in [wanted] if wanted else [*filter(None, [before]), *map(base36, range(PLACES_MAX))]:
             alive = self._key("alive", name)
             if self._client.txn([create_revision(alive) == 0], [Put(alive, b"", lease=lease.id)]).succeeded:
-                return name, lease.id
+                return name, lease
         lease.revoke()
         raise NotApplied(
             f"the place {wanted or ''} of the decision log is held by a process that lives; wait {ALIVE_TTL_S} s if"
@@ -153,7 +153,7 @@ class ReplicatedLog:
             NotApplied: the place that we were told to take is held by another process.
         """
         kv = self._client.get(self._key("alive", self._name)).kv
-        if kv is None or kv.lease != self._lease:
+        if kv is None or kv.lease != self._lease.id:
             self._name, self._lease = self._take_place(self._name)
         self._epoch = self._open_epoch()
         return self._epoch
@@ -410,9 +410,10 @@ class ReplicatedLog:
         try:
             with self._lock:
                 done, self._done = self._done, []
-            gone: list[Operation] = [Delete(self._key("alive", self._name))]
-            for operations in (*self._applied_operations(done), gone):
+            for operations in self._applied_operations(done):
                 self._client.txn((), operations)
+            # Not by its key: if our lease has run out, that may be another process's by now.
+            self._lease.revoke()
         except TrothError:
             pass  # the lease runs out, and recovery finds out again what was applied
         finally:
