@@ -116,16 +116,15 @@ def changed(current: Membership, change: MembershipChange) -> Membership | str:
     for node in added:
         if node in current.voters or (node in known and node in change.add_learners):
             return f"server {node:x} is a member already"
-    names = {member.name for node, member in members.items() if node not in change.remove and node not in added}
-    for member in added.values():
-        if member.name in names:
-            return f"the name {member.name!r} is taken; remove the old server first"
-        names.add(member.name)
+    members.update(change.update)
+    members.update(added)
+    for node in (*added, *change.update):
+        name = members[node].name
+        if any(each.name == name for other, each in members.items() if other not in (node, *change.remove)):
+            return f"the name {name!r} is taken; remove the old server first"
     for node in change.promote:
         if node not in current.learners:
             return f"server {node:x} is not a learner"
-    members.update(change.update)
-    members.update(added)
     gone = set(change.remove)
     voters = tuple(sorted(({*current.voters, *change.add_voters, *change.promote}) - gone))
     learners = tuple(sorted(({*current.learners, *change.add_learners} - set(voters)) - gone))

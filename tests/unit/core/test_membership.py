@@ -199,6 +199,10 @@ def test_a_server_may_be_replaced_under_its_name() -> None:
             MembershipChange(add_learners={NodeId(10): Member("n1")}),
             "the name 'n1' is taken; remove the old server first",
         ),
+        (
+            MembershipChange(update={NodeId(1): Member("n2", "h:1")}),
+            "the name 'n2' is taken; remove the old server first",
+        ),
     ],
 )
 def test_impossible_changes_say_why(change: MembershipChange, reason: str) -> None:
