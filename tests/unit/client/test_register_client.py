@@ -1,14 +1,18 @@
 """The registers' clients without acceptors: arguments, finding a set, pauses, bounds, and what is recorded."""
 
+import asyncio
+import contextlib
 import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from fake_server import asynchronous
 
 import troth
 from troth.client.registers import lines, recorded
+from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.request import (
     PAUSE_MAX_S,
@@ -131,7 +135,8 @@ class Hangs:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._accepted: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def _accept(self) -> None:
         while True:
@@ -140,11 +145,13 @@ class Hangs:
             except OSError:
                 return
             self._accepted.append(accepted)
-            accepted.sendall(frame(encode_greeting(Welcome(1, CONFIG.id.cluster, NodeId(1)))))  # type: ignore[arg-type]
+            with contextlib.suppress(OSError):
+                accepted.sendall(frame(encode_greeting(Welcome(1, CONFIG.id.cluster, NodeId(1)))))  # type: ignore[arg-type]
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join(5)
         for accepted in self._accepted:
             accepted.close()
 
@@ -164,6 +171,52 @@ def test_an_acceptor_that_hangs_holds_a_bounded_number_of_threads_and_requests()
         port.close()
     for future in futures:
         assert future.cancelled() or isinstance(future.exception(timeout=10), LineLost)
+
+
+def test_a_line_to_an_acceptor_that_hangs_stays_bounded_when_askers_give_up() -> None:
+    """A quorum of the others answers, so every call lets go of its request to this one and the next call follows."""
+    port = Hangs()
+    line = Line(port.address, None)
+    try:
+        for _ in range(lines.WAITING_MAX):
+            line.ask(Describe(), time.monotonic() + 20).cancel()
+        refused = line.ask(Describe(), time.monotonic() + 20)
+        assert isinstance(refused.exception(timeout=1), LineLost)
+    finally:
+        line.close()
+        port.close()
+
+
+def test_a_request_that_waits_when_the_client_is_closed_is_lost_not_cancelled() -> None:
+    """`CancelledError` is no error of ours; whoever waits must be told what every caller handles."""
+    port = Hangs()
+    line = Line(port.address, None)
+    try:
+        futures = [line.ask(Describe(), time.monotonic() + 20) for _ in range(lines.THREADS_MAX + 5)]
+        line.close()
+        assert all(isinstance(future.exception(timeout=10), LineLost) for future in futures)
+    finally:
+        line.close()
+        port.close()
+
+
+@asynchronous
+async def test_an_asyncio_line_to_an_acceptor_that_hangs_stays_bounded_when_askers_give_up() -> None:
+    port = Hangs()
+    line = AsyncLine(port.address, None)
+    try:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(line.ask(Describe()), 0.3)
+        for _ in range(lines.WAITING_MAX):
+            job = asyncio.create_task(line.ask(Describe()))
+            await asyncio.sleep(0)
+            job.cancel()
+            await asyncio.wait([job])
+        with pytest.raises(LineLost, match="has not answered"):
+            await asyncio.wait_for(line.ask(Describe()), 0.3)
+    finally:
+        line.close()
+        port.close()
 
 
 def test_a_dead_acceptor_is_given_a_rest() -> None:

@@ -19,6 +19,8 @@ from troth.wire.frames import FRAME_BYTES_MAX
 from troth.wire.handshake import Greeting, Hello, Welcome
 
 CONNECT_SECONDS_MAX = 2.0
+UNSENT_BYTES_MAX = 32 << 20
+"""For one acceptor; beyond it no further request is queued."""
 
 
 class _Connection(FrameConnection):
@@ -33,8 +35,10 @@ class _Connection(FrameConnection):
         self._number = 0
 
     @property
-    def in_flight(self) -> int:
-        return len(self._asked)
+    def is_full(self) -> bool:
+        """Whether as much as is allowed was not answered. Askers that have given up count as well: what they sent waits
+        in the transport while the acceptor does not read."""
+        return len(self._asked) >= WAITING_MAX or self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX
 
     def ask(self, request: RequestMessage) -> "asyncio.Future[ReplyMessage]":
         self._number += 1
@@ -115,8 +119,10 @@ class AsyncLine:
             if expect and acceptor != expect:
                 raise LineLost(
                     f"acceptor {acceptor:x} answers at {self.address}, not {expect:x}: its directory was emptied or "
-                    "replaced, so it has no voice (`troth paxos acceptors replace`)"
+                    "replaced, so it has no voice (`troth paxos acceptors set`)"
                 )
+            if connection.is_full:
+                raise LineLost(f"{self.address} has not answered what it was asked already")
             return await connection.ask(request)
         finally:
             self._waiting -= 1

@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from troth.client.retry import error_of
 from troth.core.register.codec import decode_answer, encode_ask
@@ -155,23 +156,43 @@ class Line:
             failed: Future[ReplyMessage] = Future()
             failed.set_exception(LineLost(refused))
             return failed
-        future = self._pool.submit(self._ask, request, deadline, expect)
-        future.add_done_callback(self._on_done)
-        return future
+        # Not the pool's own future: if that is cancelled the pool keeps the request, and nobody would count it.
+        answer: Future[ReplyMessage] = Future()
+        try:
+            job = self._pool.submit(self._answer, answer, request, deadline, expect)
+        except RuntimeError:  # closed just now
+            job = Future()
+            job.cancel()
+        job.add_done_callback(partial(self._on_done, answer))
+        return answer
 
-    def _on_done(self, future: "Future[ReplyMessage]") -> None:
+    def _on_done(self, answer: "Future[ReplyMessage]", job: "Future[None]") -> None:
         with self._lock:
             self._waiting -= 1
+        if job.cancelled() and answer.set_running_or_notify_cancel():
+            answer.set_exception(LineLost("the client is closed"))
+
+    def _answer(
+        self, answer: "Future[ReplyMessage]", request: RequestMessage, deadline: float, expect: int
+    ) -> None:
+        """In one of the line's threads; not at all if nobody waits for it any more."""
+        if not answer.set_running_or_notify_cancel():
+            return
+        try:
+            reply = self._ask(request, deadline, expect)
+        except BaseException as error:  # noqa: BLE001 - as the pool does: whoever waits is told
+            answer.set_exception(error)
+        else:
+            answer.set_result(reply)
 
     def _ask(self, request: RequestMessage, deadline: float, expect: int) -> ReplyMessage:
-        """In one of the line's threads."""
         try:
             connection = self._connection(deadline)
             if expect and connection.acceptor != expect:
                 self._drop(connection)
                 raise LineLost(
                     f"acceptor {connection.acceptor:x} answers at {self.address}, not {expect:x}: its directory was "
-                    "emptied or replaced, so it has no voice (`troth paxos acceptors replace`)"
+                    "emptied or replaced, so it has no voice (`troth paxos acceptors set`)"
                 )
             reply = connection.ask(request, deadline)
         except LineLost:
