@@ -9,7 +9,7 @@ import pytest
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import Abort, Applied, BranchRef, Commit, Heuristic, Member, Opened
-from troth.errors import Corrupt, StorageError, SyncFailed, UsageError
+from troth.errors import Corrupt, NotApplied, StorageError, SyncFailed, UsageError
 from troth.transactions.log import framing
 from troth.transactions.log.file import FileLog
 
@@ -261,4 +261,26 @@ def test_a_lock_is_let_go_though_a_forked_child_has_it_open(
     with log._keys_held() as is_held:
         assert is_held
     FileLog(tmp_path, coordinator="dead").close()
+    log.close()
+
+
+def test_a_damaged_place_of_another_process_stops_only_work_with_a_key(tmp_path: Path) -> None:
+    dead = FileLog(tmp_path, coordinator="dead")
+    decide(dead, 1)
+    decide(dead, 2)
+    dead.close()
+    (damaged,) = (tmp_path / "dead").glob("decisions-*.log")
+    content = bytearray(damaged.read_bytes())
+    at = content.index(b"T1.")
+    content[at] ^= 1
+    damaged.write_bytes(content)
+    log = FileLog(tmp_path)
+    assert (log.members(), log.heuristics()) == ({}, [])
+    decide(log, 1)
+    name = str(Gid(log.log_id, log.epoch.coordinator, log.epoch.number, 2))
+    (answer,) = log.decide([Commit(name, (), "order-1")])
+    assert isinstance(answer, NotApplied)
+    with pytest.raises(Corrupt):
+        log.holder_of("order-1")
+    decide(log, 3)
     log.close()

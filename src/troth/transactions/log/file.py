@@ -356,22 +356,25 @@ class FileLog:
             why = f"another process holds the keys of {self._root} for more than {KEYS_WAIT_S} s; is one paused?"
             with self._keys_held() as is_held:
                 if is_held:
-                    try:
-                        self._refresh_others()
-                    except StorageError as error:
-                        why = f"whose keys are taken cannot be read: {error}"
-                    else:
+                    error = self._refresh_others()
+                    if error is None:
                         return self._decide(commits)
+                    why = f"whether the key is taken cannot be read: {error}"
             # Work without a key has nothing to do with it.
             others = iter(self._decide([commit for commit in commits if not commit.key]))
             refused = NotApplied(why)
             return [refused if commit.key else next(others) for commit in commits]
 
-    def _refresh_others(self) -> None:
-        """Read what is new in the places of other processes."""
+    def _refresh_others(self) -> StorageError | None:
+        """Read what is new in the places of other processes. One that is damaged stops nothing but itself."""
+        found = None
         for name in self._names():
             if name != self._place.coordinator:
-                self._other(name).refresh()
+                try:
+                    self._other(name).refresh()
+                except StorageError as error:
+                    found = error
+        return found
 
     def _decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         cells = self._place.cells
@@ -502,7 +505,9 @@ class FileLog:
 
     def holder_of(self, key: str) -> str | None:
         with self._lock:
-            self._refresh_others()
+            error = self._refresh_others()
+            if error is not None:
+                raise error
             return self._place.cells.holder_of(key) or self._holder_elsewhere(key)
 
     def abort(self, record: Abort) -> Verdict:
