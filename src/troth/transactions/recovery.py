@@ -346,8 +346,14 @@ class Recovery:
         if state is State.ABORTING:
             return  # a vote that was under way may still become prepared: remembered, as long as there is room
         found = parse_gid(gid)
+        if found is None or self._core.is_under_way(gid):
+            return
+        verdict = self._core.log.verdict(found[0])
+        if verdict is Verdict.OPEN and state is State.IN_DOUBT and (record.branches or record.delegate):
+            # Listed nowhere, when its only writer cannot prepare: whoever asks would be told "open" for ever.
+            verdict = self._core.log.abort(Abort(gid, "recovery"))
         is_unapplied = record.gid in {unapplied.gid for unapplied in self._core.unapplied()}
-        if found is not None and not is_unapplied and self._core.log.verdict(found[0]) is not Verdict.OPEN:
+        if not is_unapplied and verdict is not Verdict.OPEN:
             self._core.settled(gid)
 
     def _count(self, report: Report) -> None:

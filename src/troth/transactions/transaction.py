@@ -509,7 +509,8 @@ class Transaction:
 
     def _leave(self) -> None:
         """What could not be told is recovery's; it knows from us what was decided, where that is known."""
-        self._core.leave(self.gid, self._state, self._record())
+        # What was not voted on has no cell to be decided in.
+        self._core.leave(self.gid, self._state, self._record() if self._prepared_at else Commit(self.gid, ()))
 
     def _forget(self) -> None:
         self._core.on_step("before_forget")

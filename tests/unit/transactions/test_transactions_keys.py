@@ -12,7 +12,7 @@ sa = pytest.importorskip("sqlalchemy")
 
 from troth.core.twophase.cells import Verdict  # noqa: E402
 from troth.core.twophase.records import Abort, Commit  # noqa: E402
-from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError  # noqa: E402
+from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError, TransactionInDoubt  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.log.group import GroupCommit  # noqa: E402
@@ -79,6 +79,36 @@ def test_a_key_whose_holder_was_refused_is_free_though_nobody_has_noted_that(tmp
         assert tpc.participants[0].marker(holder.gid, refuse=True) is False
         assert work(tpc).replayed is False
         assert rows(engine) == 1
+
+
+def test_a_decision_that_the_log_never_heard_of_is_settled_by_recovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is prepared anywhere, since its only writer cannot prepare."""
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        with monkeypatch.context() as silent:
+            silent.setattr(tpc.log, "decide", lambda commits: [OutcomeUnknown("no answer") for _ in commits])
+            with pytest.raises(TransactionInDoubt) as caught:
+                work(tpc)
+        assert tpc.outcome(caught.value.gid) is Outcome.OPEN
+        tpc.recover()
+        assert tpc.outcome(caught.value.gid) is Outcome.ABORTED
+        assert work(tpc).replayed is False
+
+
+def test_recovery_says_nothing_of_a_lone_writer_that_was_interrupted(tmp_path: Path) -> None:
+    """It may have committed, without the log."""
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+
+        def interrupted() -> None:
+            tx._branches[0].end_here()
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), tpc.begin() as tx:
+            tx["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+            tx._branches[0].commit_alone = interrupted
+        tpc.recover()
+        assert tpc.outcome(tx.gid) is not Outcome.ABORTED
 
 
 def test_a_begin_that_the_log_refuses_leaves_nothing_behind(
