@@ -242,3 +242,30 @@ def test_ballots_below_the_barrier_are_refused_after_a_restart_too() -> None:
     assert isinstance(reply, Conflict)
     assert record is None
     assert reply.ballot >= again.config.barrier >= ballot(50, 9)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_accept_that_an_acceptor_of_an_older_epoch_refused_is_not_waited_for(told: bool) -> None:
+    """Or a change whose fate is hidden would wait for it until its time is over."""
+    table = Table(spares=1)
+    change(table, 50, [1, 2, 4], up=(1, 2, 3))
+    client = table.proposer(1)
+    newest = table.acceptors[NodeId(1)].config
+    assert newest is not None
+    client.adopt(newest)
+    client.observe(newest.barrier)
+    task = client.change(KEY, changes.put(b"v"))
+    table.step(task, reach=(1, 2), answer=(1, 2))
+    accepts = {send.to: send for send in task.take()}
+    task.on_reply(accepts[NodeId(4)], table.hand(accepts[NodeId(4)]))
+    (tell,) = task.take()
+    assert isinstance(tell.request, Configure)
+    (attempt,) = task.attempts
+    task.on_lost(accepts[NodeId(1)])
+    task.on_lost(accepts[NodeId(2)])  # this phase is lost
+    if told:
+        task.on_reply(tell, table.hand(tell))
+        assert NodeId(4) not in attempt.doubtful
+    else:
+        task.on_lost(tell)
+    assert not attempt.open

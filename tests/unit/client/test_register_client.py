@@ -5,6 +5,7 @@ import contextlib
 import socket
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from troth.client.registers.request import (
     view_of,
     where,
 )
+from troth.client.registers.sync import failure_of
 from troth.core.register import changes
 from troth.core.register.messages import ZERO, Describe, Described, Seat, founding, group_of
 from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
@@ -198,6 +200,13 @@ def test_a_request_that_waits_when_the_client_is_closed_is_lost_not_cancelled() 
     finally:
         line.close()
         port.close()
+
+
+def test_nobody_waits_for_an_acceptor_longer_than_the_call_may_take() -> None:
+    """Its threads may all be held by calls with longer time-outs."""
+    begin = time.monotonic()
+    assert isinstance(failure_of(Future(), begin + 0.05), LineLost)
+    assert time.monotonic() - begin < 5
 
 
 @asynchronous

@@ -237,7 +237,7 @@ class PaxosClient:
         }
         views = []
         for seat, future in asked.items():
-            error = future.exception()
+            error = failure_of(future, deadline)
             reply = future.result() if error is None else None
             views.append(view_of(seat, config, reply, "" if error is None else str(error)))
         return views
@@ -279,7 +279,7 @@ class PaxosClient:
         patience = min(deadline, time.monotonic() + DESCRIBE_SECONDS_MAX)
         while True:
             future = self._describe(address, deadline)
-            error = future.exception()
+            error = failure_of(future, deadline)
             if error is None and isinstance(reply := future.result(), Described):
                 return reply
             if time.monotonic() > patience:
@@ -437,7 +437,7 @@ class PaxosClient:
     def _found(self, config: Configuration, deadline: float) -> None:
         asked = {address: self._line(address).ask(Configure(config), deadline) for address in self._given}
         for address, future in asked.items():
-            if future.exception() is None and isinstance(reply := future.result(), Described):
+            if failure_of(future, deadline) is None and isinstance(reply := future.result(), Described):
                 self._learn(address, reply)
 
     # ---- collection ----------------------------------------------------------------------------------------
@@ -483,6 +483,14 @@ class PaxosClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def failure_of(future: "Future[ReplyMessage]", deadline: float) -> BaseException | None:
+    """Why *future* has no result, waiting for it no longer than that: it may be behind others' requests."""
+    try:
+        return future.exception(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        return LineLost("it has not answered in time")
 
 
 class _Turns:

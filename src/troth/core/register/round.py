@@ -121,10 +121,11 @@ class Round(Exchange):
     @override
     def on_reply(self, send: Send, reply: ReplyMessage) -> None:
         attempt = self._attempt_of(send)
-        if attempt is not None and not isinstance(reply, WrongConfig):
+        is_answer = send.then is None and not isinstance(reply, WrongConfig)
+        if attempt is not None and is_answer:
             self._note(attempt, send.to, refused=isinstance(reply, Conflict | Full))
         super().on_reply(send, reply)
-        if attempt is not None and isinstance(reply, WrongConfig) and send.phase != self._phase:
+        if attempt is not None and not is_answer and send.phase != self._phase:
             # It will not be asked again: this phase is over, or ended just now by the newer configuration.
             self._note(attempt, send.to, refused=True)
         self._unpark()
@@ -148,7 +149,7 @@ class Round(Exchange):
 
     def _attempt_of(self, send: Send) -> Attempt | None:
         """The attempt that *send* is the accept of, if its answer may still tell something."""
-        request = send.request
+        request = send.request if send.then is None else send.then
         if not isinstance(request, Accept):
             return None
         return next(
@@ -193,6 +194,9 @@ class Round(Exchange):
         self._parked = None
         self.phases += 1
         self._votes = _Votes()
+        for send in self.take():  # what has not left by now never will
+            if attempt := self._attempt_of(send):
+                self._note(attempt, send.to, refused=True)
         self._broadcast(request)
 
     def _prepare(self) -> None:
