@@ -134,6 +134,8 @@ def test_two_recoveries_at_once_are_harmless(step: str, place: Place) -> None:
 )
 def test_a_paused_coordinator_is_fenced_off(step: str, place: Place) -> None:
     """SIGSTOP in the middle; another process takes over and finishes; SIGCONT: nothing it does counts any more."""
+    if step not in steps_of(place.name):
+        pytest.skip("no transaction over these two comes to this step")
     bank = place.bank(0)
     zombie = start(clients, bank, Load(seed=0, dies_at=step, after=20, with_signal=signal.SIGSTOP))
     assert stopped(zombie)
