@@ -188,6 +188,15 @@ def test_nobody_else_can_read_the_data(tmp_path: Path) -> None:
     files.close()
 
 
+def test_a_new_directory_is_durable_in_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(real.os, "fsync", lambda handle: synced.append(Path(f"/proc/self/fd/{handle}").readlink()))
+    DiskFiles(tmp_path / "above" / "data").close()
+    assert sorted(synced) == sorted([tmp_path.resolve(), tmp_path.resolve() / "above"])
+    DiskFiles(tmp_path / "above" / "data").close()
+    assert len(synced) == 2
+
+
 def test_a_directory_that_can_not_be_used_is_typed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="can not be used"):

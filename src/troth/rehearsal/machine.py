@@ -169,8 +169,11 @@ class SimulatedWorker:
         self._disk = disk
         self._on_failed = on_failed
         self._jobs: deque[Callable[[], None]] = deque()
+        self._failed = False
 
     def do(self, job: Callable[[], None]) -> None:
+        if self._failed:
+            return
         self._jobs.append(job)
         if len(self._jobs) == 1:
             self._disk.later(self._next, 2)
@@ -184,7 +187,10 @@ class SimulatedWorker:
             self._jobs[0]()
         # As in the thread of the real one.
         except Exception as error:  # noqa: BLE001
+            self._failed = True
+            self._jobs.clear()
             self._disk.loop.enter(self._on_failed, error)
+            return
         self._jobs.popleft()
         if self._jobs:
             self._disk.later(self._next, 2)

@@ -69,7 +69,7 @@ class DiskFiles:
         """Raises StorageError when another process has the directory, or it can not be used."""
         self.directory = Path(directory)
         try:
-            self.directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            _make_durably(self.directory)
             self._handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StorageError(
@@ -137,6 +137,19 @@ class DiskFiles:
             os.close(self._handle)
             os.close(self._lock)
             self._handle = -1
+
+
+def _make_durably(directory: Path) -> None:
+    """Create *directory* with all above it that is missing. Its name stands in the directory above, so without a sync
+    of that one the power may take it back, and all that was synced in it."""
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    for each in missing:
+        above = os.open(each.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -74,6 +74,8 @@ class ThreadWorker:
             # Whatever it was, the owner has to know; it decides what becomes of the process.
             except Exception as error:  # noqa: BLE001
                 self._on_failed(error)
+                # A second sync may succeed and prove nothing: what waits must not build on what has failed.
+                return
 
 
 class Machine:

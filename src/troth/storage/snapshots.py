@@ -20,7 +20,7 @@ is good as far as its chunks are intact, which is where the transfer goes on.
 
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -72,10 +72,14 @@ def _sync(file: File, name: str) -> None:
     try:
         file.sync()
     except OSError as error:
-        raise SyncFailed(
-            f"{name}: fsync failed: {error}. What was written to it may be lost, so this process stops. See the"
-            " kernel's log, check the disk, start again"
-        ) from error
+        raise _sync_failed(name, error) from error
+
+
+def _sync_failed(name: str, error: OSError) -> SyncFailed:
+    return SyncFailed(
+        f"{name}: fsync failed: {error}. What was written to it may be lost, so this process stops. See the"
+        " kernel's log, check the disk, start again"
+    )
 
 
 @dataclass(slots=True)
@@ -204,7 +208,7 @@ class SnapshotStore:
                 incoming.file.write_at(have, fresh)
             incoming.size += len(fresh)
             if incoming.size - incoming.synced >= SYNC_EVERY_BYTES:
-                _sync(incoming.file, name)
+                self._sync_incoming(incoming, name)
                 incoming.synced = incoming.size
         return incoming.size
 
@@ -225,7 +229,7 @@ class SnapshotStore:
             with _disk(name):
                 self._files.remove(name)
             raise
-        _sync(incoming.file, name)
+        self._sync_incoming(incoming, name)
         self._drop_incoming()
         self._publish(name, meta)
 
@@ -261,7 +265,10 @@ class SnapshotStore:
         name = names.snapshot_name(meta.last)
         with _disk(name):
             self._files.rename(written, name)
+        try:
             self._files.sync_directory()
+        except OSError as error:
+            raise _sync_failed(name, error) from error
         if self._reading is not None and self._reading[0] == meta.last:
             self._reading[1].close()
             self._reading = None
@@ -307,6 +314,16 @@ class SnapshotStore:
             file.truncate(size)
         self._incoming = _Incoming(meta, file, size, 0)
         return self._incoming
+
+    def _sync_incoming(self, incoming: _Incoming, name: str) -> None:
+        try:
+            _sync(incoming.file, name)
+        except SyncFailed:
+            # The next process would read these bytes in the page cache, find them intact, and go on behind them; its
+            # own sync would succeed and write none of them.
+            with suppress(OSError):
+                self._files.remove(name)
+            raise
 
     def _drop_incoming(self) -> None:
         if self._incoming is not None:

@@ -427,6 +427,37 @@ def test_failing_syncs_are_typed() -> None:
         stream(source, target, META)
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("syncs", [1, 3])
+def test_what_a_failed_sync_has_lost_is_not_taken_for_received(seed: int, syncs: int) -> None:
+    """The page cache still shows it to the next process, whose own sync writes none of it."""
+    source = store_with(size=3000)
+    files = SimulatedDisk(random.Random(seed))
+    target = SnapshotStore.open(files)
+    files.fail_next_sync(skip=syncs)
+    with pytest.raises(SyncFailed):
+        stream(source, target, META)
+        target.finish(META)
+    files.crash()
+    again = SnapshotStore.open(files)
+    stream(source, again, META)
+    again.finish(META)
+    files.power_loss()
+    kept = SnapshotStore.open(files)
+    assert kept.newest() == META
+    assert not kept.damaged
+
+
+def test_a_failed_sync_of_the_directory_is_one_of_a_snapshot() -> None:
+    """It must end the process; a snapshot that could just not be written is tried again."""
+    files = disk()
+    writer = SnapshotStore.open(files).begin(META)
+    writer.write(b"x")
+    files.fail_next_sync(skip=1)
+    with pytest.raises(SyncFailed, match="directory"):
+        writer.finish()
+
+
 def test_an_open_file_that_can_not_be_opened_again() -> None:
     class Failing(SimulatedDisk):
         broken = False
