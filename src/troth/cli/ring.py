@@ -34,8 +34,7 @@ from troth.hashing import (
     ring_svg,
 )
 from troth.hashing.compat import cassandra_token, kafka_partition, keyspace_id, redis_slot
-from troth.hashing.interface import parse_nodes
-from troth.hashing.placement import Placement
+from troth.hashing.interface import parse_nodes, plan_between
 from troth.hashing.spec import build_placement
 
 _LEVELS = {1: ("zone",), 2: ("region", "zone"), 3: ("region", "zone", "rack")}
@@ -455,12 +454,16 @@ def _planned(
 ) -> Plan:
     old, new = build(before), build(after)
     old_placement = build_placement(before, old)
-    new_placement: Placement | None = build_placement(
-        msgspec.structs.replace(after, replicas=before.replicas), new
+    new_placement = build_placement(msgspec.structs.replace(after, replicas=before.replicas), new)
+    return plan_between(
+        old_placement or old,
+        new_placement or new,
+        replicas=before.replicas,
+        keys=keys,
+        sizes_bytes=None,
+        moves_per_node=moves_per_node,
+        lost=lost,
     )
-    if old_placement and new_placement:
-        return old_placement.plan(new_placement, keys=keys, moves_per_node=moves_per_node, lost=lost)
-    return old.plan(new, replicas=before.replicas, keys=keys, moves_per_node=moves_per_node, lost=lost)
 
 
 @ring.command(epilog=_EXEC_EPILOG)
@@ -495,14 +498,17 @@ def apply(
     goal = len(work.done) + stop_after if stop_after else len(work.moves)
     with Bar("moves", total=max(1, len(work.moves) - len(work.done)), file=sys.stderr) as bar:
 
+        def save() -> None:
+            _write(plan_file, work.to_json())
+
         def on_progress(progress: Progress) -> None:
             bar.advance()
-            _write(plan_file, work.to_json())
+            save()
             if progress.moves_done >= goal:
                 work.pause()
 
         try:
-            work.apply(mover, throttle=throttle, on_progress=on_progress)
+            work.apply(mover, throttle=throttle, on_progress=on_progress, on_switch=save)
         except KeyboardInterrupt:
             work.pause()
         finally:
@@ -510,4 +516,6 @@ def apply(
     if work.finished:
         click.echo(f"done: {len(work.moves)} moves; the ring is now {work.after}")
     else:
-        click.echo(f"paused after {len(work.done)} of {len(work.moves)} moves; the same command goes on")
+        # With --undo again it would take back the undoing.
+        goes_on = "the same command without --undo" if undo else "the same command"
+        click.echo(f"paused after {len(work.done)} of {len(work.moves)} moves; {goes_on} goes on")

@@ -59,7 +59,7 @@ class DirectoryMover:
         listed = set(move.key_bytes())
         for path in sorted(directory.iterdir()):
             if path.is_file() and not path.name.startswith(PARTIAL):
-                key = unquote_to_bytes(path.name)
+                key = unquote_to_bytes(os.fsencode(path.name))
                 if key in listed or move.covers(self._digest(key)):
                     yield path
 

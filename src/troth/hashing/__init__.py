@@ -3,18 +3,19 @@
 Pure and self-contained: needs no cluster, imports numpy, xxhash and msgspec and nothing else of troth but its
 errors.
 
-===========================
-========================================================================================== `HashRing`
-the default: weights, replicas, ranges, exact minimal movement `KetamaRing`                 the same keys on
-the same nodes as libketama `Rendezvous`                 exact shares for any weights; O(n)
-`SkeletonRendezvous`         the same for many nodes `Jump`, `Memento`, `Anchor`  plain nodes of one size,
-perfect balance, hardly any memory `MultiProbe`                 one point a node, even without virtual nodes
-`Maglev`                     a table look-up; movement not minimal `BoundedLoad`                a cap on every
-node's load, over any of them `Placement`                  replicas in distinct zones, with a proof `Plan`
-what moves, in waves; apply, pause, resume, undo `troth.hashing.compat`       where Redis Cluster, Cassandra,
-Kafka and Vitess put a key
-===========================
-==========================================================================================
+=============================  ===============================================================
+`HashRing`                     the default: weights, replicas, ranges, exact minimal movement
+`KetamaRing`                   the same keys on the same nodes as libketama
+`Rendezvous`                   exact shares for any weights; O(n)
+`SkeletonRendezvous`           the same for many nodes
+`Jump`, `Memento`, `Anchor`    plain nodes of one size, perfect balance, hardly any memory
+`MultiProbe`                   one point a node, even without virtual nodes
+`Maglev`                       a table look-up; movement not minimal
+`BoundedLoad`                  a cap on every node's load, over any of them
+`Placement`                    replicas in distinct zones, with a proof
+`Plan`                         what moves, in waves; apply, pause, resume, undo
+`troth.hashing.compat`         where Redis Cluster, Cassandra, Kafka and Vitess put a key
+=============================  ===============================================================
 """
 
 from troth.hashing.anchor import Anchor

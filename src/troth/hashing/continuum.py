@@ -153,20 +153,23 @@ class Continuum:
         return at
 
     def preference(self, hashed: int, count: int) -> list[str]:
-        """The first *count* distinct nodes from *hashed* on, the owner first. Needs count <= nodes on the circle."""
+        """The first *count* distinct nodes from *hashed* on, the owner first; who has no point comes last, by name."""
         owners, names = self.owner_list, self.names
         end = len(owners) - 1
         at = self.position(hashed)
         ranks = [owners[at]]
-        while len(ranks) < count:
+        for _ in range(end):
+            if len(ranks) >= count:
+                return [names[rank] for rank in ranks]
             at = at + 1 if at < end else 1
             rank = owners[at]
             if rank not in ranks:
                 ranks.append(rank)
-        return [names[rank] for rank in ranks]
+        ranks += [rank for rank in range(len(names)) if rank not in ranks]
+        return [names[rank] for rank in ranks[:count]]
 
     def walk(self, hashed: int) -> Iterator[str]:
-        """Every node once, in the order in which their points follow *hashed*."""
+        """Every node once, in the order in which their points follow *hashed*; who has no point comes last, by name."""
         owners, names = self.owner_list, self.names
         end = len(owners) - 1
         at = self.position(hashed)
@@ -177,6 +180,7 @@ class Continuum:
                 seen.add(rank)
                 yield names[rank]
             at = at + 1 if at < end else 1
+        yield from (name for rank, name in enumerate(names) if rank not in seen)
 
     def preference_ranks(self, count: int, positions: NDArray[np.uint32] | None = None) -> NDArray[np.int32]:
         """The first *count* distinct owners from each position on.
@@ -194,7 +198,9 @@ class Continuum:
         chosen[:, 0] = self.owners[start]
         cursor = start.copy()
         filled = np.ones(len(start), np.int64)
-        rows = np.flatnonzero(filled < count)
+        pointless = np.flatnonzero(np.bincount(self.owners[:-1], minlength=len(self.names)) == 0)
+        on_circle_count = min(count, len(self.names) - len(pointless))
+        rows = np.flatnonzero(filled < on_circle_count)
         while len(rows):
             cursor[rows] = (cursor[rows] + 1) % size
             candidates = self.owners[cursor[rows]]
@@ -202,7 +208,9 @@ class Continuum:
             won = rows[fresh]
             chosen[won, filled[won]] = candidates[fresh]
             filled[won] += 1
-            rows = rows[filled[rows] < count]
+            rows = rows[filled[rows] < on_circle_count]
+        if on_circle_count < count:
+            chosen[:, on_circle_count:] = pointless[: count - on_circle_count]
         return chosen
 
     def arc_sizes(self) -> NDArray[np.float64]:

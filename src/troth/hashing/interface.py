@@ -329,8 +329,13 @@ class Locator(ABC):
         if node not in self._weights:
             raise UnknownNode(node)
         self._require_weights()
+        before = self._weights[node]
         self._weights[node] = _checked_weight(node, weight)
-        self._reweighted(node)
+        try:
+            self._reweighted(node)
+        except BaseException:
+            self._weights[node] = before
+            raise
         self._epoch += 1
 
     def copy(self) -> Self:

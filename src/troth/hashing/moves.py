@@ -10,8 +10,9 @@ Within a wave all copies come first, then the switches and drops. A key therefor
 before, however many moves of a wave touch it, and a plan that stops anywhere leaves every key with its full
 count.
 
-A plan is a value with a record of how far it got: `Plan.to_json` after each reported step is all that is
-needed to go on after a crash (a move that was under way is copied again).
+A plan is a value with a record of how far it got. `Plan.to_json`, saved before each switch (`on_switch`) and after
+each finished move (`on_progress`), is all that is needed to go on after a crash, or to undo: a copy that was under way
+is made again, but never once the switch may have happened, since the target may hold newer values by then.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -161,6 +162,7 @@ class Plan(msgspec.Struct, kw_only=True):
         moved_fraction: share of all hashes (or listed keys) times replicas that changes its holder.
         ideal_fraction: the least share that any placement in proportion to the weights must move.
         copied, done: ids of moves that are copied, or finished.
+        switching: id of the move whose switch or drop was begun and is not known to be finished.
         paused: `apply` stops before the next move while this is set.
     """
 
@@ -178,6 +180,7 @@ class Plan(msgspec.Struct, kw_only=True):
     ideal_fraction: float
     copied: list[int] = msgspec.field(default_factory=list)
     done: list[int] = msgspec.field(default_factory=list)
+    switching: int | None = None
     paused: bool = False
 
     @property
@@ -204,6 +207,7 @@ class Plan(msgspec.Struct, kw_only=True):
         *,
         throttle: Throttle | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_switch: Callable[[], None] | None = None,
         run: Runner = map,
     ) -> bool:
         """Carry out what is not done yet, wave by wave.
@@ -212,6 +216,8 @@ class Plan(msgspec.Struct, kw_only=True):
             mover: does the work.
             throttle: bounds the rate of copying. With a concurrent *run* it is asked from several threads.
             on_progress: called after each finished move; the place to save the plan and to draw a bar.
+            on_switch: called before each switch; save the plan here as well, or a crash in the middle of a move
+                leaves a record that does not know of it.
             run: how the copies of a wave run: ``map`` (one after the other) or ``executor.map``.
 
         Returns:
@@ -242,14 +248,19 @@ class Plan(msgspec.Struct, kw_only=True):
                     copied.add(move.id)
                     self.copied.append(move.id)
             for move in todo:
-                if self.paused:
+                # Whoever paused may have resumed by now, but the copies that this skipped are missing all the same.
+                if self.paused or ("copy" in move.steps and move.id not in copied):
                     return False
+                self.switching = move.id
+                if on_switch is not None:
+                    on_switch()
                 if "switch" in move.steps:
                     mover.switch(move)
                 if "drop" in move.steps:
                     mover.drop(move)
                 done.add(move.id)
                 self.done.append(move.id)
+                self.switching = None
                 if on_progress is not None:
                     on_progress(
                         Progress(
@@ -268,15 +279,31 @@ class Plan(msgspec.Struct, kw_only=True):
 
         Finished moves go the other way. A range that was copied but not switched has seen no writes at the
         target,
-        so that copy is only dropped: copying it back would overwrite newer values.
+        so that copy is only dropped: copying it back would overwrite newer values. A move that stopped in its switch
+        or drop is finished first, since nobody knows which side has the newest values, and then goes back.
         """
         done, copied = set(self.done), set(self.copied)
         moves: list[Move] = []
         waves: list[tuple[int, ...]] = []
+        if self.switching is not None and "switch" in self.moves[self.switching].steps:
+            halfway = self.moves[self.switching]
+            if "copy" in halfway.steps:
+                rest = tuple(step for step in halfway.steps if step != "copy")
+                moves.append(msgspec.structs.replace(halfway, id=0, steps=rest))
+                waves.append((0,))
+            if halfway.source is None or "copy" in halfway.steps:
+                done.add(self.switching)
         for wave in reversed(self.waves):
             ids: list[int] = []
             for index in wave:
                 move = self.moves[index]
+                if "copy" not in move.steps and (move.source is not None or "switch" not in move.steps):
+                    # Of an undo: a copy dropped, or the end of a move. There is no holder to bring back, but a move
+                    # must not stay halfway.
+                    if "switch" in move.steps and index not in done:
+                        ids.append(len(moves))
+                        moves.append(msgspec.structs.replace(move, id=len(moves)))
+                    continue
                 if index in done:
                     back = msgspec.structs.replace(
                         move,
@@ -349,7 +376,10 @@ class Plan(msgspec.Struct, kw_only=True):
                     load[node] = load.get(node, 0) + 1
             busiest = max(load.values(), default=0)
             invariant(busiest <= self.moves_per_node, "a wave exceeds its bound", busiest=busiest)
-        invariant(set(self.done) <= set(listed), "an unknown move is done", done=self.done)
+        known = set(listed)
+        invariant(set(self.done) <= known, "an unknown move is done", done=self.done)
+        invariant(set(self.copied) <= known, "an unknown move is copied", copied=self.copied)
+        invariant(self.switching is None or self.switching in known, "an unknown move is switching")
 
     def to_json(self) -> bytes:
         """The plan with its progress, as JSON."""

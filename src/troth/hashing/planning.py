@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from troth.hashing.errors import BadSetting
+from troth.hashing.errors import BadSetting, NoNodes
 from troth.hashing.keys import Hashes, Key, as_bytes
 from troth.hashing.moves import Move, Plan, Step
 
@@ -54,8 +54,13 @@ def ideal_fraction(before: dict[str, float], after: dict[str, float]) -> float:
     """The least share of keys that must move when the nodes' fair shares change from *before* to *after*.
 
     Sum of what each node gains: 1 / (n + 1) when a node joins n others of the same weight.
+
+    Raises:
+        NoNodes: nobody holds anything before, or afterwards.
     """
     total_before, total_after = sum(before.values()), sum(after.values())
+    if not (total_before and total_after):
+        raise NoNodes
     return sum(
         max(0.0, weight / total_after - before.get(name, 0.0) / total_before) for name, weight in after.items()
     )

@@ -1,6 +1,7 @@
 """``troth ring`` from the outside."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,27 @@ def test_wrong_use_is_explained(tmp_path: Path) -> None:
     assert "who moves the data?" in run("apply", plan, code=2).output
     assert "is no directory" in run("apply", plan, "--directory", tmp_path, code=2).output
     assert "Usage" in run().output
+
+
+def test_a_plan_from_zones_to_none_takes_copies_from_where_the_zones_put_them(tmp_path: Path) -> None:
+    zoned, plain = tmp_path / "zoned.json", tmp_path / "plain.json"
+    run("--nodes", "a@z1,b@z1,c@z2", "show", "--save", zoned)
+    run("--nodes", "a,b,c", "show", "--save", plain)
+    run("--ring", zoned, "plan", "--after", plain, "--replicas", "2", "-o", tmp_path / "p")
+    # Keys of a and b have their second copy on c before, and some of them on each other afterwards.
+    assert any(move.leaving == "c" for move in Plan.from_json((tmp_path / "p").read_bytes()).moves)
+
+
+def test_a_paused_undo_says_that_going_on_is_not_undoing_again(tmp_path: Path) -> None:
+    run("--nodes", "a,b", "--vnodes", "3", "plan", "--add", "c", "-o", tmp_path / "p")
+    moves = "apply", tmp_path / "p", "--exec", "true"
+    run(*moves)
+    assert "without --undo" in run(*moves, "--undo", "--stop-after", "1").output
+
+
+def test_a_file_whose_name_is_no_utf8_is_moved(tmp_path: Path) -> None:
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b", "--remove", "a", "-o", tmp_path / "p")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / os.fsdecode(b"\xff")).write_bytes(b"x")
+    run("apply", tmp_path / "p", "--directory", tmp_path)
+    assert (tmp_path / "b" / os.fsdecode(b"\xff")).read_bytes() == b"x"

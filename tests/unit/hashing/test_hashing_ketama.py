@@ -87,3 +87,19 @@ def test_weights_are_whole_numbers() -> None:
     ring = KetamaRing({"a": 1, "b": 2})
     with pytest.raises(BadSetting):
         ring.reweight("a", 0.5)
+
+
+def test_a_node_too_light_for_a_point_holds_no_keys_and_is_the_last_replica() -> None:
+    ring = KetamaRing({"heavy": 1000, "light": 1})
+    assert {name for _, name in ring.points} == {"heavy"}
+    keys = [f"key-{number}" for number in range(50)]
+    assert all(ring.nodes(key, 2) == list(ring.walk(key)) == ["heavy", "light"] for key in keys)
+    assert ring.nodes_batch(keys, 2).tolist() == [["heavy", "light"]] * 50
+
+
+def test_a_weight_that_is_refused_leaves_the_ring_as_it_was() -> None:
+    ring = KetamaRing({"a": 1, "b": 1})
+    before = ring.digest
+    with pytest.raises(BadSetting):
+        ring.reweight("a", 1.5)
+    assert ring.digest == before

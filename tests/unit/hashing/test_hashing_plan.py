@@ -1,6 +1,7 @@
 """Plans: exact, bounded, repeatable, reversible."""
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -13,6 +14,7 @@ from troth.hashing import (
     KetamaRing,
     Memento,
     Move,
+    NoNodes,
     NotSupported,
     Plan,
     Progress,
@@ -52,7 +54,7 @@ class Store:
     def switch(self, move: Move) -> None:
         for key in self.moved(move):
             assert key in self.held[move.target]
-            self.routed[key].remove(move.leaving)
+            self.routed[key].discard(move.leaving)
             self.routed[key].add(move.target)
 
     def drop(self, move: Move) -> None:
@@ -292,3 +294,73 @@ def test_bad_plans_are_refused() -> None:
     crowded = msgspec.structs.replace(plan, waves=(tuple(range(len(plan.moves))),))
     with pytest.raises(InvariantViolation, match="bound"):
         crowded.check()
+
+
+class Halting(Store):
+    """A store whose first drop deletes some of what it should, and fails."""
+
+    halted = False
+
+    def drop(self, move: Move) -> None:
+        if not self.halted:
+            self.halted = True
+            self.held[move.leaving].difference_update(self.moved(move)[:1])
+            raise OSError("the disk went away")
+        super().drop(move)
+
+
+def halted_plan() -> tuple[HashRing, Halting, Plan]:
+    """A plan that was killed within its first drop, as it was last saved."""
+    before = HashRing(NAMES[:3], vnodes=2)
+    plan = before.plan(before.changed(add=["d"]), moves_per_node=9)
+    store = Halting(before, 1)
+    saved = [plan.to_json()]
+    with pytest.raises(OSError, match="went away"):
+        plan.apply(store, on_switch=lambda: saved.append(plan.to_json()))
+    return before, store, Plan.from_json(saved[-1])
+
+
+def test_undo_of_a_move_that_stopped_within_its_drop_loses_no_key() -> None:
+    before, store, plan = halted_plan()
+    back = plan.undo()
+    back.check()
+    assert Plan.from_json(back.to_json()).apply(store)
+    assert all(key in store.held[before.node(key)] for key in KEYS)
+    assert store.held["d"] == set()
+    assert all(store.routed[key] == {before.node(key)} for key in KEYS)
+
+
+def test_undo_of_an_undo_that_never_ran_finishes_the_move_that_stopped() -> None:
+    _, store, plan = halted_plan()
+    halfway = plan.moves[plan.switching or 0]
+    assert plan.undo().undo().apply(store)
+    assert all(key in store.held["d"] and key not in store.held[halfway.leaving] for key in store.moved(halfway))
+
+
+def test_a_move_that_may_have_switched_is_not_copied_again() -> None:
+    _, store, plan = halted_plan()
+    copies = store.copies
+    assert plan.apply(store)
+    assert store.copies == copies + len(plan.moves) - len(plan.copied)
+    assert plan.switching is None and all(key in store.held[node] for key in KEYS for node in store.routed[key])
+
+
+def test_resuming_while_copies_were_being_skipped_drops_nothing_that_was_not_copied() -> None:
+    before = HashRing(NAMES[:3], vnodes=4)
+    plan = before.plan(before.changed(add=["d"]), moves_per_node=9)
+    store = Store(before, 1)
+
+    def run(copy_one: Callable[[Move], int], moves: Iterable[Move]) -> Iterator[int]:
+        for number, move in enumerate(moves):
+            plan.paused = number == 1
+            yield copy_one(move)
+
+    assert not plan.apply(store, run=run)
+    assert plan.apply(store)
+    assert all(key in store.held[node] for key in KEYS for node in store.routed[key])
+
+
+def test_a_plan_from_or_to_an_empty_ring_is_refused() -> None:
+    for before, after in ((HashRing(), HashRing(["a"])), (HashRing(["a"]), HashRing())):
+        with pytest.raises(NoNodes):
+            before.plan(after)
