@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from troth.verify.check import check
-from troth.verify.history import EventType, History
+from troth.verify.history import Event, EventType, History, pair
 from troth.verify.linearizability import Budget, check_linearizable
 from troth.verify.linearizability.minimal import cut, removable_calls, shrink, unseen
 from troth.verify.models import Model, Register
@@ -66,6 +66,22 @@ def test_the_smallest_part_is_illegal_by_itself(name: str, start: int, count: in
         shown += 1
         smaller += len(part) < len(history)
     assert smaller >= shown // 3
+
+
+@pytest.mark.parametrize(("name", "values"), [("queue", [1, 0, 0]), ("stack", [0, 1, 1])])
+def test_what_was_refused_for_what_comes_later_is_shown_with_it(name: str, values: list[int]) -> None:
+    """Enqueue 1, enqueue 0, dequeue 0, and 0 once more, so that only a search decides: the first may not even enter."""
+    rows = [("enqueue", values[0], None), ("enqueue", values[1], None), ("dequeue", None, 0)]
+    rows += [("enqueue", values[2], None)]
+    events = [
+        Event(type=kind, process=0, f=f, value=argument if kind is EventType.INVOKE else result)
+        for f, argument, result in rows
+        for kind in (EventType.INVOKE, EventType.OK)
+    ]
+    verdict = check(pair(events), object=name)
+    assert verdict.status is Status.ILLEGAL and verdict.algorithms == ("jit-model",)
+    example = verdict.counterexample
+    assert example is not None and example.minimal == (0, 1, 2)
 
 
 def test_a_write_may_not_go_while_a_failed_cas_looks_at_what_it_overwrote() -> None:

@@ -1,5 +1,6 @@
 """Splits a history into independent parts and decides each with the cheapest algorithm that is sound for it."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from typing import Final, TypeAlias
@@ -219,14 +220,19 @@ class _Objects:
         def prefix() -> Instants:
             return witness.order_of_calls(model, self.calls, timeline[: outcome.events_done], outcome.trail)
 
-        def smallest() -> tuple[list[int], Outcome]:
-            return _smallest(
-                timeline[: outcome.events_done + 1],
-                minimal.removable_calls(self.model, self.calls),
-                lambda part: generic.search(
-                    foreseeing(self.model, self.calls, part), self.calls, part, budget=_small_budget()
-                ),
+        def tried(part: Sequence[int]) -> Outcome:
+            return generic.search(
+                foreseeing(self.model, self.calls, part), self.calls, part, budget=_small_budget()
             )
+
+        def smallest() -> tuple[list[int], Outcome]:
+            failing = timeline[: outcome.events_done + 1]
+            if model is not self.model:
+                # It was refused for what comes later: the shortest beginning that is illegal with nothing behind it.
+                ends = range(len(failing), len(timeline) + 1)
+                at = bisect_left(ends, True, key=lambda end: tried(timeline[:end]).status == "illegal")
+                failing = timeline[: ends[at]] if at < len(ends) else timeline
+            return _smallest(failing, minimal.removable_calls(self.model, self.calls), tried)
 
         return _Result(
             part=_part(self.history, key, "jit-model", timeline, outcome),
