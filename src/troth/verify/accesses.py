@@ -11,10 +11,11 @@ A cas that succeeded is a read of its old value and then a write of its new one.
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from troth.errors import UsageError
 from troth.verify.history import EventType, History, Operation, Process, Value, show
+from troth.verify.models import Model, Register
 from troth.verify.verdict import Counterexample, Status, Verdict
 
 _READS: Final = frozenset({"read", "get"})
@@ -44,6 +45,14 @@ class Accesses(Struct, frozen=True, kw_only=True):
     writes: tuple[tuple[int, int, Value, Value], ...]
     thin_air: tuple[int, Value] | None
     doubtful: int
+
+
+def starting_as(history: History, object: Model) -> History:
+    """*history*, read as starting with the value that *object* starts with, should that be a register."""
+    initial = object.reading(history.reading).init() if isinstance(object, Register) else history.reading.initial
+    if initial == history.reading.initial:
+        return history
+    return history.with_reading(structs.replace(history.reading, initial=initial))
 
 
 def accesses_of(history: History, model: str) -> Accesses:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Final
 
 from troth.errors import UsageError
+from troth.verify.accesses import starting_as
 from troth.verify.atomicity import check_atomic_commit
 from troth.verify.causal import CAUSAL_MODELS, check_causal
 from troth.verify.convergence import check_convergence
@@ -94,6 +95,8 @@ def check(
         return check_linearizable(history, model_of(object), budget=budget, every_part=every_part)
     if model == "sequential":
         return check_sequential(history, model_of(object), expired=expired, states_max=configurations_max)
+    if model in (*CAUSAL_MODELS, *GUARANTEES, "session", "session-guarantees") and isinstance(object, Register):
+        history = starting_as(history, object)
     if model in CAUSAL_MODELS:
         return check_causal(history, model, expired=expired)
     if model in GUARANTEES:

@@ -8,7 +8,7 @@ the process.
 mutual-exclusion  between two processes' certain holds there is no overlap. A hold is certain from the return
                   of acquire to the invocation of release, or until its lease runs out, counted from the
                   *invocation* of acquire (all that a careful client may rely on); without release or lease,
-                  to the end of the history
+                  to the end of the history. A lease in a history without times is never certain
 token-order       a later acquisition (invoked after another returned) gets a larger token; none is given twice
 stale-write       no write with a smaller token is accepted after one with a larger token has been
 ================  =====================================================================================
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from troth.verify.history import FOREVER, EventType, History, Operation, Value, show
+from troth.verify.history import FOREVER, EventType, History, Operation, Process, Value, show
 from troth.verify.verdict import Counterexample, Part, Status, Verdict, combine
 
 
@@ -31,7 +31,7 @@ class _Hold(Struct, frozen=True):
     acquire: Operation
     start: int
     end: int
-    end_ns: int | None
+    end_ns: int | float | None
 
 
 def check_lock(history: History) -> Verdict:
@@ -87,31 +87,25 @@ def _token(op: Operation) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _lease_end(op: Operation) -> int | None:
-    if (
-        isinstance(op.result, tuple)
-        and len(op.result) == 2
-        and isinstance(op.result[1], int)
-        and op.start_ns is not None
-    ):
-        return op.start_ns + op.result[1]
-    return None
+def _lease(op: Operation) -> int | float | None:
+    lease = op.result[1] if isinstance(op.result, tuple) and len(op.result) == 2 else None
+    return lease if isinstance(lease, int | float) else None
 
 
 def _exclusion(operations: list[Operation]) -> Counterexample | None:
     holds: list[_Hold] = []
-    for at, op in enumerate(operations):
+    released: dict[Process, int] = {}
+    for op in reversed(operations):
+        if op.f == "release" and op.outcome is not EventType.FAIL:
+            released[op.process] = op.invoked
         if op.f != "acquire" or op.outcome is not EventType.OK:
             continue
-        end = next(
-            (
-                later.invoked
-                for later in operations[at + 1 :]
-                if later.process == op.process and later.f == "release" and later.outcome is not EventType.FAIL
-            ),
-            FOREVER,
-        )
-        holds.append(_Hold(op, op.completed, end, _lease_end(op)))
+        lease = _lease(op)
+        if lease is None:
+            holds.append(_Hold(op, op.completed, released.get(op.process, FOREVER), None))
+        elif op.start_ns is not None:
+            holds.append(_Hold(op, op.completed, released.get(op.process, FOREVER), op.start_ns + lease))
+        # A lease of which nobody knows when it began is never certain.
     holds.sort(key=lambda hold: hold.start)
     running: list[_Hold] = []
     for hold in holds:
@@ -124,6 +118,8 @@ def _exclusion(operations: list[Operation]) -> Counterexample | None:
         ]
         own = hold.end_ns is not None and now is not None and hold.end_ns <= now
         for other in running:
+            if now is None and (other.end_ns is not None or hold.end_ns is not None):
+                continue
             if other.acquire.process != hold.acquire.process and not own:
                 reason = f"process {other.acquire.process} still held the lock when it was granted again"
                 return Counterexample(

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from troth.errors import UsageError
+from troth.verify.accesses import starting_as
 from troth.verify.causal import check_causal
 from troth.verify.history import FOREVER, History, Process, Value
 from troth.verify.linearizability import Budget, check_linearizable
@@ -44,9 +45,9 @@ def check_sequential(
     )
     if quick.status is Status.OK:
         return quick
-    if isinstance(model, Register):
+    if isinstance(model, Register) and type(model).step is Register.step:
         try:
-            causal = check_causal(history, "causal", expired=expired)
+            causal = check_causal(starting_as(history, object), "causal", expired=expired)
         except UsageError:
             # Appends and deletes have no reads-from; the search alone decides.
             causal = None

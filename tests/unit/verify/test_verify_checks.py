@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import pytest
+from msgspec import structs
 
 from troth.errors import UsageError
 from troth.verify.check import MODELS, check
 from troth.verify.formats.edn import Record
 from troth.verify.history import Event, EventType, History, Reading, Value, pair
-from troth.verify.models import ILLEGAL, OBJECTS, Bank, Call, Model, Several, model_of
+from troth.verify.models import ILLEGAL, OBJECTS, Bank, Call, Model, Register, Several, model_of
 from troth.verify.verdict import Status, Verdict, combine
 
 Step = tuple[int, str, Value, Value, Value]
@@ -455,6 +456,23 @@ def test_what_a_lock_says_besides_tokens_is_no_token() -> None:
         "mutual-exclusion",
     )
     assert check(one_by_one(acquire(0, True), release(0), acquire(1, True)), "lock-safety")
+
+
+@pytest.mark.parametrize("model", ["sequential", "causal", "causal+", "pram", "session", "session-guarantees"])
+def test_weak_models_start_with_the_value_the_register_starts_with(model: str) -> None:
+    """A late reader of 0 of a register that starts as 0 read nothing out of thin air."""
+    late = one_by_one(w(0, "x", 1), r(1, "x", 0))
+    assert check(late, model, Register(0))
+    assert check(late, model, "register").status is Status.ILLEGAL
+
+
+def test_leases_without_times_prove_no_overlap() -> None:
+    """When the first lease ran out cannot be known; and a lease may be a fraction."""
+    steps = (acquire(0, (1, 1000)), acquire(1, (2, 1000)))
+    timeless = [structs.replace(event, time=None) for event in one_by_one(*steps).events()]
+    assert check(pair(timeless), "lock-safety")
+    assert check(one_by_one(acquire(0, (1, 1500.5)), acquire(1, (2, 1500.5))), "lock-safety")
+    assert not check(one_by_one(acquire(0, (1, 5e6)), acquire(1, (2, 5e6))), "lock-safety")
 
 
 def test_the_first_broken_lock_is_the_example() -> None:

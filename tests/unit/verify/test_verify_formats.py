@@ -218,6 +218,28 @@ def test_edn_values() -> None:
     assert dump(Record({(Keyword("a"), (1, None))})) == "{:a [1 nil]}"
 
 
+@pytest.mark.parametrize("space", [" " * 5000, ", " * 2500, ";" * 5000 + "\n", "; a, b\n" * 1000])
+def test_what_fits_no_token_after_much_space_is_refused_at_once(space: str) -> None:
+    """Space before a token must not be tried in every partition."""
+    with pytest.raises(DecodeError, match="expected a value"):
+        list(read_all("{:value " + space + "12abc}"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{{:process 0, :type :invoke, :f :write, :value {}}}",
+        '{{"process": 0, "type": "invoke", "f": "write", "value": {}}}',
+        "w 1 {}",
+        "INFO jepsen.util - 0 :invoke :write {}",
+    ],
+)
+def test_integers_without_end_are_a_decode_error(line: str) -> None:
+    """Python itself refuses them with an error of its own."""
+    with pytest.raises(DecodeError, match="odd"):
+        read_history(line.format("1" * 5000), "odd")
+
+
 def test_detect_prefers_the_header() -> None:
     """A header of our own format settles it."""
     assert detect('{"troth_history": 1, "failed": "observed"}') == "troth-jsonl"

@@ -35,8 +35,9 @@ class Record(frozenset[tuple[object, object]]):
     __slots__ = ()
 
 
+# White space and comments fit before a token in one way only; with several, what fits no token takes for ever.
 _TOKEN: Final = re.compile(
-    r"""(?:[\s,]+|;[^\n]*)*(?:
+    r"""[\s,]*(?:;[^\n]*(?:\n|\Z)[\s,]*)*(?:
     (?P<open>\#\{|[\[({])|(?P<close>[\])}])
     |(?P<string>"(?:[^"\\]|\\.)*")
     |(?P<int>[+-]?\d+N?(?=[\s,;"\[\](){}]|$))

@@ -94,6 +94,9 @@ def read_history(
         if not name:
             raise
         raise DecodeError(f"{name}: {error}") from error
+    except ValueError as error:
+        # Python reads no integer of more than some thousand digits.
+        raise DecodeError(f"{name or 'history'}: {error}") from error
     except RecursionError as error:
         raise DecodeError(f"{name or 'history'}: nested too deeply, expected flat events") from error
     history.format = chosen
