@@ -248,3 +248,15 @@ def test_metrics_of_a_real_server_are_served(tmp_path: Path) -> None:
         assert any(line.startswith("troth_disk_syncs_total ") and float(line.split()[1]) > 1 for line in lines)
         with urllib.request.urlopen(f"http://{address}/health", timeout=10) as answer:
             assert answer.status == 200
+
+
+def test_servers_restarted_all_at_once_hear_each_other_over_pipes() -> None:
+    """A server that is still starting has nowhere to put a new socket; it must not be told of one before it has."""
+    with cluster_of(3, transport="pipe") as cluster:
+        for name in cluster.names:
+            cluster.kill(name)
+        for name in cluster.names:
+            cluster.restart(name, wait=False)
+        with cluster.connect() as client:
+            leader = cluster.leader()
+            until(lambda: [p.active for p in client.status(leader)[0].peers if not p.leader] == [True, True])

@@ -375,12 +375,17 @@ async def _greet(
 ) -> Connection:
     """A connection outside the router, ready for use."""
     hello = Hello(kind=kind, cluster_id=router.cluster_id if kind == "client" else ClusterId(0))
+    connection: Connection | None = None
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             connection = await open_connection(
                 address, router.tls, hello, on_welcome=on_welcome, on_message=on_message, on_lost=on_lost
             )
             await connection.greeted
-    except (OSError, TimeoutError) as error:
-        raise Unavailable(f"{address}: {str(error) or 'no answer'}") from error
+    except BaseException as error:
+        if connection is not None:
+            connection.abort(Unavailable("the handshake was given up"))  # nobody else knows of it
+        if isinstance(error, OSError):
+            raise Unavailable(f"{address}: {str(error) or 'no answer'}") from error
+        raise
     return connection

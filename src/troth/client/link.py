@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
                 self._greet(bodies.pop(0))
             for body in bodies:
                 self._on_message(self, _decode(body))
-        except (ProtocolError, msgspec.DecodeError) as error:
+        except (ProtocolError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.abort(error if isinstance(error, ProtocolError) else DecodeError(f"not a message: {error}"))
         except TrothError as error:
             self.abort(error)

@@ -44,13 +44,13 @@ as lists), never pickles. A class with other attributes defines ``to_state(self)
 import asyncio
 import inspect
 import logging
-import random
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
 import msgspec
 
+from troth.client import request as requests
 from troth.client.aio import AsyncClient
 from troth.client.background import Background
 from troth.client.operations import Delete, Get, Put, as_bytes, mod_revision, value
@@ -170,7 +170,7 @@ class Replica(Generic[T]):
         self._state_key = as_bytes(prefix + "state")
         self._calls_prefix = prefix + "calls/"
         self._calls_key = as_bytes(self._calls_prefix)
-        self._caller = f"{random.getrandbits(_CALLER_BITS):016x}"
+        self._caller = f"{requests.draw_bits(_CALLER_BITS):016x}"
         self._count = 0
         self._object: T = kind()
         # The epoch that calls are written to, as far as we know, and the one that the object has come to.

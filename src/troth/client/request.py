@@ -1,6 +1,8 @@
 """What the router takes charge of: something to be sent, and sent again, until it is answered or out of time."""
 
 import asyncio
+import random
+from collections.abc import Callable
 from typing import Any
 
 from troth.client.link import Connection
@@ -11,6 +13,11 @@ LEADER = "leader"
 
 ANY = "any"
 """As a target: one server, preferably a follower, the same while it answers."""
+
+
+draw_bits: Callable[[int], int] = random.SystemRandom().getrandbits
+"""Draws what must be of one client alone. Not the interpreter's generator: programs that seed it alike would be taken
+for one client, and the writes of one answered with the results of the other."""
 
 
 class Request:

@@ -227,8 +227,9 @@ class Router:
             self._learn_members(message)
         request = self._calls.get(message.call)
         if request is not None:
-            self.forget(request)
+            # (In this order: an answer that makes no sense ends the connection, and the request is asked elsewhere.)
             request.answer(connection, message)
+            self.forget(request)
 
     def _on_call_refused(self, connection: Connection, message: CallRefused) -> None:
         request = self._calls.get(message.call)

@@ -131,7 +131,11 @@ class Watch:
         self.end(None)
 
     async def __aenter__(self) -> Self:
-        return await self
+        try:
+            return await self
+        except BaseException:
+            self.end(None)  # cancelled: nobody else would end it
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

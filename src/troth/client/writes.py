@@ -12,13 +12,13 @@ commands in all. A write beyond that fails at once with `Overloaded`.
 """
 
 import asyncio
-import random
 from collections import deque
 from typing import Any
 
 import msgspec
 from typing_extensions import override
 
+from troth.client import request as requests
 from troth.client.link import Connection, frame_of
 from troth.client.replies import PutReply, write_reply
 from troth.client.request import LEADER, CallRequest, Request
@@ -103,7 +103,7 @@ class _OpenSession(CallRequest):
     def __init__(self, call: int, pipeline: "WritePipeline") -> None:
         super().__init__(call, LEADER, float("inf"))
         self._pipeline = pipeline
-        self._frame = frame_of(OpenSession(call, random.getrandbits(63)))
+        self._frame = frame_of(OpenSession(call, requests.draw_bits(63)))
 
     @override
     def frame(self) -> bytes:
@@ -274,8 +274,9 @@ class WritePipeline:
     def _expire_queued(self, now_s: float) -> None:
         """Fail what has waited here too long; the router sees to what was sent."""
         queue = self._queue
-        while queue and queue[0].deadline_s <= now_s:
-            batch = queue.popleft()
+        # (Not only the first: those behind one that is patient for longer have their own deadlines.)
+        for batch in [batch for batch in queue if batch.deadline_s <= now_s]:
+            queue.remove(batch)
             batch.fail(Unavailable(f"not sent within {self._router.timeout_s:g} s; {self._router.describe()}"))
         if queue:
             self._pump()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from troth.client import request as requests
 from troth.client.aio import AsyncClient
 from troth.errors import InvariantViolation, TrothError, invariant
 from troth.rehearsal.clients import Record, Watcher, Worker, Workload, prepare
@@ -252,16 +253,18 @@ def _value_of(reply: Any) -> str | None:
 
 @contextmanager
 def _quiet(seed: int) -> Iterator[None]:
-    """Servers log nothing, and what draws from the interpreter's own generator (clients do) draws from the seed."""
+    """Servers log nothing, and what clients draw, of their own and of the interpreter's generator, is of the seed."""
     logger = logging.getLogger("troth")
-    level, state = logger.level, random.getstate()
+    level, state, draw_bits = logger.level, random.getstate(), requests.draw_bits
     logger.setLevel(logging.CRITICAL + 1)
     random.seed(f"{seed}/interpreter")
+    requests.draw_bits = random.getrandbits
     try:
         yield
     finally:
         logger.setLevel(level)
         random.setstate(state)
+        requests.draw_bits = draw_bits
 
 
 def run_seed(seed: int, *, chaos_seconds: float = 20, consensus: str = "raft", traffic: bool = False) -> Outcome:

@@ -87,5 +87,5 @@ class PeerCodec:
         """
         try:
             return self._decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DecodeError(f"a peer sent what is no message: {error}") from None

@@ -201,7 +201,7 @@ async def probe(address: str, tls: ssl.SSLContext | None = None) -> Introduction
             call.transport.abort()
     try:
         return _decode_introduction(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"{address} does not introduce itself as a troth server ({error})") from None
 
 
@@ -363,10 +363,18 @@ async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advic
 
 
 async def _answer(call: Call, message: ClientMessage) -> ServerMessage:
-    """The answer to *message*, which carries a `call` number; pushed messages are skipped."""
+    """The answer to *message*, which carries a `call` number; pushed messages are skipped.
+
+    Raises:
+        DecodeError: the connection ended, or what came is no message of a server.
+    """
     call.send(msgspec.msgpack.encode(message))
     while True:
-        reply = _decode_reply(await call.next_body())
+        body = await call.next_body()
+        try:
+            reply = _decode_reply(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DecodeError(f"the server answers what this version does not understand ({error})") from None
         if isinstance(reply, Done | CallRefused | ServerStatus):
             return reply
 

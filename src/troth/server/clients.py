@@ -250,7 +250,7 @@ class ClientConnection(FrameConnection):
             counters.bytes_received += len(body) + 4
             try:
                 message = _decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise DecodeError(f"no message of the client protocol: {error}") from None
             kind = type(message)
             counters.requests[kind] = counters.requests.get(kind, 0) + 1

@@ -1,7 +1,7 @@
 """What a server process and its parent say to each other: over a pipe, an event and a queue (see process.py).
 
-Parent to child: ``(command, argument)``. Child to parent: first ``("ready", node id)`` or ``("failed", (code, text))``,
-then for each command ``(command, None, value)`` or ``(command, (code, text), None)``.
+Parent to child: ``(number, command, argument)``. Child to parent: first ``("ready", node id)`` or ``("failed", (code,
+text))``, then for each command ``(number, None, value)`` or ``(number, (code, text), None)``.
 """
 
 from collections.abc import Iterator

@@ -342,7 +342,7 @@ class LocalCluster:
                 mine, theirs = socket.socketpair()
                 try:
                     server.adopt(node_id, theirs)
-                except Unavailable:
+                except TrothError:  # it has ended, or is paused
                     mine.close()
                 else:
                     ends[server.node_id] = mine

@@ -36,6 +36,9 @@ from troth.server.control import Control, ServerEvent, rebuilt
 EVENTS_MAX = 1000
 READY_SECONDS_MAX = 30.0
 CALL_SECONDS_MAX = 5.0
+UNANSWERED_MAX = 16
+"""Commands that a server owes us answers to (it is paused, say). One more is not sent: it, or the answers when it goes
+on, would fill the pipe, and whoever writes to a full pipe waits for ever."""
 STOP_SECONDS_MAX = 10.0
 
 _spawn = multiprocessing.get_context("spawn")
@@ -82,6 +85,8 @@ class RaftServer:
         self._ends = dict(ends or {})
         self._pipe, self._child_pipe = _spawn.Pipe()
         self._lock = threading.Lock()
+        self._last_command = 0
+        self._unanswered: set[int] = set()
         self._process: Any = None
         self._greeted = False
         self.node_id = NodeId(0) if founding is None else founding.node_id
@@ -258,36 +263,48 @@ class RaftServer:
         return cast("dict[str, Any]", self._call("dump", None, timeout_s))
 
     def adopt(self, peer: NodeId, end: socket.socket) -> None:
-        """Give the running server *end* of a new socket pair to *peer*. Closes it here."""
-        with self._lock:
-            try:
-                self._pipe.send(("adopt", peer))
-                reduction.send_handle(self._pipe, end.fileno(), self.pid)
-                self._answer(time.monotonic() + CALL_SECONDS_MAX, "adopt")
-            except (BrokenPipeError, EOFError):
-                raise self._ended("unexpectedly") from None
-            finally:
-                end.close()
+        """Give the running server *end* of a new socket pair to *peer*. Closes it here.
 
-    def _call(self, command: str, argument: object, timeout_s: float) -> object:
+        Waits until the server serves: before, it has nowhere to put it.
+
+        Raises:
+            TrothError: it does not answer, or could not start.
+        """
+        try:
+            self._call("adopt", peer, CALL_SECONDS_MAX, end)
+        finally:
+            end.close()
+
+    def _call(self, command: str, argument: object, timeout_s: float, end: socket.socket | None = None) -> object:
         if not self._greeted:
-            self.wait_ready(timeout_s)
+            self.wait_ready(READY_SECONDS_MAX if end is not None else timeout_s)
         with self._lock:
+            deadline = time.monotonic() + timeout_s
             try:
-                self._pipe.send((command, argument))
-                return self._answer(time.monotonic() + timeout_s, command)
+                while len(self._unanswered) >= UNANSWERED_MAX:
+                    self._next_answer(deadline)
+                self._last_command = number = self._last_command + 1
+                self._unanswered.add(number)
+                self._pipe.send((number, command, argument))
+                if end is not None:
+                    reduction.send_handle(self._pipe, end.fileno(), self.pid)
+                while True:
+                    answered, failure, value = self._next_answer(deadline)
+                    if answered == number:
+                        break
             except (OSError, EOFError):
                 raise self._ended("unexpectedly") from None
+        if failure is not None:
+            raise rebuilt(*failure)
+        return value
 
-    def _answer(self, deadline: float, command: str) -> object:
-        while self._pipe.poll(max(0.0, deadline - time.monotonic())):
-            answered, failure, value = self._pipe.recv()
-            if answered != command:
-                continue  # the late answer to a command that was given up
-            if failure is not None:
-                raise rebuilt(*failure)
-            return value
-        raise Unavailable(f"server {self.name} does not answer; is it paused?")
+    def _next_answer(self, deadline: float) -> tuple[int, tuple[str, str] | None, object]:
+        """The next answer to any command: it may be a late one, to a command that was given up."""
+        if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
+            raise Unavailable(f"server {self.name} does not answer; is it paused?")
+        answer: tuple[int, tuple[str, str] | None, object] = self._pipe.recv()
+        self._unanswered.discard(answer[0])
+        return answer
 
     def next_event(self, timeout_s: float = 0.0) -> ServerEvent | None:
         """The next event, or None when there is none within *timeout_s*."""

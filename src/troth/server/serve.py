@@ -213,17 +213,17 @@ class _Parent:
         pipe = self._control.pipe
         try:
             while True:
-                command, argument = pipe.recv()
+                number, command, argument = pipe.recv()
                 end = socket.socket(fileno=reduction.recv_handle(pipe)) if command == "adopt" else None
-                self._loop.call_soon_threadsafe(self._on_command, command, argument, end)
+                self._loop.call_soon_threadsafe(self._on_command, number, command, argument, end)
         except (EOFError, OSError, RuntimeError):
             # The parent is gone, and with it whoever wanted this server (or the loop is closed, and we with it). What
             # was acknowledged is durable.
             os._exit(EXIT_FAILED)
 
-    def _on_command(self, command: str, argument: Any, end: socket.socket | None) -> None:
+    def _on_command(self, number: int, command: str, argument: Any, end: socket.socket | None) -> None:
         if end is not None:
-            task = self._loop.create_task(self._adopt(argument, end))
+            task = self._loop.create_task(self._adopt(number, argument, end))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
@@ -231,14 +231,14 @@ class _Parent:
         try:
             value = self._execute(command, argument)
         except TrothError as error:
-            pipe.send((command, (error.code, str(error)), None))
+            pipe.send((number, (error.code, str(error)), None))
         else:
-            pipe.send((command, None, value))
+            pipe.send((number, None, value))
 
-    async def _adopt(self, peer: NodeId, end: socket.socket) -> None:
+    async def _adopt(self, number: int, peer: NodeId, end: socket.socket) -> None:
         if self._server is not None:
             await self._server.adopt(peer, end)
-        self._control.pipe.send(("adopt", None, None))
+        self._control.pipe.send((number, None, None))
 
     def _execute(self, command: str, argument: Any) -> object:
         server = self._server

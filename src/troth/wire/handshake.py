@@ -69,5 +69,5 @@ def decode_greeting(body: bytes) -> Greeting:
     """
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"this is not the troth protocol ({error})") from None

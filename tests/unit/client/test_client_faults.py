@@ -6,6 +6,7 @@ import random
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from fake_server import FakeCluster, asynchronous, running, until
 
@@ -23,7 +24,9 @@ from troth.errors import (
     WrongCluster,
 )
 from troth.ids import ClusterId
-from troth.replica.protocol import LeaderChanged
+from troth.models import LevelName
+from troth.replica.protocol import LeaderChanged, ReadResults
+from troth.wire.frames import frame
 from troth.wire.handshake import Rejected
 
 
@@ -488,3 +491,41 @@ async def test_what_asks_for_too_much_is_not_sent_again() -> None:
         with pytest.raises(AnswerTooLarge, match="ask for less"):
             await client.put("a", "2")
         assert len(server.writes()) == before + 1
+
+
+@asynchronous
+async def test_programs_that_seed_chance_alike_are_two_clients() -> None:
+    """One session for both would answer the second's writes with the first's results, and apply them never."""
+    async with running() as cluster:
+        for key in ("a", "b"):
+            random.seed(42)
+            async with await aio.connect(cluster.url) as client:
+                await client.put(key, "1")
+                assert (await client.get(key)).value == b"1"
+        assert len(cluster.nonces) == 2
+
+
+@asynchronous
+async def test_a_write_that_waits_behind_a_more_patient_one_ends_in_time() -> None:
+    async with running() as cluster, await aio.connect(cluster.url, timeout=0.1) as client:
+        cluster.servers[0].stop()  # no session can be opened, so nothing leaves
+        patient = client.put("a", "1", timeout=30)
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(client.put("b", "2"), 5)
+        assert not patient.done()
+        cluster.servers[0].go_on()
+        await patient
+
+
+@asynchronous
+async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting() -> None:
+    async with running() as cluster, await aio.connect(cluster.url, timeout=0.5) as client:
+        await client.put("a", "1")
+        (server,) = cluster.servers
+        server.stop()
+        reading = client.get("a")
+        await until(lambda: bool(client.router._calls))
+        (call,) = client.router._calls
+        server.peers[0].send_raw(frame(msgspec.msgpack.encode(ReadResults(call, LevelName.LINEARIZABLE, 2, []))))
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(reading, 5)

@@ -183,3 +183,20 @@ async def test_a_watch_that_nobody_begins_is_given_up() -> None:
         cluster.servers[0].stop()
         with pytest.raises(Unavailable, match="begun the watch"):
             await client.watch("a")
+
+
+@asynchronous
+async def test_a_block_that_is_cancelled_before_it_began_leaves_no_watch() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        cluster.servers[0].stop()
+
+        async def watch() -> None:
+            async with client.watch("a"):
+                raise AssertionError("no server answers")
+
+        task = asyncio.create_task(watch())
+        await until(lambda: bool(client._watches._all))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not client._watches._all

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from troth.ids import ClusterId, NodeId
+from troth.kv.requests import Txn
 from troth.replica.effects import ClientId
 from troth.replica.protocol import ClientMessage, Done, LeaderChanged, Ping, ServerMessage, SnapshotPart, Writes
 from troth.runtime.addresses import Address
@@ -200,3 +201,20 @@ async def test_requests_are_counted_by_kind() -> None:
         await client.next_body()
         assert node.port.counters.operations() == {"Writes": 1, "Ping": 1, "commands": 0}
         client.transport.abort()
+
+
+async def test_a_request_nested_without_end_closes_that_connection_only() -> None:
+    node = EchoNode()
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: problems.append(context))
+    empty = _encode(Txn([], [], []))
+    nested = (empty[:-2] + b"\x91") * 5000 + empty + empty[-1:] * 5000
+    body = _encode(Writes(1, 1, 1, (Txn([], [], []),))).replace(empty, nested)
+    async with asyncio.timeout(5), serving(node) as address:
+        client = await call(address)
+        await client.greeting
+        client.send(body)
+        while not node.gone:  # noqa: ASYNC110 - the kernel tells when
+            await asyncio.sleep(0.001)
+        assert node.port.counters.garbage == 1 and not node.heard
+        assert not problems, "what reaches the loop ends the server"

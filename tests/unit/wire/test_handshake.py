@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from troth.errors import DecodeError
@@ -46,3 +47,10 @@ def test_a_text_that_is_no_utf8_is_no_greeting() -> None:
     body = encode_greeting(Hello("client", name="abcd")).replace(b"abcd", b"\xff\xfe\xfd\xfc")
     with pytest.raises(DecodeError):
         decode_greeting(body)
+
+
+def test_a_greeting_nested_without_end_is_no_greeting() -> None:
+    """4 KiB are enough to exhaust the decoder's depth, in a field that nobody reads; that must not reach the loop."""
+    body = msgspec.msgpack.encode({"type": "troth-hello", "kind": "client", "later": 0})
+    with pytest.raises(DecodeError):
+        decode_greeting(body[:-1] + b"\x91" * 3900 + b"\x00")

@@ -59,7 +59,7 @@ def decode_ask(body: bytes) -> tuple[int, RequestMessage]:
     """
     try:
         number, request = _decode_ask(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"no request to an acceptor: {error}") from None
     _validate(request)
     return number, request
@@ -89,7 +89,7 @@ def decode_answer(body: bytes) -> tuple[int, ReplyMessage]:
     """
     try:
         return _decode_answer(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"no answer of an acceptor: {error}") from None
 
 

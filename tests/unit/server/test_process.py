@@ -1,0 +1,46 @@
+"""What a `RaftServer` makes of its pipe, with the test at the other end instead of a process."""
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from troth.errors import Unavailable
+from troth.server.process import UNANSWERED_MAX, RaftServer
+
+
+@pytest.fixture
+def server() -> Any:
+    made = RaftServer(name="n1", data_dir="/nowhere/n1")
+    made._process = SimpleNamespace(
+        pid=os.getpid(), sentinel=0, exitcode=None, is_alive=lambda: False, join=lambda timeout_s=None: None
+    )
+    made._greeted = True
+    yield made
+    made.close()
+
+
+def test_a_late_answer_is_not_taken_for_that_to_the_next_command(server: Any) -> None:
+    with pytest.raises(Unavailable):
+        server._call("status", None, 0.01)
+    late, command, _ = server._child_pipe.recv()
+    assert command == "status"
+    server._child_pipe.send((late, None, "old"))
+    server._child_pipe.send((late + 1, None, "new"))
+    assert server._call("status", None, 1.0) == "new"
+
+
+def test_a_server_that_answers_nothing_is_not_sent_commands_for_ever(server: Any) -> None:
+    """The pipe would be full some day, and whoever writes to it wait for ever: we, or the server when it goes on."""
+    for _ in range(3 * UNANSWERED_MAX):
+        with pytest.raises(Unavailable, match="does not answer"):
+            server._call("status", None, 0.001)
+    sent = []
+    while server._child_pipe.poll(0):
+        sent.append(server._child_pipe.recv()[0])
+    assert len(sent) == UNANSWERED_MAX
+    for number in sent:
+        server._child_pipe.send((number, None, "late"))
+    server._child_pipe.send((sent[-1] + 1, None, "in time"))
+    assert server._call("status", None, 1.0) == "in time"
