@@ -5,7 +5,9 @@ that is plain; a value that was written twice leaves it open. Reads of such valu
 only hide a violation, never invent one, so "illegal" stays certain and "ok" turns into "unknown"
 (`Accesses.doubtful`).
 
-A cas that succeeded is a read of its old value and then a write of its new one.
+A cas that succeeded is a read of its old value and then a write of its new one. A crashed write that nobody read never
+happened; one that was read may have happened after what its process did next, should it have gone on all the same: then
+it is a session of its own, which again can only hide a violation (`Accesses.detached`).
 """
 
 from collections.abc import Sequence
@@ -38,6 +40,7 @@ class Accesses(Struct, frozen=True, kw_only=True):
     writes: (session number, operation index, key, value) by write number.
     thin_air: an operation that read what nobody wrote, and the value.
     doubtful: reads left out because their value was written more than once.
+    detached: crashed writes that are in no order with their process, since it went on.
     """
 
     sessions: tuple[tuple[Access, ...], ...]
@@ -45,6 +48,7 @@ class Accesses(Struct, frozen=True, kw_only=True):
     writes: tuple[tuple[int, int, Value, Value], ...]
     thin_air: tuple[int, Value] | None
     doubtful: int
+    detached: int = 0
 
 
 def starting_as(history: History, object: Model) -> History:
@@ -67,6 +71,14 @@ def accesses_of(history: History, model: str) -> Accesses:
     writes: list[tuple[int, int, Value, Value]] = []
     number_of: dict[Process, int] = {}
     write_of: dict[int, int] = {}
+    seen_of: dict[int, Value] = {}
+    last_of: dict[Process, int] = {}
+    for op in history.operations:
+        last_of[op.process] = op.index
+        if op.outcome is ok and (op.f in _READS or (op.f == "cas" and op.result is not False)):
+            seen_of[op.index] = op.result if op.f in _READS else _from(op)
+    read = {(history.operations[index].key, seen) for index, seen in seen_of.items()}
+    detached = 0
     for op in history.operations:
         session = number_of.setdefault(op.process, len(number_of))
         value: Value
@@ -80,6 +92,12 @@ def accesses_of(history: History, model: str) -> Accesses:
             raise UsageError(f"{model} is about reads and writes; this history has {op.f!r}")
         if op.outcome not in (ok, info) or (op.f == "cas" and op.result is False):
             continue
+        if op.outcome is info:
+            if (op.key, value) not in read:
+                continue
+            if last_of[op.process] != op.index:
+                detached += 1
+                session = number_of[f"{op.process}, operation {op.index}"] = len(number_of)
         write_of[op.index] = len(writes)
         written.setdefault((op.key, value), []).append(len(writes))
         writes.append((session, op.index, op.key, value))
@@ -88,8 +106,8 @@ def accesses_of(history: History, model: str) -> Accesses:
     doubtful = 0
     for op in history.operations:
         accesses = sessions[number_of[op.process]]
-        if op.outcome is ok and (op.f in _READS or (op.f == "cas" and op.result is not False)):
-            seen = op.result if op.f in _READS else _from(op)
+        if op.index in seen_of:
+            seen = seen_of[op.index]
             candidates = written.get((op.key, seen), [])
             if op.f in _READS and seen is None and nil_unknown:
                 pass
@@ -102,13 +120,15 @@ def accesses_of(history: History, model: str) -> Accesses:
             elif thin_air is None:
                 thin_air = (op.index, seen)
         if op.index in write_of:
-            accesses.append(Access(True, op.key, write_of[op.index], op.index))
+            write = write_of[op.index]
+            sessions[writes[write][0]].append(Access(True, op.key, write, op.index))
     return Accesses(
         sessions=tuple(tuple(session) for session in sessions),
         processes=tuple(number_of),
         writes=tuple(writes),
         thin_air=thin_air,
         doubtful=doubtful,
+        detached=detached,
     )
 
 
@@ -174,5 +194,8 @@ def verdict_of(
         reason = (
             f"{accesses.doubtful} reads returned values that were written more than once; the rest is in order"
         )
+        return Verdict(Status.UNKNOWN, history=history, model=model, object="register", reason=reason)
+    if accesses.detached:
+        reason = f"{accesses.detached} crashed writes were read, and their processes went on; the rest is in order"
         return Verdict(Status.UNKNOWN, history=history, model=model, object="register", reason=reason)
     return Verdict(Status.OK, history=history, model=model, object="register")

@@ -9,7 +9,7 @@ from troth.errors import UsageError
 from troth.verify.check import MODELS, check
 from troth.verify.formats.edn import Record
 from troth.verify.history import Event, EventType, History, Reading, Value, pair
-from troth.verify.models import ILLEGAL, OBJECTS, Bank, Call, Model, Register, Several, model_of
+from troth.verify.models import ILLEGAL, OBJECTS, Bank, Call, Model, Register, SetObject, Several, model_of
 from troth.verify.verdict import Status, Verdict, combine
 
 Step = tuple[int, str, Value, Value, Value]
@@ -464,6 +464,49 @@ def test_weak_models_start_with_the_value_the_register_starts_with(model: str) -
     late = one_by_one(w(0, "x", 1), r(1, "x", 0))
     assert check(late, model, Register(0))
     assert check(late, model, "register").status is Status.ILLEGAL
+
+
+def crashed_then(*rows: tuple[int, str, str, Value]) -> History:
+    """Process 0 crashes writing x = 1 and goes on all the same, then *rows* (process, f, key, value) one by one."""
+    kind = EventType
+    events = [
+        Event(type=kind.INVOKE, process=0, f="write", key="x", value=1),
+        Event(type=kind.INFO, process=0, f="write", key="x"),
+    ]
+    for process, f, key, value in rows:
+        argument = None if f == "read" else value
+        events.append(Event(type=kind.INVOKE, process=process, f=f, key=key, value=argument))
+        events.append(Event(type=kind.OK, process=process, f=f, key=key, value=value))
+    return pair(events)
+
+
+@pytest.mark.parametrize("model", ["sequential", "causal", "causal+", "causal-weak", "pram", "session-guarantees"])
+def test_a_crashed_write_is_in_no_order_with_what_its_process_did_next(model: str) -> None:
+    """It may never have happened, or late."""
+    never = crashed_then((0, "write", "y", 2), (0, "write", "y", 3), (1, "read", "y", 2), (1, "read", "x", None))
+    assert check(never, model)
+    late = crashed_then(
+        (0, "write", "y", 2),
+        (0, "write", "y", 3),
+        (1, "read", "y", 2),
+        (1, "read", "x", None),
+        (1, "read", "x", 1),
+    )
+    assert check(late, model).status is (Status.OK if model == "sequential" else Status.UNKNOWN)
+
+
+def test_a_set_of_ones_own_is_checked_by_its_own_step() -> None:
+    """Neither a chain of reads nor one element at a time: a set that refuses a third element."""
+
+    class Small(SetObject):
+        def step(self, state: Value, call: Call) -> Value:
+            after = super().step(state, call)
+            return ILLEGAL if isinstance(after, frozenset) and len(after) > 2 else after
+
+    adds: list[Step] = [(0, "add", None, at, None) for at in range(3)]
+    assert not check(one_by_one(*adds), object=Small())
+    assert not check(one_by_one(*adds, (0, "read", None, None, (0, 1, 2))), object=Small())
+    assert check(one_by_one(*adds[:2], (0, "read", None, None, (0, 1))), object=Small())
 
 
 def test_leases_without_times_prove_no_overlap() -> None:

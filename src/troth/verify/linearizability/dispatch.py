@@ -154,7 +154,7 @@ def _parts(history: History, model: Model) -> list[tuple[Value, Sequence[int]]]:
     keys: list[Value]
     if not model.keyed:
         return [(None, history.timeline)]
-    if isinstance(model, SetObject) and not any(op.f == "read" for op in operations):
+    if type(model) is SetObject and not any(op.f == "read" for op in operations):
         # Without whole reads every element is an object of its own.
         keys = [(op.key, op.argument) for op in operations]
     else:
@@ -208,7 +208,7 @@ class _Objects:
         self.history, self.model, self.calls, self.budget = history, model, calls, budget
 
     def decide(self, key: Value, timeline: Sequence[int]) -> _Result:
-        if isinstance(self.model, SetObject) and sets.applies(self.calls, timeline):
+        if type(self.model) is SetObject and sets.applies(self.calls, timeline):
             return self._chain(key, timeline)
         if type(self.model) in (Queue, UnorderedQueue):
             found = self._examine_queue(self.calls, timeline)
