@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from troth.core.register.messages import Accept, Full, RecordMessage, ReplyMessage, RequestMessage
-from troth.errors import StorageError
+from troth.errors import StorageError, SyncFailed
 from troth.ids import LogIndex, NodeId
 from troth.runtime.machine import Machine
 from troth.storage.acceptors import open_acceptor
@@ -159,6 +159,8 @@ class AcceptorNode:
         def write() -> None:
             try:
                 self._store.save(index, records)
+            except SyncFailed:
+                raise
             except StorageError as error:
                 _log.warning("the snapshot could not be written, the log goes on: %s", error)
                 self._loop.call_soon_threadsafe(self._saved, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from troth.core.interface import EntryId, HardState, Persist, SnapshotMeta
-from troth.errors import Corrupt, StorageError, UsageError
+from troth.errors import Corrupt, UsageError
 from troth.ids import ClusterId, LogIndex, Term
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
@@ -46,10 +46,6 @@ def restore(snapshot: Path, config: ServerConfig) -> Restored:
     if directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty: restore into a new directory")
     machine = _loaded(snapshot, config)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{directory} cannot be made: {error}") from error
     files = DiskFiles(directory)
     try:
         node_id = draw_node_id(files, random.SystemRandom())

@@ -160,10 +160,12 @@ class SnapshotStore:
         try:
             for part in parts:
                 writer.write(part)
+            writer.finish()
+        except SyncFailed:
+            raise
         except BaseException:
             writer.abort()
             raise
-        writer.finish()
 
     def load(self, meta: SnapshotMeta) -> Iterator[bytes]:
         """The data of *meta*, piece by piece, each checked.

@@ -23,11 +23,13 @@ from troth.core.register.messages import (
     founding,
     group_of,
 )
-from troth.ids import NodeId
+from troth.errors import SyncFailed
+from troth.ids import LogIndex, NodeId
 from troth.runtime import acceptors
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.machine import Directory, Machine
 from troth.simulate.disk import SimulatedDisk
+from troth.storage.acceptors import AcceptorStore
 
 
 class InMemory(SimulatedDisk):
@@ -130,6 +132,33 @@ def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
         assert len(failed) == 1
         node.stop()
 
+    asyncio.run(run())
+
+
+def test_a_snapshot_whose_sync_fails_ends_the_acceptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 26: it is no full disk, with which the log could go on."""
+
+    def save(store: AcceptorStore, index: LogIndex, records: object) -> None:
+        raise SyncFailed("the disk")
+
+    async def run() -> None:
+        failed: list[BaseException] = []
+        ended = asyncio.Event()
+
+        def fail(error: BaseException) -> None:
+            failed.append(error)
+            ended.set()
+
+        files = InMemory(random.Random(1))
+        node = AcceptorNode("a", machine=OnDisk(files), failed=fail, bytes_max=1 << 20, snapshot_log_bytes=1)
+        config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
+        await ask(node, Configure(config))
+        async with asyncio.timeout(5):
+            await ended.wait()
+        assert [type(error) for error in failed] == [SyncFailed]
+        node.stop()
+
+    monkeypatch.setattr(AcceptorStore, "save", save)
     asyncio.run(run())
 
 

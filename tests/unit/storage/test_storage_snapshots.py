@@ -458,6 +458,16 @@ def test_a_failed_sync_of_the_directory_is_one_of_a_snapshot() -> None:
         writer.finish()
 
 
+@pytest.mark.parametrize("lacking_bytes", [1, 16, 17, 40])
+def test_a_disk_that_is_full_at_the_last_chunk_keeps_nothing_of_a_snapshot(lacking_bytes: int) -> None:
+    files = disk()
+    store_with(files=files)
+    full = SimulatedDisk(random.Random(1), capacity_bytes=len(files.content(NAME)) - lacking_bytes)
+    with pytest.raises(StorageError, match="No space"):
+        SnapshotStore.open(full).write(META, [data_of(1234)])
+    assert full.names() == []
+
+
 def test_an_open_file_that_can_not_be_opened_again() -> None:
     class Failing(SimulatedDisk):
         broken = False
