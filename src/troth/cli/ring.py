@@ -148,6 +148,8 @@ def parse_node_list(text: str) -> tuple[dict[str, float], dict[str, tuple[str, .
             raise UsageError(f"{item!r}: the weight is no number") from None
         if at:
             paths[name] = tuple(path.split("/"))
+            if not all(paths[name]):
+                raise UsageError(f"{item!r}: a zone has no name")
     parse_nodes(names)  # refuses a name that is there twice
     if paths and len(paths) != len(weights):
         missing = next(name for name in weights if name not in paths)
@@ -241,7 +243,7 @@ def show(
     keys = session.keys()
     spread = balance_of_keys(located, keys) if keys else balance(located)
     plan = Plan.from_json(_read(plan_file)) if plan_file else None
-    join = movement(located, located.changed(add=["(one more)"]), keys or None)
+    join = movement(located, located.changed(add=[max(located.members) + "+1"]), keys or None)
     if save is not None:
         _write(save, spec.to_json())
     if svg is not None:
@@ -358,8 +360,15 @@ def _changed(
         raise UsageError("what changes? say --add, --remove, --reweight or --after FILE")
     joining, paths = parse_node_list(",".join(add))
     weights, _ = parse_node_list(",".join(reweight))
+    silent = next((item for item in reweight if "=" not in item), None)
+    if silent is not None:
+        raise UsageError(f"which weight? say --reweight {silent}=WEIGHT")
     located = build(spec).changed(add=joining, remove=remove, reweight=weights)
     levels = spec.levels
+    if not levels and paths:
+        raise UsageError(
+            f"this ring has no zones; leave out the @ of {next(iter(paths))!r}, or start with a ring that has"
+        )
     if not levels:
         return describe(located, None, spec.replicas)
     unplaced = [name for name in joining if len(paths.get(name, ())) != len(levels)]
@@ -511,6 +520,8 @@ def apply(
             work.apply(mover, throttle=throttle, on_progress=on_progress, on_switch=save)
         except KeyboardInterrupt:
             work.pause()
+        except OSError as error:  # a full disk, a name that no file can have
+            raise UsageError(f"the move failed: {error}; apply again to go on") from None
         finally:
             _write(plan_file, work.to_json())
     if work.finished:

@@ -152,7 +152,7 @@ def _verdict(name: str, keys: Sequence[Key], parsed: dict[str, float], needs: Ne
         ring = kind(list(parsed))
     hashes = ring.hash_batch(list(keys))
     spread = balance_of_keys(ring, hashes)
-    grown = ring.changed(add=["one more"])
+    grown = ring.changed(add=[max(ring.members) + "+1"])
     leave = None
     if len(ring) > 1:
         leave = movement(ring, ring.changed(remove=[ring.members[-1]]), hashes).moved_to_ideal

@@ -19,6 +19,9 @@ from troth.hashing.errors import BadSetting, NoNodes
 from troth.hashing.keys import Hashes, Key, as_bytes
 from troth.hashing.moves import Move, Plan, Step
 
+LISTED_BYTES_MAX = 100_000
+"""Keys that one move lists, percent-encoded and with a space each: Linux takes 128 KiB in one environment variable."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Arcs:
@@ -137,13 +140,22 @@ def plan_keys(
     before_rows: NDArray[np.object_],
     after_rows: NDArray[np.object_],
 ) -> Plan:
-    """The plan for listed keys, for algorithms without ranges; keys with the same change share a move."""
-    groups: dict[tuple[tuple[str | None, str, str], ...], list[int]] = defaultdict(list)
+    """The plan for listed keys, for algorithms without ranges; keys with the same change share a move, as many as
+    a move lists (`LISTED_BYTES_MAX`)."""
+    groups: dict[tuple[tuple[str | None, str, str], ...], list[list[int]]] = defaultdict(list)
     moved = 0
+    open_group: dict[tuple[tuple[str | None, str, str], ...], list[int]] = {}
+    room: dict[tuple[tuple[str | None, str, str], ...], int] = {}
     for index in np.flatnonzero((before_rows != after_rows).any(axis=1)).tolist():
         pairs = _pairs(before_rows[index].tolist(), after_rows[index].tolist(), settings.lost)
         if pairs:
-            groups[pairs].append(index)
+            size = 3 * len(as_bytes(keys[index])) + 1
+            if room.get(pairs, 0) < size:
+                open_group[pairs] = []
+                groups[pairs].append(open_group[pairs])
+                room[pairs] = LISTED_BYTES_MAX
+            open_group[pairs].append(index)
+            room[pairs] -= size
             moved += len(pairs)
     changes = [
         _Change(
@@ -155,7 +167,8 @@ def plan_keys(
             value_bytes=None if sizes_bytes is None else sum(sizes_bytes[index] for index in members),
             keys=tuple(as_bytes(keys[index]).hex() for index in members),
         )
-        for pairs, members in groups.items()
+        for pairs, parts in groups.items()
+        for members in parts
     ]
     return _plan(settings, changes=changes, moved_fraction=moved / max(1, len(keys)) / settings.replicas)
 

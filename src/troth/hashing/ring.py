@@ -14,6 +14,9 @@ from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
 from troth.hashing.keys import Hashes, Key, Keys, as_bytes, stream
 from troth.hashing.planning import Arcs
 
+POINTS_MAX = 100_000_000
+"""Points of one node; at 28 bytes each that is more memory than any ring is worth."""
+
 
 class PointLocator(Locator):
     """What all circles of points share: the look-ups. A subclass keeps `_circle` up to date."""
@@ -137,7 +140,7 @@ class HashRing(PointLocator):
             vnodes: points of a node of weight 1; 1 .. 1 000 000.
 
         Raises:
-            BadSetting: vnodes out of range; else as `Locator`.
+            BadSetting: vnodes out of range, or a weight of more than `POINTS_MAX` points; else as `Locator`.
         """
         if not 1 <= vnodes <= 1_000_000:
             raise BadSetting(f"vnodes must be 1..1000000, not {vnodes}")
@@ -150,7 +153,12 @@ class HashRing(PointLocator):
 
     def points_of(self, node: str) -> Hashes:
         """The points of *node* at its weight, in the order of their numbers."""
-        count = max(1, round(self._weights[node] * self._vnodes))
+        wanted = self._weights[node] * self._vnodes
+        if wanted > POINTS_MAX:
+            raise BadSetting(
+                f"{node!r} would have {wanted:.3g} points, {POINTS_MAX} is the most: divide all weights by the same"
+            )
+        count = max(1, round(wanted))
         seed = self._digester(as_bytes(node))
         return stream(seed, count) >> np.uint64(64 - self._bits)
 

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from troth.cli.main import cli
+from troth.errors import UsageError
 from troth.hashing import HashRing, Plan, RingSpec, build
 
 
@@ -148,6 +149,35 @@ def test_a_paused_undo_says_that_going_on_is_not_undoing_again(tmp_path: Path) -
     moves = "apply", tmp_path / "p", "--exec", "true"
     run(*moves)
     assert "without --undo" in run(*moves, "--undo", "--stop-after", "1").output
+
+
+@pytest.mark.parametrize(
+    ("nodes", "arguments", "printed"),
+    [
+        ("a=1e300,b", ["where", "k"], "divide all weights"),
+        ("a,b", ["diff", "--reweight", "a"], "--reweight a=WEIGHT"),
+        ("a,b", ["diff", "--add", "c@z1"], "this ring has no zones"),
+        ("a@z,b@", ["show"], "a zone has no name"),
+    ],
+)
+def test_what_would_be_ignored_or_crash_is_refused(nodes: str, arguments: list[str], printed: str) -> None:
+    result = CliRunner().invoke(cli, ["ring", "--nodes", nodes, *arguments])
+    assert isinstance(result.exception, UsageError | SystemExit)
+    assert printed in f"{result.output} {result.exception}"
+
+
+def test_any_name_of_a_node_can_be_shown_and_judged(tmp_path: Path) -> None:
+    (tmp_path / "k").write_text("1\n2\n3\n")
+    names = "a,(one more),one more"
+    assert "one more" in run("--nodes", names, "show").output
+    assert "Take:" in run("--nodes", names, "--keys", tmp_path / "k").output
+
+
+def test_a_node_whose_name_no_directory_can_have_stops_the_plan_with_a_reason(tmp_path: Path) -> None:
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b/b", "--remove", "a", "-o", tmp_path / "p")
+    (tmp_path / "a").mkdir()
+    result = CliRunner().invoke(cli, ["ring", "apply", str(tmp_path / "p"), "--directory", str(tmp_path)])
+    assert "the move failed" in f"{result.output} {result.exception}"
 
 
 def test_a_file_whose_name_is_no_utf8_is_moved(tmp_path: Path) -> None:

@@ -364,3 +364,11 @@ def test_a_plan_from_or_to_an_empty_ring_is_refused() -> None:
     for before, after in ((HashRing(), HashRing(["a"])), (HashRing(["a"]), HashRing())):
         with pytest.raises(NoNodes):
             before.plan(after)
+
+
+def test_a_move_lists_no_more_keys_than_a_commands_environment_takes() -> None:
+    before = Rendezvous(["a"])
+    keys = [f"{number:0100}" for number in range(1000)]
+    plan = before.plan(before.changed(add=["b"], remove=["a"]), keys=keys)
+    assert sorted(key.decode() for move in plan.moves for key in move.key_bytes()) == keys
+    assert len(plan.moves) == 4 and all(301 * len(move.keys) <= 100_000 for move in plan.moves)
