@@ -405,7 +405,10 @@ class KeySpace:
         versions = self.index.get(key)
         if not isinstance(versions, list):
             return
-        newest = bisect_right(versions, target, key=_mod_revision) - 1
+        # Of several written at *target* itself, a watch from there is still told all.
+        newest = bisect_left(versions, target, key=_mod_revision)
+        if newest == len(versions) or versions[newest].mod_revision > target:
+            newest -= 1
         if newest > 0:
             del versions[:newest]
         oldest = versions[0]

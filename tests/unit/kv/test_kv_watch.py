@@ -328,3 +328,16 @@ def test_an_installed_snapshot_that_was_compacted_further_ends_the_watch() -> No
         hub.attach(Store.restore(view))
     assert [batch.canceled for batch in poll_all(hub)] == [True]
     assert store.revision == 1
+
+
+@pytest.mark.parametrize("freed", [False, True])
+def test_what_one_revision_put_and_deleted_is_told_from_there_whether_or_not_garbage_is_freed(freed: bool) -> None:
+    store = Store()
+    store.apply(Txn(success=(Txn(success=(Put(b"a", b"1"),)), Txn(success=(DeleteRange(b"a"),)))))
+    store.space.compact(2)
+    if freed:
+        assert not store.scavenge()
+    hub = WatchHub(store)
+    hub.create(ME, WatchRequest(key=b"a", start_revision=2))
+    (batch,) = poll_all(hub)
+    assert [event.type for event in batch.events] == [EventType.PUT, EventType.DELETE]
