@@ -30,6 +30,10 @@ REQUEST_BYTES_MAX = 1536 * 1024
 
 LEASE_TTL_MAX_S = 9_000_000_000
 
+NESTING_MAX = 128
+"""Levels of transactions in a command. A level uses up at least one operation of `check_txn`'s bound; decoders of
+msgpack recurse, so what enters the log must stay far from the stack's end."""
+
 _OPERATION_OVERHEAD_BYTES = 16
 _SORT_ORDERS_COUNT = len(SortOrder)
 _SORT_TARGETS_COUNT = len(SortTarget)
@@ -66,6 +70,21 @@ def check_txn(txn: Txn, ops_max: int) -> Failure | None:
         if not alone and _written_keys(branch) is None:
             return refusals.DUPLICATE_KEY
     return None
+
+
+def nests_too_deep(txn: Txn) -> bool:
+    """Whether transactions stand within *txn* more than `NESTING_MAX` deep. Does not recurse."""
+    level = [txn]
+    for _ in range(NESTING_MAX):
+        level = [
+            operation
+            for each in level
+            for operation in (*each.success, *each.failure)
+            if isinstance(operation, Txn)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def check_command(command: Command, ops_max: int) -> Failure | None:

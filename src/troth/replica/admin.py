@@ -22,6 +22,7 @@ class _PendingChange:
 class _PendingTransfer:
     client: ClientId
     call: int
+    target: NodeId
     deadline: Tick
 
 
@@ -51,7 +52,7 @@ class AdminPath(WatchPath):
             self._refuse_call(client, message.call, *refusal(refused))
             return
         deadline = Tick(self._now + 2 * self._config.ticks_per_second)
-        self._transfers.append(_PendingTransfer(client, message.call, deadline))
+        self._transfers.append(_PendingTransfer(client, message.call, message.target, deadline))
 
     def _settle_changes(self) -> None:
         """Answer the changes that are complete: committed, and no longer joint."""
@@ -69,7 +70,11 @@ class AdminPath(WatchPath):
         leader = self._leader
         if leader not in (NodeId(0), self.engine.node_id):
             for transfer in self._transfers:
-                self._reply(transfer.client, Done(transfer.call))
+                if transfer.target in (NodeId(0), leader):
+                    self._reply(transfer.client, Done(transfer.call))
+                else:
+                    text = "another server than the one named has taken over"
+                    self._refuse_call(transfer.client, transfer.call, "unavailable", text)
             self._transfers.clear()
         if leader != self.engine.node_id:
             for change in self._changes:

@@ -4,7 +4,7 @@ import msgspec
 from typing_extensions import override
 
 from troth.kv.lessor import Lessor
-from troth.kv.requests import Failure, LeaseGrant, LeaseGrantResult, LeaseRevoke, LeaseRevokeResult
+from troth.kv.requests import LeaseGrantResult, LeaseRevoke, LeaseRevokeResult
 from troth.replica.effects import ClientId
 from troth.replica.machine import LoggedCommand, Outcome
 from troth.replica.protocol import LeaseKeepAlive, LeaseTimeToLive, LeaseTtls, LeaseView, Writes
@@ -65,13 +65,24 @@ class LeasePath(ReadPath):
 
     @override
     def _on_applied(self, command: LoggedCommand, outcome: Outcome) -> None:
-        """Keep the leader's clock in step with what was applied."""
+        """Keep the leader's clock in step with what was applied.
+
+        The outcome may be one that was recalled for a retry, and more may have been applied since: what holds is the
+        state, not the result.
+        """
         if not self._leading or not isinstance(command, Writes) or not isinstance(outcome, list):
             return
         if _LEASE_RESULTS.isdisjoint(map(type, outcome)):
             return
         for each, result in zip(command.commands, outcome, strict=True):
-            if isinstance(result, LeaseGrantResult) and isinstance(each, LeaseGrant):
-                self._lessor.on_granted(result.id, result.ttl_s, self._now)
-            elif isinstance(each, LeaseRevoke) and not isinstance(result, Failure):
-                self._lessor.on_revoked(each.id)
+            if isinstance(result, LeaseGrantResult):
+                lease = result.id
+            elif isinstance(each, LeaseRevoke):
+                lease = each.id
+            else:
+                continue
+            ttl_s = self.machine.store.lease_table.ttl_s.get(lease)
+            if ttl_s is None:
+                self._lessor.on_revoked(lease)
+            elif isinstance(result, LeaseGrantResult):
+                self._lessor.on_granted(lease, ttl_s, self._now)

@@ -113,7 +113,9 @@ class StateMachine:
         sessions, next_session = self.sessions.dump()
         header = _encode(StateHeader(STATE_VERSION, sessions, next_session))
         view = self.store.snapshot()
-        return _chunks(header, view.chunks(), view.close)
+        chunks = _chunks(header, view.chunks(), view.close)
+        next(chunks)
+        return chunks
 
     def load(self, chunks: Iterable[bytes]) -> None:
         """Replace the state by what `dump` wrote, cut into chunks of any size.
@@ -141,7 +143,9 @@ class StateMachine:
 
 
 def _chunks(header: bytes, store: Iterator[bytes], close: Callable[[], None]) -> Iterator[bytes]:
+    """Begins with an empty chunk, which the maker takes: a generator that never began would not close its view."""
     try:
+        yield b""
         yield len(header).to_bytes(4, "little") + header
         yield from store
     finally:

@@ -325,6 +325,7 @@ class Replica(AdminPath):
         """Another term or leader: settle what depended on the old one, tell every client."""
         if self.engine.leader() == self._known_leader:
             return
+        self._withdraw_own()
         _, before = self._known_leader
         self._known_leader = self.engine.leader()
         if before != self._leader or not self._leading:

@@ -13,8 +13,9 @@ import msgspec
 
 from troth.core.interface import Entry, RefusalReason, Refused
 from troth.ids import LogIndex, NodeId, Tick
-from troth.kv.checks import REQUEST_BYTES_MAX
-from troth.kv.requests import Failure
+from troth.kv import refusals
+from troth.kv.checks import REQUEST_BYTES_MAX, nests_too_deep
+from troth.kv.requests import Failure, Txn
 from troth.replica.effects import ClientId
 from troth.replica.machine import LoggedCommand, Outcome, decode_command, encode_payload
 from troth.replica.peers import Forward, ForwardRefused, Proposal
@@ -66,6 +67,12 @@ class WritePath(ReplicaState):
         if not message.commands:
             self._reply(client, Results(message.session, message.first_seq, []))
             return
+        for command in message.commands:
+            # It could not be applied; worse, whether it can be decoded depends on how deep the stack is there.
+            if type(command) is Txn and nests_too_deep(command):
+                too_many = refusals.TOO_MANY_OPS
+                self._refuse_command(client, message, too_many.code, too_many.text)
+                return
         if len(raw) > REQUEST_BYTES_MAX:
             # Only a large batch can hold a command that is too large.
             for command in message.commands:
@@ -230,6 +237,18 @@ class WritePath(ReplicaState):
         for request in [request for request in self._pending if request not in waiting]:
             self._refuse_request(request, "leadership_lost", "the leader changed while the write was under way")
         self._last_proposed = LogIndex(0)
+
+    def _withdraw_own(self) -> None:
+        """Take back what this server wanted done by its own clock, when it led: a new leader gives every lease its
+        full time again, and must not be handed the end that an older clock has found."""
+        kept: deque[tuple[int, bytes]] = deque()
+        for request, raw in self._inbox:
+            pending = self._pending[request]
+            if pending.client or pending.origin:
+                kept.append((request, raw))
+            else:
+                self._forget(request)
+        self._inbox = kept
 
     def _expire_writes(self) -> None:
         """Refuse what has waited too long: in the inbox it has not happened, further on it may have."""

@@ -4,8 +4,9 @@ import pytest
 from replica_cluster import Cluster, client_of
 
 from troth.core.interface import ORIGIN, EntryId, Member, Membership, MembershipChange, SnapshotMeta
+from troth.core.raft.messages import Heartbeat
 from troth.errors import Corrupt
-from troth.ids import LogIndex, NodeId
+from troth.ids import LogIndex, NodeId, Term
 from troth.kv.requests import Compact, EventType, LeaseGrant, LeaseGrantResult, LeaseRevoke, Put, Range
 from troth.kv.store import Store
 from troth.models import linearizable
@@ -27,6 +28,7 @@ from troth.replica.protocol import (
     Reads,
     Results,
     ServerStatus,
+    SessionOpened,
     SnapshotPart,
     TransferLeadership,
     WatchCancel,
@@ -119,6 +121,53 @@ def test_time_to_live_counts_down_and_lists_keys() -> None:
     (gone,) = cluster.ask(cluster.leader, LeaseTimeToLive(1, 12345))
     assert isinstance(gone, LeaseView)
     assert gone.ttl_s == -1
+
+
+def test_a_grant_that_is_retried_after_its_lease_has_ended_brings_nothing_back() -> None:
+    cluster = Cluster()
+    (opened,) = cluster.ask(cluster.leader, OpenSession(1, 5))
+    assert isinstance(opened, SessionOpened)
+    batch = Writes(opened.session, 1, 0, (LeaseGrant(7, 2),))
+    answer = cluster.ask(cluster.leader, batch)
+    cluster.step(4 * SECOND)
+    assert cluster.ask(cluster.leader, LeaseList(1)) == [LeaseIds(1, [])]
+    assert cluster.ask(cluster.leader, batch) == answer
+    assert cluster.ask(cluster.leader, LeaseKeepAlive(1, (7,))) == [LeaseTtls(1, [-1])]
+
+
+def test_a_revocation_that_is_retried_leaves_the_clock_of_a_lease_granted_meanwhile() -> None:
+    cluster = Cluster()
+    (opened,) = cluster.ask(cluster.leader, OpenSession(1, 5))
+    assert isinstance(opened, SessionOpened)
+    write(cluster, LeaseGrant(7, 2))
+    batch = Writes(opened.session, 1, 0, (LeaseRevoke(7),))
+    cluster.ask(cluster.leader, batch)
+    write(cluster, LeaseGrant(7, 2))
+    cluster.ask(cluster.leader, batch)
+    assert cluster.ask(cluster.leader, LeaseKeepAlive(1, (7,))) == [LeaseTtls(1, [2])]
+    cluster.step(4 * SECOND)
+    assert cluster.ask(cluster.leader, LeaseList(1)) == [LeaseIds(1, [])]
+
+
+def test_a_leader_that_was_paused_does_not_hand_the_end_of_a_lease_to_the_new_one() -> None:
+    cluster = Cluster()
+    lease = grant(cluster)
+    old = cluster.leader
+    assert cluster.follower != old
+    paused = cluster.replicas.pop(old)
+    cluster.step_until(lambda: any(r.engine.leader()[1] not in (0, old) for r in cluster.replicas.values()))
+    new = cluster.leader
+    for _ in range(4):
+        cluster.step(SECOND // 2)
+        assert cluster.ask(new, LeaseKeepAlive(1, (lease,))) == [LeaseTtls(1, [2])]
+    # It wakes up: by its clock the lease has run out; then, in the same turn, it hears of the new leader.
+    paused.tick(cluster.now)
+    term, _ = cluster.replicas[new].engine.leader()
+    paused.on_peer(new, [Heartbeat(term, ORIGIN, 1)], cluster.now)
+    cluster.replicas[old] = paused
+    cluster.step(5)
+    assert paused.engine.leader()[1] == new
+    assert cluster.ask(new, LeaseKeepAlive(1, (lease,))) == [LeaseTtls(1, [2])]
 
 
 def test_a_revoked_lease_is_not_revoked_again() -> None:
@@ -306,6 +355,22 @@ def test_leadership_goes_where_it_is_sent() -> None:
     assert cluster.ask(cluster.leader, TransferLeadership(1, target), ticks=2) == [Done(1)]
     assert cluster.leader == target
     assert cluster.ask(target, TransferLeadership(2, target)) == [Done(2)]
+
+
+def test_a_transfer_is_not_called_done_when_another_server_than_the_one_named_leads() -> None:
+    cluster = Cluster()
+    leader, target = cluster.leader, cluster.follower
+    (other,) = set(cluster.replicas) - {leader, target}
+    cluster.isolate(target)
+    write(cluster, Put(b"a", b""))
+    cluster.say(leader, TransferLeadership(1, target))
+    cluster.settle()
+    term, _ = cluster.replicas[leader].engine.leader()
+    cluster.replicas[leader].on_peer(other, [Heartbeat(Term(term + 1), ORIGIN, 1)], cluster.now)
+    cluster.settle()
+    answers = cluster.heard(leader)
+    assert [answer.code for answer in answers if isinstance(answer, CallRefused)] == ["unavailable"]
+    assert Done(1) not in answers
 
 
 def test_a_transfer_to_a_server_that_is_cut_off_is_given_up() -> None:
@@ -530,3 +595,16 @@ def test_a_download_waits_for_a_client_that_reads_slowly() -> None:
     parts = cluster.heard(leader)
     assert isinstance(parts[-1], SnapshotPart)
     assert parts[-1].last
+
+
+def test_a_download_that_never_began_holds_no_history_back() -> None:
+    cluster = Cluster()
+    write(cluster, Put(b"a", b"1"), Put(b"a", b"2"))
+    leader = cluster.leader
+    cluster.replicas[leader].client_paused(client_of(leader), True)
+    cluster.ask(leader, FetchSnapshot(1))
+    cluster.replicas[leader].client_gone(client_of(leader))
+    store = cluster.replicas[leader].machine.store
+    store.apply(Compact(3))
+    assert not store.scavenge()
+    assert [version.mod_revision for version in store.space.versions(b"a")] == [3]

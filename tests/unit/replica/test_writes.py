@@ -3,7 +3,8 @@
 import msgspec
 from replica_cluster import Cluster, client_of
 
-from troth.kv.requests import Failure, Put, PutResult, Range
+from troth.kv.checks import NESTING_MAX
+from troth.kv.requests import Failure, Put, PutResult, Range, Txn
 from troth.models import linearizable
 from troth.replica.peers import Forward, ForwardRefused
 from troth.replica.protocol import (
@@ -273,3 +274,16 @@ def test_a_command_larger_than_etcd_allows_is_refused_before_the_log() -> None:
     assert (refused.code, refused.text) == ("invalid", "etcdserver: request is too large")
     (taken,) = cluster.ask(leader, Writes(0, 2, 0, tuple(put(str(n), "v" * 400_000) for n in range(4))))
     assert isinstance(taken, Results)
+
+
+def test_transactions_nested_deeper_than_any_can_be_applied_never_enter_the_log() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    deep = Txn()
+    for _ in range(NESTING_MAX):
+        deep = Txn(success=(deep,))
+    before = cluster.replicas[leader].engine.commit_index
+    (answer,) = cluster.ask(leader, Writes(0, 1, 0, (Put(b"a", b""), deep)))
+    assert isinstance(answer, WritesRefused)
+    assert (answer.code, answer.text) == ("invalid", "etcdserver: too many operations in txn request")
+    assert cluster.replicas[leader].engine.commit_index == before
