@@ -100,11 +100,11 @@ def check(
     if model in CAUSAL_MODELS:
         return check_causal(history, model, expired=expired)
     if model in GUARANTEES:
-        return check_session_guarantees(history, (model,))
+        return check_session_guarantees(history, (model,), expired=expired)
     if model == "session":
-        return check_session_guarantees(history, GUARANTEES[:2], name=model)
+        return check_session_guarantees(history, GUARANTEES[:2], name=model, expired=expired)
     if model == "session-guarantees":
-        return check_session_guarantees(history, name=model)
+        return check_session_guarantees(history, name=model, expired=expired)
     if model == "eventual":
         return check_convergence(history, model_of(object), quiet_ns=quiet_ns)
     if model == "atomic-commit":

@@ -20,6 +20,7 @@ Every guarantee named here follows from PRAM, apart from writes-follow-reads, wh
 Cost: O(n) for the first two, O(n k) for the others, for n operations and k sessions.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from troth.errors import UsageError
@@ -31,9 +32,15 @@ GUARANTEES: Final = ("read-your-writes", "monotonic-reads", "monotonic-writes", 
 
 
 def check_session_guarantees(
-    history: History, guarantees: tuple[str, ...] = GUARANTEES, *, name: str = ""
+    history: History,
+    guarantees: tuple[str, ...] = GUARANTEES,
+    *,
+    name: str = "",
+    expired: Callable[[], bool] | None = None,
 ) -> Verdict:
     """Check the guarantees named; every one that is violated is in `Verdict.anomalies`.
+
+    Once *expired*, asked for every session, says True, what was not looked at is unknown.
 
     Raises:
         UsageError: no such guarantee, or the history has other operations than reads, writes and cas.
@@ -44,9 +51,11 @@ def check_session_guarantees(
     model = name or "+".join(guarantees)
     accesses = accesses_of(history, model)
     observer = _Observer(accesses)
-    violations = []
+    violations: list[Violation] = []
     for guarantee in guarantees:
         for number in range(len(accesses.sessions)):
+            if expired is not None and expired():
+                return verdict_of(history, model, accesses, violations, gave_up="out of time")
             violation = observer.follow(number, guarantee)
             if violation is not None:
                 violations.append(violation)
@@ -65,9 +74,15 @@ class _Observer:
         """write -> the next write of the same session to the same key"""
         self.first: dict[Value, dict[int, int]] = {}
         """key -> session -> its first write to that key"""
+        self.reads: list[dict[Value, list[tuple[int, int]]]] = []
+        """session -> key -> (place, write seen) of its reads of that key that saw a write"""
         for number, session in enumerate(accesses.sessions):
             last: dict[Value, int] = {}
+            reads: dict[Value, list[tuple[int, int]]] = {}
+            self.reads.append(reads)
             for place, access in enumerate(session):
+                if not access.is_write and access.write >= 0:
+                    reads.setdefault(access.key, []).append((place, access.write))
                 if access.is_write:
                     self.at[access.write] = place
                     if access.key in last:
@@ -170,6 +185,7 @@ class _Observer:
         required: dict[Value, dict[int, tuple[int, int]]] = {}
         outdated: dict[Value, dict[int, int]] = {}
         reached: dict[int, int] = {}
+        listed: dict[tuple[int, Value], int] = {}
         taken: set[int] = set()
         for access in session:
             if access.is_write:
@@ -191,9 +207,12 @@ class _Observer:
                     if home not in slots or self.at[slots[home][0]] < self.at[earlier.write]:
                         slots[home] = (earlier.write, access.op)
                 reached[owner] = max(reached.get(owner, 0), self.at[current])
-                for earlier in self.accesses.sessions[owner][: self.at[current]]:
-                    if not earlier.is_write and earlier.key == changed and earlier.write >= 0:
-                        outdated.setdefault(changed, {}).setdefault(earlier.write, access.op)
+                replaced = self.reads[owner].get(changed, ())
+                at = listed.get((owner, changed), 0)
+                while at < len(replaced) and replaced[at][0] < self.at[current]:
+                    outdated.setdefault(changed, {}).setdefault(replaced[at][1], access.op)
+                    at += 1
+                listed[owner, changed] = at
             missed = -1
             if write < 0:
                 missed = next((op for _, op in required.get(key, {}).values()), -1)

@@ -6,10 +6,12 @@ import pytest
 from msgspec import structs
 
 from troth.errors import UsageError
+from troth.verify.accesses import accesses_of
 from troth.verify.check import MODELS, check
 from troth.verify.formats.edn import Record
 from troth.verify.history import Event, EventType, History, Reading, Value, pair
 from troth.verify.models import ILLEGAL, OBJECTS, Bank, Call, Model, Register, SetObject, Several, model_of
+from troth.verify.sessions import _Observer
 from troth.verify.verdict import Status, Verdict, combine
 
 Step = tuple[int, str, Value, Value, Value]
@@ -507,6 +509,36 @@ def test_a_set_of_ones_own_is_checked_by_its_own_step() -> None:
     assert not check(one_by_one(*adds), object=Small())
     assert not check(one_by_one(*adds, (0, "read", None, None, (0, 1, 2))), object=Small())
     assert check(one_by_one(*adds[:2], (0, "read", None, None, (0, 1))), object=Small())
+
+
+@pytest.mark.parametrize("model", ["session", "session-guarantees", "monotonic-reads", "writes-follow-reads"])
+def test_session_guarantees_stop_when_time_is_out(model: str) -> None:
+    """What was not looked at is unknown."""
+    fine = one_by_one(w(0, "x", 1), r(1, "x", 1))
+    assert check(fine, model)
+    verdict = check(fine, model, expired=lambda: True)
+    assert verdict.status is Status.UNKNOWN and "time" in verdict.reason
+
+
+def test_writes_follow_reads_looks_at_every_read_of_a_writer_once() -> None:
+    """A session that reads and writes one key in turn: quadratic, this was some ten million looks."""
+    steps: list[Step] = []
+    for value in range(1, 4001):
+        steps += [w(0, "x", value), r(0, "x", value)]
+    steps += [(1, "read", "x", None, value) for value in range(1, 4001)]
+    history = one_by_one(*steps)
+    looked = 0
+
+    class Counted(tuple[int, int]):
+        def __getitem__(self, at: object) -> int:  # type: ignore[override]
+            nonlocal looked
+            looked += 1
+            return super().__getitem__(at)  # type: ignore[index]
+
+    observer = _Observer(accesses_of(history, "session"))
+    observer.reads[0]["x"] = [Counted(row) for row in observer.reads[0]["x"]]
+    assert observer.follow(1, "writes-follow-reads") is None
+    assert looked <= 3 * 4001
 
 
 def test_leases_without_times_prove_no_overlap() -> None:
