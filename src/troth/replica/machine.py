@@ -154,14 +154,14 @@ def _chunks(header: bytes, store: Iterator[bytes], close: Callable[[], None]) ->
 
 def _split_header(pieces: Iterator[bytes]) -> tuple[bytes, bytes]:
     """The header of a state, and what its last piece holds behind it."""
-    data = b""
+    data = bytearray()
     needed = 4
     for piece in pieces:
         data += piece
         if len(data) >= 4:
             needed = 4 + int.from_bytes(data[:4], "little")
         if len(data) >= needed:
-            return data[4:needed], data[needed:]
+            return bytes(data[4:needed]), bytes(data[needed:])
     raise Corrupt("the snapshot ends within its header", path="")
 
 

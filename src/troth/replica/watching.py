@@ -111,6 +111,8 @@ class WatchPath(LeasePath):
                 self._reply(client, WatchEvents(watch, revision, []))
 
     def _begin_fetch(self, client: ClientId, call: int) -> None:
+        if client not in self._clients:
+            return  # it went while the read point was confirmed
         if len(self._fetches) >= FETCHES_MAX:
             self._refuse_call(client, call, "overloaded", "too many downloads of the state are under way here")
             return

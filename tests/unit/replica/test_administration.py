@@ -608,3 +608,17 @@ def test_a_download_that_never_began_holds_no_history_back() -> None:
     store.apply(Compact(3))
     assert not store.scavenge()
     assert [version.mod_revision for version in store.space.versions(b"a")] == [3]
+
+
+def test_downloads_of_a_client_that_went_before_they_began_take_no_place() -> None:
+    cluster = Cluster()
+    leader, gone = cluster.leader, 999
+    replica = cluster.replicas[leader]
+    write(cluster, Put(b"a", b"1"))
+    replica.client_connected(gone)
+    cluster.replies[gone] = []
+    for call in range(FETCHES_MAX):
+        replica.on_client(gone, FetchSnapshot(call), b"", cluster.now)
+    replica.client_gone(gone)
+    cluster.settle()
+    assert not any(isinstance(answer, CallRefused) for answer in cluster.ask(leader, FetchSnapshot(1)))
