@@ -3,7 +3,7 @@
 Vogels, "Eventually consistent", CACM 2009. A finite history shows this only in its *quiet* reads: those invoked after
 every update has returned, and, where a quiet time is given, that long after the last one (the store must have had
 time, and faults must have healed). Crashed updates may take effect at any time, so they are allowed for but never
-required.
+required; where quiet reads differ by nothing else than what those may have changed, the verdict is unknown.
 
 ==========  ============================================================================================
 register    quiet reads of a key agree, on a value somebody wrote; not on the initial one if a write succeeded
@@ -87,8 +87,10 @@ def _key(
     if not quiet:
         return Status.UNKNOWN, None, "nothing was read after the last update, so nothing shows convergence"
     first = quiet[0]
+    differ = any(_seen(op, model) != _seen(first, model) for op in quiet)
+    settling = differ and _settling(quiet, updates, model)
     for op in quiet[1:]:
-        if _seen(op, model) != _seen(first, model):
+        if not settling and _seen(op, model) != _seen(first, model):
             why = (
                 f"it returned {show(op.result)}, but [{first.index}] {show(first.result)}, with no update between"
             )
@@ -97,14 +99,29 @@ def _key(
                 Counterexample(operation=op.index, reason=why, involved=(first.index, op.index)),
                 f"[{op.index}] {why}",
             )
-    why = _lost(first, updates, model)
-    if why:
-        return (
-            Status.ILLEGAL,
-            Counterexample(operation=first.index, reason=why, involved=(first.index,)),
-            f"[{first.index}] {why}",
-        )
+    for op in quiet if settling else quiet[:1]:
+        why = _lost(op, updates, model)
+        if why:
+            return (
+                Status.ILLEGAL,
+                Counterexample(operation=op.index, reason=why, involved=(op.index,)),
+                f"[{op.index}] {why}",
+            )
+    if settling:
+        return Status.UNKNOWN, None, "the last reads differ by what a crashed update may have changed between them"
     return Status.OK, None, ""
+
+
+def _settling(quiet: Sequence[Operation], updates: Sequence[Operation], model: Model) -> bool:
+    """Whether crashed updates that took effect late may be all by which quiet reads differ."""
+    crashed = [update for update in updates if update.outcome is EventType.INFO]
+    if not crashed or isinstance(model, Counter) or any(update.f in ("append", "delete") for update in crashed):
+        return bool(crashed)
+    seen = [_seen(op, model) for op in quiet]
+    if isinstance(model, SetObject):
+        loose = {update.argument for update in crashed}
+        return len({elements - loose for elements in seen if isinstance(elements, frozenset)}) == 1
+    return len(set(seen) - {_to(update) for update in crashed}) <= 1
 
 
 def _waited(op: Operation, updates: Sequence[Operation], quiet_ns: int) -> bool:

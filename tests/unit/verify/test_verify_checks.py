@@ -497,6 +497,18 @@ def test_a_crashed_write_is_in_no_order_with_what_its_process_did_next(model: st
     assert check(late, model).status is (Status.OK if model == "sequential" else Status.UNKNOWN)
 
 
+def test_quiet_reads_may_differ_by_what_crashed() -> None:
+    """Nobody knows when a crashed write takes effect, so two reads after it show no divergence; three values do."""
+    late = crashed_then((2, "read", "x", None), (1, "read", "x", 1))
+    assert check(late, "eventual", "register").status is Status.UNKNOWN
+    other = crashed_then((2, "write", "x", 2), (1, "read", "x", 2), (2, "read", "x", 1))
+    assert check(other, "eventual", "register").status is Status.UNKNOWN
+    apart = crashed_then((2, "write", "x", 2), (2, "write", "x", 3), (1, "read", "x", 2), (2, "read", "x", 3))
+    assert check(apart, "eventual", "register").status is Status.ILLEGAL
+    lost = crashed_then((2, "write", "x", 2), (1, "read", "x", None), (2, "read", "x", 1))
+    assert check(lost, "eventual", "register").status is Status.ILLEGAL
+
+
 def test_a_set_of_ones_own_is_checked_by_its_own_step() -> None:
     """Neither a chain of reads nor one element at a time: a set that refuses a third element."""
 
