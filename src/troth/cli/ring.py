@@ -16,6 +16,7 @@ from troth.cli.ring_movers import CommandMover, DirectoryMover
 from troth.errors import UsageError
 from troth.hashing import (
     ALGORITHMS,
+    CapacityExceeded,
     Locator,
     Mover,
     Needs,
@@ -243,7 +244,10 @@ def show(
     keys = session.keys()
     spread = balance_of_keys(located, keys) if keys else balance(located)
     plan = Plan.from_json(_read(plan_file)) if plan_file else None
-    join = movement(located, located.changed(add=[max(located.members) + "+1"]), keys or None)
+    try:
+        join = movement(located, located.changed(add=[max(located.members) + "+1"]), keys or None)
+    except CapacityExceeded:  # a full Anchor can be looked at all the same
+        join = None
     if save is not None:
         _write(save, spec.to_json())
     if svg is not None:
@@ -257,7 +261,7 @@ def show(
                 "digest": str(located.digest),
                 "peak_to_mean": spread.peak_to_mean,
                 "std": spread.std,
-                "join_moved_to_ideal": join.moved_to_ideal,
+                "join_moved_to_ideal": join and join.moved_to_ideal,
                 "shares": spread.shares,
             }
         )
@@ -270,10 +274,8 @@ def show(
     print_table(("node", "weight", "domain", "of your keys" if keys else "share", "of fair share"), rows)
     if len(located) > _SHOWN:
         click.echo(f"and {len(located) - _SHOWN} more")
-    click.echo(
-        f"peak/mean {spread.peak_to_mean:.3f}   std {spread.std:.3f}   "
-        f"one more node moves {join.moved:.3%}, {join.moved_to_ideal:.3f} times the ideal"
-    )
+    told = f"one more node moves {join.moved:.3%}, {join.moved_to_ideal:.3f} times the ideal" if join else "full"
+    click.echo(f"peak/mean {spread.peak_to_mean:.3f}   std {spread.std:.3f}   {told}")
 
 
 def _path(spec: RingSpec, name: str) -> str:

@@ -35,6 +35,9 @@ Setting = str | int | float | bool | list[Item]
 
 SAMPLE_BITS = 17
 
+WEIGHT_MIN, WEIGHT_MAX = 1e-100, 1e100
+"""Beyond these, sums and quotients of weights leave what a float can hold, and shares would be wrong in silence."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
@@ -118,7 +121,7 @@ class Locator(ABC):
             epoch: see `Digest`.
 
         Raises:
-            BadSetting: an empty name, a weight that is not a positive finite number, an unknown hash.
+            BadSetting: an empty name, a weight that is not within 1e-100 .. 1e100, an unknown hash.
             DuplicateNode: a name twice.
             NotSupported: weights that differ, where the algorithm has none.
         """
@@ -557,4 +560,6 @@ def _checked_weight(name: str, weight: float) -> float:
         raise BadSetting(f"the weight of {name!r} must be a number, not {weight!r}") from None
     if not isfinite(checked) or checked <= 0:
         raise BadSetting(f"the weight of {name!r} must be finite and above 0, not {weight!r}; remove() drains")
+    if not WEIGHT_MIN <= checked <= WEIGHT_MAX:
+        raise BadSetting(f"the weight of {name!r} must be {WEIGHT_MIN:g} .. {WEIGHT_MAX:g}, not {weight!r}")
     return checked

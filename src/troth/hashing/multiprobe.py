@@ -16,8 +16,8 @@ class MultiProbe(Locator):
     """Nodes have one point each; a key is hashed k times and goes to the node that is nearest to a probe.
 
     Memory O(n) and a balance that 160 virtual nodes do not reach: the paper expects a peak of 1 + e times the mean
-    with 1 + 1/e probes; measured with 21: 1.04, 1.06 and 1.10 at 10, 100 and 1000 nodes. Movement is minimal: a
-    join takes the keys to which it is now nearest, a leave gives away its own.
+    with 1 + 1/e probes; measured with 21 over 2**22 hashes: 1.07, 1.09 and 1.08 at 10, 100 and 1000 nodes. Movement is
+    minimal: a join takes the keys to which it is now nearest, a leave gives away its own.
 
     The preference list orders nodes by their distance to the nearest probe, which depends on no other node;
     so it moves minimally too.

@@ -375,3 +375,9 @@ def test_movement_counts_what_goes_astray() -> None:
         balance(HashRing())
     with pytest.raises(BadSetting):
         balance_of_keys(ring, [])
+
+
+@pytest.mark.parametrize("weight", [1e-320, 1e308])
+def test_a_weight_whose_share_no_float_can_hold_is_refused(weight: float) -> None:
+    with pytest.raises(BadSetting):
+        Rendezvous({"a": 2 * weight / 2, "b": weight / 2})

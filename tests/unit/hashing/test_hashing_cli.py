@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from troth.cli.main import cli
 from troth.errors import UsageError
-from troth.hashing import HashRing, Plan, RingSpec, build
+from troth.hashing import Anchor, HashRing, Plan, RingSpec, build, describe
 
 
 def run(*arguments: str | Path, code: int = 0) -> Result:
@@ -154,7 +154,7 @@ def test_a_paused_undo_says_that_going_on_is_not_undoing_again(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("nodes", "arguments", "printed"),
     [
-        ("a=1e300,b", ["where", "k"], "divide all weights"),
+        ("a=1e99,b", ["where", "k"], "divide all weights"),
         ("a,b", ["diff", "--reweight", "a"], "--reweight a=WEIGHT"),
         ("a,b", ["diff", "--add", "c@z1"], "this ring has no zones"),
         ("a@z,b@", ["show"], "a zone has no name"),
@@ -186,3 +186,9 @@ def test_a_file_whose_name_is_no_utf8_is_moved(tmp_path: Path) -> None:
     (tmp_path / "a" / os.fsdecode(b"\xff")).write_bytes(b"x")
     run("apply", tmp_path / "p", "--directory", tmp_path)
     assert (tmp_path / "b" / os.fsdecode(b"\xff")).read_bytes() == b"x"
+
+
+def test_a_full_anchor_can_be_shown(tmp_path: Path) -> None:
+    (tmp_path / "r").write_bytes(describe(Anchor(["a", "b"], capacity=2)).to_json())
+    assert "full" in run("--ring", tmp_path / "r", "show").output
+    assert json.loads(run("--ring", tmp_path / "r", "show", "--json").output)["join_moved_to_ideal"] is None
