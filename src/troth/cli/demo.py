@@ -37,11 +37,14 @@ class Ledger:
     """What was acknowledged, and when: the demo's own record, to hold the cluster to."""
 
     rows: dict[bytes, bytes] = field(default_factory=dict)
+    revisions: dict[bytes, int] = field(default_factory=dict)
+    """Of each row. Of two rows with one key the later counts, and their answers may come in any order."""
     revision_max: int = 0
     times_s: list[float] = field(default_factory=list)
 
     def acknowledged(self, row: Row, revision: int) -> None:
-        self.rows[row.key] = row.value
+        if revision > self.revisions.get(row.key, 0):
+            self.rows[row.key], self.revisions[row.key] = row.value, revision
         self.revision_max = max(self.revision_max, revision)
         self.times_s.append(time.perf_counter())
 

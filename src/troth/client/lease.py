@@ -138,7 +138,12 @@ class LeaseKeeper:
             lease.on_lost(on_lost)
         if self._loop.time() - sent_at_s > lease.ttl_s / RENEWALS_PER_TTL:
             # The grant took so long (an election, say) that little is left by our own reckoning.
-            await lease.keep_alive()
+            try:
+                await lease.keep_alive()
+            except LeaseNotFound:
+                raise
+            except TrothError:
+                pass  # The lease was granted all the same; it is renewed, or declared lost, as any other.
         self._push(lease, self._next_due_s(lease))
         return lease
 
@@ -181,15 +186,15 @@ class LeaseKeeper:
                 renew.append(lease)
             else:
                 self._push(lease, lease.deadline_s)  # the caller has renewed it meanwhile
+        # Each comes up again whatever becomes of the request: to be renewed anew, or to be declared lost.
+        for lease in renew:
+            self._push(lease, self._next_due_s(lease))
         for start in range(0, len(renew), RENEW_BATCH_MAX):
             self._client.keep_task(self._renew(renew[start : start + RENEW_BATCH_MAX]))
         self._set_timer()
 
     async def _renew(self, leases: list[Lease]) -> None:
         ids = tuple(lease.id for lease in leases)
-        # Each comes up again whatever becomes of this request: to be renewed anew, or to be declared lost.
-        for lease in leases:
-            self._push(lease, self._next_due_s(lease))
         sent_at_s = self._loop.time()
         within_s = max(0.05, max(lease.deadline_s for lease in leases) - sent_at_s)
         try:

@@ -8,7 +8,7 @@ from fake_server import asynchronous, running, until
 
 from troth import aio
 from troth.client import lease as lease_module
-from troth.errors import LeaseExists, LeaseNotFound, UsageError
+from troth.errors import LeaseExists, LeaseNotFound, Unavailable, UsageError
 from troth.kv.requests import LeaseRevoke
 from troth.replica.protocol import LeaseKeepAlive
 
@@ -111,5 +111,27 @@ async def test_leases_of_a_closed_client_count_as_lost() -> None:
     async with running() as cluster:
         client = await aio.connect(cluster.url)
         lease = await client.lease(5)
+        await client.close()
+        assert lease.lost.is_set() and not lease.is_alive
+
+
+@asynchronous
+async def test_a_lease_that_was_granted_late_is_not_told_as_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(lease: lease_module.Lease) -> int:
+        raise Unavailable("no leader")
+
+    monkeypatch.setattr(lease_module, "RENEWALS_PER_TTL", 10**9)
+    monkeypatch.setattr(lease_module.Lease, "keep_alive", refused)
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        lease = await client.lease(10, keep=False)
+        assert lease.is_alive and await client.leases() == [lease.id]
+
+
+@asynchronous
+async def test_a_lease_about_to_be_renewed_is_lost_when_the_client_is_closed() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        lease = await client.lease(10)
+        client._leases._due[0] = (0.0, 0, lease)
+        client._leases._wake()
         await client.close()
         assert lease.lost.is_set() and not lease.is_alive
