@@ -14,10 +14,10 @@ counter     quiet reads agree, on the sum of the adds that succeeded plus some o
 For every object, no read, quiet or not, may return what nobody wrote ("weak").
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from troth.errors import UsageError
-from troth.verify.history import EventType, History, Operation, Value, show
+from troth.verify.history import FOREVER, EventType, History, Operation, Value, show
 from troth.verify.models import Counter, Model, Register, SetObject
 from troth.verify.verdict import Counterexample, Part, Status, Verdict, combine
 
@@ -41,8 +41,10 @@ def check_convergence(history: History, object: Model, *, quiet_ns: int = 0) -> 
         raise UsageError(f"convergence is defined for registers, sets and counters, not for a {model.name}")
     parts = []
     examples: list[Counterexample] = []
-    for key in history.all_keys():
-        operations = [op for op in history.operations if op.key == key]
+    by_key: dict[Value, list[Operation]] = {}
+    for op in history.operations:
+        by_key.setdefault(op.key, []).append(op)
+    for key, operations in by_key.items():
         status, example, reason = _key(
             operations, model, quiet_ns, nil_unknown=history.reading.nil_read == "unknown"
         )
@@ -78,8 +80,15 @@ def _key(
     reads = [op for op in operations if op.f in _READS and op.outcome is EventType.OK]
     if nil_unknown:
         reads = [op for op in reads if op.result is not None]
+    made: dict[Value, int] = {}
+    pieces: list[Operation] = []
+    for update in updates:
+        if update.f == "append" and isinstance(model, Register):
+            pieces.append(update)
+        elif update.f == "add" or not isinstance(model, SetObject):
+            made.setdefault(_to(update), update.invoked)
     for op in reads:
-        why = _impossible(op, updates, model)
+        why = _impossible(op, made, pieces, model)
         if why:
             return Status.ILLEGAL, Counterexample(operation=op.index, reason=why, involved=(op.index,)), why
     last = max((op.completed for op in updates if op.outcome is EventType.OK), default=-1)
@@ -140,35 +149,29 @@ def _seen(op: Operation, model: Model) -> Value:
     return op.result
 
 
-def _impossible(op: Operation, updates: Sequence[Operation], model: Model) -> str:
-    """Why nothing that was ever written explains what *op* returned; "" if something does."""
+def _impossible(op: Operation, made: Mapping[Value, int], appends: Sequence[Operation], model: Model) -> str:
+    """Why nothing that was ever written explains what *op* returned; "" if something does.
+
+    Args:
+        made: what updates make, and when the first of them was invoked.
+        appends: those that add to whatever is there.
+    """
     if isinstance(model, SetObject):
-        added = {update.argument for update in updates if update.f == "add" and update.invoked < op.completed}
         seen = _seen(op, model)
-        strange = sorted(seen - added, key=repr) if isinstance(seen, frozenset) else []
-        return f"it shows {show(strange[0])}, which nobody had added" if strange else ""
-    if isinstance(model, Counter):
+        elements = seen if isinstance(seen, frozenset) else ()
+        strange = [element for element in elements if made.get(element, FOREVER) > op.completed]
+        return f"it shows {show(min(strange, key=repr))}, which nobody had added" if strange else ""
+    if isinstance(model, Counter) or op.result == model.init() or made.get(op.result, FOREVER) < op.completed:
         return ""
-    if op.result == model.init():
-        return ""
-    pieces = []
-    for update in updates:
-        if update.invoked > op.completed:
-            continue
-        value = update.argument
-        if update.f == "cas" and isinstance(value, tuple) and len(value) == 2:
-            value = value[1]
-        if update.f == "append":
-            pieces.append(value)
-        elif value == op.result:
+    result = op.result
+    for update in appends:
+        piece = update.argument
+        if update.invoked < op.completed and (
+            (isinstance(piece, str) and isinstance(result, str) and result.endswith(piece))
+            or (isinstance(piece, tuple) and isinstance(result, tuple))
+        ):
             return ""
-    if any(
-        isinstance(piece, str) and isinstance(op.result, str) and op.result.endswith(piece) for piece in pieces
-    ):
-        return ""
-    if any(isinstance(piece, tuple) and isinstance(op.result, tuple) for piece in pieces):
-        return ""
-    return f"it returned {show(op.result)}, which nobody had written"
+    return f"it returned {show(result)}, which nobody had written"
 
 
 def _lost(op: Operation, updates: Sequence[Operation], model: Model) -> str:

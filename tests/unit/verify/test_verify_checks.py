@@ -509,6 +509,25 @@ def test_quiet_reads_may_differ_by_what_crashed() -> None:
     assert check(lost, "eventual", "register").status is Status.ILLEGAL
 
 
+@pytest.mark.parametrize("keys", [1, 4000])
+def test_convergence_is_linear(keys: int) -> None:
+    """Thousands of writes and reads, of one key or of as many: each is compared with a few others, not with all."""
+    compared = 0
+
+    class Name(str):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    steps = [w(0, Name(at % keys), Name(f"v{at}")) for at in range(4000)]
+    steps += [r(1, Name(at % keys), Name(f"v{at}" if keys > 1 else "v3999")) for at in range(4000)]
+    assert check(one_by_one(*steps), "eventual", "register")
+    assert compared < 200_000
+
+
 def test_a_set_of_ones_own_is_checked_by_its_own_step() -> None:
     """Neither a chain of reads nor one element at a time: a set that refuses a third element."""
 
