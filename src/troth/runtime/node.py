@@ -293,7 +293,7 @@ class Node(PeerSink):
         if effects.replies and self.clients is not None:
             self.clients.deliver(effects.replies)
         if effects.after_persist:
-            self._outbox.append((self._submitted, effects.after_persist))
+            self._put_out(effects.after_persist)
             self._open_outbox()
         if effects.membership is not None:
             self._on_membership(effects.membership)
@@ -326,6 +326,18 @@ class Node(PeerSink):
                 self._wake()
             else:
                 self._transport.send(peer, self._codec.encode(batch))
+
+    def _put_out(self, messages: list[tuple[NodeId, Message]]) -> None:
+        """Have *messages* wait for all that was submitted so far.
+
+        While a disk hangs the same questions come again and again, and each gets the same answer; said once it is
+        enough (a network might repeat it), and kept each time it would fill the memory.
+        """
+        if self._outbox and self._outbox[-1][0] == self._submitted:
+            waiting = self._outbox[-1][1]
+            waiting.extend(each for each in messages if each not in waiting)
+        else:
+            self._outbox.append((self._submitted, messages))
 
     def _open_outbox(self) -> None:
         outbox = self._outbox

@@ -203,6 +203,16 @@ async def test_frames_that_are_no_messages_are_refused() -> None:
     rig.node.stop()
 
 
+async def test_while_the_disk_hangs_repeated_answers_are_kept_once() -> None:
+    rig = Rig()
+    await rig.turn(ReplicaEffects(persists=[persist(1)], after_persist=[(PEER, message(1))]))
+    for number in (1, 2, 2, 1, 2):
+        await rig.turn(ReplicaEffects(after_persist=[(PEER, message(number)), (OTHER, message(7))]))
+    rig.node.on_durable(1)
+    assert rig.transport.sent == [(PEER, [message(1), message(2)]), (OTHER, [message(7)])]
+    rig.node.stop()
+
+
 async def test_while_the_disk_hangs_frames_are_dropped_not_queued() -> None:
     rig = Rig()
     await rig.turn(ReplicaEffects(persists=[persist(1)] * (BACKLOG_WRITES_MAX + 1)))
