@@ -34,6 +34,10 @@ NESTING_MAX = 128
 """Levels of transactions in a command. A level uses up at least one operation of `check_txn`'s bound; decoders of
 msgpack recurse, so what enters the log must stay far from the stack's end."""
 
+NESTED_OPERATIONS_MAX = 4096
+"""Operations of a transaction with all that is nested in it. etcd bounds each level only; but every put is compared
+with every deletion, on all replicas and with nothing beside it, and a request has room for a hundred thousand."""
+
 _OPERATION_OVERHEAD_BYTES = 16
 _SORT_ORDERS_COUNT = len(SortOrder)
 _SORT_TARGETS_COUNT = len(SortTarget)
@@ -65,11 +69,19 @@ def check_txn(txn: Txn, ops_max: int) -> Failure | None:
     failure = _check_parts(txn, ops_max)
     if failure is not None:
         return failure
+    if _operations_count(txn) > max(NESTED_OPERATIONS_MAX, 2 * ops_max):
+        return refusals.TOO_MANY_OPS
     for branch in (txn.success, txn.failure):
         alone = len(branch) == 1 and not isinstance(branch[0], Txn)
         if not alone and _written_keys(branch) is None:
             return refusals.DUPLICATE_KEY
     return None
+
+
+def _operations_count(txn: Txn) -> int:
+    """The operations of *txn* and of all that is nested in it, whose depth is checked."""
+    operations = (*txn.success, *txn.failure)
+    return len(operations) + sum([_operations_count(each) for each in operations if isinstance(each, Txn)])
 
 
 def nests_too_deep(txn: Txn) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from troth.kv.checks import payload_bytes
+from troth.kv.checks import NESTED_OPERATIONS_MAX, payload_bytes
 from troth.kv.requests import (
     Alarm,
     AlarmMember,
@@ -22,6 +22,7 @@ from troth.kv.requests import (
     LeaseGrantResult,
     LeaseRevoke,
     LeaseRevokeResult,
+    Operation,
     Put,
     PutResult,
     Range,
@@ -525,3 +526,20 @@ def test_under_the_alarm_a_transaction_is_refused_for_a_put_at_any_depth() -> No
     assert refused(store.apply(Txn(failure=(Txn(success=(Put(b"a", b""),)),))), "quota", NO_SPACE)
     without = Txn((Compare(b"a"),), (Range(b"a"),), (Txn(success=(DeleteRange(b"a"),)),))
     assert isinstance(store.apply(without), TxnResult)
+
+
+def test_a_transaction_is_refused_for_all_that_is_nested_in_it_not_only_for_what_a_level_holds() -> None:
+    def packed(*operations: Operation) -> Txn:
+        level = operations
+        while len(level) > 40:
+            level = tuple(Txn(success=level[at : at + 40]) for at in range(0, len(level), 40))
+        return Txn(success=level)
+
+    store = Store()
+    keys = [b"%d" % number for number in range(NESTED_OPERATIONS_MAX)]
+    assert refused(
+        store.apply(packed(*(DeleteRange(key) for key in keys))),
+        "invalid",
+        "etcdserver: too many operations in txn request",
+    )
+    assert isinstance(store.apply(packed(*(DeleteRange(key) for key in keys[:3900]))), TxnResult)
