@@ -40,6 +40,14 @@ def test_an_empty_dequeue_needs_an_instant_at_which_nothing_is_in() -> None:
     assert verdict and verdict.witness == (0, 1, 2)
 
 
+def test_the_order_of_a_long_queue_is_worked_out_in_time() -> None:
+    """The page shows it; by looking at all that is left for each, this was minutes."""
+    steps = [step for at in range(20_000) for step in (*alone(0, "enqueue", at), *alone(1, "dequeue", at))]
+    verdict = check(told(*steps), object="queue")
+    assert verdict.algorithms == ("queue-order",)
+    assert verdict.witness == tuple(range(40_000))
+
+
 def test_one_value_after_the_other_can_keep_a_queue_from_being_empty() -> None:
     """1 leaves only after 2 has come: in between there was always something."""
     steps = (

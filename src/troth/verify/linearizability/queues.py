@@ -218,22 +218,42 @@ def sum_before(instants: list[int], place: int) -> int:
 
 def _ordered(spans: list[Span]) -> list[Span]:
     waiting = sorted(spans, key=lambda span: (span.dequeue[0], span.enqueue[0]))
+    # By return, those put in order already still among them; they are dropped once they come first.
+    enqueued = sorted((span.enqueue[1], number) for number, span in enumerate(waiting))
+    dequeued = sorted((span.dequeue[1], number) for number, span in enumerate(waiting))
+    gone = bytearray(len(waiting))
+    head = 0
+    enqueued.reverse()
+    dequeued.reverse()
     ordered: list[Span] = []
-    while waiting:
-        least_enqueue = sorted(span.enqueue[1] for span in waiting)[:2]
-        least_dequeue = sorted(span.dequeue[1] for span in waiting)[:2]
-        for at, span in enumerate(waiting):
-            # The least return among the others.
-            enqueued = least_enqueue[-1] if span.enqueue[1] == least_enqueue[0] else least_enqueue[0]
-            dequeued = least_dequeue[-1] if span.dequeue[1] == least_dequeue[0] else least_dequeue[0]
-            alone = len(waiting) == 1
+    while len(ordered) < len(waiting):
+        while gone[head]:
+            head += 1
+        for returns in (enqueued, dequeued):
+            while gone[returns[-1][1]]:
+                returns.pop()
+        alone = len(ordered) == len(waiting) - 1
+        for number in range(head, len(waiting)):
+            if gone[number]:
+                continue
+            span = waiting[number]
+            enqueue, dequeue = _least_other(enqueued, gone, number), _least_other(dequeued, gone, number)
             if alone or (
-                span.enqueue[0] <= enqueued
-                and span.enqueue[0] <= dequeued
-                and (span.dequeue[0] <= dequeued or dequeued == FOREVER)
+                span.enqueue[0] <= enqueue
+                and span.enqueue[0] <= dequeue
+                and (span.dequeue[0] <= dequeue or dequeue == FOREVER)
             ):
-                ordered.append(waiting.pop(at))
+                ordered.append(span)
+                gone[number] = 1
                 break
         else:
-            invariant(False, "values of a legal queue can be put in order", left=len(waiting))
+            invariant(False, "values of a legal queue can be put in order", left=len(waiting) - len(ordered))
     return ordered
+
+
+def _least_other(returns: list[tuple[int, int]], gone: bytearray, number: int) -> int:
+    """The least return among what is left but for *number*; *returns* descend."""
+    at = len(returns) - 1
+    while at >= 0 and (gone[returns[at][1]] or returns[at][1] == number):
+        at -= 1
+    return returns[at][0] if at >= 0 else FOREVER
