@@ -65,6 +65,10 @@ class FrameConnection(asyncio.Protocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def show_out(self) -> None:
+        """All was said: the other side has a few seconds to hang up before we do."""
+        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS_MAX, self.transport.abort)
+
     def greet(self, greeting: Greeting) -> None:
         self.transport.write(frame(encode_greeting(greeting)))
 

@@ -247,6 +247,7 @@ class AcceptedPeer(FrameConnection):
                 self.admit(FRAME_BYTES_MAX)
                 self.greet(Welcome(VERSION, owner.cluster_id, owner.node_id, owner.name))
                 self.send(owner.answer_probe())
+                self.show_out()  # or idle probes would take the places of peers
             case Hello(kind="peer"):
                 rejected = owner.greeting_refusal(greeting)
                 if rejected is not None:

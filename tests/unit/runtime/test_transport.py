@@ -10,7 +10,8 @@ import pytest
 
 from troth.errors import DecodeError
 from troth.ids import ClusterId, NodeId
-from troth.runtime.addresses import Address
+from troth.runtime import streams
+from troth.runtime.addresses import Address, parse_address
 from troth.runtime.links import QUEUE_BYTES_MAX
 from troth.runtime.streams import Call, open_connection
 from troth.runtime.transport import PeerTransport
@@ -327,3 +328,16 @@ async def test_a_server_that_was_removed_is_told_so_when_it_dials_and_when_it_is
         assert set(told.removed) == {(B, 7, "no member any more")}
         assert told.suspected == []
         a.close()
+
+
+async def test_a_probe_that_does_not_hang_up_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or strangers who ask who we are, and stay, would keep the other servers out."""
+    transport, _ = make(A)
+    transport.answer_probe = lambda: b"me"
+    async with listening(transport) as (address, _):
+        monkeypatch.setattr(streams, "HANDSHAKE_SECONDS_MAX", 0.05)
+        probe = Call(Hello("probe"))
+        await open_connection(probe, parse_address(address))
+        assert isinstance(await probe.greeting, Welcome)
+        assert await probe.next_body() == b"me"
+        await until(lambda: probe.closed and not transport._accepted)
