@@ -1,6 +1,6 @@
 """Compare troth.hashing with uhashring in one run on one machine, and print a table.
 
-    python benchmarks/bench_hashing.py [--keys 200000] [--repeat 5] [--json FILE] [--quick]
+    python benchmarks/bench_hashing.py [--keys 200000] [--repeat 5] [--write] [--quick]
 
 Both libraries get the same node names, 160 virtual nodes a node and the same keys. Each figure is the best of
 `--repeat` runs or more, taken in turns (theirs, ours, theirs, ours), in seconds of CPU time: everything here runs in
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,10 @@ import numpy as np
 import uhashring
 
 from troth.hashing import ALGORITHMS, HashRing
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "hashing.json"
+PAGE = ROOT / "docs" / "hashing.md"
 
 TARGETS = {
     "single, str keys": (3.5, (10, 100, 1000)),
@@ -144,11 +149,28 @@ def shown(rate: float) -> str:
     return f"{rate:.3g}"
 
 
+def table(head: str, rows: list[str]) -> str:
+    """A table of the page, printed as it is made."""
+    return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *rows])
+
+
+def write_page(tables: dict[str, str]) -> None:
+    """Put each of *tables* between its marks in docs/hashing.md, with where they were measured."""
+    text = PAGE.read_text()
+    for name, figures in tables.items():
+        begin, end = f"<!-- figures: {name} -->\n", f"\n<!-- figures: end of {name} -->"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}{figures}{end}{rest.partition(end)[2]}"
+    PAGE.write_text(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, default=200_000)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--write", action="store_true", help=f"put the figures into {PAGE.name} and {RESULTS.name}"
+    )
     parser.add_argument("--quick", action="store_true", help="few keys and repeats: does it run, not how fast")
     options = parser.parse_args()
     if options.quick:
@@ -161,26 +183,32 @@ def main() -> None:
     )
     results: dict[str, Any] = {}
     missed = 0
-    print("| nodes | measure | uhashring/s | troth/s | ratio | target |")
-    print("|---|---|---|---|---|---|")
+    ratios: list[str] = []
     for nodes in (10, 100, 1000):
         for measure, (theirs, ours) in compare(nodes, options.keys, options.repeat).items():
             results[f"{nodes}: {measure}"] = {"uhashring": theirs, "troth": ours, "ratio": ours / theirs}
             target, meant_for = TARGETS[measure]
             wanted = f"{target:g}" if nodes in meant_for else "-"
             missed += nodes in meant_for and ours / theirs < target
-            print(f"| {nodes} | {measure} | {shown(theirs)} | {shown(ours)} | {ours / theirs:.1f} | {wanted} |")
-    print("\n| nodes | algorithm | single/s | pre-hashed batch/s | add a node, ms |")
-    print("|---|---|---|---|---|")
+            ratio = f"{ours / theirs:.1f}"
+            ratios.append(f"| {nodes} | {measure} | {shown(theirs)} | {shown(ours)} | {ratio} | {wanted} |")
+    compared = table("| nodes | measure | uhashring/s | troth/s | ratio | target |", ratios)
+    print(compared, end="\n\n")
+    rates: list[str] = []
     for nodes in (10, 100, 1000):
         for name, (single, batch, add_ms) in algorithms(nodes, options.keys, options.repeat).items():
             results[f"{nodes}: {name}"] = {"single": single, "batch": batch, "add_ms": add_ms}
-            print(f"| {nodes} | {name} | {shown(single)} | {shown(batch)} | {add_ms:.3g} |")
-    if options.json:
+            rates.append(f"| {nodes} | {name} | {shown(single)} | {shown(batch)} | {add_ms:.3g} |")
+    every = table("| nodes | algorithm | single/s | pre-hashed batch/s | add a node, ms |", rates)
+    print(every)
+    if options.write:
         machine = f"{platform.machine()}, {os.cpu_count()} cpus, Python {platform.python_version()}"
-        options.json.write_text(
-            json.dumps({"machine": machine, "keys": options.keys, "figures": results}, indent=1)
+        commit = subprocess.run(
+            ("git", "rev-parse", "--short=12", "HEAD"), capture_output=True, text=True, cwd=ROOT
         )
+        found = {"machine": machine, "commit": commit.stdout.strip(), "keys": options.keys, "figures": results}
+        RESULTS.write_text(json.dumps(found, indent=1))
+        write_page({"troth beside uhashring": compared, "every algorithm": every})
     if missed and not options.quick:
         sys.exit(f"{missed} ratios are below their targets")
 

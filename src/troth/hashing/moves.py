@@ -16,6 +16,7 @@ is made again, but never once the switch may have happened, since the target may
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -107,12 +108,14 @@ class Throttle:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         burst_bytes: float | None = None,
+        lock: AbstractContextManager[object] | None = None,
     ) -> None:
         """Args:
         bytes_per_second: the rate, above 0.
         clock: seconds, never falling.
         sleep: waits so many seconds.
         burst_bytes: how much may go at once after a rest; one second's worth by default.
+        lock: a ``threading.Lock()`` where `Plan.apply` copies in several threads.
 
         Raises:
             BadSetting: a rate that is not positive.
@@ -123,19 +126,22 @@ class Throttle:
         self._burst = bytes_per_second if burst_bytes is None else burst_bytes
         self._clock = clock
         self._sleep = sleep
+        self._lock = lock or nullcontext()
         self._tokens = self._burst
         self._filled_at = clock()
 
     def admit(self) -> None:
         """Wait until the debt of earlier copies is paid."""
-        self._fill()
-        if self._tokens < 0:
-            self._sleep(-self._tokens / self._rate)
+        with self._lock:
             self._fill()
+            debt_bytes = -self._tokens
+        if debt_bytes > 0:
+            self._sleep(debt_bytes / self._rate)
 
     def spend(self, copied_bytes: int) -> None:
         """Account for *copied_bytes*; the next `admit` waits if that was too much."""
-        self._tokens -= copied_bytes
+        with self._lock:
+            self._tokens -= copied_bytes
 
     def _fill(self) -> None:
         now = self._clock()
@@ -198,7 +204,8 @@ class Plan(msgspec.Struct, kw_only=True):
         self.paused = True
 
     def resume(self) -> None:
-        """Let `apply` go on where it stopped."""
+        """Let `apply` go on where it stopped. Ranges that are copied and not switched are not copied again: what was
+        written to them meanwhile is the mover's to carry over, in its `switch`."""
         self.paused = False
 
     def apply(
@@ -214,7 +221,7 @@ class Plan(msgspec.Struct, kw_only=True):
 
         Args:
             mover: does the work.
-            throttle: bounds the rate of copying. With a concurrent *run* it is asked from several threads.
+            throttle: bounds the rate of copying. With a concurrent *run* give it a lock.
             on_progress: called after each finished move; the place to save the plan and to draw a bar.
             on_switch: called before each switch; save the plan here as well, or a crash in the middle of a move
                 leaves a record that does not know of it.
@@ -280,7 +287,8 @@ class Plan(msgspec.Struct, kw_only=True):
         Finished moves go the other way. A range that was copied but not switched has seen no writes at the
         target,
         so that copy is only dropped: copying it back would overwrite newer values. A move that stopped in its switch
-        or drop is finished first, since nobody knows which side has the newest values, and then goes back.
+        or drop is finished first, since nobody knows which side has the newest values, and then goes back. A node that
+        was lost when this plan was made gets its ranges back, so it must be there again.
         """
         done, copied = set(self.done), set(self.copied)
         moves: list[Move] = []

@@ -381,3 +381,8 @@ def test_movement_counts_what_goes_astray() -> None:
 def test_a_weight_whose_share_no_float_can_hold_is_refused(weight: float) -> None:
     with pytest.raises(BadSetting):
         Rendezvous({"a": 2 * weight / 2, "b": weight / 2})
+
+
+def test_shares_of_many_nodes_are_measured_finely_enough_to_tell_even_from_uneven() -> None:
+    shares = MultiProbe([f"n{number}" for number in range(1000)]).shares()
+    assert max(shares.values()) * 1000 < 1.25, "sampling noise alone would show 1.33"

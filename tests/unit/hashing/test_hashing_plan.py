@@ -268,6 +268,31 @@ def test_the_throttle_waits_for_what_was_copied() -> None:
         Throttle(bytes_per_second=0, clock=lambda: 0, sleep=sleep)
 
 
+def test_the_throttle_counts_under_its_lock_and_sleeps_outside_of_it() -> None:
+    holds: list[str] = []
+    now = [0.0]
+
+    class Lock:
+        def __enter__(self) -> None:
+            holds.append("held")
+
+        def __exit__(self, *_: object) -> None:
+            holds.append("free")
+
+    def sleep(seconds: float) -> None:
+        assert holds[-1] == "free"
+        now[0] += seconds
+
+    throttle = Throttle(bytes_per_second=10, clock=lambda: now[0], sleep=sleep, lock=Lock())
+    for _ in range(3):
+        throttle.admit()
+        throttle.spend(20)
+    assert now[0] == pytest.approx(3.0), (
+        "60 bytes at 10 a second: a second's worth at once, the last 20 not waited for"
+    )
+    assert holds == ["held", "free"] * 6
+
+
 def test_bad_plans_are_refused() -> None:
     ring = HashRing(NAMES)
     after = ring.changed(add=["x"])
