@@ -10,6 +10,8 @@ from troth.errors import UsageError
 from troth.torture import Outcome, Plan, run, torture
 from troth.verify.verdict import Status
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def short_calm(monkeypatch: pytest.MonkeyPatch) -> None:
