@@ -57,8 +57,15 @@ REGISTER_PITFALLS = (
         "a ballot is used twice",
         41,
         "task",
-        "        self._round += 1\n        return Ballot",
+        "        self._round += ahead\n        return Ballot",
         "        self._round = max(self._round, 1)\n        return Ballot",
+    ),
+    pitfall(
+        "a proposer never overtakes a rival that does not pause",
+        47,
+        "round",
+        "return 4 ** min(self._tries, OVERTAKE_TRIES_MAX) if self._contended else 1",
+        "return 1",
     ),
     pitfall(
         "ballots of two clients are equal",

@@ -191,6 +191,24 @@ def test_duelling_proposers_pause_and_the_pause_grows() -> None:
 # ---- what a client is told ----
 
 
+def test_a_rival_that_never_pauses_is_overtaken() -> None:
+    """One that keeps its ballot changes the register many times while the prepare of another is on its way."""
+    table = Table()
+    rival = table.proposer(1)
+    task = table.proposer(2).change(KEY, changes.put(b"mine"))
+    while task.outcome is None:
+        if task.phase is Phase.PREPARING:
+            assert task.phases <= 6  # 1, 4, 16, 64, 256 rounds ahead in turn
+            for number in range(100):
+                assert table.run(rival.change(KEY, changes.put(b"%d" % number))).changed
+        for send in task.take():
+            task.on_reply(send, table.hand(send))
+        if task.pause:
+            task.resume()
+    assert task.outcome.changed
+    assert task.phases > 3
+
+
 def test_without_a_quorum_for_the_prepare_nothing_was_applied() -> None:
     table = Table()
     outcome = table.run(table.proposer(1).change(KEY, changes.put(b"v")), up=(1,))

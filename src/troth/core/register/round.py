@@ -53,6 +53,9 @@ from troth.errors import (
 )
 from troth.ids import NodeId
 
+OVERTAKE_TRIES_MAX = 8
+"""From this refusal on a ballot overtakes by 4**8 rounds: more than anybody makes in the longest pause."""
+
 
 class Phase(Enum):
     READING = "reading"
@@ -205,8 +208,13 @@ class Round(Exchange):
             self.outcome = Outcome(error=AcceptorsChanged(self._proposer.config.describe()))
             return
         self.config = self._proposer.config
-        self._ballot = self._proposer.new_ballot()
+        self._ballot = self._proposer.new_ballot(self._ahead())
         self._begin(Phase.PREPARING, Prepare(self.config.id, self.key, self._ballot))
+
+    def _ahead(self) -> int:
+        """How far to overtake. A rival that keeps its ballot takes a new one for each change, many while we pause: one
+        round above the last that we have seen would be refused again, for as long as the rival goes on."""
+        return 4 ** min(self._tries, OVERTAKE_TRIES_MAX) if self._contended else 1
 
     @override
     def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:

@@ -73,9 +73,9 @@ class Standing:
         self._kept: dict[bytes, Kept] = {}
         self._kept_bytes = 0
 
-    def new_ballot(self) -> Ballot:
-        """A ballot that nobody has used, above all that this proposer has met."""
-        self._round += 1
+    def new_ballot(self, ahead: int = 1) -> Ballot:
+        """A ballot that nobody has used, *ahead* rounds above all that this proposer has met."""
+        self._round += ahead
         return Ballot(self._round, self.client)
 
     def new_phase(self) -> int:
