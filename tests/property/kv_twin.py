@@ -197,7 +197,7 @@ class Twin:
         match command:
             case Put():
                 self.check_put(command)
-                self.take_space(VERSION_OVERHEAD + len(command.key) + len(command.value))
+                self.take_space(self.one_cost(command))
                 self.check_lease(command)
                 self.check_key(command)
                 return self.put(command)
@@ -341,13 +341,17 @@ class Twin:
             for operation in txn.success + txn.failure
         )
 
+    def one_cost(self, put: Put) -> int:
+        kept = self.now().get(put.key) if put.ignore_value else None
+        return VERSION_OVERHEAD + len(put.key) + len(kept.value if kept else put.value)
+
     def put_cost(self, txn: Txn) -> int:
         costs = []
         for branch in (txn.success, txn.failure):
             cost = 0
             for operation in branch:
                 if isinstance(operation, Put):
-                    cost += VERSION_OVERHEAD + len(operation.key) + len(operation.value)
+                    cost += self.one_cost(operation)
                 if isinstance(operation, Txn):
                     cost += self.put_cost(operation)
             costs.append(cost)

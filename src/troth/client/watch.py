@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from troth.client.link import Connection, frame_of
 from troth.client.request import ANY, LEADER, Request
+from troth.client.retry import error_of
 from troth.client.router import Router
 from troth.errors import InvalidRequest, TrothError, Unavailable, UsageError, WatchCompacted
 from troth.kv.requests import Event
@@ -99,6 +100,7 @@ class Watch:
         Raises:
             WatchCompacted: what comes next is gone; `compact_revision` can be watched from.
             InvalidRequest: the server does not accept such a watch.
+            Overloaded: it has too many watches already.
             Unavailable: the client was closed.
         """
         while not self._buffer:
@@ -292,7 +294,8 @@ class Watches:
             # It was accepted once, so this passes: the server is too busy, or it stops.
             self._router.loop.call_later(RESTART_PAUSE_S, self._restart, watch)
         else:
-            watch.end(InvalidRequest(message.reason or "the server does not accept this watch"))
+            text = message.reason or "the server does not accept this watch"
+            watch.end(error_of(message.code or InvalidRequest.code, text))
 
     def _restart(self, watch: Watch) -> None:
         if watch.connection is None:

@@ -7,6 +7,7 @@ machine (all replicas refuse alike), so what is counted depends on nothing but t
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
+from troth.kv.checks import put_value
 from troth.kv.keyspace import KeySpace, covers
 from troth.kv.ranges import read_range
 from troth.kv.requests import (
@@ -95,9 +96,10 @@ def coming_bytes(space: KeySpace, operations: Sequence[Operation], enough: int) 
                 past = operation.revision if operation.revision > 0 else None
                 total += kvs_bytes(read_range(space, operation, past)[0])
                 if past is None:
-                    total += _own_bytes(puts, operation)
+                    total += _own_bytes(space, puts, operation)
             case DeleteRange() if operation.prev_kv:
-                total += kvs_bytes(space.live(operation.key, operation.range_end)) + _own_bytes(puts, operation)
+                total += kvs_bytes(space.live(operation.key, operation.range_end))
+                total += _own_bytes(space, puts, operation)
             case DeleteRange() | Txn():
                 pass  # the operations of a nested transaction stand among the others
             case _:
@@ -107,7 +109,8 @@ def coming_bytes(space: KeySpace, operations: Sequence[Operation], enough: int) 
     return total
 
 
-def _own_bytes(puts: Sequence[Put], request: Range | DeleteRange) -> int:
+def _own_bytes(space: KeySpace, puts: Sequence[Put], request: Range | DeleteRange) -> int:
     """What the transaction may put into the range itself before it looks."""
     key, end = request.key, request.range_end
-    return sum(len(put.key) + len(put.value) + KV_OVERHEAD_BYTES for put in puts if covers(key, end, put.key))
+    own = [put for put in puts if covers(key, end, put.key)]
+    return sum([len(put.key) + len(put_value(space, put)) + KV_OVERHEAD_BYTES for put in own])

@@ -1,6 +1,6 @@
-"""What can be said against a request without looking at the data: shape, sizes, duplicate keys.
+"""What can be said against a request without looking at the data: shape, sizes, duplicate keys; and what it costs.
 
-These checks hold on every server alike, so they can run before a request enters the log; `Store.apply` makes them
+The checks hold on every server alike, so they can run before a request enters the log; `Store.apply` makes them
 again (but for the size), because what is in the log must have one outcome on all replicas whoever wrote it.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from troth.kv import refusals
-from troth.kv.keyspace import TO_THE_END, VERSION_OVERHEAD_BYTES
+from troth.kv.keyspace import TO_THE_END, VERSION_OVERHEAD_BYTES, KeySpace
 from troth.kv.requests import (
     Alarm,
     Command,
@@ -116,26 +116,32 @@ def check_command(command: Command, ops_max: int) -> Failure | None:
             assert_never(command)
 
 
-def put_cost_bytes(put: Put) -> int:
+def put_value(space: KeySpace, put: Put) -> bytes:
+    """What *put* writes: the value that is there, if it is to be kept."""
+    kept = space.get(put.key) if put.ignore_value else None
+    return put.value if kept is None else kept.value
+
+
+def put_cost_bytes(space: KeySpace, put: Put) -> int:
     """What *put* adds to the size of the store."""
-    return len(put.key) + len(put.value) + VERSION_OVERHEAD_BYTES
+    return len(put.key) + len(put_value(space, put)) + VERSION_OVERHEAD_BYTES
 
 
-def txn_cost_bytes(txn: Txn) -> int:
+def txn_cost_bytes(space: KeySpace, txn: Txn) -> int:
     """What the dearer branch of *txn* adds at most; 0 if neither puts anything.
 
     Deletions are free, or a full store could not be emptied.
     """
-    return max(_branch_cost_bytes(txn.success), _branch_cost_bytes(txn.failure))
+    return max(_branch_cost_bytes(space, txn.success), _branch_cost_bytes(space, txn.failure))
 
 
-def _branch_cost_bytes(branch: Sequence[Operation]) -> int:
+def _branch_cost_bytes(space: KeySpace, branch: Sequence[Operation]) -> int:
     cost_bytes = 0
     for operation in branch:
         if isinstance(operation, Put):
-            cost_bytes += put_cost_bytes(operation)
+            cost_bytes += put_cost_bytes(space, operation)
         elif isinstance(operation, Txn):
-            cost_bytes += txn_cost_bytes(operation)
+            cost_bytes += txn_cost_bytes(space, operation)
     return cost_bytes
 
 

@@ -20,15 +20,20 @@ class LeaseView(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class LeaseTable:
     """Leases by id. The keys of a lease are kept as the store attaches and detaches them."""
 
-    __slots__ = ("_keys", "chosen_count", "ttl_s")
+    __slots__ = ("_keys", "chosen_count", "grants", "ttl_s")
 
     def __init__(self) -> None:
         self.ttl_s: dict[int, int] = {}
+        self.grants: dict[int, int] = {}
+        """Lease -> the log index of its grant, 0 if that is not known: an id granted anew is another lease."""
         self.chosen_count = 0
         self._keys: dict[int, set[bytes]] = {}
 
     def __contains__(self, lease: int) -> bool:
         return lease in self.ttl_s
+
+    def __len__(self) -> int:
+        return len(self.ttl_s)
 
     def choose_id(self) -> int:
         """A free positive id, the same on every replica, that does not look like its neighbours."""
@@ -38,13 +43,14 @@ class LeaseTable:
             if chosen and chosen not in self.ttl_s:
                 return chosen
 
-    def grant(self, lease: int, ttl_s: int) -> None:
-        """Add a lease that is not there yet."""
+    def grant(self, lease: int, ttl_s: int, grant: int) -> None:
+        """Add a lease that is not there yet, granted at log index *grant*."""
         self.ttl_s[lease] = ttl_s
+        self.grants[lease] = grant
 
     def revoke(self, lease: int) -> None:
         """Forget a lease, which must be there. Its keys are the caller's to delete."""
-        del self.ttl_s[lease]
+        del self.ttl_s[lease], self.grants[lease]
         self._keys.pop(lease, None)
 
     def attach(self, lease: int, key: bytes) -> None:

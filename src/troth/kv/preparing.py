@@ -55,6 +55,10 @@ class Preparations:
             return prepared.deletion
         return None
 
+    def drop(self) -> None:
+        """What was made ready is not wanted any more: its batch had been answered before, and was not applied again."""
+        self._prepared = None
+
     def _steps(self, prepared: _Prepared) -> Iterator[None]:
         request = prepared.request
         for index, live in self._space.slices(request.key, request.range_end, SLICE_KEYS):

@@ -122,7 +122,11 @@ class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
 
 
 class LeaseRevoke(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """`grant` above 0: only the lease that was granted at this log index. Since its end was decided the id may have
+    been revoked and granted anew."""
+
     id: int
+    grant: int = 0
 
 
 class Compact(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):

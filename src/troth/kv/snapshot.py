@@ -1,14 +1,14 @@
 """The whole state as a stream of bytes, read at one revision while writes go on; and back again.
 
-Byte format, version 1
+Byte format, version 2
 ======================
 A stream of frames; where the stream is cut into chunks means nothing::
 
     frame   length   4 bytes, little endian: size of the payload
             payload  msgpack: a struct below as an array, its tag first
 
-    stream  Header       (1) magic "troth-kv", format 1, revision, compact_revision, lease ids chosen so far
-            LeasePage*   (2) [id, ttl_s] ...            by id, ascending
+    stream  Header       (1) magic "troth-kv", format 2, revision, compact_revision, lease ids chosen so far
+            LeasePage*   (2) [id, ttl_s, grant] ...     by id, ascending; grant: the log index of its grant
             AlarmPage    (3) [member, alarm] ...        by member and type
             BasePage*    (4) KeyValue ...               versions older than compact_revision visible at it, by key
             LogPage*     (5) KeyValue ...               versions since compact_revision, as written; a deletion
@@ -17,6 +17,7 @@ A stream of frames; where the stream is cut into chunks means nothing::
 
 A crash while it is written leaves a stream without its End, which is refused. Damage is not looked for: whoever
 stores the bytes adds a checksum. The stream is the same on every replica at the same point of the log.
+Version 1 lacks the index of a grant, which is 0 then: not known.
 
 Which leases hold which keys is not written: the newest version of each key says it.
 """
@@ -35,7 +36,8 @@ from troth.kv.leases import LeaseTable
 from troth.kv.requests import AlarmMember, KeyValue
 
 MAGIC = "troth-kv"
-FORMAT = 1
+FORMAT = 2
+FORMAT_MIN = 1
 FRAME_BYTES_DEFAULT = 256 * 1024
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 """No frame is larger: one version, or DEFAULT and one version more. A length above it is not a length."""
@@ -53,8 +55,14 @@ class Header(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     lease_ids_chosen: int
 
 
+class LeaseRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    id: int
+    ttl_s: int
+    grant: int = 0
+
+
 class LeasePage(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    leases: list[tuple[int, int]]
+    leases: list[LeaseRecord]
 
 
 class AlarmPage(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -86,7 +94,9 @@ class SnapshotView:
         self.compact_revision = space.compact_revision
         self._space = space
         self._pin = space.pin(space.compact_revision)
-        self._leases = dict(leases.ttl_s)
+        self._leases = {
+            lease: LeaseRecord(lease, ttl_s, leases.grants[lease]) for lease, ttl_s in leases.ttl_s.items()
+        }
         self._lease_ids_chosen = leases.chosen_count
         self._alarms = alarms
         self.closed = False
@@ -122,7 +132,7 @@ class SnapshotView:
 
     def _frames(self, frame_bytes: int) -> Iterator[_Frame]:
         yield Header(MAGIC, FORMAT, self.revision, self.compact_revision, self._lease_ids_chosen)
-        leases = iter(sorted(self._leases.items()))
+        leases = iter([self._leases[lease] for lease in sorted(self._leases)])
         while page := list(islice(leases, _PAGE_ITEMS)):
             yield LeasePage(page)
         yield AlarmPage(self._alarms)
@@ -237,8 +247,8 @@ class _Loader:
         self._kind_last = kind
         match frame:
             case LeasePage():
-                for lease, ttl_s in frame.leases:
-                    self._leases.grant(lease, ttl_s)
+                for lease in frame.leases:
+                    self._leases.grant(lease.id, lease.ttl_s, lease.grant)
             case AlarmPage():
                 self.alarms += frame.alarms
             case BasePage():
@@ -253,8 +263,10 @@ class _Loader:
     def _on_header(self, header: Header) -> None:
         if header.magic != MAGIC:
             raise DecodeError(f"not a snapshot of the store: it begins with {header.magic!r}")
-        if header.format != FORMAT:
-            raise DecodeError(f"snapshot format {header.format} is unknown; this version of troth reads {FORMAT}")
+        if not FORMAT_MIN <= header.format <= FORMAT:
+            raise DecodeError(
+                f"snapshot format {header.format} is unknown; this version of troth reads {FORMAT_MIN} to {FORMAT}"
+            )
         self._header = header
         self._leases.chosen_count = header.lease_ids_chosen
         self._space.begin_load(header.compact_revision)
@@ -276,7 +288,7 @@ class _Loader:
         self._log_count += len(versions)
 
     def _on_end(self, end: End, header: Header) -> None:
-        loaded = End(len(self._leases.ttl_s), self._base_count, self._log_count)
+        loaded = End(len(self._leases), self._base_count, self._log_count)
         if loaded != end or self._space.revision != header.revision:
             raise DecodeError(f"the snapshot is not whole: {loaded} at revision {self._space.revision}, not {end}")
         self._space.finish_load()

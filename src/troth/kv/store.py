@@ -102,6 +102,8 @@ class Store:
         self._txn_keys_max = txn_keys_max
         self._answer_bytes = 0
         """What the present batch's answers hold so far, plain ones left aside."""
+        self._at = 0
+        """Where in the log the present batch stands."""
         self._preparations = Preparations(self.space)
 
     # ---- where it stands -------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class Store:
     @property
     def db_size_bytes(self) -> int:
         """About what the data takes: each version that is not compacted away, each lease, with their overhead."""
-        return self.space.size_bytes + len(self.lease_table.ttl_s) * LEASE_OVERHEAD_BYTES
+        return self.space.size_bytes + len(self.lease_table) * LEASE_OVERHEAD_BYTES
 
     @property
     def quota_bytes(self) -> int:
@@ -221,14 +223,18 @@ class Store:
         """
         return self._preparations.begin(commands)
 
+    def drop_prepared(self) -> None:
+        """What was prepared for is over; it may not have been applied at all."""
+        self._preparations.drop()
+
     # ---- changes ---------------------------------------------------------------------------------------------
 
     def apply(self, command: Command) -> Result:
         """Apply one command. For several at hand `apply_batch` is faster."""
         return self.apply_batch((command,))[0]
 
-    def apply_batch(self, commands: Sequence[Command]) -> list[Result]:
-        """Apply *commands* in order; the results stand in the same order."""
+    def apply_batch(self, commands: Sequence[Command], at: int = 0) -> list[Result]:
+        """Apply *commands*, which stand in the log at index *at* (0: in none), in order; so stand the results."""
         # This loop carries nearly all the load of a cluster, so the plain put (no lease, no options, room left) is
         # written out here: KeySpace.put and commit, inlined, with everything in locals. All else goes to _apply.
         space = self.space
@@ -239,6 +245,7 @@ class Store:
         results: list[Result] = []
         answer = results.append
         self._answer_bytes = 0
+        self._at = at
         room_bytes = self._room_bytes()
         for command in commands:
             if (
@@ -328,7 +335,9 @@ class Store:
         return result
 
     def _put_alone(self, put: Put) -> PutResult | Failure:
-        failure = check_put(put) or self._take_space(put_cost_bytes(put)) or self._writer.check_put(put)
+        failure = (
+            check_put(put) or self._take_space(put_cost_bytes(self.space, put)) or self._writer.check_put(put)
+        )
         if failure is None and put.prev_kv:
             failure = self._take_answer((put,))
         if failure is not None:
@@ -357,7 +366,7 @@ class Store:
 
     def _txn(self, txn: Txn) -> TxnResult | Failure:
         failure = check_txn(txn, self._txn_ops_max)
-        cost_bytes = 0 if failure is not None else txn_cost_bytes(txn)
+        cost_bytes = 0 if failure is not None else txn_cost_bytes(self.space, txn)
         if cost_bytes:
             failure = self._take_space(cost_bytes)
         if failure is not None:
@@ -406,11 +415,12 @@ class Store:
             return self._refuse(failure)
         lease = grant.id or self.lease_table.choose_id()
         ttl_s = max(grant.ttl_s, self._lease_min_ttl_s)
-        self.lease_table.grant(lease, ttl_s)
+        self.lease_table.grant(lease, ttl_s, self._at)
         return LeaseGrantResult(self.space.revision, lease, ttl_s)
 
     def _revoke(self, revoke: LeaseRevoke) -> LeaseRevokeResult | Failure:
-        if revoke.id not in self.lease_table:
+        grant = self.lease_table.grants.get(revoke.id)
+        if grant is None or (grant and revoke.grant not in (0, grant)):
             return self._refuse(refusals.LEASE_NOT_FOUND)
         space = self.space
         keys = self.lease_table.keys(revoke.id)

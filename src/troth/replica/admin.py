@@ -130,7 +130,7 @@ class AdminPath(WatchPath):
             [_peer_view(status, node) for node in status.membership.everyone()],
             store.alarms,
             len(self.machine.sessions),
-            len(store.leases()),
+            len(store.lease_table),
             len(self._hub),
             self._config.consensus,
         )

@@ -59,7 +59,8 @@ class LeasePath(ReadPath):
         """Leases that have run out end for everybody at one place in the log."""
         expired = self._lessor.expired(self._now)
         if expired:
-            commands = tuple(LeaseRevoke(lease) for lease in expired)
+            grants = self.machine.store.lease_table.grants
+            commands = tuple(LeaseRevoke(lease, grants.get(lease, 0)) for lease in expired)
             batch = Writes(0, 0, 0, commands)
             self._take_in(NO_CLIENT, batch, _encode(batch))
 

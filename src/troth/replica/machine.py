@@ -93,15 +93,16 @@ class StateMachine:
                 case _:
                     assert_never(command)
             outcomes.append((request, command, outcome))
+        self.store.drop_prepared()
         return outcomes
 
     def _apply_writes(self, batch: Writes, index: int) -> Outcome:
         if not batch.session:
-            return self.store.apply_batch(batch.commands)
+            return self.store.apply_batch(batch.commands, index)
         recalled = self.sessions.recall(batch.session, batch.first_seq, batch.acked_below, index)
         if recalled is not None:
             return recalled
-        results = self.store.apply_batch(batch.commands)
+        results = self.store.apply_batch(batch.commands, index)
         self.sessions.remember(batch.session, batch.first_seq, results)
         return results
 

@@ -221,12 +221,14 @@ class WatchEvents(_Wire, frozen=True, tag=7):
 
 
 class WatchCanceled(_Wire, frozen=True, tag=8):
-    """The watch is over. `compact_revision` above 0: its start was compacted; begin anew from there."""
+    """The watch is over. `compact_revision` above 0: its start was compacted; begin anew from there. `code`: of the
+    class in troth.errors that says why it was refused; empty if it was not."""
 
     watch: int
     revision: int
     compact_revision: int = 0
     reason: str = ""
+    code: str = ""
 
 
 class LeaseTtls(_Wire, frozen=True, tag=9):

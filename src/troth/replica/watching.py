@@ -49,7 +49,7 @@ class WatchPath(LeasePath):
 
     def _on_watch_create(self, client: ClientId, message: WatchCreate) -> None:
         if message.watch <= 0:
-            self._reply(client, WatchCanceled(message.watch, 0, 0, "a watch number must be above 0"))
+            self._reply(client, WatchCanceled(message.watch, 0, 0, "a watch number must be above 0", "invalid"))
             return
         created = self._hub.create(
             client,
@@ -64,7 +64,7 @@ class WatchPath(LeasePath):
             ),
         )
         if isinstance(created, Failure):
-            self._reply(client, WatchCanceled(message.watch, created.revision, 0, created.text))
+            self._reply(client, WatchCanceled(message.watch, created.revision, 0, created.text, created.code))
             return
         self._reply(client, WatchCreated(message.watch, created.revision))
         if message.progress_notify:

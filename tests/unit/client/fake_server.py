@@ -387,7 +387,7 @@ class Peer(asyncio.Protocol):
         )
         created = self.cluster.hub.create(self.owner, request)
         if isinstance(created, Failure):
-            self.send(p.WatchCanceled(message.watch, 0, 0, created.text))
+            self.send(p.WatchCanceled(message.watch, 0, 0, created.text, created.code))
             return
         assert isinstance(created, HubCreated)
         self.send(p.WatchCreated(message.watch, created.revision))

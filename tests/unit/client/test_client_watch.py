@@ -8,7 +8,7 @@ from fake_server import asynchronous, running, until
 
 from troth import aio
 from troth.client import watch as watch_module
-from troth.errors import InvalidRequest, Unavailable, UsageError, WatchCompacted
+from troth.errors import InvalidRequest, Overloaded, Unavailable, UsageError, WatchCompacted
 from troth.kv.requests import Event, EventType
 from troth.replica.protocol import WatchCanceled, WatchCreate
 
@@ -85,6 +85,16 @@ async def test_an_impossible_watch_is_refused() -> None:
         with pytest.raises(InvalidRequest):
             async with client.watch("b", "a"):
                 pass
+
+
+@asynchronous
+async def test_one_watch_too_many_is_told_as_overload() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        cluster.hub._watches_max = 1
+        async with client.watch("a"):
+            with pytest.raises(Overloaded, match="too many"):
+                async with client.watch("b"):
+                    pass
 
 
 @asynchronous

@@ -190,3 +190,19 @@ def test_what_a_transaction_puts_counts_where_it_is_found_again(key: bytes, end:
         assert coming_bytes(both.space, [*puts, request], 1 << 20) == expected + there
     for costless in (Range(key, end, count_only=True), DeleteRange(key, end), Range(key, end, revision=1)):
         assert coming_bytes(Store().space, [*puts, costless], 1 << 20) == 0
+
+
+def test_a_value_that_is_kept_counts_where_it_is_found_again() -> None:
+    store = Store()
+    store.apply(Put(b"a", VALUE))
+    # What is there is too old for the range; what the transaction makes of it is not.
+    operations = [Put(b"a", b"", ignore_value=True), Range(b"a", min_mod_revision=store.revision + 1)]
+    assert coming_bytes(store.space, operations, 1 << 20) == 1 + len(VALUE) + KV_OVERHEAD_BYTES
+
+
+def test_putting_an_old_key_with_ignore_value_is_answered_with_what_was_counted() -> None:
+    store = Store()
+    store.apply(Put(b"a", VALUE))
+    result = store.apply(Txn(success=(Put(b"a", b"", ignore_value=True), Range(b"a", min_mod_revision=3))))
+    assert isinstance(result, TxnResult)
+    assert result.responses[1].kvs[0].value == VALUE  # type: ignore[union-attr]

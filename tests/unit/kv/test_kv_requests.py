@@ -478,6 +478,16 @@ def test_a_transaction_is_weighed_by_its_dearer_branch() -> None:
     assert refused(store.apply(Txn((Compare(b"a", number=1),), (), (dear,))), "quota", NO_SPACE)
 
 
+def test_a_put_that_keeps_its_value_pays_for_it() -> None:
+    store = Store(quota_bytes=1500)
+    store.apply_batch([LeaseGrant(1, 60), Put(b"a", b"x" * 600)])
+    keeping = Put(b"a", b"", 1, ignore_value=True)
+    assert refused(store.apply(keeping), "quota", NO_SPACE)
+    store.apply(Alarm(False, 0, AlarmType.NOSPACE))
+    assert refused(store.apply(Txn((), (Txn((), (keeping,)),))), "quota", NO_SPACE)
+    assert store.db_size_bytes <= store.quota_bytes
+
+
 def test_alarms_are_kept_by_member_and_type() -> None:
     store = Store()
     for member in (2, 1, 1):
@@ -510,6 +520,16 @@ def test_a_large_request_is_refused_before_the_log_only(command: Command) -> Non
     store = Store(request_bytes_max=100)
     assert refused(store.validate(command), "invalid", "etcdserver: request is too large")
     assert not isinstance(store.apply(command), Failure)
+
+
+def test_the_end_of_a_lease_does_not_end_another_one_of_the_same_id() -> None:
+    store = Store()
+    store.apply_batch([LeaseGrant(5, 10), LeaseRevoke(5)], 7)
+    store.apply_batch([LeaseGrant(5, 10), Put(b"a", b"", 5)], 8)
+    refused(store.apply(LeaseRevoke(5, 7)), "lease_not_found", "etcdserver: requested lease not found")
+    assert store.leases() == [5]
+    assert store.apply(LeaseRevoke(5, 8)) == LeaseRevokeResult(3)
+    assert not store.leases()
 
 
 @pytest.mark.parametrize(

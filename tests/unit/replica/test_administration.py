@@ -1,7 +1,7 @@
 """Leases, watches, snapshots, membership and recovery, seen from a client's connection."""
 
 import pytest
-from replica_cluster import Cluster, client_of
+from replica_cluster import Cluster, client_of, encode
 
 from troth.core.interface import ORIGIN, EntryId, Member, Membership, MembershipChange, SnapshotMeta
 from troth.core.raft.messages import Heartbeat
@@ -168,6 +168,25 @@ def test_a_leader_that_was_paused_does_not_hand_the_end_of_a_lease_to_the_new_on
     cluster.step(5)
     assert paused.engine.leader()[1] == new
     assert cluster.ask(new, LeaseKeepAlive(1, (lease,))) == [LeaseTtls(1, [2])]
+
+
+def test_an_expiry_under_way_spares_a_lease_that_was_granted_anew_before_it() -> None:
+    cluster = Cluster()
+    leader = cluster.replicas[cluster.leader]
+    write(cluster, LeaseGrant(7, 2))
+    client = client_of(cluster.leader)
+    anew = Writes(0, 1, 0, (LeaseRevoke(7), LeaseGrant(7, 5), Put(b"a", b"", 7)))
+    cluster.step(2 * SECOND - 1)
+    leader.on_client(client, anew, encode(anew), cluster.now)
+    # In the same turn, behind what the client sent, the leader finds that the lease it knows has run out.
+    cluster.step(1)
+    assert cluster.replicas[cluster.leader].machine.store.revision == 2
+    cluster.step(4 * SECOND)
+    for replica in cluster.replicas.values():
+        assert replica.machine.store.leases() == [7]
+    cluster.step(2 * SECOND)
+    for replica in cluster.replicas.values():
+        assert replica.machine.store.leases() == []
 
 
 def test_a_revoked_lease_is_not_revoked_again() -> None:

@@ -197,3 +197,16 @@ def test_a_retry_whose_answer_was_given_up_hears_that_it_was_applied(monkeypatch
     assert isinstance(reply, Results)
     assert cluster.replicas[leader].machine.store.revision == revision
     assert client_of(leader) in cluster.replies
+
+
+def test_what_was_prepared_for_a_batch_that_was_answered_before_is_dropped() -> None:
+    cluster = filled_cluster()
+    leader = cluster.leader
+    (opened,) = cluster.ask(leader, OpenSession(1, 5))
+    assert isinstance(opened, SessionOpened)
+    puts = tuple(Put(b"k%03d" % number, b"v") for number in range(KEYS))
+    batch = Writes(opened.session, 1, 0, (DeleteRange(b"k", b"l"), *puts))
+    answer = cluster.ask(leader, batch, ticks=20)
+    assert cluster.ask(leader, batch, ticks=20) == answer
+    for replica in cluster.replicas.values():
+        assert replica.machine.store._preparations._prepared is None
