@@ -21,6 +21,8 @@ async def feed(
 ) -> int:
     """Put all *rows*, *outstanding* at once; returns how many were acknowledged.
 
+    Rows of one key are written one after the other: were they under way together, a retry could let the earlier win.
+
     *acknowledged* is called with each row and its revision as soon as its answer is here.
 
     Raises:
@@ -28,11 +30,21 @@ async def feed(
     """
     waiting = iter(rows)
     count = 0
+    last: dict[bytes, asyncio.Future[None]] = {}
+    """The newest row of each key that is under way."""
+    loop = asyncio.get_running_loop()
 
     async def worker() -> None:
         nonlocal count
         for row in waiting:
+            earlier = last.get(row.key)
+            done = last[row.key] = loop.create_future()
+            if earlier is not None:
+                await earlier
             reply = await client.put(row.key, row.value)
+            done.set_result(None)
+            if last[row.key] is done:
+                del last[row.key]
             count += 1
             acknowledged(row, reply.revision)
 

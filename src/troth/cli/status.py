@@ -4,6 +4,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.failures import advice_for
 from troth.cli.verdict import Health, Verdict, judge, leader_of, members_of
 from troth.ids import NodeId
 from troth.replica.protocol import PeerView, ServerStatus
@@ -18,7 +19,8 @@ def status(cluster: Cluster) -> None:
     """Say in one line how the cluster is.
 
     The first line is the verdict, then comes one line for each server. Exit code 0: healthy. 1: degraded, it works
-    and survives fewer failures than it could. 2: unavailable, writes and linearizable reads fail now.
+    and survives fewer failures than it could. 2: unavailable, writes and linearizable reads fail now, or the cluster
+    could not be asked.
 
     \b
     Examples:
@@ -26,15 +28,20 @@ def status(cluster: Cluster) -> None:
       troth status -o json | jq .verdict
       troth status > /dev/null || page-someone
     """
-    from troth.errors import Unavailable
+    from troth.errors import TrothError, Unavailable, UsageError
 
-    why = ""
+    failure: TrothError | None = None
     try:
         with cluster.connect() as client:
             statuses = client.status()
-    except Unavailable as error:
-        statuses, why = [], str(error)
+    except UsageError:
+        raise
+    except TrothError as error:
+        # The exit code of some of these means "degraded" here: of such a cluster nothing can be had.
+        statuses, failure = [], error
     verdict = judge(statuses)
+    if failure is not None and not isinstance(failure, Unavailable):
+        verdict = Verdict(health=Health.UNAVAILABLE, survives=-1, reasons=(str(failure),))
     members = members_of(statuses)
     if cluster.json:
         output.print_json(_as_json(verdict, statuses, members))
@@ -42,9 +49,11 @@ def status(cluster: Cluster) -> None:
         click.secho(verdict.sentence, fg=_COLOURS[verdict.health], bold=True)
         if statuses:
             output.print_table(_COLUMNS, _rows(statuses, members))
-        elif verdict.health is Health.UNAVAILABLE:
-            click.echo(why, err=True)
+        elif isinstance(failure, Unavailable):
+            click.echo(str(failure), err=True)
             click.echo(f"Try:   troth up, or check the servers at {cluster.url}", err=True)
+        elif failure is not None:
+            click.echo(f"Try:   {advice_for(failure)[1]}", err=True)
     raise SystemExit(verdict.health)
 
 

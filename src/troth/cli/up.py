@@ -51,6 +51,8 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, lambda *_: stop.set())
     with LocalCluster(nodes, transport=transport, data_dir=data, consensus=consensus) as cluster:
         leader = cluster.leader()
         write_context(cluster.url, cluster.data_dir)

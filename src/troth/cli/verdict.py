@@ -90,5 +90,6 @@ def judge(statuses: Sequence[ServerStatus]) -> Verdict:
     for alarm in leader.alarms:
         text = "the space quota is used up: reads only" if alarm.alarm is AlarmType.NOSPACE else "corruption found"
         reasons.append(text)
-    health = Health.DEGRADED if reasons else Health.HEALTHY
-    return Verdict(health=health, survives=max(0, leader.survives - lost), reasons=tuple(reasons))
+    survives = max(-1, leader.survives - lost)
+    health = Health.UNAVAILABLE if survives < 0 else Health.DEGRADED if reasons else Health.HEALTHY
+    return Verdict(health=health, survives=survives, reasons=tuple(reasons))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -293,7 +294,8 @@ class ClusterCalls:
             size_bytes = await _fetch_snapshot(address, self.router, file)
             await asyncio.to_thread(_finish_file, file, part, path)
         except BaseException:
-            file.close()
+            with suppress(OSError):  # closing writes what is buffered: on a full disk it fails again
+                file.close()
             part.unlink(missing_ok=True)
             raise
         return size_bytes

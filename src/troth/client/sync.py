@@ -279,8 +279,10 @@ class Client:
         """End the client. Calls of other threads that are outstanding fail. Closing twice is no error."""
         with self._closing:
             if self.background.is_running:
-                self.background.run(self.aio.close)
-                self.background.stop()
+                try:
+                    self.background.run(self.aio.close)
+                finally:
+                    self.background.stop()
 
     def __enter__(self) -> Self:
         return self

@@ -209,6 +209,9 @@ class Replica(AdminPath):
         self._now = now
         if complete:
             self.engine.snapshot_received(work.sender, work.term, work.meta, now)
+            if self.engine.commit_index < work.meta.last.index:
+                # It was not taken (its sender leads no longer, say). "Done" would be believed, and nothing else helps.
+                return
         self._out.send.append((work.sender, SnapshotAck(work.meta.last, offset, complete)))
 
     def load(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:

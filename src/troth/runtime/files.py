@@ -69,7 +69,7 @@ class DiskFiles:
         """Raises StorageError when another process has the directory, or it can not be used."""
         self.directory = Path(directory)
         try:
-            _make_durably(self.directory)
+            make_durably(self.directory)
             self._handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StorageError(
@@ -139,7 +139,7 @@ class DiskFiles:
             self._handle = -1
 
 
-def _make_durably(directory: Path) -> None:
+def make_durably(directory: Path) -> None:
     """Create *directory* with all above it that is missing. Its name stands in the directory above, so without a sync
     of that one the power may take it back, and all that was synced in it."""
     missing = [each for each in (directory, *directory.parents) if not each.exists()]

@@ -90,7 +90,7 @@ class SnapshotKeeper:
                 self._load(work.meta)
             case CompactLog():
                 self._writer.call(lambda: self._log.compact(work.keep_from))
-                self.do(self._store.prune)
+                self.do(lambda: self._store.prune(needed=work.meta))
             case ClearAmnesia():
                 self._writer.call(self._clear_amnesia)
             case _:

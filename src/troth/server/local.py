@@ -24,7 +24,7 @@ from troth.core.interface import Membership
 from troth.errors import TrothError, Unavailable, UsageError
 from troth.ids import NodeId
 from troth.runtime.addresses import UNIX_PATH_BYTES_MAX
-from troth.runtime.files import DiskFiles
+from troth.runtime.files import DiskFiles, make_durably
 from troth.runtime.genesis import Founding, Introduction, genesis_of
 from troth.server.config import ServerConfig
 from troth.server.process import RaftServer
@@ -84,7 +84,7 @@ class LocalCluster:
         self._settings = {"consensus": consensus, "log_level": "info", **settings}
         self.servers: dict[str, RaftServer] = {}
         """The present process of each server, also when it is dead."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        make_durably(self.data_dir)
         self._addresses = self._read_layout()
         """Client and peer address by name."""
         if not self._addresses:
@@ -244,6 +244,9 @@ class LocalCluster:
         except BaseException:
             self.servers.pop(name).close()
             del self._addresses[name]
+            # It may have been taken in and not have come up: a member that is no more would count against the others.
+            with contextlib.suppress(TrothError), self.connect() as client:
+                client.remove_member(name)
             raise
         self._write_layout()
         return name

@@ -4,13 +4,15 @@ The state is the old cluster's, everything else is new: node id, cluster id, log
 the old cluster can be mixed up with it. More servers join it as they would join any cluster.
 """
 
+import os
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from troth.core.interface import EntryId, HardState, Persist, SnapshotMeta
-from troth.errors import Corrupt, UsageError
+from troth.errors import Corrupt, StorageError, UsageError
 from troth.ids import ClusterId, LogIndex, Term
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
@@ -24,6 +26,9 @@ from troth.storage.identity import Identity
 FIRST = EntryId(Term(1), LogIndex(1))
 """The restored state stands where the new cluster's first entry would."""
 
+UNFINISHED = ".restoring"
+"""Behind the name of a directory that is not whole yet."""
+
 _READ_BYTES = 1 << 20
 
 
@@ -35,44 +40,75 @@ class Restored(NamedTuple):
 def restore(snapshot: Path, config: ServerConfig) -> Restored:
     """Make ``config.data_dir`` the directory of the first server of a new cluster with the state in *snapshot*.
 
-    The snapshot is read and checked as a whole before anything is written.
+    The snapshot is read and checked as a whole before anything is written. The directory is made under another name,
+    beside its place, and gets its own once it is whole and on the disk: half of one would serve as an empty cluster.
 
     Raises:
-        UsageError: the directory is not empty, or the snapshot cannot be read.
+        UsageError: the directory is not empty, or no place for one; or the snapshot cannot be read.
         Corrupt: the snapshot is damaged.
         StorageError: the disk failed.
     """
-    directory = Path(config.data_dir)
+    directory = Path(config.data_dir).resolve()
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file: restore into a new directory")
     if directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty: restore into a new directory")
+    if directory.is_mount():
+        raise UsageError(f"{directory} is where a disk is mounted: restore into a new directory within it")
     machine = _loaded(snapshot, config)
-    files = DiskFiles(directory)
+    unfinished = directory.with_name(directory.name + UNFINISHED)
+    files = DiskFiles(unfinished)
     try:
-        node_id = draw_node_id(files, random.SystemRandom())
-        genesis = genesis_of(
-            [
-                Introduction(
-                    node_id=node_id,
-                    name=config.name,
-                    peer_address=config.peer_address,
-                    client_address=config.client_address,
-                )
-            ]
-        )
-        cluster_id = cluster_id_of(genesis, config.engine)
-        identity = Identity(cluster_id, node_id, config.name, genesis, config.engine)
-        opened = open_directory(files, identity)
-        try:
-            meta = SnapshotMeta(FIRST, genesis)
-            opened.snapshots.write(meta, _pieces(snapshot))
-            opened.log.append([Persist(hard_state=HardState(term=FIRST.term), snapshot=meta)])
-            opened.log.sync()
-        finally:
-            opened.close()
-        remove_newborn(files)
+        for name in files.names():
+            files.remove(name)  # of an attempt that was killed
+        cluster_id = _write(snapshot, config, files)
+        files.sync_directory()
+        _give_name(unfinished, directory)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     finally:
         files.close()
-    return Restored(identity.cluster_id, machine.store.revision)
+    return Restored(cluster_id, machine.store.revision)
+
+
+def _write(snapshot: Path, config: ServerConfig, files: DiskFiles) -> ClusterId:
+    """Fill *files*, which are empty."""
+    node_id = draw_node_id(files, random.SystemRandom())
+    genesis = genesis_of(
+        [
+            Introduction(
+                node_id=node_id,
+                name=config.name,
+                peer_address=config.peer_address,
+                client_address=config.client_address,
+            )
+        ]
+    )
+    cluster_id = cluster_id_of(genesis, config.engine)
+    identity = Identity(cluster_id, node_id, config.name, genesis, config.engine)
+    opened = open_directory(files, identity)
+    try:
+        meta = SnapshotMeta(FIRST, genesis)
+        opened.snapshots.write(meta, _pieces(snapshot))
+        opened.log.append([Persist(hard_state=HardState(term=FIRST.term), snapshot=meta)])
+        opened.log.sync()
+    finally:
+        opened.close()
+    remove_newborn(files)
+    return cluster_id
+
+
+def _give_name(unfinished: Path, directory: Path) -> None:
+    try:
+        unfinished.rename(directory)
+        above = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
+    except OSError as error:
+        raise StorageError(f"{directory}: {error}. Restore into another directory") from error
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

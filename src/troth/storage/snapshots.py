@@ -235,8 +235,9 @@ class SnapshotStore:
         self._drop_incoming()
         self._publish(name, meta)
 
-    def prune(self, keep: int = 2) -> None:
-        """Remove all but the newest *keep* snapshots, those that are damaged, and transfers of older ones."""
+    def prune(self, keep: int = 2, *, needed: SnapshotMeta | None = None) -> None:
+        """Remove all but the newest *keep* snapshots and *needed*, which the log leans on; those that are damaged; and
+        transfers of older ones."""
         newest = self.newest()
         if newest is None:
             return
@@ -244,6 +245,8 @@ class SnapshotStore:
             listed = self._files.names()
             sound = [last for last in names.snapshots(listed) if names.snapshot_name(last) not in self._damaged]
             kept = {names.snapshot_name(last) for last in sound[-keep:]} | {names.snapshot_name(newest.last)}
+            if needed is not None:
+                kept.add(names.snapshot_name(needed.last))
             doomed = [names.snapshot_name(last) for last in names.snapshots(listed)]
             doomed = [name for name in doomed if name not in kept]
             receiving = None if self._incoming is None else names.part_name(self._incoming.meta.last)

@@ -93,6 +93,26 @@ def test_feeding_keeps_to_its_bound_and_reports_every_row() -> None:
     assert client.outstanding_max == 7
 
 
+def test_rows_of_one_key_are_never_under_way_together() -> None:
+    class Slow(Puts):
+        """Answers the later of two the sooner, as a cluster may when the earlier has to be sent again."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.values: dict[bytes, bytes] = {}
+
+        async def put(self, key: bytes, value: bytes) -> PutReply:
+            for _ in range(10 - int(value)):
+                await asyncio.sleep(0)
+            self.values[key] = value
+            return await super().put(key, value)
+
+    client = Slow()
+    rows = [Row(key, b"%d" % value) for value in range(10) for key in (b"a", b"b")]
+    assert asyncio.run(feed(client, rows, outstanding=8)) == 20  # type: ignore[arg-type]
+    assert client.values == {b"a": b"9", b"b": b"9"}
+
+
 def test_feeding_stops_at_the_first_failure() -> None:
     client = Puts(fails_at=10)
     rows = [Row(b"%d" % number, b"") for number in range(1000)]

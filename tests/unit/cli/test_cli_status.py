@@ -8,7 +8,7 @@ from click.testing import Result
 from unit_cli_fakes import server
 
 from troth.cli.verdict import Health, judge
-from troth.errors import Unavailable
+from troth.errors import Unavailable, WrongCluster
 from troth.kv.requests import AlarmMember, AlarmType
 
 Run = Callable[..., Result]
@@ -28,6 +28,12 @@ def test_one_of_three_down_is_degraded_and_survives_no_more() -> None:
 def test_a_server_that_died_a_moment_ago_is_not_counted_on_though_the_leader_still_does() -> None:
     verdict = judge([server(1, role="leader", survives=1), server(2)])
     assert verdict.sentence == "degraded: survives 0 more failures (n3 does not answer)"
+
+
+def test_with_too_few_that_answer_it_is_unavailable_though_the_leader_still_counts_on_them() -> None:
+    verdict = judge([server(1, role="leader", survives=1)])
+    assert (verdict.health, verdict.survives) == (Health.UNAVAILABLE, -1)
+    assert verdict.sentence == "unavailable (n2 does not answer; n3 does not answer)"
 
 
 def test_a_server_that_the_leader_does_not_hear_is_named() -> None:
@@ -100,3 +106,12 @@ def test_nobody_answers_is_an_answer_too(run: Run, fake: Any) -> None:
     result = run("status", "-o", "json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["verdict"] == "unavailable"
+
+
+def test_a_cluster_that_cannot_be_asked_is_unavailable_not_degraded(run: Run, fake: Any) -> None:
+    fake(status=WrongCluster("the server belongs to another cluster"))
+    result = run("status")
+    assert result.exit_code == 2
+    assert result.stdout == "unavailable (the server belongs to another cluster)\n"
+    assert "check --url" in result.stderr
+    assert json.loads(run("status", "-o", "json").stdout)["reasons"] == ["the server belongs to another cluster"]

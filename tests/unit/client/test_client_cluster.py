@@ -1,6 +1,7 @@
 """What can be asked of a cluster besides its data."""
 
 import asyncio
+import errno
 import io
 import os
 from pathlib import Path
@@ -128,3 +129,25 @@ async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(Unavailable):
             await client.snapshot(tmp_path / "other", server="n2")
         assert os.listdir(tmp_path) == ["state"]
+
+
+@asynchronous
+async def test_a_full_disk_leaves_nothing_of_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        """As a buffered file on a full disk: what is written fits, what is flushed does not."""
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "no space left")
+
+        def close(self) -> None:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    def full(path: Path, _mode: str) -> Full:
+        path.touch()
+        return Full()
+
+    async with running(1) as cluster, await aio.connect(cluster.url) as client:
+        monkeypatch.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="no space"):
+            await client.snapshot(tmp_path / "state")
+    assert os.listdir(tmp_path) == []

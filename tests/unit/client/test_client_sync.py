@@ -69,6 +69,21 @@ def test_every_call_of_the_facade_works(served: Served, tmp_path: Path) -> None:
         assert client.compact(5).revision == session.seen_revision
 
 
+def test_a_client_whose_closing_fails_leaves_no_thread(served: Served) -> None:
+    client = troth.connect(served.cluster.url)
+    close = client.aio.close
+
+    async def fails() -> None:
+        await close()
+        raise RuntimeError("closing failed")
+
+    client.aio.close = fails  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="closing failed"):
+        client.close()
+    assert not client.background.is_running
+    client.close()
+
+
 def test_threads_may_close_a_client_together_and_while_it_is_used(served: Served) -> None:
     for _ in range(20):
         client = troth.connect(served.cluster.url)

@@ -10,7 +10,9 @@ from troth.ids import LogIndex, NodeId, Term
 from troth.kv.requests import Compact, EventType, LeaseGrant, LeaseGrantResult, LeaseRevoke, Put, Range
 from troth.kv.store import Store
 from troth.models import linearizable
+from troth.replica.effects import StoreChunk
 from troth.replica.machine import StateMachine
+from troth.replica.peers import SnapshotAck
 from troth.replica.protocol import (
     CallRefused,
     ChangeMembers,
@@ -641,3 +643,15 @@ def test_downloads_of_a_client_that_went_before_they_began_take_no_place() -> No
     replica.client_gone(gone)
     cluster.settle()
     assert not any(isinstance(answer, CallRefused) for answer in cluster.ask(leader, FetchSnapshot(1)))
+
+
+def test_a_snapshot_that_is_not_taken_is_not_acknowledged_as_done() -> None:
+    cluster = Cluster()
+    replica = cluster.replicas[cluster.follower]
+    last = EntryId(Term(1), LogIndex(500))
+    meta = SnapshotMeta(last, cluster.founding.membership)
+    work = StoreChunk(
+        sender=cluster.leader, term=Term(0), meta=meta, offset=0, data=b"x", last=True
+    )  # of a leader of an earlier term
+    replica.chunk_stored(work, 1, True, cluster.now)
+    assert not [message for _, message in replica.take_effects().send if isinstance(message, SnapshotAck)]

@@ -1,12 +1,21 @@
 """A data directory made out of a saved snapshot."""
 
+import shutil
 from pathlib import Path
 
+import pytest
+
+from troth.errors import StorageError
+from troth.kv.requests import Put
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
+from troth.server import restore as restore_module
 from troth.server.config import ServerConfig
 from troth.server.restore import restore
+from troth.storage import identity
 from troth.storage.backup import SealingSink
+from troth.storage.log import WriteAheadLog
+from troth.storage.snapshots import SnapshotStore
 
 
 def test_nobody_else_can_read_what_was_restored(tmp_path: Path) -> None:
@@ -19,3 +28,62 @@ def test_nobody_else_can_read_what_was_restored(tmp_path: Path) -> None:
     data = tmp_path / "above" / "data"
     restore(tmp_path / "saved", ServerConfig(name="n1", data_dir=str(data)))
     assert data.stat().st_mode & 0o777 == 0o700
+
+
+def saved(path: Path) -> Path:
+    machine = StateMachine(Store)
+    machine.store.apply(Put(b"a", b"1"))
+    with path.open("wb") as file:
+        sink = SealingSink(file)
+        for piece in machine.dump():
+            sink.write(piece)
+        sink.seal()
+    return path
+
+
+class _KilledError(BaseException):
+    """Nothing of this process is done any more."""
+
+
+def test_a_restoration_that_is_killed_leaves_no_directory_that_would_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = saved(tmp_path / "saved")
+    data = tmp_path / "data"
+    config = ServerConfig(name="n1", data_dir=str(data))
+    for step in ("store", "write", "append", "sync", "remove_newborn", "rename"):
+        with monkeypatch.context() as patched:
+
+            def killed(*_: object, **_kw: object) -> None:
+                raise _KilledError
+
+            places = {
+                "store": (identity, "store"),
+                "write": (SnapshotStore, "write"),
+                "append": (WriteAheadLog, "append"),
+                "sync": (WriteAheadLog, "sync"),
+                "remove_newborn": (restore_module, "remove_newborn"),
+                "rename": (Path, "rename"),
+            }
+            patched.setattr(*places[step], killed)
+            patched.setattr(shutil, "rmtree", lambda *_, **_kw: None)
+            with pytest.raises(_KilledError):
+                restore(snapshot, config)
+        assert not data.exists(), step
+    data.mkdir()  # an empty one is as good as none
+    restored = restore(snapshot, config)
+    assert [each.name for each in tmp_path.iterdir() if each != snapshot] == ["data"]
+    assert restored.revision == 2
+    assert not (data / "newborn").exists()
+
+
+def test_a_restoration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = saved(tmp_path / "saved")
+
+    def full(*_: object) -> None:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(SnapshotStore, "write", full)
+    with pytest.raises(StorageError):
+        restore(snapshot, ServerConfig(name="n1", data_dir=str(tmp_path / "data")))
+    assert list(tmp_path.iterdir()) == [snapshot]

@@ -201,6 +201,16 @@ def test_prune_keeps_the_newest() -> None:
     assert SnapshotStore.open(files).newest() == snapshot(1, 40)
 
 
+def test_prune_keeps_the_one_that_the_log_leans_on() -> None:
+    files = disk()
+    store = SnapshotStore.open(files)
+    for index in (10, 20, 30, 40):  # the last two were received, say, and not taken
+        store.write(snapshot(1, index), [b"x"])
+    store.prune(needed=snapshot(1, 20))
+    assert [last.index for last in names.snapshots(files.names())] == [20, 30, 40]
+    assert b"".join(store.load(snapshot(1, 20))) == b"x"
+
+
 def test_prune_never_removes_the_newest_intact_one() -> None:
     files = disk()
     store = SnapshotStore.open(files)

@@ -1,0 +1,68 @@
+"""`troth up` without its servers."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from troth.cli import up as up_module
+from troth.server import local
+
+Run = Callable[..., Result]
+
+
+class Cluster:
+    """What `up` asks of a cluster."""
+
+    closed = False
+    url = "troth://127.0.0.1:1"
+    names = ()
+
+    def __init__(self, *_: object, **_kw: object) -> None:
+        self.data_dir = Path("/nowhere")
+        self.servers = {"n1": self}
+        self.pid = 1
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Cluster.closed = True
+
+    def leader(self) -> str:
+        return "n1"
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    """Put back what the command changes."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(each) for each in signals]
+    yield
+    for each, handler in zip(signals, before, strict=True):
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_up_ends_in_order_also_when_its_terminal_goes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def watch_over(_: object, stop: threading.Event) -> None:
+        os.kill(os.getpid(), signal.Signals[name])
+        assert stop.wait(5)
+
+    Cluster.closed = False
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    monkeypatch.setattr(local, "LocalCluster", Cluster)
+    monkeypatch.setattr(up_module, "_watch_over", watch_over)
+    monkeypatch.setattr(up_module, "write_context", lambda *_: None)
+    monkeypatch.setattr(up_module, "forget_context", lambda *_: None)
+    result = run("up")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "stopped"
+    assert Cluster.closed

@@ -1,0 +1,55 @@
+"""`LocalCluster` without its processes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from troth.errors import Unavailable
+from troth.server.local import LocalCluster
+
+
+class Client:
+    """Takes note of whom it is to remove."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def remove_member(self, name: str) -> None:
+        self.removed.append(name)
+
+
+class Late:
+    """A server that is taken in, and is not ready in time."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def wait_ready(self) -> None:
+        raise Unavailable("it is not ready")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_server_that_joined_and_did_not_come_up_does_not_stay_a_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, client, late = LocalCluster(3, data_dir=tmp_path), Client(), Late()
+
+    def spawn(name: str, *_: Any, **_kw: Any) -> Any:
+        cluster.servers[name] = late  # type: ignore[assignment]
+        return late
+
+    monkeypatch.setattr(cluster, "_spawn", spawn)
+    monkeypatch.setattr(cluster, "connect", lambda: client)
+    with pytest.raises(Unavailable, match="not ready"):
+        cluster.add_server()
+    assert client.removed == ["n4"]
+    assert late.closed
+    assert cluster.names == ("n1", "n2", "n3")
