@@ -387,7 +387,7 @@ def test_flexible_quorums(acceptors: LocalAcceptors) -> None:
 
 def test_garbage_at_an_acceptor_disturbs_nobody(acceptors: LocalAcceptors) -> None:
     hello = frame(encode_greeting(Hello("register")))
-    pieces = [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, hello + b"\xff\xff\xff\xff", hello + frame(b"\xc1"), hello]
+    pieces = [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, hello + b"\xff" * 16, hello + frame(b"\xc1"), hello]
     pieces.append(hello + frame(encode_ask(1, Describe())[:-1]))
     configure = encode_ask(1, Configure(founding(group_of((Seat(NodeId(1), "abcd"),)))))
     pieces.append(hello + frame(configure.replace(b"abcd", b"\xff\xfe\xfd\xfc")))

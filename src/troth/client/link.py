@@ -19,7 +19,7 @@ from troth.client.url import split_address
 from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import ClientMessage, ServerMessage
-from troth.wire.frames import ANSWER_BYTES_MAX, LENGTH, FrameSplitter
+from troth.wire.frames import ANSWER_BYTES_MAX, FrameSplitter, frame
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
 
 HANDSHAKE_TIMEOUT_S = 2.0
@@ -32,8 +32,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def frame_of(message: ClientMessage) -> bytes:
     """*message* as it goes on the wire."""
-    body = _encode(message)
-    return LENGTH.pack(len(body)) + body
+    return frame(_encode(message))
 
 
 class Connection(asyncio.Protocol):
@@ -69,8 +68,7 @@ class Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        body = encode_greeting(self._hello)
-        self._transport.write(LENGTH.pack(len(body)) + body)
+        self._transport.write(frame(encode_greeting(self._hello)))
 
     @override
     def data_received(self, data: bytes) -> None:

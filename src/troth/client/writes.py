@@ -45,7 +45,7 @@ from troth.replica.protocol import (
     Writes,
     WritesRefused,
 )
-from troth.wire.frames import LENGTH
+from troth.wire.frames import frame
 
 COMMAND_OVERHEAD_BYTES = 32
 """Struct framing of one command, at most, on top of its keys and values."""
@@ -80,8 +80,7 @@ class WriteBatch(Request):
         """Give the batch its identity; from here on it never changes."""
         self.session, self.first_seq = session, first_seq
         self.is_idempotent = session != 0
-        body = _encode(Writes(session, first_seq, acked_below, tuple(self.commands)))
-        self.body = LENGTH.pack(len(body)) + body
+        self.body = frame(_encode(Writes(session, first_seq, acked_below, tuple(self.commands))))
 
     @override
     def frame(self) -> bytes:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from troth.errors import DecodeError, TrothError
 from troth.runtime.addresses import Address
-from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, LENGTH, FrameSplitter, frame
+from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HEAD, FrameSplitter, first_frame, frame, head
 from troth.wire.handshake import VERSION, VERSION_MIN, Greeting, Hello, Rejected, decode_greeting, encode_greeting
 
 HANDSHAKE_SECONDS_MAX = 5.0
@@ -30,7 +30,7 @@ class FrameConnection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self._head = bytearray()
+        self._begun = bytearray()
         self._splitter = FrameSplitter()
         self._greeted = False
         self.closed = False
@@ -80,9 +80,9 @@ class FrameConnection(asyncio.Protocol):
     def send(self, body: bytes) -> None:
         """Queue one frame."""
         if len(body) < _COPY_BELOW_BYTES:
-            self.transport.write(LENGTH.pack(len(body)) + body)
+            self.transport.write(frame(body))
         else:
-            self.transport.writelines((LENGTH.pack(len(body)), body))
+            self.transport.writelines((head(body), body))
 
     # -- asyncio's side --------------------------------------------------------------------------------------
 
@@ -111,19 +111,17 @@ class FrameConnection(asyncio.Protocol):
 
     def _take_greeting(self, data: bytes) -> bytes:
         """Handle the first frame once it is complete; what follows it, when we are admitted."""
-        head = self._head
-        head += data
-        if len(head) < LENGTH.size:
+        begun = self._begun
+        begun += data
+        try:
+            body = first_frame(begun, HANDSHAKE_BYTES_MAX)
+        except DecodeError as error:
+            raise DecodeError(f"this is not the troth protocol, or not its version {VERSION} ({error})") from None
+        if body is None:
             return b""
-        (length,) = LENGTH.unpack_from(head)
-        if not 0 < length <= HANDSHAKE_BYTES_MAX:
-            raise DecodeError(f"this is not the troth protocol (a greeting of {length} bytes was announced)")
-        end = LENGTH.size + length
-        if len(head) < end:
-            return b""
-        self.on_greeting(decode_greeting(bytes(head[LENGTH.size : end])))
-        rest = bytes(head[end:]) if self._greeted else b""
-        head.clear()
+        self.on_greeting(decode_greeting(body))
+        rest = bytes(begun[HEAD.size + len(body) :]) if self._greeted else b""
+        begun.clear()
         return rest
 
     @override

@@ -29,7 +29,7 @@ from troth.errors import DecodeError
 from troth.ids import ClusterId, NodeId
 from troth.runtime.links import DialedLink, InheritedLink, Link, PeerSink, TransportCounters, send_bounded
 from troth.runtime.streams import FrameConnection, version_refusal
-from troth.wire.frames import FRAME_BYTES_MAX
+from troth.wire.frames import FRAME_BYTES_MAX, HEAD
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
 ACCEPTED_MAX = 1024
@@ -86,7 +86,7 @@ class PeerTransport:
             self.sink.on_unreachable(peer)
             return
         self.counters.frames_sent += 1
-        self.counters.bytes_sent += len(body) + 4
+        self.counters.bytes_sent += len(body) + HEAD.size
 
     def queued_bytes(self) -> dict[NodeId, int]:
         """Bytes that wait for each peer's socket."""
@@ -180,7 +180,7 @@ class PeerTransport:
         counters = self.counters
         for body in bodies:
             counters.frames_received += 1
-            counters.bytes_received += len(body) + 4
+            counters.bytes_received += len(body) + HEAD.size
             self.sink.on_peer_frame(sender, body)
 
     def peer_called(self, peer: NodeId, connection: "AcceptedPeer") -> None:

@@ -15,7 +15,7 @@ from troth.errors import DecodeError
 from troth.ids import ClusterId
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.machine import Machine
-from troth.wire.frames import LENGTH
+from troth.wire.frames import head
 from troth.wire.handshake import VERSION, Hello, Welcome
 
 DIRECTORY = "registers"
@@ -58,7 +58,7 @@ class AcceptorSession:
             body = encode_answer(number, reply)
             if not self._parts:
                 asyncio.get_running_loop().call_soon(self._flush)
-            self._parts += LENGTH.pack(len(body)), body
+            self._parts += head(body), body
 
         return answer
 

@@ -22,7 +22,7 @@ from troth.replica.effects import ClientId
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, Reads, ServerMessage, Writes
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, Registers, welcome
-from troth.wire.frames import ANSWER_BYTES_MAX, LENGTH
+from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, head
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
 CLIENT_FRAME_BYTES_MAX = 2 * WRITES_BYTES_MAX
@@ -33,7 +33,6 @@ STRANGERS_MAX = 256
 
 _decode = msgspec.msgpack.Decoder(ClientMessage).decode
 _encode = msgspec.msgpack.Encoder().encode
-_pack_length = LENGTH.pack
 
 _log = logging.getLogger("troth.clients")
 
@@ -109,9 +108,9 @@ class ClientPort:
                 continue
             mine = parts.get(client)
             if mine is None:
-                parts[client] = [_pack_length(len(body)), body]
+                parts[client] = [head(body), body]
             else:
-                mine.append(_pack_length(len(body)))
+                mine.append(head(body))
                 mine.append(body)
         for client, pieces in parts.items():
             connection = self.connections.get(client)
@@ -247,7 +246,7 @@ class ClientConnection(FrameConnection):
         counters, client, on_client = self._port.counters, self.client, self._port.node.on_client
         for body in bodies:
             counters.frames_received += 1
-            counters.bytes_received += len(body) + 4
+            counters.bytes_received += len(body) + HEAD.size
             try:
                 message = _decode(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

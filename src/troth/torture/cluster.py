@@ -30,7 +30,7 @@ from troth.torture.namespaces import Namespaces
 from troth.torture.proxy import Network
 from troth.torture.system import Definite, Indefinite, Power, Unquiet
 from troth.verify.specification import check_trace, decode_trace
-from troth.wire.frames import HANDSHAKE_BYTES_MAX, LENGTH
+from troth.wire.frames import HANDSHAKE_BYTES_MAX, first_frame
 from troth.wire.handshake import Hello, decode_greeting
 
 T = TypeVar("T")
@@ -49,15 +49,11 @@ PEER_PORT: Final = 7101
 
 def who_dials(greeting: bytes) -> str | None:
     """The name that a server gives itself in its first frame; "" for a probe or a stranger; None: read more."""
-    if len(greeting) < LENGTH.size:
-        return None
-    (length,) = LENGTH.unpack_from(greeting)
-    if not 0 < length <= HANDSHAKE_BYTES_MAX:
-        return ""
-    if len(greeting) < LENGTH.size + length:
-        return None
     try:
-        hello = decode_greeting(greeting[LENGTH.size : LENGTH.size + length])
+        body = first_frame(greeting, HANDSHAKE_BYTES_MAX)
+        if body is None:
+            return None
+        hello = decode_greeting(body)
     except DecodeError:
         return ""
     return hello.name if isinstance(hello, Hello) and hello.kind == "peer" else ""

@@ -11,8 +11,8 @@ import msgspec
 from troth.errors import DecodeError
 from troth.ids import ClusterId, NodeId
 
-VERSION = 1
-VERSION_MIN = 1
+VERSION = 2
+VERSION_MIN = 2
 
 
 class Hello(msgspec.Struct, frozen=True, tag="troth-hello"):

@@ -16,7 +16,7 @@ from troth.runtime.links import QUEUE_BYTES_MAX
 from troth.runtime.streams import Call, open_connection
 from troth.runtime.transport import PeerTransport
 from troth.wire.frames import frame
-from troth.wire.handshake import Hello, Rejected, Welcome, encode_greeting
+from troth.wire.handshake import VERSION, Hello, Rejected, Welcome, encode_greeting
 
 A, B = NodeId(11), NodeId(22)
 CLUSTER = ClusterId(77)
@@ -199,7 +199,7 @@ async def test_a_newer_version_agrees_on_ours() -> None:
         call = Call(Hello("peer", version=9, cluster_id=CLUSTER, node_id=A, to=B))
         await open_connection(call, Address(host="127.0.0.1", port=int(address.rpartition(":")[2])))
         async with asyncio.timeout(5):
-            assert await call.greeting == Welcome(1, CLUSTER, B, "n22")
+            assert await call.greeting == Welcome(VERSION, CLUSTER, B, "n22")
         call.transport.abort()
 
 
@@ -235,11 +235,11 @@ async def test_a_recycled_address_is_noticed() -> None:
     "garbage",
     [
         b"GET / HTTP/1.1\r\n\r\n",
-        b"\0\0\0\0",
+        b"\0" * 16,
         b"\xff" * 64,
         frame(b"\xc1"),
         frame(encode_greeting(Rejected("x", "y"))),
-        frame(encode_greeting(Hello("peer", cluster_id=CLUSTER, node_id=A, to=B))) + b"\xff" * 8,
+        frame(encode_greeting(Hello("peer", cluster_id=CLUSTER, node_id=A, to=B))) + b"\xff" * 16,
         frame(encode_greeting(Hello("peer", cluster_id=CLUSTER, node_id=A, to=B))) + frame(b"not a batch"),
     ],
 )

@@ -15,7 +15,7 @@ from troth.runtime.addresses import Address
 from troth.runtime.streams import Call, open_connection
 from troth.server.clients import ClientPort
 from troth.wire.frames import frame
-from troth.wire.handshake import Hello, Rejected, Welcome, encode_greeting
+from troth.wire.handshake import VERSION, Hello, Rejected, Welcome, encode_greeting
 
 _decode = msgspec.msgpack.Decoder(ServerMessage).decode
 _encode = msgspec.msgpack.encode
@@ -64,7 +64,7 @@ async def test_a_client_is_welcomed_told_the_leader_and_answered() -> None:
     node = EchoNode()
     async with asyncio.timeout(5), serving(node) as address:
         client = await call(address)
-        assert await client.greeting == Welcome(1, ClusterId(77), NodeId(1), "n1")
+        assert await client.greeting == Welcome(VERSION, ClusterId(77), NodeId(1), "n1")
         assert _decode(await client.next_body()) == LeaderChanged(1, NodeId(1), "here:1")
         body = _encode(Ping(5))
         client.send(body)
@@ -86,7 +86,7 @@ async def test_answers_of_one_turn_leave_in_one_write() -> None:
         node.port.deliver([(1, Done(number)) for number in range(100)] + [(99, Done(0))])
         assert [_decode(await client.next_body()) for _ in range(100)] == [Done(number) for number in range(100)]
         assert node.port.counters.frames_sent == 101
-        assert node.port.counters.bytes_sent == sent + sum(4 + len(_encode(Done(n))) for n in range(100))
+        assert node.port.counters.bytes_sent == sent + sum(len(frame(_encode(Done(n)))) for n in range(100))
         client.transport.abort()
 
 
@@ -129,9 +129,9 @@ HELLO = frame(encode_greeting(Hello("client")))
     "garbage",
     [
         b"GET / HTTP/1.1\r\n\r\n",
-        b"\0\0\0\0",
+        b"\0" * 16,
         frame(b"\xc1"),
-        HELLO + b"\xff\xff\xff\xff",
+        HELLO + b"\xff" * 16,
         HELLO + frame(b"\xc1"),
         HELLO + frame(_encode([99, 1])),
         HELLO + frame(_encode([3, 0, 0, 0, "no commands"])),

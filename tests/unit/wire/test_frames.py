@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import DecodeError
-from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, LENGTH, FrameSplitter, frame
+from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HEAD, FrameSplitter, first_frame, frame
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=20), st.lists(st.integers(1, 50), max_size=200))
@@ -27,9 +27,9 @@ def test_a_frame_is_given_out_as_soon_as_its_last_byte_is_there() -> None:
     splitter = FrameSplitter()
     stream = frame(b"abc") + frame(b"d")
     assert [splitter.feed(stream[at : at + 1]) for at in range(len(stream))] == [
-        *([[]] * 6),
+        *([[]] * (HEAD.size + 2)),
         [b"abc"],
-        *([[]] * 4),
+        *([[]] * HEAD.size),
         [b"d"],
     ]
 
@@ -37,14 +37,36 @@ def test_a_frame_is_given_out_as_soon_as_its_last_byte_is_there() -> None:
 @pytest.mark.parametrize("length", [0, HANDSHAKE_BYTES_MAX + 1, 0xFFFFFFFF])
 def test_an_impossible_length_is_refused(length: int) -> None:
     with pytest.raises(DecodeError, match=str(length)):
-        FrameSplitter().feed(LENGTH.pack(length))
+        FrameSplitter().feed(HEAD.pack(length, length ^ 0xFFFFFFFF, 0))
+    with pytest.raises(DecodeError, match=str(length)):
+        first_frame(HEAD.pack(length, length ^ 0xFFFFFFFF, 0), HANDSHAKE_BYTES_MAX)
 
 
 def test_an_impossible_length_is_refused_behind_a_good_frame_and_when_cut() -> None:
     splitter = FrameSplitter()
     assert splitter.feed(frame(b"x") + b"\0\0") == [b"x"]
     with pytest.raises(DecodeError):
-        splitter.feed(b"\0\0")
+        splitter.feed(bytes(HEAD.size - 2))
+
+
+def test_the_bytes_of_a_frame() -> None:
+    golden = bytes.fromhex("03000000fcffffff50392f89945faf78") + b"abc"
+    assert frame(b"abc") == golden
+    assert first_frame(golden + b"more", HANDSHAKE_BYTES_MAX) == b"abc"
+    assert [first_frame(golden[:size], HANDSHAKE_BYTES_MAX) for size in range(len(golden))] == [None] * len(golden)
+
+
+@given(st.binary(min_size=1, max_size=300), st.data())
+def test_a_damaged_frame_is_refused_whatever_bit_it_is_and_never_read_as_another(
+    body: bytes, data: st.DataObject
+) -> None:
+    stream = bytearray(frame(body))
+    bit = data.draw(st.integers(0, 8 * len(stream) - 1))
+    stream[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(DecodeError):
+        FrameSplitter(FRAME_BYTES_MAX).feed(bytes(stream))
+    with pytest.raises(DecodeError):
+        first_frame(stream, FRAME_BYTES_MAX)
 
 
 def test_the_limit_can_be_raised_once_the_other_side_is_known() -> None:

@@ -10,7 +10,7 @@ from troth.ids import ClusterId, NodeId
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
 
 GREETINGS = [
-    Hello("client"),
+    Hello("client", 1),
     Hello("peer", 1, ClusterId(2**63 - 1), NodeId(5), NodeId(6), "n1"),
     Welcome(1, ClusterId(7), NodeId(8), "n2"),
     Rejected("wrong_cluster", "this server belongs to cluster 9"),

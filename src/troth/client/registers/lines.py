@@ -17,7 +17,7 @@ from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
 from troth.errors import DecodeError, TrothError
 from troth.runtime.addresses import Address, parse_address
-from troth.wire.frames import LENGTH, frame
+from troth.wire.frames import HEAD, first_frame, frame
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
 
 THREADS_MAX = 8
@@ -94,17 +94,15 @@ class _Socket:
 
     def _frame(self) -> bytes:
         buffer = self._buffer
-        wanted = LENGTH.size
         while True:
-            if len(buffer) >= LENGTH.size:
-                (length,) = LENGTH.unpack_from(buffer)
-                if not 0 < length <= FRAME_BYTES_MAX:
-                    raise DecodeError(f"a frame of {length} bytes was announced; is that a troth acceptor?")
-                wanted = LENGTH.size + length
-                if len(buffer) >= wanted:
-                    self._buffer = buffer[wanted:]
-                    return buffer[LENGTH.size : wanted]
-            data = self._socket.recv(max(65536, wanted - len(buffer)))
+            try:
+                body = first_frame(buffer, FRAME_BYTES_MAX)
+            except DecodeError as error:
+                raise DecodeError(f"is that a troth acceptor? {error}") from None
+            if body is not None:
+                self._buffer = buffer[HEAD.size + len(body) :]
+                return body
+            data = self._socket.recv(max(65536, len(buffer)))
             if not data:
                 raise ConnectionError("the acceptor closed the connection")
             buffer += data
