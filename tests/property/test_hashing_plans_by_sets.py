@@ -167,3 +167,110 @@ def test_moves_count_the_keys_and_bytes_that_move(seed: int) -> None:
     )
     assert plan.moved_fraction == pytest.approx(moved / len(PLACES) / replicas)
     assert all(move.key_count is None for move in before.plan(after, replicas=replicas).moves)
+
+
+class Versions:
+    """A mover over values with versions, which clients write to meanwhile; its switch carries newer values over."""
+
+    def __init__(self, ring: HashRing, replicas: int, rng: random.Random, crash: float) -> None:
+        self.routed = preferred(ring, replicas)
+        self.latest = dict.fromkeys(PLACES, 0)
+        self.held = {name: {place: 0 for place in PLACES if name in self.routed[place]} for name in NAMES}
+        self.rng, self.crash = rng, crash
+
+    def maybe_die(self, rarely: float = 1.0) -> None:
+        if self.rng.random() < self.crash * rarely:
+            raise Crash
+
+    def write(self) -> None:
+        for place in self.rng.sample(PLACES, 5):
+            self.latest[place] += 1
+            for name in self.routed[place]:
+                self.held[name][place] = self.latest[place]
+
+    def copy(self, move: Move) -> int:
+        for place in covered(move):
+            assert move.source is not None
+            self.held[move.target][place] = self.held[move.source][place]
+            self.maybe_die(0.1)
+        self.maybe_die()
+        return 1
+
+    def switch(self, move: Move) -> None:
+        self.maybe_die()
+        for place in covered(move):
+            if move.leaving in self.routed[place]:
+                self.held[move.target][place] = self.held[move.leaving][place]
+                self.routed[place] = self.routed[place] - {move.leaving} | {move.target}
+        self.maybe_die()
+
+    def drop(self, move: Move) -> None:
+        for place in covered(move):
+            assert move.leaving not in self.routed[place], "dropped where clients still look"
+            self.held[move.leaving].pop(place, None)
+            self.maybe_die(0.1)
+        self.maybe_die()
+
+
+def covered(move: Move) -> range:
+    assert move.first is not None and move.last is not None
+    return range(move.first, move.last + 1)
+
+
+def halfway(plan: Plan) -> set[int]:
+    """Places of which nobody knows whether they have switched."""
+    moves = [move for move in plan.moves if "switch" in move.steps and "copy" not in move.steps]
+    unsure = [move for move in moves if move.id not in plan.done]
+    unsure += [] if plan.switching is None else [plan.moves[plan.switching]]
+    return {place for move in unsure for place in covered(move)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holders_are_known_and_current_through_crashes_pauses_and_undone_undos(seed: int) -> None:
+    """Killed anywhere and gone on from what was saved, undone anywhere, that undone again; clients write meanwhile. At
+    every stop `holders` names who has the newest values; at the end nobody else has anything."""
+    rng = random.Random(seed)
+    before, after, replicas, _ = change(rng)
+    plan = before.plan(after, replicas=replicas, moves_per_node=rng.randrange(1, 4))
+    lists = [[list(itertools.islice(ring.walk_hash(p), replicas)) for p in PLACES] for ring in (before, after)]
+    mover = Versions(before, replicas, rng, rng.choice((0, 0.05, 0.2)))
+    undone = 0
+
+    def settled() -> None:
+        unsure = halfway(plan)
+        for place in PLACES:
+            told = set(plan.holders(b"", place, lists[undone % 2][place]))
+            assert place in unsure or told == mover.routed[place]
+            assert all(mover.held[name][place] == mover.latest[place] for name in mover.routed[place])
+
+    saved = [plan.to_json()]
+    finished = False
+    for _ in range(300):
+        settled()
+        if finished and (undone > 1 or rng.random() < 0.5):
+            break
+        if undone < 3 and rng.random() < 0.15:
+            plan, undone, finished = plan.undo(), undone + 1, False
+            saved.append(plan.to_json())
+            settled()
+        stop_at = len(plan.done) + rng.randrange(1, 6)
+
+        def on_switch(plan: Plan = plan) -> None:
+            saved.append(plan.to_json())
+            mover.write()
+
+        def on_progress(progress: Progress, plan: Plan = plan, stop_at: int = stop_at) -> None:
+            on_switch(plan)
+            if progress.moves_done >= stop_at:
+                plan.pause()
+
+        plan.resume()
+        try:
+            finished = plan.apply(mover, on_progress=on_progress, on_switch=on_switch)
+        except Crash:
+            plan = Plan.from_json(saved[-1])
+        mover.write()
+    assert finished
+    assert holders({name: set(values) for name, values in mover.held.items()}) == mover.routed
+    if undone < 2:
+        assert mover.routed == preferred((after, before)[undone], replicas)

@@ -10,9 +10,10 @@ Within a wave all copies come first, then the switches and drops. A key therefor
 before, however many moves of a wave touch it, and a plan that stops anywhere leaves every key with its full
 count.
 
-A plan is a value with a record of how far it got. `Plan.to_json`, saved before each switch (`on_switch`) and after
-each finished move (`on_progress`), is all that is needed to go on after a crash, or to undo: a copy that was under way
-is made again, but never once the switch may have happened, since the target may hold newer values by then.
+A plan is a value with a record of how far it got. `Plan.to_json`, saved before the copies of a wave and before each
+switch (`on_switch`), and after each finished move (`on_progress`), is all that is needed to go on after a crash, or to
+undo: a copy that was under way is made again, but never once the switch may have happened, since the target may hold
+newer values by then.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,7 +80,8 @@ class Mover(Protocol):
         """Send reads and writes of the range to the target from now on."""
 
     def drop(self, move: Move) -> None:
-        """Delete the range at the leaving node."""
+        """Delete the range at the leaving node, or what there is of it: of a copy that failed, `Plan.undo` drops the
+        part that arrived."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,8 +170,11 @@ class Plan(msgspec.Struct, kw_only=True):
         moved_fraction: share of all hashes (or listed keys) times replicas that changes its holder.
         ideal_fraction: the least share that any placement in proportion to the weights must move.
         copied, done: ids of moves that are copied, or finished.
+        copying: ids of moves whose copy may have begun and is not known to be finished.
         switching: id of the move whose switch or drop was begun and is not known to be finished.
         paused: `apply` stops before the next move while this is set.
+        untouched: of an undo, the ranges that the plan taken back had not moved: its moves, turned round. Nothing is to
+            be done about them, but `holders` has to know.
     """
 
     format: int = FORMAT
@@ -186,8 +191,10 @@ class Plan(msgspec.Struct, kw_only=True):
     ideal_fraction: float
     copied: list[int] = msgspec.field(default_factory=list)
     done: list[int] = msgspec.field(default_factory=list)
+    copying: list[int] = msgspec.field(default_factory=list)
     switching: int | None = None
     paused: bool = False
+    untouched: tuple[Move, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -223,8 +230,8 @@ class Plan(msgspec.Struct, kw_only=True):
             mover: does the work.
             throttle: bounds the rate of copying. With a concurrent *run* give it a lock.
             on_progress: called after each finished move; the place to save the plan and to draw a bar.
-            on_switch: called before each switch; save the plan here as well, or a crash in the middle of a move
-                leaves a record that does not know of it.
+            on_switch: called before the copies of a wave and before each switch; save the plan here as well, or a
+                crash in the middle of a move leaves a record that does not know of it.
             run: how the copies of a wave run: ``map`` (one after the other) or ``executor.map``.
 
         Returns:
@@ -249,11 +256,16 @@ class Plan(msgspec.Struct, kw_only=True):
         for wave_number, wave in enumerate(self.waves):
             todo = [self.moves[index] for index in wave if index not in done]
             to_copy = [move for move in todo if "copy" in move.steps and move.id not in copied]
+            if to_copy and not self.paused:
+                self.copying = [move.id for move in to_copy]
+                if on_switch is not None:
+                    on_switch()
             for move, size in zip(to_copy, run(copy_one, to_copy), strict=True):
                 if size >= 0:
                     bytes_copied += size
                     copied.add(move.id)
                     self.copied.append(move.id)
+            self.copying = [index for index in self.copying if index not in copied]
             for move in todo:
                 # Whoever paused may have resumed by now, but the copies that this skipped are missing all the same.
                 if self.paused or ("copy" in move.steps and move.id not in copied):
@@ -284,15 +296,15 @@ class Plan(msgspec.Struct, kw_only=True):
     def undo(self) -> "Plan":
         """The plan that takes back what this one has done, last wave first; run it with `apply`.
 
-        Finished moves go the other way. A range that was copied but not switched has seen no writes at the
-        target,
-        so that copy is only dropped: copying it back would overwrite newer values. A move that stopped in its switch
-        or drop is finished first, since nobody knows which side has the newest values, and then goes back. A node that
-        was lost when this plan was made gets its ranges back, so it must be there again.
+        Finished moves go the other way. A range that was copied, or was being copied, and is not switched has seen no
+        writes at the target, so that copy is only dropped: copying it back would overwrite newer values. A move that
+        stopped in its switch or drop is finished first, since nobody knows which side has the newest values, and then
+        goes back. A node that was lost when this plan was made gets its ranges back, so it must be there again.
         """
-        done, copied = set(self.done), set(self.copied)
+        done, begun = set(self.done), {*self.copied, *self.copying}
         moves: list[Move] = []
         waves: list[tuple[int, ...]] = []
+        untouched = list(self.untouched)
         if self.switching is not None and "switch" in self.moves[self.switching].steps:
             halfway = self.moves[self.switching]
             if "copy" in halfway.steps:
@@ -302,40 +314,28 @@ class Plan(msgspec.Struct, kw_only=True):
             if halfway.source is None or "copy" in halfway.steps:
                 done.add(self.switching)
         for wave in reversed(self.waves):
-            ids: list[int] = []
+            first = len(moves)
             for index in wave:
                 move = self.moves[index]
+                turned = msgspec.structs.replace(
+                    move, id=len(moves), source=None, target=move.leaving, leaving=move.target, steps=("drop",)
+                )
                 if "copy" not in move.steps and (move.source is not None or "switch" not in move.steps):
-                    # Of an undo: a copy dropped, or the end of a move. There is no holder to bring back, but a move
-                    # must not stay halfway.
-                    if "switch" in move.steps and index not in done:
-                        ids.append(len(moves))
+                    # Of an undo: a copy dropped, or the end of a move. There is no holder to bring back, but nothing
+                    # must stay halfway.
+                    if index not in done:
                         moves.append(msgspec.structs.replace(move, id=len(moves)))
-                    continue
-                if index in done:
-                    back = msgspec.structs.replace(
-                        move,
-                        id=len(moves),
-                        source=move.target,
-                        target=move.leaving,
-                        leaving=move.target,
-                        steps=("copy", "switch", "drop"),
-                    )
-                elif index in copied:
-                    back = msgspec.structs.replace(
-                        move,
-                        id=len(moves),
-                        source=None,
-                        target=move.leaving,
-                        leaving=move.target,
-                        steps=("drop",),
-                    )
+                    elif "switch" not in move.steps:
+                        untouched.append(move)
+                elif index in done:
+                    whole: tuple[Step, ...] = ("copy", "switch", "drop")
+                    moves.append(msgspec.structs.replace(turned, source=move.target, steps=whole))
+                elif index in begun:
+                    moves.append(turned)
                 else:
-                    continue
-                ids.append(back.id)
-                moves.append(back)
-            if ids:
-                waves.append(tuple(ids))
+                    untouched.append(turned)
+            if len(moves) > first:
+                waves.append(tuple(range(first, len(moves))))
         return Plan(
             algorithm=self.algorithm,
             key_hash=self.key_hash,
@@ -348,6 +348,7 @@ class Plan(msgspec.Struct, kw_only=True):
             waves=tuple(waves),
             moved_fraction=self.moved_fraction * len(moves) / max(1, len(self.moves)),
             ideal_fraction=self.ideal_fraction,
+            untouched=tuple(untouched),
         )
 
     def holders(self, key: bytes, hashed: int, before: Sequence[str]) -> list[str]:
@@ -356,12 +357,14 @@ class Plan(msgspec.Struct, kw_only=True):
         Args:
             key: its bytes; used in a plan over listed keys.
             hashed: its hash; used in a plan over ranges.
-            before: its preference list in the ring before.
+            before: its preference list in the ring whose digest is `before`. For an `undo` that is the ring which the
+                plan taken back was leading to, however far it got.
         """
         now = list(before)
         spelled = key.hex()
-        for index in self.done:
-            move = self.moves[index]
+        # What never switched is where it was before the plan that is being taken back.
+        never = (move for move in self.moves if "switch" not in move.steps)
+        for move in (*self.untouched, *never, *(self.moves[index] for index in self.done)):
             if (move.covers(hashed) or spelled in move.keys) and move.leaving in now:
                 now[now.index(move.leaving)] = move.target
         return now
@@ -377,6 +380,8 @@ class Plan(msgspec.Struct, kw_only=True):
         for index, move in enumerate(self.moves):
             invariant(move.id == index, "a move's id is not its place", id=move.id, place=index)
             invariant(move.target != move.leaving, "a move goes nowhere", move=move)
+            invariant((move.first is None) == (move.last is None), "a range has one end", move=move)
+            invariant((move.first or 0) <= (move.last or 0), "a range ends before it begins", move=move)
         for wave in self.waves:
             load: dict[str, int] = {}
             for index in wave:
@@ -385,8 +390,10 @@ class Plan(msgspec.Struct, kw_only=True):
             busiest = max(load.values(), default=0)
             invariant(busiest <= self.moves_per_node, "a wave exceeds its bound", busiest=busiest)
         known = set(listed)
-        invariant(set(self.done) <= known, "an unknown move is done", done=self.done)
-        invariant(set(self.copied) <= known, "an unknown move is copied", copied=self.copied)
+        for name, ids in (("done", self.done), ("copied", self.copied), ("copying", self.copying)):
+            invariant(
+                set(ids) <= known and len(set(ids)) == len(ids), f"{name} has a move twice, or an unknown one"
+            )
         invariant(self.switching is None or self.switching in known, "an unknown move is switching")
 
     def to_json(self) -> bytes:
@@ -408,6 +415,9 @@ class Plan(msgspec.Struct, kw_only=True):
             raise DecodeError(f"plan format {plan.format}; this version reads {FORMAT}")
         try:
             plan.check()
-        except AssertionError as error:
+            for move in plan.moves:
+                for _ in move.key_bytes():  # not hex: better now than in the middle of moving
+                    pass
+        except (AssertionError, ValueError) as error:
             raise DecodeError(f"the plan contradicts itself: {error}") from None
         return plan

@@ -397,3 +397,74 @@ def test_a_move_lists_no_more_keys_than_a_commands_environment_takes() -> None:
     plan = before.plan(before.changed(add=["b"], remove=["a"]), keys=keys)
     assert sorted(key.decode() for move in plan.moves for key in move.key_bytes()) == keys
     assert len(plan.moves) == 4 and all(301 * len(move.keys) <= 100_000 for move in plan.moves)
+
+
+def test_undo_drops_what_a_failed_copy_left_behind() -> None:
+    """As with a full disk at the target: half a range is there, and nothing is known to be copied."""
+    before = HashRing(NAMES[:3], vnodes=4)
+    plan = before.plan(before.changed(add=["d"]), moves_per_node=2)
+    saved: list[bytes] = []
+
+    class Full(Store):
+        def copy(self, move: Move) -> int:
+            self.held[move.target].update(self.moved(move)[:3])
+            raise OSError("no space left")
+
+    store = Full(before, 1)
+    with pytest.raises(OSError, match="no space"):
+        plan.apply(store, on_switch=lambda: saved.append(plan.to_json()))
+    assert store.held["d"]
+    for failed in (plan, Plan.from_json(saved[-1])):
+        back = failed.undo()
+        assert {move.steps for move in back.moves} == {("drop",)}
+    assert back.apply(store)
+    assert not store.held["d"] and store.placed() == expected(before, 1)
+
+
+def test_a_pause_does_not_make_a_plan_forget_a_copy_that_a_crash_left_half_done() -> None:
+    before = HashRing(NAMES[:3], vnodes=4)
+    plan = before.plan(before.changed(add=["d"]), moves_per_node=2)
+    plan.copying, plan.paused = [0], True
+    assert not plan.apply(Store(before, 1))
+    assert plan.copying == [0] and len(plan.undo().moves) == 1
+
+
+def test_holders_of_an_undo_start_from_the_ring_that_was_to_come() -> None:
+    """Also where the plan had not got that far: `untouched` says which ranges never moved."""
+    before = HashRing(NAMES, vnodes=6)
+    after = before.changed(add=["x"])
+    plan = before.plan(after, replicas=2, moves_per_node=4)
+    store = Store(before, 2)
+
+    def pause_at_three(progress: Progress) -> None:
+        if progress.moves_done == 3:
+            plan.pause()
+
+    plan.apply(store, on_progress=pause_at_three)
+    back = Plan.from_json(plan.undo().to_json())
+    assert back.before == str(after.digest) and back.untouched
+
+    def holders(key: str) -> set[str]:
+        return set(back.holders(key.encode(), before.hash_of(key), after.nodes(key, 2)))
+
+    assert {key: holders(key) for key in KEYS} == store.routed != expected(before, 2)
+    assert back.apply(store)
+    assert {key: holders(key) for key in KEYS} == store.routed == expected(before, 2)
+
+
+def test_a_record_that_would_skip_moves_or_fail_midway_is_refused() -> None:
+    listed = Rendezvous(["a"]).plan(Rendezvous(["b"]), keys=KEYS)
+    ranges = HashRing(["a"]).plan(HashRing(["b"]))
+    first = ranges.moves[0]
+    for plan in (
+        msgspec.structs.replace(ranges, done=[0, 0]),  # as many as there are moves in a plan of two
+        msgspec.structs.replace(ranges, copied=[0, 0]),
+        msgspec.structs.replace(ranges, copying=[len(ranges.moves)]),
+        msgspec.structs.replace(listed, moves=(msgspec.structs.replace(listed.moves[0], keys=("xyz",)),)),
+        msgspec.structs.replace(ranges, moves=(msgspec.structs.replace(first, last=None), *ranges.moves[1:])),
+        msgspec.structs.replace(
+            ranges, moves=(msgspec.structs.replace(first, first=9, last=8), *ranges.moves[1:])
+        ),
+    ):
+        with pytest.raises(DecodeError, match="contradicts"):
+            Plan.from_json(plan.to_json())
