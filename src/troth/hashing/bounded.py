@@ -1,7 +1,7 @@
 """`BoundedLoad`: a cap on every node's load, over any ring."""
 
 from collections.abc import Iterator, Mapping
-from math import ceil
+from fractions import Fraction
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,8 +19,8 @@ class BoundedLoad(Generic[Ring]):
     """Keys go to their node in the ring unless it is full; then they walk on to the next one that is not.
 
     A node is full at ``ceil(c * (m + 1) * w / W)``, m being the load held now, w / W the node's share of the
-    weight: no node ever holds more than c times its fair share, rounded up. The caps add up to more than m,
-    so there is always room.
+    weight: no node ever holds more than c times its fair share, rounded up. This is computed with fractions, c and
+    weights being the decimal numbers as they are written. The caps add up to more than m, so there is always room.
 
     `acquire` takes load and says where; `release` gives it back. Who holds which key is the caller's to
     remember: a load is a connection, a session, a running request. `node` only answers where a key would go
@@ -58,7 +58,7 @@ class BoundedLoad(Generic[Ring]):
                 raise BadSetting(f"the load of {node!r} is negative: {load}")
             self._loads[node] = load
         self._total = sum(self._loads.values())
-        self._shares = _fair_shares(ring)
+        self._rates = self._capped_rates()
 
     @property
     def ring(self) -> Ring:
@@ -154,20 +154,20 @@ class BoundedLoad(Generic[Ring]):
         """Let *node* join, with no load. Errors as `Locator.add`."""
         self._ring.add(node, weight)
         self._loads[node] = 0
-        self._shares = _fair_shares(self._ring)
+        self._rates = self._capped_rates()
 
     def remove(self, node: str) -> int:
         """Let *node* leave; returns the load that it held, which the caller has to `acquire` anew."""
         self._ring.remove(node)
         orphaned = self._loads.pop(node)
         self._total -= orphaned
-        self._shares = _fair_shares(self._ring)
+        self._rates = self._capped_rates()
         return orphaned
 
     def reweight(self, node: str, weight: float) -> None:
         """Change the weight of *node*. What it holds above its new cap stays until released."""
         self._ring.reweight(node, weight)
-        self._shares = _fair_shares(self._ring)
+        self._rates = self._capped_rates()
 
     def overflow(self) -> dict[str, int]:
         """Load above the cap, by node, after a change of membership: what to release and acquire anew."""
@@ -175,7 +175,14 @@ class BoundedLoad(Generic[Ring]):
         return {node: count for node, count in above.items() if count > 0}
 
     def _cap(self, node: str, total: int) -> int:
-        return ceil(self._c * total * self._shares[node])
+        numerator, denominator = self._rates[node]
+        return -(-numerator * total // denominator)
+
+    def _capped_rates(self) -> dict[str, tuple[int, int]]:
+        """For each node c times its share of the weight, as numerator and denominator."""
+        weights = {node: Fraction(str(weight)) for node, weight in self._ring.weights.items()}
+        factor = Fraction(str(self._c)) / (sum(weights.values()) or 1)
+        return {node: (factor * weight).as_integer_ratio() for node, weight in weights.items()}
 
     def _open_nodes(self, key: Key, loads: Mapping[str, int], total: int) -> Iterator[str]:
         return (node for node in self._ring.walk(key) if loads[node] < self._cap(node, total + 1))
@@ -196,9 +203,3 @@ class BoundedLoad(Generic[Ring]):
                 first[index] = node
             loads[node] += 1
         return first
-
-
-def _fair_shares(ring: Locator) -> dict[str, float]:
-    weights = ring.weights
-    total = sum(weights.values())
-    return {node: weight / total for node, weight in weights.items()}

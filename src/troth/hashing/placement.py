@@ -129,9 +129,16 @@ class PlacementProof:
         return all(rule.met for rule in self.rules)
 
     def verify(self, topology: Topology, members: Iterable[str]) -> bool:
-        """Count again, from the topology alone: paths are right, nodes distinct, every rule as good as can be."""
+        """Count again, from the topology alone: paths are right, nodes distinct, a rule for every level and each as
+        good as can be.
+
+        Raises:
+            UnknownNode: the topology does not know one of *members*.
+        """
         members = list(members)
         if len(set(self.nodes)) != len(self.nodes) or not set(self.nodes) <= set(members):
+            return False
+        if not self.nodes or tuple(rule.level for rule in self.rules) != topology.levels:
             return False
         for level, rule in enumerate(self.rules):
             used = Counter(topology.domain(node, level) for node in self.nodes)

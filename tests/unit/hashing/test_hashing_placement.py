@@ -83,6 +83,9 @@ def test_a_forged_proof_is_found_out() -> None:
     assert not replace(proof, nodes=("stranger", *proof.nodes[1:])).verify(topology, zones)
     assert not replace(proof, rules=(replace(proof.rules[0], distinct=2),)).verify(topology, zones)
     assert not replace(proof, paths=proof.paths[::-1]).verify(topology, zones)
+    # A proof of no rules would be met in full.
+    assert not replace(proof, rules=(), paths=((), (), ())).verify(topology, zones)
+    assert not replace(proof, rules=(replace(proof.rules[0], level="rack"),)).verify(topology, zones)
 
 
 def test_a_list_changes_only_if_the_new_node_is_in_it() -> None:
