@@ -10,6 +10,9 @@ from troth.hashing.errors import BadSetting, CapacityExceeded, NoNodes
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
 from troth.hashing.keys import GOLDEN, MASK, Hashes, Keys, mix, mix_array
 
+CAPACITY_MAX = 1 << 24
+"""Places; at some 40 bytes each."""
+
 
 def draw(hashed: int, salt: int, below: int) -> int:
     """A number in [0, below) from a key's hash and a bucket; independent for each bucket."""
@@ -21,6 +24,18 @@ def draw_array(hashes: Hashes, salts: NDArray[np.int64], below: NDArray[np.int64
     salted = hashes + (salts + 1).astype(np.uint64) * np.uint64(GOLDEN)
     drawn: NDArray[np.int64] = (mix_array(salted) % below.astype(np.uint64)).astype(np.int64)
     return drawn
+
+
+def taken_buckets(size: int, vacated: list[int], nodes: int) -> list[int]:
+    """The buckets below *size* that are not *vacated*, ascending: one for each of *nodes*.
+
+    Raises:
+        BadSetting: *vacated* is not exactly the empty buckets.
+    """
+    taken = sorted(set(range(size)) - set(vacated))
+    if len(taken) != nodes or len(vacated) != size - nodes or any(type(bucket) is not int for bucket in vacated):
+        raise BadSetting("vacated must list each empty bucket once")
+    return taken
 
 
 class Anchor(Locator):
@@ -65,7 +80,7 @@ class Anchor(Locator):
 
         Raises:
             CapacityExceeded: more nodes than capacity.
-            BadSetting: *vacated* is not exactly the empty buckets.
+            BadSetting: *vacated* is not exactly the empty buckets, or capacity is above `CAPACITY_MAX`.
         """
         self._capacity = capacity
         self._free = None if vacated is None else list(vacated)
@@ -141,12 +156,12 @@ class Anchor(Locator):
     def _build(self) -> None:
         names = list(self._weights)
         capacity = max(16, 4 * len(names)) if self._capacity is None else self._capacity
+        if capacity > CAPACITY_MAX:
+            raise BadSetting(f"capacity must be at most {CAPACITY_MAX}, not {capacity}")
         if len(names) > capacity:
             raise CapacityExceeded(f"{len(names)} nodes exceed the capacity of {capacity}")
         vacated = list(range(capacity - 1, len(names) - 1, -1)) if self._free is None else self._free
-        taken = sorted(set(range(capacity)) - set(vacated))
-        if len(vacated) != capacity - len(names) or len(taken) != len(names):
-            raise BadSetting("vacated must list each empty bucket once")
+        taken = taken_buckets(capacity, vacated, len(names))
         self._name_of = [""] * capacity
         for bucket, name in zip(taken, names, strict=True):
             self._name_of[bucket] = name

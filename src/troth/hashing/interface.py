@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from math import isfinite
+from math import inf, isfinite
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
@@ -240,7 +240,7 @@ class Locator(ABC):
 
     def hash_batch(self, keys: Keys) -> Hashes:
         """The hashes under which this ring looks *keys* up, shape (len(keys),); may be given to the batch methods."""
-        return hash_batch(keys, self._digester)
+        return hash_batch(keys, self._digester, self._bits)
 
     def node(self, key: Key) -> str:
         """The node that holds *key*.
@@ -350,6 +350,8 @@ class Locator(ABC):
         twin._detach()
         return twin
 
+    __copy__ = copy
+
     def changed(
         self,
         *,
@@ -357,9 +359,10 @@ class Locator(ABC):
         remove: Iterable[str] = (),
         reweight: Mapping[str, float] | None = None,
     ) -> Self:
-        """A copy after these changes (removals first); this ring stays as it is."""
+        """A copy after these changes, removals first, each kind in the order given (a set: sorted, as in the
+        constructor); this ring stays as it is."""
         twin = self.copy()
-        for node in remove:
+        for node in parse_nodes(remove):
             twin.remove(node)
         for node, weight in (reweight or {}).items():
             twin.reweight(node, weight)
@@ -414,11 +417,13 @@ class Locator(ABC):
             planned.
             sizes_bytes: size of each key's value, in the order of *keys*.
             moves_per_node: how many moves of one wave may touch the same node, in any role; at least 1.
-            lost: nodes that are gone and can be read no more.
+            lost: nodes of this ring that can be read no more. What one holds that is in *after* as well stays
+                there by this plan: a node that comes back empty has to leave first.
 
         Raises:
             NotSupported: the algorithm has no ranges and *keys* is None, or no replicas.
             BadSetting: the two rings hash differently; sizes and keys differ in number.
+            UnknownNode: a lost node that this ring does not have.
         """
         return plan_between(
             self,
@@ -507,6 +512,9 @@ def plan_between(
     sizes = None if sizes_bytes is None else list(sizes_bytes)
     if sizes is not None and (listed is None or len(sizes) != len(listed)):
         raise BadSetting("sizes_bytes needs keys, and one size for each")
+    unreadable = frozenset(lost)
+    for stranger in sorted(unreadable - before.weights.keys()):
+        raise UnknownNode(stranger)
     settings = PlanSettings(
         algorithm=before.name,
         key_hash=before.hashing[0],
@@ -516,7 +524,7 @@ def plan_between(
         replicas=replicas,
         moves_per_node=moves_per_node,
         ideal_fraction=ideal_fraction(before.weights, after.weights),
-        lost=frozenset(lost),
+        lost=unreadable,
     )
     if listed is not None and not (before.has_ranges and after.has_ranges):
         return plan_keys(
@@ -548,21 +556,24 @@ def parse_nodes(nodes: Nodes) -> dict[str, float]:
         return {name: _checked_weight(name, weight) for name, weight in nodes.items()}
     parsed: dict[str, float] = {}
     for name in sorted(nodes) if isinstance(nodes, set | frozenset) else nodes:
+        weight = _checked_weight(name, 1.0)
         if name in parsed:
             raise DuplicateNode(name)
-        parsed[name] = _checked_weight(name, 1.0)
+        parsed[name] = weight
     return parsed
 
 
-def _checked_weight(name: str, weight: float) -> float:
-    if not as_bytes(name):  # which refuses what is no text
-        raise BadSetting("a node's name must not be empty")
+def _checked_weight(name: object, weight: float) -> float:
+    if not isinstance(name, str) or not as_bytes(name):  # which refuses what is no text
+        raise BadSetting(f"a node's name is a str that is not empty, not {name!r}")
     try:
         checked = float(weight)
+    except OverflowError:
+        checked = inf
     except (TypeError, ValueError):
         raise BadSetting(f"the weight of {name!r} must be a number, not {weight!r}") from None
     if not isfinite(checked) or checked <= 0:
-        raise BadSetting(f"the weight of {name!r} must be finite and above 0, not {weight!r}; remove() drains")
+        raise BadSetting(f"the weight of {name!r} must be finite and above 0, not {checked!r}; remove() drains")
     if not WEIGHT_MIN <= checked <= WEIGHT_MAX:
-        raise BadSetting(f"the weight of {name!r} must be {WEIGHT_MIN:g} .. {WEIGHT_MAX:g}, not {weight!r}")
+        raise BadSetting(f"the weight of {name!r} must be {WEIGHT_MIN:g} .. {WEIGHT_MAX:g}, not {checked!r}")
     return checked

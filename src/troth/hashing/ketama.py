@@ -16,6 +16,8 @@ from troth.hashing.ring import PointLocator
 DIGESTS_PER_NODE = 40
 """MD5 digests of a node of average weight; each gives four points."""
 
+WEIGHTS_MAX = 1 << 53
+
 
 class KetamaRing(PointLocator):
     """The same node for every key as libketama with the same server list.
@@ -28,7 +30,7 @@ class KetamaRing(PointLocator):
     * A key whose hash equals a point stays on it.
     * Digest k of node ``host:port`` is MD5 of ``"host:port-k"``; its four points are little-endian.
 
-    Weights are libketama's "memory": positive whole numbers.
+    Weights are libketama's "memory": positive whole numbers, their sum below 2**53.
 
     What it cannot do: movement is not minimal, since every node's number of points depends on the total
     weight. A join may therefore move a few keys between old nodes. `HashRing` moves none.
@@ -49,7 +51,7 @@ class KetamaRing(PointLocator):
         """See `Locator`; the hash is part of the algorithm.
 
         Raises:
-            BadSetting: a weight that is not a whole number; else as `Locator`.
+            BadSetting: a weight that is not a whole number, or too large a sum of weights; else as `Locator`.
         """
         super().__init__(nodes, key_hash="ketama", bits=32, epoch=epoch)
 
@@ -72,7 +74,11 @@ class KetamaRing(PointLocator):
         if fraction is not None:
             raise BadSetting(f"ketama weights are whole numbers; {fraction!r} has {self._weights[fraction]}")
         names = tuple(sorted(self._weights))
-        total = np.float32(sum(self._weights.values()))
+        whole = sum(self._weights.values())
+        if whole >= WEIGHTS_MAX:
+            # libketama adds integers; beyond this a sum of floats is another one.
+            raise BadSetting(f"ketama weights add up to less than 2**53, not {whole:g}")
+        total = np.float32(whole)
         parts: list[NDArray[np.uint64]] = []
         for name in names:
             share = np.float32(self._weights[name]) / total

@@ -11,6 +11,7 @@ splittable pseudorandom number generators", OOPSLA 2014, section 3, with David S
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from hashlib import md5
 from types import MappingProxyType
 from typing import TypeAlias
@@ -65,10 +66,11 @@ def digester(name: str, bits: int = 64) -> Digester:
     if not 8 <= bits <= 64:
         raise BadSetting(f"hash bits must be 8..64, not {bits}")
     full = DIGESTERS[name]
-    if bits == 64:
-        return full
-    shift = 64 - bits
-    return lambda data: full(data) >> shift
+    return full if bits == 64 else partial(_cut, full, 64 - bits)
+
+
+def _cut(full: Digester, shift: int, data: bytes) -> int:
+    return full(data) >> shift
 
 
 def as_bytes(key: Key) -> bytes:
@@ -92,32 +94,44 @@ def hash_one(key: Key, digest: Digester = xxhash.xxh3_64_intdigest) -> int:
     return digest(as_bytes(key))
 
 
-def hash_batch(keys: Keys, digest: Digester = xxhash.xxh3_64_intdigest) -> Hashes:
+def hash_batch(keys: Keys, digest: Digester = xxhash.xxh3_64_intdigest, bits: int = 64) -> Hashes:
     """The hashes of *keys*, in order, shape (len(keys),).
 
     Args:
-        keys: a list, tuple or other iterable of str and bytes; a numpy array of them (dtype S, U or object);
-            or a numpy array of dtype uint64, which is returned as it is.
+        keys: a list, tuple or other iterable of str and bytes; a numpy array of them (dtype S, U, T or object; of
+            dtype S and U numpy itself drops zeros at a key's end); or a numpy array of dtype uint64, which is
+            returned as it is.
         digest: the hash function of one key.
+        bits: its width, which hashes that are given must keep to.
 
     Raises:
-        BadKey: something else.
+        BadKey: something else, such as more than one dimension, or hashes that another, wider function made.
     """
     if isinstance(keys, np.ndarray):
+        if keys.ndim != 1:
+            raise BadKey(f"an array of keys has one dimension, not {keys.ndim}")
         if keys.dtype == np.uint64:
+            if bits < 64 and len(keys) and int(keys.max()) >> bits:
+                raise BadKey(f"these hashes have more than {bits} bits: they come from another hash function")
             return keys
-        if keys.dtype.kind not in "SUO":
-            raise BadKey(f"an array of keys is dtype S, U, object or (hashes) uint64, not {keys.dtype}")
+        if keys.dtype.kind not in "SUTO":
+            raise BadKey(f"an array of keys is dtype S, U, T, object or (hashes) uint64, not {keys.dtype}")
+        if keys.dtype.kind == "S":
+            return np.fromiter(map(digest, keys.tolist()), np.uint64, len(keys))
         keys = keys.tolist()
     if isinstance(keys, str | bytes):
         raise BadKey("a batch is a list of keys; for a single key call node()")
-    listed: list[Key] = keys if isinstance(keys, list) else list(keys)
+    try:
+        listed: list[Key] = keys if isinstance(keys, list) else list(keys)
+    except TypeError:
+        raise BadKey(f"a batch is a list of keys, not {type(keys).__name__}") from None
     if not listed:
         return np.empty(0, np.uint64)
+    # Two C loops, no bytecode per key; a list that mixes the two types falls through to the general way. For bytes the
+    # first loop is there to refuse what is no bytes but has a buffer, such as a numpy integer.
+    encode = str.encode if isinstance(listed[0], str) else bytes.__bytes__
     try:
-        # Two C loops, no bytecode per key; a list that mixes the two types falls through to the general way.
-        encoded = map(str.encode, listed) if isinstance(listed[0], str) else listed  # type: ignore[arg-type]
-        return np.fromiter(map(digest, encoded), np.uint64, len(listed))  # type: ignore[arg-type]
+        return np.fromiter(map(digest, map(encode, listed)), np.uint64, len(listed))  # type: ignore[arg-type]
     except (TypeError, UnicodeEncodeError):
         return np.fromiter((digest(as_bytes(key)) for key in listed), np.uint64, len(listed))
 

@@ -13,9 +13,12 @@ from troth.hashing.keys import Keys, as_bytes, mix
 TABLE_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537, 131071, 262139, 655373, 1048573, 4194301)
 """Primes to choose from; 65537 and 655373 are those of the paper's evaluation."""
 
+TABLE_SIZE_MAX = 1 << 24
+"""Filling a table takes seconds for each million places."""
+
 
 def is_prime(number: int) -> bool:
-    """Whether *number* is prime, by trial division (the sizes here are below 2**23)."""
+    """Whether *number* is prime, by trial division (at most `TABLE_SIZE_MAX`: 4096 steps)."""
     return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
 
 
@@ -52,12 +55,14 @@ class Maglev(Locator):
         """See `Locator`.
 
         Args:
-            table_size: places, a prime; see `TABLE_SIZES`. The paper advises 100 a node or more.
+            table_size: places, a prime below 2**24; see `TABLE_SIZES`. The paper advises 100 a node or more.
 
         Raises:
-            BadSetting: not a prime (a permutation would miss places).
+            BadSetting: not a prime (a permutation would miss places), or too large.
             CapacityExceeded: more nodes than places.
         """
+        if table_size > TABLE_SIZE_MAX:
+            raise BadSetting(f"table_size must be below 2**24, not {table_size}")
         if not is_prime(table_size):
             raise BadSetting(f"table_size must be a prime, not {table_size}; see TABLE_SIZES")
         self._table_size = table_size

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from troth.hashing.anchor import draw, draw_array
+from troth.hashing.anchor import draw, draw_array, taken_buckets
 from troth.hashing.errors import BadSetting, NoNodes
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
 from troth.hashing.jump import jump, jump_array
@@ -118,9 +118,9 @@ class Memento(Locator):
     @override
     def _build(self) -> None:
         size = len(self._weights) + len(self._vacated)
-        taken = sorted(set(range(size)) - set(self._vacated))
-        if len(taken) != len(self._weights) or (self._vacated and self._vacated == [size - 1]):
-            raise BadSetting("vacated must list each empty bucket once")
+        if self._vacated[:1] == [size - 1]:
+            raise BadSetting("the last bucket does not stay empty when it is the first to be vacated")
+        taken = taken_buckets(size, self._vacated, len(self._weights))
         self._name_of = [""] * size
         for bucket, name in zip(taken, self._weights, strict=True):
             self._name_of[bucket] = name

@@ -1,5 +1,6 @@
 """`MultiProbe`: one point a node, many probes a key."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -117,6 +118,20 @@ class MultiProbe(Locator):
                     nearest[owner] = distance
         ranked = sorted(nearest, key=lambda owner: (nearest[owner], owner))[:replicas]
         return [circle.names[owner] for owner in ranked]
+
+    @override
+    def walk_hash(self, hashed: int) -> Iterator[str]:
+        if not len(self):
+            raise NoNodes
+        return self._ranked(hashed)
+
+    def _ranked(self, hashed: int) -> Iterator[str]:
+        """The preference list of all nodes, made as long as it is asked for: a longer one begins with the shorter."""
+        told = 0
+        while told < len(self):
+            found = self._preference(hashed, min(len(self), 4 * told or 1))
+            yield from found[told:]
+            told = len(found)
 
     @override
     def _build(self) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from troth.hashing.continuum import Continuum, with_node, without_node
-from troth.hashing.errors import BadSetting, NoNodes
+from troth.hashing.errors import BadSetting, NoNodes, UnknownNode
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
 from troth.hashing.keys import Hashes, Key, Keys, as_bytes, stream
 from troth.hashing.planning import Arcs
@@ -32,7 +32,7 @@ class PointLocator(Locator):
     def node(self, key: Key) -> str:
         shift, starts, points, owners, names = self._circle.look_up
         try:
-            hashed = self._digester(key.encode() if isinstance(key, str) else key)
+            hashed = self._digester(key.encode() if isinstance(key, str) else as_bytes(key))
             bucket = hashed >> shift
             at = starts[bucket]
             # Most buckets hold no point below the hash, and then there is nothing to search.
@@ -41,7 +41,7 @@ class PointLocator(Locator):
             return names[owners[at]]
         except IndexError:
             raise NoNodes from None
-        except (TypeError, UnicodeEncodeError):
+        except UnicodeEncodeError:
             as_bytes(key)  # raises the error that says what is wrong with the key
             raise
 
@@ -57,6 +57,13 @@ class PointLocator(Locator):
         if not self._circle.names:
             raise NoNodes
         return self._circle.owner_ranks(self.hash_batch(keys))
+
+    @override
+    def node_batch(self, keys: Keys) -> NDArray[np.object_]:
+        circle = self._circle  # once: names and ranks of one ring, whatever another thread does to it
+        if not circle.names:
+            raise NoNodes
+        return np.array(circle.names, dtype=object)[circle.owner_ranks(self.hash_batch(keys))]
 
     @override
     def nodes(self, key: Key, replicas: int) -> list[str]:
@@ -152,7 +159,14 @@ class HashRing(PointLocator):
         return {**super().settings(), "vnodes": self._vnodes}
 
     def points_of(self, node: str) -> Hashes:
-        """The points of *node* at its weight, in the order of their numbers."""
+        """The points of *node* at its weight, in the order of their numbers.
+
+        Raises:
+            UnknownNode: no such node.
+            BadSetting: more than `POINTS_MAX` of them.
+        """
+        if node not in self._weights:
+            raise UnknownNode(node)
         wanted = self._weights[node] * self._vnodes
         if wanted > POINTS_MAX:
             raise BadSetting(

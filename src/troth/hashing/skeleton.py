@@ -1,6 +1,7 @@
 """`SkeletonRendezvous`: rendezvous through a tree of virtual nodes, for many nodes."""
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import ClassVar
 
 import numpy as np
@@ -73,6 +74,8 @@ class SkeletonRendezvous(Locator):
         self._built = list(built_weights or [])
         if len(self._clusters) != len(self._built):
             raise BadSetting("clusters and built_weights belong together")
+        if not all(isfinite(weight) and weight > 0 for weight in self._built):
+            raise BadSetting("built_weights must be finite and above 0")
         super().__init__(nodes, key_hash=key_hash, bits=bits, epoch=epoch)
 
     @property

@@ -1,0 +1,213 @@
+"""What goes in: keys, hashes, names, weights, settings of every kind, and what copies and other processes get out."""
+
+import copy
+import pickle
+from collections.abc import Iterable
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+import pytest
+
+from troth.hashing import (
+    ALGORITHMS,
+    Anchor,
+    BadKey,
+    BadSetting,
+    BoundedLoad,
+    HashRing,
+    Jump,
+    KetamaRing,
+    Locator,
+    Maglev,
+    Memento,
+    MultiProbe,
+    SkeletonRendezvous,
+    UnknownNode,
+    hash_batch,
+)
+
+NAMES = ["a", "b", "c", "d", "é", "节点"]
+KEYS = ["", "k", "grüße", "鍵", "x" * 1000, *(f"user:{number}" for number in range(60))]
+
+SMALL: dict[type[Locator], dict[str, int]] = {Maglev: {"table_size": 251}}
+
+
+def made(kind: type[Locator], names: Iterable[str], **settings: int) -> Locator:
+    """A ring that is quickly made."""
+    return kind(names, **SMALL.get(kind, {}), **settings)
+
+
+every_algorithm = pytest.mark.parametrize("kind", ALGORITHMS.values(), ids=list(ALGORITHMS))
+
+
+@every_algorithm
+def test_every_kind_of_batch_gives_what_node_gives(kind: type[Locator]) -> None:
+    ring = made(kind, NAMES)
+    single = [ring.node(key) for key in KEYS]
+    encoded = [key.encode() for key in KEYS]
+    mixed = [key if index % 2 else key.encode() for index, key in enumerate(KEYS)]
+    scalars = [np.str_(key) if index % 2 else np.bytes_(key.encode()) for index, key in enumerate(KEYS)]
+    hashes = ring.hash_batch(KEYS)
+    batches = [
+        KEYS,
+        encoded,
+        mixed,
+        scalars,
+        tuple(KEYS),
+        iter(KEYS),
+        dict.fromkeys(KEYS),
+        hashes,
+        hashes[::-1][::-1],
+    ]
+    batches += [np.array(KEYS), np.array(encoded), np.array(KEYS, object), np.array(mixed, object)]
+    batches += [np.array(KEYS, np.dtypes.StringDType())]
+    for batch in batches:
+        assert ring.node_batch(batch).tolist() == single  # type: ignore[arg-type]
+    assert [ring.node_of_hash(hashed) for hashed in hashes.tolist()] == single
+    for empty in ([], (), np.array([], np.uint64), np.array([], "U1"), np.array([], "S1")):
+        assert ring.node_batch(empty).tolist() == []  # type: ignore[arg-type]
+
+
+@every_algorithm
+@pytest.mark.parametrize("key", [bytearray(b"k"), memoryview(b"k"), np.uint64(5), np.array([5]), True, 7, None])
+def test_what_only_looks_like_bytes_is_no_key(kind: type[Locator], key: object) -> None:
+    """A hash from `hash_batch` given to `node` used to be hashed once more, and answered with some node."""
+    ring = made(kind, NAMES)
+    with pytest.raises(BadKey):
+        ring.node(key)  # type: ignore[arg-type]
+    with pytest.raises(BadKey):
+        ring.node_batch([b"k", key])  # type: ignore[list-item]
+    with pytest.raises(BadKey):
+        ring.node_batch([key, "k"])  # type: ignore[list-item]
+
+
+@every_algorithm
+def test_hashes_of_a_wider_function_are_refused(kind: type[Locator]) -> None:
+    ring = made(kind, NAMES) if kind is KetamaRing else made(kind, NAMES, bits=32)
+    with pytest.raises(BadKey, match="more than 32 bits"):
+        ring.node_batch(hash_batch(KEYS))
+    assert len(ring.node_batch(np.array([0, 2**32 - 1], np.uint64))) == 2
+
+
+@pytest.mark.parametrize(
+    "keys", [np.zeros((2, 2), np.uint64), np.zeros((), np.uint64), np.array([["a"]]), 5, np.uint64(5), None]
+)
+def test_a_batch_has_one_dimension(keys: object) -> None:
+    with pytest.raises(BadKey):
+        HashRing(NAMES).node_batch(keys)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [b"a", 7, None, ""])
+def test_a_name_is_text(name: object) -> None:
+    for make in (lambda: HashRing([name]), lambda: HashRing({name: 1}), lambda: HashRing(["b"]).add(name)):  # type: ignore[list-item, dict-item, arg-type]
+        with pytest.raises(BadSetting, match="name"):
+            make()
+
+
+def test_weights_and_settings_beyond_all_bounds_are_refused() -> None:
+    for weight in (10**400, 10**5000, -(10**400), -1, 0, float("nan")):
+        with pytest.raises(BadSetting):
+            HashRing({"a": weight})
+    with pytest.raises(BadSetting, match="2\\*\\*53"):
+        KetamaRing({"a": 2**53, "b": 1})
+    with pytest.raises(BadSetting, match="below 2"):
+        Maglev(["a"], table_size=2**61 - 1)
+    with pytest.raises(BadSetting, match="capacity"):
+        Anchor(["a"], capacity=10**15)
+    for kind in (Anchor, Memento):
+        with pytest.raises(BadSetting, match="vacated"):
+            kind(["a"], vacated=[0.0], **({"capacity": 2} if kind is Anchor else {}))  # type: ignore[list-item]
+    with pytest.raises(BadSetting, match="last bucket"):
+        Memento(["a"], vacated=[2, 0])
+    for weight in (0.0, float("nan")):
+        with pytest.raises(BadSetting, match="built_weights"):
+            SkeletonRendezvous(["a"], clusters=[["a"]], built_weights=[weight])
+    with pytest.raises(UnknownNode):
+        HashRing(["a"]).points_of("b")
+
+
+@every_algorithm
+def test_a_walk_is_the_preference_list(kind: type[Locator]) -> None:
+    """Where there are preference lists; Placement and BoundedLoad go along it."""
+    ring = made(kind, [f"n{number}" for number in range(12)])
+    for key in KEYS:
+        walked = list(ring.walk(key))
+        assert walked[0] == ring.node(key)
+        assert not kind.can.replicas or walked == ring.nodes(key, 12)
+
+
+def test_a_join_or_leave_changes_a_multiprobe_walk_by_that_node_alone() -> None:
+    ring = MultiProbe([f"n{number}" for number in range(12)])
+    grown = ring.changed(add=["new"])
+    assert all([node for node in grown.walk(key) if node != "new"] == list(ring.walk(key)) for key in KEYS)
+
+
+@every_algorithm
+def test_copies_of_every_kind_are_rings_of_their_own(kind: type[Locator]) -> None:
+    ring = made(kind, NAMES)
+    before, digest = ring.node_batch(KEYS).tolist(), ring.digest
+    for twin in (ring.copy(), copy.copy(ring), copy.deepcopy(ring), pickle.loads(pickle.dumps(ring))):
+        assert twin.digest == digest and twin.node_batch(KEYS).tolist() == before
+        twin.add("x")
+        twin.remove(twin.members[-1])
+        assert ring.members == tuple(ring.weights) and "x" not in ring
+        assert ring.digest == digest and ring.node_batch(KEYS).tolist() == before
+    narrow = HashRing(NAMES, bits=20)
+    assert pickle.loads(pickle.dumps(narrow)).node_batch(KEYS).tolist() == narrow.node_batch(KEYS).tolist()
+
+
+@every_algorithm
+def test_a_set_of_names_is_taken_in_the_same_order_by_every_process(kind: type[Locator]) -> None:
+    """Removals given as a set were taken in an order of the process's own, which Anchor and Memento remember."""
+    names = [f"n{number:02}" for number in range(20)]  # the odds that a set has them in this order are 1 to 20!
+    ring = made(kind, set(names))
+    assert ring.digest == made(kind, names).digest
+    assert ring.changed(add={*"qrstuvwxyz"}).digest == ring.changed(add=[*"qrstuvwxyz"]).digest
+    if kind.can.remove_any:
+        assert ring.changed(remove=set(names[:15])).digest == ring.changed(remove=names[:15]).digest
+
+
+def test_changes_are_lists_of_names_and_no_string() -> None:
+    ring = HashRing(["a", "b", "c", "d"])
+    with pytest.raises(BadSetting, match="one string"):
+        ring.changed(remove="abc")
+    with pytest.raises(BadSetting, match="one string"):
+        ring.changed(add="xy")
+
+
+def test_a_lost_node_that_is_not_in_the_ring_is_named() -> None:
+    """A slip of the pen would otherwise have the plan read from the dead node."""
+    ring = HashRing(NAMES)
+    with pytest.raises(UnknownNode, match="'bb'"):
+        ring.plan(ring.changed(remove=["b"]), replicas=2, lost=["bb"])
+
+
+def test_a_cap_is_exact() -> None:
+    """ceil(1.1 * 180 * (1 / 22)) is 10 in floats: one more than 1.1 times the mean rounded up."""
+    for nodes, c, weight in ((22, 1.1, 1.0), (7, 1.3, 1.0), (3, 1.7, 0.1)):
+        bounded = BoundedLoad(HashRing({f"n{number}": weight for number in range(nodes)}), c=c)
+        for total in range(1, 400):
+            bounded.acquire(f"key-{total}")
+            cap = ceil(Fraction(str(c)) * total / nodes)
+            assert max(bounded.loads.values()) <= cap and bounded._cap("n0", total) == cap
+
+
+def test_a_single_node_holds_everything() -> None:
+    bounded = BoundedLoad(Jump(["only"]), c=1.0000000000000002)
+    assert set(bounded.acquire_batch(KEYS)) == {"only"} and bounded.loads == {"only": len(KEYS)}
+    bounded.release("only", len(KEYS))
+    assert bounded.loads == {"only": 0} and bounded.capacity("only") == 2
+
+
+def test_another_threads_join_never_mixes_two_rings_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = HashRing(["b", "c"])
+    before = ring.node_batch(KEYS).tolist()
+    hashing = HashRing.hash_batch
+
+    def joins_meanwhile(self: HashRing, keys: list[str]) -> object:
+        self.add("a")
+        return hashing(self, keys)
+
+    monkeypatch.setattr(HashRing, "hash_batch", joins_meanwhile)
+    assert ring.node_batch(KEYS).tolist() == before
