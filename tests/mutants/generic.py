@@ -1,7 +1,7 @@
 """Makes many small changes to a source file, each of which some test should notice.
 
 One mutant is one change: a comparison flipped or moved by one, ``and`` for ``or``, an operand left out, a number one
-higher, ``min`` for ``max``, a condition always true or false, a statement left out.
+higher, ``min`` for ``max``, a condition always true or false, two arguments in the other's place, a statement left out.
 """
 
 import ast
@@ -20,6 +20,16 @@ COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.IsNot: (ast.Is,),
     ast.In: (ast.NotIn,),
     ast.NotIn: (ast.In,),
+}
+OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Mult: ast.Add,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+    ast.BitXor: ast.BitAnd,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
 }
 SILENT = {"_trace", "invariant", "Trace"}
 """What only tells or only checks: leaving it out changes no behaviour."""
@@ -61,10 +71,15 @@ def _is_silent(node: ast.AST) -> bool:
             return True
         if isinstance(parent, ast.FunctionDef) and at is parent.returns:
             return True
-        if isinstance(at, ast.Raise | ast.JoinedStr | ast.ImportFrom | ast.Import):
+        if isinstance(at, ast.Raise | ast.JoinedStr | ast.ImportFrom | ast.Import) or _is_abstract(at):
             return True
         at = parent
     return False
+
+
+def _is_abstract(node: ast.AST) -> bool:
+    """A class that only says what others must have."""
+    return isinstance(node, ast.ClassDef) and any(ast.unparse(base).startswith("Protocol") for base in node.bases)
 
 
 def _called(call: ast.Call) -> str:
@@ -86,6 +101,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
     elif isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
         other_op = ast.Sub if isinstance(node.op, ast.Add) else ast.Add
         yield f"[{line}] {other_op.__name__}", lambda target: setattr(target, "op", other_op())
+    elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        other_binary = OPERATORS[type(node.op)]
+        yield f"[{line}] {other_binary.__name__}", lambda target: setattr(target, "op", other_binary())
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield f"[{line}] without not", _without_not
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
@@ -95,6 +113,10 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
     elif isinstance(node, ast.Call) and _called(node) in {"min", "max"}:
         other_name = "max" if _called(node) == "min" else "min"
         yield f"[{line}] {other_name}", lambda target: setattr(target, "func", ast.Name(other_name, ast.Load()))
+    elif isinstance(node, ast.Call):
+        for place in range(len(node.args) - 1):
+            if ast.unparse(node.args[place]) != ast.unparse(node.args[place + 1]):
+                yield f"[{line}] arguments {place + 1} and {place + 2} swapped", _swap_arguments(place)
     if isinstance(node, ast.If | ast.IfExp | ast.While):
         test = ast.unparse(node.test)[:60]
         if not isinstance(node, ast.While):
@@ -107,6 +129,13 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, object]]:
 def _set_operator(place: int, other: type[ast.cmpop]) -> object:
     def change(target: ast.Compare) -> None:
         target.ops[place] = other()
+
+    return change
+
+
+def _swap_arguments(place: int) -> object:
+    def change(target: ast.Call) -> None:
+        target.args[place : place + 2] = reversed(target.args[place : place + 2])
 
     return change
 
@@ -132,11 +161,13 @@ def _is_droppable(node: ast.AST) -> bool:
     if not isinstance(node, ast.stmt) or isinstance(parent, ast.ClassDef | ast.Module):
         return False
     if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Call)
+        return isinstance(node.value, ast.Call | ast.Await | ast.Yield | ast.YieldFrom)
     if isinstance(node, ast.Return):
         return not isinstance(parent, ast.FunctionDef)
-    if isinstance(node, ast.Assign | ast.AugAssign):
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    if isinstance(node, ast.AugAssign):
+        return True
+    if isinstance(node, ast.Assign):
+        target = node.targets[0]
         return isinstance(target, ast.Attribute | ast.Subscript | ast.Tuple) and "__init__" not in _function(node)
     return isinstance(node, ast.Continue | ast.Break | ast.Delete)
 

@@ -1,41 +1,143 @@
-"""``python tests/mutants/survivors.py [FILE...]``: tries every generic mutant of the core, and prints who survives.
+"""``python tests/mutants/survivors.py [FILE...]``: tries generic mutants of a file, and prints who survives its tests.
 
-Takes minutes; not part of any test run. ``--seeds N`` also tries the survivors in the simulation.
+Each file is tried with the tests that are about it, the quickest first. Takes hours for all; not part of any test run.
+``--sample N`` takes N mutants of each file, drawn by ``--draw``; ``--seeds N`` also tries survivors in the simulation;
+``--only TEXT`` takes mutants with TEXT in their name, to see again what survived once.
 """
 
 import argparse
+import fnmatch
+import importlib
+import random
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from generic import Mutant, mutants_of
 from trial import ROOT, Verdict, module_name, try_mutant
 
-FILES = (
-    "src/troth/core/quorum.py",
-    "src/troth/core/membership.py",
-    "src/troth/core/config.py",
-    *(
-        f"src/troth/core/raft/{name}.py"
-        for name in (
-            *("log", "progress", "messages", "state", "replication", "snapshots"),
-            *("reads", "changes", "elections", "node"),
-        )
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Files, the tests that are about them (patterns, the quickest first), and the simulation that runs them."""
+
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+    simulation: str = "core"
+
+
+REGISTERS = ("tests/paper/test_caspaxos_*.py", "tests/unit/core/test_register_*.py")
+STORAGE = (
+    "tests/unit/storage/*.py",
+    "tests/unit/simulate/test_simulated_disk.py",
+    "tests/property/test_wal_twin.py",
+)
+REPLICA = ("tests/unit/replica/*.py",)
+HASHING = ("tests/unit/hashing/test_hashing_[!c]*.py", "tests/unit/hashing/test_hashing_compat.py")
+SUBJECTS = (
+    Subject(
+        ("core/quorum.py", "core/membership.py", "core/config.py", "core/raft/*.py"),
+        ("tests/unit/core/*.py", "tests/paper/test_raft_*.py", "tests/scenarios/*.py"),
+    ),
+    Subject(
+        ("core/paxos/*.py",),
+        ("tests/unit/core/test_paxos_*.py", "tests/paper/test_paxos_*.py"),
+        "paxos",
+    ),
+    Subject(
+        ("core/register/*.py",),
+        (*REGISTERS, "tests/property/test_register_acceptor.py"),
+        "registers",
+    ),
+    Subject(
+        ("core/twophase/*.py",),
+        ("tests/unit/core/test_twophase_*.py",),
+    ),
+    Subject(
+        ("kv/*.py",),
+        ("tests/unit/kv/*.py", "tests/property/test_kv_store.py"),
+        "servers",
+    ),
+    Subject(
+        ("replica/*.py",),
+        (*REPLICA, "tests/unit/client/test_client_data.py"),
+        "servers",
+    ),
+    Subject(
+        ("storage/slots.py",), ("tests/unit/storage/test_storage_slots.py", "tests/property/test_wal_slots.py")
+    ),
+    Subject(("storage/acceptors.py",), ("tests/unit/storage/test_storage_acceptors.py",), "registers"),
+    Subject(("storage/*.py",), STORAGE, "servers"),
+    Subject(
+        ("runtime/genesis.py",),
+        ("tests/unit/runtime/test_genesis.py", "tests/unit/storage/test_storage_identity.py"),
+        "servers",
+    ),
+    Subject(
+        ("transactions/*.py", "transactions/log/*.py"),
+        ("tests/unit/transactions/*.py", "tests/conformance/test_decision_log.py"),
+    ),
+    Subject(
+        ("hashing/*.py", "hashing/compat/*.py"),
+        (*HASHING, "tests/property/test_hashing_*.py"),
     ),
 )
+FILES = ("core/quorum.py", "core/membership.py", "core/config.py", "core/raft/*.py")
+HEAVY = ("hypothesis", "sqlalchemy", "sqlalchemy.ext.asyncio", "msgspec", "sortedcontainers", "asyncio")
+"""Imported once, before the trials fork; what belongs to the project is imported anew by each."""
+
+
+def subject_of(path: str) -> Subject:
+    """What is known of the file *path* ("kv/store.py"): the first subject that names it."""
+    return next(each for each in SUBJECTS if any(fnmatch.fnmatch(path, pattern) for pattern in each.files))
+
+
+def tests_of(subject: Subject) -> list[str]:
+    """The test files, in order."""
+    found = [str(path.relative_to(ROOT)) for pattern in subject.tests for path in sorted(ROOT.glob(pattern))]
+    return list(dict.fromkeys(found))
+
+
+def chosen(path: str, options: argparse.Namespace) -> list[Mutant]:
+    """The mutants of one file that are to be tried, in the order of the file."""
+    found = [
+        each for each in mutants_of(path, (ROOT / "src/troth" / path).read_text()) if options.only in each.name
+    ]
+    if options.sample and options.sample < len(found):
+        places = random.Random(f"{options.draw} {path}").sample(range(len(found)), options.sample)
+        found = [found[place] for place in sorted(places)]
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", default=FILES)
+    parser.add_argument("files", nargs="*", default=FILES, help="below src/troth, patterns allowed")
     parser.add_argument("--seeds", type=int, default=0)
+    parser.add_argument("--sample", type=int, default=0)
+    parser.add_argument("--draw", type=int, default=0)
+    parser.add_argument("--only", default="")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
+    for name in HEAVY:
+        importlib.import_module(name)
     survived = total = 0
-    for path in options.files:
-        found = list(mutants_of(path.removeprefix("src/troth/"), (ROOT / path).read_text()))
+    base = ROOT / "src/troth"
+    patterns = [each.removeprefix("src/troth/") for each in options.files]
+    for path in dict.fromkeys(
+        str(each.relative_to(base)) for text in patterns for each in sorted(base.glob(text))
+    ):
+        subject = subject_of(path)
+        found, tests, began_s = chosen(path, options), tests_of(subject), time.monotonic()
+        unchanged = try_mutant({module_name(path): (ROOT / "src/troth" / path).read_text()}, tests=tests)
+        if unchanged.caught_by:
+            sys.exit(f"{path} as it is fails {unchanged.caught_by}: nothing can be said about mutants")
 
-        def attempt(mutant: Mutant, path: str = path) -> tuple[Mutant, Verdict]:
-            return mutant, try_mutant({module_name(path): mutant.source}, seeds=options.seeds)
+        def attempt(
+            mutant: Mutant, path: str = path, subject: Subject = subject, tests: list[str] = tests
+        ) -> tuple[Mutant, Verdict]:
+            sources = {module_name(path): mutant.source}
+            return mutant, try_mutant(sources, tests=tests, seeds=options.seeds, simulation=subject.simulation)
 
         with ThreadPoolExecutor(options.jobs) as pool:
             for mutant, verdict in pool.map(attempt, found):
@@ -45,7 +147,7 @@ def main() -> int:
                     print(f"SURVIVED {mutant.name}", flush=True)
                 elif verdict.caught_by.startswith("simulation"):
                     print(f"by {verdict.caught_by} after {verdict.seeds} seeds: {mutant.name}", flush=True)
-        print(f"# {path}: {len(found)} mutants", flush=True)
+        print(f"# {path}: {len(found)} mutants, {time.monotonic() - began_s:.0f} s", flush=True)
     print(f"{total} mutants, {survived} survived")
     return 1 if survived else 0
 

@@ -187,6 +187,10 @@ def _runner(simulation: str, chaos_seconds: int) -> Callable[[int], str]:
         from troth.simulate.registers.run import run_seed as run_registers
 
         return lambda seed: run_registers(seed, chaos_ms=100).violation
+    if simulation == "servers":
+        from troth.rehearsal.run import run_seed as run_servers
+
+        return lambda seed: run_servers(seed, chaos_seconds=chaos_seconds).violation
     from troth.simulate.run import run_seed
 
     consensus = "paxos" if simulation == "paxos" else "raft"
