@@ -129,14 +129,15 @@ def main() -> int:
     ):
         subject = subject_of(path)
         found, tests, began_s = chosen(path, options), tests_of(subject), time.monotonic()
-        unchanged = try_mutant({module_name(path): (ROOT / "src/troth" / path).read_text()}, tests=tests)
+        module = module_name(f"src/troth/{path}")
+        unchanged = try_mutant({module: (ROOT / "src/troth" / path).read_text()}, tests=tests)
         if unchanged.caught_by:
             sys.exit(f"{path} as it is fails {unchanged.caught_by}: nothing can be said about mutants")
 
         def attempt(
-            mutant: Mutant, path: str = path, subject: Subject = subject, tests: list[str] = tests
+            mutant: Mutant, module: str = module, subject: Subject = subject, tests: list[str] = tests
         ) -> tuple[Mutant, Verdict]:
-            sources = {module_name(path): mutant.source}
+            sources = {module: mutant.source}
             return mutant, try_mutant(sources, tests=tests, seeds=options.seeds, simulation=subject.simulation)
 
         with ThreadPoolExecutor(options.jobs) as pool:

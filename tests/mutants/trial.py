@@ -75,7 +75,13 @@ def try_mutant(
     Args:
         cpu_seconds: no seed begins after so much CPU time, if given.
         shrink_seconds: CPU time for making the red seed of a core small.
+
+    Raises:
+        ValueError: there is no such module, so that nothing would be changed.
     """
+    for name in sources:
+        if not (ROOT / "src" / name.replace(".", "/")).with_suffix(".py").is_file():
+            raise ValueError(f"there is no module {name}")
     with tempfile.NamedTemporaryFile("w+", suffix=".verdict") as told:
         child = os.fork()
         if child == 0:
