@@ -1,0 +1,65 @@
+"""Bugs such as somebody would plant: a wrong line or two in a rule that much rests on, outside of the engines.
+
+They stand in planted.txt, each as a name and the lines that are taken out and put in. ``python tests/mutants/planted.py
+[TEXT]`` puts back those with TEXT in their name or file, and prints the first test that fails. Each is tried with the
+tests that are about its file (`survivors.SUBJECTS`) and nothing else.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pitfalls import Pitfall
+from survivors import HEAVY, subject_of, tests_of
+from trial import ROOT, Verdict, module_name, try_mutant
+
+
+def _read(text: str) -> Iterator[Pitfall]:
+    """Blocks with an empty line between them: ``file: name``, then lines with ``-``, then lines with ``+``."""
+    for block in text.split("\n\n"):
+        if block.startswith("#"):
+            continue
+        head, *lines = block.strip("\n").split("\n")
+        file, _, name = head.partition(": ")
+        old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] == sign) for sign in "-+")
+        yield Pitfall(name=name, row=0, found="", file=f"src/troth/{file}", old=old, new=new)
+
+
+PLANTED = tuple(_read((Path(__file__).parent / "planted.txt").read_text()))
+
+
+def changed(pitfall: Pitfall) -> dict[str, str]:
+    """Name and text of the module with the bug in it.
+
+    Raises:
+        ValueError: the text to change is not there once.
+    """
+    text = (ROOT / pitfall.file).read_text()
+    if text.count(pitfall.old) != 1:
+        raise ValueError(f"{pitfall.file}: {pitfall.name}: its text occurs {text.count(pitfall.old)} times")
+    return {module_name(pitfall.file): text.replace(pitfall.old, pitfall.new)}
+
+
+def tried(pitfall: Pitfall) -> Verdict:
+    """Which test fails first."""
+    return try_mutant(changed(pitfall), tests=tests_of(subject_of(pitfall.file.removeprefix("src/troth/"))))
+
+
+def main() -> int:
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    for name in HEAVY:
+        importlib.import_module(name)
+    chosen = [each for each in PLANTED if wanted in each.name or wanted in each.file]
+    missed = 0
+    for pitfall in chosen:
+        verdict = tried(pitfall)
+        missed += not verdict.caught_by
+        file = pitfall.file.removeprefix("src/troth/")
+        print(f"{file}: {pitfall.name}: {verdict.caught_by or '**nothing**'}", flush=True)
+    print(f"{len(chosen)} bugs, {missed} caught by nothing")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
