@@ -13,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from generic import Mutant, mutants_of
 from trial import ROOT, Verdict, module_name, try_mutant
@@ -84,6 +85,18 @@ SUBJECTS = (
     ),
 )
 FILES = ("core/quorum.py", "core/membership.py", "core/config.py", "core/raft/*.py")
+NEAR = {
+    "test_storage_log": ("replay", "record", "scan", "log"),
+    "test_storage_log_damage": ("replay", "scan", "log"),
+    "test_storage_identity": ("directory", "identity"),
+    "test_caspaxos_phases": ("acceptor", "round", "states", "task", "messages", "changes"),
+    "test_caspaxos_membership": ("reconfigure", "acceptor"),
+    "test_caspaxos_deletion": ("acceptor", "states"),
+    "test_kv_requests": ("store", "txn", "ranges", "writer", "checks"),
+    "test_kv_lessor": ("leases", "lessor"),
+    "test_transactions_file_log": ("file", "framing"),
+}
+"""Tests that are about files which they are not named after."""
 HEAVY = ("hypothesis", "sqlalchemy", "sqlalchemy.ext.asyncio", "msgspec", "sortedcontainers", "asyncio")
 """Imported once, before the trials fork; what belongs to the project is imported anew by each."""
 
@@ -93,10 +106,21 @@ def subject_of(path: str) -> Subject:
     return next(each for each in SUBJECTS if any(fnmatch.fnmatch(path, pattern) for pattern in each.files))
 
 
-def tests_of(subject: Subject) -> list[str]:
-    """The test files, in order."""
-    found = [str(path.relative_to(ROOT)) for pattern in subject.tests for path in sorted(ROOT.glob(pattern))]
-    return list(dict.fromkeys(found))
+def tests_of(path: str) -> list[list[str]]:
+    """The test files about *path*: those named after it, or after a word of it, then all others."""
+    found = [str(test.relative_to(ROOT)) for each in subject_of(path).tests for test in sorted(ROOT.glob(each))]
+    stem = Path(path).stem.rstrip("s")
+    near = [test for test in found if stem in Path(test).stem or Path(path).stem in NEAR.get(Path(test).stem, ())]
+    return [each for each in (near, [test for test in dict.fromkeys(found) if test not in near]) if each]
+
+
+def tried(path: str, source: str, *, seeds: int = 0) -> Verdict:
+    """What *source* in place of *path* is caught by: first its nearest tests, then the others, then the simulation."""
+    sources = {module_name(f"src/troth/{path}"): source}
+    for tests in tests_of(path):
+        if (verdict := try_mutant(sources, tests=tests)).caught_by:
+            return verdict
+    return try_mutant(sources, tests=(), seeds=seeds, simulation=subject_of(path).simulation)
 
 
 def chosen(path: str, options: argparse.Namespace) -> list[Mutant]:
@@ -127,18 +151,13 @@ def main() -> int:
     for path in dict.fromkeys(
         str(each.relative_to(base)) for text in patterns for each in sorted(base.glob(text))
     ):
-        subject = subject_of(path)
-        found, tests, began_s = chosen(path, options), tests_of(subject), time.monotonic()
-        module = module_name(f"src/troth/{path}")
-        unchanged = try_mutant({module: (ROOT / "src/troth" / path).read_text()}, tests=tests)
+        found, began_s = chosen(path, options), time.monotonic()
+        unchanged = tried(path, (base / path).read_text())
         if unchanged.caught_by:
             sys.exit(f"{path} as it is fails {unchanged.caught_by}: nothing can be said about mutants")
 
-        def attempt(
-            mutant: Mutant, module: str = module, subject: Subject = subject, tests: list[str] = tests
-        ) -> tuple[Mutant, Verdict]:
-            sources = {module: mutant.source}
-            return mutant, try_mutant(sources, tests=tests, seeds=options.seeds, simulation=subject.simulation)
+        def attempt(mutant: Mutant, path: str = path) -> tuple[Mutant, Verdict]:
+            return mutant, tried(path, mutant.source, seeds=options.seeds)
 
         with ThreadPoolExecutor(options.jobs) as pool:
             for mutant, verdict in pool.map(attempt, found):
