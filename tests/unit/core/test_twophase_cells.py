@@ -195,3 +195,84 @@ def test_a_key_commits_once() -> None:
     assert win(cells, gid(1, 1), key="order-1") is Verdict.COMMIT
     assert cells.judge(Commit(str(gid(1, 2)), (), key="order-1")) == (Verdict.COMMIT, str(gid(1, 1)))
     assert cells.judge(Commit(str(gid(1, 2)), (), key="order-2")) == (Verdict.COMMIT, str(gid(1, 2)))
+
+
+def test_what_is_carried_over_says_the_same_of_everything() -> None:
+    """Applied stays applied (nobody looks for its branches again), open stays open, an abort stays an abort."""
+    cells = opened(applied_kept=2)
+    for sequence in range(1, 8):
+        win(cells, gid(1, sequence), key=f"key {sequence}", delegate="lite" if sequence == 7 else "")
+    cells.apply(Applied(tuple(str(gid(1, sequence)) for sequence in (1, 2, 3, 4))))
+    cells.apply(Abort(str(gid(1, 9)), "an operator"))
+    cells.apply(Abort(str(gid(1, 7)), "the last resource"))
+    copy = opened(applied_kept=2)
+    replay(copy, cells.carried())
+    copy.forgotten = Forgotten(cells.forgotten.state())
+    for each in (cells, copy):
+        assert list(each.unapplied) == [str(gid(1, 5)), str(gid(1, 6))]
+        assert [each.verdict(gid(1, sequence)) for sequence in range(1, 11)] == [
+            *(Verdict.FORGOTTEN, Verdict.FORGOTTEN),
+            *(Verdict.COMMIT, Verdict.COMMIT, Verdict.COMMIT, Verdict.COMMIT),
+            *(Verdict.ABORT, Verdict.OPEN, Verdict.ABORT, Verdict.OPEN),
+        ]
+        holders = [each.holder_of(f"key {sequence}") for sequence in range(1, 8)]
+        assert holders == [*(str(gid(1, sequence)) for sequence in range(1, 7)), None]
+        assert win(each, gid(1, 12), key="key 1") is Verdict.COMMIT
+        assert each.record_of(str(gid(1, 12))) is None, "the key belongs to another"
+    assert copy.carried() == cells.carried()
+
+
+def test_nothing_is_carried_of_a_log_in_which_nothing_was_written() -> None:
+    assert opened().carried() == ()
+
+
+def test_aborts_that_were_written_are_bounded_and_stay_aborts() -> None:
+    cells = opened(applied_kept=2)
+    for sequence in (1, 2, 3):
+        cells.apply(Abort(str(gid(1, sequence)), "an operator"))
+    assert cells.carried() == tuple(Abort(str(gid(1, sequence)), "an operator") for sequence in (2, 3))
+    cells.open_epoch(2)
+    assert cells.verdict(gid(1, 1)) is Verdict.ABORT
+
+
+def test_no_key_is_no_key() -> None:
+    cells = opened()
+    win(cells, gid(1, 1))
+    assert cells.holder_of("") is None
+    assert win(cells, gid(1, 2)) is Verdict.COMMIT
+    assert cells.record_of(str(gid(1, 2))) is not None
+
+
+def test_only_a_delegated_decision_is_taken_back() -> None:
+    cells = opened()
+    win(cells, gid(1, 1), delegate="lite")
+    cells.apply(Applied((str(gid(1, 1)),)))
+    with pytest.raises(InvariantViolation, match="written twice"):
+        cells.apply(Abort(str(gid(1, 1)), "the last resource"))
+    assert cells.judge(Commit(str(gid(1, 1)), (), delegate="lite")) == (Verdict.DELEGATED, str(gid(1, 1)))
+
+
+@pytest.mark.parametrize(("sequence", "known"), [(7, True), (8, False), (15, True), (16, False), (800, True)])
+def test_each_forgotten_transaction_has_a_bit_of_its_own(sequence: int, known: bool) -> None:
+    """Also one that is added below the first, which moves all others."""
+    forgotten = Forgotten()
+    for each in (800, 15, 7):
+        forgotten.add(2, each)
+    assert forgotten.may_hold(2, sequence) is known
+    assert not forgotten.may_hold(1, sequence)
+    assert not forgotten.may_hold(3, sequence)
+
+
+def test_what_is_dropped_of_the_bits_lies_below_the_floor_and_nothing_else_does() -> None:
+    forgotten = Forgotten(bytes_max=2)
+    for sequence in (3, 11, 19, 27):
+        forgotten.add(1, sequence)
+    floor = forgotten.state().floor
+    assert floor == (1, 15)
+    assert forgotten.may_hold(1, 14) and forgotten.may_hold(1, 15), "nothing is known of them"
+    assert [n for n in range(16, 40) if forgotten.may_hold(1, n)] == [19, 27]
+    forgotten.add(1, 15)
+    assert forgotten.state().floor == floor
+    assert Forgotten(forgotten.state(), bytes_max=2).may_hold(1, 15)
+    forgotten.add(2, 5)
+    assert not forgotten.may_hold(2, 6) and forgotten.may_hold(2, 5)

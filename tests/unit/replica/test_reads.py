@@ -5,9 +5,10 @@ from replica_cluster import Cluster
 
 from troth.core.engines import EngineConfig
 from troth.core.interface import ReadState
-from troth.ids import LogIndex, Tick
+from troth.ids import LogIndex, NodeId, Tick
 from troth.kv.requests import Failure, Put, Range, RangeResult
 from troth.models import LevelName, ReadLevel, bounded, eventual, linearizable, sequential, session
+from troth.replica.peers import AskRevision, TellRevision
 from troth.replica.protocol import CallRefused, HashState, ReadResults, Reads, Results, StateHash, Writes
 from troth.replica.reads import ReadQueue, Waiting
 from troth.replica.state import ReplicaConfig
@@ -151,6 +152,34 @@ def test_bounded_revisions_may_lag_by_so_many_and_no_more(cluster: Cluster) -> N
 def test_bounded_revisions_needs_a_leader_that_is_confirmed(cluster: Cluster) -> None:
     follower = lagging(cluster)
     assert isinstance(read(cluster, follower, bounded(revisions=5), ticks=5 * SECOND), CallRefused)
+
+
+def test_a_leader_that_cannot_be_confirmed_tells_no_revision(cluster: Cluster) -> None:
+    """Another one may lead by now, and have written more."""
+    leader = cluster.replicas[cluster.leader]
+    sent = list(leader.take_effects().send)
+    leader.on_peer(cluster.follower, [AskRevision(7)], cluster.now)
+    for tick in range(5 * SECOND):
+        leader.tick(Tick(cluster.now + tick))
+        sent += leader.take_effects().send
+    told = [message for _, message in sent if isinstance(message, TellRevision)]
+    assert told == [TellRevision(7, 0)]
+
+
+def test_what_the_leader_cannot_confirm_is_no_revision_to_be_close_to(cluster: Cluster) -> None:
+    follower, asked = cluster.follower, list[AskRevision]()
+
+    def drop_questions(sender: NodeId, to: NodeId, message: object) -> bool:
+        if isinstance(message, AskRevision):
+            asked.append(message)
+        return not isinstance(message, AskRevision)
+
+    cluster.on_send = drop_questions
+    assert read(cluster, follower, bounded(revisions=5)) is None
+    (question,) = asked
+    cluster.replicas[follower].on_peer(cluster.leader, [TellRevision(question.context, 0)], cluster.now)
+    cluster.settle()
+    assert [reply.code for reply in cluster.heard(follower) if isinstance(reply, CallRefused)] == ["unavailable"]
 
 
 def test_every_answer_names_its_level_and_revision(cluster: Cluster) -> None:

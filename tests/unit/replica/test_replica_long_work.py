@@ -8,7 +8,7 @@ from troth.ids import NodeId
 from troth.kv import preparing
 from troth.kv.answers import ANSWER_BYTES_MAX
 from troth.kv.requests import DeleteRange, DeleteRangeResult, Failure, Put, PutResult, Range, RangeResult, Txn
-from troth.models import eventual, linearizable
+from troth.models import bounded, eventual, linearizable
 from troth.replica import reading, sessions
 from troth.replica.protocol import OpenSession, ReadResults, Reads, Results, SessionOpened, Writes, WritesRefused
 from troth.replica.state import ReplicaConfig
@@ -145,6 +145,34 @@ def test_reads_of_many_keys_are_spread_over_turns_and_others_are_served_in_betwe
     )
     assert isinstance(reply, ReadResults)
     assert [len(result.kvs) for result in reply.results] == [KEYS, KEYS, 1, 3]
+
+
+def test_an_answer_that_took_several_turns_says_how_old_it_is_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "KEYS_PER_TURN", KEYS)
+    cluster = filled_cluster()
+    follower = cluster.follower
+    replica = cluster.replicas[follower]
+    cluster.ask(follower, Reads(1, linearizable, (Range(b"k001"),)), ticks=2)
+    turn(cluster, follower)
+    cluster.isolate(follower)
+
+    def answered(*reads: Reads) -> list[ReadResults]:
+        for message in reads:
+            cluster.say(follower, message)
+        turn(cluster, follower)
+        return [reply for reply in cluster.heard(follower) if isinstance(reply, ReadResults)]
+
+    level = bounded(seconds=60)
+    late = answered(Reads(2, level, (ALL_KEYS,) * 3))
+    turns = 0
+    while not late:
+        turns += 1
+        cluster.now = type(cluster.now)(cluster.now + 10)
+        replica.tick(cluster.now)
+        late = answered()
+    (at_once,) = answered(Reads(3, level, (Range(b"k001"),)))
+    assert turns > 0
+    assert late[0].staleness_ms == at_once.staleness_ms
 
 
 def test_a_client_that_leaves_takes_its_unread_ranges_along(monkeypatch: pytest.MonkeyPatch) -> None:

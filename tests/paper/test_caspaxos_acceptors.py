@@ -1,0 +1,311 @@
+"""CASPaxos §2.1 to §3.1, the acceptor alone: where exactly each of its refusals begins, and what its records carry."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from caspaxos import ballot, state
+
+from troth.core.register.acceptor import SLOT_BYTES, Acceptor
+from troth.core.register.codec import decode_records, encode_records
+from troth.core.register.messages import (
+    ZERO,
+    Accept,
+    AcceptedRecord,
+    Ballot,
+    Collect,
+    CollectedRecord,
+    ConfigId,
+    Configuration,
+    Configure,
+    ConfiguredRecord,
+    Conflict,
+    Described,
+    Full,
+    Gone,
+    Prepare,
+    Promise,
+    PromisedRecord,
+    RecordMessage,
+    ReplyMessage,
+    RequestMessage,
+    Seat,
+    Took,
+    WrongConfig,
+    config_key,
+    founding,
+    group_of,
+)
+from troth.errors import InvariantViolation
+from troth.ids import NodeId
+
+KEY = b"k"
+ONE = NodeId(1)
+SEATS = (Seat(ONE, "a1"), Seat(NodeId(2), "a2"), Seat(NodeId(3), "a3"))
+CONFIG = founding(group_of(SEATS))
+
+
+@dataclass
+class Alone:
+    """One acceptor in the first configuration, or in *config*."""
+
+    config: Configuration = CONFIG
+    bytes_max: int = 1 << 30
+    acceptor: Acceptor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.acceptor = Acceptor(ONE, bytes_max=self.bytes_max)
+        self.acceptor.on_request(Configure(self.config))
+
+    def ask(self, request: RequestMessage) -> tuple[ReplyMessage, RecordMessage | None]:
+        return self.acceptor.on_request(request)
+
+    def prepare(self, at: Ballot, key: bytes = KEY) -> ReplyMessage:
+        return self.ask(Prepare(self.config.id, key, at))[0]
+
+    def accept(self, value: bytes | None, at: Ballot, following: Ballot = ZERO, key: bytes = KEY) -> ReplyMessage:
+        return self.ask(Accept(self.config.id, key, at, state(value, at), following))[0]
+
+    def collect(self, at: Ballot, key: bytes = KEY) -> ReplyMessage:
+        return self.ask(Collect(self.config.id, key, at))[0]
+
+    def restored(self) -> Acceptor:
+        """A new acceptor from the snapshot of this one, by way of bytes."""
+        again = Acceptor(ONE)
+        for record in decode_records(encode_records(list(self.acceptor.snapshot()))):
+            again.apply(record)
+        return again
+
+
+def next_epoch(
+    config: Configuration, epoch: int, seats: tuple[Seat, ...] = SEATS, cluster: int = 0
+) -> Configuration:
+    return msgspec.structs.replace(
+        config, id=ConfigId(cluster or config.id.cluster, epoch), groups=(group_of(seats),)
+    )
+
+
+# ---- §2.1: ballots ----
+
+
+def test_a_prepare_at_the_promised_ballot_is_answered_again_and_writes_nothing() -> None:
+    alone = Alone()
+    alone.prepare(ballot(5))
+    reply, record = alone.ask(Prepare(CONFIG.id, KEY, ballot(5)))
+    assert (reply, record) == (Promise(ZERO, None, ZERO), None)
+
+
+def test_an_accept_at_the_promised_ballot_is_taken() -> None:
+    alone = Alone()
+    alone.prepare(ballot(5))
+    assert alone.accept(b"v", ballot(5)) == Took()
+    assert alone.prepare(ballot(4)) == Conflict(ballot(5))
+
+
+def test_a_repeated_accept_is_taken_without_another_write() -> None:
+    alone = Alone()
+    accept = Accept(CONFIG.id, KEY, ballot(3), state(b"v", ballot(3)), ballot(3))
+    assert alone.ask(accept)[1] is not None
+    assert alone.ask(accept) == (Took(), None)
+
+
+def test_a_repeated_accept_that_promises_more_is_written() -> None:
+    """§2.2.1: the promise that travels with it is one like any other."""
+    alone = Alone()
+    alone.accept(b"v", ballot(3), ballot(3))
+    reply, record = alone.ask(Accept(CONFIG.id, KEY, ballot(3), state(b"v", ballot(3)), ballot(6)))
+    assert reply == Took()
+    assert record == AcceptedRecord(KEY, ballot(3), state(b"v", ballot(3)), ballot(6))
+    assert alone.prepare(ballot(5)) == Conflict(ballot(6))
+
+
+def test_an_accept_that_promises_nothing_promises_its_own_ballot() -> None:
+    alone = Alone()
+    alone.accept(b"v", ballot(3))
+    assert alone.acceptor.promised(KEY) == ballot(3)
+    assert alone.prepare(ballot(2)) == Conflict(ballot(3))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        PromisedRecord(KEY, ballot(4)),
+        AcceptedRecord(KEY, ballot(4), state(b"w", ballot(4)), ballot(9)),
+        CollectedRecord(b"other", ballot(1)),
+        ConfiguredRecord(CONFIG, False),
+    ],
+    ids=lambda record: type(record).__name__,
+)
+def test_records_by_which_anything_would_fall_are_refused(record: RecordMessage) -> None:
+    alone = Alone()
+    alone.accept(b"v", ballot(5), ballot(5))
+    alone.accept(None, ballot(3), key=b"gone")
+    alone.collect(ballot(3), key=b"gone")
+    with pytest.raises(InvariantViolation):
+        alone.acceptor.apply(record)
+
+
+# ---- §3.1: the fence ----
+
+
+def test_the_fences_own_ballot_is_refused_where_nothing_is_held() -> None:
+    """It may be a late copy of the very accept that was collected."""
+    alone = Alone()
+    alone.accept(None, ballot(5), ballot(5))
+    assert alone.collect(ballot(5)) == Gone(True)
+    assert alone.accept(None, ballot(5)) == Conflict(ballot(5))
+    assert alone.prepare(ballot(5)) == Conflict(ballot(5))
+    assert alone.prepare(ballot(6)) == Promise(ZERO, None, ballot(5))
+
+
+def test_the_fence_is_what_the_collected_register_had_promised_not_what_it_had_accepted() -> None:
+    alone = Alone()
+    alone.accept(None, ballot(5), ballot(8))
+    assert alone.collect(ballot(5)) == Gone(True)
+    assert alone.prepare(ballot(8)) == Conflict(ballot(8))
+
+
+def test_the_fence_never_falls_when_a_register_of_lower_ballots_is_collected() -> None:
+    alone = Alone()
+    alone.accept(None, ballot(3), key=b"low")
+    alone.accept(None, ballot(9), key=b"high")
+    alone.collect(ballot(9), key=b"high")
+    alone.collect(ballot(3), key=b"low")
+    assert alone.acceptor.fence == ballot(9)
+
+
+def test_only_the_tombstone_at_the_named_ballot_is_collected() -> None:
+    alone = Alone()
+    alone.accept(None, ballot(5))
+    assert alone.collect(ballot(4)) == Gone(False)
+    assert alone.collect(ballot(6)) == Gone(False)
+    assert KEY in alone.acceptor.slots
+    assert alone.collect(ballot(5)) == Gone(True)
+    assert alone.collect(ballot(5)) == Gone(True), "a repeated request finds nothing left to do"
+
+
+def test_a_value_is_never_collected() -> None:
+    alone = Alone()
+    alone.accept(b"v", ballot(5))
+    assert alone.collect(ballot(5)) == Gone(False)
+    alone.prepare(ballot(6), key=b"promised only")
+    assert alone.collect(ZERO, key=b"promised only") == Gone(False)
+
+
+# ---- §2.3: the configuration ----
+
+
+def test_the_barriers_own_ballot_is_refused_also_of_a_key_that_is_held() -> None:
+    alone = Alone(msgspec.structs.replace(CONFIG, barrier=ballot(7)))
+    assert alone.prepare(ballot(7)) == Conflict(ballot(7))
+    assert alone.accept(b"v", ballot(7)) == Conflict(ballot(7))
+    assert alone.accept(b"v", ballot(8), ballot(9)) == Took()
+    assert alone.prepare(ballot(7)) == Conflict(ballot(9))
+
+
+def test_a_configuration_is_entered_once_and_only_one_of_the_own_cluster() -> None:
+    alone = Alone()
+    second = next_epoch(CONFIG, 2)
+    assert alone.ask(Configure(second))[1] == ConfiguredRecord(second, False)
+    for other in (second, CONFIG, next_epoch(CONFIG, 3, cluster=99)):
+        reply, record = alone.ask(Configure(other))
+        assert isinstance(reply, Described)
+        assert reply.config == second
+        assert record is None
+
+
+def test_who_keeps_its_seat_keeps_what_it_holds() -> None:
+    alone = Alone()
+    alone.accept(b"v", ballot(5))
+    alone.ask(Configure(next_epoch(CONFIG, 2)))
+    assert alone.acceptor.slots[KEY].state == state(b"v", ballot(5))
+
+
+def test_a_seat_taken_again_is_another_one_and_begins_empty() -> None:
+    """`since` tells: it left and came back, though it has heard of neither."""
+    alone = Alone()
+    alone.accept(b"v", ballot(5))
+    alone.ask(Configure(next_epoch(CONFIG, 4, (Seat(ONE, "a1", 4), *SEATS[1:]))))
+    assert not alone.acceptor.slots
+    assert alone.acceptor.bytes == 0
+
+
+def test_who_loses_its_seat_holds_nothing_any_more_and_answers_nothing() -> None:
+    alone = Alone()
+    alone.accept(b"v", ballot(5))
+    second = next_epoch(CONFIG, 2, SEATS[1:])
+    alone.ask(Configure(second))
+    assert not alone.acceptor.slots
+    assert alone.ask(Prepare(second.id, KEY, ballot(9))) == (WrongConfig(second), None)
+
+
+def test_the_floor_of_a_configuration_raises_the_fence_and_never_lowers_it() -> None:
+    alone = Alone()
+    alone.ask(Configure(msgspec.structs.replace(next_epoch(CONFIG, 2), floor=ballot(6))))
+    assert alone.acceptor.fence == ballot(6)
+    alone.ask(Configure(msgspec.structs.replace(next_epoch(CONFIG, 3), floor=ballot(4))))
+    assert alone.acceptor.fence == ballot(6)
+
+
+def test_the_register_in_which_a_configuration_was_decided_goes_with_it() -> None:
+    alone = Alone()
+    alone.accept(b"config", ballot(5), key=config_key(2))
+    alone.accept(b"v", ballot(5))
+    alone.ask(Configure(next_epoch(CONFIG, 2)))
+    assert list(alone.acceptor.slots) == [KEY]
+
+
+# ---- records and snapshots ----
+
+
+def test_a_snapshot_holds_promises_accepted_states_tombstones_and_the_fence() -> None:
+    """Pitfall 41: by way of bytes, as on a disk."""
+    alone = Alone()
+    alone.prepare(ballot(4), key=b"promised")
+    alone.accept(b"v", ballot(5), ballot(6), key=b"value")
+    alone.accept(None, ballot(5), ballot(7), key=b"tombstone")
+    alone.accept(None, ballot(8), ballot(9), key=b"collected")
+    alone.collect(ballot(8), key=b"collected")
+    again = alone.restored()
+    assert again.config == CONFIG
+    assert again.fence == ballot(9)
+    assert again.highest == ballot(9)
+    assert {key: slot.promised for key, slot in again.slots.items()} == {
+        b"promised": ballot(4),
+        b"value": ballot(6),
+        b"tombstone": ballot(7),
+    }
+    assert again.slots[b"promised"].state is None
+    assert again.slots[b"promised"].accepted == ZERO
+    assert again.slots[b"value"].accepted == ballot(5)
+    assert again.describe() == alone.acceptor.describe()
+
+
+def test_what_an_acceptor_says_of_itself() -> None:
+    alone = Alone()
+    alone.accept(b"four", ballot(1), key=b"a")
+    alone.accept(None, ballot(2), key=b"bb")
+    alone.prepare(ballot(3), key=b"ccc")
+    used = 3 * SLOT_BYTES + len(b"afourbbccc")
+    assert alone.acceptor.describe() == Described(ONE, CONFIG, 3, 1, used, ZERO)
+    alone.collect(ballot(2), key=b"bb")
+    used -= SLOT_BYTES + 2
+    assert alone.acceptor.describe() == Described(ONE, CONFIG, 2, 0, used, ballot(2))
+
+
+# ---- the quota ----
+
+
+def test_the_last_byte_of_the_quota_may_be_used_and_not_one_more() -> None:
+    alone = Alone(bytes_max=SLOT_BYTES + 10)
+    assert alone.accept(b"x" * 9, ballot(1)) == Took()
+    assert isinstance(alone.accept(b"x" * 10, ballot(2)), Full)
+    assert alone.accept(b"y" * 9, ballot(3)) == Took(), "what does not grow has room"
+    assert isinstance(alone.prepare(ballot(4), key=b"more"), Full)
+
+
+def test_a_full_acceptor_takes_part_in_the_decision_about_its_successors() -> None:
+    alone = Alone(bytes_max=1)
+    assert isinstance(alone.accept(b"v", ballot(1)), Full)
+    assert isinstance(alone.prepare(ballot(1), key=config_key(2)), Promise)
+    assert alone.accept(b"config", ballot(1), key=config_key(2)) == Took()

@@ -1,0 +1,95 @@
+"""The state machine: what a snapshot of it must carry for a restored replica to answer as all others do."""
+
+from troth.kv.requests import KeyValue, LeaseGrant, LeaseRevoke, Put, PutResult, Range, RangeResult, Result
+from troth.kv.store import Store
+from troth.replica.machine import LoggedCommand, Outcome, StateMachine
+from troth.replica.protocol import CloseSession, OpenSession, Writes
+from troth.replica.sessions import ANSWERED, SESSION_GONE, SessionTable
+
+
+def applied(machine: StateMachine, index: int, *commands: LoggedCommand) -> list[Outcome]:
+    return [outcome for _, _, outcome in machine.apply(index, enumerate(commands))]
+
+
+def restored(machine: StateMachine, into: StateMachine | None = None) -> StateMachine:
+    again = into or StateMachine(Store)
+    again.load(list(machine.dump()))
+    return again
+
+
+def put(session: int, first_seq: int, value: bytes = b"v", acked_below: int = 0) -> Writes:
+    return Writes(session, first_seq, acked_below, (Put(b"k", value),))
+
+
+def test_a_restored_machine_answers_a_retry_and_does_not_apply_it() -> None:
+    machine = StateMachine(Store)
+    session, answer = applied(machine, 1, OpenSession(1, 7), put(1, 1))
+    assert (session, answer) == (1, [PutResult(2)])
+    again = restored(machine)
+    assert applied(again, 2, put(1, 1)) == [[PutResult(2)]]
+    assert again.store.revision == 2
+    assert applied(again, 3, put(1, 2, acked_below=2), put(1, 1)) == [[PutResult(3)], ANSWERED]
+
+
+def test_a_restored_machine_never_gives_a_session_the_number_of_another() -> None:
+    """Neither of one that is open nor of one that was closed: its client may still be there, and retry."""
+    machine = StateMachine(Store)
+    assert applied(machine, 1, OpenSession(1, 7), OpenSession(2, 8), CloseSession(3, 2)) == [1, 2, 0]
+    again = restored(machine)
+    assert applied(again, 2, OpenSession(1, 7), OpenSession(4, 9)) == [1, 3]
+    assert applied(again, 3, put(2, 1)) == [SESSION_GONE]
+
+
+def test_loading_a_state_forgets_the_sessions_that_were_there() -> None:
+    machine, other = StateMachine(Store), StateMachine(Store)
+    applied(other, 1, OpenSession(1, 7), put(1, 1, b"other"))
+    again = restored(machine, into=other)
+    assert applied(again, 2, put(1, 1)) == [SESSION_GONE]
+    assert again.store.range(Range(b"k")) == RangeResult(1, [], 0)
+
+
+def test_a_restored_machine_has_the_same_leases_and_chooses_the_same_ids() -> None:
+    machine = StateMachine(Store)
+    applied(machine, 1, Writes(0, 1, 0, (LeaseGrant(0, 5), LeaseGrant(77, 9), Put(b"k", b"v", lease=77))))
+    again = restored(machine)
+    for each in (machine, again):
+        applied(each, 2, Writes(0, 2, 0, (LeaseRevoke(77), LeaseGrant(0, 5))))
+    assert again.store.leases() == machine.store.leases()
+    assert again.store.range(Range(b"k")) == machine.store.range(Range(b"k")) == RangeResult(3, [], 0)
+
+
+def test_a_snapshot_is_of_the_moment_at_which_it_was_taken() -> None:
+    machine = StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7), put(1, 1, b"before"))
+    chunks = machine.dump()
+    applied(machine, 2, put(1, 2, b"after"), OpenSession(2, 8))
+    again = StateMachine(Store)
+    again.load(chunks)
+    assert again.store.range(Range(b"k")) == RangeResult(2, [KeyValue(b"k", 2, 2, 1, b"before")], 1)
+    assert applied(again, 2, put(1, 2, b"after"), OpenSession(2, 8)) == [[PutResult(3)], 2]
+
+
+def answer(size_bytes: int) -> list[Result]:
+    return [RangeResult(2, [KeyValue(b"k", 2, 2, 1, b"v" * size_bytes)], 1)]
+
+
+def test_what_is_given_up_first_is_of_the_session_that_is_idle_longest_whatever_its_number() -> None:
+    table = SessionTable(kept_bytes_max=10_000)
+    older, newer = table.open(nonce=1, index=1), table.open(nonce=2, index=1)
+    for session, index in ((newer, 2), (older, 3), (older, 4)):
+        table.recall(session, index, acked_below=0, index=index)
+        table.remember(session, index, answer(3_500))
+    left = {state.id: state.results for state in table.dump()[0]}
+    assert left[newer] == {2: []}
+    assert left[older] == {3: [], 4: answer(3_500)}
+
+
+def test_of_one_session_the_lowest_batch_is_given_up_first_whatever_came_first() -> None:
+    """Batches of one session arrive in any order; a snapshot need not tell in which."""
+    table = SessionTable(kept_bytes_max=10_000)
+    session = table.open(nonce=1, index=1)
+    for index, first_seq in enumerate((9, 5, 7), 2):
+        table.recall(session, first_seq, acked_below=0, index=index)
+        table.remember(session, first_seq, answer(3_500))
+    (state,) = table.dump()[0]
+    assert state.results == {5: [], 7: [], 9: answer(3_500)}
