@@ -97,6 +97,8 @@ NEAR = {
     "test_transactions_file_log": ("file", "framing"),
 }
 """Tests that are about files which they are not named after."""
+TESTS_SECONDS = 12
+"""CPU time for one group of tests; as they are they take less than half of it."""
 HEAVY = ("hypothesis", "sqlalchemy", "sqlalchemy.ext.asyncio", "msgspec", "sortedcontainers", "asyncio")
 """Imported once, before the trials fork; what belongs to the project is imported anew by each."""
 
@@ -118,7 +120,7 @@ def tried(path: str, source: str, *, seeds: int = 0) -> Verdict:
     """What *source* in place of *path* is caught by: first its nearest tests, then the others, then the simulation."""
     sources = {module_name(f"src/troth/{path}"): source}
     for tests in tests_of(path):
-        if (verdict := try_mutant(sources, tests=tests)).caught_by:
+        if (verdict := try_mutant(sources, tests=tests, tests_seconds=TESTS_SECONDS)).caught_by:
             return verdict
     return try_mutant(sources, tests=(), seeds=seeds, simulation=subject_of(path).simulation)
 

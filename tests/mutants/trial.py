@@ -69,12 +69,14 @@ def try_mutant(
     simulation: str = "core",
     cpu_seconds: int = 0,
     shrink_seconds: int = 0,
+    tests_seconds: int = CPU_SECONDS,
 ) -> Verdict:
     """Run the tests, then up to *seeds* simulated clusters, with *sources* (module name -> text) in place.
 
     Args:
         cpu_seconds: no seed begins after so much CPU time, if given.
         shrink_seconds: CPU time for making the red seed of a core small.
+        tests_seconds: CPU time for the tests; a mutant that takes longer goes round for ever.
 
     Raises:
         ValueError: there is no such module, so that nothing would be changed.
@@ -86,7 +88,7 @@ def try_mutant(
         child = os.fork()
         if child == 0:
             signal.alarm(PATIENCE_SECONDS + 4 * seeds + 4 * shrink_seconds)
-            limit = CPU_SECONDS + seeds + shrink_seconds
+            limit = tests_seconds + seeds + shrink_seconds
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
             code = 1
