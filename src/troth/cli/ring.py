@@ -3,9 +3,10 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from troth.cli.output import print_json, print_table
 from troth.cli.progress import Progress as Bar
 from troth.cli.ring_movers import CommandMover, DirectoryMover
-from troth.errors import UsageError
+from troth.errors import Corrupt, DecodeError, UsageError
 from troth.hashing import (
     ALGORITHMS,
     CapacityExceeded,
@@ -37,6 +38,8 @@ from troth.hashing import (
 from troth.hashing.compat import cassandra_token, kafka_partition, keyspace_id, redis_slot
 from troth.hashing.interface import parse_nodes, plan_between
 from troth.hashing.spec import build_placement
+
+Record = TypeVar("Record", RingSpec, Plan)
 
 _LEVELS = {1: ("zone",), 2: ("region", "zone"), 3: ("region", "zone", "rack")}
 _SHOWN = 40
@@ -83,7 +86,7 @@ class Session:
             UsageError: neither a file nor nodes were named, or the file is not there.
         """
         if self.ring_file is not None:
-            return RingSpec.from_json(_read(self.ring_file))
+            return _decoded(self.ring_file, RingSpec.from_json)
         if self.nodes is None:
             raise UsageError("which ring? name its file with --ring or its nodes with --nodes")
         weights, paths = parse_node_list(self.nodes)
@@ -115,6 +118,13 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _decoded(path: Path, decode: Callable[[bytes], Record]) -> Record:
+    try:
+        return decode(_read(path))
+    except DecodeError as error:
+        raise Corrupt(f"{path}: {error}", path=str(path)) from None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -243,7 +253,7 @@ def show(
     located = build(spec)
     keys = session.keys()
     spread = balance_of_keys(located, keys) if keys else balance(located)
-    plan = Plan.from_json(_read(plan_file)) if plan_file else None
+    plan = _decoded(plan_file, Plan.from_json) if plan_file else None
     try:
         join = movement(located, located.changed(add=[max(located.members) + "+1"]), keys or None)
     except CapacityExceeded:  # a full Anchor can be looked at all the same
@@ -297,8 +307,9 @@ def where(
     session: Session, key: str, replicas: int | None, system: str | None, partitions: int | None, as_json: bool
 ) -> None:
     """Print which nodes hold KEY, and which rules that meets."""
+    key_bytes = key.encode(errors="surrogateescape")  # what stood on the command line, whatever its encoding
     if system is not None:
-        name, place = _where_else(key, system, partitions)
+        name, place = _where_else(key_bytes, system, partitions)
         if as_json:
             print_json({"key": key, name: place})
         else:
@@ -308,22 +319,27 @@ def where(
     located = build(spec)
     copies = replicas or spec.replicas
     placement = build_placement(msgspec.structs.replace(spec, replicas=copies), located)
-    placed = placement.place(key) if placement else None
-    nodes = list(placed.nodes) if placed else located.nodes(key, copies)
+    placed = placement.place(key_bytes) if placement else None
+    nodes = list(placed.nodes) if placed else located.nodes(key_bytes, copies)
     if as_json:
-        answer = {"key": key, "hash": f"{located.hash_of(key):x}", "nodes": nodes, "digest": str(located.digest)}
+        answer = {
+            "key": key,
+            "hash": f"{located.hash_of(key_bytes):x}",
+            "nodes": nodes,
+            "digest": str(located.digest),
+        }
         if placed:
             answer["rules"] = [msgspec.to_builtins(rule) | {"met": rule.met} for rule in placed.proof.rules]
         print_json(answer)
         return
     for node in nodes:
         click.echo(f"{node}\t{_path(spec, node)}".rstrip())
-    click.echo(f"hash {located.hash_of(key):x}, digest {located.digest}", err=True)
+    click.echo(f"hash {located.hash_of(key_bytes):x}, digest {located.digest}", err=True)
     for rule in placed.proof.rules if placed else ():
         click.echo(str(rule), err=True)
 
 
-def _where_else(key: str, system: str, partitions: int | None) -> tuple[str, int | str]:
+def _where_else(key: bytes, system: str, partitions: int | None) -> tuple[str, int | str]:
     if system == "redis":
         return "slot", redis_slot(key)
     if system == "cassandra":
@@ -335,7 +351,9 @@ def _where_else(key: str, system: str, partitions: int | None) -> tuple[str, int
     try:
         return "keyspace_id", keyspace_id(int(key)).hex()
     except ValueError:
-        raise UsageError(f"Vitess' hash vindex takes a whole number, not {key!r}") from None
+        raise UsageError(
+            f"Vitess' hash vindex takes a whole number, not {key.decode(errors='replace')!r}"
+        ) from None
 
 
 def _change_options(command: click.Command) -> click.Command:
@@ -357,14 +375,15 @@ def _changed(
     if after_file is not None:
         if add or remove or reweight:
             raise UsageError("--after names the whole ring to come; leave out --add, --remove and --reweight")
-        return RingSpec.from_json(_read(after_file))
+        return _decoded(after_file, RingSpec.from_json)
     if not (add or remove or reweight):
         raise UsageError("what changes? say --add, --remove, --reweight or --after FILE")
     joining, paths = parse_node_list(",".join(add))
     weights, _ = parse_node_list(",".join(reweight))
-    silent = next((item for item in reweight if "=" not in item), None)
-    if silent is not None:
-        raise UsageError(f"which weight? say --reweight {silent}=WEIGHT")
+    for item in reweight:
+        name, equals, weight = item.partition("=")
+        if not equals or "@" in weight:  # a zone would be ignored
+            raise UsageError(f"which weight, and nothing else? say --reweight {name}=WEIGHT")
     located = build(spec).changed(add=joining, remove=remove, reweight=weights)
     levels = spec.levels
     if not levels and paths:
@@ -493,7 +512,7 @@ def apply(
     undo: bool,
 ) -> None:
     """Carry out PLAN. Progress is kept in it: Ctrl-C pauses, the same command goes on."""
-    work = Plan.from_json(_read(plan_file))
+    work = _decoded(plan_file, Plan.from_json)
     if (directory is None) == (command is None):
         raise UsageError("who moves the data? say --directory ROOT or --exec COMMAND")
     if undo:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
@@ -15,39 +14,74 @@ PARTIAL = ".partial-"
 
 
 class DirectoryMover:
-    """Nodes are directories under *root*, keys are file names (percent-encoded where a name cannot hold them)."""
+    """Nodes are directories under *root*, keys are file names (percent-encoded where a name cannot hold them).
+
+    Files keep their times of change. What is written at the source after it was copied is therefore known as newer, and
+    carried over before anything is dropped; what is written even later stays where it is. Deletions are not carried.
+    """
 
     def __init__(self, root: Path, plan: Plan) -> None:
+        """Args:
+            root: has a directory for each node of the ring before.
+            plan: says which hash the ranges are in.
+
+        Raises:
+            UsageError: a node whose name no directory under *root* can have.
+        """
         self._root = root
         self._digest = digester(plan.key_hash, plan.bits)
+        for name in sorted(set().union(*(move.touches() for move in plan.moves))):
+            if Path(name).name != name or name == ".." or "\0" in name:
+                raise UsageError(
+                    f"each node is a directory under {root}, but none can be named {name!r}; use --exec"
+                )
 
     def copy(self, move: Move) -> int:
         """Copy the range's files; each appears under its name only when it is complete and on disk."""
-        source, target = self._directory(move.source or ""), self._root / move.target
-        target.mkdir(exist_ok=True)
+        files = self._files(move, self._directory(move.source or ""))
+        (self._root / move.target).mkdir(exist_ok=True)
+        return self._carry(move, files)
+
+    def switch(self, move: Move) -> None:
+        """Carry over what was written since. Whoever reads the directories asks the ring where to look."""
+        if move.source is not None:
+            files = self._files(move, self._directory(move.source))
+            self._carry(move, [path for path in files if self._is_newer(move, path)])
+
+    def drop(self, move: Move) -> None:
+        """Delete the range's files at the leaving node, but none that the target has to have and has only older."""
+        leaving = self._root / move.leaving
+        files = self._files(move, leaving) if leaving.is_dir() else []
+        if "switch" in move.steps:
+            self._carry(move, [path for path in files if self._is_newer(move, path)])
+            files = [path for path in files if not self._is_newer(move, path)]
+        for path in files:
+            path.unlink()
+
+    def _carry(self, move: Move, paths: list[Path]) -> int:
+        target = self._root / move.target
+        partial = target / f"{PARTIAL}{move.id}"
         copied_bytes = 0
-        for path in self._files(move, source):
-            partial = target / (PARTIAL + path.name)
+        for path in paths:
+            told = path.stat()  # before its content is read: a write in between makes the original the newer one
             shutil.copyfile(path, partial)
+            os.utime(partial, ns=(told.st_atime_ns, told.st_mtime_ns))
             with partial.open("rb") as handle:
                 os.fsync(handle.fileno())
             partial.replace(target / path.name)
-            copied_bytes += path.stat().st_size
-        descriptor = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            copied_bytes += told.st_size
+        if paths:
+            descriptor = os.open(target, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
         return copied_bytes
 
-    def switch(self, move: Move) -> None:
-        """Nothing: whoever reads the directories asks the ring where to look."""
-
-    def drop(self, move: Move) -> None:
-        """Delete the range's files at the leaving node."""
-        leaving = self._root / move.leaving
-        for path in list(self._files(move, leaving)) if leaving.is_dir() else []:
-            path.unlink()
+    def _is_newer(self, move: Move, path: Path) -> bool:
+        """Whether the target lacks the file at *path*, or has it older."""
+        twin = self._root / move.target / path.name
+        return not twin.exists() or twin.stat().st_mtime_ns < path.stat().st_mtime_ns
 
     def _directory(self, node: str) -> Path:
         path = self._root / node
@@ -55,13 +89,16 @@ class DirectoryMover:
             raise UsageError(f"{path} is no directory; each node is a directory under {self._root}")
         return path
 
-    def _files(self, move: Move, directory: Path) -> Iterator[Path]:
+    def _files(self, move: Move, directory: Path) -> list[Path]:
+        """The range's files in *directory*."""
         listed = set(move.key_bytes())
+        found = []
         for path in sorted(directory.iterdir()):
             if path.is_file() and not path.name.startswith(PARTIAL):
                 key = unquote_to_bytes(os.fsencode(path.name))
                 if key in listed or move.covers(self._digest(key)):
-                    yield path
+                    found.append(path)
+        return found
 
 
 class CommandMover:
@@ -76,8 +113,8 @@ class CommandMover:
         self._command = command
 
     def copy(self, move: Move) -> int:
-        lines = self._run("copy", move).split()
-        return int(lines[-1]) if lines and lines[-1].isdecimal() else 0
+        words = self._run("copy", move).split()
+        return int(words[-1]) if words and words[-1].isdigit() and len(words[-1]) < 20 else 0
 
     def switch(self, move: Move) -> None:
         self._run("switch", move)
@@ -85,7 +122,7 @@ class CommandMover:
     def drop(self, move: Move) -> None:
         self._run("drop", move)
 
-    def _run(self, step: str, move: Move) -> str:
+    def _run(self, step: str, move: Move) -> bytes:
         told = {
             "TROTH_STEP": step,
             "TROTH_MOVE": str(move.id),
@@ -97,7 +134,7 @@ class CommandMover:
             "TROTH_KEYS": " ".join(quote(key, safe="") for key in move.key_bytes()),
         }
         done = subprocess.run(
-            self._command, shell=True, env={**os.environ, **told}, stdout=subprocess.PIPE, text=True, check=False
+            self._command, shell=True, env={**os.environ, **told}, stdout=subprocess.PIPE, check=False
         )
         if done.returncode:
             raise UsageError(

@@ -32,8 +32,8 @@ class UnknownNode(UsageError):
 
     code = "unknown_node"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"no node named {name!r} in this ring")
+    def __init__(self, name: str, message: str = "") -> None:
+        super().__init__(message or f"no node named {name!r} in this ring")
         self.name = name
 
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from troth.hashing.balance import balance_of_keys, movement
-from troth.hashing.errors import BadSetting, NotSupported
+from troth.hashing.errors import BadSetting, NotSupported, TooFewNodes
 from troth.hashing.interface import Locator, Nodes, parse_nodes
+from troth.hashing.ketama import KetamaRing
 from troth.hashing.keys import Key, as_bytes
 from troth.hashing.spec import ALGORITHMS
 
@@ -86,11 +87,14 @@ def judge(keys: Sequence[Key], nodes: Nodes, needs: Needs | None = None) -> Judg
 
     Raises:
         BadSetting: no keys, or no nodes.
+        TooFewNodes: fewer than the replicas needed.
     """
     needs = needs or Needs()
     parsed = parse_nodes(nodes)
     if not keys or not parsed:
         raise BadSetting("judging needs at least one key and one node")
+    if needs.replicas > len(parsed):
+        raise TooFewNodes(replicas=needs.replicas, nodes=len(parsed))
     frequency = Counter(as_bytes(key) for key in keys)
     hottest, times = frequency.most_common(1)[0]
     weighted = any(weight != 1.0 for weight in parsed.values())
@@ -145,7 +149,9 @@ def _verdict(name: str, keys: Sequence[Key], parsed: dict[str, float], needs: Ne
     ]
     try:
         ring: Locator = kind(parsed)
-    except BadSetting:  # ketama takes whole weights only
+    except BadSetting:
+        if kind is not KetamaRing:
+            raise
         lacking.append("take fractional weights")
         ring = kind(list(parsed))
     except NotSupported:

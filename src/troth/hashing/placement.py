@@ -60,7 +60,7 @@ class Topology:
             UnknownNode: the topology does not know the node.
         """
         if node not in self._paths:
-            raise UnknownNode(node)
+            raise UnknownNode(node, f"the topology does not say where {node!r} stands")
         return self._paths[node][: level + 1]
 
     def domains(self, nodes: Iterable[str], level: int) -> set[Domain]:

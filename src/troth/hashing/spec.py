@@ -11,6 +11,7 @@ Memento, the skeleton) the settings hold what is needed of it.
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Annotated, get_type_hints
 
 import msgspec
 
@@ -56,10 +57,10 @@ class RingSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     algorithm: str
     nodes: tuple[tuple[str, float], ...]
     settings: dict[str, Setting] = msgspec.field(default_factory=dict)
-    epoch: int = 0
+    epoch: Annotated[int, msgspec.Meta(ge=0)] = 0
     levels: tuple[str, ...] = ()
     paths: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
-    replicas: int = 1
+    replicas: Annotated[int, msgspec.Meta(ge=1)] = 1
 
     def to_json(self) -> bytes:
         """As JSON."""
@@ -107,10 +108,19 @@ def build(spec: RingSpec) -> Locator:
     nodes = dict(spec.nodes)
     if len(nodes) != len(spec.nodes):
         raise BadSetting("a node is listed twice")
+    settings = {name: _checked(kind, name, value) for name, value in spec.settings.items()}
+    return kind(nodes, epoch=spec.epoch, **settings)  # type: ignore[arg-type]
+
+
+def _checked(kind: type[Locator], name: str, value: Setting) -> object:
+    """*value* if the constructor of *kind* has an argument *name* of its type."""
+    wanted = get_type_hints(kind.__init__)
+    if name not in wanted or name in ("nodes", "epoch", "return"):
+        raise BadSetting(f"{kind.algorithm} has no setting {name!r}")
     try:
-        return kind(nodes, epoch=spec.epoch, **spec.settings)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise BadSetting(f"a setting that {spec.algorithm} does not have: {error}") from None
+        return msgspec.convert(value, wanted[name])
+    except msgspec.ValidationError as error:
+        raise BadSetting(f"{name} of {kind.algorithm}: {error}") from None
 
 
 def build_placement(spec: RingSpec, ring: Locator) -> Placement | None:

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from troth.cli.main import cli
+from troth.cli.ring_movers import DirectoryMover
 from troth.errors import UsageError
 from troth.hashing import Anchor, HashRing, Plan, RingSpec, build, describe
 
@@ -59,8 +60,8 @@ def test_diff_says_moved_and_ideal() -> None:
 
 def test_plan_apply_pause_go_on_and_undo_over_directories(tmp_path: Path) -> None:
     ring, plan, after, root = (tmp_path / name for name in ("ring.json", "plan.json", "after.json", "shards"))
-    run("--nodes", "a,b,c", "show", "--save", ring)
-    located = HashRing(["a", "b", "c"])
+    run("--nodes", "a,b,c", "--vnodes", "12", "show", "--save", ring)
+    located = HashRing(["a", "b", "c"], vnodes=12)
     for node in located.members:
         (root / node).mkdir(parents=True)
     keys = [f"k{index}" for index in range(300)]
@@ -156,6 +157,7 @@ def test_a_paused_undo_says_that_going_on_is_not_undoing_again(tmp_path: Path) -
     [
         ("a=1e99,b", ["where", "k"], "divide all weights"),
         ("a,b", ["diff", "--reweight", "a"], "--reweight a=WEIGHT"),
+        ("a@z,b@z", ["diff", "--reweight", "a=2@y"], "--reweight a=WEIGHT"),
         ("a,b", ["diff", "--add", "c@z1"], "this ring has no zones"),
         ("a@z,b@", ["show"], "a zone has no name"),
     ],
@@ -173,11 +175,12 @@ def test_any_name_of_a_node_can_be_shown_and_judged(tmp_path: Path) -> None:
     assert "Take:" in run("--nodes", names, "--keys", tmp_path / "k").output
 
 
-def test_a_node_whose_name_no_directory_can_have_stops_the_plan_with_a_reason(tmp_path: Path) -> None:
-    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b/b", "--remove", "a", "-o", tmp_path / "p")
-    (tmp_path / "a").mkdir()
-    result = CliRunner().invoke(cli, ["ring", "apply", str(tmp_path / "p"), "--directory", str(tmp_path)])
-    assert "the move failed" in f"{result.output} {result.exception}"
+@pytest.mark.parametrize("name", ["b/b", "../out", "/etc", "..", "."])
+def test_a_node_is_a_directory_under_the_root_and_nowhere_else(tmp_path: Path, name: str) -> None:
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", name, "--remove", "a", "-o", tmp_path / "p")
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    refused = run("apply", tmp_path / "p", "--directory", tmp_path / "root", code=2).output
+    assert "none can be named" in refused and not (tmp_path / "out").exists()
 
 
 def test_a_file_whose_name_is_no_utf8_is_moved(tmp_path: Path) -> None:
@@ -192,3 +195,109 @@ def test_a_full_anchor_can_be_shown(tmp_path: Path) -> None:
     (tmp_path / "r").write_bytes(describe(Anchor(["a", "b"], capacity=2)).to_json())
     assert "full" in run("--ring", tmp_path / "r", "show").output
     assert json.loads(run("--ring", tmp_path / "r", "show", "--json").output)["join_moved_to_ideal"] is None
+
+
+def test_what_is_written_while_a_plan_is_paused_is_carried_over(tmp_path: Path) -> None:
+    """All ranges are copied; then a file changes, another comes, and one is written at the target."""
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b", "--remove", "a", "-o", tmp_path / "p")
+    plan = Plan.from_json((tmp_path / "p").read_bytes())
+    mover = DirectoryMover(tmp_path, plan)
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    for name in ("same", "changed", "ahead"):
+        (a / name).write_text("old")
+    for move in plan.moves:
+        mover.copy(move)
+    later = (a / "same").stat().st_mtime_ns + 10**9
+    for path, text in ((a / "changed", "new"), (a / "come", "new"), (b / "ahead", "newer")):
+        path.write_text(text)
+        os.utime(path, ns=(later, later))
+    for move in plan.moves:
+        mover.switch(move)
+    assert {path.name: path.read_text() for path in b.iterdir()} == {
+        "same": "old",
+        "changed": "new",
+        "come": "new",
+        "ahead": "newer",
+    }
+    (a / "last").write_text("written after the switch")
+    for move in plan.moves:
+        mover.drop(move)
+    assert (b / "last").read_text() == "written after the switch" and not list(a.iterdir())
+
+
+def test_an_undo_drops_a_copy_however_new_it_is(tmp_path: Path) -> None:
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b", "--remove", "a", "-o", tmp_path / "p")
+    plan = Plan.from_json((tmp_path / "p").read_bytes())
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "k").write_text("v")
+    for move in plan.moves:
+        DirectoryMover(tmp_path, plan).copy(move)
+    plan.copied = [move.id for move in plan.moves]
+    (tmp_path / "a" / "k").write_text("w")
+    back = plan.undo()
+    assert back.apply(DirectoryMover(tmp_path, back))
+    assert (tmp_path / "a" / "k").read_text() == "w" and not list((tmp_path / "b").iterdir())
+
+
+def test_a_name_as_long_as_a_file_may_have_is_moved(tmp_path: Path) -> None:
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b", "--remove", "a", "-o", tmp_path / "p")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ("k" * 255)).write_text("v")
+    run("apply", tmp_path / "p", "--directory", tmp_path)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["k" * 255]
+
+
+@pytest.mark.parametrize("printed", [b"\xff\xfe 12", b"9" * 5000, "\u00b2".encode(), b""])
+def test_whatever_a_command_prints_does_not_stop_the_plan(tmp_path: Path, printed: bytes) -> None:
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b", "--remove", "a", "-o", tmp_path / "p")
+    (tmp_path / "said").write_bytes(printed)
+    assert "done" in run("apply", tmp_path / "p", "--exec", f"cat {tmp_path / 'said'}").output
+
+
+def test_a_key_of_any_bytes_has_a_place(tmp_path: Path) -> None:
+    key = os.fsdecode(b"\xff\xfe")
+    assert run("--nodes", "a,b,c", "where", key).stdout.strip() == HashRing(["a", "b", "c"]).node(b"\xff\xfe")
+    assert "slot" in run("where", key, "--system", "redis").output
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [(b"a\r\nb\r\n", [b"a", b"b"]), (b"\xff\x00\n\n\xfe", [b"\xff\x00", b"\xfe"]), (b"a", [b"a"])],
+)
+def test_keys_are_lines_of_any_bytes(tmp_path: Path, content: bytes, keys: list[bytes]) -> None:
+    (tmp_path / "k").write_bytes(content)
+    told = json.loads(run("--nodes", "a,b", "--keys", tmp_path / "k", "--json").output)
+    assert told["keys"] == len(keys)
+    run("--nodes", "a", "--keys", tmp_path / "k", "--algorithm", "rendezvous", "plan", "--add", "b", "--remove", "a",
+        "-o", tmp_path / "p")  # fmt: skip
+    (move,) = Plan.from_json((tmp_path / "p").read_bytes()).moves
+    assert list(move.key_bytes()) == keys
+
+
+def test_more_replicas_than_nodes_are_not_judged(tmp_path: Path) -> None:
+    (tmp_path / "k").write_text("a")
+    assert "3 replicas" in run("--nodes", "a,b", "--keys", tmp_path / "k", "--replicas", "3", code=2).output
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "said"),
+    [
+        ("ring", {"vnodes": 1.5}, "vnodes of ring: Expected `int`"),
+        ("ring", {"nodes": "x"}, "ring has no setting 'nodes'"),
+        ("multiprobe", {"probes": 2.5}, "probes of multiprobe: Expected `int`"),
+        ("skeleton", {"clusters": [["a"]], "built_weights": ["x"]}, "built_weights of skeleton"),
+        ("anchor", {"capacity": "x"}, "capacity of anchor"),
+    ],
+)
+def test_a_ring_file_with_a_setting_of_the_wrong_type_is_refused(
+    tmp_path: Path, algorithm: str, settings: dict[str, object], said: str
+) -> None:
+    (tmp_path / "r").write_text(json.dumps({"algorithm": algorithm, "nodes": [["a", 1]], "settings": settings}))
+    assert said in run("--ring", tmp_path / "r", "show", code=2).output
+
+
+def test_a_bad_file_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text('{"algorithm": "ring", "nodes": [["a", 1]], "epoch": -1}')
+    refused = run("--ring", tmp_path / "r", "show", code=1).output
+    assert f"{tmp_path / 'r'}: not a ring" in refused and "--url" not in refused

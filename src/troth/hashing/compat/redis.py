@@ -56,5 +56,5 @@ class RedisSlots:
         """
         slot = redis_slot(key)
         if slot not in self._owner:
-            raise UnknownNode(f"(slot {slot})")
+            raise UnknownNode(f"slot {slot}", f"no node serves slot {slot}")
         return self._owner[slot]

@@ -117,4 +117,4 @@ def shard_of(id_bytes: bytes, shards: Iterable[str]) -> str:
             raise BadSetting(f"{shard!r} is no shard name; one looks like '40-80'")
         if begin <= id_bytes and (not end or id_bytes < end):
             return shard
-    raise UnknownNode(f"(shard of {id_bytes.hex()})")
+    raise UnknownNode(id_bytes.hex(), f"no shard holds the keyspace id {id_bytes.hex()}")
