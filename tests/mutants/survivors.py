@@ -38,7 +38,7 @@ REPLICA = ("tests/unit/replica/*.py",)
 HASHING = ("tests/unit/hashing/test_hashing_[!c]*.py", "tests/unit/hashing/test_hashing_compat.py")
 SUBJECTS = (
     Subject(
-        ("core/quorum.py", "core/membership.py", "core/config.py", "core/raft/*.py"),
+        ("core/quorum.py", "core/membership.py", "core/config.py", "core/leading/*.py", "core/raft/*.py"),
         ("tests/unit/core/*.py", "tests/paper/test_raft_*.py", "tests/scenarios/*.py"),
     ),
     Subject(

@@ -1,8 +1,9 @@
 """The view (view.py) of a Raft engine."""
 
 from troth.core.interface import Ballot, Engine, Entry, EntryId, Membership, Slot
+from troth.core.leading.roles import Transfer
 from troth.core.raft.node import Raft
-from troth.core.raft.roles import Leader, Transfer
+from troth.core.raft.roles import Leader
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.monitor import Seen
 

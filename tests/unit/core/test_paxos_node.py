@@ -124,7 +124,7 @@ def test_slots_that_are_to_be_kept_in_front_of_a_snapshot_are_kept() -> None:
 
 def test_applying_what_is_not_chosen_is_our_bug() -> None:
     stage = led()
-    with pytest.raises(InvariantViolation, match="applies what is not chosen"):
+    with pytest.raises(InvariantViolation, match="applies what is not committed"):
         stage[1].engine.applied(LogIndex(5))
 
 

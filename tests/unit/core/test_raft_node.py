@@ -506,8 +506,6 @@ def test_a_term_never_falls_nor_a_commit_index() -> None:
         engine._advance_commit(LogIndex(2))  # type: ignore[attr-defined]
     with pytest.raises(InvariantViolation, match="commit index falls"):
         engine._advance_commit(LogIndex(0))  # type: ignore[attr-defined]
-    with pytest.raises(InvariantViolation, match="only a leader appends"):
-        stage[2].engine._append_own(0, b"")  # type: ignore[attr-defined]
 
 
 def test_a_leader_keeps_count_of_what_is_not_committed() -> None:

@@ -9,16 +9,16 @@ slot is chosen, or it was reported to it as chosen. A value accepted at another 
 slot. Values are delivered in order, up to the first slot that is not known to be chosen.
 """
 
-from troth.core.interface import CHOSEN, Ballot, Entry, EntryId, EntryKind, Membership, Slot, SnapshotMeta
+from typing_extensions import override
+
+from troth.core.interface import CHOSEN, Ballot, Entry, EntryId, EntryKind, Slot, SnapshotMeta
+from troth.core.leading.rounds import COMMIT_NOTICE
 from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply, Prepare, Promise
 from troth.core.paxos.progress import Mode
 from troth.core.paxos.roles import Leader
 from troth.core.paxos.state import State
 from troth.errors import invariant
 from troth.ids import LogIndex, NodeId
-
-COMMIT_NOTICE = 0
-"""The token of a heartbeat that only tells what is chosen: it belongs to no round and wants no answer."""
 
 
 class Accepting(State):
@@ -104,6 +104,7 @@ class Accepting(State):
             self._send(sender, HeartbeatReply(self._promised, message.token, self._match))
 
     @property
+    @override
     def _deliverable_index(self) -> LogIndex:
         """The last slot that may be delivered: a membership that lets voters leave waits until that is announced.
 
@@ -112,6 +113,7 @@ class Accepting(State):
         held_back = self._announced is not self._membership
         return LogIndex(self._chosen_index - held_back)
 
+    @override
     def _take_committed(self) -> tuple[Entry, ...]:
         """Values newly chosen, each exactly once, in order and without a gap; a piece at a time, so that a server that
         catches up goes on answering in between. A membership comes together with the slot behind it."""
@@ -141,10 +143,6 @@ class Accepting(State):
         """The full name of the value at *index*, which is applied and not compacted (for a snapshot's header)."""
         return self._slots.id_at(index)
 
-    def membership_at(self, index: LogIndex) -> Membership:
-        """The membership in force at *index* (for the header of a snapshot)."""
-        return self._memberships.at(index)
-
     def _install(self, sender: NodeId, meta: SnapshotMeta) -> bool:
         """A whole snapshot has arrived and is durable; True when it replaces our state. What is accepted behind its
         end stays: somebody may have counted it."""
@@ -156,7 +154,7 @@ class Accepting(State):
             self._chosen_index = self._delivered_index = self._applied_index = last.index
             self._match = max(self._match, last.index)
             self._advance_match()
-            self._out_install = meta
+            self._out.install = meta
             self._announce()
             self._trace("install", last=last)
             self._learn(self._told_chosen)

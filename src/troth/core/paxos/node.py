@@ -17,25 +17,20 @@ is not in them: probes and leases (as Raft's pre-vote and check-quorum), pages, 
 from collections.abc import Sequence
 from typing import assert_never
 
+from typing_extensions import override
+
 from troth.core.config import EngineConfig
 from troth.core.interface import (
-    Accepted,
-    Effects,
     Engine,
     Entry,
-    EntryKind,
+    EntryId,
     HardState,
     Message,
     Persist,
-    Progress,
-    ProposeResult,
-    RefusalReason,
-    Refused,
-    RoleName,
     Slot,
     SnapshotMeta,
-    Status,
 )
+from troth.core.leading.roles import Follower, PreCandidate
 from troth.core.paxos.messages import (
     Accept,
     AcceptReply,
@@ -53,14 +48,12 @@ from troth.core.paxos.messages import (
     is_well_formed,
 )
 from troth.core.paxos.preparing import Preparing
-from troth.core.paxos.roles import Candidate, Follower, Leader, PreCandidate
+from troth.core.paxos.roles import Candidate, Leader
 from troth.core.paxos.state import NOBODY
 from troth.core.quorum import check_flexible
 from troth.errors import invariant
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.ports import Rng
-
-NO_EFFECTS = Effects()
 
 
 class Paxos(Preparing):
@@ -68,32 +61,12 @@ class Paxos(Preparing):
 
     # ---- inputs ----
 
-    def propose(self, payload: bytes) -> ProposeResult:
-        """Give *payload* a slot if this server leads."""
-        leader = self._role
-        if not isinstance(leader, Leader):
-            return Refused(RefusalReason.NOT_LEADER, self._leader_id)
-        if leader.transfer is not None:
-            return Refused(RefusalReason.TRANSFERRING, leader.transfer.target)
-        if leader.uncommitted_bytes and (
-            leader.uncommitted_bytes + len(payload) > self._config.uncommitted_bytes_max
-        ):
-            return Refused(RefusalReason.QUEUE_FULL, self.node_id)
-        return Accepted(self._give_slot(leader, EntryKind.COMMANDS, payload))
-
+    @override
     def tick(self, now: Tick) -> None:
-        """Let time pass up to *now* (never falls)."""
-        self._now = max(self._now, now)
-        role = self._role
-        if isinstance(role, Leader):
-            self._leader_tick(role)
-            return
-        if isinstance(role, Follower) and role.reads:
-            self._expire_reads(role)
-        if self._now >= self._election_deadline:
-            self._on_election_timeout()
-        elif isinstance(role, Candidate):
-            self._candidate_tick(role)
+        """Let time pass up to *now* (never falls); who prepares asks again for what is missing."""
+        super().tick(now)
+        if isinstance(self._role, Candidate):
+            self._candidate_tick(self._role)
 
     def receive(self, sender: NodeId, message: Message, now: Tick) -> None:
         """Handle one message. Malformed or stale ones change nothing."""
@@ -103,8 +76,8 @@ class Paxos(Preparing):
             return
         if self._admits(sender, message):
             self._dispatch(sender, message)
-            if isinstance(self._role, Leader):
-                self._after_leader_input(self._role)
+            if (leader := self._leader) is not None:
+                self._after_leader_input(leader)
 
     def snapshot_received(self, sender: NodeId, term: Term, meta: SnapshotMeta, now: Tick) -> bool:
         """A whole snapshot has arrived and is durable; True when it is installed (see `Effects.install`).
@@ -115,11 +88,6 @@ class Paxos(Preparing):
         if isinstance(self._role, Leader | Candidate):
             return False
         return self._install(sender, meta)
-
-    def applied(self, index: LogIndex) -> None:
-        """The state machine has applied up to *index*."""
-        invariant(index <= self._chosen_index, "applies what is not chosen", index=index)
-        self._applied_index = max(self._applied_index, index)
 
     # ---- gates ----
 
@@ -179,10 +147,10 @@ class Paxos(Preparing):
                     self._on_heartbeat_reply(role, sender, message)
             case ReadRequest():
                 if isinstance(role, Leader):
-                    self._on_read_request(role, sender, message)
+                    self._leader_read(role, sender, message.number)
             case ReadReply():
                 if isinstance(role, Follower):
-                    self._on_read_reply(role, message)
+                    self._on_read_point(role, message.number, message.index)
             case TimeoutNow():
                 if not isinstance(role, Leader):
                     self._on_timeout_now()
@@ -213,124 +181,34 @@ class Paxos(Preparing):
 
     # ---- outcome ----
 
-    def take_effects(self) -> Effects:
-        """Everything to be done since the last call."""
-        role = self._role
-        if isinstance(role, Leader):
-            if role.rounds:
-                self._confirm_rounds(role)
-            self._begin_reads(role)
-            if role.queue:
-                self._accept_queue(role)
-            self._replicate(role)
-            if role.chosen_told < self._chosen_index:
-                role.chosen_told = self._chosen_index
-                self._send_commit_notice(role)
-        persist = self._take_persist()
-        committed = self._take_committed()
-        if not (
-            persist
-            or committed
-            or self._out_send
-            or self._out_after_persist
-            or self._out_reads
-            or self._out_reads_refused
-            or self._out_snapshots_wanted
-            or self._out_trace
-            or self._out_membership
-        ):
-            return NO_EFFECTS
-        effects = Effects(
-            send=tuple(self._out_send),
-            persist=persist,
-            after_persist=tuple(self._out_after_persist),
-            committed=committed,
-            more_committed=bool(committed) and self._delivered_index < self._deliverable_index,
-            install=self._out_install,
-            reads=tuple(self._out_reads),
-            reads_refused=tuple(self._out_reads_refused),
-            snapshots_wanted=tuple(self._out_snapshots_wanted),
-            membership=self._out_membership,
-            trace=tuple(self._out_trace),
-        )
-        self._out_send.clear()
-        self._out_after_persist.clear()
-        self._out_reads.clear()
-        self._out_reads_refused.clear()
-        self._out_snapshots_wanted.clear()
-        self._out_trace.clear()
-        self._out_install = None
-        self._out_membership = None
-        return effects
-
+    @override
     def _take_persist(self) -> Persist | None:
         """What storage has not been given yet; a leader's own acknowledgement waits for it."""
         slots = self._slots.take_unsaved()
         promise = self._promised
-        if not slots and promise == self._saved_promise and self._out_install is None:
+        if not slots and promise == self._saved_promise and self._out.install is None:
             return None
         if slots and isinstance(self._role, Leader):
             self._send_durable(self.node_id, AcceptReply(promise, self._match))
         changed = promise != self._saved_promise
         self._saved_promise = promise
         return Persist(
-            hard_state=HardState(promise.round, promise.node) if changed else None,
+            hard_state=self._hard_state if changed else None,
             slots=slots,
             chosen=self._chosen_index,
-            snapshot=self._out_install,
-        )
-
-    def status(self) -> Status:
-        """A frozen look at the present state."""
-        role = self._role
-        progress: dict[NodeId, Progress] = {}
-        transferring_to = NOBODY
-        if isinstance(role, Leader):
-            transferring_to = role.transfer.target if role.transfer else NOBODY
-            progress = {
-                node: Progress(
-                    match=seen.match,
-                    next=seen.next,
-                    state=seen.mode.value,
-                    active=node == self.node_id or self._is_active(seen),
-                    in_flight=len(seen.in_flight),
-                )
-                for node, seen in sorted(role.progress.items())
-            }
-        return Status(
-            node_id=self.node_id,
-            role=_ROLE_NAMES[type(role)],
-            term=self._promised.round,
-            voted_for=self._promised.node,
-            leader=self._leader_id,
-            first_index=LogIndex(self._slots.compacted.index + 1),
-            last=self._slots.id_at(self._slots.last_index),
-            commit_index=self._chosen_index,
-            applied_index=self._applied_index,
-            membership=self._announced,
-            membership_index=self._memberships.index,
-            progress=progress,
-            transferring_to=transferring_to,
-            sizes=self._sizes,
+            snapshot=self._out.install,
         )
 
     @property
-    def commit_index(self) -> LogIndex:
-        """Everything up to here is agreed upon."""
-        return self._chosen_index
+    @override
+    def _hard_state(self) -> HardState:
+        return HardState(self._promised.round, self._promised.node)
 
-    def leader(self) -> tuple[Term, NodeId]:
-        """The present ballot's round and its leader (0: unknown): the part of `status` that is asked for all the
-        time."""
-        return self._promised.round, self._leader_id
-
-
-_ROLE_NAMES: dict[type, RoleName] = {
-    Follower: RoleName.FOLLOWER,
-    PreCandidate: RoleName.PRE_CANDIDATE,
-    Candidate: RoleName.CANDIDATE,
-    Leader: RoleName.LEADER,
-}
+    @property
+    @override
+    def _ends(self) -> tuple[LogIndex, EntryId]:
+        slots = self._slots
+        return LogIndex(slots.compacted.index + 1), slots.id_at(slots.last_index)
 
 
 def start(

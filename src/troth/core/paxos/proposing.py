@@ -13,14 +13,16 @@ waits in the same "once durable" outbox, so it counts exactly when it is true.""
 
 from collections.abc import Callable
 
+from typing_extensions import override
+
 from troth.core.interface import Entry, EntryId, EntryKind
-from troth.core.paxos.accepting import COMMIT_NOTICE, Accepting
-from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply
+from troth.core.paxos.accepting import Accepting
+from troth.core.paxos.messages import Accept, AcceptReply, HeartbeatReply
 from troth.core.paxos.progress import AcceptorProgress, Mode
 from troth.core.paxos.roles import Leader
 from troth.core.quorum import Number, quorum_value
 from troth.errors import invariant
-from troth.ids import LogIndex, NodeId, Tick
+from troth.ids import LogIndex, NodeId
 
 
 class Proposing(Accepting):
@@ -28,7 +30,8 @@ class Proposing(Accepting):
 
     # ---- a slot for a value ----
 
-    def _give_slot(self, leader: Leader, kind: EntryKind, payload: bytes) -> EntryId:
+    @override
+    def _place(self, leader: Leader, kind: EntryKind, payload: bytes) -> EntryId:
         """Put a new value behind all others."""
         entry = Entry(LogIndex(leader.last + 1), self._promised.round, kind, payload)
         self._queue(leader, entry)
@@ -37,8 +40,7 @@ class Proposing(Accepting):
     def _queue(self, leader: Leader, entry: Entry) -> None:
         leader.last = entry.index
         leader.queue.append(entry)
-        leader.uncommitted.append(entry)
-        leader.uncommitted_bytes += entry.size_bytes
+        leader.on_proposed(entry)
         if entry.kind == EntryKind.MEMBERSHIP:
             leader.membership_last = entry.index
 
@@ -55,8 +57,11 @@ class Proposing(Accepting):
 
     # ---- sending ----
 
+    @override
     def _replicate(self, leader: Leader) -> None:
-        """Send every acceptor what flow control allows."""
+        """Send every acceptor what flow control allows, of what is accepted here."""
+        if leader.queue:
+            self._accept_queue(leader)
         for peer in self._others():
             progress = leader.progress[peer]
             while progress.next <= leader.accepted and progress.may_send():
@@ -69,7 +74,7 @@ class Proposing(Accepting):
         lo, hi = progress.next, LogIndex(leader.accepted + 1)
         if lo <= slots.compacted.index:
             progress.become_snapshot(slots.compacted.index)
-            self._out_snapshots_wanted.append(peer)
+            self._out.snapshots_wanted.append(peer)
             self._trace("snapshot_wanted", peer=peer)
             return False
         if beyond:
@@ -80,31 +85,9 @@ class Proposing(Accepting):
             if lo > leader.accepted:
                 return False
         entries = slots.run(lo, hi, self._config.append_bytes_max)
-        progress.on_sent(entries[-1].index, sum(entry.size_bytes for entry in entries))
+        progress.fly(entries[-1].index, sum(entry.size_bytes for entry in entries))
         self._send(peer, Accept(self._promised, entries, self._chosen_index))
         return True
-
-    def _send_commit_notice(self, leader: Leader) -> None:
-        """Tell acceptors with nothing in flight that more is chosen; others hear it with their next slots."""
-        notice = Heartbeat(self._promised, self._chosen_index, COMMIT_NOTICE)
-        for peer in self._others():
-            progress = leader.progress[peer]
-            if progress.mode is Mode.REPLICATE and not progress.in_flight:
-                self._send(peer, notice)
-
-    def _begin_round(self, leader: Leader) -> int:
-        """Send a numbered heartbeat round; its confirmation by a quorum proves leadership after this moment."""
-        leader.token += 1
-        leader.rounds.append((leader.token, self._now))
-        leader.heartbeat_due = Tick(self._now + self._config.heartbeat_ticks)
-        heartbeat = Heartbeat(self._promised, self._chosen_index, leader.token)
-        for peer in self._others():
-            progress = leader.progress[peer]
-            if progress.check is None:
-                progress.check = leader.token, LogIndex(progress.next - 1)
-            self._send(peer, heartbeat)
-        leader.progress[self.node_id].acked_token = leader.token
-        return leader.token
 
     # ---- answers ----
 
@@ -167,8 +150,7 @@ class Proposing(Accepting):
                 if not self._is_accepted(leader, index):
                     break
             self._choose(index)
-        while leader.uncommitted and leader.uncommitted[0].index <= self._chosen_index:
-            leader.uncommitted_bytes -= leader.uncommitted.popleft().size_bytes
+        leader.on_committed(self._chosen_index)
         return self._chosen_index > before
 
     def _is_accepted(self, leader: Leader, index: LogIndex) -> bool:

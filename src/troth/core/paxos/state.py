@@ -1,37 +1,29 @@
-"""The state of a Multi-Paxos server and the outboxes its rules write to.
+"""The state of a Multi-Paxos server.
 
 The rules are layered over it: accepting.py (the acceptor: promises, accepted values, what is chosen), proposing.py
 (phase 2), reads.py, changes.py (membership), preparing.py (phase 1 and who begins it), and node.py, which is the
-entry: it admits messages and gathers the effects.
+entry: it admits messages. What Raft does in the same way stands in core/leading.
 """
 
 from collections.abc import Iterable
 
+from typing_extensions import override
+
 from troth.core.config import EngineConfig
-from troth.core.interface import (
-    Ballot,
-    EntryKind,
-    HardState,
-    Membership,
-    ReadState,
-    Send,
-    Slot,
-    SnapshotMeta,
-    Trace,
-)
+from troth.core.interface import Ballot, EntryKind, HardState, Membership, Message, Slot, SnapshotMeta
+from troth.core.leading.engine import LeaderEngine
+from troth.core.leading.server import NOBODY
 from troth.core.membership import MembershipLog
-from troth.core.paxos.messages import AcceptReply, PaxosMessage
-from troth.core.paxos.roles import Follower, Leader, Role
+from troth.core.paxos.messages import AcceptReply
+from troth.core.paxos.roles import Leader
 from troth.core.paxos.slots import Slots
 from troth.core.quorum import QuorumSizes
 from troth.errors import invariant
-from troth.ids import LogIndex, NodeId, Tick
+from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.ports import Rng
 
-NOBODY = NodeId(0)
 
-
-class State:
+class State(LeaderEngine[Leader]):
     """What the rules read and write. Only the rules' files touch the underscored names."""
 
     def __init__(
@@ -53,48 +45,28 @@ class State:
         *may_vote* False: this server has lost a part of what it had accepted. It accepts, but neither promises nor
         prepares until `restore_vote`.
         """
-        self.node_id = node_id
-        self._config = config
+        super().__init__(
+            node_id=node_id,
+            config=config,
+            rng=rng,
+            snapshot=snapshot,
+            memberships=MembershipLog(snapshot.membership, snapshot.last.index, ()),
+            now=now,
+            may_vote=may_vote,
+        )
         self._sizes = QuorumSizes(config.phase1_size, config.phase2_size)
-        self._rng = rng
-        self._now = now
         self._promised = Ballot(hard_state.term, hard_state.voted_for)
         self._saved_promise = self._promised
-        self._may_vote = may_vote
         self._slots = Slots(snapshot.last, slots)
-        self._memberships = MembershipLog(snapshot.membership, snapshot.last.index, ())
-        self._announced = snapshot.membership
-        """The membership that the outside has been told of (see `_announce`)."""
+        self._announced_membership = snapshot.membership
         self._chosen_index = snapshot.last.index
         """Every slot up to here is chosen."""
         self._match = snapshot.last.index
         """Every slot up to here is chosen or accepted at the promised ballot."""
         self._told_chosen = snapshot.last.index
         """What the leader of the promised ballot has said to be chosen, whether it is here or not."""
-        self._delivered_index = snapshot.last.index
-        self._applied_index = snapshot.last.index
-        self._role: Role = Follower()
-        # It may have confirmed a lease just before it went down, even in a ballot that it did not get to store.
-        self._leader_contact: Tick | None = now if config.lease_reads else None
         self._leader_heard: Ballot | None = None
-        """The ballot of the leader that was heard then; None if that is not known."""
-        self._quick_attempts = 0
-        self._read_number = rng.getrandbits(48)
-        self._election_deadline = self._now
-        self._others_of: Membership | None = None
-        """The membership that `_others_now` was made from: it is asked for several times a turn."""
-        self._others_now: tuple[NodeId, ...] = ()
-
-        self._out_send: list[Send] = []
-        self._out_after_persist: list[Send] = []
-        self._out_reads: list[ReadState] = []
-        self._out_reads_refused: list[int] = []
-        self._out_snapshots_wanted: list[NodeId] = []
-        self._out_install: SnapshotMeta | None = None
-        self._out_membership: Membership | None = None
-        self._out_trace: list[Trace] = []
-
-        self._reset_election_timer()
+        """The ballot of the leader that was heard at `_leader_contact`; None if that is not known."""
         known = self._chosen_index
         while known < chosen and self._slots.get(LogIndex(known + 1)) is not None:
             known = LogIndex(known + 1)
@@ -104,56 +76,41 @@ class State:
     # ---- small questions ----
 
     @property
-    def _membership(self) -> Membership:
-        """Who decides on the slots that are open: the newest membership among the chosen slots."""
-        return self._memberships.current
+    @override
+    def term(self) -> Term:
+        """The round of the promised ballot."""
+        return self._promised.round
 
     @property
-    def _leader_id(self) -> NodeId:
+    @override
+    def commit_index(self) -> LogIndex:
+        """Every slot up to here is chosen."""
+        return self._chosen_index
+
+    @property
+    @override
+    def _leader(self) -> Leader | None:
         role = self._role
-        if isinstance(role, Leader):
-            return self.node_id
-        return role.leader if isinstance(role, Follower) else NOBODY
+        return role if isinstance(role, Leader) else None
 
-    def _others(self) -> tuple[NodeId, ...]:
-        """Everybody else who receives the log, in a fixed order; who is leaving stays until the leaving is
-        announced."""
-        if self._announced is not self._others_of:
-            self._others_of = self._announced
-            self._others_now = tuple(node for node in self._announced.everyone() if node != self.node_id)
-        return self._others_now
+    @property
+    @override
+    def _announced(self) -> Membership:
+        """See `_announce`; who is leaving receives the log until the leaving is announced."""
+        return self._announced_membership
 
-    # ---- outboxes ----
-
-    def _send(self, to: NodeId, message: PaxosMessage) -> None:
-        """May leave at once: it reveals nothing that a crash could take back."""
-        self._out_send.append(Send(to, message))
-
-    def _send_durable(self, to: NodeId, message: PaxosMessage) -> None:
-        """Leaves when everything so far is durable: promises, acknowledgements, and whatever reveals the ballot."""
-        outbox = self._out_after_persist
-        if isinstance(message, AcceptReply) and not message.last and outbox:
-            before = outbox[-1].message
-            if (
-                outbox[-1].to == to
-                and isinstance(before, AcceptReply)
-                and before.ballot == message.ballot
-                and not before.last
-            ):
-                # Both wait for the same write, so one acknowledgement of the greater slot says it all.
-                outbox[-1] = Send(to, AcceptReply(message.ballot, max(before.match, message.match)))
-                return
-        outbox.append(Send(to, message))
-
-    def _trace(self, name: str, **facts: object) -> None:
-        self._out_trace.append(Trace(name=name, facts=facts))
+    @override
+    def _merged(self, before: Message, after: Message) -> Message | None:
+        if (
+            isinstance(before, AcceptReply)
+            and isinstance(after, AcceptReply)
+            and before.ballot == after.ballot
+            and not (before.last or after.last)
+        ):
+            return AcceptReply(after.ballot, max(before.match, after.match))
+        return None
 
     # ---- changes that several rules make ----
-
-    def _reset_election_timer(self) -> None:
-        """Draw a new patience: randomised, so that two rarely prepare at once."""
-        base = self._config.election_timeout_ticks
-        self._election_deadline = Tick(self._now + self._rng.randrange(base, base + base // 2 + 1))
 
     def _promise(self, ballot: Ballot) -> None:
         """Accept nothing below *ballot* any more. What is accepted keeps the ballot it was accepted at."""
@@ -172,23 +129,6 @@ class State:
                 self._told_chosen = max(self._told_chosen, self._match)
             self._match = LogIndex(self._match + 1)
             last = slots.get(self._match)
-
-    def _become_follower(self, leader: NodeId) -> None:
-        """Follow *leader* (0: nobody known yet) in the promised ballot."""
-        self._drop_reads()
-        self._role = Follower(leader=leader)
-        self._quick_attempts = 0
-        self._reset_election_timer()
-        self._trace("follower", term=self._promised.round, leader=leader)
-
-    def _drop_reads(self) -> None:
-        """Refuse the reads that this role was waiting for; it is left at once, and they with it."""
-        role = self._role
-        if isinstance(role, Leader):
-            pending = [(read.origin, read.context) for read in role.unconfirmed] + role.new_reads
-            self._out_reads_refused.extend(context for origin, context in pending if origin == self.node_id)
-        elif isinstance(role, Follower):
-            self._out_reads_refused.extend(context for context, _ in role.reads.values())
 
     def _choose(self, index: LogIndex) -> None:
         """All slots up to *index*, which are held, are chosen; memberships among them take effect."""
@@ -214,5 +154,8 @@ class State:
             if before.is_joint:
                 newest = before
         if newest is not self._announced:
-            self._announced = newest
-            self._out_membership = newest
+            self._announced_membership = newest
+            self._out.membership = newest
+
+
+__all__ = ["NOBODY", "State"]

@@ -1,12 +1,14 @@
-"""Leader election: terms and votes (Raft §5.2, §5.4.1), pre-vote and check-quorum (thesis §9.6, §6.2), leadership
-transfer (thesis §3.10).
+"""Leader election: terms and votes (Raft §5.2, §5.4.1), pre-vote (thesis §9.6). Patience, check-quorum and leadership
+transfer stand in core/leading/leadership.py.
 
 Who hears from a leader disregards other candidates for an election timeout, so that a server that was cut off
-cannot depose a leader that works. A leader that hears from no quorum for that long steps down by itself. And a
-follower that has *seen* the leader's process die need not wait for its patience to run out.
+cannot depose a leader that works.
 """
 
-from troth.core.interface import EntryId, EntryKind, RefusalReason, Refused
+from typing_extensions import override
+
+from troth.core.interface import EntryId, EntryKind, Message
+from troth.core.leading.roles import PreCandidate
 from troth.core.quorum import VoteResult, joint_vote_result
 from troth.core.raft.changes import Changes
 from troth.core.raft.messages import (
@@ -17,13 +19,10 @@ from troth.core.raft.messages import (
     TimeoutNow,
     VoteReply,
 )
-from troth.core.raft.progress import FollowerProgress, Mode
-from troth.core.raft.roles import Candidate, Follower, Leader, PreCandidate, Transfer
+from troth.core.raft.progress import FollowerProgress
+from troth.core.raft.roles import Candidate, Leader
 from troth.core.raft.state import NOBODY
 from troth.ids import LogIndex, NodeId, Term, Tick
-
-QUICK_RETRY_TICKS = 6
-"""First patience of a candidate whose leader was seen to die; it doubles up to the election timeout."""
 
 
 class Elections(Changes):
@@ -31,6 +30,7 @@ class Elections(Changes):
 
     # ---- standing for election ----
 
+    @override
     def _may_stand(self) -> bool:
         """Whether this server may lead: if it is a voter of any membership that may be the newest committed one.
 
@@ -42,18 +42,10 @@ class Elections(Changes):
             membership.is_voter(self.node_id) for membership in self._memberships.since(self._commit_index)
         )
 
-    def _on_election_timeout(self) -> None:
-        """No leader heard of for too long (§5.2); ask first whether an election could be won (thesis §9.6)."""
-        if not self._may_stand():
-            self._drop_reads()
-            self._role = Follower()
-            self._reset_election_timer()
-            return
-        self._drop_reads()
-        self._role = role = PreCandidate(votes={self.node_id: True})
-        self._reset_candidate_timer()
-        self._trace("pre_candidate", term=self._term)
-        for peer in self._other_voters():
+    @override
+    def _ask_first(self, role: PreCandidate) -> None:
+        """Thesis §9.6."""
+        for peer in self._other_voters(self._membership):
             self._send(peer, PreVote(Term(self._term + 1), self._log.last))
         self._count_pre_votes(role)
 
@@ -67,19 +59,8 @@ class Elections(Changes):
         self._reset_candidate_timer()
         self._trace("candidate", term=self._term)
         self._send_durable(self.node_id, VoteReply(self._term, True))
-        for peer in self._other_voters():
+        for peer in self._other_voters(self._membership):
             self._send_durable(peer, RequestVote(self._term, self._log.last, transfer))
-
-    def _reset_candidate_timer(self) -> None:
-        """After a death that was seen, the next try follows soon, later and later; else at the usual pace."""
-        self._reset_election_timer()
-        if self._quick_attempts:
-            patience = QUICK_RETRY_TICKS << min(self._quick_attempts - 1, 10)
-            if patience >= self._config.election_timeout_ticks:
-                self._quick_attempts = 0
-                return
-            self._quick_attempts += 1
-            self._election_deadline = Tick(self._now + self._rng.randrange(patience, 2 * patience))
 
     def _count_pre_votes(self, role: PreCandidate) -> None:
         result = self._tally(role.votes)
@@ -95,14 +76,6 @@ class Elections(Changes):
         elif result is VoteResult.LOST:
             self._stand_down()
 
-    def _stand_down(self) -> None:
-        """A lost (pre-)vote: wait for the winner, or for the next try at the pace already set."""
-        deadline = self._election_deadline
-        attempts = self._quick_attempts
-        self._become_follower(NOBODY)
-        if attempts:
-            self._quick_attempts, self._election_deadline = attempts, deadline
-
     def _tally(self, votes: dict[NodeId, bool]) -> VoteResult:
         membership = self._membership
         return joint_vote_result(membership.voters, membership.outgoing, votes)
@@ -110,7 +83,7 @@ class Elections(Changes):
     def _become_leader(self) -> None:
         """§5.2; then commit an empty entry at once, to learn what is committed (§8, thesis §6.4)."""
         following = LogIndex(self._log.last_index + 1)
-        self._role = Leader(
+        self._role = leader = Leader(
             progress={
                 node: FollowerProgress(match=LogIndex(0), next=following, heard=self._now)
                 for node in {*self._membership.everyone(), self.node_id}
@@ -121,7 +94,7 @@ class Elections(Changes):
             own_disk_seen=self._now,
         )
         self._trace("leader", term=self._term)
-        self._append_own(EntryKind.NOOP, b"")
+        self._place(leader, EntryKind.NOOP, b"")
 
     # ---- voting ----
 
@@ -169,125 +142,30 @@ class Elections(Changes):
         self._trace("vote", term=self._term, candidate=sender, granted=granted)
         self._send_durable(sender, VoteReply(self._term, granted))
 
-    def restore_vote(self) -> None:
-        """The log that this server had lost parts of is whole again: it may vote and stand (see `State`)."""
-        self._may_vote = True
+    # ---- a leader's standing ----
 
-    # ---- time ----
-
-    def _leader_tick(self, leader: Leader) -> None:
-        config = self._config
-        if self._now - leader.ticked > config.heartbeat_ticks:
-            # Time in which this process did not run is not time in which the others were silent. Only what exceeds
-            # the usual is forgiven: a driver that always ticks late must not keep a leader that nobody hears.
-            missed = self._now - leader.ticked - config.heartbeat_ticks
-            for progress in leader.progress.values():
-                progress.heard = Tick(min(self._now, progress.heard + missed))
-        leader.ticked = self._now
-        if not self._hears_quorum(leader):
-            self._trace("quorum_lost", term=self._term)
-            self._become_follower(NOBODY)
-            return
-        own = leader.progress[self.node_id]
-        if own.match >= self._log.last_index:
-            leader.own_disk_seen = self._now
-        elif self._now - leader.own_disk_seen >= config.disk_timeout_ticks:
-            # Followers would go on believing in a leader that can store nothing (hashicorp #503).
-            self._trace("disk_hangs", term=self._term)
-            self._become_follower(NOBODY)
-            return
-        if leader.transfer is not None and self._now >= leader.transfer.deadline:
-            self._trace("transfer_timed_out", target=leader.transfer.target)
-            leader.transfer = None
-        if self._now >= leader.heartbeat_due:
-            self._begin_round(leader)
-        self._maybe_promote(leader)
-
-    def _hears_quorum(self, leader: Leader) -> bool:
-        """Check-quorum (thesis §6.2): a leader that nobody hears must not go on believing in itself."""
-        heard = {node: node == self.node_id or self._is_active(seen) for node, seen in leader.progress.items()}
+    @override
+    def _has_quorum(self, heard: dict[NodeId, bool]) -> bool:
         return self._tally(heard) is VoteResult.WON
 
-    def suspect(self, peer: NodeId, now: Tick) -> None:
-        """The driver has seen *peer*'s process die. If it led us, hold the election now.
+    @override
+    def _own_disk_keeps_up(self, leader: Leader) -> bool:
+        return leader.progress[self.node_id].match >= self._log.last_index
 
-        With lease reads a dead-looking leader may still be serving reads on its lease, so patience must run out.
-        """
-        self._now = max(self._now, now)
-        role = self._role
-        if isinstance(role, Leader):
-            self.unreachable(peer)
-            return
-        if self._config.lease_reads or not isinstance(role, Follower) or role.leader != peer:
-            return
-        self._trace("leader_died", leader=peer)
-        self._become_follower(NOBODY)
-        self._leader_contact = None
-        self._quick_attempts = 1
-        # Voters take turns in a fixed order, so that they do not split the vote.
-        turn = [node for node in self._membership.voters if node != peer]
-        place = turn.index(self.node_id) if self.node_id in turn else len(turn)
-        self._election_deadline = Tick(self._now + 2 * place)
-        if place == 0:
-            self._on_election_timeout()
-
-    def unreachable(self, peer: NodeId) -> None:
-        """A message to *peer* could not be delivered: stop pipelining to it."""
-        role = self._role
-        progress = role.progress.get(peer) if isinstance(role, Leader) else None
-        if progress is not None and progress.mode is Mode.REPLICATE:
-            progress.become_probe(LogIndex(progress.match + 1))
+    @override
+    def _last_proposed(self, leader: Leader) -> LogIndex:
+        return self._log.last_index
 
     # ---- leadership transfer ----
 
-    def transfer(self, target: NodeId) -> Refused | None:
-        """Hand leadership to *target* (0: the most up-to-date voter); intake stops until done or timed out."""
-        leader = self._role
-        if not isinstance(leader, Leader):
-            return Refused(RefusalReason.NOT_LEADER, self._leader_id)
-        voters = [node for node in self._membership.voters if node != self.node_id]
-        if not target and voters:
-            target = max(
-                voters, key=lambda node: (self._is_active(leader.progress[node]), leader.progress[node].match)
-            )
-        if target == self.node_id:
-            return None
-        if target not in voters:
-            return Refused(RefusalReason.BAD_TARGET, self.node_id, f"{target:x} is not another voter")
-        if leader.transfer is not None and leader.transfer.target != target:
-            return Refused(RefusalReason.TRANSFERRING, self.node_id)
-        if leader.transfer is None:
-            leader.transfer = Transfer(
-                target=target, deadline=Tick(self._now + self._config.election_timeout_ticks)
-            )
-            self._trace("transfer", target=target)
-            self._maybe_hand_over(leader)
-        return None
-
-    def _maybe_hand_over(self, leader: Leader) -> None:
-        """Tell the target to stand as soon as it has our whole log (thesis §3.10)."""
-        transfer = leader.transfer
-        if transfer is None or transfer.handed_over:
-            return
-        if leader.progress[transfer.target].match == self._log.last_index:
-            self._send(transfer.target, TimeoutNow(self._term))
-            transfer.handed_over = True
-            leader.timeout_now_sent = True
+    @override
+    def _timeout_now(self) -> Message:
+        return TimeoutNow(self._term)
 
     def _on_timeout_now(self) -> None:
         if self._may_stand():
             self._quick_attempts = 1
             self._campaign(transfer=True)
-
-    def _hand_over_when_removed(self, leader: Leader) -> None:
-        """A leader that is no member any more steps down once that has committed (§6), and names a successor."""
-        best = max(
-            self._membership.voters,
-            key=lambda node: (self._is_active(leader.progress[node]), leader.progress[node].match),
-        )
-        self._send(best, TimeoutNow(self._term))
-        self._trace("removed", term=self._term)
-        self._become_follower(NOBODY)
 
     def _tell_term(self, sender: NodeId) -> None:
         """A leader or candidate of an older term might never learn of the newer one: tell it (etcd issue 8501)."""

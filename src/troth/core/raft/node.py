@@ -15,27 +15,21 @@ paper are listed in docs/divergences.md.
 from collections.abc import Sequence
 from typing import assert_never
 
+from typing_extensions import override
+
 from troth.core.interface import (
     ORIGIN,
-    Accepted,
-    Effects,
     Engine,
     Entry,
     EntryId,
-    EntryKind,
     HardState,
     Membership,
     Message,
     Persist,
-    Progress,
-    ProposeResult,
-    RefusalReason,
-    Refused,
-    RoleName,
     Slot,
     SnapshotMeta,
-    Status,
 )
+from troth.core.leading.roles import Follower, PreCandidate
 from troth.core.raft.elections import Elections
 from troth.core.raft.messages import (
     AppendEntries,
@@ -54,45 +48,17 @@ from troth.core.raft.messages import (
     VoteReply,
     is_well_formed,
 )
-from troth.core.raft.roles import Candidate, Follower, Leader, PreCandidate
+from troth.core.raft.roles import Candidate, Leader
 from troth.core.raft.state import NOBODY, RaftConfig
 from troth.errors import invariant
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.ports import Rng
-
-NO_EFFECTS = Effects()
 
 
 class Raft(Elections):
     """One server's Raft state machine; implements `core.interface.Engine`."""
 
     # ---- inputs ----
-
-    def propose(self, payload: bytes) -> ProposeResult:
-        """Append *payload* to the log if this server leads."""
-        leader = self._role
-        if not isinstance(leader, Leader):
-            return Refused(RefusalReason.NOT_LEADER, self._leader_id)
-        if leader.transfer is not None:
-            return Refused(RefusalReason.TRANSFERRING, leader.transfer.target)
-        if leader.uncommitted_bytes and (
-            leader.uncommitted_bytes + len(payload) > self._config.uncommitted_bytes_max
-        ):
-            return Refused(RefusalReason.QUEUE_FULL, self.node_id)
-        entry = self._append_own(EntryKind.COMMANDS, payload)
-        return Accepted(EntryId(entry.term, entry.index))
-
-    def tick(self, now: Tick) -> None:
-        """Let time pass up to *now* (never falls)."""
-        self._now = max(self._now, now)
-        role = self._role
-        if isinstance(role, Leader):
-            self._leader_tick(role)
-            return
-        if isinstance(role, Follower) and role.reads:
-            self._expire_reads(role)
-        if self._now >= self._election_deadline:
-            self._on_election_timeout()
 
     def receive(self, sender: NodeId, message: Message, now: Tick) -> None:
         """Handle one message. Malformed or stale ones change nothing."""
@@ -102,8 +68,8 @@ class Raft(Elections):
             return
         if self._admits(sender, message):
             self._dispatch(sender, message)
-            if isinstance(self._role, Leader):
-                self._after_leader_input(self._role)
+            if (leader := self._leader) is not None:
+                self._after_leader_input(leader)
 
     def snapshot_received(self, sender: NodeId, term: Term, meta: SnapshotMeta, now: Tick) -> bool:
         """A whole snapshot has arrived and is durable; True when it is installed (see `Effects.install`)."""
@@ -115,11 +81,6 @@ class Raft(Elections):
             self._become_follower(NOBODY)
         self._follow(sender)
         return self._install(sender, meta)
-
-    def applied(self, index: LogIndex) -> None:
-        """The state machine has applied up to *index*."""
-        invariant(index <= self._commit_index, "applies what is not committed", index=index)
-        self._applied_index = max(self._applied_index, index)
 
     # ---- gates ----
 
@@ -188,7 +149,7 @@ class Raft(Elections):
                     self._on_read_request(role, sender, message)
             case ReadReply():
                 if isinstance(role, Follower):
-                    self._on_read_reply(role, message)
+                    self._on_read_point(role, message.number, message.index)
             case TimeoutNow():
                 if not isinstance(role, Leader):
                     self._on_timeout_now()
@@ -218,118 +179,31 @@ class Raft(Elections):
 
     # ---- outcome ----
 
-    def take_effects(self) -> Effects:
-        """Everything to be done since the last call."""
-        role = self._role
-        if isinstance(role, Leader):
-            if role.rounds:
-                self._confirm_rounds(role)
-            self._begin_reads(role)
-            self._replicate(role)
-            if role.commit_told < self._commit_index:
-                role.commit_told = self._commit_index
-                self._send_commit_notice(role)
-        persist = self._take_persist()
-        committed = self._take_committed()
-        if not (
-            persist
-            or committed
-            or self._out_send
-            or self._out_after_persist
-            or self._out_reads
-            or self._out_reads_refused
-            or self._out_snapshots_wanted
-            or self._out_trace
-            or self._out_membership
-        ):
-            return NO_EFFECTS
-        effects = Effects(
-            send=tuple(self._out_send),
-            persist=persist,
-            after_persist=tuple(self._out_after_persist),
-            committed=committed,
-            more_committed=self._delivered_index < self._commit_index,
-            install=self._out_install,
-            reads=tuple(self._out_reads),
-            reads_refused=tuple(self._out_reads_refused),
-            snapshots_wanted=tuple(self._out_snapshots_wanted),
-            membership=self._out_membership,
-            trace=tuple(self._out_trace),
-        )
-        self._out_send.clear()
-        self._out_after_persist.clear()
-        self._out_reads.clear()
-        self._out_reads_refused.clear()
-        self._out_snapshots_wanted.clear()
-        self._out_trace.clear()
-        self._out_install = None
-        self._out_membership = None
-        return effects
-
+    @override
     def _take_persist(self) -> Persist | None:
         """What storage has not been given yet; a leader's own acknowledgement waits for it (thesis §10.2.1)."""
         entries = self._log.take_unsaved()
         saved = self._saved_hard_state
         changed = self._term != saved.term or self._voted_for != saved.voted_for
-        if not (changed or entries or self._out_install is not None):
+        if not (changed or entries or self._out.install is not None):
             return None
         if entries and isinstance(self._role, Leader):
             self._send_durable(self.node_id, AppendReply(self._term, self._log.last_index))
         if changed:
-            self._saved_hard_state = HardState(self._term, self._voted_for)
+            self._saved_hard_state = self._hard_state
         return Persist(
-            hard_state=self._saved_hard_state if changed else None, entries=entries, snapshot=self._out_install
-        )
-
-    def status(self) -> Status:
-        """A frozen look at the present state."""
-        role = self._role
-        progress: dict[NodeId, Progress] = {}
-        transferring_to = NOBODY
-        if isinstance(role, Leader):
-            transferring_to = role.transfer.target if role.transfer else NOBODY
-            progress = {
-                node: Progress(
-                    match=seen.match,
-                    next=seen.next,
-                    state=seen.mode.value,
-                    active=node == self.node_id or self._is_active(seen),
-                    in_flight=len(seen.in_flight),
-                )
-                for node, seen in sorted(role.progress.items())
-            }
-        return Status(
-            node_id=self.node_id,
-            role=_ROLE_NAMES[type(role)],
-            term=self._term,
-            voted_for=self._voted_for,
-            leader=self._leader_id,
-            first_index=self._log.first_index,
-            last=self._log.last,
-            commit_index=self._commit_index,
-            applied_index=self._applied_index,
-            membership=self._membership,
-            membership_index=self._memberships.index,
-            progress=progress,
-            transferring_to=transferring_to,
+            hard_state=self._saved_hard_state if changed else None, entries=entries, snapshot=self._out.install
         )
 
     @property
-    def commit_index(self) -> LogIndex:
-        """Everything up to here is agreed upon."""
-        return self._commit_index
+    @override
+    def _hard_state(self) -> HardState:
+        return HardState(self._term, self._voted_for)
 
-    def leader(self) -> tuple[Term, NodeId]:
-        """The present term and its leader (0: unknown): the part of `status` that is asked for all the time."""
-        return self._term, self._leader_id
-
-
-_ROLE_NAMES: dict[type, RoleName] = {
-    Follower: RoleName.FOLLOWER,
-    PreCandidate: RoleName.PRE_CANDIDATE,
-    Candidate: RoleName.CANDIDATE,
-    Leader: RoleName.LEADER,
-}
+    @property
+    @override
+    def _ends(self) -> tuple[LogIndex, EntryId]:
+        return self._log.first_index, self._log.last
 
 
 def new_cluster(membership: Membership) -> SnapshotMeta:

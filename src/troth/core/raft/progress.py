@@ -12,39 +12,20 @@ by one, up to `MESSAGES_IN_FLIGHT_MAX`.
 Source: thesis §10.2.1 (pipelining); the three states are etcd's; the window is TCP's (Jacobson 1988).
 """
 
-from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from typing import assert_never
 
-from troth.ids import LogIndex, Tick
+from typing_extensions import override
 
-MESSAGES_IN_FLIGHT_MAX = 128
-BYTES_IN_FLIGHT_MAX = 8 << 20
-
-
-class Mode(Enum):
-    PROBE = "probe"
-    REPLICATE = "replicate"
-    SNAPSHOT = "snapshot"
+from troth.core.leading.flight import BYTES_IN_FLIGHT_MAX, MESSAGES_IN_FLIGHT_MAX, Flight, Mode
+from troth.ids import LogIndex
 
 
 @dataclass(slots=True)
-class FollowerProgress:
-    """One follower. Invariant: ``match < next``; `match` falls only when the follower denies it (`forget_match`)."""
+class FollowerProgress(Flight):
+    """One follower; `match` falls only when the follower denies it (`forget_match`)."""
 
-    match: LogIndex
-    next: LogIndex
-    mode: Mode = Mode.PROBE
     probe_outstanding: bool = False
-    heard: Tick = Tick(0)
-    """When anything of this leader's term last came from it."""
-    acked_token: int = 0
-    """The newest heartbeat round that this follower has confirmed."""
-    snapshot_index: LogIndex = LogIndex(0)
-    in_flight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
-    """(last index, bytes) of each append sent in replicate mode and not yet acknowledged."""
-    bytes_in_flight: int = 0
     window: int = MESSAGES_IN_FLIGHT_MAX
     """So many messages may be in flight."""
 
@@ -63,18 +44,14 @@ class FollowerProgress:
     def on_sent(self, last: LogIndex, size_bytes: int) -> None:
         """An append with entries up to *last* has left."""
         if self.mode is Mode.REPLICATE:
-            self.in_flight.append((last, size_bytes))
-            self.bytes_in_flight += size_bytes
-            self.next = LogIndex(last + 1)
+            self.fly(last, size_bytes)
         else:
             self.probe_outstanding = True
 
     def on_acknowledged(self, match: LogIndex) -> bool:
         """The follower holds the leader's log up to *match*; True when that is news."""
-        while self.in_flight and self.in_flight[0][0] <= match:
-            self.bytes_in_flight -= self.in_flight.popleft()[1]
+        self.land(match)
         self.probe_outstanding = False
-        self.next = max(self.next, LogIndex(match + 1))
         if match <= self.match:
             return False
         self.match = match
@@ -85,25 +62,25 @@ class FollowerProgress:
         """The follower does not hold what it once acknowledged: count on nothing."""
         self.match = LogIndex(0)
 
-    def become_probe(self, next_index: LogIndex) -> None:
-        """Go back to one message at a time, from *next_index*."""
+    @override
+    def become_probe(self, next_index: LogIndex = LogIndex(0)) -> None:
+        """Go back to one message at a time, from *next_index* (at the earliest what is not acknowledged)."""
         if self.mode is Mode.REPLICATE:
             self.window = max(1, self.window // 2)
-        self._clear_flight()
+        self.ground()
         self.mode = Mode.PROBE
         self.next = max(next_index, LogIndex(self.match + 1))
 
     def become_replicate(self) -> None:
-        self._clear_flight()
+        self.ground()
         self.mode = Mode.REPLICATE
         self.next = LogIndex(self.match + 1)
 
-    def become_snapshot(self, index: LogIndex) -> None:
-        self._clear_flight()
-        self.mode = Mode.SNAPSHOT
-        self.snapshot_index = index
-
-    def _clear_flight(self) -> None:
+    @override
+    def ground(self) -> None:
         self.in_flight.clear()
         self.bytes_in_flight = 0
         self.probe_outstanding = False
+
+
+__all__ = ["BYTES_IN_FLIGHT_MAX", "MESSAGES_IN_FLIGHT_MAX", "FollowerProgress", "Mode"]

@@ -4,7 +4,10 @@ The leader writes its own disk while the followers write theirs: its own acknowl
 that waits in the same "once durable" outbox, so it counts exactly when it is true (thesis §10.2.1).
 """
 
+from typing_extensions import override
+
 from troth.core.interface import Entry, EntryId
+from troth.core.leading.rounds import COMMIT_NOTICE
 from troth.core.quorum import joint_quorum_value
 from troth.core.raft.messages import (
     AppendEntries,
@@ -17,10 +20,7 @@ from troth.core.raft.progress import FollowerProgress, Mode
 from troth.core.raft.roles import Leader
 from troth.core.raft.state import State
 from troth.errors import invariant
-from troth.ids import LogIndex, NodeId, Tick
-
-COMMIT_NOTICE = 0
-"""The token of a heartbeat that only tells the commit index: it belongs to no round and wants no answer."""
+from troth.ids import LogIndex, NodeId
 
 
 class Replication(State):
@@ -28,6 +28,7 @@ class Replication(State):
 
     # ---- leader: sending ----
 
+    @override
     def _replicate(self, leader: Leader) -> None:
         """Send every follower what flow control allows."""
         for peer in self._others():
@@ -52,27 +53,8 @@ class Replication(State):
     def _want_snapshot(self, peer: NodeId, progress: FollowerProgress) -> None:
         """§7: the entry that *peer* needs next is compacted away."""
         progress.become_snapshot(self._log.compacted.index)
-        self._out_snapshots_wanted.append(peer)
+        self._out.snapshots_wanted.append(peer)
         self._trace("snapshot_wanted", peer=peer)
-
-    def _send_commit_notice(self, leader: Leader) -> None:
-        """Tell followers with nothing in flight that the commit index has risen; others hear it with an append."""
-        notice = Heartbeat(self._term, self._log.id_at(self._commit_index), COMMIT_NOTICE)
-        for peer in self._others():
-            progress = leader.progress[peer]
-            if progress.mode is Mode.REPLICATE and not progress.in_flight:
-                self._send(peer, notice)
-
-    def _begin_round(self, leader: Leader) -> int:
-        """Send a numbered heartbeat round; its confirmation by a quorum proves leadership after this moment."""
-        leader.token += 1
-        leader.rounds.append((leader.token, self._now))
-        leader.heartbeat_due = Tick(self._now + self._config.heartbeat_ticks)
-        heartbeat = Heartbeat(self._term, self._log.id_at(self._commit_index), leader.token)
-        for peer in self._others():
-            self._send(peer, heartbeat)
-        leader.progress[self.node_id].acked_token = leader.token
-        return leader.token
 
     # ---- leader: answers ----
 
@@ -108,7 +90,7 @@ class Replication(State):
             progress.forget_match()
         elif progress.mode is Mode.REPLICATE:
             if message.rejected > progress.match:
-                progress.become_probe(LogIndex(progress.match + 1))
+                progress.become_probe()
             return
         elif message.rejected != progress.next - 1:
             return  # an old answer to an earlier probe
@@ -128,7 +110,7 @@ class Replication(State):
             prev_term = self._log.term_at(prev_index)
             if prev_term is None:
                 # Compacted while it was in flight: with a full pipeline nothing else would ever be sent.
-                progress.become_probe(LogIndex(progress.match + 1))
+                progress.become_probe()
                 return
             prev = EntryId(prev_term, prev_index)
             self._send(sender, AppendEntries(self._term, prev, (), self._commit_index))
@@ -145,8 +127,7 @@ class Replication(State):
         if index <= self._commit_index or self._log.term_at(index) != self._term:
             return False
         self._advance_commit(index)
-        while leader.uncommitted and leader.uncommitted[0].index <= index:
-            leader.uncommitted_bytes -= leader.uncommitted.popleft().size_bytes
+        leader.on_committed(index)
         return True
 
     # ---- follower ----
@@ -184,7 +165,7 @@ class Replication(State):
         self._log.truncate_from(index, self._commit_index)
         if self._memberships.index >= index:
             self._memberships.on_truncate(index)
-            self._out_membership = self._membership
+            self._out.membership = self._membership
 
     def _on_heartbeat(self, sender: NodeId, message: Heartbeat) -> None:
         # Told by the entry and not by its index: an unverified tail of ours may reach as far (raft PR#139 and others),
@@ -196,6 +177,12 @@ class Replication(State):
 
     # ---- both ----
 
+    @property
+    @override
+    def _deliverable_index(self) -> LogIndex:
+        return self._commit_index
+
+    @override
     def _take_committed(self) -> tuple[Entry, ...]:
         """Entries newly committed, each exactly once, in order; a piece at a time, so that a server that catches up
         goes on answering in between."""

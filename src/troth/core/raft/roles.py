@@ -1,79 +1,21 @@
-"""The roles of a server (Raft figure 4). Each holds what only that role knows, so that it cannot outlive it."""
+"""Raft's candidate and leader; the other roles stand in core/leading/roles.py."""
 
-from collections import deque
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-from troth.core.interface import Entry
+from troth.core.leading.roles import Leading, Role
 from troth.core.raft.progress import FollowerProgress
-from troth.ids import LogIndex, NodeId, Tick
+from troth.ids import LogIndex, NodeId
 
 
 @dataclass(slots=True)
-class Follower:
-    """`leader`: whose messages of this term have come; 0 before the first."""
-
-    leader: NodeId = NodeId(0)
-    reads: dict[int, tuple[int, Tick]] = field(default_factory=dict)
-    """Reads forwarded to the leader: our number for it -> (context, tick at which to give up)."""
-
-
-@dataclass(slots=True)
-class PreCandidate:
-    """Asks whether an election could be won, without raising its term (thesis §9.6)."""
-
-    votes: dict[NodeId, bool] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Candidate:
+class Candidate(Role):
     """§5.2. Its own vote is in `votes` only when it is durable."""
 
     votes: dict[NodeId, bool] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingRead:
-    """A read waiting for a quorum to confirm the leader after round `token` began."""
-
-    origin: NodeId
-    context: int
-    index: LogIndex
-    token: int
-
-
 @dataclass(slots=True, kw_only=True)
-class Transfer:
-    """Leadership is on its way to `target`; intake is stopped until `deadline`."""
-
-    target: NodeId
-    deadline: Tick
-    handed_over: bool = False
-
-
-@dataclass(slots=True)
-class Leader:
+class Leader(Leading):
     progress: dict[NodeId, FollowerProgress]
     term_start: LogIndex
     """Index of this term's first entry; nothing commits, and no read is served, before it has (§5.4.2, §6.4)."""
-    ticked: Tick
-    heartbeat_due: Tick
-    own_disk_seen: Tick
-    """When this server's own disk last kept up; a leader with a hung disk steps down."""
-    token: int = 0
-    rounds: deque[tuple[int, Tick]] = field(default_factory=deque)
-    """(token, tick of sending) of unconfirmed heartbeat rounds: a lease counts from the *sending*."""
-    lease_start: Tick | None = None
-    unconfirmed: deque[PendingRead] = field(default_factory=deque)
-    new_reads: list[tuple[NodeId, int]] = field(default_factory=list)
-    """(origin, context) of reads that no round covers yet."""
-    transfer: Transfer | None = None
-    timeout_now_sent: bool = False
-    """Once sent it may arrive at any time, so leases hold no longer in this term."""
-    commit_told: LogIndex = LogIndex(0)
-    """The commit index that followers with nothing in flight have been sent."""
-    uncommitted_bytes: int = 0
-    uncommitted: deque[Entry] = field(default_factory=deque)
-
-
-Role: TypeAlias = Follower | PreCandidate | Candidate | Leader

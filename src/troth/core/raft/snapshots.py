@@ -4,7 +4,7 @@ The bytes of a snapshot are moved by the layer above; here it is decided when on
 means for log, commit index and membership.
 """
 
-from troth.core.interface import EntryId, Membership, SnapshotMeta
+from troth.core.interface import EntryId, SnapshotMeta
 from troth.core.raft.messages import AppendReply
 from troth.core.raft.progress import Mode
 from troth.core.raft.replication import Replication
@@ -29,10 +29,6 @@ class Snapshots(Replication):
         """The full name of the entry at *index*, which is applied and not compacted (for a snapshot's header)."""
         return self._log.id_at(index)
 
-    def membership_at(self, index: LogIndex) -> Membership:
-        """The membership in force at *index* (for the header of a snapshot)."""
-        return self._memberships.at(index)
-
     def _install(self, sender: NodeId, meta: SnapshotMeta) -> bool:
         """A whole snapshot from the leader has arrived and is durable; True when it replaces our state."""
         if meta.last.index <= self._commit_index:
@@ -47,11 +43,11 @@ class Snapshots(Replication):
         # Whatever stands in our log is either covered or contradicts what is committed (figure 13, step 7).
         self._log.reset_to(meta.last)
         self._memberships.reset(meta.membership, meta.last.index)
-        self._out_membership = self._membership
+        self._out.membership = self._membership
         self._commit_index = meta.last.index
         self._delivered_index = meta.last.index
         self._applied_index = meta.last.index
-        self._out_install = meta
+        self._out.install = meta
         self._trace("install", last=meta.last)
         self._send_durable(sender, AppendReply(self._term, meta.last.index))
         return True

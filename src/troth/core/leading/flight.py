@@ -1,0 +1,64 @@
+"""What a leader knows of one other server, and what is on its way there.
+
+Flow control: at most so many messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each (Raft thesis §10.2.1); the
+three modes are etcd's. What they mean for sending is the protocol's.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from troth.ids import LogIndex, Tick
+
+MESSAGES_IN_FLIGHT_MAX = 128
+BYTES_IN_FLIGHT_MAX = 8 << 20
+
+
+class Mode(Enum):
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+@dataclass(slots=True)
+class Flight:
+    """One server, as its leader sees it. Invariant: ``match < next``."""
+
+    next: LogIndex
+    match: LogIndex = LogIndex(0)
+    mode: Mode = Mode.PROBE
+    heard: Tick = Tick(0)
+    """When anything of this leader's term (ballot) last came from it."""
+    acked_token: int = 0
+    """The newest heartbeat round that it has confirmed."""
+    snapshot_index: LogIndex = LogIndex(0)
+    in_flight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
+    """(last index, bytes) of each message that is pipelined and not wholly acknowledged."""
+    bytes_in_flight: int = 0
+
+    def fly(self, last: LogIndex, size_bytes: int) -> None:
+        """A pipelined message up to *last* has left."""
+        self.in_flight.append((last, size_bytes))
+        self.bytes_in_flight += size_bytes
+        self.next = LogIndex(last + 1)
+
+    def land(self, match: LogIndex) -> None:
+        """Whatever ends at or below *match* has arrived."""
+        while self.in_flight and self.in_flight[0][0] <= match:
+            self.bytes_in_flight -= self.in_flight.popleft()[1]
+        self.next = max(self.next, LogIndex(match + 1))
+
+    def ground(self) -> None:
+        """Count nothing as being under way any more."""
+        self.in_flight.clear()
+        self.bytes_in_flight = 0
+
+    def become_probe(self) -> None:
+        """Stop pipelining until it is known again what has arrived."""
+        raise NotImplementedError
+
+    def become_snapshot(self, index: LogIndex) -> None:
+        """Send nothing until it has a snapshot that ends at *index* or behind."""
+        self.ground()
+        self.mode = Mode.SNAPSHOT
+        self.snapshot_index = index
