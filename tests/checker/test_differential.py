@@ -17,6 +17,7 @@ from troth.verify.verdict import Status
 from .brute import linearizable, replays
 from .brute_weak import convergent, others_guarantee, own_guarantee, views
 from .random_histories import OBJECTS, random_history
+from .strange_histories import STRANGE, strange_history
 from .weak_histories import weak_history
 
 SMOKE = 800
@@ -58,6 +59,34 @@ def test_linearizable_as_the_oracle_says(name: str, start: int, count: int) -> N
             order = tuple(place[index] for index in example.prefix)
             assert replays(history.where(example.prefix), model, order) == "", (name, seed)
     assert unknown <= count // 100
+    assert seen == {Status.OK, Status.ILLEGAL}
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+@pytest.mark.parametrize("object", STRANGE)
+def test_nothing_strange_misleads(object: str, start: int, count: int) -> None:
+    """Verdict, witness and longest legal order of histories that no store would record."""
+    seen = set()
+    for seed in range(start, start + count // 2):
+        history, model = strange_history(object, seed)
+        verdict = check_linearizable(history, model, budget=Budget(configurations_max=20_000))
+        assert verdict.status is expected(linearizable(history, model)), (object, seed)
+        seen.add(verdict.status)
+        if verdict:
+            witness = verdict.witness
+            assert witness is not None
+            # An append of nothing says nothing, wherever it may stand.
+            silent = [op.index for op in history.operations if op.f == "append" and not op.argument]
+            kept = [op.index for op in history.operations if op.index not in silent or op.index in witness]
+            place = {index: at for at, index in enumerate(kept)}
+            order = tuple(place[index] for index in witness)
+            assert replays(history.where(kept), model, order) == "", (object, seed)
+        else:
+            example = verdict.counterexample
+            assert example is not None and example.reason, (object, seed)
+            place = {index: at for at, index in enumerate(sorted(example.prefix))}
+            order = tuple(place[index] for index in example.prefix)
+            assert replays(history.where(example.prefix), model, order) == "", (object, seed)
     assert seen == {Status.OK, Status.ILLEGAL}
 
 

@@ -138,6 +138,11 @@ def test_atomic_commit_as_its_axioms_say(start: int, count: int) -> None:
                 return False
             if commits and any(op.argument is False for op in votes):
                 return False
+            for commit in commits:
+                possible = {op.process for op in mine if op.f == "vote" and op.outcome is not EventType.FAIL
+                            and op.invoked < commit.completed}  # fmt: skip
+                if not {op.process for op in mine if op.f == "vote"} <= possible:
+                    return False
             everybody = {op.process for op in mine} <= {op.process for op in votes if op.argument}
             calm = all(op.outcome is EventType.OK for op in mine) and all(op.argument for op in votes)
             if aborts and everybody and calm:

@@ -7,7 +7,7 @@ false or "no"), ``commit``, ``abort``; a ``commit`` or ``abort`` that is ok is a
 ===  ===============================================================================================
 AC1  all participants that reach a decision reach the same one
 AC2  a participant does not reverse its decision
-AC3  commit is decided only if every participant voted yes
+AC3  commit is decided only if every participant voted yes: before the commit returned, and not by a vote that failed
 AC4  if every participant voted yes and nothing failed, the decision is commit
 ===  ===============================================================================================
 
@@ -22,6 +22,7 @@ from troth.verify.verdict import Counterexample, Part, Status, Verdict, combine
 
 _DECISIONS: Final = frozenset({"commit", "abort"})
 _YES: Final = (True, "yes", "commit", "prepared")
+_NO: Final = (False, "no", "abort")
 
 
 def check_atomic_commit(history: History) -> Verdict:
@@ -88,20 +89,39 @@ def _transaction(operations: list[Operation], *, calm: bool) -> tuple[str, Count
         late, early = (commit, abort) if commit.invoked > abort.invoked else (abort, commit)
         return "AC1", _example(late, early, f"process {early.process} decided {early.f}")
     votes = [op for op in operations if op.f == "vote" and op.outcome is EventType.OK]
-    refusals = [op for op in votes if not _yes(op)]
+    refusals = [op for op in votes if _vote(op) in _NO]
     if commit is not None and refusals:
         return "AC3", _example(commit, refusals[0], f"process {refusals[0].process} voted no")
+    if commit is not None and (unheard := _unheard(operations)) is not None:
+        return "AC3", unheard
     failed = [op for op in operations if op.outcome is not EventType.OK]
-    if abort is not None and votes and not refusals and not failed and calm:
+    if abort is not None and votes and all(_vote(op) in _YES for op in votes) and not failed and calm:
         voted = {op.process for op in votes}
         if all(op.process in voted for op in operations):
             return "AC4", _example(abort, votes[-1], "every participant voted yes and nothing failed")
     return "", None
 
 
-def _yes(op: Operation) -> bool:
-    value = op.result if op.result is not None else op.argument
-    return value in _YES
+def _unheard(operations: list[Operation]) -> Counterexample | None:
+    """A commit that returned before some participant can have voted yes."""
+    commits = [op for op in operations if op.f == "commit" and op.outcome is EventType.OK]
+    first = min(commits, key=lambda op: op.completed)
+    asked: dict[Process, Operation] = {}
+    heard: set[Process] = set()
+    for op in operations:
+        if op.f == "vote":
+            asked.setdefault(op.process, op)
+            if op.outcome is not EventType.FAIL and op.invoked < first.completed:
+                heard.add(op.process)
+    for process, vote in asked.items():
+        if process not in heard:
+            why = "had not voted when it returned" if vote.outcome is not EventType.FAIL else "never voted"
+            return _example(first, vote, f"process {process} {why}")
+    return None
+
+
+def _vote(op: Operation) -> Value:
+    return op.result if op.result is not None else op.argument
 
 
 def _example(op: Operation, other: Operation, reason: str) -> Counterexample:

@@ -9,6 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from troth.errors import UsageError
+from troth.verify.formats.maps import DRAINED
 from troth.verify.history import EventType, History, Operation, Value
 from troth.verify.transactions.micro import READS, WRITES
 
@@ -26,8 +27,9 @@ _NAMES: Final[tuple[tuple[set[str], set[str], str, str, str], ...]] = (
     ({"vote"}, {"commit", "abort"}, "transaction", "atomic-commit", "participants vote, commit and abort"),
     ({"transfer"}, {"read"}, "bank", "scan", "transfers and reads of all balances"),
     ({"generate"}, set(), "unique-ids", "scan", "ids are generated"),
-    ({"enqueue"}, {"dequeue", "drain"}, "queue", "linearizable", "enqueue and dequeue: first in, first out"),
-    ({"dequeue"}, {"drain"}, "queue", "linearizable", "enqueue and dequeue: first in, first out"),
+    ({"drain"}, {"enqueue", "dequeue"}, "unordered-queue", "linearizable", "a queue that is drained in any order"),
+    ({"enqueue"}, {"dequeue"}, "queue", "linearizable", "enqueue and dequeue: first in, first out"),
+    ({"dequeue"}, set(), "queue", "linearizable", "enqueue and dequeue: first in, first out"),
     ({"push"}, {"pop"}, "stack", "linearizable", "push and pop"),
     ({"pop"}, set(), "stack", "linearizable", "push and pop"),
     ({"cas"}, {"read", "write"}, "cas-register", "linearizable", "read, write and cas"),
@@ -47,7 +49,7 @@ def guess(history: History) -> Guess:
     Raises:
         UsageError: its operations are those of no object known here.
     """
-    names = {op.f for op in history.operations}
+    names = {op.f for op in history.operations} | ({"drain"} if DRAINED in history.remarks else set())
     if not names:
         return Guess("register", "linearizable", "it is empty")
     if names == {"txn"}:

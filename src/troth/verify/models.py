@@ -31,7 +31,7 @@ from typing_extensions import override
 from troth.errors import UsageError
 from troth.verify.formats.edn import Record
 from troth.verify.history import EventType, History, Operation, Reading, Value
-from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
+from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive, joined
 
 
 class _Illegal:
@@ -179,7 +179,7 @@ class Register(Model):
         if f == "write" or f == "put" or f == "set":
             return call.argument
         if f == "append":
-            return _joined(state, call.argument)
+            return joined(state, call.argument)
         if f == "delete":
             return self.initial
         if f == "cas":
@@ -230,18 +230,6 @@ class Register(Model):
         elif f in ("read", "get", "write", "put", "set", "append", "delete"):
             return None
         raise _unknown(self, Call(f=f))
-
-
-def _joined(state: Value, tail: Value) -> Value:
-    if not tail:
-        return state
-    if state is None:
-        return tail
-    if isinstance(state, str) and isinstance(tail, str):
-        return state + tail
-    if isinstance(state, tuple) and isinstance(tail, tuple):
-        return state + tail
-    return ("unjoinable", state, tail)
 
 
 class CasRegister(Register):
@@ -425,6 +413,12 @@ class Counter(Model):
         self.initial = initial
 
     @override
+    def reading(self, reading: Reading) -> "Counter":
+        """Starts at the reading's initial value, if that is a number."""
+        initial = reading.initial
+        return Counter(initial) if not self.initial and initial.__class__ is int else self
+
+    @override
     def init(self) -> Value:
         """Zero unless said otherwise."""
         return self.initial
@@ -491,10 +485,12 @@ class Queue(Model):
         """Everything about one element, and dequeues that found nothing."""
         groups: dict[Value, list[int]] = {}
         found: list[tuple[int, ...]] = []
+        # Where nil was enqueued, a dequeue of nil may have taken that.
+        nothing = any(call.argument is None for call in calls.values() if self.total(call))
         for index, call in calls.items():
             if self.total(call):
                 groups.setdefault(call.argument, []).append(index)
-            elif call.known and call.result is not None:
+            elif call.known and (nothing or call.result is not None):
                 groups.setdefault(call.result, []).append(index)
             elif call.known:
                 found.append((index,))

@@ -21,3 +21,17 @@ APPEND: Final = 4
 
 Primitive: TypeAlias = tuple[int, Value, Value, bool]
 """(code, first argument, second argument, crashed). Crashed READ and NOT say nothing and must be left out."""
+
+
+def joined(state: Value, tail: Value) -> Value:
+    """What an APPEND of *tail* makes of *state*: strings and tuples grow, an absent or empty value becomes *tail*."""
+    if not tail:
+        return state
+    if state is None or state == "" or state == ():
+        return tail
+    if isinstance(state, str) and isinstance(tail, str):
+        return state + tail
+    if isinstance(state, tuple) and isinstance(tail, tuple):
+        return state + tail
+    # Types that cannot be joined: a value equal to nothing else that is read.
+    return ("unjoinable", state, tail)

@@ -12,6 +12,7 @@ from troth.verify.formats.edn import Record
 from troth.verify.history import Event, EventType, History, Reading, Value, pair
 from troth.verify.models import ILLEGAL, OBJECTS, Bank, Call, Model, Register, SetObject, Several, model_of
 from troth.verify.sessions import _Observer
+from troth.verify.transactions import check_transactions
 from troth.verify.verdict import Status, Verdict, combine
 
 Step = tuple[int, str, Value, Value, Value]
@@ -423,6 +424,41 @@ def test_an_abort_under_faults_is_nobodys_fault() -> None:
     disturbed = pair([*calm.events(), Event(type=EventType.INFO, process="nemesis", f="kill")])
     verdict = check(disturbed, "atomic-commit")
     assert verdict and verdict.reason == "1 participants had not decided when the history ended"
+
+
+def test_a_commit_that_did_not_wait_for_a_vote_breaks_ac3() -> None:
+    """A yes that was asked for once the commit had returned is not what it was decided upon, nor is a refused one."""
+    early = one_by_one(vote(0, True), decide(0, "commit"), vote(1, True))
+    assert check(early, "atomic-commit").anomalies == ("AC3",)
+    assert check(one_by_one(vote(0, True), vote(1, True), decide(0, "commit")), "atomic-commit")
+    never = one_by_one(vote(0, True), vote(1, True), decide(0, "commit"))
+    refused = [
+        structs.replace(event, type=EventType.FAIL) if at == 3 else event
+        for at, event in enumerate(never.events())
+    ]
+    assert check(pair(refused), "atomic-commit").anomalies == ("AC3",)
+    unsaid = one_by_one(vote(0, True), vote(1, None), decide(0, "commit"))
+    assert check(unsaid, "atomic-commit"), "a vote whose answer was not recorded is no refusal"
+
+
+def test_a_counter_starts_where_its_header_says() -> None:
+    history = one_by_one((0, "add", None, 2, None), (0, "read", None, None, 7))
+    assert not check(history, object="counter")
+    assert check(history.with_reading(Reading(initial=5)), object="counter")
+
+
+def test_a_transaction_that_is_ok_without_a_value_wrote_and_says_nothing_of_its_reads() -> None:
+    """The nil of a request is no answer."""
+    asked, seen = (("r", "x", None), ("append", "x", 2)), (("r", "x", (1, 2)),)
+    history = one_by_one(
+        (0, "txn", None, (("append", "x", 1),), (("append", "x", 1),)),
+        (1, "txn", None, asked, None),
+        (2, "txn", None, (("r", "x", None),), seen),
+    )
+    assert check_transactions(history, "list-append", "strict-serializable")
+    torn = structs.replace(history.operations[2], result=(("r", "x", (1,)),))
+    lost = History([*history.operations[:2], torn], timeline=history.timeline, length=history.length)
+    assert not check_transactions(lost, "list-append", "strict-serializable")
 
 
 def test_atomic_commit_blames_whoever_decided_later() -> None:

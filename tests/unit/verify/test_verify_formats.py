@@ -216,6 +216,8 @@ def test_edn_values() -> None:
     frozen = freeze(value)
     assert hash(frozen) is not None
     assert dump(Record({(Keyword("a"), (1, None))})) == "{:a [1 nil]}"
+    strange = r'[\formfeed \backspace \o101 \f \u0041 #object[a.B 0x1f "x"] #_ #_ 1 2 3]'
+    assert [value for value, _ in read_all(strange)] == [("\f", "\b", "A", "f", "A", ("a.B", 31, "x"), 3)]
 
 
 @pytest.mark.parametrize("space", [" " * 5000, ", " * 2500, ";" * 5000 + "\n", "; a, b\n" * 1000])

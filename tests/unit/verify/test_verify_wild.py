@@ -136,7 +136,7 @@ WILD = {
         "jepsen-edn",
         3,
         0,
-        "queue",
+        "unordered-queue",
         "linearizable",
     ),
     "mutex": (
@@ -394,9 +394,9 @@ def test_what_is_torn_reads_or_is_refused(name: str) -> None:
         ),
         ('[\n{"process": 0, "type": "invoke", "f": "read"},\n{"process": 0, "type": "ok" "f": "read"}]', "line 3"),
         ("{:process 0, :type :invoke, :f :read}\n}}}garbage", "line 2, column 1"),
-        ('{"process": 0, "type": "invoke", "f": "read"}\n{"process": 0, "ty', "line 2"),
-        ("INFO  jepsen.util - 0\t:invoke\t:read\tnil\nINFO  jepsen.util - 0\t:o", "line 2"),
-        ("INFO  jepsen.util - 0\t:invoke\t:read\tnil\nINFO  jepsen.util - 0", "line 2"),
+        ('{"process": 0, "type": "invoke", "f": "read"}\n{"process": 0, "ty\n', "line 2"),
+        ("INFO  jepsen.util - 0\t:invoke\t:read\tnil\nINFO  jepsen.util - 0\t:o\n", "line 2"),
+        ("INFO  jepsen.util - 0\t:invoke\t:read\tnil\nINFO  jepsen.util - 0\n", "line 2"),
         ("{:process nil, :type :invoke, :f :read}", "line 1"),
     ],
 )
@@ -429,6 +429,36 @@ def test_keys_of_independent_histories_are_taken_out_of_the_values() -> None:
     # A cas register that is read without a key is not independent, whatever its pairs look like.
     plain = WILD["independent"][0].replace("[1 nil]", "nil")
     assert read_history(plain).operations[1].argument == (2, (1, 3))
+
+
+def test_a_cas_alone_shows_that_its_value_holds_a_key() -> None:
+    """Without a read, ``[key [from to]]`` is what tells a history of jepsen.independent."""
+    text = "".join(
+        f"{{:process 0, :type {kind}, :f {f}, :value {value}}}\n"
+        for f, value in ((":write", "[7 1]"), (":cas", "[7 [1 2]]"), (":write", "[8 3]"))
+        for kind in (":invoke", ":ok")
+    )
+    history = read_history(text)
+    assert [(op.key, op.argument) for op in history.operations] == [(7, 1), (7, (1, 2)), (8, 3)]
+    assert check(history, object="cas-register")
+
+
+@pytest.mark.parametrize(
+    ("begins", "torn"),
+    [
+        ('{"process": 0, "type": "invoke", "f": "read"}\n', '{"process": 0, "type": "ok", "f": "re'),
+        ("{:process 0, :type :invoke, :f :read}\n", "{:process 0, :type :ok, :f :read, :va"),
+        ("INFO jepsen.util - 0 :invoke :read nil\r\n", "INFO jepsen.util - 0 :ok :read"),
+        ("w 1 2\n-----\n", "w 3"),
+    ],
+)
+def test_a_last_line_that_was_never_finished_is_passed_over(begins: str, torn: str) -> None:
+    """Whoever recorded was stopped: the operation stays open, and that is said. With a line end it is an error."""
+    history = read_history(begins + torn)
+    assert len(history) == 1
+    assert "ends within it" in history.remarks[-1]
+    with pytest.raises(DecodeError):
+        read_history(begins + torn + "\n")
 
 
 def test_a_drain_is_many_dequeues() -> None:

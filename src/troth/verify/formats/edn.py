@@ -1,9 +1,9 @@
 """A small reader and writer for EDN, the notation that Jepsen, Knossos and Elle write their histories in.
 
-Supported: nil, booleans, integers (also ``7N``), floats (also ``1.5M``), ratios, strings, characters, keywords,
-symbols, lists, vectors, maps, sets, ``;`` comments, ``#_`` discards and tags (``#inst "..."``, records such as
-``#jepsen.history.Op{...}``, ``#:space{...}``), of which the tag is dropped and the value kept, and ``##Inf``. Commas
-are white space.
+Supported: nil, booleans, integers (also ``7N`` and Clojure's ``0x1f``), floats (also ``1.5M``), ratios, strings,
+characters, keywords, symbols, lists, vectors, maps, sets, ``;`` comments, ``#_`` discards and tags
+(``#inst "..."``, records such as ``#jepsen.history.Op{...}``, ``#:space{...}``), of which the tag is dropped and the
+value kept, and ``##Inf``. Commas are white space.
 Source: the EDN specification, github.com/edn-format/edn.
 
 What comes out can be hashed, apart from maps: lists and vectors are tuples, sets are frozensets, keywords are
@@ -40,11 +40,11 @@ _TOKEN: Final = re.compile(
     r"""[\s,]*(?:;[^\n]*(?:\n|\Z)[\s,]*)*(?:
     (?P<open>\#\{|[\[({])|(?P<close>[\])}])
     |(?P<string>"(?:[^"\\]|\\.)*")
-    |(?P<int>[+-]?\d+N?(?=[\s,;"\[\](){}]|$))
+    |(?P<int>[+-]?(?:0[xX][0-9a-fA-F]+|\d+)N?(?=[\s,;"\[\](){}]|$))
     |(?P<keyword>:[^\s,;"\[\](){}]+)
     |(?P<float>[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?M?(?=[\s,;"\[\](){}]|$))
     |(?P<ratio>[+-]?\d+/\d+(?=[\s,;"\[\](){}]|$))
-    |(?P<char>\\(?:newline|return|space|tab|u[0-9a-fA-F]{4}|.))
+    |(?P<char>\\(?:newline|return|space|tab|formfeed|backspace|u[0-9a-fA-F]{4}|o[0-3]?[0-7]{1,2}|.))
     |(?P<discard>\#_)
     |(?P<special>\#\#-?(?:Inf|NaN)(?=[\s,;"\[\](){}]|$))
     |(?P<tag>\#(?:[A-Za-z]|::?[A-Za-z])[^\s,;"\[\](){}]*)
@@ -55,7 +55,9 @@ _TOKEN: Final = re.compile(
 )
 _ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", '"': '"', "\\": "\\", "/": "/"}
-_CHARS: Final = {"newline": "\n", "return": "\r", "space": " ", "tab": "\t"}
+_CHARS: Final = {
+    "newline": "\n", "return": "\r", "space": " ", "tab": "\t", "formfeed": "\f", "backspace": "\b"
+}  # fmt: skip
 _CLOSER: Final = {"[": "]", "(": ")", "{": "}", "#{": "}"}
 _WORDS: Final[dict[str, object]] = {"nil": None, "true": True, "false": False}
 _DEPTH_MAX: Final = 200
@@ -93,7 +95,8 @@ def read_all(text: str) -> Iterator[tuple[object, int]]:
         if kind == "keyword":
             value = Keyword(word[1:])
         elif kind == "int":
-            value = int(word[:-1] if word[-1] == "N" else word)
+            bare = word.rstrip("N")
+            value = int(bare, 16) if "x" in bare or "X" in bare else int(bare)
         elif kind == "open":
             if len(stack) >= _DEPTH_MAX:
                 raise DecodeError(f"{where(text, at)}: nested deeper than {_DEPTH_MAX}; expected a flatter value")
@@ -125,7 +128,7 @@ def read_all(text: str) -> Iterator[tuple[object, int]]:
             value = int(over) / int(under) if rest else whole
         elif kind == "char":
             name = word[1:]
-            value = _CHARS.get(name) or (chr(int(name[1:], 16)) if len(name) == 5 else name)
+            value = _CHARS.get(name) or _character(name)
         elif kind == "discard" or kind == "tag":
             prefixes.append((len(stack), kind == "discard"))
             continue
@@ -149,6 +152,13 @@ def read_all(text: str) -> Iterator[tuple[object, int]]:
             items.append(value)
         else:
             yield value, at
+
+
+def _character(name: str) -> str:
+    """One character, told by itself, by ``uXXXX`` or by ``oNNN``."""
+    if len(name) == 1:
+        return name
+    return chr(int(name[1:], 16 if name[0] == "u" else 8))
 
 
 def _collect(text: str, opener: str, items: list[object], at: int) -> object:

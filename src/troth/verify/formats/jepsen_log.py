@@ -59,6 +59,8 @@ def read(text: str) -> History:
             raise DecodeError(
                 f"line {number}, column {found.start(2) + 1}: found :{type_name}, expected :invoke, :ok, :fail or :info"
             )
+        if rest is None and kind is EventType.OK and f == "read":
+            raise DecodeError(f"line {number}, column {len(line) + 1}: the line ends, expected what was read")
         value = _value(rest or "nil", number, found.start(4) if rest else len(line), process)
         error = None
         if isinstance(value, edn.Keyword):

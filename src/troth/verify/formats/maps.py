@@ -25,6 +25,8 @@ _LONG: Final = frozenset({"read", "write"})
 _ASKS_NOTHING: Final = frozenset({"read", "get", "dequeue", "pop", "acquire", "release"})
 """Operations that are invoked without a value."""
 
+DRAINED: Final = "every drain is taken for as many dequeues as it returned elements"
+
 _KV_LINE: Final = re.compile(
     r"""\s*\{:process\s+(?P<process>\d+),\s*:type\s+:(?P<type>invoke|ok|fail|info),\s*:f\s+:(?P<f>get|put|append),\s*
     :key\s+"(?P<key>[^"\\]*)",\s*:value\s+(?:nil|"(?P<value>[^"\\]*)")\s*\}\s*$""",
@@ -95,14 +97,16 @@ def _paired(events: list[Event], reading: Reading) -> History:
     """Pair, after taking the keys of Jepsen's ``independent`` workloads out of their values.
 
     There every value is ``[key value]``, which for a cas could be its pair; but no read is asked with ``[key nil]``
-    unless the first is a key.
+    unless the first is a key, and no cas with ``[key [from to]]``.
     """
     asked = [event.value for event in events if event.type is EventType.INVOKE]
     looks = [event.value for event in events if event.type is EventType.INVOKE and event.f in _ASKS_NOTHING]
+    swaps = [event.value for event in events if event.type is EventType.INVOKE and event.f == "cas"]
     if (
-        looks
+        (looks or swaps)
         and all(isinstance(value, tuple) and len(value) == 2 for value in asked)
         and all(isinstance(value, tuple) and value[1] is None for value in looks)
+        and all(isinstance(value, tuple) and isinstance(value[1], tuple) for value in swaps)
     ):
         history = pair([_independent(event) for event in events], reading=reading)
         history.remarks = ("every value is [key value], as of jepsen.independent: the first is taken for the key",)
@@ -125,7 +129,7 @@ def _without_drains(history: History) -> History:
         )
     expanded = History.of(operations, reading=history.reading)
     expanded.faults = history.faults
-    expanded.remarks = ("every drain is taken for as many dequeues as it returned elements",)
+    expanded.remarks = (DRAINED,)
     return expanded
 
 
@@ -143,7 +147,9 @@ def _array_items(text: str) -> Iterator[tuple[object, int]]:
     while True:
         while at < len(text) and text[at] in " \t\r\n,":
             at += 1
-        if at >= len(text) or text[at] == "]":
+        if at >= len(text):
+            raise DecodeError(f"line {line}: the text ends inside an array, expected ']'")
+        if text[at] == "]":
             return
         line += text.count("\n", counted, at)
         counted = at

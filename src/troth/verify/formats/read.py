@@ -30,6 +30,8 @@ _TXN: Final = re.compile(
 )
 _JSON_START: Final = re.compile(r"\[?\s*\{\s*(?:\}|\"(?:[^\"\\]|\\.)*\"(?::|\s+:\s|\s*$))")
 """EDN, too, may have strings for names, but no colon that stands by itself."""
+_TORN: Final = re.compile(r"\s*(?:\{(?:.*[^}\s])?|[^\"{]*\bjepsen\.util\b.*|[wrWR]\b.*)")
+"""What may be the beginning of a line of a format that has an event a line."""
 _SAMPLE: Final = 20_000
 
 
@@ -89,7 +91,7 @@ def read_history(
     try:
         text = _text(data)
         chosen = detect(text) if format is None else format
-        history = _READERS[chosen](text)
+        history = _read(text, chosen)
     except DecodeError as error:
         if not name:
             raise
@@ -101,6 +103,27 @@ def read_history(
         raise DecodeError(f"{name or 'history'}: nested too deeply, expected flat events") from error
     history.format = chosen
     return history if reading is None else history.with_reading(reading)
+
+
+def _read(text: str, chosen: str) -> History:
+    """Read, without the last line should whoever wrote it have been stopped in the middle of it."""
+    reader = _READERS[chosen]
+    try:
+        return reader(text)
+    except DecodeError:
+        whole, _, last = text.rpartition("\n")
+        history = _or_none(reader, whole) if _TORN.fullmatch(last) and whole.strip() else None
+        if history is None or _or_none(reader, last) is not None:
+            raise
+        history.remarks += (f"passed over, since the file ends within it: the last line, {last.strip()[:40]!r}",)
+        return history
+
+
+def _or_none(reader: Callable[[str], History], text: str) -> History | None:
+    try:
+        return reader(text)
+    except DecodeError:
+        return None
 
 
 def _text(data: str | bytes) -> str:

@@ -42,6 +42,9 @@ def foreseeing(model: Model, calls: Sequence[Call | None], timeline: Sequence[in
         if call is None:
             continue
         if model.total(call):
+            if call.argument is None:
+                # Taken, it looks like "it was empty": then nothing can be foreseen.
+                return model
             put[call.argument] += 1
         elif not call.known:
             crashed.append(place)

@@ -68,10 +68,13 @@ class Observers:
 
     def until(self, state: Value) -> int:
         """Place in the timeline of the last return that can see *state*; -1 if there is none."""
-        if not self._prefixes or not isinstance(state, str | tuple):
-            found = self._last.get(state, -1)
-            # The absent value is extended by the first append, so it counts as the empty prefix.
-            return found if state is not None or not self._prefixes else FOREVER
+        if not self._prefixes:
+            return self._last.get(state, -1)
+        if state is None or state == "" or state == ():
+            # Whatever is read later may have begun here.
+            return FOREVER
+        if not isinstance(state, str | tuple):
+            return self._last.get(state, -1)
         known = self._memo.get(state)
         if known is None:
             if not self._exact:

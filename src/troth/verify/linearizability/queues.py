@@ -69,7 +69,8 @@ def examine(
         if call is None:
             continue
         if call.f in ("enqueue", "push"):
-            if call.argument in enqueues:
+            if call.argument in enqueues or call.argument is None:
+                # An element that looks like "it was empty" tells nothing.
                 return None
             enqueues[call.argument] = index
         elif call.f not in ("dequeue", "pop"):

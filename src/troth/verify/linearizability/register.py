@@ -51,7 +51,7 @@ from troth.verify.linearizability.outcome import (
     Trail,
 )
 from troth.verify.linearizability.pending import OpenOperations
-from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
+from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive, joined
 
 _COLLAPSE_FROM: Final = 12
 _BEAMS: Final = (3, 24, 0)
@@ -337,7 +337,7 @@ class _Search(OpenOperations):
                 if state is DEAD:
                     results.append((DEAD, used, free & keep, trail))
                 else:
-                    after = _append(state, a)
+                    after = joined(state, a)
                     if observers is not None and observers.until(after) <= place:
                         after = DEAD
                     results.append((after, used, free & keep, (trail, index, place, after)))
@@ -403,7 +403,7 @@ class _Search(OpenOperations):
                     mask &= ~used & keep
                     if not mask:
                         continue
-                    value = _append(state, text)
+                    value = joined(state, text)
                     gain = (wanted.get(value, 0) | (nots & ~not_of.get(value, 0))) & owed
                     reached = value
                     placed_free = free | wanted.get(value, 0) | (nots & ~not_of.get(value, 0))
@@ -481,14 +481,3 @@ def _drop(masks: dict[Value, int], value: Value, bit: int) -> None:
     else:
         # Loops run over what is there; values that are no longer open must not stay.
         del masks[value]
-
-
-def _append(state: Value, text: Value) -> Value:
-    if state is None:
-        return text
-    if isinstance(state, str) and isinstance(text, str):
-        return state + text
-    if isinstance(state, tuple) and isinstance(text, tuple):
-        return state + text
-    # Types that cannot be joined: a value equal to nothing else that is read.
-    return ("unjoinable", state, text)

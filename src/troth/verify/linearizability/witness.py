@@ -15,7 +15,7 @@ from troth.verify.history import FOREVER, Value
 from troth.verify.linearizability.observers import DEAD
 from troth.verify.linearizability.outcome import Trail
 from troth.verify.models import ILLEGAL, Call, Model, Several
-from troth.verify.primitives import APPEND, NOT, READ, WRITE, Primitive
+from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive, joined
 
 
 def unroll(trail: Trail) -> list[tuple[int, int, Value]]:
@@ -34,7 +34,7 @@ def order_of_calls(
     """The same for the operations of any `Model`, from a trail of `generic.search`."""
     gaps = _Gaps(timeline, trail, model.init())
 
-    def rests(index: int, state: Value) -> bool:
+    def rests(index: int, state: Value, _: int) -> bool:
         call = calls[index]
         after = ILLEGAL if call is None else model.step(state, call)
         return state in after.states if isinstance(after, Several) else bool(after == state)
@@ -63,10 +63,18 @@ def order(
             left out unless the trail places them.
     """
     gaps = _Gaps(timeline, trail, initial)
+    values = [initial]
+    for placed, _, _ in gaps.placed:
+        values.append(_made(primitives[placed] if placed >= 0 else None, values[-1]))
 
-    def rests(index: int, state: Value) -> bool:
+    def rests(index: int, state: Value, gap: int) -> bool:
         primitive = primitives[index]
-        return primitive is not None and _rests(primitive, state)
+        if primitive is None:
+            return False
+        # A WRITE of the very value that is given up as DEAD was settled when that value was made.
+        return _rests(primitive, state) or (
+            state is DEAD and primitive[0] == WRITE and values[gap] == primitive[1]
+        )
 
     def hides(index: int) -> bool:
         primitive = primitives[index]
@@ -94,14 +102,14 @@ class _Gaps:
     def fill(
         self,
         speaking: Sequence[int],
-        rests: Callable[[int, Value], bool],
+        rests: Callable[[int, Value, int], bool],
         hides: Callable[[int], bool],
         hidden: Callable[[int], bool],
     ) -> list[tuple[int, int]]:
         """Find room for every operation of *speaking* that the trail does not place.
 
         Args:
-            rests: whether an operation can sit in a state without changing it.
+            rests: whether an operation can sit in a state, that of a gap, without changing it.
             hides: whether an operation overwrites all that was before it.
             hidden: whether an operation can sit unseen before one that overwrites.
         """
@@ -119,7 +127,7 @@ class _Gaps:
                 invariant(gap <= len(placed), "no room for an operation of a legal history", operation=index)
                 state, opens = (placed[gap - 1][2], placed[gap - 1][1]) if gap else (self.initial, -1)
                 invariant(opens <= until, "no room for an operation of a legal history", operation=index)
-                if rests(index, state):
+                if rests(index, state, gap):
                     rows.append((2 * gap, start, max(2 * start + 1, 2 * opens), index))
                     break
                 closes = placed[gap] if gap < len(placed) else (-1, FOREVER, None)
@@ -130,6 +138,15 @@ class _Gaps:
                 gap += 1
         rows.sort()
         return [(instant, index) for _, _, instant, index in rows]
+
+
+def _made(primitive: Primitive | None, value: Value) -> Value:
+    """What *value* becomes by an operation that is placed for real."""
+    if primitive is None:
+        return value
+    if primitive[0] == APPEND:
+        return joined(value, primitive[1])
+    return primitive[2] if primitive[0] == CAS else primitive[1]
 
 
 def _rests(primitive: Primitive, state: Value) -> bool:

@@ -2,7 +2,7 @@
 
 What an outcome means here is what it means in Elle: a transaction that failed did not happen; one whose outcome is
 unknown (info) happened if somebody saw one of its writes and is taken not to have happened otherwise; its own reads
-say nothing, since nobody was told their results.
+say nothing, since nobody was told their results. Nor do those of a transaction that is ok without a value.
 """
 
 from collections.abc import Iterable, Sequence
@@ -113,7 +113,7 @@ def show_list(value: Value) -> str:
 
 
 def _micros(op: Operation, outcome: int) -> tuple[Micro, ...]:
-    value = op.result if outcome == OK and isinstance(op.result, tuple | list) else op.argument
+    value = op.result if outcome == OK and op.result is not None else op.argument
     if value is None:
         # A completion without an invocation carries everything itself; a transaction may also be empty.
         value = op.result
@@ -124,6 +124,9 @@ def _micros(op: Operation, outcome: int) -> tuple[Micro, ...]:
             if not isinstance(item, tuple | list) or len(item) != 3:
                 break
         else:
+            if outcome == OK and op.result is None:
+                # It happened, but what it read was not recorded: the request's nil is no answer.
+                return tuple(item for item in value if item[0] not in READS)
             return tuple(value)
     raise UsageError(
         f"operation {op.index} ({op.f}) is no transaction: found {show(value)[:80]}, expected [[f, key, value], ...]"
