@@ -1,18 +1,21 @@
 """Bugs put back into servers, storage and clients: the text is still there, and the simulation finds some right here.
-The whole table: ``python tests/mutants/servers.py``."""
+The whole table: ``make mutants ARGS='--subject servers'``."""
 
 import ast
 import sys
 
 import pytest
-from servers import SERVER_PITFALLS, ServerPitfall, changed, find
+from pitfalls import Pitfall
+from planted import changed
+from servers import SERVER_PITFALLS
+from trial import module_name, try_mutant
 
 QUICK = ("sessions remember no answers", "leaves when it is handed to it", "begins one revision too late")
 
 
 @pytest.mark.parametrize("pitfall", SERVER_PITFALLS, ids=lambda pitfall: pitfall.name)
-def test_server_pitfall_can_still_be_put_back(pitfall: ServerPitfall) -> None:
-    ast.parse(changed(pitfall)[1])
+def test_server_pitfall_can_still_be_put_back(pitfall: Pitfall) -> None:
+    ast.parse(changed(pitfall))
 
 
 @pytest.mark.slow
@@ -20,4 +23,5 @@ def test_server_pitfall_can_still_be_put_back(pitfall: ServerPitfall) -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_server_pitfall_is_found(name: str) -> None:
     pitfall = next(pitfall for pitfall in SERVER_PITFALLS if name in pitfall.name)
-    assert find(pitfall, seeds=60, shrink_within_s=0).rule
+    sources = {module_name(pitfall.file): changed(pitfall)}
+    assert try_mutant(sources, tests=(), seeds=60, simulation="servers").caught_by

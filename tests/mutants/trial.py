@@ -8,18 +8,18 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
-import re
 import resource
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import worlds
 
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/unit/core", "tests/paper", "tests/scenarios")
@@ -154,7 +154,7 @@ def _trial(
             Path(told).write_text(f"{seen.name or 'pytest'}\n0\n")
             return 1
     if seeds:
-        run = _runner(simulation, chaos_seconds)
+        run = worlds.runner(simulation, chaos_seconds)
         for seed in range(first, first + seeds):
             if time.process_time() > limits[0]:
                 Path(told).write_text(f"\n{seed - first}\n")
@@ -164,42 +164,13 @@ def _trial(
             except Exception as error:  # noqa: BLE001 - whatever a mutant does, it was noticed
                 violation = type(error).__name__
             if violation:
-                rule = re.sub(r"\(.*", "", violation, flags=re.DOTALL).strip()
+                rule = worlds.rule_of(violation)
                 verdict = f"simulation: {rule}\n{seed - first + 1}\n"
                 Path(told).write_text(verdict)
-                if limits[1] and simulation in {"core", "paxos"}:
-                    Path(told).write_text(verdict + _shrunk(seed, simulation, chaos_seconds, limits[1]))
+                if limits[1]:
+                    small = worlds.shrunk(
+                        simulation, seed, rule, chaos_seconds=chaos_seconds, cpu_seconds=limits[1]
+                    )
+                    Path(told).write_text(verdict + small)
                 return 1
     return 0
-
-
-def _shrunk(seed: int, simulation: str, chaos_seconds: int, cpu_seconds: int) -> str:
-    """What a red seed can be made of, found within that much CPU time."""
-    from troth.rehearsal.levels import LEVELS, shrink_seed
-
-    end = time.process_time() + cpu_seconds
-    consensus = "paxos" if simulation == "paxos" else "raft"
-    made = shrink_seed(
-        LEVELS["core"],
-        seed,
-        seconds=chaos_seconds,
-        consensus=consensus,
-        expired=lambda: time.process_time() > end,
-    )
-    return f"{made[1].faults} faults, {made[1].operations} operations" if made else ""
-
-
-def _runner(simulation: str, chaos_seconds: int) -> Callable[[int], str]:
-    """What runs one seed, and says what was violated."""
-    if simulation == "registers":
-        from troth.simulate.registers.run import run_seed as run_registers
-
-        return lambda seed: run_registers(seed, chaos_ms=100).violation
-    if simulation == "servers":
-        from troth.rehearsal.run import run_seed as run_servers
-
-        return lambda seed: run_servers(seed, chaos_seconds=chaos_seconds).violation
-    from troth.simulate.run import run_seed
-
-    consensus = "paxos" if simulation == "paxos" else "raft"
-    return lambda seed: run_seed(seed, chaos_seconds=chaos_seconds, consensus=consensus).violation

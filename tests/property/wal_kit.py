@@ -74,6 +74,7 @@ class Twin:
         return (
             recovered.hard_state == self.hard_state
             and recovered.last == self.last
+            and max(found, default=0) <= self.last.index
             and all(found.get(index) == entry for index, entry in wanted.items())
             and all(self.entries.get(index, entry) == entry for index, entry in found.items())
             and sorted(found) == list(range(min(found, default=0), min(found, default=0) + len(found)))

@@ -445,7 +445,7 @@ class World:
             if "committed" in ends and any(gid not in self.databases[name].voted_yes for name in names):
                 self.violated(f"AC3: {gid} committed without every vote: {states}")
             if self.told.get(gid, next(iter(ends), "")) not in ends:
-                self.violated(f"{gid} was told to be {self.told[gid]}, and ended as {states}")
+                self.violated(f"{gid} was told to be {self.told.get(gid)}, and ended as {states}")
             if not self._faults and ends != {"committed"}:
                 self.violated(f"AC4: nothing failed, and {gid} ended as {states}")
         if self.log.unapplied():

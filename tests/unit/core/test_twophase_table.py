@@ -102,3 +102,30 @@ def test_does_not_exist_is_not_taken_for_done() -> None:
 
 def test_what_is_not_ours_is_reported_and_not_touched() -> None:
     assert move(Case.FOUND, Finding.NOT_OURS) == Move(Case.ORPHAN, Step.REPORT)
+
+
+def test_what_is_prepared_and_decided_is_told_and_nothing_else_is() -> None:
+    """Pitfall: nobody resolves what a dead coordinator left. Recovery pushes both outcomes, each as the cell says."""
+    for case in (Case.FOUND, Case.EXPECTED):
+        assert move(case, Finding.CELL_COMMIT) == Move(Case.COMMITTING, Step.COMMIT)
+        assert move(case, Finding.CELL_ABORT) == Move(Case.ROLLING_BACK, Step.ROLL_BACK)
+    for case, step_ in ((Case.COMMITTING, Step.NOTE_APPLIED), (Case.ROLLING_BACK, Step.NOTHING)):
+        assert move(case, Finding.FINISHED) == Move(Case.DONE, step_)
+        assert move(case, Finding.ATTACHED) == Move(case, Step.DETACH)
+    told = {finding for (_, finding), row in MOVES.items() if isinstance(row, Move) and row.step is Step.ROLL_BACK}
+    assert told == {Finding.CELL_ABORT}
+
+
+def test_who_does_not_answer_is_left_for_the_next_pass_and_nothing_is_noted() -> None:
+    for case in (Case.EXPECTED, Case.COMMITTING, Case.ROLLING_BACK, Case.PROVING):
+        assert move(case, Finding.UNREACHED) == Move(Case.LEFT, Step.NOTHING)
+
+
+def test_the_owner_tells_its_branches_what_the_cell_says() -> None:
+    for state in (State.DECIDING, State.IN_DOUBT):
+        assert step(state, Event.CELL_COMMIT) == Transition(State.COMMITTING, Action.COMMIT_BRANCHES)
+        assert step(state, Event.CELL_ABORT) == Transition(State.ABORTING, Action.ROLL_BACK_BRANCHES)
+    for state in (State.DELEGATED, State.IN_DOUBT):
+        assert step(state, Event.RESOURCE_COMMITTED) == Transition(State.COMMITTING, Action.COMMIT_BRANCHES)
+        assert step(state, Event.RESOURCE_REFUSED) == Transition(State.ABORTING, Action.ROLL_BACK_BRANCHES)
+    assert step(State.DECIDING, Event.LOG_REFUSED) == Transition(State.ABORTING, Action.ROLL_BACK_BRANCHES)

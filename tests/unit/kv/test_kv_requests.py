@@ -563,3 +563,14 @@ def test_a_transaction_is_refused_for_all_that_is_nested_in_it_not_only_for_what
         "etcdserver: too many operations in txn request",
     )
     assert isinstance(store.apply(packed(*(DeleteRange(key) for key in keys[:3900]))), TxnResult)
+
+
+@pytest.mark.parametrize("lease", [0, 7], ids=["plain", "with a lease"])
+def test_a_key_put_again_after_its_deletion_is_born_anew(lease: int) -> None:
+    """Both ways in: the put that is written out in the batch loop, and the one with options."""
+    store = Store()
+    store.apply(LeaseGrant(7, 60))
+    store.apply_batch([Put(b"k", b"1"), Put(b"k", b"2"), DeleteRange(b"k"), Put(b"k", b"3", lease)])
+    assert store.range(Range(b"k")) == RangeResult(5, [KeyValue(b"k", 5, 5, 1, b"3", lease)], 1)
+    store.apply(Put(b"k", b"4"))
+    assert store.range(Range(b"k")) == RangeResult(6, [KeyValue(b"k", 5, 6, 2, b"4")], 1)

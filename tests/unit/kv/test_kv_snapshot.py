@@ -219,3 +219,25 @@ def test_an_old_revision_has_the_hash_it_had() -> None:
     for revision in (4, 12):
         with pytest.raises(ValueError, match="required revision"):
             store.hash(revision)
+
+
+def test_a_restored_store_chooses_the_lease_ids_that_the_others_choose() -> None:
+    store = Store()
+    store.apply_batch([LeaseGrant(0, 60), LeaseGrant(0, 60)])
+    store.apply(LeaseRevoke(store.leases()[0]))
+    again = Store.restore([stream_of(store)])
+    assert store.apply(LeaseGrant(0, 60)) == again.apply(LeaseGrant(0, 60))
+
+
+def test_fingerprints_differ_where_what_can_be_read_differs() -> None:
+    """Also in what was written before the last compaction and is visible at it."""
+    stores = []
+    for old, new in ((b"1", b"x"), (b"2", b"x"), (b"1", b"y")):
+        store = Store()
+        store.apply_batch([Put(b"old", old), Put(b"k", b""), Compact(3), Put(b"k", new)])
+        stores.append(store)
+    assert len({store.hash() for store in stores}) == 3
+    assert stores[0].hash(3) == stores[2].hash(3) != stores[1].hash(3)
+    later = Store()
+    later.apply_batch([Put(b"old", b"1"), Put(b"k", b""), Put(b"k", b"x"), Compact(4)])
+    assert later.hash() != stores[0].hash(), "compacted elsewhere, other revisions can be read"

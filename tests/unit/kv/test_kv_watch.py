@@ -341,3 +341,13 @@ def test_what_one_revision_put_and_deleted_is_told_from_there_whether_or_not_gar
     hub.create(ME, WatchRequest(key=b"a", start_revision=2))
     (batch,) = poll_all(hub)
     assert [event.type for event in batch.events] == [EventType.PUT, EventType.DELETE]
+
+
+@pytest.mark.parametrize("range_end", [b"", b"b"])
+def test_what_was_not_told_before_a_pause_is_told_after_it(range_end: bytes) -> None:
+    store, hub = watching(range_end=range_end)
+    store.apply(Put(b"a", b"1"))
+    hub.pause(ME)
+    store.apply(Put(b"a", b"2"))
+    hub.resume(ME)
+    assert keys_told(poll_all(hub)) == [(b"a", 2), (b"a", 3)]

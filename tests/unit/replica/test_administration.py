@@ -41,6 +41,7 @@ from troth.replica.protocol import (
     WatchProgress,
     Writes,
 )
+from troth.replica.reads import Serve
 from troth.replica.state import ReplicaConfig
 from troth.replica.watching import FETCHES_MAX
 
@@ -655,3 +656,34 @@ def test_a_snapshot_that_is_not_taken_is_not_acknowledged_as_done() -> None:
     )  # of a leader of an earlier term
     replica.chunk_stored(work, 1, True, cluster.now)
     assert not [message for _, message in replica.take_effects().send if isinstance(message, SnapshotAck)]
+
+
+def test_who_led_when_a_renewal_was_asked_for_renews_nothing_if_another_leads_when_it_is_sure() -> None:
+    cluster = Cluster()
+    lease = grant(cluster)
+    old = cluster.leader
+    asked: list[Serve] = []
+    replica = cluster.replicas[old]
+    replica._at_point = lambda client, call, serve: asked.append(serve)  # type: ignore[method-assign]
+    cluster.ask(old, LeaseKeepAlive(1, (lease,)))
+    cluster.ask(old, LeaseTimeToLive(2, lease))
+    cluster.ask(old, TransferLeadership(3, cluster.follower), ticks=5)
+    assert cluster.leader != old
+    for serve in asked:
+        serve(0)
+    cluster.settle()
+    codes = [answer.code for answer in cluster.heard(old) if isinstance(answer, CallRefused)]
+    assert codes == ["not_leader", "not_leader"]
+
+
+def test_a_leader_that_is_loading_a_snapshot_ends_no_lease_by_what_it_had_before() -> None:
+    cluster = Cluster()
+    grant(cluster)
+    replica = cluster.replicas[cluster.leader]
+    replica._loading = cluster.founding
+    cluster.now = Tick(cluster.now + 5 * SECOND)
+    replica.tick(cluster.now)
+    assert not replica._inbox
+    replica._loading = None
+    replica.tick(cluster.now)
+    assert len(replica._inbox) == 1

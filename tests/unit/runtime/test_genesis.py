@@ -37,6 +37,7 @@ from troth.runtime.genesis import (
 )
 from troth.runtime.transport import PeerTransport
 from troth.server.clients import ClientPort
+from troth.simulate.disk import SimulatedDisk
 
 ADVICE = "Run: troth member remove --url troth://HOST:PORT"
 
@@ -255,3 +256,22 @@ async def test_a_joiner_that_is_refused_for_good_stops() -> None:
     server.refusals = [CallRefused(2, "invalid", "no such change")]
     with pytest.raises(UsageError, match="no such change"):
         await joined(server, ME)
+
+
+async def test_no_second_cluster_is_formed_while_one_of_the_servers_is_in_a_cluster() -> None:
+    """It knows us, as one that joined later, though it was not founded with us."""
+    a, b = Newborn(1, "a"), Newborn(2, "b")
+    async with listening(a, b) as addresses:
+        a.formed(genesis_of([a.me]), genesis_of([a.me, b.me]))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await form(b.me, addresses, tls=None, advice=ADVICE)
+
+
+def test_a_node_id_that_was_told_is_on_the_disk() -> None:
+    """Others may have formed a cluster with it by the time the power fails."""
+    for seed in range(8):
+        files = SimulatedDisk(random.Random(seed))
+        drawn = draw_node_id(files, random.Random(99))
+        files.power_loss()
+        assert draw_node_id(files, random.Random(100)) == drawn

@@ -29,7 +29,9 @@ from troth.core.register.messages import (
 from troth.errors import IdentityLost, StorageError, SyncFailed
 from troth.ids import LogIndex, NodeId
 from troth.simulate.disk import SimulatedDisk
+from troth.storage import acceptors, record
 from troth.storage.acceptors import AcceptorStore, open_acceptor
+from troth.storage.log import WriteAheadLog
 
 ME = NodeId(7)
 CONFIG = founding(group_of((Seat(ME, "h1:7001"), Seat(NodeId(8), "h2:7001"), Seat(NodeId(9), "h3:7001"))))
@@ -221,3 +223,50 @@ def test_records_are_one_write() -> None:
     persist = store.persist(ask(acceptor, Configure(CONFIG), prepare(1)))
     assert isinstance(persist, Persist)
     assert len(persist.entries) == 1
+
+
+def test_an_acceptor_that_has_lost_records_is_refused_though_its_log_was_salvaged() -> None:
+    """Nobody can tell what it had promised; a server's log may go on under a mark, an acceptor may not."""
+    files = disk()
+    store, acceptor = opened(files)
+    write(store, ask(acceptor, Configure(CONFIG), prepare(1)))
+    store.close()
+    name = next(name for name in files.names() if name.startswith("wal-"))
+    content = bytearray(files.content(name))
+    content[record.SEGMENT_HEAD_BYTES + record.RECORD_HEAD_BYTES + 3] ^= 1
+    file = files.open(name)
+    file.write_at(0, bytes(content))
+    file.sync()
+    file.close()
+    with pytest.raises(StorageError):
+        opened(files)
+    WriteAheadLog.open(files, owner=ME, salvage=True)[0].close()
+    with pytest.raises(IdentityLost, match="lost durable records"):
+        opened(files)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_snapshot_that_ends_in_the_middle_of_a_record_is_refused(cut: int) -> None:
+    pieces = b"".join(acceptors._pieces(EVERY_RECORD))
+    assert list(acceptors._records_in([pieces[:3], pieces[3:]])) == EVERY_RECORD
+    with pytest.raises(StorageError, match="ends in the middle"):
+        list(acceptors._records_in([pieces[:-cut]]))
+
+
+def test_only_what_a_snapshot_holds_is_dropped_from_the_log_and_nothing_behind_it() -> None:
+    """One entry a segment, so that each can go alone; writes went on while the snapshot was saved."""
+    files = disk()
+    store, acceptor = opened(files, segment_bytes=256)
+    write(store, ask(acceptor, Configure(CONFIG)))
+    for number in range(1, 6):
+        write(store, ask(acceptor, prepare(number, b"key %d" % number)))
+    index, records = store.index, list(acceptor.snapshot())
+    for number in range(6, 11):
+        write(store, ask(acceptor, prepare(number, b"key %d" % number)))
+    before = len(files.names())
+    store.save(index, records)
+    store.drop_before(index)
+    assert len(files.names()) < before
+    files.power_loss()
+    _, again = opened(files, segment_bytes=256)
+    assert [again.promised(b"key %d" % number) for number in range(1, 11)] == [Ballot(n, 1) for n in range(1, 11)]

@@ -320,3 +320,16 @@ def test_a_newer_format_is_refused_with_advice() -> None:
     file.write_at(0, record.encode_segment_head(1, NodeId(0), 3))
     with pytest.raises(StorageError, match=r"format version 3.*start the newer version"):
         reopen(files)
+
+
+@pytest.mark.parametrize("segment_bytes", [1 << 20, 600])
+def test_what_an_overwriting_entry_cuts_off_does_not_come_back(segment_bytes: int) -> None:
+    files = disk()
+    log, _ = WriteAheadLog.open(files, segment_bytes=segment_bytes)
+    for index in range(1, 7):
+        log.append([batch(index, 1, term=1, size_bytes=200)])
+    log.append([batch(3, 2, term=2, size_bytes=200)])
+    log.sync()
+    recovered = reopen(files, segment_bytes=segment_bytes)
+    assert recovered.entries == (*entries(1, 2, 1, 200), *entries(3, 2, 2, 200))
+    assert recovered.last == entry_id(2, 4)

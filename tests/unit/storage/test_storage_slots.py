@@ -15,6 +15,7 @@ from troth.storage import identity, record
 from troth.storage.directory import open_directory
 from troth.storage.identity import Identity
 from troth.storage.log import Recovered, WriteAheadLog
+from troth.storage.record import Kind, SlotsBody
 from troth.storage.replay import LogDamaged
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -184,3 +185,69 @@ def test_records_of_slots_are_drawn() -> None:
     """The module that owns the bytes draws them: both kinds, and the version that a segment of them has."""
     text = record.__doc__ or ""
     assert "3 SLOTS" in text and "4 SLOTS_ANEW" in text and "2: the slots of a Paxos acceptor" in text
+
+
+def write_slots(files: SimulatedDisk, sequences: list[int], kinds: list[Kind] | None = None) -> None:
+    """A segment whose records have these sequences; each holds a slot of its own."""
+    parts = [record.encode_segment_head(1, NodeId(7), record.SLOTS_VERSION)]
+    for place, sequence in enumerate(sequences):
+        body = SlotsBody(HardState(), LogIndex(sequence), LogIndex(0), 1, (slot(sequence + 1),))
+        data = record.encode_body(body)
+        head = record.encode_record_head(
+            kind=kinds[place] if kinds else Kind.SLOTS,
+            body=data,
+            sequence=sequence,
+            unsynced=0,
+            seed=record.segment_seed(1, NodeId(7)),
+        )
+        parts += [head, data, record.padding(len(data))]
+    file = files.create(FIRST)
+    file.write_at(0, b"".join(parts) + bytes(512))
+    file.sync()
+    files.sync_directory()
+
+
+def test_a_record_of_slots_that_is_missing_between_two_intact_ones_is_damage() -> None:
+    """Nothing else tells: slots say nothing about each other."""
+    files = disk()
+    write_slots(files, [0, 1, 2])
+    assert len(open_slots(files)[1].slots) == 3
+    files = disk()
+    write_slots(files, [0, 1, 3])
+    with pytest.raises(LogDamaged, match="records 2 to 2 are missing before this one"):
+        open_slots(files)
+    log, recovered = WriteAheadLog.open(files, owner=NodeId(7), acceptor=True, salvage=True)
+    assert [each.entry.index for each in recovered.slots] == [1, 2], "only what stands in front is vouched for"
+    assert recovered.chosen == 1
+    log.close()
+
+
+def test_the_first_record_of_slots_that_is_missing_is_damage() -> None:
+    files = disk()
+    write_slots(files, [1, 2])
+    with pytest.raises(LogDamaged):
+        open_slots(files)
+
+
+def test_a_log_of_slots_begun_anew_no_longer_cares_about_what_is_missing_before_it() -> None:
+    files = disk()
+    write_slots(files, [0, 3, 4], [Kind.SLOTS, Kind.SLOTS_ANEW, Kind.SLOTS])
+    _, recovered = open_slots(files)
+    assert recovered.damaged is None
+    assert [each.entry.index for each in recovered.slots] == [4, 5]
+
+
+def test_of_two_values_of_a_slot_the_later_one_counts() -> None:
+    files = disk()
+    log, _ = open_slots(files)
+    log.append([Persist(slots=(slot(1, b"old"), slot(2))), Persist(slots=(slot(1, b"new"),))])
+    log.close()
+    assert open_slots(files)[1].slots == (slot(1, b"new"), slot(2))
+
+
+def test_chosen_never_falls_though_a_record_says_less() -> None:
+    files = disk()
+    log, _ = open_slots(files)
+    log.append([Persist(slots=(slot(1), slot(2)), chosen=LogIndex(2)), Persist(slots=(slot(3),))])
+    log.close()
+    assert open_slots(files)[1].chosen == 2
