@@ -116,10 +116,10 @@ def tests_of(path: str) -> list[list[str]]:
     return [each for each in (near, [test for test in dict.fromkeys(found) if test not in near]) if each]
 
 
-def tried(path: str, source: str, *, seeds: int = 0) -> Verdict:
+def tried(path: str, source: str, *, seeds: int = 0, nearest: bool = False) -> Verdict:
     """What *source* in place of *path* is caught by: first its nearest tests, then the others, then the simulation."""
     sources = {module_name(f"src/troth/{path}"): source}
-    for tests in tests_of(path):
+    for tests in tests_of(path)[: 1 if nearest else None]:
         if (verdict := try_mutant(sources, tests=tests, tests_seconds=TESTS_SECONDS)).caught_by:
             return verdict
     return try_mutant(sources, tests=(), seeds=seeds, simulation=subject_of(path).simulation)
@@ -143,6 +143,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0)
     parser.add_argument("--draw", type=int, default=0)
     parser.add_argument("--only", default="")
+    parser.add_argument("--nearest", action="store_true", help="only the tests that are named after the file")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     for name in HEAVY:
@@ -159,7 +160,7 @@ def main() -> int:
             sys.exit(f"{path} as it is fails {unchanged.caught_by}: nothing can be said about mutants")
 
         def attempt(mutant: Mutant, path: str = path) -> tuple[Mutant, Verdict]:
-            return mutant, tried(path, mutant.source, seeds=options.seeds)
+            return mutant, tried(path, mutant.source, seeds=options.seeds, nearest=options.nearest)
 
         with ThreadPoolExecutor(options.jobs) as pool:
             for mutant, verdict in pool.map(attempt, found):

@@ -23,6 +23,7 @@ import worlds
 
 ROOT = Path(__file__).parents[2]
 TESTS = ("tests/unit/core", "tests/paper", "tests/scenarios")
+QUICK = "not integration and not slow and not campaign"
 PATIENCE_SECONDS = 120
 CPU_SECONDS = 20
 MEMORY_BYTES = 1 << 30
@@ -149,7 +150,7 @@ def _trial(
     sys.meta_path.insert(0, _Changed(sources))
     if tests:
         seen = _FirstFailure()
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", *tests]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-m", QUICK, *tests]
         if pytest.main(options, plugins=[seen]) != 0:
             Path(told).write_text(f"{seen.name or 'pytest'}\n0\n")
             return 1

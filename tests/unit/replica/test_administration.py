@@ -6,7 +6,7 @@ from replica_cluster import Cluster, client_of, encode
 from troth.core.interface import ORIGIN, EntryId, Member, Membership, MembershipChange, SnapshotMeta
 from troth.core.raft.messages import Heartbeat
 from troth.errors import Corrupt
-from troth.ids import LogIndex, NodeId, Term
+from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.kv.requests import Compact, EventType, LeaseGrant, LeaseGrantResult, LeaseRevoke, Put, Range
 from troth.kv.store import Store
 from troth.models import linearizable
