@@ -412,3 +412,19 @@ def test_acceptors_that_are_full_refuse_and_say_so() -> None:
     outcome = table.run(table.proposer(1).change(b"large", changes.put(bytes(400))))
     assert isinstance(outcome.error, QuotaExceeded | OutcomeUnknown)
     assert table.run(table.proposer(2).read(b"small")).value == b"v"
+
+
+@pytest.mark.parametrize(("prepare", "accept", "reached"), [(3, 1, 2), (1, 3, 2)])
+def test_a_read_needs_a_quorum_of_both_phases(prepare: int, accept: int, reached: int) -> None:
+    """With quorums of two sizes: fewer may not meet what was chosen, or cannot tell that it was."""
+    table = Table(prepare=prepare, accept=accept)
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    if accept == 1:
+        # Chosen by one acceptor alone: whoever asks another one must not be told that nothing is there.
+        table.acceptors[NodeId(2)].slots.pop(KEY)
+        table.acceptors[NodeId(3)].slots.pop(KEY)
+    task = table.proposer(2).read(KEY)
+    table.step(task, reach=(2,), answer=(2,))
+    assert task.outcome is None
+    assert isinstance(table.run(table.proposer(3).read(KEY), up=(2, 3)[:reached]).error, Unavailable)
+    assert table.run(table.proposer(4).read(KEY)).value == b"v"

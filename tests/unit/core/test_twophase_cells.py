@@ -276,3 +276,20 @@ def test_what_is_dropped_of_the_bits_lies_below_the_floor_and_nothing_else_does(
     assert Forgotten(forgotten.state(), bytes_max=2).may_hold(1, 15)
     forgotten.add(2, 5)
     assert not forgotten.may_hold(2, 6) and forgotten.may_hold(2, 5)
+
+
+def test_of_another_coordinators_transactions_nothing_is_known() -> None:
+    """Neither committed nor aborted: its own cells say."""
+    cells = opened(3)
+    win(cells, gid(3, 1))
+    for epoch, sequence in ((3, 1), (2, 1), (3, 2)):
+        assert cells.verdict(Gid(LOG, "d", epoch, sequence)) is Verdict.FOREIGN
+        assert cells.verdict(Gid("otherlog", "c", epoch, sequence)) is Verdict.FOREIGN
+
+
+def test_bits_take_as_much_room_as_the_highest_of_them_needs() -> None:
+    forgotten = Forgotten()
+    for sequence in (8, 15, 16, 40):
+        forgotten.add(1, sequence)
+    first, bits = forgotten.state().bits[1]
+    assert (first, len(bits)) == (8, 5)

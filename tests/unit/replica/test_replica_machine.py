@@ -1,8 +1,21 @@
 """The state machine: what a snapshot of it must carry for a restored replica to answer as all others do."""
 
-from troth.kv.requests import KeyValue, LeaseGrant, LeaseRevoke, Put, PutResult, Range, RangeResult, Result
+import msgspec
+import pytest
+
+from troth.errors import Corrupt
+from troth.kv.requests import (
+    KeyValue,
+    LeaseGrant,
+    LeaseRevoke,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Result,
+)
 from troth.kv.store import Store
-from troth.replica.machine import LoggedCommand, Outcome, StateMachine
+from troth.replica.machine import STATE_VERSION, LoggedCommand, Outcome, StateHeader, StateMachine
 from troth.replica.protocol import CloseSession, OpenSession, Writes
 from troth.replica.sessions import ANSWERED, SESSION_GONE, SessionTable
 
@@ -93,3 +106,27 @@ def test_of_one_session_the_lowest_batch_is_given_up_first_whatever_came_first()
         table.remember(session, first_seq, answer(3_500))
     (state,) = table.dump()[0]
     assert state.results == {5: [], 7: [], 9: answer(3_500)}
+
+
+def test_a_state_may_be_cut_anywhere() -> None:
+    machine = StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7), put(1, 1))
+    whole = b"".join(machine.dump())
+    header_bytes = 4 + int.from_bytes(whole[:4], "little")
+    for cut in (1, 4, 5, header_bytes - 1, header_bytes, header_bytes + 1, len(whole) - 1):
+        again = StateMachine(Store)
+        again.load([whole[:cut], whole[cut:]])
+        assert again.store.hash() == machine.store.hash()
+        assert applied(again, 2, put(1, 1)) == [[PutResult(2)]]
+    again = StateMachine(Store)
+    again.load([whole[place : place + 1] for place in range(len(whole))])
+    assert again.store.hash() == machine.store.hash()
+
+
+def test_a_state_of_a_newer_version_is_refused_and_the_old_one_stays() -> None:
+    machine = StateMachine(Store)
+    applied(machine, 1, put(0, 1))
+    newer = msgspec.msgpack.encode(StateHeader(STATE_VERSION + 1, [], 1))
+    with pytest.raises(Corrupt, match="newer"):
+        machine.load([len(newer).to_bytes(4, "little") + newer + b"".join(machine.dump())])
+    assert machine.store.revision == 2
