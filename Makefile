@@ -2,6 +2,8 @@
 # `make help` lists the targets; .ci/run calls `make test` and nothing else.
 
 export TROTH_REWRITE SEED
+# Hundreds of short processes are started, each of which would compile all of troth and its tests for itself.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 DEV := .venv/.installed-dev
 BENCH := .venv/.installed-bench
