@@ -55,7 +55,8 @@ test: $(DEV) ## All tests
 	echo "== tests with real processes, sockets and disks"; $(BIN)/pytest -m "integration and not campaign" $(ARGS) || status=1; \
 	exit $$status
 
-campaign: $(DATABASES) ## The large random comparisons: an hour and more
+campaign: $(DATABASES) ## The large random comparisons, and property tests on new examples: an hour and more
+	$(BIN)/pytest -m hypothesis --hypothesis-profile=explore $(ARGS)
 	$(BIN)/pytest -m campaign $(ARGS)
 
 demo: $(DEV) ## Load an inventory of /usr (or INPUT=file.csv, file.jsonl) into three servers, kill the leader, check everything

@@ -20,7 +20,7 @@ from .random_histories import OBJECTS, random_history
 from .strange_histories import STRANGE, strange_history
 from .weak_histories import weak_history
 
-SMOKE = 800
+SMOKE = 400
 DEEP = int(os.environ.get("TROTH_FUZZ", "3000"))
 COUNTS = [
     pytest.param(0, SMOKE, id="smoke"),

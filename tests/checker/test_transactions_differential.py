@@ -130,22 +130,24 @@ def compare_axioms(seeds: range) -> Counter[tuple[str, str]]:
     return tally
 
 
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workload", [LIST, REGISTER])
-def test_no_model_is_judged_wrongly(workload: str) -> None:
-    tally = compare(workload, range(250))
+def test_no_model_is_judged_wrongly(workload: str, count: int) -> None:
+    tally = compare(workload, range(count))
     for model in ("serializable", "snapshot-isolation", "causal", "read-atomic", "read-committed"):
-        assert tally[model, "ok"] > 100
-        assert tally[model, "illegal"] > 5
+        assert tally[model, "ok"] > count * 0.4
+        assert tally[model, "illegal"] >= count // 100
     # Nothing stays open in histories this small.
     assert not any(status == "unknown" for _, status in tally)
 
 
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workload", [LIST, REGISTER])
-def test_write_skew_and_unread_writes_are_judged_rightly(workload: str) -> None:
-    tally = compare(workload, range(100), random_skews)
+def test_write_skew_and_unread_writes_are_judged_rightly(workload: str, count: int) -> None:
+    tally = compare(workload, range(count), random_skews)
     for model in ("serializable", "snapshot-isolation", "strong-session-snapshot-isolation", "causal"):
-        assert tally[model, "ok"] > 20
-        assert tally[model, "illegal"] > 3
+        assert tally[model, "ok"] > count * 0.2
+        assert tally[model, "illegal"] > count * 0.03
     assert tally["serializable", "illegal"] > tally["snapshot-isolation", "illegal"]
     assert not any(status == "unknown" for _, status in tally)
 

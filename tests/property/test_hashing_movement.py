@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -28,7 +28,7 @@ NAME = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size
 WEIGHT = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 5.0])
 MINIMAL = [kind for kind in ALGORITHMS.values() if kind.can.minimal]
 ORDER_FREE = [kind for kind in ALGORITHMS.values() if kind.can.order_free and kind.algorithm != "maglev"]
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=25)
 
 
 def ids(kinds: list[type[Locator]]) -> list[str]:
@@ -258,4 +258,4 @@ class BoundedBooks(RuleBasedStateMachine):
 
 
 TestBoundedBooks = BoundedBooks.TestCase
-TestBoundedBooks.settings = settings(max_examples=15, stateful_step_count=40, deadline=None)
+TestBoundedBooks.settings = settings(max_examples=15, stateful_step_count=40)

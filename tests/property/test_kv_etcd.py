@@ -342,7 +342,7 @@ def ask_store(store: Store, step: object) -> object:
     return result
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(steps=steps)
 def test_etcd_answers_the_same(etcd: Etcd, steps: list) -> None:
     etcd.begin()
@@ -375,7 +375,7 @@ watches = st.builds(
 ).filter(lambda wanted: not (wanted["no_put"] and wanted["no_delete"]))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(steps=steps, wanted=st.lists(watches, min_size=2, max_size=4))
 def test_watches_tell_what_etcd_tells(etcd: Etcd, steps: list, wanted: list[dict]) -> None:
     """From any revision (compacted ones too), over any span, with filters, with and without what was there before."""

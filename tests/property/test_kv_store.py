@@ -1,5 +1,6 @@
 """The store beside a store too simple to be wrong: same commands, same answers, whatever happens in between."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -309,7 +310,12 @@ def order(kv: object) -> tuple:
     return kv.mod_revision, kv.key, kv.version
 
 
-StoreBesideTwin.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
 TestStoreBesideTwin = StoreBesideTwin.TestCase
+TestStoreBesideTwin.settings = settings(
+    max_examples=30, stateful_step_count=40, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.slow
+class TestStoreBesideTwinAtLength(StoreBesideTwin.TestCase):
+    settings = settings(max_examples=200, stateful_step_count=40, suppress_health_check=list(HealthCheck))

@@ -54,7 +54,7 @@ requests: st.SearchStrategy[RequestMessage] = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(requests, max_size=40))
 def test_an_acceptor_never_takes_a_word_back(asked: list[RequestMessage]) -> None:
     acceptor = Acceptor(NodeId(1))
@@ -86,7 +86,7 @@ def test_an_acceptor_never_takes_a_word_back(asked: list[RequestMessage]) -> Non
     assert all(acceptor.promised(key) >= ballot for key, ballot in said.items())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_no_bytes_whatever_make_more_than_a_decode_error(body: bytes) -> None:
     try:
@@ -96,7 +96,7 @@ def test_no_bytes_whatever_make_more_than_a_decode_error(body: bytes) -> None:
     Acceptor(NodeId(1)).on_request(request)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(requests, st.data())
 def test_a_damaged_request_is_refused_or_is_another_request(request: RequestMessage, data: st.DataObject) -> None:
     body = bytearray(encode_ask(1, request))

@@ -281,4 +281,9 @@ class SlotsMachine(RuleBasedStateMachine):
 
 
 TestSlotsMachine = SlotsMachine.TestCase
-TestSlotsMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestSlotsMachine.settings = settings(max_examples=20, stateful_step_count=25)
+
+
+@pytest.mark.slow
+class TestSlotsMachineAtLength(SlotsMachine.TestCase):
+    settings = settings(max_examples=120, stateful_step_count=25)

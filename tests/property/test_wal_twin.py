@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -155,4 +156,9 @@ class LogMachine(RuleBasedStateMachine):
 
 
 TestLogMachine = LogMachine.TestCase
-TestLogMachine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestLogMachine.settings = settings(max_examples=30, stateful_step_count=30)
+
+
+@pytest.mark.slow
+class TestLogMachineAtLength(LogMachine.TestCase):
+    settings = settings(max_examples=200, stateful_step_count=30)

@@ -50,6 +50,7 @@ def test_thousands_of_seeds_keep_every_invariant(first: int) -> None:
         assert_green(run_seed(seed, chaos_seconds=20))
 
 
+@pytest.mark.slow
 def test_faults_really_happen() -> None:
     """Every kind of fault that a plan can hold has happened within the first seeds."""
     seen: dict[str, int] = {}

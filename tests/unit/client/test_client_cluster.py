@@ -113,7 +113,7 @@ async def test_alarms_are_shown_and_cleared() -> None:
 
 
 @asynchronous
-async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(2) as cluster, await aio.connect(cluster.url) as client:
         path = tmp_path / "state"
         assert await client.snapshot(path) == 15
@@ -125,7 +125,7 @@ async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(NotApplied, match="too many snapshots"):
             await client.snapshot(tmp_path / "other")
         cluster.servers[1].stop()
-        client.router.timeout_s = 0.1
+        monkeypatch.setattr("troth.client.cluster.HANDSHAKE_TIMEOUT_S", 0.1)
         with pytest.raises(Unavailable):
             await client.snapshot(tmp_path / "other", server="n2")
         assert os.listdir(tmp_path) == ["state"]

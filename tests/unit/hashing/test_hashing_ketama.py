@@ -21,6 +21,7 @@ SERVERS = {
 """libketama's ketama.servers."""
 
 
+@pytest.mark.slow
 def test_a_million_keys_give_libketamas_own_checksum() -> None:
     """libketama's test.sh: MD5 of the lines "hash point server" for the keys "0" .. "999999", after an empty line."""
     ring = KetamaRing(SERVERS)

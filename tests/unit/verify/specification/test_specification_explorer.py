@@ -31,8 +31,10 @@ def assert_safe(result: Exploration) -> None:
 
 @pytest.mark.parametrize(
     ("bounds", "states_min"),
-    [(Bounds(terms=2, entries=1, restarts=1), 5_000), (Bounds(terms=2, entries=2), 10_000)],
-    ids=("with a restart", "two entries"),
+    [
+        pytest.param(Bounds(terms=2, entries=1, restarts=1), 5_000, id="with a restart"),
+        pytest.param(Bounds(terms=2, entries=2), 10_000, id="two entries", marks=pytest.mark.slow),
+    ],
 )
 def test_every_state_within_small_bounds_is_safe(bounds: Bounds, states_min: int) -> None:
     result = explore(initial_state(3), bounds)
