@@ -264,7 +264,7 @@ def test_holders_are_known_and_current_through_crashes_pauses_and_undone_undos(s
             if progress.moves_done >= stop_at:
                 plan.pause()
 
-        plan.resume()
+        plan.resume(copy_again=rng.random() < 0.5)
         try:
             finished = plan.apply(mover, on_progress=on_progress, on_switch=on_switch)
         except Crash:

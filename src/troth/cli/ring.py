@@ -64,7 +64,9 @@ The command of --exec finds in its environment:
   TROTH_FIRST, TROTH_LAST     the range of hashes, both ends included
   TROTH_KEYS                  listed keys, percent-encoded (plans without ranges)
   TROTH_MOVE                  number of the move
-If a copy's last word on stdout is a number, it is the bytes copied. Each step may be run again after a crash.
+If a copy's last word on stdout is a number, it is the bytes copied. Each step may be run again after a crash, and a
+copy after a pause. What is written to a range between its copy and its switch is for the command to carry over, in
+its switch.
 """
 
 
@@ -518,7 +520,7 @@ def apply(
     if undo:
         work = work.undo()
         _write(plan_file, work.to_json())
-    work.resume()
+    work.resume(copy_again=True)
     mover: Mover = DirectoryMover(directory, work) if directory is not None else CommandMover(command or "")
     throttle = (
         Throttle(bytes_per_second=bytes_per_second, clock=time.monotonic, sleep=time.sleep)

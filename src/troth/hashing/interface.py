@@ -9,6 +9,9 @@ A `Locator` knows its nodes by name and answers for keys (``str`` or ``bytes``).
     plan = before.plan(after, replicas=2)
 
 What an algorithm can do is data (`Locator.can`); asking for the rest raises `NotSupported`.
+
+Any number of threads may look up in a ring that nobody changes. Where one changes it, let it change a copy (`changed`)
+and put that in the ring's place.
 """
 
 from abc import ABC, abstractmethod

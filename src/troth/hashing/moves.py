@@ -210,10 +210,19 @@ class Plan(msgspec.Struct, kw_only=True):
         """Make `apply` stop before its next move. May be called from another thread or from `on_progress`."""
         self.paused = True
 
-    def resume(self) -> None:
-        """Let `apply` go on where it stopped. Ranges that are copied and not switched are not copied again: what was
-        written to them meanwhile is the mover's to carry over, in its `switch`."""
+    def resume(self, *, copy_again: bool = False) -> None:
+        """Let `apply` go on where it stopped.
+
+        Args:
+            copy_again: copy anew what is copied and not switched, at most a wave. Otherwise all that was written to it
+                during the pause is the mover's to carry over, in its `switch`. Only for a record that was saved in
+                `on_switch`: by another, what has switched might look as if it had not.
+        """
         self.paused = False
+        if copy_again:
+            settled = {*self.done, self.switching}
+            self.copying = sorted({*self.copying, *self.copied} - settled)
+            self.copied = [index for index in self.copied if index in settled]
 
     def apply(
         self,

@@ -59,13 +59,6 @@ class PointLocator(Locator):
         return self._circle.owner_ranks(self.hash_batch(keys))
 
     @override
-    def node_batch(self, keys: Keys) -> NDArray[np.object_]:
-        circle = self._circle  # once: names and ranks of one ring, whatever another thread does to it
-        if not circle.names:
-            raise NoNodes
-        return np.array(circle.names, dtype=object)[circle.owner_ranks(self.hash_batch(keys))]
-
-    @override
     def nodes(self, key: Key, replicas: int) -> list[str]:
         circle = self._circle
         if not 1 <= replicas <= len(circle.names):

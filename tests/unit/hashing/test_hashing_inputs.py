@@ -198,16 +198,3 @@ def test_a_single_node_holds_everything() -> None:
     assert set(bounded.acquire_batch(KEYS)) == {"only"} and bounded.loads == {"only": len(KEYS)}
     bounded.release("only", len(KEYS))
     assert bounded.loads == {"only": 0} and bounded.capacity("only") == 2
-
-
-def test_another_threads_join_never_mixes_two_rings_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    ring = HashRing(["b", "c"])
-    before = ring.node_batch(KEYS).tolist()
-    hashing = HashRing.hash_batch
-
-    def joins_meanwhile(self: HashRing, keys: list[str]) -> object:
-        self.add("a")
-        return hashing(self, keys)
-
-    monkeypatch.setattr(HashRing, "hash_batch", joins_meanwhile)
-    assert ring.node_batch(KEYS).tolist() == before

@@ -135,6 +135,22 @@ def test_a_paused_plan_goes_on_after_a_restart() -> None:
     assert store.copies - copies <= len(plan.moves) - 5
 
 
+def test_what_was_copied_before_a_pause_can_be_copied_again() -> None:
+    before = HashRing(NAMES[:3], vnodes=4)
+    plan = before.plan(before.changed(add=["d"]), moves_per_node=9)
+    store = Store(before, 1)
+    assert not plan.apply(store, on_progress=lambda progress: plan.pause())
+    first, *waiting = plan.copied
+    assert plan.done == [first] and waiting
+    plan.resume(copy_again=True)
+    assert plan.copied == [first] and plan.copying == sorted(waiting), "an undo has these to drop"
+    copies = store.copies
+    assert plan.apply(store) and store.copies == copies + len(plan.moves) - 1
+    _, _, plan = halted_plan()
+    plan.resume(copy_again=True)
+    assert plan.switching in plan.copied, "what may have switched is never copied again"
+
+
 def test_a_failed_step_is_tried_again() -> None:
     before = HashRing(NAMES, vnodes=8)
     after = before.changed(remove=["node-0"])

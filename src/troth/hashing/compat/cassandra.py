@@ -71,8 +71,9 @@ def cassandra_token(key: Key) -> int:
 
 
 def composite_key(parts: Iterable[Key]) -> bytes:
-    """Several partition key columns as Cassandra serialises them: length (two bytes), value, a zero byte,
-    each.
+    """Several partition key columns as Cassandra serialises them: length (two bytes), value, a zero byte, each.
+
+    A partition key of one column is not wrapped so: its bytes are the key.
 
     Raises:
         BadKey: a part of 64 KiB or more.

@@ -30,9 +30,10 @@ def murmur2(key: Key) -> int:
 
 
 def kafka_partition(key: Key, partitions: int) -> int:
-    """The partition of a keyed record, 0 .. partitions - 1.
+    """The partition of a keyed record, 0 .. partitions - 1. A record without a key goes to any partition.
 
     Raises:
+        BadKey: no key.
         BadSetting: fewer than one partition.
     """
     if partitions < 1:
