@@ -94,8 +94,9 @@ sim: $(DEV) ## Simulate clusters under faults (SEED=n replays one run; ARGS="--l
 mutants: $(DEV) ## Put every known bug back: who catches it stands in docs/verification.md then (an hour and more)
 	$(BIN)/python tests/mutants/table.py --write $(ARGS)
 
-docs: $(DEV) ## Write docs/cli.md from the commands themselves
+docs: $(DEV) ## Write docs/cli.md from the commands themselves, and the figures of docs/choosing.md from benchmarks/results
 	$(BIN)/python -m troth.cli.reference >docs/cli.md
+	$(BIN)/python benchmarks/choices.py
 
 constraints: $(BENCH) $(DATABASES) ## Renew scripts/constraints.txt from what .venv holds
 	@{ echo "# Versions that a clean clone installs (pip install -c). Renew with: make constraints"; \

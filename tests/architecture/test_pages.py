@@ -1,6 +1,7 @@
 """What the pages say is there: tests, files, layers, commands and make targets."""
 
 import re
+import runpy
 import subprocess
 import tomllib
 from pathlib import Path
@@ -109,6 +110,23 @@ def test_the_code_tour_leaves_no_package_out() -> None:
     tour = ARCHITECTURE.partition("## Code tour")[2]
     packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
     assert {name for name in packages if f"`{name}/" not in tour} == set()
+
+
+def test_the_index_of_the_pages_names_each_of_them() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert [
+        page.name for page in ROOT.glob("docs/*.md") if f"]({page.name})" not in index and page.name != "README.md"
+    ] == []
+
+
+def test_the_costs_of_choices_are_those_that_the_benchmarks_can_tell() -> None:
+    """Row by row; the figures themselves change with each run of a benchmark until `make docs` takes them over."""
+    choices = runpy.run_path(str(ROOT / "benchmarks" / "choices.py"))
+    page = choices["PAGE"].read_text()
+    names = [
+        re.findall(r"^\| ([^|]+) \|.*make bench", text, re.MULTILINE) for text in (page, choices["written"](page))
+    ]
+    assert names[0] == names[1] and len(names[0]) >= 8
 
 
 @of_each_page
