@@ -2,7 +2,9 @@
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -282,5 +284,152 @@ def test_a_damaged_place_of_another_process_stops_only_work_with_a_key(tmp_path:
     assert isinstance(answer, NotApplied)
     with pytest.raises(Corrupt):
         log.holder_of("order-1")
+    decide(log, 3)
+    log.close()
+
+
+class Calls:
+    """What is done to files from now on, in order: (call, number of the file on its disk)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: list[tuple[str, int]] = []
+        for name in ("pwrite", "fsync", "fdatasync"):
+            monkeypatch.setattr(os, name, self._spy(name, getattr(os, name)))
+        unlink = Path.unlink
+
+        def removing(path: Path, missing_ok: bool = False) -> None:
+            self.made.append(("unlink", path.stat().st_ino))
+            unlink(path, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", removing)
+
+    def _spy(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(descriptor: int, *rest: Any) -> Any:
+            self.made.append((name, os.fstat(descriptor).st_ino))
+            return real(descriptor, *rest)
+
+        return call
+
+    def of(self, *paths: Path) -> list[tuple[str, Path]]:
+        """The calls about *paths*, in order."""
+        by_number = {path.stat().st_ino: path for path in paths}
+        return [(call, by_number[number]) for call, number in self.made if number in by_number]
+
+
+def test_a_decision_is_synced_before_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = FileLog(tmp_path)
+    (file,) = files(tmp_path)
+    calls = Calls(monkeypatch)
+    decide(log, 1)
+    assert calls.of(file) == [("pwrite", file), ("fdatasync", file)]
+    log.close()
+
+
+def test_the_next_file_is_whole_and_named_on_the_disk_before_the_old_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FileLog(tmp_path).close()
+    (old,) = files(tmp_path)
+    number = old.stat().st_ino
+    calls = Calls(monkeypatch)
+    log = FileLog(tmp_path)
+    (new,) = files(tmp_path)
+    removed = calls.made.index(("unlink", number))
+    before = calls.made[:removed]
+    written = before.index(("pwrite", new.stat().st_ino))
+    assert ("fsync", new.stat().st_ino) in before[written:]
+    assert ("fsync", new.parent.stat().st_ino) in before[written:]
+    log.close()
+
+
+def test_what_another_process_has_written_is_synced_before_anybody_acts_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer may not have come to its own sync; a power cut would take back what was acted on."""
+    writer, reader = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    decide(writer, 1)
+    (file,) = files(tmp_path)
+    for sequence in (1, 2):
+        calls = Calls(monkeypatch)
+        assert reader.verdict(Gid(writer.log_id, "0", 1, sequence)) is Verdict.COMMIT
+        assert ("fsync", file) in calls.of(file)
+        decide(writer, sequence + 1)
+    calls = Calls(monkeypatch)
+    reader.verdict(Gid(writer.log_id, "0", 1, 3))
+    calls.made.clear()
+    reader.verdict(Gid(writer.log_id, "0", 1, 3))
+    assert calls.of(file) == [], "nothing new, nothing to sync"
+    writer.close()
+    reader.close()
+
+
+def test_the_logs_name_is_on_the_disk_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(monkeypatch)
+    log = FileLog(tmp_path / "new")
+    named = tmp_path / "new" / "log-id"
+    assert [call for call, _ in calls.of(named)][:2] == ["pwrite", "fsync"]
+    assert [path for call, path in calls.of(tmp_path, named.parent) if call == "fsync"][:2] == [
+        named.parent,
+        tmp_path,
+    ]
+    log.close()
+
+
+def test_two_that_open_the_next_file_at_once_do_not_open_the_same_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name can be created once. Who comes second takes the one after it."""
+    log, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    decide(log, 1)
+    place = other._other("0")
+    listed = place.numbers
+
+    def stale() -> list[int]:
+        monkeypatch.setattr(place, "numbers", listed)
+        before = listed()
+        log.renew()  # between the other's look and its create
+        return before
+
+    monkeypatch.setattr(place, "numbers", stale)
+    assert other.close_epoch("0", even_if_alive=True)
+    assert other._other("0").number == 3
+    assert other.verdict(Gid(log.log_id, "0", 1, 1)) is Verdict.COMMIT
+    name = str(Gid(log.log_id, "0", log.epoch.number, 2))
+    (answer,) = log.decide([Commit(name, ())])
+    assert not isinstance(answer, Exception)
+    assert answer.verdict is Verdict.ABORT
+    log.close()
+    other.close()
+
+
+def test_a_coordinator_that_was_told_that_it_is_fenced_writes_nothing_more_in_that_epoch(tmp_path: Path) -> None:
+    log, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    assert other.close_epoch("0", even_if_alive=True)
+    first, second = (Commit(str(Gid(log.log_id, "0", 1, n)), ()) for n in (1, 2))
+    (answer,) = log.decide([first])
+    assert not isinstance(answer, Exception) and answer.verdict is Verdict.ABORT
+    before = {path: path.read_bytes() for path in files(tmp_path)}
+    with pytest.raises(StorageError):
+        log.note_refused(first.gid)
+    (answer,) = log.decide([second])
+    assert not isinstance(answer, Exception) and answer.verdict is Verdict.ABORT
+    assert {path: path.read_bytes() for path in files(tmp_path)} == before
+    assert log.renew().number > 1
+    decide(log, 3)
+    log.close()
+    other.close()
+
+
+def test_a_forked_child_does_not_write_in_its_parents_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(tmp_path)
+    decide(log, 1)
+    before = [path.read_bytes() for path in files(tmp_path)]
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: 1)
+        with pytest.raises(UsageError, match="before a fork"):
+            decide(log, 2)
+        assert [path.read_bytes() for path in files(tmp_path)] == before
     decide(log, 3)
     log.close()
