@@ -51,9 +51,8 @@ def _sectors(ring: Locator) -> list[tuple[float, float, int]]:
     if not ring.can.ranges:
         ends = np.cumsum([0.0, *ring.shares().values()]).tolist()
         return [(ends[index], ends[index + 1], index) for index in range(len(ring))]
-    step = (1 << ring.hashing[1]) // SECTORS
-    middles = np.arange(SECTORS, dtype=np.uint64) * np.uint64(step) + np.uint64(step // 2)
-    owners = ring.index_batch(middles).tolist()
+    middles = [((2 * sector + 1) << ring.hashing[1]) // (2 * SECTORS) for sector in range(SECTORS)]
+    owners = ring.index_batch(np.array(middles, np.uint64)).tolist()
     merged: list[tuple[float, float, int]] = []
     for sector, owner in enumerate(owners):
         if merged and merged[-1][2] == owner:

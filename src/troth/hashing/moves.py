@@ -122,7 +122,7 @@ class Throttle:
         Raises:
             BadSetting: a rate that is not positive.
         """
-        if bytes_per_second <= 0:
+        if not bytes_per_second > 0:  # nor is nan a rate
             raise BadSetting(f"bytes_per_second must be above 0, not {bytes_per_second}")
         self._rate = bytes_per_second
         self._burst = bytes_per_second if burst_bytes is None else burst_bytes

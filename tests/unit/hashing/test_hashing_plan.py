@@ -282,6 +282,8 @@ def test_the_throttle_waits_for_what_was_copied() -> None:
     assert now[0] - 100 == pytest.approx(len(plan.moves) - 2)
     with pytest.raises(BadSetting):
         Throttle(bytes_per_second=0, clock=lambda: 0, sleep=sleep)
+    with pytest.raises(BadSetting):
+        Throttle(bytes_per_second=float("nan"), clock=lambda: 0, sleep=sleep)
 
 
 def test_the_throttle_counts_under_its_lock_and_sleeps_outside_of_it() -> None:
