@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from troth.cli.output import print_json, print_table
 from troth.cli.progress import Progress as Bar
@@ -200,6 +201,7 @@ def ring(
     """Consistent hashing: place keys, compare rings, plan a change."""
     session = Session(ring_file=ring_file, nodes=nodes, algorithm=algorithm, vnodes=vnodes, keys_file=keys_file)
     ctx.obj = session
+    _refuse_without_effect(ctx)
     if ctx.invoked_subcommand is not None:
         return
     if keys_file is None:
@@ -212,6 +214,20 @@ def ring(
         minimal=not cache,
     )
     _print_judgement(session, needs, as_json=as_json)
+
+
+def _refuse_without_effect(ctx: click.Context) -> None:
+    """Refuse options that would be passed over: of a ring that a file describes, and of judging, before a command."""
+    idle: dict[str | None, str] = {}
+    if ctx.params["ring_file"] is not None:
+        idle |= dict.fromkeys(("nodes", "algorithm", "vnodes"), "the file of --ring says it")
+    if ctx.invoked_subcommand is not None:
+        judging = f"it is for judging keys; the options of {ctx.invoked_subcommand} come after its name"
+        idle |= dict.fromkeys(("append_only", "cache", "shared_history", "replicas", "as_json"), judging)
+    for option in ctx.command.params:
+        given = option.name and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+        if given and option.name in idle:
+            raise UsageError(f"{option.opts[0]} has no effect here: {idle[option.name]}")
 
 
 def _print_judgement(session: Session, needs: Needs, *, as_json: bool) -> None:

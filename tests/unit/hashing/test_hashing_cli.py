@@ -301,3 +301,22 @@ def test_a_bad_file_is_named_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "r").write_text('{"algorithm": "ring", "nodes": [["a", 1]], "epoch": -1}')
     refused = run("--ring", tmp_path / "r", "show", code=1).output
     assert f"{tmp_path / 'r'}: not a ring" in refused and "--url" not in refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("--nodes", "a,b", "--json", "show"), "--json"),
+        (("--nodes", "a,b", "--replicas", "2", "where", "k"), "--replicas"),
+        (("--nodes", "a,b", "--cache", "show"), "--cache"),
+        (("--ring", "RING", "--algorithm", "maglev", "show"), "--algorithm"),
+        (("--ring", "RING", "--nodes", "a", "show"), "--nodes"),
+        (("--ring", "RING", "--vnodes", "7", "where", "k"), "--vnodes"),
+    ],
+)
+def test_an_option_that_would_be_passed_over_is_refused(
+    tmp_path: Path, arguments: tuple[str, ...], option: str
+) -> None:
+    run("--nodes", "a,b", "show", "--save", tmp_path / "r")
+    given = [str(tmp_path / "r") if argument == "RING" else argument for argument in arguments]
+    assert f"{option} has no effect here" in run(*given, code=2).output
