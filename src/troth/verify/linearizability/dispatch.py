@@ -197,7 +197,7 @@ class _Registers:
             order=lambda: _in_history(
                 history, timeline, witness.order(primitives, timeline, initial, outcome.trail)
             ),
-            explain=lambda: explained(history, outcome, prefix=prefix, smallest=smallest),
+            explain=lambda: explained(history, outcome, because=outcome.reason, prefix=prefix, smallest=smallest),
         )
 
 

@@ -4,12 +4,12 @@ Masks have one bit for each open operation; bits of operations that have returne
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from troth.verify.history import FOREVER, Value
+from troth.verify.history import FOREVER, Value, show
 from troth.verify.linearizability.observers import Observers
 from troth.verify.linearizability.outcome import Budget, Configuration, Outcome, Pending
-from troth.verify.primitives import CAS, Primitive
+from troth.verify.primitives import APPEND, CAS, READ, WRITE, Primitive
 
 Checkpoint: TypeAlias = tuple[
     list[Configuration],
@@ -23,6 +23,9 @@ Checkpoint: TypeAlias = tuple[
 """Where a narrowed search can be taken up again in full: configurations, place, and all that is open there."""
 
 
+_CHECKPOINTS_MAX: Final = 64
+
+
 class OpenOperations:
     """The operations of one register that are open, and what can be said about them."""
 
@@ -33,8 +36,11 @@ class OpenOperations:
         "budget",
         "cas_from",
         "cas_to",
-        "checkpoint",
+        "checkpoints",
         "crashed",
+        "furthest",
+        "initial",
+        "limit",
         "makers",
         "not_of",
         "nots",
@@ -57,7 +63,12 @@ class OpenOperations:
         self.bits: dict[int, int] = {}
         self.spare: list[int] = []
         self.top = 1
-        self.checkpoint: Checkpoint | None = None
+        self.checkpoints: list[Checkpoint] = []
+        self.initial: Value = None
+        self.furthest = -1
+        """the furthest place at which a narrowed search came to nothing"""
+        self.limit = 0
+        """placements that may be tried for one return; 0 is all"""
         self.op_at: dict[int, int] = {}
         """bit -> operation index"""
         self.wanted: dict[Value, int] = {}
@@ -78,9 +89,9 @@ class OpenOperations:
         self.returns: dict[int, int] = {}
 
     def narrow(self, configs: list[Configuration], place: int, beam: int, top: int) -> list[Configuration]:
-        """Keep the *beam* configurations that have spent the least; remember all of them the first time."""
-        if self.checkpoint is None:
-            self.checkpoint = (
+        """Keep the *beam* configurations that have spent the least; remember all of them, to come back to."""
+        self.checkpoints.append(
+            (
                 configs,
                 place + 1,
                 top,
@@ -89,6 +100,10 @@ class OpenOperations:
                 {value: dict(onward) for value, onward in self.cas_from.items()},
                 (self.nots, self.apps, self.partial, self.totals, self.crashed),
             )
+        )
+        if len(self.checkpoints) > _CHECKPOINTS_MAX:
+            # The first must stay: before it nothing was left out.
+            del self.checkpoints[1 : _CHECKPOINTS_MAX // 2]
         crashed, partial = self.crashed, self.partial
         ranked = sorted(
             configs,
@@ -96,8 +111,11 @@ class OpenOperations:
         )
         return ranked[:beam]
 
-    def restore(self, checkpoint: Checkpoint) -> tuple[list[Configuration], int]:
-        configs, place, self.top, (bits, spare, op_at), masks, cas_from, counts = checkpoint
+    def go_back(self, steps: int) -> tuple[list[Configuration], int]:
+        """To how things stood when configurations were left out *steps* times ago."""
+        at = max(0, len(self.checkpoints) - steps)
+        configs, place, self.top, (bits, spare, op_at), masks, cas_from, counts = self.checkpoints[at]
+        del self.checkpoints[max(1, at) :]
         self.bits, self.spare, self.op_at = dict(bits), list(spare), dict(op_at)
         self.wanted, self.not_of, self.makers, self.cas_to, self.appends = (dict(mask) for mask in masks)
         self.cas_from = {value: dict(onward) for value, onward in cas_from.items()}
@@ -150,6 +168,47 @@ class OpenOperations:
             ):
                 hopeful |= one
         return hopeful
+
+    def nowhere(self, configs: list[Configuration], index: int, place: int, beam: int) -> Outcome | None:
+        """The operation that returned fits nowhere: None if that may be because configurations were left out."""
+        if not (beam and self.checkpoints):
+            return self.illegal(configs, index, place)
+        why = self._certainly_not(index, place)
+        if not why:
+            return None
+        return Outcome(
+            status="illegal", trail=configs[0][3], failed=index, events_done=place, steps=self.steps, reason=why
+        )
+
+    def _certainly_not(self, index: int, place: int) -> str:
+        """Why no order at all has room for a READ or CAS: what it saw was not there yet, or was gone for certain.
+
+        Gone: for everything that made the value there is a WRITE of another that was invoked after that had returned,
+        and had itself returned when this was invoked.
+        """
+        primitive = self.primitives[index]
+        if primitive is None or primitive[0] not in (READ, CAS):
+            return ""
+        value = primitive[1]
+        invoked: dict[int, int] = {}
+        returned: dict[int, int] = {}
+        for at, code in enumerate(self.timeline[:place]):
+            (returned if code & 1 else invoked)[code >> 1] = at
+        made, overwritten = -1 if value == self.initial else -2, -1
+        for other, start in invoked.items():
+            known = self.primitives[other]
+            if known is None or other == index:
+                continue
+            kind, until = known[0], returned.get(other, FOREVER)
+            if kind == APPEND:
+                return ""
+            if (kind == WRITE and known[1] == value) or (kind == CAS and known[2] == value):
+                made = max(made, until)
+            elif kind == WRITE and until < invoked[index]:
+                overwritten = max(overwritten, start)
+        if made == -2:
+            return f"{show(value)} had not been written when it returned"
+        return f"{show(value)} had been overwritten when it was invoked" if made < overwritten else ""
 
     def illegal(self, configs: list[Configuration], index: int, place: int) -> Outcome:
         shown = tuple(self._shown(config) for config in configs[:64])

@@ -38,7 +38,6 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from troth.errors import invariant
 from troth.verify.history import Value
 from troth.verify.linearizability.antichain import enqueue, insert
 from troth.verify.linearizability.observers import DEAD, Observers
@@ -54,8 +53,12 @@ from troth.verify.linearizability.pending import OpenOperations
 from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive, joined
 
 _COLLAPSE_FROM: Final = 12
-_BEAMS: Final = (3, 24, 0)
-"""How many configurations are followed at once, try by try. 0 is all; only that try may say illegal."""
+_BEAM: Final = 1
+"""How many configurations are followed at once at first; where that comes to nothing, more (`_Search.run`)."""
+_WIDER: Final = 6
+_BEAM_MAX: Final = 216
+_STEPS_MAX: Final = 30
+"""Placements that a narrowed search tries for one return, a configuration followed."""
 _ASK_CLOCK_EVERY: Final = 64
 
 
@@ -84,15 +87,23 @@ class _Search(OpenOperations):
     __slots__ = ()
 
     def run(self, initial: Value) -> Outcome:
-        """First with the most promising configurations only; with all of them if those come to nothing."""
-        start: list[Configuration] = [(initial, 0, 0, None)]
-        outcome = self._scan(start, 0, _BEAMS[0])
-        for beam in _BEAMS[1:]:
-            if outcome is None and self.checkpoint is not None:
-                configs, place = self.restore(self.checkpoint)
-                outcome = self._scan(configs, place, beam)
-        invariant(outcome is not None, "a search that is not narrowed decides")
-        return outcome if outcome is not None else Outcome(status="unknown")
+        """Follow the most promising configurations only. Where they come to nothing, go back a little and follow more
+        of them until past that place; each time it is in vain go back further. In the end all are followed from where
+        the first was left out: only that may say illegal."""
+        self.initial = initial
+        configs: list[Configuration] = [(initial, 0, 0, None)]
+        beam, back, start = _BEAM, 1, 0
+        while True:
+            outcome = self._scan(configs, start, beam)
+            if outcome is not None:
+                return outcome
+            if self.place > self.furthest:
+                self.furthest, beam, back = self.place, _BEAM, 1
+            beam *= _WIDER
+            back *= 2
+            if beam > _BEAM_MAX:
+                beam, back = 0, len(self.checkpoints)
+            configs, start = self.go_back(back)
 
     def _scan(self, configs: list[Configuration], start: int, beam: int) -> Outcome | None:
         """Go through the timeline from *start* on. With a *beam*, None means that the search was cut too narrow."""
@@ -102,6 +113,7 @@ class _Search(OpenOperations):
         expired = self.budget.expired
         state, used, free, trail = configs[0]
         single = len(configs) == 1
+        self.limit = beam * _STEPS_MAX if self.checkpoints else 0
         place = start - 1
         for code in islice(timeline, start, None) if start else timeline:
             place += 1
@@ -181,7 +193,7 @@ class _Search(OpenOperations):
                         except GaveUp as why:
                             return self.unknown(before, place, str(why))
                         if not configs:
-                            return None if self.checkpoint and beam else self.illegal(before, index, place)
+                            return self.nowhere(before, index, place, beam)
                         if len(configs) == 1:
                             state, used, free, trail = configs[0]
                         else:
@@ -193,7 +205,7 @@ class _Search(OpenOperations):
                 except GaveUp as why:
                     return self.unknown(before, place, str(why))
                 if not configs:
-                    return None if self.checkpoint and beam else self.illegal(before, index, place)
+                    return self.nowhere(before, index, place, beam)
                 if len(configs) == 1:
                     state, used, free, trail = configs[0]
                     single = True
@@ -222,8 +234,12 @@ class _Search(OpenOperations):
                 _drop(self.appends, a, bit)
                 self.apps ^= bit
                 self.totals ^= bit
-            if beam and not single and len(configs) > beam:
-                configs = self.narrow(configs, place, beam, top)
+            if beam and not single:
+                if beam > _BEAM and place > self.furthest:
+                    beam = _BEAM
+                if len(configs) > beam:
+                    configs = self.narrow(configs, place, beam, top)
+                    self.limit = beam * _STEPS_MAX
             if expired is not None and not place & 1023 and expired():
                 rest = [(state, used, free, trail)] if single else configs
                 return self.unknown(rest, place, "out of time")
@@ -321,11 +337,13 @@ class _Search(OpenOperations):
                     onward |= others
             rows.append((value, mask & keep, wanted.get(value, 0) | (nots & ~not_of.get(value, 0)), onward))
         visited: dict[Value, list[tuple[int, int, bool]]] = {}
-        steps = 0
+        limit, steps = self.limit, 0
         for state, used, free, trail, seen in queue:
             steps += 1
             if not steps & (_ASK_CLOCK_EVERY - 1):
                 self._ask(len(queue))
+            if limit and steps > limit:
+                break
             # 1. Place the returning operation itself, last.
             if kind == WRITE:
                 if seen:
