@@ -36,9 +36,8 @@ Item = str | int | float | list[str]
 Setting = str | int | float | bool | list[Item]
 """A constructor argument as it is written to JSON."""
 
-SAMPLE_BITS = 17
-SAMPLES_OF_A_NODE = 1024
-"""The share of one node is then known to 3 %: fewer would show an even ring as uneven."""
+SAMPLE = 1 << 17
+"""Hashes that stand for all."""
 
 WEIGHT_MIN, WEIGHT_MAX = 1e-100, 1e100
 """Beyond these, sums and quotients of weights leave what a float can hold, and shares would be wrong in silence."""
@@ -168,6 +167,10 @@ class Locator(ABC):
             keys: a list of str and bytes, a numpy array of them, or a uint64 array of hashes from
             `hash_batch`.
         """
+
+    @abstractmethod
+    def shares(self) -> dict[str, float]:
+        """Share of all hashes that each node holds; sums to 1. Computed, not sampled; {} of an empty ring."""
 
     def _added(self, node: str) -> None:
         """Take up *node*, which is in `self._weights` already."""
@@ -373,18 +376,7 @@ class Locator(ABC):
             twin.add(node, weight)
         return twin
 
-    def shares(self) -> dict[str, float]:
-        """Share of all hashes that each node holds; sums to 1.
-
-        Measured on evenly mixed hashes (2**17, or 1024 a node) unless an algorithm knows it exactly (and says so).
-        """
-        if not self._weights:
-            return {}
-        mixed = self.sample(max(1 << SAMPLE_BITS, SAMPLES_OF_A_NODE * len(self)))
-        counts = np.bincount(self.index_batch(mixed), minlength=len(self))
-        return dict(zip(self.members, (counts / counts.sum()).tolist(), strict=True))
-
-    def sample(self, count: int = 1 << SAMPLE_BITS) -> Hashes:
+    def sample(self, count: int = SAMPLE) -> Hashes:
         """*count* hashes, always the same ones, spread like those of distinct keys; of this ring's width."""
         return stream(0, count) >> np.uint64(64 - self._bits)
 

@@ -17,7 +17,7 @@ class MultiProbe(Locator):
     """Nodes have one point each; a key is hashed k times and goes to the node that is nearest to a probe.
 
     Memory O(n) and a balance that 160 virtual nodes do not reach: the paper expects a peak of 1 + e times the mean
-    with 1 + 1/e probes; measured with 21 over 2**22 hashes: 1.07, 1.09 and 1.08 at 10, 100 and 1000 nodes. Movement is
+    with 1 + 1/e probes; `shares` computes 1.07, 1.08 and 1.04 with 21 at 10, 100 and 1000 nodes. Movement is
     minimal: a join takes the keys to which it is now nearest, a leave gives away its own.
 
     The preference list orders nodes by their distance to the nearest probe, which depends on no other node;
@@ -66,6 +66,24 @@ class MultiProbe(Locator):
     @override
     def settings(self) -> dict[str, Setting]:
         return {**super().settings(), "probes": self._probes}
+
+    @override
+    def shares(self) -> dict[str, float]:
+        """Share of each node: exact for probes that are independent, as mixed hashes are.
+
+        Node i wins if the least distance of a key's k probes falls into its gap: with probability integral over t in
+        its gap of ``k (1 - F(t))**(k - 1)``, F(t) being how much of the circle is nearer than t to a node. F is linear
+        between one gap's length and the next longer one.
+        """
+        if not len(self):
+            return {}
+        gaps = self._circle.arc_sizes()
+        order = np.argsort(gaps, kind="stable")
+        ascending, longer = gaps[order], np.arange(len(gaps) - 1, -1, -1)
+        farther = np.clip(1.0 - (np.cumsum(ascending) + ascending * longer), 0.0, 1.0) ** self._probes
+        wins = np.empty(len(gaps))
+        wins[order] = np.cumsum(np.abs(np.diff(farther, prepend=1.0)) / (longer + 1))
+        return dict(zip(self.members, (wins / wins.sum()).tolist(), strict=True))
 
     @override
     def node_of_hash(self, hashed: int) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from troth.hashing import (
     ALGORITHMS,
     Anchor,
     BadSetting,
+    Capabilities,
     CapacityExceeded,
     HashRing,
     Jump,
@@ -383,6 +385,29 @@ def test_a_weight_whose_share_no_float_can_hold_is_refused(weight: float) -> Non
         Rendezvous({"a": 2 * weight / 2, "b": weight / 2})
 
 
-def test_shares_of_many_nodes_are_measured_finely_enough_to_tell_even_from_uneven() -> None:
-    shares = MultiProbe([f"n{number}" for number in range(1000)]).shares()
-    assert max(shares.values()) * 1000 < 1.25, "sampling noise alone would show 1.33"
+@pytest.mark.parametrize("probes", [1, 2, 21])
+@pytest.mark.parametrize("nodes", [1, 2, 40])
+def test_multiprobe_shares_are_computed_and_those_of_keys(probes: int, nodes: int) -> None:
+    ring = MultiProbe([f"n{number}" for number in range(nodes)], probes=probes)
+    shares, count = ring.shares(), 1 << 15
+    measured = balance_of_keys(ring, ring.sample(count)).shares
+    for name, share in shares.items():
+        assert measured[name] == pytest.approx(share, abs=4.5 * (share * (1 - share) / count) ** 0.5 + 1e-9)
+    if probes == 1:
+        assert list(shares.values()) == pytest.approx(ring._circle.arc_sizes().tolist())
+
+
+def test_an_even_ring_of_many_nodes_is_shown_as_even() -> None:
+    """Sampled shares would show 1.14 at 2**20 hashes, and 1.33 at 2**17."""
+    assert balance(MultiProbe([f"node-{number}" for number in range(1000)])).peak_to_mean < 1.05
+
+
+def test_the_page_says_what_each_algorithm_can() -> None:
+    """The table of docs/hashing.md: abilities, and the peak at 100 nodes."""
+    page = (Path(__file__).parents[3] / "docs" / "hashing.md").read_text()
+    names = [f"node-{number}" for number in range(100)]
+    for kind in ALGORITHMS.values():
+        can = (getattr(kind.can, name) for name in Capabilities.__dataclass_fields__)
+        cells = " | ".join("yes" if able else "-" for able in can)
+        peak = balance(kind(names)).peak_to_mean
+        assert f"| `{kind.__name__}` | {cells} | {peak:.3f} |" in page
