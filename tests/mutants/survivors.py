@@ -94,6 +94,8 @@ NEAR = {
     "test_caspaxos_deletion": ("acceptor", "states"),
     "test_kv_requests": ("store", "txn", "ranges", "writer", "checks"),
     "test_kv_lessor": ("leases", "lessor"),
+    "test_caspaxos_fate": ("states",),
+    "test_forwarding": ("writes",),
     "test_transactions_file_log": ("file", "framing"),
 }
 """Tests that are about files which they are not named after."""
