@@ -84,7 +84,7 @@ SUBJECTS = (
         (*HASHING, "tests/property/test_hashing_*.py"),
     ),
 )
-FILES = ("core/quorum.py", "core/membership.py", "core/config.py", "core/raft/*.py")
+FILES = ("core/quorum.py", "core/membership.py", "core/config.py", "core/leading/*.py", "core/raft/*.py")
 NEAR = {
     "test_storage_log": ("replay", "record", "scan", "log"),
     "test_storage_log_damage": ("replay", "scan", "log"),
