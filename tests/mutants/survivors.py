@@ -26,6 +26,8 @@ class Subject:
     files: tuple[str, ...]
     tests: tuple[str, ...]
     simulation: str = "core"
+    whole: bool = False
+    """Whether its tests are about all of its files alike."""
 
 
 REGISTERS = ("tests/paper/test_caspaxos_*.py", "tests/unit/core/test_register_*.py")
@@ -45,6 +47,7 @@ SUBJECTS = (
         ("core/paxos/*.py",),
         ("tests/unit/core/test_paxos_*.py", "tests/paper/test_paxos_*.py"),
         "paxos",
+        whole=True,
     ),
     Subject(
         ("core/register/*.py",),
@@ -112,7 +115,10 @@ def subject_of(path: str) -> Subject:
 
 def tests_of(path: str) -> list[list[str]]:
     """The test files about *path*: those named after it, or after a word of it, then all others."""
-    found = [str(test.relative_to(ROOT)) for each in subject_of(path).tests for test in sorted(ROOT.glob(each))]
+    subject = subject_of(path)
+    found = [str(test.relative_to(ROOT)) for each in subject.tests for test in sorted(ROOT.glob(each))]
+    if subject.whole:
+        return [list(dict.fromkeys(found))]
     stem = Path(path).stem.rstrip("s")
     near = [test for test in found if stem in Path(test).stem or Path(path).stem in NEAR.get(Path(test).stem, ())]
     return [each for each in (near, [test for test in dict.fromkeys(found) if test not in near]) if each]
