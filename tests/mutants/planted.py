@@ -49,7 +49,12 @@ def main() -> int:
     missed = 0
     for pitfall in chosen:
         file = pitfall.file.removeprefix("src/troth/")
-        verdict = tried(file, changed(pitfall))
+        try:
+            source = changed(pitfall)
+        except ValueError as error:
+            print(f"STALE {error}", flush=True)
+            continue
+        verdict = tried(file, source)
         missed += not verdict.caught_by
         print(f"{file}: {pitfall.name}: {verdict.caught_by or '**nothing**'}", flush=True)
     print(f"{len(chosen)} bugs, {missed} caught by nothing")

@@ -6,8 +6,10 @@ how many seeds; and what is left of that seed when it is made small. Takes an ho
 
 import argparse
 import importlib
+import math
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -140,10 +142,16 @@ def row_of(pitfall: Pitfall, subject: Subject, options: argparse.Namespace) -> t
 def rows_of(subject: Subject, options: argparse.Namespace) -> Iterator[tuple[str, Verdict, Verdict]]:
     """One row for each bug, in order."""
     chosen = [pitfall for pitfall in subject.pitfalls if options.only in pitfall.name]
+    end_s = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
+
+    def row(pitfall: Pitfall) -> tuple[str, Verdict, Verdict] | None:
+        return None if time.monotonic() > end_s else row_of(pitfall, subject, options)
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        for row in pool.map(lambda pitfall: row_of(pitfall, subject, options), chosen):
-            print(row[0], flush=True)
-            yield row
+        for found in pool.map(row, chosen):
+            if found is not None:
+                print(found[0], flush=True)
+                yield found
 
 
 def part_of(subject: Subject, options: argparse.Namespace) -> tuple[list[str], int]:
@@ -159,6 +167,9 @@ def part_of(subject: Subject, options: argparse.Namespace) -> tuple[list[str], i
         f"within {middle} seeds. A seed is {subject.length.format(seconds=options.seconds)}. The search for a bug ends "
         f'after {options.seeds} seeds or {options.cpu} s of CPU time: "> n" means that it was stopped after n.'
     )
+    untried = len([pitfall for pitfall in subject.pitfalls if options.only in pitfall.name]) - len(verdicts)
+    if untried:
+        summary += f" The run was ended before the last {untried} bugs of its list were tried."
     return [HEAD, *(line for line, _, _ in verdicts), "", summary], missed
 
 
@@ -185,6 +196,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=8, help="of chaos a seed")
     parser.add_argument("--cpu", type=int, default=150, help="CPU seconds for the seeds of one bug")
     parser.add_argument("--shrink", type=int, default=10, help="CPU seconds for making a red seed small")
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="begin with no further bug of a subject after so long"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="bugs that are tried side by side")
     parser.add_argument("--only", default="", help="bugs with this in their name")
     parser.add_argument("--subject", default="", help="raft, multi-paxos, registers, two-phase, servers")
