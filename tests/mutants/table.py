@@ -10,12 +10,14 @@ import math
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import paxos_pitfalls
+import planted
 import register_pitfalls
 import survivors
 import twophase
@@ -82,6 +84,7 @@ SUBJECTS = (
     Subject(title="Servers, storage, clients", pitfalls=SERVER_PITFALLS, tests=(), simulation="servers"),
 )
 
+PLANTED = "Planted by hand"
 HEAD = (
     "| row | pitfall | met in | named test | simulation: rule | seeds | shrunk to |\n|---|---|---|---|---|---|---|"
 )
@@ -173,6 +176,41 @@ def part_of(subject: Subject, options: argparse.Namespace) -> tuple[list[str], i
     return [HEAD, *(line for line, _, _ in verdicts), "", summary], missed
 
 
+def planted_part(options: argparse.Namespace) -> tuple[list[str], int]:
+    """How many of the bugs planted in each file the tests about it catch; those that nothing has caught, by name."""
+    head = "| file | bugs planted | caught by the tests about the file |\n|---|---|---|"
+    print(f"\n### {PLANTED}\n\n{head}", flush=True)
+    end_s = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
+    tried, caught = Counter[str](), Counter[str]()
+    missed, stale = [], 0
+    for pitfall in planted.PLANTED:
+        if options.only not in pitfall.name or time.monotonic() > end_s:
+            continue
+        file = pitfall.file.removeprefix("src/troth/")
+        try:
+            source = planted.changed(pitfall)
+        except ValueError:
+            stale += 1
+            continue
+        tried[file] += 1
+        if survivors.tried(file, source).caught_by:
+            caught[file] += 1
+        else:
+            missed.append(f"{file}: {pitfall.name}")
+            print(f"missed: {missed[-1]}", flush=True)
+    rows = [f"| {file} | {count} | {caught[file]} |" for file, count in sorted(tried.items())]
+    total = tried.total()
+    summary = f"Of {total} bugs the tests catch {caught.total()}."
+    if missed:
+        summary += " Not caught: " + "; ".join(missed) + "."
+    if stale:
+        summary += f" {stale} quote lines that are no more."
+    if total + stale < len(planted.PLANTED):
+        summary += f" The run was ended before the last {len(planted.PLANTED) - total - stale} were tried."
+    print(summary, flush=True)
+    return [head, *rows, "", summary], len(missed)
+
+
 def write(page: Path, title: str, lines: list[str]) -> None:
     """Put *lines* in place of what the last run wrote under *title* in *page*."""
     commit = subprocess.run(
@@ -185,7 +223,7 @@ def write(page: Path, title: str, lines: list[str]) -> None:
     block, _, after = rest.partition(END)
     sections = {part.partition("\n")[0]: part.rstrip() for part in block.split("\n### ")[1:]}
     sections[title] = "\n".join((title, "", said, "", *lines))
-    titles = [subject.title for subject in SUBJECTS]
+    titles = [*(subject.title for subject in SUBJECTS), PLANTED]
     body = "\n\n".join(f"### {sections[each]}" for each in titles if each in sections)
     page.write_text(f"{before.rstrip()}\n\n{BEGIN}\n\n{body}\n\n{END}{after}")
 
@@ -201,7 +239,7 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, help="bugs that are tried side by side")
     parser.add_argument("--only", default="", help="bugs with this in their name")
-    parser.add_argument("--subject", default="", help="raft, multi-paxos, registers, two-phase, servers")
+    parser.add_argument("--subject", default="", help="raft, multi-paxos, registers, two-phase, servers, planted")
     parser.add_argument("--write", action="store_true", help="into docs/verification.md")
     options = parser.parse_args()
     missed = 0
@@ -214,6 +252,11 @@ def main() -> int:
         missed += unseen
         if options.write:
             write(PAGE, subject.title, lines)
+    if options.subject in PLANTED.lower():
+        lines, unseen = planted_part(options)
+        missed += unseen
+        if options.write:
+            write(PAGE, PLANTED, lines)
     print(f"\n{missed} caught by nothing")
     return 1 if missed else 0
 
