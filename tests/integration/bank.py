@@ -250,7 +250,7 @@ def start(target: Callable[[Bank, Load], None], bank: Bank, load: Load) -> ForkS
     return process
 
 
-def end_of(process: ForkServerProcess, within_s: float = 60.0) -> int:
+def end_of(process: ForkServerProcess, within_s: float = 120.0) -> int:
     """The exit code, once the process has ended by itself."""
     process.join(within_s)
     if process.exitcode is None:
@@ -265,7 +265,7 @@ def run(target: Callable[[Bank, Load], None], bank: Bank, load: Load) -> int:
     return end_of(start(target, bank, load))
 
 
-def acknowledged(bank: Bank, count: int, process: ForkServerProcess, within_s: float = 60.0) -> None:
+def acknowledged(bank: Bank, count: int, process: ForkServerProcess, within_s: float = 120.0) -> None:
     """Return once *count* more transfers are acknowledged."""
     journal, deadline = Path(bank.journal), time.monotonic() + within_s
 
@@ -279,7 +279,7 @@ def acknowledged(bank: Bank, count: int, process: ForkServerProcess, within_s: f
         time.sleep(0.01)
 
 
-def stopped(process: ForkServerProcess, within_s: float = 60.0) -> bool:
+def stopped(process: ForkServerProcess, within_s: float = 120.0) -> bool:
     """Whether the process comes to be stopped by SIGSTOP."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline and process.is_alive():

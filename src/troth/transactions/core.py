@@ -12,7 +12,7 @@ from sqlalchemy import Engine, exc
 from typing_extensions import override
 
 from troth.core.twophase.cells import Verdict
-from troth.core.twophase.gid import Gid, parse_gid
+from troth.core.twophase.gid import Epoch, Gid, parse_gid
 from troth.core.twophase.records import Commit
 from troth.core.twophase.table import Event, Finding, State
 from troth.errors import NotApplied, RequestError, StorageError, TrothError, UsageError
@@ -112,7 +112,7 @@ class Core:
                     self._by_key[key] = participant
         self._lock = threading.Lock()
         self._log_fault: StorageError | None = None
-        self._is_fenced = False
+        self._fenced: Epoch | None = None
         self._renewing = threading.Lock()
         self._open: set[str] = set()
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
@@ -141,21 +141,22 @@ class Core:
         if self._log_fault is not None:
             # Or else each transaction would prepare its branches, and leave them in doubt.
             raise self._log_fault
-        if self._is_fenced or self.log.epoch != self.epoch:
-            self._is_fenced = True
+        if self._is_closed():
             self._renew()
         gid = str(Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, next(self._sequence)))
         with self._lock:
             self._open.add(gid)
         return gid
 
+    def _is_closed(self) -> bool:
+        return self.epoch == self._fenced or self.log.epoch != self.epoch
+
     def _renew(self) -> None:
         """Somebody took us for dead, and closed our epoch: go on in a new one."""
         with self._renewing:
-            if self._is_fenced:
+            if self._is_closed():
                 # The log may have done so by itself.
                 self.epoch = self.log.renew() if self.log.epoch == self.epoch else self.log.epoch
-                self._is_fenced = False
 
     def ended(self, gid: str, outcome: str, *, alone: bool) -> None:
         """*gid* is over, as far as its block goes. What one database committed alone is not in the log: kept here."""
@@ -221,7 +222,11 @@ class Core:
             raise
         if decided.verdict is Verdict.ABORT:
             self.metrics.fenced += 1
-            self._is_fenced = True
+            # The last of a closed epoch are told so when we have gone on already. To renew once more for them would
+            # close the new one under all that have begun in it, who would then come too late in their turn, for ever.
+            epoch = self.epoch
+            if record.gid.startswith(epoch.prefix):
+                self._fenced = epoch
         return decided
 
     def note_applied(self, gid: str) -> None:
