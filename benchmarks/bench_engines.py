@@ -30,7 +30,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cluster.phases import SETTLE_S
-from cluster.systems import VALUE
+from cluster.systems import VALUE, Client
 from cluster.troth import Troth
 from cluster.troth_paxos import TrothPaxos
 from cluster.workload import gap, measure
@@ -45,6 +45,11 @@ PAGE = ROOT / "docs" / "raft-or-paxos.md"
 BEGIN, END = "<!-- figures: written by make bench-engines -->", "<!-- figures: end -->"
 MAKERS: dict[str, type[Troth]] = {"raft": Troth, "paxos": TrothPaxos}
 COMMITS = 1000
+WAYS: dict[str, dict[str, int]] = {
+    "log": {"snapshot_entries": 1 << 40, "snapshot_log_bytes": 1 << 40},
+    "snapshot": {"snapshot_entries": 100},
+}
+"""How a follower comes back -> the servers' settings that leave it no other way."""
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -101,7 +106,7 @@ async def rates(directory: Path, rounds: int, seconds: float, outstanding: list[
 
 
 async def failovers(directory: Path, kills: int) -> dict[str, Any]:
-    """Seconds without a put around a leader that dies or stops, and a follower's way back from a long partition."""
+    """Seconds without a put around a leader that dies or stops."""
     found: dict[str, Any] = {}
     for name, make in MAKERS.items():
         with tempfile.TemporaryDirectory(dir=directory) as data:
@@ -127,32 +132,60 @@ async def failovers(directory: Path, kills: int) -> dict[str, Any]:
                             await system.restart(leader)
                     found[name][f"gap_s_{number.name}"] = round(statistics.median(gaps), 3)
                     print(f"{name:6}{number.name}: {[round(each, 3) for each in gaps]} s without a put")
-                found[name]["catch_up_s"] = await catch_up(system)
-                print(f"{name:6}a follower stopped for 5 s under load: back after {found[name]['catch_up_s']} s")
                 await client.close()
             finally:
                 await system.stop()
     return found
 
 
-async def catch_up(system: Troth) -> float:
-    """How long a follower takes, after 5 s in which it heard nothing of a busy cluster, to hold everything."""
+async def comebacks(directory: Path, repeats: int, puts: int) -> dict[str, Any]:
+    """Seconds in which a follower that missed *puts* puts takes all of them in: from the log, and when the log before
+    it is gone, from a snapshot. Which of the two it takes must not be left to chance: a snapshot holds everything."""
+    found: dict[str, dict[str, float]] = {name: {} for name in MAKERS}
+    for way, settings in WAYS.items():
+        seconds: dict[str, list[float]] = {name: [] for name in MAKERS}
+        for number in range(repeats):
+            for name in sorted(MAKERS, reverse=number % 2 == 0):
+                with tempfile.TemporaryDirectory(dir=directory) as data:
+                    system = MAKERS[name](Path(data), **settings)
+                    await system.start()
+                    try:
+                        seconds[name].append(await come_back(system, puts, snapshot=way == "snapshot"))
+                    finally:
+                        await system.stop()
+        for name, each in seconds.items():
+            found[name][f"back_by_{way}_s"] = round(statistics.median(each), 3)
+            print(f"{name:6}a follower that missed {puts} puts is back by {way} after {each} s")
+    return found
+
+
+async def come_back(system: Troth, puts: int, *, snapshot: bool) -> float:
+    """Stop a follower until *puts* puts are done (and, for a snapshot, its next entry is dropped); time its return."""
     client = await system.client()
     leader = await system.leader()
     follower = next(node for node in range(3) if node != leader)
+    held = (await asyncio.to_thread(system.status, follower)).last_index
     system.signal(follower, signal.SIGSTOP)
-    await measure(lambda key: client.put(key, VALUE), outstanding=64, seconds=5.0)
-    servers = system._cluster.servers
-    names = system._names
-    target = await asyncio.to_thread(servers[names[leader]].status)
+    await put_many(client, puts)
+    while (target := await asyncio.to_thread(system.status, leader)) and snapshot and target.first_index <= held:
+        await put_many(client, 64, outstanding=1)
     system.signal(follower, signal.SIGCONT)
     begin = time.perf_counter()
-    while True:
-        status = await asyncio.to_thread(servers[names[follower]].status)
-        if status.applied_index >= target.commit_index:
-            await client.close()
-            return round(time.perf_counter() - begin, 3)
-        await asyncio.sleep(0.01)
+    while (await asyncio.to_thread(system.status, follower)).applied_index < target.commit_index:
+        await asyncio.sleep(0.005)
+    await client.close()
+    return round(time.perf_counter() - begin, 3)
+
+
+async def put_many(client: Client, puts: int, *, outstanding: int = 64) -> None:
+    """So many puts, *outstanding* at a time."""
+    numbers = iter(range(puts))
+
+    async def one() -> None:
+        for number in numbers:
+            await client.put(b"key%06d" % number, VALUE)
+
+    await asyncio.gather(*(one() for _ in range(outstanding)))
 
 
 # ---- counted ----
@@ -227,17 +260,24 @@ def counted(consensus: str) -> dict[str, float]:
     stage.heal()
     one.run(40)
     one.taken()
-    stage.isolate(3)
-    one.propose(COMMITS)
-    one.run(1000)
-    one.taken()
-    stage.heal()
-    ticks = 0
-    while stage.commit(3) < stage.commit(stage.leaders()[0]):
-        one.run(1)
-        ticks += 1
-    found["return_messages"], found["return_bytes"] = map(float, one.taken())
-    found["return_ticks"] = float(ticks)
+    # A leader finds out with a heartbeat that somebody is back: the return is tried at each moment between two.
+    messages, size, ticks = 0, 0, []
+    for offset in range(EngineConfig().heartbeat_ticks):
+        stage.isolate(3)
+        one.propose(COMMITS)
+        one.run(1000 + offset)
+        one.taken()
+        stage.heal()
+        ticks.append(0)
+        while stage.commit(3) < stage.commit(stage.leaders()[0]):
+            one.run(1)
+            ticks[-1] += 1
+        more, bytes_more = one.taken()
+        messages, size = messages + more, size + bytes_more
+        one.run(40)
+        one.taken()
+    found["return_messages"], found["return_bytes"] = messages / len(ticks), size / len(ticks)
+    found["return_ticks"] = statistics.mean(ticks)
     found["return_disturbs_leader"] = float(stage.leaders() != [2])
     return {name: round(value, 2) for name, value in found.items()}
 
@@ -269,7 +309,8 @@ def page(result: dict[str, Any]) -> list[str]:
     labels = {
         "gap_s_SIGKILL": "leader killed: longest gap without a put, s",
         "gap_s_SIGSTOP": "leader stopped: longest gap without a put, s",
-        "catch_up_s": "follower deaf for 5 s under load: back after, s",
+        "back_by_log_s": f"follower that missed {result['missed_puts']:,} puts: back by the log, s",
+        "back_by_snapshot_s": "the same, when only a snapshot helps: back after, s",
     }
     rows += [(text, faults["raft"][name], faults["paxos"][name]) for name, text in labels.items()]
     names = {
@@ -316,6 +357,7 @@ def main() -> int:
         return 0
     directory = options.dir or ROOT / ".cache"
     directory.mkdir(exist_ok=True)
+    missed = 5_000 if options.quick else 150_000
     levels = [int(level) for level in options.outstanding.split(",")]
     run: Callable[..., Any] = uvloop.run
     commit = subprocess.run(
@@ -330,8 +372,11 @@ def main() -> int:
         },
         "rates": run(rates(directory, 1 if options.quick else 5, 1.0 if options.quick else 4.0, levels)),
         "failover": run(failovers(directory, 1 if options.quick else 5)),
+        "missed_puts": missed,
         "counted": counts,
     }
+    for name, ways in run(comebacks(directory, 1 if options.quick else 5, missed)).items():
+        result["failover"][name] |= ways
     print("\n".join(page(result)))
     if not options.quick:
         write(result)

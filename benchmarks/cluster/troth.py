@@ -1,6 +1,7 @@
 """troth with its default settings: three server processes on loopback TCP, and its asyncio client."""
 
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
@@ -35,15 +36,16 @@ class Troth(System):
     name = "troth"
     consensus = "raft"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **settings: Any) -> None:
         super().__init__(directory)
-        self._cluster = LocalCluster(3, data_dir=directory, consensus=self.consensus)
+        self._settings = {"consensus": self.consensus, **settings}
+        self._cluster = LocalCluster(3, data_dir=directory, **self._settings)
         self._names = self._cluster.names
 
     @override
     async def start(self) -> None:
         if self._cluster.servers:  # a cluster object starts once; the directory knows the rest
-            self._cluster = LocalCluster(data_dir=self.directory, consensus=self.consensus)
+            self._cluster = LocalCluster(data_dir=self.directory, **self._settings)
         self._cluster.start()
 
     @override
@@ -64,6 +66,9 @@ class Troth(System):
     @override
     def pids(self) -> list[int]:
         return [self._cluster.servers[name].pid for name in self._names]
+
+    def status(self, node: int) -> Any:
+        return self._cluster.servers[self._names[node]].status()
 
     @override
     async def restart(self, node: int) -> None:

@@ -106,8 +106,6 @@ def torture(
       troth torture --system registers --minutes 1
       troth torture --consensus paxos
     """
-    if trace and consensus != "raft":
-        raise UsageError("--trace holds servers to the specification of Raft: leave it out with --consensus paxos")
     if servers < 1 or minutes <= 0:
         raise UsageError("--servers and --minutes must be positive")
     if directory is not None and directory.exists() and any(directory.iterdir()):

@@ -136,10 +136,6 @@ class ServerConfig:
         engine_kind(self.consensus)
         if self.consensus == "raft" and (self.phase1_size or self.phase2_size):
             raise UsageError("phase1_size and phase2_size are for consensus paxos; Raft's quorums are majorities")
-        if self.consensus != "raft" and self.trace_file:
-            raise UsageError(
-                "trace_file is for consensus raft: there is no specification of servers for the other yet"
-            )
 
     @property
     def engine(self) -> str:

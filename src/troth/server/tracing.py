@@ -1,22 +1,26 @@
 """``--trace-file``: what this server's consensus engine is seen to do, for the executable specification.
 
-A server that is told to traces itself step by step in the form of verify/specification/trace.py. Each line is written
-before anybody else can notice what it tells: after an input and before its effects leave, and after a sync and before
-what waited for it. So the servers of one machine may write to one file, and its lines stand in an order in which no
-effect comes before its cause. Without the setting nothing of this is loaded.
+A server that is told to traces itself step by step, in the form that its engine's specification reads. Each line is
+written before anybody else can notice what it tells: after an input and before its effects leave, and after a sync and
+before what waited for it. So the servers of one machine may write to one file, and its lines stand in an order in
+which no effect comes before its cause. Without the setting nothing of this is loaded.
 """
 
 import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from troth.core.interface import Effects, Engine
+from troth.core.interface import Effects, Engine, Persist
+from troth.core.paxos.node import Paxos
 from troth.ids import NodeId
+from troth.simulate.paxos_trace import PaxosNodeTrace
+from troth.simulate.paxos_view import PaxosView
 from troth.simulate.raft_view import RaftView
 from troth.simulate.spec_trace import NodeTrace
 from troth.verify.specification import Step, encode_step
+from troth.verify.specification.multipaxos_trace import encode_paxos_step
 
 INPUTS = frozenset(
     {
@@ -27,17 +31,94 @@ INPUTS = frozenset(
 """Methods of an `Engine` after which its state may be another one."""
 
 
+class Teller(Protocol):
+    """Tells what one engine does in the words of its specification."""
+
+    def boot(self) -> None:
+        """The process has started."""
+
+    def look(self) -> None:
+        """Something may have changed."""
+
+    def written(self, persist: Persist) -> None:
+        """This is handed to the disk."""
+
+    def durable(self, count: int) -> None:
+        """So many writes more are on the disk."""
+
+
+class RaftTeller:
+    """See verify/specification/trace.py."""
+
+    def __init__(self, engine: Engine, node_id: NodeId, write: Callable[[bytes], object]) -> None:
+        self._view = RaftView(engine)
+        self._trace = NodeTrace(node_id, self._view)
+        self._write = write
+        self._written: deque[tuple[int, int, tuple[int, int]]] = deque()
+        """(term, vote, last entry) after each write that was handed out and is not durable yet."""
+
+    def boot(self) -> None:
+        self._tell(self._trace.boot(time.monotonic()))
+
+    def look(self) -> None:
+        step = self._trace.look(time.monotonic())
+        if step is not None:
+            self._tell(step)
+
+    def written(self, persist: Persist) -> None:
+        self.look()
+        view = self._view
+        last = view.last_index
+        self._written.append((int(view.term), int(view.voted_for), (int(view.term_at(last) or 0), int(last))))
+
+    def durable(self, count: int) -> None:
+        term, voted_for, stored = [self._written.popleft() for _ in range(count)][-1]
+        self._tell(self._trace.durable(time.monotonic(), term=term, voted_for=voted_for, stored=stored))
+
+    def _tell(self, step: Step) -> None:
+        self._write(encode_step(step))
+
+
+class PaxosTeller:
+    """See verify/specification/multipaxos_trace.py."""
+
+    def __init__(self, engine: Paxos, node_id: NodeId, write: Callable[[bytes], object]) -> None:
+        self._view = PaxosView(engine)
+        self._trace = PaxosNodeTrace(node_id, self._view, lambda step: write(encode_paxos_step(step)))
+        self._written: deque[Persist] = deque()
+
+    def boot(self) -> None:
+        _, slots = self._view.held()
+        self._trace.boot()
+        self._trace.durable(None, slots)
+        self.look()
+
+    def look(self) -> None:
+        self._trace.look()
+
+    def written(self, persist: Persist) -> None:
+        self._trace.look(persist.slots)
+        self._written.append(persist)
+
+    def durable(self, count: int) -> None:
+        # One sync may cover two acceptances of a slot, and what speaks of the first may leave after it.
+        for _ in range(count):
+            persist = self._written.popleft()
+            self._trace.durable(persist.hard_state, persist.slots)
+
+
 class TracedEngine:
     """An engine that writes down what it does. All it does not know of itself it leaves to the engine behind it."""
 
     def __init__(self, engine: Engine, node_id: NodeId, path: str) -> None:
         self._engine = engine
-        self._view = RaftView(engine)
-        self._trace = NodeTrace(node_id, self._view)
-        self._written: deque[tuple[int, int, tuple[int, int]]] = deque()
-        """(term, vote, last entry) after each write that was handed out and is not durable yet."""
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._tell(self._trace.boot(time.monotonic()))
+        self._teller: Teller = (
+            PaxosTeller(engine, node_id, self._write)
+            if isinstance(engine, Paxos)
+            else RaftTeller(engine, node_id, self._write)
+        )
+        self._teller.boot()
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._engine, name)
@@ -46,7 +127,7 @@ class TracedEngine:
 
         def traced(*arguments: Any, **named: Any) -> Any:
             result = attribute(*arguments, **named)
-            self._look()
+            self._teller.look()
             return result
 
         return traced
@@ -54,34 +135,23 @@ class TracedEngine:
     def take_effects(self) -> Effects:
         """See `Engine`."""
         effects = self._engine.take_effects()
-        self._look()
         if effects.persist is not None:
-            view = self._view
-            last = view.last_index
-            self._written.append((int(view.term), int(view.voted_for), (int(view.term_at(last) or 0), int(last))))
+            self._teller.written(effects.persist)
+        else:
+            self._teller.look()
         return effects
 
     def before(self, on_durable: Callable[[int], None]) -> Callable[[int], None]:
         """*on_durable*, told of the same writes a moment later."""
 
         def told(count: int) -> None:
-            for _ in range(count - 1):
-                self._written.popleft()
-            self._tell_durable(*self._written.popleft())
+            self._teller.durable(count)
             on_durable(count)
 
         return told
 
-    def _look(self) -> None:
-        step = self._trace.look(time.monotonic())
-        if step is not None:
-            self._tell(step)
-
-    def _tell_durable(self, term: int, voted_for: int, stored: tuple[int, int]) -> None:
-        self._tell(self._trace.durable(time.monotonic(), term=term, voted_for=voted_for, stored=stored))
-
-    def _tell(self, step: Step) -> None:
-        os.write(self._file, encode_step(step) + b"\n")
+    def _write(self, line: bytes) -> None:
+        os.write(self._file, line + b"\n")
 
 
 def traced(engine: Engine, node_id: NodeId, path: str) -> tuple[Engine, TracedEngine]:

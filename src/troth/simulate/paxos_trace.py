@@ -1,4 +1,5 @@
-"""Tells the specification of Multi-Paxos (verify/specification/multipaxos_trace.py) what simulated servers do.
+"""Tells the specification of Multi-Paxos (verify/specification/multipaxos_trace.py) what servers do: simulated
+ones here, real ones in server/tracing.py.
 
 Seen from outside: after each input, and before anything leaves a server, its engine is compared with what was
 last told.
@@ -6,11 +7,11 @@ last told.
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from troth.core.config import EngineConfig
-from troth.core.interface import CHOSEN, Ballot, Entry, EntryKind, Persist, Slot
+from troth.core.interface import CHOSEN, Ballot, Entry, EntryKind, HardState, Persist, Slot
 from troth.core.membership import decode_membership
 from troth.core.quorum import QuorumSizes
 from troth.errors import InvariantViolation
@@ -18,8 +19,94 @@ from troth.ids import LogIndex, NodeId
 from troth.simulate.core_node import CoreNode
 from troth.simulate.monitor import Invariant, Monitor, Seen
 from troth.simulate.paxos_view import PaxosView
-from troth.verify.specification.multipaxos_trace import PaxosStep, PaxosTraceChecker, Quorums, TraceBallot
+from troth.verify.specification.multipaxos_trace import (
+    PaxosEvent,
+    PaxosStep,
+    PaxosTraceChecker,
+    Quorums,
+    TraceBallot,
+    Value,
+)
 from troth.verify.specification.state import Config
+
+
+class PaxosNodeTrace:
+    """What was last told of one engine. `sink` gets what is new."""
+
+    def __init__(self, node_id: NodeId, view: PaxosView, sink: Callable[[PaxosStep], object]) -> None:
+        self._node = int(node_id)
+        self._view = view
+        self._sink = sink
+        self._promised = _ballot(view.ballot)
+        self._chosen = view.compacted_index
+        self._told: dict[int, Slot] = {}
+        """Accepted slots that were told and are not written yet, by their identity (what is compacted drops out)."""
+        self._leads: TraceBallot = (0, 0)
+
+    def boot(self) -> None:
+        """The process has started, with what its disk holds."""
+        _, slots = self._view.held()
+        votes = tuple(_vote(slot) for slot in slots)
+        self._tell("boot", ballot=self._promised, votes=votes, known=self._chosen)
+
+    def look(self, written: tuple[Slot, ...] | None = None) -> None:
+        """Tell what has changed. *written*: what goes to the disk now, and is not unsaved any more."""
+        view, ballot = self._view, _ballot(self._view.ballot)
+        unsaved = view.unsaved() if written is None else written
+        new = tuple(slot for slot in unsaved if id(slot) not in self._told)
+        self._told = {id(slot): slot for slot in unsaved} if written is None else {}
+        if ballot != self._promised:
+            # An input that has only accepted something may not be looked at by itself: it came before this promise.
+            before = tuple(_vote(slot) for slot in new if _ballot(slot.ballot) <= self._promised)
+            if before:
+                self._tell("accept", ballot=self._promised, votes=before)
+                new = tuple(slot for slot in new if _ballot(slot.ballot) > self._promised)
+            self._promised = ballot
+            self._tell("promise", ballot=ballot)
+        learned = tuple(_vote(slot) for slot in new if slot.ballot == CHOSEN)
+        if learned:
+            self._tell("learn", votes=learned)
+        if view.compacted_index > self._chosen:
+            self._chosen = view.compacted_index
+            self._tell("install", known=self._chosen)
+        first = LogIndex(self._chosen + 1)
+        if view.commit_index >= first:
+            values = tuple(_value(entry) for entry in view.entries(first, LogIndex(view.commit_index + 1)))
+            self._chosen = view.commit_index
+            self._tell("chosen", slot=first, known=self._chosen, values=values)
+        if view.leads and self._leads != ballot:
+            self._leads = ballot
+            self._tell("lead", ballot=ballot, known=view.commit_index)
+        accepted = tuple(_vote(slot) for slot in new if slot.ballot != CHOSEN)
+        if accepted:
+            self._tell("accept", ballot=ballot, votes=accepted)
+
+    def durable(self, hard_state: HardState | None, slots: Iterable[Slot]) -> None:
+        """A sync has ended: this is on the disk now."""
+        ballot = (int(hard_state.term), int(hard_state.voted_for)) if hard_state else (0, 0)
+        self._tell("durable", ballot=ballot, votes=tuple(_vote(slot) for slot in slots))
+
+    def _tell(
+        self,
+        event: PaxosEvent,
+        *,
+        ballot: TraceBallot = (0, 0),
+        votes: tuple[tuple[int, TraceBallot, Value], ...] = (),
+        known: int = 0,
+        slot: int = 0,
+        values: tuple[Value, ...] = (),
+    ) -> None:
+        self._sink(
+            PaxosStep(
+                node=self._node,
+                event=event,
+                ballot=ballot,
+                votes=votes,
+                known=int(known),
+                slot=int(slot),
+                values=values,
+            )
+        )
 
 
 class PaxosTrace(Invariant):
@@ -29,43 +116,27 @@ class PaxosTrace(Invariant):
 
     def __init__(self, monitor: Monitor) -> None:
         super().__init__(monitor)
-        self._promised: dict[NodeId, TraceBallot] = {}
-        self._chosen: dict[NodeId, LogIndex] = {}
-        self._told: dict[NodeId, list[Slot]] = {}
-        """Accepted slots that were told and are not written yet."""
+        self._traces: dict[NodeId, PaxosNodeTrace] = {}
         self._synced: dict[NodeId, tuple[int, int]] = {}
         self._writes: dict[NodeId, deque[tuple[int, Persist]]] = {}
         """(number, write) of what was not durable when that was last told. One sync may cover two acceptances of a
         slot, and what speaks of the first may leave after it."""
-        self._leads: dict[NodeId, TraceBallot] = {}
 
     def on_booted(self, node: CoreNode) -> None:
-        disk, view = node.journal.durable, node.view
-        known = view.compacted_index
-        self._promised[node.node_id] = _ballot(view.ballot)
-        self._chosen[node.node_id] = known
-        self._told[node.node_id] = []
+        view, disk = node.view, node.journal.durable
+        if not isinstance(view, PaxosView):
+            raise InvariantViolation("a trace of Multi-Paxos is of Multi-Paxos")
+        trace = self._traces[node.node_id] = PaxosNodeTrace(node.node_id, view, type(self).sink)
         self._writes[node.node_id] = deque()
-        _, slots = view.held()
-        self._tell(
-            PaxosStep(
-                node=node.node_id,
-                event="boot",
-                ballot=_ballot(view.ballot),
-                votes=tuple(_vote(slot) for slot in slots),
-                known=known,
-            )
-        )
-        hard = disk.hard_state
-        self._tell_durable(node, (int(hard.term), int(hard.voted_for)), tuple(disk.slots.values()))
-        self._look(node)
+        trace.boot()
+        trace.durable(disk.hard_state, disk.slots.values())
+        trace.look()
 
     def on_input(self, node: CoreNode, seen: Seen) -> None:
-        self._look(node)
+        self._traces[node.node_id].look()
 
     def on_written(self, node: CoreNode, persist: Persist) -> None:
-        self._look(node, persist.slots)
-        self._told[node.node_id] = []
+        self._traces[node.node_id].look(persist.slots)
         self._writes[node.node_id].append((node.journal.written, persist))
 
     def on_sent(self, node: CoreNode, to: NodeId, message: object) -> None:
@@ -75,61 +146,18 @@ class PaxosTrace(Invariant):
             writes = self._writes[node.node_id]
             while writes and writes[0][0] <= node.journal.synced:
                 persist = writes.popleft()[1]
-                hard = persist.hard_state
-                ballot = (int(hard.term), int(hard.voted_for)) if hard else (0, 0)
-                self._tell_durable(node, ballot, persist.slots)
-
-    def _look(self, node: CoreNode, written: tuple[Slot, ...] | None = None) -> None:
-        view, name = node.view, node.node_id
-        if not isinstance(view, PaxosView):
-            raise InvariantViolation("a trace of Multi-Paxos is of Multi-Paxos")
-        ballot = _ballot(view.ballot)
-        told = self._told[name]
-        new = (view.unsaved() if written is None else written)[len(told) :]
-        told += new
-        if ballot != self._promised[name]:
-            # An input that has only accepted something is not looked at by itself: it came before this promise.
-            before = tuple(_vote(slot) for slot in new if _ballot(slot.ballot) <= self._promised[name])
-            if before:
-                self._tell(PaxosStep(node=name, event="accept", ballot=self._promised[name], votes=before))
-                new = tuple(slot for slot in new if _ballot(slot.ballot) > self._promised[name])
-            self._promised[name] = ballot
-            self._tell(PaxosStep(node=name, event="promise", ballot=ballot))
-        learned = tuple(_vote(slot) for slot in new if slot.ballot == CHOSEN)
-        if learned:
-            self._tell(PaxosStep(node=name, event="learn", votes=learned))
-        if view.compacted_index > self._chosen[name]:
-            self._chosen[name] = view.compacted_index
-            self._tell(PaxosStep(node=name, event="install", known=view.compacted_index))
-        first = LogIndex(self._chosen[name] + 1)
-        if view.commit_index >= first:
-            values = tuple(_value(entry) for entry in view.entries(first, LogIndex(view.commit_index + 1)))
-            self._chosen[name] = view.commit_index
-            self._tell(PaxosStep(node=name, event="chosen", slot=first, known=view.commit_index, values=values))
-        if view.leads and self._leads.get(name) != ballot:
-            self._leads[name] = ballot
-            self._tell(PaxosStep(node=name, event="lead", ballot=ballot, known=view.commit_index))
-        accepted = tuple(_vote(slot) for slot in new if slot.ballot != CHOSEN)
-        if accepted:
-            self._tell(PaxosStep(node=name, event="accept", ballot=ballot, votes=accepted))
-
-    def _tell_durable(self, node: CoreNode, ballot: TraceBallot, slots: tuple[Slot, ...]) -> None:
-        votes = tuple(_vote(slot) for slot in slots)
-        self._tell(PaxosStep(node=node.node_id, event="durable", ballot=ballot, votes=votes))
-
-    def _tell(self, step: PaxosStep) -> None:
-        type(self).sink(step)
+                self._traces[node.node_id].durable(persist.hard_state, persist.slots)
 
 
 def _ballot(ballot: Ballot) -> TraceBallot:
     return int(ballot.round), int(ballot.node)
 
 
-def _vote(slot: Slot) -> tuple[int, TraceBallot, Hashable]:
+def _vote(slot: Slot) -> tuple[int, TraceBallot, Value]:
     return int(slot.entry.index), _ballot(slot.ballot), _value(slot.entry)
 
 
-def _value(entry: Entry) -> Hashable:
+def _value(entry: Entry) -> Value:
     if entry.kind != EntryKind.MEMBERSHIP:
         return f"{entry.term}:{zlib.crc32(entry.payload, entry.kind):08x}"
     membership = decode_membership(entry.payload)

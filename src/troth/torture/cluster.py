@@ -30,6 +30,7 @@ from troth.torture.namespaces import Namespaces
 from troth.torture.proxy import Network
 from troth.torture.system import Definite, Indefinite, Power, Unquiet
 from troth.verify.specification import check_trace, decode_trace
+from troth.verify.specification.multipaxos_trace import check_paxos_trace, decode_paxos_trace
 from troth.wire.frames import HANDSHAKE_BYTES_MAX, first_frame
 from troth.wire.handshake import Hello, decode_greeting
 
@@ -193,8 +194,8 @@ class _Apart(_Cut):
 class TrothCluster:
     """`SystemUnderTest` of *size* troth servers in *directory*.
 
-    With *trace* every step of every server's consensus engine is written down, and held to the executable
-    specification of Raft at the end. A server whose disk is full could not write its trace, so none is filled then.
+    With *trace* every step of every server's consensus engine is written down, and held to its executable
+    specification at the end. A server whose disk is full could not write its trace, so none is filled then.
     """
 
     def __init__(
@@ -209,6 +210,7 @@ class TrothCluster:
         if trace:
             settings["trace_file"] = str(self._trace)
         settings = {"snapshot_entries": 500, **settings}
+        self._consensus = settings.get("consensus", "raft")
         self._cluster: _Cut
         self._links: Links
         if namespaces:
@@ -424,6 +426,9 @@ class TrothCluster:
     def _refused_by_the_specification(self, trace: Path) -> list[str]:
         # A server that was killed in the middle of a line leaves half of it; a running one may be writing its last.
         lines = [line for line in trace.read_bytes().split(b"\n") if line.endswith(b"}")]
+        if self._consensus == "paxos":
+            reason, _ = check_paxos_trace(decode_paxos_trace(lines), voters=self._founders)
+            return [reason] if reason else []
         refusal = check_trace(decode_trace(lines), voters=self._founders).refusal
         return [] if refusal is None else [refusal.text()]
 

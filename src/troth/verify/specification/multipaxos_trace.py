@@ -5,18 +5,33 @@ under: a promise rises, an acceptance is of what the ballot's owner proposed, a 
 promises allows, what is chosen has a quorum of durable acceptances under the configuration in force. What all servers
 take for chosen must be one append-only sequence (sequence.py). The first step that is not allowed is refused, with
 the reason.
+
+Real servers write JSON lines::
+
+    {"node":1,"event":"promise","ballot":[3,1]}
+    {"node":1,"event":"accept","ballot":[3,1],"votes":[[7,[3,1],"3:5f0c"]]}
+    {"node":1,"event":"durable","ballot":[3,1],"votes":[[7,[3,1],"3:5f0c"]]}
+
+They stand in one order in which no effect comes before its cause (see trace.py).
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
+from troth.errors import DecodeError
 from troth.verify.specification.multipaxos import Vote, safe_values
 from troth.verify.specification.state import Config
 
 TraceBallot: TypeAlias = tuple[int, int]
 """(round, node), ordered as such."""
+
+PaxosEvent: TypeAlias = Literal["boot", "promise", "accept", "learn", "durable", "lead", "chosen", "install"]
+
+Value: TypeAlias = str | Config
+"""What a slot holds: a configuration, or something that tells commands apart."""
 
 Quorums: TypeAlias = Callable[[Config, Collection[int], int], bool]
 """Whether these nodes may decide in phase 1 or 2 under this configuration."""
@@ -39,12 +54,35 @@ class PaxosStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     node: int
-    event: Literal["boot", "promise", "accept", "learn", "durable", "lead", "chosen", "install"]
+    event: PaxosEvent
     ballot: TraceBallot = (0, 0)
-    votes: tuple[tuple[int, TraceBallot, Hashable], ...] = ()
+    votes: tuple[tuple[int, TraceBallot, Value], ...] = ()
     known: int = 0
     slot: int = 0
-    values: tuple[Hashable, ...] = ()
+    values: tuple[Value, ...] = ()
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(PaxosStep).decode
+
+
+def encode_paxos_step(step: PaxosStep) -> bytes:
+    """One line, without the line feed."""
+    return _encode(step)
+
+
+def decode_paxos_trace(lines: Iterable[bytes]) -> Iterator[PaxosStep]:
+    """Read a trace; blank lines are skipped.
+
+    Raises:
+        DecodeError: a line is not a step.
+    """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield _decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise DecodeError(f"line {number} of the trace: {error}") from None
 
 
 def majorities(config: Config, nodes: Collection[int], phase: int) -> bool:
@@ -61,21 +99,22 @@ class PaxosTraceChecker:
     """Follows a cluster step by step; `counts` says how often each event was taken."""
 
     def __init__(self, *, voters: Collection[int], quorums: Quorums = majorities) -> None:
-        self.agreed: list[Hashable] = []
+        self.agreed: list[Value] = []
         """The sequence: slot 1 first."""
         self.counts: dict[str, int] = {}
-        self._initial = Config(tuple(sorted(voters)))
+        self._configs = [(0, Config(tuple(sorted(voters))))]
+        """(slot, who decides behind it), ascending."""
         self._quorums = quorums
         self._promised: dict[int, TraceBallot] = {}
-        self._votes: dict[int, dict[int, tuple[TraceBallot, Hashable]]] = {}
+        self._votes: dict[int, dict[int, tuple[TraceBallot, Value]]] = {}
         self._known: dict[int, int] = {}
         self._durable: dict[int, TraceBallot] = {}
         self._durable_votes: dict[int, dict[int, TraceBallot]] = {}
         self._holders: dict[tuple[int, TraceBallot], set[int]] = {}
         """Who durably accepted at (slot, ballot)."""
-        self._reports: dict[TraceBallot, dict[int, tuple[int, dict[int, tuple[TraceBallot, Hashable]]]]] = {}
+        self._reports: dict[TraceBallot, dict[int, tuple[int, dict[int, tuple[TraceBallot, Value]]]]] = {}
         """Per ballot: who has promised it, how far it knew slots to be chosen, and what it had accepted."""
-        self._proposed: dict[tuple[int, TraceBallot], Hashable] = {}
+        self._proposed: dict[tuple[int, TraceBallot], Value] = {}
         self._leads: dict[TraceBallot, int] = {}
         """Ballots whose owner leads -> how many slots it knew to be chosen."""
 
@@ -131,7 +170,8 @@ class PaxosTraceChecker:
         kept = self._durable_votes.setdefault(step.node, {})
         for slot, ballot, _ in step.votes:
             kept[slot] = ballot
-            self._holders.setdefault((slot, ballot), set()).add(step.node)
+            if slot > len(self.agreed):
+                self._holders.setdefault((slot, ballot), set()).add(step.node)
 
     def _on_install(self, step: PaxosStep) -> None:
         if step.known > len(self.agreed):
@@ -142,10 +182,7 @@ class PaxosTraceChecker:
 
     def _config_at(self, slot: int, known: int) -> Config:
         """Who decides on *slot*, by the first *known* slots."""
-        for value in reversed(self.agreed[: min(slot - 1, known)]):
-            if isinstance(value, Config):
-                return value
-        return self._initial
+        return next(config for at, config in reversed(self._configs) if at < slot and at <= known)
 
     def _on_lead(self, step: PaxosStep) -> None:
         if step.ballot[1] != step.node:
@@ -156,7 +193,7 @@ class PaxosTraceChecker:
             raise _NotAllowed(f"only {sorted(reports)} have promised, of {configs[0]}")
         self._leads[step.ballot] = step.known
 
-    def _check_proposal(self, node: int, slot: int, ballot: TraceBallot, value: Hashable) -> None:
+    def _check_proposal(self, node: int, slot: int, ballot: TraceBallot, value: Value) -> None:
         """P2c: some quorum of those who have promised lets this value through; and no stop sign stands before it."""
         if ballot in self._leads and slot <= len(self.agreed) and self.agreed[slot - 1] == value:
             return  # a leader gives those who lag what it knows to be chosen, at its own ballot
@@ -200,6 +237,8 @@ class PaxosTraceChecker:
             ):
                 raise _NotAllowed(f"no quorum of {config} durably holds that in slot {slot}")
             self.agreed.append(value)
+            if isinstance(value, Config):
+                self._configs.append((slot, value))
             self._forget(slot)
         self._known[step.node] = max(self._known[step.node], step.known)
 
