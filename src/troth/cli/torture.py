@@ -66,7 +66,7 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 @click.option(
     "--trace",
     is_flag=True,
-    help="Hold every step of every server to the specification of Raft (no full disks then).",
+    help="Hold every step of every server to the specification of its engine (no full disks then).",
 )
 @click.option(
     "--network",
