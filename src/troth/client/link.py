@@ -19,6 +19,7 @@ from troth.client.url import split_address
 from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import ClientMessage, ServerMessage
+from troth.runtime.streams import plain_descriptor, write_now
 from troth.wire.frames import ANSWER_BYTES_MAX, FrameSplitter, frame
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
 
@@ -57,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._splitter = FrameSplitter()
         self._transport: asyncio.Transport | None = None
+        self._descriptor = -1
         self.greeted: asyncio.Future[None] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()
         self.server = ""
@@ -68,6 +70,7 @@ class Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._descriptor = plain_descriptor(transport)
         self._transport.write(frame(encode_greeting(self._hello)))
 
     @override
@@ -114,7 +117,9 @@ class Connection(asyncio.Protocol):
     def send(self, frame: bytes) -> None:
         """Hand a whole frame to the socket. On a broken connection it is dropped: `on_lost` is under way."""
         if self._transport is not None:
-            self._transport.write(frame)
+            rest = write_now(self._transport, self._descriptor, frame)
+            if rest:
+                self._transport.write(rest)
 
     def pause_reading(self) -> None:
         """Take nothing more from the socket until `resume_reading`. Pausing twice is no error."""

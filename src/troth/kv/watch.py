@@ -112,7 +112,8 @@ class WatchHub:
         self._page_versions_max = page_versions_max
         self._page_bytes_max = page_bytes_max
         self._streams: dict[int, _Stream] = {}
-        self._count = 0
+        self.count = 0
+        """All watches."""
         self._synced = Group()
         self._unsynced = Group()
         # Unsynced, but of one key only: those read that key's history.
@@ -123,7 +124,7 @@ class WatchHub:
         self._hold()
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     @property
     def has_work(self) -> bool:
@@ -139,7 +140,7 @@ class WatchHub:
         key = request.key or b"\0"
         if request.range_end and request.range_end != TO_THE_END and request.range_end <= key:
             return self._refuse(refusals.WATCH_RANGE_EMPTY)
-        if self._count >= self._watches_max:
+        if self.count >= self._watches_max:
             return self._refuse(refusals.TOO_MANY_WATCHES)
         stream = self._streams.get(owner)
         if stream is None:
@@ -164,7 +165,7 @@ class WatchHub:
             prev_kv=request.prev_kv,
         )
         stream.watchers[watch_id] = watcher
-        self._count += 1
+        self.count += 1
         if not stream.paused:
             self._place(watcher)
         return WatchCreated(watch_id, space.revision)
@@ -184,7 +185,7 @@ class WatchHub:
         if stream is not None:
             for watcher in stream.watchers.values():
                 self._displace(watcher)
-            self._count -= len(stream.watchers)
+            self.count -= len(stream.watchers)
 
     def pause(self, owner: int) -> None:
         """The owner takes no more batches for now. What it misses is read from the history later."""
@@ -372,7 +373,7 @@ class WatchHub:
     def _forget(self, watcher: Watcher) -> None:
         self._displace(watcher)
         del self._streams[watcher.owner].watchers[watcher.watch_id]
-        self._count -= 1
+        self.count -= 1
 
     def _cancel_compacted(self, watcher: Watcher, batches: list[WatchBatch]) -> bool:
         """Cancel an unsynced *watcher* if what it waits for is gone."""

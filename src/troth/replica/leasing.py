@@ -71,9 +71,9 @@ class LeasePath(ReadPath):
         The outcome may be one that was recalled for a retry, and more may have been applied since: what holds is the
         state, not the result.
         """
-        if not self._leading or not isinstance(command, Writes) or not isinstance(outcome, list):
+        if not isinstance(outcome, list) or _LEASE_RESULTS.isdisjoint(map(type, outcome)):
             return
-        if _LEASE_RESULTS.isdisjoint(map(type, outcome)):
+        if not self._leading or not isinstance(command, Writes):
             return
         for each, result in zip(command.commands, outcome, strict=True):
             if isinstance(result, LeaseGrantResult):

@@ -71,10 +71,13 @@ class StateMachine:
 
     def prepare(self, proposals: Iterable[tuple[int, LoggedCommand]]) -> Iterator[None] | None:
         """What is to be done, step by step, before *proposals* are applied; None: nothing (see `Store.prepare`)."""
-        batches = [command.commands for _, command in proposals if isinstance(command, Writes)]
-        if not any(type(command) is DeleteRange for batch in batches for command in batch):
-            return None
-        return self.store.prepare(chain.from_iterable(batches))
+        for _, command in proposals:
+            if isinstance(command, Writes):
+                for each in command.commands:
+                    if type(each) is DeleteRange:
+                        batches = [command.commands for _, command in proposals if isinstance(command, Writes)]
+                        return self.store.prepare(chain.from_iterable(batches))
+        return None
 
     def apply(
         self, index: int, proposals: Iterable[tuple[int, LoggedCommand]]

@@ -18,7 +18,7 @@ from troth.replica.state import NOBODY, ReplicaStart
 from troth.replica.writes import WritePath
 
 KEYS_PER_TURN = 100_000
-"""How many keys of ranges are read in one turn, before the next range waits for the next turn."""
+"""How many keys of ranges are read in one turn, about, before the next range waits for the next turn."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class ReadPath(WritePath):
         """AskRevision context -> (revisions it may be behind, the read)."""
         self._next_question = 1
         self._keys_left = KEYS_PER_TURN
-        """What may still be read in this turn."""
+        """What may still be read before there has to be another turn."""
         self._unserved: deque[_Serving] = deque()
         """What is left for the next turns."""
 

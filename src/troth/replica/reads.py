@@ -50,21 +50,22 @@ class ReadQueue:
 
     def __init__(self, *, count_max: int) -> None:
         self._count_max = count_max
-        self._new: list[Waiting] = []
+        self.new: list[Waiting] = []
+        """Those for which no point was asked for yet."""
         self._asked: dict[int, _Point] = {}
         self._next_context = 1
         self._by_index: list[tuple[LogIndex, int, Tick, Tick, list[Waiting]]] = []
         self._by_revision: list[tuple[int, int, Waiting]] = []
         self._tie = 0
         self._fresh_as_of: Tick | None = None
-        self._count = 0
+        self.count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     @property
     def full(self) -> bool:
-        return self._count >= self._count_max
+        return self.count >= self._count_max
 
     def age(self, now: Tick) -> int | None:
         """Ticks since the newest read point that this replica has reached was asked for; None: never."""
@@ -74,23 +75,23 @@ class ReadQueue:
 
     def wait_point(self, waiting: Waiting) -> None:
         """Serve when a read point asked for from now on has been reached."""
-        self._new.append(waiting)
-        self._count += 1
+        self.new.append(waiting)
+        self.count += 1
 
     def wait_revision(self, revision: int, waiting: Waiting) -> None:
         """Serve when the store has reached *revision*."""
         self._tie += 1
         heappush(self._by_revision, (revision, self._tie, waiting))
-        self._count += 1
+        self.count += 1
 
     def ask(self, now: Tick) -> int | None:
         """The context to give to `Engine.read` for the reads that came since the last one; None: there are none."""
-        if not self._new:
+        if not self.new:
             return None
         context = self._next_context
         self._next_context += 1
-        self._asked[context] = _Point(asked=now, waiting=self._new)
-        self._new = []
+        self._asked[context] = _Point(asked=now, waiting=self.new)
+        self.new = []
         return context
 
     # ---- going ----
@@ -114,23 +115,23 @@ class ReadQueue:
             _, _, asked, valid_until, waiting = heappop(self._by_index)
             if valid_until and now >= valid_until:
                 # The lease ran out before the state could be read (a pause, a slow apply): ask again.
-                self._new.extend(waiting)
+                self.new.extend(waiting)
                 continue
             if self._fresh_as_of is None or asked > self._fresh_as_of:
                 self._fresh_as_of = asked
-            self._count -= len(waiting)
+            self.count -= len(waiting)
             for each in waiting:
                 each.serve(0)
         while self._by_revision and self._by_revision[0][0] <= revision:
             _, _, each = heappop(self._by_revision)
-            self._count -= 1
+            self.count -= 1
             each.serve(0)
 
     def expire(self, now: Tick, code: str, text: str) -> None:
         """Refuse what has waited past its deadline."""
         for point in self._asked.values():
             point.waiting = list(self._keep(point.waiting, now, code, text))
-        self._new = list(self._keep(self._new, now, code, text))
+        self.new = list(self._keep(self.new, now, code, text))
         for _, _, _, _, waiting in self._by_index:
             waiting[:] = list(self._keep(waiting, now, code, text))
         kept = [item for item in self._by_revision if item[2].deadline > now]
@@ -147,6 +148,6 @@ class ReadQueue:
                 self._refuse([each], code, text)
 
     def _refuse(self, waiting: list[Waiting], code: str, text: str) -> None:
-        self._count -= len(waiting)
+        self.count -= len(waiting)
         for each in waiting:
             each.refuse(code, text)

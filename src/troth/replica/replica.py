@@ -254,32 +254,46 @@ class Replica(AdminPath):
         """Everything to be done since the last call."""
         if self._preparing is not None:
             self._prepare_more(self._preparing)
-        self._serve_rest()
+        # Most turns have nothing to do for most of these: that is asked here, for a call costs more than the answer.
+        if self._unserved or self._keys_left <= 0:
+            self._serve_rest()
         if self.engine.leader() != self._known_leader:
             # Settle the old leader's affairs before anything new is proposed: the two must not be mixed up.
             self._absorb(self.engine.take_effects())
         for _ in range(TURNS_MAX):
-            self._propose_inbox()
-            context = self._reads.ask(self._now)
-            if context is not None:
-                self.engine.read(context, self._now)
+            if self._inbox:
+                self._propose_inbox()
+            if self._reads.new:
+                context = self._reads.ask(self._now)
+                if context is not None:
+                    self.engine.read(context, self._now)
             self._absorb(self.engine.take_effects())
             if not (self._inbox and self._leading and self._may_propose()):
                 break
         else:
             self._out.again = True
-        self._reads.release(self._applied, self.machine.store.revision, self._now)
-        self._tell_watchers()
-        self._notify_progress()
-        self._maybe_snapshot()
+        if self._reads.count:
+            self._reads.release(self._applied, self.machine.store.revision, self._now)
+        if self._hub.count or self._progress_wanted:
+            self._tell_watchers()
+        if self._notified:
+            self._notify_progress()
+        config = self._config
+        if (
+            self._log_bytes >= config.snapshot_log_bytes
+            or self._applied - self._snapshot.last.index >= config.snapshot_log_entries
+        ):
+            self._maybe_snapshot()
         out, self._out = self._out, ReplicaEffects()
         return out
 
     def _absorb(self, effects: Effects) -> None:
         """Turn what the engine wants done into what the driver is asked to do."""
         out = self._out
-        out.send += [(send.to, send.message) for send in effects.send]
-        out.after_persist += [(send.to, send.message) for send in effects.after_persist]
+        if effects.send:
+            out.send += [(send.to, send.message) for send in effects.send]
+        if effects.after_persist:
+            out.after_persist += [(send.to, send.message) for send in effects.after_persist]
         if effects.persist is not None:
             out.persists.append(effects.persist)
         if effects.membership is not None:
@@ -295,7 +309,8 @@ class Replica(AdminPath):
         elif effects.committed:
             self._apply_all(effects.committed)
         # After applying: what has committed is answered, also by a leader that falls in this very turn.
-        self._notice_leader()
+        if self.engine.leader() != self._known_leader:
+            self._notice_leader()
         for state in effects.reads:
             self._reads.on_confirmed(state)
         for context in effects.reads_refused:
@@ -314,7 +329,8 @@ class Replica(AdminPath):
                 self._apply(entry)
             self._applied = entry.index
         self.engine.applied(self._applied)
-        self._settle_changes()
+        if self._changes:
+            self._settle_changes()
 
     def _prepare_more(self, steps: Iterator[None]) -> None:
         """One step; time passes and everything else goes on between two."""
@@ -326,8 +342,6 @@ class Replica(AdminPath):
 
     def _notice_leader(self) -> None:
         """Another term or leader: settle what depended on the old one, tell every client."""
-        if self.engine.leader() == self._known_leader:
-            return
         self._withdraw_own()
         _, before = self._known_leader
         self._known_leader = self.engine.leader()
@@ -342,11 +356,8 @@ class Replica(AdminPath):
             self._reply(client, notice)
 
     def _maybe_snapshot(self) -> None:
-        """Begin a snapshot when the log has grown enough since the last one."""
-        behind = self._applied - self._snapshot.last.index
-        if self._saving or not behind or self._loading is not None:
-            return
-        if self._log_bytes < self._config.snapshot_log_bytes and behind < self._config.snapshot_log_entries:
+        """Begin a snapshot, unless one is made or loaded already: the log has grown enough since the last one."""
+        if self._saving or self._applied == self._snapshot.last.index or self._loading is not None:
             return
         self._saving = True
         self._log_bytes = 0

@@ -94,9 +94,10 @@ class SessionTable:
         session.last_used = index
         if acked_below > session.acked_below:
             session.acked_below = acked_below
-            for first in [first for first in session.results if first < acked_below]:
-                del session.results[first]
-                self._forget(session_id, first)
+            for first in list(session.results):
+                if first < acked_below:
+                    del session.results[first]
+                    self._forget(session_id, first)
         if first_seq < session.acked_below:
             return ANSWERED  # the client has said that it has this answer; nobody waits for it
         known = session.results.get(first_seq)

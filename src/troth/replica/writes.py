@@ -55,7 +55,8 @@ class WritePath(ReplicaState):
         self._next_request = start.rng.getrandbits(30) << 33
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._pending: dict[int, _Pending] = {}
-        self._pending_bytes = 0
+        self.pending_bytes = 0
+        """Of the commands that this server has taken in and that are not answered yet."""
         self._last_proposed = LogIndex(0)
         self._log_bytes = 0
         self._proposals: list[tuple[int, LoggedCommand]] = []
@@ -84,7 +85,7 @@ class WritePath(ReplicaState):
 
     def _take_in(self, client: ClientId, command: LoggedCommand, raw: bytes) -> None:
         """Queue a command for the log; the turn's end decides what becomes of it."""
-        if self._pending_bytes and self._pending_bytes + len(raw) > self._config.proposals_bytes_max:
+        if self.pending_bytes and self.pending_bytes + len(raw) > self._config.proposals_bytes_max:
             self._refuse_command(client, command, "overloaded", "too many writes wait here; send less at once")
             return
         self._next_request += 1
@@ -92,7 +93,7 @@ class WritePath(ReplicaState):
 
     def _enqueue(self, request: int, client: ClientId, origin: NodeId, command: LoggedCommand, raw: bytes) -> None:
         self._pending[request] = _Pending(client, origin, command, len(raw), self._now)
-        self._pending_bytes += len(raw)
+        self.pending_bytes += len(raw)
         self._inbox.append((request, raw))
 
     def _on_forward(self, sender: NodeId, message: Forward) -> None:
@@ -102,7 +103,7 @@ class WritePath(ReplicaState):
             if request in self._pending:
                 continue  # the hand-over was repeated
             body = bytes(raw)
-            if self._pending_bytes and self._pending_bytes + len(body) > self._config.proposals_bytes_max:
+            if self.pending_bytes and self.pending_bytes + len(body) > self._config.proposals_bytes_max:
                 refused.append(request)
                 continue
             try:
@@ -123,8 +124,6 @@ class WritePath(ReplicaState):
 
     def _propose_inbox(self) -> bool:
         """Move what has gathered: into the log, if this server leads, else to whoever does. True: proposed."""
-        if not self._inbox:
-            return False
         leader = self._leader
         if leader == self.engine.node_id:
             proposed = False
@@ -181,9 +180,11 @@ class WritePath(ReplicaState):
         self._log_bytes += entry.size_bytes
         for request, command, outcome in self.machine.apply(entry.index, self._proposals):
             self._on_applied(command, outcome)
-            pending = self._forget(request)
-            if pending is not None and pending.client:
-                self._answer(pending.client, pending.command, outcome)
+            pending = self._pending.pop(request, None)
+            if pending is not None:
+                self.pending_bytes -= pending.size_bytes
+                if pending.client:
+                    self._answer(pending.client, pending.command, outcome)
 
     def _on_applied(self, command: LoggedCommand, outcome: Outcome) -> None:
         """For the parts above: a command has taken effect on this replica."""
@@ -195,14 +196,14 @@ class WritePath(ReplicaState):
     def _forget(self, request: int) -> _Pending | None:
         pending = self._pending.pop(request, None)
         if pending is not None:
-            self._pending_bytes -= pending.size_bytes
+            self.pending_bytes -= pending.size_bytes
         return pending
 
     def _answer(self, client: ClientId, command: LoggedCommand, outcome: Outcome) -> None:
-        if isinstance(outcome, Failure):
-            self._refuse_command(client, command, outcome.code, outcome.text)
-        elif isinstance(command, Writes) and isinstance(outcome, list):
+        if isinstance(command, Writes) and isinstance(outcome, list):
             self._reply(client, Results(command.session, command.first_seq, outcome))
+        elif isinstance(outcome, Failure):
+            self._refuse_command(client, command, outcome.code, outcome.text)
         elif isinstance(command, OpenSession) and isinstance(outcome, int):
             self._reply(client, SessionOpened(command.call, outcome))
         elif isinstance(command, CloseSession):

@@ -34,7 +34,10 @@ class PeerSink(Protocol):
     """Who receives what peers say (the node)."""
 
     def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
-        """A frame from *sender*. Raises DecodeError when it is no batch of messages."""
+        """A frame from *sender*; `on_heard` follows. Raises DecodeError when it is no batch of messages."""
+
+    def on_heard(self) -> None:
+        """All frames that one read of a socket has brought were handed over."""
 
     def on_suspect(self, peer: NodeId) -> None:
         """The process of *peer* is gone."""

@@ -92,7 +92,7 @@ class Machine:
         return DiskFiles(path)
 
     def clock(self, tick_ms: int) -> Clock:
-        """A monotonic clock that counts ticks."""
+        """A clock that counts ticks, also while the machine is suspended."""
         return Clock(tick_ms)
 
     def transport(

@@ -15,8 +15,9 @@ The storage thread posts back how many writes are durable, which opens the outbo
 visible", with the order decided in pure code and only carried out here.
 
 A turn is scheduled once however many callbacks ask for it, and time also passes inside turns, so that a busy loop
-still ticks. Anything unexpected inside a turn stops the server: a replica that has failed half way through an input
-is not one to go on with.
+still ticks. When little is under way (`LONE_BYTES_MAX`), the first read in a round of the loop has its turn at once.
+Anything unexpected inside a turn stops the server: a replica that has failed half way through an input is not one to
+go on with.
 """
 
 import asyncio
@@ -47,6 +48,9 @@ flow control keeps far below while the disk answers at all."""
 STRANGERS_TICKS = 100
 """How often a leader looks whether somebody is connected who was removed."""
 
+LONE_BYTES_MAX = 4096
+"""While no more bytes of commands than that are under way, a turn does not wait for company."""
+
 LATE_TICKS = 5
 """A turn that comes so many ticks late finds other events waiting; they are heard before time is told."""
 
@@ -65,17 +69,24 @@ class SnapshotWorker(Protocol):
     def start(self, work: SnapshotWork) -> None: ...
 
 
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class Clock:
-    """Ticks of the machine's monotonic clock. The first ones are past already: an engine may be told that it was
-    started a while ago."""
+    """Ticks since a moment in the past. The first ones are past already: an engine may be told that it was started a
+    while ago.
+
+    Time goes on while the machine is suspended, which Linux's CLOCK_MONOTONIC does not count: a leader would wake up
+    with its lease as it was, and the others would have elected another one long ago.
+    """
 
     def __init__(self, tick_ms: int) -> None:
         self.tick_ms = tick_ms
         self._tick_ns = tick_ms * 1_000_000
-        self._begin_ns = time.monotonic_ns() - 10_000 * self._tick_ns
+        self._begin_ns = time.clock_gettime_ns(_CLOCK) - 10_000 * self._tick_ns
 
     def now(self) -> Tick:
-        return Tick((time.monotonic_ns() - self._begin_ns) // self._tick_ns)
+        return Tick((time.clock_gettime_ns(_CLOCK) - self._begin_ns) // self._tick_ns)
 
 
 class NodeCounters:
@@ -123,6 +134,7 @@ class Node(PeerSink):
         self._durable = 0
         self._outbox: deque[tuple[int, list[tuple[NodeId, Message]]]] = deque()
         self._turn_scheduled = False
+        self._turn_due = False
         self._told = clock.now()
         self._listened = False
         """Whether the sockets were read since this server noticed how late it is."""
@@ -158,7 +170,17 @@ class Node(PeerSink):
             self.counters.peer_frames_refused += 1
             return
         self.replica.on_peer(sender, self._codec.decode(body), self._clock.now())
-        self._wake()
+
+    @override
+    def on_heard(self) -> None:
+        """One read of a socket is over. Under load the turn waits for what else there is to read; else it begins now,
+        and once more for that."""
+        if self._turn_scheduled or self.replica.pending_bytes > LONE_BYTES_MAX:
+            self._wake()
+        else:
+            self._turn_scheduled = True
+            self._loop.call_soon(self._scheduled_turn)
+            self._turn()
 
     @override
     def on_suspect(self, peer: NodeId) -> None:
@@ -194,8 +216,8 @@ class Node(PeerSink):
         self._wake()
 
     def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None:
+        """A request; `on_heard` follows."""
         self.replica.on_client(client, message, raw, self._clock.now())
-        self._wake()
 
     def client_gone(self, client: ClientId) -> None:
         self.replica.client_gone(client)
@@ -208,8 +230,8 @@ class Node(PeerSink):
     def on_durable(self, count: int) -> None:
         """*count* more writes are on the disk."""
         self._durable += count
-        self._open_outbox()
-        self._wake()
+        if self._open_outbox():
+            self.on_heard()
 
     def after_work(self) -> None:
         """A piece of snapshot work was reported to the replica."""
@@ -241,9 +263,15 @@ class Node(PeerSink):
     # -- turns -----------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
+        self._turn_due = True
         if not self._turn_scheduled:
             self._turn_scheduled = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._scheduled_turn)
+
+    def _scheduled_turn(self) -> None:
+        self._turn_scheduled = False
+        if self._turn_due:
+            self._turn()
 
     def _on_timer(self) -> None:
         if self._stopped:
@@ -252,7 +280,7 @@ class Node(PeerSink):
         self._wake()
 
     def _turn(self) -> None:
-        self._turn_scheduled = False
+        self._turn_due = False
         if self._stopped:
             return
         try:
@@ -280,21 +308,20 @@ class Node(PeerSink):
     def _execute(self) -> None:
         self.counters.turns += 1
         effects = self.replica.take_effects()
-        if not effects:
-            return
         writer = self._writer
         if not effects.persists and effects.replies and self.clients is not None:
             self.clients.deliver(effects.replies)
             effects.replies = []
-        if effects.send:
-            self._send(effects.send)
+        if effects.send and self._send(effects.send):
+            self._wake()
         if effects.persists and writer is not None:
             self._submit(writer, effects.persists)
         if effects.replies and self.clients is not None:
             self.clients.deliver(effects.replies)
         if effects.after_persist:
             self._put_out(effects.after_persist)
-            self._open_outbox()
+            if self._open_outbox():
+                self._wake()
         if effects.membership is not None:
             self._on_membership(effects.membership)
         for work in effects.snapshot_work:
@@ -311,8 +338,8 @@ class Node(PeerSink):
             writer.submit(persist)
         self._submitted += len(persists)
 
-    def _send(self, messages: Sequence[tuple[NodeId, Message]]) -> None:
-        """One frame for each peer. What is for this very server goes back in."""
+    def _send(self, messages: Sequence[tuple[NodeId, Message]]) -> bool:
+        """One frame for each peer. What is for this very server goes back in; True: there was some."""
         by_peer: dict[NodeId, list[Message]] = {}
         for peer, message in messages:
             mine = by_peer.get(peer)
@@ -321,11 +348,12 @@ class Node(PeerSink):
             else:
                 mine.append(message)
         for peer, batch in by_peer.items():
-            if peer == self.node_id:
-                self.replica.on_peer(peer, batch, self._clock.now())
-                self._wake()
-            else:
+            if peer != self.node_id:
                 self._transport.send(peer, self._codec.encode(batch))
+        own = by_peer.get(self.node_id)
+        if own is not None:
+            self.replica.on_peer(self.node_id, own, self._clock.now())
+        return own is not None
 
     def _put_out(self, messages: list[tuple[NodeId, Message]]) -> None:
         """Have *messages* wait for all that was submitted so far.
@@ -339,13 +367,13 @@ class Node(PeerSink):
         else:
             self._outbox.append((self._submitted, messages))
 
-    def _open_outbox(self) -> None:
+    def _open_outbox(self) -> bool:
+        """Send what need not wait any longer; True: some of it was for this very server."""
         outbox = self._outbox
         ready: list[tuple[NodeId, Message]] = []
         while outbox and outbox[0][0] <= self._durable:
             ready.extend(outbox.popleft()[1])
-        if ready:
-            self._send(ready)
+        return bool(ready) and self._send(ready)
 
     def _on_membership(self, membership: Membership) -> None:
         self.membership = membership

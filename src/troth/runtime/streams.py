@@ -6,6 +6,7 @@ else.
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from typing import cast
@@ -35,6 +36,7 @@ class FrameConnection(asyncio.Protocol):
         self._greeted = False
         self.closed = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._descriptor = -1
 
     # -- what subclasses say ---------------------------------------------------------------------------------
 
@@ -78,11 +80,17 @@ class FrameConnection(asyncio.Protocol):
         self.transport.close()
 
     def send(self, body: bytes) -> None:
-        """Queue one frame."""
+        """Send one frame."""
         if len(body) < _COPY_BELOW_BYTES:
-            self.transport.write(frame(body))
+            self.write(frame(body))
         else:
             self.transport.writelines((head(body), body))
+
+    def write(self, data: bytes) -> None:
+        """Send *data*: at once if nothing waits before them (`write_now`), else behind that."""
+        rest = write_now(self.transport, self._descriptor, data)
+        if rest:
+            self.transport.write(rest)
 
     # -- asyncio's side --------------------------------------------------------------------------------------
 
@@ -90,6 +98,7 @@ class FrameConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         tune(self.transport)
+        self._descriptor = plain_descriptor(self.transport)
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS_MAX, self.transport.abort)
         self.on_opened()
 
@@ -130,6 +139,31 @@ class FrameConnection(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
         self.on_closed(exc)
+
+
+def plain_descriptor(transport: asyncio.BaseTransport) -> int:
+    """The descriptor whose bytes are those of the stream; -1 if there is none (TLS, a simulated network)."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or transport.get_extra_info("ssl_object") is not None:
+        return -1
+    descriptor: int = connection.fileno()
+    return descriptor
+
+
+def write_now(transport: asyncio.Transport, descriptor: int, data: bytes) -> bytes:
+    """Hand *data* to the kernel if nothing waits in *transport*, whose `plain_descriptor` is given. Returns the rest.
+
+    uvloop writes when it has called all that is due. That is good for those who write often, and late for a lone
+    request, whose answer would wait for all the bookkeeping behind it.
+    """
+    # A descriptor that is about to be closed may be somebody else's the next moment.
+    if descriptor < 0 or transport.is_closing() or transport.get_write_buffer_size():
+        return data
+    try:
+        written = os.write(descriptor, data)
+    except OSError:  # full, or gone: the transport will find out, and tell
+        return data
+    return data[written:] if written < len(data) else b""
 
 
 def tune(transport: asyncio.BaseTransport) -> None:

@@ -75,7 +75,7 @@ class PeerTransport:
     def send(self, peer: NodeId, body: bytes) -> None:
         """Send one frame, or drop it and say so."""
         link = self._links.get(peer)
-        if link is not None and link.is_established:
+        if link is not None and link.connection is not None:
             sent = link.send(body)
         elif peer in self._callers:
             sent = send_bounded(self._callers[peer], body)
@@ -177,11 +177,14 @@ class PeerTransport:
                 accepted.transport.abort()
 
     def frame_received(self, sender: NodeId, bodies: list[bytes]) -> None:
-        counters = self.counters
-        for body in bodies:
-            counters.frames_received += 1
-            counters.bytes_received += len(body) + HEAD.size
-            self.sink.on_peer_frame(sender, body)
+        counters, sink = self.counters, self.sink
+        try:
+            for body in bodies:
+                counters.frames_received += 1
+                counters.bytes_received += len(body) + HEAD.size
+                sink.on_peer_frame(sender, body)
+        finally:
+            sink.on_heard()
 
     def peer_called(self, peer: NodeId, connection: "AcceptedPeer") -> None:
         """*peer* has just connected to us, so it is up: do not sit out a back-off."""

@@ -48,6 +48,8 @@ class ClientNode(Protocol):
 
     def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None: ...
 
+    def on_heard(self) -> None: ...
+
     def client_paused(self, client: ClientId, *, paused: bool) -> None: ...
 
     def client_gone(self, client: ClientId) -> None: ...
@@ -127,7 +129,7 @@ class ClientPort:
             return
         connection.largest_bytes = max(len(data), connection.largest_bytes if waiting else 0)
         self.counters.bytes_sent += len(data)
-        transport.write(data)
+        connection.write(data)
 
     def _cut_off(self, client: ClientId, why: str) -> None:
         connection = self.connections.get(client)
@@ -244,21 +246,24 @@ class ClientConnection(FrameConnection):
             self._session.on_bodies(bodies)
             return
         counters, client, on_client = self._port.counters, self.client, self._port.node.on_client
-        for body in bodies:
-            counters.frames_received += 1
-            counters.bytes_received += len(body) + HEAD.size
-            try:
-                message = _decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise DecodeError(f"no message of the client protocol: {error}") from None
-            kind = type(message)
-            counters.requests[kind] = counters.requests.get(kind, 0) + 1
-            if isinstance(message, Writes):
-                counters.commands += len(message.commands)
-            elif isinstance(message, Reads):
-                level = message.level.name
-                counters.reads[level] = counters.reads.get(level, 0) + len(message.requests)
-            on_client(client, message, body)
+        try:
+            for body in bodies:
+                counters.frames_received += 1
+                counters.bytes_received += len(body) + HEAD.size
+                try:
+                    message = _decode(body)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    raise DecodeError(f"no message of the client protocol: {error}") from None
+                kind = type(message)
+                counters.requests[kind] = counters.requests.get(kind, 0) + 1
+                if isinstance(message, Writes):
+                    counters.commands += len(message.commands)
+                elif isinstance(message, Reads):
+                    level = message.level.name
+                    counters.reads[level] = counters.reads.get(level, 0) + len(message.requests)
+                on_client(client, message, body)
+        finally:
+            self._port.node.on_heard()
 
     @override
     def pause_writing(self) -> None:

@@ -483,6 +483,8 @@ class _Early:
     def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
         del sender, body
 
+    def on_heard(self) -> None: ...
+
     def on_suspect(self, peer: NodeId) -> None:
         del peer
 

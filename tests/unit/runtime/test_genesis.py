@@ -60,6 +60,8 @@ class _NoSink:
     def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
         raise AssertionError
 
+    def on_heard(self) -> None: ...
+
     def on_suspect(self, peer: NodeId) -> None:
         raise AssertionError
 
@@ -184,6 +186,8 @@ class ClusterOfOne:
 
     def client_paused(self, client: int, *, paused: bool) -> None:
         del client, paused
+
+    def on_heard(self) -> None: ...
 
     def client_gone(self, client: int) -> None:
         del client

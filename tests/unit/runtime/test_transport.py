@@ -38,6 +38,8 @@ class Sink:
         self.frames.append((sender, body))
         self._changed.set()
 
+    def on_heard(self) -> None: ...
+
     def on_suspect(self, peer: NodeId) -> None:
         self.suspected.append(peer)
         self._changed.set()

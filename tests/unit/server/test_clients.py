@@ -40,6 +40,8 @@ class EchoNode:
         if isinstance(message, Ping):
             self.port.deliver([(client, Done(message.call))])
 
+    def on_heard(self) -> None: ...
+
     def client_gone(self, client: ClientId) -> None:
         self.gone.append(client)
 
