@@ -117,9 +117,7 @@ class Connection(asyncio.Protocol):
     def send(self, frame: bytes) -> None:
         """Hand a whole frame to the socket. On a broken connection it is dropped: `on_lost` is under way."""
         if self._transport is not None:
-            rest = write_now(self._transport, self._descriptor, frame)
-            if rest:
-                self._transport.write(rest)
+            write_now(self._transport, self._descriptor, frame)
 
     def pause_reading(self) -> None:
         """Take nothing more from the socket until `resume_reading`. Pausing twice is no error."""

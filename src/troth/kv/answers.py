@@ -4,7 +4,7 @@ A write whose answer nobody could carry must be refused before it changes anythi
 machine (all replicas refuse alike), so what is counted depends on nothing but the request and the state.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import assert_never
 
 from troth.kv.checks import put_value
@@ -48,6 +48,8 @@ def kvs_bytes(kvs: Sequence[KeyValue]) -> int:
 
 def result_bytes(result: Result) -> int:
     """What *result* holds."""
+    if type(result) is PutResult and result.prev_kv is None:
+        return RESULT_OVERHEAD_BYTES
     match result:
         case PutResult():
             held = kvs_bytes([result.prev_kv]) if result.prev_kv is not None else 0
@@ -68,8 +70,10 @@ def result_bytes(result: Result) -> int:
     return RESULT_OVERHEAD_BYTES + held
 
 
-def results_bytes(results: Iterable[Result]) -> int:
+def results_bytes(results: Sequence[Result]) -> int:
     """What *results* hold together. Nearly all results are plain puts, so these cost next to nothing."""
+    if len(results) == 1:
+        return result_bytes(results[0])
     return sum(
         [
             RESULT_OVERHEAD_BYTES if type(result) is PutResult and result.prev_kv is None else result_bytes(result)

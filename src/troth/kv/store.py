@@ -308,7 +308,10 @@ class Store:
 
     def _room_bytes(self) -> int:
         """What may still be written before the quota is passed; nothing under a NOSPACE alarm."""
-        return 0 if self._full else self._quota_bytes - self.db_size_bytes
+        if self._full:
+            return 0
+        # As `db_size_bytes`, which would be three calls for every batch.
+        return self._quota_bytes - self.space.size_bytes - len(self.lease_table.ttl_s) * LEASE_OVERHEAD_BYTES
 
     def _set_alarms(self, alarms: Iterable[tuple[int, AlarmType]]) -> None:
         self._alarms = frozenset(alarms)

@@ -41,9 +41,8 @@ class StateHeader(msgspec.Struct, frozen=True, array_like=True):
 _header_decoder: msgspec.msgpack.Decoder[StateHeader] = msgspec.msgpack.Decoder(StateHeader)
 
 
-def encode_payload(proposals: list[Proposal]) -> bytes:
-    """The payload of a COMMANDS entry."""
-    return _encode(proposals)
+encode_payload: Callable[[list[Proposal]], bytes] = _encode
+"""The payload of a COMMANDS entry."""
 
 
 def decode_command(body: bytes | msgspec.Raw) -> LoggedCommand:
@@ -58,16 +57,12 @@ class StateMachine:
         self._new_store = new_store
         self.store = new_store()
         self.sessions = SessionTable()
+        self._prepared = False
+        """Whether something may have been prepared."""
 
-    def read(self, entry: Entry, known: Callable[[int], LoggedCommand | None]) -> list[tuple[int, LoggedCommand]]:
-        """The proposals of a COMMANDS entry, in order: (request id, command).
-
-        *known* gives the decoded form of a request that this very server took in, to save decoding it again.
-        """
-        return [
-            (request, known(request) or _command_decoder.decode(body))
-            for request, body in _payload_decoder.decode(entry.payload)
-        ]
+    def read(self, entry: Entry) -> list[Proposal]:
+        """The proposals of a COMMANDS entry, in order: (request id, encoded command)."""
+        return _payload_decoder.decode(entry.payload)
 
     def prepare(self, proposals: Iterable[tuple[int, LoggedCommand]]) -> Iterator[None] | None:
         """What is to be done, step by step, before *proposals* are applied; None: nothing (see `Store.prepare`)."""
@@ -76,6 +71,7 @@ class StateMachine:
                 for each in command.commands:
                     if type(each) is DeleteRange:
                         batches = [command.commands for _, command in proposals if isinstance(command, Writes)]
+                        self._prepared = True
                         return self.store.prepare(chain.from_iterable(batches))
         return None
 
@@ -96,7 +92,9 @@ class StateMachine:
                 case _:
                     assert_never(command)
             outcomes.append((request, command, outcome))
-        self.store.drop_prepared()
+        if self._prepared:
+            self._prepared = False
+            self.store.drop_prepared()
         return outcomes
 
     def _apply_writes(self, batch: Writes, index: int) -> Outcome:

@@ -8,10 +8,11 @@ business (core/interface.py); exactly-once is the state machine's (sessions.py).
 Everything is bounded: writes that wait, reads that wait, watches, snapshots in flight. Full means a refusal.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import assert_never
 
-from troth.core.interface import Effects, Entry, EntryKind, Message, SnapshotMeta, Trace
+from troth.core.interface import Effects, Entry, EntryKind, Message, Send, SnapshotMeta, Trace
 from troth.ids import LogIndex, NodeId, Tick
 from troth.replica.admin import AdminPath
 from troth.replica.effects import (
@@ -59,6 +60,8 @@ from troth.replica.state import ReplicaStart
 
 TURNS_MAX = 4
 """How often one `take_effects` asks the engine: commits free the way for writes that waited."""
+
+_to_and_message: Callable[[Send], tuple[NodeId, Message]] = attrgetter("to", "message")
 
 
 class Replica(AdminPath):
@@ -257,12 +260,12 @@ class Replica(AdminPath):
         # Most turns have nothing to do for most of these: that is asked here, for a call costs more than the answer.
         if self._unserved or self._keys_left <= 0:
             self._serve_rest()
-        if self.engine.leader() != self._known_leader:
+        if self._inbox and self.engine.leader() != self._known_leader:
             # Settle the old leader's affairs before anything new is proposed: the two must not be mixed up.
             self._absorb(self.engine.take_effects())
         for _ in range(TURNS_MAX):
             if self._inbox:
-                self._propose_inbox()
+                self._propose_inbox(self._known_leader[1])
             if self._reads.new:
                 context = self._reads.ask(self._now)
                 if context is not None:
@@ -291,9 +294,9 @@ class Replica(AdminPath):
         """Turn what the engine wants done into what the driver is asked to do."""
         out = self._out
         if effects.send:
-            out.send += [(send.to, send.message) for send in effects.send]
+            out.send += map(_to_and_message, effects.send)
         if effects.after_persist:
-            out.after_persist += [(send.to, send.message) for send in effects.after_persist]
+            out.after_persist += map(_to_and_message, effects.after_persist)
         if effects.persist is not None:
             out.persists.append(effects.persist)
         if effects.membership is not None:

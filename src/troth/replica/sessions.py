@@ -50,7 +50,7 @@ class SessionTable:
         self._next_id = next_id
         self._kept_bytes_max = kept_bytes_max
         self._kept: dict[int, dict[int, int]] = {}
-        """Session -> batch -> bytes of its results; sessions without results are not there."""
+        """Session -> batch -> bytes of its results, for sessions that have had some."""
         for session in self._sessions.values():
             if session.results:
                 self._kept[session.id] = {
@@ -94,10 +94,11 @@ class SessionTable:
         session.last_used = index
         if acked_below > session.acked_below:
             session.acked_below = acked_below
+            sizes = self._kept[session_id] if session.results else {}
             for first in list(session.results):
                 if first < acked_below:
                     del session.results[first]
-                    self._forget(session_id, first)
+                    self._kept_bytes -= sizes.pop(first, 0)
         if first_seq < session.acked_below:
             return ANSWERED  # the client has said that it has this answer; nobody waits for it
         known = session.results.get(first_seq)
@@ -114,12 +115,6 @@ class SessionTable:
         if self._kept_bytes > self._kept_bytes_max:
             self._give_up_some()
 
-    def _forget(self, session_id: int, first_seq: int) -> None:
-        sizes = self._kept.get(session_id, {})
-        self._kept_bytes -= sizes.pop(first_seq, 0)
-        if not sizes:
-            self._kept.pop(session_id, None)
-
     def _give_up_some(self) -> None:
         """Down to half of the bound, so that it is not done for every batch. What goes first depends on nothing but
         the state: a replica that was restored from a snapshot gives up the same."""
@@ -129,7 +124,7 @@ class SessionTable:
                 if self._kept_bytes <= self._kept_bytes_max // 2:
                     return
                 sessions[session_id].results[first_seq] = []
-                self._forget(session_id, first_seq)
+                self._kept_bytes -= self._kept[session_id].pop(first_seq)
 
     def dump(self) -> tuple[list[SessionState], int]:
         """Everything, in an order that all replicas share."""

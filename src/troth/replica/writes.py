@@ -6,8 +6,7 @@ for a quorum, further writes gather: under load the batches grow by themselves, 
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import msgspec
 
@@ -35,8 +34,7 @@ FORWARD_BYTES_MAX = 4 << 20
 """What one turn hands over to the leader: a turn's messages to one server share a frame, and frames have a bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """A command in or before the log that this server has taken in: from a client, or forwarded by `origin`."""
 
     client: ClientId
@@ -88,8 +86,8 @@ class WritePath(ReplicaState):
         if self.pending_bytes and self.pending_bytes + len(raw) > self._config.proposals_bytes_max:
             self._refuse_command(client, command, "overloaded", "too many writes wait here; send less at once")
             return
-        self._next_request += 1
-        self._enqueue(self._next_request, client, NOBODY, command, raw)
+        request = self._next_request = self._next_request + 1
+        self._enqueue(request, client, NOBODY, command, raw)
 
     def _enqueue(self, request: int, client: ClientId, origin: NodeId, command: LoggedCommand, raw: bytes) -> None:
         self._pending[request] = _Pending(client, origin, command, len(raw), self._now)
@@ -122,9 +120,8 @@ class WritePath(ReplicaState):
 
     # ---- into the log ----
 
-    def _propose_inbox(self) -> bool:
-        """Move what has gathered: into the log, if this server leads, else to whoever does. True: proposed."""
-        leader = self._leader
+    def _propose_inbox(self, leader: NodeId) -> bool:
+        """Move what has gathered: into the log, if this server is the *leader*, else to whoever is. True: proposed."""
         if leader == self.engine.node_id:
             proposed = False
             while self._inbox and self._may_propose():
@@ -172,7 +169,12 @@ class WritePath(ReplicaState):
 
     def _prepare(self, entry: Entry) -> Iterator[None] | None:
         """What has to be done in steps before *entry* is applied; None for nearly every entry."""
-        self._proposals = self.machine.read(entry, self._known)
+        pending = self._pending
+        # What this very server has taken in need not be decoded again.
+        self._proposals = [
+            (request, pending[request].command if request in pending else decode_command(body))
+            for request, body in self.machine.read(entry)
+        ]
         return self.machine.prepare(self._proposals)
 
     def _apply(self, entry: Entry) -> None:
@@ -188,10 +190,6 @@ class WritePath(ReplicaState):
 
     def _on_applied(self, command: LoggedCommand, outcome: Outcome) -> None:
         """For the parts above: a command has taken effect on this replica."""
-
-    def _known(self, request: int) -> LoggedCommand | None:
-        pending = self._pending.get(request)
-        return pending.command if pending else None
 
     def _forget(self, request: int) -> _Pending | None:
         pending = self._pending.pop(request, None)

@@ -105,18 +105,10 @@ class Link:
         self.peer = peer
         self.connection: LinkConnection | None = None
 
-    def send(self, body: bytes) -> bool:
-        """Queue one frame; False when it was dropped."""
-        connection = self.connection
-        if connection is None:
-            return self.keep_pending(body)
-        if connection.transport.get_write_buffer_size() + len(body) > QUEUE_BYTES_MAX:
-            self.owner.warn_once(
-                f"full {self.peer:x}", f"server {self.peer:x} does not read; messages are dropped"
-            )
-            return False
-        connection.send(body)
-        return True
+    def refuse_more(self) -> bool:
+        """What waits for the peer's socket is more than it may be: say so. False: it was dropped."""
+        self.owner.warn_once(f"full {self.peer:x}", f"server {self.peer:x} does not read; messages are dropped")
+        return False
 
     def keep_pending(self, body: bytes) -> bool:
         """Hold *body* until the connection stands; False when it must be dropped."""

@@ -29,7 +29,7 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from troth.core.interface import Membership, Message, Persist, RefusalReason, Trace
+from troth.core.interface import Membership, Message, RefusalReason, Trace
 from troth.errors import NotLeader, Removed, Unavailable
 from troth.ids import ClusterId, NodeId, Tick
 from troth.replica.effects import ClientId, SnapshotWork
@@ -136,6 +136,8 @@ class Node(PeerSink):
         self._turn_scheduled = False
         self._turn_due = False
         self._told = clock.now()
+        self._heard_at = self._told
+        """When the newest input came."""
         self._listened = False
         """Whether the sockets were read since this server noticed how late it is."""
         self._look_at = Tick(0)
@@ -166,10 +168,11 @@ class Node(PeerSink):
     @override
     def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
         """All that one turn of *sender* had for us. Raises DecodeError."""
-        if self.backlog > BACKLOG_WRITES_MAX:
+        if self._submitted - self._durable > BACKLOG_WRITES_MAX:
             self.counters.peer_frames_refused += 1
             return
-        self.replica.on_peer(sender, self._codec.decode(body), self._clock.now())
+        now = self._heard_at = self._clock.now()
+        self.replica.on_peer(sender, self._codec.decode(body), now)
 
     @override
     def on_heard(self) -> None:
@@ -180,7 +183,7 @@ class Node(PeerSink):
         else:
             self._turn_scheduled = True
             self._loop.call_soon(self._scheduled_turn)
-            self._turn()
+            self._turn(self._heard_at)
 
     @override
     def on_suspect(self, peer: NodeId) -> None:
@@ -217,7 +220,8 @@ class Node(PeerSink):
 
     def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None:
         """A request; `on_heard` follows."""
-        self.replica.on_client(client, message, raw, self._clock.now())
+        now = self._heard_at = self._clock.now()
+        self.replica.on_client(client, message, raw, now)
 
     def client_gone(self, client: ClientId) -> None:
         self.replica.client_gone(client)
@@ -271,7 +275,7 @@ class Node(PeerSink):
     def _scheduled_turn(self) -> None:
         self._turn_scheduled = False
         if self._turn_due:
-            self._turn()
+            self._turn(self._clock.now())
 
     def _on_timer(self) -> None:
         if self._stopped:
@@ -279,12 +283,11 @@ class Node(PeerSink):
         self._timer = self._loop.call_later(self._clock.tick_ms / 1000, self._on_timer)
         self._wake()
 
-    def _turn(self) -> None:
+    def _turn(self, now: Tick) -> None:
         self._turn_due = False
         if self._stopped:
             return
         try:
-            now = self._clock.now()
             late = now - self._told
             if late > LATE_TICKS and not self._listened:
                 # We were stopped or starved. What arrived meanwhile (a heartbeat, say) is still in the sockets: read
@@ -293,7 +296,7 @@ class Node(PeerSink):
                 self.counters.ticks_late_max = max(self.counters.ticks_late_max, late)
                 self._wake()
                 return
-            if late:
+            if late > 0:
                 self._told = now
                 self._listened = False
                 self.replica.tick(now)
@@ -315,12 +318,14 @@ class Node(PeerSink):
         if effects.send and self._send(effects.send):
             self._wake()
         if effects.persists and writer is not None:
-            self._submit(writer, effects.persists)
+            for persist in effects.persists:
+                writer.submit(persist)
+            self._submitted += len(effects.persists)
         if effects.replies and self.clients is not None:
             self.clients.deliver(effects.replies)
         if effects.after_persist:
             self._put_out(effects.after_persist)
-            if self._open_outbox():
+            if self._submitted == self._durable and self._open_outbox():
                 self._wake()
         if effects.membership is not None:
             self._on_membership(effects.membership)
@@ -332,11 +337,6 @@ class Node(PeerSink):
             self._on_event(event)
         if effects.again:
             self._wake()
-
-    def _submit(self, writer: LogWriter, persists: Sequence[Persist]) -> None:
-        for persist in persists:
-            writer.submit(persist)
-        self._submitted += len(persists)
 
     def _send(self, messages: Sequence[tuple[NodeId, Message]]) -> bool:
         """One frame for each peer. What is for this very server goes back in; True: there was some."""
@@ -352,7 +352,8 @@ class Node(PeerSink):
                 self._transport.send(peer, self._codec.encode(batch))
         own = by_peer.get(self.node_id)
         if own is not None:
-            self.replica.on_peer(self.node_id, own, self._clock.now())
+            now = self._heard_at = self._clock.now()
+            self.replica.on_peer(self.node_id, own, now)
         return own is not None
 
     def _put_out(self, messages: list[tuple[NodeId, Message]]) -> None:

@@ -82,15 +82,13 @@ class FrameConnection(asyncio.Protocol):
     def send(self, body: bytes) -> None:
         """Send one frame."""
         if len(body) < _COPY_BELOW_BYTES:
-            self.write(frame(body))
+            write_now(self.transport, self._descriptor, frame(body))
         else:
             self.transport.writelines((head(body), body))
 
     def write(self, data: bytes) -> None:
-        """Send *data*: at once if nothing waits before them (`write_now`), else behind that."""
-        rest = write_now(self.transport, self._descriptor, data)
-        if rest:
-            self.transport.write(rest)
+        """Send what is framed already."""
+        write_now(self.transport, self._descriptor, data)
 
     # -- asyncio's side --------------------------------------------------------------------------------------
 
@@ -150,20 +148,22 @@ def plain_descriptor(transport: asyncio.BaseTransport) -> int:
     return descriptor
 
 
-def write_now(transport: asyncio.Transport, descriptor: int, data: bytes) -> bytes:
-    """Hand *data* to the kernel if nothing waits in *transport*, whose `plain_descriptor` is given. Returns the rest.
+def write_now(transport: asyncio.Transport, descriptor: int, data: bytes) -> None:
+    """Send *data*: to the kernel at once, if nothing waits in *transport*, whose `plain_descriptor` is given.
 
     uvloop writes when it has called all that is due. That is good for those who write often, and late for a lone
     request, whose answer would wait for all the bookkeeping behind it.
     """
     # A descriptor that is about to be closed may be somebody else's the next moment.
-    if descriptor < 0 or transport.is_closing() or transport.get_write_buffer_size():
-        return data
-    try:
-        written = os.write(descriptor, data)
-    except OSError:  # full, or gone: the transport will find out, and tell
-        return data
-    return data[written:] if written < len(data) else b""
+    if descriptor >= 0 and not transport.is_closing() and not transport.get_write_buffer_size():
+        try:
+            written = os.write(descriptor, data)
+        except OSError:  # full, or gone: the transport will find out, and tell
+            written = 0
+        if written == len(data):
+            return
+        data = data[written:]
+    transport.write(data)
 
 
 def tune(transport: asyncio.BaseTransport) -> None:

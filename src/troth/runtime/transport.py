@@ -27,7 +27,15 @@ from typing_extensions import override
 
 from troth.errors import DecodeError
 from troth.ids import ClusterId, NodeId
-from troth.runtime.links import DialedLink, InheritedLink, Link, PeerSink, TransportCounters, send_bounded
+from troth.runtime.links import (
+    QUEUE_BYTES_MAX,
+    DialedLink,
+    InheritedLink,
+    Link,
+    PeerSink,
+    TransportCounters,
+    send_bounded,
+)
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.wire.frames import FRAME_BYTES_MAX, HEAD
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
@@ -75,8 +83,13 @@ class PeerTransport:
     def send(self, peer: NodeId, body: bytes) -> None:
         """Send one frame, or drop it and say so."""
         link = self._links.get(peer)
-        if link is not None and link.connection is not None:
-            sent = link.send(body)
+        connection = None if link is None else link.connection
+        size_bytes = len(body)
+        if connection is not None and connection.transport.get_write_buffer_size() + size_bytes <= QUEUE_BYTES_MAX:
+            connection.send(body)
+            sent = True
+        elif link is not None and connection is not None:
+            sent = link.refuse_more()
         elif peer in self._callers:
             sent = send_bounded(self._callers[peer], body)
         else:
@@ -86,7 +99,7 @@ class PeerTransport:
             self.sink.on_unreachable(peer)
             return
         self.counters.frames_sent += 1
-        self.counters.bytes_sent += len(body) + HEAD.size
+        self.counters.bytes_sent += size_bytes + HEAD.size
 
     def queued_bytes(self) -> dict[NodeId, int]:
         """Bytes that wait for each peer's socket."""

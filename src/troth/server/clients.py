@@ -22,7 +22,7 @@ from troth.replica.effects import ClientId
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, Reads, ServerMessage, Writes
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, Registers, welcome
-from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, head
+from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, frame, head
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
 CLIENT_FRAME_BYTES_MAX = 2 * WRITES_BYTES_MAX
@@ -102,6 +102,13 @@ class ClientPort:
 
     def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage]]) -> None:
         """Send the answers of one turn: one write for each connection."""
+        if len(replies) == 1:
+            ((client, message),) = replies
+            body, connection = _encode(message), self.connections.get(client)
+            if connection is not None and len(body) <= ANSWER_BYTES_MAX:
+                self._write(connection, frame(body))
+                self.counters.frames_sent += 1
+                return
         parts: dict[ClientId, list[bytes]] = {}
         for client, message in replies:
             body = _encode(message)
