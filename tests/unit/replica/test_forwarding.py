@@ -166,7 +166,7 @@ def test_nothing_of_a_refused_write_keeps_its_room() -> None:
     for number in range(3):
         answers = cluster.ask(follower, Writes(0, number, 0, (Put(b"a", b"x" * 400),)), ticks=7)
         assert [reply.code for reply in answers if isinstance(reply, WritesRefused)] == ["timeout"]
-    assert cluster.replicas[follower]._pending_bytes == 0
+    assert cluster.replicas[follower].pending_bytes == 0
 
 
 def test_what_a_server_wants_by_its_own_clock_is_not_handed_to_the_next_leader() -> None:
@@ -182,4 +182,4 @@ def test_what_a_server_wants_by_its_own_clock_is_not_handed_to_the_next_leader()
     kept = [replica._pending[request] for request, _ in replica._inbox]
     assert [(bool(pending.client), bool(pending.origin)) for pending in kept] == [(True, False), (False, True)]
     assert len(replica._pending) == 2
-    assert replica._pending_bytes == sum(pending.size_bytes for pending in kept)
+    assert replica.pending_bytes == sum(pending.size_bytes for pending in kept)
