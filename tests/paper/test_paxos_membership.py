@@ -105,6 +105,23 @@ def test_a_membership_that_is_reported_in_phase_1_must_promise_too() -> None:
     assert stage.role(1) == "Leader"
 
 
+def test_a_membership_that_a_higher_ballot_has_replaced_need_not_promise() -> None:
+    """It was never chosen, and its servers may be gone for good: who once accepted it could never lead again."""
+    stage = paxos((1, 2, 3))
+    never = Entry(LogIndex(1), Term(5), EntryKind.MEMBERSHIP, encode_membership(membership_of((4, 5), (1, 2, 3))))
+    stage.load_slots(1, Slot(ballot(5, 1), never), promised=ballot(5, 1))
+    stage.tick(1, TIMEOUT)
+    stage.hand(2, 1, ProbeReply(ballot(6, 1), True))
+    stage.sync(1)
+    asked = {flying.to for flying in stage.in_flight if isinstance(flying.message, Prepare)}
+    assert {4, 5} <= asked, "as long as nothing else is known, it may have been chosen"
+    chosen_instead = Slot(ballot(5, 2), entry(1, 5, b"instead"))
+    reply = Promise(ballot(6, 1), LogIndex(1), LogIndex(1), LogIndex(1), LogIndex(0), (chosen_instead,))
+    stage.hand(2, 1, reply)
+    assert stage.role(1) == "Leader"
+    assert stage[1].view.membership == stage.genesis
+
+
 def test_a_stale_server_can_not_lead_with_voters_that_were_replaced() -> None:
     """It learns of the new membership from the first old voter that it asks, and then needs the new ones."""
     stage = ready(paxos(others=(4, 5, 6)))

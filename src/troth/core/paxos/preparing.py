@@ -8,7 +8,7 @@ to be chosen; for each slot the report with the highest ballot wins (chosen is a
 is reported nothing can have been chosen, so a no-op goes there. That window gets its slots before any new value.
 
 Whose promises are needed? A phase-1 quorum of the membership in force behind the chosen index, which is learned from
-the promises as well, and of every membership reported behind that. Whatever was chosen at a lower ballot under the
+the promises as well, and of every membership among the values that count behind that. Whatever was chosen at a lower ballot under the
 first of these was reported by that quorum; if a membership was among it, its own quorum was asked too, and so on."""
 
 from collections import deque
@@ -107,7 +107,7 @@ class Preparing(Changes):
     def _ask(self, candidate: Candidate) -> None:
         """Ask every voter of every membership that may matter, each once; those who have answered are not asked
         again."""
-        memberships = [self._membership, *(membership for _, membership in candidate.memberships)]
+        memberships = [self._membership, *candidate.memberships.values()]
         for peer in sorted({node for membership in memberships for node in self._other_voters(membership)}):
             if peer not in candidate.asked and peer not in candidate.promised:
                 candidate.asked[peer] = LogIndex(self._chosen_index + 1)
@@ -154,12 +154,13 @@ class Preparing(Changes):
         known = candidate.heard.get(index)
         if known is None or known.ballot < slot.ballot:
             candidate.heard[index] = slot
+            candidate.memberships.pop(index, None)
             if slot.entry.kind == EntryKind.MEMBERSHIP:
-                candidate.memberships.append((index, decode_membership(slot.entry.payload)))
+                candidate.memberships[index] = decode_membership(slot.entry.payload)
 
     def _maybe_lead(self, candidate: Candidate) -> None:
         """Whether a quorum of each membership that may decide on an open slot has promised."""
-        reported = (member for index, member in candidate.memberships if index > self._chosen_index)
+        reported = (member for index, member in candidate.memberships.items() if index > self._chosen_index)
         if all(
             self._tally(membership, candidate.promised) is VoteResult.WON
             for membership in (self._membership, *reported)

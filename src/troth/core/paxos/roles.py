@@ -27,8 +27,9 @@ class Candidate(Role):
     """How far each of them knows what is chosen."""
     heard: dict[LogIndex, Slot] = field(default_factory=dict)
     """Per slot the report with the highest ballot."""
-    memberships: list[tuple[LogIndex, Membership]] = field(default_factory=list)
-    """Every membership that was reported, with its slot: each must have promised."""
+    memberships: dict[LogIndex, Membership] = field(default_factory=dict)
+    """Slot -> the membership in `heard`: each must have promised. One that a higher ballot has replaced was never
+    chosen, and its servers may never have been started."""
 
 
 @dataclass(slots=True, kw_only=True)
