@@ -359,8 +359,11 @@ class Replica(AdminPath):
             self._reply(client, notice)
 
     def _maybe_snapshot(self) -> None:
-        """Begin a snapshot, unless one is made or loaded already: the log has grown enough since the last one."""
-        if self._saving or self._applied == self._snapshot.last.index or self._loading is not None:
+        """Begin a snapshot, unless one is made or loaded already, or what has committed in one piece is half applied
+        (core/interface.py, duty 3): the log has grown enough since the last one."""
+        if self._saving or self._loading is not None or self._preparing is not None:
+            return
+        if self._applied == self._snapshot.last.index:
             return
         self._saving = True
         self._log_bytes = 0

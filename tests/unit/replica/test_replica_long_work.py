@@ -23,8 +23,8 @@ def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "SLICE_KEYS", 4)
 
 
-def filled_cluster() -> Cluster:
-    cluster = Cluster()
+def filled_cluster(config: ReplicaConfig | None = None) -> Cluster:
+    cluster = Cluster(replica=config)
     puts = tuple(Put(b"k%03d" % number, b"v") for number in range(KEYS))
     cluster.ask(cluster.leader, Writes(0, 1, 0, puts), ticks=5)
     return cluster
@@ -95,6 +95,30 @@ def test_a_leader_that_falls_while_it_makes_a_deletion_ready_still_applies_it() 
         cluster.replicas[old].machine.store.hash()
     }
     assert cluster.replicas[old].machine.store.range(ALL).count == 0
+
+
+def test_no_snapshot_is_taken_in_the_middle_of_what_has_committed_in_one_piece() -> None:
+    """Duty 3 of a driver: a Paxos membership comes together with the slot behind it, which may be a long deletion."""
+    cluster = filled_cluster(ReplicaConfig(snapshot_log_entries=2))
+    node = cluster.follower
+    replica = cluster.replicas[node]
+    cluster.isolate(node)
+    for number in range(3):
+        cluster.ask(cluster.leader, Writes(0, 2, 0, (Put(b"before%d" % number, b"v"),)))
+    cluster.ask(cluster.leader, Writes(0, 3, 0, (DeleteRange(b"k", b"l"),)), ticks=KEYS)
+    cluster.heal()
+    cluster.isolate(next(other for other in cluster.replicas if other not in (node, cluster.leader)))
+    while replica._preparing is None:
+        cluster.now = type(cluster.now)(cluster.now + 1)
+        for other, each in cluster.replicas.items():
+            each.tick(cluster.now)
+            turn(cluster, other)
+    half_way = replica._applied
+    assert half_way == replica.engine.commit_index - 1, "all of it had come in one piece"
+    cluster.settle()
+    taken = {int(last.index) for last in cluster.snapshots[node]}
+    assert half_way not in taken
+    assert half_way + 1 in taken
 
 
 def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanwhile_is_applied_after_it() -> None:
