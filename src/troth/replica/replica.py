@@ -73,6 +73,8 @@ class Replica(AdminPath):
         self._known_leader = start.engine.leader()
         self._snapshot = start.snapshot
         self._saving = False
+        self._doubtful = False
+        """Whether the newest snapshot may be damaged on the disk, so that another must take its place."""
         self._sender = SnapshotSender(
             chunk_bytes=config.chunk_bytes,
             bytes_per_tick=max(1, config.snapshot_bytes_per_second // config.ticks_per_second),
@@ -150,7 +152,9 @@ class Replica(AdminPath):
                 case SnapshotChunk():
                     self._out.snapshot_work += self._receiver.on_chunk(sender, message, self.engine)
                 case SnapshotAck():
-                    self._sender.on_ack(sender, message, self.engine)
+                    if self._sender.on_ack(sender, message, self.engine):
+                        self._doubtful |= message.last == self._snapshot.last
+                        self._out.events.append(Trace(name="snapshot_doubtful", facts={"last": message.last}))
                 case AskRevision():
                     self._on_ask_revision(sender, message)
                 case TellRevision():
@@ -198,7 +202,9 @@ class Replica(AdminPath):
 
     def chunk_read(self, work: ReadChunk, data: bytes, last: bool) -> None:
         """`ReadChunk` has the bytes; *last*: they end the snapshot."""
-        term, _ = self.engine.leader()
+        term, leader = self.engine.leader()
+        if leader != self.engine.node_id:
+            return  # in the name of the present term it would make the receiver follow one who does not lead
         chunk = self._sender.chunk_read(work, data, last, term)
         if chunk is not None:
             self._out.send.append((work.peer, chunk))
@@ -285,6 +291,7 @@ class Replica(AdminPath):
         if (
             self._log_bytes >= config.snapshot_log_bytes
             or self._applied - self._snapshot.last.index >= config.snapshot_log_entries
+            or self._doubtful
         ):
             self._maybe_snapshot()
         out, self._out = self._out, ReplicaEffects()
@@ -360,12 +367,12 @@ class Replica(AdminPath):
 
     def _maybe_snapshot(self) -> None:
         """Begin a snapshot, unless one is made or loaded already, or what has committed in one piece is half applied
-        (core/interface.py, duty 3): the log has grown enough since the last one."""
+        (core/interface.py, duty 3): the log has grown enough since the last one, or that one is doubtful."""
         if self._saving or self._loading is not None or self._preparing is not None:
             return
-        if self._applied == self._snapshot.last.index:
+        if self._applied == self._snapshot.last.index and not self._doubtful:
             return
-        self._saving = True
+        self._saving, self._doubtful = True, False
         self._log_bytes = 0
         meta = SnapshotMeta(self.engine.entry_id(self._applied), self.engine.membership_at(self._applied))
         self._out.snapshot_work.append(SaveSnapshot(meta=meta, chunks=self.machine.dump()))

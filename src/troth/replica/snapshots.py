@@ -3,6 +3,9 @@
 The sender keeps one chunk in flight per follower; the receiver answers with the offset it durably has, which
 is also how a broken transfer is resumed: the next chunk starts there. A chunk lost on the way is sent again when
 its answer is overdue; a follower that stays silent is given up, and asked about again by the engine.
+
+A follower that falls back has lost what it had, or found at the end that it does not add up. Once that is a mishap;
+when it happens again the file here may have rotted, so that no repetition would help: the transfer is given up.
 """
 
 from dataclasses import dataclass
@@ -12,6 +15,9 @@ from troth.ids import NodeId, Term, Tick
 from troth.replica.effects import ReadChunk, SnapshotWork, StoreChunk
 from troth.replica.peers import SnapshotAck, SnapshotChunk
 
+SETBACKS_MAX = 2
+"""So often a follower may fall back before its transfer is given up."""
+
 
 @dataclass(slots=True)
 class _Outgoing:
@@ -19,6 +25,7 @@ class _Outgoing:
     offset: int
     sent: Tick
     tries: int = 0
+    setbacks: int = 0
     not_before: Tick = Tick(0)
 
 
@@ -64,19 +71,24 @@ class SnapshotSender:
         if outgoing is not None:
             engine.snapshot_sent(peer, outgoing.meta, False)
 
-    def on_ack(self, peer: NodeId, ack: SnapshotAck, engine: Engine) -> None:
-        """The follower has everything before ``ack.offset``."""
+    def on_ack(self, peer: NodeId, ack: SnapshotAck, engine: Engine) -> bool:
+        """The follower has everything before ``ack.offset``; True when it may be the snapshot that is damaged."""
         outgoing = self._outgoing.get(peer)
         if outgoing is None or outgoing.meta.last != ack.last:
-            return
+            return False
         if ack.done:
             del self._outgoing[peer]
             engine.snapshot_sent(peer, outgoing.meta, True)
-            return
+            return False
+        outgoing.setbacks += ack.offset < outgoing.offset
+        if outgoing.setbacks >= SETBACKS_MAX:
+            self.give_up(peer, engine)
+            return True
         if ack.offset != outgoing.offset:
             outgoing.offset = ack.offset
             outgoing.tries = 0
             outgoing.sent = Tick(0)
+        return False
 
     def tick(self, now: Tick, engine: Engine) -> list[SnapshotWork]:
         """Chunks that are due: the next ones, and those whose answer is overdue."""

@@ -66,6 +66,7 @@ TOLD = frozenset(
         "removed",
         "membership",
         "snapshot",
+        "snapshot_doubtful",
         "install",
     }
 )

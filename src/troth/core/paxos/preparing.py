@@ -8,8 +8,9 @@ to be chosen; for each slot the report with the highest ballot wins (chosen is a
 is reported nothing can have been chosen, so a no-op goes there. That window gets its slots before any new value.
 
 Whose promises are needed? A phase-1 quorum of the membership in force behind the chosen index, which is learned from
-the promises as well, and of every membership among the values that count behind that. Whatever was chosen at a lower ballot under the
-first of these was reported by that quorum; if a membership was among it, its own quorum was asked too, and so on."""
+the promises as well, and of every membership among the values that count behind that. Whatever was chosen at a lower
+ballot under the first of these was reported by that quorum; if a membership was among it, its own quorum was asked too,
+and so on."""
 
 from collections import deque
 

@@ -1,0 +1,93 @@
+"""Snapshots on their way to a follower: what is lost, damaged or overtaken, and what comes of it."""
+
+from replica_cluster import Cluster
+
+from troth.core.interface import EntryId
+from troth.core.raft.messages import HigherTerm
+from troth.ids import NodeId, Term
+from troth.kv.requests import Put
+from troth.replica.effects import ReadChunk, StoreChunk
+from troth.replica.peers import SnapshotAck, SnapshotChunk
+from troth.replica.protocol import Writes
+from troth.replica.state import ReplicaConfig
+
+SMALL = ReplicaConfig(
+    snapshot_log_entries=20,
+    log_kept_entries=2,
+    chunk_bytes=128,
+    ticks_per_second=10,
+    snapshot_bytes_per_second=1 << 20,
+)
+
+
+def with_one_behind() -> tuple[Cluster, NodeId]:
+    """A cluster, and a follower that is cut off and needs a snapshot."""
+    cluster = Cluster(replica=SMALL)
+    node = cluster.follower
+    cluster.isolate(node)
+    for number in range(60):
+        cluster.ask(cluster.leader, Writes(0, 1, 0, (Put(b"k%d" % number, b"v"),)))
+    return cluster, node
+
+
+class Rotting(Cluster):
+    """A receiver finds that the snapshots in `rotten` do not add up, however often they are sent."""
+
+    rotten: frozenset[EntryId] = frozenset()
+
+    def _work(self, node: NodeId, work: object) -> None:
+        if isinstance(work, StoreChunk) and work.last and work.meta.last in self.rotten:
+            self.partial.pop(node, None)
+            self.replicas[node].chunk_stored(work, 0, False, self.now)
+            return
+        super()._work(node, work)
+
+
+def test_a_snapshot_that_has_rotted_on_the_leaders_disk_is_replaced_by_a_new_one() -> None:
+    """Also when nobody writes any more: else the follower would be sent the same bad bytes for ever."""
+    cluster, node = with_one_behind()
+    cluster.__class__ = Rotting
+    newest = max(cluster.snapshots[cluster.leader])
+    cluster.rotten = frozenset({newest})  # type: ignore[attr-defined]
+    cluster.heal()
+    leader = cluster.replicas[cluster.leader]
+    cluster.step_until(lambda: cluster.replicas[node]._applied == leader._applied, ticks=2000)
+    assert max(cluster.snapshots[node]) > newest
+    assert cluster.replicas[node].machine.store.hash() == leader.machine.store.hash()
+
+
+def test_a_follower_that_falls_back_once_goes_on_with_the_same_snapshot() -> None:
+    """It was started again, say, and the last bytes were not on its disk."""
+    cluster, node = with_one_behind()
+    newest = max(cluster.snapshots[cluster.leader])
+    fell_back = []
+
+    def fall_back(sender: NodeId, to: NodeId, message: object) -> bool:
+        if isinstance(message, SnapshotAck) and message.offset >= 384 and not fell_back:
+            fell_back.append(message)
+            cluster.partial[node] = cluster.partial[node][:128]
+            cluster.replicas[to].on_peer(sender, [SnapshotAck(message.last, 128, False)], cluster.now)
+            return False
+        return True
+
+    cluster.on_send = fall_back
+    cluster.heal()
+    cluster.step_until(lambda: newest in cluster.snapshots[node], ticks=500)
+    assert fell_back
+
+
+def test_a_chunk_read_for_a_leader_that_has_just_been_deposed_does_not_leave() -> None:
+    """It would bear the new term, and its receiver would follow one who does not lead in it."""
+    cluster, node = with_one_behind()
+    leader = cluster.replicas[cluster.leader]
+    reads: list[ReadChunk] = []
+    work = cluster._work
+    cluster._work = lambda owner, each: (  # type: ignore[method-assign]
+        reads.append(each) if isinstance(each, ReadChunk) else work(owner, each)
+    )
+    cluster.heal()
+    cluster.step_until(lambda: bool(reads))
+    leader.on_peer(node, [HigherTerm(Term(9))], cluster.now)
+    leader.chunk_read(reads[0], b"bytes", True)
+    sent = [message for _, message in leader.take_effects().send if isinstance(message, SnapshotChunk)]
+    assert sent == []
