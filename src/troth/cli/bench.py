@@ -9,6 +9,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.numbers import COUNT, POSITIVE
 from troth.errors import UsageError
 from troth.models import eventual
 
@@ -42,8 +43,8 @@ class Rate(NamedTuple):
 @click.option(
     "--outstanding", default="1,16,64,256", show_default=True, help="Requests at once, one run for each."
 )
-@click.option("--seconds", default=2.0, show_default=True, help="How long each run takes.")
-@click.option("--value-bytes", default=256, show_default=True, help="Size of a value.")
+@click.option("--seconds", type=POSITIVE, default=2.0, show_default=True, help="How long each run takes.")
+@click.option("--value-bytes", type=COUNT, default=256, show_default=True, help="Size of a value.")
 @cluster_options
 def bench(
     operations: tuple[str, ...], outstanding: str, seconds: float, value_bytes: int, cluster: Cluster

@@ -183,7 +183,11 @@ def _write_pair(
     "--server", "servers", multiple=True, metavar="NAME=HOST,HOST", help="A server and its names. Repeat."
 )
 @click.option(
-    "--days", default=730, show_default=True, help="How long the certificates are valid (the CA: ten years)."
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=730,
+    show_default=True,
+    help="How long the certificates are valid (the CA: ten years).",
 )
 def certs(directory: Path, servers: tuple[str, ...], days: int) -> None:
     """Make certificates for a cluster: one CA, servers, a client.

@@ -7,6 +7,7 @@ import click
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.levels import level_option
+from troth.cli.numbers import COUNT
 from troth.client.operations import as_bytes
 from troth.errors import UsageError
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
@@ -77,7 +78,7 @@ def put(
 
 @click.command()
 @click.argument("key")
-@click.option("--revision", default=0, help="Read the state as it was at this revision.")
+@click.option("--revision", type=COUNT, default=0, help="Read the state as it was at this revision.")
 @level_option
 @cluster_options
 def get(key: str, revision: int, level: ReadLevel, cluster: Cluster) -> None:
@@ -140,18 +141,24 @@ def delete(key: str | None, range_end: str | None, prefix: str | None, prev_kv: 
 @click.argument("key", required=False)
 @click.argument("range_end", required=False)
 @click.option("--prefix", help="All keys that start with this; '' means all keys.")
-@click.option("--limit", default=0, help="At most this many keys (0: all).")
-@click.option("--revision", default=0, help="Read the state as it was at this revision.")
+@click.option("--limit", type=COUNT, default=0, help="At most this many keys (0: all).")
+@click.option("--revision", type=COUNT, default=0, help="Read the state as it was at this revision.")
 @click.option("--order", type=click.Choice(["none", "ascend", "descend"]), default="none", help="Sort order.")
 @click.option(
     "--by", type=click.Choice(["key", "version", "create", "mod", "value"]), default="key", help="What to sort by."
 )
 @click.option("--keys-only", is_flag=True, help="Leave the values out.")
 @click.option("--count-only", is_flag=True, help="Print only how many there are.")
-@click.option("--min-mod-revision", default=0, help="Only keys last written at this revision or later.")
-@click.option("--max-mod-revision", default=0, help="Only keys last written at this revision or earlier.")
-@click.option("--min-create-revision", default=0, help="Only keys created at this revision or later.")
-@click.option("--max-create-revision", default=0, help="Only keys created at this revision or earlier.")
+@click.option(
+    "--min-mod-revision", type=COUNT, default=0, help="Only keys last written at this revision or later."
+)
+@click.option(
+    "--max-mod-revision", type=COUNT, default=0, help="Only keys last written at this revision or earlier."
+)
+@click.option("--min-create-revision", type=COUNT, default=0, help="Only keys created at this revision or later.")
+@click.option(
+    "--max-create-revision", type=COUNT, default=0, help="Only keys created at this revision or earlier."
+)
 @level_option
 @cluster_options
 def range_(

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from troth import __version__
 from troth.cli.failures import EXIT_INTERRUPTED, CommandFailed
-from troth.errors import TrothError
+from troth.errors import TrothError, UsageError
 
 
 class Entry(NamedTuple):
@@ -112,6 +112,10 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except TrothError as error:
             raise CommandFailed(error) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise CommandFailed(UsageError(f"{error.filename}: {error.strerror}")) from error
         except KeyboardInterrupt:
             click.echo("Interrupted. What was under way may or may not have happened.", err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None

@@ -7,12 +7,17 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.numbers import POSITIVE
 
 if TYPE_CHECKING:
     from troth.replica.protocol import PeerView
 
 _CHANGE_S = click.option(
-    "--within", default=60.0, show_default=True, help="Seconds to wait until the change is complete."
+    "--within",
+    type=POSITIVE,
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait until the change is complete.",
 )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from troth.cli.numbers import COUNT, POSITIVE
 from troth.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ _level = click.option(
 )
 _consensus = click.option("--consensus", default="raft", show_default=True, help="The protocol: raft or paxos.")
 _seconds = click.option(
-    "--seconds", type=float, help="Simulated seconds of chaos a seed.  [default: 20; 60 for cores]"
+    "--seconds", type=POSITIVE, help="Simulated seconds of chaos a seed.  [default: 20; 60 for cores]"
 )
 
 
 @click.group(invoke_without_command=True)
 @click.option("--seeds", type=int, help="How many seeds.  [default: 100, or as many as --minutes holds]")
 @click.option("--first", default=0, show_default=True, help="The first of them.")
-@click.option("--minutes", type=float, help="Begin no seed after so long.")
+@click.option("--minutes", type=POSITIVE, help="Begin no seed after so long.")
 @click.option("--jobs", default=1, show_default=True, help="Processes that run seeds side by side.")
 @_seconds
 @_level
@@ -270,9 +271,9 @@ def shrink(
 
 @simulate.command()
 @click.argument("seed", type=int, required=False)
-@click.option("--seeds", default=100, show_default=True, help="How many seeds, when none is named.")
+@click.option("--seeds", type=COUNT, default=100, show_default=True, help="How many seeds, when none is named.")
 @click.option("--first", default=0, show_default=True, help="The first of them.")
-@click.option("--ms", default=100, show_default=True, help="Simulated milliseconds of chaos a seed.")
+@click.option("--ms", type=COUNT, default=100, show_default=True, help="Simulated milliseconds of chaos a seed.")
 @click.option("--stop", is_flag=True, help="Stop at the first red seed.")
 def registers(seed: int | None, seeds: int, first: int, ms: int, stop: bool) -> None:
     """Leaderless registers: acceptors and proposers under loss, crashes, deletions and changes of the set.

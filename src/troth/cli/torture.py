@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from troth.cli.numbers import POSITIVE
 from troth.errors import UsageError
 from troth.torture import NEMESES, WORKLOADS, Plan, schedule
 from troth.torture import torture as run_torture
@@ -56,7 +57,9 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     show_default=True,
     help="Which protocol keeps the log.",
 )
-@click.option("--rate", default=300.0, show_default=True, help="Operations a second, all clients together.")
+@click.option(
+    "--rate", type=POSITIVE, default=300.0, show_default=True, help="Operations a second, all clients together."
+)
 @click.option(
     "--output",
     "directory",

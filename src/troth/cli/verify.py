@@ -9,6 +9,7 @@ import click
 from msgspec import structs
 
 from troth.cli import output
+from troth.cli.numbers import COUNT, POSITIVE
 from troth.errors import DecodeError, UsageError
 from troth.verify.check import MODELS, check
 from troth.verify.formats.edn import freeze
@@ -59,10 +60,14 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     type=click.Choice(["writes-follow-reads", "sequential-keys", "linearizable-keys"]),
     help="For rw-register: what is known of the store, as Elle's switches of these names. May be repeated.",
 )
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds after which the answer is unknown.")
-@click.option("--memory", default=2048, show_default=True, help="Megabytes after which the answer is unknown.")
-@click.option("--staleness-ms", type=float, help="For bounded: how old a value may be.")
-@click.option("--versions-behind", type=int, help="For bounded: how many versions behind it may be.")
+@click.option(
+    "--timeout", type=POSITIVE, default=60.0, show_default=True, help="Seconds after which the answer is unknown."
+)
+@click.option(
+    "--memory", type=COUNT, default=2048, show_default=True, help="Megabytes after which the answer is unknown."
+)
+@click.option("--staleness-ms", type=click.FloatRange(min=0), help="For bounded: how old a value may be.")
+@click.option("--versions-behind", type=COUNT, help="For bounded: how many versions behind it may be.")
 @click.option(
     "--html",
     "page",

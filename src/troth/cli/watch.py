@@ -6,6 +6,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.numbers import COUNT
 from troth.errors import UsageError
 from troth.kv.requests import Event, EventType
 
@@ -14,11 +15,13 @@ from troth.kv.requests import Event, EventType
 @click.argument("key", required=False)
 @click.argument("range_end", required=False)
 @click.option("--prefix", help="All keys that start with this; '' means all keys.")
-@click.option("--start-revision", default=0, help="Begin with the changes of this revision (0: from now on).")
+@click.option(
+    "--start-revision", type=COUNT, default=0, help="Begin with the changes of this revision (0: from now on)."
+)
 @click.option("--prev-kv", is_flag=True, help="Also print what stood there before each change.")
 @click.option("--no-put", is_flag=True, help="Leave out writes.")
 @click.option("--no-delete", is_flag=True, help="Leave out deletions.")
-@click.option("--count", default=0, help="End after this many changes (0: never).")
+@click.option("--count", type=COUNT, default=0, help="End after this many changes (0: never).")
 @cluster_options
 def watch(
     key: str | None,

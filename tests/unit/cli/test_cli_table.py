@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from troth.cli.failures import EXIT_USAGE
 from troth.cli.main import COMMANDS, Entry, cli
 from troth.cli.reference import reference
 
@@ -44,6 +46,32 @@ def test_every_command_shows_an_example(name: str, entry: Entry) -> None:
 def test_the_written_reference_is_what_the_commands_say() -> None:
     written = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text()
     assert written == reference(), "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bench --seconds -1",
+        "bench --value-bytes -4",
+        "certs --days 0",
+        "range --prefix a --limit -1",
+        "get a --revision -1",
+        "watch a --start-revision -1",
+        "simulate --seconds 0",
+        "torture --rate 0",
+        "verify pyproject.toml --timeout 0",
+        "member add h:1 h:2 --within -1",
+    ],
+)
+def test_a_number_that_makes_no_sense_is_wrong_usage(line: str) -> None:
+    result = CliRunner().invoke(cli, line.split())
+    assert result.exit_code == EXIT_USAGE and "not in the range" in result.output
+
+
+def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(cli, ["up", "--data", str(tmp_path / "file" / "below")])
+    assert result.exit_code == EXIT_USAGE and f"{tmp_path}/file/below: Not a directory" in result.output
 
 
 def test_help_loads_neither_the_client_nor_rich() -> None:
