@@ -16,8 +16,8 @@ visible", with the order decided in pure code and only carried out here.
 
 A turn is scheduled once however many callbacks ask for it, and time also passes inside turns, so that a busy loop
 still ticks. When little is under way (`LONE_BYTES_MAX`), the first read in a round of the loop has its turn at once.
-Anything unexpected inside a turn stops the server: a replica that has failed half way through an input is not one to
-go on with.
+Anything unexpected in an input or a turn stops the server, and nothing that the replica has decided since leaves: one
+that has failed half way through an input is not one to go on with.
 """
 
 import asyncio
@@ -172,7 +172,11 @@ class Node(PeerSink):
             self.counters.peer_frames_refused += 1
             return
         now = self._heard_at = self._clock.now()
-        self.replica.on_peer(sender, self._codec.decode(body), now)
+        messages = self._codec.decode(body)
+        try:
+            self.replica.on_peer(sender, messages, now)
+        except Exception as error:  # noqa: BLE001 - as in a turn, and before there is one
+            self.fail(error)
 
     @override
     def on_heard(self) -> None:
@@ -221,7 +225,10 @@ class Node(PeerSink):
     def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None:
         """A request; `on_heard` follows."""
         now = self._heard_at = self._clock.now()
-        self.replica.on_client(client, message, raw, now)
+        try:
+            self.replica.on_client(client, message, raw, now)
+        except Exception as error:  # noqa: BLE001 - as in a turn, and before there is one
+            self.fail(error)
 
     def client_gone(self, client: ClientId) -> None:
         self.replica.client_gone(client)
@@ -234,8 +241,13 @@ class Node(PeerSink):
     def on_durable(self, count: int) -> None:
         """*count* more writes are on the disk."""
         self._durable += count
-        if self._open_outbox():
-            self.on_heard()
+        try:
+            own = self._open_outbox()
+        except Exception as error:  # noqa: BLE001 - as in a turn, and before there is one
+            self.fail(error)
+        else:
+            if own:
+                self.on_heard()
 
     def after_work(self) -> None:
         """A piece of snapshot work was reported to the replica."""

@@ -35,6 +35,8 @@ class ScriptedReplica:
         self.heard: list[tuple[Any, ...]] = []
         self.ticks: list[Tick] = []
         self.broken: Exception | None = None
+        self.chokes = False
+        """Whether each input makes it fail half way through."""
         self.pending_bytes = 0
 
     def take_effects(self) -> ReplicaEffects:
@@ -47,9 +49,13 @@ class ScriptedReplica:
 
     def on_peer(self, sender: NodeId, messages: Sequence[Message], now: Tick) -> None:
         self.heard.append(("peer", sender, *messages))
+        if self.chokes:
+            raise InvariantViolation("half way through an input")
 
     def on_client(self, client: ClientId, asked: object, raw: bytes, now: Tick) -> None:
         self.heard.append(("client", client, asked, raw))
+        if self.chokes:
+            raise InvariantViolation("half way through an input")
 
     def suspect(self, peer: NodeId, now: Tick) -> None:
         self.heard.append(("suspect", peer))
@@ -305,6 +311,27 @@ async def test_a_late_tick_tells_the_true_time_after_what_had_arrived() -> None:
     rig.node.stop()
     left.close()
     right.close()
+
+
+@pytest.mark.parametrize("input_", ["peer", "client", "durable"])
+async def test_a_replica_that_failed_half_way_through_an_input_has_no_turn_any_more(input_: str) -> None:
+    """What it would decide now must not leave: not even before the loop is told of the failure."""
+    rig = Rig()
+    await rig.turn(ReplicaEffects(persists=[persist(1)], after_persist=[(ME, message(1))]))
+    rig.replica.chokes = True
+    rig.replica.script.append(ReplicaEffects(send=[(PEER, message(9))], persists=[persist(9)]))
+    match input_:
+        case "peer":
+            rig.node.on_peer_frame(PEER, CODEC.encode([message(2)]))
+        case "client":
+            rig.node.on_client(7, Ping(1), b"raw")
+        case _:
+            rig.node.on_durable(1)
+    rig.node.on_heard()
+    await asyncio.sleep(0)
+    assert isinstance(rig.node.failed.exception(), InvariantViolation)
+    assert rig.transport.sent == []
+    assert rig.writer.writes == [persist(1)]
 
 
 @pytest.mark.parametrize("error", [InvariantViolation("broken"), ValueError("unexpected")])
