@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from troth.hashing import (
     ALGORITHMS,
     Anchor,
     BadSetting,
-    Capabilities,
     CapacityExceeded,
     HashRing,
     Jump,
@@ -400,14 +398,3 @@ def test_multiprobe_shares_are_computed_and_those_of_keys(probes: int, nodes: in
 def test_an_even_ring_of_many_nodes_is_shown_as_even() -> None:
     """Sampled shares would show 1.14 at 2**20 hashes, and 1.33 at 2**17."""
     assert balance(MultiProbe([f"node-{number}" for number in range(1000)])).peak_to_mean < 1.05
-
-
-def test_the_page_says_what_each_algorithm_can() -> None:
-    """The table of docs/hashing.md: abilities, and the peak at 100 nodes."""
-    page = (Path(__file__).parents[3] / "docs" / "hashing.md").read_text()
-    names = [f"node-{number}" for number in range(100)]
-    for kind in ALGORITHMS.values():
-        can = (getattr(kind.can, name) for name in Capabilities.__dataclass_fields__)
-        cells = " | ".join("yes" if able else "-" for able in can)
-        peak = balance(kind(names)).peak_to_mean
-        assert f"| `{kind.__name__}` | {cells} | {peak:.3f} |" in page

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from troth.hashing import ALGORITHMS
+from troth.hashing import ALGORITHMS, balance
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("hashing_*.py"))
 
@@ -29,12 +29,14 @@ def test_code_in_the_document_runs(block: str) -> None:
     exec(compile(block, str(DOCUMENT), "exec"), {})
 
 
-def test_the_document_tells_what_each_algorithm_can_do() -> None:
+def test_the_document_tells_what_each_algorithm_can_do_and_how_even_it_is() -> None:
     text = DOCUMENT.read_text()
     for kind in ALGORITHMS.values():
         can = kind.can
         flags = (can.weights, can.replicas, can.remove_any, can.minimal, can.order_free, can.ranges)
-        assert f"| `{kind.__name__}` | " + " | ".join("yes" if flag else "-" for flag in flags) + " |" in text
+        peak = balance(kind([f"node-{number}" for number in range(100)])).peak_to_mean
+        cells = [f"`{kind.__name__}`", *("yes" if flag else "-" for flag in flags), f"{peak:.3f}"]
+        assert f"| {' | '.join(cells)} |" in text
 
 
 def test_there_are_examples() -> None:
