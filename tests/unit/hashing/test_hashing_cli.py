@@ -1,5 +1,6 @@
 """``troth ring`` from the outside."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from click.testing import CliRunner, Result
 from troth.cli.main import cli
 from troth.cli.ring_movers import DirectoryMover
 from troth.errors import UsageError
-from troth.hashing import Anchor, HashRing, Plan, RingSpec, build, describe
+from troth.hashing import Anchor, HashRing, Move, Plan, RingSpec, build, describe
 
 
 def run(*arguments: str | Path, code: int = 0) -> Result:
@@ -226,6 +227,26 @@ def test_what_is_written_while_a_plan_is_paused_is_carried_over(tmp_path: Path) 
     assert (b / "last").read_text() == "written after the switch" and not list(a.iterdir())
 
 
+def test_what_is_written_at_the_last_moment_is_left_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b", "--remove", "a", "-o", tmp_path / "p")
+    a = tmp_path / "a"
+    a.mkdir()
+    (a / "k").write_text("old")
+    carry, time = DirectoryMover._carry, itertools.count(2**33)
+
+    def carry_and_write(mover: DirectoryMover, move: Move, paths: list[Path]) -> int:
+        copied = carry(mover, move, paths)
+        (a / "k").write_text("new")
+        os.utime(a / "k", (2**33, next(time)))
+        return copied
+
+    monkeypatch.setattr(DirectoryMover, "_carry", carry_and_write)
+    run("apply", tmp_path / "p", "--directory", tmp_path)
+    assert (a / "k").read_text() == "new"
+
+
 def test_an_undo_drops_a_copy_however_new_it_is(tmp_path: Path) -> None:
     run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b", "--remove", "a", "-o", tmp_path / "p")
     plan = Plan.from_json((tmp_path / "p").read_bytes())
@@ -235,6 +256,7 @@ def test_an_undo_drops_a_copy_however_new_it_is(tmp_path: Path) -> None:
         DirectoryMover(tmp_path, plan).copy(move)
     plan.copied = [move.id for move in plan.moves]
     (tmp_path / "a" / "k").write_text("w")
+    os.utime(tmp_path / "b" / "k", (2**33, 2**33))
     back = plan.undo()
     assert back.apply(DirectoryMover(tmp_path, back))
     assert (tmp_path / "a" / "k").read_text() == "w" and not list((tmp_path / "b").iterdir())
