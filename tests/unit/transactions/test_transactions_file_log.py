@@ -381,17 +381,17 @@ def test_two_that_open_the_next_file_at_once_do_not_open_the_same_one(
     """The name can be created once. Who comes second takes the one after it."""
     log, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
     decide(log, 1)
-    place = other._other("0")
-    listed = place.numbers
+    opened, first = os.open, [True]
 
-    def stale() -> list[int]:
-        monkeypatch.setattr(place, "numbers", listed)
-        before = listed()
-        log.renew()  # between the other's look and its create
-        return before
+    def opening(path: Any, flags: int, *rest: Any) -> int:
+        if str(path).endswith(framing.file_name(2)) and first:
+            first.clear()
+            log.renew()  # between the other's look and its create
+        return opened(path, flags, *rest)
 
-    monkeypatch.setattr(place, "numbers", stale)
+    monkeypatch.setattr(os, "open", opening)
     assert other.close_epoch("0", even_if_alive=True)
+    assert not first
     assert other._other("0").number == 3
     assert other.verdict(Gid(log.log_id, "0", 1, 1)) is Verdict.COMMIT
     name = str(Gid(log.log_id, "0", log.epoch.number, 2))
