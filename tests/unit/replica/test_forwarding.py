@@ -183,3 +183,13 @@ def test_what_a_server_wants_by_its_own_clock_is_not_handed_to_the_next_leader()
     assert [(bool(pending.client), bool(pending.origin)) for pending in kept] == [(True, False), (False, True)]
     assert len(replica._pending) == 2
     assert replica.pending_bytes == sum(pending.size_bytes for pending in kept)
+
+
+def test_a_lone_write_is_taken_however_large_it_is() -> None:
+    """Refused it would be for ever; what comes behind it waits its turn."""
+    cluster = Cluster(replica=ReplicaConfig(proposals_bytes_max=100))
+    leader, follower = cluster.leader, cluster.follower
+    assert [type(reply) for reply in cluster.ask(leader, Writes(0, 1, 0, (Put(b"a", b"x" * 500),)))] == [Results]
+    hand_over(cluster, leader, follower, (5, raw(b"b", b"x" * 500)))
+    cluster.settle()
+    assert revision(cluster, leader) == 3
