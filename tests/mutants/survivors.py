@@ -99,6 +99,7 @@ NEAR = {
     "test_kv_lessor": ("leases", "lessor"),
     "test_caspaxos_fate": ("states",),
     "test_forwarding": ("writes",),
+    "test_administration": ("admin", "leasing", "watching", "replica"),
     "test_transactions_file_log": ("file", "framing"),
 }
 """Tests that are about files which they are not named after."""
