@@ -383,6 +383,20 @@ def test_a_lease_ends() -> None:
     assert stage[1].reads[-1] == ReadState(3, LogIndex(1))
 
 
+def test_a_clock_that_falls_back_brings_no_lease_back() -> None:
+    """The driver's clock should not; if it does, time stands still here until it has caught up."""
+    stage = leading(config=LEASE)
+    stage.read(1, 1)
+    end = stage[1].reads[-1].valid_until
+    stage.now = Tick(end)
+    stage.read(1, 2)
+    assert len(stage[1].reads) == 1
+    stage.now = Tick(end - 5)
+    stage.tick(1)
+    stage.read(1, 3)
+    assert len(stage[1].reads) == 1
+
+
 def test_a_lease_is_shorter_than_any_followers_patience() -> None:
     """§6.4.1: "divided by a bound on clock drift across the cluster"."""
     for timeout in (2, 10, 60, 1000):
