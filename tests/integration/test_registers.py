@@ -344,6 +344,9 @@ def test_servers_of_a_cluster_are_acceptors_too(tmp_path: Path) -> None:
             client.put("k", "in the log")
             registers.put("k", "in a register")
             assert registers.change("n", add_one).value == b"1"
+            served = [server.acceptor for server in client.status()]
+            assert sum(each["registers"] for each in served if each) >= 2 * 2  # two registers, a quorum each
+            assert {each["epoch"] for each in served if each} == {1}
             for name in cluster.names:
                 cluster.kill(name)
             for name in cluster.names:

@@ -269,3 +269,23 @@ def test_an_accept_that_an_acceptor_of_an_older_epoch_refused_is_not_waited_for(
     else:
         task.on_lost(tell)
     assert not attempt.open
+
+
+def test_acceptors_that_have_moved_are_known_at_their_new_addresses() -> None:
+    """The same acceptors, so nothing is emptied; but everybody learns where they are now."""
+    table = Table()
+    client = table.proposer(1)
+    table.run(client.change(KEY, changes.put(b"v")))
+    moved = {NodeId(1): "a1", NodeId(2): "elsewhere", NodeId(3): "a3"}
+    operator = table.proposer(50)
+    assert table.run(Reconfiguration(operator, moved)).error is None
+    assert [(seat.acceptor, seat.address, seat.since) for seat in operator.config.seats] == [
+        (1, "a1", 1),
+        (2, "elsewhere", 1),
+        (3, "a3", 1),
+    ]
+    assert table.run(client.read(KEY)).value == b"v"
+    assert client.config == operator.config
+    # And once there is nothing to change nothing is changed.
+    assert table.run(Reconfiguration(operator, moved)).error is None
+    assert operator.config.id.epoch == client.config.id.epoch

@@ -10,7 +10,19 @@ from troth.ids import NodeId
 from troth.replica.protocol import PeerView, ServerStatus
 
 _COLOURS = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.UNAVAILABLE: "red"}
-_COLUMNS = ("server", "role", "term", "revision", "behind", "size", "sessions", "leases", "watches", "address")
+_COLUMNS = (
+    "server",
+    "role",
+    "term",
+    "revision",
+    "behind",
+    "size",
+    "sessions",
+    "leases",
+    "watches",
+    "registers",
+    "address",
+)
 
 
 @click.command()
@@ -20,7 +32,7 @@ def status(cluster: Cluster) -> None:
 
     The first line is the verdict, then comes one line for each server. Exit code 0: healthy. 1: degraded, it works
     and survives fewer failures than it could. 2: unavailable, writes and linearizable reads fail now, or the cluster
-    could not be asked.
+    could not be asked. Registers are those of the server's acceptor ("-": no client has used it yet).
 
     \b
     Examples:
@@ -74,13 +86,16 @@ def _rows(statuses: list[ServerStatus], members: dict[NodeId, PeerView]) -> list
                 server.sessions,
                 server.leases,
                 server.watches,
+                server.acceptor.get("registers", "-"),
                 "" if peer is None else peer.member.client_address,
             )
         )
     answering = {server.node_id for server in statuses}
     for node, peer in members.items():
         if node not in answering:
-            rows.append((peer.member.name, "no answer", "", "", "", "", "", "", "", peer.member.client_address))
+            rows.append(
+                (peer.member.name, "no answer", "", "", "", "", "", "", "", "", peer.member.client_address)
+            )
     return rows
 
 
@@ -109,6 +124,7 @@ def _as_json(verdict: Verdict, statuses: list[ServerStatus], members: dict[NodeI
                 "watches": server.watches,
                 "version": server.version,
                 "consensus": server.consensus,
+                "acceptor": server.acceptor or None,
             }
             for server in sorted(statuses, key=lambda status: status.name)
         ],

@@ -1,5 +1,6 @@
 """Administration: membership changes, leadership transfer, and what a server tells of itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from troth.core.interface import Member, Refused, RoleName, Status
@@ -35,6 +36,8 @@ class AdminPath(WatchPath):
         self._transfers: list[_PendingTransfer] = []
         self._amnesia = start.amnesia
         """Whether a part of this server's log is lost, so that it may not vote before it has caught up."""
+        self.acceptor_numbers: Callable[[], dict[str, int]] = dict
+        """What there is to tell of the acceptor of registers beside this replica."""
 
     def _on_change_members(self, client: ClientId, message: ChangeMembers) -> None:
         result = self.engine.change_membership(message.change)
@@ -133,6 +136,7 @@ class AdminPath(WatchPath):
             len(store.lease_table),
             len(self._hub),
             self._config.consensus,
+            self.acceptor_numbers(),
         )
 
 

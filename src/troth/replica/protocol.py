@@ -290,6 +290,9 @@ class ServerStatus(_Wire, frozen=True, tag=12):
     leases: int = 0
     watches: int = 0
     consensus: str = "raft"
+    acceptor: dict[str, int] = {}
+    """Of the acceptor of registers that this server runs: `epoch`, `registers`, `tombstones`, `bytes`, ...; empty where
+    there is none."""
 
 
 class StateHash(_Wire, frozen=True, tag=13):

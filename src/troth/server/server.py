@@ -319,6 +319,7 @@ class Server:
         registers = self._registers = Registers(
             config.data_dir, machine=self._machine, failed=node.fail, bytes_max=config.quota_bytes
         )
+        replica.acceptor_numbers = registers.numbers
         self.clients = ClientPort(
             node=node,
             connections_max=config.clients_max,

@@ -15,6 +15,7 @@ import troth
 from troth.client.registers import lines, recorded
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.lines import Line, LineLost
+from troth.client.registers.lookup import Lookup
 from troth.client.registers.request import (
     PAUSE_MAX_S,
     Finding,
@@ -261,3 +262,57 @@ def test_a_recorded_change_is_the_compare_and_set_that_it_amounts_to(tmp_path: P
     told = [(each.f, each.outcome.value) for each in read_history(path.read_bytes()).operations]
     assert told == [("put", "ok"), ("get", "ok"), ("cas", "fail"), ("delete", "ok"), ("put", "info")]
     assert recorded.change(b"k") is recorded.change(b"j"), "while nothing is recorded nothing is made"
+
+
+def test_a_newer_configuration_moves_an_acceptor_from_the_address_given() -> None:
+    """Until then the address that the caller gave counts: it may be the one that is reached from here."""
+    finding = Finding(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], prepare=0, accept=0, found=None)
+    finding.on_described("127.0.0.1:1", described(1, CONFIG))
+    assert finding.address_of(NodeId(1), CONFIG) == "127.0.0.1:1"
+    assert finding.address_of(NodeId(2), CONFIG) is None
+    seats = tuple(Seat(seat.acceptor, f"b{seat.acceptor}:1") for seat in SEATS)
+    moved = founding(group_of(seats))
+    assert finding.address_of(NodeId(1), moved) == "b1:1"
+    assert finding.address_of(NodeId(1), CONFIG) == "127.0.0.1:1"
+
+
+def test_a_name_that_is_looked_up_for_ever_holds_one_thread_and_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = threading.Event()
+    answer = threading.Event()
+
+    def hangs(host: str, port: int, **_: object) -> list[object]:
+        looked.set()
+        assert answer.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    lookup = Lookup("somewhere.invalid", 1)
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(TimeoutError, match=r"somewhere\.invalid was not found in time"):
+            lookup.addresses(time.monotonic() + 0.01)
+    assert time.monotonic() - began < 10
+    assert looked.is_set()
+    assert sum(thread.name == "troth lookup somewhere.invalid" for thread in threading.enumerate()) == 1
+    answer.set()
+    assert lookup.addresses(time.monotonic() + 30) == ["127.0.0.1"]
+
+
+def test_a_name_that_is_not_there_is_said_and_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[object] = [
+        OSError("no such name"),
+        [(0, 0, 0, "", ("::1", 1, 0, 0)), (0, 0, 0, "", ("127.0.0.1", 1))],
+    ]
+
+    def found(*_: object, **__: object) -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    lookup = Lookup("somewhere.invalid", 1)
+    with pytest.raises(OSError, match="no such name"):
+        lookup.addresses(time.monotonic() + 30)
+    assert lookup.addresses(time.monotonic() + 30) == ["::1", "127.0.0.1"]
+    assert Lookup("127.0.0.1", 1).addresses(0) == ["127.0.0.1"]

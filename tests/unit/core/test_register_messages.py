@@ -1,5 +1,7 @@
 """Registers: what is said, and what of it is refused at the door."""
 
+from pathlib import Path
+
 import pytest
 
 from troth.core.register.acceptor import Acceptor
@@ -15,6 +17,7 @@ from troth.core.register.messages import (
     ZERO,
     Accept,
     Ballot,
+    Collect,
     ConfigId,
     Configuration,
     Configure,
@@ -28,6 +31,7 @@ from troth.core.register.messages import (
     Mark,
     Prepare,
     Promise,
+    Read,
     ReplyMessage,
     RequestMessage,
     Scan,
@@ -68,6 +72,30 @@ REPLIES: list[ReplyMessage] = [
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: type(reply).__name__)
 def test_answers_are_read_as_they_were_written(reply: ReplyMessage) -> None:
     assert decode_answer(encode_answer(9, reply)) == (9, reply)
+
+
+REQUESTS: list[RequestMessage] = [
+    Prepare(CONFIG.id, b"k", BALLOT),
+    Accept(CONFIG.id, b"k", BALLOT, STATE, Ballot(4, 7)),
+    Read(CONFIG.id, b"k"),
+    Collect(CONFIG.id, b"k", BALLOT),
+    Scan(CONFIG.id, b"", 500),
+    Configure(
+        Configuration(CONFIG.id, (*CONFIG.groups, group_of(seats(3, 4), prepare=2, accept=1)), BALLOT, BALLOT)
+    ),
+    Describe(),
+]
+
+
+def test_the_bytes_of_version_1_are_still_read() -> None:
+    """An acceptor and a client of different releases must understand each other."""
+    golden = Path(__file__).parent / "golden" / "register-messages-1.hex"
+    bodies = [bytes.fromhex(line) for line in golden.read_text().splitlines()]
+    asks, answers = bodies[: len(REQUESTS)], bodies[len(REQUESTS) :]
+    assert [decode_ask(body) for body in asks] == list(enumerate(REQUESTS))
+    assert [decode_answer(body) for body in answers] == list(enumerate(REPLIES))
+    assert [encode_ask(number, request) for number, request in enumerate(REQUESTS)] == asks
+    assert [encode_answer(number, reply) for number, reply in enumerate(REPLIES)] == answers
 
 
 def test_garbage_is_no_answer() -> None:

@@ -311,7 +311,7 @@ class PaxosClient:
         return await self._line(self._address_of(send.to, task.config)).ask(send.request, expect=send.to)
 
     def _address_of(self, acceptor: NodeId, config: Configuration) -> str:
-        known = self._addresses.get(acceptor)
+        known = self._finding.address_of(acceptor, config)
         if known is not None:
             return known
         mapped = set(self._addresses.values())

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+from troth.client.registers.lookup import Lookup
 from troth.client.retry import error_of
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
@@ -40,19 +41,11 @@ class LineLost(TrothError):
 class _Socket:
     """One connection, after its handshake."""
 
-    def __init__(self, address: Address, tls: ssl.SSLContext | None, deadline: float) -> None:
-        timeout_s = max(0.001, min(CONNECT_SECONDS_MAX, deadline - time.monotonic()))
-        if address.is_unix:
-            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            plain.settimeout(timeout_s)
-            try:
-                plain.connect(address.path)
-            except BaseException:
-                plain.close()
-                raise
-        else:
-            plain = socket.create_connection((address.host, address.port), timeout=timeout_s)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(
+        self, address: Address, tls: ssl.SSLContext | None, deadline: float, lookup: Lookup | None
+    ) -> None:
+        deadline = min(deadline, time.monotonic() + CONNECT_SECONDS_MAX)
+        plain = _unix(address.path, deadline) if lookup is None else _tcp(lookup, address.port, deadline)
         self._socket = plain
         try:
             if tls is not None:
@@ -120,6 +113,31 @@ class _Socket:
             self.close()
 
 
+def _unix(path: str, deadline: float) -> socket.socket:
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    plain.settimeout(max(0.001, deadline - time.monotonic()))
+    try:
+        plain.connect(path)
+    except BaseException:
+        plain.close()
+        raise
+    return plain
+
+
+def _tcp(lookup: Lookup, port: int, deadline: float) -> socket.socket:
+    """The first of a host's addresses that takes a connection."""
+    failure: OSError = OSError("the host has no address")
+    for host in lookup.addresses(deadline):
+        try:
+            plain = socket.create_connection((host, port), timeout=max(0.001, deadline - time.monotonic()))
+        except OSError as error:
+            failure = error
+        else:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return plain
+    raise failure
+
+
 class Line:
     """All connections to the acceptor at one address."""
 
@@ -127,7 +145,8 @@ class Line:
         self.address = address
         self.complaint = ""
         """Why the last request failed; empty when it did not."""
-        self._where = parse_address(address)
+        self._where = where = parse_address(address)
+        self._lookup = None if where.is_unix else Lookup(where.host, where.port)
         self._tls = tls
         self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix=f"troth {address}")
         self._local = threading.local()
@@ -213,7 +232,7 @@ class Line:
         if connection is not None:
             return connection
         try:
-            connection = _Socket(self._where, self._tls, deadline)
+            connection = _Socket(self._where, self._tls, deadline, self._lookup)
         except (OSError, TrothError):
             with self._lock:
                 self._rests = min(self._rests + 1, 10)

@@ -149,6 +149,8 @@ class Finding:
         self.config: Configuration | None = None
         self.addresses: dict[NodeId, str] = {}
         """Under which of the addresses given each acceptor answered."""
+        self._seated_at: dict[NodeId, str] = {}
+        """What the configuration called its address then."""
         self._given = tuple(addresses)
         self._sizes = (prepare, accept)
         self._may_found = len(self._given) >= FOUND_BY_ITSELF if found is None else found
@@ -178,6 +180,14 @@ class Finding:
             )
         if mine is None or theirs.id.epoch > mine.id.epoch:
             self.config = theirs
+
+    def address_of(self, acceptor: NodeId, config: Configuration) -> str | None:
+        """Where the caller's addresses say that *acceptor* is, unless a newer configuration has moved it; None: they do
+        not say."""
+        known, seat = self.addresses.get(acceptor), config.seat_of(acceptor)
+        if known is None or seat is None or self._seated_at.setdefault(acceptor, seat.address) == seat.address:
+            return known
+        return seat.address
 
     def to_found(self) -> Configuration | None:
         """What all acceptors, being blank, are to be made of; None while that can not be said.

@@ -369,7 +369,7 @@ class PaxosClient:
         return line.ask(send.request, deadline, expect=send.to)
 
     def _address_of(self, acceptor: NodeId, config: Configuration) -> str:
-        known = self._addresses.get(acceptor)
+        known = self._finding.address_of(acceptor, config)
         if known is not None:
             return known
         # It may be at one of the addresses given that has not answered yet; ask there, and do not wait for it.

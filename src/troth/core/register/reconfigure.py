@@ -364,4 +364,9 @@ class Reconfiguration:
 
 
 def _same(one: Group, other: Group) -> bool:
-    return (one.acceptors, one.prepare, one.accept) == (other.acceptors, other.prepare, other.accept)
+    """Whether there is nothing to change. An acceptor that has moved is the same one, but clients must learn where."""
+    return _wanted(one) == _wanted(other)
+
+
+def _wanted(group: Group) -> tuple[object, ...]:
+    return tuple((seat.acceptor, seat.address) for seat in group.seats), group.prepare, group.accept
