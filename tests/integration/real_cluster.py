@@ -20,7 +20,7 @@ from troth.errors import OutcomeUnknown, TrothError
 from troth.server.local import LocalCluster
 
 
-def until(condition: Callable[[], Any], *, within_s: float = 30.0, why: str = "the condition") -> Any:
+def until(condition: Callable[[], Any], *, within_s: float = 90.0, why: str = "the condition") -> Any:
     """Ask again and again, for at most *within_s*; what *condition* said when it was true. Errors count as "no"."""
     deadline = time.monotonic() + within_s
     pause_s, last = 0.005, None
@@ -65,7 +65,7 @@ class Load:
         if self._failure is not None:
             raise self._failure
 
-    def wait_more(self, count: int, within_s: float = 30.0) -> None:
+    def wait_more(self, count: int, within_s: float = 90.0) -> None:
         """Return once *count* more writes are acknowledged."""
         wanted = len(self.acked) + count
         until(lambda: len(self.acked) >= wanted or self._failure, within_s=within_s, why=f"{count} more writes")
@@ -99,7 +99,7 @@ class Load:
                 self.acked[key] = value
 
 
-def replicas_agree(cluster: LocalCluster, *, within_s: float = 30.0) -> None:
+def replicas_agree(cluster: LocalCluster, *, within_s: float = 90.0) -> None:
     """Wait until all live servers have applied the same log, then demand the same state hash."""
     live = [name for name, server in cluster.servers.items() if server.is_alive]
     with cluster.connect() as client:

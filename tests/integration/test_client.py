@@ -195,10 +195,12 @@ async def test_a_lease_outlives_its_leader_and_ends_with_its_holder() -> None:
     with cluster_of() as cluster:
         async with await aio.connect(cluster.url) as observer:
             holder = await aio.connect(cluster.url)
-            lease = await holder.lease(2)
+            lease = await holder.lease(6)
             await holder.put("held", "1", lease=lease.id)
             await in_thread(cluster.kill, await in_thread(cluster.leader))
-            await asyncio.sleep(3)
+            renewed = asyncio.get_running_loop().time() + lease.ttl_s
+            while lease.is_alive and lease.deadline_s < renewed:  # noqa: ASYNC110  (a renewal announces nothing)
+                await asyncio.sleep(0.01)
             assert lease.is_alive and (await observer.get("held")).value == b"1"
             async with observer.watch("held") as watch:
                 await holder.close()
@@ -302,7 +304,7 @@ def test_a_call_has_a_time_out_of_its_own_when_servers_are_silent() -> None:
             began = time.monotonic()
             with pytest.raises((RequestTimeout, Unavailable)):
                 call()
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 15
         for name in cluster.names:
             cluster.resume(name)
         client.put("c", "3")

@@ -49,7 +49,7 @@ def test_a_full_disk_stops_the_server_and_loses_nothing(tmp_path: Path) -> None:
                     for number in range(10_000):
                         client.put(f"k{number}", value := b"%d" % number * 4000)
                         acknowledged[f"k{number}"] = value
-            assert server.join(10) == 3
+            assert server.join(60) == 3
         finally:
             server.close()
         assert acknowledged

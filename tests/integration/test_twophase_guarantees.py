@@ -148,7 +148,7 @@ def test_a_deadlock_over_two_databases_ends_before_the_time_is_up(
 
     def client(first: sa.Engine, second: sa.Engine) -> None:
         try:
-            with tpc.begin(timeout=20) as tx:
+            with tpc.begin(timeout=60) as tx:
                 give(tx[first], 1)
                 both_hold.wait()
                 give(tx[second], 1)
@@ -164,7 +164,7 @@ def test_a_deadlock_over_two_databases_ends_before_the_time_is_up(
         for thread in threads:
             thread.join()
     assert sorted(outcomes) == ["committed", "victim"]
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30, "nobody waited for the time-out"
 
 
 def test_preflight_says_what_to_set(postgres: PostgresServer, tmp_path: Path) -> None:

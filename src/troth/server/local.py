@@ -27,7 +27,7 @@ from troth.runtime.addresses import UNIX_PATH_BYTES_MAX
 from troth.runtime.files import DiskFiles, make_durably
 from troth.runtime.genesis import Founding, Introduction, genesis_of
 from troth.server.config import ServerConfig
-from troth.server.process import RaftServer
+from troth.server.process import READY_SECONDS_MAX, RaftServer
 from troth.storage import identity as identities
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class LocalCluster:
 
         return connect(self.url, **options)
 
-    def leader(self, timeout_s: float = 10.0) -> str:
+    def leader(self, timeout_s: float = READY_SECONDS_MAX) -> str:
         """The name of the server that leads; waits for one.
 
         Raises:
