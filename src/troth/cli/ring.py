@@ -3,8 +3,10 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TypeVar
 
@@ -479,6 +481,7 @@ def plan(
     reweight: Sequence[str],
 ) -> None:
     """Write a plan: which ranges move from whom to whom, in waves."""
+    _refuse_to_forget(output)
     spec = session.spec()
     spec = msgspec.structs.replace(spec, replicas=replicas or spec.replicas)
     after_spec = _changed(spec, after_file, add, remove, reweight)
@@ -495,6 +498,18 @@ def plan(
         click.echo(f"{sum(keys_moved):,} of the keys given move")
     if made.unrecoverable:
         click.echo(f"{len(made.unrecoverable)} moves have no node left to copy from: restore them from a backup")
+
+
+def _refuse_to_forget(path: Path) -> None:
+    """Refuse to write over a plan that is under way: its record is all that knows which side has what."""
+    try:
+        there = Plan.from_json(path.read_bytes())
+    except (OSError, DecodeError):
+        return
+    if not there.finished and (there.done or there.copied or there.copying):
+        raise UsageError(
+            f"{path} is a plan that is under way: apply it, or apply --undo, or write to another file"
+        )
 
 
 def _planned(
@@ -520,7 +535,11 @@ def _planned(
 @click.option("--exec", "command", help="A shell command run for each step, told by its environment (below).")
 @click.option("--bytes-per-second", type=click.FloatRange(min=0, min_open=True), help="Throttle copying.")
 @click.option("--stop-after", type=click.IntRange(1), help="Pause after so many moves.")
-@click.option("--undo", is_flag=True, help="Take back what has been done; PLAN becomes the plan of that.")
+@click.option(
+    "--undo",
+    is_flag=True,
+    help="Take back what has been done; PLAN becomes the plan of that, which goes on with or without --undo.",
+)
 def apply(
     plan_file: Path,
     directory: Path | None,
@@ -530,10 +549,42 @@ def apply(
     undo: bool,
 ) -> None:
     """Carry out PLAN. Progress is kept in it: Ctrl-C pauses, the same command goes on."""
-    work = _decoded(plan_file, Plan.from_json)
     if (directory is None) == (command is None):
         raise UsageError("who moves the data? say --directory ROOT or --exec COMMAND")
-    if undo:
+    if directory is not None and not directory.is_dir():
+        raise UsageError(f"{directory} is no directory; it holds one for each node")
+    with _alone(plan_file):
+        _apply(plan_file, directory, command, bytes_per_second, stop_after, undo)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Refuse a second process that carries out the same plan. The lock is the kernel's, and goes with the process."""
+    held = path.with_name(path.name + ".lock")
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(held.open("wb"))
+            flock(lock, LOCK_EX | LOCK_NB)
+            if not os.path.samestat(os.fstat(lock.fileno()), held.stat()):  # whoever held it has just removed it
+                raise FileNotFoundError
+        except (BlockingIOError, FileNotFoundError):
+            raise UsageError(f"another process is carrying {path} out, or {path.parent} is not there") from None
+        except OSError as error:
+            raise UsageError(f"cannot write {held}: {error.strerror}") from None
+        stack.callback(held.unlink)
+        yield
+
+
+def _apply(
+    plan_file: Path,
+    directory: Path | None,
+    command: str | None,
+    bytes_per_second: float | None,
+    stop_after: int | None,
+    undo: bool,
+) -> None:
+    work = _decoded(plan_file, Plan.from_json)
+    if undo and not work.undoing:
         work = work.undo()
         _write(plan_file, work.to_json())
     work.resume(copy_again=True)
@@ -566,6 +617,4 @@ def apply(
     if work.finished:
         click.echo(f"done: {len(work.moves)} moves; the ring is now {work.after}")
     else:
-        # With --undo again it would take back the undoing.
-        goes_on = "the same command without --undo" if undo else "the same command"
-        click.echo(f"paused after {len(work.done)} of {len(work.moves)} moves; {goes_on} goes on")
+        click.echo(f"paused after {len(work.done)} of {len(work.moves)} moves; the same command goes on")

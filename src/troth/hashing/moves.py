@@ -173,6 +173,7 @@ class Plan(msgspec.Struct, kw_only=True):
         copying: ids of moves whose copy may have begun and is not known to be finished.
         switching: id of the move whose switch or drop was begun and is not known to be finished.
         paused: `apply` stops before the next move while this is set.
+        undoing: whether this plan takes another one back.
         untouched: of an undo, the ranges that the plan taken back had not moved: its moves, turned round. Nothing is to
             be done about them, but `holders` has to know.
     """
@@ -194,6 +195,7 @@ class Plan(msgspec.Struct, kw_only=True):
     copying: list[int] = msgspec.field(default_factory=list)
     switching: int | None = None
     paused: bool = False
+    undoing: bool = False
     untouched: tuple[Move, ...] = ()
 
     @property
@@ -357,6 +359,7 @@ class Plan(msgspec.Struct, kw_only=True):
             waves=tuple(waves),
             moved_fraction=self.moved_fraction * len(moves) / max(1, len(self.moves)),
             ideal_fraction=self.ideal_fraction,
+            undoing=not self.undoing,
             untouched=tuple(untouched),
         )
 

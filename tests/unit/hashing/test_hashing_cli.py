@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import pytest
@@ -146,11 +147,39 @@ def test_a_plan_from_zones_to_none_takes_copies_from_where_the_zones_put_them(tm
     assert any(move.leaving == "c" for move in Plan.from_json((tmp_path / "p").read_bytes()).moves)
 
 
-def test_a_paused_undo_says_that_going_on_is_not_undoing_again(tmp_path: Path) -> None:
+def test_the_same_undo_goes_on_however_often_it_is_said(tmp_path: Path) -> None:
+    """A second --undo used to take the first back, also where the first had moved nothing yet."""
     run("--nodes", "a,b", "--vnodes", "3", "plan", "--add", "c", "-o", tmp_path / "p")
-    moves = "apply", tmp_path / "p", "--exec", "true"
+    log = tmp_path / "log"
+    moves = "apply", tmp_path / "p", "--exec", f'echo "$TROTH_STEP $TROTH_TARGET" >> {log}'
     run(*moves)
-    assert "without --undo" in run(*moves, "--undo", "--stop-after", "1").output
+    forward = len(log.read_text().splitlines())
+    assert "failed (7) at copy" in run("apply", tmp_path / "p", "--exec", "exit 7", "--undo", code=2).output
+    assert "the same command goes on" in run(*moves, "--undo", "--stop-after", "1").output
+    for _ in range(2):
+        assert "the ring is now 0:" in run(*moves, "--undo").output
+    back = log.read_text().splitlines()[forward:]
+    assert back.count("copy a") + back.count("copy b") == forward / 3 and "copy c" not in back
+
+
+def test_a_plan_is_carried_out_by_one_process_at_a_time(tmp_path: Path) -> None:
+    run("--nodes", "a,b", "--vnodes", "3", "plan", "--add", "c", "-o", tmp_path / "p")
+    lock = tmp_path / "p.lock"
+    with lock.open("wb") as held:
+        flock(held, LOCK_EX)
+        assert "another process is carrying" in run("apply", tmp_path / "p", "--exec", "true", code=2).output
+    assert "done" in run("apply", tmp_path / "p", "--exec", "true").output and not lock.exists()
+    assert "is not there" in run("apply", tmp_path / "nowhere" / "p", "--exec", "true", code=2).output
+
+
+def test_a_plan_under_way_is_not_written_over(tmp_path: Path) -> None:
+    make = "--nodes", "a,b", "--vnodes", "3", "plan", "--add", "c", "-o", tmp_path / "p"
+    run(*make)
+    run(*make)
+    run("apply", tmp_path / "p", "--exec", "true", "--stop-after", "1")
+    assert "under way" in run(*make, code=2).output
+    run("apply", tmp_path / "p", "--exec", "true")
+    run(*make)
 
 
 @pytest.mark.parametrize(
