@@ -3,6 +3,7 @@
 import pytest
 
 from troth.core.interface import Accepted, Entry, EntryId, EntryKind, RefusalReason, Refused
+from troth.core.paxos.messages import Heartbeat as PaxosHeartbeat
 from troth.core.raft.messages import (
     AppendEntries,
     AppendRejected,
@@ -80,6 +81,25 @@ def test_followers_learn_the_commit_index_and_apply() -> None:
     stage.run(stage.config.heartbeat_ticks)
     assert [[entry.payload for entry in stage[node].applied] for node in (1, 2, 3)] == [[b"", b"a"]] * 3
     assert [stage.commit(node) for node in (1, 2, 3)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("consensus", ["raft", "paxos"])
+def test_who_acknowledges_last_is_told_of_the_commit_at_once(consensus: str) -> None:
+    """When the others committed, something was still in flight to it; nothing else will tell it before a heartbeat."""
+    stage = Stage((1, 2, 3), consensus=consensus)
+    stage.elect(1)
+    stage.run(4)
+    stage.propose(1, b"a")
+    stage.deliver(lambda flying: flying.sender == 1)
+    stage.deliver(lambda flying: flying.sender == 2)
+    assert [
+        flying.to for flying in stage.in_flight if isinstance(flying.message, (Heartbeat, PaxosHeartbeat))
+    ] == [2]
+    stage.deliver(lambda flying: flying.sender == 3)
+    assert [flying.to for flying in stage.in_flight] == [2, 3]
+    stage.settle()
+    assert [stage[node].applied[-1].payload for node in (1, 2, 3)] == [b"a", b"a", b"a"]
+    assert stage.in_flight == []
 
 
 def test_a_commit_is_told_at_once_to_followers_with_nothing_in_flight() -> None:

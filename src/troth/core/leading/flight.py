@@ -31,6 +31,8 @@ class Flight:
     """When anything of this leader's term (ballot) last came from it."""
     acked_token: int = 0
     """The newest heartbeat round that it has confirmed."""
+    commit_told: LogIndex = LogIndex(0)
+    """The newest commit index that it was sent, with entries or without."""
     snapshot_index: LogIndex = LogIndex(0)
     in_flight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
     """(last index, bytes) of each message that is pipelined and not wholly acknowledged."""

@@ -70,7 +70,7 @@ class Leading(Role):
     timeout_now_sent: bool = False
     """Once sent it may arrive at any time, so leases hold no longer in this term (ballot)."""
     commit_told: LogIndex = LogIndex(0)
-    """The commit index that followers with nothing in flight have been sent."""
+    """The commit index that followers with nothing in flight have been sent (`Flight.commit_told`)."""
     uncommitted_bytes: int = 0
     uncommitted: deque[Entry] = field(default_factory=deque)
 

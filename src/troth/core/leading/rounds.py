@@ -9,7 +9,7 @@ before the next round share it.
 from abc import abstractmethod
 
 from troth.core.interface import Message, ReadState
-from troth.core.leading.flight import Mode
+from troth.core.leading.flight import Flight, Mode
 from troth.core.leading.roles import Follower, PendingRead
 from troth.core.leading.server import LeaderT, Server
 from troth.ids import LogIndex, NodeId, Tick
@@ -52,17 +52,27 @@ class Rounds(Server[LeaderT]):
         leader.heartbeat_due = Tick(self._now + self._config.heartbeat_ticks)
         heartbeat = self._heartbeat(leader.token)
         for peer in self._others():
+            leader.progress[peer].commit_told = self.commit_index
             self._send(peer, heartbeat)
         leader.progress[self.node_id].acked_token = leader.token
         return leader.token
 
     def _send_commit_notice(self, leader: LeaderT) -> None:
-        """Tell followers with nothing in flight that the commit index has risen; others hear it with their entries."""
-        notice = self._heartbeat(COMMIT_NOTICE)
+        """Tell followers with nothing in flight that the commit index has risen; others hear it with their next
+        entries, or when they have acknowledged the last (`_on_landed`)."""
+        commit_index = self.commit_index
         for peer in self._others():
             progress = leader.progress[peer]
-            if progress.mode is Mode.REPLICATE and not progress.in_flight:
-                self._send(peer, notice)
+            if progress.mode is Mode.REPLICATE and not progress.in_flight and progress.commit_told < commit_index:
+                progress.commit_told = commit_index
+                self._send(peer, self._heartbeat(COMMIT_NOTICE))
+
+    @staticmethod
+    def _on_landed(leader: LeaderT, progress: Flight) -> None:
+        """An acknowledgement has come from another server. If nothing else is on its way there, and others were told
+        of a commit meanwhile, it is told now: no entries will, and the next heartbeat may be long in coming."""
+        if not progress.in_flight and progress.commit_told < leader.commit_told:
+            leader.commit_told = progress.commit_told
 
     def _confirm_rounds(self, leader: LeaderT) -> None:
         """Release the reads, and extend the lease, by the newest round that a quorum has answered."""

@@ -86,6 +86,7 @@ class Proposing(Accepting):
                 return False
         entries = slots.run(lo, hi, self._config.append_bytes_max)
         progress.fly(entries[-1].index, sum(entry.size_bytes for entry in entries))
+        progress.commit_told = self._chosen_index
         self._send(peer, Accept(self._promised, entries, self._chosen_index))
         return True
 
@@ -105,8 +106,10 @@ class Proposing(Accepting):
         progress.on_acknowledged(message.match, message.first, message.last)
         if sender == self.node_id:
             leader.own_disk_seen = self._now
-        elif progress.mode is Mode.SNAPSHOT and progress.match >= progress.snapshot_index:
+            return
+        if progress.mode is Mode.SNAPSHOT and progress.match >= progress.snapshot_index:
             progress.become_replicate(progress.match)
+        self._on_landed(leader, progress)
 
     def _on_heartbeat_reply(self, leader: Leader, sender: NodeId, message: HeartbeatReply) -> None:
         """Also tells what was lost: slots sent before the heartbeat which had not arrived when it did."""

@@ -47,6 +47,7 @@ class Replication(State):
         entries = self._log.slice(progress.next, LogIndex(self._log.last_index + 1), self._config.append_bytes_max)
         last = entries[-1].index if entries else prev_index
         progress.on_sent(last, sum(entry.size_bytes for entry in entries))
+        progress.commit_told = self._commit_index
         self._send(peer, AppendEntries(self._term, EntryId(prev_term, prev_index), entries, self._commit_index))
         return True
 
@@ -72,10 +73,12 @@ class Replication(State):
         progress.on_acknowledged(message.match)
         if sender == self.node_id:
             leader.own_disk_seen = self._now
-        elif (progress.mode is Mode.PROBE and message.match == progress.match) or (
+            return
+        if (progress.mode is Mode.PROBE and message.match == progress.match) or (
             progress.mode is Mode.SNAPSHOT and progress.match >= progress.snapshot_index
         ):
             progress.become_replicate()
+        self._on_landed(leader, progress)
 
     def _on_append_rejected(self, leader: Leader, sender: NodeId, message: AppendRejected) -> None:
         """§5.3: "the leader decrements nextIndex and retries"; a whole term at a time."""
