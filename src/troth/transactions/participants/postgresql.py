@@ -50,15 +50,11 @@ class PostgresBranch(SqlBranch):
             settings.append(f"SET LOCAL lock_timeout = {max(1, int(begun.timeout_s * 1000))}")
         if begun.names_session:
             settings.append(f"SET LOCAL application_name = '{begun.gid}'")
-        if settings:
-            self._begin_with(settings)
-
-    def _begin_with(self, settings: list[str]) -> None:
-        """psycopg 3 takes the BEGIN from us, so that the settings cost no round trip; others send their own first."""
         dialect = self.participant.engine.dialect
-        begin = getattr(self._pooled.dbapi_connection, "_get_tx_start_command", None)
-        if dialect.driver == "psycopg" and not dialect.is_async and begin is not None:
-            self.channel.start([begin().decode(), *settings])()
+        start = getattr(self._pooled.dbapi_connection, "_get_tx_start_command", None)
+        if dialect.driver == "psycopg" and not dialect.is_async and start is not None:
+            # psycopg 3 takes the BEGIN from us, and nobody waits for its answer before there is something to execute.
+            self.unanswered = self.channel.start([start().decode(), *settings])
         else:
             for setting in settings:
                 self.handle.exec_driver_sql(setting)

@@ -9,69 +9,17 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, create_engine, exc
 from sqlalchemy.pool import NullPool
 
 from troth.core.twophase.gid import Epoch
 from troth.core.twophase.table import Finding
-from troth.errors import Aborted, NotApplied, UsageError
-from troth.transactions.channels import Channel, open_channel
+from troth.errors import Aborted, NotApplied
+from troth.transactions.channels import Channel, Finish, open_channel
 from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, Wait
+from troth.transactions.participants.connection import BranchConnection
 
-BRANCH: Final = "troth.branch"
-"""Where a pooled connection's `info` keeps the branch that it works for."""
-_WATCHED: Final = "_troth_is_watched"
 _CHANGES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLAC"})
-
-
-def watch(engine: Engine) -> None:
-    """Listen to *engine*, once."""
-    if getattr(engine, _WATCHED, False):
-        return
-    setattr(engine, _WATCHED, True)
-    event.listen(engine, "after_cursor_execute", _after_execute)
-    event.listen(engine, "commit", _before_commit)
-    event.listen(engine, "handle_error", _on_error)
-    event.listen(engine, "savepoint", _on_savepoint)
-    event.listen(engine, "rollback_savepoint", _on_savepoint_undone)
-
-
-def _after_execute(
-    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
-) -> None:
-    branch = connection.info.get(BRANCH)
-    if branch is None or branch.wrote or cursor.rowcount <= 0:
-        return
-    if statement.lstrip()[:6].upper() in _CHANGES:
-        branch.wrote = True
-
-
-def _before_commit(connection: Connection) -> None:
-    branch = connection.info.get(BRANCH)
-    if branch is not None and not branch.is_ending:
-        raise UsageError(
-            "commit() inside of a global transaction would commit this database alone: leave the tx block instead. To"
-            " undo a part of the work use tx.savepoint()"
-        )
-
-
-def _on_error(context: Any) -> None:
-    if context.connection is not None and not context.connection.closed:
-        branch = context.connection.info.get(BRANCH)
-        if branch is not None:
-            branch.last_error = context.sqlalchemy_exception or context.original_exception
-
-
-def _on_savepoint(connection: Connection, name: str) -> None:
-    branch = connection.info.get(BRANCH)
-    if branch is not None:
-        branch.errors_before[name] = branch.last_error
-
-
-def _on_savepoint_undone(connection: Connection, name: str, context: None) -> None:
-    branch = connection.info.get(BRANCH)
-    if branch is not None:
-        branch.last_error = branch.errors_before.pop(name, None)
 
 
 def was_lost(error: BaseException) -> bool:
@@ -99,15 +47,17 @@ class SqlBranch:
         """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
         self.errors_before: dict[str, BaseException | None] = {}
         self.proof = ""
+        self.unanswered: Finish | None = None
+        """Waits for the answer to what `begin` has sent; None: nothing is outstanding."""
         self._begun = begun
-        self.handle: Connection = participant.engine.connect()
+        self.handle = BranchConnection(participant.engine)
         try:
             self._pooled = self.handle.connection
-            self._info = self.handle.info
+            self._info = self._pooled.info
             self.channel: Channel = open_channel(participant.engine.dialect, self._pooled)
             self._transaction = self.handle.begin()
             self.begin(begun)
-            self._info[BRANCH] = self
+            self.handle.branch = self
         except BaseException:
             self.handle.invalidate()
             self.handle.close()
@@ -120,6 +70,21 @@ class SqlBranch:
     def begin(self, begun: Begun) -> None:
         """Before the first statement of the caller."""
 
+    def settle(self) -> None:
+        """Take the answer to what `begin` has sent; the database has had the caller's time to give it."""
+        if self.unanswered is not None:
+            try:
+                self.unanswered()
+            except exc.DBAPIError:
+                self.unanswered = None
+                raise
+            self.unanswered = None
+
+    def saw(self, context: Any) -> None:
+        """A statement was executed. One that has certainly changed rows spares us the question of `ask`."""
+        if context.rowcount > 0 and context.statement.lstrip()[:6].upper() in _CHANGES:
+            self.wrote = True
+
     def ask(self) -> Callable[[], None]:
         """A kind of database that can not tell is taken to have written."""
         if self.wrote is None:
@@ -128,6 +93,7 @@ class SqlBranch:
 
     def check_whole(self) -> None:
         """Raise Aborted unless the transaction that was begun is still the one that is open."""
+        self.settle()
         if not self._transaction.is_active or self.handle.closed or self.handle.invalidated:
             raise Aborted(
                 f"{self.participant.name}: the branch was rolled back (or its connection was lost) before the commit",
@@ -155,6 +121,7 @@ class SqlBranch:
         self.is_ending = True
         if self.handle.closed or self.handle.invalidated:
             return
+        self.settle()
         if self._transaction.is_active:
             self._transaction.rollback()
         elif not self._is_over:
@@ -172,8 +139,7 @@ class SqlBranch:
         # SQLAlchemy takes a transaction whose commit() failed, or was refused, for over, and would put the connection
         # back into the pool with the transaction still open in it, for the next one to commit.
         broken = broken or not self._is_over
-        if self._info.get(BRANCH) is self:  # the caller may have closed it: then it may be another's by now
-            del self._info[BRANCH]
+        self.handle.branch = None
         try:
             if broken and not self.handle.closed and not self.handle.invalidated:
                 self.handle.invalidate()
@@ -201,7 +167,6 @@ class SqlParticipant:
         self.name = name
         self.engine = engine
         self.key = key
-        watch(engine)
         # Recovery must work while the application has every pooled connection in use, so it opens its own.
         self._own = create_engine(
             engine.url,

@@ -1,0 +1,86 @@
+"""The Connection that a branch hands out: SQLAlchemy's own, of whose steps the branch sees five.
+
+Events of the engine would show the same, and cost every statement of the engine, in a transaction of ours or not, about
+fifty calls (SQLAlchemy joins the listeners of engine and connection anew for each). So these are overridden instead;
+mypy checks that SQLAlchemy still has them, and tests/integration/test_twophase_guarantees.py that it still calls them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, CursorResult, Engine, exc
+from typing_extensions import override
+
+from troth.errors import UsageError
+
+if TYPE_CHECKING:
+    from troth.transactions.participants.sql import SqlBranch
+
+
+class BranchConnection(Connection):
+    """One branch's connection, as long as `branch` is set; otherwise like any other."""
+
+    branch: "SqlBranch | None" = None
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+
+    @property
+    @override
+    def connection(self) -> Any:
+        """The pool's connection, for whoever wants to work with the driver itself."""
+        self._settle()
+        return super().connection
+
+    def _settle(self) -> None:
+        branch = self.branch
+        if branch is not None and branch.unanswered is not None:
+            try:
+                branch.settle()
+            except exc.DBAPIError as error:
+                self._handle_dbapi_exception(error.orig or error, "BEGIN", None, None, None)
+
+    @override
+    def _execute_context(self, *arguments: Any, **named: Any) -> CursorResult[Any]:
+        """Every statement of every method comes through here."""
+        branch = self.branch
+        if branch is None:
+            return super()._execute_context(*arguments, **named)
+        if branch.unanswered is not None:
+            self._settle()
+        result = super()._execute_context(*arguments, **named)
+        if not branch.wrote:
+            branch.saw(result.context)
+        return result
+
+    @override
+    def _handle_dbapi_exception(self, e: BaseException, *arguments: Any, **named: Any) -> Any:
+        """Raises *e* as the caller is to see it; always."""
+        try:
+            return super()._handle_dbapi_exception(e, *arguments, **named)
+        except BaseException as raised:
+            if self.branch is not None:
+                self.branch.last_error = raised
+            raise
+
+    @override
+    def _commit_impl(self) -> None:
+        if self.branch is not None and not self.branch.is_ending:
+            raise UsageError(
+                "commit() inside of a global transaction would commit this database alone: leave the tx block instead."
+                " To undo a part of the work use tx.savepoint()"
+            )
+        super()._commit_impl()
+
+    @override
+    def _savepoint_impl(self, name: str | None = None) -> str:
+        before = self.branch.last_error if self.branch is not None else None
+        made = super()._savepoint_impl(name)
+        if self.branch is not None:
+            self.branch.errors_before[made] = before
+        return made
+
+    @override
+    def _rollback_to_savepoint_impl(self, name: str) -> None:
+        super()._rollback_to_savepoint_impl(name)
+        if self.branch is not None:
+            self.branch.last_error = self.branch.errors_before.pop(name, None)
