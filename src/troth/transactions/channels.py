@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import exc
 from sqlalchemy.engine.interfaces import Dialect
@@ -22,6 +22,8 @@ from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from typing_extensions import override
 
 THREADS_MAX = 64
+_KEPT: Final = "troth.channel"
+"""Where a pooled connection's `info` keeps its channel."""
 LOOK_UP_EVERY_S = 0.1
 """How long a wait may keep Ctrl-C from being seen."""
 
@@ -39,15 +41,29 @@ Finish = Callable[[], list[Answer]]
 
 
 class Channel(Protocol):
-    """Statements straight to one driver connection."""
+    """Statements straight to one driver connection, for as long as that lives."""
+
+    @property
+    def dbapi(self) -> Any:
+        """The driver connection."""
 
     def start(self, statements: Sequence[str]) -> Finish:
         """Send *statements* in order; a later one is not executed after a failed one (but see MySQL's channel)."""
 
+    def is_idle(self) -> bool:
+        """Whether the driver itself knows that no transaction is open. False: it has to be told."""
 
-def open_channel(dialect: Dialect, connection: Any) -> Channel:
-    """The channel for the pool's *connection* (`Connection.connection`)."""
+
+def channel_of(dialect: Dialect, connection: Any) -> Channel:
+    """The channel of the pool's *connection* (`Connection.connection`); made once, and kept with it."""
     dbapi = connection.dbapi_connection
+    kept: Channel | None = connection.info.get(_KEPT)
+    if kept is None or kept.dbapi is not dbapi:
+        kept = connection.info[_KEPT] = _open_channel(dialect, dbapi)
+    return kept
+
+
+def _open_channel(dialect: Dialect, dbapi: Any) -> Channel:
     if dialect.is_async:
         return _TaskChannel(dialect, dbapi)
     match dialect.driver:
@@ -80,7 +96,7 @@ class _PqChannel:
         from psycopg import errors, generators, waiting
 
         self._dialect = dialect
-        self._dbapi = dbapi
+        self.dbapi = dbapi
         self._pgconn = dbapi.pgconn
         self._results = generators.execute
         self._wait = waiting.wait
@@ -91,8 +107,11 @@ class _PqChannel:
         try:
             self._pgconn.send_query(text.encode())
         except Exception as error:
-            raise _wrapped(self._dialect, text, error, self._dbapi) from error
+            raise _wrapped(self._dialect, text, error, self.dbapi) from error
         return partial(self._finish, text)
+
+    def is_idle(self) -> bool:
+        return not self._pgconn.transaction_status
 
     def _finish(self, text: str) -> list[Answer]:
         answers = []
@@ -100,12 +119,10 @@ class _PqChannel:
             for result in self._received():
                 if result.error_message:
                     raise self._error_of(result)
-                row = None
-                if result.ntuples:
-                    row = tuple(_text(result.get_value(0, column)) for column in range(result.nfields))
+                row = _first_row(result) if result.ntuples else None
                 answers.append(Answer((result.command_status or b"").decode(), row))
         except Exception as error:
-            raise _wrapped(self._dialect, text, error, self._dbapi) from error
+            raise _wrapped(self._dialect, text, error, self.dbapi) from error
         return answers
 
     def _received(self) -> list[Any]:
@@ -124,8 +141,9 @@ class _PqChannel:
         return results + self._wait(self._results(pgconn), pgconn.socket, LOOK_UP_EVERY_S)
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+def _first_row(result: Any) -> tuple[str | None, ...]:
+    values = (result.get_value(0, column) for column in range(result.nfields))
+    return tuple(None if value is None else value.decode() for value in values)
 
 
 class _PyMySqlChannel:
@@ -137,16 +155,19 @@ class _PyMySqlChannel:
 
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
         self._dialect = dialect
-        self._dbapi = dbapi
+        self.dbapi = dbapi
+
+    def is_idle(self) -> bool:
+        return False
 
     def start(self, statements: Sequence[str]) -> Finish:
         from pymysql.constants.COMMAND import COM_QUERY
 
         try:
             for statement in statements:
-                self._dbapi._execute_command(COM_QUERY, statement)
+                self.dbapi._execute_command(COM_QUERY, statement)
         except Exception as error:
-            raise _wrapped(self._dialect, "; ".join(statements), error, self._dbapi) from error
+            raise _wrapped(self._dialect, "; ".join(statements), error, self.dbapi) from error
         return partial(self._finish, statements)
 
     def _finish(self, statements: Sequence[str]) -> list[Answer]:
@@ -155,12 +176,12 @@ class _PyMySqlChannel:
         for statement in statements:
             try:
                 # Each answer begins a new sequence of packets.
-                self._dbapi._next_seq_id = 1
-                self._dbapi._read_query_result()
-                rows = self._dbapi._result.rows
+                self.dbapi._next_seq_id = 1
+                self.dbapi._read_query_result()
+                rows = self.dbapi._result.rows
                 answers.append(Answer("", rows[0] if rows else None))
             except Exception as error:  # noqa: BLE001  (raised below, when all answers have been read)
-                failed = failed or _wrapped(self._dialect, statement, error, self._dbapi)
+                failed = failed or _wrapped(self._dialect, statement, error, self.dbapi)
                 if getattr(failed, "connection_invalidated", True):
                     break
         if failed is not None:
@@ -173,7 +194,10 @@ class _BlockingStatements:
 
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
         self._dialect = dialect
-        self._dbapi = dbapi
+        self.dbapi = dbapi
+
+    def is_idle(self) -> bool:
+        return False
 
     def run(self, statements: Sequence[str]) -> list[Answer]:
         answers = []
@@ -181,11 +205,11 @@ class _BlockingStatements:
             try:
                 answers.append(self._run(statement))
             except Exception as error:
-                raise _wrapped(self._dialect, statement, error, self._dbapi) from error
+                raise _wrapped(self._dialect, statement, error, self.dbapi) from error
         return answers
 
     def _run(self, statement: str) -> Answer:
-        cursor = self._dbapi.cursor()
+        cursor = self.dbapi.cursor()
         try:
             cursor.execute(statement)
             row = cursor.fetchone() if cursor.description else None
@@ -214,18 +238,18 @@ class _ThreadChannel(_BlockingStatements):
         if self._dialect.driver != "psycopg2":
             return self.run(statements)
         extensions = self._dialect.loaded_dbapi.extensions
-        if self._dbapi.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
+        if self.dbapi.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
             return self.run(statements)
-        if self._dbapi.status != extensions.STATUS_READY:
+        if self.dbapi.status != extensions.STATUS_READY:
             # It believes to be in the transaction that PREPARE has ended: this COMMIT is for the driver alone.
-            self._dbapi.commit()
-        before = self._dbapi.autocommit
-        self._dbapi.autocommit = True
+            self.dbapi.commit()
+        before = self.dbapi.autocommit
+        self.dbapi.autocommit = True
         try:
             return self.run(statements)
         finally:
-            if not self._dbapi.closed:
-                self._dbapi.autocommit = before
+            if not self.dbapi.closed:
+                self.dbapi.autocommit = before
 
 
 class _TaskChannel(_BlockingStatements):
@@ -239,9 +263,9 @@ class _TaskChannel(_BlockingStatements):
     def _run(self, statement: str) -> Answer:
         match self._dialect.driver:
             case "asyncpg":
-                return await_only(_asyncpg(self._dbapi, statement))
+                return await_only(_asyncpg(self.dbapi, statement))
             case "psycopg" | "psycopg_async":
-                return await_only(_psycopg(self._dbapi.driver_connection, statement))
+                return await_only(_psycopg(self.dbapi.driver_connection, statement))
             case _:
                 return super()._run(statement)
 

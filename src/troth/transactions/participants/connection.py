@@ -1,4 +1,4 @@
-"""The Connection that a branch hands out: SQLAlchemy's own, of whose steps the branch sees five.
+"""The Connection that a branch hands out: SQLAlchemy's own, of whose steps the branch sees a few.
 
 Events of the engine would show the same, and cost every statement of the engine, in a transaction of ours or not, about
 fifty calls (SQLAlchemy joins the listeners of engine and connection anew for each). So these are overridden instead;
@@ -7,7 +7,7 @@ mypy checks that SQLAlchemy still has them, and tests/integration/test_twophase_
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, CursorResult, Engine, exc
+from sqlalchemy import Connection, CursorResult, exc
 from typing_extensions import override
 
 from troth.errors import UsageError
@@ -20,9 +20,6 @@ class BranchConnection(Connection):
     """One branch's connection, as long as `branch` is set; otherwise like any other."""
 
     branch: "SqlBranch | None" = None
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
 
     @property
     @override
@@ -70,6 +67,19 @@ class BranchConnection(Connection):
                 " To undo a part of the work use tx.savepoint()"
             )
         super()._commit_impl()
+
+    def tell_committed(self) -> None:
+        """What SQLAlchemy does about a commit beside telling the driver, which knows of it."""
+        if self._has_events or self.engine._has_events:
+            self.dispatch.commit(self)
+        if self._echo:
+            self._log_info("COMMIT")
+
+    @override
+    def _rollback_impl(self) -> None:
+        """Also called by `close`, to be sure; then the pool need not roll back either."""
+        if self.branch is None or not self.branch.is_left_idle:
+            super()._rollback_impl()
 
     @override
     def _savepoint_impl(self, name: str | None = None) -> str:

@@ -35,11 +35,6 @@ class MySqlBranch(SqlBranch):
         self._sessions = participant
         super().__init__(participant, number, begun)
 
-    @property
-    @override
-    def name(self) -> str:
-        return self._name
-
     @override
     def release(self, *, broken: bool) -> None:
         self._sessions.sessions.pop(self._session, None)
@@ -52,20 +47,20 @@ class MySqlBranch(SqlBranch):
         number = session() if session is not None else None
         if number is None:
             number = self.channel.start(["SELECT CONNECTION_ID()"])()[0].row[0]  # type: ignore[index]
-        self._name = f"'{begun.gid}','{self.number}.{number}',{FORMAT_ID}"
+        self.name = f"'{begun.gid}','{self.number}.{number}',{FORMAT_ID}"
         if begun.timeout_s is not None:
             wait_s = max(1, round(begun.timeout_s))
             if self._info.get(_WAIT) != wait_s:
                 self.channel.start([f"SET SESSION innodb_lock_wait_timeout = {wait_s}"])()
                 self._info[_WAIT] = wait_s
-        self.channel.start([f"XA START {self._name}"])()
+        self.channel.start([f"XA START {self.name}"])()
         self._session = int(number)
         self._sessions.sessions[self._session] = begun.gid
         self._phase = "ACTIVE"
 
     def prepare(self) -> Callable[[], None]:
         self.check_whole()
-        finish = self.channel.start([f"XA END {self._name}", f"XA PREPARE {self._name}"])
+        finish = self.channel.start([f"XA END {self.name}", f"XA PREPARE {self.name}"])
 
         def voted() -> None:
             finish()
@@ -76,23 +71,23 @@ class MySqlBranch(SqlBranch):
     @override
     def commit_alone(self) -> Callable[[], None]:
         self.check_whole()
-        return self._told([f"XA END {self._name}", f"XA COMMIT {self._name} ONE PHASE"])
+        return self._told([f"XA END {self.name}", f"XA COMMIT {self.name} ONE PHASE"])
 
     def commit_prepared(self) -> Callable[[], None]:
-        return self._told([f"XA COMMIT {self._name}"])
+        return self._told([f"XA COMMIT {self.name}"])
 
     def roll_back(self) -> Callable[[], None]:
         if self.handle.closed or self.handle.invalidated or self._phase == "ENDED":
             return lambda: None
         if self._phase == "PREPARED":
-            return self._told([f"XA ROLLBACK {self._name}"])
+            return self._told([f"XA ROLLBACK {self.name}"])
         # XA END is refused when it was sent before, or when a deadlock has ended the branch: XA ROLLBACK counts.
         try:
-            self.channel.start([f"XA END {self._name}"])()
+            self.channel.start([f"XA END {self.name}"])()
         except exc.DBAPIError as error:
             if error.connection_invalidated:
                 raise
-        return self._told([f"XA ROLLBACK {self._name}"])
+        return self._told([f"XA ROLLBACK {self.name}"])
 
     def _told(self, statements: list[str]) -> Callable[[], None]:
         finish = self.channel.start(statements)

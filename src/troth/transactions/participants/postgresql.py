@@ -33,13 +33,9 @@ class PostgresBranch(SqlBranch):
 
     _may_be_prepared = False
 
-    @property
-    @override
-    def name(self) -> str:
-        return f"{self._begun.gid}.{self.number}"
-
     @override
     def begin(self, begun: Begun) -> None:
+        self.name = f"{begun.gid}.{self.number}"
         prefix = begun.epoch.prefix
         if self._info.get(_NAMED) != prefix:
             # Not inside the transaction: a rollback would take the name back.
@@ -62,26 +58,23 @@ class PostgresBranch(SqlBranch):
     @override
     def ask(self) -> Callable[[], None]:
         self.check_whole()
-        finish = self._start([_XID])
+        finish = self.channel.start([_XID])
 
         def answered() -> None:
-            self._take_xid(finish()[0])
+            self.proof = _proof(self._answers(finish)[0])
+            self.wrote = bool(self.proof)
 
         return answered
-
-    def _take_xid(self, answer: Answer) -> None:
-        self.proof = _proof(answer)
-        self.wrote = bool(self.proof)
 
     def prepare(self) -> Callable[[], None]:
         self.check_whole()
         vote = f"PREPARE TRANSACTION '{self.name}'"
-        finish = self._start([vote] if self.proof else [_XID, vote])
+        finish = self.channel.start([vote] if self.proof else [_XID, vote])
         self._may_be_prepared = True
 
         def voted() -> None:
             try:
-                answers = finish()
+                answers = self._answers(finish)
             except BaseException as error:
                 self._may_be_prepared = was_lost(error)
                 raise
@@ -99,29 +92,24 @@ class PostgresBranch(SqlBranch):
     def commit_alone(self) -> Callable[[], None]:
         """Through the channel: a failed transaction answers ROLLBACK to COMMIT too, and SQLAlchemy does not look."""
         self.check_whole()
-        finish = self._start(["COMMIT"])
+        finish = self.channel.start(["COMMIT"])
 
         def told() -> None:
-            answer = finish()[0]
+            answer = self._answers(finish)[0]
             self.end_here()
             if answer.tag != "COMMIT":
                 raise self._failed_before()
 
         return told
 
-    def _start(self, statements: list[str]) -> Finish:
-        """As `Channel.start`; that the transaction has failed before is told with the reason."""
-        finish = self.channel.start(statements)
-
-        def finished() -> list[Answer]:
-            try:
-                return finish()
-            except exc.DBAPIError as error:
-                if sqlstate(error.orig) == _FAILED_TRANSACTION:
-                    raise self._failed_before() from self.last_error
-                raise
-
-        return finished
+    def _answers(self, finish: Finish) -> list[Answer]:
+        """What *finish* returns; that the transaction has failed before is told with the reason."""
+        try:
+            return finish()
+        except exc.DBAPIError as error:
+            if sqlstate(error.orig) == _FAILED_TRANSACTION:
+                raise self._failed_before() from self.last_error
+            raise
 
     def _failed_before(self) -> Aborted:
         failed = Aborted(

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from troth.core.twophase.gid import Epoch
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied
-from troth.transactions.channels import Channel, Finish, open_channel
+from troth.transactions.channels import Channel, Finish, channel_of
 from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, Wait
 from troth.transactions.participants.connection import BranchConnection
 
@@ -36,11 +36,16 @@ def was_lost(error: BaseException) -> bool:
 class SqlBranch:
     """The common half of a branch; `begin` and the verbs are each database's own."""
 
+    name: str
+    """Set by `begin`."""
+
     def __init__(self, participant: "SqlParticipant", number: int, begun: Begun) -> None:
         self.participant = participant
         self.number = number
         self.wrote: bool | None = None
         self.is_ending = False
+        self.is_left_idle = False
+        """Whether the driver has no transaction open, so that SQLAlchemy has nothing to send."""
         self._is_over = False
         """The database has certainly ended the transaction."""
         self.last_error: BaseException | None = None
@@ -54,7 +59,7 @@ class SqlBranch:
         try:
             self._pooled = self.handle.connection
             self._info = self._pooled.info
-            self.channel: Channel = open_channel(participant.engine.dialect, self._pooled)
+            self.channel: Channel = channel_of(participant.engine.dialect, self._pooled)
             self._transaction = self.handle.begin()
             self.begin(begun)
             self.handle.branch = self
@@ -62,10 +67,6 @@ class SqlBranch:
             self.handle.invalidate()
             self.handle.close()
             raise
-
-    @property
-    def name(self) -> str:
-        raise NotImplementedError
 
     def begin(self, begun: Begun) -> None:
         """Before the first statement of the caller."""
@@ -112,7 +113,11 @@ class SqlBranch:
     def end_here(self) -> None:
         """The database has ended the transaction: so has SQLAlchemy, without sending anything that matters."""
         self.is_ending = True
-        if self._transaction.is_active:
+        if self.channel.is_idle():
+            # What is left for SQLAlchemy to do, it does in `release`.
+            self.handle.tell_committed()
+            self.is_left_idle = True
+        elif self._transaction.is_active:
             self._transaction.commit()
         self._is_over = True
 
@@ -139,13 +144,13 @@ class SqlBranch:
         # SQLAlchemy takes a transaction whose commit() failed, or was refused, for over, and would put the connection
         # back into the pool with the transaction still open in it, for the next one to commit.
         broken = broken or not self._is_over
-        self.handle.branch = None
         try:
             if broken and not self.handle.closed and not self.handle.invalidated:
                 self.handle.invalidate()
             self.handle.close()
         except exc.DBAPIError:
             pass  # the connection is gone either way, and what it was for has been settled
+        self.handle.branch = None
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

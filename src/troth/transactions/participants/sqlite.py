@@ -42,13 +42,9 @@ class LastResource:
 class SqliteBranch(SqlBranch):
     """The last resource's part of a transaction. See the module."""
 
-    @property
-    @override
-    def name(self) -> str:
-        return self._begun.gid
-
     @override
     def begin(self, begun: Begun) -> None:
+        self.name = begun.gid
         raw = self._raw
         if begun.timeout_s is not None:
             self.handle.exec_driver_sql(f"PRAGMA busy_timeout = {int(begun.timeout_s * 1000)}")
