@@ -30,7 +30,8 @@ class Barrier:
 
     def __init__(self, path: Path | None) -> None:
         """*path*: the file that other processes lock too; None: this process alone."""
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._sharing = 0
         self._is_locked = False
         """Whether the file is locked for those who share."""
@@ -42,17 +43,21 @@ class Barrier:
 
     def enter_shared(self) -> None:
         """A second phase begins here; waits while a snapshot is being taken, but not for ever."""
-        until = time.monotonic() + WAIT_MAX_S
-        with self._changed:
-            while not self._may_share():
-                left_s = until - time.monotonic()
-                if left_s <= 0:
-                    self._went_on += 1
-                    if self._file >= 0:
-                        os.pwrite(self._file, secrets.token_bytes(MARK_BYTES), 0)
-                    break
-                self._changed.wait(left_s if self._excluded else min(left_s, POLL_S))
+        with self._lock:
+            if not self._may_share():
+                self._wait_to_share()
             self._sharing += 1
+
+    def _wait_to_share(self) -> None:
+        until = time.monotonic() + WAIT_MAX_S
+        while not self._may_share():
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                self._went_on += 1
+                if self._file >= 0:
+                    os.pwrite(self._file, secrets.token_bytes(MARK_BYTES), 0)
+                return
+            self._changed.wait(left_s if self._excluded else min(left_s, POLL_S))
 
     def _may_share(self) -> bool:
         if self._excluded:
@@ -67,13 +72,15 @@ class Barrier:
 
     def leave_shared(self) -> None:
         """It has ended."""
-        with self._changed:
+        with self._lock:
             self._sharing -= 1
             if not self._sharing:
                 if self._is_locked:
                     fcntl.flock(self._file, fcntl.LOCK_UN)
                     self._is_locked = False
-                self._changed.notify_all()
+                if self._excluded:
+                    # Who waits for nobody to share has excluded newcomers first.
+                    self._changed.notify_all()
 
     def enter_exclusive(self, within_s: float) -> None:
         """Wait until nobody is in a second phase; whoever gets in here calls `leave_exclusive`.

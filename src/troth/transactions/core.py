@@ -114,6 +114,7 @@ class Core:
         self._log_fault: StorageError | None = None
         self._fenced: Epoch | None = None
         self._renewing = threading.Lock()
+        # One operation on a set is atomic, so these two need no lock.
         self._open: set[str] = set()
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
         self._under_way: set[str] = set()
@@ -143,9 +144,8 @@ class Core:
             raise self._log_fault
         if self._is_closed():
             self._renew()
-        gid = str(Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, next(self._sequence)))
-        with self._lock:
-            self._open.add(gid)
+        gid = self.epoch.name(next(self._sequence))
+        self._open.add(gid)
         return gid
 
     def _is_closed(self) -> bool:
@@ -183,14 +183,12 @@ class Core:
 
     def entered(self, gid: str) -> None:
         """The end of *gid* has begun: recovery must leave it to its owner."""
-        with self._lock:
-            self._under_way.add(gid)
-            self._group.expecting = len(self._under_way)
+        self._under_way.add(gid)
+        self._group.expecting = len(self._under_way)
 
     def left(self, gid: str) -> None:
-        with self._lock:
-            self._under_way.discard(gid)
-            self._group.expecting = len(self._under_way)
+        self._under_way.discard(gid)
+        self._group.expecting = len(self._under_way)
 
     def decide(self, record: Commit) -> Decided:
         """Hand *record* to the log; a key whose holder was refused by its last resource is free again."""
@@ -236,11 +234,11 @@ class Core:
     def flush_applied(self) -> None:
         """Tell the log what is applied. Called by whoever decides, and before the log is asked for the opposite."""
         done = []
-        while True:
-            try:
+        try:
+            while self._applied:
                 done.append(self._applied.popleft())
-            except IndexError:
-                break  # empty, or emptied by another thread
+        except IndexError:
+            pass  # emptied by another thread
         if done:
             self.log.note_applied(done)
 
@@ -294,8 +292,7 @@ class Core:
     # ---- for recovery and for questions ------------------------------------------------------------------
 
     def is_under_way(self, gid: str) -> bool:
-        with self._lock:
-            return gid in self._under_way
+        return gid in self._under_way
 
     def left_behind(self, gid: str) -> State | None:
         """How the owner, which is this process, left *gid*."""

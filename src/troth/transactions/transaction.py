@@ -303,7 +303,8 @@ class Transaction:
                 finishes.append((branch, start()))
             except BaseException as error:  # noqa: BLE001  (kept, and raised when all branches are settled)
                 went_well = self._failed(branch, error)
-        for place, (branch, finish) in enumerate(finishes):
+        # The last to be asked is, most likely, the last to answer: by then the others have.
+        for place, (branch, finish) in enumerate(reversed(finishes)):
             try:
                 finish()
             except BaseException as error:  # noqa: BLE001  (kept, and raised when all branches are settled)

@@ -58,6 +58,10 @@ class Epoch(NamedTuple):
         """What the names of all transactions of this epoch begin with; also the sessions' application_name."""
         return _prefix(self.log, self.coordinator, self.number)
 
+    def name(self, sequence: int) -> str:
+        """``str(Gid(...))`` of one of its transactions."""
+        return _prefix(self.log, self.coordinator, self.number) + base36(sequence)
+
 
 class Gid(NamedTuple):
     """The name of one global transaction."""

@@ -8,10 +8,10 @@ Volume Transaction Systems", 1987, without the timer: the sync itself is the wai
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from troth.core.twophase.records import Commit
-from troth.errors import OutcomeUnknown, Overloaded, TrothError
+from troth.errors import OutcomeUnknown, Overloaded
 from troth.transactions.log.interface import Decided, DecisionLog
 
 BATCH_MAX = 512
@@ -20,21 +20,19 @@ GATHER_FROM = 6
 GATHER_MAX = 4
 """A writer waits for a sixth of the transactions that are in their commit, and for no more than this."""
 GATHER_SHARE = 0.25
+"""How long a writer waits for those who are about to come, as a share of the last sync's duration."""
 GATHER_BELOW = 2.5
 """While more than this share each sync anyway, nobody is waited for."""
-"""How long a writer waits for those who are about to come, as a share of the last sync's duration."""
 
 
 class _Waiting:
-    __slots__ = ("commit", "decided", "error", "leads", "ready")
+    __slots__ = ("answer", "commit", "ready")
 
     def __init__(self, commit: Commit) -> None:
         self.commit = commit
-        self.decided: Decided | None = None
-        self.error: BaseException | None = None
-        self.leads = False
-        self.ready = threading.Lock()
-        self.ready.acquire()
+        self.answer: Decided | BaseException | None = None
+        self.ready: threading.Lock | None = None
+        """Released for a thread that waits: when its answer is there, or when it is to write the next batch."""
 
 
 class GroupCommit:
@@ -66,28 +64,35 @@ class GroupCommit:
             if len(self._queue) >= QUEUE_MAX:
                 raise Overloaded(f"{QUEUE_MAX} decisions wait for the log already")
             self._queue.append(mine)
-            leads = not self._is_writing
+            if self._is_writing:
+                mine.ready = threading.Lock()
+                mine.ready.acquire()
             self._is_writing = True
             if self._wanted and len(self._queue) >= self._wanted:
                 self._full.set()
-        interrupt: BaseException | None = None
-        while not leads:
-            try:
-                mine.ready.acquire()
-            except BaseException as error:  # noqa: BLE001  (raised below: the decision is handed in, and others may wait for us)
-                interrupt = error
-                continue
-            leads = mine.leads
-            break
-        if leads:
+        interrupt = self._wait(mine, mine.ready) if mine.ready is not None else None
+        if mine.answer is None:
             self._write()
         if interrupt is not None:
             raise interrupt
-        if mine.error is not None:
-            raise mine.error
-        if mine.decided is None:
+        answer = mine.answer
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is None:
             raise AssertionError("a batch was written without this one")
-        return mine.decided
+        return answer
+
+    def _wait(self, mine: _Waiting, ready: threading.Lock) -> BaseException | None:
+        """Until *mine* is answered, or leads; what interrupted the wait: the decision is handed in, and others may
+        wait for us."""
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                ready.acquire()
+            except BaseException as error:  # noqa: BLE001  (returned)
+                interrupt = error
+            else:
+                return interrupt
 
     def _gather(self) -> None:
         """When very many are under way, give those who are just preparing a moment, so that they share this sync."""
@@ -101,6 +106,7 @@ class GroupCommit:
         self._wanted = 0
 
     def _write(self) -> None:
+        """Write what is queued; answer it; hand the place on. Whatever interrupts that is raised afterwards."""
         interrupt: BaseException | None = None
         try:
             if self.expecting >= 2 * GATHER_FROM and self._batch_mean < GATHER_BELOW:
@@ -109,37 +115,29 @@ class GroupCommit:
             interrupt = caught
         with self._lock:
             batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
-        error: BaseException | None = None
-        answers: list[Decided | TrothError] = []
+        answers: Sequence[Decided | BaseException]
         before = time.monotonic()
         try:
             answers = self._log.decide([waiting.commit for waiting in batch])
         except Exception as caught:  # noqa: BLE001  (handed to every thread of the batch, which raises it)
-            error = caught
+            answers = [caught] * len(batch)
         except BaseException as caught:  # noqa: BLE001  (this thread's own: the others are told that nothing is known)
             interrupt = caught
-            error = OutcomeUnknown("the thread that wrote this decision was interrupted")
+            answers = [OutcomeUnknown("the thread that wrote this decision was interrupted")] * len(batch)
         self._sync_s = time.monotonic() - before
         self._batch_mean += (len(batch) - self._batch_mean) / 8
+        with self._lock:
+            successor = self._queue[0].ready if self._queue else None
+            self._is_writing = successor is not None
+        for waiting, answer in zip(batch, answers, strict=True):
+            waiting.answer = answer
+            if waiting.ready is not None:
+                waiting.ready.release()
+        if successor is not None:
+            successor.release()
         try:
             self._on_batch(len(batch))
-        except BaseException as caught:  # noqa: BLE001  (raised below: the others wait for their answers)
+        except BaseException as caught:  # noqa: BLE001  (raised below, or something else before it)
             interrupt = interrupt or caught
-        with self._lock:
-            if self._queue:
-                self._queue[0].leads = True
-                successor: _Waiting | None = self._queue[0]
-            else:
-                self._is_writing = False
-                successor = None
-        for place, waiting in enumerate(batch):
-            answer = error if error is not None else answers[place]
-            if isinstance(answer, BaseException):
-                waiting.error = answer
-            else:
-                waiting.decided = answer
-            waiting.ready.release()
-        if successor is not None:
-            successor.ready.release()
         if interrupt is not None:
             raise interrupt
