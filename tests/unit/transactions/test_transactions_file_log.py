@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,12 @@ def test_a_place_that_is_looked_at_for_a_moment_is_taken_all_the_same(tmp_path: 
     """Another process's recovery holds the lock of a place to see whether anybody does."""
     other = FileLog(tmp_path)
     FileLog(tmp_path, coordinator="web").close()
-    looking = other._hold("web")
-    assert looking is not None
-    threading.Timer(0.02, os.close, (looking,)).start()
+    with ExitStack() as looking:
+        assert looking.enter_context(other._directory.held("web"))
+        timer = threading.Timer(0.02, looking.pop_all().close)
+    timer.start()
     FileLog(tmp_path, coordinator="web").close()
+    timer.join()
     other.close()
 
 
@@ -255,12 +258,13 @@ def test_a_lock_is_let_go_though_a_forked_child_has_it_open(
     dead.close()
     with monkeypatch.context() as inherited:
         inherited.setattr(os, "close", lambda descriptor: None)
-        with log._keys_held() as is_held:
+        with log._directory.keys_held() as is_held:
             assert is_held
         assert log.close_epoch("dead")
-        assert log._is_free("dead")
-    monkeypatch.setattr("troth.transactions.log.file.KEYS_WAIT_S", 0.0)
-    with log._keys_held() as is_held:
+        with log._directory.held("dead") as is_held:
+            assert is_held
+    monkeypatch.setattr("troth.transactions.log.directory.KEYS_WAIT_S", 0.0)
+    with log._directory.keys_held() as is_held:
         assert is_held
     FileLog(tmp_path, coordinator="dead").close()
     log.close()

@@ -248,9 +248,9 @@ class _SilentClient:
 def test_a_paused_holder_of_the_keys_stops_only_work_with_a_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("troth.transactions.log.file.KEYS_WAIT_S", 0.01)
+    monkeypatch.setattr("troth.transactions.log.directory.KEYS_WAIT_S", 0.01)
     paused, log = FileLog(tmp_path / "log"), FileLog(tmp_path / "log")
-    with paused._keys_held() as is_held:
+    with paused._directory.keys_held() as is_held:
         assert is_held
         plain, keyed = (Commit(f"{log.epoch.prefix}{number}", (), key) for number, key in ((1, ""), (2, "k")))
         first, second = log.decide([keyed, plain])

@@ -22,6 +22,7 @@ bytes, and refused.
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -78,9 +79,15 @@ def encode_batch(records: tuple[Record, ...], *, sequence: int, number: int, log
     return _frame(Kind.CHANGE, _encode(records), sequence, number, log_id)
 
 
+@lru_cache(maxsize=64)
+def _seed(number: int, log_id: str) -> int:
+    return record.segment_seed(number, owner_of(log_id))
+
+
 def _frame(kind: Kind, body: bytes, sequence: int, number: int, log_id: str) -> bytes:
-    seed = record.segment_seed(number, owner_of(log_id))
-    head = record.encode_record_head(kind=kind, body=body, sequence=sequence, unsynced=0, seed=seed)
+    head = record.encode_record_head(
+        kind=kind, body=body, sequence=sequence, unsynced=0, seed=_seed(number, log_id)
+    )
     return head + body + record.padding(len(body))
 
 
@@ -115,7 +122,7 @@ def scan(
     for later in range(at + ALIGN_BYTES, len(data) - RECORD_HEAD_BYTES, ALIGN_BYTES):
         if data[later : later + 3] != record.RECORD_MAGIC:
             continue
-        head = record.decode_record_head(memoryview(data)[later:], record.segment_seed(number, owner_of(log_id)))
+        head = record.decode_record_head(memoryview(data)[later:], _seed(number, log_id))
         if head is not None and head.sequence > sequence and _body(data, later, head) is not None:
             raise Corrupt(
                 f"{path}: record {sequence} at byte {start + at} is damaged, and record {head.sequence} behind it is"
@@ -144,7 +151,7 @@ def _has_head(data: bytes, number: int, log_id: str, path: str) -> bool:
 def _record_at(
     data: bytes, at: int, start: int, sequence: int, number: int, log_id: str, path: str
 ) -> Found | None:
-    head = record.decode_record_head(memoryview(data)[at:], record.segment_seed(number, owner_of(log_id)))
+    head = record.decode_record_head(memoryview(data)[at:], _seed(number, log_id))
     if head is None or head.sequence != sequence:
         return None
     body = _body(data, at, head)

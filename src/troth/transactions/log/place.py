@@ -1,0 +1,225 @@
+"""The files of one coordinator: read by anybody, and taken over by whoever opens the next one.
+
+Only the file with the highest number is written. Opening the next one carries over what counts of those before it: so
+compaction, the closing of an epoch and fencing are one mechanism.
+
+**Fencing without a lock.** A coordinator that was paused may wake up at any instruction, so no lock that it checked
+before is worth anything. Instead:
+
+* *write, then look*: the owner writes its record, syncs it, and then looks whether a file with a higher number
+  exists. Only if there is none was its record in time.
+* *raise, then read*: a successor creates the file with the next number (it can only be created once), and then reads
+  the one before it. What it finds there it carries into its own first record; what it does not find was written later,
+  so that its writer, who looks after writing, sees the higher number.
+
+So each record is seen by at least one of the two, and the first record of the successor says durably which counted
+(LogCabin, openraft: a seal; Lamport's bakery is the same flag-then-read). An owner that finds itself fenced reads the
+successor's verdict. Needs a local file system, where a created name is seen by all at once: not NFS.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+from troth.core.twophase.cells import Cells, replay
+from troth.core.twophase.forgotten import Forgotten
+from troth.core.twophase.records import Opened, Record
+from troth.errors import StorageError
+from troth.transactions.log import framing
+from troth.transactions.log.directory import FILE_MODE, sync_directory, write_all
+
+AHEAD_BYTES = 1 << 20
+"""The file grows by so many zeros at a time: a sync then has no new length to make durable."""
+SETTLE_TIMES = 100
+SETTLE_PAUSE_S = 0.005
+
+
+class Fenced(Exception):
+    """Another process has opened a higher file of this place."""
+
+
+class Owner(Enum):
+    """Who opens a file."""
+
+    NEW = "a coordinator that starts: all earlier epochs are closed"
+    SAME = "the coordinator that owns the epoch, to have a shorter file"
+    NOBODY = "a recoverer: all epochs are closed"
+
+
+class Place:
+    """The files of one coordinator, as read by this process."""
+
+    def __init__(self, root: Path, log_id: str, coordinator: str) -> None:
+        self.directory = root / coordinator
+        self.log_id = log_id
+        self.coordinator = coordinator
+        self.cells = Cells(log_id, coordinator)
+        self.number = 0
+        self.end = 0
+        self.sequence = 0
+        self._looks_for = (0, "", "")
+
+    def numbers(self) -> list[int]:
+        """The numbers of the files that are there, ascending."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        return sorted(n for n in map(framing.number_of, names) if n is not None)
+
+    def path(self, number: int) -> Path:
+        return self.directory / framing.file_name(number)
+
+    def refresh(self) -> bool:
+        """Read what is new. False if the newest file was claimed and its claimant has not opened it (yet).
+
+        Raises:
+            Corrupt, StorageError.
+        """
+        for _ in range(1000):
+            numbers = self.numbers()
+            if not numbers:
+                return True
+            try:
+                for number in reversed(numbers):
+                    if number == self.number and self.end:
+                        self._read_on()
+                        break
+                    if self._read_from_start(number):
+                        break
+                else:
+                    return False
+                return self.number == numbers[-1]
+            except FileNotFoundError:
+                continue  # compacted away between listing and opening: list again
+        raise StorageError(f"{self.directory} changes faster than it can be read")
+
+    def _read_from_start(self, number: int) -> bool:
+        data = self.path(number).read_bytes()
+        cells = Cells(self.log_id, self.coordinator)
+        end = sequence = 0
+        path = str(self.path(number))
+        for found in framing.scan(data, number=number, log_id=self.log_id, path=path):
+            _take(cells, found.content)
+            end, sequence = found.end, found.sequence + 1
+        if not end:
+            return False
+        _make_durable(self.path(number))
+        self.cells, self.number, self.end, self.sequence = cells, number, end, sequence
+        return True
+
+    def _read_on(self) -> None:
+        with open(self.path(self.number), "rb") as file:
+            file.seek(self.end)
+            data = file.read()
+        before = self.end
+        for found in framing.scan(
+            data,
+            number=self.number,
+            log_id=self.log_id,
+            path=str(self.path(self.number)),
+            start=self.end,
+            sequence=self.sequence,
+        ):
+            _take(self.cells, found.content)
+            self.end, self.sequence = found.end, found.sequence + 1
+        if self.end > before:
+            _make_durable(self.path(self.number))
+
+    def is_superseded(self, number: int) -> bool:
+        """Whether a file after *number* was ever created.
+
+        Files are removed oldest first, so a successor that is gone again has taken this one with it: look for the
+        successor before looking for the file itself.
+        """
+        if self._looks_for[0] != number:
+            self._looks_for = (number, str(self.path(number + 1)), str(self.path(number)))
+        _, successor, own = self._looks_for
+        return os.access(successor, os.F_OK) or not os.access(own, os.F_OK)
+
+    def read_settled(self) -> None:
+        """`refresh`; while another process has claimed the next file and not yet written it, wait a moment.
+
+        Raises:
+            StorageError: it does not write it.
+        """
+        for _ in range(SETTLE_TIMES):
+            if self.refresh():
+                return
+            time.sleep(SETTLE_PAUSE_S)
+        raise StorageError(
+            f"{self.directory}: another process began to take this place over, and has not finished. The next recovery"
+            " takes it over instead"
+        )
+
+    def open(self, owner: Owner, extra: Sequence[Record] = ()) -> int:
+        """`open_next`, again while others are faster."""
+        for _ in range(100):
+            try:
+                return self.open_next(owner, extra=extra)
+            except Fenced:
+                continue
+        raise StorageError(f"{self.directory}: other processes open this place again and again")
+
+    def open_next(self, owner: Owner, *, extra: Sequence[Record] = ()) -> int:
+        """Create the next file, carry over what counted of the ones before, make it durable; its descriptor.
+
+        *extra* is added to what is carried over. Raises:
+            Fenced: somebody else has created a later one meanwhile.
+        """
+        numbers = self.numbers()
+        number = (numbers[-1] if numbers else 0) + 1
+        try:
+            descriptor = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        except FileExistsError:
+            raise Fenced from None
+        try:
+            self.refresh()
+            before = self.number
+            epoch = self.cells.epoch if owner is Owner.SAME else number
+            replay(self.cells, extra)
+            opened = Opened(
+                epoch,
+                before,
+                self.end,
+                self.cells.carried(),
+                self.cells.forgotten.state(),
+                owner is not Owner.NOBODY,
+            )
+            content = framing.encode_head(number, self.log_id) + framing.encode_opened(
+                opened, number=number, log_id=self.log_id
+            )
+            write_all(descriptor, content + bytes(-len(content) % AHEAD_BYTES), 0)
+            os.fsync(descriptor)
+            sync_directory(self.directory)
+            if self.is_superseded(number):
+                raise Fenced
+            self.number, self.end, self.sequence = number, len(content), 1
+            self.cells.epoch, self.cells.is_owned = epoch, opened.owned
+            for old in numbers:
+                self.path(old).unlink(missing_ok=True)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def _make_durable(path: Path) -> None:
+    """What was read may not have been synced by its writer yet; nobody may act on what a power cut can undo."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_directory(path.parent)
+
+
+def _take(cells: Cells, content: Opened | tuple[Record, ...]) -> None:
+    if isinstance(content, Opened):
+        replay(cells, content.carried)
+        cells.forgotten = Forgotten(content.forgotten)
+        cells.epoch, cells.is_owned = content.epoch, content.owned
+    else:
+        replay(cells, content)

@@ -1,0 +1,161 @@
+"""The hand that writes one place: records to its newest file, each made durable and then looked after (place.py)."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from troth.core.twophase.cells import replay
+from troth.core.twophase.records import Applied, Commit, Record
+from troth.errors import StorageError, SyncFailed, UsageError
+from troth.transactions.log import framing
+from troth.transactions.log.directory import write_all
+from troth.transactions.log.place import AHEAD_BYTES, Fenced, Owner, Place
+from troth.transactions.steps import OnStep
+
+
+class Writer:
+    """Used by one thread at a time. After a fault, or once fenced, it writes nothing any more.
+
+    Attributes:
+        fault: why nothing is decided any more.
+        is_fenced: whether somebody has closed our epoch; `renew` opens another one.
+        unsynced: the file whose sync has failed (0: none). What is read there need not be on the disk.
+    """
+
+    def __init__(self, place: Place, *, compact_bytes: int, on_step: OnStep, on_fault: Callable[[], None]) -> None:
+        """Open the next epoch of *place*. *on_fault* lets somebody else have it, who can finish what is prepared.
+
+        Raises:
+            StorageError, OSError: it cannot be written.
+        """
+        self.place = place
+        self.fault: StorageError | None = None
+        self.is_fenced = False
+        self.unsynced = 0
+        self._compact_bytes = compact_bytes
+        self._on_step = on_step
+        self._on_fault = on_fault
+        self._done: list[str] = []
+        self._pid = os.getpid()
+        self._take(place.open(Owner.NEW))
+
+    def _take(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._zeroed = os.fstat(descriptor).st_size
+
+    def renew(self) -> None:
+        """Open another epoch."""
+        before = self._descriptor
+        self._take(self.place.open(Owner.NEW))
+        os.close(before)
+        self.is_fenced = False
+
+    def note_done(self, gids: Sequence[str]) -> int:
+        """Kept for the next record that is written; how many there are now."""
+        self._done += gids
+        return len(self._done)
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Make *records*, and what was applied since, durable as one record of the file; then look (see place.py).
+
+        Raises:
+            Fenced: somebody has raised a higher number; whether the records counted is written there.
+            SyncFailed, StorageError: nothing is known about them; the log is not written any more.
+        """
+        if self.fault is not None:
+            raise self.fault
+        if self.is_fenced:
+            raise Fenced
+        if self._pid != os.getpid():
+            raise UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
+        place = self.place
+        done, self._done = self._done, []
+        batch: tuple[Record, ...] = (*records, Applied(tuple(done))) if done else tuple(records)
+        content = framing.encode_batch(batch, sequence=place.sequence, number=place.number, log_id=place.log_id)
+        end = place.end + len(content)
+        try:
+            if end > self._zeroed:
+                self._zeroed = (end // AHEAD_BYTES + 1) * AHEAD_BYTES
+                content += bytes(self._zeroed - end)
+            write_all(self._descriptor, content, place.end)
+            if any(isinstance(record, Commit) for record in records):
+                self._on_step("decision_written")
+            self._sync()
+        except BaseException as error:
+            # Also when a signal cuts in: what is in the file now is not known here, so nothing may be written over it.
+            if isinstance(error, StorageError):
+                raise
+            fault = self._give_up(
+                StorageError(
+                    f"the decision log {place.path(place.number)} can not be written: {error}. Make room or repair the"
+                    " disk, then start again: prepared branches wait until then"
+                )
+            )
+            if not isinstance(error, Exception):
+                raise
+            raise fault from error
+        place.end, place.sequence = end, place.sequence + 1
+        if place.is_superseded(place.number):
+            # Our own memory of the file stops before this record: only the successor's counts.
+            place.end = 0
+            raise Fenced
+        replay(place.cells, records)
+        if end > self._compact_bytes:
+            self._compact()
+
+    def append_or_fail(self, records: Sequence[Record]) -> None:
+        """`append`, for records that nobody can take over. Raises StorageError, also when fenced."""
+        try:
+            self.append(records)
+        except Fenced:
+            raise StorageError(f"another process has taken over the place {self.place.directory}") from None
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self.unsynced = self.place.number
+            raise self._give_up(
+                SyncFailed(
+                    f"{self.place.path(self.place.number)}: fsync failed: {error}. What was decided since the last one"
+                    " may be lost or not, so this process decides nothing any more. See the kernel's log, check the"
+                    " disk, start again"
+                )
+            ) from error
+
+    def _give_up(self, fault: StorageError) -> StorageError:
+        self.fault = fault
+        self._on_fault()
+        return fault
+
+    def _compact(self) -> None:
+        old = self._descriptor
+        try:
+            self._take(self.place.open_next(Owner.SAME))
+        except Fenced:
+            return  # the next decision sees it
+        except OSError as error:
+            # What was decided so far stands. But the next file's name may be taken now, and it fences this one off.
+            self._give_up(
+                StorageError(
+                    f"the decision log {self.place.directory} can not begin its next file: {error}. Make room, then"
+                    " start again: prepared branches wait until then"
+                )
+            )
+            return
+        os.close(old)
+        self._compact_bytes = max(self._compact_bytes, 2 * self.place.end)
+
+    def close(self) -> bool:
+        """Write down what was applied, if that is possible. False if it was closed before."""
+        if self._descriptor < 0:
+            return False
+        try:
+            if self._done and self.fault is None and self._pid == os.getpid():
+                self.append([])
+        except (Fenced, StorageError):
+            pass  # what was applied is found out again by recovery
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self.fault = self.fault or StorageError("the decision log is closed")
+        return True
