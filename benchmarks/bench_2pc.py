@@ -80,19 +80,23 @@ class Syncs:
         return int(struct.unpack("Q", self._shared[:8])[0])
 
 
-def transfers(left: sa.Engine, right: sa.Engine, tpc: TwoPhaseCommit) -> dict[str, Transfer]:
-    """The four ways to do one transfer."""
+def transfers(
+    left: sa.Engine, right: sa.Engine, tpc: TwoPhaseCommit, plain: tuple[sa.Engine, sa.Engine]
+) -> dict[str, Transfer]:
+    """The four ways to do one transfer; those without `TwoPhaseCommit` through engines that it has never seen."""
     binds = {Left: left, Right: right}
+    plain_binds = dict(zip((Left, Right), plain, strict=True))
+    plain_left, plain_right = plain
 
     def unsafe(a: int, b: int) -> None:
-        with left.connect() as on_left, right.connect() as on_right:
+        with plain_left.connect() as on_left, plain_right.connect() as on_right:
             on_left.execute(TAKE, {"number": a})
             on_right.execute(GIVE, {"number": b})
             on_left.commit()
             on_right.commit()
 
     def stock(a: int, b: int) -> None:
-        with Session(binds=binds, twophase=True) as session:
+        with Session(binds=plain_binds, twophase=True) as session:
             session.connection(bind_arguments=ON_LEFT).execute(TAKE, {"number": a})
             session.connection(bind_arguments=ON_RIGHT).execute(GIVE, {"number": b})
             session.commit()
@@ -172,14 +176,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             servers.append(stack.enter_context(PostgresServer(environment=words)))
         syncs["log"] = Syncs(Path(os.environ["SLOW_SYNC_COUNT"]))
         size = max(options.threads)
-        left, right = (sa.create_engine(server.url(), pool_size=size, max_overflow=4) for server in servers)
+        engines = [
+            sa.create_engine(server.url(), pool_size=size, max_overflow=4) for server in [*servers, *servers]
+        ]
+        left, right, *plain = engines
         for engine, kind in ((left, Left), (right, Right)):
             Base.metadata.create_all(engine, tables=[kind.__table__])  # type: ignore[list-item]
             with engine.begin() as connection:
                 rows = [{"id": number, "balance": 1000} for number in range(ACCOUNTS)]
                 connection.execute(sa.insert(kind), rows)
         tpc = stack.enter_context(TwoPhaseCommit([left, right], log=str(directory / "decisions")))
-        ways = transfers(left, right, tpc)
+        ways = transfers(left, right, tpc, (plain[0], plain[1]))
         rounds: dict[tuple[int, str], list[dict[str, float]]] = {}
         for _ in range(options.rounds):
             for threads in options.threads:
@@ -187,8 +194,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     print(".", end="", file=sys.stderr, flush=True)
                     figures = one_round(ways[name], threads, options.seconds, syncs)
                     rounds.setdefault((threads, name), []).append(figures)
-        left.dispose()
-        right.dispose()
+        for engine in engines:
+            engine.dispose()
     print(file=sys.stderr)
     found: dict[str, Any] = {}
     for (threads, name), kept in rounds.items():
