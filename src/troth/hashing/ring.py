@@ -14,8 +14,8 @@ from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
 from troth.hashing.keys import Hashes, Key, Keys, as_bytes, stream
 from troth.hashing.planning import Arcs
 
-POINTS_MAX = 100_000_000
-"""Points of one node; at 28 bytes each that is more memory than any ring is worth."""
+POINTS_MAX = 1 << 24
+"""Points of a ring: 100 000 nodes of 160. At 28 bytes each, and as much again while it is made, that is a gigabyte."""
 
 
 class PointLocator(Locator):
@@ -140,7 +140,7 @@ class HashRing(PointLocator):
             vnodes: points of a node of weight 1; 1 .. 1 000 000.
 
         Raises:
-            BadSetting: vnodes out of range, or a weight of more than `POINTS_MAX` points; else as `Locator`.
+            BadSetting: vnodes out of range, or more than `POINTS_MAX` points in all; else as `Locator`.
         """
         if not 1 <= vnodes <= 1_000_000:
             raise BadSetting(f"vnodes must be 1..1000000, not {vnodes}")
@@ -156,21 +156,24 @@ class HashRing(PointLocator):
 
         Raises:
             UnknownNode: no such node.
-            BadSetting: more than `POINTS_MAX` of them.
         """
         if node not in self._weights:
             raise UnknownNode(node)
-        wanted = self._weights[node] * self._vnodes
-        if wanted > POINTS_MAX:
-            raise BadSetting(
-                f"{node!r} would have {wanted:.3g} points, {POINTS_MAX} is the most: divide all weights by the same"
-            )
-        count = max(1, round(wanted))
+        count = max(1, round(self._weights[node] * self._vnodes))
         seed = self._digester(as_bytes(node))
         return stream(seed, count) >> np.uint64(64 - self._bits)
 
+    def _require_room(self) -> None:
+        wanted = sum(self._weights.values()) * self._vnodes
+        if wanted > POINTS_MAX:
+            raise BadSetting(
+                f"this ring would have {wanted:.3g} points, {POINTS_MAX} is the most: divide all weights by the "
+                "same, or take fewer vnodes"
+            )
+
     @override
     def _build(self) -> None:
+        self._require_room()
         names = tuple(sorted(self._weights))
         parts = [self.points_of(name) for name in names]
         self._circle = Continuum.build(
@@ -182,6 +185,7 @@ class HashRing(PointLocator):
 
     @override
     def _added(self, node: str) -> None:
+        self._require_room()
         names = tuple(sorted(self._weights))
         self._circle = with_node(
             self._circle, names=names, rank=bisect_left(names, node), points=self.points_of(node)
@@ -194,6 +198,7 @@ class HashRing(PointLocator):
 
     @override
     def _reweighted(self, node: str) -> None:
+        self._require_room()
         names = self._circle.names
         rank = bisect_left(names, node)
         rest = without_node(self._circle, names=names[:rank] + names[rank + 1 :], rank=rank)

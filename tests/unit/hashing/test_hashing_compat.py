@@ -158,6 +158,10 @@ def test_cassandra_ring_takes_the_first_token_not_below() -> None:
         CassandraRing({"a": [1], "b": [1]})
     with pytest.raises(BadSetting):
         CassandraRing({"a": [2**63]})
+    with pytest.raises(BadSetting, match="no whole number"):
+        CassandraRing({"a": ["0x1"]})
+    as_text = CassandraRing({"a": [str(token)], "b": [str(token + 1)], "c": [str(2**62)]})
+    assert as_text.nodes("123", 3) == ring.nodes("123", 3), "system.peers gives tokens as text"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,19 @@ def test_weights_and_settings_beyond_all_bounds_are_refused() -> None:
         HashRing(["a"]).points_of("b")
 
 
+def test_weights_in_megabytes_are_refused_before_they_take_the_memory() -> None:
+    ring = HashRing({"a": 1, "b": 2})
+    for grow in (
+        lambda: HashRing({f"n{number}": 64_000.0 for number in range(3)}),
+        lambda: HashRing(["a"] + [f"n{number}" for number in range(20)], vnodes=1_000_000),
+        lambda: ring.add("c", 200_000),
+        lambda: ring.reweight("a", 200_000),
+    ):
+        with pytest.raises(BadSetting, match="divide all weights by the same"):
+            grow()
+    assert ring.weights == {"a": 1, "b": 2} and ring.digest == HashRing({"a": 1, "b": 2}).digest
+
+
 @every_algorithm
 def test_a_walk_is_the_preference_list(kind: type[Locator]) -> None:
     """Where there are preference lists; Placement and BoundedLoad go along it."""

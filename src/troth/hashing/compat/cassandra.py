@@ -90,16 +90,20 @@ def composite_key(parts: Iterable[Key]) -> bytes:
 class CassandraRing:
     """Who holds a key, from the tokens that ``nodetool ring`` or ``system.peers`` list."""
 
-    def __init__(self, tokens: Mapping[str, Iterable[int]]) -> None:
+    def __init__(self, tokens: Mapping[str, Iterable[int | str]]) -> None:
         """Args:
-            tokens: the tokens of each node.
+            tokens: the tokens of each node, as numbers or, like those of ``system.peers``, as text.
 
         Raises:
-            BadSetting: a token with two nodes, or out of range.
+            BadSetting: a token with two nodes, out of range, or no whole number.
         """
         owner: dict[int, str] = {}
         for node, listed in tokens.items():
-            for token in listed:
+            for given in listed:
+                try:
+                    token = int(given)
+                except ValueError:
+                    raise BadSetting(f"token {given!r} of {node!r} is no whole number") from None
                 if not MIN_TOKEN <= token <= MAX_TOKEN:
                     raise BadSetting(f"token {token} of {node!r} is not a signed 64-bit integer")
                 if owner.setdefault(token, node) != node:
