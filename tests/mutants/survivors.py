@@ -36,12 +36,22 @@ STORAGE = (
     "tests/unit/simulate/test_simulated_disk.py",
     "tests/property/test_wal_twin.py",
 )
-REPLICA = ("tests/unit/replica/*.py",)
+REPLICA = ("tests/unit/replica/test_*.py",)
 HASHING = ("tests/unit/hashing/test_hashing_[!c]*.py", "tests/unit/hashing/test_hashing_compat.py")
 SUBJECTS = (
     Subject(
-        ("core/quorum.py", "core/membership.py", "core/config.py", "core/leading/*.py", "core/raft/*.py"),
+        ("core/quorum.py", "core/membership.py", "core/config.py"),
+        ("tests/unit/core/*.py", "tests/paper/test_raft_*.py"),
+    ),
+    Subject(
+        ("core/raft/*.py",),
         ("tests/unit/core/*.py", "tests/paper/test_raft_*.py", "tests/scenarios/*.py"),
+        whole=True,
+    ),
+    Subject(
+        ("core/leading/*.py",),
+        ("tests/unit/core/*.py", "tests/paper/test_paxos_*.py", "tests/paper/test_raft_*.py"),
+        whole=True,
     ),
     Subject(
         ("core/paxos/*.py",),
@@ -97,7 +107,18 @@ NEAR = {
     "test_caspaxos_deletion": ("acceptor", "states"),
     "test_kv_requests": ("store", "txn", "ranges", "writer", "checks"),
     "test_kv_lessor": ("leases", "lessor"),
+    "test_caspaxos_acceptors": ("acceptor",),
     "test_caspaxos_fate": ("states",),
+    "test_caspaxos_tasks": ("task", "round"),
+    "test_reads": ("reading", "reads"),
+    "test_read_queue": ("reads",),
+    "test_replica_long_work": ("reading",),
+    "test_hashing_plan": ("moves", "planning"),
+    "test_hashing_algorithms": ("anchor", "memento", "maglev", "jump", "rendezvous", "continuum"),
+    "test_hashing_compat": ("cassandra", "kafka", "redis", "vitess"),
+    "test_kv_deletion": ("preparing", "deletion"),
+    "test_kv_watch": ("watch", "watchers"),
+    "test_snapshot_sending": ("snapshots",),
     "test_forwarding": ("writes",),
     "test_administration": ("admin", "leasing", "watching", "replica"),
     "test_transactions_file_log": ("file", "framing"),
@@ -120,8 +141,9 @@ def tests_of(path: str) -> list[list[str]]:
     found = [str(test.relative_to(ROOT)) for each in subject.tests for test in sorted(ROOT.glob(each))]
     if subject.whole:
         return [list(dict.fromkeys(found))]
-    stem = Path(path).stem.rstrip("s")
-    near = [test for test in found if stem in Path(test).stem or Path(path).stem in NEAR.get(Path(test).stem, ())]
+    name, stem = Path(path).stem, Path(path).stem.rstrip("s")
+    told = [test for test in found if name in NEAR.get(Path(test).stem, ())]
+    near = told or [test for test in found if stem in Path(test).stem]
     return [each for each in (near, [test for test in dict.fromkeys(found) if test not in near]) if each]
 
 
