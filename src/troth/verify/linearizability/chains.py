@@ -45,6 +45,7 @@ class _Initial:
 
 
 _ROOT: Final = _Initial()
+_CIRCLE: Final = "cas in a circle: none of them can be first"
 
 
 class Key:
@@ -64,41 +65,51 @@ class Key:
         self.reads: list[Operation] = []
 
 
-class Chain(Struct, kw_only=True):
-    """Operations in their one possible order, level by level: a writer, then whoever read what it made."""
+class Chain(Struct):
+    """Operations in their one possible order: the writer of `root`, whoever read it, the writer of what follows, ..."""
 
-    levels: list[Value]
+    root: Value
     f: int
     s: int
 
 
-class Found(Struct, frozen=True, kw_only=True):
+class Found(Struct, frozen=True):
     """`conflict` is "" when the key is linearizable; otherwise it says in words what contradicts what."""
 
     conflict: str
-    chains: list[Chain]
-    loose: list[Operation]
+    chains: list[Chain] = []
+    following: dict[Value, Value] = {}
+    """text -> the one right after it in its chain"""
+    loose: list[Operation] = []
     """Writes and appends that nobody observed."""
+
+    def levels(self, chain: Chain) -> list[Value]:
+        """The texts of a chain in their order."""
+        found = [chain.root]
+        while found[-1] in self.following:
+            found.append(self.following[found[-1]])
+        return found
 
 
 def gather(operations: Sequence[Operation], reading: Reading, initial: Value) -> dict[Value, Key] | None:
     """Sort the operations by key; None when this way of checking does not apply to some key."""
     keys: dict[Value, Key] = {}
-    # The parts of a key that reads touch, at hand without looking up attributes.
+    # What reads touch of a key, at hand without looking up attributes.
     hot: dict[Value, tuple[dict[Value, int], dict[Value, int], list[Operation]]] = {}
     ok, info = EventType.OK, EventType.INFO
     nil_unknown = reading.nil_read == "unknown"
     for op in operations:
         f, outcome, name = op.f, op.outcome, op.key
-        if name not in keys:
+        parts = hot.get(name)
+        if parts is None:
             key = keys[name] = Key(initial)
-            hot[name] = (key.first_return, key.last_invoke, key.reads)
+            parts = hot[name] = (key.first_return, key.last_invoke, key.reads)
         if f in READS:
             if outcome is ok:
                 value = op.result
                 if value is None and nil_unknown:
                     continue
-                first, last, reads = hot[name]
+                first, last, reads = parts
                 done = op.completed
                 if value not in first or done < first[value]:
                     first[value] = done
@@ -135,7 +146,8 @@ def examine(key: Key) -> Found | None:
     """Decide one key; None when its texts cannot be told apart after all."""
     written, initial = key.written, key.initial
     following: dict[Value, Value] = {}
-    node_of: dict[Value, Value] = {}
+    # The last text of a value read -> that value.
+    read_from: dict[Value, Value] = {}
     conflict = ""
     if key.appended:
         if key.changed or initial not in (None, ""):
@@ -145,13 +157,13 @@ def examine(key: Key) -> Found | None:
             # Something that cannot be part of anything.
             return None
         lengths = [length for length, _ in Counter(map(len, texts)).most_common()]
-        conflict = _parse(key, initial, lengths, following, node_of)
+        conflict = _parse(key, initial, lengths, following, read_from)
     else:
         for value in key.first_return:
             if value in written:
-                node_of[value] = value
+                read_from[value] = value
             elif value == initial:
-                node_of[value] = _ROOT
+                read_from[_ROOT] = value
             else:
                 conflict = f"{show(value)} was read but never written"
         for before, after in key.changed.items():
@@ -160,7 +172,7 @@ def examine(key: Key) -> Found | None:
             if before != initial and before not in written:
                 conflict = f"a cas from {show(before)} succeeded, which was never written"
             following[_ROOT if before == initial else before] = after
-    found = Found(conflict=conflict, chains=[], loose=[]) if conflict else _fit(key, following, node_of)
+    found = Found(conflict) if conflict else _fit(key, following, read_from)
     # One way of taking values apart that fits is proof enough; one that does not proves nothing unless it is the only.
     return None if found.conflict and key.appended and not _told_apart(written) else found
 
@@ -190,16 +202,18 @@ def _told_apart(written: Iterable[Value]) -> bool:
 
 
 def _parse(
-    key: Key, initial: Value, lengths: list[int], following: dict[Value, Value], node_of: dict[Value, Value]
+    key: Key, initial: Value, lengths: list[int], following: dict[Value, Value], read_from: dict[Value, Value]
 ) -> str:
     """Take every value read apart into the texts it is made of. Returns the first contradiction, "" if none."""
     written = key.written
     values: list[str | tuple[Value, ...]] = []
     for value in key.first_return:
-        if value is None or value in ("", ()):
+        if value.__class__ is str and value:
+            values.append(value)
+        elif value is None or value in ("", ()):
             if value != initial:
                 return f"{show(value)} was read, but the key starts as {show(initial)}"
-            node_of[value] = _ROOT
+            read_from[_ROOT] = value
         elif isinstance(value, str | tuple):
             values.append(value)
         else:
@@ -207,8 +221,8 @@ def _parse(
     # Shorter values first: a value is then found to go on from the longest one that is its beginning.
     values.sort(key=len)
     placed: set[Value] = set()
-    # The longest value so far of every chain, by its root; longer ones must begin with it.
-    ends: dict[Value, str | tuple[Value, ...]] = {}
+    # The longest value so far of every chain and its last text, by its root; longer ones must begin with it.
+    ends: dict[Value, tuple[str | tuple[Value, ...], Value]] = {}
     for value in values:
         size = len(value)
         for length in lengths:
@@ -223,12 +237,12 @@ def _parse(
         else:
             root = head
             offset, node = len(head), head
-        known = ends.get(root)
-        if known is not None:
+        end = ends.get(root)
+        if end is not None:
+            known, node = end
             offset = len(known)
             if value[:offset] != known:
                 return f"{show(value)} and {show(known)} were both read, and neither can become the other"
-            node = node_of[known]
         while offset < size:
             for length in lengths:
                 text = value[offset : offset + length]
@@ -242,16 +256,15 @@ def _parse(
             following[node] = text
             node = text
             offset += len(text)
-        node_of[value] = node
-        ends[root] = value
+        read_from[node] = value
+        ends[root] = (value, node)
     return ""
 
 
-def _fit(key: Key, following: dict[Value, Value], node_of: dict[Value, Value]) -> Found:
+def _fit(key: Key, following: dict[Value, Value], read_from: dict[Value, Value]) -> Found:
     """Check the chains against real time and against one another."""
     written, first_return, last_invoke = key.written, key.first_return, key.last_invoke
     ok = EventType.OK
-    read_from: dict[Value, Value] = {node: value for value, node in node_of.items()}
     roots: list[Value] = [_ROOT] if _ROOT in following or _ROOT in read_from else []
     loose: list[Operation] = []
     inner = set(following.values())
@@ -259,23 +272,19 @@ def _fit(key: Key, following: dict[Value, Value], node_of: dict[Value, Value]) -
         if text in inner:
             continue
         if text in following or text in read_from:
-            if op.f == "cas":
-                return Found(
-                    conflict=f"{show(text)} is read, but the cas to it cannot have succeeded", chains=[], loose=[]
-                )
+            if key.changed and op.f == "cas":
+                return Found(f"{show(text)} is read, but the cas to it cannot have succeeded")
             roots.append(text)
         elif op.outcome is ok:
             loose.append(op)
     chains: list[Chain] = []
     forward: list[tuple[int, int]] = []
     backward: list[tuple[int, int]] = []
-    reached = 0
+    left = len(inner)
     for root in roots:
-        levels: list[Value] = []
         f, s = FOREVER, -1
         node: Value = root
         while True:
-            levels.append(node)
             if node is _ROOT:
                 f = -1
             else:
@@ -286,18 +295,12 @@ def _fit(key: Key, following: dict[Value, Value], node_of: dict[Value, Value]) -
                 if done < f:
                     f = done
                 if done < s:
-                    return Found(
-                        conflict=f"{op.f} {show(node)} returned before something that must precede it was invoked",
-                        chains=[],
-                        loose=[],
-                    )
+                    return Found(f"{op.f} {show(node)} returned before something that must precede it was invoked")
             if node in read_from:
                 value = read_from[node]
                 done = first_return[value]
                 if done < s:
-                    return Found(
-                        conflict=f"{show(value)} was read before something in it was invoked", chains=[], loose=[]
-                    )
+                    return Found(f"{show(value)} was read before something in it was invoked")
                 if done < f:
                     f = done
                 if last_invoke[value] > s:
@@ -305,40 +308,32 @@ def _fit(key: Key, following: dict[Value, Value], node_of: dict[Value, Value]) -
             if node not in following:
                 break
             node = following[node]
-            reached += 1
-            if reached > len(written):
-                return Found(conflict="cas in a circle: none of them can be first", chains=[], loose=[])
-        chains.append(Chain(levels=levels, f=f, s=s))
+            left -= 1
+            if left < 0:
+                return Found(_CIRCLE)
+        chains.append(Chain(root, f, s))
         if f < s:
             forward.append((f, s))
         elif root is not _ROOT:
             backward.append((s, f))
-    if reached < len(inner):
-        return Found(conflict="cas in a circle: none of them can be first", chains=[], loose=[])
+    if left:
+        return Found(_CIRCLE)
     forward.sort()
-    conflict = ""
     for (_, end), (start, _) in pairwise(forward):
         if start < end:
-            conflict = f"two values must both be held between events {start} and {end}"
-            break
-    else:
-        if forward:
-            starts = [start for start, _ in forward]
-            for op in loose:
-                at = bisect_right(starts, op.invoked) - 1
-                if at >= 0 and op.completed < forward[at][1]:
-                    conflict = (
-                        f"[{op.index}] {op.describe()} lies wholly inside the time of a value that excludes it"
-                    )
-                    break
-            for s, f in backward:
-                at = bisect_right(starts, s) - 1
-                if at >= 0 and f < forward[at][1]:
-                    conflict = (
-                        f"a value written and read between events {s} and {f} lies inside the time of another"
-                    )
-                    break
-    return Found(conflict=conflict, chains=chains, loose=loose)
+            return Found(f"two values must both be held between events {start} and {end}")
+    if not forward:
+        return Found("", chains, following, loose)
+    starts = [start for start, _ in forward]
+    for op in loose:
+        at = bisect_right(starts, op.invoked) - 1
+        if at >= 0 and op.completed < forward[at][1]:
+            return Found(f"[{op.index}] {op.describe()} lies wholly inside the time of a value that excludes it")
+    for s, f in backward:
+        at = bisect_right(starts, s) - 1
+        if at >= 0 and f < forward[at][1]:
+            return Found(f"a value written and read between events {s} and {f} lies inside the time of another")
+    return Found("", chains, following, loose)
 
 
 def order(key: Key, found: Found) -> list[tuple[int, int]]:
@@ -354,7 +349,7 @@ def order(key: Key, found: Found) -> list[tuple[int, int]]:
     level_of: dict[Value, tuple[int, int]] = {}
     rows: list[tuple[int, int, int, int, int, int]] = []
     for number, chain in enumerate(found.chains):
-        for depth, node in enumerate(chain.levels):
+        for depth, node in enumerate(found.levels(chain)):
             level_of[node] = (number, depth)
     readers: dict[Value, list[Operation]] = {}
     nodes = _nodes(key, found)
@@ -366,7 +361,7 @@ def order(key: Key, found: Found) -> list[tuple[int, int]]:
         if chain.f >= chain.s:
             instant, rank = anywhere(chain.s)
         step = 0
-        for node in chain.levels:
+        for node in found.levels(chain):
             level = [] if node is _ROOT else [key.written[node]]
             for op in (*level, *sorted(readers.get(node, ()), key=_invoked)):
                 instant = max(instant, 2 * op.invoked + 1)
@@ -388,7 +383,7 @@ def _nodes(key: Key, found: Found) -> dict[Value, Value]:
     nodes: dict[Value, Value] = {}
     for chain in found.chains:
         state: str | tuple[Value, ...] | None = None
-        for node in chain.levels:
+        for node in found.levels(chain):
             if node is _ROOT:
                 nodes[None] = nodes[""] = nodes[()] = node
                 nodes.setdefault(key.initial, node)
