@@ -15,6 +15,7 @@ import msgspec
 
 from troth.core.engines import EngineConfig
 from troth.core.interface import Effects, Engine, Entry, EntryId, HardState, SnapshotMeta, Trace
+from troth.core.leading.outbox import NO_EFFECTS
 from troth.errors import (
     IdentityLost,
     InvariantViolation,
@@ -45,7 +46,6 @@ from troth.simulate.view import EngineView, view_of
 if TYPE_CHECKING:
     from troth.rehearsal.cluster import Cluster
 
-NOTHING = Effects()
 COMPARE_EVERY = 25
 """Log indexes at which the states of servers are compared, if they stop there."""
 
@@ -89,7 +89,7 @@ class WatchedEngine:
 
     def take_effects(self) -> Effects:
         effects = self._engine.take_effects()
-        if effects is not NOTHING:
+        if effects is not NO_EFFECTS:
             self._seat.on_effects(effects)
         return effects
 

@@ -54,15 +54,6 @@ class Handle:
     def when(self) -> float:
         return self._when
 
-    def run(self) -> None:
-        callback = self._callback
-        if callback is None:
-            return
-        if self._context is None:
-            callback(*self._arguments)
-        else:
-            self._context.run(callback, *self._arguments)
-
 
 class Clock:
     """A process's monotonic clock, in microseconds: it may run fast or slow, and leap ahead."""
@@ -76,7 +67,8 @@ class Clock:
         self._permille = 1000
 
     def local_us(self) -> int:
-        return self._base_local_us + (self._world.now_us - self._base_world_us) * self._permille // 1000
+        passed_us = self._world.now_us - self._base_world_us
+        return self._base_local_us + (passed_us if self._permille == 1000 else passed_us * self._permille // 1000)
 
     def world_us(self, local_us: int) -> int:
         """How much of the world's time passes while this clock counts *local_us*."""
@@ -267,8 +259,14 @@ class ProcessLoop:
                 rounds += 1
                 for _ in range(len(ready)):
                     handle = ready.popleft()
+                    callback, context = handle._callback, handle._context
+                    if callback is None:
+                        continue
                     try:
-                        handle.run()
+                        if context is None:
+                            callback(*handle._arguments)
+                        else:
+                            context.run(callback, *handle._arguments)
                     # As asyncio does, but for a finding instead of a line in a log.
                     except Exception as error:  # noqa: BLE001
                         self._on_error(error)
