@@ -259,6 +259,7 @@ def test_answers_to_a_lower_ballot_count_for_nothing(message: object) -> None:
         Accept(ballot(9, 2), (entry(0, 9),), LogIndex(0)),
         Accept(ballot(9, 2), (entry(1, 10),), LogIndex(0)),
         Prepare(ballot(9, 2), LogIndex(0)),
+        Promise(ballot(9, 2), LogIndex(1), LogIndex(0), LogIndex(1), LogIndex(0), ()),
     ],
     ids=lambda message: type(message).__name__,
 )

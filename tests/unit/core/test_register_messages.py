@@ -7,6 +7,7 @@ import pytest
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import (
     KEY_BYTES_MAX,
+    NUMBER_MAX,
     VALUE_BYTES_MAX,
     decode_answer,
     decode_ask,
@@ -109,6 +110,14 @@ TOO_MUCH: list[RequestMessage] = [
     Prepare(CONFIG.id, bytes(KEY_BYTES_MAX + 1), BALLOT),
     Accept(CONFIG.id, b"k", BALLOT, State(bytes(VALUE_BYTES_MAX + 1), 1, BALLOT, ZERO)),
     Accept(CONFIG.id, b"k", BALLOT, State(b"v", 1, BALLOT, ZERO, tuple(Mark(BALLOT, n) for n in range(99)))),
+    Prepare(CONFIG.id, b"k", Ballot(NUMBER_MAX, 1)),
+    Prepare(CONFIG.id, b"k", Ballot(-1, 1)),
+    Accept(CONFIG.id, b"k", Ballot(NUMBER_MAX, 1), STATE),
+    Accept(CONFIG.id, b"k", BALLOT, STATE, Ballot(NUMBER_MAX, 1)),
+    Accept(CONFIG.id, b"k", BALLOT, State(b"v", NUMBER_MAX, BALLOT, ZERO)),
+    Accept(CONFIG.id, b"k", BALLOT, State(b"v", 1, BALLOT, Ballot(NUMBER_MAX, 1))),
+    Accept(CONFIG.id, b"k", BALLOT, State(b"v", 1, BALLOT, ZERO, (Mark(Ballot(NUMBER_MAX, 1), 1),))),
+    Configure(Configuration(CONFIG.id, CONFIG.groups, Ballot(NUMBER_MAX, 1))),
     Configure(Configuration(CONFIG.id, ())),
     Configure(Configuration(CONFIG.id, CONFIG.groups * 3)),
     Configure(Configuration(CONFIG.id, (Group((), 1, 1),))),

@@ -48,7 +48,8 @@ class Prepare(Message, frozen=True, array_like=True, tag=3):
 class Promise(Message, frozen=True, array_like=True, tag=4):
     """Phase 1b, one page: all that the sender has accepted in ``[start, upto]``, ascending.
 
-    Slots up to `chosen` hold chosen values. `last` is the highest slot held: there is more while ``upto < last``.
+    Slots up to `chosen` hold chosen values. `last` is the highest slot held: there is more while ``upto < last``, and
+    each page gets further.
     """
 
     ballot: Ballot
@@ -158,6 +159,7 @@ def is_well_formed(sender: NodeId, message: PaxosMessage) -> bool:
             indexes = [slot.entry.index for slot in slots]
             return (
                 message.start > 0
+                and (message.upto >= message.start or message.upto >= message.last)
                 and sorted(set(indexes)) == indexes
                 and (not indexes or (message.start <= indexes[0] and indexes[-1] <= message.upto))
                 and all(_is_readable(slot.entry) for slot in slots)

@@ -34,6 +34,9 @@ RECORDS_VERSION = 1
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 1 << 20
 SEATS_MAX = 64
+NUMBER_MAX = 1 << 62
+"""Rounds and versions are below it: behind the last that can be encoded no client could go on, with this key or, once
+the acceptor's fence has risen to it, with any."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ask = msgspec.msgpack.Decoder(tuple[int, RequestMessage]).decode
@@ -73,12 +76,26 @@ def _validate(request: RequestMessage) -> None:
             state = request.state
             if len(state.value or b"") > VALUE_BYTES_MAX or len(state.marks) > MARKS_KEPT:
                 raise DecodeError("a register's state is larger than any proposer makes one")
+            rounds = request.ballot.round | request.next.round | state.born.round | state.floor.round
+            numbers = rounds | state.version | state.forgotten
+            for mark in state.marks:
+                numbers |= mark.ballot.round | mark.version
+            _check_numbers(numbers)
+        case Prepare():
+            _check_numbers(request.ballot.round)
         case Configure():
             groups = request.to.groups
             if not 1 <= len(groups) <= 2 or any(not 1 <= len(group.seats) <= SEATS_MAX for group in groups):
                 raise DecodeError("a configuration has one or two groups of acceptors")
+            _check_numbers(request.to.floor.round | request.to.barrier.round | request.to.id.epoch)
         case _:
             pass
+
+
+def _check_numbers(numbers: int) -> None:
+    """*numbers*: one, or several joined by "or", which is negative or too large as soon as one of them is."""
+    if not 0 <= numbers < NUMBER_MAX:
+        raise DecodeError("a round or a version is beyond all that proposers count to")
 
 
 def decode_answer(body: bytes) -> tuple[int, ReplyMessage]:
