@@ -1,11 +1,13 @@
-"""A thread with an event loop of its own, for callers that have none."""
+"""A thread with an event loop of its own, for callers that have none; and the blocking twins of what lives in it."""
 
 import asyncio
 import concurrent.futures
+import functools
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 import uvloop
 
@@ -13,6 +15,8 @@ from troth.errors import UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
 
 
 class Background:
@@ -105,3 +109,46 @@ class Background:
 def _cancel_all(futures: "list[asyncio.Future[Any]]") -> None:
     for future in futures:
         future.cancel()
+
+
+class Twin(Generic[A_co]):
+    """What a thread holds of *aio*, which lives in the loop of *background*."""
+
+    def __init__(self, aio: A_co, background: Background) -> None:
+        self.aio = aio
+        """The asyncio object underneath; to be used in its own loop only."""
+        self.background = background
+
+
+def blocking(call: Callable[Concatenate[A, P], Awaitable[T]]) -> Callable[Concatenate[Twin[A], P], T]:
+    """The twin of the method *call*: the same arguments, and the answer itself, which the thread waits for."""
+
+    @functools.wraps(call)
+    def wait(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.background.run(call, self.aio, *args, **kwargs)
+
+    return wait
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closable)
+
+
+class ClosingTwin(Twin[C]):
+    """One that is a context manager, too."""
+
+    def close(self) -> None:
+        """End it. Twice is no error."""
+        if self.background.is_running:
+            self.background.run(self.aio.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

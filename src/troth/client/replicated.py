@@ -52,7 +52,7 @@ import msgspec
 
 from troth.client import request as requests
 from troth.client.aio import AsyncClient
-from troth.client.background import Background
+from troth.client.background import ClosingTwin
 from troth.client.operations import Delete, Get, Put, as_bytes, mod_revision, value
 from troth.client.replies import RangeReply
 from troth.client.sync import Client
@@ -473,37 +473,20 @@ class Replica(Generic[T]):
         return made
 
 
-class _Handle:
+class _Handle(ClosingTwin["Replica[Any]"]):
     """A `Replica` for callers that block; what `Replicated.on` gives with a synchronous client."""
 
-    def __init__(self, replica: "Replica[Any]", background: Background) -> None:
-        self._replica = replica
-        self._background = background
-
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        call = getattr(self._replica, name)
+        call = getattr(self.aio, name)
 
         def blocking(*args: Any, **kwargs: Any) -> Any:
-            return self._background.run(call, *args, **kwargs)
+            return self.background.run(call, *args, **kwargs)
 
         return blocking
 
     def read(self, function: Callable[[Any], R], *, level: ReadLevel = linearizable) -> R:
         """``function(object)``; it runs in the client's thread, so it must not block."""
-        return self._background.run(self._replica.read, function, level=level)
-
-    def close(self) -> None:
-        """Stop following the object."""
-        if self._background.is_running:
-            self._background.run(self._replica.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        return self.background.run(self.aio.read, function, level=level)
 
 
 _PLAIN = (type(None), bool, int, float, str, bytes)

@@ -1,125 +1,44 @@
 """The synchronous client: the asyncio client in a background thread, and calls that wait for it.
 
-It may be shared by threads; what they ask for at the same time shares frames, as with coroutines.
+It may be shared by threads; what they ask for at the same time shares frames, as with coroutines. A call that is only
+waited for is made of its asyncio twin by `blocking`, which keeps its arguments and its description.
 """
 
-import os
 import ssl
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
+
+from typing_extensions import override
 
 from troth.client.aio import AsyncClient
 from troth.client.aio import connect as connect_async
-from troth.client.background import Background
-from troth.client.cluster import CHANGE_WITHIN_S
+from troth.client.background import Background, ClosingTwin, Twin, blocking
 from troth.client.lease import Lease as AsyncLease
 from troth.client.operations import Text
-from troth.client.replies import Acknowledged, DeleteReply, GetReply, PutReply, RangeReply, TxnReply
+from troth.client.replies import DeleteReply, PutReply, RangeReply, TxnReply
 from troth.client.request import ANY
 from troth.client.session import Session as AsyncSession
 from troth.client.watch import Watch as AsyncWatch
-from troth.core.interface import MembershipChange
 from troth.ids import NodeId
-from troth.kv.requests import AlarmMember, Compare, Event, Operation, SortOrder, SortTarget
-from troth.models import ReadLevel, linearizable
-from troth.replica.protocol import LeaseView, PeerView, ServerStatus, StateHash
+from troth.kv.requests import Compare, Event, Operation
 
 
-class Client:
+class Client(ClosingTwin[AsyncClient]):
     """A client of one cluster. Made by `troth.connect`; see `AsyncClient` for what each call means."""
 
-    def __init__(self, client: AsyncClient, background: Background) -> None:
-        """Wrap *client*, which lives in the loop of *background*; this object owns both."""
-        self.aio = client
-        """The asyncio client underneath; to be used in its own loop only."""
-        self.background = background
+    def __init__(self, aio: AsyncClient, background: Background) -> None:
+        """Wrap *aio*, which lives in the loop of *background*; this object owns both."""
+        super().__init__(aio, background)
         self._closing = threading.Lock()
 
     # ---- reading and writing ---------------------------------------------------------------------------
 
-    def put(
-        self,
-        key: Text,
-        value: Text = b"",
-        *,
-        lease: int = 0,
-        prev_kv: bool = False,
-        ignore_value: bool = False,
-        ignore_lease: bool = False,
-        timeout: float | None = None,
-    ) -> PutReply:
-        """Write one key. *timeout*, here and elsewhere: seconds for this call alone, instead of the client's."""
-        return self.background.run(
-            self.aio.put,
-            key,
-            value,
-            lease=lease,
-            prev_kv=prev_kv,
-            ignore_value=ignore_value,
-            ignore_lease=ignore_lease,
-            timeout=timeout,
-        )
-
-    def get(
-        self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0, timeout: float | None = None
-    ) -> GetReply:
-        """Read one key, now or as it stood at *revision*."""
-        return self.background.run(self.aio.get, key, level=level, revision=revision, timeout=timeout)
-
-    def range(
-        self,
-        key: Text = b"",
-        range_end: Text | None = None,
-        *,
-        prefix: Text | None = None,
-        limit: int = 0,
-        revision: int = 0,
-        sort_order: SortOrder = SortOrder.NONE,
-        sort_target: SortTarget = SortTarget.KEY,
-        keys_only: bool = False,
-        count_only: bool = False,
-        min_mod_revision: int = 0,
-        max_mod_revision: int = 0,
-        min_create_revision: int = 0,
-        max_create_revision: int = 0,
-        level: ReadLevel = linearizable,
-        timeout: float | None = None,
-    ) -> RangeReply:
-        """Read a span of keys: ``range("a", "c")``, ``range(prefix="a/")``; ``range(prefix="")`` is everything."""
-        return self.background.run(
-            self.aio.range,
-            key,
-            range_end,
-            prefix=prefix,
-            limit=limit,
-            revision=revision,
-            sort_order=sort_order,
-            sort_target=sort_target,
-            keys_only=keys_only,
-            count_only=count_only,
-            min_mod_revision=min_mod_revision,
-            max_mod_revision=max_mod_revision,
-            min_create_revision=min_create_revision,
-            max_create_revision=max_create_revision,
-            level=level,
-            timeout=timeout,
-        )
-
-    def delete(
-        self,
-        key: Text = b"",
-        range_end: Text | None = None,
-        *,
-        prefix: Text | None = None,
-        prev_kv: bool = False,
-        timeout: float | None = None,
-    ) -> DeleteReply:
-        """Delete one key, or a span of them."""
-        return self.background.run(
-            self.aio.delete, key, range_end, prefix=prefix, prev_kv=prev_kv, timeout=timeout
-        )
+    put = blocking(AsyncClient.put)
+    get = blocking(AsyncClient.get)
+    range = blocking(AsyncClient.range)
+    delete = blocking(AsyncClient.delete)
 
     def txn(
         self,
@@ -189,9 +108,7 @@ class Client:
         lease = self.background.run(self.aio.lease, ttl_s, id, keep=keep, on_lost=on_lost)
         return Lease(lease, self.background)
 
-    def leases(self) -> list[int]:
-        """The ids of all leases."""
-        return self.background.run(self.aio.leases)
+    leases = blocking(AsyncClient.leases)
 
     def session(self, token: str | None = None) -> "Session":
         """A session: its reads see what it wrote and read before, on any replica. See `Session.token`."""
@@ -208,157 +125,72 @@ class Client:
         """Every server address known, with what is wrong with it; an empty text means connected."""
         return self.aio.servers()
 
-    def status(self, server: str | None = None, *, within_s: float | None = None) -> list[ServerStatus]:
-        """What each server that answers knows (or just *server*), also while there is no leader."""
-        return self.background.run(self.aio.status, server, within_s=within_s)
+    status = blocking(AsyncClient.status)
+    members = blocking(AsyncClient.members)
+    hash = blocking(AsyncClient.hash)
+    add_member = blocking(AsyncClient.add_member)
+    remove_member = blocking(AsyncClient.remove_member)
+    promote_member = blocking(AsyncClient.promote_member)
+    change_members = blocking(AsyncClient.change_members)
+    transfer = blocking(AsyncClient.transfer)
+    snapshot = blocking(AsyncClient.snapshot)
+    compact = blocking(AsyncClient.compact)
+    alarms = blocking(AsyncClient.alarms)
+    disarm = blocking(AsyncClient.disarm)
 
-    def members(self) -> list[PeerView]:
-        """The members as the leader (or, while there is none, the most informed server) sees them."""
-        return self.background.run(self.aio.members)
-
-    def hash(self, server: str | None = None, *, revision: int = 0) -> dict[str, StateHash]:
-        """The hash of the state on each connected server (or on *server*), by server name."""
-        return self.background.run(self.aio.hash, server, revision=revision)
-
-    def add_member(
-        self,
-        *,
-        peer_address: str,
-        client_address: str,
-        node_id: int = 0,
-        name: str = "",
-        promote: bool = True,
-        within_s: float = CHANGE_WITHIN_S,
-    ) -> NodeId:
-        """Add a server that runs already, as a learner that is promoted by itself once it has caught up."""
-        return self.background.run(
-            self.aio.add_member,
-            peer_address=peer_address,
-            client_address=client_address,
-            node_id=node_id,
-            name=name,
-            promote=promote,
-            within_s=within_s,
-        )
-
-    def remove_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
-        """Remove a server, named by its name, an address, or its node id."""
-        self.background.run(self.aio.remove_member, member, within_s=within_s)
-
-    def promote_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
-        """Make a learner a voter now."""
-        self.background.run(self.aio.promote_member, member, within_s=within_s)
-
-    def change_members(self, change: MembershipChange, *, within_s: float = CHANGE_WITHIN_S) -> None:
-        """Make any membership change and wait until it is complete."""
-        self.background.run(self.aio.change_members, change, within_s=within_s)
-
-    def transfer(self, target: str | int = 0) -> None:
-        """Hand leadership to *target* (name, address or node id; 0: the server that is most up to date)."""
-        self.background.run(self.aio.transfer, target)
-
-    def snapshot(self, sink: "str | os.PathLike[str] | BinaryIO", *, server: str | None = None) -> int:
-        """Save the whole state to a path, or to a file open for writing in binary. Returns the bytes."""
-        return self.background.run(self.aio.snapshot, sink, server=server)
-
-    def compact(self, revision: int) -> Acknowledged:
-        """Give up history before *revision*."""
-        return self.background.run(self.aio.compact, revision)
-
-    def alarms(self) -> list[AlarmMember]:
-        """The alarms that are raised."""
-        return self.background.run(self.aio.alarms)
-
-    def disarm(self) -> list[AlarmMember]:
-        """Clear all alarms; returns those cleared."""
-        return self.background.run(self.aio.disarm)
-
-    # ---- beginning and end -----------------------------------------------------------------------------
-
+    @override
     def close(self) -> None:
         """End the client. Calls of other threads that are outstanding fail. Closing twice is no error."""
         with self._closing:
-            if self.background.is_running:
-                try:
-                    self.background.run(self.aio.close)
-                finally:
-                    self.background.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+            try:
+                super().close()
+            finally:
+                self.background.stop()
 
 
-class Watch:
-    """An iterator over lists of events; a context manager that ends the watch. See the asyncio `Watch`."""
+class Watch(ClosingTwin[AsyncWatch]):
+    """An iterator over lists of events; a context manager that ends the watch. See the asyncio `Watch`.
 
-    def __init__(self, watch: AsyncWatch, background: Background) -> None:
-        self._watch = watch
-        self._background = background
+    A thread that waits in it when it is closed gets the end of the iteration.
+    """
 
     @property
     def revision(self) -> int:
         """Everything up to this revision has been handed out."""
-        return self._watch.revision
+        return self.aio.revision
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> list[Event]:
-        events = self._background.run(self._watch.next_events)
+        events = self.background.run(self.aio.next_events)
         if events is None:
             raise StopIteration
         return events
 
-    def close(self) -> None:
-        """End the watch; a thread that waits in it gets the end of the iteration."""
-        if self._background.is_running:
-            self._background.run(self._watch.close)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Lease:
+class Lease(Twin[AsyncLease]):
     """A lease, renewed in the background; a context manager that revokes it. See the asyncio `Lease`."""
 
-    def __init__(self, lease: AsyncLease, background: Background) -> None:
-        self._lease = lease
-        self._background = background
-        self.id = lease.id
-        self.ttl_s = lease.ttl_s
+    def __init__(self, aio: AsyncLease, background: Background) -> None:
+        super().__init__(aio, background)
+        self.id = aio.id
+        self.ttl_s = aio.ttl_s
         self.lost = threading.Event()
 
         async def tell() -> None:
-            lease.on_lost(self.lost.set)
+            aio.on_lost(self.lost.set)
 
         background.run(tell)
 
     @property
     def is_alive(self) -> bool:
         """Whether the lease can be relied on at this moment."""
-        return self._lease.is_alive
+        return self.aio.is_alive
 
-    def keep_alive(self) -> int:
-        """Renew now; returns the seconds it has. It is also renewed by itself."""
-        return self._background.run(self._lease.keep_alive)
-
-    def revoke(self) -> Acknowledged:
-        """Give the lease up; its keys are deleted, all at one revision."""
-        return self._background.run(self._lease.revoke)
-
-    def time_to_live(self, *, keys: bool = False) -> LeaseView:
-        """Seconds left (-1: gone), seconds granted, and with *keys* the keys attached."""
-        return self._background.run(self._lease.time_to_live, keys=keys)
+    keep_alive = blocking(AsyncLease.keep_alive)
+    revoke = blocking(AsyncLease.revoke)
+    time_to_live = blocking(AsyncLease.time_to_live)
 
     def __enter__(self) -> Self:
         return self
@@ -366,41 +198,35 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._background.run(self._lease.__aexit__, kind, error, trace)
+        self.background.run(self.aio.__aexit__, kind, error, trace)
 
 
-class Session:
+class Session(Twin[AsyncSession]):
     """Reads your writes and never goes back, on any replica. See the asyncio `Session`."""
-
-    def __init__(self, session: AsyncSession, background: Background) -> None:
-        self._session = session
-        self._background = background
 
     @property
     def token(self) -> str:
         """A short text that stands for what the session has seen."""
-        return self._session.token
+        return self.aio.token
 
     @property
     def seen_revision(self) -> int:
         """The newest revision this session has seen."""
-        return self._session.seen_revision
+        return self.aio.seen_revision
+
+    get = blocking(AsyncSession.get)
 
     def put(self, key: Text, value: Text = b"", **options: Any) -> PutReply:
         """Like `Client.put`."""
-        return self._background.run(self._session.put, key, value, **options)
-
-    def get(self, key: Text, *, revision: int = 0) -> GetReply:
-        """Read one key from any replica that has all that this session has seen."""
-        return self._background.run(self._session.get, key, revision=revision)
+        return self.background.run(self.aio.put, key, value, **options)
 
     def range(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> RangeReply:
         """Like `Client.range`, from any replica that has all that this session has seen."""
-        return self._background.run(self._session.range, key, range_end, **options)
+        return self.background.run(self.aio.range, key, range_end, **options)
 
     def delete(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> DeleteReply:
         """Like `Client.delete`."""
-        return self._background.run(self._session.delete, key, range_end, **options)
+        return self.background.run(self.aio.delete, key, range_end, **options)
 
     def txn(
         self,
@@ -409,7 +235,7 @@ class Session:
         failure: Sequence[Operation] = (),
     ) -> TxnReply:
         """Like `Client.txn`."""
-        return self._background.run(self._session.txn, compare, success, failure)
+        return self.background.run(self.aio.txn, compare, success, failure)
 
 
 def connect(
