@@ -17,7 +17,7 @@ Index = dict[bytes, KeyValue | list[KeyValue]]
 class Deletion:
     """Tombstones at `revision` for the live versions `live`, ready to be put in place."""
 
-    __slots__ = ("keys_bytes", "listed", "live", "pairs", "revision", "tombstones", "values_bytes")
+    __slots__ = ("keys_bytes", "leased", "listed", "live", "pairs", "revision", "tombstones", "values_bytes")
 
     def __init__(self, revision: int) -> None:
         self.revision = revision
@@ -27,6 +27,8 @@ class Deletion:
         """What the index will hold for keys that have one version now."""
         self.listed: list[KeyValue] = []
         """Tombstones of the others."""
+        self.leased: dict[int, list[bytes]] = {}
+        """Which of the keys hang on which lease."""
         self.keys_bytes = 0
         self.values_bytes = 0
 
@@ -39,6 +41,9 @@ class Deletion:
                 pairs[version.key] = [version, tombstone]
             else:
                 self.listed.append(tombstone)
+        for version in live:
+            if version.lease:
+                self.leased.setdefault(version.lease, []).append(version.key)
         self.live += live
         self.tombstones += tombstones
         self.keys_bytes += sum([len(version.key) for version in live])

@@ -48,6 +48,7 @@ TO_THE_END = b"\0"
 
 _LOG_TRIM_MIN = 1024
 _MOVED_SLACK = 1024
+_TOGETHER_MIN = 4096
 _FREED = KeyValue(b"", 0, 0, 0, b"")
 
 _mod_revision = attrgetter("mod_revision")
@@ -204,12 +205,29 @@ class KeySpace:
                 versions.append(tombstone)
             else:
                 self.index[tombstone.key] = [versions, tombstone]
-        self.moved.update(dict.fromkeys([version.key for version in deletion.live]))
+        if self.moved or not self._order_died(deletion):
+            self.moved.update(dict.fromkeys([version.key for version in deletion.live]))
         self.log += deletion.tombstones
         tombstones_bytes = deletion.keys_bytes + VERSION_OVERHEAD_BYTES * len(deletion.tombstones)
         self.size_bytes += tombstones_bytes
         self.superseded_bytes += 2 * tombstones_bytes + deletion.values_bytes
         self._unmarked += len(deletion.tombstones)
+
+    def _order_died(self, deletion: Deletion) -> bool:
+        """Move the keys of a large deletion from the live to the dead, if they stand together: a fifth of what
+        `_settle` takes. The order is up to date."""
+        live, count = self._live, len(deletion.live)
+        if count < _TOGETHER_MIN:
+            return False
+        lo: int = live.bisect_left(deletion.live[0].key)
+        hi = lo + count
+        # As many live keys in ascending order, with the same ends: these are all that are there in between.
+        if hi > len(live) or live[hi - 1] != deletion.live[-1].key:
+            return False
+        died = live[lo:hi]
+        del live[lo:hi]
+        self._dead.update(died)
+        return True
 
     def slices(self, key: bytes, range_end: bytes, count: int) -> Iterator[tuple[Index, list[KeyValue]]]:
         """The live versions of a range, *count* at a time, each time with the index that holds them."""
@@ -222,8 +240,11 @@ class KeySpace:
 
     def unwritten_since(self, revision: int, key: bytes, range_end: bytes) -> bool:
         """Whether nothing in a range has been written after *revision*, which is the present one or a recent one."""
-        written = self.log[self.log_position(revision + 1) :]
-        return not any(covers(key, range_end, version.key) for version in written)
+        return not any(covers(key, range_end, version.key) for version in self.written_since(revision))
+
+    def written_since(self, revision: int) -> list[KeyValue]:
+        """The versions written after *revision*, which is the present one or a recent one."""
+        return self.log[self.log_position(revision + 1) :]
 
     def commit(self, revision: int) -> None:
         """All writes of *revision* are in: make it the current one."""

@@ -3,6 +3,10 @@
 Expiry is a matter of the leader's clock (`troth.kv.lessor`); its verdict comes through the log as a LeaseRevoke.
 """
 
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from itertools import islice
+
 import msgspec
 
 _MASK_64 = (1 << 64) - 1
@@ -66,6 +70,29 @@ class LeaseTable:
         keys.discard(key)
         if not keys:
             del self._keys[lease]
+
+    def detach_all(self, lease: int, keys: Iterable[bytes]) -> None:
+        """None of *keys* hangs on *lease* any more."""
+        held = self._keys[lease]
+        held.difference_update(keys)
+        if not held:
+            del self._keys[lease]
+
+    def keys_count(self, lease: int) -> int:
+        """How many keys are attached."""
+        return len(self._keys.get(lease, ()))
+
+    def slices(self, lease: int, count: int) -> Iterator[list[bytes]]:
+        """The keys attached, sorted, in steps of *count*: some of them empty, while order is made. To be used while
+        nothing is attached or detached."""
+        keys = list(self._keys.get(lease, ()))
+        runs: list[list[bytes]] = []
+        for at in range(0, len(keys), count):
+            runs.append(sorted(keys[at : at + count]))
+            yield []
+        ordered = merge(*runs)
+        while keys := list(islice(ordered, count)):
+            yield keys
 
     def keys(self, lease: int) -> list[bytes]:
         """The keys attached, sorted."""

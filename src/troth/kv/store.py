@@ -104,7 +104,7 @@ class Store:
         """What the present batch's answers hold so far, plain ones left aside."""
         self._at = 0
         """Where in the log the present batch stands."""
-        self._preparations = Preparations(self.space)
+        self._preparations = Preparations(self.space, self.lease_table)
 
     # ---- where it stands -------------------------------------------------------------------------------------
 
@@ -426,10 +426,13 @@ class Store:
         if grant is None or (grant and revoke.grant not in (0, grant)):
             return self._refuse(refusals.LEASE_NOT_FOUND)
         space = self.space
-        keys = self.lease_table.keys(revoke.id)
-        versions = [version for key in keys if (version := space.get(key)) is not None]
-        if versions:
+        ready = self._preparations.take(revoke)
+        if ready is not None:
+            self._writer.delete_now(ready)
+            space.commit(ready.revision)
+        elif keys := self.lease_table.keys(revoke.id):
             revision = space.revision + 1
+            versions = [version for key in keys if (version := space.get(key)) is not None]
             self._writer.delete_versions(versions, revision)
             space.commit(revision)
         self.lease_table.revoke(revoke.id)

@@ -91,23 +91,23 @@ class Writer:
 
     def delete_ready(self, request: DeleteRange, deletion: Deletion) -> DeleteRangeResult:
         """Do *request*, for which *deletion* was made ready."""
-        self._delete(deletion)
+        self.delete_now(deletion)
         found = deletion.live
         return DeleteRangeResult(deletion.revision, len(found), found if request.prev_kv else [])
 
     def delete_versions(self, versions: Sequence[KeyValue], revision: int) -> None:
-        self._delete(self._deletion(versions, revision))
+        self.delete_now(self._deletion(versions, revision))
 
     def _deletion(self, versions: Sequence[KeyValue], revision: int) -> Deletion:
         deletion = Deletion(revision)
         deletion.add(self._space.index, versions)
         return deletion
 
-    def _delete(self, deletion: Deletion) -> None:
+    def delete_now(self, deletion: Deletion) -> None:
+        """Put the tombstones of *deletion* in place."""
         self._space.delete_all(deletion)
-        for version in deletion.live:
-            if version.lease:
-                self._leases.detach(version.lease, version.key)
+        for lease, keys in deletion.leased.items():
+            self._leases.detach_all(lease, keys)
 
     def run(self, txn: Txn, path: Iterator[bool], revision: int) -> tuple[bool, list[OperationResult]]:
         """Do the branches of *txn* that *path* chooses, all of it at *revision*."""

@@ -39,16 +39,17 @@ class LeasePath(ReadPath):
 
     def _on_time_to_live(self, client: ClientId, message: LeaseTimeToLive) -> None:
         def tell(_: int) -> None:
-            view = self.machine.store.lease(message.id)
-            if view is None:
+            leases = self.machine.store.lease_table
+            granted_ttl_s = leases.ttl_s.get(message.id)
+            if granted_ttl_s is None:
                 self._reply(client, LeaseView(message.call, message.id, -1, 0, []))
                 return
             if not self._leading:
                 self._refuse_call(client, message.call, "not_leader", "the leader keeps the time of leases")
                 return
             ttl_s = self._lessor.remaining_s(message.id, self._now)
-            keys = list(view.keys) if message.keys else []
-            self._reply(client, LeaseView(message.call, message.id, ttl_s, view.granted_ttl_s, keys))
+            keys = leases.keys(message.id) if message.keys else []
+            self._reply(client, LeaseView(message.call, message.id, ttl_s, granted_ttl_s, keys))
 
         if self._leading:
             self._at_point(client, message.call, tell)

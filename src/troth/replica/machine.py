@@ -12,7 +12,7 @@ import msgspec
 
 from troth.core.interface import Entry
 from troth.errors import Corrupt
-from troth.kv.requests import DeleteRange, Failure, Result
+from troth.kv.requests import DeleteRange, Failure, LeaseRevoke, Result
 from troth.kv.store import Store
 from troth.replica.peers import Proposal
 from troth.replica.protocol import CloseSession, OpenSession, Writes
@@ -24,6 +24,8 @@ Outcome: TypeAlias = list[Result] | int | Failure
 """Of Writes: the results, or one Failure for all; of OpenSession: the session's id; of CloseSession: 0."""
 
 STATE_VERSION = 1
+
+_PREPARED = frozenset({DeleteRange, LeaseRevoke})
 
 _encode = msgspec.msgpack.Encoder().encode
 _payload_decoder: msgspec.msgpack.Decoder[list[Proposal]] = msgspec.msgpack.Decoder(list[Proposal])
@@ -69,7 +71,7 @@ class StateMachine:
         for _, command in proposals:
             if isinstance(command, Writes):
                 for each in command.commands:
-                    if type(each) is DeleteRange:
+                    if type(each) in _PREPARED:
                         batches = [command.commands for _, command in proposals if isinstance(command, Writes)]
                         self._prepared = True
                         return self.store.prepare(chain.from_iterable(batches))

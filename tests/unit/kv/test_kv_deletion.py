@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from troth.kv import preparing
+from troth.kv import keyspace, preparing
 from troth.kv.deletion import Deletion, Index
 from troth.kv.requests import (
     Command,
@@ -14,6 +14,8 @@ from troth.kv.requests import (
     DeleteRangeResult,
     KeyValue,
     LeaseGrant,
+    LeaseRevoke,
+    LeaseRevokeResult,
     Put,
     Range,
     Txn,
@@ -26,6 +28,7 @@ ALL = DeleteRange(b"k", b"l")
 @pytest.fixture(autouse=True)
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "SLICE_KEYS", 4)
+    monkeypatch.setattr(keyspace, "_TOGETHER_MIN", 3)
 
 
 def filled() -> Store:
@@ -77,6 +80,47 @@ def test_a_deletion_made_ready_has_the_outcome_of_one_that_was_not(commands: lis
             pass
     assert stream(ready) == stream(plain)
     assert ready.db_size_bytes == plain.db_size_bytes
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [LeaseRevoke(7)],
+        [Put(b"z", b""), LeaseRevoke(7)],
+        [LeaseRevoke(99), LeaseGrant(99, 5), LeaseRevoke(7), LeaseRevoke(99)],
+        [Put(b"k05", b"has left"), LeaseRevoke(7)],  # what was made ready does not hold
+        [Put(b"k01", b"has come", lease=7), LeaseRevoke(7)],
+        [Put(b"k05", b"has left"), Put(b"k01", b"has come", lease=7), LeaseRevoke(7)],
+        [Put(b"k05", b"again", lease=7), LeaseRevoke(7)],
+        [DeleteRange(b"k05"), LeaseRevoke(7)],
+        [LeaseRevoke(7), LeaseGrant(7, 5), Put(b"k05", b"", lease=7), LeaseRevoke(7)],
+        [LeaseRevoke(7), ALL],
+        [ALL, LeaseRevoke(7)],
+    ],
+)
+def test_the_end_of_a_lease_made_ready_has_the_outcome_of_one_that_was_not(
+    commands: list[Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "SLICE_KEYS", 3)
+    plain, ready = filled(), filled()
+    expected = plain.apply_batch(commands)
+    assert prepare(ready, commands) >= 4
+    assert ready.apply_batch(commands) == expected
+    assert stream(ready) == stream(plain)
+    assert ready.db_size_bytes == plain.db_size_bytes
+    assert ready.leases() == plain.leases()
+    for store in (plain, ready):
+        store.apply_batch([LeaseGrant(7, 60), *[Put(b"k%02d" % number, b"", lease=7) for number in range(30)]])
+    assert ready.lease(7) == plain.lease(7)
+
+
+def test_what_was_made_ready_for_a_lease_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "SLICE_KEYS", 3)
+    store = filled()
+    assert prepare(store, [LeaseRevoke(7)]) >= 4
+    monkeypatch.setattr(Deletion, "add", None)
+    assert store.apply(LeaseRevoke(7)) == LeaseRevokeResult(43)
+    assert not [kv for kv in store.space.live(b"k", b"l") if kv.lease]
 
 
 def test_nothing_is_seen_of_a_deletion_before_it_is_applied() -> None:
@@ -152,7 +196,9 @@ def test_random_batches_have_one_outcome_made_ready_or_not() -> None:
         key = b"k%02d" % chance.randrange(40)
         kind = chance.random()
         if kind < 0.7:
-            return Put(key, b"v", prev_kv=chance.random() < 0.1)
+            return Put(key, b"v", lease=7 * (chance.random() < 0.4), prev_kv=chance.random() < 0.1)
+        if kind < 0.75:
+            return LeaseRevoke(7) if kind < 0.72 else LeaseGrant(7, 60)
         return DeleteRange(key, b"l" if kind < 0.9 else b"", prev_kv=chance.random() < 0.3)
 
     plain, ready = filled(), filled()

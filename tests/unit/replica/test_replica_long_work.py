@@ -7,7 +7,17 @@ from troth.core.raft.messages import Heartbeat
 from troth.ids import NodeId
 from troth.kv import preparing
 from troth.kv.answers import ANSWER_BYTES_MAX
-from troth.kv.requests import DeleteRange, DeleteRangeResult, Failure, Put, PutResult, Range, RangeResult, Txn
+from troth.kv.requests import (
+    DeleteRange,
+    DeleteRangeResult,
+    Failure,
+    LeaseGrant,
+    Put,
+    PutResult,
+    Range,
+    RangeResult,
+    Txn,
+)
 from troth.models import bounded, eventual, linearizable
 from troth.replica import reading, sessions
 from troth.replica.protocol import OpenSession, ReadResults, Reads, Results, SessionOpened, Writes, WritesRefused
@@ -262,3 +272,26 @@ def test_what_was_prepared_for_a_batch_that_was_answered_before_is_dropped() -> 
     assert cluster.ask(leader, batch, ticks=20) == answer
     for replica in cluster.replicas.values():
         assert replica.machine.store._preparations._prepared is None
+
+
+def test_heartbeats_go_on_while_a_lease_of_many_keys_ends() -> None:
+    cluster = Cluster()
+    puts = tuple(Put(b"k%03d" % number, b"v", lease=7) for number in range(KEYS))
+    cluster.ask(cluster.leader, Writes(0, 1, 0, (LeaseGrant(7, 5), *puts)), ticks=5)
+    beats = []
+    cluster.on_send = lambda sender, to, message: beats.append(message) is None
+    turns = 0
+    while cluster.replicas[cluster.leader].machine.store.leases() and turns < 2_000:
+        turns += 1
+        for node, replica in cluster.replicas.items():
+            replica.tick(cluster.now)
+            turn(cluster, node)
+        cluster.now = type(cluster.now)(cluster.now + 1)
+        if turns == 500:
+            beats.clear()  # it has run out now
+    assert turns > 500 + KEYS // 4
+    assert len([each for each in beats if isinstance(each, Heartbeat)]) > (turns - 500) // 10
+    cluster.step(100)
+    for replica in cluster.replicas.values():
+        store = replica.machine.store
+        assert (store.revision, store.space.live_count(b"k", b"l"), store.leases()) == (KEYS + 2, 0, [])
