@@ -29,6 +29,7 @@ that sum every `MARK_INTERVAL` revisions (and after large deletions), so that a 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from operator import attrgetter, itemgetter
 
 from sortedcontainers import SortedList
@@ -293,6 +294,17 @@ class KeySpace:
                 found.extend(self._dead.irange(key, end, (True, False)))
                 found.sort()
         return found
+
+    def names_page(self, key: bytes, range_end: bytes, count: int) -> list[bytes]:
+        """The first *count* keys of a range with an end, dead ones included, in order; fewer only if it has no more."""
+        self._settle()
+        end = None if range_end == TO_THE_END else range_end
+        found: list[bytes] = []
+        if end is None or key < end:
+            for order in (self._live, self._dead):
+                found.extend(islice(order.irange(key, end, (True, False)), count))
+            found.sort()
+        return found[:count]
 
     def names_after(self, key: bytes, count: int) -> list[bytes]:
         """The next *count* keys above *key* (dead ones included) in order; fewer only at the end."""

@@ -5,12 +5,15 @@ is the size of the range before all of that. Where neither a filter nor a sort s
 only what is returned is fetched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from operator import attrgetter
 
 from troth.kv import refusals
 from troth.kv.keyspace import KeySpace
 from troth.kv.requests import Failure, KeyValue, Range, SortOrder, SortTarget
+
+STEP_KEYS = 8192
+"""Keys that `range_steps` reads in one step: a few milliseconds."""
 
 _KEY = SortTarget.KEY
 _DESCEND = SortOrder.DESCEND
@@ -60,18 +63,46 @@ def read_range(space: KeySpace, request: Range, revision: int | None) -> tuple[l
         return [], len(space.live_at(key, range_end, revision)), False
 
     limit = max(0, request.limit)
+    if revision is None and limit and request.sort_target == _KEY and not _is_filtered(request):
+        count = space.live_count(key, range_end)
+        found = space.live(key, range_end, limit, last=request.sort_order == _DESCEND)
+    else:
+        found = space.live(key, range_end) if revision is None else space.live_at(key, range_end, revision)
+        count = len(found)
+    return _arranged(found, count, request)
+
+
+def range_steps(space: KeySpace, request: Range) -> Generator[None, None, tuple[list[KeyValue], int, bool]]:
+    """`read_range` of very many keys in short steps, between which anything may happen: what is read is kept from the
+    first step, which does nothing else, to the last, or `close`.
+
+    *request* has a range_end, and its revision can be read.
+    """
+    revision = request.revision if request.revision > 0 else space.revision
+    pin = space.pin(revision)
+    try:
+        yield
+        found: list[KeyValue] = []
+        key = request.key
+        while names := space.names_page(key, request.range_end, STEP_KEYS):
+            found += [version for name in names if (version := space.get_at(name, revision)) is not None]
+            key = names[-1] + b"\0"
+            yield
+    finally:
+        space.unpin(pin)
+    count = len(found)
+    return ([], count, False) if request.count_only else _arranged(found, count, request)
+
+
+def _arranged(found: list[KeyValue], count: int, request: Range) -> tuple[list[KeyValue], int, bool]:
+    """*found*, the versions of a range of *count* in key order, as *request* wants them."""
+    limit = max(0, request.limit)
     # "No order" by anything but the key means ascending, as in etcd.
     by_key = request.sort_target == _KEY
     backwards = request.sort_order == _DESCEND
     filtered = _is_filtered(request)
-    if revision is None and limit and by_key and not filtered:
-        count = space.live_count(key, range_end)
-        found = space.live(key, range_end, limit, last=backwards)
-    else:
-        found = space.live(key, range_end) if revision is None else space.live_at(key, range_end, revision)
-        count = len(found)
-        if filtered:
-            found = [version for version in found if _passes(version, request)]
+    if filtered:
+        found = [version for version in found if _passes(version, request)]
     if not by_key:
         # Python's sort keeps equal elements in key order, with reverse=True as well.
         found.sort(key=_SORT_KEYS[request.sort_target], reverse=backwards)

@@ -162,18 +162,29 @@ def _pages(versions: Iterator[KeyValue], page_bytes: int) -> Iterator[list[KeyVa
         yield page
 
 
-def state_hash(space: KeySpace, revision: int) -> int:
-    """Fingerprint of the history that is visible between the last compaction and *revision*."""
+def state_hash(space: KeySpace, revision: int) -> Generator[None, None, int]:
+    """Fingerprint of the history that is visible between the last compaction and *revision*, in short steps.
+
+    Writes, and further compactions, may go on between them: that history is kept from the first step, which does
+    nothing else, to the last, or `close`.
+    """
     digest = hashlib.blake2b(digest_size=8)
     encode = msgspec.msgpack.Encoder().encode
-    digest.update(encode([space.compact_revision]))
-    for versions in (
-        space.base_versions(space.compact_revision),
-        space.log_versions(space.compact_revision, revision),
-    ):
-        for page in _pages(versions, FRAME_BYTES_DEFAULT):
-            digest.update(encode(page))
-        digest.update(b"\xc0")
+    compact_revision = space.compact_revision
+    pin = space.pin(compact_revision)
+    try:
+        yield
+        digest.update(encode([compact_revision]))
+        for versions in (
+            space.base_versions(compact_revision),
+            space.log_versions(compact_revision, revision),
+        ):
+            for page in _pages(versions, FRAME_BYTES_DEFAULT):
+                digest.update(encode(page))
+                yield
+            digest.update(b"\xc0")
+    finally:
+        space.unpin(pin)
     return int.from_bytes(digest.digest(), "little")
 
 

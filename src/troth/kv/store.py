@@ -10,7 +10,7 @@ The parameters of a Store are part of the machine: every replica must be made wi
 Time is not here. Leases end when a LeaseRevoke comes through the log; `troth.kv.lessor` holds the leader's clock.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import assert_never
 
 from troth.kv import refusals
@@ -28,7 +28,7 @@ from troth.kv.checks import (
 from troth.kv.keyspace import MARK_INTERVAL, VERSION_OVERHEAD_BYTES, KeySpace
 from troth.kv.leases import LeaseTable, LeaseView
 from troth.kv.preparing import Preparations
-from troth.kv.ranges import read_range, unreadable
+from troth.kv.ranges import range_steps, read_range, unreadable
 from troth.kv.requests import (
     Alarm,
     AlarmMember,
@@ -154,10 +154,21 @@ class Store:
         Raises:
             ValueError: *revision* is compacted or in the future; ask `readable` first.
         """
+        steps = self.hash_steps(revision)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return int(done.value)
+
+    def hash_steps(self, revision: int = 0) -> Generator[None, None, int]:
+        """`hash` in short steps, between which the store may change."""
         failure = self.readable(revision)
         if failure is not None:
             raise ValueError(failure.text)
-        return state_hash(self.space, revision if revision > 0 else self.space.revision)
+        steps = state_hash(self.space, revision if revision > 0 else self.space.revision)
+        next(steps)
+        return steps
 
     def readable(self, revision: int) -> Failure | None:
         """Why *revision* cannot be read; None if it can. 0 and below mean the current one."""
@@ -194,11 +205,27 @@ class Store:
                 return RangeResult(space.revision, [], 0)
         return RangeResult(space.revision, [versions], 1)
 
-    def _range(self, request: Range) -> RangeResult | Failure:
-        failure = check_range(request)
+    def range_steps(self, request: Range) -> Generator[None, None, RangeResult] | Failure:
+        """`range`, of a range_end and very many keys, in short steps, between which the store may change: what is read
+        is what there is now."""
+        failure = self._unreadable(request)
         if failure is not None:
-            return self._refuse(failure)
-        failure = self.readable(request.revision)
+            return failure
+        steps = self._range_steps(request)
+        next(steps)
+        return steps
+
+    def _range_steps(self, request: Range) -> Generator[None, None, RangeResult]:
+        revision = self.space.revision
+        kvs, count, more = yield from range_steps(self.space, request)
+        return RangeResult(revision, kvs, count, more)
+
+    def _unreadable(self, request: Range) -> Failure | None:
+        failure = check_range(request)
+        return self.readable(request.revision) if failure is None else self._refuse(failure)
+
+    def _range(self, request: Range) -> RangeResult | Failure:
+        failure = self._unreadable(request)
         if failure is not None:
             return failure
         space = self.space

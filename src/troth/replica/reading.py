@@ -1,14 +1,17 @@
 """How a replica serves reads, level by level (see reads.py for what each level waits for)."""
 
 from collections import deque
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import assert_never
+
+import msgspec
 
 from troth.ids import NodeId, Tick
 from troth.kv import refusals
 from troth.kv.answers import kvs_bytes
-from troth.kv.ranges import keys_read
-from troth.kv.requests import Failure, RangeResult
+from troth.kv.ranges import STEP_KEYS, keys_read
+from troth.kv.requests import Failure, Range, RangeResult
 from troth.models import LevelName, ReadLevel
 from troth.replica.effects import ClientId
 from troth.replica.peers import AskRevision, TellRevision
@@ -17,8 +20,11 @@ from troth.replica.reads import Waiting
 from troth.replica.state import NOBODY, ReplicaStart
 from troth.replica.writes import WritePath
 
-KEYS_PER_TURN = 100_000
-"""How many keys of ranges are read in one turn, about, before the next range waits for the next turn."""
+HASHES_MAX = 16
+"""Hashes that are asked for and not made yet; each keeps the history that it is of."""
+
+KEYS_PER_TURN = 50_000
+"""How many keys of ranges are read in one turn, about; what is left waits for the next one."""
 
 
 @dataclass(slots=True)
@@ -31,6 +37,8 @@ class _Serving:
     since: Tick
     room_bytes: int
     results: list[RangeResult | Failure] = field(default_factory=list)
+    steps: Generator[None, None, RangeResult] | None = None
+    """Of the range that is being read, if it is a long one."""
 
 
 class ReadPath(WritePath):
@@ -45,6 +53,8 @@ class ReadPath(WritePath):
         """What may still be read before there has to be another turn."""
         self._unserved: deque[_Serving] = deque()
         """What is left for the next turns."""
+        self._hashing: list[tuple[ClientId, StateHash, Generator[None, None, int]]] = []
+        """Hashes that are being made: for whom, all of the answer but the hash, the steps."""
 
     def _on_reads(self, client: ClientId, message: Reads) -> None:
         level = message.level
@@ -83,7 +93,9 @@ class ReadPath(WritePath):
     def _serve(self, client: ClientId, message: Reads, age_ticks: int) -> None:
         """Answer from the state as it is. *age_ticks*: how old it may be; 0: a read point vouches; -1: unknown."""
         serving = _Serving(client, message, age_ticks, self._now, self._config.answer_bytes_max)
-        if self._unserved or not self._go_on_serving(serving):
+        # Reads of single keys overtake ranges that take long.
+        waits = bool(self._unserved) and any(request.range_end for request in message.requests)
+        if waits or not self._go_on_serving(serving):
             self._unserved.append(serving)
             self._out.again = True
 
@@ -92,7 +104,10 @@ class ReadPath(WritePath):
         self._keys_left = KEYS_PER_TURN
         while self._unserved:
             serving = self._unserved[0]
-            if serving.client in self._clients and not self._go_on_serving(serving):
+            if serving.client not in self._clients:
+                if serving.steps is not None:
+                    serving.steps.close()
+            elif not self._go_on_serving(serving):
                 break
             self._unserved.popleft()
         self._out.again |= bool(self._unserved)
@@ -107,8 +122,18 @@ class ReadPath(WritePath):
                 if self._keys_left <= 0:
                     serving.room_bytes = room_bytes
                     return False
-                self._keys_left -= keys_read(store.space, request)
-            result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
+                keys_count = keys_read(store.space, request)
+                if room_bytes > 0 and (serving.steps is not None or keys_count > STEP_KEYS):
+                    long = self._read_more(serving, request)
+                    if long is None:
+                        serving.room_bytes = room_bytes
+                        return False
+                    result: RangeResult | Failure = long
+                else:
+                    self._keys_left -= keys_count
+                    result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
+            else:
+                result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
             if type(result) is RangeResult and (kvs := result.kvs):
                 size_bytes = kvs_bytes(kvs)
                 room_bytes -= size_bytes
@@ -123,6 +148,23 @@ class ReadPath(WritePath):
         reply = ReadResults(message.call, message.level.name, store.revision, results, staleness_ms)
         self._reply(serving.client, reply)
         return True
+
+    def _read_more(self, serving: "_Serving", request: Range) -> RangeResult | Failure | None:
+        """Go on with a range of very many keys; None: this turn has read enough."""
+        if serving.steps is None:
+            begun = self.machine.store.range_steps(request)
+            if isinstance(begun, Failure):
+                return begun
+            serving.steps = begun
+        while self._keys_left > 0:
+            self._keys_left -= STEP_KEYS
+            try:
+                next(serving.steps)
+            except StopIteration as done:
+                serving.steps = None
+                result: RangeResult = done.value
+                return result
+        return None
 
     def _staleness_ms(self) -> int:
         """What this replica knows of its own staleness; -1: nothing."""
@@ -178,9 +220,23 @@ class ReadPath(WritePath):
         if failure is not None:
             self._refuse_call(client, message.call, failure.code, failure.text)
             return
-        self._reply(
-            client,
-            StateHash(
-                message.call, store.hash(message.revision), store.revision, store.compact_revision, self._applied
-            ),
-        )
+        if len(self._hashing) >= HASHES_MAX:
+            self._refuse_call(client, message.call, "overloaded", "too many hashes are being made here already")
+            return
+        told = StateHash(message.call, 0, store.revision, store.compact_revision, self._applied)
+        self._hashing.append((client, told, store.hash_steps(message.revision)))
+        self._out.again = True
+
+    def _hash_more(self) -> None:
+        """One step of the hash that was asked for first. What is written meanwhile is not in it."""
+        client, told, steps = self._hashing[0]
+        if client in self._clients:
+            try:
+                next(steps)
+            except StopIteration as done:
+                self._reply(client, msgspec.structs.replace(told, hash=done.value))
+                del self._hashing[0]
+        else:
+            steps.close()
+            del self._hashing[0]
+        self._out.again |= bool(self._hashing)

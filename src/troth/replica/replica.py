@@ -266,6 +266,8 @@ class Replica(AdminPath):
         # Most turns have nothing to do for most of these: that is asked here, for a call costs more than the answer.
         if self._unserved or self._keys_left <= 0:
             self._serve_rest()
+        if self._hashing:
+            self._hash_more()
         if self._inbox and self.engine.leader() != self._known_leader:
             # Settle the old leader's affairs before anything new is proposed: the two must not be mixed up.
             self._absorb(self.engine.take_effects())

@@ -5,9 +5,10 @@ from replica_cluster import Cluster, client_of
 
 from troth.core.raft.messages import Heartbeat
 from troth.ids import NodeId
-from troth.kv import preparing
+from troth.kv import preparing, ranges, snapshot
 from troth.kv.answers import ANSWER_BYTES_MAX
 from troth.kv.requests import (
+    Compact,
     DeleteRange,
     DeleteRangeResult,
     Failure,
@@ -20,7 +21,18 @@ from troth.kv.requests import (
 )
 from troth.models import bounded, eventual, linearizable
 from troth.replica import reading, sessions
-from troth.replica.protocol import OpenSession, ReadResults, Reads, Results, SessionOpened, Writes, WritesRefused
+from troth.replica.protocol import (
+    CallRefused,
+    HashState,
+    OpenSession,
+    ReadResults,
+    Reads,
+    Results,
+    SessionOpened,
+    StateHash,
+    Writes,
+    WritesRefused,
+)
 from troth.replica.state import ReplicaConfig
 
 KEYS = 200
@@ -295,3 +307,68 @@ def test_heartbeats_go_on_while_a_lease_of_many_keys_ends() -> None:
     for replica in cluster.replicas.values():
         store = replica.machine.store
         assert (store.revision, store.space.live_count(b"k", b"l"), store.leases()) == (KEYS + 2, 0, [])
+
+
+def test_a_hash_is_made_in_steps_and_is_that_of_the_moment_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshot, "FRAME_BYTES_DEFAULT", 256)
+    cluster = filled_cluster()
+    leader = cluster.leader
+    store = cluster.replicas[leader].machine.store
+    expected = StateHash(5, store.hash(), store.revision, 0, cluster.replicas[leader].engine.commit_index)
+    cluster.say(leader, HashState(5))
+    turns = 0
+    while not (replies := cluster.heard(leader)) and turns < 1_000:
+        turns += 1
+        cluster.replicas[leader].tick(cluster.now)
+        turn(cluster, leader)
+        store.apply_batch([Put(b"k%03d" % turns, b"w"), Compact(store.revision)])
+        store.scavenge()
+    assert replies == [expected]
+    assert turns > KEYS // 10
+    assert store.hash() != expected.hash
+
+
+def test_hashes_have_a_bound_and_end_with_their_client() -> None:
+    cluster = filled_cluster()
+    leader = cluster.leader
+    replica = cluster.replicas[leader]
+    for call in range(reading.HASHES_MAX + 1):
+        cluster.say(leader, HashState(call))
+    replica.client_gone(client_of(leader))
+    cluster.settle()
+    assert not replica._hashing
+    assert len(replica.machine.store.space._pins) == 1, "the watches' own"
+    cluster.heard(leader)
+    replica.client_connected(client_of(leader))
+    for call in range(reading.HASHES_MAX + 1):
+        cluster.say(leader, HashState(call))
+    cluster.settle()
+    kinds = [type(reply) for reply in cluster.heard(leader)]
+    assert (kinds.count(StateHash), kinds.count(CallRefused)) == (reading.HASHES_MAX, 1)
+
+
+def test_one_range_of_very_many_keys_is_read_over_turns_and_single_keys_overtake_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (ranges, reading):
+        monkeypatch.setattr(module, "STEP_KEYS", 8)
+    monkeypatch.setattr(reading, "KEYS_PER_TURN", 16)
+    cluster = filled_cluster()
+    node = cluster.follower
+    whole = cluster.replicas[node].machine.store.range(Range(b"k", b"l"))
+    cluster.replicas[node]._keys_left = 16
+    cluster.say(node, Reads(1, eventual, (Range(b"k", b"l"), Range(b"k001"))))
+    cluster.say(node, Reads(2, eventual, (Range(b"k001"),)))
+    heard: list[ReadResults] = []
+    turns = 0
+    while len(heard) < 2 and turns < 1_000:
+        turns += 1
+        cluster.replicas[node].tick(cluster.now)
+        turn(cluster, node)
+        heard += [reply for reply in cluster.heard(node) if isinstance(reply, ReadResults)]
+    assert [reply.call for reply in heard] == [2, 1]
+    assert heard[1].results[0] == whole
+    assert turns > KEYS // 20
+    assert not cluster.replicas[node]._unserved
