@@ -369,7 +369,7 @@ def test_a_leader_ceases_to_send_to_those_who_have_gone() -> None:
 
 
 def test_a_learner_receives_the_log_and_has_no_vote() -> None:
-    """Thesis §4.2.1: "log entries are replicated to it, but it is not yet counted towards majorities"."""
+    """Thesis §4.2.1: "the leader replicates log entries to it, but it is not yet counted towards majorities"."""
     stage = Stage((1, 2, 3), learners=(4, 5))
     stage.elect(1)
     stage.isolate(1, 4, 5)
@@ -516,7 +516,7 @@ def test_the_header_of_a_snapshot_has_the_full_name_of_its_last_entry() -> None:
 
 
 def test_what_was_not_applied_can_not_be_compacted() -> None:
-    """§7: a snapshot covers "only the committed entries"."""
+    """§7: a snapshot covers "just the committed entries"."""
     stage = leading()
     stage.isolate(1)
     stage.propose(1)
@@ -572,7 +572,7 @@ def test_an_installed_snapshot_replaces_the_state() -> None:
 
 
 def test_a_snapshot_of_a_prefix_of_the_log_keeps_what_follows() -> None:
-    """Figure 13, step 6: "if existing log entry has same index and term as last entry, retain the following"."""
+    """Figure 13, step 6: "if existing log entry has same index and term [...], retain log entries following it"."""
     stage = leading()
     for _ in range(3):
         stage.propose(1)

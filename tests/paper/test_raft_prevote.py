@@ -45,7 +45,7 @@ def replicating(voters: int = 3, config: RaftConfig | None = None) -> Stage:
 
 
 def test_a_pre_candidate_raises_no_term_and_promises_nothing() -> None:
-    """§9.6: "a candidate only increments its term if it first learns [...] it could win"."""
+    """§9.6: "a candidate only increments its term if it first learns from a majority" that they would vote for it."""
     stage = Stage((1, 2, 3), learners=(4,))
     stage.load(1, term=2, log=[1, 2])
     stage.tick(1, TIMEOUT)

@@ -43,7 +43,7 @@ def rounds(stage: Stage) -> list[int]:
 
 
 def test_a_read_waits_until_a_quorum_has_confirmed_the_leader() -> None:
-    """§6.4, step 3: "the leader needs to make sure it has not been superseded by a newer leader"."""
+    """§6.4, step 3: "the leader needs to make sure it hasn't been superseded by a newer leader"."""
     stage = leading(5)
     stage.read(1, 7)
     stage.deliver(lambda flying: flying.to in (2, 3, 4, 5))
@@ -136,7 +136,7 @@ def test_an_answer_that_is_late_takes_no_confirmation_back() -> None:
 
 
 def test_reads_that_come_together_share_a_round() -> None:
-    """§6.4: "the leader can amortize this cost by [...] a single round of heartbeats for any number of reads"."""
+    """§6.4: "it can use a single round of heartbeats for any number of read-only queries"."""
     stage = leading()
     engine = stage[1].engine
     for context in (1, 2, 3):
@@ -228,7 +228,7 @@ def test_joint_quorums_confirm_reads() -> None:
 
 
 def test_a_follower_asks_the_leader_for_a_read_index() -> None:
-    """§6.4: "a follower's read [...] asks the leader for a current readIndex"."""
+    """§6.4: "the follower could issue a request to the leader that just asked for a current readIndex"."""
     stage = leading()
     stage.read(2, 6)
     (request,) = stage.sent(ReadRequest, 2, 1)
@@ -398,7 +398,7 @@ def test_a_clock_that_falls_back_brings_no_lease_back() -> None:
 
 
 def test_a_lease_is_shorter_than_any_followers_patience() -> None:
-    """§6.4.1: "divided by a bound on clock drift across the cluster"."""
+    """§6.4.1, figure 6.3: a lease ends at "start + election timeout / clock drift bound"."""
     for timeout in (2, 10, 60, 1000):
         for drift in (0, 1, 10, 50):
             config = RaftConfig(heartbeat_ticks=1, election_timeout_ticks=timeout, clock_drift_percent=drift)

@@ -1,4 +1,4 @@
-"""Raft §5.3, §5.4.2, figure 2, figures 7 and 8, and thesis §10.2.1: replication and commitment, claim by claim."""
+"""Raft §5.3, §5.4.2, figure 2, figures 7 and 8, and thesis §10.2: replication and commitment, claim by claim."""
 
 import pytest
 
@@ -275,7 +275,7 @@ def test_an_acknowledgement_waits_for_the_disk() -> None:
 
 
 def test_acknowledgements_that_wait_for_one_write_become_one() -> None:
-    """Thesis §10.2.1: what becomes durable together is acknowledged together; of one term and one leader only."""
+    """Thesis §10.2.2: what becomes durable together is acknowledged together; of one term and one leader only."""
     stage = Stage()
     engine = stage[2].engine
     engine.receive(NodeId(1), append(1, at(0, 0), 1, 1), stage.now)
@@ -391,7 +391,7 @@ def test_a_refusal_to_an_earlier_probe_is_not_believed() -> None:
 
 
 def test_a_refusal_in_the_pipeline_goes_back_to_what_was_acknowledged() -> None:
-    """Thesis §10.2.1: pipelining survives a lost message by falling back to nextIndex = matchIndex + 1."""
+    """Thesis §10.2.2: pipelining survives a lost message by falling back to nextIndex = matchIndex + 1."""
     stage = replicating(2)
     stage.propose(1)
     stage.drop()
@@ -565,11 +565,11 @@ def test_figure_8_e_a_committed_entry_keeps_its_rivals_from_leading() -> None:
     assert stage.terms(5)[:3] == [1, 2, 4]
 
 
-# ---- thesis §10.2.1 ----
+# ---- thesis §10.2.1 and §10.2.2 ----
 
 
 def test_a_leader_sends_while_its_own_disk_writes_and_counts_itself_when_it_has() -> None:
-    """Thesis §10.2.1: "the leader can write to disk in parallel with replicating to the followers"."""
+    """Thesis §10.2.1: "the leader can write to its disk in parallel with replicating to the followers"."""
     stage = replicating(2)
     stage[1].syncs = False
     stage.propose(1)
@@ -581,7 +581,7 @@ def test_a_leader_sends_while_its_own_disk_writes_and_counts_itself_when_it_has(
 
 
 def test_followers_may_commit_what_the_leader_has_not_yet_stored() -> None:
-    """Thesis §10.2.1: "it may even commit an entry before it has been written to the leader's disk"."""
+    """Thesis §10.2.1: "the leader may even commit an entry before it has been written to its own disk"."""
     stage = replicating()
     stage[1].syncs = False
     stage.propose(1)
@@ -602,7 +602,7 @@ def test_a_single_server_commits_only_what_is_on_its_disk() -> None:
 
 
 def test_entries_are_pipelined_without_waiting_for_answers() -> None:
-    """Thesis §10.2.1: next runs ahead of match."""
+    """Thesis §10.2.2: "the leader treats the next index for each follower optimistically"."""
     stage = replicating(2)
     for _ in range(4):
         stage.propose(1)
@@ -612,7 +612,7 @@ def test_entries_are_pipelined_without_waiting_for_answers() -> None:
 
 
 def test_the_pipeline_is_bounded() -> None:
-    """Thesis §10.2.1: a follower that does not answer is not flooded."""
+    """Thesis §10.2.2 leaves the bound open: a follower that does not answer is not flooded."""
     stage = replicating(2)
     for _ in range(MESSAGES_IN_FLIGHT_MAX + 10):
         stage.propose(1)

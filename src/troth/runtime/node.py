@@ -202,7 +202,7 @@ class Node(PeerSink):
 
     @override
     def on_removed(self, peer: NodeId, term: int, text: str) -> None:
-        # A leader of our term or a later one has every membership that was ever committed before (thesis §3.4); one
+        # A leader of our term or a later one has every membership that was ever committed before (thesis §3.6); one
         # of an earlier term may not have heard yet that we were added.
         if term >= self.replica.engine.leader()[0]:
             self.fail(Removed(text))

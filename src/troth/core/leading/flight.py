@@ -1,6 +1,6 @@
 """What a leader knows of one other server, and what is on its way there.
 
-Flow control: at most so many messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each (Raft thesis §10.2.1); the
+Flow control: at most so many messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each (Raft thesis §10.2.2); the
 three modes are etcd's. What they mean for sending is the protocol's.
 """
 

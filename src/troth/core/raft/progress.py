@@ -9,7 +9,7 @@
 Flow control: at most `window` messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each. What follows a lost or
 overtaken message is rejected and sent again, so each such loss halves the window, and each acknowledgement widens it
 by one, up to `MESSAGES_IN_FLIGHT_MAX`.
-Source: thesis §10.2.1 (pipelining); the three states are etcd's; the window is TCP's (Jacobson 1988).
+Source: thesis §10.2.2 (pipelining); the three states are etcd's; the window is TCP's (Jacobson 1988).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Log replication and the commit rule (Raft §5.3, §5.4; pipelining: thesis §10.2.1).
+"""Log replication and the commit rule (Raft §5.3, §5.4; pipelining: thesis §10.2.2).
 
 The leader writes its own disk while the followers write theirs: its own acknowledgement is a message to itself
 that waits in the same "once durable" outbox, so it counts exactly when it is true (thesis §10.2.1).

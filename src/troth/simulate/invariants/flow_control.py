@@ -1,4 +1,4 @@
-"""No more is in flight to a follower than flow control allows (thesis §10.2.1): a slow one must not fill memory."""
+"""No more is in flight to a follower than flow control allows (thesis §10.2.2): a slow one must not fill memory."""
 
 from typing import Any
 
