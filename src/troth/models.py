@@ -1,7 +1,9 @@
 """The consistency models: asked for by a client, served by the store, checked by `troth.verify`, under one name.
 
-`MODELS` is a partial order: ``a.implies`` names the models that every history of *a* also satisfies. `ReadLevel`
-is what travels with a read: a model plus the numbers that some models need.
+`MODELS` is a partial order: ``a.implies`` names the models that every history of *a* also satisfies. Sequential,
+causal, PRAM and the session guarantees do not imply eventual: a replica that never hears of the others keeps them, and
+does not converge (troth's replicas do both). `ReadLevel` is what travels with a read: a model plus the numbers that
+some models need.
 
 Sources: Herlihy & Wing 1990 (linearizability); Lamport 1979 (sequential); Terry et al. 1994 (session
 guarantees); Ahamad et al. 1995 (causal); Lipton & Sandberg 1988 (PRAM); Terry et al. 2013 (bounded staleness);
@@ -76,28 +78,28 @@ _ALL = (
         name="read-your-writes",
         definition="A read sees every write made earlier in its session.",
         source="Terry et al. 1994, section 3",
-        implies=("eventual",),
+        implies=("weak",),
         availability=Availability.STICKY,
     ),
     ConsistencyModel(
         name="monotonic-reads",
         definition="A read sees no older state than an earlier read of its session.",
         source="Terry et al. 1994, section 3",
-        implies=("eventual",),
+        implies=("weak",),
         availability=Availability.TOTAL,
     ),
     ConsistencyModel(
         name="monotonic-writes",
         definition="The writes of a session are applied everywhere in the order they were made.",
         source="Terry et al. 1994, section 3",
-        implies=("eventual",),
+        implies=("weak",),
         availability=Availability.TOTAL,
     ),
     ConsistencyModel(
         name="writes-follow-reads",
         definition="A write is applied everywhere after the writes its session had read before it.",
         source="Terry et al. 1994, section 3",
-        implies=("eventual",),
+        implies=("weak",),
         availability=Availability.TOTAL,
     ),
     ConsistencyModel(

@@ -50,7 +50,6 @@ COMPARE_EVERY = 25
 """Log indexes at which the states of servers are compared, if they stop there."""
 
 CLIENT_PORT, PEER_PORT = 7001, 7101
-RESTART_US = 300_000
 INPUTS = (
     *("propose", "receive", "tick", "read", "change_membership", "transfer", "suspect", "unreachable"),
     *("snapshot_sent", "restore_vote"),

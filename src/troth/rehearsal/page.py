@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 MESSAGES_MAX = 60_000
 """The newest are kept: what matters stands at the end of a run."""
 
-ENDS = ("crash", "power", "power_all", "exits", "wipe", "rot")
-
 
 class Drawing:
     """Collects what a page shows, while the run goes on."""

@@ -39,7 +39,6 @@ MAGIC = b"TROTH2PC"
 HEAD = struct.Struct("<8sIIQQ")
 CHECK = struct.Struct("<Q")
 HEAD_BYTES = HEAD.size + CHECK.size
-RECORD_BYTES_MAX = 64 << 20
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_opened = msgspec.msgpack.Decoder(Opened).decode
