@@ -88,7 +88,7 @@ def compare(nodes: int, keys_count: int, repeat: int) -> dict[str, tuple[float, 
     their_lists, our_lists, our_list_batch = best_seconds(
         repeat,
         loop(lambda key: list(theirs.range(key, 3)), few),
-        loop(lambda key: ours.nodes(key, 3), keys[:20_000]),
+        loop(lambda key: ours.nodes(key, 3), short),
         lambda: ours.index_lists(hashes, 3),
     )
 
@@ -116,7 +116,7 @@ def compare(nodes: int, keys_count: int, repeat: int) -> dict[str, tuple[float, 
         "batch, bytes keys": (their_rate, keys_count / batch_bytes),
         "batch, pre-hashed": (their_rate, len(many) / hashed),
         "batch, pre-hashed, as indices": (their_rate, len(many) / indices),
-        "3 replicas, single": (their_list_rate, 20_000 / our_lists),
+        "3 replicas, single": (their_list_rate, len(short) / our_lists),
         "3 replicas, batch pre-hashed": (their_list_rate, keys_count / our_list_batch),
         "add one node": (1 / min(added[0]), 1 / min(added[1])),
     }
