@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from troth.hashing.errors import BadSetting, CapacityExceeded, NoNodes
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
-from troth.hashing.keys import GOLDEN, MASK, Hashes, Keys, mix, mix_array
+from troth.hashing.keys import GOLDEN, MASK, Hashes, Keys, mix, mix_array, whole
 
 CAPACITY_MAX = 1 << 24
 """Places; at some 40 bytes each."""
@@ -82,7 +82,7 @@ class Anchor(Locator):
             CapacityExceeded: more nodes than capacity.
             BadSetting: *vacated* is not exactly the empty buckets, or capacity is above `CAPACITY_MAX`.
         """
-        self._capacity = capacity
+        self._capacity = None if capacity is None else whole("capacity", capacity, 0, CAPACITY_MAX)
         self._free = None if vacated is None else list(vacated)
         super().__init__(nodes, key_hash=key_hash, bits=bits, epoch=epoch)
 
@@ -156,8 +156,6 @@ class Anchor(Locator):
     def _build(self) -> None:
         names = list(self._weights)
         capacity = max(16, 4 * len(names)) if self._capacity is None else self._capacity
-        if capacity > CAPACITY_MAX:
-            raise BadSetting(f"capacity must be at most {CAPACITY_MAX}, not {capacity}")
         if len(names) > capacity:
             raise CapacityExceeded(f"{len(names)} nodes exceed the capacity of {capacity}")
         vacated = list(range(capacity - 1, len(names) - 1, -1)) if self._free is None else self._free

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from troth.hashing.errors import BadSetting, DuplicateNode, NoNodes, NotSupported, TooFewNodes, UnknownNode
-from troth.hashing.keys import GOLDEN, MASK, Hashes, Key, Keys, as_bytes, digester, hash_batch, mix, stream
+from troth.hashing.keys import GOLDEN, MASK, Hashes, Key, Keys, as_bytes, digester, hash_batch, mix, stream, whole
 from troth.hashing.moves import Plan
 from troth.hashing.planning import Arcs, PlanSettings, ideal_fraction, plan_arcs, plan_keys
 
@@ -130,8 +130,8 @@ class Locator(ABC):
             NotSupported: weights that differ, where the algorithm has none.
         """
         self._key_hash = key_hash
-        self._bits = bits
-        self._digester = digester(key_hash, bits)
+        self._bits = whole("bits", bits, 8, 64)
+        self._digester = digester(key_hash, self._bits)
         self._epoch = epoch
         self._weights = parse_nodes(nodes)
         if any(weight != 1.0 for weight in self._weights.values()):

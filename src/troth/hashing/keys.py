@@ -13,6 +13,7 @@ splittable pseudorandom number generators", OOPSLA 2014, section 3, with David S
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import md5
+from operator import index
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -63,10 +64,24 @@ def digester(name: str, bits: int = 64) -> Digester:
         return ketama_hash
     if name not in DIGESTERS:
         raise BadSetting(f"unknown hash {name!r}; choose one of {', '.join(sorted(DIGESTERS))}")
-    if not 8 <= bits <= 64:
-        raise BadSetting(f"hash bits must be 8..64, not {bits}")
+    whole("bits", bits, 8, 64)
     full = DIGESTERS[name]
     return full if bits == 64 else partial(_cut, full, 64 - bits)
+
+
+def whole(name: str, value: int, low: int, high: int) -> int:
+    """*value*, the setting *name*, as an int of Python's own, which files can hold.
+
+    Raises:
+        BadSetting: no whole number (a float is none), or not within *low* .. *high*.
+    """
+    try:
+        number = int(index(value))
+    except TypeError:
+        raise BadSetting(f"{name} must be a whole number, not {value!r}") from None
+    if not low <= number <= high:
+        raise BadSetting(f"{name} must be {low}..{high}, not {number}")
+    return number
 
 
 def _cut(full: Digester, shift: int, data: bytes) -> int:

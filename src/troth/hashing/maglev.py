@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from troth.hashing.errors import BadSetting, CapacityExceeded, NoNodes
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
-from troth.hashing.keys import Keys, as_bytes, mix
+from troth.hashing.keys import Keys, as_bytes, mix, whole
 
 TABLE_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537, 131071, 262139, 655373, 1048573, 4194301)
 """Primes to choose from; 65537 and 655373 are those of the paper's evaluation."""
@@ -61,8 +61,7 @@ class Maglev(Locator):
             BadSetting: not a prime (a permutation would miss places), or too large.
             CapacityExceeded: more nodes than places.
         """
-        if table_size > TABLE_SIZE_MAX:
-            raise BadSetting(f"table_size must be below 2**24, not {table_size}")
+        table_size = whole("table_size", table_size, 2, TABLE_SIZE_MAX)
         if not is_prime(table_size):
             raise BadSetting(f"table_size must be a prime, not {table_size}; see TABLE_SIZES")
         self._table_size = table_size

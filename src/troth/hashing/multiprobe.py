@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from troth.hashing.continuum import Continuum
-from troth.hashing.errors import BadSetting, NoNodes
+from troth.hashing.errors import NoNodes
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
-from troth.hashing.keys import GOLDEN, MASK, Hashes, Keys, as_bytes, mix, mix_array
+from troth.hashing.keys import GOLDEN, MASK, Hashes, Keys, as_bytes, mix, mix_array, whole
 
 
 class MultiProbe(Locator):
@@ -53,9 +53,7 @@ class MultiProbe(Locator):
         Raises:
             BadSetting: probes out of range; else as `Locator`.
         """
-        if not 1 <= probes <= 1000:
-            raise BadSetting(f"probes must be 1..1000, not {probes}")
-        self._probes = probes
+        self._probes = whole("probes", probes, 1, 1000)
         super().__init__(nodes, key_hash=key_hash, bits=bits, epoch=epoch)
 
     @property

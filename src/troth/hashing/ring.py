@@ -11,7 +11,7 @@ from typing_extensions import override
 from troth.hashing.continuum import Continuum, with_node, without_node
 from troth.hashing.errors import BadSetting, NoNodes, UnknownNode
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
-from troth.hashing.keys import Hashes, Key, Keys, as_bytes, stream
+from troth.hashing.keys import Hashes, Key, Keys, as_bytes, stream, whole
 from troth.hashing.planning import Arcs
 
 POINTS_MAX = 1 << 24
@@ -142,9 +142,7 @@ class HashRing(PointLocator):
         Raises:
             BadSetting: vnodes out of range, or more than `POINTS_MAX` points in all; else as `Locator`.
         """
-        if not 1 <= vnodes <= 1_000_000:
-            raise BadSetting(f"vnodes must be 1..1000000, not {vnodes}")
-        self._vnodes = vnodes
+        self._vnodes = whole("vnodes", vnodes, 1, 1_000_000)
         super().__init__(nodes, key_hash=key_hash, bits=bits, epoch=epoch)
 
     @override

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from troth.hashing.errors import BadSetting, NoNodes
 from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
-from troth.hashing.keys import Hashes, Keys, as_bytes
+from troth.hashing.keys import Hashes, Keys, as_bytes, whole
 from troth.hashing.rendezvous import CELLS, Contest
 
 
@@ -66,10 +66,8 @@ class SkeletonRendezvous(Locator):
         Raises:
             BadSetting: an argument out of range, or clusters that do not hold exactly the nodes.
         """
-        if cluster_nodes < 2 or fanout < 2:
-            raise BadSetting("cluster_nodes and fanout must be at least 2")
-        self._cluster_nodes = cluster_nodes
-        self._fanout = fanout
+        self._cluster_nodes = whole("cluster_nodes", cluster_nodes, 2, CELLS)
+        self._fanout = whole("fanout", fanout, 2, CELLS)
         self._clusters = [list(cluster) for cluster in clusters or []]
         self._built = list(built_weights or [])
         if len(self._clusters) != len(self._built):

@@ -22,8 +22,11 @@ from troth.hashing import (
     Maglev,
     Memento,
     MultiProbe,
+    RingSpec,
     SkeletonRendezvous,
     UnknownNode,
+    build,
+    describe,
     hash_batch,
 )
 
@@ -111,7 +114,7 @@ def test_weights_and_settings_beyond_all_bounds_are_refused() -> None:
             HashRing({"a": weight})
     with pytest.raises(BadSetting, match="2\\*\\*53"):
         KetamaRing({"a": 2**53, "b": 1})
-    with pytest.raises(BadSetting, match="below 2"):
+    with pytest.raises(BadSetting, match=r"table_size must be 2\.\."):
         Maglev(["a"], table_size=2**61 - 1)
     with pytest.raises(BadSetting, match="capacity"):
         Anchor(["a"], capacity=10**15)
@@ -211,3 +214,26 @@ def test_a_single_node_holds_everything() -> None:
     assert set(bounded.acquire_batch(KEYS)) == {"only"} and bounded.loads == {"only": len(KEYS)}
     bounded.release("only", len(KEYS))
     assert bounded.loads == {"only": 0} and bounded.capacity("only") == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "bounds"),
+    [
+        (HashRing, "vnodes", (0, 1_000_001)),
+        (HashRing, "bits", (7, 65)),
+        (MultiProbe, "probes", (0, 1001)),
+        (Maglev, "table_size", (1, 2**24 + 1)),
+        (Anchor, "capacity", (-1, 2**24 + 1)),
+        (SkeletonRendezvous, "fanout", (1, 2**18)),
+        (SkeletonRendezvous, "cluster_nodes", (1, 2**18)),
+    ],
+)
+def test_counts_are_whole_numbers_within_bounds(
+    kind: type[Locator], setting: str, bounds: tuple[int, int]
+) -> None:
+    """A ring with half a probe would have a digest and be written to a file, but no file may say so."""
+    for wrong in (*bounds, 20.5, 61.0, "61", None if setting != "capacity" else "8"):
+        with pytest.raises(BadSetting, match=f"{setting} must be"):
+            kind(["a"], **{setting: wrong})
+    ring = kind(["a"], **{setting: np.int64(61)})
+    assert build(RingSpec.from_json(describe(ring).to_json())).digest == ring.digest
