@@ -74,7 +74,7 @@ class SnapshotSender:
     def on_ack(self, peer: NodeId, ack: SnapshotAck, engine: Engine) -> bool:
         """The follower has everything before ``ack.offset``; True when it may be the snapshot that is damaged."""
         outgoing = self._outgoing.get(peer)
-        if outgoing is None or outgoing.meta.last != ack.last:
+        if outgoing is None or outgoing.meta.last != ack.last or ack.offset < 0:
             return False
         if ack.done:
             del self._outgoing[peer]
@@ -111,9 +111,15 @@ class SnapshotReceiver:
     """The follower's side: it takes what its term's leader sends, and says how far it is."""
 
     def on_chunk(self, sender: NodeId, chunk: SnapshotChunk, engine: Engine) -> list[SnapshotWork]:
-        """Store a chunk, unless it is of a deposed leader."""
+        """Store a chunk, unless it is of a deposed leader, or of a snapshot that nobody can have made."""
         term, _ = engine.leader()
-        if chunk.term < term:
+        last = chunk.meta.last
+        if (
+            chunk.term < term
+            or min(last.index, last.term) <= 0
+            or chunk.offset < 0
+            or not chunk.meta.membership.voters
+        ):
             return []
         return [
             StoreChunk(

@@ -1,10 +1,11 @@
 """Snapshots on their way to a follower: what is lost, damaged or overtaken, and what comes of it."""
 
+import pytest
 from replica_cluster import Cluster
 
-from troth.core.interface import EntryId
+from troth.core.interface import EntryId, Membership, SnapshotMeta
 from troth.core.raft.messages import HigherTerm
-from troth.ids import NodeId, Term
+from troth.ids import LogIndex, NodeId, Term
 from troth.kv.requests import Put
 from troth.replica.effects import ReadChunk, StoreChunk
 from troth.replica.peers import SnapshotAck, SnapshotChunk
@@ -91,3 +92,39 @@ def test_a_chunk_read_for_a_leader_that_has_just_been_deposed_does_not_leave() -
     leader.chunk_read(reads[0], b"bytes", True)
     sent = [message for _, message in leader.take_effects().send if isinstance(message, SnapshotChunk)]
     assert sent == []
+
+
+@pytest.mark.parametrize(
+    ("last", "offset", "voters"),
+    [
+        (EntryId(Term(1), LogIndex(-1)), 0, (1,)),
+        (EntryId(Term(-1), LogIndex(1)), 0, (1,)),
+        (EntryId(Term(1), LogIndex(1)), -1, (1,)),
+        (EntryId(Term(1), LogIndex(1)), 0, ()),
+    ],
+)
+def test_a_chunk_that_no_leader_sends_does_not_reach_the_disk(
+    last: EntryId, offset: int, voters: tuple[int, ...]
+) -> None:
+    """A file with such a name, say, would keep the server from starting again."""
+    cluster = Cluster()
+    replica = cluster.replicas[cluster.follower]
+    meta = SnapshotMeta(last, Membership(voters=tuple(map(NodeId, voters))))
+    replica.on_peer(cluster.leader, [SnapshotChunk(Term(99), meta, offset, b"bytes", False)], cluster.now)
+    assert replica.take_effects().snapshot_work == []
+
+
+def test_an_acknowledgement_of_less_than_nothing_is_not_heard() -> None:
+    cluster, node = with_one_behind()
+    work = cluster._work
+    cluster._work = lambda owner, each: (  # type: ignore[method-assign]
+        None if isinstance(each, StoreChunk) else work(owner, each)
+    )
+    cluster.heal()
+    leader = cluster.replicas[cluster.leader]
+    cluster.step_until(lambda: bool(leader._sender.sending))
+    (last,) = leader._sender.sending
+    leader.on_peer(node, [SnapshotAck(last, -1, False)], cluster.now)
+    leader.tick(cluster.now)
+    offsets = [each.offset for each in leader.take_effects().snapshot_work if isinstance(each, ReadChunk)]
+    assert -1 not in offsets
