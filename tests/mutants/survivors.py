@@ -121,7 +121,7 @@ NEAR = {
     "test_snapshot_sending": ("snapshots",),
     "test_forwarding": ("writes",),
     "test_administration": ("admin", "leasing", "watching", "replica"),
-    "test_transactions_file_log": ("file", "framing"),
+    "test_transactions_file_log": ("file", "framing", "writer", "place", "directory"),
 }
 """Tests that are about files which they are not named after."""
 TESTS_SECONDS = 12
