@@ -88,6 +88,8 @@ SUBJECTS = (
         ("tests/unit/runtime/test_genesis.py", "tests/unit/storage/test_storage_identity.py"),
         "servers",
     ),
+    Subject(("runtime/*.py",), ("tests/unit/runtime/*.py",), "servers"),
+    Subject(("client/*.py",), ("tests/unit/client/*.py",), "servers"),
     Subject(
         ("transactions/*.py", "transactions/log/*.py"),
         ("tests/unit/transactions/*.py", "tests/conformance/test_decision_log.py"),
@@ -131,8 +133,15 @@ HEAVY = ("hypothesis", "sqlalchemy", "sqlalchemy.ext.asyncio", "msgspec", "sorte
 
 
 def subject_of(path: str) -> Subject:
-    """What is known of the file *path* ("kv/store.py"): the first subject that names it."""
-    return next(each for each in SUBJECTS if any(fnmatch.fnmatch(path, pattern) for pattern in each.files))
+    """What is known of the file *path* ("kv/store.py"): the first subject that names it.
+
+    Raises:
+        LookupError: none does.
+    """
+    for each in SUBJECTS:
+        if any(fnmatch.fnmatch(path, pattern) for pattern in each.files):
+            return each
+    raise LookupError(f"no subject names {path}")
 
 
 def tests_of(path: str) -> list[list[str]]:
