@@ -10,7 +10,7 @@ from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.kv.requests import Compact, EventType, LeaseGrant, LeaseGrantResult, LeaseRevoke, Put, Range
 from troth.kv.store import Store
 from troth.models import linearizable
-from troth.replica.effects import StoreChunk
+from troth.replica.effects import SaveSnapshot, StoreChunk
 from troth.replica.machine import StateMachine
 from troth.replica.peers import SnapshotAck
 from troth.replica.protocol import (
@@ -449,6 +449,58 @@ def test_the_log_is_compacted_behind_a_snapshot() -> None:
     status = cluster.replicas[cluster.leader].engine.status()
     assert status.first_index > 20
     assert cluster.compacted
+
+
+def test_behind_a_snapshot_so_many_entries_are_kept_and_not_one_more_goes() -> None:
+    cluster = loaded_cluster()
+    assert {work.keep_from - work.meta.last.index for _, work in cluster.compacted} == {1 - 2}
+    bare = Cluster(replica=ReplicaConfig(snapshot_log_entries=20, log_kept_entries=0))
+    for number in range(30):
+        write(bare, Put(b"k%d" % number, b""))
+    assert {work.keep_from - work.meta.last.index for _, work in bare.compacted} == {1}
+
+
+def test_a_snapshot_that_could_not_be_saved_lets_nothing_go_and_another_is_begun() -> None:
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=20, log_kept_entries=0))
+    leader = cluster.replicas[cluster.leader]
+    kept_from: list[int] = []
+    real = cluster._work
+
+    def failing(node: NodeId, work: object) -> None:
+        if isinstance(work, SaveSnapshot) and node == leader.engine.node_id and len(kept_from) < 2:
+            leader.snapshot_saved(work.meta, False)
+            kept_from.append(leader.engine.status().first_index)
+        else:
+            real(node, work)
+
+    cluster._work = failing  # type: ignore[method-assign]
+    while len(kept_from) < 2:
+        write(cluster, Put(b"k", b""))
+    write(cluster, Put(b"k", b""))
+    assert kept_from == [1, 1]
+    assert leader.engine.status().first_index > 1, "the third was saved"
+
+
+def test_one_snapshot_is_made_at_a_time() -> None:
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=5))
+    leader = cluster.replicas[cluster.leader]
+    begun: list[SaveSnapshot] = []
+    real = cluster._work
+
+    def slow(node: NodeId, work: object) -> None:
+        if isinstance(work, SaveSnapshot) and node == leader.engine.node_id:
+            begun.append(work)
+        else:
+            real(node, work)
+
+    cluster._work = slow  # type: ignore[method-assign]
+    for _ in range(20):
+        write(cluster, Put(b"k", b""))
+    assert len(begun) == 1
+    leader.snapshot_saved(begun[0].meta, True)
+    cluster.settle()
+    assert len(begun) == 2
+    assert begun[1].meta.last.index > begun[0].meta.last.index
 
 
 def test_a_server_far_behind_is_sent_a_snapshot_in_chunks() -> None:
