@@ -73,7 +73,7 @@ class AcceptorNode:
         self._durable = 0
         self._scheduled = False
         self._stopped = False
-        self._log_bytes = 0
+        self._log_bytes = self._store.log_bytes
         self._saving = False
         self._after_writes: tuple[int, Callable[[], None]] | None = None
         self._worker = machine.worker("troth-acceptor-snapshot", self._on_worker_failed)

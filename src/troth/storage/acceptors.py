@@ -32,10 +32,12 @@ _NOBODY = Membership(voters=())
 
 @dataclass(slots=True)
 class AcceptorStore:
-    """An open directory. `index` is that of the newest entry handed out by `persist`."""
+    """An open directory. `index` is that of the newest entry handed out by `persist`; `log_bytes` what stood in the log
+    behind the newest snapshot when it was opened."""
 
     directory: DataDirectory
     index: LogIndex
+    log_bytes: int
 
     def persist(self, records: list[RecordMessage]) -> Persist:
         """The write that makes *records* durable, all or none; to be appended in the order of the calls."""
@@ -92,14 +94,16 @@ def open_acceptor(
             covered = recovered.snapshot.last.index
             for record in _records_in(directory.snapshots.load(recovered.snapshot)):
                 acceptor.apply(record)
+        log_bytes = 0
         for entry in recovered.entries:
             if entry.index > covered:
+                log_bytes += entry.size_bytes
                 for record in decode_records(entry.payload):
                     acceptor.apply(record)
     except BaseException:
         directory.close()
         raise
-    return AcceptorStore(directory, LogIndex(max(recovered.last.index, covered))), acceptor
+    return AcceptorStore(directory, LogIndex(max(recovered.last.index, covered)), log_bytes), acceptor
 
 
 def _pieces(records: Iterable[RecordMessage]) -> Iterator[bytes]:

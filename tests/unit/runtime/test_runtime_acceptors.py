@@ -104,6 +104,25 @@ def test_requests_of_a_turn_share_a_sync_and_old_records_are_dropped(tmp_path: P
     asyncio.run(run())
 
 
+def test_what_stood_in_the_log_at_the_start_counts_for_the_next_snapshot() -> None:
+    """Else the log of an acceptor that is often started again would grow for ever."""
+
+    async def run() -> None:
+        files = InMemory(random.Random(1))
+        failed: list[BaseException] = []
+        for start in range(6):
+            node = AcceptorNode(
+                "a", machine=OnDisk(files), failed=failed.append, bytes_max=1 << 20, snapshot_log_bytes=1000
+            )
+            config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
+            await ask(node, Configure(config), *(accept(config.id, start * 3 + each) for each in range(3)))
+            node.stop()
+        assert any(name.endswith(".snap") for name in files.names())
+        assert failed == []
+
+    asyncio.run(run())
+
+
 def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
     """Pitfall 26."""
 
