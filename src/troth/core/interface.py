@@ -18,8 +18,9 @@ The driver's duties, the same for production (`runtime`) and simulator (`simulat
 Time. `now` is a reading of this server's own monotonic clock, taken after the input had arrived. It may be *old* when
 the engine gets it (a pause falls between reading and calling), and older than the one before: that then counts. It may
 never be older than the arrival of its input, nor ahead of the clock: patience with a leader begins at the `now` of its
-message, and a leader's lease is counted on that (`ReadState.valid_until` is compared with a *fresh* reading, after the
-state was read). `propose`, `change_membership` and `transfer` go by the newest `now` there was.
+message, and a leader's lease is counted on that (`ReadState.valid_until` is compared with a reading that is not older
+than the read's arrival: if the lease held then, nobody else had chosen anything by then). `propose`,
+`change_membership` and `transfer` go by the newest `now` there was.
 """
 
 from collections.abc import Mapping
