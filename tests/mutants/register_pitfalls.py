@@ -68,6 +68,13 @@ REGISTER_PITFALLS = (
         "return 1",
     ),
     pitfall(
+        "a proposer near the acceptors leaves a far one no time",
+        47,
+        "task",
+        "(-1 if served else 2)",
+        "(-1 if served else 0)",
+    ),
+    pitfall(
         "ballots of two clients are equal",
         41,
         "task",

@@ -105,14 +105,28 @@ def test_a_register_that_was_written_again_is_not_collected() -> None:
     collector = table.proposer(2)
     collector.observe(ballot(100))
     task = collector.collect(KEY)
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    for _ in ("it looks", "prepares", "accepts the tombstone once more"):
+        table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
     collects = task.take()
     assert all(isinstance(send.request, Collect) for send in collects)
     table.run(table.proposer(3).change(KEY, changes.put(b"new")))
     for send in collects:
         assert table.hand(send) == Gone(False)
     assert table.run(table.proposer(4).read(KEY)).value == b"new"
+
+
+def test_a_collection_of_a_live_register_disturbs_nobody() -> None:
+    """It looks, and promises nothing: whoever writes the key keeps its ballot."""
+    table = Table()
+    writer = table.proposer(1)
+    table.run(writer.change(KEY, changes.put(b"v")))
+    held = [acceptor.promised(KEY) for acceptor in table.acceptors.values()]
+    outcome = table.run(table.proposer(2).collect(KEY))
+    assert (outcome.error, outcome.value, outcome.changed) == (None, b"v", False)
+    assert [acceptor.promised(KEY) for acceptor in table.acceptors.values()] == held
+    task = writer.change(KEY, changes.put(b"w"))
+    table.run(task)
+    assert task.phases == 1
 
 
 def test_a_collection_that_ended_half_way_is_taken_up_again() -> None:

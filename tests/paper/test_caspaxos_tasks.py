@@ -23,8 +23,8 @@ from troth.core.register.messages import (
     founding,
     group_of,
 )
-from troth.core.register.round import Phase
-from troth.core.register.task import Exchange, Kept, Outcome, Send, Standing
+from troth.core.register.round import Phase, Round
+from troth.core.register.task import COURTESY_MAX, RIVALS_MAX, Exchange, Kept, Outcome, Send, Standing
 from troth.errors import OutcomeUnknown, WrongCluster
 from troth.ids import NodeId
 
@@ -306,9 +306,55 @@ def test_a_collection_of_what_was_never_there_writes_a_tombstone_and_collects_it
     old = state(None, ballot(3, 8))
     table.ask(3, Accept(table.config.id, KEY, ballot(3, 8), old))
     task_ = table.proposer(1).collect(KEY)
-    sends = task_.take()
-    for send in sends[:2]:
-        task_.on_reply(send, table.hand(send))
+    for _ in ("it looks", "prepares"):
+        for send in task_.take()[:2]:
+            task_.on_reply(send, table.hand(send))
     assert task_.phase is Phase.ACCEPTING
     assert table.run(task_).error is None
     assert all(KEY not in acceptor.slots for acceptor in table.acceptors.values())
+
+
+def test_who_overtakes_a_rival_in_the_middle_leaves_it_more_time_when_they_meet_next() -> None:
+    """A proposer near the acceptors would come back before one that is far has finished, each time, for ever."""
+    table = Table()
+    near, far = table.proposer(1), table.proposer(2)
+    table.run(near.change(KEY, changes.put(b"near")))
+
+    def refused_by_the_far_one() -> Round:
+        far.observe(table.acceptors[NodeId(1)].promised(KEY))
+        rival = far.change(KEY, changes.put(b"far"))
+        assert rival.phase is Phase.PREPARING
+        table.step(rival, reach=(1, 2, 3))  # promised, and the far one has not heard of it yet
+        task_ = near.change(KEY, changes.put(b"near"))
+        table.step(task_, reach=(1, 2, 3), answer=(1, 2, 3))
+        return task_
+
+    for pause in (0, 2, 4):
+        task_ = refused_by_the_far_one()
+        assert task_.pause == pause
+        if task_.pause:
+            task_.resume()
+        assert table.run(task_).changed  # the far one has got nothing
+    assert near.courtesy(2) == 6
+
+    task_ = refused_by_the_far_one()
+    assert task_.pause == 6
+    far.observe(table.acceptors[NodeId(1)].promised(KEY))
+    assert table.run(far.change(KEY, changes.put(b"far"))).changed
+    task_.resume()
+    assert table.run(task_).changed
+    assert near.courtesy(2) == 5  # it had been time enough
+
+
+def test_courtesy_has_bounds() -> None:
+    near = Table().proposer(1)
+    for _ in range(20):
+        near.met(2, served=False)
+    assert near.courtesy(2) == COURTESY_MAX
+    for rival in range(3, 3 + RIVALS_MAX):
+        near.met(rival, served=False)
+    assert near.courtesy(2) == 0
+    near.met(3, served=True)
+    near.met(3, served=True)
+    near.met(3, served=True)
+    assert near.courtesy(3) == 0

@@ -100,6 +100,8 @@ class Round(Exchange):
         self._tries = 0
         self._full = ""
         self._contended = False
+        self._rival = ZERO
+        """The highest ballot that refused us, until we have overtaken it."""
         self._votes = _Votes()
         self._ballot = ZERO
         self._next = ZERO
@@ -109,7 +111,8 @@ class Round(Exchange):
         self._state = State(None, 0, ZERO, ZERO)
         """What is proposed at `_ballot`."""
         kept = None if reading or collecting else proposer.take_kept(key)
-        if reading:
+        if reading or collecting:
+            # A collection looks first, which disturbs nobody: most keys that were deleted and written again are live.
             self._begin(Phase.READING, Read(self.config.id, key))
         elif kept is not None:
             self._ballot = kept.ballot
@@ -222,6 +225,7 @@ class Round(Exchange):
             case Conflict():
                 self._proposer.observe(reply.ballot)
                 self._contended = True
+                self._rival = max(self._rival, reply.ballot)
                 self._on_silence(acceptor)
             case Full():
                 self._full = reply.text
@@ -275,7 +279,8 @@ class Round(Exchange):
                 self._on_read()
             case Phase.PREPARING:
                 promises = self._votes.promises
-                _, state = highest_accepted(promises)
+                accepted, state = highest_accepted(promises)
+                self._note_rival(accepted, state)
                 self._propose(state, max(promise.fence for promise in promises.values()))
             case Phase.ACCEPTING:
                 self._on_accepted()
@@ -294,13 +299,23 @@ class Round(Exchange):
         self._again()
 
     def _again(self) -> None:
-        """Another attempt. The first follows at once: more often than not only the ballot was too low."""
+        """Another attempt. The first follows at once (more often than not only the ballot was too low), unless whoever
+        refused us is known to need more time."""
         self._tries += 1
-        if self._tries == 1 and self._contended:
+        courtesy = self._proposer.courtesy(self._rival.client)
+        if self._tries == 1 and self._contended and not courtesy:
             self._prepare()
             return
         self._phase = self._proposer.new_phase()
-        self.pause = self._tries
+        self.pause = max(self._tries, courtesy)
+
+    def _note_rival(self, accepted: Ballot, state: State | None) -> None:
+        """We have overtaken whoever refused us: had it got its way before (see `Standing.met`)?"""
+        rival, self._rival = self._rival, ZERO
+        if rival.client not in (0, self._proposer.client):
+            marks = () if state is None else state.marks
+            changed = any(mark.ballot.client == rival.client and mark.ballot >= rival for mark in marks)
+            self._proposer.met(rival.client, served=changed or accepted.client == rival.client)
 
     @override
     def _on_new_config(self) -> None:
@@ -312,7 +327,12 @@ class Round(Exchange):
         holdings = self._votes.holdings
         newest = max(holdings.values(), key=lambda holding: holding.accepted)
         same = {acceptor: held.accepted == newest.accepted for acceptor, held in holdings.items()}
-        if self.config.accepted(same) is VoteResult.WON:
+        if self._collecting:
+            if newest.state is not None and newest.state.value is not None:
+                self.outcome = _outcome_of(newest.state, changed=False)
+            else:
+                self._prepare()
+        elif self.config.accepted(same) is VoteResult.WON:
             self.outcome = _outcome_of(newest.state, changed=False)
         else:
             self._prepare()

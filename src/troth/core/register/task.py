@@ -22,6 +22,11 @@ KEPT_BYTES_MAX = 64 << 20
 """For so many keys, and so large states, a proposer remembers a promise at once; the oldest is forgotten."""
 
 
+RIVALS_MAX = 64
+COURTESY_MAX = 10
+"""Of so many rivals a proposer remembers how much time to leave them; and how much at most (a pause's number)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """One request to one acceptor; `phase` says to which moment of its task it belongs."""
@@ -72,6 +77,7 @@ class Standing:
         self._phases = 0
         self._kept: dict[bytes, Kept] = {}
         self._kept_bytes = 0
+        self._courtesy: dict[int, int] = {}
 
     def new_ballot(self, ahead: int = 1) -> Ballot:
         """A ballot that nobody has used, *ahead* rounds above all that this proposer has met."""
@@ -86,6 +92,22 @@ class Standing:
     def observe(self, ballot: Ballot) -> None:
         """Somebody uses *ballot*: ours must be above it (§2.1: "fast-forward")."""
         self._round = max(self._round, ballot.round)
+
+    def courtesy(self, rival: int) -> int:
+        """How long a pause to make when *rival* has refused us, so that it can finish; 0: none."""
+        return self._courtesy.get(rival, 0)
+
+    def met(self, rival: int, *, served: bool) -> None:
+        """We have overtaken *rival*; *served*: it had got its way before.
+
+        A proposer that is near the acceptors comes back before one that is far has finished, each time, for ever. So
+        whoever overtakes a rival in the middle leaves it more time when they meet next, until that is enough.
+        """
+        level = self._courtesy.pop(rival, 0) + (-1 if served else 2)
+        if level > 0:
+            self._courtesy[rival] = min(level, COURTESY_MAX)
+            if len(self._courtesy) > RIVALS_MAX:
+                del self._courtesy[next(iter(self._courtesy))]
 
     def adopt(self, config: Configuration) -> None:
         """Move to a newer configuration. Promises belong to the one that they were made in."""
