@@ -19,7 +19,7 @@ from troth.core.paxos.messages import (
     TimeoutNow,
 )
 from troth.errors import UsageError
-from troth.ids import LogIndex, NodeId, Term
+from troth.ids import LogIndex, NodeId, Term, Tick
 
 
 def promised(stage: object, node: int) -> Ballot:
@@ -354,6 +354,22 @@ def test_a_server_without_a_vote_neither_promises_nor_stands() -> None:
     assert stage.role(2) == "Follower"
     stage[2].engine.restore_vote()
     assert promise_of(stage, 2, ballot(4, 1)) is not None
+
+
+def test_a_phase_1_quorum_of_one_deposes_no_leader_that_works() -> None:
+    """Whoever has missed the leader for a while has that quorum by itself. It asks as many as it would need to go on,
+    and those who hear the leader refuse."""
+    stage = paxos(phase1_size=1, phase2_size=3)
+    stage.elect(1)
+    stage.run(4)
+    before = promised(stage, 1)
+    stage[3].engine.tick(Tick(stage.now + 2 * TIMEOUT))
+    stage.pump(3)
+    assert stage.sent(Probe, 3)
+    assert promised(stage, 3) == before, "it has used no ballot"
+    stage.run(4)
+    assert stage.leaders() == [1]
+    assert promised(stage, 1) == promised(stage, 3) == before
 
 
 def test_flexible_quorum_sizes_must_meet() -> None:

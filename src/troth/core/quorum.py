@@ -113,6 +113,11 @@ class QuorumSizes:
         """How many of *count* voters must accept."""
         return self.phase2_given if self._apply_to(count) else majority(count)
 
+    def leading(self, count: int) -> int:
+        """How many of *count* voters must be willing before somebody tries to lead: it takes a phase-1 quorum to begin
+        and a phase-2 quorum to go on. With less, one server that is cut off would depose a leader that works."""
+        return max(self.phase1(count), self.phase2(count))
+
     def blocking(self, count: int) -> int:
         """The fewest of *count* voters without which nobody gets a phase-1 quorum: enough to confirm a leader."""
         return count - self.phase1(count) + 1

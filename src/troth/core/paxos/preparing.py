@@ -2,10 +2,11 @@
 stand in core/leading/leadership.py.
 
 A server that hears from no leader first *probes*: it asks whether a ballot would be promised, which disturbs nobody.
-Only with a quorum of such answers does it use a ballot, (round, its own id), above all it has promised, and prepares
-all slots behind its chosen index at once. Promises come in pages. They carry what each acceptor has accepted or knows
-to be chosen; for each slot the report with the highest ballot wins (chosen is above all ballots), and where nothing
-is reported nothing can have been chosen, so a no-op goes there. That window gets its slots before any new value.
+Only with as many of such answers as a leader needs to live on does it use a ballot, (round, its own id), above all it
+has promised, and prepares all slots behind its chosen index at once. Promises come in pages. They carry what each
+acceptor has accepted or knows to be chosen; for each slot the report with the highest ballot wins (chosen is above all
+ballots), and where nothing is reported nothing can have been chosen, so a no-op goes there. That window gets its slots
+before any new value.
 
 Whose promises are needed? A phase-1 quorum of the membership in force behind the chosen index, which is learned from
 the promises as well, and of every membership among the values that count behind that. Whatever was chosen at a lower
@@ -13,6 +14,7 @@ ballot under the first of these was reported by that quorum; if a membership was
 and so on."""
 
 from collections import deque
+from collections.abc import Callable
 
 from typing_extensions import override
 
@@ -38,10 +40,10 @@ from troth.ids import LogIndex, NodeId, Term, Tick
 class Preparing(Changes):
     """Phase 1."""
 
-    def _tally(self, membership: Membership, votes: dict[NodeId, bool]) -> VoteResult:
-        """Whether *votes* have a phase-1 quorum of *membership* (of both its sets, while it is joint)."""
+    def _tally(self, membership: Membership, votes: dict[NodeId, bool], size: Callable[[int], int]) -> VoteResult:
+        """Whether *votes* have a quorum of such a *size* of *membership* (of both its sets, while it is joint)."""
         results = [
-            vote_result(voters, votes, size=self._sizes.phase1(len(voters)))
+            vote_result(voters, votes, size=size(len(voters)))
             for voters in (membership.voters, membership.outgoing)
             if voters
         ]
@@ -79,7 +81,7 @@ class Preparing(Changes):
             self._count_probes(role)
 
     def _count_probes(self, role: PreCandidate) -> None:
-        result = self._tally(self._membership, role.votes)
+        result = self._tally(self._membership, role.votes, self._sizes.leading)
         if result is VoteResult.WON:
             self._prepare()
         elif result is VoteResult.LOST:
@@ -163,7 +165,7 @@ class Preparing(Changes):
         """Whether a quorum of each membership that may decide on an open slot has promised."""
         reported = (member for index, member in candidate.memberships.items() if index > self._chosen_index)
         if all(
-            self._tally(membership, candidate.promised) is VoteResult.WON
+            self._tally(membership, candidate.promised, self._sizes.phase1) is VoteResult.WON
             for membership in (self._membership, *reported)
         ):
             self._become_leader(candidate)
