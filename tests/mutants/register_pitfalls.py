@@ -50,8 +50,8 @@ REGISTER_PITFALLS = (
         "a snapshot forgets the accepted states",
         41,
         "acceptor",
-        "if slot.state is None:\n                yield",
-        "if slot.state is None or True:\n                yield",
+        "if slot.state is None:\n        return",
+        "if slot.state is None or True:\n        return",
     ),
     pitfall(
         "a ballot is used twice",

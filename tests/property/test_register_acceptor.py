@@ -1,8 +1,11 @@
 """An acceptor under any sequence of requests: it answers each, never takes a word back, and survives restarts."""
 
+from unittest.mock import patch
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from troth.core.register import acceptor as acceptors
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import decode_ask, decode_records, encode_ask, encode_records
 from troth.core.register.messages import (
@@ -84,6 +87,33 @@ def test_an_acceptor_never_takes_a_word_back(asked: list[RequestMessage]) -> Non
     assert (replayed.bytes, replayed.describe()) == (acceptor.bytes, acceptor.describe())
     acceptor.forget_promises()
     assert all(acceptor.promised(key) >= ballot for key, ballot in said.items())
+
+
+@settings(max_examples=200)
+@given(st.lists(requests, max_size=20), st.lists(requests | st.none(), max_size=30))
+def test_a_snapshot_in_steps_is_of_the_moment_at_which_it_began(
+    before: list[RequestMessage], meanwhile: list[RequestMessage | None]
+) -> None:
+    """*meanwhile*: what is asked between its steps (None: a step)."""
+    acceptor = Acceptor(NodeId(1))
+    acceptor.on_request(Configure(CONFIG))
+    for request in before:
+        acceptor.on_request(request)
+    wanted = list(acceptor.snapshot())
+    with patch.object(acceptors, "STEP_KEYS", 1):
+        steps = acceptor.snapshot_steps()
+        records: list[RecordMessage] = []
+        for request in meanwhile:
+            if request is None:
+                records += next(steps, [])
+            else:
+                acceptor.on_request(request)
+        records += [record for piece in steps for record in piece]
+    begun = Acceptor(NodeId(1))
+    for record in records:
+        begun.apply(record)
+    assert list(begun.snapshot()) == wanted
+    assert acceptor._saving is None
 
 
 @settings(max_examples=300)

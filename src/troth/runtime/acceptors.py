@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from troth.core.register.acceptor import STEP_KEYS
 from troth.core.register.messages import Accept, Full, RecordMessage, ReplyMessage, RequestMessage
 from troth.errors import StorageError, SyncFailed
 from troth.ids import LogIndex, NodeId
@@ -149,12 +150,14 @@ class AcceptorNode:
     # ---- snapshots -----------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        """The state as it is now, by a thread of its own, once all that it holds is durable in the log."""
+        """The state as it is now, by a thread of its own, once all that it holds is durable in the log. It is read in
+        steps with turns in between: a server whose acceptor holds very much has heartbeats to send."""
         self._saving = True
         self._log_bytes = 0
         self.acceptor.forget_promises()
-        records = list(self.acceptor.snapshot())
-        index = self._store.index
+        steps = self.acceptor.snapshot_steps()
+        index, submitted = self._store.index, self._submitted
+        records: list[RecordMessage] = []
 
         def write() -> None:
             try:
@@ -167,7 +170,18 @@ class AcceptorNode:
             else:
                 self._loop.call_soon_threadsafe(self._saved, index)
 
-        self._after_writes = (self._submitted, lambda: self._worker.do(write))
+        def gather() -> None:
+            for piece in steps:
+                records.extend(piece)
+                if len(piece) >= STEP_KEYS and not self._stopped:
+                    self._loop.call_soon(gather)
+                    return
+            if submitted <= self._durable:
+                self._worker.do(write)
+            else:
+                self._after_writes = (submitted, lambda: self._worker.do(write))
+
+        gather()
 
     def _saved(self, index: LogIndex | None) -> None:
         self._saving = False

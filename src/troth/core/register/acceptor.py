@@ -13,6 +13,7 @@ compare; our proposers are clients that nobody can enumerate, so the ballot itse
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 from sortedcontainers import SortedDict
 
@@ -51,6 +52,8 @@ from troth.errors import invariant
 from troth.ids import NodeId
 
 SCAN_KEYS_MAX = 1000
+STEP_KEYS = 2000
+"""How many registers a step of a snapshot reads: a millisecond or two."""
 SLOT_BYTES = 120
 """What a register costs in memory beside its key and value, about."""
 
@@ -70,6 +73,18 @@ class Slot:
         return self.state is not None and self.state.value is None
 
 
+class _Saving:
+    """A snapshot that is being taken in steps."""
+
+    __slots__ = ("cursor", "kept")
+
+    def __init__(self) -> None:
+        self.cursor = b""
+        """Registers up to this key have been read."""
+        self.kept: dict[bytes, RecordMessage | None] = {}
+        """What those behind it held that have changed since the beginning; None: nothing."""
+
+
 class Acceptor:
     """See the module. Pure; one per data directory."""
 
@@ -83,6 +98,9 @@ class Acceptor:
         self.slots: SortedDict[bytes, Slot] = SortedDict()
         self._bytes_max = bytes_max
         self._tombstones = 0
+        self._idle: dict[bytes, None] = {}
+        """Keys that were promised and never accepted."""
+        self._saving: _Saving | None = None
 
     def on_request(self, request: RequestMessage) -> tuple[ReplyMessage, RecordMessage | None]:
         """Answer *request*. The record, if any, is applied here already and must be durable before the answer leaves.
@@ -230,6 +248,7 @@ class Acceptor:
                     self._put(record.key, Slot(record.ballot))
                 else:
                     invariant(record.ballot >= slot.promised, "a promise falls", key=record.key)
+                    self._keep(record.key)
                     slot.promised = record.ballot
                 self.highest = max(self.highest, record.ballot)
             case AcceptedRecord():
@@ -253,22 +272,49 @@ class Acceptor:
         for key in list(self.slots.irange(maximum=RESERVED_END, inclusive=(True, False))):
             self._remove(key)  # the register in which this very configuration was decided has served
         if record.begin_empty:
+            for key in self.slots:
+                self._keep(key)
             self.slots.clear()
+            self._idle.clear()
             self.bytes = self._tombstones = 0
             self.fence = ZERO
         self.fence = max(self.fence, record.config.floor)
 
     def snapshot(self) -> Iterator[RecordMessage]:
         """Records that make a new acceptor equal to this one: what is kept when older records are dropped."""
+        yield from self._head()
+        for key, slot in self.slots.items():
+            yield _record(key, slot)
+
+    def snapshot_steps(self) -> Iterator[list[RecordMessage]]:
+        """`snapshot` of this very moment, a piece at a time (in no order), whatever is asked between two of them.
+
+        One at a time: a second one that is begun before the first has ended takes its place."""
+        self._saving = saving = _Saving()
+        return self._steps(saving, list(self._head()))
+
+    def _steps(self, saving: _Saving, head: list[RecordMessage]) -> Iterator[list[RecordMessage]]:
+        yield head
+        while keys := list(islice(self.slots.irange(saving.cursor, inclusive=(False, True)), STEP_KEYS)):
+            piece = [_record(key, self.slots[key]) for key in keys if key not in saving.kept]
+            saving.cursor = keys[-1]
+            yield piece
+        if self._saving is saving:
+            self._saving = None
+        yield [record for record in saving.kept.values() if record is not None]
+
+    def _head(self) -> Iterator[RecordMessage]:
         if self.config is not None:
             yield ConfiguredRecord(self.config, True)
         if self.fence != ZERO:
             yield CollectedRecord(b"", self.fence)
-        for key, slot in self.slots.items():
-            if slot.state is None:
-                yield PromisedRecord(key, slot.promised)
-            else:
-                yield AcceptedRecord(key, slot.accepted, slot.state, slot.promised)
+
+    def _keep(self, key: bytes) -> None:
+        """*key* is about to change: a snapshot that has not read it yet keeps what it holds now."""
+        saving = self._saving
+        if saving is not None and key > saving.cursor and key not in saving.kept:
+            slot = self.slots.get(key)
+            saving.kept[key] = None if slot is None else _record(key, slot)
 
     def forget_promises(self) -> None:
         """Drop registers that were promised and never accepted, as if the fence had always been there.
@@ -276,25 +322,38 @@ class Acceptor:
         A key without state needs no slot if the fence is as high as its promise. Called when the file is compacted, so
         that questions about keys that do not exist cost nothing for ever.
         """
-        idle = [key for key, slot in self.slots.items() if slot.state is None]
-        for key in idle:
+        for key in list(self._idle):
             self.fence = max(self.fence, self.slots[key].promised)
             self._remove(key)
 
     def _put(self, key: bytes, slot: Slot) -> None:
+        self._keep(key)
         before = self.slots.get(key)
         if before is not None:
             self.bytes -= _cost(key, before.state)
             self._tombstones -= before.is_tombstone
         self.slots[key] = slot
+        if slot.state is None:
+            self._idle[key] = None
+        else:
+            self._idle.pop(key, None)
         self.bytes += _cost(key, slot.state)
         self._tombstones += slot.is_tombstone
 
     def _remove(self, key: bytes) -> None:
+        self._keep(key)
+        self._idle.pop(key, None)
         slot = self.slots.pop(key, None)
         if slot is not None:
             self.bytes -= _cost(key, slot.state)
             self._tombstones -= slot.is_tombstone
+
+
+def _record(key: bytes, slot: Slot) -> RecordMessage:
+    """What makes *slot* out of nothing."""
+    if slot.state is None:
+        return PromisedRecord(key, slot.promised)
+    return AcceptedRecord(key, slot.accepted, slot.state, slot.promised)
 
 
 def _cost(key: bytes, state: State | None) -> int:
