@@ -20,7 +20,7 @@ from paxos_stage import (
 
 from troth.core.interface import CHOSEN, EntryKind, Slot
 from troth.core.paxos.messages import Accept, Outbid, Prepare, Probe, ProbeReply, Promise
-from troth.ids import LogIndex
+from troth.ids import LogIndex, NodeId
 from troth.simulate.stage import Stage
 
 
@@ -137,6 +137,19 @@ def test_a_page_that_is_lost_is_asked_for_again_and_a_repeated_one_counts_once()
     stage.hand(2, 3, first.message)
     stage.run(2)
     assert payloads(stage, 3) == [each.payload for each in values]
+
+
+def test_a_page_that_is_asked_for_many_times_in_one_turn_is_sent_once() -> None:
+    """A candidate asks each heartbeat; an acceptor that was paused finds all of it, and a frame has a bound."""
+    stage = paxos()
+    stage.hand(1, 2, accept(ballot(4, 1), entry(1, 4, b"a")))
+    stage.drop()
+    stage.now += TIMEOUT  # type: ignore[assignment]
+    engine = stage[2].engine
+    for _ in range(20):
+        engine.receive(NodeId(3), prepare(ballot(9, 3)), stage.now)
+    sent = engine.take_effects().after_persist
+    assert [type(each.message) for each in sent] == [Promise]
 
 
 def test_an_acceptor_helps_nobody_who_lacks_what_is_compacted_there() -> None:

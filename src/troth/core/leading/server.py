@@ -74,7 +74,7 @@ class Server(ABC, Generic[LeaderT]):
 
     @abstractmethod
     def _merged(self, before: Message, after: Message) -> Message | None:
-        """The one acknowledgement that says what these two say, if they are such."""
+        """The one acknowledgement (or answer) that says what these two say, if they are such."""
 
     # ---- small questions ----
 

@@ -14,7 +14,7 @@ from troth.core.interface import Ballot, EntryKind, HardState, Membership, Messa
 from troth.core.leading.engine import LeaderEngine
 from troth.core.leading.server import NOBODY
 from troth.core.membership import MembershipLog
-from troth.core.paxos.messages import AcceptReply
+from troth.core.paxos.messages import AcceptReply, Promise
 from troth.core.paxos.roles import Leader
 from troth.core.paxos.slots import Slots
 from troth.core.quorum import QuorumSizes
@@ -108,6 +108,9 @@ class State(LeaderEngine[Leader]):
             and not (before.last or after.last)
         ):
             return AcceptReply(after.ballot, max(before.match, after.match))
+        if isinstance(after, Promise) and before == after:
+            # Who was paused is asked the same again and again, and pages are large: a turn's answers share a frame.
+            return after
         return None
 
     # ---- changes that several rules make ----
