@@ -1,6 +1,7 @@
 """``troth``: the table of commands. Each command's module is imported when the command is used, not before."""
 
 import importlib
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import click
@@ -82,6 +83,22 @@ may have happened; 4 unavailable, nothing happened, try again; 130 Ctrl-C. `stat
 """
 
 
+_OTHER_WORDS = {
+    "delete": "del",
+    "rm": "del",
+    "set": "put",
+    "list": "range",
+    "ls": "range",
+    "scan": "range",
+    "health": "status",
+    "endpoint": "status",
+    "move-leader": "transfer",
+    "compaction": "compact",
+    "start": "up",
+}
+"""What etcd's users, and others, may call a command."""
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name, and turns the library's errors into messages and exit codes."""
 
@@ -99,6 +116,19 @@ class LazyGroup(click.Group):
                     raise TypeError(f"{entry.module}.{entry.name} is not a command")
                 return command
         return None
+
+    @override
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            meant = _OTHER_WORDS.get(args[0]) or (near[0] if near else "")
+            if meant:
+                error.message += f" Did you mean '{meant}'?"
+            raise
 
     @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -2,17 +2,18 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from troth.cli.failures import EXIT_USAGE
 from troth.cli.main import COMMANDS, Entry, cli
 from troth.cli.reference import reference
 
+Run = Callable[..., Result]
 ENTRIES = [(name, entry) for section in COMMANDS.values() for name, entry in section.items()]
 
 
@@ -81,3 +82,15 @@ def test_help_loads_neither_the_client_nor_rich() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("stauts", "status"), ("delete", "del"), ("ls", "range"), ("endpoint", "status")]
+)
+def test_a_command_that_does_not_exist_is_told_with_the_one_that_is_meant(
+    run: Run, typed: str, meant: str
+) -> None:
+    result = run(typed)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"Error: No such command '{typed}'. Did you mean '{meant}'?"
+    assert "mean" not in run("frobnicate").stderr
