@@ -126,9 +126,9 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
             meant = _OTHER_WORDS.get(args[0]) or (near[0] if near else "")
-            if meant:
-                error.message += f" Did you mean '{meant}'?"
-            raise
+            if not meant:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{meant}'?", ctx) from None
 
     @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

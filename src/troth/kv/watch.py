@@ -13,7 +13,9 @@ their consumers are, and a write costs nothing for a watcher that lags. There ar
   over the log that starts at the one furthest behind.
 * *paused*: its consumer takes nothing now. On `resume` it goes on where it was.
 
-A revision is never split: pages end where a revision ends. A watcher whose next revision has been compacted
+A revision is never split: pages end where a revision ends. One of very many changes takes several polls to go through
+(`_Telling`), at the end of which all its watchers are told all of it; who comes or goes meanwhile is told by another
+page. A watcher whose next revision has been compacted
 away is cancelled, and told the compact revision. What synced watchers have still to be told is pinned, so that a
 compaction right after a write does not take the write away from them: `poll` after applying, always.
 """
@@ -89,6 +91,21 @@ class _Stream:
         self.paused = False
 
 
+class _Telling:
+    """A page that is being gone through, for those who were in *group* when that began."""
+
+    __slots__ = ("at", "group", "members", "page", "revision", "told")
+
+    def __init__(self, group: Group, page: list[KeyValue], revision: int) -> None:
+        """*revision*: what all of them know in the end."""
+        self.group = group
+        self.page = page
+        self.revision = revision
+        self.at = 0
+        self.members = dict(group.members)
+        self.told: dict[Watcher, list[Event]] = {}
+
+
 class WatchHub:
     """All watches on one store. An owner is a stream of watches with one consumer, named by a number.
 
@@ -120,6 +137,7 @@ class WatchHub:
         self._unsynced_keys: Watchers = {}
         # Synced watchers know all before this revision.
         self._next_revision = store.revision + 1
+        self._telling: _Telling | None = None
         self._pin = store.space.pin(store.revision)
         self._hold()
 
@@ -130,7 +148,7 @@ class WatchHub:
     def has_work(self) -> bool:
         """Whether another `poll` would get somebody further now."""
         behind = bool(self._synced.members) and self._next_revision <= self._space.revision
-        return behind or bool(self._unsynced.members) or bool(self._unsynced_keys)
+        return behind or bool(self._unsynced.members) or bool(self._unsynced_keys) or self._telling is not None
 
     # ---- coming and going ------------------------------------------------------------------------------------
 
@@ -208,6 +226,7 @@ class WatchHub:
         watchers = [watcher for stream in self._streams.values() for watcher in stream.watchers.values()]
         for watcher in watchers:
             self._displace(watcher)
+        self._telling = None
         self._space.unpin(self._pin)
         self._space = store.space
         self._pin = self._space.pin(self._space.revision)
@@ -237,21 +256,17 @@ class WatchHub:
     def poll(self) -> list[WatchBatch]:
         """What there is to tell, a bounded amount of it; while `has_work`, poll again soon."""
         batches: list[WatchBatch] = []
-        if self._synced.members and self._next_revision <= self._space.revision:
-            self._tell_synced(batches)
+        space = self._space
+        if self._telling is None and self._synced.members and self._next_revision <= space.revision:
+            page = self._page(space.log, space.log_position(self._next_revision), space.revision)
+            self._telling = _Telling(self._synced, page, page[-1].mod_revision)
+        if self._telling is not None and not self._tell_more(self._telling, batches):
+            return batches
         if self._unsynced_keys:
             self._catch_up_keys(batches)
         if self._unsynced.members:
             self._catch_up_ranges(batches)
         return batches
-
-    def _tell_synced(self, batches: list[WatchBatch]) -> None:
-        space = self._space
-        page = self._page(space.log, space.log_position(self._next_revision), space.revision)
-        revision = page[-1].mod_revision
-        self._tell(self._synced, page, 0, batches)
-        self._next_revision = revision + 1
-        self._hold()
 
     def _catch_up_keys(self, batches: list[WatchBatch]) -> None:
         space = self._space
@@ -286,21 +301,20 @@ class WatchHub:
         known_revision = self._known_revision()
         start = min(watcher.next_revision for watcher in self._unsynced.members)
         page = self._page(space.log, space.log_position(start), known_revision)
-        revision = page[-1].mod_revision if page else known_revision
-        self._tell(self._unsynced, page, space.compact_revision, batches)
-        for watcher in list(self._unsynced.members):
-            if watcher.next_revision <= revision:
-                self._advance(watcher, revision)
+        self._telling = _Telling(self._unsynced, page, page[-1].mod_revision if page else known_revision)
+        self._tell_more(self._telling, batches)
 
-    def _tell(self, group: Group, page: list[KeyValue], floor: int, batches: list[WatchBatch]) -> None:
-        """Make a batch for each member of *group* that wants something of *page*; *floor* as in `_event`."""
-        space = self._space
-        told: dict[Watcher, list[Event]] = {}
-        for version in page:
+    def _tell_more(self, telling: _Telling, batches: list[WatchBatch]) -> bool:
+        """Go on with a page. At its end there is a batch for each who wants something of it, and the answer is True."""
+        space, told, members = self._space, telling.told, telling.members
+        is_synced = telling.group is self._synced
+        floor = 0 if is_synced else space.compact_revision
+        watching = telling.group.watching
+        for version in telling.page[telling.at : telling.at + self._page_versions_max]:
             plain: Event | None = None
             with_previous: Event | None = None
-            for watcher in group.watching(version.key):
-                if not watcher.wants(version):
+            for watcher in watching(version.key):
+                if watcher not in members or not watcher.wants(version):
                     continue
                 if watcher.prev_kv:
                     event = with_previous = with_previous or _event(space, version, floor)
@@ -311,8 +325,20 @@ class WatchHub:
                     told[watcher] = [event]
                 else:
                     events.append(event)
+        telling.at += self._page_versions_max
+        if telling.at < len(telling.page):
+            return False
+        self._telling = None
         for watcher, events in told.items():
-            batches.append(WatchBatch(watcher.owner, watcher.watch_id, page[-1].mod_revision, events))
+            batches.append(WatchBatch(watcher.owner, watcher.watch_id, telling.page[-1].mod_revision, events))
+        if is_synced:
+            self._next_revision = telling.revision + 1
+            self._hold()
+        else:
+            for watcher in members:
+                if watcher.next_revision <= telling.revision:
+                    self._advance(watcher, telling.revision)
+        return True
 
     def _page(self, versions: list[KeyValue], position: int, last_revision: int) -> list[KeyValue]:
         """Whole revisions of *versions* from *position* to *last_revision*, about as many as a page holds."""
@@ -346,7 +372,11 @@ class WatchHub:
         """Put a watcher that is in no group where it belongs."""
         if not self._synced.members:
             self._next_revision = self._space.revision + 1
-        if watcher.next_revision >= self._next_revision:
+        telling = self._telling
+        missed = (
+            telling is not None and telling.group is self._synced and watcher.next_revision <= telling.revision
+        )
+        if watcher.next_revision >= self._next_revision and not missed:
             watcher.state = State.SYNCED
             self._synced.add(watcher)
             self._hold()
@@ -359,6 +389,11 @@ class WatchHub:
 
     def _displace(self, watcher: Watcher) -> None:
         """Take a watcher out of its group, if it is in one, and note how far it was told."""
+        telling = self._telling
+        if telling is not None and telling.members.pop(watcher, watcher) is None:
+            telling.told.pop(watcher, None)
+            if not telling.members:
+                self._telling = None
         if watcher.state == State.SYNCED:
             watcher.next_revision = max(watcher.next_revision, self._next_revision)
             self._synced.remove(watcher)

@@ -27,6 +27,15 @@ def poll_all(hub: WatchHub) -> list[WatchBatch]:
     return batches
 
 
+def next_news(hub: WatchHub) -> list[WatchBatch]:
+    """What the next poll tells that tells anything."""
+    while hub.has_work:
+        batches = hub.poll()
+        if batches:
+            return batches
+    return []
+
+
 def test_a_put_is_told_whole_and_a_deletion_by_key_and_revision() -> None:
     store, hub = watching(prev_kv=True)
     store.apply_batch([Put(b"a", b"1"), Put(b"a", b"2"), DeleteRange(b"a")])
@@ -150,11 +159,84 @@ def test_a_revision_is_never_split() -> None:
     hub.create(ME, WatchRequest(key=b"", range_end=b"\0"))
     keys = [b"a", b"b", b"c", b"d"]
     store.apply_batch([Put(b"x", b""), Txn(success=tuple(Put(key, b"") for key in keys)), Put(b"y", b"")])
-    assert keys_told(hub.poll()) == [(b"x", 2), *((key, 3) for key in keys)]
+    assert keys_told(next_news(hub)) == [(b"x", 2), *((key, 3) for key in keys)]
     assert hub.has_work
-    assert keys_told(hub.poll()) == [(b"y", 4)]
+    assert keys_told(next_news(hub)) == [(b"y", 4)]
     hub.create(2, WatchRequest(key=b"", range_end=b"\0", start_revision=3))
-    assert keys_told(hub.poll()) == [(key, 3) for key in keys]
+    assert keys_told(next_news(hub)[:1]) == [(key, 3) for key in keys]
+
+
+def large(start_revision: int = 0) -> tuple[Store, WatchHub, list[tuple[bytes, int]]]:
+    """Two watches, at a revision of a hundred deletions; and what each is to be told of it."""
+    store = Store()
+    keys = [b"k%02d" % number for number in range(100)]
+    store.apply_batch([Put(key, b"") for key in keys])
+    hub = WatchHub(store, page_versions_max=8)
+    if start_revision:
+        store.apply(DeleteRange(b"k", b"l"))
+    for owner in (ME, 2):
+        hub.create(owner, WatchRequest(key=b"k", range_end=b"l", start_revision=start_revision, prev_kv=True))
+    if not start_revision:
+        store.apply(DeleteRange(b"k", b"l"))
+    return store, hub, [(key, 102) for key in keys]
+
+
+@pytest.mark.parametrize("start_revision", [0, 102])
+def test_a_revision_of_very_many_changes_takes_several_polls_and_is_told_in_one_piece(start_revision: int) -> None:
+    store, hub, told = large(start_revision)
+    news: list[WatchBatch] = []
+    polls = 0
+    while hub.has_work:
+        polls += 1
+        assert polls < 100
+        news += hub.poll()
+        if polls == 3:
+            store.apply(Put(b"k50", b"later"))  # and life goes on
+            store.apply(Compact(store.revision))
+            store.scavenge()
+    assert polls >= 13
+    assert [(batch.owner, keys_told([batch])) for batch in news[:2]] == [(ME, told), (2, told)]
+    assert [keys_told([batch]) for batch in news[2:]] == [[(b"k50", 103)]] * 2
+    if not start_revision:
+        assert all(event.prev_kv for event in news[0].events)
+    assert hub.progress(ME) == hub.progress(2) == 103
+
+
+@pytest.mark.parametrize("start_revision", [0, 102])
+def test_who_comes_and_goes_while_a_large_revision_is_gone_through_misses_nothing(start_revision: int) -> None:
+    store, hub, told = large(start_revision)
+    for _ in range(3):
+        assert hub.poll() == []
+    hub.create(3, WatchRequest(key=b"k", range_end=b"l", start_revision=102))
+    hub.create(4, WatchRequest(key=b"k00", start_revision=102))
+    hub.create(5, WatchRequest(key=b"k", range_end=b"l"))
+    hub.pause(2)
+    hub.poll()
+    hub.resume(2)
+    assert hub.progress(2) is None
+    hub.poll()
+    hub.cancel_owner(ME)
+    store.apply(Put(b"k99", b""))
+    news = poll_all(hub)
+    seen = {owner: keys_told([b for b in news if b.owner == owner]) for owner in (ME, 2, 3, 4, 5)}
+    later = [(b"k99", 103)]
+    assert seen == {ME: [], 2: told + later, 3: told + later, 4: told[:1], 5: later}
+
+
+@pytest.mark.parametrize("start_revision", [0, 102])
+def test_when_all_go_a_large_revision_is_given_up(start_revision: int) -> None:
+    store, hub, told = large(start_revision)
+    hub.poll()
+    hub.cancel_owner(ME)
+    hub.cancel_owner(2)
+    assert not hub.has_work
+    hub.create(3, WatchRequest(key=b"k", range_end=b"l", start_revision=102))
+    assert keys_told(poll_all(hub)) == told
+    other = Store.restore(store.snapshot())
+    hub.create(6, WatchRequest(key=b"k", range_end=b"l", start_revision=102))
+    hub.poll()
+    hub.attach(other)
+    assert keys_told(poll_all(hub)) == told
 
 
 def test_put_and_deletion_of_a_key_at_one_revision_stay_together() -> None:
