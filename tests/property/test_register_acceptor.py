@@ -2,7 +2,7 @@
 
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from troth.core.register import acceptor as acceptors
@@ -89,8 +89,12 @@ def test_an_acceptor_never_takes_a_word_back(asked: list[RequestMessage]) -> Non
     assert all(acceptor.promised(key) >= ballot for key, ballot in said.items())
 
 
-@settings(max_examples=200)
-@given(st.lists(requests, max_size=20), st.lists(requests | st.none(), max_size=30))
+@settings(max_examples=40)
+@example(
+    [Prepare(CONFIG.id, b"b", Ballot(1, 1))],
+    [Prepare(CONFIG.id, b"b", Ballot(2, 1)), Prepare(CONFIG.id, b"b", Ballot(3, 1))],
+)
+@given(st.lists(requests, max_size=8), st.lists(requests | st.none(), max_size=12))
 def test_a_snapshot_in_steps_is_of_the_moment_at_which_it_began(
     before: list[RequestMessage], meanwhile: list[RequestMessage | None]
 ) -> None:
