@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from troth.core.engines import EngineConfig
-from troth.core.interface import Effects, Engine, Entry, EntryId, HardState, SnapshotMeta, Trace
+from troth.core.interface import (
+    Accepted,
+    Effects,
+    Engine,
+    Entry,
+    EntryId,
+    HardState,
+    Message,
+    ProposeResult,
+    Refused,
+    SnapshotMeta,
+    Trace,
+)
 from troth.core.leading.outbox import NO_EFFECTS
 from troth.errors import (
     IdentityLost,
@@ -38,6 +50,7 @@ from troth.replica.machine import Outcome
 from troth.replica.protocol import Writes
 from troth.server.config import ServerConfig
 from troth.server.server import Server
+from troth.simulate.core_node import AskedRead
 from troth.simulate.journal import Journal, Stored, Write, chained, replayed
 from troth.simulate.paxos_view import PaxosView
 from troth.simulate.rng import stream
@@ -50,10 +63,7 @@ COMPARE_EVERY = 25
 """Log indexes at which the states of servers are compared, if they stop there."""
 
 CLIENT_PORT, PEER_PORT = 7001, 7101
-INPUTS = (
-    *("propose", "receive", "tick", "read", "change_membership", "transfer", "suspect", "unreachable"),
-    *("snapshot_sent", "restore_vote"),
-)
+INPUTS = ("change_membership", "unreachable", "snapshot_sent")
 LOOKS = ("entry_id", "membership_at", "leader", "status")
 
 
@@ -81,6 +91,44 @@ class WatchedEngine:
             return result
 
         return watched
+
+    def propose(self, payload: bytes) -> ProposeResult:
+        result = self._engine.propose(payload)
+        if isinstance(result, Accepted):
+            self._seat.on_accepted()
+        self._seat.after_input()
+        return result
+
+    def receive(self, sender: NodeId, message: Message, now: Tick) -> None:
+        seat = self._seat
+        seat.on_received(sender, message, now)
+        self._engine.receive(sender, message, now)
+        seat.after_input()
+        seat.handling = None
+
+    def tick(self, now: Tick) -> None:
+        self._engine.tick(now)
+        self._seat.on_tick(now)
+
+    def read(self, context: int, now: Tick) -> None:
+        self._seat.on_read(context)
+        self._engine.read(context, now)
+        self._seat.after_input()
+
+    def suspect(self, peer: NodeId, now: Tick) -> None:
+        self._seat.on_suspected(peer)
+        self._engine.suspect(peer, now)
+        self._seat.after_input()
+
+    def transfer(self, target: NodeId) -> Refused | None:
+        refused = self._engine.transfer(target)
+        self._seat.on_transfer(refused)
+        return refused
+
+    def restore_vote(self) -> None:
+        self._engine.restore_vote()
+        self._seat.lost = False
+        self._seat.after_input()
 
     @property
     def commit_index(self) -> LogIndex:
@@ -110,9 +158,10 @@ class WatchedEngine:
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """What invariants want to know of the plan: how the engine is set."""
+    """What invariants want to know of the plan: how the engine is set, and how often it is told the time."""
 
     config: EngineConfig
+    tick_stride: int = 1
 
 
 class Seat:
@@ -129,7 +178,11 @@ class Seat:
         self.digest = 0
         self.clock = host.ticks
         self.lost = False
+        """Something that was durable is gone, and not everything has been made good."""
+        self.handling: tuple[NodeId, Message] | None = None
+        self.transfer_us = 0
         self.plan = EnginePlan(EngineConfig())
+        self._reads: dict[int, AskedRead] = {}
         self._cluster = cluster
         self._monitor = cluster.monitor
         self._known = False
@@ -143,6 +196,10 @@ class Seat:
         """A process has recovered *engine* from this identity's disk."""
         view = view_of(engine)
         self.engine, self.view = engine, view
+        self.plan = EnginePlan(view.config)
+        self.lost = self.lost or damaged
+        self.handling, self.transfer_us = None, 0
+        self._reads.clear()
         base = EntryId(view.term_at(view.compacted_index) or Term(0), view.compacted_index)
         meta = SnapshotMeta(base, engine.membership_at(base.index))
         base_digest = self._cluster.digests.get(base.index, 0)
@@ -186,7 +243,48 @@ class Seat:
             self._unsynced = list(self.journal.unsynced)
             self._monitor.on_crashed(self)  # type: ignore[arg-type]
 
+    # ---- what rules ask ----------------------------------------------------------------------------------
+
+    def world_us(self) -> int:
+        """The time of the world, which no server sees."""
+        return self._cluster.world.now_us
+
+    def has_work(self) -> bool:
+        """Whether effects wait to be fetched, or writes to become durable."""
+        server = self.host.serving
+        return self.journal.synced < self.journal.written or server is None or server.node._turn_scheduled
+
+    def asked_read(self, context: int) -> AskedRead | None:
+        """The read that goes by *context* and waits for its index."""
+        return self._reads.get(context)
+
     # ---- what the engine does ----------------------------------------------------------------------------
+
+    def on_received(self, sender: NodeId, message: Message, now: Tick) -> None:
+        if sender == self.node_id:
+            # What a server says to itself never leaves it.
+            self._monitor.on_sent(self, sender, message)  # type: ignore[arg-type]
+        self._monitor.on_received(self, sender, message, now)  # type: ignore[arg-type]
+        self.handling = (sender, message)
+
+    def on_tick(self, now: Tick) -> None:
+        self._monitor.on_tick(self, now)  # type: ignore[arg-type]
+        self.after_input()
+
+    def on_accepted(self) -> None:
+        self._monitor.on_accepted(self)  # type: ignore[arg-type]
+
+    def on_suspected(self, peer: NodeId) -> None:
+        self._monitor.on_suspected(self, peer)  # type: ignore[arg-type]
+
+    def on_read(self, context: int) -> None:
+        leading = self.view.term if self.view.leads else Term(0)
+        self._reads[context] = AskedRead(self.host.life, LogIndex(0), self.world_us(), leading)
+
+    def on_transfer(self, refused: Refused | None) -> None:
+        if refused is None:
+            self.transfer_us = self.world_us()
+        self.after_input()
 
     def after_input(self) -> None:
         self._monitor.on_input(self)  # type: ignore[arg-type]
@@ -210,6 +308,11 @@ class Seat:
             self.applied, self.digest = last, self._cluster.digests.get(last.index, 0)
             monitor.on_applied(self, self.applied, self.digest)  # type: ignore[arg-type]
         self._pending.extend(effects.committed)
+        for state in effects.reads:
+            monitor.on_read_point(self, state)  # type: ignore[arg-type]
+            self._reads.pop(state.context, None)
+        for context in effects.reads_refused:
+            self._reads.pop(context, None)
 
     def on_applied(self, index: LogIndex) -> None:
         pending, digests = self._pending, self._cluster.digests

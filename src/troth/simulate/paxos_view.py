@@ -1,5 +1,6 @@
 """The view (view.py) of a Multi-Paxos engine."""
 
+from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Entry, Membership, Slot
 from troth.core.paxos.node import Paxos
 from troth.core.paxos.roles import Leader
@@ -26,6 +27,10 @@ class PaxosView:
             isinstance(paxos._role, Leader),
             paxos._memberships.current,
         )
+
+    @property
+    def config(self) -> EngineConfig:
+        return self._paxos._config
 
     @property
     def term(self) -> Term:

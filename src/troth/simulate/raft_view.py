@@ -1,5 +1,6 @@
 """The view (view.py) of a Raft engine."""
 
+from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Engine, Entry, EntryId, Membership, Slot
 from troth.core.leading.roles import Transfer
 from troth.core.raft.node import Raft
@@ -30,6 +31,10 @@ class RaftView:
             isinstance(raft._role, Leader),
             raft._memberships.current,
         )
+
+    @property
+    def config(self) -> EngineConfig:
+        return self._raft._config
 
     @property
     def term(self) -> Term:

@@ -2,21 +2,30 @@
 
 A run is a plan (numbers) and the list of what happened in it (choices.py). In this order, since each step makes the
 next one cheaper: what comes after the violation goes; a simple relative is looked for (the same settings, one class of
-faults, another seed), since in a run where a thousand packets are lost no single one can be spared; whole classes of
-faults, clients and settings that are not needed go; the run ends sooner; then single operations and single faults,
-by delta debugging (Zeller & Hildebrandt, "Simplifying and isolating failure-inducing input", TSE 2002). Every
+faults, another seed), since in a run where a thousand packets are lost no single one can be spared; whole kinds of
+faults and whole clients go, then halves, quarters and eighths of the rest; if that is still much, more relatives are
+looked at. Then settings that are not needed go, the run ends sooner, and single operations and faults go, by delta
+debugging (Zeller & Hildebrandt, "Simplifying and isolating failure-inducing input", TSE 2002). Every
 candidate is run; only what happens counts.
 
 No clock is read here: the caller says when time is up.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 from troth.simulate.choices import Choice, faults_of, operations_of
 
 P = TypeVar("P")
+
+_COARSE = 8
+_RELATIVES_FIRST = 8
+"""Relatives that are tried before the run itself is looked at more closely, and the others after that."""
+_FEW = 30
+"""So many choices may be left for a run that needs no simpler relative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +104,13 @@ class Shrinker(Generic[P]):
             self._calm = calm
             if self._try(self._shorter(self._plan, self._ended_us, calm), self._keep):
                 break
-        for relative in self._relatives(self._plan):
-            if self._expired() or self._try(relative, None):
-                break
+        relatives = self._relatives(self._plan)
+        for count in (_RELATIVES_FIRST, None):
+            if len(self._keep) > _FEW:
+                any(self._expired() or self._try(relative, None) for relative in islice(relatives, count))
+            self._drop_kinds()
+            for part_of in (faults_of, operations_of):
+                self._reduce(part_of, _COARSE)
         before: tuple[object, ...] = ()
         while before != (self._plan, self._keep) and not self._expired():
             before = (self._plan, self._keep)
@@ -116,6 +129,13 @@ class Shrinker(Generic[P]):
         self._plan, self._violation, self._ended_us = plan, trial.violation, trial.ended_us
         self._keep = tuple(trial.taken)
         return True
+
+    def _drop_kinds(self) -> None:
+        """Leave out all faults of a kind, all operations of a client; what there is most of first."""
+        for kind, _ in Counter(kind for kind, _ in self._keep).most_common():
+            if self._expired():
+                return
+            self._try(self._plan, [choice for choice in self._keep if choice[0] != kind])
 
     def _simplify(self) -> None:
         again = True
@@ -136,8 +156,8 @@ class Shrinker(Generic[P]):
             if self._expired() or not self._try(plan, self._keep):
                 break
 
-    def _reduce(self, part_of: Callable[[Sequence[Choice]], list[Choice]]) -> None:
-        """Delta debugging of one part of the choices, the rest stays."""
+    def _reduce(self, part_of: Callable[[Sequence[Choice]], list[Choice]], pieces_max: int = 1 << 30) -> None:
+        """Delta debugging of one part of the choices, the rest stays; in pieces not smaller than 1/*pieces_max*."""
         pieces = 2
         while not self._expired():
             part = part_of(self._keep)
@@ -154,6 +174,6 @@ class Shrinker(Generic[P]):
                     pieces = max(2, pieces - 1)
                     break
             else:
-                if size == 1:
+                if size == 1 or pieces >= pieces_max:
                     return
                 pieces = min(len(part), pieces * 2)

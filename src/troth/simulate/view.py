@@ -6,6 +6,7 @@ an engine's private state.
 
 from typing import Protocol
 
+from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Engine, Entry, Membership, Slot
 from troth.core.paxos.node import Paxos
 from troth.ids import LogIndex, NodeId, Term, Tick
@@ -19,6 +20,9 @@ class EngineView(Protocol):
 
     def look(self) -> Seen:
         """All that most rules compare, in one go."""
+
+    @property
+    def config(self) -> EngineConfig: ...
 
     @property
     def term(self) -> Term: ...

@@ -4,7 +4,7 @@ ones of troth/simulate/invariants."""
 from troth.rehearsal.invariants.exactly_once import ExactlyOnce
 from troth.rehearsal.invariants.revision_order import RevisionOrder
 from troth.rehearsal.invariants.same_state import SameState
-from troth.simulate.invariants import ALL, PAXOS
+from troth.simulate.invariants import RULES as CORE_RULES
 from troth.simulate.invariants.read_linearizability import ReadLinearizability
 
 RULES = {
@@ -14,7 +14,7 @@ RULES = {
         RevisionOrder,
         SameState,
     )
-    for consensus, rules in (("raft", ALL), ("paxos", PAXOS))
+    for consensus, rules in CORE_RULES.items()
 }
-"""By the name of the engine. That reads are linearizable is judged from what clients saw; rules about single steps of
-an engine are left to the simulation of cores."""
+"""By the name of the engine: what a cluster of cores is held to, and what only whole servers can break. That reads are
+linearizable is judged from what clients saw."""

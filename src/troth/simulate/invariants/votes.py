@@ -52,7 +52,7 @@ class ElectionRestriction(Invariant):
 class LeaderContact(Invariant):
     """Who has heard from a leader within an election timeout lets no other candidate move it, unless the leader itself
     has asked for that election. With lease reads this also holds in the candidate's own term, and right after a start,
-    since a lease may have been confirmed just before."""
+    since a lease may have been confirmed just before (but none was before the first term)."""
 
     RECEIVED = (AppendEntries, Heartbeat, RequestVote)
 
@@ -66,7 +66,7 @@ class LeaderContact(Invariant):
         self._contact.pop(node.node_id, None)
         self._held.pop(node.node_id, None)
         self._clock[node.node_id] = node.clock.ticks()
-        if node.plan.config.lease_reads:
+        if node.plan.config.lease_reads and node.view.term:
             self._contact[node.node_id] = node.clock.ticks()
 
     def on_tick(self, node: CoreNode, now: Tick) -> None:
