@@ -94,7 +94,7 @@ class AsyncClient(ClusterCalls):
             Put(key, value, lease, prev_kv, ignore_value, ignore_lease), len(key) + len(value), timeout
         )
         if recording.active is not None and not ignore_value:
-            recording.active.put(self._number, key, value, future)
+            recording.active.put(self._number, key, value, lease, future)
         return future
 
     def get(
@@ -147,7 +147,10 @@ class AsyncClient(ClusterCalls):
             min_create_revision,
             max_create_revision,
         )
-        return self._reads.submit(request, level, RangeReply, timeout)
+        future = self._reads.submit(request, level, RangeReply, timeout)
+        if recording.active is not None:
+            recording.active.range(self._number, request, level, future)
+        return future
 
     def delete(
         self,
@@ -161,8 +164,8 @@ class AsyncClient(ClusterCalls):
         """Delete one key, or a span of them. Deleting what is not there is no error."""
         start, end = span(key, range_end, prefix)
         future = self.write(DeleteRange(start, end, prev_kv), len(start) + len(end), timeout)
-        if recording.active is not None and not end:
-            recording.active.delete(self._number, start, future)
+        if recording.active is not None:
+            recording.active.delete(self._number, start, end, future)
         return future
 
     def txn(

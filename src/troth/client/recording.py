@@ -9,16 +9,18 @@ The file has the format of verify/history.py. An operation that failed with `Not
 other error of the cluster an "info"; one still open at the end has no completion, which means the same. Recorded are:
 
 ========  ============================================================================================
-put       key and value
+put       key and value; the lease, if it has one
 get       key; at ok its value (null: absent) and the level asked for
-delete    of a single key
+range     [start, end] of a span that is read whole, as it is now; at ok [[key, value], ...]
+delete    of a single key; ``delete-range`` [start, end] of a span
 cas       a transaction that compares one key to a value (or to "absent") and then puts it: [from, to]
 txn       any other transaction: at ok the operations that ran, ["r", key, value] and ["w", key, value]
 ========  ============================================================================================
 
-Reads and deletions of spans, leases and watches are not recorded. Concurrent operations of one client are written
-as operations of several processes, since a process of a history does one thing at a time; no process stands for two
-clients, so that what a client is promised about its own operations (session guarantees) can be checked.
+Watches are not recorded, nor reads of spans that leave something out, or of the past. Concurrent operations of one
+client are written as operations of several processes, since a process of a history does one thing at a time; no process
+stands for two clients, so that what a client is promised about its own operations (session guarantees) can be
+checked.
 
 While nothing is recorded the clients pay one test of a global for each call.
 """
@@ -90,23 +92,33 @@ class Recorder:
 
     # ---- operations ------------------------------------------------------------------------------------
 
-    def put(self, client: int, key: bytes, value: bytes, future: "asyncio.Future[PutReply]") -> None:
+    def put(self, client: int, key: bytes, value: bytes, lease: int, future: "asyncio.Future[PutReply]") -> None:
         """A put was asked for."""
         told = shown(value)
-        self._track(client, future, "put", {"key": shown(key), "value": told}, lambda reply: told)
+        fields: dict[str, Any] = {"key": shown(key), "value": told}
+        if lease:
+            fields["lease"] = lease
+        self._track(client, future, "put", fields, lambda reply: told)
 
     def get(self, client: int, key: bytes, level: ReadLevel, future: "asyncio.Future[GetReply]") -> None:
         """A get was asked for."""
-        fields: dict[str, Any] = {"key": shown(key)}
-        if level.name is not LevelName.LINEARIZABLE:
-            fields["level"] = str(level)
+        fields = {"key": shown(key), **_level(level)}
         self._track(
             client, future, "get", fields, lambda reply: None if reply.kv is None else shown(reply.kv.value)
         )
 
-    def delete(self, client: int, key: bytes, future: "asyncio.Future[DeleteReply]") -> None:
-        """The deletion of one key was asked for."""
-        self._track(client, future, "delete", {"key": shown(key)}, lambda reply: None)
+    def range(self, client: int, request: Range, level: ReadLevel, future: "asyncio.Future[RangeReply]") -> None:
+        """A read of a span was asked for; told only if it shows all that is in it, as it is now."""
+        span = [shown(request.key), shown(request.range_end)]
+        if request.range_end and request == _whole(request):
+            self._track(client, future, "range", {"value": span, **_level(level)}, _contents)
+
+    def delete(self, client: int, start: bytes, end: bytes, future: "asyncio.Future[DeleteReply]") -> None:
+        """The deletion of one key, or of a span, was asked for."""
+        if end:
+            self._track(client, future, "delete-range", {"value": [shown(start), shown(end)]}, lambda reply: None)
+        else:
+            self._track(client, future, "delete", {"key": shown(start)}, lambda reply: None)
 
     def txn(self, client: int, request: Txn, future: "asyncio.Future[TxnReply]") -> None:
         """A transaction was asked for."""
@@ -181,6 +193,20 @@ class Recorder:
 
 
 _REFUSED = object()
+
+
+def _whole(request: Range) -> Range:
+    """A read of the same span, in the same order, that leaves out nothing."""
+    order = request.sort_order, request.sort_target
+    return Range(request.key, request.range_end, sort_order=order[0], sort_target=order[1])
+
+
+def _level(level: ReadLevel) -> dict[str, Any]:
+    return {} if level.name is LevelName.LINEARIZABLE else {"level": str(level)}
+
+
+def _contents(reply: RangeReply) -> list[list[str]]:
+    return [[shown(kv.key), shown(kv.value)] for kv in reply.kvs]
 
 
 def shown(data: bytes) -> str:

@@ -11,6 +11,9 @@ from fake_server import asynchronous, running
 import troth
 from troth import aio
 from troth.errors import OutcomeUnknown, UsageError
+from troth.verify.check import check
+from troth.verify.formats import read_history
+from troth.verify.guess import guess
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -64,6 +67,38 @@ def test_operations_are_written_as_they_begin_and_end(tmp_path: Path) -> None:
     ]
     lines = events(path)
     assert lines[4]["level"] == "eventual" and lines[-1]["error"].startswith("LeaseNotFound")
+
+
+def test_spans_and_leases_are_told(tmp_path: Path) -> None:
+    """A store that deletes a prefix, or a key whose lease ends, is not blamed for what is gone; a lost write is."""
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with running() as cluster, await aio.connect(cluster.url) as client:
+            with troth.recording(path):
+                await client.put("a/1", "1")
+                await client.put("a/2", "2")
+                await client.range(prefix="a/")
+                await client.range(prefix="a/", limit=1)
+                await client.delete(prefix="a/")
+                await client.range(prefix="a/")
+
+    run()
+    told = [(e["f"], e.get("value")) for e in events(path) if e["type"] == "ok"]
+    assert told[2:] == [("range", [["a/1", "1"], ["a/2", "2"]]), ("delete-range", None), ("range", [])]
+    history = read_history(path.read_bytes())
+    assert guess(history).object == "kv" and check(history, object="kv")
+    assert "taken for as many of single keys" in history.remarks[0]
+    text = path.read_text()
+    assert not check(read_history(text.replace('[["a/1","1"],["a/2","2"]]', '[["a/1","1"]]')), object="kv")
+    leased = (
+        '{"troth_history":1}\n{"process":0,"type":"invoke","f":"put","key":"k","value":"1","lease":7}\n'
+        '{"process":0,"type":"ok","f":"put","key":"k","value":"1","lease":7}\n'
+        '{"process":0,"type":"invoke","f":"get","key":"k"}\n{"process":0,"type":"ok","f":"get","key":"k","value":null}\n'
+    )
+    assert check(read_history(leased), object="kv")
+    assert not check(read_history(leased.replace(',"lease":7', "")), object="kv")
 
 
 def test_what_overlaps_or_stays_unknown_gets_processes_of_its_own(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from msgspec import structs
 
 from troth.errors import DecodeError
 from troth.verify.formats import edn
+from troth.verify.formats.spans import without_spans
 from troth.verify.history import FOREVER, Event, EventType, History, Process, Reading, pair
 
 _TYPES: Final = {kind.value: kind for kind in EventType}
@@ -90,7 +91,16 @@ def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
             reading = _header(value, line)
             continue
         rows.append((value, line))
-    return _paired(list(_events(rows)), reading)
+        if value.get("lease") and value.get("type") == "invoke":
+            # The key goes when its lease ends, which nobody records: a deletion that may happen at any time from here.
+            rows.append(
+                ({"process": f"lease/{line}", "type": "invoke", "f": "delete", "key": value.get("key")}, line)
+            )
+    history = without_spans(_paired(list(_events(rows)), reading))
+    weaker = sum(1 for row, _ in rows if row.get("level") and row.get("type") == "invoke")
+    if weaker:
+        history.remarks += (f"{weaker} reads asked for a weaker level than linearizable, and may say so",)
+    return history
 
 
 def _paired(events: list[Event], reading: Reading) -> History:

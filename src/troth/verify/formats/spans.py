@@ -1,0 +1,92 @@
+"""Reads and deletions of spans of keys, as clients of troth record them, key by key.
+
+``range`` is asked with [start, end] and answered with [[key, value], ...]; ``delete-range`` is asked with [start, end].
+A span holds keys with start <= key < end, or to the last key if end is a single zero byte, in the order of their bytes.
+
+Each becomes one get, or one delete, of every key of the history that lies in it, at any time until it returned. That
+it happened to all of them at one instant is thereby not checked; everything found wrong is wrong all the same.
+"""
+
+import base64
+from typing import Final
+
+from msgspec import structs
+
+from troth.errors import UsageError
+from troth.verify.history import EventType, History, Operation, Value
+
+SPANS: Final = frozenset({"range", "delete-range"})
+_PIECES_MAX: Final = 5_000_000
+_BASE64: Final = "base64:"
+
+
+def without_spans(history: History) -> History:
+    """*history* with every span taken apart.
+
+    Raises:
+        UsageError: a span that is not [start, end], or more pieces than can be looked at.
+    """
+    spans = [op for op in history.operations if op.f in SPANS]
+    if not spans:
+        return history
+    keys = {key: _bytes(key) for op in history.operations for key in _keys(op) if isinstance(key, str)}
+    if len(keys) * len(spans) > _PIECES_MAX:
+        raise UsageError(f"{len(spans)} spans over {len(keys)} keys are too many to be taken apart")
+    operations: list[Operation] = []
+    for op in history.operations:
+        if op.f not in SPANS:
+            operations.append(op)
+        elif op.outcome is EventType.OK or (op.f == "delete-range" and op.outcome is EventType.INFO):
+            operations.extend(_pieces(op, keys))
+    apart = History.of(operations, reading=history.reading)
+    apart.faults = history.faults
+    apart.remarks = (
+        *history.remarks,
+        f"{len(spans)} reads and deletions of spans are taken for as many of single keys, not all at one instant",
+    )
+    return apart
+
+
+def _pieces(op: Operation, keys: dict[str, bytes]) -> list[Operation]:
+    if not isinstance(op.argument, tuple) or len(op.argument) != 2:
+        raise UsageError(f"a {op.f} is asked with [start, end], found {op.argument!r}")
+    start, end = _bytes(op.argument[0]), _bytes(op.argument[1])
+    found = dict(_pairs(op.result)) if op.f == "range" else {}
+    pieces: list[Operation] = []
+    for key, at in keys.items():
+        if start <= at and (at < end or end == b"\0"):
+            read = op.f == "range"
+            pieces.append(
+                structs.replace(
+                    op,
+                    f="get" if read else "delete",
+                    process=f"{op.process}/{op.line}/{len(pieces)}",
+                    key=key,
+                    argument=None,
+                    result=found.get(key) if read else None,
+                )
+            )
+    return pieces
+
+
+def _keys(op: Operation) -> list[Value]:
+    if op.f == "range":
+        return [key for key, _ in _pairs(op.result)] if op.outcome is EventType.OK else []
+    if op.f == "txn":
+        micros = [*_items(op.argument), *_items(op.result)]
+        return [item[1] for item in micros if isinstance(item, tuple) and len(item) == 3]
+    return [op.key]
+
+
+def _pairs(value: Value) -> list[tuple[Value, Value]]:
+    return [(item[0], item[1]) for item in _items(value) if isinstance(item, tuple) and len(item) == 2]
+
+
+def _items(value: Value) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+def _bytes(text: Value) -> bytes:
+    if not isinstance(text, str):
+        raise UsageError(f"a span is of keys that are texts, found {text!r}")
+    return base64.b64decode(text[len(_BASE64) :]) if text.startswith(_BASE64) else text.encode()
