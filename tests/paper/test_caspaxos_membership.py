@@ -3,7 +3,7 @@
 import pytest
 from caspaxos import Table, ballot, state
 
-from troth.core.register import changes
+from troth.core.register import changes, reconfigure
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import Accept, Configure, Conflict, Described, Prepare, WrongConfig
 from troth.core.register.reconfigure import Reconfiguration
@@ -58,6 +58,18 @@ def test_a_set_may_be_replaced_as_a_whole() -> None:
         assert table.run(reader.read(b"key %d" % number)).value == b"%d" % number
     for number in range(30):
         assert table.run(reader.read(b"key %d" % number), up=(4, 5, 6)).value == b"%d" % number
+
+
+def test_every_register_is_copied_however_many_pages_list_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconfigure, "SCAN_PAGE_KEYS", 4)
+    table = Table(spares=3)
+    for number in range(11):
+        table.run(table.proposer(1).change(b"key %02d" % number, changes.put(b"%d" % number)))
+    change(table, 50, [4, 5, 6])
+    reader = table.proposer(2)
+    reader.adopt(table.acceptors[NodeId(4)].config)  # type: ignore[arg-type]
+    for number in range(11):
+        assert table.run(reader.read(b"key %02d" % number), up=(4, 5, 6)).value == b"%d" % number
 
 
 def test_in_the_joint_configuration_a_phase_needs_quorums_of_both_groups() -> None:

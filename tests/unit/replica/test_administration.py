@@ -40,6 +40,7 @@ from troth.replica.protocol import (
     WatchEvents,
     WatchProgress,
     Writes,
+    WritesRefused,
 )
 from troth.replica.reads import Serve
 from troth.replica.state import ReplicaConfig
@@ -501,6 +502,64 @@ def test_one_snapshot_is_made_at_a_time() -> None:
     cluster.settle()
     assert len(begun) == 2
     assert begun[1].meta.last.index > begun[0].meta.last.index
+
+
+def test_no_snapshot_is_made_of_a_state_that_is_being_replaced() -> None:
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=5))
+    node = cluster.follower
+    replica = cluster.replicas[node]
+    replica._loading = cluster.founding
+    for _ in range(20):
+        write(cluster, Put(b"k", b""))
+    cluster.step(5)
+    assert not any(work for server, work in cluster.compacted if server == node)
+    assert any(cluster.compacted)
+
+
+def test_a_snapshot_has_the_membership_of_its_end_and_not_a_newer_one_that_is_not_committed() -> None:
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=5))
+    leader = cluster.leader
+    replica = cluster.replicas[leader]
+    for _ in range(3):
+        write(cluster, Put(b"k", b""))
+    cluster.isolate(leader)
+    change = MembershipChange(add_learners={NodeId(9): Member("n9", "", "host9")})
+    cluster.say(leader, ChangeMembers(1, change))
+    begun: list[SaveSnapshot] = []
+
+    def work(node: NodeId, wanted: object) -> None:
+        begun.extend([wanted] if isinstance(wanted, SaveSnapshot) else [])
+
+    cluster._work = work  # type: ignore[method-assign]
+    cluster.settle()
+    assert NodeId(9) in replica.engine.status().membership.learners
+    replica._doubtful = True
+    cluster.settle()
+    (snapshot,) = begun
+    assert snapshot.meta.membership.learners == ()
+
+
+def test_who_waits_for_a_write_that_only_a_snapshot_brings_is_told_that_its_outcome_is_unknown() -> None:
+    cluster = loaded_cluster()
+    node = cluster.follower
+    cluster.heard(node)
+    held = False
+
+    def on_send(sender: NodeId, to: NodeId, message: object) -> bool:
+        return not (held and to == node)
+
+    cluster.on_send = on_send
+    held = True
+    cluster.say(node, Writes(0, 7, 0, (Put(b"forwarded", b"v"),)))
+    cluster.settle()
+    for number in range(60):
+        write(cluster, Put(b"later%d" % number, b""))
+    assert cluster.replicas[cluster.leader].machine.store.range(Range(b"forwarded")).kvs  # type: ignore[union-attr]
+    assert cluster.heard(node) == []
+    held = False
+    cluster.step_until(lambda: cluster.replicas[node].machine.store.revision > 100)
+    refused = [reply for reply in cluster.heard(node) if isinstance(reply, WritesRefused)]
+    assert [(reply.first_seq, reply.code) for reply in refused] == [(7, "leadership_lost")]
 
 
 def test_a_server_far_behind_is_sent_a_snapshot_in_chunks() -> None:
