@@ -7,7 +7,7 @@ from troth.core.register import changes, reconfigure
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import Accept, Configure, Conflict, Described, Prepare, WrongConfig
 from troth.core.register.reconfigure import Reconfiguration
-from troth.errors import NotApplied, UsageError
+from troth.errors import NotApplied, QuotaExceeded, Unavailable, UsageError
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -70,6 +70,54 @@ def test_every_register_is_copied_however_many_pages_list_them(monkeypatch: pyte
     reader.adopt(table.acceptors[NodeId(4)].config)  # type: ignore[arg-type]
     for number in range(11):
         assert table.run(reader.read(b"key %02d" % number), up=(4, 5, 6)).value == b"%d" % number
+
+
+def test_a_change_whose_copies_fail_is_not_completed() -> None:
+    """What did not go over would be gone with the old group."""
+    table = Table(spares=3)
+    for number in range(5):
+        table.run(table.proposer(1).change(b"key %d" % number, changes.put(b"v" * 100)))
+    for node in (4, 5, 6):
+        table.acceptors[NodeId(node)]._bytes_max = 500
+    task = Reconfiguration(table.proposer(50), {NodeId(n): f"a{n}" for n in (4, 5, 6)})
+    assert isinstance(table.run(task).error, QuotaExceeded)
+    config = table.acceptors[NodeId(1)].config
+    assert config is not None and config.is_joint
+    for node in (4, 5, 6):
+        table.acceptors[NodeId(node)]._bytes_max = 1 << 20
+    change(table, 51, [4, 5, 6])
+    for number in range(5):
+        assert table.run(table.proposer(2).read(b"key %d" % number)).value == b"v" * 100
+
+
+def test_a_seat_is_as_old_as_its_holders_stay() -> None:
+    table = Table(spares=1)
+    change(table, 50, [1, 2, 4])
+    change(table, 51, [1, 2, 3])
+    config = table.acceptors[NodeId(1)].config
+    assert config is not None
+    assert {seat.acceptor: seat.since for seat in config.seats} == {1: 1, 2: 1, 3: config.id.epoch - 1}
+
+
+def test_an_operator_whose_belief_is_old_does_not_take_it_for_what_is() -> None:
+    """It wants the set that it believes in, which others have changed meanwhile."""
+    table = Table(spares=1)
+    change(table, 50, [1, 2, 4])
+    task = Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (1, 2, 3)})
+    assert task.outcome is None
+    assert table.run(task).error is None
+    config = table.acceptors[NodeId(1)].config
+    assert config is not None and config.acceptors == (1, 2, 3)
+
+
+def test_that_nothing_has_to_change_is_said_by_a_quorum() -> None:
+    table = Table()
+    task = Reconfiguration(table.proposer(50), {NodeId(n): f"a{n}" for n in (1, 2, 3)})
+    assert isinstance(table.run(task, up=(1,)).error, Unavailable)
+    table = Table()
+    again = Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (1, 2, 3)})
+    assert table.run(again, up=(1, 2)).error is None
+    assert not any(acceptor.slots for acceptor in table.acceptors.values()), "nothing is left behind"
 
 
 def test_in_the_joint_configuration_a_phase_needs_quorums_of_both_groups() -> None:
@@ -136,7 +184,8 @@ def test_an_acceptor_that_comes_back_begins_empty() -> None:
     assert table.run(table.proposer(2).collect(KEY)).error is None
     change(table, 51, [1, 2, 3])
     assert table.run(table.proposer(3).read(KEY), up=(1, 3)).value is None
-    assert KEY not in table.acceptors[NodeId(3)].slots
+    slot = table.acceptors[NodeId(3)].slots.get(KEY)
+    assert slot is None or slot.state is None, "the read may have left a promise, and nothing else"
 
 
 def test_an_acceptor_that_missed_its_leaving_begins_empty_as_well() -> None:

@@ -508,7 +508,7 @@ def test_no_snapshot_is_made_of_a_state_that_is_being_replaced() -> None:
     cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=5))
     node = cluster.follower
     replica = cluster.replicas[node]
-    replica._loading = cluster.founding
+    replica._loading, replica._doubtful = cluster.founding, True
     for _ in range(20):
         write(cluster, Put(b"k", b""))
     cluster.step(5)

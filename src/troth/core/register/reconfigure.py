@@ -226,6 +226,8 @@ class Reconfiguration:
         self._highest = ZERO
         self._copied_in: ConfigId | None = None
         """The joint configuration in which the registers are being copied."""
+        self._confirmed: ConfigId | None = None
+        """The configuration that a quorum is known to be in."""
         self._stage = "begin"
         self._inner: Round | Listing | _Copying | None = None
         self._leaving: tuple[NodeId, ...] = ()
@@ -306,7 +308,12 @@ class Reconfiguration:
             return
         target = self._target(config.id.epoch + 1)
         if _same(target, config.groups[0]):
-            self._end(None)
+            if self._confirmed == config.id:
+                self._end(None)
+            else:
+                # So we believe; others may have changed it since. Whoever is in a newer one refuses, and names it.
+                self._stage, self._confirmed = "confirming", config.id
+                self._inner = self._proposer.read(config_key(config.id.epoch + 1))
             return
         self._decide(config, (config.groups[0], target), config.floor, barrier=config.barrier)
 
@@ -335,7 +342,7 @@ class Reconfiguration:
             self._list()
             return
         self._leaving = tuple(sorted(set(before.acceptors) - set(now.acceptors)))
-        self._stage = "announcing"
+        self._stage, self._confirmed = "announcing", now.id
         self._inner = _Announcing(self._proposer, self._leaving)
 
     def _list(self) -> None:
