@@ -379,3 +379,38 @@ def test_a_late_heartbeat_answer_makes_a_leader_send_again_but_never_forget(late
     match = stage.status(1).progress[NodeId(2)].match
     stage.hand(2, 1, HeartbeatReply(stage[1].view.ballot, late, LogIndex(0)))
     assert stage.status(1).progress[NodeId(2)].match == match == 1
+
+
+def test_that_a_snapshot_is_installed_is_told_when_all_that_it_vouches_for_is_durable() -> None:
+    """What was accepted behind the snapshot counts with it, and may still wait for the disk."""
+    stage = paxos()
+    stage.elect(1)
+    stage.isolate(3)
+    for _ in range(4):
+        stage.propose(1)
+        stage.settle()
+    stage.compact(1)
+    stage[3].syncs = False
+    stage.heal()
+    stage.drop()
+    stage.install(1, 3, report=False)
+    assert not [each for each in stage.in_flight if each.sender == 3 and isinstance(each.message, AcceptReply)]
+    stage.sync(3)
+    assert [each for each in stage.in_flight if each.sender == 3 and isinstance(each.message, AcceptReply)]
+
+
+def test_a_snapshot_older_than_what_is_chosen_changes_nothing() -> None:
+    stage = paxos()
+    stage.elect(1)
+    for _ in range(2):
+        stage.propose(1)
+        stage.settle()
+    stage.compact(1)
+    for _ in range(3):
+        stage.propose(1)
+        stage.settle()
+    stage.run(4)
+    before = stage.commit(3)
+    assert before == 5
+    assert not stage.install(1, 3)
+    assert stage.commit(3) == before

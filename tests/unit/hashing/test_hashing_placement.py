@@ -14,6 +14,7 @@ from troth.hashing import (
     Topology,
     UnknownNode,
 )
+from troth.hashing.placement import Rule
 
 KEYS = [f"key-{index}" for index in range(300)]
 LEVELS = ("region", "zone", "rack")
@@ -141,3 +142,14 @@ def test_bad_topologies_are_named() -> None:
         Placement(HashRing(["a"]), topology, replicas=0)
     with pytest.raises(BadSetting):
         Placement(HashRing(["a"]), topology, replicas=1).nodes_batch(["k"], 2)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "distinct", "met", "best"),
+    [(3, 5, 3, True, True), (3, 2, 2, False, True), (3, 5, 2, False, False), (3, 3, 1, False, False)],
+)
+def test_a_rule_is_met_in_full_or_as_well_as_can_be_or_neither(
+    wanted: int, available: int, distinct: int, met: bool, best: bool
+) -> None:
+    rule = Rule(level="zone", wanted=wanted, available=available, distinct=distinct, most_in_one=1)
+    assert (rule.met, rule.best) == (met, best)

@@ -486,3 +486,17 @@ def test_a_record_that_would_skip_moves_or_fail_midway_is_refused() -> None:
     ):
         with pytest.raises(DecodeError, match="contradicts"):
             Plan.from_json(plan.to_json())
+
+
+def test_a_rest_is_good_for_one_burst_however_long_it_was() -> None:
+    now = [0.0]
+    waits: list[float] = []
+    throttle = Throttle(bytes_per_second=10, clock=lambda: now[0], sleep=waits.append, burst_bytes=30)
+    now[0] = 1000.0
+    throttle.admit()
+    throttle.spend(80)
+    throttle.admit()
+    assert waits == [5.0], "50 of the 80 bytes are above the burst"
+    now[0] += 2.0
+    throttle.admit()
+    assert waits == [5.0, 3.0], "time pays the debt at the rate"
