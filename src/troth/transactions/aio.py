@@ -41,8 +41,8 @@ class _InTasks(Waiting):
         self._tasks: set[asyncio.Task[None]] = set()
 
     @override
-    def blocking(self, work: Callable[[], T]) -> T:
-        return await_only(asyncio.get_running_loop().run_in_executor(self._threads, work))
+    def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await_only(asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments))
 
     @override
     def later(self, work: Callable[[], None]) -> None:

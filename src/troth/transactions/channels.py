@@ -142,8 +142,8 @@ class _PqChannel:
 
 
 def _first_row(result: Any) -> tuple[str | None, ...]:
-    values = (result.get_value(0, column) for column in range(result.nfields))
-    return tuple(None if value is None else value.decode() for value in values)
+    values = [result.get_value(0, column) for column in range(result.nfields)]
+    return tuple([None if value is None else value.decode() for value in values])
 
 
 class _PyMySqlChannel:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 UNFINISHED_MAX = 10_000
 LATER_THREADS = 32
 LATER_MAX = 1024
+APPLIED_AT_ONCE = 16
+"""So many are noted as applied together. After a crash that many more have to be looked for in the databases."""
 PROVE_WITHIN_S = 2.0
 PROVE_PAUSE_S = 0.05
 KEY_TRIES = 3
@@ -38,7 +40,7 @@ KEY_TRIES = 3
 class Waiting(Protocol):
     """How to wait, and how to go on in the background: differs between threads and asyncio."""
 
-    def blocking(self, work: Callable[[], T]) -> T:
+    def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do *work*, which may block, and return what it returns."""
 
     def later(self, work: Callable[[], None]) -> None:
@@ -56,8 +58,8 @@ class InThreads(Waiting):
         self._lock = threading.Lock()
 
     @override
-    def blocking(self, work: Callable[[], T]) -> T:
-        return work()
+    def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
+        return work(*arguments)
 
     @override
     def later(self, work: Callable[[], None]) -> None:
@@ -125,10 +127,11 @@ class Core:
 
     def _on_batch(self, size: int) -> None:
         self.metrics.count_batch(size)
-        try:
-            self.flush_applied()
-        except TrothError:
-            pass  # recovery finds out again what is applied; the batch has its answers
+        if len(self._applied) >= APPLIED_AT_ONCE:
+            try:
+                self.flush_applied()
+            except TrothError:
+                pass  # recovery finds out again what is applied; the batch has its answers
 
     def unapplied(self) -> list[Commit]:
         """`DecisionLog.unapplied`, without what this process has applied meanwhile."""
@@ -214,7 +217,7 @@ class Core:
 
     def _write(self, record: Commit) -> Decided:
         try:
-            decided = self.waiting.blocking(lambda: self._group.decide(record))
+            decided = self.waiting.blocking(self._group.decide, record)
         except StorageError as error:
             self._log_fault = error
             raise

@@ -36,9 +36,9 @@ class Metrics:
         self.decisions += size
 
     def count_prepared(self, seconds: float) -> None:
-        bucket = bisect_left(PREPARED_SECONDS_BUCKETS, seconds)
+        bound = _BOUNDS[bisect_left(PREPARED_SECONDS_BUCKETS, seconds)]
         with self.lock:
-            self.prepared_seconds[_BOUNDS[bucket]] += 1
+            self.prepared_seconds[bound] = self.prepared_seconds.get(bound, 0) + 1
             self.prepared_seconds_sum += seconds
 
     def text(self, name: str) -> str:

@@ -331,11 +331,10 @@ class Transaction:
             return Event.VOTED_NO
         branches = self._branches
         known = [branch for branch in branches if branch.wrote]
-        unknown = [branch for branch in branches if not branch.wrote]
-        if (len(known) + len(unknown) > 1 and len(known) > 1) or self.key:
+        if len(known) > 1 or self.key:
             # Two-phase for certain: who has written votes in the same round in which the others are asked.
             voters = [branch for branch in known if branch.participant.can_prepare]
-            if not self._vote(voters, unknown):
+            if not self._vote(voters, [branch for branch in branches if not branch.wrote]):
                 return Event.VOTED_NO
         else:
             voters = []
@@ -346,12 +345,13 @@ class Transaction:
             return Event.NO_WRITER
         if len(writers) == 1 and not self.key and not voters:
             return Event.LONE_WRITER
-        late = [branch for branch in writers if branch not in voters and branch.participant.can_prepare]
-        if late and not self._vote(late, []):
-            return Event.VOTED_NO
-        readers = [branch for branch in branches if not branch.wrote]
-        if readers and not self._fan([(branch, branch.commit_alone) for branch in readers]):
-            return Event.VOTED_NO
+        if len(voters) < len(branches):
+            late = [branch for branch in writers if branch not in voters and branch.participant.can_prepare]
+            if late and not self._vote(late, []):
+                return Event.VOTED_NO
+            readers = [branch for branch in branches if not branch.wrote]
+            if readers and not self._fan([(branch, branch.commit_alone) for branch in readers]):
+                return Event.VOTED_NO
         self._core.on_step("after_prepares")
         self._prepared_at = time.monotonic()
         return Event.VOTED_YES
@@ -360,7 +360,7 @@ class Transaction:
         if voters:
             self._core.on_step("before_prepare")
         return self._fan(
-            [*((branch, branch.prepare) for branch in voters), *((branch, branch.ask) for branch in asked)],
+            [(branch, branch.prepare) for branch in voters] + [(branch, branch.ask) for branch in asked],
             "between_prepares",
             "after_first_prepare",
         )
@@ -477,13 +477,15 @@ class Transaction:
 
     def _tell_commit(self) -> Event:
         core = self._core
-        reached = [branch for branch in self._second_phase() if branch.number not in self._lost]
+        told = self._second_phase()
         # From here on an error changes nothing about the outcome; `pending` tells of it.
         self._untold = set(self._lost)
         self._fan(
-            [(branch, branch.commit_prepared) for branch in reached], "between_commits", "after_first_commit"
+            [(branch, branch.commit_prepared) for branch in told if branch.number not in self._lost],
+            "between_commits",
+            "after_first_commit",
         )
-        self.pending = tuple(b.participant.name for b in self._second_phase() if b.number in self._untold)
+        self.pending = tuple([b.participant.name for b in told if b.number in self._untold])
         core.on_step("after_commits")
         core.prepared_for(time.monotonic() - self._prepared_at)
         return Event.BRANCH_LOST if self.pending else Event.BRANCHES_DONE

@@ -77,7 +77,7 @@ class Writer:
                 self._zeroed = (end // AHEAD_BYTES + 1) * AHEAD_BYTES
                 content += bytes(self._zeroed - end)
             write_all(self._descriptor, content, place.end)
-            if any(isinstance(record, Commit) for record in records):
+            if records and isinstance(records[0], Commit):
                 self._on_step("decision_written")
             self._sync()
         except BaseException as error:

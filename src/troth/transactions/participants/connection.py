@@ -25,16 +25,15 @@ class BranchConnection(Connection):
     @override
     def connection(self) -> Any:
         """The pool's connection, for whoever wants to work with the driver itself."""
-        self._settle()
+        if self.branch is not None and self.branch.unanswered is not None:
+            self._settle(self.branch)
         return super().connection
 
-    def _settle(self) -> None:
-        branch = self.branch
-        if branch is not None and branch.unanswered is not None:
-            try:
-                branch.settle()
-            except exc.DBAPIError as error:
-                self._handle_dbapi_exception(error.orig or error, "BEGIN", None, None, None)
+    def _settle(self, branch: "SqlBranch") -> None:
+        try:
+            branch.settle()
+        except exc.DBAPIError as error:
+            self._handle_dbapi_exception(error.orig or error, "BEGIN", None, None, None)
 
     @override
     def _execute_context(self, *arguments: Any, **named: Any) -> CursorResult[Any]:
@@ -43,7 +42,7 @@ class BranchConnection(Connection):
         if branch is None:
             return super()._execute_context(*arguments, **named)
         if branch.unanswered is not None:
-            self._settle()
+            self._settle(branch)
         result = super()._execute_context(*arguments, **named)
         if not branch.wrote:
             branch.saw(result.context)

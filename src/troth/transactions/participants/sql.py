@@ -94,7 +94,8 @@ class SqlBranch:
 
     def check_whole(self) -> None:
         """Raise Aborted unless the transaction that was begun is still the one that is open."""
-        self.settle()
+        if self.unanswered is not None:
+            self.settle()
         if not self._transaction.is_active or self.handle.closed or self.handle.invalidated:
             raise Aborted(
                 f"{self.participant.name}: the branch was rolled back (or its connection was lost) before the commit",
