@@ -136,7 +136,7 @@ class TwoPhaseCommit:
         """
         until = time.monotonic() + wait
         while True:
-            mixed = [h for h in self._core.log.heuristics() if h.gid == gid]
+            mixed = [h for h in self._core.waiting.blocking(self._core.log.heuristics) if h.gid == gid]
             if mixed:
                 raise HeuristicMixed(
                     f"{gid}: {mixed[0].participant} was {mixed[0].seen}: repair it, then: troth tx forget {gid}",

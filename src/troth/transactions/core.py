@@ -56,6 +56,7 @@ class InThreads(Waiting):
         self._pool: ThreadPoolExecutor | None = None
         self._slots = threading.BoundedSemaphore(LATER_MAX)
         self._lock = threading.Lock()
+        self._is_closed = False
 
     @override
     def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -63,13 +64,7 @@ class InThreads(Waiting):
 
     @override
     def later(self, work: Callable[[], None]) -> None:
-        """Here and now if too much waits already."""
-        if not self._slots.acquire(blocking=False):
-            work()
-            return
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
+        """Here and now if too much waits already, or after `close`."""
 
         def done() -> None:
             try:
@@ -77,10 +72,23 @@ class InThreads(Waiting):
             finally:
                 self._slots.release()
 
-        self._pool.submit(done)
+        is_handed_over = False
+        if self._slots.acquire(blocking=False):
+            with self._lock:
+                if not self._is_closed:
+                    if self._pool is None:
+                        self._pool = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
+                    self._pool.submit(done)
+                    is_handed_over = True
+            if not is_handed_over:
+                self._slots.release()
+        if not is_handed_over:
+            work()
 
     @override
     def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=True)
 
@@ -135,6 +143,9 @@ class Core:
 
     def unapplied(self) -> list[Commit]:
         """`DecisionLog.unapplied`, without what this process has applied meanwhile."""
+        return self.waiting.blocking(self._unapplied)
+
+    def _unapplied(self) -> list[Commit]:
         self.flush_applied()
         return self.log.unapplied()
 
@@ -146,7 +157,7 @@ class Core:
             # Or else each transaction would prepare its branches, and leave them in doubt.
             raise self._log_fault
         if self._is_closed():
-            self._renew()
+            self.waiting.blocking(self._renew)
         gid = self.epoch.name(next(self._sequence))
         self._open.add(gid)
         return gid
@@ -264,7 +275,7 @@ class Core:
 
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
-        holder = self.waiting.blocking(lambda: self.log.holder_of(key))
+        holder = self.waiting.blocking(self.log.holder_of, key)
         if holder is None or self.decision(holder) is not Outcome.COMMITTED:
             return None
         return holder
@@ -285,12 +296,16 @@ class Core:
                         pass
                 if time.monotonic() > until:
                     break
-                self.waiting.blocking(lambda: time.sleep(PROVE_PAUSE_S))
+                self.waiting.blocking(time.sleep, PROVE_PAUSE_S)
+        self.keep_proof(gid, branch)
+        return Event.RESOURCE_SILENT
+
+    def keep_proof(self, gid: str, branch: Branch) -> None:
+        """How *gid* ended, only the database of *branch* knows, its one writer: `outcome` asks there."""
         with self._lock:
             self._alone[gid] = (branch.participant, branch.proof)
             while len(self._alone) > UNFINISHED_MAX:
                 self._alone.popitem(last=False)
-        return Event.RESOURCE_SILENT
 
     # ---- for recovery and for questions ------------------------------------------------------------------
 
@@ -337,7 +352,7 @@ class Core:
         alone = self._alone.get(gid)
         if alone is not None:
             return self._outcome_alone(*alone)
-        verdict = self.log.verdict(found[0])
+        verdict = self.waiting.blocking(self.log.verdict, found[0])
         if verdict is Verdict.DELEGATED:
             said = self.delegated(found[0], refuse=False)
             # Markers are dropped when the transaction is applied, which only a committed one ever is.
@@ -345,7 +360,7 @@ class Core:
             is_applied = (
                 said is None
                 and all(record.gid != gid for record in self.unapplied())
-                and self.log.verdict(found[0]) is Verdict.DELEGATED
+                and self.waiting.blocking(self.log.verdict, found[0]) is Verdict.DELEGATED
             )
             return Outcome.COMMITTED if is_applied else said or Outcome.OPEN
         if gid in self._committed_alone:
@@ -376,7 +391,7 @@ class Core:
 
     def delegated(self, gid: Gid, *, refuse: bool) -> Outcome | None:
         """What the last resource says; None: nothing yet, or it cannot be asked."""
-        record = self.log.commit_of(gid)
+        record = self.waiting.blocking(self.log.commit_of, gid)
         if record is None:
             return None
         try:

@@ -249,6 +249,11 @@ class Transaction:
         Answers may be outstanding on any connection, so none is used again; what stands in the log stands.
         """
         self._lost.update(branch.number for branch in self._branches)
+        if self._state is State.ONE_PHASE:
+            # It has no cell: only its database knows what became of it, and only this process whom to ask.
+            for branch in self._branches:
+                if branch.wrote:
+                    self._core.keep_proof(self.gid, branch)
         self._go_through(_CUT_SHORT.get(self._state))
 
     def _release(self) -> None:

@@ -12,8 +12,10 @@ sa = pytest.importorskip("sqlalchemy")
 
 from troth.core.twophase.cells import Verdict  # noqa: E402
 from troth.core.twophase.records import Abort, Commit  # noqa: E402
+from troth.core.twophase.table import Finding, State  # noqa: E402
 from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError, TransactionInDoubt  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
+from troth.transactions.core import InThreads  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.log.group import GroupCommit  # noqa: E402
 from troth.transactions.log.interface import Decided, DecisionLog  # noqa: E402
@@ -109,6 +111,41 @@ def test_recovery_says_nothing_of_a_lone_writer_that_was_interrupted(tmp_path: P
             tx._branches[0].commit_alone = interrupted
         tpc.recover()
         assert tpc.outcome(tx.gid) is not Outcome.ABORTED
+
+
+def test_a_lone_writer_interrupted_in_its_commit_is_asked_after_in_its_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two statements, where no answer is waited for: it has no cell, and was "open" for ever."""
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+
+        def interrupted(work: object, *steps: str) -> bool:
+            if work and tx._state is State.ONE_PHASE:
+                raise KeyboardInterrupt
+            return True
+
+        with pytest.raises(KeyboardInterrupt), tpc.begin() as tx:
+            tx["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+            tx._branches[0].proof = "7"
+            monkeypatch.setattr(tx, "_fan", interrupted)
+        asked: list[str] = []
+
+        def prove(proof: str) -> Finding:
+            asked.append(proof)
+            return Finding.PROVED_ABORTED
+
+        monkeypatch.setattr(tpc.participants[0], "prove", prove)
+        assert (tpc.outcome(tx.gid), asked) == (Outcome.ABORTED, ["7"])
+
+
+def test_work_for_later_is_done_at_once_after_the_end() -> None:
+    waiting, done = InThreads(), threading.Event()
+    waiting.later(done.set)
+    assert done.wait(5)
+    waiting.close()
+    by: list[int] = []
+    waiting.later(lambda: by.append(threading.get_ident()))
+    assert by == [threading.get_ident()]
 
 
 def test_a_begin_that_the_log_refuses_leaves_nothing_behind(

@@ -49,6 +49,8 @@ class Cells:
         self.unapplied: dict[str, Commit] = {}
         self.heuristics: dict[str, dict[str, str]] = {}
         """gid -> participant -> what was seen there."""
+        self.dealt_with: dict[str, Forget] = {}
+        """What an operator has forgotten, here or, with several coordinators, in any of their logs."""
         self._applied: dict[str, Commit] = {}
         self._aborted: dict[str, Abort] = {}
         self._keys: dict[str, str] = {}
@@ -114,6 +116,8 @@ class Cells:
                 self.heuristics.setdefault(record.gid, {})[record.participant] = record.seen
             case Forget():
                 self.heuristics.pop(record.gid, None)
+                self.dealt_with[record.gid] = record
+                _shorten(self.dealt_with, self._applied_kept)
             case Member():
                 self.members[record.name] = record
 
@@ -154,6 +158,7 @@ class Cells:
             records.append(Applied(done))
         records += self._aborted.values()
         records += self.unapplied.values()
+        records += self.dealt_with.values()
         records += [
             Heuristic(gid, participant, seen)
             for gid, found in self.heuristics.items()

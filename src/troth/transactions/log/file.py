@@ -314,28 +314,23 @@ class FileLog:
     def heuristics(self) -> list[Heuristic]:
         with self._lock:
             self._refresh_others()
+            places = (self._place, *self._others.values())
+            # Whoever forgets writes that into its own place: the one that noted it may live, and write there itself.
+            dealt_with = {gid for place in places for gid in place.cells.dealt_with}
             return [
                 Heuristic(gid, participant, seen)
-                for place in (self._place, *self._others.values())
+                for place in places
                 for gid, found in place.cells.heuristics.items()
                 for participant, seen in found.items()
+                if gid not in dealt_with
             ]
 
     def forget(self, gid: str, by: str) -> bool:
         with self._lock:
-            self._refresh_others()
-            noted = [name for name, place in self._others.items() if gid in place.cells.heuristics]
-            for name in noted:
-                self._add_to(name, Forget(gid, by))
-                if gid in self._other(name).cells.heuristics:
-                    raise StorageError(
-                        f"{gid} was noted by {self._directory.holder_text(name)}, which lives: stop it first, or call"
-                        " tpc.log.forget there"
-                    )
-            if gid in self._place.cells.heuristics:
-                self._writer.append_or_fail([Forget(gid, by)])
-                return True
-            return bool(noted)
+            if all(noted.gid != gid for noted in self.heuristics()):
+                return False
+            self._writer.append_or_fail([Forget(gid, by)])
+            return True
 
     def close(self) -> None:
         with self._lock:

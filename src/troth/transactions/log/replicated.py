@@ -306,13 +306,23 @@ class ReplicatedLog:
         count = self._client.range(prefix=cells, limit=1, keys_only=True).count
         if count <= APPLIED_KEPT:
             return
-        oldest = self._client.range(
-            prefix=cells,
-            limit=min(count - APPLIED_KEPT, PRUNE_MAX),
-            sort_order=SortOrder.ASCEND,
-            sort_target=SortTarget.CREATE,
-        ).kvs
         pending = {kv.key.decode().rpartition("/")[2] for kv in self._range("pending/")}
+        left, since = count - APPLIED_KEPT, 0
+        while left > 0:
+            # A page may hold nothing that can be dropped (a database is away for days): what is behind it can.
+            page = self._client.range(
+                prefix=cells,
+                limit=min(left, PRUNE_MAX),
+                sort_order=SortOrder.ASCEND,
+                sort_target=SortTarget.CREATE,
+                min_create_revision=since,
+            ).kvs
+            if not page or self._drop(cells, page, pending):
+                return
+            left, since = left - len(page), page[-1].create_revision + 1
+
+    def _drop(self, cells: str, oldest: Sequence[KeyValue], pending: set[str]) -> bool:
+        """Drop what can be dropped of *oldest*; False if that is nothing."""
         found_cells = {kv.key.decode().removeprefix(cells): _decode_cell(kv.value) for kv in oldest}
         # An abort keeps its cell while a Commit may still come for it, and then needs none: an empty one says the same.
         aborted = {name for name, cell in found_cells.items() if isinstance(cell, Abort)}
@@ -332,7 +342,8 @@ class ReplicatedLog:
             note = Put(key, _encode(forgotten.state()))
             seen = mod_revision(key) == (kv.mod_revision if kv is not None else 0)
             if not self._client.txn([seen], [note, *(Delete(cells + name) for name in some)]).succeeded:
-                return  # another thread, or another process in our place, is at it: its bits must not be lost
+                break  # another thread, or another process in our place, is at it: its bits must not be lost
+        return bool(drop)
 
     def note_refused(self, gid: str) -> None:
         found = _parsed(gid)
