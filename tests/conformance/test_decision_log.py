@@ -15,6 +15,7 @@ from troth.transactions.log import replicated
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.log.replicated import ReplicatedLog
+from troth.transactions.log.standing import Standing, standing
 
 Opener = Callable[..., DecisionLog]
 
@@ -314,4 +315,24 @@ def test_two_that_forget_at_once_lose_no_bit(cluster_url: str, monkeypatch: pyte
     log._prune()
     assert log.verdict(parsed(second.gid)) is Verdict.FORGOTTEN
     assert log.verdict(parsed(first.gid)) in (Verdict.FORGOTTEN, Verdict.COMMIT)
+    log.close()
+
+
+@pytest.mark.integration
+def test_pruning_goes_past_a_page_of_cells_that_must_stay(
+    cluster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database is away: its decisions are the oldest, and not applied. `troth status` counts them."""
+    monkeypatch.setattr(replicated, "APPLIED_KEPT", 0)
+    monkeypatch.setattr(replicated, "PRUNE_MAX", 2)
+    log = ReplicatedLog.connect(cluster_url, name="stall", coordinator="one")
+    records = [commit(log, number) for number in range(1, 6)]
+    decided(log, *records)
+    log.note_applied([record.gid for record in records[3:]])
+    decided(log)
+    log._prune()
+    log._prune()
+    verdicts = [log.verdict(parsed(record.gid)) for record in records]
+    assert verdicts == [Verdict.COMMIT] * 3 + [Verdict.FORGOTTEN] * 2
+    assert standing(log._client)["stall"] == Standing(unnoted=3, heuristics=0)
     log.close()

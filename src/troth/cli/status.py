@@ -1,5 +1,10 @@
 """status: one plain verdict, then one line for each server. Works without a leader."""
 
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
 import click
 
 from troth.cli import output
@@ -8,6 +13,9 @@ from troth.cli.failures import advice_for
 from troth.cli.verdict import Health, Verdict, judge, leader_of, members_of
 from troth.ids import NodeId
 from troth.replica.protocol import PeerView, ServerStatus
+
+if TYPE_CHECKING:
+    from troth.transactions.log.standing import Standing
 
 _COLOURS = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.UNAVAILABLE: "red"}
 _COLUMNS = (
@@ -32,7 +40,8 @@ def status(cluster: Cluster) -> None:
 
     The first line is the verdict, then comes one line for each server. Exit code 0: healthy. 1: degraded, it works
     and survives fewer failures than it could. 2: unavailable, writes and linearizable reads fail now, or the cluster
-    could not be asked. Registers are those of the server's acceptor ("-": no client has used it yet).
+    could not be asked. Registers are those of the server's acceptor ("-": no client has used it yet). If the cluster
+    keeps decision logs of TwoPhaseCommit, the last lines say what is not finished in them.
 
     \b
     Examples:
@@ -41,11 +50,15 @@ def status(cluster: Cluster) -> None:
       troth status > /dev/null || page-someone
     """
     from troth.errors import TrothError, Unavailable, UsageError
+    from troth.transactions.log.standing import standing
 
     failure: TrothError | None = None
+    logs: dict[str, Standing] = {}
     try:
         with cluster.connect() as client:
             statuses = client.status()
+            with suppress(TrothError):  # of a cluster in trouble the verdict is what matters
+                logs = standing(client)
     except UsageError:
         raise
     except TrothError as error:
@@ -56,11 +69,17 @@ def status(cluster: Cluster) -> None:
         verdict = Verdict(health=Health.UNAVAILABLE, survives=-1, reasons=(str(failure),))
     members = members_of(statuses)
     if cluster.json:
-        output.print_json(_as_json(verdict, statuses, members))
+        unfinished = {name: log._asdict() for name, log in logs.items()}
+        output.print_json({**_as_json(verdict, statuses, members), "decision_logs": unfinished})
     else:
         click.secho(verdict.sentence, fg=_COLOURS[verdict.health], bold=True)
         if statuses:
             output.print_table(_COLUMNS, _rows(statuses, members))
+            for name, log in logs.items():
+                click.echo(
+                    f"decision log {name}: {log.unnoted} not noted as applied, {log.heuristics} against the decision"
+                    f" (troth tx list --log {cluster.url} --name {name})"
+                )
         elif isinstance(failure, Unavailable):
             click.echo(str(failure), err=True)
             click.echo(f"Try:   troth up, or check the servers at {cluster.url}", err=True)

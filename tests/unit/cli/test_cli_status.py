@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from click.testing import Result
 from unit_cli_fakes import server
 
 from troth.cli.verdict import Health, judge
+from troth.client.sync import Client
 from troth.errors import Unavailable, WrongCluster
 from troth.kv.requests import AlarmMember, AlarmType
+from troth.transactions.log.standing import Standing, standing
 
 Run = Callable[..., Result]
 
@@ -89,7 +92,7 @@ def test_an_alarm_degrades() -> None:
 
 
 def test_the_command_prints_the_verdict_first_and_exits_with_it(run: Run, fake: Any) -> None:
-    fake(status=[server(1, role="leader", survives=0, silent=(3,)), server(2)])
+    fake(status=[server(1, role="leader", survives=0, silent=(3,)), server(2)], range=Unavailable("not now"))
     result = run("status")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
@@ -99,6 +102,34 @@ def test_the_command_prints_the_verdict_first_and_exits_with_it(run: Run, fake: 
         ["n2", "follower"],
         ["n3", "no answer"],
     ]
+
+
+class Keys:
+    """A client of a store that holds these keys."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = sorted(keys)
+
+    def range(self, first: str, end: str, *, limit: int, **options: Any) -> Any:
+        found = [SimpleNamespace(key=key.encode()) for key in self.keys if first <= key < end]
+        return SimpleNamespace(kvs=found[:limit], count=len(found))
+
+
+def test_what_the_decision_logs_of_a_cluster_have_not_finished_is_counted_by_log() -> None:
+    root = "troth.2pc/log/"
+    keys = [f"{root}{name}/{rest}" for name in ("a", "a-1", "b") for rest in ("id", "cell/0/T1.x.0.1.1", "key/k")]
+    keys += [f"{root}a/pending/T1.x.0.1.{n}" for n in (1, 2)] + [f"{root}b/heuristic/T1.x.0.1.1/bank"]
+    found = standing(cast(Client, Keys("a", "troth.2pc/intent/x", *keys, "z")))
+    assert found == {"a": Standing(2, 0), "a-1": Standing(0, 0), "b": Standing(0, 1)}
+    assert standing(cast(Client, Keys())) == {}
+
+
+def test_unfinished_decisions_are_told_after_the_servers(run: Run, fake: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("troth.transactions.log.standing.standing", lambda client: {"payments": Standing(2, 1)})
+    fake(status=[server(1, role="leader"), server(2), server(3)])
+    assert "decision log payments: 2 not noted as applied, 1 against" in run("status").stdout
+    told = json.loads(run("status", "-o", "json").stdout)["decision_logs"]
+    assert told == {"payments": {"unnoted": 2, "heuristics": 1}}
 
 
 def test_nobody_answers_is_an_answer_too(run: Run, fake: Any) -> None:
