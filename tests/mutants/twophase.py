@@ -24,8 +24,8 @@ MUTANTS = (
     mutant(
         "a zombie decides in a closed epoch",
         CELLS,
-        "or found is None or not self.is_open(found[0]):",
-        "or found is None:",
+        "or not self._may_be_decided(record.gid):",
+        "or False:",
         52,
     ),
     mutant(
@@ -115,8 +115,8 @@ MUTANTS = (
     mutant(
         "a cell that says abort is overwritten",
         CELLS,
-        "if record.gid in self._aborted or found",
-        "if found",
+        "if record.gid in self._aborted or not",
+        "if not",
     ),
     mutant(
         "a forgotten commit is presumed aborted",
