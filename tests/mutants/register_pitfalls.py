@@ -9,6 +9,7 @@ TESTS = (
     "tests/paper/test_caspaxos_one_round_trip.py",
     "tests/paper/test_caspaxos_deletion.py",
     "tests/paper/test_caspaxos_membership.py",
+    "tests/paper/test_caspaxos_tasks.py",
 )
 
 

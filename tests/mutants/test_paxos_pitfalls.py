@@ -32,6 +32,15 @@ def test_paxos_pitfall_is_caught(pitfall: Pitfall) -> None:
     assert tried(pitfall).caught_by, pitfall.name
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="trials fork")
+@pytest.mark.parametrize("name", ["the first value reported wins", "the last value reported wins"])
+def test_the_simulation_alone_sees_values_merged_in_a_wrong_order(name: str) -> None:
+    """Pitfall 42: agreement breaks only in rare runs, so what each promise asks for is held against the proposals."""
+    verdict = tried(next(each for each in PAXOS_PITFALLS if each.name == name), seeds=40)
+    assert verdict.caught_by.startswith("simulation: a new leader proposes another value"), verdict
+
+
 def main() -> int:
     """``python tests/mutants/test_paxos_pitfalls.py``: which check catches each, and how many seeds it takes."""
     print("| row | pitfall | caught by | simulation: rule | seeds |\n|---|---|---|---|---|")

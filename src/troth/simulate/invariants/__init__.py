@@ -23,7 +23,7 @@ from troth.simulate.invariants.older_terms import OlderTermsAreTold
 from troth.simulate.invariants.promises import Promises
 from troth.simulate.invariants.read_linearizability import ReadLinearizability
 from troth.simulate.invariants.read_rules import ReadRules
-from troth.simulate.invariants.recovery import Recovery
+from troth.simulate.invariants.recovery import HighestReported, Recovery
 from troth.simulate.invariants.state_machine_safety import StateMachineSafety
 from troth.simulate.invariants.transfer_rules import TransferRules
 from troth.simulate.invariants.votes import ElectionRestriction, LeaderContact
@@ -65,6 +65,7 @@ thousand unlucky runs until the cluster as a whole breaks a promise."""
 PAXOS = (
     Agreement,
     Recovery,
+    HighestReported,
     Promises,
     DurablePromises,
     StateMachineSafety,
