@@ -3,11 +3,17 @@
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from troth.rehearsal.run import Outcome, run_seed
+from troth.errors import InvariantViolation
+from troth.rehearsal.judge import judge_consistency
+from troth.rehearsal.plan import draw
+from troth.rehearsal.run import Outcome, Rehearsal, run_plan, run_seed
+from troth.verify.history import EventType
 
 PINNED = tomllib.loads(Path(__file__).with_name("seeds.toml").read_text())["seed"]
 
@@ -34,7 +40,9 @@ def test_smoke_seed_of_paxos_keeps_every_promise(seed: int) -> None:
 
 @pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["seed"]))
 def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
-    assert_green(run_seed(pinned["seed"], chaos_seconds=pinned["seconds"]))
+    # As it was when it was red: without the clients of registers that came later.
+    plan = replace(draw(pinned["seed"], chaos_seconds=pinned["seconds"]), register_clients=0)
+    assert_green(run_plan(plan))
 
 
 FAULTS = (
@@ -93,3 +101,22 @@ def test_same_seed_same_bytes_in_any_process() -> None:
 def test_other_seed_other_bytes() -> None:
     one, other = (run_seed(seed, chaos_seconds=2, traffic=True).digest for seed in (8, 9))
     assert one != other
+
+
+def test_leaderless_registers_are_used_beside_the_log() -> None:
+    """A seed with clients of registers: they are answered while servers fail, and what they saw is judged."""
+    plan = replace(draw(4, chaos_seconds=2), calm=False)
+    assert plan.register_clients == 3
+    rehearsal = Rehearsal(plan)
+    outcome = rehearsal.run()
+    assert not outcome.violation, outcome.violation
+    assert outcome.operations["register"] > 20
+    # One answer that is wrong is noticed.
+    answered = next(
+        number
+        for number, event in enumerate(rehearsal.record.cells)
+        if event.type is EventType.OK and event.f == "get" and event.value is not None
+    )
+    rehearsal.record.cells[answered] = msgspec.structs.replace(rehearsal.record.cells[answered], value="nobody's")
+    with pytest.raises(InvariantViolation, match=r"not linearizable \(registers\)"):
+        judge_consistency(rehearsal.record)

@@ -394,6 +394,8 @@ class Host:
         self.clock = Clock(cluster.world, self.rng.randrange(1, 60_000_000))
         self.ticks = SimulatedClock(self, plan.tick_ms)
         self.disk = SimulatedDirectory(stream(plan.seed, "disk", name, 0))
+        self.registers = SimulatedDirectory(stream(plan.seed, "register disk", name, 0))
+        """What the acceptor in this server keeps; it shares the disk's fate, but for faults of single writes."""
         self.disk_hangs = False
         self.disk_factor = 1
         self.loop: ProcessLoop | None = None
@@ -511,12 +513,14 @@ class Host:
         if self.up:
             self._end(power=False)
             self.disk.crash()
+            self.registers.crash()
 
     def lose_power(self) -> None:
         """The machine ends without warning; what was not synced may be gone."""
         if self.up:
             self._end(power=True)
         self.disk.power_loss()
+        self.registers.power_loss()
 
     def _end(self, *, power: bool) -> None:
         loop = self.loop
@@ -526,6 +530,7 @@ class Host:
         loop.kill()
         if not power:
             self.disk.crash()
+            self.registers.crash()
         self.server = None
         if self.seat is not None:
             self.seat.end()
@@ -535,6 +540,7 @@ class Host:
         """The disk is replaced by an empty one."""
         self._disks += 1
         self.disk = SimulatedDirectory(stream(self.plan.seed, "disk", self.name, self._disks))
+        self.registers = SimulatedDirectory(stream(self.plan.seed, "register disk", self.name, self._disks))
         self.trouble = ""
         self.damaged = self.salvages = False
 

@@ -50,6 +50,10 @@ def judge_consistency(record: Record) -> list[str]:
             "linearizable",
             check(history_of(record.registers), "linearizable", "kv", configurations_max=CONFIGURATIONS_MAX),
         ),
+        _demand(
+            "linearizable (registers)",
+            check(history_of(record.cells), "linearizable", "kv", configurations_max=CONFIGURATIONS_MAX),
+        ),
         _demand("session", check(history_of(record.sessions), "session", "kv")),
         _demand(
             "bounded",

@@ -24,8 +24,10 @@ from troth.runtime.machine import Directory, Machine, Worker
 from troth.runtime.node import Clock
 from troth.runtime.transport import PeerTransport
 from troth.runtime.writer import DurableLog, LogWriter, WriterCounters
+from troth.server.acceptors import DIRECTORY as REGISTERS
 from troth.simulate.disk import SimulatedDisk
 from troth.simulate.rng import stream
+from troth.storage.acceptors import AcceptorStore
 
 if TYPE_CHECKING:
     from troth.rehearsal.host import Host
@@ -98,7 +100,10 @@ class SimulatedWriter:
         log: DurableLog,
         on_durable: Callable[[int], None],
         on_failed: Callable[[Exception], None],
+        synced: Callable[[int], None],
     ) -> None:
+        """*synced* is told of so many writes before the process is."""
+        self._synced = synced
         self.counters = WriterCounters()
         self._disk = disk
         self._log = log
@@ -147,7 +152,7 @@ class SimulatedWriter:
         if self._guarded(self._log.sync):
             self.counters.syncs += 1
             self.counters.writes += len(batch)
-            self._disk.host.on_synced(len(batch))
+            self._synced(len(batch))
             self._disk.loop.enter(self._on_durable, len(batch))
             self._busy = False
             self._go_on()
@@ -277,7 +282,7 @@ class SimulatedMachine(Machine):
 
     @override
     def directory(self, path: str) -> Directory:
-        return self._host.disk
+        return self._host.registers if path.endswith(f"/{REGISTERS}") else self._host.disk
 
     @override
     def clock(self, tick_ms: int) -> Clock:
@@ -305,7 +310,9 @@ class SimulatedMachine(Machine):
         on_durable: Callable[[int], None],
         on_failed: Callable[[Exception], None],
     ) -> LogWriter:
-        return SimulatedWriter(disk=self.disk, log=log, on_durable=on_durable, on_failed=on_failed)
+        # The shadow is of the engine's log; acceptors of registers keep their own.
+        synced = (lambda _: None) if isinstance(log, AcceptorStore) else self._host.on_synced
+        return SimulatedWriter(disk=self.disk, log=log, on_durable=on_durable, on_failed=on_failed, synced=synced)
 
     @override
     def worker(self, name: str, on_failed: Callable[[BaseException], object]) -> Worker:

@@ -79,6 +79,8 @@ class Plan:
     """Mean pause of a client between two operations."""
     watchers: int
     leases: bool
+    register_clients: int = 0
+    """Clients of leaderless registers, beside the others."""
 
     @property
     def election_timeout_us(self) -> int:
@@ -162,4 +164,6 @@ def draw(seed: int, *, chaos_seconds: float, consensus: str = "raft", servers: i
         think_us=rng.choice((20_000, 60_000, 200_000)),
         watchers=rng.choice((0, 1, 2)),
         leases=rng.random() < 0.4,
+        # Of a stream of its own: whoever has none runs as before there were such clients.
+        register_clients=stream(seed, "register plan").choice((0, 0, 1, 3)),
     )

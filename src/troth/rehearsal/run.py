@@ -16,7 +16,7 @@ from typing import Any
 from troth.client import request as requests
 from troth.client.aio import AsyncClient
 from troth.errors import InvariantViolation, TrothError, invariant
-from troth.rehearsal.clients import Record, Watcher, Worker, Workload, prepare
+from troth.rehearsal.clients import Record, Register, Watcher, Worker, Workload, prepare
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.faults import Faults
 from troth.rehearsal.host import Host
@@ -121,6 +121,9 @@ class Rehearsal:
         operator = Operator(cluster)
         faults = self._faults = Faults(cluster, operator)
         workers = [Worker(cluster, self.record, number, self._workload) for number in range(1, plan.clients + 1)]
+        # Fewer than three acceptors do not become a set by themselves.
+        register_clients = plan.register_clients if plan.servers >= 3 else 0
+        registers = [Register(cluster, self.record, number) for number in range(1, register_clients + 1)]
         for number in range(1, plan.watchers + 1):
             Watcher(cluster, self.record, number)
         cluster.run_until(world.now_us + plan.chaos_us)
@@ -129,10 +132,11 @@ class Rehearsal:
             return
 
         faults.stop()
-        for worker in workers:
-            worker.stopped = True
+        clients: list[Worker | Register] = [*workers, *registers]
+        for client in clients:
+            client.stopped = True
         cluster.tell("", "calm")
-        self._wait("a client is never answered", CALM_US, lambda: all(worker.is_idle for worker in workers))
+        self._wait("a client is never answered", CALM_US, lambda: all(each.is_idle for each in clients))
         self._calm(operator)
 
     def _calm(self, operator: Operator) -> None:

@@ -4,16 +4,16 @@ client's (core/register). ``async with troth.aio.PaxosClient([...]) as registers
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from troth.client import request as requests
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
-from troth.client.registers.aio_lines import AsyncLine, seen
+from troth.client.registers.aio_lines import AsyncLine, now_s, seen
 from troth.client.registers.lines import LineLost
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
@@ -87,7 +87,7 @@ class PaxosClient:
         self._turns: dict[bytes, tuple[asyncio.Lock, int]] = {}
         self._collecting: set[bytes] = set()
         self._background: set[asyncio.Task[Any]] = set()
-        self._chance = random.Random()
+        self._chance = random.Random(requests.draw_bits(64))
         self._closed = False
 
     async def open(self) -> Self:
@@ -98,7 +98,7 @@ class PaxosClient:
         """
         if self._known is None:
             try:
-                self._known = new_proposer(await self._find(time.monotonic() + self._timeout_s))
+                self._known = new_proposer(await self._find(now_s() + self._timeout_s))
             except BaseException:
                 await self.close()
                 raise
@@ -152,7 +152,7 @@ class PaxosClient:
 
     async def collect(self, *, within_s: float = CHANGE_WITHIN_S) -> int:
         """Remove all tombstones now; returns how many. Needs every acceptor."""
-        deadline = time.monotonic() + within_s
+        deadline = now_s() + within_s
         listing = Listing(self._proposer)
         reply_of(await self._drive(listing, deadline))
         dead = [key for key, is_tombstone in listing.keys.items() if is_tombstone]
@@ -192,7 +192,7 @@ class PaxosClient:
         self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = CHANGE_WITHIN_S
     ) -> Configuration:
         """Make the acceptors at *addresses* the set, while clients go on; see `troth.PaxosClient.set_acceptors`."""
-        deadline = time.monotonic() + within_s
+        deadline = now_s() + within_s
         seats: dict[NodeId, str] = {}
         for address in where(addresses).addresses:
             reply = await self._insist(address, deadline)
@@ -207,15 +207,15 @@ class PaxosClient:
 
     async def _insist(self, address: str, deadline: float) -> Described:
         """Who is at *address*; one that has just been started is given a moment."""
-        patience = min(deadline, time.monotonic() + DESCRIBE_SECONDS_MAX)
+        patience = min(deadline, now_s() + DESCRIBE_SECONDS_MAX)
         while True:
             try:
-                async with asyncio.timeout(deadline - time.monotonic()):
+                async with asyncio.timeout(deadline - now_s()):
                     reply = await self._describe(address)
                 if isinstance(reply, Described):
                     return reply
             except (LineLost, TimeoutError) as error:
-                if time.monotonic() > patience:
+                if now_s() > patience:
                     raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
             await asyncio.sleep(RETRY_FOUNDING_S)
 
@@ -230,7 +230,7 @@ class PaxosClient:
         return self._known
 
     def _deadline(self, within_s: float | None) -> float:
-        return time.monotonic() + (self._timeout_s if within_s is None else within_s)
+        return now_s() + (self._timeout_s if within_s is None else within_s)
 
     async def _change(
         self, key: bytes, change: Change, within_s: float | None, record: "recorded.Call | None" = None
@@ -249,7 +249,7 @@ class PaxosClient:
         self._turns[key] = (lock, users + 1)
         try:
             try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                async with asyncio.timeout(max(0.0, deadline - now_s())):
                     await lock.acquire()
             except TimeoutError:
                 raise Unavailable(f"other calls of this client for {key!r:.60} have used up the time") from None
@@ -290,7 +290,7 @@ class PaxosClient:
                     job = asyncio.create_task(self._ask(send, task))
                     jobs.add(job)
                     job.add_done_callback(partial(feed, send))
-                left_s = deadline - time.monotonic()
+                left_s = deadline - now_s()
                 if left_s <= 0:
                     task.give_up()
                 elif task.pause:
@@ -356,11 +356,11 @@ class PaxosClient:
 
     async def _find(self, deadline: float) -> Configuration:
         finding = self._finding
-        while time.monotonic() < deadline:
+        while now_s() < deadline:
             waiting = {asyncio.create_task(self._describe(address)) for address in self._given}
             for job in waiting:
                 job.add_done_callback(seen)
-            while waiting and not finding.is_enough and (left_s := deadline - time.monotonic()) > 0:
+            while waiting and not finding.is_enough and (left_s := deadline - now_s()) > 0:
                 _, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 if self._mixed is not None:
                     raise self._mixed
@@ -383,7 +383,7 @@ class PaxosClient:
         self._aside(self._collect(key))
 
     async def _collect(self, key: bytes) -> None:
-        deadline = time.monotonic() + COLLECT_WITHIN_S
+        deadline = now_s() + COLLECT_WITHIN_S
         try:
             async with self._turn(key, deadline):
                 await self._drive(self._proposer.collect(key), deadline)

@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-import time
 from typing import Any
 
 from typing_extensions import override
@@ -21,6 +20,11 @@ from troth.wire.handshake import Greeting, Hello, Welcome
 CONNECT_SECONDS_MAX = 2.0
 UNSENT_BYTES_MAX = 32 << 20
 """For one acceptor; beyond it no further request is queued."""
+
+
+def now_s() -> float:
+    """The time of the loop that we run on, which may be a simulated one."""
+    return asyncio.get_running_loop().time()
 
 
 class _Connection(FrameConnection):
@@ -128,7 +132,7 @@ class AsyncLine:
             self._waiting -= 1
 
     async def _opened(self) -> _Connection:
-        if time.monotonic() < self._rest_until:
+        if now_s() < self._rest_until:
             raise LineLost(self._complaint)
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
@@ -143,7 +147,7 @@ class AsyncLine:
                 await connection.ready
         except (OSError, LineLost) as error:
             self._rests = min(self._rests + 1, 10)
-            self._rest_until = time.monotonic() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
+            self._rest_until = now_s() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
             self._complaint = (
                 f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
             )

@@ -1,11 +1,11 @@
 """What the blocking and the asyncio client share: replies, checks of arguments, finding the acceptors, pauses."""
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from troth.client import request as requests
 from troth.client.operations import Text, as_bytes
 from troth.client.url import parse_url
 from troth.core.register.codec import KEY_BYTES_MAX, VALUE_BYTES_MAX
@@ -139,7 +139,7 @@ def pause_s(tries: int, chance: float) -> float:
 
 def new_proposer(config: Configuration) -> Proposer:
     """A proposer under an id that nobody has had."""
-    return Proposer(secrets.randbits(63) | 1, config)
+    return Proposer(requests.draw_bits(63) | 1, config)
 
 
 class Finding:
