@@ -7,7 +7,6 @@ their transports, a write to the log is durable when this script says so. Calls 
 """
 
 import asyncio
-import random
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -146,7 +145,6 @@ async def main() -> None:
     async def stage(name: str, action: Callable[[], None]) -> None:
         totals[name] = totals.get(name, 0) + await counted(action) - idle
 
-    random.seed(1)
     for turn in range(PUTS + 10):
         if turn == 10:
             totals.clear()
