@@ -250,8 +250,16 @@ def test_what_we_left_in_doubt_is_aborted_in_its_cell_before_a_branch_is_told(pl
     gid = name(place.log)
     (branch,) = prepared(gid, place.bank)
     place.core.leave(gid, State.IN_DOUBT, Commit(gid, (BranchRef("bank", branch),)))
+    told: list[Verdict] = []
+    finish = place.bank.finish
+
+    def telling(branch: str, *, commit: bool) -> Finding:
+        told.append(place.verdict(gid))
+        return finish(branch, commit=commit)
+
+    place.bank.finish = telling  # type: ignore[method-assign]
     assert place.run().rolled_back == [branch]
-    assert place.verdict(gid) is Verdict.ABORT
+    assert told == [Verdict.ABORT], "it stands in the log before anybody hears of it"
     (late,) = place.log.decide([Commit(gid, ())])
     assert not isinstance(late, Exception) and late.verdict is Verdict.ABORT
 
