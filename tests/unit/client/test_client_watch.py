@@ -9,8 +9,8 @@ from fake_server import asynchronous, running, until
 from troth import aio
 from troth.client import watch as watch_module
 from troth.errors import InvalidRequest, Overloaded, Unavailable, UsageError, WatchCompacted
-from troth.kv.requests import Event, EventType
-from troth.replica.protocol import WatchCanceled, WatchCreate
+from troth.kv.requests import Event, EventType, KeyValue
+from troth.replica.protocol import WatchCanceled, WatchCreate, WatchEvents
 
 
 @asynchronous
@@ -210,3 +210,19 @@ async def test_a_block_that_is_cancelled_before_it_began_leaves_no_watch() -> No
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not client._watches._all
+
+
+@asynchronous
+async def test_what_a_watch_has_shown_is_not_shown_again_though_it_is_sent_again() -> None:
+    """It goes on at another server, which may tell from further back; what is new among it is shown."""
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        async with client.watch(prefix="k") as watch:
+            await client.put("k1", "1")
+            (shown,) = await take(watch, 1)
+            watch.on_events(WatchEvents(1, shown.kv.mod_revision, [shown]))
+            newer = Event(EventType.PUT, KeyValue(b"k2", 3, shown.kv.mod_revision + 1, 1, b"2"))
+            watch.on_events(WatchEvents(1, newer.kv.mod_revision, [shown, newer]))
+            watch.on_events(WatchEvents(1, newer.kv.mod_revision, [shown, newer]))
+            last = Event(EventType.PUT, KeyValue(b"k3", 4, shown.kv.mod_revision + 2, 1, b"3"))
+            watch.on_events(WatchEvents(1, last.kv.mod_revision, [last]))
+            assert [event.kv.key for event in await take(watch, 2)] == [b"k2", b"k3"]
