@@ -9,16 +9,28 @@ looked through, so there is no DEAD state here. A step may lead to `Several` sta
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from troth.verify.history import Value
 from troth.verify.linearizability.antichain import enqueue, insert
 from troth.verify.linearizability.outcome import UNBOUNDED, Budget, Configuration, GaveUp, Outcome, Pending, Trail
 from troth.verify.models import ILLEGAL, Call, Model, Several
 
-_BEAM: Final = 4
-_STEPS_PER_RETURN: Final = 100
-"""How many placements a narrow search tries for one return."""
+_BEAM: Final = 2
+"""How many configurations are followed at once at first; where that comes to nothing, more, as in `register.py`."""
+_WIDER: Final = 6
+_BEAM_MAX: Final = 432
+_STEPS_MAX: Final = 40
+"""Placements that a narrowed search tries for one return, a configuration followed."""
+_CHECKPOINTS_MAX: Final = 64
+
+_Checkpoint: TypeAlias = tuple[
+    list[Configuration],
+    int,
+    tuple[dict[int, int], list[int], dict[int, int], dict[int, int], dict[int, int]],
+    tuple[int, int, int],
+]
+"""Configurations, the place to go on from, what is open there, and how much of it."""
 
 
 def search(
@@ -29,20 +41,15 @@ def search(
     First with a few configurations and short searches only: enough for most legal histories. Only the try that leaves
     nothing out may say illegal.
     """
-    narrow = _Search(model, calls, timeline, budget, _BEAM)
-    outcome = narrow.run()
-    if outcome.status == "ok" or not narrow.narrowed:
-        return outcome
-    return _Search(model, calls, timeline, budget, 0).run()
+    return _Search(model, calls, timeline, budget).run()
 
 
 class _Search:
     """One run."""
 
     def __init__(
-        self, model: Model, calls: Sequence[Call | None], timeline: Sequence[int], budget: Budget, beam: int
+        self, model: Model, calls: Sequence[Call | None], timeline: Sequence[int], budget: Budget
     ) -> None:
-        self.beam, self.narrowed = beam, False
         self.model, self.calls, self.timeline, self.budget = model, calls, timeline, budget
         self.kinds: list[Call] = []
         self.kind_of: dict[tuple[object, ...], int] = {}
@@ -50,54 +57,68 @@ class _Search:
         self.overwrites: list[bool] = []
         self.reads: list[bool] = []
         self.memo: list[dict[Value, tuple[Value, ...]]] = []
+        self.bits: dict[int, int] = {}
+        self.spare: list[int] = []
         self.open: dict[int, int] = {}
         """bit of a live operation -> kind"""
         self.idle: dict[int, int] = {}
         """kind -> bits of crashed operations"""
         self.op_at: dict[int, int] = {}
+        self.top = 1
         self.partial = self.totals = self.place = self.steps = 0
+        self.returning = {code >> 1 for code in timeline if code & 1}
+        self.checkpoints: list[_Checkpoint] = []
+        self.furthest = -1
+        self.limit = 0
+        """placements that may be tried for one return; 0 is all"""
+        self.is_cut = False
+        """whether that was too little"""
 
     def run(self) -> Outcome:
-        """Process the timeline."""
-        bits: dict[int, int] = {}
-        spare: list[int] = []
-        top = 1
-        returns = {code >> 1 for code in self.timeline if code & 1}
+        """Follow a few configurations, more where they come to nothing; see `register._Search.run`."""
         configs: list[Configuration] = [(self.model.init(), 0, 0, None)]
-        place = -1
-        for place, code in enumerate(self.timeline):
+        beam, back, start = _BEAM, 1, 0
+        while True:
+            outcome = self._scan(configs, start, beam)
+            if outcome is not None:
+                return outcome
+            if self.place > self.furthest:
+                self.furthest, beam, back = self.place, _BEAM, 1
+            beam *= _WIDER
+            back *= 2
+            if beam > _BEAM_MAX:
+                beam, back = 0, len(self.checkpoints)
+            configs, start = self._go_back(back)
+
+    def _scan(self, configs: list[Configuration], start: int, beam: int) -> Outcome | None:
+        """Go through the timeline from *start* on. With a *beam*, None means that the search was cut too narrow."""
+        bits = self.bits
+        for place in range(start, len(self.timeline)):
+            code = self.timeline[place]
             index = code >> 1
             call = self.calls[index]
             if call is None:
                 continue
             if not code & 1:
-                if spare:
-                    bit = spare.pop()
-                else:
-                    bit = top
-                    top <<= 1
-                kind = self._kind(call)
-                self.op_at[bit] = index
-                if index in returns:
-                    bits[index] = bit
-                    self.open[bit] = kind
-                    if self.total[kind]:
-                        self.totals |= bit
-                    else:
-                        self.partial |= bit
-                else:
-                    self.idle[kind] = self.idle.get(kind, 0) | bit
+                self._invoke(index, call)
                 continue
             bit = bits.pop(index)
             self.place = place
             before = configs
+            if beam > _BEAM and place > self.furthest:
+                beam = _BEAM
+            self.limit, self.is_cut = beam * _STEPS_MAX, False
             try:
                 configs = self._return(configs, bit)
             except GaveUp as why:
                 return Outcome(
                     status="unknown", trail=before[0][3], events_done=place, steps=self.steps, reason=str(why)
                 )
+            if self.is_cut and not self.checkpoints:
+                self._mark(before, place, {**bits, index: bit})
             if not configs:
+                if beam and self.checkpoints:
+                    return None
                 return Outcome(
                     status="illegal",
                     trail=before[0][3],
@@ -106,11 +127,53 @@ class _Search:
                     events_done=place,
                     steps=self.steps,
                 )
-            spare.append(bit)
+            self.spare.append(bit)
             del self.open[bit]
             self.totals &= ~bit
             self.partial &= ~bit
-        return Outcome(status="ok", trail=configs[0][3], events_done=place + 1, steps=self.steps)
+            if beam and len(configs) > beam:
+                self._mark(configs, place + 1, dict(bits))
+                crashed = sum(self.idle.values())
+                configs = sorted(
+                    configs, key=lambda config: 2 * (config[1] & crashed).bit_count() - config[2].bit_count()
+                )[:beam]
+        return Outcome(status="ok", trail=configs[0][3], events_done=len(self.timeline), steps=self.steps)
+
+    def _invoke(self, index: int, call: Call) -> None:
+        if self.spare:
+            bit = self.spare.pop()
+        else:
+            bit = self.top
+            self.top <<= 1
+        kind = self._kind(call)
+        self.op_at[bit] = index
+        if index in self.returning:
+            self.bits[index] = bit
+            self.open[bit] = kind
+            if self.total[kind]:
+                self.totals |= bit
+            else:
+                self.partial |= bit
+        else:
+            self.idle[kind] = self.idle.get(kind, 0) | bit
+
+    def _mark(self, configs: list[Configuration], place: int, bits: dict[int, int]) -> None:
+        """Something is about to be left out: remember how things stand, to come back to it."""
+        is_open = (bits, list(self.spare), dict(self.open), dict(self.idle), dict(self.op_at))
+        self.checkpoints.append((configs, place, is_open, (self.top, self.partial, self.totals)))
+        if len(self.checkpoints) > _CHECKPOINTS_MAX:
+            # The first must stay: before it nothing was left out.
+            del self.checkpoints[1 : _CHECKPOINTS_MAX // 2]
+
+    def _go_back(self, steps: int) -> tuple[list[Configuration], int]:
+        """To how things stood when something was left out *steps* times ago."""
+        at = max(0, len(self.checkpoints) - steps)
+        configs, place, is_open, (self.top, self.partial, self.totals) = self.checkpoints[at]
+        del self.checkpoints[max(1, at) :]
+        bits, spare, live, idle, op_at = is_open
+        self.bits, self.spare = dict(bits), list(spare)
+        self.open, self.idle, self.op_at = dict(live), dict(idle), dict(op_at)
+        return configs, place
 
     def _kind(self, call: Call) -> int:
         # Python takes False for 0, which a model may well tell apart: so the class is part of the kind.
@@ -170,11 +233,6 @@ class _Search:
             self._place(todo, results, bit, kind)
         flat = [config for group in results.values() for config in group]
         self._ask(len(flat))
-        if self.beam and len(flat) > self.beam:
-            self.narrowed = True
-            crashed = sum(self.idle.values())
-            flat.sort(key=lambda config: 2 * (config[1] & crashed).bit_count() - config[2].bit_count())
-            del flat[self.beam :]
         return flat
 
     def _place(
@@ -193,8 +251,8 @@ class _Search:
             head += 1
             if not head & 63:
                 self._ask(len(queue))
-            if self.beam and head > _STEPS_PER_RETURN:
-                self.narrowed = True
+            if self.limit and head > self.limit:
+                self.is_cut = True
                 break
             # Place the returning operation itself, last.
             if free & bit:
