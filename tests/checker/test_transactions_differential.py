@@ -18,6 +18,7 @@ from .transactions_brute import (
     Txn,
     axiomatic,
     phenomena,
+    random_answers,
     random_skews,
     random_transactions,
     replay,
@@ -152,6 +153,13 @@ def test_write_skew_and_unread_writes_are_judged_rightly(workload: str, count: i
     assert not any(status == "unknown" for _, status in tally)
 
 
+@pytest.mark.parametrize("workload", [LIST, REGISTER])
+def test_answers_at_random_are_judged_rightly(workload: str) -> None:
+    tally = compare(workload, range(40), random_answers)
+    assert tally["serializable", "ok"] > 10 and tally["serializable", "illegal"] > 10
+    assert not any(status == "unknown" for _, status in tally)
+
+
 def test_axioms_are_judged_as_by_trying_every_commit_order() -> None:
     tally = compare_axioms(range(400))
     assert min(tally[model, "illegal"] for model in ("read-committed", "read-atomic", "causal")) > 10
@@ -163,6 +171,7 @@ def test_axioms_are_judged_as_by_trying_every_commit_order() -> None:
 def test_no_model_is_judged_wrongly_in_tens_of_thousands(workload: str) -> None:
     compare(workload, range(1_000, 26_000))
     compare(workload, range(1_000, 26_000), random_skews)
+    compare(workload, range(1_000, 26_000), random_answers)
 
 
 @pytest.mark.campaign

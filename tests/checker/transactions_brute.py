@@ -32,7 +32,11 @@ class Txn:
 def transactions_of(history: History) -> list[Txn]:
     found = []
     for op in history.operations:
-        value = op.result if op.outcome is EventType.OK else op.argument
+        asked = op.argument if isinstance(op.argument, tuple) else ()
+        value: Value = asked
+        if op.outcome is EventType.OK:
+            # Ok without a value: it wrote, and nobody knows what it read.
+            value = tuple(micro for micro in asked if micro[0] != "r") if op.result is None else op.result
         assert isinstance(value, tuple)
         end = op.completed if op.outcome is EventType.OK else FOREVER
         found.append(Txn(op.index, op.process, op.outcome, value, op.invoked, end))
@@ -516,4 +520,67 @@ def random_skews(seed: int, workload: str) -> History:
             events.append(Event(type=EventType.INFO, process=at, f="txn", value=asked[at]))
         else:
             events.append(Event(type=EventType.OK, process=at, f="txn", value=answered[at]))
+    return pair(events)
+
+
+def random_answers(seed: int, workload: str) -> History:
+    """Answers at random: empty transactions, ok without a value, processes that go on after a crash,
+    an end in the middle, elements from nowhere."""
+    rng = random.Random(f"answers {workload} {seed}")
+    keys, counter, write = "xyz"[: rng.randrange(1, 4)], itertools.count(1), "append" if workload == LIST else "w"
+    asked: list[tuple[tuple[str, Value, Value], ...]] = []
+    written_to: dict[Value, list[Value]] = {}
+    for _ in range(rng.randrange(1, 6)):
+        micros: list[tuple[str, Value, Value]] = []
+        for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 4))):
+            key = rng.choice(keys)
+            micros.append(("r", key, None) if rng.random() < 0.5 else (write, key, next(counter)))
+            if micros[-1][0] != "r":
+                written_to.setdefault(key, []).append(micros[-1][2])
+        asked.append(tuple(micros))
+    orders = {key: rng.sample(all_, len(all_)) if rng.random() < 0.5 else all_ for key, all_ in written_to.items()}
+
+    def answer(micros: tuple[tuple[str, Value, Value], ...]) -> Value:
+        out: list[tuple[str, Value, Value]] = []
+        own: dict[Value, list[Value]] = {}
+        base: dict[Value, list[Value]] = {}
+        for f, key, value in micros:
+            if f != "r":
+                own.setdefault(key, []).append(value)
+                out.append((f, key, value))
+                continue
+            order = orders.get(key, [])
+            if key not in base or rng.random() < 0.1:
+                base[key] = order[: rng.randrange(len(order) + 1)]
+            mine = own.get(key, [])
+            seen = [item for item in base[key] if item not in mine or rng.random() < 0.2]
+            seen += mine if rng.random() < 0.85 else []
+            seen += [99] if rng.random() < 0.03 else []
+            if workload == LIST:
+                out.append((f, key, tuple(seen) if seen or rng.random() < 0.5 else None))
+            else:
+                out.append((f, key, seen[-1] if seen else None))
+        return tuple(out)
+
+    events: list[Event] = []
+    open_: dict[int, tuple[tuple[str, Value, Value], ...]] = {}
+    processes, silent = list(range(rng.randrange(1, 4))), rng.random() < 0.3
+    while asked or open_:
+        idle = [process for process in processes if process not in open_]
+        if asked and idle and (not open_ or rng.random() < 0.5):
+            process = rng.choice(idle)
+            open_[process] = asked.pop(0)
+            events.append(Event(type=EventType.INVOKE, process=process, f="txn", value=open_[process]))
+            continue
+        if not asked and rng.random() < 0.1:
+            break
+        process = rng.choice(list(open_))
+        request = open_.pop(process)
+        kind = rng.choices((EventType.OK, EventType.FAIL, EventType.INFO), (8, 1, 1))[0]
+        value = rng.choice((request, None))
+        if kind is EventType.OK:
+            value = None if silent and rng.random() < 0.3 else answer(request)  # type: ignore[assignment]
+        elif kind is EventType.INFO and rng.random() < 0.5:
+            processes[processes.index(process)] = max(processes) + 1
+        events.append(Event(type=kind, process=process, f="txn", value=value))
     return pair(events)

@@ -9,7 +9,9 @@ A model forbids its own anomalies and those of every model that it implies. Sour
   snapshot isolation allows exactly the histories in which every cycle has two adjacent rw edges (G-nonadjacent).
 * Daudjee & Salem, ICDE 2004 and VLDB 2006: the strong session and strong variants.
 * Biswas & Enea, "On the Complexity of Checking Transactional Consistency", OOPSLA 2019: causal, with sessions.
-* Kingsbury & Alvaro, "Elle", VLDB 2020: which anomalies can be seen in which histories; the remaining names.
+* Kingsbury & Alvaro, "Elle", VLDB 2020: which anomalies can be seen in which histories; the remaining names. What each
+  model forbids and implies was compared with Elle's own table (elle.consistency-model at 04d7400); models that it has
+  and that differ only by predicates, or by nothing that these histories show, are left out.
 
 Only reads of single items are recorded in these histories, so every G-single is an item one, and G2 is G2-item.
 """
