@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -310,3 +310,51 @@ def test_nobody_else_claims_to_know_how_a_lone_writer_without_a_key_ended(
     with TwoPhaseCommit([left, right], log=log, recover_every=None) as later:
         told = [later.outcome(gid) for gid in asked]
     assert told == [Outcome.UNRECORDED, Outcome.COMMITTED, Outcome.UNRECORDED]
+
+
+def test_a_connection_that_waits_for_its_second_phase_takes_no_more_work(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``wait="decided"`` the block has ended, and another thread tells the databases, on these connections."""
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log"), recover_every=None) as tpc:
+        later: list[Callable[[], None]] = []
+        monkeypatch.setattr(tpc._core.waiting, "later", later.append)
+        with tpc.begin(wait="decided") as tx:
+            give(tx[left], -5)
+            give(tx[right], 5)
+        with pytest.raises(UsageError, match="is over"):
+            give(tx[left], -5)
+        (second_phase,) = later
+        second_phase()
+        assert (tpc.outcome(tx.gid), tx.pending) == (Outcome.COMMITTED, ())
+        assert not tpc.recover().left
+    with left.connect() as on_left, right.connect() as on_right:
+        assert (total(on_left), total(on_right)) == (395, 405)
+    assert left.pool.checkedout() == right.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_a_session_that_was_ended_while_it_lay_in_the_pool_is_noticed_at_the_first_statement(
+    engines: tuple[sa.Engine, sa.Engine], postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Nobody has waited for the answer to BEGIN; the whole pool is thrown away, as SQLAlchemy does it."""
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log"), recover_every=None) as tpc:
+        with tpc.begin() as tx:
+            give(tx[left], -5)
+            give(tx[right], 5)
+        with sa.create_engine(postgres.url(), poolclass=sa.NullPool).connect() as connection:
+            others = (
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'T1.%'"
+            )
+            connection.execute(sa.text(others)).all()
+        with pytest.raises(Aborted), tpc.begin() as tx:
+            give(tx[right], 5)
+            with pytest.raises(sa.exc.DBAPIError) as lost:
+                give(tx[left], -5)
+            assert lost.value.connection_invalidated
+        with tpc.begin() as tx:
+            give(tx[left], -5)
+            give(tx[right], 5)
+    with left.connect() as on_left, right.connect() as on_right:
+        assert (total(on_left), total(on_right)) == (390, 410)

@@ -41,6 +41,9 @@ class BranchConnection(Connection):
         branch = self.branch
         if branch is None:
             return super()._execute_context(*arguments, **named)
+        if branch.is_ending:
+            # The second phase still needs this connection (wait="decided"), in no transaction.
+            raise UsageError("this transaction is over; begin another one")
         if branch.unanswered is not None:
             self._settle(branch)
         result = super()._execute_context(*arguments, **named)
@@ -77,7 +80,7 @@ class BranchConnection(Connection):
     @override
     def _rollback_impl(self) -> None:
         """Also called by `close`, to be sure; then the pool need not roll back either."""
-        if self.branch is None or not self.branch.is_left_idle:
+        if self.branch is None or not self.branch.is_left_idle or not self.branch.channel.is_idle():
             super()._rollback_impl()
 
     @override
