@@ -356,6 +356,20 @@ def test_a_server_without_a_vote_neither_promises_nor_stands() -> None:
     assert promise_of(stage, 2, ballot(4, 1)) is not None
 
 
+def test_who_helps_somebody_to_lead_refuses_the_probes_of_others_for_a_while() -> None:
+    """Promises come in pages: whoever outbids another in the middle is outbid in turn, for ever."""
+    stage = paxos()
+    assert promise_of(stage, 2, ballot(4, 1)) is not None
+    for sender, granted in ((3, False), (1, True)):
+        stage.drop()
+        stage.hand(sender, 2, Probe(ballot(5, sender), LogIndex(1)))
+        assert [reply.granted for reply in stage.sent(ProbeReply, 2, sender)] == [granted]  # type: ignore[attr-defined]
+    stage.drop()
+    stage.now = Tick(stage.now + TIMEOUT)
+    stage.hand(3, 2, Probe(ballot(5, 3), LogIndex(1)))
+    assert [reply.granted for reply in stage.sent(ProbeReply, 2, 3)] == [True]  # type: ignore[attr-defined]
+
+
 def test_a_phase_1_quorum_of_one_deposes_no_leader_that_works() -> None:
     """Whoever has missed the leader for a while has that quorum by itself. It asks as many as it would need to go on,
     and those who hear the leader refuse."""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,9 @@ def test_smoke_seed_keeps_every_invariant(seed: int, consensus: str) -> None:
 
 
 @pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["seed"]))
-def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
-    assert_green(run_seed(pinned["seed"], chaos_seconds=pinned["seconds"]))
+def test_seed_that_was_red_once_is_green(pinned: dict[str, Any]) -> None:
+    consensus = pinned.get("consensus", "raft")
+    assert_green(run_seed(pinned["seed"], chaos_seconds=pinned["seconds"], consensus=consensus))
 
 
 def test_a_multi_paxos_leader_elected_by_late_promises_is_no_danger_to_a_lease() -> None:

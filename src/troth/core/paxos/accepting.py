@@ -52,6 +52,7 @@ class Accepting(State):
         if not self._may_promise(message.start, handed_over=message.handed_over):
             return
         self._reset_election_timer()
+        self._helped = self._now
         slots, upto = self._slots.page(message.start, self._config.append_bytes_max)
         self._trace("promise", term=self._promised.round, candidate=sender, start=message.start)
         self._send_durable(

@@ -167,7 +167,7 @@ class Paxos(Preparing):
             self._become_follower(leader)
         else:
             self._reset_election_timer()
-        self._leader_contact, self._leader_heard = self._now, self._promised
+        self._leader_contact, self._leader_heard, self._helped = self._now, self._promised, None
 
     def _after_leader_input(self, leader: Leader) -> None:
         """What a leader does when an answer may have changed what a quorum holds."""

@@ -72,8 +72,19 @@ class Preparing(Changes):
 
     def _on_probe(self, sender: NodeId, message: Probe) -> None:
         """Nothing is promised, so nothing need be durable but the ballot that a refusal reveals."""
-        granted = message.ballot > self._promised and self._may_promise(message.start)
+        granted = (
+            message.ballot > self._promised
+            and self._may_promise(message.start)
+            and not self._helps_another(sender)
+        )
         self._send_durable(sender, ProbeReply(message.ballot if granted else self._promised, granted))
+
+    def _helps_another(self, sender: NodeId) -> bool:
+        """Whether somebody else was sent a page of a promise so lately that it may well be about to lead: whoever
+        outbids it in the middle of many pages is outbid in turn."""
+        helped = self._helped
+        patience = self._config.election_timeout_ticks
+        return helped is not None and sender != self._promised.node and self._now - helped < patience
 
     def _on_probe_reply(self, role: PreCandidate, sender: NodeId, message: ProbeReply) -> None:
         if message.ballot == (self._next_ballot() if message.granted else self._promised):

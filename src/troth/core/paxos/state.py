@@ -67,6 +67,8 @@ class State(LeaderEngine[Leader]):
         """What the leader of the promised ballot has said to be chosen, whether it is here or not."""
         self._leader_heard: Ballot | None = None
         """The ballot of the leader that was heard at `_leader_contact`; None if that is not known."""
+        self._helped: Tick | None = None
+        """When a page of a promise was last sent to the owner of the promised ballot, while it is not known to lead."""
         known = self._chosen_index
         while known < chosen and self._slots.get(LogIndex(known + 1)) is not None:
             known = LogIndex(known + 1)
