@@ -1,5 +1,7 @@
 """Whole servers and real clients on virtual time: seeds that must be green, and proof that faults happen."""
 
+import asyncio
+import random
 import subprocess
 import sys
 import tomllib
@@ -11,8 +13,12 @@ import pytest
 
 from troth.errors import InvariantViolation
 from troth.rehearsal.judge import judge_consistency
+from troth.rehearsal.loop import Clock, ProcessLoop
+from troth.rehearsal.network import Network
 from troth.rehearsal.plan import draw
 from troth.rehearsal.run import Outcome, Rehearsal, run_plan, run_seed
+from troth.simulate.choices import Choices
+from troth.simulate.world import World
 from troth.verify.history import EventType
 
 PINNED = tomllib.loads(Path(__file__).with_name("seeds.toml").read_text())["seed"]
@@ -43,6 +49,29 @@ def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
     # As it was when it was red: without the clients of registers that came later.
     plan = replace(draw(pinned["seed"], chaos_seconds=pinned["seconds"]), register_clients=0)
     assert_green(run_plan(plan))
+
+
+@pytest.mark.parametrize("permille", [1000, 1100, 900])
+def test_whoever_waits_for_what_is_left_of_a_deadline_gets_there(permille: int) -> None:
+    """However little is left, and however the process's clock runs: time goes on."""
+    world = World()
+    clock = Clock(world)
+    clock.set_rate(permille)
+    errors: list[BaseException] = []
+    network = Network(world, draw(1, chaos_seconds=1), Choices(), random.Random(1))
+    loop = ProcessLoop(world, network, "p", clock, errors.append)
+    waits: list[float] = []
+
+    async def wait_until(deadline: float) -> None:
+        while (left_s := deadline - loop.time()) > 0 and len(waits) < 10:
+            waits.append(left_s)
+            await asyncio.sleep(left_s)
+
+    loop.create_task(wait_until(0.9999999e-6))
+    loop.create_task(wait_until(1.2487e-3))
+    world.run_until(2_000_000)
+    assert not errors and loop.time() >= 1.2487e-3
+    assert len(waits) < 10
 
 
 FAULTS = (

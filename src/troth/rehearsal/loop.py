@@ -71,8 +71,8 @@ class Clock:
         return self._base_local_us + (passed_us if self._permille == 1000 else passed_us * self._permille // 1000)
 
     def world_us(self, local_us: int) -> int:
-        """How much of the world's time passes while this clock counts *local_us*."""
-        return local_us * 1000 // self._permille
+        """How much of the world's time passes until this clock has counted *local_us*."""
+        return -(-local_us * 1000 // self._permille)
 
     def set_rate(self, permille: int) -> None:
         """Run at *permille* thousandths of the right speed from now on."""
@@ -128,7 +128,8 @@ class ProcessLoop:
     def call_later(
         self, delay: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
     ) -> Handle:
-        return self._call_in(int(delay * 1e6), callback, arguments, context)
+        # Of a deadline less than a microsecond may be left; taken for nothing it would be asked for again for ever.
+        return self._call_in(int(delay * 1e6) or int(delay > 0), callback, arguments, context)
 
     def call_at(
         self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
-from troth.errors import UsageError
+from troth.errors import InvariantViolation, UsageError
 from troth.ids import Tick
 from troth.simulate.plan import TICK_US
 
 Action: TypeAlias = Callable[..., None]
+
+EVENTS_AT_ONCE_MAX = 1_000_000
+"""So much happens at one microsecond only if somebody asks for a moment again and again that never passes."""
 
 
 class World:
@@ -35,11 +38,21 @@ class World:
         heapify(self._heap)
 
     def run_until(self, end_us: int, stop: Callable[[], bool] | None = None) -> bool:
-        """Let things happen until *end_us*, or until *stop* says so after an event; True in that case."""
+        """Let things happen until *end_us*, or until *stop* says so after an event; True in that case.
+
+        Raises:
+            UsageError: that is over.
+            InvariantViolation: time does not go on (`EVENTS_AT_ONCE_MAX`).
+        """
         if end_us < self.now_us:
             raise UsageError(f"time can not go back from {self.now_us} to {end_us}")
+        moved_at = self.events
         while self._heap and self._heap[0][0] <= end_us:
-            self.now_us, _, action, arguments = heappop(self._heap)
+            at_us, _, action, arguments = heappop(self._heap)
+            if at_us > self.now_us:
+                self.now_us, moved_at = at_us, self.events
+            elif self.events - moved_at > EVENTS_AT_ONCE_MAX:
+                raise InvariantViolation(f"time stands still at {at_us} us")
             self.events += 1
             action(*arguments)
             if stop is not None and stop():
