@@ -7,12 +7,13 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from fake_server import asynchronous
 
 import troth
-from troth.client.registers import lines, recorded
+from troth.client.registers import aio_lines, lines, recorded
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.lookup import Lookup
@@ -33,15 +34,16 @@ from troth.client.registers.sync import failure_of
 from troth.core.register import changes
 from troth.core.register.messages import ZERO, Describe, Described, Seat, founding, group_of
 from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
-from troth.ids import NodeId
+from troth.ids import ClusterId, NodeId
 from troth.verify.formats.read import read_history
 from troth.wire.frames import frame
-from troth.wire.handshake import Welcome, encode_greeting
+from troth.wire.handshake import VERSION, Welcome, encode_greeting
 
 SEATS = tuple(Seat(NodeId(number), f"a{number}:1") for number in (1, 2, 3))
 CONFIG = founding(group_of(SEATS))
 OTHER = founding(group_of(SEATS[:2]))
 ADDRESSES = ("a1:1", "a2:1", "a3:1")
+WELCOME = Welcome(VERSION, ClusterId(0), NodeId(1))
 
 
 def described(number: int, config: object = None) -> Described:
@@ -227,6 +229,18 @@ async def test_an_asyncio_line_to_an_acceptor_that_hangs_stays_bounded_when_aske
     finally:
         line.close()
         port.close()
+
+
+@asynchronous
+async def test_a_welcome_that_nobody_waits_for_any_more_ends_its_connection() -> None:
+    connection, transport = aio_lines._Connection(), MagicMock(spec=asyncio.Transport)
+    transport.get_extra_info.return_value = None
+    transport.is_closing.return_value = False
+    connection.connection_made(transport)
+    connection.ready.cancel()
+    connection.data_received(frame(encode_greeting(WELCOME)))
+    transport.abort.assert_called_once()
+    connection.connection_lost(None)
 
 
 def test_a_dead_acceptor_is_given_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ class _Connection(FrameConnection):
         self.ready.add_done_callback(seen)
         self._asked: dict[int, asyncio.Future[ReplyMessage]] = {}
         self._number = 0
+        self._stands = False
 
     @property
     def is_full(self) -> bool:
@@ -56,12 +57,22 @@ class _Connection(FrameConnection):
         self.send(encode_ask(number, request))
         return future
 
+    def give_up(self) -> None:
+        """Whoever opened it waits no longer, whether it stands by now or not."""
+        self.ready.cancel()
+        if self._stands:
+            self.transport.abort()
+
     @override
     def on_opened(self) -> None:
+        self._stands = True
         self.greet(Hello("register"))
 
     @override
     def on_greeting(self, greeting: Greeting) -> None:
+        if self.ready.done():
+            self.transport.abort()
+            return
         if isinstance(greeting, Welcome):
             self.admit(FRAME_BYTES_MAX)
             self.ready.set_result(greeting.node_id)
@@ -145,7 +156,11 @@ class AsyncLine:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 await open_connection(connection, parse_address(self.address), tls=self._tls)
                 await connection.ready
+        except asyncio.CancelledError:
+            connection.give_up()
+            raise
         except (OSError, LineLost) as error:
+            connection.give_up()
             self._rests = min(self._rests + 1, 10)
             self._rest_until = now_s() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
             self._complaint = (
