@@ -9,6 +9,7 @@ cluster is empty, its server starts with a new identity and refuses, as it must.
 """
 
 import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -38,6 +39,9 @@ LAYOUT = "cluster.json"
 PORTS_MIN, PORTS_MAX = 15_000, 32_000
 """Below the range that the kernel takes ports for outgoing connections from, so that nobody is given a port of ours
 while its server is being restarted."""
+
+_turns = itertools.count(random.SystemRandom().randrange(PORTS_MAX - PORTS_MIN))
+"""Where the search for the next free port begins: behind the last, and for each process elsewhere."""
 
 
 class LocalCluster:
@@ -402,10 +406,10 @@ def _draw_node_id() -> NodeId:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, and that the kernel does not give away by itself."""
-    chance = random.SystemRandom()
-    for _ in range(1000):
-        port = chance.randrange(PORTS_MIN, PORTS_MAX)
+    """A loopback port that nobody listens on, that the kernel does not give away by itself, and that no earlier call
+    has given: whoever asked may not listen there yet."""
+    for _ in range(PORTS_MAX - PORTS_MIN):
+        port = PORTS_MIN + next(_turns) % (PORTS_MAX - PORTS_MIN)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from troth.errors import Unavailable
-from troth.server.local import LocalCluster
+from troth.server.local import LocalCluster, free_port
 
 
 class Client:
@@ -53,3 +53,9 @@ def test_a_server_that_joined_and_did_not_come_up_does_not_stay_a_member(
     assert client.removed == ["n4"]
     assert late.closed
     assert cluster.names == ("n1", "n2", "n3")
+
+
+def test_no_port_is_given_twice() -> None:
+    """Two servers of one cluster would be told to listen on the same one."""
+    given = [free_port() for _ in range(1000)]
+    assert len(set(given)) == 1000
