@@ -1,14 +1,10 @@
 """``troth ring``: consistent hashing from the shell. Needs no cluster."""
 
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import TypeVar
 
 import click
 import msgspec
@@ -16,8 +12,9 @@ from click.core import ParameterSource
 
 from troth.cli.output import print_json, print_table
 from troth.cli.progress import Progress as Bar
+from troth.cli.ring_files import alone_with, read_bytes, read_decoded, refuse_to_forget, write_whole
 from troth.cli.ring_movers import CommandMover, DirectoryMover
-from troth.errors import Corrupt, DecodeError, UsageError
+from troth.errors import UsageError
 from troth.hashing import (
     ALGORITHMS,
     CapacityExceeded,
@@ -41,8 +38,6 @@ from troth.hashing import (
 from troth.hashing.compat import cassandra_token, kafka_partition, keyspace_id, redis_slot
 from troth.hashing.interface import parse_nodes, plan_between
 from troth.hashing.spec import build_placement
-
-Record = TypeVar("Record", RingSpec, Plan)
 
 _LEVELS = {1: ("zone",), 2: ("region", "zone"), 3: ("region", "zone", "rack")}
 _SHOWN = 40
@@ -91,7 +86,7 @@ class Session:
             UsageError: neither a file nor nodes were named, or the file is not there.
         """
         if self.ring_file is not None:
-            return _decoded(self.ring_file, RingSpec.from_json)
+            return read_decoded(self.ring_file, RingSpec.from_json)
         if self.nodes is None:
             raise UsageError("which ring? name its file with --ring or its nodes with --nodes")
         weights, paths = parse_node_list(self.nodes)
@@ -107,7 +102,7 @@ class Session:
     def keys(self) -> list[bytes]:
         """The lines of --keys; empty if it was not given."""
         if self.keys_file is not None and not self.keys_read:
-            self.keys_read = [line for line in _read(self.keys_file).splitlines() if line]
+            self.keys_read = [line for line in read_bytes(self.keys_file).splitlines() if line]
             if not self.keys_read:
                 raise UsageError(f"{self.keys_file} has no keys; it needs one on each line")
         return self.keys_read
@@ -116,33 +111,6 @@ class Session:
 def _with_vnodes(ring: Locator, vnodes: int) -> RingSpec:
     spec = describe(ring)
     return msgspec.structs.replace(spec, settings={**spec.settings, "vnodes": vnodes})
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _decoded(path: Path, decode: Callable[[bytes], Record]) -> Record:
-    try:
-        return decode(_read(path))
-    except DecodeError as error:
-        raise Corrupt(f"{path}: {error}", path=str(path)) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace *path* as a whole: a reader, or a crash, sees the old content or the new."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def parse_node_list(text: str) -> tuple[dict[str, float], dict[str, tuple[str, ...]]]:
@@ -273,17 +241,17 @@ def show(
     located = build(spec)
     keys = session.keys()
     spread = balance_of_keys(located, keys) if keys else balance(located)
-    plan = _decoded(plan_file, Plan.from_json) if plan_file else None
+    plan = read_decoded(plan_file, Plan.from_json) if plan_file else None
     try:
         join = movement(located, located.changed(add=[max(located.members) + "+1"]), keys or None)
     except CapacityExceeded:  # a full Anchor can be looked at all the same
         join = None
     if save is not None:
-        _write(save, spec.to_json())
+        write_whole(save, spec.to_json())
     if svg is not None:
-        _write(svg, ring_svg(located, plan).encode())
+        write_whole(svg, ring_svg(located, plan).encode())
     if html is not None:
-        _write(html, ring_html(located, plan).encode())
+        write_whole(html, ring_html(located, plan).encode())
     if as_json:
         print_json(
             {
@@ -395,7 +363,7 @@ def _changed(
     if after_file is not None:
         if add or remove or reweight:
             raise UsageError("--after names the whole ring to come; leave out --add, --remove and --reweight")
-        return _decoded(after_file, RingSpec.from_json)
+        return read_decoded(after_file, RingSpec.from_json)
     if not (add or remove or reweight):
         raise UsageError("what changes? say --add, --remove, --reweight or --after FILE")
     joining, paths = parse_node_list(",".join(add))
@@ -481,14 +449,14 @@ def plan(
     reweight: Sequence[str],
 ) -> None:
     """Write a plan: which ranges move from whom to whom, in waves."""
-    _refuse_to_forget(output)
+    refuse_to_forget(output)
     spec = session.spec()
     spec = msgspec.structs.replace(spec, replicas=replicas or spec.replicas)
     after_spec = _changed(spec, after_file, add, remove, reweight)
     made = _planned(spec, after_spec, session.keys() or None, moves_per_node, lost)
-    _write(output, made.to_json())
+    write_whole(output, made.to_json())
     if save_after is not None:
-        _write(save_after, after_spec.to_json())
+        write_whole(save_after, after_spec.to_json())
     click.echo(
         f"{len(made.moves)} moves in {len(made.waves)} waves, {made.moved_fraction:.3%} of all copies "
         f"(the least is {made.ideal_fraction:.3%})"
@@ -498,18 +466,6 @@ def plan(
         click.echo(f"{sum(keys_moved):,} of the keys given move")
     if made.unrecoverable:
         click.echo(f"{len(made.unrecoverable)} moves have no node left to copy from: restore them from a backup")
-
-
-def _refuse_to_forget(path: Path) -> None:
-    """Refuse to write over a plan that is under way: its record is all that knows which side has what."""
-    try:
-        there = Plan.from_json(path.read_bytes())
-    except (OSError, DecodeError):
-        return
-    if not there.finished and (there.done or there.copied or there.copying):
-        raise UsageError(
-            f"{path} is a plan that is under way: apply it, or apply --undo, or write to another file"
-        )
 
 
 def _planned(
@@ -553,26 +509,8 @@ def apply(
         raise UsageError("who moves the data? say --directory ROOT or --exec COMMAND")
     if directory is not None and not directory.is_dir():
         raise UsageError(f"{directory} is no directory; it holds one for each node")
-    with _alone(plan_file):
+    with alone_with(plan_file):
         _apply(plan_file, directory, command, bytes_per_second, stop_after, undo)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Refuse a second process that carries out the same plan. The lock is the kernel's, and goes with the process."""
-    held = path.with_name(path.name + ".lock")
-    with ExitStack() as stack:
-        try:
-            lock = stack.enter_context(held.open("wb"))
-            flock(lock, LOCK_EX | LOCK_NB)
-            if not os.path.samestat(os.fstat(lock.fileno()), held.stat()):  # whoever held it has just removed it
-                raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):
-            raise UsageError(f"another process is carrying {path} out, or {path.parent} is not there") from None
-        except OSError as error:
-            raise UsageError(f"cannot write {held}: {error.strerror}") from None
-        stack.callback(held.unlink)
-        yield
 
 
 def _apply(
@@ -583,10 +521,10 @@ def _apply(
     stop_after: int | None,
     undo: bool,
 ) -> None:
-    work = _decoded(plan_file, Plan.from_json)
+    work = read_decoded(plan_file, Plan.from_json)
     if undo and not work.undoing:
         work = work.undo()
-        _write(plan_file, work.to_json())
+        write_whole(plan_file, work.to_json())
     work.resume(copy_again=True)
     mover: Mover = DirectoryMover(directory, work) if directory is not None else CommandMover(command or "")
     throttle = (
@@ -598,7 +536,7 @@ def _apply(
     with Bar("moves", total=max(1, len(work.moves) - len(work.done)), file=sys.stderr) as bar:
 
         def save() -> None:
-            _write(plan_file, work.to_json())
+            write_whole(plan_file, work.to_json())
 
         def on_progress(progress: Progress) -> None:
             bar.advance()
@@ -613,7 +551,7 @@ def _apply(
         except OSError as error:  # a full disk, a name that no file can have
             raise UsageError(f"the move failed: {error}; apply again to go on") from None
         finally:
-            _write(plan_file, work.to_json())
+            write_whole(plan_file, work.to_json())
     if work.finished:
         click.echo(f"done: {len(work.moves)} moves; the ring is now {work.after}")
     else:
