@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from troth.client import recording
 from troth.client.cluster import ClusterCalls
 from troth.client.lease import Lease, LeaseKeeper
+from troth.client.link import checked_frame_of
 from troth.client.opening import Opening
 from troth.client.operations import Text, Txn, as_bytes, span
 from troth.client.reads import ReadPipeline
@@ -32,9 +31,7 @@ from troth.kv.requests import (
     SortTarget,
 )
 from troth.models import ReadLevel, linearizable
-from troth.replica.protocol import LeaseIds, LeaseList
-
-_encode = msgspec.msgpack.Encoder().encode
+from troth.replica.protocol import LeaseIds, LeaseList, Reads
 
 
 class AsyncClient(ClusterCalls):
@@ -90,9 +87,10 @@ class AsyncClient(ClusterCalls):
             value = as_bytes(value)
         if self.is_closed:
             self.require_open()
-        future = self._writes.submit(
-            Put(key, value, lease, prev_kv, ignore_value, ignore_lease), len(key) + len(value), timeout
-        )
+        if lease != 0 or prev_kv is not False or ignore_value is not False or ignore_lease is not False:
+            future = self.write(Put(key, value, lease, prev_kv, ignore_value, ignore_lease), timeout)
+        else:
+            future = self._writes.submit(Put(key, value), len(key) + len(value), timeout)
         if recording.active is not None and not ignore_value:
             recording.active.put(self._number, key, value, lease, future)
         return future
@@ -105,7 +103,9 @@ class AsyncClient(ClusterCalls):
             key = as_bytes(key)
         if self.is_closed:
             self.require_open()
-        request = Range(key, b"", 0, revision) if revision else Range(key)
+        request = Range(key)
+        if revision != 0:
+            request = self._checked(Range(key, b"", 0, revision), level)
         future = self._reads.submit(request, level, GetReply, timeout)
         if recording.active is not None and not revision:
             recording.active.get(self._number, key, level, future)
@@ -147,7 +147,7 @@ class AsyncClient(ClusterCalls):
             min_create_revision,
             max_create_revision,
         )
-        future = self._reads.submit(request, level, RangeReply, timeout)
+        future = self._reads.submit(self._checked(request, level), level, RangeReply, timeout)
         if recording.active is not None:
             recording.active.range(self._number, request, level, future)
         return future
@@ -163,7 +163,7 @@ class AsyncClient(ClusterCalls):
     ) -> "asyncio.Future[DeleteReply]":
         """Delete one key, or a span of them. Deleting what is not there is no error."""
         start, end = span(key, range_end, prefix)
-        future = self.write(DeleteRange(start, end, prev_kv), len(start) + len(end), timeout)
+        future = self.write(DeleteRange(start, end, prev_kv), timeout)
         if recording.active is not None:
             recording.active.delete(self._number, start, end, future)
         return future
@@ -184,10 +184,14 @@ class AsyncClient(ClusterCalls):
             assert create.succeeded
         """
         request = Txn(list(compare), list(success), list(failure))
-        future = self.write(request, len(_encode(request)), timeout)
+        future = self.write(request, timeout)
         if recording.active is not None:
             recording.active.txn(self._number, request, future)
         return future
+
+    def _checked(self, request: Range, level: ReadLevel) -> Range:
+        checked_frame_of(Reads(0, level, (request,)))
+        return request
 
     # ---- watches, leases, sessions ---------------------------------------------------------------------
 

@@ -26,18 +26,13 @@ class Background:
         self._pid = os.getpid()
         self._ending = threading.Lock()
         self._is_over = False
-        self._loop: asyncio.AbstractEventLoop
-        self._over: asyncio.Event
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, args=(ready,), name="troth client", daemon=True)
+        self._over = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="troth client", daemon=True)
         self._thread.start()
-        ready.wait()
 
-    def _serve(self, ready: threading.Event) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            self._loop = runner.get_loop()
-            self._over = asyncio.Event()
-            ready.set()
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._until_over())
 
     async def _until_over(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from typing_extensions import override
 
-from troth.client.link import HANDSHAKE_TIMEOUT_S, Connection, Link, frame_of, open_connection
+from troth.client.link import HANDSHAKE_TIMEOUT_S, Connection, Link, checked_frame_of, frame_of, open_connection
 from troth.client.replies import Acknowledged
 from troth.client.request import LEADER, CallRequest
 from troth.client.retry import error_of
@@ -32,6 +32,7 @@ from troth.replica.protocol import (
     SnapshotPart,
     StateHash,
     TransferLeadership,
+    Writes,
 )
 from troth.wire.handshake import Hello, Welcome
 
@@ -47,7 +48,7 @@ class Call(CallRequest):
 
     def __init__(self, message: ClientMessage, call: int, target: str, deadline_s: float) -> None:
         super().__init__(call, target, deadline_s)
-        self._frame = frame_of(message)
+        self._frame = checked_frame_of(message)
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.server = ""
 
@@ -101,10 +102,14 @@ class ClusterCalls:
         if self.is_closed:
             raise UsageError("this client is closed")
 
-    def write(self, command: Command, size_bytes: int = 0, timeout: float | None = None) -> "asyncio.Future[Any]":
-        """Send any command of troth.kv.requests through the log; its reply is a class of client/replies.py."""
+    def write(self, command: Command, timeout: float | None = None) -> "asyncio.Future[Any]":
+        """Send any command of troth.kv.requests through the log; its reply is a class of client/replies.py.
+
+        Raises:
+            UsageError: something in it is of a wrong type.
+        """
         self.require_open()
-        return self._writes.submit(command, size_bytes, timeout)
+        return self._writes.submit(command, len(checked_frame_of(Writes(0, 0, 0, (command,)))), timeout)
 
     @property
     def seen_revision(self) -> int:

@@ -100,7 +100,12 @@ class Lease:
                 self._call(callback)
 
     def _call(self, callback: Callable[[], Any]) -> None:
-        outcome = callback()
+        try:
+            outcome = callback()
+        except Exception as error:  # noqa: BLE001  (the caller's: other leases must be renewed all the same)
+            context = {"message": f"on_lost of lease {self.id} failed", "exception": error}
+            self._client.router.loop.call_exception_handler(context)
+            return
         if inspect.iscoroutine(outcome):
             self._client.keep_task(outcome)
 

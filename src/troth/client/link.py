@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from troth.client.retry import error_of
 from troth.client.url import split_address
-from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable, WrongCluster
+from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import ClientMessage, ServerMessage
 from troth.runtime.streams import plain_descriptor, write_now
@@ -28,12 +28,28 @@ RECONNECT_PAUSE_S = 0.02
 RECONNECT_PAUSE_MAX_S = 1.0
 
 _decode = msgspec.msgpack.Decoder(ServerMessage).decode
+_decode_own = msgspec.msgpack.Decoder(ClientMessage).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def frame_of(message: ClientMessage) -> bytes:
     """*message* as it goes on the wire."""
     return frame(_encode(message))
+
+
+def checked_frame_of(message: ClientMessage) -> bytes:
+    """`frame_of` a message that holds what the caller wrote: no server could read it if that is of a wrong type, and
+    each would hang up.
+
+    Raises:
+        UsageError: something in it is of a wrong type, or a number out of range.
+    """
+    try:
+        body = _encode(message)
+        _decode_own(body)
+    except (TypeError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{str(error).partition(' - at')[0]}: {message!r:.200}") from None
+    return frame(body)
 
 
 class Connection(asyncio.Protocol):

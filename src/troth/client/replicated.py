@@ -346,33 +346,29 @@ class Replica(Generic[T]):
         for kv in reply.kvs:
             if kv.key.startswith(self._calls_key):
                 self._apply(kv)
-        for key in [key for key, future in self._pending.items() if not future.done() and key in stored]:
-            self._pending[key].set_exception(OutcomeUnknown("the call happened; its value was lost on the way"))
         self._advance(reply.revision)
 
     async def _follow(self) -> None:
-        while True:
-            try:
-                async with self._client.watch(
-                    prefix=self._prefix, start_revision=self.applied_revision + 1
-                ) as watch:
-                    async for events in watch:
-                        self._on_events(events)
-                        self._advance(watch.revision)
-                return
-            except WatchCompacted:
-                # We were away for so long that single calls are gone; the state that covers them is there.
+        try:
+            while True:
                 try:
-                    await self._load()
-                except TrothError as error:
-                    self._fail(error)
+                    await self._watch()
                     return
-            except TrothError as error:
-                self._fail(error)
-                return
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._fail(DecodeError(f"{self._prefix} holds what is no call of an object: {error}"))
-                return
+                except WatchCompacted:
+                    # We were away for so long that single calls are gone; the state that covers them is there.
+                    await self._load()
+        except TrothError as error:
+            self._fail(error)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._fail(DecodeError(f"{self._prefix} holds what is no call of an object: {error}"))
+        except Exception as error:  # noqa: BLE001  (of the class's from_state)
+            self._fail(UsageError(f"{self._prefix}: {self._class_name} does not take its state: {error!r}"))
+
+    async def _watch(self) -> None:
+        async with self._client.watch(prefix=self._prefix, start_revision=self.applied_revision + 1) as watch:
+            async for events in watch:
+                self._on_events(events)
+                self._advance(watch.revision)
 
     def _on_events(self, events: list[Event]) -> None:
         for event in events:
@@ -438,10 +434,10 @@ class Replica(Generic[T]):
             try:
                 # Serialised here and now: this is the point of the order that the epoch begins at.
                 state = _encode([epoch, kv.mod_revision, _plain(self._state(), "the state", tuples=False)])
-            except (UsageError, ValueError, OverflowError) as error:
-                _log.warning("%s cannot be trimmed: %s", self._prefix, error)
+            except Exception as error:  # noqa: BLE001  (of the class's to_state, too)
+                _log.warning("%s cannot be trimmed: %r", self._prefix, error)
                 return
-            self._client.keep_task(self._write_state(epoch, state))
+            self._client.keep_task(self._write_state(epoch, state, self._state_mod_revision))
 
     async def _begin_epoch(self, epoch: int) -> None:
         try:
@@ -451,10 +447,12 @@ class Replica(Generic[T]):
         except TrothError:
             self._next_epoch = 0  # The next call of ours tries again.
 
-    async def _write_state(self, epoch: int, state: bytes) -> None:
+    async def _write_state(self, epoch: int, state: bytes, former: int) -> None:
+        """*former*: when the state was written last, at that point of the order. One written since is of a later epoch,
+        whose calls before it are gone."""
         try:
             await self._client.txn(
-                [mod_revision(self._state_key) == self._state_mod_revision],
+                [mod_revision(self._state_key) == former],
                 [Put(self._state_key, state), Delete(self._calls_prefix, f"{self._calls_prefix}{epoch:016x}")],
             )
         except TrothError:

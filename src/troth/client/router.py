@@ -350,10 +350,12 @@ class Router:
         """A link is connected and greeted."""
         self.cluster_id = self.cluster_id or welcome.cluster_id
         for other in list(self.links.values()):
-            if other is not link and other.node_id == link.node_id and other.address not in self._named:
+            if other is not link and other.node_id == link.node_id:
                 # The same server under two addresses: the one that the user wrote down stays.
-                del self.links[other.address]
-                other.close()
+                spare = link if other.address in self._named and other.connection is not None else other
+                if spare.address not in self._named:
+                    self.links.pop(spare.address, None)
+                    spare.close()
         self._find_leader()
         if all(other.attempted for other in self.links.values()) and link.connection is not None:
             link.connection.send(frame_of(GetStatus(_UNTRACKED)))

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from typing_extensions import override
 
-from troth.client.link import Connection, frame_of
+from troth.client.link import Connection, checked_frame_of, frame_of
 from troth.client.request import ANY, LEADER, Request
 from troth.client.retry import error_of
 from troth.client.router import Router
@@ -68,6 +68,7 @@ class Watch:
         self.connection: Connection | None = None
         self.is_paused = False
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        checked_frame_of(self.request(0))
 
     # ---- for the consumer ------------------------------------------------------------------------------
 

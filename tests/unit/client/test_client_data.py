@@ -1,6 +1,7 @@
 """Reading and writing through the client: what goes on the wire, and what callers get."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from fake_server import asynchronous, running
@@ -208,3 +209,33 @@ async def test_more_reads_than_may_wait_are_refused() -> None:
         cluster.servers[0].answer_after = None
         assert len(await asyncio.gather(*waiting)) == 65_536
         assert (await client.get("k")).value is None
+
+
+@asynchronous
+async def test_values_of_wrong_types_are_refused_before_they_are_sent() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        wrong: Any
+        lease = await client.lease(10)
+        for wrong in (lease, "7", 1.5, None, 1 << 70):
+            with pytest.raises(UsageError):
+                client.put("k", "v", lease=wrong)
+        for wrong in ("7", 1.5, None, 1 << 70):
+            with pytest.raises(UsageError):
+                client.get("k", revision=wrong)
+            with pytest.raises(UsageError):
+                client.range("k", limit=wrong)
+            with pytest.raises(UsageError):
+                client.txn([], [troth.Put("k", "v", lease=wrong)])
+            with pytest.raises(UsageError):
+                client.delete("k", prev_kv=wrong)
+        wrong = 1
+        with pytest.raises(UsageError):
+            client.watch("k", prev_kv=wrong)
+        wrong = 1.5
+        with pytest.raises(UsageError):
+            await client.lease(wrong)
+        wrong = "eventual"
+        with pytest.raises(UsageError):
+            client.range("k", level=wrong)
+        assert (await client.put("k", "v", lease=lease.id)).revision == 2
+        assert len(cluster.servers[0].peers) == 1

@@ -528,3 +528,19 @@ async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting() -> None:
         server.peers[0].send_raw(frame(msgspec.msgpack.encode(ReadResults(call, LevelName.LINEARIZABLE, 2, []))))
         with pytest.raises(Unavailable):
             await asyncio.wait_for(reading, 5)
+
+
+@asynchronous
+async def test_a_server_under_two_addresses_is_kept_under_the_one_that_was_given() -> None:
+    async with running(2) as cluster:
+        late, leader = cluster.servers
+        late.kill()
+        cluster.elect(leader)
+        named = f"localhost:{late.address.rpartition(':')[2]}"
+        async with await aio.connect(f"troth://{named},{leader.address}") as client:
+            await client.status()
+            assert set(client.servers()) == {named, leader.address, late.address}
+            await late.start()
+            await until(lambda: set(client.servers()) == {named, leader.address})
+            await until(lambda: not any(client.servers().values()) and len(late.peers) == 1)
+            assert len(await client.status()) == 2

@@ -134,3 +134,25 @@ async def test_a_lease_about_to_be_renewed_is_lost_when_the_client_is_closed() -
         client._leases._wake()
         await client.close()
         assert lease.lost.is_set() and not lease.is_alive
+
+
+@asynchronous
+async def test_an_on_lost_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("as asked")
+
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        failures: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        await client.lease(1, keep=False, on_lost=fail)
+        kept = await client.lease(2, on_lost=lambda: told.append("kept"))
+        await until(lambda: bool(failures))
+        deadline_s = kept.deadline_s
+        await until(lambda: kept.deadline_s > deadline_s or kept.lost.is_set())
+        assert kept.is_alive
+        kept.on_lost(fail)
+        await client.close()
+        assert told == ["kept"] and [str(context["exception"]) for context in failures] == ["as asked"] * 2
+        assert all(client.servers().values()), "the client is not closed"

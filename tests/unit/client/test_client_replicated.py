@@ -4,6 +4,7 @@ import asyncio
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 from fake_server import FakeCluster, asynchronous, running, until
 
@@ -11,6 +12,7 @@ import troth
 from troth import aio
 from troth.client import replicated as module
 from troth.errors import OutcomeUnknown, Unavailable, UsageError
+from troth.kv.requests import RangeResult
 
 
 @troth.replicated
@@ -217,6 +219,84 @@ async def test_a_closed_replica_says_so() -> None:
             await tally.add("b")
 
 
+@asynchronous
+async def test_a_holder_that_was_away_puts_no_old_state_over_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SNAPSHOT_EVERY", 10)
+    async with running(2) as cluster, await aio.connect(cluster.url) as one:
+        away = cluster.servers[1]
+        away.forwards = True
+        async with await aio.connect(cluster.url, read_from="n2") as two:
+            first, second = await Tally.on(one, "t"), await Tally.on(two, "t")
+            for number in range(10):
+                await second.add(f"second {number}")
+            away.kill()  # the second one has asked for an epoch, and does not see it begin
+            await until(lambda: epoch_of(cluster, "t/head") == 1)
+            for number in range(12):
+                await first.add(f"first {number}")
+            await until(lambda: epoch_of(cluster, "t/state") == 2)
+            await away.start()
+            assert await second.read(lambda tally: len(tally.names)) == 22
+            await second.add("one more")  # after this what it wanted to write has arrived
+        async with await aio.connect(cluster.url) as late_client:
+            late = await Tally.on(late_client, "t")
+            assert await late.read(lambda tally: len(tally.names)) == 23
+
+
+class Sick(troth.Replicated):
+    """One whose state cannot be had, or not be taken."""
+
+    takes = True
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @troth.command
+    def add(self) -> int:
+        """Count."""
+        self.count += 1
+        return self.count
+
+    def to_state(self) -> int:
+        if self.count == 5:
+            raise KeyError("sick")
+        return self.count
+
+    @classmethod
+    def from_state(cls, state: int) -> "Sick":
+        if not cls.takes:
+            raise KeyError("sick")
+        made = cls()
+        made.count = state
+        return made
+
+
+@asynchronous
+async def test_a_state_that_cannot_be_had_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SNAPSHOT_EVERY", 5)
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        sick = await Sick.on(client, "t")
+        assert [await sick.add() for _ in range(12)] == list(range(1, 13))
+        await until(lambda: epoch_of(cluster, "t/state") == 2)
+
+
+@asynchronous
+async def test_a_state_that_cannot_be_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SNAPSHOT_EVERY", 10)
+    monkeypatch.setattr(Sick, "takes", False)
+    async with running(2) as cluster, await aio.connect(cluster.url) as one:
+        cluster.servers[1].forwards = True
+        async with await aio.connect(f"troth://{cluster.servers[1].address}", read_from="n2") as two:
+            first, second = await Sick.on(one, "t"), await Sick.on(two, "t")
+            cluster.servers[1].kill()
+            for _ in range(15):
+                await first.add()
+            await until(lambda: epoch_of(cluster, "t/state") == 1)
+            await one.compact(cluster.store.revision)
+            await cluster.servers[1].start()
+            with pytest.raises((UsageError, OutcomeUnknown), match="does not take its state"):
+                await second.read(lambda sick: sick.count)
+
+
 def test_without_a_cluster_it_is_an_ordinary_object() -> None:
     tally = Tally()
     assert tally.add("a") == 1
@@ -229,3 +309,10 @@ def calls_stored(cluster: FakeCluster) -> int:
     reply = cluster.store.range(troth.Get(prefix="t", count_only=True))
     assert hasattr(reply, "count")
     return int(reply.count) - 2
+
+
+def epoch_of(cluster: FakeCluster, key: str) -> int:
+    """The epoch that the head or the state names; -1 if it is not there."""
+    reply = cluster.store.range(troth.Get(key))
+    assert isinstance(reply, RangeResult)
+    return int(msgspec.msgpack.decode(reply.kvs[0].value)[0]) if reply.kvs else -1

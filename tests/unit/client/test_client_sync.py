@@ -13,6 +13,7 @@ import pytest
 from fake_server import FakeCluster, running
 
 import troth
+from troth.client import background
 from troth.errors import LeaseNotFound, NotApplied, OutcomeUnknown, Unavailable, UsageError
 
 
@@ -208,3 +209,12 @@ def test_importing_troth_is_light() -> None:
         "for name in troth.__all__: getattr(troth, name)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_no_loop_to_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(background.uvloop, "new_event_loop", fail)
+    with pytest.raises(OSError, match="too many"):
+        background.Background()
