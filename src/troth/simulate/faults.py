@@ -9,7 +9,11 @@ from troth.simulate.choices import Choices
 from troth.simulate.core_node import CoreNode
 from troth.simulate.network import Network
 from troth.simulate.plan import TICK_US, Plan
+from troth.simulate.rng import stream
 from troth.simulate.world import World
+
+LEADER_COMPACTS = 0.3
+"""How often a new leader takes a snapshot at once, where there are snapshots at all."""
 
 
 class Faults:
@@ -31,6 +35,8 @@ class Faults:
         self._nodes = nodes
         self._plan = plan
         self._rng = rng
+        self._rare = stream(plan.seed, "rare")
+        self._isolates = self._rare.choice((0.0, 0.0, 0.0, 0.3, 0.8)) if plan.partitions else 0.0
         self._stopped = False
         self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         network.on_lost = self._tell_unreachable
@@ -85,6 +91,32 @@ class Faults:
     def _duration_us(self, most_timeouts: int) -> int:
         # Most faults are as long as an election takes; some last.
         return int(self._rng.random() ** 3 * most_timeouts * self._timeout_us) + 10_000
+
+    # ---- rare moments, made likely ----
+
+    def on_event(self, node: CoreNode, name: str) -> None:
+        """An engine tells what it does. What goes wrong just then is what the rules were made for."""
+        if self._stopped:
+            return
+        if name == "membership" and self._rare.random() * 1000 < self._plan.change_then_crash:
+            # All crash when one of them has the membership, and others may not.
+            us = 2 * max(self._plan.delay_us, self._plan.disk_us)
+            self._world.after(int(self._rare.random() ** 2 * us), self._crash_now)
+        elif name == "leader" and self._rare.random() < self._isolates:
+            # Nobody hears what it proposes; so does the next one, and values of several reigns stand side by side.
+            if self._choices.take("isolation"):
+                others = [other for other in self._nodes if other != node.node_id]
+                self._network.partition([node.node_id], others, one_way=self._rare.random() < 0.5)
+                self._world.after(int((0.5 + 2 * self._rare.random()) * self._timeout_us), self._heal)
+                self.counts["isolation"] = self.counts.get("isolation", 0) + 1
+        elif name == "leader" and self._plan.compactions and self._rare.random() < LEADER_COMPACTS:
+            # It has compacted what it begins with, and whoever led before comes back with a tail of its own.
+            self._world.after(int(self._rare.random() * self._timeout_us), self._compact_soon, node)
+            self._world.after(int(self._rare.random() * 2 * self._timeout_us), self._heal)
+
+    def _compact_soon(self, node: CoreNode) -> None:
+        if not self._stopped and self._choices.take("compaction"):
+            node.wants_snapshots = True
 
     # ---- kinds ----
 

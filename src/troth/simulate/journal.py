@@ -152,6 +152,8 @@ class Journal:
         """Durable entries at the end of the log can not be read any more (a process that starts finds that out, see
         `storage.replay`); term and vote can. False when there are none."""
         kept = self.durable
+        if kept.slots:
+            return self._lose_slots(rng)
         if not kept.entries:
             return False
         keep = rng.randrange(len(kept.entries))
@@ -159,6 +161,18 @@ class Journal:
         del kept.digests[keep:]
         self.volatile = replayed(kept, ())
         return True
+
+    def _lose_slots(self, rng: Luck) -> bool:
+        """Slots tell nothing of each other: any may be gone. Whoever finds that out begins a round of its own, so that
+        nobody goes on counting what was acknowledged in the last (`storage.log`)."""
+        kept = self.durable
+        lost = [index for index in kept.slots if rng.random() < 0.5]
+        for index in lost:
+            del kept.slots[index]
+        kept.chosen = min(kept.chosen, *(LogIndex(index - 1) for index in lost), kept.chosen)
+        kept.hard_state = HardState(Term(kept.hard_state.term + 1))
+        self.volatile = replayed(kept, ())
+        return bool(lost)
 
     def crash(self, rng: Luck, keep_permille: int) -> None:
         """Lose what was not synced, or all of it but a prefix."""

@@ -2,6 +2,7 @@
 
 from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Entry, Membership, Slot
+from troth.core.leading.roles import Transfer
 from troth.core.paxos.node import Paxos
 from troth.core.paxos.roles import Leader
 from troth.ids import LogIndex, NodeId, Term, Tick
@@ -94,6 +95,22 @@ class PaxosView:
     def lease_end(self) -> Tick:
         role = self._paxos._role
         return self._paxos._lease_end(role) if isinstance(role, Leader) else Tick(0)
+
+    def term_start(self) -> LogIndex:
+        role = self._paxos._role
+        return role.recovered if isinstance(role, Leader) else LogIndex(0)
+
+    def own_last(self) -> LogIndex:
+        role = self._paxos._role
+        return role.accepted if isinstance(role, Leader) else LogIndex(0)
+
+    def newest_change(self) -> LogIndex:
+        role = self._paxos._role
+        return role.membership_last if isinstance(role, Leader) else LogIndex(0)
+
+    def transfer(self) -> Transfer | None:
+        role = self._paxos._role
+        return role.transfer if isinstance(role, Leader) else None
 
     def slot(self, index: LogIndex) -> Slot | None:
         """What is accepted at *index*."""

@@ -110,7 +110,7 @@ def draw(seed: int, *, chaos_seconds: int, consensus: str = "raft") -> Plan:
     """The plan of *seed*. For every consensus the same, but for what only one of them knows."""
     rng = stream(seed, "plan")
 
-    def maybe(chance: float, lo: int, hi: int) -> int:
+    def maybe(chance: float, lo: int, hi: int, rng: random.Random = rng) -> int:
         return rng.randint(lo, hi) if rng.random() < chance else 0
 
     config = _config(rng, lease=rng.random() < 0.3)
@@ -119,6 +119,10 @@ def draw(seed: int, *, chaos_seconds: int, consensus: str = "raft") -> Plan:
     if consensus == "paxos":
         config = _with_flexible_quorums(config, voters, stream(seed, "quorums"))
     changes = maybe(0.5, 10, 100)
+    # Only where the others are a quorum without it at all times: else nothing may be decided before it is back.
+    rots = voters >= 3 and not changes and not config.phase1_size
+    # Paxos draws by itself, so that its seeds stay the runs that they were before it had this fault.
+    paxos_rot = maybe(0.4, 5, 30, stream(seed, "rot")) if rots and consensus == "paxos" else 0
     return Plan(
         seed=seed,
         consensus=consensus,
@@ -142,8 +146,7 @@ def draw(seed: int, *, chaos_seconds: int, consensus: str = "raft") -> Plan:
         keep_unsynced=rng.choice((0, 0, 500, 900)),
         pauses=maybe(0.4, 5, 60),
         disk_hangs=maybe(0.3, 2, 20),
-        # Only where the others are a quorum without it at all times: else nothing may be decided before it is back.
-        rot=maybe(0.4, 5, 30) if voters >= 3 and not changes and consensus == "raft" else 0,
+        rot=maybe(0.4, 5, 30) if rots and consensus == "raft" else paxos_rot,
         clock_changes=maybe(0.4, 5, 40),
         wrong_hints=maybe(0.4, 5, 80),
         death_seen=maybe(0.6, 200, 1000),

@@ -2,6 +2,7 @@
 
 from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Engine, Entry, EntryId, Membership, Slot
+from troth.core.leading.flight import Mode
 from troth.core.leading.roles import Transfer
 from troth.core.raft.node import Raft
 from troth.core.raft.roles import Leader
@@ -101,14 +102,24 @@ class RaftView:
         return self._raft._lease_end(role) if isinstance(role, Leader) else Tick(0)
 
     def term_start(self) -> LogIndex:
-        """Index of the first entry of this leader's term; 0 when it does not lead."""
         role = self._raft._role
         return role.term_start if isinstance(role, Leader) else LogIndex(0)
 
+    def own_last(self) -> LogIndex:
+        return self.last_index
+
+    def newest_change(self) -> LogIndex:
+        return self.membership_index
+
     def transfer(self) -> Transfer | None:
-        """The leadership transfer that is under way here."""
         role = self._raft._role
         return role.transfer if isinstance(role, Leader) else None
+
+    def counted(self, peer: NodeId) -> LogIndex:
+        """What this leader believes *peer* to hold, unless a snapshot is on its way there; 0 when it does not lead."""
+        role = self._raft._role
+        progress = role.progress.get(peer) if isinstance(role, Leader) else None
+        return progress.match if progress is not None and progress.mode is not Mode.SNAPSHOT else LogIndex(0)
 
     def flight(self, peer: NodeId) -> tuple[int, int]:
         """How many messages are in flight to *peer*, and how many may be."""

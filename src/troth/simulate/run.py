@@ -99,6 +99,7 @@ class Simulation:
 
     def _on_event(self, node: CoreNode, trace: Trace) -> None:
         self._last.append((self.world.now_us, node.node_id, trace))
+        self.faults.on_event(node, trace.name)
 
     def run(self) -> Outcome:
         """Both phases. Whatever an invariant (of the run or of the code itself) says is in `Outcome.violation`."""

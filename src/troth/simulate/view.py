@@ -8,6 +8,7 @@ from typing import Protocol
 
 from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Engine, Entry, Membership, Slot
+from troth.core.leading.roles import Transfer
 from troth.core.paxos.node import Paxos
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.monitor import Seen
@@ -70,6 +71,18 @@ class EngineView(Protocol):
 
     def lease_end(self) -> Tick:
         """First tick at which this server's leader lease no longer holds; 0 when it has none."""
+
+    def term_start(self) -> LogIndex:
+        """What must be committed before this leader knows all that was committed before it led; 0 when it does not."""
+
+    def own_last(self) -> LogIndex:
+        """The last entry that a leader has given its own disk."""
+
+    def newest_change(self) -> LogIndex:
+        """The last membership that stands in its log, or that a Paxos leader has given a slot."""
+
+    def transfer(self) -> Transfer | None:
+        """The leadership transfer that is under way here."""
 
 
 def view_of(engine: Engine) -> EngineView:

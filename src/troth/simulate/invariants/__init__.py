@@ -3,6 +3,7 @@
 from troth.simulate.invariants.acknowledgements import Acknowledgements
 from troth.simulate.invariants.agreement import Agreement
 from troth.simulate.invariants.append_answers import AppendAnswers
+from troth.simulate.invariants.ballot_contact import BallotContact
 from troth.simulate.invariants.commit_rule import CommitRule
 from troth.simulate.invariants.committed_is_durable import CommittedIsDurable
 from troth.simulate.invariants.configuration_safety import ConfigurationSafety
@@ -17,6 +18,7 @@ from troth.simulate.invariants.leader_completeness import LeaderCompleteness
 from troth.simulate.invariants.leader_fitness import LeaderFitness
 from troth.simulate.invariants.lease_safety import LeaseSafety
 from troth.simulate.invariants.log_matching import LogMatching
+from troth.simulate.invariants.lost_logs import LostLogs
 from troth.simulate.invariants.membership_rules import MembershipFromLog, OneChangeAtATime
 from troth.simulate.invariants.never_falls import NeverFalls
 from troth.simulate.invariants.older_terms import OlderTermsAreTold
@@ -51,19 +53,19 @@ LOCAL = (
     ElectedByQuorum,
     ElectionRestriction,
     LeaderContact,
-    LeaderFitness,
     OlderTermsAreTold,
     MembershipFromLog,
-    OneChangeAtATime,
-    TransferRules,
-    ReadRules,
     FlowControl,
 )
 """Rules of the Raft paper that each server keeps by itself. A server that breaks one has a bug, though it may take a
 thousand unlucky runs until the cluster as a whole breaks a promise."""
 
+LEADING = (LeaderFitness, LostLogs, OneChangeAtATime, ReadRules, TransferRules)
+"""The same for whatever has one leader at a time."""
+
 PAXOS = (
     Agreement,
+    BallotContact,
     Recovery,
     HighestReported,
     Promises,
@@ -75,5 +77,5 @@ PAXOS = (
     LeaseSafety,
 )
 
-RULES = {"raft": ALL + LOCAL, "paxos": PAXOS}
+RULES = {"raft": ALL + LOCAL + LEADING, "paxos": PAXOS + LEADING}
 """By the name of the engine."""

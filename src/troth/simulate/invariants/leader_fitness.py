@@ -2,19 +2,22 @@
 
 from typing import Any
 
-from troth.core.raft.messages import AppendRejected, AppendReply, HeartbeatReply
+from troth.core.paxos import messages as paxos
+from troth.core.raft import messages as raft
 from troth.errors import invariant
 from troth.ids import LogIndex, NodeId, Tick
 from troth.simulate.core_node import CoreNode
-from troth.simulate.invariants.quorums import lacks_quorum
+from troth.simulate.invariants.quorums import lacks_quorum, reign, working
 from troth.simulate.monitor import Invariant, Monitor, Seen
-from troth.simulate.raft_view import raft_view
 
 
 class LeaderFitness(Invariant):
     """Counts the time in which the leader's process has run, tick by tick."""
 
-    RECEIVED = (AppendReply, AppendRejected, HeartbeatReply)
+    RECEIVED = (
+        *(raft.AppendReply, raft.AppendRejected, raft.HeartbeatReply),
+        *(paxos.AcceptReply, paxos.HeartbeatReply),
+    )
 
     def __init__(self, monitor: Monitor) -> None:
         super().__init__(monitor)
@@ -29,15 +32,15 @@ class LeaderFitness(Invariant):
         self._ran[node.node_id] = 0
         self._ticked[node.node_id] = now
         self._heard[node.node_id] = {}
-        self._stored[node.node_id] = (LogIndex(0), None)
+        self._stored[node.node_id] = (node.view.commit_index, None)
 
     def on_received(self, node: CoreNode, sender: NodeId, message: Any, now: Tick) -> None:
-        if not node.view.leads or message.term != node.view.term:
+        if not node.view.leads or reign(message) != node.view.ballot:
             return
         if sender != node.node_id and sender not in node.view.membership.everyone():
             return
         self._heard[node.node_id][sender] = self._ran[node.node_id]
-        if sender == node.node_id and isinstance(message, AppendReply):
+        if sender == node.node_id and isinstance(message, raft.AppendReply | paxos.AcceptReply):
             self._stored[sender] = (message.match, None)
 
     def on_input(self, node: CoreNode, seen: Seen) -> None:
@@ -58,16 +61,16 @@ class LeaderFitness(Invariant):
             heard.setdefault(member, ran)
         answering = {peer for peer, at in heard.items() if ran - at < config.election_timeout_ticks + slack}
         invariant(
-            not lacks_quorum(view.membership, {*answering, me}),
+            not lacks_quorum(view.membership, {*answering, me}, working(view)),
             "leads though no quorum answers",
             node=me,
             term=view.term,
             answering=sorted(answering),
         )
         upto, since = self._stored[me]
-        if upto >= raft_view(view).last().index or since is None:
+        if upto >= view.own_last() or since is None:
             # An entry that this very tick has appended (a promotion) does not count yet.
-            self._stored[me] = (upto, None if upto >= raft_view(view).last().index else now)
+            self._stored[me] = (upto, None if upto >= view.own_last() else now)
             return
         invariant(
             now - since < config.disk_timeout_ticks + slack,

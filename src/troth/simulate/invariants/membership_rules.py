@@ -7,7 +7,7 @@ from troth.ids import LogIndex, NodeId
 from troth.simulate.core_node import CoreNode
 from troth.simulate.journal import Stored
 from troth.simulate.monitor import Invariant, Monitor, Seen
-from troth.simulate.raft_view import raft_view
+from troth.simulate.paxos_view import PaxosView
 
 
 class MembershipFromLog(Invariant):
@@ -53,25 +53,27 @@ class OneChangeAtATime(Invariant):
         self._index: dict[NodeId, LogIndex] = {}
 
     def on_booted(self, node: CoreNode) -> None:
-        self._index[node.node_id] = node.view.membership_index
+        self._index[node.node_id] = node.view.newest_change()
 
     def on_input(self, node: CoreNode, seen: Seen) -> None:
         view = node.view
         before = self._index[node.node_id]
-        self._index[node.node_id] = view.membership_index
+        self._index[node.node_id] = view.newest_change()
         if not view.leads or not seen.leads or view.term != seen.term:
             return
-        if view.membership_index > before:
+        if view.newest_change() > before:
             invariant(
-                before <= view.commit_index and raft_view(view).term_start() <= view.commit_index,
+                before <= view.commit_index and view.term_start() <= view.commit_index,
                 "a change before the last has committed, or nothing of the own term",
                 node=node.node_id,
                 last_change=before,
-                term_start=raft_view(view).term_start(),
+                term_start=view.term_start(),
                 commit=view.commit_index,
             )
+        # Paxos announces a leaving when the slot behind it is chosen.
+        settled = view.membership_index + isinstance(view, PaxosView)
         invariant(
-            view.membership.is_voter(node.node_id) or view.membership_index > view.commit_index,
+            view.membership.is_voter(node.node_id) or not seen.commit_index < settled <= view.commit_index,
             "leads though its removal has committed",
             node=node.node_id,
             index=view.membership_index,

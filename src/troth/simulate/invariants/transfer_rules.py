@@ -9,7 +9,6 @@ from troth.errors import invariant
 from troth.ids import NodeId, Tick
 from troth.simulate.core_node import CoreNode
 from troth.simulate.monitor import Invariant, Monitor
-from troth.simulate.raft_view import raft_view
 
 
 class TransferRules(Invariant):
@@ -23,13 +22,13 @@ class TransferRules(Invariant):
 
     def on_accepted(self, node: CoreNode) -> None:
         invariant(
-            raft_view(node.view).transfer() is None,
+            node.view.transfer() is None,
             "takes a command while it gives up leadership",
             node=node.node_id,
         )
 
     def on_tick(self, node: CoreNode, now: Tick) -> None:
-        transfer = raft_view(node.view).transfer()
+        transfer = node.view.transfer()
         if transfer is None:
             return
         known, since = self._since.get(node.node_id, (None, now))
@@ -45,7 +44,7 @@ class TransferRules(Invariant):
         )
 
     def on_sent(self, node: CoreNode, to: NodeId, message: Any) -> None:
-        if raft_view(node.view).transfer() is None or self.nodes[to].lost:
+        if node.view.transfer() is None or self.nodes[to].lost:
             return  # it had everything, if it has lost some of it since
         log = node.journal.volatile
         last = log.last_index
