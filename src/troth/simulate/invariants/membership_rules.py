@@ -61,9 +61,11 @@ class OneChangeAtATime(Invariant):
         self._index[node.node_id] = view.newest_change()
         if not view.leads or not seen.leads or view.term != seen.term:
             return
+        in_paxos = isinstance(view, PaxosView)
         if view.newest_change() > before:
+            # A Paxos leader has given a slot to all that it found; it may leave a joint membership among that at once.
             invariant(
-                before <= view.commit_index and view.term_start() <= view.commit_index,
+                before <= view.commit_index and (in_paxos or view.term_start() <= view.commit_index),
                 "a change before the last has committed, or nothing of the own term",
                 node=node.node_id,
                 last_change=before,
@@ -71,7 +73,7 @@ class OneChangeAtATime(Invariant):
                 commit=view.commit_index,
             )
         # Paxos announces a leaving when the slot behind it is chosen.
-        settled = view.membership_index + isinstance(view, PaxosView)
+        settled = view.membership_index + in_paxos
         invariant(
             view.membership.is_voter(node.node_id) or not seen.commit_index < settled <= view.commit_index,
             "leads though its removal has committed",
