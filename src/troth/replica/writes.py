@@ -30,6 +30,9 @@ from troth.replica.protocol import (
 )
 from troth.replica.state import NOBODY, ReplicaStart, ReplicaState
 
+FOREIGN = 0
+"""No request of this server has this id."""
+
 FORWARD_BYTES_MAX = 4 << 20
 """What one turn hands over to the leader: a turn's messages to one server share a frame, and frames have a bound."""
 
@@ -40,6 +43,7 @@ class _Pending(NamedTuple):
     client: ClientId
     origin: NodeId
     command: LoggedCommand
+    raw: msgspec.Raw
     size_bytes: int
     since: Tick
 
@@ -50,8 +54,9 @@ class WritePath(ReplicaState):
     def __init__(self, start: ReplicaStart) -> None:
         super().__init__(start)
         # A request id names one proposal of one life of one server: 63 bits, the high ones drawn anew at each start.
+        # Two may draw the same, so what an id is found under is taken for the same only if its bytes are.
         self._next_request = start.rng.getrandbits(30) << 33
-        self._inbox: deque[tuple[int, bytes]] = deque()
+        self._inbox: deque[int] = deque()
         self._pending: dict[int, _Pending] = {}
         self.pending_bytes = 0
         """Of the commands that this server has taken in and that are not answered yet."""
@@ -90,16 +95,20 @@ class WritePath(ReplicaState):
         self._enqueue(request, client, NOBODY, command, raw)
 
     def _enqueue(self, request: int, client: ClientId, origin: NodeId, command: LoggedCommand, raw: bytes) -> None:
-        self._pending[request] = _Pending(client, origin, command, len(raw), self._now)
+        self._pending[request] = _Pending(client, origin, command, msgspec.Raw(raw), len(raw), self._now)
         self.pending_bytes += len(raw)
-        self._inbox.append((request, raw))
+        self._inbox.append(request)
 
     def _on_forward(self, sender: NodeId, message: Forward) -> None:
         """A follower hands its clients' commands over. What cannot be read must not enter the log."""
         refused: list[int] = []
         for request, raw in message.proposals:
-            if request in self._pending:
-                continue  # the hand-over was repeated
+            same = self._pending.get(request)
+            if same is not None:
+                if same.origin != sender or same.raw != raw:
+                    text = "its request id is taken here; asked again it has another"
+                    self._out.send.append((sender, ForwardRefused([request], "unavailable", text)))
+                continue  # else the hand-over was repeated
             body = bytes(raw)
             if self.pending_bytes and self.pending_bytes + len(body) > self._config.proposals_bytes_max:
                 refused.append(request)
@@ -148,12 +157,11 @@ class WritePath(ReplicaState):
         batch: list[Proposal] = []
         total = 0
         while self._inbox:
-            request, raw = self._inbox[0]
-            total += len(raw)
+            pending = self._pending[self._inbox[0]]
+            total += pending.size_bytes
             if batch and total > bytes_max:
                 break
-            self._inbox.popleft()
-            batch.append((request, msgspec.Raw(raw)))
+            batch.append((self._inbox.popleft(), pending.raw))
         return batch
 
     def _propose(self, batch: list[Proposal]) -> None:
@@ -170,9 +178,11 @@ class WritePath(ReplicaState):
     def _prepare(self, entry: Entry) -> Iterator[None] | None:
         """What has to be done in steps before *entry* is applied; None for nearly every entry."""
         pending = self._pending
-        # What this very server has taken in need not be decoded again.
+        # What this very server has taken in need not be decoded again, and its client is answered.
         self._proposals = [
-            (request, pending[request].command if request in pending else decode_command(body))
+            (request, mine.command)
+            if (mine := pending.get(request)) is not None and mine.raw == body
+            else (FOREIGN, decode_command(body))
             for request, body in self.machine.read(entry)
         ]
         return self.machine.prepare(self._proposals)
@@ -232,7 +242,7 @@ class WritePath(ReplicaState):
 
         What has not left the inbox is kept: it has not been proposed by anybody.
         """
-        waiting = {request for request, _ in self._inbox}
+        waiting = set(self._inbox)
         for request in [request for request in self._pending if request not in waiting]:
             self._refuse_request(request, "leadership_lost", "the leader changed while the write was under way")
         self._last_proposed = LogIndex(0)
@@ -240,11 +250,11 @@ class WritePath(ReplicaState):
     def _withdraw_own(self) -> None:
         """Take back what this server wanted done by its own clock, when it led: a new leader gives every lease its
         full time again, and must not be handed the end that an older clock has found."""
-        kept: deque[tuple[int, bytes]] = deque()
-        for request, raw in self._inbox:
+        kept: deque[int] = deque()
+        for request in self._inbox:
             pending = self._pending[request]
             if pending.client or pending.origin:
-                kept.append((request, raw))
+                kept.append(request)
             else:
                 self._forget(request)
         self._inbox = kept
@@ -252,8 +262,8 @@ class WritePath(ReplicaState):
     def _expire_writes(self) -> None:
         """Refuse what has waited too long: in the inbox it has not happened, further on it may have."""
         oldest = self._now - self._config.hold_ticks
-        while self._inbox and self._pending[self._inbox[0][0]].since < oldest:
-            request, _ = self._inbox.popleft()
+        while self._inbox and self._pending[self._inbox[0]].since < oldest:
+            request = self._inbox.popleft()
             self._refuse_request(request, "unavailable", "no leader: a majority of the servers is not reachable")
         overdue = self._now - self._config.write_timeout_ticks
         while self._pending:

@@ -179,7 +179,7 @@ def test_what_a_server_wants_by_its_own_clock_is_not_handed_to_the_next_leader()
     cluster.say(leader, Writes(0, 1, 0, (Put(b"client", b""),)))
     hand_over(cluster, leader, cluster.follower, (5, raw(b"forwarded")))
     replica._withdraw_own()
-    kept = [replica._pending[request] for request, _ in replica._inbox]
+    kept = [replica._pending[request] for request in replica._inbox]
     assert [(bool(pending.client), bool(pending.origin)) for pending in kept] == [(True, False), (False, True)]
     assert len(replica._pending) == 2
     assert replica.pending_bytes == sum(pending.size_bytes for pending in kept)
@@ -193,3 +193,40 @@ def test_a_lone_write_is_taken_however_large_it_is() -> None:
     hand_over(cluster, leader, follower, (5, raw(b"b", b"x" * 500)))
     cluster.settle()
     assert revision(cluster, leader) == 3
+
+
+def twins() -> tuple[Cluster, NodeId, NodeId]:
+    """A cluster whose leader and one follower number their requests alike: (cluster, leader, follower)."""
+    cluster = Cluster()
+    leader, follower = cluster.leader, cluster.follower
+    cluster.replicas[leader]._next_request = cluster.replicas[follower]._next_request = 7 << 33
+    return cluster, leader, follower
+
+
+def test_what_the_log_says_is_applied_whoever_else_has_that_request_id() -> None:
+    """A follower that has handed a write over meets another server's in the log, under the same id."""
+    cluster, leader, follower = twins()
+    cluster.on_send = lambda sender, to, message: not isinstance(message, Forward)
+    cluster.say(follower, Writes(0, 1, 0, (Put(b"lost", b"v"),)))
+    cluster.settle()
+    cluster.heard(follower)
+    cluster.ask(leader, Writes(0, 1, 0, (Put(b"kept", b"v"),)))
+    cluster.step(10)
+    for node in cluster.ids:
+        space = cluster.replicas[node].machine.store.space
+        assert (space.get(b"kept") is not None, space.get(b"lost") is not None) == (True, False)
+    assert cluster.heard(follower) == [], "its own write has not been applied"
+
+
+def test_a_hand_over_under_a_request_id_that_is_taken_is_refused() -> None:
+    cluster, leader, follower = twins()
+    cluster.isolate(leader)
+    cluster.say(leader, Writes(0, 1, 0, (Put(b"a", b"v"),)))
+    cluster.heal()
+    cluster.say(follower, Writes(0, 2, 0, (Put(b"b", b"v"),)))
+    cluster.replicas[follower].take_effects()
+    heard = listen(cluster)
+    hand_over(cluster, leader, follower, (cluster.replicas[follower]._next_request, raw(b"b")))
+    cluster.settle()
+    assert [(to, type(message).__name__) for to, message in heard] == [(follower, "ForwardRefused")]
+    assert [reply.code for reply in cluster.heard(follower) if isinstance(reply, WritesRefused)] == ["unavailable"]
