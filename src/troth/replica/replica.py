@@ -150,9 +150,13 @@ class Replica(AdminPath):
                 case ForwardRefused():
                     self._on_forward_refused(message)
                 case SnapshotChunk():
-                    self._out.snapshot_work += self._receiver.on_chunk(sender, message, self.engine)
+                    done = self._receiver.on_chunk(sender, message, self.engine)
+                    if isinstance(done, StoreChunk):
+                        self._out.snapshot_work.append(done)
+                    elif done is not None:
+                        self._out.send.append((sender, done))
                 case SnapshotAck():
-                    if self._sender.on_ack(sender, message, self.engine):
+                    if self._sender.on_ack(sender, message, now, self.engine):
                         self._doubtful |= message.last == self._snapshot.last
                         self._out.events.append(Trace(name="snapshot_doubtful", facts={"last": message.last}))
                 case AskRevision():

@@ -5,7 +5,8 @@ is also how a broken transfer is resumed: the next chunk starts there. A chunk l
 its answer is overdue; a follower that stays silent is given up, and asked about again by the engine.
 
 A follower that falls back has lost what it had, or found at the end that it does not add up. Once that is a mishap;
-when it happens again the file here may have rotted, so that no repetition would help: the transfer is given up.
+when it happens again the file here may have rotted, so that no repetition would help: the transfer is given up. Nor does
+another snapshot help if it is the follower's disk that is bad: each transfer given up doubles the wait before the next.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from troth.replica.peers import SnapshotAck, SnapshotChunk
 
 SETBACKS_MAX = 2
 """So often a follower may fall back before its transfer is given up."""
+
+PENALTY_DOUBLINGS_MAX = 8
+"""A follower that falls back again and again is sent a snapshot every four minutes (of one second's patience)."""
 
 
 @dataclass(slots=True)
@@ -38,6 +42,8 @@ class SnapshotSender:
         self._patience_ticks = patience_ticks
         self._tries_max = tries_max
         self._outgoing: dict[NodeId, _Outgoing] = {}
+        self._penalties: dict[NodeId, tuple[int, Tick]] = {}
+        """Of followers that fell back: how many transfers were given up for that, and when the next may begin."""
 
     @property
     def sending(self) -> frozenset[EntryId]:
@@ -46,12 +52,14 @@ class SnapshotSender:
 
     def begin(self, peer: NodeId, meta: SnapshotMeta, now: Tick) -> list[SnapshotWork]:
         """Send *meta* to *peer* from its beginning; the first answer may say to go on further behind."""
-        self._outgoing[peer] = _Outgoing(meta=meta, offset=0, sent=now)
-        return [self._read(peer, self._outgoing[peer], now)]
+        _, not_before = self._penalties.get(peer, (0, now))
+        self._outgoing[peer] = outgoing = _Outgoing(meta=meta, offset=0, sent=Tick(0), not_before=not_before)
+        return [] if now < not_before else [self._read(peer, outgoing, now)]
 
     def stop_all(self) -> None:
         """Leadership is lost."""
         self._outgoing.clear()
+        self._penalties.clear()
 
     def _read(self, peer: NodeId, outgoing: _Outgoing, now: Tick) -> SnapshotWork:
         outgoing.sent = now
@@ -71,17 +79,20 @@ class SnapshotSender:
         if outgoing is not None:
             engine.snapshot_sent(peer, outgoing.meta, False)
 
-    def on_ack(self, peer: NodeId, ack: SnapshotAck, engine: Engine) -> bool:
+    def on_ack(self, peer: NodeId, ack: SnapshotAck, now: Tick, engine: Engine) -> bool:
         """The follower has everything before ``ack.offset``; True when it may be the snapshot that is damaged."""
         outgoing = self._outgoing.get(peer)
         if outgoing is None or outgoing.meta.last != ack.last or ack.offset < 0:
             return False
         if ack.done:
             del self._outgoing[peer]
+            self._penalties.pop(peer, None)
             engine.snapshot_sent(peer, outgoing.meta, True)
             return False
         outgoing.setbacks += ack.offset < outgoing.offset
         if outgoing.setbacks >= SETBACKS_MAX:
+            count = min(self._penalties.get(peer, (0, now))[0] + 1, PENALTY_DOUBLINGS_MAX)
+            self._penalties[peer] = count, Tick(now + (self._patience_ticks << count))
             self.give_up(peer, engine)
             return True
         if ack.offset != outgoing.offset:
@@ -110,8 +121,9 @@ class SnapshotSender:
 class SnapshotReceiver:
     """The follower's side: it takes what its term's leader sends, and says how far it is."""
 
-    def on_chunk(self, sender: NodeId, chunk: SnapshotChunk, engine: Engine) -> list[SnapshotWork]:
-        """Store a chunk, unless it is of a deposed leader, or of a snapshot that nobody can have made."""
+    def on_chunk(self, sender: NodeId, chunk: SnapshotChunk, engine: Engine) -> StoreChunk | SnapshotAck | None:
+        """What to do with a chunk: store it, or say that it is not needed (all of them were, and that answer is lost,
+        say). None if it is of a deposed leader, or of a snapshot that nobody can have made."""
         term, _ = engine.leader()
         last = chunk.meta.last
         if (
@@ -120,14 +132,14 @@ class SnapshotReceiver:
             or chunk.offset < 0
             or not chunk.meta.membership.voters
         ):
-            return []
-        return [
-            StoreChunk(
-                sender=sender,
-                term=chunk.term,
-                meta=chunk.meta,
-                offset=chunk.offset,
-                data=chunk.data,
-                last=chunk.last,
-            )
-        ]
+            return None
+        if engine.commit_index >= last.index:
+            return SnapshotAck(last, chunk.offset, True)
+        return StoreChunk(
+            sender=sender,
+            term=chunk.term,
+            meta=chunk.meta,
+            offset=chunk.offset,
+            data=chunk.data,
+            last=chunk.last,
+        )

@@ -128,3 +128,26 @@ def test_an_acknowledgement_of_less_than_nothing_is_not_heard() -> None:
     leader.tick(cluster.now)
     offsets = [each.offset for each in leader.take_effects().snapshot_work if isinstance(each, ReadChunk)]
     assert -1 not in offsets
+
+
+def test_the_last_answer_of_a_transfer_may_be_lost_without_sending_the_snapshot_again() -> None:
+    cluster, node = with_one_behind()
+    sent: list[int] = []
+    lost: list[SnapshotAck] = []
+
+    def on_send(sender: NodeId, to: NodeId, message: object) -> bool:
+        if isinstance(message, SnapshotChunk):
+            sent.append(message.offset)
+        if isinstance(message, SnapshotAck) and message.done and not lost:
+            lost.append(message)
+            return False
+        return True
+
+    cluster.on_send = on_send
+    cluster.heal()
+    leader = cluster.replicas[cluster.leader]
+    cluster.step_until(lambda: bool(lost) and not leader._sender.sending, ticks=200)
+    assert sent.count(0) == 1, "from the beginning only once"
+    assert sent.count(max(sent)) == 2
+    cluster.ask(cluster.leader, Writes(0, 1, 0, (Put(b"after", b"v"),)), ticks=20)
+    assert cluster.replicas[node].machine.store.space.get(b"after") is not None
