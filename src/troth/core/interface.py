@@ -328,6 +328,10 @@ class Engine(Protocol):
     def membership_at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (for the header of a snapshot)."""
 
+    def take_entries(self, taking: bool) -> None:
+        """Whether entries that a leader sends are taken in; while not, they are passed over as if they had been lost.
+        For a server that cannot apply as fast as others commit."""
+
     def restore_vote(self) -> None:
         """A server that had lost part of its log has caught up: it may vote and stand again."""
 

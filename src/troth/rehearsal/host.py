@@ -125,6 +125,9 @@ class WatchedEngine:
         self._seat.on_transfer(refused)
         return refused
 
+    def take_entries(self, taking: bool) -> None:
+        self._engine.take_entries(taking)
+
     def restore_vote(self) -> None:
         self._engine.restore_vote()
         self._seat.lost = False

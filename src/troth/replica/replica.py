@@ -84,9 +84,6 @@ class Replica(AdminPath):
         self._receiver = SnapshotReceiver()
         self._loading: SnapshotMeta | None = None
         self._preparing: Iterator[None] | None = None
-        self._backlog: list[Entry] = []
-        """What is committed and waits for the snapshot that is being loaded, or for what is being prepared (that
-        entry stands first)."""
         self._recovering = False
 
     # ---- inputs ----
@@ -252,9 +249,8 @@ class Replica(AdminPath):
             self._catch_up()
 
     def _catch_up(self) -> None:
-        backlog, self._backlog = self._backlog, []
-        if backlog:
-            self._apply_all(backlog)
+        if self._backlog:
+            self._apply_all(self._take_backlog())
 
     def amnesia_cleared(self) -> None:
         """`ClearAmnesia` is done and durable."""
@@ -319,9 +315,11 @@ class Replica(AdminPath):
         if effects.install is not None:
             out.snapshot_work.append(LoadSnapshot(meta=effects.install))
             self._loading = effects.install
-            self._preparing, self._backlog = None, []
+            self._preparing = None
+            self._take_backlog()
         if self._loading is not None or self._preparing is not None:
-            self._backlog += effects.committed
+            if effects.committed:
+                self._put_off(effects.committed)
         elif effects.committed:
             self._apply_all(effects.committed)
         # After applying: what has committed is answered, also by a leader that falls in this very turn.
@@ -339,7 +337,7 @@ class Replica(AdminPath):
             if entry.kind == EntryKind.COMMANDS:
                 self._preparing = self._prepare(entry)
                 if self._preparing is not None:
-                    self._backlog = [*entries[position:]]
+                    self._put_off(entries[position:])
                     self._out.again = True
                     break
                 self._apply(entry)

@@ -43,6 +43,8 @@ class ReplicaConfig:
     snapshot_log_entries: int = 200_000
     log_kept_entries: int = 2_000
     """Entries kept behind a snapshot, so that a follower that lags a little needs no snapshot."""
+    backlog_bytes_max: int = 256 << 20
+    """Of what has committed and cannot be applied yet (a snapshot is being loaded): beyond it no more is taken in."""
     chunk_bytes: int = 512 << 10
     snapshot_bytes_per_second: int = 50 << 20
     consensus: str = "raft"

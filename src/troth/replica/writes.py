@@ -5,7 +5,7 @@ for a quorum, further writes gather: under load the batches grow by themselves, 
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, assert_never
 
 import msgspec
@@ -62,10 +62,37 @@ class WritePath(ReplicaState):
         """Of the commands that this server has taken in and that are not answered yet."""
         self._last_proposed = LogIndex(0)
         self._log_bytes = 0
+        self._backlog: list[Entry] = []
+        """What is committed and waits for the snapshot that is being loaded, or for what is being prepared (that
+        entry stands first)."""
+        self._backlog_bytes = 0
         self._proposals: list[tuple[int, LoggedCommand]] = []
         """Those of the entry that is prepared or applied at present."""
 
     # ---- in ----
+
+    def _put_off(self, entries: Sequence[Entry]) -> None:
+        """*entries* are committed and cannot be applied yet. When those are too much, others wait: clients are refused,
+        and what a leader sends is passed over until there is room."""
+        self._backlog += entries
+        self._backlog_bytes += sum([entry.size_bytes for entry in entries])
+        self.engine.take_entries(not self._backlog_full)
+
+    def _take_backlog(self) -> list[Entry]:
+        """What was put off; it is not any more."""
+        backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0
+        self.engine.take_entries(True)
+        return backlog
+
+    @property
+    def _backlog_full(self) -> bool:
+        return self._backlog_bytes > self._config.backlog_bytes_max
+
+    def _too_much(self, size_bytes: int) -> bool:
+        """Whether so much more may not be taken in here."""
+        return self._backlog_full or (
+            self.pending_bytes > 0 and self.pending_bytes + size_bytes > self._config.proposals_bytes_max
+        )
 
     def _on_writes(self, client: ClientId, message: Writes, raw: bytes) -> None:
         if not message.commands:
@@ -88,7 +115,7 @@ class WritePath(ReplicaState):
 
     def _take_in(self, client: ClientId, command: LoggedCommand, raw: bytes) -> None:
         """Queue a command for the log; the turn's end decides what becomes of it."""
-        if self.pending_bytes and self.pending_bytes + len(raw) > self._config.proposals_bytes_max:
+        if self._too_much(len(raw)):
             self._refuse_command(client, command, "overloaded", "too many writes wait here; send less at once")
             return
         request = self._next_request = self._next_request + 1
@@ -110,7 +137,7 @@ class WritePath(ReplicaState):
                     self._out.send.append((sender, ForwardRefused([request], "unavailable", text)))
                 continue  # else the hand-over was repeated
             body = bytes(raw)
-            if self.pending_bytes and self.pending_bytes + len(body) > self._config.proposals_bytes_max:
+            if self._too_much(len(body)):
                 refused.append(request)
                 continue
             try:

@@ -166,6 +166,34 @@ def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanw
     assert cluster.replicas[node].machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
 
 
+def test_what_waits_for_a_snapshot_to_be_loaded_is_bounded_and_comes_from_the_leader_later() -> None:
+    config = ReplicaConfig(
+        snapshot_log_entries=20, log_kept_entries=100, chunk_bytes=512, entries_in_flight_max=1, backlog_bytes_max=600
+    )
+    cluster = Cluster(replica=config)
+    node, leader = cluster.follower, cluster.leader
+    cluster.isolate(node)
+    for number in range(150):
+        cluster.ask(leader, Writes(0, 2, 0, (Put(b"k%d" % number, b"v"),)))
+    cluster.in_steps = True
+    cluster.heal()
+    cluster.step_until(lambda: node in cluster.loads)
+    loading = cluster.replicas[node]
+    for number in range(60):
+        (answer,) = cluster.ask(leader, Writes(0, 3, 0, (Put(b"later%d" % number, b"v" * 100),)), ticks=2)
+        assert isinstance(answer, Results), "the others go on"
+    assert 600 < loading._backlog_bytes < 1_200, "one entry may pass the bound"
+    assert loading.engine.status().last.index < cluster.replicas[leader].engine.status().last.index - 40
+    (refused,) = cluster.ask(node, Writes(0, 4, 0, (Put(b"mine", b"v"),)), ticks=2)
+    assert isinstance(refused, WritesRefused) and refused.code == "overloaded"
+    assert loading.engine.leader()[1] == leader, "it still hears the leader"
+    for _ in cluster.loads[node]:
+        pass
+    cluster.step(100)
+    assert loading.machine.store.hash() == cluster.replicas[leader].machine.store.hash()
+    assert isinstance(cluster.ask(node, Writes(0, 5, 0, (Put(b"mine", b"v"),)), ticks=3)[0], Results)
+
+
 def test_reads_of_many_keys_are_spread_over_turns_and_others_are_served_in_between(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

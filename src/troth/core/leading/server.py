@@ -35,6 +35,7 @@ class Server(ABC, Generic[LeaderT]):
         self._rng = rng
         self._now = now
         self._may_vote = may_vote
+        self._takes_entries = True
         self._memberships = memberships
         self._others_of: Membership | None = None
         """The membership that `_others_now` was made from: it is asked for several times a turn."""
@@ -108,6 +109,10 @@ class Server(ABC, Generic[LeaderT]):
     def membership_at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (for the header of a snapshot)."""
         return self._memberships.at(index)
+
+    def take_entries(self, taking: bool) -> None:
+        """Whether entries that a leader sends are taken in; while not, they are passed over."""
+        self._takes_entries = taking
 
     def restore_vote(self) -> None:
         """What this server had lost of its log is whole again, or void: it may vote and stand."""

@@ -64,6 +64,8 @@ class Accepting(State):
 
     def _on_accept(self, sender: NodeId, message: Accept) -> None:
         """Phase 2b: accept each slot for itself, whether or not those before it are here."""
+        if message.entries and not self._takes_entries:
+            return
         for entry in message.entries:
             self._accept(entry)
         self._advance_match()

@@ -137,6 +137,8 @@ class Replication(State):
 
     def _on_append_entries(self, sender: NodeId, message: AppendEntries) -> None:
         """§5.3, figure 2, "AppendEntries RPC: receiver implementation"."""
+        if message.entries and not self._takes_entries:
+            return
         prev_index, entries = message.prev.index, message.entries
         if prev_index < self._commit_index:
             # What is committed here is the leader's too (Leader Completeness), so the message can be read as
