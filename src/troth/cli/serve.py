@@ -32,7 +32,7 @@ _HELP = {
     "lease_reads": "Serve linearizable reads from the leader's lease: faster, trusts clocks to run at about one speed.",
     "quota_bytes": "Refuse writes when the data is larger (also 512MiB, 2GiB).",
     "snapshot_entries": "Take a snapshot and drop the log before it after this many entries.",
-    "snapshot_log_bytes": "The same after this many bytes.",
+    "snapshot_log_bytes": "The same after this many bytes; 8 times both where the state is large.",
     "clients_max": "How many clients may be connected.",
     "client_queue_bytes_max": "How much may wait for one client that reads slowly.",
     "metrics_address": "Serve /metrics and /health over HTTP here, for example 127.0.0.1:7201.",

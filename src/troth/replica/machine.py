@@ -59,6 +59,8 @@ class StateMachine:
         self._new_store = new_store
         self.store = new_store()
         self.sessions = SessionTable()
+        self.saved_bytes = 0
+        """How large the state was when it was last dumped or loaded."""
         self._prepared = False
         """Whether something may have been prepared."""
 
@@ -117,7 +119,7 @@ class StateMachine:
         sessions, next_session = self.sessions.dump()
         header = _encode(StateHeader(STATE_VERSION, sessions, next_session))
         view = self.store.snapshot()
-        chunks = _chunks(header, view.chunks(), view.close)
+        chunks = self._chunks(header, view.chunks(), view.close)
         next(chunks)
         return chunks
 
@@ -132,7 +134,15 @@ class StateMachine:
 
     def load_steps(self, chunks: Iterable[bytes]) -> Iterator[None]:
         """`load` in short steps. The state is the old one until the last of them is done."""
-        pieces = iter(chunks)
+        total = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal total
+            for chunk in chunks:
+                total += len(chunk)
+                yield chunk
+
+        pieces = counted()
         head, rest = _split_header(pieces)
         try:
             header = _header_decoder.decode(head)
@@ -144,16 +154,20 @@ class StateMachine:
         yield from store.load(_chain(rest, pieces))
         self.store = store
         self.sessions = SessionTable(header.sessions, header.next_session)
+        self.saved_bytes = total
 
-
-def _chunks(header: bytes, store: Iterator[bytes], close: Callable[[], None]) -> Iterator[bytes]:
-    """Begins with an empty chunk, which the maker takes: a generator that never began would not close its view."""
-    try:
-        yield b""
-        yield len(header).to_bytes(4, "little") + header
-        yield from store
-    finally:
-        close()
+    def _chunks(self, header: bytes, store: Iterator[bytes], close: Callable[[], None]) -> Iterator[bytes]:
+        """Begins with an empty chunk, which the maker takes: a generator that never began would not close its view."""
+        total = 4 + len(header)
+        try:
+            yield b""
+            yield len(header).to_bytes(4, "little") + header
+            for chunk in store:
+                total += len(chunk)
+                yield chunk
+            self.saved_bytes = total
+        finally:
+            close()
 
 
 def _split_header(pieces: Iterator[bytes]) -> tuple[bytes, bytes]:

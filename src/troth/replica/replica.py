@@ -13,16 +13,12 @@ from operator import attrgetter
 from typing import assert_never
 
 from troth.core.interface import Effects, Entry, EntryKind, Message, Send, SnapshotMeta, Trace
-from troth.ids import LogIndex, NodeId, Tick
-from troth.replica.admin import AdminPath
+from troth.ids import NodeId, Tick
 from troth.replica.effects import (
     ClearAmnesia,
     ClientId,
-    CompactLog,
     LoadSnapshot,
-    ReadChunk,
     ReplicaEffects,
-    SaveSnapshot,
     StoreChunk,
 )
 from troth.replica.peers import (
@@ -55,7 +51,7 @@ from troth.replica.protocol import (
     Writes,
 )
 from troth.replica.reads import Waiting
-from troth.replica.snapshots import SnapshotReceiver, SnapshotSender
+from troth.replica.saving import SnapshotPath
 from troth.replica.state import ReplicaStart
 
 TURNS_MAX = 4
@@ -64,26 +60,12 @@ TURNS_MAX = 4
 _to_and_message: Callable[[Send], tuple[NodeId, Message]] = attrgetter("to", "message")
 
 
-class Replica(AdminPath):
+class Replica(SnapshotPath):
     """A pure state machine; see the module, and `ReplicaEffects` for what its driver owes it."""
 
     def __init__(self, start: ReplicaStart) -> None:
         super().__init__(start)
-        config = start.config
         self._known_leader = start.engine.leader()
-        self._snapshot = start.snapshot
-        self._saving = False
-        self._doubtful = False
-        """Whether the newest snapshot may be damaged on the disk, so that another must take its place."""
-        self._sender = SnapshotSender(
-            chunk_bytes=config.chunk_bytes,
-            bytes_per_tick=max(1, config.snapshot_bytes_per_second // config.ticks_per_second),
-            patience_ticks=config.ticks_per_second,
-            tries_max=10,
-        )
-        self._receiver = SnapshotReceiver()
-        self._loading: SnapshotMeta | None = None
-        self._preparing: Iterator[None] | None = None
         self._recovering = False
 
     # ---- inputs ----
@@ -190,40 +172,6 @@ class Replica(AdminPath):
 
     # ---- snapshot work done by the driver ----
 
-    def snapshot_saved(self, meta: SnapshotMeta, ok: bool) -> None:
-        """`SaveSnapshot` has ended; if *ok* the snapshot is durable, and the log before it can go."""
-        self._saving = False
-        if not ok or meta.last.index < self._snapshot.last.index:
-            return  # in the second case a newer one was installed meanwhile, and the log may begin behind that
-        self._snapshot = meta
-        keep_from = LogIndex(max(1, meta.last.index + 1 - self._config.log_kept_entries))
-        self.engine.compact(meta, keep_from)
-        self._out.snapshot_work.append(CompactLog(meta=meta, keep_from=keep_from))
-        self._out.events.append(Trace(name="snapshot", facts={"last": meta.last}))
-
-    def chunk_read(self, work: ReadChunk, data: bytes, last: bool) -> None:
-        """`ReadChunk` has the bytes; *last*: they end the snapshot."""
-        term, leader = self.engine.leader()
-        if leader != self.engine.node_id:
-            return  # in the name of the present term it would make the receiver follow one who does not lead
-        chunk = self._sender.chunk_read(work, data, last, term)
-        if chunk is not None:
-            self._out.send.append((work.peer, chunk))
-
-    def chunk_missing(self, work: ReadChunk) -> None:
-        """The snapshot that `ReadChunk` names is gone (a newer one has replaced it)."""
-        self._sender.give_up(work.peer, self.engine)
-
-    def chunk_stored(self, work: StoreChunk, offset: int, complete: bool, now: Tick) -> None:
-        """`StoreChunk` is done: everything before *offset* is durable; *complete*: the snapshot is whole."""
-        self._now = now
-        if complete:
-            self.engine.snapshot_received(work.sender, work.term, work.meta, now)
-            if self.engine.commit_index < work.meta.last.index:
-                # It was not taken (its sender leads no longer, say). "Done" would be believed, and nothing else helps.
-                return
-        self._out.send.append((work.sender, SnapshotAck(work.meta.last, offset, complete)))
-
     def load(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> None:
         """`LoadSnapshot`, all at once."""
         for _ in self.load_steps(meta, chunks):
@@ -238,6 +186,7 @@ class Replica(AdminPath):
         yield from self.machine.load_steps(chunks)
         self._hub.attach(self.machine.store)
         self._snapshot = meta
+        self._set_due()
         self._applied = meta.last.index
         self.engine.applied(meta.last.index)
         if self._leading:
@@ -289,10 +238,9 @@ class Replica(AdminPath):
             self._tell_watchers()
         if self._notified:
             self._notify_progress()
-        config = self._config
         if (
-            self._log_bytes >= config.snapshot_log_bytes
-            or self._applied - self._snapshot.last.index >= config.snapshot_log_entries
+            self._log_bytes >= self._due_bytes
+            or self._applied - self._snapshot.last.index >= self._due_entries
             or self._doubtful
         ):
             self._maybe_snapshot()
@@ -368,18 +316,6 @@ class Replica(AdminPath):
         notice = self._leader_notice()
         for client in sorted(self._clients):
             self._reply(client, notice)
-
-    def _maybe_snapshot(self) -> None:
-        """Begin a snapshot, unless one is made or loaded already, or what has committed in one piece is half applied
-        (core/interface.py, duty 3): the log has grown enough since the last one, or that one is doubtful."""
-        if self._saving or self._loading is not None or self._preparing is not None:
-            return
-        if self._applied == self._snapshot.last.index and not self._doubtful:
-            return
-        self._saving, self._doubtful = True, False
-        self._log_bytes = 0
-        meta = SnapshotMeta(self.engine.entry_id(self._applied), self.engine.membership_at(self._applied))
-        self._out.snapshot_work.append(SaveSnapshot(meta=meta, chunks=self.machine.dump()))
 
     def _ask_recovery_point(self) -> None:
         """After a loss: a read point that a confirmed leader gives now lies behind everything this server may ever

@@ -5,8 +5,8 @@ is also how a broken transfer is resumed: the next chunk starts there. A chunk l
 its answer is overdue; a follower that stays silent is given up, and asked about again by the engine.
 
 A follower that falls back has lost what it had, or found at the end that it does not add up. Once that is a mishap;
-when it happens again the file here may have rotted, so that no repetition would help: the transfer is given up. Nor does
-another snapshot help if it is the follower's disk that is bad: each transfer given up doubles the wait before the next.
+when it happens again the file here may have rotted, so that no repetition would help: the transfer is given up. Nor
+does another snapshot help if it is the follower's disk that is bad: each that fails doubles the wait before the next.
 """
 
 from dataclasses import dataclass

@@ -39,7 +39,7 @@ class ReplicaConfig:
     progress_notify_ticks: int = 500
     """How often an idle watch that asked for it is told how far it is."""
     snapshot_log_bytes: int = 64 << 20
-    """A snapshot is taken when the log has grown by so much."""
+    """A snapshot is taken when the log has grown by so much, or by as much as the state is large (saving.py)."""
     snapshot_log_entries: int = 200_000
     log_kept_entries: int = 2_000
     """Entries kept behind a snapshot, so that a follower that lags a little needs no snapshot."""

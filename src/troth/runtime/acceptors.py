@@ -17,7 +17,11 @@ from troth.runtime.machine import Machine
 from troth.storage.acceptors import open_acceptor
 
 SNAPSHOT_LOG_BYTES = 16 << 20
-"""After so many bytes of records the state is saved and the records before it dropped."""
+"""After so many bytes of records, or as many as the state is large, the state is saved and the records before it
+dropped."""
+
+LOG_GROWTH_MAX = 32
+"""So many times that the log may grow where the state is as large; it takes room on the disk and time at a start."""
 
 WAITING_BYTES_MAX = 64 << 20
 """Records that wait for the disk; beyond it nothing more is accepted until it has caught up."""
@@ -126,7 +130,8 @@ class AcceptorNode:
             _deliver(answers)
             return
         self._outbox.append((self._submitted, answers))
-        if self._log_bytes > self._snapshot_log_bytes and not self._saving:
+        least = self._snapshot_log_bytes
+        if self._log_bytes > max(least, min(self.acceptor.bytes, LOG_GROWTH_MAX * least)) and not self._saving:
             self._save()
 
     def _on_durable(self, count: int) -> None:

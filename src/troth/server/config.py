@@ -58,7 +58,8 @@ class ServerConfig:
 
     quota_bytes: int = 2 << 30
     snapshot_entries: int = 100_000
-    """A snapshot is taken, and the log before it dropped, after this many entries or `snapshot_log_bytes`."""
+    """A snapshot is taken, and the log before it dropped, after this many entries or `snapshot_log_bytes`; later
+    if the state is larger than those bytes (replica/saving.py)."""
     snapshot_log_bytes: int = 64 << 20
 
     clients_max: int = 4096

@@ -482,6 +482,26 @@ def test_a_snapshot_that_could_not_be_saved_lets_nothing_go_and_another_is_begun
     assert leader.engine.status().first_index > 1, "the third was saved"
 
 
+@pytest.mark.parametrize("values, factor", [(5, 1), (30, 3), (200, 8)])
+def test_a_large_state_is_not_written_again_before_the_log_has_grown_as_much(values: int, factor: int) -> None:
+    """Else 2 GiB would be written for each 64 MiB of new log; but no log grows beyond eight times those."""
+    config = ReplicaConfig(snapshot_log_entries=10, log_kept_entries=0, snapshot_log_bytes=100_000)
+    cluster = Cluster(replica=config)
+    leader = cluster.replicas[cluster.leader]
+
+    def entries_until_saved() -> int:
+        before, count = leader._snapshot, 0
+        while leader._snapshot == before:
+            write(cluster, Put(b"small", b""))
+            count += 1
+        return count
+
+    for number in range(values):
+        write(cluster, Put(b"k%d" % number, b"v" * 10_000))
+    entries_until_saved()
+    assert entries_until_saved() // 10 == factor
+
+
 def test_one_snapshot_is_made_at_a_time() -> None:
     cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=5))
     leader = cluster.replicas[cluster.leader]

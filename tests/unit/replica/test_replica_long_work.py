@@ -168,7 +168,11 @@ def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanw
 
 def test_what_waits_for_a_snapshot_to_be_loaded_is_bounded_and_comes_from_the_leader_later() -> None:
     config = ReplicaConfig(
-        snapshot_log_entries=20, log_kept_entries=100, chunk_bytes=512, entries_in_flight_max=1, backlog_bytes_max=600
+        snapshot_log_entries=20,
+        log_kept_entries=100,
+        chunk_bytes=512,
+        entries_in_flight_max=1,
+        backlog_bytes_max=600,
     )
     cluster = Cluster(replica=config)
     node, leader = cluster.follower, cluster.leader

@@ -123,6 +123,31 @@ def test_what_stood_in_the_log_at_the_start_counts_for_the_next_snapshot() -> No
     asyncio.run(run())
 
 
+def test_a_large_state_is_not_saved_again_before_the_log_has_grown_as_much() -> None:
+    async def run() -> None:
+        node = AcceptorNode(
+            "a",
+            machine=OnDisk(InMemory(random.Random(1))),
+            failed=lambda error: pytest.fail(str(error)),
+            bytes_max=1 << 20,
+            snapshot_log_bytes=100,
+        )
+        config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
+        await ask(node, Configure(config), *(accept(config.id, number) for number in range(100)))
+        state_bytes = node.acceptor.bytes
+        assert 1_000 < state_bytes < 32 * 100
+        node._log_bytes, node._saving, saved = 0, False, []
+        node._save = lambda: saved.append(node._log_bytes)  # type: ignore[method-assign]
+        for number in range(100, 400):
+            await ask(node, accept(config.id, number))
+            if saved:
+                break
+        assert saved[0] > state_bytes
+        node.stop()
+
+    asyncio.run(run())
+
+
 def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
     """Pitfall 26."""
 

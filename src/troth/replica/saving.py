@@ -1,0 +1,91 @@
+"""When a replica takes a snapshot of its state, and how snapshots go to others and come from them (snapshots.py)."""
+
+from collections.abc import Iterator
+
+from troth.core.interface import SnapshotMeta, Trace
+from troth.ids import LogIndex, Tick
+from troth.replica.admin import AdminPath
+from troth.replica.effects import CompactLog, ReadChunk, SaveSnapshot, StoreChunk
+from troth.replica.peers import SnapshotAck
+from troth.replica.snapshots import SnapshotReceiver, SnapshotSender
+from troth.replica.state import ReplicaStart
+
+LOG_GROWTH_MAX = 8
+"""So many times `snapshot_log_bytes` (and `snapshot_log_entries`) the log may grow where the state is as large: it is
+held in memory, and replayed at the next start."""
+
+
+class SnapshotPath(AdminPath):
+    """What the driver's snapshot work comes to."""
+
+    def __init__(self, start: ReplicaStart) -> None:
+        super().__init__(start)
+        config = start.config
+        self._snapshot = start.snapshot
+        self._saving = False
+        self._set_due()
+        self._doubtful = False
+        """Whether the newest snapshot may be damaged on the disk, so that another must take its place."""
+        self._sender = SnapshotSender(
+            chunk_bytes=config.chunk_bytes,
+            bytes_per_tick=max(1, config.snapshot_bytes_per_second // config.ticks_per_second),
+            patience_ticks=config.ticks_per_second,
+            tries_max=10,
+        )
+        self._receiver = SnapshotReceiver()
+        self._loading: SnapshotMeta | None = None
+        self._preparing: Iterator[None] | None = None
+
+    def snapshot_saved(self, meta: SnapshotMeta, ok: bool) -> None:
+        """`SaveSnapshot` has ended; if *ok* the snapshot is durable, and the log before it can go."""
+        self._saving = False
+        if not ok or meta.last.index < self._snapshot.last.index:
+            return  # in the second case a newer one was installed meanwhile, and the log may begin behind that
+        self._snapshot = meta
+        self._set_due()
+        keep_from = LogIndex(max(1, meta.last.index + 1 - self._config.log_kept_entries))
+        self.engine.compact(meta, keep_from)
+        self._out.snapshot_work.append(CompactLog(meta=meta, keep_from=keep_from))
+        self._out.events.append(Trace(name="snapshot", facts={"last": meta.last}))
+
+    def chunk_read(self, work: ReadChunk, data: bytes, last: bool) -> None:
+        """`ReadChunk` has the bytes; *last*: they end the snapshot."""
+        term, leader = self.engine.leader()
+        if leader != self.engine.node_id:
+            return  # in the name of the present term it would make the receiver follow one who does not lead
+        chunk = self._sender.chunk_read(work, data, last, term)
+        if chunk is not None:
+            self._out.send.append((work.peer, chunk))
+
+    def chunk_missing(self, work: ReadChunk) -> None:
+        """The snapshot that `ReadChunk` names is gone (a newer one has replaced it)."""
+        self._sender.give_up(work.peer, self.engine)
+
+    def chunk_stored(self, work: StoreChunk, offset: int, complete: bool, now: Tick) -> None:
+        """`StoreChunk` is done: everything before *offset* is durable; *complete*: the snapshot is whole."""
+        self._now = now
+        if complete:
+            self.engine.snapshot_received(work.sender, work.term, work.meta, now)
+            if self.engine.commit_index < work.meta.last.index:
+                # It was not taken (its sender leads no longer, say). "Done" would be believed, and nothing else helps.
+                return
+        self._out.send.append((work.sender, SnapshotAck(work.meta.last, offset, complete)))
+
+    def _set_due(self) -> None:
+        """How much log the next snapshot waits for: about as much as the state is large, within bounds, or a large
+        state would be written again and again for little that is new."""
+        least = self._config.snapshot_log_bytes
+        self._due_bytes = max(least, min(self.machine.saved_bytes, LOG_GROWTH_MAX * least))
+        self._due_entries = self._config.snapshot_log_entries * self._due_bytes // least
+
+    def _maybe_snapshot(self) -> None:
+        """Begin a snapshot, unless one is made or loaded already, or what has committed in one piece is half applied
+        (core/interface.py, duty 3): the log has grown enough since the last one, or that one is doubtful."""
+        if self._saving or self._loading is not None or self._preparing is not None:
+            return
+        if self._applied == self._snapshot.last.index and not self._doubtful:
+            return
+        self._saving, self._doubtful = True, False
+        self._log_bytes = 0
+        meta = SnapshotMeta(self.engine.entry_id(self._applied), self.engine.membership_at(self._applied))
+        self._out.snapshot_work.append(SaveSnapshot(meta=meta, chunks=self.machine.dump()))
