@@ -226,7 +226,7 @@ def test_a_seat_taken_again_is_another_one_and_begins_empty() -> None:
     alone = Alone()
     alone.accept(b"v", ballot(5))
     alone.ask(Configure(next_epoch(CONFIG, 4, (Seat(ONE, "a1", 4), *SEATS[1:]))))
-    assert not alone.acceptor.slots
+    assert not alone.acceptor.slots and not alone.acceptor.idle
     assert alone.acceptor.bytes == 0
 
 
@@ -235,7 +235,7 @@ def test_who_loses_its_seat_holds_nothing_any_more_and_answers_nothing() -> None
     alone.accept(b"v", ballot(5))
     second = next_epoch(CONFIG, 2, SEATS[1:])
     alone.ask(Configure(second))
-    assert not alone.acceptor.slots
+    assert not alone.acceptor.slots and not alone.acceptor.idle
     assert alone.ask(Prepare(second.id, KEY, ballot(9))) == (WrongConfig(second), None)
 
 
@@ -270,13 +270,13 @@ def test_a_snapshot_holds_promises_accepted_states_tombstones_and_the_fence() ->
     assert again.config == CONFIG
     assert again.fence == ballot(9)
     assert again.highest == ballot(9)
-    assert {key: slot.promised for key, slot in again.slots.items()} == {
+    assert {key: slot.promised for key, slot in (again.idle | again.slots).items()} == {
         b"promised": ballot(4),
         b"value": ballot(6),
         b"tombstone": ballot(7),
     }
-    assert again.slots[b"promised"].state is None
-    assert again.slots[b"promised"].accepted == ZERO
+    assert again.idle[b"promised"].state is None
+    assert again.idle[b"promised"].accepted == ZERO
     assert again.slots[b"value"].accepted == ballot(5)
     assert again.describe() == alone.acceptor.describe()
 

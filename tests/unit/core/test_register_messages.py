@@ -177,6 +177,19 @@ def test_a_scan_goes_through_all_keys_page_by_page_and_leaves_out_the_protocols_
     assert found == keys
 
 
+def test_a_page_of_a_scan_looks_at_no_more_registers_than_it_tells_of() -> None:
+    """Questions about keys that do not exist leave promises: a page that stepped over them all would hold the loop."""
+    acceptor = Acceptor(NodeId(1))
+    acceptor.on_request(Configure(CONFIG))
+    for number in range(300):
+        acceptor.on_request(Prepare(CONFIG.id, b"promised %d" % number, BALLOT))
+    acceptor.on_request(Accept(CONFIG.id, b"z", BALLOT, STATE))
+    assert len(acceptor.slots) == 1, "all that is looked through"
+    reply, _ = acceptor.on_request(Scan(CONFIG.id, b"", 2))
+    assert isinstance(reply, Scanned) and (reply.keys, reply.more) == (((b"z", False),), False)
+    assert acceptor.describe().registers == 301
+
+
 def test_a_full_acceptor_still_takes_what_makes_it_smaller() -> None:
     acceptor = Acceptor(NodeId(1), bytes_max=2000)
     acceptor.on_request(Configure(CONFIG))

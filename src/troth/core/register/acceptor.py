@@ -13,7 +13,8 @@ compare; our proposers are clients that nobody can enumerate, so the ballot itse
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter
 
 from sortedcontainers import SortedDict
 
@@ -96,10 +97,11 @@ class Acceptor:
         """No ballot above it was ever promised here, for whatever key."""
         self.bytes = 0
         self.slots: SortedDict[bytes, Slot] = SortedDict()
+        """Registers that hold a state."""
+        self.idle: dict[bytes, Slot] = {}
+        """Those that were promised and never accepted. Apart, so that a page of `Scan` has not to look through them."""
         self._bytes_max = bytes_max
         self._tombstones = 0
-        self._idle: dict[bytes, None] = {}
-        """Keys that were promised and never accepted."""
         self._saving: _Saving | None = None
 
     def on_request(self, request: RequestMessage) -> tuple[ReplyMessage, RecordMessage | None]:
@@ -132,7 +134,7 @@ class Acceptor:
             case Collect():
                 reply, record = self._on_collect(request)
             case Read():
-                slot = self.slots.get(request.key)
+                slot = self.slots.get(request.key)  # an idle one holds nothing either
                 reply = Holding(ZERO, None) if slot is None else Holding(slot.accepted, slot.state)
             case Scan():
                 reply = self._scan(request.after, min(request.limit, SCAN_KEYS_MAX))
@@ -140,8 +142,11 @@ class Acceptor:
 
     def promised(self, key: bytes) -> Ballot:
         """No ballot below this does anything to *key* here any more."""
-        slot = self.slots.get(key)
+        slot = self._slot(key)
         return max(self._barrier, self.fence if slot is None else slot.promised)
+
+    def _slot(self, key: bytes) -> Slot | None:
+        return self.slots.get(key) or self.idle.get(key)
 
     @property
     def _barrier(self) -> Ballot:
@@ -150,7 +155,7 @@ class Acceptor:
     def _conflict(self, key: bytes, ballot: Ballot) -> Conflict | None:
         """Why *ballot* is refused, if it is. Without a slot the fence's own ballot is refused too: it may be a late
         copy of what was collected."""
-        slot = self.slots.get(key)
+        slot = self._slot(key)
         if ballot <= self._barrier:
             return Conflict(self.promised(key))
         if slot is None:
@@ -163,7 +168,7 @@ class Acceptor:
             return conflict, None
         if refusal := self._no_room(request.key, len(request.key) + SLOT_BYTES):
             return refusal, None
-        slot = self.slots.get(request.key)
+        slot = self._slot(request.key)
         reply = Promise(ZERO, None, self.fence) if slot is None else Promise(slot.accepted, slot.state, self.fence)
         if slot is not None and slot.promised == request.ballot:
             return reply, None
@@ -183,7 +188,7 @@ class Acceptor:
 
     def _on_collect(self, request: Collect) -> tuple[ReplyMessage, RecordMessage | None]:
         """§3.1 step 2d: remove the register if it still holds the tombstone that all acceptors have accepted."""
-        slot = self.slots.get(request.key)
+        slot = self._slot(request.key)
         if slot is None:
             return Gone(True), None
         if not slot.is_tombstone or slot.accepted != request.ballot:
@@ -209,21 +214,18 @@ class Acceptor:
     def _scan(self, after: bytes, limit: int) -> Scanned:
         keys: list[tuple[bytes, bool]] = []
         for key in self.slots.irange(after or RESERVED_END, inclusive=(not after, True)):
-            slot = self.slots[key]
-            if slot.state is None:
-                continue
             if len(keys) >= limit:
                 return Scanned(tuple(keys), True, self.fence, self.highest)
-            keys.append((key, slot.is_tombstone))
+            keys.append((key, self.slots[key].is_tombstone))
         return Scanned(tuple(keys), False, self.fence, self.highest)
 
     def describe(self) -> Described:
         """What an operator sees."""
-        held = len(self.slots)
+        held = len(self.slots) + len(self.idle)
         return Described(self.id, self.config, held, self._tombstones, self.bytes, self.fence)
 
     def _no_room(self, key: bytes, cost: int) -> Full | None:
-        slot = self.slots.get(key)
+        slot = self._slot(key)
         grows = cost - (0 if slot is None else _cost(key, slot.state))
         if grows <= 0 or self.bytes + grows <= self._bytes_max or key.startswith(RESERVED):
             return None
@@ -243,7 +245,7 @@ class Acceptor:
         """
         match record:
             case PromisedRecord():
-                slot = self.slots.get(record.key)
+                slot = self._slot(record.key)
                 if slot is None:
                     self._put(record.key, Slot(record.ballot))
                 else:
@@ -269,13 +271,14 @@ class Acceptor:
         if self.config is not None:
             invariant(record.config.id.epoch > self.config.id.epoch, "an epoch falls")
         self.config = record.config
-        for key in list(self.slots.irange(maximum=RESERVED_END, inclusive=(True, False))):
+        reserved = [*self.slots.irange(maximum=RESERVED_END, inclusive=(True, False))]
+        for key in reserved + [key for key in self.idle if key < RESERVED_END]:
             self._remove(key)  # the register in which this very configuration was decided has served
         if record.begin_empty:
-            for key in self.slots:
+            for key in [*self.slots, *self.idle]:
                 self._keep(key)
             self.slots.clear()
-            self._idle.clear()
+            self.idle.clear()
             self.bytes = self._tombstones = 0
             self.fence = ZERO
         self.fence = max(self.fence, record.config.floor)
@@ -283,7 +286,7 @@ class Acceptor:
     def snapshot(self) -> Iterator[RecordMessage]:
         """Records that make a new acceptor equal to this one: what is kept when older records are dropped."""
         yield from self._head()
-        for key, slot in self.slots.items():
+        for key, slot in chain(sorted(self.idle.items(), key=itemgetter(0)), self.slots.items()):
             yield _record(key, slot)
 
     def snapshot_steps(self) -> Iterator[list[RecordMessage]]:
@@ -291,7 +294,8 @@ class Acceptor:
 
         One at a time: a second one that is begun before the first has ended takes its place."""
         self._saving = saving = _Saving()
-        return self._steps(saving, list(self._head()))
+        idle = [_record(key, slot) for key, slot in self.idle.items()]
+        return self._steps(saving, [*self._head(), *idle])
 
     def _steps(self, saving: _Saving, head: list[RecordMessage]) -> Iterator[list[RecordMessage]]:
         yield head
@@ -313,7 +317,7 @@ class Acceptor:
         """*key* is about to change: a snapshot that has not read it yet keeps what it holds now."""
         saving = self._saving
         if saving is not None and key > saving.cursor and key not in saving.kept:
-            slot = self.slots.get(key)
+            slot = self._slot(key)
             saving.kept[key] = None if slot is None else _record(key, slot)
 
     def forget_promises(self) -> None:
@@ -322,28 +326,26 @@ class Acceptor:
         A key without state needs no slot if the fence is as high as its promise. Called when the file is compacted, so
         that questions about keys that do not exist cost nothing for ever.
         """
-        for key in list(self._idle):
-            self.fence = max(self.fence, self.slots[key].promised)
+        for key, slot in list(self.idle.items()):
+            self.fence = max(self.fence, slot.promised)
             self._remove(key)
 
     def _put(self, key: bytes, slot: Slot) -> None:
         self._keep(key)
-        before = self.slots.get(key)
-        if before is not None:
-            self.bytes -= _cost(key, before.state)
-            self._tombstones -= before.is_tombstone
-        self.slots[key] = slot
+        self._drop(key)
         if slot.state is None:
-            self._idle[key] = None
+            self.idle[key] = slot
         else:
-            self._idle.pop(key, None)
+            self.slots[key] = slot
         self.bytes += _cost(key, slot.state)
         self._tombstones += slot.is_tombstone
 
     def _remove(self, key: bytes) -> None:
         self._keep(key)
-        self._idle.pop(key, None)
-        slot = self.slots.pop(key, None)
+        self._drop(key)
+
+    def _drop(self, key: bytes) -> None:
+        slot = self.idle.pop(key, None) or self.slots.pop(key, None)
         if slot is not None:
             self.bytes -= _cost(key, slot.state)
             self._tombstones -= slot.is_tombstone
