@@ -331,6 +331,9 @@ def test_a_leader_outside_its_own_membership_does_not_count_its_vote() -> None:
     assert stage.role(1) == "Candidate"
     stage.hand(3, 1, VoteReply(Term(2), True))
     assert stage.role(1) == "Leader"
+    stage.run(6)
+    assert stage.commit(2) >= 4, "it leads until that has committed"
+    assert stage.role(1) == "Follower"
 
 
 def test_a_server_whose_removal_has_committed_does_not_stand() -> None:
@@ -700,9 +703,24 @@ def test_the_acknowledgement_of_a_snapshot_ends_its_transfer() -> None:
     stage.run(3)
     stage.hand(3, 1, AppendReply(Term(1), LogIndex(5)))
     assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+    assert stage[1].wanted == [3], "and does not begin another"
     stage.hand(3, 1, AppendReply(Term(1), LogIndex(6)))
     assert stage.status(1).progress[NodeId(3)].state == "replicate"
     assert stage.status(1).progress[NodeId(3)].next == 7
+
+
+def test_a_transfer_ends_with_what_was_compacted_when_it_began() -> None:
+    """§7: a snapshot need not reach as far as the commit index; what is behind its end is in the log."""
+    stage = compacted_leader()
+    for _ in range(3):
+        stage.propose(1)
+        stage.settle()
+    stage.heal()
+    stage.run(3)
+    assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+    assert stage.commit(1) == 9
+    stage.hand(3, 1, AppendReply(Term(1), LogIndex(6)))
+    assert stage.status(1).progress[NodeId(3)].state == "replicate"
 
 
 def test_a_message_from_below_the_compacted_part_is_no_conflict() -> None:

@@ -84,6 +84,40 @@ def test_no_read_before_an_entry_of_the_own_term_has_committed() -> None:
     assert stage[1].reads == [ReadState(5, LogIndex(2))]
 
 
+def test_no_read_before_an_own_entry_has_committed_though_all_others_have() -> None:
+    """§6.4, step 1: what it holds is committed, and that this is all is known only when an entry of its own is."""
+    stage = leading()
+    stage.isolate(1)
+    stage.tick(2, 2 * TIMEOUT)
+    for _ in range(4):
+        stage.deliver(lambda flying: not isinstance(flying.message, AppendEntries))
+    assert stage.role(2) == "Leader"
+    assert (stage.commit(2), stage.status(2).last) == (1, at(2, 2))
+    stage.read(2, 5)
+    for _ in range(3):
+        stage.tick(2, 2)
+        stage.deliver(lambda flying: not isinstance(flying.message, AppendEntries))
+        stage.deliver(lambda flying: flying.to == 2)
+    assert not stage[2].reads
+    stage.settle()
+    assert stage[2].reads == [ReadState(5, LogIndex(2))]
+
+
+def test_an_answer_to_an_older_round_takes_no_confirmation_back() -> None:
+    """§6.4, step 3: answers overtake each other."""
+    stage = leading(5)
+    stage.tick(1, 2)
+    before = rounds(stage)[-1]
+    stage.drop()
+    stage.read(1, 3)
+    token = rounds(stage)[-1]
+    stage.drop()
+    stage.hand(2, 1, HeartbeatReply(Term(1), token))
+    stage.hand(2, 1, HeartbeatReply(Term(1), before))
+    stage.hand(3, 1, HeartbeatReply(Term(1), token))
+    assert stage[1].reads == [ReadState(3, LogIndex(1))]
+
+
 @pytest.mark.parametrize("old", ["answer to the round before", "notice", "twice the same voter", "stranger"])
 def test_only_new_answers_of_a_quorum_confirm(old: str) -> None:
     """Pitfall: etcd#20418, a late or repeated answer to an older round confirms a new read."""

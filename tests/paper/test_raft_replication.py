@@ -662,6 +662,20 @@ def test_an_unreachable_follower_is_probed_instead_of_flooded() -> None:
     stage[1].engine.unreachable(NodeId(77))
 
 
+def test_an_older_acknowledgement_does_not_end_the_probing() -> None:
+    """It says nothing of the message that was sent last."""
+    stage = replicating(2)
+    stage.propose(1)
+    stage.settle()
+    stage[1].engine.unreachable(NodeId(2))
+    stage.pump(1)
+    stage.drop()
+    stage.hand(2, 1, AppendReply(Term(1), LogIndex(1)))
+    assert stage.status(1).progress[NodeId(2)].state == "probe"
+    stage.hand(2, 1, AppendReply(Term(1), LogIndex(2)))
+    assert stage.status(1).progress[NodeId(2)].state == "replicate"
+
+
 def test_too_many_uncommitted_bytes_are_refused() -> None:
     """Every queue has a bound; the first entry always passes, however big."""
     config = RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20, uncommitted_bytes_max=100)

@@ -410,6 +410,23 @@ def test_a_leader_whose_disk_hangs_steps_down() -> None:
     assert stage.leaders() == [2]
 
 
+def test_a_new_leader_has_all_the_time_of_a_disk_that_hangs() -> None:
+    """However long the server has run before."""
+    stage = leading(3, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20, disk_timeout_ticks=50))
+    stage.run(100)
+    stage.isolate(1)
+    while stage.role(2) == "Follower":
+        stage.tick(2)
+    stage.deliver()
+    stage.deliver()
+    stage[2].syncs = False
+    stage.deliver()
+    stage.deliver()
+    assert stage.role(2) == "Leader"
+    stage.tick(2, 10)
+    assert stage.role(2) == "Leader"
+
+
 def test_a_disk_that_is_slow_but_goes_on_keeps_its_leader() -> None:
     stage = leading(3, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20, disk_timeout_ticks=50))
     stage[1].syncs = False
