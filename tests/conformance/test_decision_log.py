@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_server import Served
 
 from troth import LocalCluster
 from troth.core.twophase.cells import Verdict
@@ -21,15 +22,30 @@ Opener = Callable[..., DecisionLog]
 
 
 @pytest.fixture(scope="module")
-def cluster_url() -> Iterator[str]:
+def processes_url() -> Iterator[str]:
     with LocalCluster(3) as cluster:
         yield cluster.url
 
 
-@pytest.fixture(params=["file", pytest.param("cluster", marks=pytest.mark.integration)])
+@pytest.fixture
+def store_url() -> Iterator[str]:
+    """The store alone, behind the real frames."""
+    served = Served()
+    yield served.cluster.url
+    served.stop()
+
+
+@pytest.fixture(params=["store", pytest.param("processes", marks=pytest.mark.integration)])
+def cluster_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["file", "store", pytest.param("processes", marks=pytest.mark.integration)])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Opens any number of logs (processes) on the same place."""
     logs: list[DecisionLog] = []
+    url = "" if request.param == "file" else request.getfixturevalue(f"{request.param}_url")
     name = f"t{abs(hash(request.node.name)) % 10**9}"
 
     def open_one(coordinator: str | None = None) -> DecisionLog:
@@ -37,7 +53,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
         if request.param == "file":
             log = FileLog(tmp_path / "log", coordinator=coordinator)
         else:
-            log = ReplicatedLog.connect(request.getfixturevalue("cluster_url"), name=name, coordinator=coordinator)
+            log = ReplicatedLog.connect(url, name=name, coordinator=coordinator)
         logs.append(log)
         return log
 
@@ -233,7 +249,6 @@ def test_many_that_were_in_doubt_are_noted_at_once(opened: Opener) -> None:
     assert other.unapplied() == []
 
 
-@pytest.mark.integration
 def test_two_processes_that_had_one_place_do_not_fence_each_other_for_ever(cluster_url: str) -> None:
     """The first was paused until its lease ran out; the second took the place; then the first woke up."""
     first = ReplicatedLog.connect(cluster_url, name="places", coordinator=None)
@@ -250,7 +265,6 @@ def test_two_processes_that_had_one_place_do_not_fence_each_other_for_ever(clust
     second.close()
 
 
-@pytest.mark.integration
 def test_a_fixed_place_that_another_process_holds_is_not_renewed(cluster_url: str) -> None:
     first = ReplicatedLog.connect(cluster_url, name="fixed", coordinator="web")
     assert first.renew().number == 2, "while it is ours it is"
@@ -268,7 +282,6 @@ def test_a_fixed_place_that_another_process_holds_is_not_renewed(cluster_url: st
     other.close()
 
 
-@pytest.mark.integration
 def test_an_abort_is_never_forgotten_and_keeps_its_cell_while_its_owner_may_decide(
     cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +305,6 @@ def test_an_abort_is_never_forgotten_and_keeps_its_cell_while_its_owner_may_deci
     log.close()
 
 
-@pytest.mark.integration
 def test_two_that_forget_at_once_lose_no_bit(cluster_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicated, "APPLIED_KEPT", 0)
     log = ReplicatedLog.connect(cluster_url, name="bits", coordinator="one")
@@ -318,7 +330,6 @@ def test_two_that_forget_at_once_lose_no_bit(cluster_url: str, monkeypatch: pyte
     log.close()
 
 
-@pytest.mark.integration
 def test_pruning_goes_past_a_page_of_cells_that_must_stay(
     cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ What servers do wrong is set on them: replies lost, connections cut, refusals, g
 import asyncio
 import functools
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -171,6 +172,29 @@ class FakeCluster:
                     peer.send(p.WatchCanceled(batch.watch_id, batch.revision, batch.compact_revision, "compacted"))
                 else:
                     peer.send(p.WatchEvents(batch.watch_id, batch.revision, batch.events))
+
+
+class Served:
+    """A fake cluster in a thread; `do` runs a function in its loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.cluster: FakeCluster
+        self._ready = threading.Event()
+        self._over = asyncio.Event()
+        self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(self._serve()))
+        self._thread.start()
+        self._ready.wait()
+
+    async def _serve(self) -> None:
+        async with running(3) as self.cluster:
+            self._ready.set()
+            await self._over.wait()
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+        self.loop.close()
 
 
 class FakeServer:

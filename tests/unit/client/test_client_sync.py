@@ -1,6 +1,5 @@
 """The synchronous facade: the same client from threads, one cluster served by a loop in another thread."""
 
-import asyncio
 import multiprocessing
 import subprocess
 import sys
@@ -10,34 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fake_server import FakeCluster, running
+from fake_server import Served
 
 import troth
 from troth.client import background
 from troth.errors import LeaseNotFound, NotApplied, OutcomeUnknown, Unavailable, UsageError
-
-
-class Served:
-    """A fake cluster in a thread; `do` runs a function in its loop."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.cluster: FakeCluster
-        self._ready = threading.Event()
-        self._over = asyncio.Event()
-        self._thread = threading.Thread(target=lambda: self.loop.run_until_complete(self._serve()))
-        self._thread.start()
-        self._ready.wait()
-
-    async def _serve(self) -> None:
-        async with running(3) as self.cluster:
-            self._ready.set()
-            await self._over.wait()
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
-        self.loop.close()
 
 
 @pytest.fixture
