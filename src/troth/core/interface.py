@@ -24,7 +24,6 @@ than the read's arrival: if the lease held then, nobody else had chosen anything
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Protocol, TypeAlias
 
@@ -139,14 +138,12 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     """Whatever engines say to each other; each engine has its own closed union of subclasses."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     to: NodeId
     message: Message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Persist:
+class Persist(msgspec.Struct, frozen=True, kw_only=True):
     """One write to stable storage. Raft writes `entries`, which overwrite what is stored at and after
     ``entries[0].index``; Paxos writes `slots`, each of which overwrites what is stored at its own index and nothing
     else."""
@@ -252,16 +249,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How many voters it takes; majorities, unless Paxos was told otherwise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """Something worth telling (a role change, a vote): for scenario transcripts, logs and diagrams."""
 
     name: str
-    facts: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effects:
+class Effects(msgspec.Struct, frozen=True, kw_only=True):
     """All that the inputs since the last call ask the driver to do. See the module's four duties."""
 
     send: tuple[Send, ...] = ()

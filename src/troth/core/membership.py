@@ -49,22 +49,16 @@ def holds_membership(entry: Entry) -> bool:
 class MembershipLog:
     """The memberships in force along the log: the snapshot's, then one for each MEMBERSHIP entry behind it."""
 
-    __slots__ = ("_history",)
+    __slots__ = ("_history", "current", "index")
 
     def __init__(self, base: Membership, base_index: LogIndex, entries: Iterable[Entry]) -> None:
-        self._history: list[tuple[LogIndex, Membership]] = [(base_index, base)]
+        self.index: LogIndex
+        """Where in the log `current` stands."""
+        self.current: Membership
+        """The membership this server acts on: asked for several times in each step."""
+        self.reset(base, base_index)
         for entry in entries:
             self.on_append(entry)
-
-    @property
-    def current(self) -> Membership:
-        """The membership this server acts on."""
-        return self._history[-1][1]
-
-    @property
-    def index(self) -> LogIndex:
-        """Where in the log `current` stands."""
-        return self._history[-1][0]
 
     def at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (the oldest known one, if *index* is older)."""
@@ -84,11 +78,13 @@ class MembershipLog:
         """An entry was appended; it takes effect at once if it is a membership."""
         if entry.kind == EntryKind.MEMBERSHIP:
             self._history.append((entry.index, decode_membership(entry.payload)))
+            self.index, self.current = self._history[-1]
 
     def on_truncate(self, index: LogIndex) -> None:
         """Entries at and after *index* are gone, and with them what they said."""
         while len(self._history) > 1 and self._history[-1][0] >= index:
             self._history.pop()
+        self.index, self.current = self._history[-1]
 
     def on_compact(self, index: LogIndex) -> None:
         """Entries up to *index* are compacted: only the newest membership among them is still needed."""
@@ -97,7 +93,8 @@ class MembershipLog:
 
     def reset(self, base: Membership, index: LogIndex) -> None:
         """A snapshot was installed; nothing older holds any more."""
-        self._history = [(index, base)]
+        self._history: list[tuple[LogIndex, Membership]] = [(index, base)]
+        self.index, self.current = index, base
 
 
 def changed(current: Membership, change: MembershipChange) -> Membership | str:

@@ -64,7 +64,7 @@ def quorum_value(
     held: Mapping[NodeId, Number], voters: Collection[NodeId], zero: Number, *, size: int | None = None
 ) -> Number:
     """Highest value that a quorum of *voters* has reached; a silent voter holds *zero*. *voters* is not empty."""
-    descending = sorted((held.get(voter, zero) for voter in voters), reverse=True)
+    descending = sorted([held.get(voter, zero) for voter in voters], reverse=True)
     return descending[(majority(len(voters)) if size is None else size) - 1]
 
 

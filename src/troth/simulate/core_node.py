@@ -24,6 +24,7 @@ from troth.core.interface import (
     Send,
     SnapshotMeta,
 )
+from troth.core.leading.outbox import NO_EFFECTS
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.journal import Journal, chained
 from troth.simulate.monitor import Monitor
@@ -34,7 +35,6 @@ from troth.simulate.view import EngineView, view_of
 from troth.simulate.world import LocalClock, World
 
 SNAPSHOT_PATIENCE_TICKS = 100
-NOTHING = Effects()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ class CoreNode:
         self._monitor = monitor
         self._start = start
         self._disk_us = plan.disk_us
+        self._defer = plan.defer
 
     # ---- life ----
 
@@ -215,7 +216,10 @@ class CoreNode:
 
     def on_message(self, sender: NodeId, message: Any) -> None:
         """A message has arrived."""
-        self._input(self._on_message, sender, message)
+        if self.up and not self.paused:
+            self._on_message(self.clock.ticks(), sender, message)
+        else:
+            self._input(self._on_message, sender, message)
 
     def on_peer_died(self, peer: NodeId) -> None:
         """A connection broke as if *peer* had died."""
@@ -309,7 +313,7 @@ class CoreNode:
         self._monitor.on_input(self)
         if self._pump_planned:
             return
-        if self.plan.defer and self.rng.random() * 1000 < self.plan.defer:
+        if self._defer and self.rng.random() * 1000 < self._defer:
             self._pump_planned = True
             self._world.after(self.rng.randrange(1, 20_000), self._pump_later, self.life)
         else:
@@ -329,7 +333,7 @@ class CoreNode:
         while more:
             effects = self.engine.take_effects()
             more = effects.more_committed
-            if effects != NOTHING:
+            if effects is not NO_EFFECTS:
                 self._carry_out(effects)
 
     def _carry_out(self, effects: Effects) -> None:
@@ -340,9 +344,11 @@ class CoreNode:
             self._monitor.on_written(self, effects.persist)
         if effects.trace:
             self._monitor.on_trace(self, effects.trace)
-        for send in effects.send:
-            self._monitor.on_sent(self, send.to, send.message)
-            self._network.send(self.node_id, send.to, send.message)
+        if effects.send:
+            on_sent, network_send = self._monitor.on_sent, self._network.send
+            for send in effects.send:
+                on_sent(self, send.to, send.message)
+                network_send(self.node_id, send.to, send.message)
         for send in effects.after_persist:
             self._outbox.append((self.journal.written, send))
         if effects.install is not None:

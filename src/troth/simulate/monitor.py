@@ -55,7 +55,7 @@ class Invariant:
 MOMENTS = (
     *("on_booted", "on_crashed", "on_input", "on_written", "on_sent", "on_applied", "on_read", "on_lead"),
     *("on_batch", "on_state"),
-    *("on_received", "on_tick", "on_suspected", "on_accepted", "on_read_point"),
+    *("on_received", "on_tick", "on_leader_tick", "on_suspected", "on_accepted", "on_read_point"),
 )
 
 
@@ -76,6 +76,7 @@ class Monitor:
         }
         self._on_input = self._hooks["on_input"]
         self._on_tick = self._hooks["on_tick"]
+        self._on_leader_tick = self._hooks["on_leader_tick"]
         self._on_applied = self._hooks["on_applied"]
         self._invariants = invariants
         self._on_sent: dict[type, list[Any]] = {}
@@ -95,9 +96,9 @@ class Monitor:
     def on_input(self, node: "CoreNode") -> None:
         """An input has been given to a node's engine; its effects are not fetched yet."""
         view, seen = node.view, self.seen[node.node_id]
-        now = view.look()
-        if now == seen:
+        if not view.differs(seen):
             return
+        now = view.look()
         for hook in self._on_input:
             hook(node, seen)
         if now.leads and (not seen.leads or now.term != seen.term):
@@ -145,6 +146,9 @@ class Monitor:
         """A node's engine was told the time."""
         for hook in self._on_tick:
             hook(node, now)
+        if self._on_leader_tick and node.view.leads:
+            for hook in self._on_leader_tick:
+                hook(node, now)
 
     def on_suspected(self, node: "CoreNode", peer: NodeId) -> None:
         """A node is about to hear that *peer*'s process has died."""

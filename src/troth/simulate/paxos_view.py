@@ -29,6 +29,10 @@ class PaxosView:
             paxos._memberships.current,
         )
 
+    def differs(self, seen: Seen) -> bool:
+        """Whether a look would not show *seen* again."""
+        return seen != self.look()
+
     @property
     def config(self) -> EngineConfig:
         return self._paxos._config

@@ -33,6 +33,19 @@ class RaftView:
             raft._memberships.current,
         )
 
+    def differs(self, seen: Seen) -> bool:
+        """Whether a look would not show *seen* again: cheaper than to look, and asked after every input."""
+        raft = self._raft
+        return seen != (
+            raft._term,
+            raft._voted_for,
+            raft._commit_index,
+            raft._applied_index,
+            raft._log.compacted.index,
+            isinstance(raft._role, Leader),
+            raft._memberships.current,
+        )
+
     @property
     def config(self) -> EngineConfig:
         return self._raft._config

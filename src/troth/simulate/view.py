@@ -22,6 +22,9 @@ class EngineView(Protocol):
     def look(self) -> Seen:
         """All that most rules compare, in one go."""
 
+    def differs(self, seen: Seen) -> bool:
+        """Whether a look would not show *seen* again."""
+
     @property
     def config(self) -> EngineConfig: ...
 

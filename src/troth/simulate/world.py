@@ -34,7 +34,7 @@ class World:
 
     def forget(self, planned: Callable[[Action, tuple[Any, ...]], bool]) -> None:
         """Take back what is *planned*."""
-        self._heap = [each for each in self._heap if not planned(each[2], each[3])]
+        self._heap[:] = [each for each in self._heap if not planned(each[2], each[3])]
         heapify(self._heap)
 
     def run_until(self, end_us: int, stop: Callable[[], bool] | None = None) -> bool:
@@ -46,9 +46,9 @@ class World:
         """
         if end_us < self.now_us:
             raise UsageError(f"time can not go back from {self.now_us} to {end_us}")
-        moved_at = self.events
-        while self._heap and self._heap[0][0] <= end_us:
-            at_us, _, action, arguments = heappop(self._heap)
+        moved_at, heap = self.events, self._heap
+        while heap and heap[0][0] <= end_us:
+            at_us, _, action, arguments = heappop(heap)
             if at_us > self.now_us:
                 self.now_us, moved_at = at_us, self.events
             elif self.events - moved_at > EVENTS_AT_ONCE_MAX:
@@ -75,7 +75,8 @@ class LocalClock:
 
     def ticks(self) -> Tick:
         """What `now` is for the engine."""
-        return Tick(self.local_us() // TICK_US)
+        passed_us = (self._world.now_us - self._base_world_us) * self._rate_permille // 1000
+        return Tick((self._base_local_us + passed_us) // TICK_US)
 
     def world_us(self, ticks: int) -> int:
         """How long, in world time, this clock needs for *ticks*."""

@@ -52,6 +52,7 @@ class Outbox:
             *(self.send, self.after_persist, self.reads, self.reads_refused),
             *(self.snapshots_wanted, self.trace),
         ):
-            part.clear()
+            if part:
+                part.clear()
         self.install = self.membership = None
         return effects

@@ -4,7 +4,7 @@ Tags 1 to 31 are the engine's; a number is never used again for something else. 
 term, except that `PreVote` and a granted `PreVoteReply` carry the term the candidate *would* run in (thesis §9.6).
 """
 
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard, get_args
 
 from troth.core.interface import Entry, EntryId, EntryKind, Message
 from troth.core.membership import holds_membership
@@ -129,9 +129,13 @@ RaftMessage: TypeAlias = (
 )
 
 
-def is_well_formed(message: RaftMessage) -> bool:
-    """Whether *message* keeps the shape its docstring promises; msgspec has checked the types only."""
-    if message.term < 0:
+_KINDS = frozenset(get_args(RaftMessage))
+"""`isinstance` takes longer with a union than all else that a heartbeat needs."""
+
+
+def is_well_formed(message: Message) -> TypeGuard[RaftMessage]:
+    """Whether *message* is one of Raft's, in the shape its docstring promises; msgspec has checked the types only."""
+    if type(message) not in _KINDS or message.term < 0:  # type: ignore[attr-defined]
         return False
     if not isinstance(message, AppendEntries):
         return True

@@ -62,8 +62,9 @@ class Raft(Elections):
 
     def receive(self, sender: NodeId, message: Message, now: Tick) -> None:
         """Handle one message. Malformed or stale ones change nothing."""
-        self._now = max(self._now, now)
-        if not isinstance(message, RaftMessage) or not is_well_formed(message):
+        if now > self._now:
+            self._now = now
+        if not is_well_formed(message):
             self._trace("malformed", sender=sender)
             return
         if self._admits(sender, message):
@@ -86,6 +87,8 @@ class Raft(Elections):
 
     def _admits(self, sender: NodeId, message: RaftMessage) -> bool:
         """The term gate (figure 2, "All Servers"; §5.1): False when the message's term ends its way here."""
+        if message.term == self._term:
+            return True
         if message.term < self._term:
             match message:
                 case AppendEntries() | Heartbeat() | RequestVote():
@@ -96,8 +99,6 @@ class Raft(Elections):
                 case _:
                     pass
             return False
-        if message.term == self._term:
-            return True
         match message:
             case PreVote():
                 return True  # a question about a term, not a message of it
@@ -116,19 +117,6 @@ class Raft(Elections):
     def _dispatch(self, sender: NodeId, message: RaftMessage) -> None:
         role = self._role
         match message:
-            case PreVote():
-                self._on_pre_vote(sender, message)
-            case RequestVote():
-                self._on_request_vote(sender, message)
-            case PreVoteReply():
-                if isinstance(role, PreCandidate) and message.term == self._term + message.granted:
-                    role.votes[sender] = message.granted
-                    self._count_pre_votes(role)
-            case VoteReply():
-                if isinstance(role, Candidate):
-                    # A vote is not taken back: a refusal that comes later is older, or speaks of another request.
-                    role.votes[sender] = message.granted or role.votes.get(sender, False)
-                    self._count_votes(role)
             case AppendEntries():
                 self._follow(sender)
                 self._on_append_entries(sender, message)
@@ -144,6 +132,19 @@ class Raft(Elections):
             case HeartbeatReply():
                 if isinstance(role, Leader):
                     self._on_heartbeat_reply(role, sender, message)
+            case PreVote():
+                self._on_pre_vote(sender, message)
+            case RequestVote():
+                self._on_request_vote(sender, message)
+            case PreVoteReply():
+                if isinstance(role, PreCandidate) and message.term == self._term + message.granted:
+                    role.votes[sender] = message.granted
+                    self._count_pre_votes(role)
+            case VoteReply():
+                if isinstance(role, Candidate):
+                    # A vote is not taken back: a refusal that comes later is older, or speaks of another request.
+                    role.votes[sender] = message.granted or role.votes.get(sender, False)
+                    self._count_votes(role)
             case ReadRequest():
                 if isinstance(role, Leader):
                     self._on_read_request(role, sender, message)

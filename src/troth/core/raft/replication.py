@@ -31,9 +31,12 @@ class Replication(State):
     @override
     def _replicate(self, leader: Leader) -> None:
         """Send every follower what flow control allows."""
+        last_index = self._log.last_index
         for peer in self._others():
             progress = leader.progress[peer]
-            while progress.may_send() and (progress.next <= self._log.last_index or progress.mode is Mode.PROBE):
+            if progress.next > last_index and progress.mode is not Mode.PROBE:
+                continue  # nearly always, and asked after every input
+            while progress.may_send() and (progress.next <= last_index or progress.mode is Mode.PROBE):
                 if not self._send_append(peer, progress):
                     break
 
@@ -123,6 +126,8 @@ class Replication(State):
 
     def _maybe_commit(self, leader: Leader) -> bool:
         """Advance the commit index to what a quorum holds durably (both quorums, while membership is joint)."""
+        if self._commit_index == self._log.last_index:
+            return False
         membership = self._membership
         index = joint_quorum_value(self._stored(leader), membership.voters, membership.outgoing, LogIndex(0))
         # Copies of an older term's entry prove nothing: it may still be overwritten. It commits when an entry of

@@ -9,17 +9,15 @@ class IndexOrder(Invariant):
     """The five indexes of a log keep their order."""
 
     def on_input(self, node: CoreNode, seen: Seen) -> None:
-        view = node.view
-        indexes = (
-            view.compacted_index,
-            node.journal.file.last.index if view.compacted_index else 0,
-            max(view.applied_index, node.journal.file.last.index),
-            max(view.commit_index, node.journal.file.last.index),
-            max(view.last_index, node.journal.file.last.index),
-        )
+        view, saved = node.view, node.journal.file.last.index
+        purged, applied, committed, last = view.compacted_index, view.applied_index, view.commit_index, view.last_index
         invariant(
-            list(indexes) == sorted(indexes) and view.applied_index <= view.commit_index <= view.last_index,
+            (purged <= saved or not purged) and applied <= committed <= last,
             "indexes are out of order",
             node=node.node_id,
-            purged_snapshot_applied_committed_last=indexes,
+            purged=purged,
+            snapshot=saved,
+            applied=applied,
+            committed=committed,
+            last=last,
         )

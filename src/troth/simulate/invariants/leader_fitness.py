@@ -49,9 +49,9 @@ class LeaderFitness(Invariant):
             for gone in [peer for peer in heard if peer not in members]:
                 del heard[gone]  # if it comes back it is new
 
-    def on_tick(self, node: CoreNode, now: Tick) -> None:
+    def on_leader_tick(self, node: CoreNode, now: Tick) -> None:
         view, me, config = node.view, node.node_id, node.plan.config
-        if not view.leads or me not in self._ran:
+        if me not in self._ran:
             return
         ran = self._ran[me] = self._ran[me] + min(now - self._ticked[me], config.heartbeat_ticks)
         self._ticked[me] = now

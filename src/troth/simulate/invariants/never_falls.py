@@ -15,6 +15,13 @@ class NeverFalls(Invariant):
 
     def on_input(self, node: CoreNode, seen: Seen) -> None:
         view = node.view
+        if (
+            view.term == seen.term
+            and seen.voted_for in (0, view.voted_for)
+            and view.commit_index >= seen.commit_index
+            and view.applied_index >= seen.applied_index
+        ):
+            return
         invariant(view.term >= seen.term, "term falls", node=node.node_id, was=seen.term, now=view.term)
         if view.term == seen.term and seen.voted_for:
             invariant(view.voted_for == seen.voted_for, "a vote is changed", node=node.node_id, term=view.term)

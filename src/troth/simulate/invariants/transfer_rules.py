@@ -27,7 +27,7 @@ class TransferRules(Invariant):
             node=node.node_id,
         )
 
-    def on_tick(self, node: CoreNode, now: Tick) -> None:
+    def on_leader_tick(self, node: CoreNode, now: Tick) -> None:
         transfer = node.view.transfer()
         if transfer is None:
             return
