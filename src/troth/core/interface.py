@@ -95,6 +95,9 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
     def is_voter(self, node: NodeId) -> bool:
         return node in self.voters or node in self.outgoing
 
+    def is_member(self, node: NodeId) -> bool:
+        return node in self.voters or node in self.outgoing or node in self.learners
+
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a server must remember before it speaks: one record, one checksum (Raft figure 2).

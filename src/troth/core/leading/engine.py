@@ -80,7 +80,8 @@ class LeaderEngine(Leadership[LeaderT]):
 
     def tick(self, now: Tick) -> None:
         """Let time pass up to *now* (never falls)."""
-        self._now = max(self._now, now)
+        if now > self._now:
+            self._now = now
         role, leader = self._role, self._leader
         if leader is not None:
             self._leader_tick(leader)

@@ -21,16 +21,19 @@ from troth.ids import LogIndex, Term
 class Log:
     """Raft's log (§5.3). Indexes start at 1; ``compacted.index`` is the last one that is no longer held."""
 
-    __slots__ = ("_entries", "_unsaved_from", "compacted")
+    __slots__ = ("_entries", "_unsaved_from", "compacted", "last_index")
 
     def __init__(self, compacted: EntryId, entries: Sequence[Entry]) -> None:
         self.compacted = compacted
+        self.last_index: LogIndex = compacted.index
+        """Index of the newest entry: ``compacted.index`` and as many as are held."""
         self._entries: list[Entry] = []
         for entry in entries:
             invariant(entry.index == self.last.index + 1, "stored log has a gap", index=entry.index)
             invariant(entry.term >= self.last.term, "stored terms fall", index=entry.index)
             self._entries.append(entry)
-        self._unsaved_from = LogIndex(self.last.index + 1)
+            self.last_index = entry.index
+        self._unsaved_from = LogIndex(self.last_index + 1)
 
     @property
     def first_index(self) -> LogIndex:
@@ -44,10 +47,6 @@ class Log:
             return self.compacted
         newest = self._entries[-1]
         return EntryId(newest.term, newest.index)
-
-    @property
-    def last_index(self) -> LogIndex:
-        return LogIndex(self.compacted.index + len(self._entries))
 
     def term_at(self, index: LogIndex) -> Term | None:
         """Term of the entry at *index*; None when it is compacted away or does not exist."""
@@ -85,12 +84,14 @@ class Log:
         """Add one entry behind the last."""
         invariant(entry.index == self.last_index + 1, "append leaves a gap", index=entry.index)
         self._entries.append(entry)
+        self.last_index = entry.index
 
     def truncate_from(self, index: LogIndex, commit_index: LogIndex) -> None:
         """Drop the entries at and after *index* (§5.3: a follower's conflicting suffix)."""
         invariant(index > commit_index, "truncates a committed entry", index=index, commit_index=commit_index)
         invariant(index > self.compacted.index, "truncates the compacted part", index=index)
         del self._entries[index - self.compacted.index - 1 :]
+        self.last_index = min(self.last_index, LogIndex(index - 1))
         self._unsaved_from = min(self._unsaved_from, index)
 
     def take_unsaved(self) -> tuple[Entry, ...]:
@@ -128,4 +129,5 @@ class Log:
         """Start anew behind *entry* (an installed snapshot); nothing of the old log is kept (hashicorp #697)."""
         self._entries.clear()
         self.compacted = entry
+        self.last_index = entry.index
         self._unsaved_from = LogIndex(entry.index + 1)

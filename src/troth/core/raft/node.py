@@ -162,11 +162,11 @@ class Raft(Elections):
     def _follow(self, leader: NodeId) -> None:
         """A message that only this term's leader sends has come: follow it (§5.2)."""
         role = self._role
-        invariant(not isinstance(role, Leader), "two leaders in one term", term=self._term, other=leader)
-        if not isinstance(role, Follower) or role.leader != leader:
-            self._become_follower(leader)
-        else:
+        if isinstance(role, Follower) and role.leader == leader:
             self._reset_election_timer()
+        else:
+            invariant(not isinstance(role, Leader), "two leaders in one term", term=self._term, other=leader)
+            self._become_follower(leader)
         self._leader_contact = self._now
 
     def _after_leader_input(self, leader: Leader) -> None:

@@ -31,12 +31,11 @@ class Replication(State):
     @override
     def _replicate(self, leader: Leader) -> None:
         """Send every follower what flow control allows."""
-        last_index = self._log.last_index
         for peer in self._others():
             progress = leader.progress[peer]
-            if progress.next > last_index and progress.mode is not Mode.PROBE:
+            if progress.next > self._log.last_index and progress.mode is not Mode.PROBE:
                 continue  # nearly always, and asked after every input
-            while progress.may_send() and (progress.next <= last_index or progress.mode is Mode.PROBE):
+            while progress.may_send() and (progress.next <= self._log.last_index or progress.mode is Mode.PROBE):
                 if not self._send_append(peer, progress):
                     break
 

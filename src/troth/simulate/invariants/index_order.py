@@ -10,7 +10,12 @@ class IndexOrder(Invariant):
 
     def on_input(self, node: CoreNode, seen: Seen) -> None:
         view, saved = node.view, node.journal.file.last.index
-        purged, applied, committed, last = view.compacted_index, view.applied_index, view.commit_index, view.last_index
+        purged, applied, committed, last = (
+            view.compacted_index,
+            view.applied_index,
+            view.commit_index,
+            view.last_index,
+        )
         invariant(
             (purged <= saved or not purged) and applied <= committed <= last,
             "indexes are out of order",

@@ -37,7 +37,7 @@ class LeaderFitness(Invariant):
     def on_received(self, node: CoreNode, sender: NodeId, message: Any, now: Tick) -> None:
         if not node.view.leads or reign(message) != node.view.ballot:
             return
-        if sender != node.node_id and sender not in node.view.membership.everyone():
+        if sender != node.node_id and not node.view.membership.is_member(sender):
             return
         self._heard[node.node_id][sender] = self._ran[node.node_id]
         if sender == node.node_id and isinstance(message, raft.AppendReply | paxos.AcceptReply):

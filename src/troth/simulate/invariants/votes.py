@@ -70,7 +70,8 @@ class LeaderContact(Invariant):
             self._contact[node.node_id] = node.clock.ticks()
 
     def on_tick(self, node: CoreNode, now: Tick) -> None:
-        self._clock[node.node_id] = max(self._clock[node.node_id], now)
+        if now > self._clock[node.node_id]:
+            self._clock[node.node_id] = now
 
     def on_suspected(self, node: CoreNode, peer: NodeId) -> None:
         if not node.plan.config.lease_reads:
