@@ -259,3 +259,39 @@ def random_history(name: str, seed: int, *, operations: int = 12) -> tuple[Histo
         else:
             history.append(Event(type=EventType.OK, process=process, f=f, key=key, value=result))
     return pair(history, reading=reading), model
+
+
+def crowded_register(seed: int) -> History:
+    """Reads and writes of one register: up to twelve clients, two to twenty values, crashes, lies in some."""
+    rng = random.Random(seed)
+    clients, values, operations = rng.choice((2, 4, 8, 12)), rng.choice((2, 3, 5, 20)), rng.choice((8, 20, 50, 80))
+    crash, lie = rng.choice((0.0, 0.0, 0.1)), rng.choice((0.0, 0.0, 0.03))
+    busy = rng.choice((0.4, 0.7, 0.9))
+    state: Value = None
+    free, events = list(range(clients)), list[Event]()
+    working: dict[int, tuple[str, Value, bool]] = {}
+    fresh = clients
+    while operations or working:
+        if operations and free and (not working or rng.random() < busy):
+            operations -= 1
+            process, f = free.pop(rng.randrange(len(free))), rng.choice(("read", "write"))
+            value = rng.randrange(values) if f == "write" else None
+            working[process] = (f, value, False)
+            events.append(Event(type=EventType.INVOKE, process=process, f=f, value=value))
+            continue
+        process = rng.choice(sorted(working))
+        f, value, done = working[process]
+        if not done:
+            if f == "read":
+                value = rng.randrange(values) if rng.random() < lie else state
+            elif rng.random() >= lie:
+                state = value
+            working[process] = (f, value, True)
+            continue
+        del working[process]
+        crashed = rng.random() < crash
+        kind = EventType.INFO if crashed else EventType.OK
+        events.append(Event(type=kind, process=process, f=f, value=None if crashed else value))
+        free.append(fresh if crashed else process)
+        fresh += crashed
+    return pair(events)

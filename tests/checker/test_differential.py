@@ -10,13 +10,14 @@ import pytest
 from troth.verify.accesses import accesses_of
 from troth.verify.check import check
 from troth.verify.linearizability import Budget, check_linearizable
+from troth.verify.linearizability.register import search
 from troth.verify.models import Register
 from troth.verify.staleness import RememberingRegister
 from troth.verify.verdict import Status
 
 from .brute import linearizable, replays
 from .brute_weak import convergent, others_guarantee, own_guarantee, views
-from .random_histories import OBJECTS, random_history
+from .random_histories import OBJECTS, crowded_register, random_history
 from .strange_histories import STRANGE, strange_history
 from .weak_histories import weak_history
 
@@ -60,6 +61,23 @@ def test_linearizable_as_the_oracle_says(name: str, start: int, count: int) -> N
             assert replays(history.where(example.prefix), model, order) == "", (name, seed)
     assert unknown <= count // 100
     assert seen == {Status.OK, Status.ILLEGAL}
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+def test_repeated_values_are_told_apart_as_a_search_says(start: int, count: int) -> None:
+    """Reads and writes of few values by many clients, some of which crash: too long for the oracle."""
+    seen = set()
+    for seed in range(start, start + count):
+        history = crowded_register(seed)
+        verdict = check_linearizable(history, Register())
+        primitives = [Register().primitive(op, history.reading) for op in history.operations]
+        searched = search(primitives, history.timeline, initial=None)
+        assert verdict.status.value == searched.status, seed
+        seen.add((verdict.status, *verdict.algorithms))
+        if verdict:
+            assert verdict.witness is not None
+            assert replays(history, Register(), verdict.witness) == "", seed
+    assert {(Status.OK, "chains"), (Status.ILLEGAL, "chains")} <= seen
 
 
 @pytest.mark.parametrize(("start", "count"), COUNTS)

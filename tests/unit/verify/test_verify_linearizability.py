@@ -1,11 +1,13 @@
 """Corners of the linearizability checkers that random histories reach too seldom."""
 
 import pytest
+from msgspec import structs
 
 from troth.verify.check import check
+from troth.verify.formats.edn import Record
 from troth.verify.history import Event, EventType, History, Reading, Value, pair
 from troth.verify.linearizability import Budget, check_linearizable
-from troth.verify.models import CasRegister, Register
+from troth.verify.models import CasRegister, MultiRegister, Register
 from troth.verify.verdict import Status
 
 INVOKE, OK, INFO = EventType.INVOKE, EventType.OK, EventType.INFO
@@ -72,7 +74,18 @@ def value(text: str) -> Value:
         ("0+append:a 0- 0+append:a 1+get 0- 1-a\U0010ffff", False, "jit"),
         # Appends to something that cannot be joined.
         ("0+put:1 0- 0+append:a 0- 1+get 1-1", False, "jit"),
-        ("0+put:1 0- 0+delete 0- 1+get 1-nil", True, "jit"),
+        # Writes that repeat, deletions among them: which one a read saw follows from when they were.
+        ("0+put:1 0- 0+delete 0- 1+get 1-nil", True, "chains"),
+        ("0+write:1 0- 0+write:2 0- 0+write:1 0- 1+read 1-1", True, "chains"),
+        ("0+write:1 0- 0+write:2 0- 1+write:2 1- 2+read 2-1", False, "chains"),
+        ("0+write:1 1+write:2 2+write:1 3+read 3-1 3+read 3-2 3+read 3-1 0- 1- 2-", True, "chains"),
+        ("0+write:1 1+write:2 0- 1- 2+read 2-2 2+read 2-1 2+read 2-2", False, "chains"),
+        # Two crashed writes explain two of the three reads.
+        (
+            "1+write:1 1? 2+write:1 2? 3+write:2 3- 4+read 4-1 3+write:2 3- 4+read 4-1 3+write:2 3- 4+read 4-1",
+            False,
+            "jit",
+        ),
         ("0+cas:1,1 0- 1+write:1 1-", False, "jit"),
     ],
 )
@@ -163,3 +176,28 @@ def test_a_register_with_its_own_step_is_searched_by_it() -> None:
     history = script("0+write:1 0- 0+write:2 0- 1+read 1-1")
     assert check(history, object=Sticky())
     assert not check(history, object=Register())
+
+
+def test_a_repeated_value_of_one_key_leaves_the_other_keys_alone() -> None:
+    """Each key is decided by what is cheapest for it."""
+    words = [
+        "0+append:a 0- 0+append:a 0- 1+get 1-aa",
+        "0+append:a 0- 1+get 1-a",
+        "0+put:1 0- 0+put:1 0- 1+get 1-1",
+    ]
+    events = [structs.replace(event, key=key) for key, text in enumerate(words) for event in script(text).events()]
+    verdict = check(pair(events), object="kv")
+    assert [part.algorithm for part in verdict.parts] == ["jit", "chains", "chains"]
+    assert verdict.witness is not None
+
+
+def test_a_multi_register_starts_as_it_is_told() -> None:
+    """One value for every register, or a map; written back it is as if it never had been written."""
+    rows = [(("r", "x", 0), ("r", "y", 0)), (("w", "x", 1),), (("r", "x", 1),), (("w", "x", 0),), (("r", "x", 0),)]
+    events = [Event(type=kind, process=0, f="txn", value=row) for row in rows for kind in (INVOKE, OK)]
+    history = pair(events)
+    assert not check(history, object="multi-register")
+    assert check(history, object=MultiRegister(0))
+    for initial in (0, Record({"x": 0, "y": 0}.items())):
+        assert check(history.with_reading(Reading(initial=initial)), object="multi-register")
+    assert not check(history, object=MultiRegister({"x": 0}))

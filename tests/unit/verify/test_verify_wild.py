@@ -474,6 +474,19 @@ def test_a_drain_is_many_dequeues() -> None:
     assert not check(read_history(text.replace("[1 2 3]", "[1 2 4]")), object="queue")
 
 
+def test_transactions_without_processes_are_completed_in_turn() -> None:
+    """An invocation that names no process belongs to the next completion that names none."""
+    rows = [
+        "{:index 0 :type :invoke :value [[:append 1 1]]}",
+        "{:index 1 :type :ok :value [[:append 1 1]]}",
+        "{:index 2 :type :invoke :value [[:r 1 nil]]}",
+        "{:index 3 :type :ok :value [[:r 1 [1]]]}",
+    ]
+    history = read_history("\n".join(rows))
+    assert [(op.invoked, op.completed) for op in history.operations] == [(0, 1), (2, 3)]
+    assert len(read_history("\n".join(rows[1::2]))) == 2
+
+
 def test_a_history_of_nothing_known_asks_for_its_object() -> None:
     text = "{:process 0, :type :invoke, :f :fly, :value nil}"
     with pytest.raises(UsageError, match=r"fly.*--object"):

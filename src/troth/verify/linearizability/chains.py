@@ -51,18 +51,35 @@ _CIRCLE: Final = "cas in a circle: none of them can be first"
 class Key:
     """What was asked of one key. Filled by `gather`."""
 
-    __slots__ = ("appended", "changed", "first_return", "initial", "last_invoke", "reads", "written")
+    __slots__ = (
+        "again",
+        "appended",
+        "changed",
+        "first_return",
+        "hopeless",
+        "initial",
+        "last_invoke",
+        "reads",
+        "seen",
+        "written",
+    )
 
     def __init__(self, initial: Value) -> None:
         self.initial = initial
         self.written: dict[Value, Operation] = {}
         """text -> the operation that writes, appends or swaps it in"""
+        self.again: list[tuple[Value, Operation]] = []
+        """Writes of what is written before, or of the initial value: `repeats` tells them apart."""
+        self.hopeless = False
+        """Nothing is told apart: only a search decides."""
         self.appended = False
         self.changed: dict[Value, Value] = {}
         """from -> to of every cas, by its from"""
         self.first_return: dict[Value, int] = {}
         self.last_invoke: dict[Value, int] = {}
         self.reads: list[Operation] = []
+        self.seen: dict[int, Value] = {}
+        """index of a read -> what it saw, where that is not its result but the label of a write (`repeats`)"""
 
 
 class Chain(Struct):
@@ -92,11 +109,11 @@ class Found(Struct, frozen=True):
 
 
 def gather(operations: Sequence[Operation], reading: Reading, initial: Value) -> dict[Value, Key] | None:
-    """Sort the operations by key; None when this way of checking does not apply to some key."""
+    """Sort the operations by key; None when there is only one key and this way of checking does not apply to it."""
     keys: dict[Value, Key] = {}
     # What reads touch of a key, at hand without looking up attributes.
     hot: dict[Value, tuple[dict[Value, int], dict[Value, int], list[Operation]]] = {}
-    ok, info = EventType.OK, EventType.INFO
+    ok = EventType.OK
     nil_unknown = reading.nil_read == "unknown"
     for op in operations:
         f, outcome, name = op.f, op.outcome, op.key
@@ -118,28 +135,41 @@ def gather(operations: Sequence[Operation], reading: Reading, initial: Value) ->
                 reads.append(op)
             continue
         key = keys[name]
-        if outcome is not ok and outcome is not info:
-            if f == "cas" and reading.failed == "observed":
+        if not key.hopeless and not _note(key, op, reading):
+            if len(keys) == 1 and all(other.key == name for other in operations):
                 return None
-            continue
-        if f == "append":
-            value = op.argument
-            key.appended = True
-            if not value:
-                return None
-        elif f in OVERWRITES:
-            value = op.argument
-        elif f == "cas" and isinstance(op.argument, tuple) and len(op.argument) == 2 and op.result is not False:
-            before, value = op.argument
-            if before == value or before in key.changed:
-                return None
-            key.changed[before] = value
-        else:
-            return None
-        if value in key.written or value == initial or value is None:
-            return None
-        key.written[value] = op
+            key.hopeless = True
     return keys
+
+
+def _note(key: Key, op: Operation, reading: Reading) -> bool:
+    """Take down an update; False when the key cannot be decided this way."""
+    f, outcome, value = op.f, op.outcome, op.argument
+    if outcome is EventType.FAIL:
+        return f != "cas" or reading.failed != "observed"
+    if f in OVERWRITES or f == "delete":
+        if f == "delete":
+            value = key.initial
+        if value in key.written or value == key.initial or value is None:
+            key.again.append((value, op))
+        else:
+            key.written[value] = op
+        return True
+    if f == "append":
+        key.appended = True
+        if not value:
+            return False
+    elif f == "cas" and isinstance(value, tuple) and len(value) == 2 and op.result is not False:
+        before, value = value
+        if before == value or before in key.changed:
+            return False
+        key.changed[before] = value
+    else:
+        return False
+    if value in key.written or value == key.initial or value is None:
+        return False
+    key.written[value] = op
+    return True
 
 
 def examine(key: Key) -> Found | None:
@@ -354,7 +384,7 @@ def order(key: Key, found: Found) -> list[tuple[int, int]]:
     readers: dict[Value, list[Operation]] = {}
     nodes = _nodes(key, found)
     for op in key.reads:
-        readers.setdefault(nodes[op.result], []).append(op)
+        readers.setdefault(nodes[key.seen.get(op.index, op.result)], []).append(op)
     for number, chain in enumerate(found.chains):
         rank = 0
         instant = max(2 * chain.f, 0)

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from msgspec import Struct, structs
 
 from troth.verify.history import History, Value, show
-from troth.verify.linearizability import chains, generic, minimal, queues, register, sets, witness
+from troth.verify.linearizability import chains, generic, minimal, queues, register, repeats, sets, witness
 from troth.verify.linearizability.foresight import foreseeing
 from troth.verify.linearizability.outcome import UNBOUNDED, Budget, Outcome
 from troth.verify.models import Call, Model, Queue, Register, SetObject, UnorderedQueue
@@ -92,7 +92,7 @@ def _decisions(history: History, model: Model, budget: Budget) -> Iterator[_Resu
     registers: _Registers | None = None
     timelines: dict[Value, Sequence[int]] = {}
     for name, key in ({} if gathered is None else gathered).items():
-        found = chains.examine(key)
+        key, found = _examined(key)
         if found is not None:
             yield _chained(history, model, name, key, found)
             continue
@@ -122,6 +122,13 @@ def _in_history(history: History, timeline: Sequence[int], order: Instants) -> I
     return rows
 
 
+def _examined(key: chains.Key) -> tuple[chains.Key, chains.Found | None]:
+    """What can be found out about a key without search, and the key in whose terms it is said."""
+    if key.hopeless:
+        return key, None
+    return repeats.examine_repeats(key) if key.again else (key, chains.examine(key))
+
+
 def _chained(history: History, model: Register, name: Value, key: chains.Key, found: chains.Found) -> _Result:
     at = "" if name is None else f"key {show(name)}: "
     part = Part(
@@ -135,9 +142,18 @@ def _chained(history: History, model: Register, name: Value, key: chains.Key, fo
     )
 
     def explain() -> Counterexample:
-        # That there is a contradiction is certain; the search shows where it first bites.
+        # That there is a contradiction is certain; the search shows where it first bites, in as little as makes it.
         timeline = next(timeline for part_key, timeline in _parts(history, model) if part_key == name)
-        searched = _Registers(history, model, Budget(configurations_max=_EXPLAIN_MAX)).decide(name, timeline)
+        registers = _Registers(history, model, Budget(configurations_max=_EXPLAIN_MAX))
+
+        def contradicts(part: Sequence[int]) -> bool:
+            operations = [history.operations[index] for index in sorted({code >> 1 for code in part})]
+            gathered = chains.gather(operations, history.reading, model.init())
+            left = None if gathered is None else _examined(gathered[name])[1]
+            return left is not None and left.conflict != ""
+
+        kept = set(minimal.shrink(timeline, lambda left: minimal.unseen(registers.primitives, left), contradicts))
+        searched = registers.decide(name, [code for code in timeline if code >> 1 in kept])
         if searched.part.status is not Status.ILLEGAL:
             return Counterexample(operation=None, reason=found.conflict)
         shown = searched.explain()

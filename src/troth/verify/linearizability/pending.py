@@ -6,10 +6,11 @@ Masks have one bit for each open operation; bits of operations that have returne
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from troth.verify.history import FOREVER, Value, show
+from troth.verify.history import FOREVER, Value
 from troth.verify.linearizability.observers import Observers
 from troth.verify.linearizability.outcome import Budget, Configuration, Outcome, Pending
-from troth.verify.primitives import APPEND, CAS, READ, WRITE, Primitive
+from troth.verify.linearizability.presence import Presence
+from troth.verify.primitives import CAS, READ, Primitive
 
 Checkpoint: TypeAlias = tuple[
     list[Configuration],
@@ -48,6 +49,7 @@ class OpenOperations:
         "op_at",
         "partial",
         "place",
+        "presence",
         "primitives",
         "returns",
         "spare",
@@ -86,6 +88,7 @@ class OpenOperations:
         self.nots = self.apps = self.partial = self.totals = self.crashed = 0
         self.place = self.steps = 0
         self.observers: Observers | None = None
+        self.presence: Presence | None = None
         self.returns: dict[int, int] = {}
 
     def narrow(self, configs: list[Configuration], place: int, beam: int, top: int) -> list[Configuration]:
@@ -181,34 +184,13 @@ class OpenOperations:
         )
 
     def _certainly_not(self, index: int, place: int) -> str:
-        """Why no order at all has room for a READ or CAS: what it saw was not there yet, or was gone for certain.
-
-        Gone: for everything that made the value there is a WRITE of another that was invoked after that had returned,
-        and had itself returned when this was invoked.
-        """
+        """Why no order at all has room for a READ or CAS: what it saw was not there yet, or was gone for certain."""
         primitive = self.primitives[index]
         if primitive is None or primitive[0] not in (READ, CAS):
             return ""
-        value = primitive[1]
-        invoked: dict[int, int] = {}
-        returned: dict[int, int] = {}
-        for at, code in enumerate(self.timeline[:place]):
-            (returned if code & 1 else invoked)[code >> 1] = at
-        made, overwritten = -1 if value == self.initial else -2, -1
-        for other, start in invoked.items():
-            known = self.primitives[other]
-            if known is None or other == index:
-                continue
-            kind, until = known[0], returned.get(other, FOREVER)
-            if kind == APPEND:
-                return ""
-            if (kind == WRITE and known[1] == value) or (kind == CAS and known[2] == value):
-                made = max(made, until)
-            elif kind == WRITE and until < invoked[index]:
-                overwritten = max(overwritten, start)
-        if made == -2:
-            return f"{show(value)} had not been written when it returned"
-        return f"{show(value)} had been overwritten when it was invoked" if made < overwritten else ""
+        if self.presence is None:
+            self.presence = Presence(self.primitives, self.timeline)
+        return self.presence.refutes(primitive[1], index, place, self.initial)
 
     def illegal(self, configs: list[Configuration], index: int, place: int) -> Outcome:
         shown = tuple(self._shown(config) for config in configs[:64])

@@ -23,18 +23,22 @@ class MultiRegister(Model):
     personal: ClassVar[bool] = False
     keyed: ClassVar[bool] = False
 
-    def __init__(self, *, nil_unknown: bool = False) -> None:
+    def __init__(self, initial: Value = None, *, nil_unknown: bool = False) -> None:
+        self.initial: Value = Record(initial.items()) if isinstance(initial, Mapping) else initial
+        """What registers start as: one value for all, or a map (then the others have none)."""
         self.nil_unknown = nil_unknown
+        self._absent = None if isinstance(self.initial, Record) else self.initial
 
     @override
     def reading(self, reading: Reading) -> "MultiRegister":
-        """The reading says whether a read of nil saw anything."""
-        return MultiRegister(nil_unknown=reading.nil_read == "unknown")
+        """The reading says whether a read of nil saw anything, and the initial values unless they were set."""
+        initial = reading.initial if self.initial is None else self.initial
+        return MultiRegister(initial, nil_unknown=reading.nil_read == "unknown")
 
     @override
     def init(self) -> Value:
-        """No register has a value."""
-        return Record()
+        """Every register as it starts; one that is not in the state has the value of all."""
+        return self.initial if isinstance(self.initial, Record) else Record()
 
     @override
     def call(self, op: Operation, reading: Reading) -> Call | None:
@@ -60,28 +64,26 @@ class MultiRegister(Model):
         value = self._micros(call)
         if not isinstance(value, tuple) or not isinstance(state, Record):
             raise UsageError(f"a txn of a multi-register takes [[f, key, value], ...], found {value!r}")
-        registers = dict(state)
+        registers, absent = dict(state), self._absent
         changed = False
         for item in value:
             if not isinstance(item, tuple) or len(item) != 3:
                 raise UsageError(f"a txn of a multi-register takes [[f, key, value], ...], found {value!r}")
             f, key, wanted = item
             if f in ("w", "write"):
-                changed = changed or registers.get(key) != wanted
+                changed = changed or registers.get(key, absent) != wanted
                 registers[key] = wanted
             elif f in ("cas", "unless"):
                 expected, after = pair_of(wanted, f)
-                if call.known and (registers.get(key) == expected) is (f == "unless"):
+                if call.known and (registers.get(key, absent) == expected) is (f == "unless"):
                     return ILLEGAL
-                if f == "cas" and registers.get(key) == expected:
+                if f == "cas" and registers.get(key, absent) == expected:
                     changed, registers[key] = True, after
             elif f not in ("r", "read"):
                 raise UsageError(f"a multi-register reads (r) and writes (w), found {f!r}")
-            elif call.known and not (wanted is None and self.nil_unknown) and registers.get(key) != wanted:
+            elif call.known and not (wanted is None and self.nil_unknown) and registers.get(key, absent) != wanted:
                 return ILLEGAL
-        # A register without a value is one that was never written.
-        registers = {key: value for key, value in registers.items() if value is not None} if changed else registers
-        return Record(registers.items()) if changed else state
+        return Record(item for item in registers.items() if item[1] != absent) if changed else state
 
     def _micros(self, call: Call) -> Value:
         return call.result if call.known and isinstance(call.result, tuple) else call.argument
