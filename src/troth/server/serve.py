@@ -135,19 +135,22 @@ async def _serve(
     stopping = asyncio.Event()
     parent = None if control is None else _Parent(control, config.name)
     server = Server(config, founding=founding, ends=ends, on_event=None if parent is None else parent.on_event)
+    broken: asyncio.Future[None] = loop.create_future()
+    loop.set_exception_handler(lambda _loop, context: _on_loop_error(server, broken, context))
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     if control is None:
         loop.add_signal_handler(signal.SIGINT, stopping.set)
     stopped = loop.create_task(stopping.wait())
     starting = loop.create_task(server.start())
     try:
-        first: set[asyncio.Future[Any]] = {starting, stopped}
+        first: set[asyncio.Future[Any]] = {starting, stopped, broken}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if broken.done():
+            broken.result()
         if not starting.done():
             starting.cancel()
             return
         starting.result()
-        loop.set_exception_handler(lambda _loop, context: _on_loop_error(server, context))
         if parent is not None:
             parent.attach(server)
         ends_it: set[asyncio.Future[Any]] = {server.failed, stopped}
@@ -159,13 +162,18 @@ async def _serve(
     await server.stop()
 
 
-def _on_loop_error(server: Server, context: Mapping[str, Any]) -> None:
-    """An exception that no one caught on the loop: in a callback that feeds the replica it is fatal."""
+def _on_loop_error(server: Server, broken: "asyncio.Future[None]", context: Mapping[str, Any]) -> None:
+    """An exception that no one caught on the loop: in a callback that feeds the replica it is fatal, also while the
+    server is still starting."""
     error = context.get("exception")
     if isinstance(error, OSError):
         _log.debug("%s: %s", context.get("message"), error)
         return
-    server.node.fail(error if isinstance(error, BaseException) else RuntimeError(str(context.get("message"))))
+    failure = error if isinstance(error, Exception) else RuntimeError(str(error or context.get("message")))
+    if hasattr(server, "node"):
+        server.node.fail(failure)
+    if not broken.done():
+        broken.set_exception(failure)
 
 
 class _Parent:
