@@ -235,6 +235,30 @@ def test_a_leader_with_a_lease_answers_at_once() -> None:
     assert [type(reply) for reply in cluster.heard(leader)] == [ReadResults]
 
 
+def test_a_lease_read_that_a_pause_holds_up_has_taken_effect_before_the_pause_and_no_other_has() -> None:
+    """Pitfall 14, "pause between check and read": SIGSTOP falls between the reading of the clock and the answer.
+
+    What had arrived before the reading overlaps all that others did during the pause, so the old value is right for it,
+    however late it leaves. What arrives after the pause is judged by a reading made then, and waits for a quorum.
+    """
+    cluster = Cluster(engine=EngineConfig(lease_reads=True))
+    paused = cluster.leader
+    write(cluster, "old")
+    cluster.step(50)
+    cluster.heard(paused)
+    cluster.say(paused, Reads(1, linearizable, (Range(b"x"),)))
+    stopped = cluster.replicas.pop(paused)
+    write(cluster, "new")
+    cluster.replicas[paused] = stopped
+    cluster.cut = {(paused, other) for other in cluster.ids} | {(other, paused) for other in cluster.ids}
+    cluster._execute(paused, stopped.take_effects())
+    (early,) = cluster.heard(paused)
+    assert isinstance(early, ReadResults) and value(early) == "old"
+    cluster.say(paused, Reads(2, linearizable, (Range(b"x"),)))
+    cluster.step(400)
+    assert [type(reply) for reply in cluster.heard(paused)] == [CallRefused]
+
+
 def test_replicas_agree_about_the_hash_of_their_state(cluster: Cluster) -> None:
     answers = [cluster.ask(node, HashState(1))[0] for node in cluster.ids]
     assert len({answer.hash for answer in answers if isinstance(answer, StateHash)}) == 1

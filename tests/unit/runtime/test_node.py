@@ -34,6 +34,7 @@ class ScriptedReplica:
         self.script: list[ReplicaEffects] = []
         self.heard: list[tuple[Any, ...]] = []
         self.ticks: list[Tick] = []
+        self.arrivals: list[Tick] = []
         self.broken: Exception | None = None
         self.chokes = False
         """Whether each input makes it fail half way through."""
@@ -53,6 +54,7 @@ class ScriptedReplica:
             raise InvariantViolation("half way through an input")
 
     def on_client(self, client: ClientId, asked: object, raw: bytes, now: Tick) -> None:
+        self.arrivals.append(now)
         self.heard.append(("client", client, asked, raw))
         if self.chokes:
             raise InvariantViolation("half way through an input")
@@ -346,6 +348,19 @@ async def test_an_error_inside_a_turn_stops_the_server(error: Exception) -> None
     rig.node.after_work()
     await asyncio.sleep(0)
     assert rig.node.counters.turns == turns, "no turn after a failure"
+
+
+async def test_a_request_is_judged_by_a_clock_that_was_read_after_it_had_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pitfall 14: by the clock of the turn, or of the last tick, a leader that was stopped would still have a lease."""
+    rig = Rig()
+    await rig.turn(ReplicaEffects())
+    told = rig.node._told
+    monkeypatch.setattr(rig.node._clock, "now", lambda: Tick(told + 1000))
+    rig.node.on_client(7, Ping(1), b"")
+    assert rig.replica.arrivals == [told + 1000]
+    rig.node.stop()
 
 
 async def test_a_new_membership_sets_the_peers() -> None:
