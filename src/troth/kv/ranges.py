@@ -6,7 +6,11 @@ only what is returned is fetched.
 """
 
 from collections.abc import Callable, Generator
+from heapq import merge
+from itertools import chain, islice
 from operator import attrgetter
+
+import msgspec
 
 from troth.kv import refusals
 from troth.kv.keyspace import KeySpace
@@ -15,8 +19,15 @@ from troth.kv.requests import Failure, KeyValue, Range, SortOrder, SortTarget
 STEP_KEYS = 8192
 """Keys that `range_steps` reads in one step: a few milliseconds."""
 
+STEP_BYTES = 4 << 20
+"""What `encoded_steps` encodes in one step, about."""
+
 _KEY = SortTarget.KEY
 _DESCEND = SortOrder.DESCEND
+
+_encode_into = msgspec.msgpack.Encoder().encode_into
+_ARRAY32 = b"\xdd"
+"""MessagePack's array with a length of four bytes."""
 
 # By SortTarget.
 _SORT_KEYS: tuple[Callable[[KeyValue], int | bytes], ...] = (
@@ -82,38 +93,81 @@ def range_steps(space: KeySpace, request: Range) -> Generator[None, None, tuple[
     pin = space.pin(revision)
     try:
         yield
-        found: list[KeyValue] = []
+        count = 0
+        pages: list[list[KeyValue]] = []
         key = request.key
         while names := space.names_page(key, request.range_end, STEP_KEYS):
-            found += [version for name in names if (version := space.get_at(name, revision)) is not None]
+            found = [version for name in names if (version := space.get_at(name, revision)) is not None]
+            count += len(found)
+            if not request.count_only:
+                pages.append(_in_order(found, request))
             key = names[-1] + b"\0"
             yield
     finally:
         space.unpin(pin)
-    count = len(found)
-    return ([], count, False) if request.count_only else _arranged(found, count, request)
+    return (yield from _merged(pages, count, request))
+
+
+def _merged(
+    pages: list[list[KeyValue]], count: int, request: Range
+) -> Generator[None, None, tuple[list[KeyValue], int, bool]]:
+    """*pages*, each of them filtered and sorted, as one; up to the limit."""
+    backwards = request.sort_order == _DESCEND
+    passed_count = sum(map(len, pages))
+    if request.sort_target == _KEY:
+        ordered = chain.from_iterable(reversed(pages) if backwards else pages)
+    else:
+        ordered = merge(*pages, key=_SORT_KEYS[request.sort_target], reverse=backwards)
+    limit = max(0, request.limit) or passed_count
+    kvs: list[KeyValue] = []
+    while piece := list(islice(ordered, min(STEP_KEYS, limit - len(kvs)))):
+        kvs += _bare(piece) if request.keys_only else piece
+        yield
+    # As etcd: what a filter has dropped counts for `count`, and not for whether there is more.
+    return kvs, count, passed_count > limit
+
+
+def encoded_steps(kvs: list[KeyValue], bytes_max: int) -> Generator[None, None, msgspec.Raw | None]:
+    """*kvs* in the form in which they travel, made in short steps; None: they are larger than *bytes_max*."""
+    body = bytearray(_ARRAY32 + len(kvs).to_bytes(4, "big"))
+    count, step_ends = 0, STEP_BYTES
+    for kv in kvs:
+        _encode_into(kv, body, -1)
+        count += 1
+        if count >= STEP_KEYS or len(body) >= step_ends:
+            if len(body) > bytes_max:
+                return None
+            count, step_ends = 0, len(body) + STEP_BYTES
+            yield
+    return msgspec.Raw(body) if len(body) <= bytes_max else None
 
 
 def _arranged(found: list[KeyValue], count: int, request: Range) -> tuple[list[KeyValue], int, bool]:
     """*found*, the versions of a range of *count* in key order, as *request* wants them."""
     limit = max(0, request.limit)
+    found = _in_order(found, request)
+    more = bool(limit) and (len(found) if _is_filtered(request) else count) > limit
+    if more:
+        del found[limit:]
+    return _bare(found) if request.keys_only else found, count, more
+
+
+def _in_order(found: list[KeyValue], request: Range) -> list[KeyValue]:
+    """Those of *found*, which stand in key order, that pass the filters, sorted."""
     # "No order" by anything but the key means ascending, as in etcd.
-    by_key = request.sort_target == _KEY
     backwards = request.sort_order == _DESCEND
-    filtered = _is_filtered(request)
-    if filtered:
+    if _is_filtered(request):
         found = [version for version in found if _passes(version, request)]
-    if not by_key:
+    if request.sort_target != _KEY:
         # Python's sort keeps equal elements in key order, with reverse=True as well.
         found.sort(key=_SORT_KEYS[request.sort_target], reverse=backwards)
     elif backwards:
         found.reverse()
-    more = bool(limit) and (len(found) if filtered else count) > limit
-    if more:
-        del found[limit:]
-    if request.keys_only:
-        found = [KeyValue(kv.key, kv.create_revision, kv.mod_revision, kv.version, b"", kv.lease) for kv in found]
-    return found, count, more
+    return found
+
+
+def _bare(found: list[KeyValue]) -> list[KeyValue]:
+    return [KeyValue(kv.key, kv.create_revision, kv.mod_revision, kv.version, b"", kv.lease) for kv in found]
 
 
 def _is_filtered(request: Range) -> bool:

@@ -3,15 +3,16 @@
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import assert_never, cast
 
 import msgspec
 
 from troth.ids import NodeId, Tick
 from troth.kv import refusals
 from troth.kv.answers import kvs_bytes
-from troth.kv.ranges import STEP_KEYS, keys_read
-from troth.kv.requests import Failure, Range, RangeResult
+from troth.kv.ranges import STEP_KEYS, encoded_steps, keys_read
+from troth.kv.requests import Failure, KeyValue, Range, RangeResult
+from troth.kv.store import Store
 from troth.models import LevelName, ReadLevel
 from troth.replica.effects import ClientId
 from troth.replica.peers import AskRevision, TellRevision
@@ -37,8 +38,25 @@ class _Serving:
     since: Tick
     room_bytes: int
     results: list[RangeResult | Failure] = field(default_factory=list)
-    steps: Generator[None, None, RangeResult] | None = None
+    steps: Generator[None, None, tuple[RangeResult | Failure, int]] | None = None
     """Of the range that is being read, if it is a long one."""
+
+
+def _read(store: Store, request: Range, room_bytes: int) -> tuple[RangeResult | Failure, int]:
+    """A range of few keys, and its size."""
+    result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
+    return result, kvs_bytes(kvs) if type(result) is RangeResult and (kvs := result.kvs) else 0
+
+
+def _encoded(
+    steps: Generator[None, None, RangeResult], bytes_max: int
+) -> Generator[None, None, tuple[RangeResult | Failure, int]]:
+    """The range that *steps* read, encoded in steps as well: all at once, with its answer, would hold the loop."""
+    found = yield from steps
+    raw = yield from encoded_steps(found.kvs, bytes_max)
+    if raw is None:
+        return refusals.ANSWER_TOO_LARGE, 0
+    return RangeResult(found.revision, cast(list[KeyValue], raw), found.count, found.more), len(memoryview(raw))
 
 
 class ReadPath(WritePath):
@@ -128,14 +146,13 @@ class ReadPath(WritePath):
                     if long is None:
                         serving.room_bytes = room_bytes
                         return False
-                    result: RangeResult | Failure = long
+                    result, size_bytes = long
                 else:
                     self._keys_left -= keys_count
-                    result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
+                    result, size_bytes = _read(store, request, room_bytes)
             else:
-                result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
-            if type(result) is RangeResult and (kvs := result.kvs):
-                size_bytes = kvs_bytes(kvs)
+                result, size_bytes = _read(store, request, room_bytes)
+            if size_bytes:
                 room_bytes -= size_bytes
                 if size_bytes > bytes_max:
                     result = refusals.ANSWER_TOO_LARGE
@@ -149,20 +166,20 @@ class ReadPath(WritePath):
         self._reply(serving.client, reply)
         return True
 
-    def _read_more(self, serving: "_Serving", request: Range) -> RangeResult | Failure | None:
-        """Go on with a range of very many keys; None: this turn has read enough."""
+    def _read_more(self, serving: "_Serving", request: Range) -> tuple[RangeResult | Failure, int] | None:
+        """Go on with a range of very many keys: it, and its size; None: this turn has read enough."""
         if serving.steps is None:
             begun = self.machine.store.range_steps(request)
             if isinstance(begun, Failure):
-                return begun
-            serving.steps = begun
+                return begun, 0
+            serving.steps = _encoded(begun, self._config.answer_bytes_max)
         while self._keys_left > 0:
             self._keys_left -= STEP_KEYS
             try:
                 next(serving.steps)
             except StopIteration as done:
                 serving.steps = None
-                result: RangeResult = done.value
+                result: tuple[RangeResult | Failure, int] = done.value
                 return result
         return None
 

@@ -162,7 +162,8 @@ def write_now(transport: asyncio.Transport, descriptor: int, data: bytes) -> Non
             written = 0
         if written == len(data):
             return
-        data = data[written:]
+        transport.write(data[written:] if len(data) <= _COPY_BELOW_BYTES else memoryview(data)[written:])
+        return
     transport.write(data)
 
 

@@ -28,6 +28,9 @@ from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 CLIENT_FRAME_BYTES_MAX = 2 * WRITES_BYTES_MAX
 """A batch of writes may hold a single command above the batch's usual size; nothing a client says is larger."""
 
+COPY_BYTES_MAX = 1 << 20
+"""A larger answer leaves beside its head and others, not copied behind them: a very large one would hold the loop."""
+
 STRANGERS_MAX = 256
 """Connections that have not introduced themselves yet (they have a few seconds to)."""
 
@@ -102,16 +105,16 @@ class ClientPort:
 
     def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage]]) -> None:
         """Send the answers of one turn: one write for each connection."""
-        if len(replies) == 1:
-            ((client, message),) = replies
-            body, connection = _encode(message), self.connections.get(client)
-            if connection is not None and len(body) <= ANSWER_BYTES_MAX:
+        bodies = [(client, _encode(message)) for client, message in replies]
+        if len(bodies) == 1:
+            ((client, body),) = bodies
+            connection = self.connections.get(client)
+            if connection is not None and len(body) <= COPY_BYTES_MAX:
                 self._write(connection, frame(body))
                 self.counters.frames_sent += 1
                 return
         parts: dict[ClientId, list[bytes]] = {}
-        for client, message in replies:
-            body = _encode(message)
+        for client, body in bodies:
             if len(body) > ANSWER_BYTES_MAX:
                 self._cut_off(client, "a client asked for more than a frame can carry")
                 continue
@@ -123,9 +126,12 @@ class ClientPort:
                 mine.append(body)
         for client, pieces in parts.items():
             connection = self.connections.get(client)
-            if connection is not None:
-                self._write(connection, b"".join(pieces))
-                self.counters.frames_sent += len(pieces) // 2
+            if connection is None:
+                continue
+            self.counters.frames_sent += len(pieces) // 2
+            for piece in pieces if max(map(len, pieces)) > COPY_BYTES_MAX else [b"".join(pieces)]:
+                if not connection.transport.is_closing():
+                    self._write(connection, piece)
 
     def _write(self, connection: "ClientConnection", data: bytes) -> None:
         transport = connection.transport

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -189,6 +190,25 @@ async def test_one_answer_larger_than_the_bound_does_not_cut_its_client_off() ->
         assert _decode(await client.next_body()) == large
         assert _decode(await client.next_body()) == Done(2)
         assert node.port.counters.cut_off == 0
+        client.transport.abort()
+
+
+@pytest.mark.parametrize("beside", [[], [Done(2)]])
+async def test_a_very_large_answer_is_encoded_and_not_copied_again(beside: list[Done]) -> None:
+    """Each copy of an answer of hundreds of megabytes would hold the loop for as long as its making."""
+    node, size = EchoNode(), 12 << 20
+    async with asyncio.timeout(10), serving(node) as address:
+        client = await call(address)
+        await client.greeting
+        await client.next_body()
+        large = SnapshotPart(1, bytes(size), False)
+        tracemalloc.start()
+        node.port.deliver([(1, large), *((1, done) for done in beside)])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1.7 * size, "the encoder grows its buffer by half"
+        assert [_decode(await client.next_body()) for _ in range(1 + len(beside))] == [large, *beside]
+        assert node.port.counters.frames_sent == 2 + len(beside)
         client.transport.abort()
 
 
