@@ -5,7 +5,7 @@ is the size of the range before all of that. Where neither a filter nor a sort s
 only what is returned is fetched.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from heapq import merge
 from itertools import chain, islice
 from operator import attrgetter
@@ -114,6 +114,7 @@ def _merged(
     """*pages*, each of them filtered and sorted, as one; up to the limit."""
     backwards = request.sort_order == _DESCEND
     passed_count = sum(map(len, pages))
+    ordered: Iterator[KeyValue]
     if request.sort_target == _KEY:
         ordered = chain.from_iterable(reversed(pages) if backwards else pages)
     else:
@@ -127,7 +128,7 @@ def _merged(
     return kvs, count, passed_count > limit
 
 
-def encoded_steps(kvs: list[KeyValue], bytes_max: int) -> Generator[None, None, msgspec.Raw | None]:
+def encoded_steps(kvs: list[KeyValue], bytes_max: int) -> Generator[None, None, bytearray | None]:
     """*kvs* in the form in which they travel, made in short steps; None: they are larger than *bytes_max*."""
     body = bytearray(_ARRAY32 + len(kvs).to_bytes(4, "big"))
     count, step_ends = 0, STEP_BYTES
@@ -139,7 +140,7 @@ def encoded_steps(kvs: list[KeyValue], bytes_max: int) -> Generator[None, None, 
                 return None
             count, step_ends = 0, len(body) + STEP_BYTES
             yield
-    return msgspec.Raw(body) if len(body) <= bytes_max else None
+    return body if len(body) <= bytes_max else None
 
 
 def _arranged(found: list[KeyValue], count: int, request: Range) -> tuple[list[KeyValue], int, bool]:

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from troth.core.interface import Membership, Message, Persist, SnapshotMeta, Trace
 from troth.ids import LogIndex, NodeId, Term
+from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import ServerMessage
 
 ClientId: TypeAlias = int
@@ -82,7 +83,7 @@ class ReplicaEffects:
     send: list[tuple[NodeId, Message]] = field(default_factory=list)
     persists: list[Persist] = field(default_factory=list)
     after_persist: list[tuple[NodeId, Message]] = field(default_factory=list)
-    replies: list[tuple[ClientId, ServerMessage]] = field(default_factory=list)
+    replies: list[tuple[ClientId, ServerMessage | LongAnswer]] = field(default_factory=list)
     snapshot_work: list[SnapshotWork] = field(default_factory=list)
     membership: Membership | None = None
     events: list[Trace] = field(default_factory=list)

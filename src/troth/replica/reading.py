@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import assert_never, cast
+from typing import assert_never
 
 import msgspec
 
@@ -11,11 +11,11 @@ from troth.ids import NodeId, Tick
 from troth.kv import refusals
 from troth.kv.answers import kvs_bytes
 from troth.kv.ranges import STEP_KEYS, encoded_steps, keys_read
-from troth.kv.requests import Failure, KeyValue, Range, RangeResult
-from troth.kv.store import Store
+from troth.kv.requests import Failure, Range, RangeResult
 from troth.models import LevelName, ReadLevel
 from troth.replica.effects import ClientId
 from troth.replica.peers import AskRevision, TellRevision
+from troth.replica.pieces import in_pieces
 from troth.replica.protocol import HashState, ReadResults, Reads, StateHash
 from troth.replica.reads import Waiting
 from troth.replica.state import NOBODY, ReplicaStart
@@ -38,25 +38,21 @@ class _Serving:
     since: Tick
     room_bytes: int
     results: list[RangeResult | Failure] = field(default_factory=list)
-    steps: Generator[None, None, tuple[RangeResult | Failure, int]] | None = None
+    long: dict[int, bytearray] = field(default_factory=dict)
+    """Which of the results are long, and their keys and values, encoded."""
+    steps: Generator[None, None, tuple[RangeResult | Failure, bytearray]] | None = None
     """Of the range that is being read, if it is a long one."""
-
-
-def _read(store: Store, request: Range, room_bytes: int) -> tuple[RangeResult | Failure, int]:
-    """A range of few keys, and its size."""
-    result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
-    return result, kvs_bytes(kvs) if type(result) is RangeResult and (kvs := result.kvs) else 0
 
 
 def _encoded(
     steps: Generator[None, None, RangeResult], bytes_max: int
-) -> Generator[None, None, tuple[RangeResult | Failure, int]]:
-    """The range that *steps* read, encoded in steps as well: all at once, with its answer, would hold the loop."""
+) -> Generator[None, None, tuple[RangeResult | Failure, bytearray]]:
+    """The range that *steps* read, without its keys and values, and those, encoded in steps as well."""
     found = yield from steps
-    raw = yield from encoded_steps(found.kvs, bytes_max)
-    if raw is None:
-        return refusals.ANSWER_TOO_LARGE, 0
-    return RangeResult(found.revision, cast(list[KeyValue], raw), found.count, found.more), len(memoryview(raw))
+    kvs = yield from encoded_steps(found.kvs, bytes_max)
+    if kvs is None:
+        return refusals.ANSWER_TOO_LARGE, bytearray()
+    return msgspec.structs.replace(found, kvs=[]), kvs
 
 
 class ReadPath(WritePath):
@@ -135,6 +131,7 @@ class ReadPath(WritePath):
         message, results = serving.message, serving.results
         store, bytes_max = self.machine.store, self._config.answer_bytes_max
         room_bytes = serving.room_bytes
+        size_bytes = 0
         for request in message.requests[len(results) :] if results else message.requests:
             if request.range_end:
                 if self._keys_left <= 0:
@@ -146,32 +143,38 @@ class ReadPath(WritePath):
                     if long is None:
                         serving.room_bytes = room_bytes
                         return False
-                    result, size_bytes = long
+                    result, kvs_encoded = long
+                    size_bytes = len(kvs_encoded)
+                    if size_bytes <= room_bytes:
+                        serving.long[len(results)] = kvs_encoded
                 else:
                     self._keys_left -= keys_count
-                    result, size_bytes = _read(store, request, room_bytes)
+                    result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
             else:
-                result, size_bytes = _read(store, request, room_bytes)
+                result = store.range(request) if room_bytes > 0 else refusals.ANSWERS_TOO_LARGE
+            if type(result) is RangeResult and (kvs := result.kvs):
+                size_bytes = kvs_bytes(kvs)
             if size_bytes:
                 room_bytes -= size_bytes
                 if size_bytes > bytes_max:
                     result = refusals.ANSWER_TOO_LARGE
                 elif room_bytes < 0:
                     result = refusals.ANSWERS_TOO_LARGE
+                size_bytes = 0
             results.append(result)
         waited_ticks = self._now - serving.since
         age = serving.age_ticks
         staleness_ms = self._ms(age + waited_ticks) if age >= 0 else self._staleness_ms()
         reply = ReadResults(message.call, message.level.name, store.revision, results, staleness_ms)
-        self._reply(serving.client, reply)
+        self._reply(serving.client, in_pieces(reply, serving.long) if serving.long else reply)
         return True
 
-    def _read_more(self, serving: "_Serving", request: Range) -> tuple[RangeResult | Failure, int] | None:
-        """Go on with a range of very many keys: it, and its size; None: this turn has read enough."""
+    def _read_more(self, serving: "_Serving", request: Range) -> tuple[RangeResult | Failure, bytearray] | None:
+        """Go on with a range of very many keys; None: this turn has read enough."""
         if serving.steps is None:
             begun = self.machine.store.range_steps(request)
             if isinstance(begun, Failure):
-                return begun, 0
+                return begun, bytearray()
             serving.steps = _encoded(begun, self._config.answer_bytes_max)
         while self._keys_left > 0:
             self._keys_left -= STEP_KEYS
@@ -179,7 +182,7 @@ class ReadPath(WritePath):
                 next(serving.steps)
             except StopIteration as done:
                 serving.steps = None
-                result: tuple[RangeResult | Failure, int] = done.value
+                result: tuple[RangeResult | Failure, bytearray] = done.value
                 return result
         return None
 

@@ -11,6 +11,7 @@ from troth.ids import LogIndex, NodeId, Tick
 from troth.ports import Rng
 from troth.replica.effects import ClientId, ReplicaEffects
 from troth.replica.machine import StateMachine
+from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import CallRefused, LeaderChanged, ServerMessage
 from troth.replica.reads import ReadQueue, Serve, Waiting
 
@@ -95,7 +96,7 @@ class ReplicaState:
     def _leading(self) -> bool:
         return self.engine.leader()[1] == self.engine.node_id
 
-    def _reply(self, client: ClientId, message: ServerMessage) -> None:
+    def _reply(self, client: ClientId, message: ServerMessage | LongAnswer) -> None:
         if client in self._clients:
             self._out.replies.append((client, message))
 

@@ -34,6 +34,7 @@ from troth.errors import NotLeader, Removed, Unavailable
 from troth.ids import ClusterId, NodeId, Tick
 from troth.replica.effects import ClientId, SnapshotWork
 from troth.replica.peers import PeerCodec
+from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import ClientMessage, ServerMessage, ServerStatus
 from troth.replica.replica import Replica
 from troth.runtime.links import PeerSink
@@ -60,7 +61,7 @@ _log = logging.getLogger("troth.node")
 class ClientSink(Protocol):
     """Where answers go (the client port)."""
 
-    def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage]]) -> None: ...
+    def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage | LongAnswer]]) -> None: ...
 
 
 class SnapshotWorker(Protocol):

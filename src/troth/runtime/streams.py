@@ -86,7 +86,7 @@ class FrameConnection(asyncio.Protocol):
         else:
             self.transport.writelines((head(body), body))
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Send what is framed already."""
         write_now(self.transport, self._descriptor, data)
 
@@ -148,7 +148,7 @@ def plain_descriptor(transport: asyncio.BaseTransport) -> int:
     return descriptor
 
 
-def write_now(transport: asyncio.Transport, descriptor: int, data: bytes) -> None:
+def write_now(transport: asyncio.Transport, descriptor: int, data: bytes | bytearray) -> None:
     """Send *data*: to the kernel at once, if nothing waits in *transport*, whose `plain_descriptor` is given.
 
     uvloop writes when it has called all that is due. That is good for those who write often, and late for a lone

@@ -19,17 +19,15 @@ from troth.errors import DecodeError
 from troth.ids import ClusterId, NodeId
 from troth.models import LevelName
 from troth.replica.effects import ClientId
+from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, Reads, ServerMessage, Writes
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, Registers, welcome
-from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, frame, head
+from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, frame, head, head_of
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
 CLIENT_FRAME_BYTES_MAX = 2 * WRITES_BYTES_MAX
 """A batch of writes may hold a single command above the batch's usual size; nothing a client says is larger."""
-
-COPY_BYTES_MAX = 1 << 20
-"""A larger answer leaves beside its head and others, not copied behind them: a very large one would hold the loop."""
 
 STRANGERS_MAX = 256
 """Connections that have not introduced themselves yet (they have a few seconds to)."""
@@ -103,18 +101,22 @@ class ClientPort:
         """Protocol factory of the client port's listening sockets."""
         return ClientConnection(self)
 
-    def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage]]) -> None:
+    def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage | LongAnswer]]) -> None:
         """Send the answers of one turn: one write for each connection."""
-        bodies = [(client, _encode(message)) for client, message in replies]
-        if len(bodies) == 1:
-            ((client, body),) = bodies
-            connection = self.connections.get(client)
-            if connection is not None and len(body) <= COPY_BYTES_MAX:
-                self._write(connection, frame(body))
-                self.counters.frames_sent += 1
-                return
-        parts: dict[ClientId, list[bytes]] = {}
-        for client, body in bodies:
+        if len(replies) == 1:
+            ((client, message),) = replies
+            if type(message) is not LongAnswer:
+                body, connection = _encode(message), self.connections.get(client)
+                if connection is not None and len(body) <= ANSWER_BYTES_MAX:
+                    self._write(connection, frame(body))
+                    self.counters.frames_sent += 1
+                    return
+        parts: dict[ClientId, list[bytes | bytearray]] = {}
+        for client, message in replies:
+            if type(message) is LongAnswer:
+                self._deliver_long(client, message.pieces)
+                continue
+            body = _encode(message)
             if len(body) > ANSWER_BYTES_MAX:
                 self._cut_off(client, "a client asked for more than a frame can carry")
                 continue
@@ -126,14 +128,20 @@ class ClientPort:
                 mine.append(body)
         for client, pieces in parts.items():
             connection = self.connections.get(client)
-            if connection is None:
-                continue
-            self.counters.frames_sent += len(pieces) // 2
-            for piece in pieces if max(map(len, pieces)) > COPY_BYTES_MAX else [b"".join(pieces)]:
+            if connection is not None:
+                self._write(connection, b"".join(pieces))
+                self.counters.frames_sent += len(pieces) // 2
+
+    def _deliver_long(self, client: ClientId, pieces: list[bytes | bytearray]) -> None:
+        """One frame, of which nothing is copied."""
+        connection = self.connections.get(client)
+        if connection is not None:
+            self.counters.frames_sent += 1
+            for piece in (head_of(pieces), *pieces):
                 if not connection.transport.is_closing():
                     self._write(connection, piece)
 
-    def _write(self, connection: "ClientConnection", data: bytes) -> None:
+    def _write(self, connection: "ClientConnection", data: bytes | bytearray) -> None:
         transport = connection.transport
         waiting = transport.get_write_buffer_size()
         # What waits may be one large answer that is just being read; the bound is for what piles up behind it.

@@ -16,8 +16,9 @@ Version 1 had a length and no more.
 """
 
 import struct
+from collections.abc import Sequence
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from troth.errors import DecodeError
 
@@ -87,6 +88,15 @@ def head(body: bytes) -> bytes:
     """What stands in front of *body*."""
     length = len(body)
     return _pack(length, length ^ _ALL_ONES, xxh3_64_intdigest(body))
+
+
+def head_of(pieces: Sequence[bytes | bytearray]) -> bytes:
+    """What stands in front of a body of *pieces*."""
+    length = sum(map(len, pieces))
+    check = xxh3_64()
+    for piece in pieces:
+        check.update(piece)
+    return _pack(length, length ^ _ALL_ONES, check.intdigest())
 
 
 def frame(body: bytes) -> bytes:
