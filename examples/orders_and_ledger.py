@@ -4,7 +4,7 @@ The shop is killed (kill -9) in the middle of an order, between the commit in on
 SQLAlchemy alone would leave the other half locked for ever; here the restarted shop finishes it by itself. The client
 then sends the order again, under the same key, since it never heard that it was accepted; it counts once.
 
-Needs the two servers on this machine (make databases) and `pip install troth[sql]`; they are started in a temporary
+Needs the two servers on this machine (make databases) and SQLAlchemy; they are started in a temporary
 directory.
 """
 

@@ -47,7 +47,7 @@ _seconds = click.option(
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Where seeds run: on this machine, or on a Ray cluster (pip install 'troth[ray]').",
+    help="Where seeds run: on this machine, or on a Ray cluster (pip install 'ray>=2.9').",
 )
 @click.option("--ray-address", default="", help="The Ray cluster.  [default: one is started here]")
 @click.option(

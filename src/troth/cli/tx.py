@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,7 +52,9 @@ def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhas
         from sqlalchemy import create_engine
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError
     except ImportError:
-        raise UsageError("this command needs SQLAlchemy: pip install 'troth[sql]'") from None
+        raise UsageError(
+            f"this command needs SQLAlchemy: {sys.executable} -m pip install 'sqlalchemy>=2.0.36' 'greenlet>=3.0'"
+        ) from None
     from troth.transactions.coordinator import TwoPhaseCommit
 
     participants: dict[str, Any] = {}

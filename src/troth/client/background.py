@@ -3,13 +3,16 @@
 import asyncio
 import concurrent.futures
 import functools
+import inspect
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 import uvloop
+from typing_extensions import override
 
 from troth.errors import UsageError
 
@@ -17,6 +20,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 A = TypeVar("A")
 A_co = TypeVar("A_co", covariant=True)
+
+_WRAPPED = re.compile(r"^(?:asyncio\.)?(?:Future|Awaitable)\[(.*)\]$")
 
 
 class Background:
@@ -114,6 +119,14 @@ class Twin(Generic[A_co]):
         """The asyncio object underneath; to be used in its own loop only."""
         self.background = background
 
+    @override
+    def __init_subclass__(cls) -> None:
+        """What `blocking` has made of asyncio's methods are methods of this class: `help` says so."""
+        super().__init_subclass__()
+        for name, each in vars(cls).items():
+            if inspect.isfunction(each) and hasattr(each, "__wrapped__"):
+                each.__module__, each.__qualname__ = cls.__module__, f"{cls.__qualname__}.{name}"
+
 
 def blocking(call: Callable[Concatenate[A, P], Awaitable[T]]) -> Callable[Concatenate[Twin[A], P], T]:
     """The twin of the method *call*: the same arguments, and the answer itself, which the thread waits for."""
@@ -122,6 +135,11 @@ def blocking(call: Callable[Concatenate[A, P], Awaitable[T]]) -> Callable[Concat
     def wait(self: Twin[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.background.run(call, self.aio, *args, **kwargs)
 
+    # The answer itself, where the twin says in what it is wrapped.
+    signature = inspect.signature(call)
+    answer = _WRAPPED.sub(r"\1", str(signature.return_annotation))
+    wait.__annotations__ = {**call.__annotations__, "return": answer}
+    setattr(wait, "__signature__", signature.replace(return_annotation=answer))  # noqa: B010 - unknown to mypy
     return wait
 
 

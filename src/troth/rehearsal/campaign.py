@@ -1,5 +1,6 @@
 """Many seeds: here, in several processes, or on the machines of a Ray cluster. The same reports whichever it is."""
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ def run_on_ray(jobs: Iterator[Job], address: str = "") -> Iterator[Report]:
     try:
         ray: Any = import_module("ray")
     except ImportError as error:
-        raise UsageError("Ray is not installed here: pip install 'troth[ray]', or use --engine local") from error
+        raise UsageError(
+            f"Ray is not installed here: {sys.executable} -m pip install 'ray>=2.9', or use --engine local"
+        ) from error
     try:
         ray.init(address=address or None, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
     except (ConnectionError, RuntimeError, ValueError) as error:
