@@ -128,6 +128,26 @@ def test_compaction_drops_whole_segments_and_keeps_the_hard_state() -> None:
     assert recovered.last == entry_id(7, 29), "compaction makes durable what it relies on"
 
 
+def test_compaction_keeps_a_segment_for_the_last_entry_of_a_write() -> None:
+    files = disk()
+    log, _ = WriteAheadLog.open(files, segment_bytes=1024)
+    log.append([batch(1, 3, size_bytes=300)])
+    log.append([batch(4, 3, size_bytes=300)])
+    log.compact(LogIndex(3))
+    assert len(files.names()) == 2
+    assert reopen(files, snapshot=snapshot(1, 2)).entries[0].index <= 3
+
+
+def test_zeros_stand_ahead_of_the_last_record_so_that_a_sync_writes_no_metadata() -> None:
+    files = disk()
+    log, _ = WriteAheadLog.open(files, segment_bytes=4 << 20)
+    log.append([batch(1, size_bytes=256 << 10)])
+    size = log._open_file.size()
+    for index in range(2, 50):
+        log.append([batch(index)])
+    assert log._open_file.size() == size
+
+
 def test_compaction_never_drops_the_newest_segment() -> None:
     files = disk()
     log, _ = WriteAheadLog.open(files)

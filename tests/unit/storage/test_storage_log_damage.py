@@ -196,6 +196,39 @@ def test_a_second_salvage_keeps_what_the_first_had_seen() -> None:
     )
 
 
+def test_a_second_salvage_forgets_nothing_that_the_first_has_lost() -> None:
+    """Though what was written since reaches less far."""
+    files = disk()
+    offsets = log_of_eight(files)
+    files.rot(FIRST, offsets[3] + 60)
+    log, first = WriteAheadLog.open(files, salvage=True)
+    assert first.last == entry_id(2, 2)
+    begin = log._offset
+    log.append([batch(3, term=2)])
+    log.close()
+    files.crash()
+    files.rot(SECOND, begin + 40)
+    _, recovered = WriteAheadLog.open(files, salvage=True)
+    assert recovered.amnesia == Amnesia(entry_id(2, 8), False)
+
+
+def test_what_was_overwritten_may_have_been_acknowledged_too() -> None:
+    """A leader of term 5 puts an entry of term 3 in the place of one of term 4."""
+    files = disk()
+    log, _ = WriteAheadLog.open(files)
+    log.append([vote(5, 1)])
+    first = log._offset
+    for persist in (batch(1, term=2), batch(2, term=4), batch(2, term=3), batch(3, term=3)):
+        log.append([persist])
+        log.sync()
+    log.close()
+    files.crash()
+    files.rot(FIRST, first + 60)
+    with pytest.raises(LogDamaged) as caught:
+        WriteAheadLog.open(files)
+    assert caught.value.damage.highest == entry_id(4, 2)
+
+
 def test_damage_that_a_snapshot_covers_is_repaired_without_a_word() -> None:
     files = disk()
     offsets = log_of_eight(files)

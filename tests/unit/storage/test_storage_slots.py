@@ -99,6 +99,19 @@ def test_a_log_of_the_other_kind_is_refused_before_it_is_read(acceptor: bool) ->
         WriteAheadLog.open(files, owner=NodeId(7), acceptor=not acceptor)
 
 
+def test_a_segment_stays_for_the_highest_slot_in_it_whatever_came_last() -> None:
+    files = disk()
+    log, _ = open_slots(files, segment_bytes=600)
+    for index in (5, 2, 6):
+        log.append([Persist(slots=(slot(index, b"x" * 200),))])
+        log.sync()
+    log.append([Persist(slots=(slot(7, b"x" * 400),))])
+    log.compact(LogIndex(4))
+    log.close()
+    _, recovered = open_slots(files, 3)
+    assert [each.entry.index for each in recovered.slots if each.entry.index > 3] == [5, 6, 7]
+
+
 def test_a_segment_that_is_lost_is_told_from_one_that_was_dropped() -> None:
     files = disk()
     log, _ = open_slots(files, segment_bytes=600)

@@ -1,0 +1,138 @@
+"""Multi-Paxos where comparisons are sharp: what acceptors tell, what snapshots bring, whom a leader gives way to."""
+
+from paxos_stage import accept, ballot, entry, paxos, prepare
+
+from troth.core.interface import Member, MembershipChange, RefusalReason, Refused
+from troth.core.paxos.messages import AcceptReply, Heartbeat, HeartbeatReply
+from troth.ids import LogIndex, NodeId
+from troth.simulate.stage import Stage
+
+
+def led(*voters: int, others: tuple[int, ...] = (), **settings: int) -> Stage:
+    stage = paxos(voters or (1, 2, 3), others=others, **settings)
+    stage.elect(1)
+    stage.run(4)
+    return stage
+
+
+def joining(*nodes: int) -> dict[NodeId, Member]:
+    return {NodeId(node): Member(f"n{node}") for node in nodes}
+
+
+def chosen(stage: Stage, count: int) -> None:
+    for _ in range(count):
+        stage.propose(1)
+        stage.settle()
+
+
+# ---- whom a leader gives way to ----
+
+
+def test_a_leader_promises_to_who_it_has_called_itself() -> None:
+    """Of two voters both must promise."""
+    stage = led(1, 2)
+    stage.transfer(1, 2)
+    stage.run(4)
+    assert stage.leaders() == [2]
+
+
+def test_a_leader_promises_nothing_to_who_an_earlier_leader_called() -> None:
+    """(1, 1) called it; (1, 2) leads since, and its lease may hold."""
+    stage = paxos()
+    stage.elect(2)
+    stage.hand(3, 2, prepare(ballot(2, 3), transfer=1))
+    assert stage.role(2) == "Leader"
+    stage.hand(3, 2, prepare(ballot(2, 3), transfer=2))
+    assert stage.role(2) == "Follower"
+
+
+# ---- what an acceptor tells ----
+
+
+def test_an_acknowledgement_behind_a_gap_names_all_slots_of_its_message() -> None:
+    stage = paxos()
+    stage.hand(1, 2, accept(ballot(1, 1), entry(2, 1), entry(3, 1)))
+    assert stage.sent(AcceptReply, 2) == [AcceptReply(ballot(1, 1), LogIndex(0), LogIndex(2), LogIndex(3))]
+
+
+def test_a_heartbeat_is_told_what_has_arrived_and_a_notice_nothing() -> None:
+    stage = paxos()
+    stage.hand(1, 2, accept(ballot(1, 1), entry(1, 1), entry(2, 1)))
+    stage.drop()
+    stage.hand(1, 2, Heartbeat(ballot(1, 1), LogIndex(1), 0))
+    assert stage.sent(HeartbeatReply) == []
+    stage.hand(1, 2, Heartbeat(ballot(1, 1), LogIndex(1), 5))
+    assert stage.sent(HeartbeatReply) == [HeartbeatReply(ballot(1, 1), 5, LogIndex(2))]
+
+
+# ---- snapshots ----
+
+
+def test_a_compaction_keeps_the_membership_that_was_in_force_where_it_ends() -> None:
+    stage = led(others=(4,))
+    chosen(stage, 2)
+    stage.change(1, MembershipChange(add_learners=joining(4)))
+    stage.settle()
+    chosen(stage, 2)
+    stage.compact(1, keep_from=3)
+    assert stage.status(1).first_index == 3
+    engine = stage[1].engine
+    assert (engine.membership_at(LogIndex(2)).learners, engine.membership_at(LogIndex(3)).learners) == ((), (4,))
+
+
+def test_a_snapshot_brings_its_membership_and_says_so() -> None:
+    stage = led(others=(4,))
+    stage.isolate(3)
+    stage.change(1, MembershipChange(add_learners=joining(4)))
+    stage.settle()
+    chosen(stage, 3)
+    stage.compact(1)
+    assert stage.install(1, 3)
+    assert stage[3].view.membership.learners == (4,)
+    assert stage.status(3).membership == stage.status(1).membership
+    assert not stage.install(1, 3), "all of it is chosen here by now"
+
+
+def test_what_is_accepted_behind_a_snapshot_counts_as_soon_as_it_is_installed() -> None:
+    stage = led()
+    stage.isolate(3)
+    chosen(stage, 4)
+    stage.compact(1)
+    stage.heal()
+    at = stage[1].view.ballot
+    stage.hand(1, 3, accept(at, entry(5, 1), entry(6, 1)))
+    stage.drop()
+    stage.install(1, 3, report=False)
+    assert stage.sent(AcceptReply, 3) == [AcceptReply(at, LogIndex(6))]
+
+
+def test_who_was_sent_a_snapshot_is_asked_how_far_it_is() -> None:
+    stage = led()
+    stage.isolate(3)
+    chosen(stage, 4)
+    meta = stage.compact(1)
+    stage.heal()
+    stage.run(6)
+    stage[1].engine.snapshot_sent(NodeId(3), meta, False)
+    assert stage.status(1).progress[NodeId(3)].state == "probe"
+
+
+# ---- members ----
+
+
+def test_no_change_begins_before_the_last_is_announced() -> None:
+    stage = led(others=(4, 5))
+    stage.change(1, MembershipChange(add_voters=joining(4)))
+    while stage[1].view.membership.voters != (1, 2, 3, 4) or stage[1].view.membership.is_joint:
+        stage.tick_all()
+        stage.deliver()
+    assert stage.status(1).membership.is_joint, "chosen, and not announced"
+    refused = stage.change(1, MembershipChange(add_voters=joining(5)))
+    assert refused == Refused(RefusalReason.CHANGE_IN_PROGRESS, NodeId(1))
+
+
+def test_a_leader_keeps_no_account_of_who_has_gone() -> None:
+    stage = led()
+    stage.change(1, MembershipChange(remove=(NodeId(3),)))
+    stage.run(8)
+    assert sorted(stage.status(1).progress) == [1, 2]
