@@ -1,9 +1,9 @@
 """Multi-Paxos where comparisons are sharp: what acceptors tell, what snapshots bring, whom a leader gives way to."""
 
-from paxos_stage import accept, ballot, entry, paxos, prepare
+from paxos_stage import accept, ballot, entry, paxos, payloads, prepare
 
 from troth.core.interface import Member, MembershipChange, RefusalReason, Refused
-from troth.core.paxos.messages import AcceptReply, Heartbeat, HeartbeatReply
+from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply
 from troth.ids import LogIndex, NodeId
 from troth.simulate.stage import Stage
 
@@ -136,3 +136,54 @@ def test_a_leader_keeps_no_account_of_who_has_gone() -> None:
     stage.change(1, MembershipChange(remove=(NodeId(3),)))
     stage.run(8)
     assert sorted(stage.status(1).progress) == [1, 2]
+
+
+def test_the_slot_behind_a_leaving_is_a_value_if_one_waits() -> None:
+    stage = led(others=(4,))
+    stage.change(1, MembershipChange(add_voters=joining(4)))
+    while not stage[1].view.membership.is_joint:
+        stage.deliver()
+    stage.propose(1, b"v")
+    stage.run(8)
+    assert not stage.status(1).membership.is_joint
+    assert payloads(stage, 1)[-1] == b"v"
+
+
+# ---- heartbeats ----
+
+
+def test_a_heartbeat_tells_what_is_chosen_and_not_what_is_proposed() -> None:
+    stage = led()
+    chosen(stage, 1)
+    stage.propose(1)
+    stage.drop()
+    stage.tick(1, 2)
+    assert {message.chosen for message in stage.sent(Heartbeat, 1)} == {1}  # type: ignore[attr-defined]
+
+
+def test_an_answer_to_an_earlier_heartbeat_does_not_say_that_anything_was_lost() -> None:
+    stage = led()
+    at = stage[1].view.ballot
+    stage.tick(1, 2)
+    token = max(message.token for message in stage.sent(Heartbeat, 1))  # type: ignore[attr-defined]
+    stage.settle()
+    stage.propose(1)
+    stage.drop()
+    stage.tick(1, 2)
+    stage.drop()
+    stage.hand(2, 1, HeartbeatReply(at, token, LogIndex(0)))
+    assert stage.sent(Accept) == []
+    stage.hand(2, 1, HeartbeatReply(at, token + 1, LogIndex(0)))
+    assert len(stage.sent(Accept, 1, 2)) == 1
+
+
+def test_who_lacks_but_the_last_compacted_slot_gets_the_snapshot() -> None:
+    stage = led()
+    chosen(stage, 2)
+    stage.run(2)
+    stage.isolate(3)
+    chosen(stage, 1)
+    stage.compact(1)
+    stage.heal()
+    stage.run(6)
+    assert stage[1].wanted == [3]

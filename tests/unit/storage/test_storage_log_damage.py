@@ -3,7 +3,7 @@
 import pytest
 from log_kit import FIRST, batch, disk, entries, entry_id, snapshot, vote, write_segment
 
-from troth.core.interface import ORIGIN, HardState, Persist
+from troth.core.interface import ORIGIN, Entry, EntryKind, HardState, Persist
 from troth.errors import StorageError
 from troth.ids import LogIndex, NodeId, Term
 from troth.simulate.disk import SimulatedDisk
@@ -227,6 +227,24 @@ def test_what_was_overwritten_may_have_been_acknowledged_too() -> None:
     with pytest.raises(LogDamaged) as caught:
         WriteAheadLog.open(files)
     assert caught.value.damage.highest == entry_id(4, 2)
+
+
+def test_a_bad_record_that_the_next_one_calls_durable_is_no_torn_write() -> None:
+    """Its zeros may be its content: what tells is the record behind."""
+    files = disk()
+    log, _ = WriteAheadLog.open(files)
+    log.append([vote(2, 5)])
+    log.sync()
+    begin = log._offset
+    entry = Entry(LogIndex(1), Term(2), EntryKind.COMMANDS, bytes(2000))
+    log.append([Persist(entries=(entry,))])
+    log.sync()
+    log.append([batch(2, term=2)])
+    log.sync()
+    files.crash()
+    files.rot(FIRST, begin + 600)
+    with pytest.raises(LogDamaged):
+        WriteAheadLog.open(files)
 
 
 def test_damage_that_a_snapshot_covers_is_repaired_without_a_word() -> None:
