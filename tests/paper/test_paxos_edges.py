@@ -1,8 +1,8 @@
 """Multi-Paxos where comparisons are sharp: what acceptors tell, what snapshots bring, whom a leader gives way to."""
 
-from paxos_stage import accept, ballot, entry, paxos, payloads, prepare
+from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, payloads, prepare
 
-from troth.core.interface import Member, MembershipChange, RefusalReason, Refused
+from troth.core.interface import Accepted, Member, MembershipChange, RefusalReason, Refused
 from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply
 from troth.ids import LogIndex, NodeId
 from troth.simulate.stage import Stage
@@ -187,3 +187,50 @@ def test_who_lacks_but_the_last_compacted_slot_gets_the_snapshot() -> None:
     stage.heal()
     stage.run(6)
     assert stage[1].wanted == [3]
+
+
+def test_what_has_arrived_and_may_not_be_durable_counts_for_nothing() -> None:
+    stage = led()
+    for node in (2, 3):
+        stage[node].syncs = False
+    stage.propose(1)
+    stage.settle()
+    stage.run(4)
+    assert stage.commit(1) == 0, "heartbeats are answered before the disk has it"
+    stage.sync(2)
+    stage.settle()
+    assert stage.commit(1) == 1
+
+
+def test_who_acknowledges_is_heard() -> None:
+    """Also when all answers to heartbeats are lost."""
+    stage = led()
+    for _ in range(3 * TIMEOUT):
+        stage.propose(1)
+        stage.tick_all()
+        stage.drop(lambda flying: isinstance(flying.message, HeartbeatReply))
+        stage.deliver()
+        stage.drop(lambda flying: isinstance(flying.message, HeartbeatReply))
+        stage.deliver()
+    assert stage.leaders() == [1]
+
+
+def test_an_answer_to_an_older_round_takes_no_confirmation_back() -> None:
+    stage = led(1, 2, 3, 4, 5)
+    at = stage[1].view.ballot
+    stage.tick(1, 2)
+    stage.drop()
+    stage.read(1, 7)
+    token = max(message.token for message in stage.sent(Heartbeat, 1))  # type: ignore[attr-defined]
+    stage.drop()
+    stage.hand(2, 1, HeartbeatReply(at, token, LogIndex(0)))
+    stage.hand(2, 1, HeartbeatReply(at, token - 1, LogIndex(0)))
+    stage.hand(3, 1, HeartbeatReply(at, token, LogIndex(0)))
+    assert [read.context for read in stage[1].reads] == [7]
+
+
+def test_what_is_chosen_leaves_room_for_what_comes() -> None:
+    stage = led(uncommitted_bytes_max=200)
+    for _ in range(20):
+        assert isinstance(stage.propose(1, b"x" * 50), Accepted)
+        stage.settle()

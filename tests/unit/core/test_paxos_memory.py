@@ -73,3 +73,14 @@ def test_a_gap_that_is_filled_joins_what_was_acknowledged_behind_it() -> None:
     assert (progress.match, progress.beyond) == (5, set())
     progress.on_acknowledged(LogIndex(2), LogIndex(1), LogIndex(2))
     assert progress.match == 5, "it never falls"
+
+
+def test_who_is_sent_to_again_is_sent_nothing_that_it_has_acknowledged() -> None:
+    """An answer to a heartbeat may be older than an acknowledgement; and what was to be found out is void."""
+    progress = AcceptorProgress(LogIndex(1))
+    progress.become_replicate(LogIndex(0))
+    progress.fly(LogIndex(5), 100)
+    progress.on_acknowledged(LogIndex(3), LogIndex(0), LogIndex(0))
+    progress.check = (7, LogIndex(5))
+    progress.become_replicate(LogIndex(1))
+    assert (progress.next, progress.check, progress.bytes_in_flight) == (4, None, 0)

@@ -247,6 +247,24 @@ def test_a_bad_record_that_the_next_one_calls_durable_is_no_torn_write() -> None
         WriteAheadLog.open(files)
 
 
+def test_the_record_right_behind_a_bad_header_is_found() -> None:
+    """It proves the term and the vote, however short the bad one is."""
+    files = disk()
+    log, _ = WriteAheadLog.open(files)
+    log.append([vote(2, 5)])
+    log.sync()
+    begin = log._offset
+    for index in (1, 2):
+        log.append([batch(index, term=2)])
+        log.sync()
+    files.crash()
+    files.rot(FIRST, begin + 8)
+    with pytest.raises(LogDamaged) as caught:
+        WriteAheadLog.open(files)
+    assert caught.value.damage.hard_state_trustworthy
+    assert caught.value.damage.highest == entry_id(2, 2)
+
+
 def test_damage_that_a_snapshot_covers_is_repaired_without_a_word() -> None:
     files = disk()
     offsets = log_of_eight(files)

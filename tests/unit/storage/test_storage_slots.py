@@ -99,13 +99,17 @@ def test_a_log_of_the_other_kind_is_refused_before_it_is_read(acceptor: bool) ->
         WriteAheadLog.open(files, owner=NodeId(7), acceptor=not acceptor)
 
 
-def test_a_segment_stays_for_the_highest_slot_in_it_whatever_came_last() -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_segment_stays_for_the_highest_slot_in_it_whatever_came_last(restarts: bool) -> None:
     files = disk()
     log, _ = open_slots(files, segment_bytes=600)
     for index in (5, 2, 6):
         log.append([Persist(slots=(slot(index, b"x" * 200),))])
         log.sync()
     log.append([Persist(slots=(slot(7, b"x" * 400),))])
+    if restarts:
+        log.close()
+        log, _ = open_slots(files, 3, segment_bytes=600)
     log.compact(LogIndex(4))
     log.close()
     _, recovered = open_slots(files, 3)
