@@ -186,6 +186,14 @@ def test_a_key_commits_once_in_the_whole_log(opened: Opener) -> None:
     assert second.holder_of("order-1") == record.gid
 
 
+def test_a_zombie_is_told_who_has_committed_under_its_key(opened: Opener) -> None:
+    zombie, other = opened("one"), opened("two")
+    taken, late = commit(other, 1, key="k"), commit(zombie, 1, key="k")
+    decided(other, taken)
+    other.close_epoch("one", even_if_alive=True)
+    assert decided(zombie, late) == [Decided(Verdict.COMMIT, taken.gid)]
+
+
 def test_two_with_one_key_in_one_batch(opened: Opener) -> None:
     log = opened()
     one, two = commit(log, 1, key="k"), commit(log, 2, key="k")

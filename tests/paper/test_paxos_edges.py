@@ -1,11 +1,12 @@
 """Multi-Paxos where comparisons are sharp: what acceptors tell, what snapshots bring, whom a leader gives way to."""
 
-from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, payloads, prepare
+import pytest
+from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, payloads, prepare, slot
 
-from troth.core.interface import Accepted, Member, MembershipChange, RefusalReason, Refused
-from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply
-from troth.ids import LogIndex, NodeId
-from troth.simulate.stage import Stage
+from troth.core.interface import Accepted, Effects, Member, MembershipChange, Message, RefusalReason, Refused
+from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply, Promise
+from troth.ids import LogIndex, NodeId, Tick
+from troth.simulate.stage import Actor, Stage
 
 
 def led(*voters: int, others: tuple[int, ...] = (), **settings: int) -> Stage:
@@ -234,3 +235,61 @@ def test_what_is_chosen_leaves_room_for_what_comes() -> None:
     for _ in range(20):
         assert isinstance(stage.propose(1, b"x" * 50), Accepted)
         stage.settle()
+
+
+# ---- what is said in one turn ----
+
+
+def in_one_turn(stage: Stage, sender: int, to: int, *messages: Message) -> None:
+    for message in messages:
+        stage[to].engine.receive(NodeId(sender), message, stage.now)
+    stage.pump(to)
+
+
+def test_acknowledgements_at_two_ballots_of_one_leader_stay_two() -> None:
+    stage = paxos()
+    first, second = ballot(1, 1), ballot(2, 1)
+    values = [entry(index, 1) for index in (1, 2, 3)]
+    in_one_turn(stage, 1, 2, accept(first, *values), accept(second, entry(1, 1)))
+    assert stage.sent(AcceptReply, 2) == [AcceptReply(first, LogIndex(3)), AcceptReply(second, LogIndex(1))]
+
+
+def test_acknowledgements_of_what_is_behind_gaps_stay_two() -> None:
+    stage = paxos()
+    at = ballot(1, 1)
+    in_one_turn(stage, 1, 2, accept(at, entry(3, 1)), accept(at, entry(5, 1)))
+    assert stage.sent(AcceptReply, 2) == [
+        AcceptReply(at, LogIndex(0), LogIndex(index), LogIndex(index)) for index in (3, 5)
+    ]
+
+
+def test_two_pages_of_a_promise_stay_two() -> None:
+    stage = paxos()
+    stage.now = Tick(TIMEOUT)
+    in_one_turn(stage, 1, 2, prepare(ballot(1, 1)), prepare(ballot(1, 1), 4))
+    assert [message.start for message in stage.sent(Promise, 2)] == [1, 4]  # type: ignore[attr-defined]
+
+
+# ---- after a restart, and after a change ----
+
+
+def test_what_was_chosen_before_a_restart_counts_as_received_whatever_its_ballot() -> None:
+    stage = paxos()
+    stage.load_slots(2, slot(1, 1, 1), slot(2, 1, 1), promised=ballot(2, 1), chosen=2)
+    stage.hand(1, 2, Heartbeat(ballot(2, 1), LogIndex(2), 5))
+    assert stage.sent(HeartbeatReply) == [HeartbeatReply(ballot(2, 1), 5, LogIndex(2))]
+
+
+def test_memberships_are_told_as_they_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = led(others=(4,))
+    told, carry_out = [], stage._carry_out
+
+    def looked_at(actor: Actor, effects: Effects) -> None:
+        if actor.node_id == 1 and effects.membership is not None:
+            told.append((effects.membership.voters, effects.membership.outgoing, stage.commit(1)))
+        carry_out(actor, effects)
+
+    monkeypatch.setattr(stage, "_carry_out", looked_at)
+    stage.change(1, MembershipChange(add_voters=joining(4)))
+    stage.run(8)
+    assert told == [((1, 2, 3, 4), (1, 2, 3), 1), ((1, 2, 3, 4), (), 3)], "the leaving one slot late, and no later"

@@ -84,3 +84,8 @@ def test_who_is_sent_to_again_is_sent_nothing_that_it_has_acknowledged() -> None
     progress.check = (7, LogIndex(5))
     progress.become_replicate(LogIndex(1))
     assert (progress.next, progress.check, progress.bytes_in_flight) == (4, None, 0)
+
+
+def test_a_page_behind_everything_says_that_there_is_nothing() -> None:
+    slots = Slots(at(0), [slot(1), slot(2)])
+    assert slots.page(LogIndex(9), 100) == ((), LogIndex(8))

@@ -225,9 +225,6 @@ class ReplicatedLog:
         """Why *commit* did not win."""
         if seen.cell is not None:
             return Decided(_verdict_of(seen.cell), commit.gid)
-        gid = _parsed(commit.gid)
-        if seen.epoch != _EpochCell(gid.epoch, True):
-            return Decided(Verdict.ABORT, commit.gid)
         if seen.holder is not None:
             return Decided(Verdict.COMMIT, seen.holder)
         return Decided(Verdict.ABORT, commit.gid)
