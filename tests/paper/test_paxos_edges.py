@@ -3,10 +3,21 @@
 import pytest
 from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, payloads, prepare, slot
 
-from troth.core.interface import Accepted, Effects, Member, MembershipChange, Message, RefusalReason, Refused
-from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply, Promise
+from troth.core.interface import (
+    Accepted,
+    Effects,
+    EntryKind,
+    Member,
+    MembershipChange,
+    Message,
+    RefusalReason,
+    Refused,
+    Slot,
+)
+from troth.core.membership import encode_membership
+from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply, Probe, Promise, TimeoutNow
 from troth.ids import LogIndex, NodeId, Tick
-from troth.simulate.stage import Actor, Stage
+from troth.simulate.stage import Actor, Stage, membership_of
 
 
 def led(*voters: int, others: tuple[int, ...] = (), **settings: int) -> Stage:
@@ -293,3 +304,44 @@ def test_memberships_are_told_as_they_are_announced(monkeypatch: pytest.MonkeyPa
     stage.change(1, MembershipChange(add_voters=joining(4)))
     stage.run(8)
     assert told == [((1, 2, 3, 4), (1, 2, 3), 1), ((1, 2, 3, 4), (), 3)], "the leaving one slot late, and no later"
+
+
+# ---- who may lead ----
+
+
+def membership_slot(index: int, voters: tuple[int, ...], outgoing: tuple[int, ...] = ()) -> Slot:
+    payload = encode_membership(membership_of(voters, outgoing=outgoing))
+    return Slot(ballot(1, 2), entry(index, 1, payload, EntryKind.MEMBERSHIP))
+
+
+def test_one_of_two_sets_makes_no_leader() -> None:
+    stage = paxos(others=(4, 5, 6))
+    for node in (1, 2, 3):
+        stage.load_slots(node, membership_slot(1, (4, 5, 6), (1, 2, 3)), promised=ballot(1, 2), chosen=1)
+    stage.isolate(1, 2, 3)
+    stage.run(6 * TIMEOUT)
+    assert stage.leaders() == []
+    assert {stage[node].view.ballot for node in (1, 2, 3)} == {ballot(1, 2)}
+
+
+def test_who_is_leaving_stands_until_that_is_announced() -> None:
+    """The new voters may lack what is compacted away."""
+    stage = paxos()
+    slots = (membership_slot(1, (2, 3), (1, 2, 3)), membership_slot(2, (2, 3)))
+    stage.load_slots(1, *slots, promised=ballot(1, 2), chosen=2)
+    stage.tick(1, TIMEOUT)
+    assert stage.role(1) == "PreCandidate"
+    assert {message.start for message in stage.sent(Probe, 1)} == {3}  # type: ignore[attr-defined]
+    stage.load_slots(1, *slots, slot(3, 1, 2), promised=ballot(1, 2), chosen=3)
+    stage.tick(1, 2 * TIMEOUT)
+    assert stage.role(1) == "Follower"
+
+
+def test_a_candidate_hears_no_leader_any_more() -> None:
+    """Nor does it stand in the way of the next, if its own attempt comes to nothing."""
+    stage = led()
+    stage.hand(1, 3, TimeoutNow(stage[1].view.ballot))
+    assert stage.role(3) == "Candidate"
+    stage.drop()
+    stage.hand(2, 3, prepare(ballot(3, 2)))
+    assert len(stage.sent(Promise, 3, 2)) == 1
