@@ -48,6 +48,14 @@ class Barrier:
                 self._wait_to_share()
             self._sharing += 1
 
+    def try_enter_shared(self) -> bool:
+        """`enter_shared` if nothing has to be waited for; whether it was done."""
+        with self._lock:
+            if not self._may_share():
+                return False
+            self._sharing += 1
+            return True
+
     def _wait_to_share(self) -> None:
         until = time.monotonic() + WAIT_MAX_S
         while not self._may_share():

@@ -270,9 +270,6 @@ class Core:
             while len(self._left) > UNFINISHED_MAX:
                 self._left.popitem(last=False)
 
-    def prepared_for(self, seconds: float) -> None:
-        self.metrics.count_prepared(seconds)
-
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
         holder = self.waiting.blocking(self.log.holder_of, key)

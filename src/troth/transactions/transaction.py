@@ -124,15 +124,13 @@ class Transaction:
         if branch is None:
             if self._state is not State.ACTIVE:
                 raise UsageError("this transaction is over; begin another one")
-            branch = found.open(len(self._branches), self._begun())
+            left = None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
+            begun = Begun(self.gid, self._core.epoch, left, self._core.finds_deadlocks)
+            branch = found.open(len(self._branches), begun)
             self._branches.append(branch)
             self._by_name[found.name] = branch
             self._core.on_step("branch_opened")
         return branch.handle
-
-    def _begun(self) -> Begun:
-        left = None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
-        return Begun(self.gid, self._core.epoch, left, self._core.finds_deadlocks)
 
     @property
     def engines(self) -> list[Any]:
@@ -293,12 +291,12 @@ class Transaction:
 
     def _fan(
         self,
-        work: Sequence[tuple[Branch, Callable[[], Callable[[], None]]]],
+        work: Sequence[tuple[Branch, Callable[[], Callable[[], object]]]],
         between: str = "",
         first: str = "",
     ) -> bool:
         """Start all of *work*, then wait for all. True if all went well; else `_why`, `_untold`, `_lost` say more."""
-        finishes: list[tuple[Branch, Callable[[], None]]] = []
+        finishes: list[tuple[Branch, Callable[[], object]]] = []
         went_well = True
         on_step = self._core.on_step
         for place, (branch, start) in enumerate(work):
@@ -335,17 +333,24 @@ class Transaction:
             self._why = TimeoutError("the transaction's time was up before its commit began")
             return Event.VOTED_NO
         branches = self._branches
-        known = [branch for branch in branches if branch.wrote]
-        if len(known) > 1 or self.key:
+        writers, voters, asked = [], [], []
+        for branch in branches:
+            if not branch.wrote:
+                asked.append(branch)
+            else:
+                writers.append(branch)
+                if branch.participant.can_prepare:
+                    voters.append(branch)
+        if len(writers) > 1 or self.key:
             # Two-phase for certain: who has written votes in the same round in which the others are asked.
-            voters = [branch for branch in known if branch.participant.can_prepare]
-            if not self._vote(voters, [branch for branch in branches if not branch.wrote]):
+            if not self._vote(voters, asked):
                 return Event.VOTED_NO
         else:
             voters = []
             if not self._fan([(branch, branch.ask) for branch in branches]):
                 return Event.VOTED_NO
-        writers = [branch for branch in branches if branch.wrote]
+        if asked:
+            writers = [branch for branch in branches if branch.wrote]
         if not writers:
             return Event.NO_WRITER
         if len(writers) == 1 and not self.key and not voters:
@@ -457,9 +462,6 @@ class Transaction:
         core.note_refused(self.gid)
         return Event.RESOURCE_REFUSED
 
-    def _second_phase(self) -> list[Branch]:
-        return [b for b in self._branches if b.wrote and b.participant.can_prepare]
-
     def _commit_branches(self) -> Event | None:
         core = self._core
         if self._wait == "decided":
@@ -477,22 +479,22 @@ class Transaction:
     def _share_barrier(self) -> None:
         """From the first commit that others can see until the last; entered once, also when two steps ask for it."""
         if not self._shares:
+            core = self._core
+            if not core.barrier.try_enter_shared():
+                core.waiting.blocking(core.barrier.enter_shared)
             self._shares = True
-            self._core.waiting.blocking(self._core.barrier.enter_shared)
 
     def _tell_commit(self) -> Event:
         core = self._core
-        told = self._second_phase()
         # From here on an error changes nothing about the outcome; `pending` tells of it.
         self._untold = set(self._lost)
-        self._fan(
-            [(branch, branch.commit_prepared) for branch in told if branch.number not in self._lost],
-            "between_commits",
-            "after_first_commit",
-        )
-        self.pending = tuple([b.participant.name for b in told if b.number in self._untold])
+        told = [branch for branch in self._branches if branch.wrote and branch.participant.can_prepare]
+        work = [(branch, branch.commit_prepared) for branch in told if branch.number not in self._lost]
+        self._fan(work, "between_commits", "after_first_commit")
+        if self._untold:
+            self.pending = tuple([b.participant.name for b in told if b.number in self._untold])
         core.on_step("after_commits")
-        core.prepared_for(time.monotonic() - self._prepared_at)
+        core.metrics.count_prepared(time.monotonic() - self._prepared_at)
         return Event.BRANCH_LOST if self.pending else Event.BRANCHES_DONE
 
     def _commit_later(self) -> None:

@@ -123,7 +123,7 @@ class FileLog:
     def _decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         cells = self._place.cells
         won: list[Record] = []
-        answers: list[Decided | None] = []
+        answers: list[Decided | TrothError] = []
         keys: dict[str, str] = {}
         for commit in commits:
             holder = keys.get(commit.key) or self._holder_elsewhere(commit.key) if commit.key else None
@@ -131,8 +131,7 @@ class FileLog:
             verdict, about = cells.judge(commit)
             if holder is not None and known is None and verdict is not Verdict.ABORT:
                 verdict, about = Verdict.COMMIT, holder
-            mine = known is None and about == commit.gid and verdict in (Verdict.COMMIT, Verdict.DELEGATED)
-            if mine:
+            if known is None and about == commit.gid and verdict in (Verdict.COMMIT, Verdict.DELEGATED):
                 won.append(commit)
                 if commit.key:
                     keys[commit.key] = commit.gid
@@ -142,7 +141,7 @@ class FileLog:
                 self._writer.append(won)
         except Fenced:
             return [self._verdict_of_successor(commit) for commit in commits]
-        return [answer for answer in answers if answer is not None]
+        return answers
 
     def _holder_elsewhere(self, key: str) -> str | None:
         for place in self._others.values():

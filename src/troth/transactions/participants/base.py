@@ -82,9 +82,9 @@ class Branch(Protocol):
     def commit_alone(self) -> Callable[[], None]:
         """Commit as an ordinary transaction."""
 
-    def commit_prepared(self) -> Callable[[], None]: ...
+    def commit_prepared(self) -> Callable[[], object]: ...
 
-    def roll_back(self) -> Callable[[], None]:
+    def roll_back(self) -> Callable[[], object]:
         """Roll back, prepared or not."""
 
     def release(self, *, broken: bool) -> None:

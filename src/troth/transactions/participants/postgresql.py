@@ -9,7 +9,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import exc, text
 from typing_extensions import override
@@ -61,7 +61,11 @@ class PostgresBranch(SqlBranch):
         finish = self.channel.start([_XID])
 
         def answered() -> None:
-            self.proof = _proof(self._answers(finish)[0])
+            try:
+                answer = finish()[0]
+            except exc.DBAPIError as error:
+                self._refuse(error)
+            self.proof = _proof(answer)
             self.wrote = bool(self.proof)
 
         return answered
@@ -74,10 +78,10 @@ class PostgresBranch(SqlBranch):
 
         def voted() -> None:
             try:
-                answers = self._answers(finish)
-            except BaseException as error:
+                answers = finish()
+            except exc.DBAPIError as error:
                 self._may_be_prepared = was_lost(error)
-                raise
+                self._refuse(error)
             self.end_here()
             if answers[-1].tag != "PREPARE TRANSACTION":
                 self._may_be_prepared = False
@@ -95,21 +99,21 @@ class PostgresBranch(SqlBranch):
         finish = self.channel.start(["COMMIT"])
 
         def told() -> None:
-            answer = self._answers(finish)[0]
+            try:
+                answer = finish()[0]
+            except exc.DBAPIError as error:
+                self._refuse(error)
             self.end_here()
             if answer.tag != "COMMIT":
                 raise self._failed_before()
 
         return told
 
-    def _answers(self, finish: Finish) -> list[Answer]:
-        """What *finish* returns; that the transaction has failed before is told with the reason."""
-        try:
-            return finish()
-        except exc.DBAPIError as error:
-            if sqlstate(error.orig) == _FAILED_TRANSACTION:
-                raise self._failed_before() from self.last_error
-            raise
+    def _refuse(self, error: exc.DBAPIError) -> NoReturn:
+        """Raise *error*; that the transaction has failed before is told with the reason."""
+        if sqlstate(error.orig) == _FAILED_TRANSACTION:
+            raise self._failed_before() from self.last_error
+        raise error
 
     def _failed_before(self) -> Aborted:
         failed = Aborted(
@@ -120,17 +124,14 @@ class PostgresBranch(SqlBranch):
         failed.__cause__ = self.last_error
         return failed
 
-    def commit_prepared(self) -> Callable[[], None]:
-        return self._finish("COMMIT PREPARED")
+    def commit_prepared(self) -> Finish:
+        return self.channel.start([f"COMMIT PREPARED '{self.name}'"])
 
-    def roll_back(self) -> Callable[[], None]:
-        if self._may_be_prepared:
-            return self._finish("ROLLBACK PREPARED")
-        self.roll_back_here()
-        return lambda: None
-
-    def _finish(self, verb: str) -> Callable[[], None]:
-        finish = self.channel.start([f"{verb} '{self.name}'"])
+    def roll_back(self) -> Callable[[], object]:
+        if not self._may_be_prepared:
+            self.roll_back_here()
+            return lambda: None
+        finish = self.channel.start([f"ROLLBACK PREPARED '{self.name}'"])
 
         def told() -> None:
             finish()

@@ -38,22 +38,22 @@ class SqlBranch:
 
     name: str
     """Set by `begin`."""
+    wrote: bool | None = None
+    is_ending = False
+    is_left_idle = False
+    """Whether the driver has no transaction open, so that SQLAlchemy has nothing to send."""
+    _is_over = False
+    """The database has certainly ended the transaction."""
+    last_error: BaseException | None = None
+    """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
+    proof = ""
+    unanswered: Finish | None = None
+    """Waits for the answer to what `begin` has sent; None: nothing is outstanding."""
 
     def __init__(self, participant: "SqlParticipant", number: int, begun: Begun) -> None:
         self.participant = participant
         self.number = number
-        self.wrote: bool | None = None
-        self.is_ending = False
-        self.is_left_idle = False
-        """Whether the driver has no transaction open, so that SQLAlchemy has nothing to send."""
-        self._is_over = False
-        """The database has certainly ended the transaction."""
-        self.last_error: BaseException | None = None
-        """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
         self.errors_before: dict[str, BaseException | None] = {}
-        self.proof = ""
-        self.unanswered: Finish | None = None
-        """Waits for the answer to what `begin` has sent; None: nothing is outstanding."""
         self._begun = begun
         self.handle = BranchConnection(participant.engine)
         try:
