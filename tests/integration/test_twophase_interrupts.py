@@ -76,3 +76,25 @@ def test_an_interruption_at_any_step_is_finished_by_the_same_coordinator(
         tpc.recover()
     assert rows(left) == rows(right)
     assert prepared(str(left.url)) + prepared(str(right.url)) == []
+
+
+def test_an_interruption_while_a_snapshot_is_waited_for_leaves_the_next_one_alone(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log"), recover_every=None) as tpc:
+        barrier = tpc._core.barrier
+        barrier.enter_exclusive(1.0)
+
+        def interrupted() -> None:
+            raise Interrupted
+
+        with monkeypatch.context() as patch:
+            patch.setattr(barrier, "enter_shared", interrupted)
+            with pytest.raises(Interrupted), tpc.begin() as tx:
+                tx[left].execute(entry.insert().values(id=1))
+                tx[right].execute(entry.insert().values(id=1))
+        barrier.leave_exclusive()
+        tpc.recover()
+        with tpc.snapshot(timeout=2.0) as snap:
+            assert snap[left].scalar(sa.select(entry.c.id)) == snap[right].scalar(sa.select(entry.c.id)) == 1
