@@ -246,14 +246,19 @@ class DialedLink(Link):
 
     async def _keep_connected(self) -> None:
         backoff_s = BACKOFF_SECONDS_MIN
+        loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
+            began_s = loop.time()
             failure = await self._dial()
             if failure is None:
-                backoff_s = BACKOFF_SECONDS_MIN
                 await self._down.wait()
-                continue
-            self._on_dial_failed(failure)
+                if loop.time() - began_s > BACKOFF_SECONDS_MAX:
+                    backoff_s = BACKOFF_SECONDS_MIN
+                    continue
+                # A peer that welcomes us and hangs up must not be dialed in a tight loop.
+            else:
+                self._on_dial_failed(failure)
             # Full jitter: servers that lost each other together do not meet again in lockstep.
             wait_s = backoff_s * (0.5 + 0.5 * self.owner.chance.random())
             backoff_s = min(backoff_s * 2, BACKOFF_SECONDS_MAX)
@@ -270,10 +275,12 @@ class DialedLink(Link):
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 await open_connection(connection, parse_address(self.address_text), tls=self.owner.tls)
                 rejected = await connection.outcome
-        except (OSError, UsageError) as error:
+        except BaseException as error:
             if hasattr(connection, "transport"):
                 connection.transport.abort()
-            return error
+            if isinstance(error, OSError | UsageError):
+                return error
+            raise
         if rejected is not None:
             if rejected.code == Removed.code:
                 self.owner.sink.on_removed(self.peer, rejected.term, rejected.text)

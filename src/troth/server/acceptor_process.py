@@ -11,18 +11,17 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+import uvloop
 from typing_extensions import override
 
-from troth.errors import DecodeError, StorageError, TrothError
+from troth.errors import DecodeError, TrothError, UsageError
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.machine import Machine
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, welcome
 from troth.server.listener import listen, refuse_plain_text, tls_contexts
-from troth.server.serve import EXIT_OK, exit_code
+from troth.server.serve import EXIT_OK, exit_code, stop_at_errors
 from troth.wire.handshake import Greeting, Hello
 
 FRAME_BYTES_MAX = 2 << 20
@@ -126,7 +125,9 @@ async def _serve(config: AcceptorConfig) -> None:
 
     machine = Machine()
     node = AcceptorNode(config.data_dir, machine=machine, failed=fail, bytes_max=config.quota_bytes)
+    stop_at_errors(loop, fail)
     port = AcceptorPort(node)
+    listener: asyncio.AbstractServer | None = None
     try:
         listener = await listen(port.accept, config.listen, setting="listen", tls=accepting)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -136,8 +137,9 @@ async def _serve(config: AcceptorConfig) -> None:
         machine.settle()
         _log.info("acceptor %x serves at %s", node.acceptor.id, config.listen)
         await ended
-        listener.close()
     finally:
+        if listener is not None:
+            listener.close()
         for connection in list(port.connections):
             connection.transport.abort()
         await loop.run_in_executor(None, node.stop)
@@ -146,14 +148,12 @@ async def _serve(config: AcceptorConfig) -> None:
 def run_acceptor(config: AcceptorConfig) -> int:
     """Run one acceptor until SIGTERM or SIGINT; the exit code (as of `troth serve`)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    if config.listen.startswith("unix:"):
-        Path(config.listen.removeprefix("unix:")).unlink(missing_ok=True)  # left by one that was killed
     try:
-        _new_runner()(_serve(config))
-    except (TrothError, OSError) as error:
-        _log.critical("this acceptor stops: %s", error)
+        uvloop.run(_serve(config))
+    except Exception as error:  # noqa: BLE001 - the process's entry point
+        _log.critical("this acceptor stops: %s", error, exc_info=not isinstance(error, TrothError | OSError))
         sys.stderr.flush()
-        if isinstance(error, StorageError):
+        if not isinstance(error, UsageError | OSError):
             os._exit(exit_code(error))  # a disk that hangs holds its thread for ever
         return exit_code(error)
     return EXIT_OK
@@ -164,14 +164,6 @@ def _wait_for_end(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> 
         pass
     with contextlib.suppress(RuntimeError):  # the loop is over already
         loop.call_soon_threadsafe(stop)
-
-
-def _new_runner() -> Any:
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        return uvloop.run
-    return asyncio.run
 
 
 def main() -> None:

@@ -95,8 +95,12 @@ class LocalCluster:
             names = [f"n{number}" for number in range(1, size + 1)]
             self._addresses = {name: self._new_addresses(name) for name in names}
         self._genesis = Membership(voters=())
-        for name in self._addresses:
-            self._config(name)
+        try:
+            for name in self._addresses:
+                self._config(name)
+        except BaseException:
+            self.close()
+            raise
 
     # -- what there is ---------------------------------------------------------------------------------------
 

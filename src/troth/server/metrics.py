@@ -208,17 +208,21 @@ class HttpConnection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while b"\r\n\r\n" in self._buffer:
-            head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-            self._respond(head)
-        if len(self._buffer) > REQUEST_BYTES_MAX and self._transport is not None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        head, end, self._buffer = (self._buffer + data).partition(b"\r\n\r\n")
+        if end:
+            # One at a time: who asks on before having read the answer might keep the loop busy with answers alone.
+            self._respond(head, closing=bool(self._buffer) or self._transport.get_write_buffer_size() > 0)
+            return
+        self._buffer = head
+        if len(head) > REQUEST_BYTES_MAX:
             self._transport.abort()
 
-    def _respond(self, head: bytes) -> None:
+    def _respond(self, head: bytes, *, closing: bool) -> None:
         line, _, headers = head.partition(b"\r\n")
         parts = line.split(b" ")
-        closing = b"connection: close" in headers.lower()
+        closing = closing or b"connection: close" in headers.lower()
         if len(parts) != 3 or not parts[2].startswith(b"HTTP/1."):
             code, kind, body, closing = 400, "text/plain", b"this is not HTTP/1.1\n", True
         elif parts[0] not in (b"GET", b"HEAD"):

@@ -149,15 +149,23 @@ class RaftServer:
         """
         process = self._started()
         deadline = time.monotonic() + timeout_s
-        while not self._greeted:
-            left_s = deadline - time.monotonic()
-            found = multiprocessing.connection.wait([self._pipe, process.sentinel], max(0, left_s))
-            if self._pipe in found:
-                self._take_greeting()
-            elif found:
-                raise self._ended("before it was ready")
-            elif left_s <= 0:
-                raise Unavailable(f"server {self.name} is not ready after {timeout_s:g} s; see its log")
+        late = Unavailable(f"server {self.name} is not ready after {timeout_s:g} s; see its log")
+        if not self._lock.acquire(
+            timeout=max(0, timeout_s)
+        ):  # there is one greeting for all threads that wait for it
+            raise late
+        try:
+            while not self._greeted:
+                left_s = deadline - time.monotonic()
+                found = multiprocessing.connection.wait([self._pipe, process.sentinel], max(0, left_s))
+                if self._pipe in found:
+                    self._take_greeting()
+                elif found:
+                    raise self._ended("before it was ready")
+                elif left_s <= 0:
+                    raise late
+        finally:
+            self._lock.release()
 
     def _take_greeting(self) -> None:
         try:

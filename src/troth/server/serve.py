@@ -12,11 +12,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import reduction
 from queue import Full
 from time import time
 from typing import Any
+
+import uvloop
 
 from troth.core.interface import Trace
 from troth.errors import IdentityLost, InvariantViolation, Removed, StorageError, TrothError, UsageError
@@ -93,7 +95,7 @@ def _run(
 ) -> int:
     set_up(name=config.name, level=config.log_level, form=config.log_format)
     try:
-        _new_runner()(_serve(config, founding, ends, control))
+        uvloop.run(_serve(config, founding, ends, control))
     except KeyboardInterrupt:
         return EXIT_OK
     except (TrothError, InvariantViolation, Exception) as error:  # noqa: BLE001 - the process's entry point
@@ -102,14 +104,6 @@ def _run(
         sys.stderr.flush()
         os._exit(exit_code(error))
     return EXIT_OK
-
-
-def _new_runner() -> Any:
-    try:
-        import uvloop
-    except ImportError:  # no uvloop on this platform
-        return asyncio.run
-    return uvloop.run
 
 
 def _tell_failure(error: BaseException, control: Control | None) -> None:
@@ -136,7 +130,14 @@ async def _serve(
     parent = None if control is None else _Parent(control, config.name)
     server = Server(config, founding=founding, ends=ends, on_event=None if parent is None else parent.on_event)
     broken: asyncio.Future[None] = loop.create_future()
-    loop.set_exception_handler(lambda _loop, context: _on_loop_error(server, broken, context))
+
+    def fail(error: Exception) -> None:
+        if hasattr(server, "node"):
+            server.node.fail(error)
+        if not broken.done():
+            broken.set_exception(error)
+
+    stop_at_errors(loop, fail)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     if control is None:
         loop.add_signal_handler(signal.SIGINT, stopping.set)
@@ -162,18 +163,17 @@ async def _serve(
     await server.stop()
 
 
-def _on_loop_error(server: Server, broken: "asyncio.Future[None]", context: Mapping[str, Any]) -> None:
-    """An exception that no one caught on the loop: in a callback that feeds the replica it is fatal, also while the
-    server is still starting."""
-    error = context.get("exception")
-    if isinstance(error, OSError):
-        _log.debug("%s: %s", context.get("message"), error)
-        return
-    failure = error if isinstance(error, Exception) else RuntimeError(str(error or context.get("message")))
-    if hasattr(server, "node"):
-        server.node.fail(failure)
-    if not broken.done():
-        broken.set_exception(failure)
+def stop_at_errors(loop: asyncio.AbstractEventLoop, fail: Callable[[Exception], None]) -> None:
+    """An exception that nobody caught on the loop ends the server: what it was feeding is in an unknown state."""
+
+    def on_error(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError):
+            _log.debug("%s: %s", context.get("message"), error)
+        else:
+            fail(error if isinstance(error, Exception) else RuntimeError(str(error or context.get("message"))))
+
+    loop.set_exception_handler(on_error)
 
 
 class _Parent:
@@ -186,6 +186,7 @@ class _Parent:
         self._loop = asyncio.get_running_loop()
         self._commit_index = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        control.events.cancel_join_thread()  # or our end would wait until somebody has read what is in the queue
         # A thread of its own: the loop's poller would make the pipe non-blocking, and half a command an error.
         threading.Thread(target=self._listen, name="troth-control", daemon=True).start()
 

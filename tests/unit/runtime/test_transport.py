@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -343,3 +344,56 @@ async def test_a_probe_that_does_not_hang_up_gives_its_place_back(monkeypatch: p
         assert isinstance(await probe.greeting, Welcome)
         assert await probe.next_body() == b"me"
         await until(lambda: probe.closed and not transport._accepted)
+
+
+class Port(asyncio.Protocol):
+    """The peer port of B, as the test wants it."""
+
+    def __init__(self, on_hello: Callable[[asyncio.Transport], None]) -> None:
+        self.lost = asyncio.Event()
+        self._on_hello = on_hello
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._on_hello(self.transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost.set()
+
+
+@contextlib.asynccontextmanager
+async def dialing(make_port: Callable[[], Port]) -> AsyncIterator[PeerTransport]:
+    """A transport of A that dials B, where the test listens."""
+    a, _ = make(A)
+    server = await asyncio.get_running_loop().create_server(make_port, "127.0.0.1", 0)
+    a.set_peers({B: f"127.0.0.1:{server.sockets[0].getsockname()[1]}"})
+    try:
+        yield a
+    finally:
+        a.close()
+        server.close()
+
+
+async def test_a_link_that_is_closed_while_it_greets_leaves_no_connection() -> None:
+    greeted = asyncio.Event()
+    port = Port(lambda transport: greeted.set())
+    async with dialing(lambda: port) as a:
+        async with asyncio.timeout(5):
+            await greeted.wait()
+        a.set_peers({})
+        async with asyncio.timeout(streams.HANDSHAKE_SECONDS_MAX / 2):
+            await port.lost.wait()
+
+
+async def test_a_peer_that_welcomes_and_hangs_up_is_not_dialed_in_a_tight_loop() -> None:
+    def welcome_and_hang_up(transport: asyncio.Transport) -> None:
+        transport.write(frame(encode_greeting(Welcome(VERSION, CLUSTER, B, "b"))))
+        transport.close()
+
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    async with dialing(lambda: Port(welcome_and_hang_up)) as a:
+        await until(lambda: a.counters.connects >= 5)
+        assert loop.time() - began_s > 0.07, "half of 10, 20, 40 and 80 ms"

@@ -1,11 +1,12 @@
 """`LocalCluster` without its processes."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from troth.errors import Unavailable
+from troth.errors import Unavailable, UsageError
 from troth.server.local import LocalCluster, free_port
 
 
@@ -59,3 +60,12 @@ def test_no_port_is_given_twice() -> None:
     """Two servers of one cluster would be told to listen on the same one."""
     given = [free_port() for _ in range(1000)]
     assert len(set(given)) == 1000
+
+
+def test_a_cluster_that_cannot_be_made_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(UsageError):
+        LocalCluster(3, no_such_setting=1)
+    assert list(tmp_path.iterdir()) == []

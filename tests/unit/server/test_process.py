@@ -1,6 +1,11 @@
 """What a `RaftServer` makes of its pipe, with the test at the other end instead of a process."""
 
+import contextlib
 import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,3 +49,44 @@ def test_a_server_that_answers_nothing_is_not_sent_commands_for_ever(server: Any
         server._child_pipe.send((number, None, "late"))
     server._child_pipe.send((sent[-1] + 1, None, "in time"))
     assert server._call("status", None, 1.0) == "in time"
+
+
+def test_threads_may_wait_for_one_server(server: Any) -> None:
+    """One of them takes the greeting; the others do not wait for a second one."""
+    server._greeted = False
+    alive, _ = ends = socket.socketpair()
+    server._process.sentinel = alive.fileno()
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+        for end in ends:
+            stack.enter_context(end)
+        waiting = [pool.submit(server.wait_ready) for _ in range(4)]
+        server._child_pipe.send(("ready", 7))
+        done = wait(waiting, timeout=5).not_done
+        for _ in done:
+            server._child_pipe.send(("ready", 8))  # so that the pool can end
+    assert not done and server.node_id == 7
+
+
+_NOBODY_READS = """
+import asyncio, multiprocessing
+from troth.core.interface import Trace
+from troth.server.control import Control
+from troth.server.process import EVENTS_MAX
+from troth.server.serve import _Parent
+
+spawn = multiprocessing.get_context("spawn")
+queue = spawn.Queue(EVENTS_MAX)
+ours, theirs = spawn.Pipe()
+
+async def main():
+    control = Control(pipe=ours, ready=None, events=queue, die_with_parent=False, parent=0, log_file="")
+    parent = _Parent(control, "n1")
+    for index in range(EVENTS_MAX):
+        parent.on_event(Trace(name="commit", facts={"index": index, "text": "x" * 100}))
+
+asyncio.run(main())
+"""
+
+
+def test_a_server_whose_events_nobody_reads_ends_all_the_same() -> None:
+    assert subprocess.run([sys.executable, "-c", _NOBODY_READS], timeout=10, check=False).returncode == 0

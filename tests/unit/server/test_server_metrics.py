@@ -136,3 +136,11 @@ def test_log_lines_carry_facts_and_write_node_ids_one_way(form: str) -> None:
         assert all(isinstance(json.loads(each), dict) for each in rest.splitlines())
     else:
         assert first.endswith("info    n1 troth.server: leader term=3 leader=ff")
+
+
+async def test_requests_sent_without_waiting_for_answers_do_not_pile_up() -> None:
+    """Each is a scrape, and the loop has heartbeats to send meanwhile."""
+    async with serving() as (reader, writer):
+        writer.write(get("/version") * 1000)
+        with contextlib.suppress(ConnectionResetError):
+            assert (await reader.read()).count(b"HTTP/1.1 200") == 1

@@ -6,7 +6,6 @@ sockets, open no port, and end with the process that started them, however that 
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -65,7 +64,10 @@ class LocalAcceptors:
         return [self.address(name) for name in self.names]
 
     def address(self, name: str) -> str:
-        return f"unix:{self._sockets / name}"
+        return f"unix:{self._socket(name)}"
+
+    def _socket(self, name: str) -> Path:
+        return self._sockets / name
 
     def start(self, name: str, *, wait: bool = True) -> None:
         """Start a process (again), on the data it has.
@@ -85,6 +87,7 @@ class LocalAcceptors:
         ]
         if threading.current_thread() is threading.main_thread():
             command.append("--die-with-parent")  # the kernel's signal comes when the *thread* that started it ends
+        self._socket(name).unlink(missing_ok=True)  # of one that was killed: `_wait_ready` waits for the new one
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command,
@@ -97,8 +100,7 @@ class LocalAcceptors:
 
     def _wait_ready(self, name: str) -> None:
         deadline = time.monotonic() + READY_SECONDS_MAX
-        path = Path(self.address(name).removeprefix("unix:"))
-        while not path.exists():
+        while not self._socket(name).exists():
             code = self.processes[name].poll()
             if code is not None or time.monotonic() > deadline:
                 raise Unavailable(
@@ -111,8 +113,6 @@ class LocalAcceptors:
         process = self.processes[name]
         process.kill()
         _reap(process)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.address(name).removeprefix("unix:"))
 
     def pause(self, name: str) -> None:
         """SIGSTOP: it stands still, its connections stay open."""

@@ -1,0 +1,62 @@
+"""An acceptor that runs alone, as a process."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from troth.errors import InvariantViolation
+from troth.runtime.acceptors import AcceptorNode
+from troth.runtime.files import DiskFiles
+from troth.server import acceptor_process
+from troth.server.acceptor_process import AcceptorConfig, run_acceptor
+from troth.server.serve import EXIT_BUG, EXIT_STORAGE
+
+
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the process has exited with."""
+    found: list[int] = []
+
+    def end(code: int) -> None:
+        found.append(code)
+        raise Ended
+
+    monkeypatch.setattr(acceptor_process.os, "_exit", end)
+    return found
+
+
+def test_a_second_one_on_the_same_directory_leaves_the_first_its_socket(tmp_path: Path, codes: list[int]) -> None:
+    files = DiskFiles(tmp_path / "data")
+    with socket.socket(socket.AF_UNIX) as first:
+        first.bind(str(tmp_path / "a1"))
+        first.listen()
+        with pytest.raises(Ended):
+            run_acceptor(AcceptorConfig(data_dir=str(tmp_path / "data"), listen=f"unix:{tmp_path / 'a1'}"))
+        assert codes == [EXIT_STORAGE]
+        with socket.socket(socket.AF_UNIX) as proposer:
+            proposer.connect(str(tmp_path / "a1"))
+    files.close()
+
+
+def test_it_does_not_go_on_after_a_bug_of_its_own(
+    tmp_path: Path, codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = AcceptorNode.__init__
+
+    def make(node: AcceptorNode, *args: object, **kwargs: object) -> None:
+        def fail() -> None:
+            raise InvariantViolation("as asked")
+
+        made(node, *args, **kwargs)  # type: ignore[arg-type]
+        node._loop.call_soon(fail)
+
+    monkeypatch.setattr(AcceptorNode, "__init__", make)
+    monkeypatch.setattr(acceptor_process.Machine, "settle", lambda machine: None)
+    with pytest.raises(Ended):
+        run_acceptor(AcceptorConfig(data_dir=str(tmp_path / "data"), listen=f"unix:{tmp_path / 'a1'}"))
+    assert codes == [EXIT_BUG]
