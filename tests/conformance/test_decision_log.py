@@ -174,6 +174,7 @@ def test_another_process_notes_what_a_dead_one_had_decided(opened: Opener) -> No
     second.note_applied([record.gid])
     assert second.unapplied() == []
     assert second.verdict(parsed(record.gid)) is Verdict.COMMIT
+    assert opened("three").unapplied() == [], "whoever looks next is told so"
 
 
 def test_a_key_commits_once_in_the_whole_log(opened: Opener) -> None:

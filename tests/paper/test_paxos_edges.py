@@ -345,3 +345,36 @@ def test_a_candidate_hears_no_leader_any_more() -> None:
     stage.drop()
     stage.hand(2, 3, prepare(ballot(3, 2)))
     assert len(stage.sent(Promise, 3, 2)) == 1
+
+
+def test_a_candidate_has_patience_for_each_page_anew() -> None:
+    stage = paxos(append_bytes_max=1)
+    stage.load_slots(1, promised=ballot(1, 2))
+    stage.load_slots(2, *(slot(index, 1, 2) for index in range(1, 41)), promised=ballot(1, 2))
+    stage.isolate(3)
+    stage.tick(1, TIMEOUT)
+    while stage.role(1) != "Candidate":
+        assert stage.deliver()
+    at = stage[1].view.ballot
+    for _ in range(2 * TIMEOUT):
+        stage.tick(1)
+        stage.deliver(lambda flying: flying.to == 2)
+        stage.deliver(lambda flying: flying.to == 1)
+    assert stage.role(1) == "Leader"
+    assert stage[1].view.ballot == at
+
+
+def test_what_a_leader_recovers_counts_here_once_it_is_durable_at_its_own_ballot() -> None:
+    stage = paxos()
+    stage.load_slots(1, slot(1, 1, 2), promised=ballot(1, 2))
+    stage.tick(1, TIMEOUT)
+    while not stage.sent(Promise, 2, 1):
+        stage.deliver()
+    stage[1].syncs = False
+    stage.deliver(lambda flying: flying.sender == 2)
+    assert stage.role(1) == "Leader"
+    stage.deliver(lambda flying: flying.to == 2)
+    stage.deliver(lambda flying: flying.sender == 2)
+    assert stage.commit(1) == 0
+    stage.sync(1)
+    assert stage.commit(1) == 1
