@@ -1,7 +1,7 @@
 """Multi-Paxos where comparisons are sharp: what acceptors tell, what snapshots bring, whom a leader gives way to."""
 
 import pytest
-from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, payloads, prepare, slot
+from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, payloads, prepare, promise_of, slot
 
 from troth.core.interface import (
     Accepted,
@@ -378,3 +378,49 @@ def test_what_a_leader_recovers_counts_here_once_it_is_durable_at_its_own_ballot
     assert stage.commit(1) == 0
     stage.sync(1)
     assert stage.commit(1) == 1
+
+
+def test_a_new_leader_finishes_a_change_though_nobody_writes() -> None:
+    stage = paxos(others=(4,))
+    for node in (1, 2, 3, 4):
+        stage.load_slots(node, membership_slot(1, (1, 2, 3, 4), (1, 2, 3)), promised=ballot(1, 2), chosen=1)
+    stage.elect(1)
+    stage.run(8)
+    assert [stage.status(node).membership.outgoing for node in (1, 2, 3, 4)] == [()] * 4
+
+
+def test_a_leader_that_hears_only_a_phase_1_quorum_steps_down() -> None:
+    stage = led(1, 2, 3, 4, 5, phase1_size=2, phase2_size=4)
+    stage.isolate(4, 5)
+    stage.run(TIMEOUT + 2)
+    assert stage.role(1) != "Leader"
+
+
+def test_who_was_called_by_the_leader_leaves_the_way_free_for_the_next() -> None:
+    """The leader has given way: if the one it called fails, nobody need wait for anybody."""
+    stage = led()
+    stage.hand(3, 2, prepare(ballot(2, 3), transfer=1))
+    stage.hand(1, 2, prepare(ballot(3, 1)))
+    assert [message.ballot for message in stage.sent(Promise, 2)] == [ballot(2, 3), ballot(3, 1)]  # type: ignore[attr-defined]
+
+
+def test_a_promise_is_written_once() -> None:
+    stage = paxos()
+    promise_of(stage, 2, ballot(1, 1))
+    written = stage[2].journal.written
+    for token in (1, 2, 3):
+        stage.hand(1, 2, Heartbeat(ballot(1, 1), LogIndex(0), token))
+    assert stage[2].journal.written == written
+
+
+def test_a_candidate_installs_no_snapshot() -> None:
+    """What it hears in phase 1 is counted from where it was when it began."""
+    stage = led()
+    stage.isolate(3)
+    chosen(stage, 3)
+    meta = stage.compact(1)
+    stage.heal()
+    stage.hand(1, 3, TimeoutNow(stage[1].view.ballot))
+    assert stage.role(3) == "Candidate"
+    assert not stage[3].engine.snapshot_received(NodeId(1), stage[1].view.term, meta, stage.now)
+    assert stage.commit(3) == 0

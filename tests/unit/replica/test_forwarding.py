@@ -3,12 +3,14 @@
 import msgspec
 from replica_cluster import Cluster, client_of, encode
 
+from troth.core.interface import RefusalReason, Refused
 from troth.ids import NodeId
 from troth.kv.requests import LeaseRevoke, Put
 from troth.replica.peers import Forward, ForwardRefused
 from troth.replica.protocol import Results, Writes, WritesRefused
 from troth.replica.replica import Replica
 from troth.replica.state import ReplicaConfig
+from troth.replica.writes import refusal
 
 
 def raw(key: bytes, value: bytes = b"v") -> msgspec.Raw:
@@ -44,6 +46,21 @@ def test_a_hand_over_that_is_repeated_is_in_the_log_once() -> None:
     hand_over(cluster, leader, follower, (5, raw(b"a")), (6, raw(b"b")))
     cluster.settle()
     assert revision(cluster, leader) == 3
+
+
+def test_what_can_not_be_read_is_refused_and_what_comes_with_it_is_not() -> None:
+    cluster = Cluster()
+    leader, follower = cluster.leader, cluster.follower
+    heard = listen(cluster)
+    hand_over(cluster, leader, follower, (5, msgspec.Raw(b"\xc1")), (6, raw(b"b")))
+    cluster.settle()
+    assert [message.requests for _, message in heard if isinstance(message, ForwardRefused)] == [[5]]
+    assert revision(cluster, leader) == 2
+
+
+def test_a_full_queue_is_told_as_such() -> None:
+    """A client that is told "not the leader" would ask the next server at once, and the one after it."""
+    assert refusal(Refused(RefusalReason.QUEUE_FULL, NodeId(1)))[0] == "overloaded"
 
 
 def test_what_was_forwarded_here_is_not_forwarded_on() -> None:

@@ -41,7 +41,9 @@ def test_a_batch_is_answered_in_order_of_its_commands() -> None:
 
 def test_an_empty_batch_is_answered_at_once() -> None:
     cluster = Cluster()
+    before = cluster.replicas[cluster.leader].engine.status().last
     assert cluster.ask(cluster.leader, Writes(0, 9, 0, ())) == [Results(0, 9, [])]
+    assert cluster.replicas[cluster.leader].engine.status().last == before, "it is not in the log"
 
 
 def test_all_batches_of_one_turn_share_one_log_entry() -> None:
