@@ -6,6 +6,7 @@ runs as tasks.
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ from troth.transactions.transaction import Outcome, Transaction
 T = TypeVar("T")
 
 THREADS = 64
+
+_log = logging.getLogger("troth.transactions")
 
 
 class _InTasks(Waiting):
@@ -124,6 +127,8 @@ class AsyncTwoPhaseCommit:
                 await self.recover()
             except UNREACHABLE:
                 pass  # the log, most likely; the next pass tries again
+            except Exception:  # noqa: BLE001  (logged; without this thread nobody would look again)
+                _log.exception("a pass of recovery failed; the next one tries again")
             await asyncio.sleep(every_s * random.uniform(0.8, 1.2))
 
     @property

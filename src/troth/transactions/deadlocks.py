@@ -7,6 +7,7 @@ with its database's own error. A cycle is cancelled only when two looks in a row
 databases are not of one moment, and a wait may have ended in between.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 
@@ -16,6 +17,8 @@ from troth.transactions.participants.base import Wait
 from troth.transactions.recovery import UNREACHABLE
 
 LOOK_EVERY_S = 1.0
+
+_log = logging.getLogger("troth.transactions")
 
 
 def cycles(edges: Iterable[tuple[str, str]]) -> list[frozenset[str]]:
@@ -78,7 +81,10 @@ class Detector:
 
     def _run(self) -> None:
         while not self._over.wait(self._every_s):
-            self.look()
+            try:
+                self.look()
+            except Exception:  # noqa: BLE001  (logged; without this thread nobody would look again)
+                _log.exception("a look for deadlocks failed; the next one tries again")
 
     def look(self) -> list[str]:
         """One look; the transactions whose statement was cancelled."""

@@ -12,6 +12,7 @@ a branch twice, and "does not exist" is never taken for "done" without asking wh
 A database or a log that does not answer stops nothing but itself; the next pass tries again.
 """
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from troth.errors import ProtocolError, RequestError, StorageError
 from troth.transactions.core import Core
 from troth.transactions.participants.base import Participant, Prepared
 from troth.transactions.transaction import Outcome
+
+_log = logging.getLogger("troth.transactions")
 
 LOOKS_MAX = 20
 DETACHES_MAX = 5
@@ -77,6 +80,8 @@ class Recovery:
                     self.run()
                 except UNREACHABLE:
                     pass  # the log, most likely; the metrics of the pass show what was seen
+                except Exception:  # noqa: BLE001  (logged; without this thread nobody would look again)
+                    _log.exception("a pass of recovery failed; the next one tries again")
                 self._over.wait(every_s())
 
         self._thread = threading.Thread(target=loop, name="troth 2pc recovery", daemon=True)

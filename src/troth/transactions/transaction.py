@@ -227,14 +227,13 @@ class Transaction:
         try:
             self._go_through(event)
         except BaseException:
-            self._cut_short()
+            if not self._goes_on:
+                self._cut_short()
             raise
         finally:
-            self._leave_barrier()
             core.ended(self._own_gid, _ENDED_AS.get(self._state, "in_doubt"), alone=self._is_alone)
             if not self._goes_on:
-                core.left(self._own_gid)
-                self._release()
+                self._leave()
 
     def _go_through(self, event: Event | None) -> None:
         while event is not None:
@@ -254,7 +253,10 @@ class Transaction:
                     self._core.keep_proof(self.gid, branch)
         self._go_through(_CUT_SHORT.get(self._state))
 
-    def _release(self) -> None:
+    def _leave(self) -> None:
+        """Nothing more is done here; also for the thread that has the second phase, and then for it alone."""
+        self._leave_barrier()
+        self._core.left(self._own_gid)
         for branch in self._branches:
             branch.release(broken=branch.number in self._lost or self._state is State.IN_DOUBT)
 
@@ -506,9 +508,7 @@ class Transaction:
             self._cut_short()
             raise
         finally:
-            self._leave_barrier()
-            self._core.left(self._own_gid)
-            self._release()
+            self._leave()
 
     def _roll_back_branches(self) -> Event:
         why, where = self._why, self._where
@@ -517,7 +517,7 @@ class Transaction:
         self._why, self._where = why, where
         return Event.BRANCH_LOST if self._untold else Event.BRANCHES_DONE
 
-    def _leave(self) -> None:
+    def _leave_behind(self) -> None:
         """What could not be told is recovery's; it knows from us what was decided, where that is known."""
         # What was not voted on has no cell to be decided in.
         self._core.leave(self.gid, self._state, self._record() if self._prepared_at else Commit(self.gid, ()))
@@ -538,7 +538,7 @@ _ACTIONS: dict[Action, Callable[[Transaction], Event | None]] = {
     Action.COMMIT_LAST_RESOURCE: Transaction._commit_last_resource,
     Action.COMMIT_BRANCHES: Transaction._commit_branches,
     Action.ROLL_BACK_BRANCHES: Transaction._roll_back_branches,
-    Action.LEAVE: Transaction._leave,
+    Action.LEAVE: Transaction._leave_behind,
     Action.FORGET: Transaction._forget,
     Action.NOTHING: Transaction._nothing,
 }

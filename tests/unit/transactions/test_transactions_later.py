@@ -1,0 +1,159 @@
+"""Second phases that go on behind the caller's back, and threads of our own that outlive what they cannot expect."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from typing_extensions import override
+
+from troth.errors import Unavailable
+from troth.transactions.aio import AsyncTwoPhaseCommit
+from troth.transactions.barrier import Barrier
+from troth.transactions.core import Core, InThreads
+from troth.transactions.deadlocks import Detector
+from troth.transactions.log.file import FileLog
+from troth.transactions.participants.base import Begun
+from troth.transactions.recovery import Recovery, Report
+from troth.transactions.transaction import Transaction
+
+
+class Branch:
+    """One that votes yes and does what it is told."""
+
+    wrote = True
+    proof = ""
+    handle = None
+
+    def __init__(self, participant: "Database", number: int, begun: Begun) -> None:
+        self.participant = participant
+        self.number = number
+        self.name = f"{begun.gid}.{number}"
+
+    def ask(self) -> Callable[[], None]:
+        return lambda: None
+
+    prepare = commit_prepared = roll_back = ask
+
+    def release(self, *, broken: bool) -> None: ...
+
+    def savepoint(self) -> Any:
+        return nullcontext()
+
+
+class Database:
+    """A participant that always answers."""
+
+    kind = "memory"
+    can_prepare = True
+    key = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def open(self, number: int, begun: Begun) -> Branch:
+        return Branch(self, number, begun)
+
+    def close(self) -> None: ...
+
+
+class Behind(InThreads):
+    """Goes on in a thread, and lets the caller go on when `reached` is set there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+        self.thread = threading.Thread()
+
+    @override
+    def later(self, work: Callable[[], None]) -> None:
+        self.thread = threading.Thread(target=work)
+        self.thread.start()
+        assert self.reached.wait(5)
+
+    def on_step(self, step: str) -> None:
+        if step == "between_commits":
+            self.reached.set()
+            assert self.go_on.wait(5)
+
+
+def test_no_snapshot_is_taken_while_a_second_phase_goes_on_behind_the_callers_back(tmp_path: Path) -> None:
+    waiting = Behind()
+    core = Core(
+        [Database("bank"), Database("stock")],  # type: ignore[list-item]
+        FileLog(tmp_path),
+        barrier=Barrier(None),
+        on_step=waiting.on_step,
+        finds_deadlocks=False,
+        waiting=waiting,
+    )
+    with Transaction(core, timeout=None, key="", wait="decided") as tx:
+        for name in ("bank", "stock"):
+            tx[name]
+    try:
+        with pytest.raises(Unavailable):
+            core.barrier.enter_exclusive(0.01)
+    finally:
+        waiting.go_on.set()
+        waiting.thread.join(5)
+    core.barrier.enter_exclusive(5)
+    core.barrier.leave_exclusive()
+    core.close()
+
+
+@pytest.mark.parametrize("kind", [Recovery, Detector])
+def test_what_nobody_expected_does_not_end_a_thread(
+    kind: type[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = threading.Event()
+    passes = iter((False, True))
+
+    def once(self: Any) -> Any:
+        if not next(passes, True):
+            raise ValueError("as asked")
+        again.set()
+        return Report() if kind is Recovery else []
+
+    monkeypatch.setattr(Recovery, "run", once)
+    monkeypatch.setattr(Detector, "look", once)
+    core: Any = None
+    if kind is Recovery:
+        thread = Recovery(core)
+        thread.start(lambda: 0.001)
+    else:
+        thread = Detector(core, every_s=0.001)
+        thread.start()
+    assert again.wait(5)
+    thread.stop()
+    assert "as asked" in caplog.text
+
+
+def test_what_nobody_expected_does_not_end_the_task(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        again = asyncio.Event()
+        passes = iter((False, True))
+
+        async def once() -> Report:
+            if not next(passes, True):
+                raise ValueError("as asked")
+            again.set()
+            return Report()
+
+        tpc = AsyncTwoPhaseCommit([])
+        monkeypatch.setattr(tpc, "recover", once)
+        task = asyncio.ensure_future(tpc._recover_for_ever(0.001))
+        async with asyncio.timeout(5):
+            await again.wait()
+        task.cancel()
+
+    asyncio.run(main())
+    assert "as asked" in caplog.text
