@@ -279,6 +279,10 @@ class Effects(msgspec.Struct, frozen=True, kw_only=True):
     trace: tuple[Trace, ...] = ()
 
 
+NO_EFFECTS = Effects()
+"""What most steps lead to; engines return this very object then."""
+
+
 class Engine(Protocol):
     """What stands above `core` sees of a consensus protocol, and all it may see."""
 

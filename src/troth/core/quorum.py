@@ -54,6 +54,8 @@ def joint_vote_result(
     voters: Collection[NodeId], outgoing: Collection[NodeId], votes: Mapping[NodeId, bool]
 ) -> VoteResult:
     """Outcome when both sets must agree; *outgoing* is empty outside a membership change (Raft §6)."""
+    if not outgoing:
+        return vote_result(voters, votes)
     results = (vote_result(voters, votes), vote_result(outgoing, votes))
     if VoteResult.LOST in results:
         return VoteResult.LOST

@@ -398,7 +398,9 @@ class KeySpace:
 
     def scavenge(self, versions_max: int) -> bool:
         """Free garbage, looking at no more than *versions_max* versions. True: there is more to be done now."""
-        target = min([self.compact_revision, *(pin.revision for pin in self._pins)])
+        target = self.compact_revision
+        for pin in self._pins:
+            target = min(target, pin.revision)
         if target > self._target:
             self._target = target
             self._cursor = self.log_head

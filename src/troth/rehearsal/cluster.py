@@ -188,7 +188,7 @@ class Cluster:
         world = self.world
         while world.now_us < end_us:
             with suppress(Halt):
-                world.run_until(min(end_us, world.now_us + 10_000))
+                world.run_until(end_us if stop is None else min(end_us, world.now_us + 10_000))
             if self.violation is not None:
                 raise self.violation
             if stop is not None and stop():

@@ -15,6 +15,7 @@ import msgspec
 
 from troth.core.engines import EngineConfig
 from troth.core.interface import (
+    NO_EFFECTS,
     Accepted,
     Effects,
     Engine,
@@ -27,14 +28,12 @@ from troth.core.interface import (
     SnapshotMeta,
     Trace,
 )
-from troth.core.leading.outbox import NO_EFFECTS
 from troth.errors import (
     IdentityLost,
     InvariantViolation,
     Removed,
     StorageError,
     WrongCluster,
-    invariant,
 )
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.rehearsal.loop import Clock, ProcessLoop
@@ -52,6 +51,7 @@ from troth.server.config import ServerConfig
 from troth.server.server import Server
 from troth.simulate.core_node import AskedRead
 from troth.simulate.journal import Journal, Stored, Write, chained, replayed
+from troth.simulate.monitor import Monitor
 from troth.simulate.paxos_view import PaxosView
 from troth.simulate.rng import stream
 from troth.simulate.view import EngineView, view_of
@@ -77,6 +77,7 @@ class WatchedEngine:
         self.node_id = engine.node_id
         self._engine = engine
         self._seat = seat
+        self._monitor: Any = seat.monitor
         for name in INPUTS:
             setattr(self, name, self._watched(getattr(engine, name)))
         for name in LOOKS:
@@ -103,12 +104,13 @@ class WatchedEngine:
         seat = self._seat
         seat.on_received(sender, message, now)
         self._engine.receive(sender, message, now)
-        seat.after_input()
+        self._monitor.on_input(seat)
         seat.handling = None
 
     def tick(self, now: Tick) -> None:
         self._engine.tick(now)
-        self._seat.on_tick(now)
+        self._monitor.on_tick(self._seat, now)
+        self._monitor.on_input(self._seat)
 
     def read(self, context: int, now: Tick) -> None:
         self._seat.on_read(context)
@@ -187,7 +189,7 @@ class Seat:
         self.plan = EnginePlan(EngineConfig())
         self._reads: dict[int, AskedRead] = {}
         self._cluster = cluster
-        self._monitor = cluster.monitor
+        self.monitor: Monitor = cluster.monitor
         self._known = False
         self._watches_batches = False
         self._pending: deque[Entry] = deque()
@@ -224,8 +226,8 @@ class Seat:
         self._pending.clear()
         self._watches_batches = False
         self._known = self.up = True
-        self._monitor.nodes[self.node_id] = self  # type: ignore[assignment]
-        self._monitor.on_booted(self)  # type: ignore[arg-type]
+        self.monitor.nodes[self.node_id] = self  # type: ignore[assignment]
+        self.monitor.on_booted(self)  # type: ignore[arg-type]
 
     def _check_recovered(self, stored: Stored) -> None:
         """All that was durable is there, with or without later writes that had not been synced (in their order)."""
@@ -244,7 +246,7 @@ class Seat:
         if self.up:
             self.up = False
             self._unsynced = list(self.journal.unsynced)
-            self._monitor.on_crashed(self)  # type: ignore[arg-type]
+            self.monitor.on_crashed(self)  # type: ignore[arg-type]
 
     # ---- what rules ask ----------------------------------------------------------------------------------
 
@@ -266,19 +268,15 @@ class Seat:
     def on_received(self, sender: NodeId, message: Message, now: Tick) -> None:
         if sender == self.node_id:
             # What a server says to itself never leaves it.
-            self._monitor.on_sent(self, sender, message)  # type: ignore[arg-type]
-        self._monitor.on_received(self, sender, message, now)  # type: ignore[arg-type]
+            self.monitor.on_sent(self, sender, message)  # type: ignore[arg-type]
+        self.monitor.on_received(self, sender, message, now)  # type: ignore[arg-type]
         self.handling = (sender, message)
 
-    def on_tick(self, now: Tick) -> None:
-        self._monitor.on_tick(self, now)  # type: ignore[arg-type]
-        self.after_input()
-
     def on_accepted(self) -> None:
-        self._monitor.on_accepted(self)  # type: ignore[arg-type]
+        self.monitor.on_accepted(self)  # type: ignore[arg-type]
 
     def on_suspected(self, peer: NodeId) -> None:
-        self._monitor.on_suspected(self, peer)  # type: ignore[arg-type]
+        self.monitor.on_suspected(self, peer)  # type: ignore[arg-type]
 
     def on_read(self, context: int) -> None:
         leading = self.view.term if self.view.leads else Term(0)
@@ -290,10 +288,10 @@ class Seat:
         self.after_input()
 
     def after_input(self) -> None:
-        self._monitor.on_input(self)  # type: ignore[arg-type]
+        self.monitor.on_input(self)  # type: ignore[arg-type]
 
     def on_effects(self, effects: Effects) -> None:
-        monitor = self._monitor
+        monitor = self.monitor
         if effects.committed and not self._watches_batches:
             self._watches_batches = True
             self._watch_batches()
@@ -324,7 +322,7 @@ class Seat:
             self.digest = chained(self.digest, entry)
             self.applied = EntryId(entry.term, entry.index)
             digests.setdefault(entry.index, self.digest)
-            self._monitor.on_applied(self, self.applied, self.digest)  # type: ignore[arg-type]
+            self.monitor.on_applied(self, self.applied, self.digest)  # type: ignore[arg-type]
         self.after_input()
         if index % COMPARE_EVERY == 0:
             self.compare()
@@ -334,7 +332,7 @@ class Seat:
         server = self.host.serving
         if server is None:
             return
-        machine, on_batch = server.node.replica.machine, self._monitor.on_batch
+        machine, on_batch = server.node.replica.machine, self.monitor.on_batch
         inner = machine._apply_writes
 
         def applied(batch: Writes, index: int) -> Outcome:
@@ -353,7 +351,7 @@ class Seat:
             store = machine.store
             sessions, next_session = machine.sessions.dump()
             fingerprint = (store.hash(0), store.revision, store.compact_revision, next_session, _encode(sessions))
-            self._monitor.on_state(self, self.applied.index, fingerprint)
+            self.monitor.on_state(self, self.applied.index, fingerprint)
 
     def on_snapshot(self, meta: SnapshotMeta) -> None:
         """A snapshot is durable here."""
@@ -580,10 +578,10 @@ class Host:
 
     def on_datagram(self, sender: NodeId, to: NodeId, cluster_id: int, data: bytes, original: bytes) -> None:
         """A frame has arrived; a connection would have been refused by whoever is not meant."""
-        server = self.server
-        if server is None or not self.up or not hasattr(server, "transport"):
+        server, loop = self.server, self.loop
+        if server is None or loop is None or not loop.alive:
             return
-        transport = server.transport
+        transport: object = getattr(server, "transport", None)
         if not isinstance(transport, DatagramTransport) or transport.node_id != to:
             return
         if transport.cluster_id != cluster_id:
@@ -591,5 +589,4 @@ class Host:
         if data is not original and data != original and is_message(self.machine.codecs[-1], data):
             # No checksum would let that pass (TCP's, TLS's): what decodes all the same is taken for lost.
             return
-        invariant(self.loop is not None, "a server runs in a process")
-        self.loop.enter(transport.receive, sender, data)  # type: ignore[union-attr]
+        loop.enter(transport.receive, sender, data)

@@ -9,6 +9,7 @@ One process runs at a time, from one thing that happens to it until it waits aga
 """
 
 import asyncio
+from asyncio import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -72,7 +73,7 @@ class Clock:
 
     def world_us(self, local_us: int) -> int:
         """How much of the world's time passes until this clock has counted *local_us*."""
-        return -(-local_us * 1000 // self._permille)
+        return local_us if self._permille == 1000 else -(-local_us * 1000 // self._permille)
 
     def set_rate(self, permille: int) -> None:
         """Run at *permille* thousandths of the right speed from now on."""
@@ -129,24 +130,27 @@ class ProcessLoop:
         self, delay: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
     ) -> Handle:
         # Of a deadline less than a microsecond may be left; taken for nothing it would be asked for again for ever.
-        return self._call_in(int(delay * 1e6) or int(delay > 0), callback, arguments, context)
+        local_us = int(delay * 1e6) or int(delay > 0)
+        return self._call_in(self.clock.local_us(), local_us, callback, arguments, context)
 
     def call_at(
         self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
     ) -> Handle:
         # One microsecond more: floats must not make a timer early by a hair, and be asked for again at once.
-        return self._call_in(int(when * 1e6) + 1 - self.clock.local_us(), callback, arguments, context)
+        now_us = self.clock.local_us()
+        return self._call_in(now_us, int(when * 1e6) + 1 - now_us, callback, arguments, context)
 
     def _call_in(
         self,
+        now_us: int,
         local_us: int,
         callback: Callable[..., object],
         arguments: tuple[Any, ...],
         context: Context | None,
     ) -> Handle:
-        handle = Handle(callback, arguments, context, self.time() + local_us / 1e6)
+        handle = Handle(callback, arguments, context, now_us / 1e6 + local_us / 1e6)
         if self.alive:
-            self.world.after(max(0, self.clock.world_us(local_us)), self._due, handle)
+            self.world.after(self.clock.world_us(local_us) if local_us > 0 else 0, self._due, handle)
         return handle
 
     def create_future(self) -> "asyncio.Future[Any]":
@@ -204,10 +208,12 @@ class ProcessLoop:
         """Something happens to this process: *callback* runs in it as soon as it can."""
         if not self.alive:
             return
-        self._ready.append(Handle(callback, arguments, None))
-        if self._running or self.paused:
-            return
-        self._run()
+        if self._running or self.paused or self._ready:
+            self._ready.append(Handle(callback, arguments, None))
+            if not self._running and not self.paused:
+                self._run()
+        else:
+            self._run(callback, arguments)
 
     def pause(self) -> None:
         """Stop it; `resume` lets it go on."""
@@ -234,10 +240,15 @@ class ProcessLoop:
         self._tasks.clear()
 
     def _due(self, handle: Handle) -> None:
-        if self.alive and not handle.cancelled():
+        callback = handle._callback
+        if not self.alive or callback is None:
+            return
+        if self._running or self.paused or self._ready or handle._context is not None:
             self._ready.append(handle)
             if not self._running and not self.paused:
                 self._run()
+        else:
+            self._run(callback, handle._arguments)
 
     def _arm(self, delay_us: int = 0) -> None:
         if not self._armed and not self.paused:
@@ -249,13 +260,21 @@ class ProcessLoop:
         if self.alive and not self.paused:
             self._run()
 
-    def _run(self) -> None:
+    def _run(self, first: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()) -> None:
+        """Call what is ready; *first*: what has just happened, when nothing else is."""
         ready = self._ready
-        before = asyncio._get_running_loop()
-        asyncio._set_running_loop(self._as_loop)
+        before = _get_running_loop()
+        _set_running_loop(self._as_loop)
         self._running = True
         rounds = 0
         try:
+            if first is not None:
+                rounds = 1
+                try:
+                    first(*arguments)
+                # As below.
+                except Exception as error:  # noqa: BLE001
+                    self._on_error(error)
             while ready and rounds < ROUNDS_MAX:
                 rounds += 1
                 for _ in range(len(ready)):
@@ -273,7 +292,7 @@ class ProcessLoop:
                         self._on_error(error)
         finally:
             self._running = False
-            asyncio._set_running_loop(before)
+            _set_running_loop(before)
         if ready:
             self._arm(ROUND_US)
 

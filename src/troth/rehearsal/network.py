@@ -107,7 +107,7 @@ class End:
             self.loop.call_soon(self.take, item)
 
     def get_write_buffer_size(self) -> int:
-        return max(0, self.unread_bytes - SOCKET_BYTES)
+        return self.unread_bytes - SOCKET_BYTES if self.unread_bytes > SOCKET_BYTES else 0
 
     def get_extra_info(self, name: str, default: object = None) -> object:
         return (self.peer.loop.host, self.number) if name == "peername" else default
@@ -161,6 +161,8 @@ class Network:
         self.cut: set[tuple[str, str]] = set()
         self.listeners: dict[Address, tuple[ProcessLoop, Callable[[], Any]]] = {}
         self.counts: Counter[str] = Counter()
+        self.packets = 0
+        """How many were sent."""
         self.clients: list[str] = []
         """Hosts that are no servers."""
         self.on_frame: Callable[[str, str, bytes, int], None] | None = None
@@ -259,13 +261,15 @@ class Network:
             return
         world = self._world
         delay_us = self._delay_us()
-        plan = self._plan
-        if not self._calm and plan.loss and self._rng.random() * 1000 < plan.loss and self._choices.take("loss"):
+        loss = self._plan.loss
+        if loss and not self._calm and self._rng.random() * 1000 < loss and self._choices.take("loss"):
             self.counts["loss"] += 1
             delay_us += RETRANSMIT_US
-        arrival_us = max(end.last_arrival_us, world.now_us + delay_us)
+        arrival_us = world.now_us + delay_us
+        if arrival_us < end.last_arrival_us:
+            arrival_us = end.last_arrival_us
         end.last_arrival_us = arrival_us
-        self.counts["packets"] += 1
+        self.packets += 1
         if self.on_frame is not None and item:
             self.on_frame(end.loop.host, end.peer.loop.host, item, arrival_us)
         end.pipe.append(item)
@@ -273,7 +277,11 @@ class Network:
 
     def _arrive(self, end: End) -> None:
         peer = end.peer
-        if end.stalled or (end.loop.host, peer.loop.host) in self.cut or peer.loop.host in self._dark:
+        if (
+            end.stalled
+            or (self.cut and (end.loop.host, peer.loop.host) in self.cut)
+            or (self._dark and peer.loop.host in self._dark)
+        ):
             self.counts["stalled"] += 1
             end.stalled += 1
             if end not in self._stalled:
@@ -287,9 +295,9 @@ class Network:
                 self._world.after(self._delay_us(), end.loop.enter, end.take, None)
             return
         if (
-            item
+            self._plan.garble
+            and item
             and not self._calm
-            and self._plan.garble
             and self._rng.random() * 1_000_000 < self._plan.garble * 100
             and self._choices.take("garble")
         ):
@@ -316,7 +324,7 @@ class Network:
     def throw(self, source: str, target: str, data: bytes, receive: Callable[[bytes], None]) -> bool:
         """Send one frame by itself: lost, late, doubled, overtaken. False: the sender may notice that it is lost."""
         plan, draw, counts, choices = self._plan, self._rng.random, self.counts, self._choices
-        counts["packets"] += 1
+        self.packets += 1
         if (source, target) in self.cut:
             counts["cut"] += 1
             return not (plan.unreachable_told and draw() * 1000 < plan.unreachable_told)
@@ -340,7 +348,7 @@ class Network:
         return True
 
     def _land(self, source: str, target: str, data: bytes, receive: Callable[[bytes], None]) -> None:
-        if (source, target) in self.cut or target in self._dark:
+        if (self.cut and (source, target) in self.cut) or target in self._dark:
             self.counts["cut"] += 1
             return
         receive(data)

@@ -25,6 +25,7 @@ from troth.rehearsal.operator import Operator
 from troth.rehearsal.plan import SECOND_US, Plan, draw
 from troth.simulate.choices import Choice, Choices
 from troth.simulate.monitor import Invariant
+from troth.simulate.world import uncollected
 
 BEGIN_US_MAX = 60 * SECOND_US
 CALM_TIMEOUTS = 60
@@ -78,7 +79,7 @@ class Rehearsal:
         """All of it; never raises for a violation."""
         plan, cluster = self.plan, self.cluster
         outcome = Outcome(plan=plan)
-        with _quiet(plan.seed):
+        with uncollected(), _quiet(plan.seed):
             try:
                 self._run()
             except InvariantViolation as violation:
@@ -95,6 +96,7 @@ class Rehearsal:
         outcome.traces = dict(sorted(cluster.monitor.trace_counts.items()))
         outcome.exits = dict(sorted(cluster.exits.items()))
         fired: Counter[str] = Counter(cluster.network.counts)
+        fired["packets"] = cluster.network.packets
         if self._faults is not None:
             fired.update(self._faults.counts)
         for host in cluster.hosts.values():

@@ -100,3 +100,7 @@ class ReplicaEffects:
             or self.events
             or self.again
         )
+
+
+NOTHING = ReplicaEffects()
+"""What most turns lead to."""

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import assert_never
 
-from troth.core.interface import Effects, Entry, EntryKind, Message, Send, SnapshotMeta, Trace
+from troth.core.interface import NO_EFFECTS, Effects, Entry, EntryKind, Message, Send, SnapshotMeta, Trace
 from troth.ids import NodeId, Tick
 from troth.replica.effects import (
+    NOTHING,
     ClearAmnesia,
     ClientId,
     LoadSnapshot,
@@ -149,10 +150,15 @@ class Replica(SnapshotPath):
         """Let time pass up to *now*."""
         self._now = now
         self.engine.tick(now)
-        self._expire_writes()
-        self._expire_reads()
-        self._expire_transfers()
-        self._continue_fetches()
+        # As in a turn: most ticks find nothing of these.
+        if self._pending:
+            self._expire_writes()
+        if self._reads.count or self._questions:
+            self._expire_reads()
+        if self._transfers:
+            self._expire_transfers()
+        if self._fetches:
+            self._continue_fetches()
         self.machine.store.scavenge()
         if self._leading:
             self._out.snapshot_work += self._sender.tick(now, self.engine)
@@ -244,11 +250,18 @@ class Replica(SnapshotPath):
             or self._doubtful
         ):
             self._maybe_snapshot()
-        out, self._out = self._out, ReplicaEffects()
+        out = self._out
+        if not out:
+            return NOTHING
+        self._out = ReplicaEffects()
         return out
 
     def _absorb(self, effects: Effects) -> None:
         """Turn what the engine wants done into what the driver is asked to do."""
+        if effects is NO_EFFECTS:
+            if self.engine.leader() != self._known_leader:
+                self._notice_leader()
+            return
         out = self._out
         if effects.send:
             out.send += map(_to_and_message, effects.send)

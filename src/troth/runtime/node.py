@@ -32,7 +32,7 @@ from typing_extensions import override
 from troth.core.interface import Membership, Message, RefusalReason, Trace
 from troth.errors import NotLeader, Removed, Unavailable
 from troth.ids import ClusterId, NodeId, Tick
-from troth.replica.effects import ClientId, SnapshotWork
+from troth.replica.effects import NOTHING, ClientId, SnapshotWork
 from troth.replica.peers import PeerCodec
 from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import ClientMessage, ServerMessage, ServerStatus
@@ -324,6 +324,8 @@ class Node(PeerSink):
     def _execute(self) -> None:
         self.counters.turns += 1
         effects = self.replica.take_effects()
+        if effects is NOTHING:
+            return
         writer = self._writer
         if not effects.persists and effects.replies and self.clients is not None:
             self.clients.deliver(effects.replies)

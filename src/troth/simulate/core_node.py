@@ -12,6 +12,7 @@ from typing import Any
 
 from troth.core.engines import Start
 from troth.core.interface import (
+    NO_EFFECTS,
     Accepted,
     Effects,
     Entry,
@@ -24,7 +25,6 @@ from troth.core.interface import (
     Send,
     SnapshotMeta,
 )
-from troth.core.leading.outbox import NO_EFFECTS
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.journal import Journal, chained
 from troth.simulate.monitor import Monitor

@@ -23,6 +23,8 @@ from troth.ports import Rng
 
 SECTOR_BYTES = 512
 
+_ZEROS = bytes(8 * SECTOR_BYTES)
+
 
 @dataclass(slots=True, kw_only=True)
 class DiskFaults:
@@ -45,10 +47,14 @@ class _Inode:
     def write(self, offset: int, data: bytes) -> None:
         end = offset + len(data)
         if end > len(self.seen):
-            self.seen.extend(bytes(end - len(self.seen)))
+            if offset > len(self.seen):
+                self.seen.extend(bytes(offset - len(self.seen)))
             self.lengths.append(end)
         self.seen[offset:end] = data
-        self._note(offset, end)
+        zeros = len(data)
+        while zeros >= len(_ZEROS) and data.endswith(_ZEROS, 0, zeros):
+            zeros -= len(_ZEROS)
+        self._note(offset, offset + zeros, end)
 
     def truncate(self, size: int) -> None:
         was = len(self.seen)
@@ -57,7 +63,7 @@ class _Inode:
         else:
             self.seen.extend(bytes(size - was))
         self.lengths.append(size)
-        self._note(min(size, was), max(size, was))
+        self._note(min(size, was), was, max(size, was))
 
     def sync(self) -> None:
         self._reach(len(self.seen), list(self.versions))
@@ -110,14 +116,24 @@ class _Inode:
         self._drop_pending()
         return lost
 
-    def _note(self, lo: int, hi: int) -> None:
-        for sector in range(lo // SECTOR_BYTES, (hi + SECTOR_BYTES - 1) // SECTOR_BYTES):
+    def _note(self, lo: int, zeros: int, hi: int) -> None:
+        """Bytes of ``[lo, hi)`` have been written, those from *zeros* on as zeros."""
+        end = (hi + SECTOR_BYTES - 1) // SECTOR_BYTES
+        # Behind what is durable there are zeros already: of these sectors only those with other states before count.
+        blank = (max(zeros, len(self.durable)) + SECTOR_BYTES - 1) // SECTOR_BYTES
+        sectors = [*range(lo // SECTOR_BYTES, min(end, blank))]
+        if blank < end:
+            sectors += sorted(sector for sector in self.versions if max(blank, lo // SECTOR_BYTES) <= sector < end)
+        for sector in sectors:
             start = sector * SECTOR_BYTES
             state = _sector(self.seen, start)
             states = self.versions.get(sector)
-            # A write that changes nothing can not be lost; without this, files full of zeros would be costly.
-            if state != (states[-1] if states else _sector(self.durable, start)):
-                self.versions.setdefault(sector, []).append(state)
+            # A write that changes nothing can not be lost.
+            if states is None:
+                if state != _sector(self.durable, start):
+                    self.versions[sector] = [state]
+            elif state != states[-1]:
+                states.append(state)
 
 
 def _sector(content: bytearray, start: int) -> bytes:

@@ -23,7 +23,7 @@ from troth.simulate.network import Network
 from troth.simulate.plan import SECOND_US, TICK_US, Plan, draw
 from troth.simulate.rng import stream
 from troth.simulate.workload import Workload
-from troth.simulate.world import World
+from troth.simulate.world import World, uncollected
 
 CALM_TIMEOUTS = 60
 """Within so many election timeouts after all faults have ended the cluster must serve everything."""
@@ -105,8 +105,9 @@ class Simulation:
         """Both phases. Whatever an invariant (of the run or of the code itself) says is in `Outcome.violation`."""
         outcome = Outcome(plan=self.plan)
         try:
-            self.chaos()
-            self.calm()
+            with uncollected():
+                self.chaos()
+                self.calm()
         except InvariantViolation as violation:
             outcome.violation = str(violation)
         outcome.digest = self.digest()

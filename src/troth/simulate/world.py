@@ -4,7 +4,9 @@ Time is an int of microseconds and moves only from one event to the next. Events
 the order in which they were planned. Nodes do not see this time but the ticks of their own clock (`LocalClock`).
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias
 
@@ -14,8 +16,24 @@ from troth.simulate.plan import TICK_US
 
 Action: TypeAlias = Callable[..., None]
 
+COLLECT_AFTER = 50_000
+"""So many more objects are there before the collector looks for garbage."""
+
 EVENTS_AT_ONCE_MAX = 1_000_000
 """So much happens at one microsecond only if somebody asks for a moment again and again that never passes."""
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Nearly all that a run makes goes by itself, so the collector looks seldom, and never at what was there before.
+    What the last run has left, which nobody holds any more, is still young and goes now."""
+    gc.collect(1)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER, 1_000, 1_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 class World:

@@ -2,10 +2,18 @@
 
 from dataclasses import dataclass, field
 
-from troth.core.interface import Effects, Entry, Membership, Persist, ReadState, Send, SnapshotMeta, Trace
+from troth.core.interface import (
+    NO_EFFECTS,
+    Effects,
+    Entry,
+    Membership,
+    Persist,
+    ReadState,
+    Send,
+    SnapshotMeta,
+    Trace,
+)
 from troth.ids import NodeId
-
-NO_EFFECTS = Effects()
 
 
 @dataclass(slots=True)

@@ -104,7 +104,10 @@ class Server(ABC, Generic[LeaderT]):
 
     def leader(self) -> tuple[Term, NodeId]:
         """The present term and its leader (0: unknown): the part of `status` that is asked for all the time."""
-        return self.term, self._leader_id
+        role = self._role
+        if isinstance(role, Follower):
+            return self.term, role.leader
+        return self.term, self.node_id if isinstance(role, Leading) else NOBODY
 
     def membership_at(self, index: LogIndex) -> Membership:
         """The membership in force at *index* (for the header of a snapshot)."""

@@ -4,10 +4,10 @@ from typing import Any
 
 from troth.core.paxos import messages as paxos
 from troth.core.raft import messages as raft
-from troth.errors import invariant
+from troth.errors import InvariantViolation, invariant
 from troth.ids import LogIndex, NodeId, Tick
 from troth.simulate.core_node import CoreNode
-from troth.simulate.invariants.quorums import lacks_quorum, reign, working
+from troth.simulate.invariants.quorums import is_of_reign, lacks_quorum, working
 from troth.simulate.monitor import Invariant, Monitor, Seen
 
 
@@ -35,7 +35,7 @@ class LeaderFitness(Invariant):
         self._stored[node.node_id] = (node.view.commit_index, None)
 
     def on_received(self, node: CoreNode, sender: NodeId, message: Any, now: Tick) -> None:
-        if not node.view.leads or reign(message) != node.view.ballot:
+        if not node.view.leads or not is_of_reign(message, node.view):
             return
         if sender != node.node_id and not node.view.membership.is_member(sender):
             return
@@ -57,16 +57,15 @@ class LeaderFitness(Invariant):
         self._ticked[me] = now
         slack = config.heartbeat_ticks + node.plan.tick_stride + 2
         heard = self._heard[me]
-        for member in view.membership.everyone():
-            heard.setdefault(member, ran)
+        for members in (view.membership.voters, view.membership.outgoing, view.membership.learners):
+            for member in members:
+                heard.setdefault(member, ran)
         answering = {peer for peer, at in heard.items() if ran - at < config.election_timeout_ticks + slack}
-        invariant(
-            not lacks_quorum(view.membership, {*answering, me}, working(view)),
-            "leads though no quorum answers",
-            node=me,
-            term=view.term,
-            answering=sorted(answering),
-        )
+        answering.add(me)
+        if lacks_quorum(view.membership, answering, working(view)):
+            raise InvariantViolation(
+                f"leads though no quorum answers (node={me}, term={view.term}, answering={sorted(answering)})"
+            )
         upto, since = self._stored[me]
         if upto >= view.own_last() or since is None:
             # An entry that this very tick has appended (a promotion) does not count yet.

@@ -44,6 +44,14 @@ def working(view: EngineView) -> Callable[[int], int]:
     return lambda count: _sizes(view, count)[1]
 
 
+def is_of_reign(message: RaftMessage | PaxosMessage, view: EngineView) -> bool:
+    """Whether *message* belongs to the very term (ballot) that *view*'s server is in."""
+    ballot: Ballot | None = getattr(message, "ballot", None)
+    if ballot is None:
+        return message.term == view.term  # type: ignore[union-attr]
+    return ballot == view.ballot
+
+
 def reign(message: RaftMessage | PaxosMessage) -> Ballot:
     """What a message belongs to, to be compared with `EngineView.ballot`."""
     # Not asked with `isinstance`, which takes longer with a union than the rule that wants to know.

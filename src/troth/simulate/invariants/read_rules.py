@@ -10,7 +10,7 @@ from troth.core.raft import messages as raft
 from troth.errors import invariant
 from troth.ids import LogIndex, NodeId, Tick
 from troth.simulate.core_node import CoreNode
-from troth.simulate.invariants.quorums import confirming, lacks_quorum, reign
+from troth.simulate.invariants.quorums import confirming, is_of_reign, lacks_quorum, reign
 from troth.simulate.monitor import Invariant, Monitor, Seen
 from troth.simulate.paxos_view import PaxosView
 
@@ -66,11 +66,11 @@ class ReadRules(Invariant):
             self._numbers.add(number)
         elif isinstance(message, raft.TimeoutNow | paxos.TimeoutNow):
             self._offered.setdefault(node.node_id, (reign(message), node.world_us()))
-        elif node.view.leads and node.view.ballot == reign(message):
+        elif node.view.leads and is_of_reign(message, node.view):
             self._check(node, self._asked.get((node.node_id, to, message.number), node.world_us()))
 
     def on_received(self, node: CoreNode, sender: NodeId, message: Any, now: Tick) -> None:
-        if not node.view.leads or reign(message) != node.view.ballot:
+        if not node.view.leads or not is_of_reign(message, node.view):
             return
         if isinstance(message, raft.ReadRequest | paxos.ReadRequest):
             self._asked.setdefault((node.node_id, sender, message.number), node.world_us())

@@ -19,15 +19,15 @@ class StateMachineSafety(Invariant):
         self._applied[node.node_id] = node.applied.index
 
     def on_applied(self, node: CoreNode, entry: EntryId, digest: int) -> None:
-        first = self._digests.setdefault(entry.index, digest)
+        first, before = self._digests.setdefault(entry.index, digest), self._applied[node.node_id]
+        self._applied[node.node_id] = entry.index
+        if first == digest and entry.index == before + 1:
+            return
         invariant(first == digest, "different entries applied at one index", node=node.node_id, entry=entry)
-        before = self._applied[node.node_id]
-        jumped = entry.index != before + 1 and entry.index != node.journal.volatile.base.last.index
         invariant(
-            entry.index > before and not jumped,
+            entry.index > before and entry.index == node.journal.volatile.base.last.index,
             "applies out of order",
             node=node.node_id,
             before=before,
             entry=entry,
         )
-        self._applied[node.node_id] = entry.index
