@@ -259,7 +259,7 @@ class Core:
     def note_refused(self, gid: str) -> None:
         """The last resource has refused: nobody can commit it any more."""
         try:
-            self.log.note_refused(gid)
+            self.waiting.blocking(self.log.note_refused, gid)
         except TrothError:
             pass  # recovery asks the last resource again, and is told the same
 

@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import exc
 
@@ -124,12 +125,13 @@ class Recovery:
 
         One that is opened from now on has a higher number, so that its sessions are never taken for old ones.
         """
-        log = self._core.log
+        log, blocking = self._core.log, self._core.waiting.blocking
+        close = partial(log.close_epoch, even_if_alive=even_if_alive)
         closed = {}
-        for coordinator in log.coordinators():
+        for coordinator in blocking(log.coordinators):
             is_own = coordinator.name == log.epoch.coordinator
             may_close = not is_own and (not coordinator.is_alive or even_if_alive)
-            is_closed = may_close and log.close_epoch(coordinator.name, even_if_alive=even_if_alive)
+            is_closed = may_close and blocking(close, coordinator.name)
             closed[coordinator.name] = coordinator.epoch if is_closed else coordinator.epoch - 1
         return closed
 
@@ -189,7 +191,7 @@ class Recovery:
         if core.is_under_way(name):
             return Finding.EPOCH_OPEN
         try:
-            verdict = core.log.verdict(gid)
+            verdict = core.waiting.blocking(core.log.verdict, gid)
             if verdict is Verdict.DELEGATED:
                 # Our own transaction may be about to commit it; a dead owner's is refused, unless it was committed.
                 refuse = not self._is_open(gid) or core.left_behind(name) is State.IN_DOUBT
@@ -200,7 +202,7 @@ class Recovery:
                 return Finding.CELL_COMMIT if said is Outcome.COMMITTED else Finding.LOG_SILENT
             if verdict is Verdict.OPEN and core.left_behind(name) is State.IN_DOUBT:
                 # We were interrupted, or not answered, and nothing is written: whoever writes the cell first decides.
-                verdict = core.log.abort(Abort(name, "recovery"))
+                verdict = core.waiting.blocking(core.log.abort, Abort(name, "recovery"))
         except UNREACHABLE:
             return Finding.LOG_SILENT
         match verdict:
@@ -214,10 +216,8 @@ class Recovery:
                 return Finding.NOT_OURS
 
     def _is_open(self, gid: Gid) -> bool:
-        return any(
-            c.name == gid.coordinator and c.epoch == gid.epoch and c.is_alive
-            for c in self._core.log.coordinators()
-        )
+        known = self._core.waiting.blocking(self._core.log.coordinators)
+        return any(c.name == gid.coordinator and c.epoch == gid.epoch and c.is_alive for c in known)
 
     def _follow(
         self,
@@ -246,9 +246,8 @@ class Recovery:
                     finding = self._prove(participant, gid, proof)
                 case Step.NOTE_HEURISTIC:
                     report.heuristic.append(branch)
-                    self._core.log.note_heuristic(
-                        Heuristic(gid, participant.name, "rolled back, although the decision is commit")
-                    )
+                    found = Heuristic(gid, participant.name, "rolled back, although the decision is commit")
+                    self._core.waiting.blocking(self._core.log.note_heuristic, found)
                     return case
                 case Step.NOTE_APPLIED | Step.REPORT | Step.NOTHING:
                     self._report(case, todo, branch, report)
@@ -265,7 +264,7 @@ class Recovery:
 
     def _proof_of(self, gid: str, participant: str) -> str:
         found = parse_gid(gid)
-        record = self._core.log.commit_of(found[0]) if found else None
+        record = self._core.waiting.blocking(self._core.log.commit_of, found[0]) if found else None
         refs = record.branches if record else ()
         return next((ref.proof for ref in refs if ref.participant == participant), "")
 
@@ -319,13 +318,13 @@ class Recovery:
             if is_done:
                 applied.append(record.gid)
         if applied:
-            core.log.note_applied(applied)
+            core.waiting.blocking(core.log.note_applied, applied)
         for gid, state, record in core.all_left_behind():
             try:
                 self._settle(gid, state, record)
             except UNREACHABLE:
                 break  # the log; the next pass tries again
-        needed = {record.gid for record in core.log.unapplied()}
+        needed = {record.gid for record in core.waiting.blocking(core.log.unapplied)}
         for participant in reached:
             try:
                 participant.prune(f"{FORMAT}.{core.epoch.log}.{core.epoch.coordinator}.", needed)
@@ -353,13 +352,14 @@ class Recovery:
         found = parse_gid(gid)
         if found is None or self._core.is_under_way(gid):
             return
-        verdict = self._core.log.verdict(found[0])
+        core = self._core
+        verdict = core.waiting.blocking(core.log.verdict, found[0])
         if verdict is Verdict.OPEN and state is State.IN_DOUBT and (record.branches or record.delegate):
             # Listed nowhere, when its only writer cannot prepare: whoever asks would be told "open" for ever.
-            verdict = self._core.log.abort(Abort(gid, "recovery"))
-        is_unapplied = record.gid in {unapplied.gid for unapplied in self._core.unapplied()}
+            verdict = core.waiting.blocking(core.log.abort, Abort(gid, "recovery"))
+        is_unapplied = record.gid in {unapplied.gid for unapplied in core.unapplied()}
         if not is_unapplied and verdict is not Verdict.OPEN:
-            self._core.settled(gid)
+            core.settled(gid)
 
     def _count(self, report: Report) -> None:
         metrics = self._core.metrics

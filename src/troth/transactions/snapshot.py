@@ -94,7 +94,7 @@ def _standing(core: Core) -> set[str] | None:
 
     What is still prepared in all of its databases tears nothing, and what is prepared in none is done, noted or not.
     """
-    core.log.coordinators()  # reads what other processes have decided
+    core.waiting.blocking(core.log.coordinators)  # reads what other processes have decided
     decided = [record for record in core.unapplied() if not core.is_under_way(record.gid)]
     standing: set[str] = set()
     if not decided:

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from typing_extensions import override
 
 pytest.importorskip("sqlalchemy")
 
@@ -18,10 +19,12 @@ from troth.core.twophase.table import Finding, State
 from troth.errors import StorageError
 from troth.transactions import recovery as recovery_module
 from troth.transactions.barrier import Barrier
-from troth.transactions.core import Core
+from troth.transactions.core import Core, InThreads
 from troth.transactions.log.file import FileLog
 from troth.transactions.participants.base import Prepared
 from troth.transactions.recovery import DETACHES_MAX, LOOKS_MAX, Recovery, Report
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -99,6 +102,39 @@ class Database:
         pass
 
 
+class Outside(InThreads):
+    """Knows whether something is being done that may block."""
+
+    is_blocking = False
+
+    @override
+    def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
+        before, self.is_blocking = self.is_blocking, True
+        try:
+            return work(*arguments)
+        finally:
+            self.is_blocking = before
+
+
+class Watched:
+    """A log that is asked only where asyncio's loop would not wait for it."""
+
+    def __init__(self, log: FileLog, waiting: Outside) -> None:
+        self._log = log
+        self._waiting = waiting
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._log, name)
+        if not callable(found):
+            return found
+
+        def asked(*arguments: Any, **named: Any) -> Any:
+            assert self._waiting.is_blocking, f"{name}() of the log would keep a loop waiting"
+            return found(*arguments, **named)
+
+        return asked
+
+
 class Place:
     """A process that recovers ("me"), and one that has died or lives ("other"), on one log."""
 
@@ -107,9 +143,11 @@ class Place:
         self.other = FileLog(path, coordinator="other")
         self.log = FileLog(path, coordinator="me")
         self.steps: list[str] = []
+        waiting = Outside()
         self.core = Core(
             [self.bank, self.stock],  # type: ignore[list-item]
-            self.log,
+            Watched(self.log, waiting),  # type: ignore[arg-type]
+            waiting=waiting,
             barrier=Barrier(None),
             on_step=self.steps.append,
             finds_deadlocks=False,
