@@ -309,3 +309,10 @@ def test_a_full_acceptor_takes_part_in_the_decision_about_its_successors() -> No
     assert isinstance(alone.accept(b"v", ballot(1)), Full)
     assert isinstance(alone.prepare(ballot(1), key=config_key(2)), Promise)
     assert alone.accept(b"config", ballot(1), key=config_key(2)) == Took()
+
+
+def test_the_next_ballot_that_an_accept_promises_is_the_highest() -> None:
+    """Whoever replaces the group must raise its barrier above that one too."""
+    alone = Alone()
+    alone.accept(b"v", ballot(3), ballot(8))
+    assert alone.acceptor.highest == ballot(8)
