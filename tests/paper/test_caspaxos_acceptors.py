@@ -23,9 +23,11 @@ from troth.core.register.messages import (
     Described,
     Full,
     Gone,
+    Holding,
     Prepare,
     Promise,
     PromisedRecord,
+    Read,
     RecordMessage,
     ReplyMessage,
     RequestMessage,
@@ -316,3 +318,19 @@ def test_the_next_ballot_that_an_accept_promises_is_the_highest() -> None:
     alone = Alone()
     alone.accept(b"v", ballot(3), ballot(8))
     assert alone.acceptor.highest == ballot(8)
+
+
+def test_a_promise_tells_the_fence_also_of_a_key_that_holds_something() -> None:
+    """Without it a change in doubt would be taken for one that did not happen (`states.fate`)."""
+    alone = Alone()
+    alone.accept(None, ballot(3), ballot(4), key=b"other")
+    alone.collect(ballot(3), key=b"other")
+    alone.accept(b"v", ballot(5))
+    assert alone.prepare(ballot(6)) == Promise(ballot(5), state(b"v", ballot(5)), ballot(4))
+
+
+def test_a_read_tells_what_is_accepted_and_not_what_is_promised() -> None:
+    alone = Alone()
+    alone.accept(b"v", ballot(5))
+    alone.prepare(ballot(9))
+    assert alone.ask(Read(CONFIG.id, KEY)) == (Holding(ballot(5), state(b"v", ballot(5))), None)

@@ -125,6 +125,17 @@ def test_an_answer_to_an_old_request_takes_no_vote_back() -> None:
     assert stage.role(1) == "Leader"
 
 
+def test_a_newer_term_is_told_once_it_is_durable() -> None:
+    """Figure 2: what is not on the disk is not said."""
+    stage = Stage()
+    stage[2].syncs = False
+    stage.hand(3, 2, HigherTerm(Term(7)))
+    stage.hand(1, 2, RequestVote(Term(5), EntryId(Term(0), LogIndex(0))))
+    assert stage.sent(HigherTerm, 2) == []
+    stage.sync(2)
+    assert stage.sent(HigherTerm, 2) == [HigherTerm(Term(7))]
+
+
 def test_a_stale_answer_changes_nothing() -> None:
     """§5.1; pitfall: answers of an older term counted in the present one."""
     stage = Stage()

@@ -634,6 +634,16 @@ def test_an_append_is_bounded_in_bytes_and_the_rest_follows() -> None:
     assert stage.commit(2) == 8
 
 
+def test_what_exceeds_one_append_leaves_in_the_same_turn() -> None:
+    """Thesis §10.2.2: nothing waits for an answer."""
+    stage = replicating(2, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20, append_bytes_max=1))
+    stage.drop()
+    for _ in range(3):
+        stage[1].engine.propose(b"x")
+    stage.pump(1)
+    assert len(stage.sent(AppendEntries, 1, 2)) == 3
+
+
 def test_a_lost_pipeline_is_sent_again() -> None:
     """§5.3: everything in flight may be lost at once."""
     stage = replicating(2)
