@@ -217,6 +217,9 @@ def test_a_delegated_cell_can_only_turn_into_abort_and_frees_its_key(opened: Ope
 
 def test_names_of_other_logs_are_foreign(opened: Opener) -> None:
     log = opened()
+    other = str(Gid("zzzzzzzz", log.epoch.coordinator, log.epoch.number, 1))
+    assert log.abort(Abort(other)) is Verdict.FOREIGN
+    assert log.commit_of(parsed(other)) is None
     assert log.verdict(Gid("zzzzzzzz", "one", 1, 1)) is Verdict.FOREIGN
     assert log.verdict(Gid(log.log_id, log.epoch.coordinator, log.epoch.number + 5, 1)) is Verdict.FOREIGN
     assert log.verdict(Gid(log.log_id, "nobody", 1, 1)) is Verdict.FOREIGN
@@ -435,3 +438,12 @@ def test_a_closed_epoch_is_nobodys(cluster_url: str) -> None:
     assert [(each.name, each.is_alive) for each in other.coordinators()] == [("one", False), ("two", True)]
     first.close()
     other.close()
+
+
+def test_what_was_not_delegated_is_not_taken_back(cluster_url: str) -> None:
+    log = ReplicatedLog.connect(cluster_url, name="own", coordinator="one")
+    record = commit(log, 1)
+    decided(log, record)
+    log.note_refused(record.gid)
+    assert log.verdict(parsed(record.gid)) is Verdict.COMMIT
+    log.close()

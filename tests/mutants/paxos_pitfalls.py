@@ -10,6 +10,8 @@ TESTS = (
     "tests/paper/test_paxos_slots.py",
     "tests/paper/test_paxos_reads.py",
     "tests/paper/test_paxos_membership.py",
+    "tests/paper/test_paxos_edges.py",
+    "tests/paper/test_paxos_turns.py",
     "tests/unit/core/test_paxos_node.py",
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from troth.core.engines import EngineConfig
-from troth.core.interface import Ballot, Entry, EntryKind, Slot
+from troth.core.interface import Ballot, Entry, EntryKind, Member, Slot
 from troth.core.paxos.messages import Accept, Prepare, Promise
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.stage import InFlight, Stage
@@ -78,3 +78,20 @@ def accepts(*, to: int, index: int) -> object:
         return flying.to == to and isinstance(message, Accept) and any(e.index == index for e in message.entries)
 
     return wanted
+
+
+def led(*voters: int, others: tuple[int, ...] = (), **settings: int) -> Stage:
+    stage = paxos(voters or (1, 2, 3), others=others, **settings)
+    stage.elect(1)
+    stage.run(4)
+    return stage
+
+
+def joining(*nodes: int) -> dict[NodeId, Member]:
+    return {NodeId(node): Member(f"n{node}") for node in nodes}
+
+
+def chosen(stage: Stage, count: int) -> None:
+    for _ in range(count):
+        stage.propose(1)
+        stage.settle()
