@@ -1,6 +1,7 @@
 """What imports cannot show: calls that reach the world, orders that differ from one process to the next, file names."""
 
 import ast
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -104,3 +105,14 @@ def test_test_files_have_names_of_their_own() -> None:
     """pytest imports them as top-level modules: of two with one name, one would never run."""
     names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_nothing_stands_in_the_repository_that_a_command_has_left_there() -> None:
+    """Certificates, data directories, logs: what is written where one happens to stand is committed by accident."""
+    try:
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a clone")
+    tops = {line.partition("/")[0] for line in listed.splitlines() if "/" in line}
+    assert tops <= {".ci", ".github", "benchmarks", "docs", "examples", "scripts", "src", "tests"}
+    assert [line for line in listed.splitlines() if Path(line).suffix in (".key", ".pem", ".log", ".snap")] == []
