@@ -16,11 +16,11 @@ EXIT_INTERRUPTED = 130
 """What a shell makes of SIGINT."""
 
 _ADVICE: dict[type[TrothError], tuple[int, str]] = {
-    errors.UsageError: (EXIT_USAGE, "add --help to the command"),
+    errors.UsageError: (EXIT_USAGE, "troth {command} --help"),
     errors.Unavailable: (EXIT_UNAVAILABLE, "troth status          (which servers answer, and is there a quorum?)"),
     errors.NotLeader: (EXIT_UNAVAILABLE, "troth status          (is there a leader?)"),
     errors.Overloaded: (EXIT_UNAVAILABLE, "the same command again in a moment, with fewer requests at once"),
-    errors.InvalidRequest: (EXIT_REFUSED, "add --help to the command"),
+    errors.InvalidRequest: (EXIT_REFUSED, "troth {command} --help"),
     errors.AnswerTooLarge: (EXIT_REFUSED, "a smaller span, or --limit; the data were not touched"),
     errors.AnswerLost: (EXIT_UNKNOWN, "troth get KEY         (it has happened; see what it did)"),
     errors.QuotaExceeded: (
@@ -47,13 +47,22 @@ _ADVICE: dict[type[TrothError], tuple[int, str]] = {
     TrothError: (EXIT_REFUSED, "troth status"),
 }
 
+_TELLS: dict[str, str] = {
+    "transfer": "troth member list     (who leads now?)",
+    "member": "troth member list     (has it happened?)",
+    "lease": "troth lease list      (has it happened?)",
+    "alarm": "troth alarm list      (has it happened?)",
+    "compact": "the same command again: to compact twice is harmless",
+}
+"""What shows whether a command that is not about one key has happened."""
 
-def advice_for(error: TrothError) -> tuple[int, str]:
-    """(exit code, what to try next) for *error*: the row of its class or its nearest ancestor."""
-    for kind in type(error).__mro__:
-        if kind in _ADVICE:
-            return _ADVICE[kind]
-    return _ADVICE[TrothError]
+
+def advice_for(error: TrothError, command: str = "") -> tuple[int, str]:
+    """(exit code, what to try next) for *error* of *command*: the row of its class or its nearest ancestor."""
+    code, advice = next(_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE)
+    if code == EXIT_UNKNOWN:
+        advice = _TELLS.get(command, advice)
+    return code, advice.format(command=command or "COMMAND")
 
 
 def whether_it_happened(error: TrothError) -> str:
@@ -70,10 +79,10 @@ def whether_it_happened(error: TrothError) -> str:
 class CommandFailed(click.ClickException):
     """How a `TrothError` leaves the command line."""
 
-    def __init__(self, error: TrothError) -> None:
+    def __init__(self, error: TrothError, command: str = "") -> None:
         super().__init__(str(error) or error.code)
         self.error = error
-        code, self.advice = advice_for(error)
+        code, self.advice = advice_for(error, command)
         self.exit_code = code  # type: ignore[misc]  # click declares it for the class; it differs by error here
 
     @override

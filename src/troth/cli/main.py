@@ -141,11 +141,13 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except TrothError as error:
-            raise CommandFailed(error) from error
+            raise CommandFailed(error, ctx.invoked_subcommand or "") from error
         except OSError as error:
             if error.filename is None:
                 raise
-            raise CommandFailed(UsageError(f"{error.filename}: {error.strerror}")) from error
+            raise CommandFailed(
+                UsageError(f"{error.filename}: {error.strerror}"), ctx.invoked_subcommand or ""
+            ) from error
         except KeyboardInterrupt:
             click.echo("Interrupted. What was under way may or may not have happened.", err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None

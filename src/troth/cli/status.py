@@ -84,7 +84,7 @@ def status(cluster: Cluster) -> None:
             click.echo(str(failure), err=True)
             click.echo(f"Try:   troth up, or check the servers at {cluster.url}", err=True)
         elif failure is not None:
-            click.echo(f"Try:   {advice_for(failure)[1]}", err=True)
+            click.echo(f"Try:   {advice_for(failure, 'status')[1]}", err=True)
     raise SystemExit(verdict.health)
 
 

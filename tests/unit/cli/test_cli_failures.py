@@ -1,0 +1,36 @@
+"""What a failed command advises is a command, and one that tells about what failed."""
+
+import pytest
+from click.testing import CliRunner
+
+from troth import errors
+from troth.cli.failures import advice_for
+from troth.cli.main import COMMANDS, cli
+
+
+@pytest.mark.parametrize(
+    "command, advice",
+    [
+        ("put", "troth get KEY"),
+        ("transfer", "troth member list"),
+        ("member", "troth member list"),
+        ("lease", "troth lease list"),
+    ],
+)
+def test_what_may_have_happened_is_looked_up_where_it_would_show(command: str, advice: str) -> None:
+    assert advice in advice_for(errors.OutcomeUnknown("?"), command)[1]
+
+
+def test_every_error_has_advice_that_can_be_given_for_every_command() -> None:
+    kinds = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.TrothError)
+    ]
+    for command in [name for section in COMMANDS.values() for name in section]:
+        for kind in kinds:
+            _, advice = advice_for(kind.__new__(kind), command)
+            assert advice and "{" not in advice and "COMMAND" not in advice
+
+
+def test_wrong_usage_names_the_help_of_the_very_command() -> None:
+    result = CliRunner().invoke(cli, ["put", "x"])
+    assert result.exit_code == 2 and "Try:   troth put --help" in result.output
