@@ -20,7 +20,7 @@ from troth.ids import ClusterId, NodeId
 from troth.models import LevelName
 from troth.replica.effects import ClientId
 from troth.replica.pieces import LongAnswer
-from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, Reads, ServerMessage, Writes
+from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, ReadResults, Reads, ServerMessage, Writes
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, Registers, welcome
 from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, frame, head, head_of
@@ -28,6 +28,9 @@ from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
 CLIENT_FRAME_BYTES_MAX = 2 * WRITES_BYTES_MAX
 """A batch of writes may hold a single command above the batch's usual size; nothing a client says is larger."""
+
+COPY_BYTES_MAX = 1 << 20
+"""Larger answers to reads are not copied behind their head: very large ones would hold the loop."""
 
 STRANGERS_MAX = 256
 """Connections that have not introduced themselves yet (they have a few seconds to)."""
@@ -103,22 +106,25 @@ class ClientPort:
 
     def deliver(self, replies: Sequence[tuple[ClientId, ServerMessage | LongAnswer]]) -> None:
         """Send the answers of one turn: one write for each connection."""
-        if len(replies) == 1:
+        if len(replies) == 1 and type(replies[0][1]) is not LongAnswer:
             ((client, message),) = replies
-            if type(message) is not LongAnswer:
-                body, connection = _encode(message), self.connections.get(client)
-                if connection is not None and len(body) <= ANSWER_BYTES_MAX:
-                    self._write(connection, frame(body))
-                    self.counters.frames_sent += 1
-                    return
+            body, connection = _encode(message), self.connections.get(client)
+            if len(body) > COPY_BYTES_MAX:
+                self._deliver_long(client, [body])
+            elif connection is not None:
+                self._write(connection, frame(body))
+                self.counters.frames_sent += 1
+            return
         parts: dict[ClientId, list[bytes | bytearray]] = {}
         for client, message in replies:
             if type(message) is LongAnswer:
                 self._deliver_long(client, message.pieces)
                 continue
             body = _encode(message)
-            if len(body) > ANSWER_BYTES_MAX:
-                self._cut_off(client, "a client asked for more than a frame can carry")
+            if len(body) > (COPY_BYTES_MAX if type(message) is ReadResults else ANSWER_BYTES_MAX):
+                self._deliver_long(
+                    client, [body]
+                )  # an answer to reads may overtake what else there is, others may not
                 continue
             mine = parts.get(client)
             if mine is None:
@@ -135,7 +141,9 @@ class ClientPort:
     def _deliver_long(self, client: ClientId, pieces: list[bytes | bytearray]) -> None:
         """One frame, of which nothing is copied."""
         connection = self.connections.get(client)
-        if connection is not None:
+        if sum(map(len, pieces)) > ANSWER_BYTES_MAX:
+            self._cut_off(client, "a client asked for more than a frame can carry")
+        elif connection is not None:
             self.counters.frames_sent += 1
             for piece in (head_of(pieces), *pieces):
                 if not connection.transport.is_closing():

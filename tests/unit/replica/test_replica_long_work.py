@@ -2,8 +2,10 @@
 
 import msgspec
 import pytest
+import replica_cluster
 from replica_cluster import Cluster, client_of
 
+from troth.core.engines import engine_kind
 from troth.core.raft.messages import Heartbeat
 from troth.ids import NodeId
 from troth.kv import preparing, ranges, snapshot
@@ -168,7 +170,11 @@ def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanw
     assert cluster.replicas[node].machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
 
 
-def test_what_waits_for_a_snapshot_to_be_loaded_is_bounded_and_comes_from_the_leader_later() -> None:
+@pytest.mark.parametrize("consensus", ["raft", "paxos"])
+def test_what_waits_for_a_snapshot_to_be_loaded_is_bounded_and_comes_from_the_leader_later(
+    consensus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_cluster, "KIND", engine_kind(consensus))
     config = ReplicaConfig(
         snapshot_log_entries=20,
         log_kept_entries=100,

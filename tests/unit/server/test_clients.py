@@ -237,6 +237,26 @@ async def test_a_long_answer_is_one_frame_and_is_not_copied() -> None:
         client.transport.abort()
 
 
+@pytest.mark.parametrize("beside", [[], [Done(2)]])
+async def test_an_answer_of_few_large_values_is_encoded_and_not_copied_again(beside: list[Done]) -> None:
+    node, size = EchoNode(), 12 << 20
+    async with asyncio.timeout(10), serving(node) as address:
+        client = await call(address)
+        await client.greeting
+        await client.next_body()
+        values = [KeyValue(b"k%d" % number, 1, 2, 3, bytes(size // 12)) for number in range(12)]
+        large = ReadResults(1, LevelName.EVENTUAL, 9, [RangeResult(9, values, 12)])
+        tracemalloc.start()
+        node.port.deliver([*((1, done) for done in beside), (1, large)])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1.7 * size, "the encoder grows its buffer by half"
+        heard = [_decode(await client.next_body()) for _ in range(1 + len(beside))]
+        assert large in heard and all(done in heard for done in beside)
+        assert node.port.counters.frames_sent == 2 + len(beside)
+        client.transport.abort()
+
+
 async def test_requests_are_counted_by_kind() -> None:
     node = EchoNode()
     async with asyncio.timeout(5), serving(node) as address:
