@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from fake_server import asynchronous
 
 import troth
+from troth import aio
 from troth.client.registers import aio_lines, lines, recorded
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.lines import Line, LineLost
@@ -30,7 +32,7 @@ from troth.client.registers.request import (
     view_of,
     where,
 )
-from troth.client.registers.sync import failure_of
+from troth.client.registers.sync import PaxosClient, failure_of
 from troth.core.register import changes
 from troth.core.register.messages import ZERO, Describe, Described, Seat, founding, group_of
 from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
@@ -332,3 +334,24 @@ def test_a_name_that_is_not_there_is_said_and_asked_for_again(monkeypatch: pytes
         lookup.addresses(time.monotonic() + 30)
     assert lookup.addresses(time.monotonic() + 30) == ["::1", "127.0.0.1"]
     assert Lookup("127.0.0.1", 1).addresses(0) == ["127.0.0.1"]
+
+
+@asynchronous
+async def test_a_client_closed_at_once_leaves_nothing_that_was_never_begun() -> None:
+    registers = aio.PaxosClient(list(ADDRESSES))
+    registers._collect_later(b"k")
+    await registers.close()
+    await asyncio.sleep(0)  # a coroutine that is thrown away says so here
+
+
+def test_a_forked_child_leaves_the_parents_connections_and_acceptors_alone() -> None:
+    registers = PaxosClient.__new__(PaxosClient)
+    line, acceptors = MagicMock(), MagicMock()
+    registers._lock, registers._lines, registers._collector = threading.RLock(), {"a1:1": line}, None
+    registers.local_acceptors = acceptors
+    registers._pid = os.getpid() + 1
+    registers.close()
+    assert not line.mock_calls and not acceptors.mock_calls
+    registers._pid = os.getpid()
+    registers.close()
+    assert line.close.called and acceptors.close.called

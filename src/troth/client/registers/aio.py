@@ -317,7 +317,7 @@ class PaxosClient:
         mapped = set(self._addresses.values())
         for address in self._given:
             if address not in mapped:
-                self._aside(self._describe(address))
+                self._aside(partial(self._describe, address))
         seat = config.seat_of(acceptor)
         if seat is None:
             raise LineLost(f"nobody knows where acceptor {acceptor:x} is")
@@ -331,13 +331,13 @@ class PaxosClient:
             line = self._lines[address] = AsyncLine(address, self._tls)
         return line
 
-    def _aside(self, doing: Coroutine[Any, Any, Any]) -> None:
+    def _aside(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Do it beside everything else, for a while; what comes of it is not waited for."""
 
         async def bounded() -> None:
             try:
                 async with asyncio.timeout(DESCRIBE_SECONDS_MAX + COLLECT_WITHIN_S):
-                    await doing
+                    await work()
             except (TrothError, TimeoutError):
                 pass
 
@@ -372,7 +372,7 @@ class PaxosClient:
             config = finding.to_found()
             if config is not None:
                 for address in self._given:
-                    self._aside(self._line(address).ask(Configure(config)))
+                    self._aside(partial(self._line(address).ask, Configure(config)))
             await asyncio.sleep(RETRY_FOUNDING_S)
         raise finding.unavailable()
 
@@ -380,7 +380,7 @@ class PaxosClient:
         if self._closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
             return
         self._collecting.add(key)
-        self._aside(self._collect(key))
+        self._aside(partial(self._collect, key))
 
     async def _collect(self, key: bytes) -> None:
         deadline = now_s() + COLLECT_WITHIN_S

@@ -466,6 +466,8 @@ class PaxosClient:
 
     def close(self) -> None:
         """End all connections. What waits for collection stays a tombstone. Closing twice is no error."""
+        if os.getpid() != self._pid:
+            return  # a forked child: connections and acceptors are the parent's
         with self._lock:
             self._closed = True
             lines = list(self._lines.values())
