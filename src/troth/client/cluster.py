@@ -91,8 +91,9 @@ class ClusterCalls:
         """
         self.require_open()
         number = self.router.next_call()
-        deadline_s = self.router.loop.time() + (self.router.timeout_s if within_s is None else within_s)
-        request = Call(make(number, *args), number, target, deadline_s)
+        limit_s = self.router.timeout_s if within_s is None else within_s
+        request = Call(make(number, *args), number, target, self.router.loop.time() + limit_s)
+        request.within_s = limit_s
         request.is_idempotent, request.changes_state = not once, once
         self.router.submit(request)
         return request

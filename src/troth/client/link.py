@@ -15,10 +15,11 @@ import msgspec
 from typing_extensions import override
 
 from troth.client.retry import error_of
-from troth.client.url import split_address
 from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import ClientMessage, ServerMessage
+from troth.runtime import streams
+from troth.runtime.addresses import parse_address
 from troth.runtime.streams import plain_descriptor, write_now
 from troth.wire.frames import ANSWER_BYTES_MAX, FrameSplitter, frame
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
@@ -309,14 +310,6 @@ async def open_connection(
     Raises:
         OSError: nobody there, or TLS failed.
     """
-    loop = asyncio.get_running_loop()
-
-    def make() -> Connection:
-        return Connection(hello=hello, on_welcome=on_welcome, on_message=on_message, on_lost=on_lost)
-
-    if address.startswith("unix:"):
-        _, connection = await loop.create_unix_connection(make, address.removeprefix("unix:"))
-    else:
-        host, port = split_address(address)
-        _, connection = await loop.create_connection(make, host, port, ssl=tls)
+    connection = Connection(hello=hello, on_welcome=on_welcome, on_message=on_message, on_lost=on_lost)
+    await streams.open_connection(connection, parse_address(address), tls=tls)
     return connection

@@ -26,14 +26,12 @@ _FLOORED = (LevelName.SESSION, LevelName.SEQUENTIAL)
 class ReadBatch(CallRequest):
     """Ranges of one loop turn and one level. ``wanted[i]`` is the kind of reply that ``futures[i]`` waits for."""
 
-    __slots__ = ("futures", "level", "pipeline", "requests", "seen_revision", "timeout_s", "wanted")
+    __slots__ = ("futures", "level", "pipeline", "requests", "seen_revision", "wanted")
 
     def __init__(self, pipeline: "ReadPipeline", call: int, target: str, level: ReadLevel) -> None:
         super().__init__(call, target, 0.0)
         self.pipeline = pipeline
         self.level = level
-        self.timeout_s = 0.0
-        """How long it may take, if not as long as usual."""
         self.requests: list[Range] = []
         self.futures: list[asyncio.Future[Any]] = []
         self.wanted: list[type[GetReply] | type[RangeReply]] = []
@@ -120,7 +118,7 @@ class ReadPipeline:
         self._flush()
         future = self.submit(request, level, wanted)
         if not future.done():
-            self._batch.timeout_s = timeout_s
+            self._batch.within_s = timeout_s
             self._flush()
         return future
 
@@ -157,7 +155,7 @@ class ReadPipeline:
         if level.name in _FLOORED and self._writes.seen_revision > level.seen_revision:
             # No older state than this client has seen, in writes and in reads.
             batch.level = ReadLevel(level.name, self._writes.seen_revision)
-        batch.deadline_s = self._loop.time() + (batch.timeout_s or self._router.timeout_s)
+        batch.deadline_s = self._loop.time() + (batch.within_s or self._router.timeout_s)
         self._router.submit(batch)
 
     def close(self) -> None:

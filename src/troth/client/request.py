@@ -39,11 +39,14 @@ class Request:
         "refused_by",
         "sent_at_s",
         "target",
+        "within_s",
     )
 
     def __init__(self, target: str, deadline_s: float) -> None:
         self.target = target
         self.deadline_s = deadline_s
+        self.within_s = 0.0
+        """How long it may take, if not as long as usual."""
         self.is_idempotent = True
         self.changes_state = False
         self.connection: Connection | None = None

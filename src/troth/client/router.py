@@ -482,7 +482,7 @@ class Router:
 
     def _expire(self, request: Request) -> None:
         self.forget(request)
-        text = f"no answer within {self.timeout_s:g} s; {self.describe()}"
+        text = f"no answer within {request.within_s or self.timeout_s:g} s; {self.describe()}"
         if request.changes_state and request.open_sends > 0:
             request.fail(RequestTimeout(text))
         else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote
 
 from troth.errors import UsageError
+from troth.runtime.addresses import parse_address
 
 _EXAMPLE = "for example troth://127.0.0.1:7001,127.0.0.1:7002"
 
@@ -43,18 +44,6 @@ class ClusterUrl:
         return context
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """(host, port) of ``host:port`` or ``[ipv6]:port``.
-
-    Raises:
-        UsageError: not an address.
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"{address!r} is not an address; write host:port, {_EXAMPLE}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
 def parse_url(url: str) -> ClusterUrl:
     """Read a cluster URL.
 
@@ -72,11 +61,11 @@ def parse_url(url: str) -> ClusterUrl:
     if not addresses:
         raise UsageError(f"{url!r} names no server, {_EXAMPLE}")
     for address in addresses:
-        if address.startswith("unix:"):
-            if not address.removeprefix("unix:").startswith("/"):
-                raise UsageError(f"{address!r}: a unix socket is written unix:/absolute/path")
-        else:
-            split_address(address)
+        found = parse_address(address)
+        if found.is_unix and not found.path.startswith("/"):
+            raise UsageError(f"{address!r}: a unix socket is written unix:/absolute/path")
+        if not found.is_unix and not (found.host and found.port):
+            raise UsageError(f"{address!r} is not an address of a server; write host:port, {_EXAMPLE}")
     options = dict(parse_qsl(query))
     unknown = sorted(options.keys() - {"ca", "cert", "key"})
     if unknown:

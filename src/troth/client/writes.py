@@ -193,10 +193,12 @@ class WritePipeline:
             f"{self._held} writes of this client are waiting, which is its bound; await some before the next"
         )
 
-    def _cut(self, timeout_s: float | None = None) -> None:
+    def _cut(self, within_s: float = 0.0) -> None:
         """End this batch, and begin another."""
-        deadline_s = self._loop.time() + (self._router.timeout_s if timeout_s is None else timeout_s)
-        self._queue.append(WriteBatch(self, self._commands, self._futures, self._bytes, deadline_s))
+        deadline_s = self._loop.time() + (within_s or self._router.timeout_s)
+        batch = WriteBatch(self, self._commands, self._futures, self._bytes, deadline_s)
+        batch.within_s = within_s
+        self._queue.append(batch)
         self._commands, self._futures, self._bytes = [], [], 0
 
     def _flush(self) -> None:
@@ -276,7 +278,8 @@ class WritePipeline:
         # (Not only the first: those behind one that is patient for longer have their own deadlines.)
         for batch in [batch for batch in queue if batch.deadline_s <= now_s]:
             queue.remove(batch)
-            batch.fail(Unavailable(f"not sent within {self._router.timeout_s:g} s; {self._router.describe()}"))
+            limit_s = batch.within_s or self._router.timeout_s
+            batch.fail(Unavailable(f"not sent within {limit_s:g} s; {self._router.describe()}"))
         if queue:
             self._pump()
 
@@ -310,6 +313,7 @@ class WritePipeline:
             return
         self.on_finished(batch)
         fresh = WriteBatch(self, batch.commands, batch.futures, batch.size_bytes, batch.deadline_s)
+        fresh.within_s = batch.within_s
         self._held += len(fresh.commands)
         self._queue.append(fresh)
         self._pump()

@@ -189,7 +189,7 @@ def version_refusal(hello: Hello) -> str:
 
 
 async def open_connection(
-    connection: FrameConnection, address: Address, *, tls: ssl.SSLContext | None = None
+    connection: asyncio.BaseProtocol, address: Address, *, tls: ssl.SSLContext | None = None
 ) -> None:
     """Dial *address*, resolving its name now.
 

@@ -12,12 +12,14 @@ from fake_server import FakeCluster, asynchronous, now_s, running, until
 import troth
 from troth import aio
 from troth.client import router
+from troth.core.interface import MembershipChange
 from troth.errors import (
     AnswerLost,
     AnswerTooLarge,
     NotApplied,
     OutcomeUnknown,
     RequestTimeout,
+    TrothError,
     Unavailable,
     UsageError,
     WrongCluster,
@@ -544,3 +546,17 @@ async def test_a_server_under_two_addresses_is_kept_under_the_one_that_was_given
             await until(lambda: set(client.servers()) == {named, leader.address})
             await until(lambda: not any(client.servers().values()) and len(late.peers) == 1)
             assert len(await client.status()) == 2
+
+
+@asynchronous
+async def test_a_call_that_came_to_nothing_says_how_long_it_was_given() -> None:
+    async with running() as cluster, await aio.connect(cluster.url, timeout=0.1) as client:
+        await client.put("warm", "")
+        cluster.servers[0].stop()
+        for call in (
+            client.put("k", "v", timeout=0.2),
+            client.get("k", timeout=0.2),
+            client.change_members(MembershipChange(), within_s=0.2),
+        ):
+            with pytest.raises(TrothError, match=r"within 0\.2 s"):
+                await call
