@@ -41,9 +41,13 @@ class SnapshotPath(AdminPath):
         self._saving = False
         if not ok or meta.last.index < self._snapshot.last.index:
             return  # in the second case a newer one was installed meanwhile, and the log may begin behind that
-        self._snapshot = meta
+        before, self._snapshot = self._snapshot, meta
         self._set_due()
         keep_from = LogIndex(max(1, meta.last.index + 1 - self._config.log_kept_entries))
+        # Who is being sent the snapshot before this one, or loads it, goes on from the log: without it each snapshot
+        # would be too old by the time it is loaded, while others write much. What lies further back is not kept.
+        matches = [peer.match for peer in self.engine.status().progress.values() if peer.active]
+        keep_from = min(keep_from, LogIndex(max(before.last.index, min(matches, default=keep_from)) + 1))
         self.engine.compact(meta, keep_from)
         self._out.snapshot_work.append(CompactLog(meta=meta, keep_from=keep_from))
         self._out.events.append(Trace(name="snapshot", facts={"last": meta.last}))

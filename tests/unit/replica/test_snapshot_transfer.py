@@ -130,6 +130,32 @@ def test_an_acknowledgement_of_less_than_nothing_is_not_heard() -> None:
     assert -1 not in offsets
 
 
+def test_the_log_behind_the_snapshot_before_is_kept_for_who_is_still_being_sent_that() -> None:
+    """Else, while others write much, each snapshot is too old once it has arrived, and another is sent, for ever."""
+    cluster, node = with_one_behind()
+    leader = cluster.leader
+    begun: list[EntryId] = []
+    held: list[object] = []
+
+    def on_send(sender: NodeId, to: NodeId, message: object) -> bool:
+        if isinstance(message, SnapshotChunk) and message.meta.last not in begun:
+            begun.append(message.meta.last)
+        if isinstance(message, SnapshotChunk) and message.last and not held:
+            held.append(message)
+            return False
+        return True
+
+    cluster.on_send = on_send
+    cluster.heal()
+    cluster.step_until(lambda: bool(held), ticks=100)
+    before = cluster.replicas[leader]._snapshot
+    while cluster.replicas[leader]._snapshot == before:
+        cluster.ask(leader, Writes(0, 1, 0, (Put(b"more", b"v"),)))
+    assert cluster.replicas[leader].engine.status().first_index == before.last.index + 1
+    cluster.step_until(lambda: cluster.replicas[node]._applied == cluster.replicas[leader]._applied, ticks=200)
+    assert begun == [before.last]
+
+
 def test_the_last_answer_of_a_transfer_may_be_lost_without_sending_the_snapshot_again() -> None:
     cluster, node = with_one_behind()
     sent: list[int] = []
