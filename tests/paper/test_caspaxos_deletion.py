@@ -38,6 +38,18 @@ def test_a_collection_needs_every_acceptor() -> None:
     assert table.run(table.proposer(3).read(KEY), up=(2, 3)).value is None
 
 
+def test_a_collection_that_one_acceptor_may_not_have_heard_of_is_not_done() -> None:
+    table = Table()
+    deleted(table)
+    task = table.proposer(2).collect(KEY)
+    while not any(isinstance(send.request, Collect) for send in (sends := task.take())):
+        for send in sends:
+            task.on_reply(send, table.hand(send))
+    for send in sends[:2]:
+        task.on_reply(send, table.hand(send))
+    assert task.outcome is None
+
+
 def test_a_collected_register_is_gone_from_every_acceptor() -> None:
     """Step 2d."""
     table = Table()

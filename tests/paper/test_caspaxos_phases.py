@@ -392,6 +392,16 @@ def test_a_register_that_was_never_written_is_read_without_leaving_a_trace() -> 
 # ---- flexible quorums ----
 
 
+def test_what_a_prepare_quorum_holds_is_not_chosen_where_accepting_takes_more() -> None:
+    """Whoever reads it settles it first."""
+    table = Table(acceptors=5, prepare=2, accept=4)
+    task = table.proposer(1).change(KEY, changes.put(b"v"))
+    table.step(task, reach=(1, 2), answer=(1, 2))
+    table.step(task, reach=(1, 2))
+    assert table.run(table.proposer(2).read(KEY)).value == b"v"
+    assert sum(KEY in acceptor.slots for acceptor in table.acceptors.values()) >= 4
+
+
 @pytest.mark.parametrize(("prepare", "accept"), [(1, 5), (2, 4), (4, 2), (5, 1)])
 def test_quorums_of_two_sizes_that_meet_are_enough(prepare: int, accept: int) -> None:
     """§2.3 rests on Flexible Paxos (Howard, Malkhi, Spiegelman 2016): only prepare and accept quorums must meet."""
