@@ -26,6 +26,8 @@ TESTS = ("tests/unit/core", "tests/paper", "tests/scenarios")
 QUICK = "not integration and not slow and not campaign"
 PATIENCE_SECONDS = 120
 CPU_SECONDS = 20
+SEED_SECONDS = 10
+"""CPU time that the last seed may take."""
 MEMORY_BYTES = 1 << 30
 """What a trial may use: a mutant that goes round for ever, or grows for ever, is caught by that."""
 
@@ -89,7 +91,7 @@ def try_mutant(
         child = os.fork()
         if child == 0:
             signal.alarm(PATIENCE_SECONDS + 4 * seeds + 4 * shrink_seconds)
-            limit = tests_seconds + seeds + shrink_seconds
+            limit = tests_seconds + shrink_seconds + (cpu_seconds + SEED_SECONDS if cpu_seconds else seeds)
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
             code = 1
@@ -160,6 +162,8 @@ def _trial(
             if time.process_time() > limits[0]:
                 Path(told).write_text(f"\n{seed - first}\n")
                 return 0
+            # It stands there if this process is ended in the middle of the seed.
+            Path(told).write_text(f"simulation: does not come to an end\n{seed - first + 1}\n")
             try:
                 violation = run(seed)
             except Exception as error:  # noqa: BLE001 - whatever a mutant does, it was noticed
@@ -174,4 +178,5 @@ def _trial(
                     )
                     Path(told).write_text(verdict + small)
                 return 1
+        Path(told).write_text("")
     return 0
