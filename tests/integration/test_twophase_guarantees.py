@@ -334,6 +334,37 @@ def test_a_connection_that_waits_for_its_second_phase_takes_no_more_work(
     assert left.pool.checkedout() == right.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+FIRST: dict[str, Callable[[sa.Connection], object]] = {
+    "a default alone": lambda on: on.scalar(sa.Sequence("purse_entry_id_seq")),
+    "a default of a statement": lambda on: on.execute(numbered.insert().return_defaults(), {"text": "first"}),
+    "many rows that are returned": lambda on: on.execute(
+        sa.insert(Entry).returning(Entry.id), [{"text": "first"}, {"text": "second"}]
+    ),
+    "the driver's own": lambda on: on.connection.cursor().execute("SELECT 1"),
+}
+numbered = sa.Table(
+    "purse_entry",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, sa.Sequence("purse_entry_id_seq"), primary_key=True),
+    sa.Column("text", sa.Text),
+    implicit_returning=False,
+)
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_the_first_statement_is_of_any_kind(
+    first: str, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    """It is sent after the answer to BEGIN has been taken, whichever way it takes through SQLAlchemy."""
+    left, right = engines
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log"), recover_every=None) as tpc, tpc.begin() as tx:
+        FIRST[first](tx[left])
+        give(tx[left], -5)
+        give(tx[right], 5)
+    with left.connect() as on_left, right.connect() as on_right:
+        assert (total(on_left), total(on_right)) == (395, 405)
+
+
 def test_a_session_that_was_ended_while_it_lay_in_the_pool_is_noticed_at_the_first_statement(
     engines: tuple[sa.Engine, sa.Engine], postgres: PostgresServer, tmp_path: Path
 ) -> None:

@@ -25,15 +25,32 @@ class BranchConnection(Connection):
     @override
     def connection(self) -> Any:
         """The pool's connection, for whoever wants to work with the driver itself."""
-        if self.branch is not None and self.branch.unanswered is not None:
-            self._settle(self.branch)
+        self._settle()
         return super().connection
 
-    def _settle(self, branch: "SqlBranch") -> None:
-        try:
-            branch.settle()
-        except exc.DBAPIError as error:
-            self._handle_dbapi_exception(error.orig or error, "BEGIN", None, None, None)
+    def _settle(self) -> None:
+        """Before the driver is given something to do, and not earlier: what SQLAlchemy does until then hides a wait."""
+        if self.branch is not None and self.branch.unanswered is not None:
+            try:
+                self.branch.settle()
+            except exc.DBAPIError as error:
+                self._handle_dbapi_exception(error.orig or error, "BEGIN", None, None, None)
+
+    @override
+    def _exec_single_context(self, *arguments: Any) -> CursorResult[Any]:
+        self._settle()
+        return super()._exec_single_context(*arguments)
+
+    @override
+    def _exec_insertmany_context(self, *arguments: Any) -> CursorResult[Any]:
+        self._settle()
+        return super()._exec_insertmany_context(*arguments)
+
+    @override
+    def _cursor_execute(self, *arguments: Any, **named: Any) -> None:
+        """What a statement itself executes before: a sequence, say."""
+        self._settle()
+        super()._cursor_execute(*arguments, **named)
 
     @override
     def _execute_context(self, *arguments: Any, **named: Any) -> CursorResult[Any]:
@@ -44,8 +61,6 @@ class BranchConnection(Connection):
         if branch.is_ending:
             # The second phase still needs this connection (wait="decided"), in no transaction.
             raise UsageError("this transaction is over; begin another one")
-        if branch.unanswered is not None:
-            self._settle(branch)
         result = super()._execute_context(*arguments, **named)
         if not branch.wrote:
             branch.saw(result.context)
