@@ -64,7 +64,7 @@ def value(text: str) -> Value:
         ("0+append:[1] 1+append:[2] 0- 1- 2+get 2-[2,1]", True, "chains"),
         ("0+append:[1] 0- 1+append:[2] 1- 2+get 2-[2,1]", False, "chains"),
         # Texts that are prefixes of one another: taken apart one way that fits, or searched.
-        ("0+append:a 0- 1+append:ab 1- 2+get 2-aab", True, "jit"),
+        ("0+append:a 0- 1+append:ab 1- 2+get 2-aab", True, "chains"),
         ("0+append:a 1+append:ab 2+append:b 0- 1- 2- 3+get 3-abab", True, "jit"),
         ("0+append:ab 0- 1+append:a 1- 2+append:b 2- 3+get 3-abab", True, "jit"),
         # The same text twice.

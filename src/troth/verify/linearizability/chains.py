@@ -25,7 +25,6 @@ anything is written twice, or a failed cas must be placed, `register.search` dec
 """
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
@@ -45,6 +44,7 @@ class _Initial:
 
 
 _ROOT: Final = _Initial()
+_NOTHING: Final = object()
 _CIRCLE: Final = "cas in a circle: none of them can be first"
 
 
@@ -111,22 +111,22 @@ class Found(Struct, frozen=True):
 def gather(operations: Sequence[Operation], reading: Reading, initial: Value) -> dict[Value, Key] | None:
     """Sort the operations by key; None when there is only one key and this way of checking does not apply to it."""
     keys: dict[Value, Key] = {}
-    # What reads touch of a key, at hand without looking up attributes.
-    hot: dict[Value, tuple[dict[Value, int], dict[Value, int], list[Operation]]] = {}
-    ok = EventType.OK
+    # What operations touch of a key, at hand without looking up attributes.
+    hot: dict[Value, tuple[dict[Value, int], dict[Value, int], list[Operation], dict[Value, Operation], Key]] = {}
+    ok, fail = EventType.OK, EventType.FAIL
     nil_unknown = reading.nil_read == "unknown"
     for op in operations:
         f, outcome, name = op.f, op.outcome, op.key
         parts = hot.get(name)
         if parts is None:
             key = keys[name] = Key(initial)
-            parts = hot[name] = (key.first_return, key.last_invoke, key.reads)
+            parts = hot[name] = (key.first_return, key.last_invoke, key.reads, key.written, key)
+        first, last, reads, written, key = parts
         if f in READS:
             if outcome is ok:
                 value = op.result
                 if value is None and nil_unknown:
                     continue
-                first, last, reads = parts
                 done = op.completed
                 if value not in first or done < first[value]:
                     first[value] = done
@@ -134,7 +134,14 @@ def gather(operations: Sequence[Operation], reading: Reading, initial: Value) ->
                 last[value] = op.invoked
                 reads.append(op)
             continue
-        key = keys[name]
+        if (f in OVERWRITES or f == "append") and outcome is not fail:
+            # The common case of `_note`.
+            value = op.argument
+            if value and value not in written and value != initial:
+                written[value] = op
+                if f == "append":
+                    key.appended = True
+                continue
         if not key.hopeless and not _note(key, op, reading):
             if len(keys) == 1 and all(other.key == name for other in operations):
                 return None
@@ -186,8 +193,7 @@ def examine(key: Key) -> Found | None:
         if len(texts) < len(written):
             # Something that cannot be part of anything.
             return None
-        lengths = [length for length, _ in Counter(map(len, texts)).most_common()]
-        conflict = _parse(key, initial, lengths, following, read_from)
+        conflict = _parse(key, initial, sorted(set(map(len, texts)), reverse=True), following, read_from)
     else:
         for value in key.first_return:
             if value in written:
@@ -295,18 +301,16 @@ def _fit(key: Key, following: dict[Value, Value], read_from: dict[Value, Value])
     """Check the chains against real time and against one another."""
     written, first_return, last_invoke = key.written, key.first_return, key.last_invoke
     ok = EventType.OK
-    roots: list[Value] = [_ROOT] if _ROOT in following or _ROOT in read_from else []
-    loose: list[Operation] = []
     inner = set(following.values())
-    for text, op in written.items():
-        if text in inner:
-            continue
-        if text in following or text in read_from:
-            if key.changed and op.f == "cas":
+    observed = following.keys() | read_from.keys()
+    roots: list[Value] = [_ROOT] if _ROOT in observed else []
+    roots += [text for text in written if text in observed and text not in inner]
+    if key.changed:
+        for text in roots:
+            if text is not _ROOT and written[text].f == "cas":
                 return Found(f"{show(text)} is read, but the cas to it cannot have succeeded")
-            roots.append(text)
-        elif op.outcome is ok:
-            loose.append(op)
+    observed |= inner
+    loose = [op for text, op in written.items() if text not in observed and op.outcome is ok]
     chains: list[Chain] = []
     forward: list[tuple[int, int]] = []
     backward: list[tuple[int, int]] = []
@@ -326,8 +330,8 @@ def _fit(key: Key, following: dict[Value, Value], read_from: dict[Value, Value])
                     f = done
                 if done < s:
                     return Found(f"{op.f} {show(node)} returned before something that must precede it was invoked")
-            if node in read_from:
-                value = read_from[node]
+            value = read_from.get(node, _NOTHING)
+            if value is not _NOTHING:
                 done = first_return[value]
                 if done < s:
                     return Found(f"{show(value)} was read before something in it was invoked")
@@ -335,9 +339,9 @@ def _fit(key: Key, following: dict[Value, Value], read_from: dict[Value, Value])
                     f = done
                 if last_invoke[value] > s:
                     s = last_invoke[value]
-            if node not in following:
+            node = following.get(node, _NOTHING)
+            if node is _NOTHING:
                 break
-            node = following[node]
             left -= 1
             if left < 0:
                 return Found(_CIRCLE)

@@ -130,15 +130,16 @@ def _examined(key: chains.Key) -> tuple[chains.Key, chains.Found | None]:
 
 
 def _chained(history: History, model: Register, name: Value, key: chains.Key, found: chains.Found) -> _Result:
-    at = "" if name is None else f"key {show(name)}: "
+    size = len(key.reads) + len(key.written)
+    at = "" if name is None or not found.conflict else f"key {show(name)}: "
     part = Part(
         key=name,
         status=Status.ILLEGAL if found.conflict else Status.OK,
         algorithm="chains",
         cost=_COST["chains"],
-        events_done=len(key.reads) + len(key.written),
-        events=len(key.reads) + len(key.written),
-        reason=at + found.conflict if found.conflict else "",
+        events_done=size,
+        events=size,
+        reason=at + found.conflict,
     )
 
     def explain() -> Counterexample:
