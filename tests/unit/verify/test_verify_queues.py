@@ -1,5 +1,6 @@
 """Queues without search, and queues and stacks that look ahead."""
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -109,6 +110,52 @@ def test_many_that_overlap_are_put_in_order_by_what_is_taken_later(object: str, 
     assert verdict and verdict.parts[0].steps < 2_000
     wrong = [*steps[:-1], (0, "ok", take, 77)]
     assert not check(told(*wrong), object=object, configurations_max=10_000)
+
+
+@pytest.mark.parametrize("crash", [0.0, 0.05])
+@pytest.mark.parametrize("elements", [2, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_elements_that_repeat_are_told_apart_by_their_times(seed: int, elements: int, crash: float) -> None:
+    """Ten clients, 200 operations, many of which find nothing; a search alone gives up on most of these."""
+    rng = random.Random(seed)
+    inside: list[int] = []
+    steps: list[Step] = []
+    working: dict[int, tuple[str, Value]] = {}
+    fresh = 10
+    clients = list(range(fresh))
+    while len(steps) < 400:
+        process = rng.choice(clients)
+        if process not in working:
+            f = rng.choice(("enqueue", "dequeue"))
+            value: Value = rng.randrange(elements) if f == "enqueue" else None
+            steps.append((process, "invoke", f, value))
+            working[process] = (f, value)
+            if f == "enqueue":
+                assert isinstance(value, int)
+                inside.append(value)
+            continue
+        f, value = working.pop(process)
+        if f == "dequeue":
+            value = inside.pop(0) if inside else None
+        if rng.random() < crash:
+            steps.append((process, "info", f, None))
+            clients[clients.index(process)] = fresh = fresh + 1
+        else:
+            steps.append((process, "ok", f, value))
+    verdict = check(told(*steps), object="queue")
+    assert verdict and verdict.algorithms == ("queue-order",)
+    assert verdict.witness is not None
+
+
+def test_an_element_that_crashed_waits_its_turn() -> None:
+    """What a crashed enqueue put comes after all whose enqueue had returned before it began."""
+    steps = (
+        *alone(0, "enqueue", 1), *alone(0, "enqueue", 2),
+        (1, "invoke", "enqueue", 1), (1, "info", "enqueue", None),
+        *alone(2, "dequeue", 1), *alone(2, "dequeue", 2), *alone(2, "dequeue", 1),
+    )  # fmt: skip
+    assert check(told(*steps), object="queue")
+    assert not check(told(*steps[:-4], *alone(2, "dequeue", 1)), object="queue")
 
 
 def test_elements_that_nobody_takes_are_all_alike() -> None:

@@ -2,13 +2,24 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from heapq import merge
 from typing import Final, TypeAlias
 
 from msgspec import Struct, structs
 
 from troth.verify.history import History, Value, show
-from troth.verify.linearizability import chains, generic, minimal, queues, register, repeats, sets, witness
+from troth.verify.linearizability import (
+    chains,
+    generic,
+    minimal,
+    pairing,
+    queues,
+    register,
+    repeats,
+    sets,
+    witness,
+)
 from troth.verify.linearizability.foresight import foreseeing
 from troth.verify.linearizability.outcome import UNBOUNDED, Budget, Outcome
 from troth.verify.models import Call, Model, Queue, Register, SetObject, UnorderedQueue
@@ -19,6 +30,8 @@ Instants: TypeAlias = list[tuple[int, int]]
 
 _EXPLAIN_MAX: Final = 20_000
 """Configurations that explaining a contradiction may cost; a contradiction found without search is never in doubt."""
+_SEARCHED_MAX: Final = 5_000
+"""Events of which a contradiction is explained as a whole; of more, only what is left once it was made small."""
 _SHRINK_MAX: Final = 2_000
 _SHRINK_ASKS_MAX: Final = 200
 """Configurations, and askings of the clock, that one try at shrinking may cost."""
@@ -92,7 +105,7 @@ def _decisions(history: History, model: Model, budget: Budget) -> Iterator[_Resu
     registers: _Registers | None = None
     timelines: dict[Value, Sequence[int]] = {}
     for name, key in ({} if gathered is None else gathered).items():
-        key, found = _examined(key)
+        key, found = repeats.decided(key)
         if found is not None:
             yield _chained(history, model, name, key, found)
             continue
@@ -122,13 +135,6 @@ def _in_history(history: History, timeline: Sequence[int], order: Instants) -> I
     return rows
 
 
-def _examined(key: chains.Key) -> tuple[chains.Key, chains.Found | None]:
-    """What can be found out about a key without search, and the key in whose terms it is said."""
-    if key.hopeless:
-        return key, None
-    return repeats.examine_repeats(key) if key.again else (key, chains.examine(key))
-
-
 def _chained(history: History, model: Register, name: Value, key: chains.Key, found: chains.Found) -> _Result:
     size = len(key.reads) + len(key.written)
     at = "" if name is None or not found.conflict else f"key {show(name)}: "
@@ -143,18 +149,20 @@ def _chained(history: History, model: Register, name: Value, key: chains.Key, fo
     )
 
     def explain() -> Counterexample:
-        # That there is a contradiction is certain; the search shows where it first bites, in as little as makes it.
+        # That there is a contradiction is certain; the search shows where it first bites.
         timeline = next(timeline for part_key, timeline in _parts(history, model) if part_key == name)
         registers = _Registers(history, model, Budget(configurations_max=_EXPLAIN_MAX))
 
         def contradicts(part: Sequence[int]) -> bool:
             operations = [history.operations[index] for index in sorted({code >> 1 for code in part})]
             gathered = chains.gather(operations, history.reading, model.init())
-            left = None if gathered is None else _examined(gathered[name])[1]
+            left = None if gathered is None else repeats.decided(gathered[name])[1]
             return left is not None and left.conflict != ""
 
-        kept = set(minimal.shrink(timeline, lambda left: minimal.unseen(registers.primitives, left), contradicts))
-        searched = registers.decide(name, [code for code in timeline if code >> 1 in kept])
+        if len(timeline) > _SEARCHED_MAX:
+            kept = set(minimal.shrink(timeline, partial(minimal.unseen, registers.primitives), contradicts))
+            timeline = [code for code in timeline if code >> 1 in kept]
+        searched = registers.decide(name, timeline)
         if searched.part.status is not Status.ILLEGAL:
             return Counterexample(operation=None, reason=found.conflict)
         shown = searched.explain()
@@ -228,7 +236,7 @@ class _Objects:
         if type(self.model) is SetObject and sets.applies(self.calls, timeline):
             return self._chain(key, timeline)
         if type(self.model) in (Queue, UnorderedQueue):
-            found = self._examine_queue(self.calls, timeline)
+            found = self._examine_queue(self.calls, timeline) or self._paired(timeline)
             if found is not None:
                 return self._queue(key, timeline, *found)
         model = foreseeing(self.model, self.calls, timeline)
@@ -278,6 +286,12 @@ class _Objects:
     ) -> tuple[int | None, str, queues.Queued] | None:
         return queues.examine(calls, timeline, ordered=type(self.model) is Queue)
 
+    def _paired(self, timeline: Sequence[int]) -> tuple[int | None, str, queues.Queued] | None:
+        """A queue in which elements repeat: only what is found legal counts."""
+        told_apart = pairing.told_apart(self.calls, timeline) if type(self.model) is Queue else None
+        found = None if told_apart is None else self._examine_queue(told_apart, timeline)
+        return found if found is not None and found[0] is None else None
+
     def _chain(self, key: Value, timeline: Sequence[int]) -> _Result:
         failed, why, order = sets.examine(self.calls, timeline)
         outcome = Outcome(
@@ -325,12 +339,10 @@ def _smallest(
 
 
 def _part(history: History, key: Value, algorithm: str, timeline: Sequence[int], outcome: Outcome) -> Part:
-    reason = ""
+    reason, at = "", "" if key is None else f"key {show(key)}: "
     if outcome.status == "illegal" and outcome.failed is not None:
-        at = "" if key is None else f"key {show(key)}: "
         reason = f"{at}no place for [{outcome.failed}] {history.operations[outcome.failed].describe()}"
     elif outcome.status == "unknown":
-        at = "" if key is None else f"key {show(key)}: "
         reason = f"{at}{outcome.reason} after {outcome.events_done} of {len(timeline)} events"
     return Part(
         key=key,

@@ -11,7 +11,7 @@ linearizable as a first-in-first-out queue exactly when
 Source: Henzinger, Sezgin, Vafeiadis, "Aspect-oriented linearizability proofs", CONCUR 2013, theorem 3. A crashed
 enqueue that nobody dequeued never happened; one whose value was dequeued did, and never returned. Crashed dequeues
 take what must be gone (`_taken_by_crashed`). A history with values enqueued twice, or in which a crashed dequeue may
-have emptied the queue for one that found nothing, goes to the search (`foresight`).
+have emptied the queue for one that found nothing, is paired first (`pairing`) or goes to the search (`foresight`).
 """
 
 from bisect import bisect_right

@@ -31,12 +31,14 @@ Loose: TypeAlias = list[tuple[Operation, list[int]]]
 """Reads that are not tied yet, and the writes, crashed ones aside, that they may have seen."""
 
 
-def examine_repeats(key: Key) -> tuple[Key, Found | None]:
-    """Decide a key in which writes repeat; None when that takes a search.
+def decided(key: Key) -> tuple[Key, Found | None]:
+    """What can be found out about a key without search, None if nothing; and the key in whose terms it is said.
 
-    Returns the same key with labels in place of values, and what `chains` says about it.
+    That is the same key with labels in place of values where writes repeat.
     """
-    if key.appended or key.changed:
+    if not key.again and not key.hopeless:
+        return key, examine(key)
+    if key.hopeless or key.appended or key.changed:
         return key, None
     ties = _Ties(key)
     loose: Loose = []
