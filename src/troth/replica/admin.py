@@ -92,9 +92,9 @@ class AdminPath(WatchPath):
     def _expire_transfers(self) -> None:
         for transfer in [each for each in self._transfers if each.deadline <= self._now]:
             self._transfers.remove(transfer)
-            self._refuse_call(
-                transfer.client, transfer.call, "unavailable", "the server to take over did not do so in time"
-            )
+            # Its call to stand may still be on its way. Asked again by the client itself, it would take as long again.
+            text = "the server to take over did not do so within two seconds; the leader goes on"
+            self._refuse_call(transfer.client, transfer.call, "timeout", text)
 
     def was_removed(self, node: NodeId) -> bool:
         """Whether a committed membership, and the newest one as well, are without *node*. Only a leader's word counts:
