@@ -82,6 +82,15 @@ def test_etcd_log_reads_a_failed_cas_as_an_observation() -> None:
     assert history.reading == Reading(failed="observed")
 
 
+def test_a_remark_behind_a_value_is_no_part_of_it() -> None:
+    """Newer logs say behind every value when it took effect."""
+    history = read_history(
+        "INFO  jepsen.util - 3 \t:invoke :write \t54 \t:hint 0\nINFO  jepsen.util - 1 \t:invoke :read \tnil \t:hint 0\n"
+        "INFO  jepsen.util - 3 \t:ok :write \t54 \t:hint 2\nINFO  jepsen.util - 1 \t:ok :read \tnil \t:hint 2\n"
+    )
+    assert [(op.argument, op.result) for op in history.operations] == [(54, 54), (None, None)]
+
+
 def test_the_reading_of_a_failed_cas_decides_the_verdict() -> None:
     """A cas that failed although its value was there: illegal for Porcupine, nothing at all for Knossos."""
     text = "".join(

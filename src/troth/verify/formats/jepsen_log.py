@@ -27,6 +27,8 @@ _LINE: Final = re.compile(r"jepsen\.util\s*[-:]?\s+(\S+)\s+:(\w+)\s+:(\S+)(?:[^\
 _MARK: Final = re.compile(r"jepsen\.util\s*[-:]?")
 _TYPES: Final = {kind.value: kind for kind in EventType}
 _SIMPLE: Final = re.compile(r"-?\d+")
+_NOTED: Final = re.compile(r"(-?\d+|nil)\s+:[\w-]+(?:\s+-?\w+)?")
+"""A value with a remark behind it, such as ``54 :hint 2``."""
 _PAIR: Final = re.compile(r"\[\s*(-?\d+)[\s,]+(-?\d+)\s*\]")
 
 
@@ -80,6 +82,9 @@ def _value(text: str, line: int, column: int, process: Process) -> object:
         return None
     if _SIMPLE.fullmatch(text):
         return int(text)
+    noted = _NOTED.fullmatch(text)
+    if noted is not None:
+        return None if noted[1] == "nil" else int(noted[1])
     couple = _PAIR.fullmatch(text)
     if couple is not None:
         return (int(couple[1]), int(couple[2]))
