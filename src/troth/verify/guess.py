@@ -9,6 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from troth.errors import UsageError
+from troth.verify.formats.edn import Record
 from troth.verify.formats.maps import DRAINED
 from troth.verify.history import EventType, History, Operation, Value
 from troth.verify.transactions.micro import READS, WRITES
@@ -74,6 +75,8 @@ def guess(history: History) -> Guess:
     for must, may, object, model, because in _NAMES:
         if must <= names <= must | may:
             return Guess(object, model, because)
+    if names == {"read"} and any(isinstance(op.result, Record) for op in history.operations):
+        return Guess("bank", "scan", "balances are read")
     if names == {"read"}:
         return Guess("register", "linearizable", "it is only read")
     raise UsageError(
@@ -91,6 +94,8 @@ def _transactions(history: History) -> Guess:
     kinds = {item[0] for item in micros}
     if "append" in kinds:
         return Guess("list-append", model, "transactions append to lists")
+    if not kinds & WRITES and any(isinstance(item[2], tuple) for item in (*micros, *_read(history))):
+        return Guess("list-append", model, "transactions read lists")
     written: dict[tuple[Value, Value], int] = {}
     for op in history.operations:
         for f, key, value in _items(op):
@@ -100,8 +105,16 @@ def _transactions(history: History) -> Guess:
     return Guess("rw-register", model, "transactions on registers, every value written once")
 
 
+def _read(history: History) -> list[tuple[Value, Value, Value]]:
+    """What transactions that succeeded say they read."""
+    return [item for op in history.operations if op.outcome is EventType.OK for item in _micros(op.result)]
+
+
 def _items(op: Operation) -> list[tuple[Value, Value, Value]]:
-    value = op.argument if op.argument is not None else op.result
+    return _micros(op.argument if op.argument is not None else op.result)
+
+
+def _micros(value: Value) -> list[tuple[Value, Value, Value]]:
     items = value if isinstance(value, tuple) else ()
     return [(item[0], item[1], item[2]) for item in items if isinstance(item, tuple) and len(item) == 3]
 

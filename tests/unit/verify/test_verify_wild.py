@@ -487,6 +487,25 @@ def test_transactions_without_processes_are_completed_in_turn() -> None:
     assert len(read_history("\n".join(rows[1::2]))) == 2
 
 
+@pytest.mark.parametrize(
+    ("value", "f", "object"),
+    [
+        ("[[:r 1 []]]", "txn", "list-append"),
+        ("[[:r 1 nil]]", "txn", "rw-register"),
+        ("{0 10, 1 10}", "read", "bank"),
+        ("3", "read", "register"),
+    ],
+)
+def test_reads_alone_show_what_was_read(value: str, f: str, object: str) -> None:
+    """Nobody wrote; what was seen is all there is to go by."""
+    asked = "nil" if f == "read" else "[[:r 1 nil]]"
+    rows = (
+        f"{{:process 0, :type :{kind}, :f :{f}, :value {what}}}"
+        for kind, what in (("invoke", asked), ("ok", value))
+    )
+    assert guess(read_history("\n".join(rows))).object == object
+
+
 def test_a_history_of_nothing_known_asks_for_its_object() -> None:
     text = "{:process 0, :type :invoke, :f :fly, :value nil}"
     with pytest.raises(UsageError, match=r"fly.*--object"):
