@@ -1,6 +1,5 @@
 """member add, remove, promote, list; transfer."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import click
@@ -54,17 +53,14 @@ def add(client_address: str, peer_address: str, name: str, learner: bool, within
       troth member add 10.0.0.5:7001 10.0.0.5:7101 --learner
     """
 
-    async def work() -> int:
-        async with await cluster.connect_aio() as client:
-            return await client.add_member(
-                client_address=client_address,
-                peer_address=peer_address,
-                name=name,
-                promote=not learner,
-                within_s=within,
-            )
-
-    node_id = asyncio.run(work())
+    with cluster.connect() as client:
+        node_id = client.add_member(
+            client_address=client_address,
+            peer_address=peer_address,
+            name=name,
+            promote=not learner,
+            within_s=within,
+        )
     if cluster.json:
         output.print_json({"node_id": f"{node_id:x}"})
     else:
@@ -83,11 +79,8 @@ def remove(server: str, within: float, cluster: Cluster) -> None:
       troth member remove n3
     """
 
-    async def work() -> None:
-        async with await cluster.connect_aio() as client:
-            await client.remove_member(server, within_s=within)
-
-    asyncio.run(work())
+    with cluster.connect() as client:
+        client.remove_member(server, within_s=within)
     _done(cluster, "removed", server)
 
 
@@ -103,11 +96,8 @@ def promote(server: str, within: float, cluster: Cluster) -> None:
       troth member promote n4
     """
 
-    async def work() -> None:
-        async with await cluster.connect_aio() as client:
-            await client.promote_member(server, within_s=within)
-
-    asyncio.run(work())
+    with cluster.connect() as client:
+        client.promote_member(server, within_s=within)
     _done(cluster, "promoted", server)
 
 
@@ -122,11 +112,8 @@ def list_(cluster: Cluster) -> None:
       troth member list -o json
     """
 
-    async def work() -> "list[PeerView]":
-        async with await cluster.connect_aio() as client:
-            return await client.members()
-
-    peers = asyncio.run(work())
+    with cluster.connect() as client:
+        peers = client.members()
     if cluster.json:
         output.print_json(
             [
@@ -187,9 +174,6 @@ def transfer(server: str | None, cluster: Cluster) -> None:
       troth transfer n2        before n1 is shut down, say
     """
 
-    async def work() -> None:
-        async with await cluster.connect_aio() as client:
-            await client.transfer(server or 0)
-
-    asyncio.run(work())
+    with cluster.connect() as client:
+        client.transfer(server or 0)
     _done(cluster, "handed leadership to", server or "the most up-to-date server")

@@ -96,7 +96,9 @@ class Background:
             raise
 
     def stop(self) -> None:
-        """End the loop and the thread."""
+        """End the loop and the thread. Raises UsageError from inside the loop itself."""
+        if threading.current_thread() is self._thread:
+            raise UsageError("a blocking call from the client's own thread would wait for itself")
         if os.getpid() != self._pid:
             return
         with self._ending:

@@ -20,7 +20,6 @@ from troth.simulate.paxos_view import PaxosView
 from troth.simulate.raft_view import RaftView
 from troth.simulate.spec_trace import NodeTrace
 from troth.verify.specification import Step, encode_step
-from troth.verify.specification.multipaxos_trace import encode_paxos_step
 
 INPUTS = frozenset(
     {
@@ -84,7 +83,7 @@ class PaxosTeller:
 
     def __init__(self, engine: Paxos, node_id: NodeId, write: Callable[[bytes], object]) -> None:
         self._view = PaxosView(engine)
-        self._trace = PaxosNodeTrace(node_id, self._view, lambda step: write(encode_paxos_step(step)))
+        self._trace = PaxosNodeTrace(node_id, self._view, lambda step: write(encode_step(step)))
         self._written: deque[Persist] = deque()
 
     def boot(self) -> None:

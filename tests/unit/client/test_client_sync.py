@@ -194,3 +194,20 @@ def test_no_loop_to_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background.uvloop, "new_event_loop", fail)
     with pytest.raises(OSError, match="too many"):
         background.Background()
+
+
+def test_a_client_cannot_be_closed_by_its_own_thread(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client:
+        told = threading.Event()
+        errors: list[BaseException | None] = []
+
+        async def lose() -> None:
+            client.background._loop.set_exception_handler(
+                lambda _, context: (errors.append(context.get("exception")), told.set())
+            )
+            lease.aio.lose()
+
+        lease = client.lease(10, on_lost=client.close)
+        client.background.run(lose)
+        assert told.wait(5) and isinstance(errors[0], UsageError)
+        client.put("k", "it goes on")

@@ -18,12 +18,11 @@ They stand in one order in which no effect comes before its cause (see trace.py)
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, TypeAlias
 
-import msgspec
 from msgspec import Struct
 
-from troth.errors import DecodeError
 from troth.verify.specification.multipaxos import Vote, safe_values
 from troth.verify.specification.state import Config
+from troth.verify.specification.trace import decode_steps
 
 TraceBallot: TypeAlias = tuple[int, int]
 """(round, node), ordered as such."""
@@ -62,27 +61,9 @@ class PaxosStep(Struct, frozen=True, kw_only=True, omit_defaults=True):
     values: tuple[Value, ...] = ()
 
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(PaxosStep).decode
-
-
-def encode_paxos_step(step: PaxosStep) -> bytes:
-    """One line, without the line feed."""
-    return _encode(step)
-
-
 def decode_paxos_trace(lines: Iterable[bytes]) -> Iterator[PaxosStep]:
-    """Read a trace; blank lines are skipped.
-
-    Raises:
-        DecodeError: a line is not a step.
-    """
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield _decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise DecodeError(f"line {number} of the trace: {error}") from None
+    """Read a trace of Multi-Paxos; see `decode_steps`."""
+    return decode_steps(lines, PaxosStep)
 
 
 def majorities(config: Config, nodes: Collection[int], phase: int) -> bool:

@@ -24,13 +24,15 @@ by one clock (a simulator's, one machine's). A step must be written down before 
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from troth.errors import DecodeError
 from troth.verify.specification.state import Config
+
+S = TypeVar("S", bound=Struct)
 
 
 class Change(Struct, frozen=True, kw_only=True, rename={"first": "from"}):
@@ -70,24 +72,29 @@ class Step(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Step).decode
 
 
-def encode_step(step: Step) -> bytes:
+def encode_step(step: Struct) -> bytes:
     """One line, without the line feed."""
     return _encode(step)
 
 
 def decode_trace(lines: Iterable[bytes]) -> Iterator[Step]:
-    """Read a trace; blank lines are skipped.
+    """Read a trace of Raft; see `decode_steps`."""
+    return decode_steps(lines, Step)
+
+
+def decode_steps(lines: Iterable[bytes], kind: type[S]) -> Iterator[S]:
+    """Read a trace whose lines are of one *kind*; blank lines are skipped.
 
     Raises:
         DecodeError: a line is not a step.
     """
+    decode = msgspec.json.Decoder(kind).decode
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield _decode(line)
+                yield decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise DecodeError(f"line {number} of the trace: {error}") from None
 
