@@ -485,6 +485,10 @@ def test_transactions_without_processes_are_completed_in_turn() -> None:
     history = read_history("\n".join(rows))
     assert [(op.invoked, op.completed) for op in history.operations] == [(0, 1), (2, 3)]
     assert len(read_history("\n".join(rows[1::2]))) == 2
+    rows = [f"{{:type :{kind}, :f :{f}, :value 1}}" for kind, f in (("invoke", "read"), ("invoke", "write"))]
+    rows += [f"{{:type :ok, :f :{f}, :value 1}}" for f in ("write", "read")]
+    history = read_history("\n".join(rows))
+    assert [(op.f, op.invoked, op.completed) for op in history.operations] == [("read", 0, 3), ("write", 1, 2)]
 
 
 @pytest.mark.parametrize(

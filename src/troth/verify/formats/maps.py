@@ -230,14 +230,16 @@ def _edn_maps(text: str) -> Iterator[tuple[Mapping[object, object], int]]:
 
 def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Event]:
     freeze = edn.freeze
-    nameless: Process | None = None
+    nameless: dict[str, Process] = {}
     for row, line in rows:
         process = _process(row, line)
         if "process" not in row:
-            # An invocation without a process is completed by what comes next without one.
-            nameless, process = (
-                (process, process) if row.get("type") in ("invoke", ":invoke") else (None, nameless or process)
-            )
+            # What is invoked without a process is completed by the next of the same name that has none either.
+            name = str(row.get("f"))
+            if row.get("type") in ("invoke", ":invoke"):
+                nameless[name] = process
+            else:
+                process = nameless.pop(name, process)
         type_name = row.get("type")
         kind = _TYPES.get(type_name.lstrip(":")) if isinstance(type_name, str) else None
         if kind is None:
