@@ -34,6 +34,7 @@ from troth.errors import (
     Removed,
     StorageError,
     WrongCluster,
+    invariant,
 )
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.rehearsal.loop import Clock, ProcessLoop
@@ -202,7 +203,6 @@ class Seat:
         view = view_of(engine)
         self.engine, self.view = engine, view
         self.plan = EnginePlan(view.config)
-        self.lost = self.lost or damaged
         self.handling, self.transfer_us = None, 0
         self._reads.clear()
         base = EntryId(view.term_at(view.compacted_index) or Term(0), view.compacted_index)
@@ -216,8 +216,18 @@ class Seat:
             stored.chosen = view.commit_index
         else:
             stored.write(view.entries(LogIndex(base.index + 1), LogIndex(view.last_index + 1)))
-        if self._known and not damaged:
-            self._check_recovered(stored)
+        if self._known and not self._has_all(stored):
+            # Damage may have hit what nobody needs, or what was made good: then nothing is lost.
+            invariant(
+                damaged,
+                "a restart has lost what was durable",
+                node=self.node_id,
+                durable=self.journal.durable.hard_state,
+                durable_upto=self.journal.durable.last_index,
+                recovered=stored.hard_state,
+                recovered_upto=stored.last_index,
+            )
+            self.lost = True
         self.journal = Journal(meta.membership)
         self.journal.durable = stored
         self.journal.volatile = replayed(stored, ())
@@ -229,16 +239,11 @@ class Seat:
         self.monitor.nodes[self.node_id] = self  # type: ignore[assignment]
         self.monitor.on_booted(self)  # type: ignore[arg-type]
 
-    def _check_recovered(self, stored: Stored) -> None:
+    def _has_all(self, stored: Stored) -> bool:
         """All that was durable is there, with or without later writes that had not been synced (in their order)."""
         durable = self.journal.durable
-        for count in range(len(self._unsynced) + 1):
-            wanted = replayed(durable, self._unsynced[:count])
-            if _holds(stored, wanted):
-                return
-        raise InvariantViolation(
-            f"a restart has lost what was durable (node={self.node_id:x}, durable={durable.hard_state} up to "
-            f"{durable.last_index}, recovered={stored.hard_state} up to {stored.last_index})"
+        return any(
+            _holds(stored, replayed(durable, self._unsynced[:count])) for count in range(len(self._unsynced) + 1)
         )
 
     def end(self) -> None:
