@@ -71,9 +71,9 @@ SERVER_PITFALLS = (
     bug(
         name="what was committed while a snapshot is loaded is not applied",
         row=23,
-        file="replica/replica.py",
-        old="        backlog, self._backlog = self._backlog, []\n",
-        new="        backlog, self._backlog = [], []\n",
+        file="replica/writes.py",
+        old="        backlog, self._backlog, self._backlog_bytes = self._backlog, [], 0\n",
+        new="        backlog, self._backlog, self._backlog_bytes = [], [], 0\n",
     ),
     bug(
         name="log segments go that are still needed",
