@@ -21,7 +21,7 @@ from troth.runtime.machine import Machine
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, welcome
 from troth.server.listener import listen, refuse_plain_text, tls_contexts
-from troth.server.serve import EXIT_OK, exit_code, stop_at_errors
+from troth.server.serve import EXIT_OK, clients_that_fit, exit_code, stop_at_errors
 from troth.wire.handshake import Greeting, Hello
 
 FRAME_BYTES_MAX = 2 << 20
@@ -62,8 +62,8 @@ class _Connection(FrameConnection):
 
     @override
     def on_opened(self) -> None:
-        if len(self._port.connections) >= CONNECTIONS_MAX:
-            self.refuse("overloaded", f"this acceptor has {CONNECTIONS_MAX} connections, its limit")
+        if len(self._port.connections) >= self._port.connections_max:
+            self.refuse("overloaded", f"this acceptor has {self._port.connections_max} connections, its limit")
             return
         self._port.connections.add(self)
 
@@ -102,6 +102,7 @@ class AcceptorPort:
 
     def __init__(self, node: AcceptorNode) -> None:
         self.node = node
+        self.connections_max = clients_that_fit(CONNECTIONS_MAX)
         self.connections: set[_Connection] = set()
 
     def accept(self) -> asyncio.Protocol:

@@ -6,8 +6,10 @@ code that says what kind of failure it was.
 
 import asyncio
 import ctypes
+import dataclasses
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -37,6 +39,9 @@ EXIT_IDENTITY = 4
 EXIT_REMOVED = 5
 EXIT_BUG = 70
 
+FILES_KEPT = 1024
+"""Open files that clients do not get."""
+
 COMMIT_EVENT_SECONDS = 0.2
 """How often the events queue is told how far commits have come."""
 
@@ -60,6 +65,21 @@ def exit_code(error: BaseException) -> int:
             return EXIT_FAILED
         case _:
             return EXIT_BUG
+
+
+def clients_that_fit(wanted: int) -> int:
+    """Raise the limit of open files, as far as needed and allowed; how many of the *wanted* clients then fit in.
+
+    Shells give 1024. Clients that took them all would leave none for snapshots, the log and the other servers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    needed = wanted + FILES_KEPT
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(wanted, max(soft - FILES_KEPT, soft // 2))
 
 
 def serve(config: ServerConfig) -> None:
@@ -94,6 +114,10 @@ def _run(
     control: Control | None,
 ) -> int:
     set_up(name=config.name, level=config.log_level, form=config.log_format)
+    fit = clients_that_fit(config.clients_max)
+    if fit < config.clients_max:
+        _log.warning("only %d clients fit into the files that may be open here (ulimit -Hn, LimitNOFILE)", fit)
+        config = dataclasses.replace(config, clients_max=fit)
     try:
         uvloop.run(_serve(config, founding, ends, control))
     except KeyboardInterrupt:

@@ -90,3 +90,17 @@ asyncio.run(main())
 
 def test_a_server_whose_events_nobody_reads_ends_all_the_same() -> None:
     assert subprocess.run([sys.executable, "-c", _NOBODY_READS], timeout=10, check=False).returncode == 0
+
+
+_FILES = """
+import resource, sys
+from troth.server.serve import clients_that_fit
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
+print(clients_that_fit(1000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize(("hard", "says"), [("4000", "1000 2024"), ("1500", "750 1500"), ("64", "32 64")])
+def test_clients_do_not_take_the_files_that_the_server_needs(hard: str, says: str) -> None:
+    found = subprocess.run([sys.executable, "-c", _FILES, hard], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == says
