@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 REQUEST_BYTES_MAX = 8192
 IDLE_SECONDS_MAX = 60.0
+CONNECTIONS_MAX = 64
 
 
 class Sources(msgspec.Struct, kw_only=True):
@@ -153,10 +154,11 @@ class MetricsPort:
         self._page_type = CONTENT_TYPE_LATEST
         self._status = sources.status
         self._version = version
+        self._connections: set[HttpConnection] = set()
 
     def accept(self) -> asyncio.Protocol:
         """Protocol factory of the metrics address."""
-        return HttpConnection(self.answer)
+        return HttpConnection(self.answer, self._connections)
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
         """(status code, content type, body) for a GET of *path*."""
@@ -184,8 +186,12 @@ _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Al
 class HttpConnection(asyncio.Protocol):
     """Just enough HTTP/1.1."""
 
-    def __init__(self, answer: Callable[[str], tuple[int, str, bytes]]) -> None:
+    def __init__(
+        self, answer: Callable[[str], tuple[int, str, bytes]], connections: "set[HttpConnection]"
+    ) -> None:
+        """*connections*: all there are, this one included while it stands."""
         self._answer = answer
+        self._connections = connections
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -193,10 +199,15 @@ class HttpConnection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if len(self._connections) >= CONNECTIONS_MAX:
+            self._transport.abort()
+            return
+        self._connections.add(self)
         self._wait()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
         if self._idle is not None:
             self._idle.cancel()
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import threading
 import time
 from concurrent.futures import Future
@@ -37,6 +38,7 @@ from troth.core.register import changes
 from troth.core.register.messages import ZERO, Describe, Described, Seat, founding, group_of
 from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
+from troth.runtime.addresses import parse_address
 from troth.verify.formats.read import read_history
 from troth.wire.frames import frame
 from troth.wire.handshake import VERSION, Welcome, encode_greeting
@@ -355,3 +357,25 @@ def test_a_forked_child_leaves_the_parents_connections_and_acceptors_alone() -> 
     registers._pid = os.getpid()
     registers.close()
     assert line.close.called and acceptors.close.called
+
+
+def test_a_unix_socket_speaks_plain_text_also_when_other_acceptors_speak_tls(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as acceptor:
+        acceptor.bind(str(tmp_path / "a1"))
+        acceptor.listen()
+
+        def welcome() -> None:
+            connection, _ = acceptor.accept()
+            with connection:
+                connection.sendall(frame(encode_greeting(WELCOME)))
+                connection.recv(4096)
+
+        thread = threading.Thread(target=welcome)
+        thread.start()
+        address = parse_address(f"unix:{tmp_path / 'a1'}")
+        try:
+            made = lines._Socket(address, ssl.create_default_context(), time.monotonic() + 5, None)
+            assert made.acceptor == WELCOME.node_id
+            made.close()
+        finally:
+            thread.join(5)

@@ -17,7 +17,7 @@ from troth.runtime.node import NodeCounters
 from troth.runtime.writer import WriterCounters
 from troth.server.clients import ClientCounters
 from troth.server.logs import set_up, with_facts
-from troth.server.metrics import REQUEST_BYTES_MAX, MetricsPort, Sources
+from troth.server.metrics import CONNECTIONS_MAX, REQUEST_BYTES_MAX, MetricsPort, Sources
 
 
 def status(leader: int) -> ServerStatus:
@@ -144,3 +144,22 @@ async def test_requests_sent_without_waiting_for_answers_do_not_pile_up() -> Non
         writer.write(get("/version") * 1000)
         with contextlib.suppress(ConnectionResetError):
             assert (await reader.read()).count(b"HTTP/1.1 200") == 1
+
+
+async def test_connections_beyond_the_bound_are_closed_and_room_is_given_again() -> None:
+    async with serving() as (reader, writer):
+        assert (await fetch(reader, writer, get("/version")))[0] == 200
+        port = writer.get_extra_info("peername")[1]
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS_MAX)]
+        with contextlib.suppress(ConnectionResetError):
+            assert await opened[-1][0].read() == b""
+        opened[0][1].close()
+        opened[-1][1].close()
+        while True:
+            again = await asyncio.open_connection("127.0.0.1", port)
+            opened.append(again)
+            with contextlib.suppress(ConnectionResetError, asyncio.IncompleteReadError):
+                assert (await fetch(*again, get("/version")))[0] == 200
+                break
+        for _, each in opened:
+            each.close()

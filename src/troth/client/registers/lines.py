@@ -48,7 +48,7 @@ class _Socket:
         plain = _unix(address.path, deadline) if lookup is None else _tcp(lookup, address.port, deadline)
         self._socket = plain
         try:
-            if tls is not None:
+            if tls is not None and lookup is not None:  # a unix socket speaks plain text everywhere
                 self._socket = tls.wrap_socket(plain, server_hostname=address.host)
             self._socket.sendall(frame(encode_greeting(Hello("register"))))
             self._buffer = b""
