@@ -87,6 +87,10 @@ class CoreNode:
         self.journal = Journal(genesis)
         self.disk_hangs = False
         self.rng = stream(plan.seed, "node", node_id)
+        self._luck = stream(plan.seed, "crash", node_id)
+        """What a crash leaves on the disk."""
+        self._draw_disk = stream(plan.seed, "disk", node_id).random
+        self._deferring = stream(plan.seed, "defer", node_id)
         self.clock = LocalClock(world, self.rng.randrange(0, 10_000_000))
         self.applied = EntryId(Term(0), LogIndex(0))
         self.digest = 0
@@ -149,12 +153,12 @@ class CoreNode:
             return
         self.up = False
         self.life += 1
-        self.journal.crash(self.rng, self.plan.keep_unsynced)
+        self.journal.crash(self._luck, self.plan.keep_unsynced)
         self._monitor.on_crashed(self)
 
     def lose_end(self) -> bool:
         """The end of the log on this server's disk has become unreadable while it was down."""
-        if not self.journal.lose_end(self.rng):
+        if not self.journal.lose_end(self._luck):
             return False
         self.lost = True
         # A connection that a new process opens takes the place of the old one's: nothing older comes behind it.
@@ -313,9 +317,9 @@ class CoreNode:
         self._monitor.on_input(self)
         if self._pump_planned:
             return
-        if self._defer and self.rng.random() * 1000 < self._defer:
+        if self._defer and self._deferring.random() * 1000 < self._defer:
             self._pump_planned = True
-            self._world.after(self.rng.randrange(1, 20_000), self._pump_later, self.life)
+            self._world.after(self._deferring.randrange(1, 20_000), self._pump_later, self.life)
         else:
             self._pump()
 
@@ -383,7 +387,7 @@ class CoreNode:
     # ---- disk ----
 
     def _disk_time(self) -> int:
-        return 20 + int(self.rng.random() * self.rng.random() * 4 * self._disk_us)
+        return 20 + int(self._draw_disk() * self._draw_disk() * 4 * self._disk_us)
 
     def _maybe_sync(self) -> None:
         if not self._syncing and not self.disk_hangs and self.journal.synced < self.journal.written:

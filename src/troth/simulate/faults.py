@@ -1,6 +1,7 @@
 """What goes wrong, and when: each kind of fault happens at random moments, at the rate that the plan gives it."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from troth.core.interface import Accepted, Member, MembershipChange
@@ -25,7 +26,6 @@ class Faults:
         network: Network,
         nodes: dict[NodeId, CoreNode],
         plan: Plan,
-        rng: random.Random,
         choices: Choices,
     ) -> None:
         self._choices = choices
@@ -34,7 +34,12 @@ class Faults:
         self._network = network
         self._nodes = nodes
         self._plan = plan
-        self._rng = rng
+        self._gaps: dict[str, random.Random] = {}
+        """Kind -> when the next of it comes."""
+        self._numbers: Counter[str] = Counter()
+        self._rng = stream(plan.seed, "faults")
+        """What the fault draws that happens now (`_begin`)."""
+        self._hints = stream(plan.seed, "faults", "unreachable")
         self._rare = stream(plan.seed, "rare")
         self._isolates = self._rare.choice((0.0, 0.0, 0.0, 0.3, 0.8)) if plan.partitions else 0.0
         self._stopped = False
@@ -67,13 +72,22 @@ class Faults:
                 node.boot()
 
     def _plan_next(self, rate: int, fault: Callable[[], str | None]) -> None:
-        mean_us = 100 * self._timeout_us // rate
-        self._world.after(int(self._rng.expovariate(1.0) * mean_us), self._happen, rate, fault)
+        kind, mean_us = fault.__name__.strip("_"), 100 * self._timeout_us // rate
+        if kind not in self._gaps:
+            self._gaps[kind] = stream(self._plan.seed, "faults", kind)
+        self._world.after(int(self._gaps[kind].expovariate(1.0) * mean_us), self._happen, rate, fault)
+
+    def _begin(self, kind: str) -> bool:
+        """Whether the next fault of *kind* happens. Each draws from a stream of its own: those that are left out of a
+        run, when it is shrunk, change nothing about the others."""
+        self._rng = stream(self._plan.seed, "faults", kind, self._numbers[kind])
+        self._numbers[kind] += 1
+        return self._choices.take(kind)
 
     def _happen(self, rate: int, fault: Callable[[], str | None]) -> None:
         if self._stopped:
             return
-        name = fault() if self._choices.take(fault.__name__.strip("_")) else None
+        name = fault() if self._begin(fault.__name__.strip("_")) else None
         if name is not None:
             self.counts[name] = self.counts.get(name, 0) + 1
         self._plan_next(rate, fault)
@@ -213,7 +227,7 @@ class Faults:
         return "wrong_hint"
 
     def _tell_unreachable(self, sender: NodeId, to: NodeId) -> None:
-        self._world.after(self._rng.randrange(100, 50_000), self._nodes[sender].on_unreachable, to)
+        self._world.after(self._hints.randrange(100, 50_000), self._nodes[sender].on_unreachable, to)
 
     # ---- what operators do ----
 
@@ -237,7 +251,7 @@ class Faults:
         return "change"
 
     def _crash_now(self) -> None:
-        if not self._stopped and self._choices.take("change_then_crash"):
+        if not self._stopped and self._begin("change_then_crash"):
             self._crash_all()
             self.counts["change_then_crash"] = self.counts.get("change_then_crash", 0) + 1
 

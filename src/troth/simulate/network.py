@@ -1,6 +1,5 @@
 """Links between nodes: messages are lost, late, doubled and overtaken; partitions cut one or both directions."""
 
-import random
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ from troth.core.raft.messages import AppendEntries
 from troth.ids import NodeId
 from troth.simulate.choices import Choices
 from troth.simulate.plan import TICK_US, Plan
+from troth.simulate.rng import stream
 from troth.simulate.world import World
 
 
@@ -22,7 +22,7 @@ class Receiver(Protocol):
 class Network:
     """Every pair of nodes has a link in each direction. `cut` holds the directions that carry nothing."""
 
-    def __init__(self, world: World, plan: Plan, rng: random.Random, choices: Choices | None = None) -> None:
+    def __init__(self, world: World, plan: Plan, choices: Choices | None = None) -> None:
         self._choices = choices or Choices()
         self.receivers: dict[NodeId, Receiver] = {}
         self.cut: set[tuple[NodeId, NodeId]] = set()
@@ -30,7 +30,13 @@ class Network:
         """Told (sender, receiver) of a message that a sender may notice to be lost."""
         self.counts = {"sent": 0, "lost": 0, "duplicated": 0, "shortened": 0, "cut": 0, "late": 0}
         self._world = world
-        self._rng = rng
+        # Whether one thing happens is not to change when, and to which messages, the others do.
+        self._draw_delay = stream(plan.seed, "network", "delay").random
+        self._draw_late = stream(plan.seed, "network", "late").random
+        self._draw_loss = stream(plan.seed, "network", "loss").random
+        self._draw_duplicate = stream(plan.seed, "network", "duplicate").random
+        self._draw_shorten = stream(plan.seed, "network", "shorten").random
+        self._draw_told = stream(plan.seed, "network", "told").random
         self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         self._loss = plan.loss
         self._shorten = plan.shorten
@@ -45,24 +51,26 @@ class Network:
         """Put a message on its way; *extra_us* for one that takes long to transfer."""
         counts = self.counts
         counts["sent"] += 1
-        draw = self._rng.random
+        delay = self._delay(self._draw_delay) + extra_us
+        lost = self._loss and self._draw_loss() * 1000 < self._loss
         if (sender, to) in self.cut:
             counts["cut"] += 1
             self._maybe_tell(sender, to)
             return
-        if self._loss and draw() * 1000 < self._loss and self._choices.take("loss"):
+        if lost and self._choices.take("loss"):
             counts["lost"] += 1
             self._maybe_tell(sender, to)
             return
-        delay = self._delay() + extra_us
         if self._newest is not None and not extra_us:
             arrives = max(self._world.now_us + delay, self._newest.get((sender, to), 0))
             self._newest[sender, to] = arrives
             delay = arrives - self._world.now_us
         self._world.after(delay, self._arrive, sender, to, message)
+        draw = self._draw_duplicate
         if self._duplicate and draw() * 1000 < self._duplicate and self._choices.take("duplicate"):
             counts["duplicated"] += 1
-            self._world.after(self._delay() + extra_us, self._arrive, sender, to, message)
+            self._world.after(self._delay(draw) + extra_us, self._arrive, sender, to, message)
+        draw = self._draw_shorten
         if (
             self._shorten
             and type(message) is AppendEntries
@@ -72,7 +80,7 @@ class Network:
         ):
             counts["shortened"] += 1
             part = message.entries[: int(draw() * len(message.entries))]
-            self._world.after(self._delay(), self._arrive, sender, to, replace(message, entries=part))
+            self._world.after(self._delay(draw), self._arrive, sender, to, replace(message, entries=part))
 
     def forget_from(self, sender: NodeId) -> None:
         """What *sender* has sent does not arrive any more: its connections broke with it."""
@@ -98,13 +106,13 @@ class Network:
         self._loss = self._duplicate = self._delay_long = self._shorten = 0
         self._delay_us = min(self._delay_us, 5_000)
 
-    def _delay(self) -> int:
-        draw = self._rng.random
-        if self._delay_long and draw() * 1000 < self._delay_long and self._choices.take("late"):
-            self.counts["late"] += 1
-            return int(draw() * 6 * self._timeout_us)
+    def _delay(self, draw: Callable[[], float]) -> int:
         # Two uniform draws fall off like an exponential where it matters, at a fraction of the cost.
-        return 50 + int(draw() * draw() * 4 * self._delay_us)
+        delay = 50 + int(draw() * draw() * 4 * self._delay_us)
+        if self._delay_long and self._draw_late() * 1000 < self._delay_long and self._choices.take("late"):
+            self.counts["late"] += 1
+            return int(self._draw_late() * 6 * self._timeout_us)
+        return delay
 
     def _arrive(self, sender: NodeId, to: NodeId, message: Any) -> None:
         if (sender, to) in self.cut:
@@ -115,5 +123,5 @@ class Network:
     def _maybe_tell(self, sender: NodeId, to: NodeId) -> None:
         if not self._unreachable_told or self.on_lost is None:
             return
-        if self._rng.random() * 1000 < self._unreachable_told:
+        if self._draw_told() * 1000 < self._unreachable_told:
             self.on_lost(sender, to)

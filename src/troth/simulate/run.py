@@ -21,7 +21,6 @@ from troth.simulate.invariants import RULES
 from troth.simulate.monitor import Invariant, Monitor
 from troth.simulate.network import Network
 from troth.simulate.plan import SECOND_US, TICK_US, Plan, draw
-from troth.simulate.rng import stream
 from troth.simulate.workload import Workload
 from troth.simulate.world import World, uncollected
 
@@ -75,7 +74,7 @@ class Simulation:
         engine = engine_kind(plan.consensus).start if engine is None else engine
         rules = RULES[plan.consensus] if rules is None else rules
         self.world = World()
-        self.network = Network(self.world, plan, stream(plan.seed, "network"), self.choices)
+        self.network = Network(self.world, plan, self.choices)
         self.nodes: dict[NodeId, CoreNode] = {}
         self.monitor = Monitor(self.nodes, rules)
         self.monitor.on_event = self._on_event
@@ -128,8 +127,8 @@ class Simulation:
     def chaos(self) -> None:
         """Faults and clients together."""
         world, nodes, plan, choices = self.world, self.nodes, self.plan, self.choices
-        self.faults = Faults(world, self.network, nodes, plan, stream(plan.seed, "faults"), choices)
-        self.workload = Workload(world, nodes, plan, stream(plan.seed, "workload"), choices)
+        self.faults = Faults(world, self.network, nodes, plan, choices)
+        self.workload = Workload(world, nodes, plan, choices)
         self.world.run_until(self.plan.chaos_us)
 
     def calm(self) -> None:
