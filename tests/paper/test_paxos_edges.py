@@ -191,6 +191,7 @@ def test_what_has_arrived_and_may_not_be_durable_counts_for_nothing() -> None:
 def test_who_acknowledges_is_heard() -> None:
     """Also when all answers to heartbeats are lost."""
     stage = led()
+    at = stage[1].view.ballot
     for _ in range(3 * TIMEOUT):
         stage.propose(1)
         stage.tick_all()
@@ -198,7 +199,7 @@ def test_who_acknowledges_is_heard() -> None:
         stage.deliver()
         stage.drop(lambda flying: isinstance(flying.message, HeartbeatReply))
         stage.deliver()
-    assert stage.leaders() == [1]
+    assert (stage.leaders(), stage[1].view.ballot) == ([1], at)
 
 
 def test_an_answer_to_an_older_round_takes_no_confirmation_back() -> None:
