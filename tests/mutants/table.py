@@ -35,6 +35,8 @@ RARE = {
     "messages of a change by which a leader that had joined removes itself (seed 10269 was found in a campaign)",
     "another value passes for accepted in a chosen slot": "takes away a check that fails only where something else is "
     "wrong already",
+    "what an earlier leader said to be chosen still holds": "changes no outcome: what one leader knew to be chosen, "
+    "the next proposes again",
     "what is chosen is merged like any other value": "changes no outcome, it costs a phase 2: what is chosen is "
     "held at a higher ballot than any other",
     **twophase.UNSEEN,
