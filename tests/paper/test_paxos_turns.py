@@ -214,13 +214,13 @@ def test_nobody_stands_while_the_leader_is_heard() -> None:
 
 def test_nobody_is_called_while_values_wait_behind_a_membership() -> None:
     """What has a slot is not left behind by who gives up leading."""
-    stage = led(others=(4,))
-    stage.change(1, MembershipChange(add_learners=joining(4)))
+    stage = led(1, 2, 3, 4, 5, others=(6,))
+    stage.change(1, MembershipChange(add_learners=joining(6)))
     stage.propose(1, b"behind")
-    stage.hand(3, 1, AcceptReply(stage[1].view.ballot, LogIndex(0)))
     stage.transfer(1, 3)
-    stage.drop(lambda flying: flying.to == 2)
     stage.deliver(lambda flying: flying.to == 3)
+    stage.deliver(lambda flying: flying.to == 1)
+    assert stage.status(1).progress[NodeId(3)].match == 1, "which is all that was sent"
     assert stage.sent(TimeoutNow) == []
     stage.run(4)
     assert stage.leaders() == [3]
