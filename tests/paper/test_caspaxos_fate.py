@@ -97,3 +97,10 @@ def test_of_too_many_proposers_the_oldest_mark_goes_and_its_version_is_forgotten
 def test_without_anything_accepted_nothing_is_adopted() -> None:
     nothing = {NodeId(n): Promise(ZERO, None, ballot(n)) for n in (1, 2)}
     assert highest_accepted(nothing) == (ZERO, None)
+
+
+def test_versions_count_the_changes() -> None:
+    now: State | None = None
+    for version in range(1, 12):
+        now = next_state(now, Write(value=b"v"), ballot(version), ZERO)
+        assert now.version == version

@@ -392,6 +392,23 @@ def test_a_register_that_was_never_written_is_read_without_leaving_a_trace() -> 
 # ---- flexible quorums ----
 
 
+def test_that_nothing_was_changed_is_accepted_while_an_attempt_may_still_arrive() -> None:
+    """The function thinks better of it when it is asked again; what it wanted first is still on its way to one."""
+    table = Table()
+    wanted = iter((b"v", None))
+    task = table.proposer(1).change(KEY, changes.apply(lambda held: next(wanted)))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    *lost, late = table.step(task, reach=())
+    for send in lost:
+        task.on_lost(send)
+    task.resume()
+    table.step(task, reach=(1, 2), answer=(1, 2))
+    assert task.outcome is None
+    assert not table.run(task, up=(1, 2)).changed
+    table.hand(late)
+    assert table.run(table.proposer(2).read(KEY)).value is None
+
+
 def test_a_change_that_is_found_on_one_acceptor_is_accepted_by_a_quorum_before_it_is_told() -> None:
     """Another quorum might never see it."""
     table = Table()
