@@ -145,20 +145,20 @@ class ClientPort:
             self._cut_off(client, "a client asked for more than a frame can carry")
         elif connection is not None:
             self.counters.frames_sent += 1
-            for piece in (head_of(pieces), *pieces):
-                if not connection.transport.is_closing():
-                    self._write(connection, piece)
+            self._write(connection, head_of(pieces), *pieces)
 
-    def _write(self, connection: "ClientConnection", data: bytes | bytearray) -> None:
+    def _write(self, connection: "ClientConnection", *pieces: bytes | bytearray) -> None:
         transport = connection.transport
         waiting = transport.get_write_buffer_size()
         # What waits may be one large answer that is just being read; the bound is for what piles up behind it.
         if waiting > self._queue_bytes_max + connection.largest_bytes:
             self._cut_off(connection.client, "a client that does not read its answers was cut off")
             return
-        connection.largest_bytes = max(len(data), connection.largest_bytes if waiting else 0)
-        self.counters.bytes_sent += len(data)
-        connection.write(data)
+        size_bytes = sum(map(len, pieces))
+        connection.largest_bytes = max(size_bytes, connection.largest_bytes if waiting else 0)
+        self.counters.bytes_sent += size_bytes
+        for piece in pieces:
+            connection.write(piece)
 
     def _cut_off(self, client: ClientId, why: str) -> None:
         connection = self.connections.get(client)

@@ -205,6 +205,23 @@ async def test_one_answer_larger_than_the_bound_does_not_cut_its_client_off() ->
         client.transport.abort()
 
 
+async def test_a_long_answer_in_several_pieces_does_not_cut_its_client_off() -> None:
+    node, size = EchoNode(), 4 << 20
+    async with asyncio.timeout(10), serving(node) as address:
+        client = await call(address)
+        await client.greeting
+        await client.next_body()
+        client.transport.pause_reading()
+        result = RangeResult(5, [], 2)
+        long = {place: bytearray(_encode([KeyValue(b"k", 1, 2, 3, bytes(size))])) for place in range(3)}
+        node.port.deliver([(1, in_pieces(ReadResults(7, LevelName.SESSION, 9, [result] * 3), long))])
+        assert node.port.counters.cut_off == 0
+        client.transport.resume_reading()
+        answer = _decode(await client.next_body())
+        assert isinstance(answer, ReadResults) and len(answer.results) == 3
+        client.transport.abort()
+
+
 async def test_a_long_answer_is_one_frame_and_is_not_copied() -> None:
     """Each copy of hundreds of megabytes would hold the loop for as long as their making."""
     node = EchoNode()
