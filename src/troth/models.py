@@ -128,24 +128,6 @@ _ALL = (
 MODELS: dict[str, ConsistencyModel] = {model.name: model for model in _ALL}
 
 
-def implied_by(name: str) -> frozenset[str]:
-    """Names of all models that *name* implies, itself included.
-
-    Raises:
-        UsageError: there is no such model.
-    """
-    if name not in MODELS:
-        raise UsageError(f"no consistency model is called {name!r}; there are: {', '.join(MODELS)}")
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        model = waiting.pop()
-        if model not in found:
-            found.add(model)
-            waiting.extend(MODELS[model].implies)
-    return frozenset(found)
-
-
 class LevelName(IntEnum):
     """The models a read can be served under (the wire's numbers)."""
 

@@ -46,7 +46,7 @@ class Session:
         """A short text that stands for what the session has seen; it names the cluster, and holds no secret."""
         return f"{self._client.cluster_id:x}-{self.seen_revision:x}"
 
-    async def put(self, key: Text, value: Text = b"", **options: Any) -> PutReply:
+    async def put(self, /, key: Text, value: Text = b"", **options: Any) -> PutReply:
         """Like `AsyncClient.put`."""
         reply = await self._client.put(key, value, **options)
         self._saw(reply.revision)
@@ -58,13 +58,13 @@ class Session:
         self._saw(reply.revision)
         return reply
 
-    async def range(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> RangeReply:
+    async def range(self, /, key: Text = b"", range_end: Text | None = None, **options: Any) -> RangeReply:
         """Like `AsyncClient.range`, from any replica that has all that this session has seen."""
         reply = await self._client.range(key, range_end, level=self._level(), **options)
         self._saw(reply.revision)
         return reply
 
-    async def delete(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> DeleteReply:
+    async def delete(self, /, key: Text = b"", range_end: Text | None = None, **options: Any) -> DeleteReply:
         """Like `AsyncClient.delete`."""
         reply = await self._client.delete(key, range_end, **options)
         self._saw(reply.revision)

@@ -17,7 +17,7 @@ from troth.client.aio import connect as connect_async
 from troth.client.background import Background, ClosingTwin, Twin, blocking
 from troth.client.lease import Lease as AsyncLease
 from troth.client.operations import Text
-from troth.client.replies import DeleteReply, PutReply, RangeReply, TxnReply
+from troth.client.replies import TxnReply
 from troth.client.request import ANY
 from troth.client.session import Session as AsyncSession
 from troth.client.watch import Watch as AsyncWatch
@@ -214,28 +214,11 @@ class Session(Twin[AsyncSession]):
         """The newest revision this session has seen."""
         return self.aio.seen_revision
 
+    put = blocking(AsyncSession.put)
     get = blocking(AsyncSession.get)
-
-    def put(self, key: Text, value: Text = b"", **options: Any) -> PutReply:
-        """Like `Client.put`."""
-        return self.background.run(self.aio.put, key, value, **options)
-
-    def range(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> RangeReply:
-        """Like `Client.range`, from any replica that has all that this session has seen."""
-        return self.background.run(self.aio.range, key, range_end, **options)
-
-    def delete(self, key: Text = b"", range_end: Text | None = None, **options: Any) -> DeleteReply:
-        """Like `Client.delete`."""
-        return self.background.run(self.aio.delete, key, range_end, **options)
-
-    def txn(
-        self,
-        compare: Sequence[Compare] = (),
-        success: Sequence[Operation] = (),
-        failure: Sequence[Operation] = (),
-    ) -> TxnReply:
-        """Like `Client.txn`."""
-        return self.background.run(self.aio.txn, compare, success, failure)
+    range = blocking(AsyncSession.range)
+    delete = blocking(AsyncSession.delete)
+    txn = blocking(AsyncSession.txn)
 
 
 def connect(

@@ -32,7 +32,7 @@ from troth.core.raft.messages import (
     TimeoutNow,
     VoteReply,
 )
-from troth.core.raft.node import new_cluster, start
+from troth.core.raft.node import start
 from troth.core.raft.state import RaftConfig
 from troth.errors import InvariantViolation
 from troth.ids import LogIndex, NodeId, Term, Tick
@@ -478,9 +478,12 @@ def test_a_server_that_may_not_vote_takes_entries() -> None:
 
 def test_an_engine_starts_from_what_storage_recovered() -> None:
     genesis = membership_of((1, 2, 3))
-    assert new_cluster(genesis) == SnapshotMeta(at(0, 0), genesis)
     engine = start(
-        node_id=NodeId(1), config=RaftConfig(), rng=FixedRng(0), snapshot=new_cluster(genesis), now=Tick(100)
+        node_id=NodeId(1),
+        config=RaftConfig(),
+        rng=FixedRng(0),
+        snapshot=SnapshotMeta(at(0, 0), genesis),
+        now=Tick(100),
     )
     status = engine.status()
     assert (status.term, status.voted_for, status.last, status.commit_index) == (0, 0, at(0, 0), 0)
@@ -488,14 +491,19 @@ def test_an_engine_starts_from_what_storage_recovered() -> None:
     assert engine.status().role is RoleName.FOLLOWER
     engine.tick(Tick(100 + RaftConfig().election_timeout_ticks))
     assert engine.status().role is RoleName.PRE_CANDIDATE
-    at_zero = start(node_id=NodeId(1), config=RaftConfig(), rng=FixedRng(0), snapshot=new_cluster(genesis))
+    at_zero = start(
+        node_id=NodeId(1), config=RaftConfig(), rng=FixedRng(0), snapshot=SnapshotMeta(at(0, 0), genesis)
+    )
     at_zero.tick(Tick(RaftConfig().election_timeout_ticks))
     assert at_zero.status().role is RoleName.PRE_CANDIDATE
 
 
 def test_a_server_without_a_membership_waits_to_be_found() -> None:
     engine = start(
-        node_id=NodeId(1), config=RaftConfig(), rng=FixedRng(0), snapshot=new_cluster(Membership(voters=()))
+        node_id=NodeId(1),
+        config=RaftConfig(),
+        rng=FixedRng(0),
+        snapshot=SnapshotMeta(at(0, 0), Membership(voters=())),
     )
     engine.tick(Tick(10_000))
     assert engine.status().role is RoleName.FOLLOWER

@@ -18,12 +18,10 @@ from typing import assert_never
 from typing_extensions import override
 
 from troth.core.interface import (
-    ORIGIN,
     Engine,
     Entry,
     EntryId,
     HardState,
-    Membership,
     Message,
     Persist,
     Slot,
@@ -205,11 +203,6 @@ class Raft(Elections):
     @override
     def _ends(self) -> tuple[LogIndex, EntryId]:
         return self._log.first_index, self._log.last
-
-
-def new_cluster(membership: Membership) -> SnapshotMeta:
-    """The empty state that every founding member starts behind."""
-    return SnapshotMeta(ORIGIN, membership)
 
 
 def start(
