@@ -9,7 +9,8 @@ to the last invocation among it and its reads):
 1.  A tie that leaves the write's zone as it is costs nothing, so it is made.
 2.  A tie that makes the zone overlap a forward zone, or a forward zone hold another whole, is impossible, since zones
     only grow. If one tie remains, it is made.
-3.  Otherwise guess: the tie that leaves the zone shortest. A read for which nothing is left goes first in the next try.
+3.  Otherwise guess: the tie that leaves the zone shortest. A read for which nothing is left goes first in the next try,
+    and if that does not help takes another tie.
 
 Ties that all fit prove a legal history. That none are left proves an illegal one as long as nothing was guessed; what
 neither proves the search has to decide. A crashed write may be seen at any time after its invocation; of several of
@@ -17,8 +18,9 @@ one value, the one invoked first serves before the others.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from copy import copy
+from functools import partial
 from itertools import accumulate
 from typing import Final, TypeAlias
 
@@ -65,8 +67,9 @@ def decided(key: Key) -> tuple[Key, Found | None]:
                 again.append((read, seen))
         loose = again
     certain = ties.copy()
+    failures: Counter[int] = Counter()
     for _ in range(_TRIES):
-        failed = ties.guess(loose)
+        failed = ties.guess(loose, failures)
         if not failed:
             told_apart = ties.labelled(key)
             found = examine(told_apart)
@@ -74,6 +77,7 @@ def decided(key: Key) -> tuple[Key, Found | None]:
                 return told_apart, found
             break
         unplaced = {read.index for read, _ in failed}
+        failures.update(unplaced)
         loose = failed + [entry for entry in loose if entry[0].index not in unplaced]
         ties = certain.copy()
     told_apart = certain.labelled(key)
@@ -120,8 +124,7 @@ class _Ties:
         if entry is None:
             return []
         numbers, starts, returns = entry
-        before = bisect_left(self._returns, read.invoked)
-        gone = self._latest[before - 1] if before else -1
+        gone = self._gone(read)
         at = bisect_left(starts, read.completed) - 1
         found: list[int] = []
         while at >= 0 and returns[at] >= gone:
@@ -155,7 +158,7 @@ class _Ties:
         other.forward, other.backward = list(self.forward), list(self.backward)
         return other
 
-    def fitting(self, read: Operation, seen: Sequence[int]) -> list[int]:
+    def fitting(self, read: Operation, seen: list[int]) -> list[int]:
         """What *read* can be tied to beside the ties made so far, of what it may have *seen* and of crashed writes."""
         found: list[int] = []
         for write in self._with_crashed(read, seen):
@@ -166,17 +169,28 @@ class _Ties:
                 found.append(write)
         return found
 
-    def _with_crashed(self, read: Operation, seen: Sequence[int]) -> Iterator[int]:
-        yield from seen
-        idle = 0
-        for write in reversed(self.crashed.get(read.result, ())):
-            if self.starts[write] < read.completed:
-                if self.first[write] == FOREVER:
-                    # Two are enough to see that there is a choice; the one invoked last leaves most to earlier reads.
-                    idle += 1
-                    if idle > 2:
-                        continue
-                yield write
+    def _with_crashed(self, read: Operation, seen: list[int]) -> list[int]:
+        crashed = self.crashed.get(read.result)
+        if crashed is None:
+            return seen
+        found = list(seen)
+        gone, idle = self._gone(read), 0
+        for write in reversed(crashed):
+            first = self.first[write]
+            if first < gone or self.starts[write] >= read.completed:
+                continue
+            if first == FOREVER:
+                # Two are enough to see that there is a choice; the one invoked last leaves most to earlier reads.
+                idle += 1
+                if idle > 2:
+                    continue
+            found.append(write)
+        return found
+
+    def _gone(self, read: Operation) -> int:
+        """What returned before this place was overwritten for certain when *read* was invoked."""
+        before = bisect_left(self._returns, read.invoked)
+        return self._latest[before - 1] if before else -1
 
     def _fits(self, write: int, first: int, last: int) -> bool:
         """Whether a zone of *write* contradicts no other."""
@@ -212,18 +226,26 @@ class _Ties:
         else:
             insort(self.backward, (last, first, write))
 
-    def guess(self, loose: Loose) -> Loose:
-        """Tie one read after the other as seems best. Returns those for which nothing was left."""
+    def guess(self, loose: Loose, failures: Counter[int]) -> Loose:
+        """Tie one read after the other as seems best. Returns those for which nothing was left.
+
+        What had *failures* (by index of the read) even when it came first is tied as seems second best, and so on.
+        """
         failed: Loose = []
         for read, seen in loose:
             fitting = self.fitting(read, seen)
-            if fitting:
-                self.tie(min(fitting, key=lambda write: self._badness(write, read)), read)
-            else:
+            if not fitting:
                 failed.append((read, seen))
+                continue
+            again = failures[read.index] - 1 if failures else 0
+            if again > 0:
+                fitting.sort(key=partial(self._badness, read))
+                self.tie(fitting[again % len(fitting)], read)
+            else:
+                self.tie(min(fitting, key=partial(self._badness, read)), read)
         return failed
 
-    def _badness(self, write: int, read: Operation) -> tuple[bool, int]:
+    def _badness(self, read: Operation, write: int) -> tuple[bool, int]:
         length = max(self.last[write], read.invoked) - min(self.first[write], read.completed)
         return self.ends[write] == FOREVER, length
 
