@@ -1,5 +1,7 @@
 """Corners of the linearizability checkers that random histories reach too seldom."""
 
+import random
+
 import pytest
 from msgspec import structs
 
@@ -189,6 +191,38 @@ def test_a_repeated_value_of_one_key_leaves_the_other_keys_alone() -> None:
     verdict = check(pair(events), object="kv")
     assert [part.algorithm for part in verdict.parts] == ["jit", "chains", "chains"]
     assert verdict.witness is not None
+
+
+@pytest.mark.parametrize(("clients", "values"), [(12, 100), (20, 100), (12, 5)])
+def test_a_long_log_of_repeated_values_takes_no_search(clients: int, values: int) -> None:
+    """Half reads, half writes by clients that are always busy; then with a read of what was there long ago."""
+    rng = random.Random(clients + values)
+    state: Value = None
+    events: list[Event] = []
+    working: dict[int, tuple[str, Value, bool]] = {}
+    for _ in range(15_000):
+        process = rng.randrange(clients)
+        if process not in working:
+            f = rng.choice(("read", "write"))
+            working[process] = (f, rng.randrange(values) if f == "write" else None, False)
+            events.append(Event(type=INVOKE, process=process, f=f, value=working[process][1]))
+            continue
+        f, seen, done = working.pop(process)
+        if done:
+            events.append(Event(type=OK, process=process, f=f, value=seen))
+        else:
+            state = seen if f == "write" else state
+            working[process] = (f, state, True)
+    history = pair(events)
+    verdict = check(history, object="register")
+    assert verdict and verdict.algorithms == ("chains",) and verdict.witness is not None
+    late = [op for op in history.operations if op.f == "read" and op.outcome is OK][-20]
+    operations = list(history.operations)
+    operations[late.index] = structs.replace(late, result=values)
+    first = next(op for op in history.operations if op.f == "write" and op.outcome is OK)
+    operations[first.index] = structs.replace(first, argument=values)
+    wrong = History(operations, timeline=history.timeline, length=history.length)
+    assert not check(wrong, object="register")
 
 
 def test_a_multi_register_starts_as_it_is_told() -> None:

@@ -13,8 +13,8 @@ to the last invocation among it and its reads):
     and if that does not help takes another tie.
 
 Ties that all fit prove a legal history. That none are left proves an illegal one as long as nothing was guessed; what
-neither proves the search has to decide. A crashed write may be seen at any time after its invocation; of several of
-one value, the one invoked first serves before the others.
+neither proves the search has to decide. A crashed write may be first seen at any time after its invocation; once a
+read of it returned, it can be gone like any other.
 """
 
 from bisect import bisect_left, insort
