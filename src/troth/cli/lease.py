@@ -12,7 +12,7 @@ from troth.cli.keys import lease_id
 from troth.client.replies import LeaseGranted
 from troth.errors import LeaseNotFound
 from troth.kv.requests import LeaseGrant, LeaseRevoke
-from troth.replica.protocol import LeaseIds, LeaseKeepAlive, LeaseList, LeaseTimeToLive, LeaseTtls, LeaseView
+from troth.replica.protocol import LeaseKeepAlive, LeaseTimeToLive, LeaseTtls, LeaseView
 
 if TYPE_CHECKING:
     from troth.client.aio import AsyncClient
@@ -36,11 +36,8 @@ def lease() -> None:
 
 
 def _with_client(cluster: Cluster, work: Callable[["AsyncClient"], Awaitable[T]]) -> T:
-    async def session() -> T:
-        async with await cluster.connect_aio() as client:
-            return await work(client)
-
-    return asyncio.run(session())
+    with cluster.connect() as client:
+        return client.background.run(work, client.aio)
 
 
 def _gone(number: int) -> LeaseNotFound:
@@ -163,11 +160,8 @@ def list_(cluster: Cluster) -> None:
       troth lease list
     """
 
-    async def work(client: "AsyncClient") -> LeaseIds:
-        answer: LeaseIds = await client.call(LeaseList).future
-        return answer
-
-    ids = [f"{number:x}" for number in sorted(_with_client(cluster, work).ids)]
+    with cluster.connect() as client:
+        ids = [f"{number:x}" for number in sorted(client.leases())]
     if cluster.json:
         output.print_json(ids)
     else:

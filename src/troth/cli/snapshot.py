@@ -1,7 +1,6 @@
 """snapshot save and restore: the whole state in one file, and a new cluster out of it."""
 
 import asyncio
-import os
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -46,6 +45,8 @@ def save(file: Path, server: str | None, cluster: Cluster) -> None:
 
 
 async def _save(cluster: Cluster, file: Path, server: str | None) -> int:
+    from troth.client.cluster import finish_file
+
     part = file.with_name(file.name + ".part")
     try:
         async with await cluster.connect_aio() as client:
@@ -53,14 +54,7 @@ async def _save(cluster: Cluster, file: Path, server: str | None) -> int:
                 sink = SealingSink(out)
                 size_bytes = await client.snapshot(cast(BinaryIO, sink), server=server)
                 sink.seal()
-                out.flush()
-                os.fsync(out.fileno())
-        part.replace(file)
-        directory = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+                finish_file(out, part, file)
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error}") from error
     finally:

@@ -298,7 +298,7 @@ class ClusterCalls:
         file = await asyncio.to_thread(part.open, "wb")
         try:
             size_bytes = await _fetch_snapshot(address, self.router, file)
-            await asyncio.to_thread(_finish_file, file, part, path)
+            await asyncio.to_thread(finish_file, file, part, path)
         except BaseException:
             with suppress(OSError):  # closing writes what is buffered: on a full disk it fails again
                 file.close()
@@ -307,7 +307,7 @@ class ClusterCalls:
         return size_bytes
 
 
-def _finish_file(file: BinaryIO, part: Path, path: Path) -> None:
+def finish_file(file: BinaryIO, part: Path, path: Path) -> None:
     """Make *part* durable under the name *path*: content first, then name (both survive a power cut)."""
     file.flush()
     os.fsync(file.fileno())
