@@ -5,12 +5,18 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from troth.core.paxos import messages as paxos
+from troth.core.raft import messages as raft
 from troth.core.raft.messages import AppendEntries
 from troth.ids import NodeId
 from troth.simulate.choices import Choices
 from troth.simulate.plan import TICK_US, Plan
 from troth.simulate.rng import stream
 from troth.simulate.world import World
+
+CALLS = (raft.TimeoutNow, paxos.TimeoutNow)
+CALLED_AGAIN = 0.5
+"""How often a call to stand comes once more, when somebody else may lead already."""
 
 
 class Receiver(Protocol):
@@ -37,6 +43,7 @@ class Network:
         self._draw_duplicate = stream(plan.seed, "network", "duplicate").random
         self._draw_shorten = stream(plan.seed, "network", "shorten").random
         self._draw_told = stream(plan.seed, "network", "told").random
+        self._draw_call = stream(plan.seed, "network", "call").random
         self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         self._loss = plan.loss
         self._shorten = plan.shorten
@@ -70,6 +77,14 @@ class Network:
         if self._duplicate and draw() * 1000 < self._duplicate and self._choices.take("duplicate"):
             counts["duplicated"] += 1
             self._world.after(self._delay(draw) + extra_us, self._arrive, sender, to, message)
+        draw = self._draw_call
+        if (
+            isinstance(message, CALLS)
+            and self._newest is None
+            and draw() < CALLED_AGAIN
+            and self._choices.take("late call")
+        ):
+            self._world.after(int(draw() * 4 * self._timeout_us), self._arrive, sender, to, message)
         draw = self._draw_shorten
         if (
             self._shorten
