@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from fake_server import Served
 
+import troth
 from troth import LocalCluster
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid, parse_gid
 from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic, Member
-from troth.errors import NotApplied, TrothError
+from troth.errors import NotApplied, OutcomeUnknown, TrothError
 from troth.transactions.log import replicated
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import Decided, DecisionLog
@@ -297,6 +298,26 @@ def test_a_fixed_place_that_another_process_holds_is_not_renewed(cluster_url: st
     second.close()
     assert other.close_epoch("web"), "nobody waits for the lease of one that has said that it ends"
     other.close()
+
+
+def test_a_place_that_could_not_be_taken_is_not_kept_from_others(
+    cluster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would end its lease: the client of a log may be somebody else's, and goes on."""
+    with troth.connect(cluster_url) as client:
+
+        def lost(*_: object, **__: object) -> NoReturn:
+            real(*_, **__)
+            raise OutcomeUnknown("the answer is lost")
+
+        real = client.txn
+        taken = ReplicatedLog(client, name="unlucky", coordinator="one")
+        taken.close()
+        monkeypatch.setattr(client, "txn", lost)
+        with pytest.raises(OutcomeUnknown):
+            taken._take_place()
+        monkeypatch.undo()
+        assert client.get(taken._key("alive", "one")).kv is None
 
 
 def test_an_abort_is_never_forgotten_and_keeps_its_cell_while_its_owner_may_decide(

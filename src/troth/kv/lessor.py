@@ -90,10 +90,6 @@ class Lessor:
             heappush(due, (look_at, lease))
         return found
 
-    def next_due(self) -> int | None:
-        """When to call `expired` next (too early does no harm); None if there is nothing to wait for."""
-        return self._due[0][0] if self._due else None
-
     def _rebuild(self) -> None:
         self._due = [(look_at, lease) for lease, look_at in self._look_at.items()]
         heapify(self._due)

@@ -193,13 +193,11 @@ class Node(PeerSink):
     @override
     def on_suspect(self, peer: NodeId) -> None:
         _log.info("the process of a peer is gone", extra={"facts": {"peer": f"{peer:x}"}})
-        self.replica.suspect(peer, self._clock.now())
-        self._wake()
+        self._tell(self.replica.suspect, peer, self._clock.now())
 
     @override
     def on_unreachable(self, peer: NodeId) -> None:
-        self.replica.unreachable(peer)
-        self._wake()
+        self._tell(self.replica.unreachable, peer)
 
     @override
     def on_removed(self, peer: NodeId, term: int, text: str) -> None:
@@ -220,8 +218,7 @@ class Node(PeerSink):
         return Rejected(Removed.code, text, term)
 
     def client_opened(self, client: ClientId) -> None:
-        self.replica.client_connected(client)
-        self._wake()
+        self._tell(self.replica.client_connected, client)
 
     def on_client(self, client: ClientId, message: ClientMessage, raw: bytes) -> None:
         """A request; `on_heard` follows."""
@@ -232,12 +229,10 @@ class Node(PeerSink):
             self.fail(error)
 
     def client_gone(self, client: ClientId) -> None:
-        self.replica.client_gone(client)
-        self._wake()
+        self._tell(self.replica.client_gone, client)
 
     def client_paused(self, client: ClientId, *, paused: bool) -> None:
-        self.replica.client_paused(client, paused)
-        self._wake()
+        self._tell(self.replica.client_paused, client, paused)
 
     def on_durable(self, count: int) -> None:
         """*count* more writes are on the disk."""
@@ -249,6 +244,15 @@ class Node(PeerSink):
         else:
             if own:
                 self.on_heard()
+
+    def _tell(self, heard: Callable[..., None], *what: object) -> None:
+        """Hand the replica something rare, and have a turn."""
+        try:
+            heard(*what)
+        except Exception as error:  # noqa: BLE001 - as in a turn, and before there is one
+            self.fail(error)
+        else:
+            self._wake()
 
     def after_work(self) -> None:
         """A piece of snapshot work was reported to the replica."""

@@ -150,9 +150,8 @@ class RaftServer:
         process = self._started()
         deadline = time.monotonic() + timeout_s
         late = Unavailable(f"server {self.name} is not ready after {timeout_s:g} s; see its log")
-        if not self._lock.acquire(
-            timeout=max(0, timeout_s)
-        ):  # there is one greeting for all threads that wait for it
+        # There is one greeting for all threads that wait for it.
+        if not self._lock.acquire(timeout=max(0, timeout_s)):
             raise late
         try:
             while not self._greeted:
@@ -286,30 +285,36 @@ class RaftServer:
     def _call(self, command: str, argument: object, timeout_s: float, end: socket.socket | None = None) -> object:
         if not self._greeted:
             self.wait_ready(READY_SECONDS_MAX if end is not None else timeout_s)
-        with self._lock:
-            deadline = time.monotonic() + timeout_s
-            try:
-                while len(self._unanswered) >= UNANSWERED_MAX:
-                    self._next_answer(deadline)
-                self._last_command = number = self._last_command + 1
-                self._unanswered.add(number)
-                self._pipe.send((number, command, argument))
-                if end is not None:
-                    reduction.send_handle(self._pipe, end.fileno(), self.pid)
-                while True:
-                    answered, failure, value = self._next_answer(deadline)
-                    if answered == number:
-                        break
-            except (OSError, EOFError):
-                raise self._ended("unexpectedly") from None
+        deadline = time.monotonic() + timeout_s
+        if not self._lock.acquire(timeout=max(0, timeout_s)):
+            raise self._silent()
+        try:
+            while len(self._unanswered) >= UNANSWERED_MAX:
+                self._next_answer(deadline)
+            self._last_command = number = self._last_command + 1
+            self._unanswered.add(number)
+            self._pipe.send((number, command, argument))
+            if end is not None:
+                reduction.send_handle(self._pipe, end.fileno(), self.pid)
+            while True:
+                answered, failure, value = self._next_answer(deadline)
+                if answered == number:
+                    break
+        except (OSError, EOFError):
+            raise self._ended("unexpectedly") from None
+        finally:
+            self._lock.release()
         if failure is not None:
             raise rebuilt(*failure)
         return value
 
+    def _silent(self) -> Unavailable:
+        return Unavailable(f"server {self.name} does not answer; is it paused?")
+
     def _next_answer(self, deadline: float) -> tuple[int, tuple[str, str] | None, object]:
         """The next answer to any command: it may be a late one, to a command that was given up."""
         if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
-            raise Unavailable(f"server {self.name} does not answer; is it paused?")
+            raise self._silent()
         answer: tuple[int, tuple[str, str] | None, object] = self._pipe.recv()
         self._unanswered.discard(answer[0])
         return answer

@@ -114,9 +114,14 @@ class AsyncTwoPhaseCommit:
 
     async def start(self) -> Self:
         """Check the participants, open an epoch in the log, and begin to recover. Raises as `TwoPhaseCommit`."""
-        self._sync = await greenlet_spawn(
-            lambda: TwoPhaseCommit(self._participants, recover_every=None, waiting=self._waiting, **self._options)
-        )
+        waiting = self._waiting = _InTasks()
+        try:
+            self._sync = await greenlet_spawn(
+                lambda: TwoPhaseCommit(self._participants, recover_every=None, waiting=waiting, **self._options)
+            )
+        except BaseException:
+            waiting.close()
+            raise
         if self._recover_every is not None:
             self._recovery = asyncio.create_task(self._recover_for_ever(self._recover_every))
         return self

@@ -61,9 +61,23 @@ class ScriptedReplica:
 
     def suspect(self, peer: NodeId, now: Tick) -> None:
         self.heard.append(("suspect", peer))
+        if self.chokes:
+            raise InvariantViolation("half way through an input")
+
+    def client_connected(self, client: ClientId) -> None:
+        self.client_gone(client)
+
+    def client_paused(self, client: ClientId, paused: bool) -> None:
+        self.client_gone(client)
+
+    def client_gone(self, client: ClientId) -> None:
+        if self.chokes:
+            raise InvariantViolation("half way through an input")
 
     def unreachable(self, peer: NodeId) -> None:
         self.heard.append(("unreachable", peer))
+        if self.chokes:
+            raise InvariantViolation("half way through an input")
 
 
 class RecordingTransport:
@@ -334,6 +348,26 @@ async def test_a_replica_that_failed_half_way_through_an_input_has_no_turn_any_m
     assert isinstance(rig.node.failed.exception(), InvariantViolation)
     assert rig.transport.sent == []
     assert rig.writer.writes == [persist(1)]
+
+
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda node: node.on_suspect(PEER),
+        lambda node: node.on_unreachable(PEER),
+        lambda node: node.client_opened(7),
+        lambda node: node.client_gone(7),
+        lambda node: node.client_paused(7, paused=True),
+    ],
+    ids=["suspect", "unreachable", "opened", "gone", "paused"],
+)
+async def test_an_error_on_the_way_of_rare_news_stops_the_server_and_not_whoever_brought_them(
+    tell: Callable[[Node], None],
+) -> None:
+    rig = Rig()
+    rig.replica.chokes = True
+    tell(rig.node)
+    assert isinstance(rig.node.failed.exception(), InvariantViolation)
 
 
 @pytest.mark.parametrize("error", [InvariantViolation("broken"), ValueError("unexpected")])

@@ -67,6 +67,17 @@ def test_threads_may_wait_for_one_server(server: Any) -> None:
     assert not done and server.node_id == 7
 
 
+def test_a_thread_waits_no_longer_than_it_said_for_another_that_waits_for_an_answer(server: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        patient = pool.submit(server._call, "status", None, 60.0)
+        number, _, _ = server._child_pipe.recv()
+        with pytest.raises(Unavailable, match="does not answer"):
+            server._call("status", None, 0.01)
+        assert not patient.done()
+        server._child_pipe.send((number, None, "in time"))
+        assert patient.result(5) == "in time"
+
+
 _NOBODY_READS = """
 import asyncio, multiprocessing
 from troth.core.interface import Trace

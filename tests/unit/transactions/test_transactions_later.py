@@ -13,7 +13,7 @@ pytest.importorskip("sqlalchemy")
 
 from typing_extensions import override
 
-from troth.errors import Unavailable
+from troth.errors import Unavailable, UsageError
 from troth.transactions.aio import AsyncTwoPhaseCommit
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core, InThreads
@@ -157,3 +157,15 @@ def test_what_nobody_expected_does_not_end_the_task(
 
     asyncio.run(main())
     assert "as asked" in caplog.text
+
+
+def test_a_start_that_fails_leaves_no_threads_behind() -> None:
+    async def main() -> None:
+        for _ in range(2):  # a second try begins anew
+            with pytest.raises(UsageError):
+                await tpc.start()
+            with pytest.raises(RuntimeError, match="shutdown"):
+                tpc._waiting._threads.submit(lambda: None)
+
+    tpc = AsyncTwoPhaseCommit([])
+    asyncio.run(main())

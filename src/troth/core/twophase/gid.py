@@ -19,8 +19,6 @@ from typing_extensions import override
 FORMAT = "T1"
 LOG_CHARS = 8
 COORDINATOR_CHARS_MAX = 16
-GID_BYTES_MAX = 64
-"""XA's limit of a global transaction id; PostgreSQL's is 199."""
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _NAME = re.compile(rf"[a-z0-9_-]{{1,{COORDINATOR_CHARS_MAX}}}")

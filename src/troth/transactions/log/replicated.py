@@ -18,6 +18,7 @@ stands there afterwards is the decision, and a Commit that is still under way ca
 """
 
 import asyncio
+import contextlib
 import secrets
 import threading
 from collections.abc import Sequence
@@ -124,10 +125,16 @@ class ReplicatedLog:
         """A place that nobody holds, and the lease by which we hold it; the one of *before* if it is free again."""
         wanted = self._wanted
         lease = self._client.lease(ALIVE_TTL_S)
-        for name in [wanted] if wanted else [*filter(None, [before]), *map(base36, range(PLACES_MAX))]:
-            alive = self._key("alive", name)
-            if self._client.txn([create_revision(alive) == 0], [Put(alive, b"", lease=lease.id)]).succeeded:
-                return name, lease
+        try:
+            for name in [wanted] if wanted else [*filter(None, [before]), *map(base36, range(PLACES_MAX))]:
+                alive = self._key("alive", name)
+                if self._client.txn([create_revision(alive) == 0], [Put(alive, b"", lease=lease.id)]).succeeded:
+                    return name, lease
+        except BaseException:
+            # Revoked, it is no longer renewed, and its place is free at the latest when it has run out.
+            with contextlib.suppress(TrothError):
+                lease.revoke()
+            raise
         lease.revoke()
         raise NotApplied(
             f"the place {wanted or ''} of the decision log is held by a process that lives; wait {ALIVE_TTL_S} s if"
