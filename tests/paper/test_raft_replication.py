@@ -621,6 +621,13 @@ def test_the_pipeline_is_bounded() -> None:
     assert stage.commit(1) == MESSAGES_IN_FLIGHT_MAX + 11
 
 
+def test_the_pipeline_is_bounded_in_bytes_too() -> None:
+    stage = replicating(2)
+    for _ in range(12):
+        stage.propose(1, bytes(1 << 20))
+    assert len(stage.sent(AppendEntries, 1, 2)) == 8
+
+
 def test_an_append_is_bounded_in_bytes_and_the_rest_follows() -> None:
     """Pitfall: big entries packed wrong leave a gap at the follower (logcabin#160)."""
     stage = replicating(2, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20, append_bytes_max=100))

@@ -3,7 +3,7 @@
 import pytest
 from replica_cluster import Cluster
 
-from troth.core.interface import EntryId, Membership, SnapshotMeta
+from troth.core.interface import Effects, Entry, EntryId, EntryKind, Member, Membership, SnapshotMeta
 from troth.core.raft.messages import HigherTerm
 from troth.ids import LogIndex, NodeId, Term
 from troth.kv.requests import Put
@@ -177,3 +177,28 @@ def test_the_last_answer_of_a_transfer_may_be_lost_without_sending_the_snapshot_
     assert sent.count(max(sent)) == 2
     cluster.ask(cluster.leader, Writes(0, 1, 0, (Put(b"after", b"v"),)), ticks=20)
     assert cluster.replicas[node].machine.store.space.get(b"after") is not None
+
+
+def test_what_waited_to_be_applied_is_in_the_snapshot_that_is_installed() -> None:
+    """Applied after it, it would be applied twice."""
+    cluster, node = with_one_behind()
+    replica = cluster.replicas[node]
+    cluster.in_steps = True
+    entry = Entry(LogIndex(3), Term(1), EntryKind.COMMANDS, b"\x90")
+    replica._absorb(Effects(committed=(entry,), install=max_snapshot(cluster)))
+    waiting = list(replica._backlog)
+    replica._absorb(Effects(install=max_snapshot(cluster)))
+    assert (waiting, list(replica._backlog)) == ([entry], [])
+
+
+def max_snapshot(cluster: Cluster) -> SnapshotMeta:
+    return SnapshotMeta(max(cluster.snapshots[cluster.leader]), cluster.founding.membership)
+
+
+def test_where_the_leader_is_found_follows_the_membership() -> None:
+    cluster = Cluster()
+    follower, leader = cluster.follower, cluster.leader
+    replica = cluster.replicas[follower]
+    moved = {node: Member(f"n{node}", "", f"moved{node}") for node in cluster.ids}
+    replica._absorb(Effects(membership=Membership(voters=tuple(cluster.ids), members=moved)))
+    assert replica._leader_address() == f"moved{leader}"
