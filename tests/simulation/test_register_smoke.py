@@ -28,6 +28,7 @@ RED_ONCE = {
     1025: "a collection gave up at the first conflict",
     2244: "an operator decided on from a configuration that another one had ended already",
     4279: "a put of unknown outcome came true late, which is allowed",
+    1003585: "the calm began while an operator of before was still changing the acceptors",
 }
 
 

@@ -24,6 +24,8 @@ from troth.verify.check import check
 from troth.verify.history import Recorder
 from troth.verify.verdict import Status
 
+CHANGE_PATIENCE = 10
+"""A change of the acceptors may take so many times what one request may take."""
 CALM_PATIENCE = 40
 """In calm a request may take so many times what it may take in chaos."""
 
@@ -265,7 +267,7 @@ class Simulation:
         task = Reconfiguration(
             operator.proposer, {node.id: node.address for node in chosen}, prepare=prepare, accept=accept
         )
-        operator.drive(task, self._on_changed, patience_us=10 * self.plan.patience_us)
+        operator.drive(task, self._on_changed, patience_us=CHANGE_PATIENCE * self.plan.patience_us)
         if self.rng.random() < 0.3:
             self.world.after(self._for_a_while(), _die, operator)
 
@@ -300,7 +302,8 @@ class Simulation:
         self.network.cut.clear()
         for node in self.nodes.values():
             node.restart()
-        self.world.run_until(self.world.now_us + 4 * self.plan.patience_us)
+        # Until the last of the operators of before has given up too: it might undo what ours does.
+        self.world.run_until(self.world.now_us + (CHANGE_PATIENCE + 1) * self.plan.patience_us)
         operator = self._operator()
         living = {node.id: node.address for node in list(self.nodes.values())[: self.plan.acceptors]}
         if self.plan.change_us:
