@@ -82,7 +82,12 @@ __all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604  (the tables hold 
 
 def __getattr__(name: str) -> object:
     if name in _HOME:
-        found = getattr(import_module(_HOME[name]), name)
+        try:
+            found = getattr(import_module(_HOME[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name not in ("sqlalchemy", "greenlet"):
+                raise
+            raise ImportError(import_module("troth.transactions").missing(name), name=error.name) from error
     elif name in _MODULES:
         found = import_module(f"troth.{name}")
     else:

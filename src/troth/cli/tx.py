@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +11,7 @@ import click
 
 from troth.cli import output
 from troth.errors import HeuristicMixed, TrothError, UsageError
+from troth.transactions import missing
 
 if TYPE_CHECKING:
     from troth.core.twophase.gid import Gid
@@ -52,9 +52,7 @@ def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhas
         from sqlalchemy import create_engine
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError
     except ImportError:
-        raise UsageError(
-            f"this command needs SQLAlchemy: {sys.executable} -m pip install 'sqlalchemy>=2.0.36' 'greenlet>=3.0'"
-        ) from None
+        raise UsageError(missing("this command")) from None
     from troth.transactions.coordinator import TwoPhaseCommit
 
     participants: dict[str, Any] = {}

@@ -5,3 +5,10 @@ many connections from one thread); participants/ (what each kind of database cal
 transaction (the owner), recovery (everybody else), coordinator (`TwoPhaseCommit`), aio (its twin), then barrier,
 deadlocks, metrics. The rules are in core/twophase. SQLAlchemy is needed here and only here: the extra `sql`.
 """
+
+import sys
+
+
+def missing(what: str) -> str:
+    """What to say to somebody who has installed troth without the extra `sql`."""
+    return f"{what} needs SQLAlchemy: {sys.executable} -m pip install 'sqlalchemy>=2.0.36' 'greenlet>=3.0'"

@@ -1,5 +1,6 @@
 """What a command names when something is not installed works as it stands, from a checkout as from anywhere."""
 
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -31,3 +32,13 @@ def test_the_command_that_installs_what_is_missing_works_without_a_registry_that
     assert result.exit_code == 2
     command = " ".join(result.output.split())
     assert f"{sys.executable} -m pip install " + " ".join(f"'{each}'" for each in EXTRAS[extra]) in command
+
+
+def test_the_name_of_what_needs_an_extra_tells_how_to_install_it() -> None:
+    program = (
+        "import sys; sys.modules['sqlalchemy'] = None\n"
+        "try:\n    from troth import TwoPhaseCommit\nexcept ImportError as error:\n    print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.startswith("TwoPhaseCommit needs SQLAlchemy")
+    assert "-m pip install " + " ".join(f"'{each}'" for each in EXTRAS["sql"]) in told
