@@ -28,7 +28,10 @@ _TARGETS = {
     "mod": CompareTarget.MOD,
     "lease": CompareTarget.LEASE,
 }
-_COMPARISON = re.compile(r"\s*(\w+)\s*\(\s*(.+?)\s*\)\s*(==|!=|=|<|>)\s*(.+?)\s*", re.DOTALL)
+_COMPARISON = re.compile(r"\s*(\w+)\s*\(\s*(.+?)\s*\)\s*(==|!=|=|[<>](?!=))\s*(.+?)\s*", re.DOTALL)
+
+_PROMPT = """\
+Comparisons, one a line; an empty line; operations if they hold; an empty line; operations if not; Ctrl-D."""
 
 
 def parse_comparison(text: str) -> Compare:
@@ -42,6 +45,7 @@ def parse_comparison(text: str) -> Compare:
     if match is None or target is None:
         raise UsageError(
             f"{text!r} is not a comparison; write for example value(a) = 1, version(a) > 0, mod(a) != 41"
+            " (there are =, !=, < and >)"
         )
     key, operand = as_bytes(_unquoted(match[2])), _unquoted(match[4])
     result = _RESULTS[match[3]]
@@ -152,6 +156,8 @@ def txn(comparisons: tuple[str, ...], then: tuple[str, ...], otherwise: tuple[st
         success = [parse_operation(text) for text in then]
         failure = [parse_operation(text) for text in otherwise]
     else:
+        if sys.stdin.isatty():
+            click.echo(_PROMPT, err=True)
         compare, success, failure = parse_script(sys.stdin)
     with cluster.connect() as client:
         reply = client.txn(compare=compare, success=success, failure=failure)

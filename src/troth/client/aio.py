@@ -11,7 +11,7 @@ from troth.client.cluster import ClusterCalls
 from troth.client.lease import Lease, LeaseKeeper
 from troth.client.link import checked_frame_of
 from troth.client.opening import Opening
-from troth.client.operations import Text, Txn, as_bytes, span
+from troth.client.operations import Text, Txn, as_bytes, lease_id, span
 from troth.client.reads import ReadPipeline
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
 from troth.client.request import ANY, LEADER
@@ -88,7 +88,7 @@ class AsyncClient(ClusterCalls):
         if self.is_closed:
             self.require_open()
         if lease != 0 or prev_kv is not False or ignore_value is not False or ignore_lease is not False:
-            future = self.write(Put(key, value, lease, prev_kv, ignore_value, ignore_lease), timeout)
+            future = self.write(Put(key, value, lease_id(lease), prev_kv, ignore_value, ignore_lease), timeout)
         else:
             future = self._writes.submit(Put(key, value), len(key) + len(value), timeout)
         if recording.active is not None and not ignore_value:

@@ -46,6 +46,17 @@ def as_bytes(text: Text) -> bytes:
     raise UsageError(f"keys and values are str or bytes, not {type(text).__name__}: {text!r:.60}")
 
 
+def lease_id(lease: object) -> int:
+    """*lease* as it stands in a request.
+
+    Raises:
+        UsageError: no number, such as the `Lease` itself.
+    """
+    if isinstance(lease, int):
+        return lease
+    raise UsageError(f"lease= takes the number of a lease (lease.id), not {type(lease).__name__}")
+
+
 def prefix_end(prefix: bytes) -> bytes:
     """The `range_end` that makes a span of all keys that start with *prefix*.
 
@@ -90,7 +101,7 @@ def Put(  # noqa: N802
     >>> Put("a", "1").value
     b'1'
     """
-    return PutRequest(as_bytes(key), as_bytes(value), lease, prev_kv, ignore_value, ignore_lease)
+    return PutRequest(as_bytes(key), as_bytes(value), lease_id(lease), prev_kv, ignore_value, ignore_lease)
 
 
 def Get(  # noqa: N802

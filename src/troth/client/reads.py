@@ -15,7 +15,7 @@ from troth.client.request import LEADER, CallRequest
 from troth.client.retry import error_of
 from troth.client.router import Router
 from troth.client.writes import WritePipeline
-from troth.errors import Overloaded, ProtocolError, TrothError, Unavailable
+from troth.errors import Overloaded, ProtocolError, TrothError, Unavailable, UsageError
 from troth.kv.requests import Failure, Range
 from troth.models import LevelName, ReadLevel, linearizable
 from troth.replica.protocol import READS_REQUESTS_MAX, ReadResults, Reads
@@ -128,6 +128,8 @@ class ReadPipeline:
             self._writes.seen_revision = revision
 
     def _batch_for(self, level: ReadLevel) -> None:
+        if not isinstance(level, ReadLevel):
+            raise UsageError(f"level= takes troth.eventual, troth.bounded(seconds=2) and so on, not {level!r:.60}")
         if not self._gathering:
             self._loop.call_soon(self._flush)
         batch = self._gathering.get(level)

@@ -1,5 +1,6 @@
 """Transactions as people write them."""
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,10 @@ def test_comparisons(text: str, expected: Compare) -> None:
     assert parse_comparison(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "value(a)", "size(a) = 1", "version(a) = many", "a = 1", "value() = 1"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "value(a)", "size(a) = 1", "version(a) = many", "a = 1", "value() = 1", "value(a) >= 1", "value(a)<=1"],
+)
 def test_what_is_no_comparison_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_comparison(text)
@@ -82,3 +86,14 @@ def test_the_command_reads_a_script_and_prints_each_answer(run: Run, fake: Any) 
     result = run("txn", input="version(a) = 0\n\nput a 1\nget a\ndel b c\n")
     assert result.stdout.splitlines() == ["succeeded", "  put", "  a = 1", "  deleted 2"]
     assert client.calls[0][2]["success"] == [Put(b"a", b"1"), Range(b"a"), DeleteRange(b"b", b"c")]
+
+
+class Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_script_typed_on_a_terminal_is_asked_for(run: Run, fake: Any) -> None:
+    fake(txn=TxnReply(succeeded=True, responses=[], revision=5, server="n1"))
+    assert "an empty line" not in run("txn", input="").stderr
+    assert "an empty line" in run("txn", input=Terminal()).stderr

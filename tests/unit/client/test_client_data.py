@@ -123,6 +123,12 @@ async def test_misuse_is_told_before_anything_is_sent() -> None:
     async with running() as cluster, await aio.connect(cluster.url) as client:
         with pytest.raises(UsageError, match="str or bytes"):
             client.put("k", 5)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="level= takes"):
+            client.get("k", level="eventual")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="takes the number of a lease"):
+            client.put("k", "v", lease=client)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="takes the number of a lease"):
+            troth.Put("k", "v", lease=client)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="prefix= stands alone"):
             client.range("k", prefix="p")
         with pytest.raises(UsageError, match="comparisons such as"):
