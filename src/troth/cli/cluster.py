@@ -32,25 +32,45 @@ def context_path() -> Path:
 
 
 def write_context(url: str, data: Path) -> None:
-    """Let later commands of this user find the cluster at *url* without being told."""
-    path = context_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"url": url, "data": str(data)}) + "\n")
+    """Let later commands of this user find the cluster at *url* without being told, before those that run already."""
+    _replace_context([{"url": url, "data": str(data), "pid": os.getpid()}, *_contexts(but=url)])
 
 
 def forget_context(url: str) -> None:
-    """Remove the context file if it still names *url* (another `troth up` may have replaced it)."""
-    if read_context() == url:
-        context_path().unlink(missing_ok=True)
+    """Take *url* out of the context file; commands find the last one of the others, if any still runs."""
+    _replace_context(_contexts(but=url))
 
 
 def read_context() -> str | None:
-    """The URL in the context file; None without one, or with one that is damaged."""
+    """The URL of the last `troth up` that still runs; None without one, or with a context file that is damaged."""
+    contexts = _contexts()
+    return str(contexts[0]["url"]) if contexts else None
+
+
+def _contexts(*, but: str = "") -> list[dict[str, Any]]:
+    """What the context file says of every `troth up` that runs, the newest first."""
     try:
-        url = json.loads(context_path().read_text())["url"]
+        said = json.loads(context_path().read_text())
+        return [each for each in said if str(each["url"]) != but and _runs(int(each["pid"]))]
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return url if isinstance(url, str) else None
+        return []
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:  # gone, or its number is another user's by now
+        return False
+    return True
+
+
+def _replace_context(contexts: list[dict[str, Any]]) -> None:
+    path = context_path()
+    if not contexts:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(contexts) + "\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,15 @@ import base64
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from troth.kv.requests import KeyValue
 from troth.models import LevelName, ReadLevel
+
+if TYPE_CHECKING:  # slow to import
+    from rich.table import Table
 
 
 class Answered(Protocol):
@@ -97,17 +100,31 @@ def print_raw(raw: bytes) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal; tab-separated lines with a header elsewhere."""
+    """A table on a terminal, on its side where that keeps words whole; tab-separated lines with a header elsewhere."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             click.echo("\t".join(str(cell) for cell in row))
         return
-    from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console()
+    table = _table(columns, rows)
+    anything = console.options.update(max_width=sys.maxsize)
+    if Measurement.get(console, anything, table).minimum > console.width:
+        (first, *names), *sideways = zip(columns, *rows, strict=True)
+        turned = _table((first, *map(str, names)), sideways)
+        if Measurement.get(console, anything, turned).maximum <= console.width:
+            table = turned
+    console.print(table)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(Text(str(cell), overflow="fold") for cell in row))
-    Console().print(table)
+    return table

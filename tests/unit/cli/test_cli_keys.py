@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,27 @@ def test_a_cluster_left_by_up_is_found(
     assert run("get", "greeting").exit_code == 0
     forget_context("troth://127.0.0.1:7001")
     assert run("get", "greeting").exit_code == 2
+
+
+def test_when_the_last_up_ends_the_one_before_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from troth.cli.cluster import forget_context, read_context, write_context
+
+    write_context("troth://a:1", tmp_path)
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    monkeypatch.setattr(os, "getpid", lambda: ended.pid)
+    write_context("troth://killed:2", tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setenv("TROTH_CONTEXT", str(tmp_path / "context.json"))
+    assert read_context() == "troth://a:1"
+    write_context("troth://b:3", tmp_path)
+    assert read_context() == "troth://b:3"
+    forget_context("troth://b:3")
+    assert read_context() == "troth://a:1"
+    forget_context("troth://a:1")
+    assert read_context() is None and not (tmp_path / "context.json").exists()
 
 
 def test_arguments_that_are_not_utf_8_are_written_as_they_are(run: Run, fake: Any) -> None:

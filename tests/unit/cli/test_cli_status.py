@@ -1,13 +1,17 @@
 """The verdict on a cluster, from every picture that its servers can give."""
 
 import json
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import click
+import pytest
 from click.testing import Result
 from unit_cli_fakes import server
 
+from troth.cli.output import print_table
 from troth.cli.verdict import Health, judge
 from troth.client.sync import Client
 from troth.errors import Unavailable, WrongCluster
@@ -146,3 +150,21 @@ def test_a_cluster_that_cannot_be_asked_is_unavailable_not_degraded(run: Run, fa
     assert result.stdout == "unavailable (the server belongs to another cluster)\n"
     assert "check --url" in result.stderr
     assert json.loads(run("status", "-o", "json").stdout)["reasons"] == ["the server belongs to another cluster"]
+
+
+def test_a_table_too_wide_for_its_terminal_is_turned_and_keeps_its_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    columns = ("server", "role", "term", "revision", "sessions", "address")
+    row = ("n1", "leader", 1, 41, 0, "127.0.0.1:20837")
+    shown = {}
+    for width in (80, 40, 20):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(columns, [row])
+        shown[width] = [
+            line.split() for line in click.unstyle(capsys.readouterr().out).splitlines() if line.split()
+        ]
+    assert shown[80][0] == list(columns) and shown[80][2] == [str(cell) for cell in row]
+    assert shown[40][0] == ["server", "n1"] and shown[40][-1] == ["address", "127.0.0.1:20837"]
+    assert len(shown[20]) > len(columns)  # too narrow for any: words are cut

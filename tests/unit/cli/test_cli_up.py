@@ -66,3 +66,18 @@ def test_up_ends_in_order_also_when_its_terminal_goes(
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "stopped"
     assert Cluster.closed
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize(
+    "names, said, suggests_a_kill",
+    [(("n1",), "1 server is up", False), (("n1", "n2", "n3"), "3 servers are up", True)],
+)
+def test_up_suggests_to_kill_a_server_only_where_that_is_survived(
+    run: Run, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], said: str, suggests_a_kill: bool
+) -> None:
+    monkeypatch.setattr(local, "LocalCluster", Cluster)
+    monkeypatch.setattr(Cluster, "names", names)
+    monkeypatch.setattr(up_module, "_watch_over", lambda *_: None)
+    result = run("up")
+    assert said in result.stdout and ("kill -9" in result.stdout) == suggests_a_kill
