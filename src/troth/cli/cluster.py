@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from troth.errors import UsageError
 
 if TYPE_CHECKING:  # the client brings asyncio along, which `--help` does without
     from troth.client.aio import AsyncClient
     from troth.client.sync import Client
+
+GIVEN_URL = "troth.url"
+"""Where a command leaves the ``--url`` that it was given, for the advice on an error."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -120,6 +124,9 @@ def cluster_options(command: F) -> F:
     )
     @functools.wraps(command)
     def with_cluster(*args: Any, url: str | None, timeout: float, output: str, **kwargs: Any) -> Any:
+        context = click.get_current_context()
+        if url is not None and context.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+            context.meta[GIVEN_URL] = url
         return command(*args, cluster=Cluster(given_url=url, timeout_s=timeout, json=output == "json"), **kwargs)
 
     return with_cluster  # type: ignore[return-value]

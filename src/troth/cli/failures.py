@@ -1,5 +1,7 @@
 """From an error to what a person needs: the cause, the next command to try, and an exit code for scripts."""
 
+import re
+import shlex
 from typing import IO, Any
 
 import click
@@ -57,9 +59,14 @@ _TELLS: dict[str, str] = {
 """What shows whether a command that is not about one key has happened."""
 
 
+_ABOUT_THE_CLUSTER = re.compile(r"^(troth (?:status|get KEY|range --prefix ''|\w+ list))(?!\S)")
+
+
 def advice_for(error: TrothError, command: str = "") -> tuple[int, str]:
     """(exit code, what to try next) for *error* of *command*: the row of its class or its nearest ancestor."""
     code, advice = next(_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE)
+    if isinstance(error, errors.InvalidRequest) and str(error).endswith("request is too large"):
+        advice = "a smaller value: a request holds 1.5 MiB at most"
     if code == EXIT_UNKNOWN:
         advice = _TELLS.get(command, advice)
     return code, advice.format(command=command or "COMMAND")
@@ -79,10 +86,11 @@ def whether_it_happened(error: TrothError) -> str:
 class CommandFailed(click.ClickException):
     """How a `TrothError` leaves the command line."""
 
-    def __init__(self, error: TrothError, command: str = "") -> None:
+    def __init__(self, error: TrothError, command: str = "", url: str = "") -> None:
         super().__init__(str(error) or error.code)
         self.error = error
-        code, self.advice = advice_for(error, command)
+        code, advice = advice_for(error, command)
+        self.advice = _ABOUT_THE_CLUSTER.sub(rf"\1 --url {shlex.quote(url)}", advice) if url else advice
         self.exit_code = code  # type: ignore[misc]  # click declares it for the class; it differs by error here
 
     @override

@@ -8,6 +8,7 @@ import click
 from typing_extensions import override
 
 from troth import __version__
+from troth.cli.cluster import GIVEN_URL
 from troth.cli.failures import EXIT_INTERRUPTED, CommandFailed
 from troth.errors import TrothError, UsageError
 
@@ -141,7 +142,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except TrothError as error:
-            raise CommandFailed(error, ctx.invoked_subcommand or "") from error
+            raise CommandFailed(error, ctx.invoked_subcommand or "", ctx.meta.get(GIVEN_URL, "")) from error
         except OSError as error:
             if error.filename is None:
                 raise

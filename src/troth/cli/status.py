@@ -41,7 +41,8 @@ def status(cluster: Cluster) -> None:
     The first line is the verdict, then comes one line for each server (a column, on a narrow terminal). Exit code 0:
     healthy. 1: degraded, it works and survives fewer failures than it could. 2: unavailable, writes and linearizable
     reads fail now, or the cluster could not be asked. Registers are those of the server's acceptor ("-": no client
-    has used it yet). If the cluster keeps decision logs of TwoPhaseCommit, the last lines say what is not finished in them.
+    has used it yet). If the cluster keeps decision logs of TwoPhaseCommit, the last lines say what is not
+    finished in them.
 
     \b
     Examples:

@@ -34,3 +34,18 @@ def test_every_error_has_advice_that_can_be_given_for_every_command() -> None:
 def test_wrong_usage_names_the_help_of_the_very_command() -> None:
     result = CliRunner().invoke(cli, ["put", "x"])
     assert result.exit_code == 2 and "Try:   troth put --help" in result.output
+
+
+def test_what_to_try_is_about_the_cluster_that_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise errors.Unavailable("nobody answers")
+
+    monkeypatch.setattr("troth.connect", refuse)
+    result = CliRunner().invoke(cli, ["get", "k", "--url", "troth+tls://a:1?ca=b&key=c"])
+    assert "Try:   troth status --url 'troth+tls://a:1?ca=b&key=c'   " in result.stderr
+    in_environment = CliRunner().invoke(cli, ["get", "k"], env={"TROTH_URL": "troth://a:1"})
+    assert "Try:   troth status   " in in_environment.stderr
+
+
+def test_what_is_too_large_is_told_what_would_not_be() -> None:
+    assert "1.5 MiB" in advice_for(errors.InvalidRequest("etcdserver: request is too large"), "put")[1]
