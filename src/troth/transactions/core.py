@@ -64,26 +64,29 @@ class InThreads(Waiting):
 
     @override
     def later(self, work: Callable[[], None]) -> None:
-        """Here and now if too much waits already, or after `close`."""
+        """Here and now if too much waits already, after `close`, or if no thread is to be had."""
+        if not self._slots.acquire(blocking=False):
+            work()
+            return
+        untaken = threading.Lock()
 
         def done() -> None:
-            try:
-                work()
-            finally:
-                self._slots.release()
+            if untaken.acquire(blocking=False):
+                try:
+                    work()
+                finally:
+                    self._slots.release()
 
-        is_handed_over = False
-        if self._slots.acquire(blocking=False):
-            with self._lock:
-                if not self._is_closed:
-                    if self._pool is None:
-                        self._pool = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
+        with self._lock:
+            if not self._is_closed:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
+                try:
                     self._pool.submit(done)
-                    is_handed_over = True
-            if not is_handed_over:
-                self._slots.release()
-        if not is_handed_over:
-            work()
+                    return
+                except RuntimeError:
+                    pass  # Python is ending, or could start no thread; it may be in the queue all the same
+        done()
 
     @override
     def close(self) -> None:

@@ -404,7 +404,7 @@ class Transaction:
                 refs.append(BranchRef(branch.participant.name, branch.name, branch.proof))
             elif branch.wrote:
                 delegate = branch.participant.name
-        return Commit(self.gid, tuple(refs), self.key, delegate)
+        return Commit(self._own_gid, tuple(refs), self.key, delegate)
 
     def _submit(self) -> Event:
         core = self._core
@@ -520,7 +520,8 @@ class Transaction:
     def _leave_behind(self) -> None:
         """What could not be told is recovery's; it knows from us what was decided, where that is known."""
         # What was not voted on has no cell to be decided in.
-        self._core.leave(self.gid, self._state, self._record() if self._prepared_at else Commit(self.gid, ()))
+        gid = self._own_gid
+        self._core.leave(gid, self._state, self._record() if self._prepared_at else Commit(gid, ()))
 
     def _forget(self) -> None:
         self._core.on_step("before_forget")

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ pytest.importorskip("sqlalchemy")
 
 from typing_extensions import override
 
+from troth.core.twophase.table import State
 from troth.errors import Unavailable, UsageError
 from troth.transactions.aio import AsyncTwoPhaseCommit
 from troth.transactions.barrier import Barrier
@@ -21,7 +23,8 @@ from troth.transactions.deadlocks import Detector
 from troth.transactions.log.file import FileLog
 from troth.transactions.participants.base import Begun
 from troth.transactions.recovery import Recovery, Report
-from troth.transactions.transaction import Transaction
+from troth.transactions.steps import nothing
+from troth.transactions.transaction import Outcome, Transaction
 
 
 class Branch:
@@ -63,6 +66,16 @@ class Database:
     def close(self) -> None: ...
 
 
+def core_of(tmp_path: Path, **options: Any) -> Core:
+    return Core(
+        [Database("bank"), Database("stock")],  # type: ignore[list-item]
+        FileLog(tmp_path),
+        barrier=Barrier(None),
+        finds_deadlocks=False,
+        **{"on_step": nothing, **options},
+    )
+
+
 class Behind(InThreads):
     """Goes on in a thread, and lets the caller go on when `reached` is set there."""
 
@@ -86,14 +99,7 @@ class Behind(InThreads):
 
 def test_no_snapshot_is_taken_while_a_second_phase_goes_on_behind_the_callers_back(tmp_path: Path) -> None:
     waiting = Behind()
-    core = Core(
-        [Database("bank"), Database("stock")],  # type: ignore[list-item]
-        FileLog(tmp_path),
-        barrier=Barrier(None),
-        on_step=waiting.on_step,
-        finds_deadlocks=False,
-        waiting=waiting,
-    )
+    core = core_of(tmp_path, on_step=waiting.on_step, waiting=waiting)
     with Transaction(core, timeout=None, key="", wait="decided") as tx:
         for name in ("bank", "stock"):
             tx[name]
@@ -169,3 +175,41 @@ def test_a_start_that_fails_leaves_no_threads_behind() -> None:
 
     tpc = AsyncTwoPhaseCommit([])
     asyncio.run(main())
+
+
+def test_what_a_replayed_transaction_could_not_roll_back_is_left_under_its_own_name(tmp_path: Path) -> None:
+    """Two under one key: the second finds at its decision that the first has committed, and loses its databases."""
+    core = core_of(tmp_path)
+    late = Transaction(core, timeout=None, key="order-1", wait="applied")
+    with Transaction(core, timeout=None, key="order-1", wait="applied") as first:
+        for name in ("bank", "stock"):
+            first[name]
+
+    def lost() -> Callable[[], None]:
+        raise ConnectionError("as asked")
+
+    own = late.gid
+    for name in ("bank", "stock"):
+        late[name]
+        late._by_name[name].roll_back = lost  # type: ignore[method-assign]
+    late.commit()
+    assert (late.replayed, late.gid) == (True, first.gid)
+    assert (core.left_behind(own), core.left_behind(first.gid)) == (State.ABORTING, None)
+    core.close()
+
+
+def test_a_second_phase_that_no_thread_can_be_had_for_is_done_by_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread goes on when the main one has ended: Python gives no more work to pools then."""
+
+    def refused(*arguments: object) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
+    core = core_of(tmp_path)
+    with Transaction(core, timeout=None, key="", wait="decided") as tx:
+        for name in ("bank", "stock"):
+            tx[name]
+    assert (tx.outcome, tx.pending, core.is_under_way(tx.gid)) == (Outcome.COMMITTED, (), False)
+    core.close()
