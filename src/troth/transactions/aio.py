@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from typing_extensions import override
 
-from troth.errors import TrothError, UsageError
+from troth.errors import HeuristicMixed, TrothError, UsageError
 from troth.transactions.coordinator import RECOVER_EVERY_S, TwoPhaseCommit
 from troth.transactions.core import Waiting
 from troth.transactions.log.interface import DecisionLog
@@ -159,7 +159,7 @@ class AsyncTwoPhaseCommit:
         while True:
             try:
                 found = await greenlet_spawn(self._started.outcome, gid)
-            except UsageError:
+            except (HeuristicMixed, UsageError):
                 raise
             except TrothError:
                 if asyncio.get_running_loop().time() >= until:

@@ -136,16 +136,16 @@ class TwoPhaseCommit:
         """
         until = time.monotonic() + wait
         while True:
-            mixed = [h for h in self._core.waiting.blocking(self._core.log.heuristics) if h.gid == gid]
-            if mixed:
-                raise HeuristicMixed(
-                    f"{gid}: {mixed[0].participant} was {mixed[0].seen}: repair it, then: troth tx forget {gid}",
-                    gid,
-                    mixed[0].participant,
-                )
             try:
+                mixed = [h for h in self._core.waiting.blocking(self._core.log.heuristics) if h.gid == gid]
+                if mixed:
+                    raise HeuristicMixed(
+                        f"{gid}: {mixed[0].participant} was {mixed[0].seen}: repair it, then: troth tx forget {gid}",
+                        gid,
+                        mixed[0].participant,
+                    )
                 found = self._core.outcome(gid)
-            except UsageError:
+            except (HeuristicMixed, UsageError):
                 raise
             except TrothError:
                 if time.monotonic() >= until:

@@ -296,3 +296,19 @@ def test_a_paused_holder_of_the_keys_stops_only_work_with_a_key(
     assert log.decide([keyed]) == [Decided(Verdict.COMMIT, keyed.gid)]
     paused.close()
     log.close()
+
+
+def test_a_question_that_may_wait_outlasts_a_log_that_does_not_answer_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        gid = work(tpc).gid
+        heuristics, silences = tpc.log.heuristics, [RequestTimeout("no answer")]
+
+        def silent_once() -> Any:
+            if silences:
+                raise silences.pop()
+            return heuristics()
+
+        monkeypatch.setattr(tpc.log, "heuristics", silent_once)
+        assert tpc.outcome(gid, wait=5) is Outcome.COMMITTED
