@@ -34,7 +34,7 @@ def was_lost(error: BaseException) -> bool:
 
 
 class SqlBranch:
-    """The common half of a branch; `begin` and the verbs are each database's own."""
+    """The common half of a branch; `set_up`, `begin` and the verbs are each database's own."""
 
     name: str
     """Set by `begin`."""
@@ -60,6 +60,7 @@ class SqlBranch:
             self._pooled = self.handle.connection
             self._info = self._pooled.info
             self.channel: Channel = channel_of(participant.engine.dialect, self._pooled)
+            self.set_up(begun)
             self._transaction = self.handle.begin()
             self.begin(begun)
             self.handle.branch = self
@@ -68,18 +69,24 @@ class SqlBranch:
             self.handle.close()
             raise
 
+    def set_up(self, begun: Begun) -> None:
+        """Before there is a transaction."""
+
     def begin(self, begun: Begun) -> None:
         """Before the first statement of the caller."""
 
     def settle(self) -> None:
         """Take the answer to what `begin` has sent; the database has had the caller's time to give it."""
-        if self.unanswered is not None:
+        finish, self.unanswered = self.unanswered, None
+        if finish is not None:
             try:
-                self.unanswered()
+                finish()
             except exc.DBAPIError:
-                self.unanswered = None
                 raise
-            self.unanswered = None
+            except BaseException:
+                # Interrupted: what of the answer has been read nobody knows, and who waits for more waits for ever.
+                self.handle.invalidate()
+                raise
 
     def saw(self, context: Any) -> None:
         """A statement was executed. One that has certainly changed rows spares us the question of `ask`."""

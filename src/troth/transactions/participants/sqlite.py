@@ -24,6 +24,8 @@ TABLE = "troth_decision"
 KEPT = 10_000
 NEEDED_MAX = 500
 MARKER_WAIT_MS = 500
+LEGACY = -1
+"""sqlite3.LEGACY_TRANSACTION_CONTROL, the default, of Python 3.12 and newer; before there is no other way."""
 _CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (gid TEXT PRIMARY KEY, committed INTEGER NOT NULL)"
 _MARK = f"INSERT INTO {TABLE} (gid, committed) VALUES (?, ?)"
 _OLD = f"{TABLE} WHERE committed = 1 AND gid LIKE ? AND rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
@@ -42,14 +44,25 @@ class LastResource:
 class SqliteBranch(SqlBranch):
     """The last resource's part of a transaction. See the module."""
 
+    _busy_ms_before: int | None = None
+
+    @override
+    def set_up(self, begun: Begun) -> None:
+        if begun.timeout_s is not None:
+            self._busy_ms_before = self._pragma("busy_timeout")
+            self._pragma(f"busy_timeout = {int(begun.timeout_s * 1000)}")
+        self._pragma("synchronous = FULL")
+
+    def _pragma(self, pragma: str) -> Any:
+        """Below SQLAlchemy, for which a transaction would begin with it; and in this thread."""
+        row = self.channel.run([f"PRAGMA {pragma}"])[0].row  # type: ignore[attr-defined]
+        return row and row[0]
+
     @override
     def begin(self, begun: Begun) -> None:
         self.name = begun.gid
         raw = self._raw
-        if begun.timeout_s is not None:
-            self.handle.exec_driver_sql(f"PRAGMA busy_timeout = {int(begun.timeout_s * 1000)}")
         if not raw.in_transaction:
-            self.handle.exec_driver_sql("PRAGMA synchronous = FULL")
             # The driver would begin at the first change only, and leave out the reads before it. IMMEDIATE: of two that
             # have read and then want to write, SQLite refuses one at once; so they queue at the beginning.
             self.handle.exec_driver_sql("BEGIN IMMEDIATE")
@@ -70,6 +83,12 @@ class SqliteBranch(SqlBranch):
 
     def _schema(self) -> int:
         return int(self.handle.exec_driver_sql("PRAGMA schema_version").scalar_one())
+
+    @override
+    def release(self, *, broken: bool) -> None:
+        if self._busy_ms_before is not None and self._is_over and not broken:
+            self._pragma(f"busy_timeout = {self._busy_ms_before}")
+        super().release(broken=broken)
 
     def prepare(self) -> Callable[[], None]:
         raise Aborted(f"{self.participant.name}: this database can not prepare", self._begun.gid)
@@ -111,6 +130,13 @@ class Sqlite(SqlParticipant):
             )
             return Facts(f"sqlite:{self.name}", tuple(problems))
         with self.connected() as connection:
+            raw: Any = connection.connection.driver_connection
+            if getattr(raw, "autocommit", LEGACY) != LEGACY:
+                problems.append(
+                    f"{self.name}: connect_args has autocommit={raw.autocommit}, of which SQLAlchemy knows nothing, so"
+                    " that commits would be lost; leave it out"
+                )
+                return Facts(f"sqlite:{path}", tuple(problems))
             file = next(row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")
             journal = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar()).lower()
             if journal in ("off", "memory"):

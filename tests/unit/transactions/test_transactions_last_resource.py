@@ -1,0 +1,82 @@
+"""What a last resource's connection is set to while it works for a transaction, and afterwards."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sa = pytest.importorskip("sqlalchemy")
+
+from troth.errors import PreflightFailed  # noqa: E402
+from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
+
+
+def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", connect_args={"timeout": 3})
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc:
+        for fails in (False, True):
+            try:
+                with tpc.begin(timeout=0.5) as tx:
+                    assert tx[engine].exec_driver_sql("PRAGMA busy_timeout").scalar_one() <= 500
+                    tx[engine].exec_driver_sql(f"CREATE TABLE made_{fails} (x)")
+                    if fails:
+                        raise ZeroDivisionError
+            except ZeroDivisionError:
+                pass
+            with engine.connect() as connection:
+                assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one() == 3000
+
+
+def test_its_commit_is_synced_although_the_engine_begins_by_itself(tmp_path: Path) -> None:
+    """SQLite changes `synchronous` outside of transactions only, and SQLAlchemy advises to send BEGIN from an event."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+
+    def connected(raw: sqlite3.Connection, _: object) -> None:
+        raw.isolation_level = None
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.execute("PRAGMA synchronous = NORMAL")
+
+    sa.event.listen(engine, "connect", connected)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc, tpc.begin() as tx:
+        assert tx[engine].exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_driver_whose_commit_is_not_one_is_refused(autocommit: bool, tmp_path: Path) -> None:
+    """From Python 3.12: True makes commit() do nothing; False opens transactions that SQLAlchemy knows nothing of."""
+
+    of_312 = type("Connection", (sqlite3.Connection,), {"autocommit": autocommit})
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", connect_args={"factory": of_312})
+    with pytest.raises(PreflightFailed, match="autocommit"):
+        TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None)
+
+
+def test_the_drivers_default_is_taken(tmp_path: Path) -> None:
+    options: dict[str, Any] = {}
+    if hasattr(sqlite3, "LEGACY_TRANSACTION_CONTROL"):
+        options["autocommit"] = sqlite3.LEGACY_TRANSACTION_CONTROL
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", connect_args=options)
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc, tpc.begin() as tx:
+        tx[engine].exec_driver_sql("CREATE TABLE made (x)")
+
+
+def test_who_is_interrupted_while_waiting_for_begin_waits_for_it_no_more(tmp_path: Path) -> None:
+    """A part of the answer may have been read: who waits for it again waits for ever."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc:
+        waits: list[None] = []
+        closed: list[object] = []
+        sa.event.listen(engine.pool, "invalidate", lambda raw, *_: closed.append(raw))
+
+        def interrupted() -> list[Any]:
+            waits.append(None)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), tpc.begin() as tx:
+            handle = tx[engine]
+            tx._branches[0].unanswered = interrupted
+            handle.exec_driver_sql("CREATE TABLE made (x)")
+        assert len(waits) == 1
+        assert len(closed) == 1  # nor does whoever has the connection next
