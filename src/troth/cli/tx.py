@@ -116,9 +116,13 @@ def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> Non
         listed = {row["gid"] for row in rows}
         for record in tpc.log.unapplied():
             if record.gid not in listed:
-                names = ",".join(ref.participant for ref in record.branches)
+                names = ",".join(filter(None, (*(ref.participant for ref in record.branches), record.delegate)))
                 only = {"gid": record.gid, "database": names, "branch": "", "age_s": 0.0}
-                rows.append({**only, "decision": "committed", "next": "recover notes it as applied"})
+                verdict, step = "committed", "recover notes it as applied"
+                if record.delegate:
+                    verdict = _verdict(tpc, _parsed(record.gid), is_prepared=True)
+                    step = step if verdict == "committed" else f"recover asks {record.delegate}"
+                rows.append({**only, "decision": verdict, "next": step})
         if as_json:
             output.print_json(rows)
         elif rows:

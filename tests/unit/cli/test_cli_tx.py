@@ -1,5 +1,6 @@
 """The operator's commands over a log that cannot be asked."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from troth.core.twophase.gid import Gid
 from troth.errors import StorageError
 from troth.transactions.log.file import FileLog
 
-pytest.importorskip("sqlalchemy")
+sa = pytest.importorskip("sqlalchemy")
+
+from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 
 
 def test_resolve_goes_against_no_decision_that_cannot_be_read(
@@ -27,3 +30,23 @@ def test_resolve_goes_against_no_decision_that_cannot_be_read(
     result = CliRunner().invoke(cli, ["tx", "resolve", str(gid), "--abort", "--i-know", *where])
     assert result.exit_code != 0
     assert "may have decided" in result.output + str(result.exception)
+
+
+def test_a_decision_left_to_the_last_resource_is_not_listed_as_committed(tmp_path: Path) -> None:
+    url, log = f"sqlite:///{tmp_path}/last.db", str(tmp_path / "log")
+
+    def die(step: str) -> None:
+        if step == "before_last_resource":
+            raise KeyboardInterrupt
+
+    engine = sa.create_engine(url)
+    with TwoPhaseCommit({"last": engine}, log=log, recover_every=None, on_step=die) as dying:
+        with pytest.raises(KeyboardInterrupt), dying.begin(key="order-1") as tx:
+            tx["last"].exec_driver_sql("CREATE TABLE made (x)")
+    found = CliRunner().invoke(cli, ["tx", "list", "--json", "--log", log, "--db", f"last={url}"])
+    (row,) = json.loads(found.output)
+    assert (row["decision"], row["database"]) == ("open", "last")
+    found = CliRunner().invoke(cli, ["tx", "recover", "--log", log, "--db", f"last={url}"])
+    assert found.exit_code == 0
+    found = CliRunner().invoke(cli, ["tx", "list", "--json", "--log", log, "--db", f"last={url}"])
+    assert json.loads(found.output) == []
