@@ -10,6 +10,7 @@ sa = pytest.importorskip("sqlalchemy")
 
 from troth.errors import PreflightFailed  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
+from troth.transactions.participants import sqlite  # noqa: E402
 
 
 def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(tmp_path: Path) -> None:
@@ -80,3 +81,20 @@ def test_who_is_interrupted_while_waiting_for_begin_waits_for_it_no_more(tmp_pat
             handle.exec_driver_sql("CREATE TABLE made (x)")
         assert len(waits) == 1
         assert len(closed) == 1  # nor does whoever has the connection next
+
+
+def test_markers_are_pruned_of_ones_own_name_and_not_of_one_like_it(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc:
+        rows = [(f"T1.log.{name}.1.{number}", 1) for name in ("axb", "a_b") for number in range(sqlite.KEPT)]
+        rows += [(f"T1.log.a_b.2.{number}", 1) for number in range(sqlite.KEPT)]
+        with engine.begin() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.executemany(f"INSERT INTO {sqlite.TABLE} VALUES (?, ?)", [*rows, ("T1.log.a_b.3.1", 1)])
+        tpc.participants[0].prune("T1.log.a_b.", ())
+        with engine.connect() as connection:
+            of_axb = connection.scalar(
+                sa.text(f"SELECT count(*) FROM {sqlite.TABLE} WHERE gid GLOB 'T1.log.axb.*'")
+            )
+    assert of_axb == sqlite.KEPT

@@ -28,7 +28,7 @@ LEGACY = -1
 """sqlite3.LEGACY_TRANSACTION_CONTROL, the default, of Python 3.12 and newer; before there is no other way."""
 _CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (gid TEXT PRIMARY KEY, committed INTEGER NOT NULL)"
 _MARK = f"INSERT INTO {TABLE} (gid, committed) VALUES (?, ?)"
-_OLD = f"{TABLE} WHERE committed = 1 AND gid LIKE ? AND rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
+_OLD = f"{TABLE} WHERE committed = 1 AND gid GLOB ? AND rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
 
 
 class LastResource:
@@ -157,10 +157,10 @@ class Sqlite(SqlParticipant):
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {MARKER_WAIT_MS}")
             # Seldom: deleting locks the file.
             old = connection.exec_driver_sql(
-                f"SELECT count(*) FROM {keep}", (f"{coordinator}%", *needed)
+                f"SELECT count(*) FROM {keep}", (f"{coordinator}*", *needed)
             ).scalar_one()
             if old > KEPT:
-                connection.exec_driver_sql(f"DELETE FROM {keep}", (f"{coordinator}%", *needed))
+                connection.exec_driver_sql(f"DELETE FROM {keep}", (f"{coordinator}*", *needed))
 
     @override
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
