@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from troth.cli import output
-from troth.errors import HeuristicMixed, TrothError, UsageError
+from troth.errors import HeuristicMixed, TrothError, Unavailable, UsageError
 from troth.transactions import missing
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def tx_options(command: F) -> F:
 def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhaseCommit]:
     try:
         from sqlalchemy import create_engine
-        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+        from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
     except ImportError:
         raise UsageError(missing("this command")) from None
     from troth.transactions.coordinator import TwoPhaseCommit
@@ -64,7 +64,11 @@ def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhas
             participants[known_as] = url if url.startswith("troth") else create_engine(url)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise UsageError(f"--db {known_as}: {error}") from error
-    with TwoPhaseCommit(participants, log=log, name=name, recover_every=None) as tpc:
+    try:
+        opened = TwoPhaseCommit(participants, log=log, name=name, recover_every=None)
+    except DBAPIError as error:
+        raise Unavailable(f"a database can not be asked: {error.orig}") from error
+    with opened as tpc:
         yield tpc
 
 

@@ -72,6 +72,7 @@ class TwoPhaseCommit:
             StorageError, RequestError: the decision log cannot be used.
         """
         self.name = name
+        self._is_closed = False
         self._stack = ExitStack()
         with ExitStack() as undo:
             chosen = choose(participants)
@@ -122,6 +123,8 @@ class TwoPhaseCommit:
             Aborted: rolled back everywhere; ``__cause__`` is the database's own error.
             TransactionInDoubt: ask `outcome`, or retry under the same key.
         """
+        if self._is_closed:  # its branches would prepare, and nobody could decide
+            raise UsageError("this TwoPhaseCommit is closed; begin inside of its block, or open another")
         return Transaction(self._core, timeout=timeout, key=key, wait=wait)
 
     def outcome(self, gid: str, *, wait: float = 0.0) -> Outcome:
@@ -217,6 +220,7 @@ class TwoPhaseCommit:
 
     def close(self) -> None:
         """End recovery and give up the epoch. Transactions under way are left to whoever recovers."""
+        self._is_closed = True
         self._stack.close()
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from troth.cli.failures import EXIT_UNAVAILABLE
 from troth.cli.main import cli
 from troth.core.twophase.gid import Gid
 from troth.errors import StorageError
@@ -50,3 +51,12 @@ def test_a_decision_left_to_the_last_resource_is_not_listed_as_committed(tmp_pat
     assert found.exit_code == 0
     found = CliRunner().invoke(cli, ["tx", "list", "--json", "--log", log, "--db", f"last={url}"])
     assert json.loads(found.output) == []
+
+
+def test_a_database_that_does_not_answer_is_told_in_two_lines(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        cli, ["tx", "list", "--log", f"{tmp_path}/log", "--db", f"a=sqlite:///{tmp_path}/no/a.db"]
+    )
+    assert result.exit_code == EXIT_UNAVAILABLE
+    cause, advice = result.stderr.splitlines()
+    assert "unable to open database file" in cause and "every --db answer" in advice

@@ -13,7 +13,7 @@ sa = pytest.importorskip("sqlalchemy")
 from troth.core.twophase.cells import Verdict  # noqa: E402
 from troth.core.twophase.records import Abort, Commit  # noqa: E402
 from troth.core.twophase.table import Finding, State  # noqa: E402
-from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError, TransactionInDoubt  # noqa: E402
+from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError, TransactionInDoubt, UsageError  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.core import InThreads  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
@@ -312,3 +312,11 @@ def test_a_question_that_may_wait_outlasts_a_log_that_does_not_answer_at_once(
 
         monkeypatch.setattr(tpc.log, "heuristics", silent_once)
         assert tpc.outcome(gid, wait=5) is Outcome.COMMITTED
+
+
+def test_a_closed_coordinator_begins_nothing(tmp_path: Path) -> None:
+    """Its branches would be prepared, and stay so until somebody recovers."""
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        pass
+    with pytest.raises(UsageError, match="is closed"):
+        tpc.begin()
