@@ -100,6 +100,21 @@ def insert(connection: sa.Connection, number: int) -> None:
     connection.execute(entry.insert().values(id=number))
 
 
+def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(
+    mariadb: MariaDBServer, tmp_path: Path
+) -> None:
+    engine = sa.create_engine(mariadb.url("pymysql"), pool_size=1, max_overflow=0)
+    wait = sa.text("select @@innodb_lock_wait_timeout")
+    with engine.connect() as connection:
+        before_s = connection.scalar(wait)
+    with TwoPhaseCommit([engine], log=str(tmp_path / "log"), recover_every=None) as tpc:
+        found = []
+        for timeout in (7, None, 9, 9, None):
+            with tpc.begin(timeout=timeout) as tx:
+                found.append(tx[engine].scalar(wait))
+    assert found == [7, before_s, 9, 9, before_s]
+
+
 blocking = pytest.mark.parametrize("two", BLOCKING, ids="+".join, indirect=True)
 
 

@@ -24,6 +24,7 @@ from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autoc
 FORMAT_ID = 0x54524F54
 """``TROT``: with it, other programs' branches are never taken for ours."""
 _WAIT = "troth.lock_wait_s"
+_WAIT_BEFORE = "troth.lock_wait_before"
 _NOTA = 1397
 _NO_SUCH_THREAD = 1094
 
@@ -46,17 +47,23 @@ class MySqlBranch(SqlBranch):
         session = getattr(raw, "thread_id", None)
         number = session() if session is not None else None
         if number is None:
-            number = self.channel.start(["SELECT CONNECTION_ID()"])()[0].row[0]  # type: ignore[index]
+            number = self._first("SELECT CONNECTION_ID()")
         self.name = f"'{begun.gid}','{self.number}.{number}',{FORMAT_ID}"
-        if begun.timeout_s is not None:
-            wait_s = max(1, round(begun.timeout_s))
-            if self._info.get(_WAIT) != wait_s:
-                self.channel.start([f"SET SESSION innodb_lock_wait_timeout = {wait_s}"])()
-                self._info[_WAIT] = wait_s
+        wait_s = None if begun.timeout_s is None else max(1, round(begun.timeout_s))
+        if self._info.get(_WAIT) != wait_s:
+            if _WAIT_BEFORE not in self._info:
+                self._info[_WAIT_BEFORE] = self._first("SELECT @@innodb_lock_wait_timeout")
+            set_s = self._info[_WAIT_BEFORE] if wait_s is None else wait_s
+            self.channel.start([f"SET SESSION innodb_lock_wait_timeout = {set_s}"])()
+            self._info[_WAIT] = wait_s
         self.channel.start([f"XA START {self.name}"])()
         self._session = int(number)
         self._sessions.sessions[self._session] = begun.gid
         self._phase = "ACTIVE"
+
+    def _first(self, query: str) -> Any:
+        row = self.channel.start([query])()[0].row
+        return row and row[0]
 
     def prepare(self) -> Callable[[], None]:
         self.check_whole()
