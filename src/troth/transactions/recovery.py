@@ -147,7 +147,7 @@ class Recovery:
         return True
 
     def _resolve(self, participants: list[Participant], report: Report) -> set[tuple[str, str]]:
-        """Finish what is listed, until a look finds nothing to do; (gid, participant) of all that was finished."""
+        """Finish what is listed, until a look finds nothing to do; (branch, participant) of all that was finished."""
         core = self._core
         finished: set[tuple[str, str]] = set()
         resolved = 0
@@ -166,7 +166,7 @@ class Recovery:
                     seen.add(found.branch)
                     core.on_step("before_resolve")
                     if self._finish_listed(participant, found, report):
-                        finished.add((str(found.gid), participant.name))
+                        finished.add((found.branch, participant.name))
                         seen.discard(found.branch)
                         did_something = True
                     resolved += 1
@@ -306,7 +306,7 @@ class Recovery:
                 continue
             is_done = True
             for ref in record.branches:
-                if (record.gid, ref.participant) in finished:
+                if (ref.branch, ref.participant) in finished:
                     continue
                 participant = by_name.get(ref.participant)
                 if participant is None or participant.name not in names:

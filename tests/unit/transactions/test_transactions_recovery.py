@@ -446,6 +446,20 @@ def test_a_decision_is_noted_as_applied_when_every_branch_is_done_and_not_before
     assert place.log.unapplied() == []
 
 
+def test_a_branch_is_not_done_because_another_was_finished_through_its_database(place: Place) -> None:
+    """Two databases of one server list, and may finish, each other's branches."""
+    gid = name(place.other)
+    one, two = prepared(gid, place.bank, place.stock)
+    place.bank.states = place.stock.states = {one: "prepared", two: "prepared"}
+    decided(place.other, gid, place.bank, place.stock)
+    place.die()
+    place.bank.held = {one: DETACHES_MAX + 1, two: 99}
+    place.stock.held = {two: 99}
+    report = place.run()
+    assert (set(report.committed), place.bank.states[two]) == ({one}, "prepared")
+    assert [record.gid for record in place.log.unapplied()] == [gid]
+
+
 def test_a_decision_with_a_participant_that_we_do_not_have_is_not_noted_as_applied(place: Place) -> None:
     gid = name(place.other)
     decided(place.other, gid, place.bank, Database("elsewhere"))
