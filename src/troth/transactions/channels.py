@@ -11,6 +11,7 @@ looks at it (psycopg/psycopg2#1213), so here the tag is part of the answer.
 """
 
 import asyncio
+import os
 import select
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -227,6 +228,8 @@ class _BlockingStatements:
 
 
 _threads: list[ThreadPoolExecutor] = []
+# A forked process has the pool, and none of its threads: work given to it would wait for ever.
+os.register_at_fork(after_in_child=_threads.clear)
 
 
 def _in_thread(work: Callable[[], list[Answer]]) -> Finish:

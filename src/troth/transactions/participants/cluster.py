@@ -51,7 +51,8 @@ class ClusterWork:
         """Key -> what it will hold; None: it will be deleted."""
 
     def get(self, key: str | bytes) -> bytes | None:
-        """The value of *key*, or None. The commit is refused if somebody changes it meanwhile."""
+        """The value of *key*, or None. If somebody changes it meanwhile, the commit of what was written (here or in
+        another database) is refused; without a write there is nothing to refuse."""
         name = as_bytes(key)
         if name in self.writes:
             return self.writes[name]
