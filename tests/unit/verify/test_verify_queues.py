@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from troth.errors import UsageError
 from troth.verify.check import check
 from troth.verify.history import Event, EventType, History, Value, pair
 
@@ -179,3 +180,9 @@ def test_a_pop_that_crashed_may_take_the_other_of_two_alike() -> None:
     assert check(told(*steps), object="stack")
     late = (*steps, (8, "invoke", "pop", None))
     assert check(told(*late), object="stack")
+
+
+@pytest.mark.parametrize("object", ["queue", "unordered-queue", "stack"])
+def test_a_history_of_something_else_is_not_judged_as_a_queue(object: str) -> None:
+    with pytest.raises(UsageError, match="has no operation 'put'"):
+        check(told(*alone(0, "put", 1), *alone(1, "get", 1)), object=object)

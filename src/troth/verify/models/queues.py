@@ -9,6 +9,8 @@ from troth.errors import UsageError
 from troth.verify.history import History, Value
 from troth.verify.models.model import ILLEGAL, Call, Model, Several, unknown
 
+_TAKING = ("dequeue", "pop")
+
 
 class Queue(Model):
     """First in, first out: enqueue x, dequeue -> x, or nil when it was empty."""
@@ -33,7 +35,7 @@ class Queue(Model):
             raise UsageError(f"the state of a {self.name} is a tuple, found {state!r}")
         if self.total(call):
             return (*state, call.argument)
-        if call.f not in ("dequeue", "pop"):
+        if call.f not in _TAKING:
             raise unknown(self, call)
         return self._take(state, call)
 
@@ -41,6 +43,9 @@ class Queue(Model):
     def calls(self, history: History) -> list[Call | None]:
         """Without crashed enqueues of what nobody dequeued: had they happened, they would only be in the way."""
         calls = super().calls(history)
+        for call in calls:  # here, since the checks without search take no steps
+            if call is not None and call.f not in _TAKING and not self.total(call):
+                raise unknown(self, call)
         taken = {call.result for call in calls if call is not None and call.known and not self.total(call)}
         return [
             None
