@@ -27,8 +27,16 @@ def read_decoded(path: Path, decode: Callable[[bytes], Record]) -> Record:
         raise Corrupt(f"{path}: {error}", path=str(path)) from None
 
 
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace *path* as a whole: a reader, or a crash, sees the old content or the new."""
+    """Replace *path* as a whole: a reader, or a crash, sees the old content or the new; after the return, the new."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as handle:
@@ -36,6 +44,7 @@ def write_whole(path: Path, data: bytes) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         partial.replace(path)
+        sync_directory(path.parent)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
+from troth.cli.ring_files import sync_directory
 from troth.errors import UsageError
 from troth.hashing import Move, Plan
 from troth.hashing.keys import digester
@@ -71,11 +72,7 @@ class DirectoryMover:
             partial.replace(target / path.name)
             copied_bytes += told.st_size
         if paths:
-            descriptor = os.open(target, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_directory(target)
         return copied_bytes
 
     def _is_newer(self, move: Move, path: Path) -> bool:

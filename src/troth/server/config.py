@@ -137,6 +137,11 @@ class ServerConfig:
         engine_kind(self.consensus)
         if self.consensus == "raft" and (self.phase1_size or self.phase2_size):
             raise UsageError("phase1_size and phase2_size are for consensus paxos; Raft's quorums are majorities")
+        sizes = (self.phase1_size, self.phase2_size)
+        if any(sizes) and min(sizes) < 1:
+            raise UsageError(
+                f"phase1_size and phase2_size go together, each above 0, not {sizes[0]} and {sizes[1]}"
+            )
 
     @property
     def engine(self) -> str:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import ssl
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from troth.cli.certs import ServerNames, parse_server, write_set
 from troth.cli.feed import feed
 from troth.cli.inventory import inventory, owners
+from troth.cli.ring_files import write_whole
 from troth.cli.rows import Row, format_of, read_rows
 from troth.client.replies import PutReply
 from troth.errors import Unavailable, UsageError
@@ -200,3 +203,13 @@ def test_half_a_pair_is_refused(tmp_path: Path) -> None:
     (tmp_path / "client.key").unlink()
     with pytest.raises(UsageError, match=r"only one of client\.pem"):
         write_set(tmp_path, [], days=30)
+
+
+def test_what_a_plan_says_is_on_disk_under_its_name_before_its_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a power cut brings back the record of before a switch, and older values are copied over newer ones."""
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+    write_whole(tmp_path / "plan.json", b"{}")
+    assert synced == [False, True]
