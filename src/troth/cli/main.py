@@ -132,6 +132,16 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"{error.message} Did you mean '{meant}'?", ctx) from None
 
     @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name not in ("--url", "--timeout", "--output", "-o"):
+                raise
+            hint = "Give it behind the command: troth get KEY --url URL"
+            raise click.UsageError(f"{error.format_message()} {hint}", error.ctx) from None
+
+    @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in COMMANDS.items():
             with formatter.section(title):
@@ -141,6 +151,11 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if not error.option_name.lstrip("-")[:1].isdigit():
+                raise
+            hint = "A key or value that begins with '-' stands behind '--'."
+            raise click.UsageError(f"{error.format_message()} {hint}", error.ctx) from None
         except TrothError as error:
             raise CommandFailed(error, ctx.invoked_subcommand or "", ctx.meta.get(GIVEN_URL, "")) from error
         except OSError as error:

@@ -36,7 +36,8 @@ head only. At that point of the order it notes the state, and writes it together
 earlier epochs. Callers that were not aware of the new epoch are refused by their transaction's condition and
 try again. Nothing has to stand still, and a holder that dies halfway leaves nothing wrong behind.
 
-Methods must be deterministic: no clock, no chance, no reading of anything but the object and the arguments.
+Methods must be deterministic: no clock, no chance, no reading of anything but the object and the arguments. One that
+raises undoes nothing: what it had changed before stays changed, on every replica, so check first and change then.
 Arguments and the state are plain data (None, bool, int, float, str, bytes, list, dict; tuples among arguments arrive
 as lists), never pickles. A class with other attributes defines ``to_state(self)`` and ``from_state(cls, state)``.
 """
@@ -126,7 +127,7 @@ class Replicated:
         return _hold(cls, client, name)
 
     def read(self, function: Callable[[Self], R], *, level: ReadLevel = linearizable) -> R:
-        """``function(object)``, evaluated on a state as new as *level* says. Return copies, not parts of it."""
+        """``function(object)``, evaluated on a state as new as *level* says. Return copies; change nothing."""
         del level  # a local object has one state only
         return function(self)
 
@@ -216,6 +217,8 @@ class Replica(Generic[T]):
 
     async def read(self, function: Callable[[T], R], *, level: ReadLevel = linearizable) -> R:
         """``function(object)`` on a state as new as *level* says. Return copies, not parts of the object.
+
+        It must change nothing: that would be changed here alone, and the replicas agree no more.
 
         Levels below linearizable are served at once from the state here: it holds all calls of this replica and
         never goes back, which is sequential, session and eventual alike.

@@ -49,3 +49,16 @@ def test_what_to_try_is_about_the_cluster_that_was_asked(monkeypatch: pytest.Mon
 
 def test_what_is_too_large_is_told_what_would_not_be() -> None:
     assert "1.5 MiB" in advice_for(errors.InvalidRequest("etcdserver: request is too large"), "put")[1]
+
+
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (["put", "n", "-6"], "stands behind '--'"),
+        (["--url", "troth://a:1", "get", "k"], "Give it behind the command"),
+        (["-o", "json", "get", "k"], "Give it behind the command"),
+    ],
+)
+def test_an_option_out_of_place_is_told_its_place(words: list[str], hint: str) -> None:
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 2 and hint in result.stderr
