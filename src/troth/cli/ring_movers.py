@@ -41,6 +41,7 @@ class DirectoryMover:
         """Copy the range's files; each appears under its name only when it is complete and on disk."""
         files = self._files(move, self._directory(move.source or ""))
         (self._root / move.target).mkdir(exist_ok=True)
+        sync_directory(self._root)
         return self._carry(move, files)
 
     def switch(self, move: Move) -> None:

@@ -154,7 +154,13 @@ def verify(
     if not no_html:
         drawn = page or file.with_name(file.name + ".html")
         command = f"troth verify {file.name} --model {model} --object {object_}"
-        drawn.write_text(html(verdict, title=file.name, command=command), encoding="utf-8")
+        try:
+            drawn.write_text(html(verdict, title=file.name, command=command), encoding="utf-8")
+        except OSError as error:
+            click.echo(
+                f"cannot write {drawn}: {error.strerror}; name another with --html, or say --no-html", err=True
+            )
+            drawn = None
     if shown_as == "json":
         output.print_json(
             {

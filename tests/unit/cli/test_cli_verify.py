@@ -184,3 +184,11 @@ def test_what_is_known_of_the_store_can_be_said(run: Run, tmp_path: Path) -> Non
     assert told["verdict"] == "illegal" and "cyclic-versions" not in told["violated"]
     told = json.loads(run(*args, "--assume", "linearizable-keys").stdout)
     assert told["verdict"] == "illegal" and told["violated"] == ["cyclic-versions"]
+
+
+def test_a_page_that_cannot_be_drawn_takes_no_verdict_away(run: Run, tmp_path: Path) -> None:
+    path = history(tmp_path / "run.jsonl", "1")
+    (tmp_path / "run.jsonl.html").mkdir()
+    result = run("verify", str(path))
+    assert (result.exit_code, result.stdout.partition(":")[0]) == (0, "OK")
+    assert "--no-html" in result.stderr

@@ -371,3 +371,15 @@ def test_an_option_that_would_be_passed_over_is_refused(
     run("--nodes", "a,b", "show", "--save", tmp_path / "r")
     given = [str(tmp_path / "r") if argument == "RING" else argument for argument in arguments]
     assert f"{option} has no effect here" in run(*given, code=2).output
+
+
+def test_a_node_that_comes_is_on_disk_before_another_drops_what_it_got(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("--nodes", "a", "--vnodes", "1", "plan", "--add", "b", "--remove", "a", "-o", tmp_path / "p")
+    plan = Plan.from_json((tmp_path / "p").read_bytes())
+    (tmp_path / "a").mkdir()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    DirectoryMover(tmp_path, plan).copy(plan.moves[0])
+    assert tmp_path.stat().st_ino in synced
