@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from troth.cli.cluster import forget_context, write_context
 
@@ -48,6 +49,8 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
     """
     from troth.server.local import LocalCluster
 
+    context = click.get_current_context()
+    is_given = context.get_parameter_source("nodes") is ParameterSource.COMMANDLINE
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
@@ -60,6 +63,8 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
             count = len(cluster.names)
             are_up = "1 server is up" if count == 1 else f"{count} servers are up"
             click.secho(f"{are_up} ({consensus}); {leader} leads.", fg="green", bold=True)
+            if count != nodes and is_given:
+                click.echo("  --nodes is for new clusters, and this one goes on; see troth member --help")
             click.echo(f"  url   {cluster.url}")
             click.echo(
                 f"  data  {cluster.data_dir}{'' if data else '  (removed at the end; keep it with --data DIR)'}"

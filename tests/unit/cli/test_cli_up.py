@@ -81,3 +81,14 @@ def test_up_suggests_to_kill_a_server_only_where_that_is_survived(
     monkeypatch.setattr(up_module, "_watch_over", lambda *_: None)
     result = run("up")
     assert said in result.stdout and ("kill -9" in result.stdout) == suggests_a_kill
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize("words, told", [((), False), (("--nodes", "5"), True), (("--nodes", "1"), False)])
+def test_up_says_that_a_cluster_that_goes_on_keeps_its_size(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], told: bool
+) -> None:
+    monkeypatch.setattr(local, "LocalCluster", Cluster)
+    monkeypatch.setattr(Cluster, "names", ("n1",))
+    monkeypatch.setattr(up_module, "_watch_over", lambda *_: None)
+    assert ("--nodes is for new clusters" in run("up", *words).stdout) == told
