@@ -11,6 +11,7 @@ sa = pytest.importorskip("sqlalchemy")
 from troth.errors import PreflightFailed  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.participants import sqlite  # noqa: E402
+from troth.transactions.transaction import Outcome  # noqa: E402
 
 
 def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(tmp_path: Path) -> None:
@@ -98,3 +99,20 @@ def test_markers_are_pruned_of_ones_own_name_and_not_of_one_like_it(tmp_path: Pa
                 sa.text(f"SELECT count(*) FROM {sqlite.TABLE} WHERE gid GLOB 'T1.log.axb.*'")
             )
     assert of_axb == sqlite.KEPT
+
+
+def test_a_connection_that_is_gone_after_its_commit_changes_nothing_about_it(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc:
+        with tpc.begin(timeout=5) as tx:
+            tx[engine].exec_driver_sql("CREATE TABLE made (x)")
+            (branch,) = tx._branches
+            commit, raw = branch.commit_alone, tx[engine].connection.driver_connection
+
+            def committed() -> Any:
+                finish = commit()
+                raw.close()
+                return finish
+
+            branch.commit_alone = committed
+        assert tx.outcome is Outcome.COMMITTED

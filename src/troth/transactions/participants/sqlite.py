@@ -87,7 +87,10 @@ class SqliteBranch(SqlBranch):
     @override
     def release(self, *, broken: bool) -> None:
         if self._busy_ms_before is not None and self._is_over and not broken:
-            self._pragma(f"busy_timeout = {self._busy_ms_before}")
+            try:
+                self._pragma(f"busy_timeout = {self._busy_ms_before}")
+            except exc.DBAPIError:
+                broken = True
         super().release(broken=broken)
 
     def prepare(self) -> Callable[[], None]:
