@@ -19,7 +19,7 @@ for key, node in zip(keys, before.node_batch(keys), strict=True):
 after = before.changed(add=["cache-5"])
 moved = movement(before, after, keys)
 print(
-    f"a fifth node moves {moved.moved:.1%} of the keys; the least is {moved.ideal:.1%}, astray {moved.astray:.1%}"
+    f"a fifth node moves {moved.moved:.1%} of the keys; an even share is {moved.ideal:.1%}, astray {moved.astray:.1%}"
 )
 assert moved.astray == 0
 assert 0.8 < moved.moved_to_ideal < 1.2

@@ -459,7 +459,7 @@ def plan(
         write_whole(save_after, after_spec.to_json())
     click.echo(
         f"{len(made.moves)} moves in {len(made.waves)} waves, {made.moved_fraction:.3%} of all copies "
-        f"(the least is {made.ideal_fraction:.3%})"
+        f"(an even share is {made.ideal_fraction:.3%})"
     )
     keys_moved = [move.key_count for move in made.moves if move.key_count is not None]
     if keys_moved:

@@ -72,7 +72,7 @@ def test_plan_apply_pause_go_on_and_undo_over_directories(tmp_path: Path) -> Non
     listed = tmp_path / "keys"
     listed.write_text("\n".join(keys))
     made = run("--ring", ring, "--keys", listed, "plan", "--add", "d", "-o", plan, "--save-after", after).output
-    assert "of the keys given move" in made
+    assert "of the keys given move" in made and "(an even share is 25.000%)" in made
     assert "paused after 5 of" in run("apply", plan, "--directory", root, "--stop-after", "5").output
     assert len(Plan.from_json(plan.read_bytes()).done) == 5
     assert "done:" in run("apply", plan, "--directory", root, "--bytes-per-second", "1000000").output
