@@ -79,8 +79,9 @@ First steps:
 
 \b
 Exit codes: 0 done; 1 refused, nothing happened; 2 wrong usage, nothing was sent; 3 outcome unknown, it
-may have happened; 4 unavailable, nothing happened, try again; 130 Ctrl-C. `status` has its own: 0 healthy,
-1 degraded, 2 unavailable. The cluster is found by --url, else TROTH_URL, else the last `troth up` on this machine.
+may have happened; 4 unavailable, nothing happened, try again; 130 Ctrl-C, where that is not the way to end
+(watch, up). `status` has its own: 0 healthy, 1 degraded, 2 unavailable. The cluster is found by --url, else
+TROTH_URL, else the last `troth up` on this machine.
 """
 
 

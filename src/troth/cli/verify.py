@@ -150,6 +150,8 @@ def verify(
         )
     if verdict.status is Status.UNKNOWN:
         verdict.reason = deadline.explained(verdict.reason)
+    if not len(history):
+        verdict.status, verdict.reason = Status.UNKNOWN, "no operation stands in the file: was anything recorded?"
     drawn = None
     if not no_html:
         drawn = page or file.with_name(file.name + ".html")

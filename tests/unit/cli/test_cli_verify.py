@@ -192,3 +192,12 @@ def test_a_page_that_cannot_be_drawn_takes_no_verdict_away(run: Run, tmp_path: P
     result = run("verify", str(path))
     assert (result.exit_code, result.stdout.partition(":")[0]) == (0, "OK")
     assert "--no-html" in result.stderr
+
+
+def test_nothing_recorded_is_not_ok(run: Run, tmp_path: Path) -> None:
+    """A recording that broke would pass every check."""
+    path = tmp_path / "run.jsonl"
+    path.write_text("")
+    result = run("verify", str(path), "--no-html")
+    assert result.exit_code == 3
+    assert "was anything recorded?" in result.stdout
