@@ -161,8 +161,9 @@ class WritePath(ReplicaState):
         if leader == self.engine.node_id:
             proposed = False
             while self._inbox and self._may_propose():
-                self._propose(self._take_batch(self._config.entry_bytes_max))
-                proposed = True
+                if batch := self._take_batch(self._config.entry_bytes_max):
+                    self._propose(batch)
+                    proposed = True
             return proposed
         if leader:
             proposals = self._take_batch(FORWARD_BYTES_MAX)
@@ -180,16 +181,24 @@ class WritePath(ReplicaState):
         return self._last_proposed - self.engine.commit_index < self._config.entries_in_flight_max
 
     def _take_batch(self, bytes_max: int) -> list[Proposal]:
-        """As much of the inbox as *bytes_max* holds, at least one proposal."""
+        """As much of the inbox as *bytes_max* holds: at least one proposal, if there is one."""
         batch: list[Proposal] = []
         total = 0
-        while self._inbox:
-            pending = self._pending[self._inbox[0]]
+        while (pending := self._first_waiting()) is not None:
             total += pending.size_bytes
             if batch and total > bytes_max:
                 break
             batch.append((self._inbox.popleft(), pending.raw))
         return batch
+
+    def _first_waiting(self) -> _Pending | None:
+        """Who is first in the inbox. What came twice may be settled already, by its first copy: it drops out."""
+        while self._inbox:
+            pending = self._pending.get(self._inbox[0])
+            if pending is not None:
+                return pending
+            self._inbox.popleft()
+        return None
 
     def _propose(self, batch: list[Proposal]) -> None:
         result = self.engine.propose(encode_payload(batch))
@@ -279,8 +288,8 @@ class WritePath(ReplicaState):
         full time again, and must not be handed the end that an older clock has found."""
         kept: deque[int] = deque()
         for request in self._inbox:
-            pending = self._pending[request]
-            if pending.client or pending.origin:
+            pending = self._pending.get(request)
+            if pending is None or pending.client or pending.origin:
                 kept.append(request)
             else:
                 self._forget(request)
@@ -289,7 +298,7 @@ class WritePath(ReplicaState):
     def _expire_writes(self) -> None:
         """Refuse what has waited too long: in the inbox it has not happened, further on it may have."""
         oldest = self._now - self._config.hold_ticks
-        while self._inbox and self._pending[self._inbox[0]].since < oldest:
+        while (pending := self._first_waiting()) is not None and pending.since < oldest:
             request = self._inbox.popleft()
             self._refuse_request(request, "unavailable", "no leader: a majority of the servers is not reachable")
         overdue = self._now - self._config.write_timeout_ticks

@@ -250,8 +250,11 @@ class LocalCluster:
         try:
             self._spawn(name, None, {}, join=running).wait_ready()
         except BaseException:
-            self.servers.pop(name).close()
             del self._addresses[name]
+            server = self.servers.pop(name, None)
+            if server is None:
+                raise  # it never ran: its name was refused, say
+            server.close()
             # It may have been taken in and not have come up: a member that is no more would count against the others.
             with contextlib.suppress(TrothError), self.connect() as client:
                 client.remove_member(name)

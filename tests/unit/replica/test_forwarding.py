@@ -4,7 +4,8 @@ import msgspec
 from replica_cluster import Cluster, client_of, encode
 
 from troth.core.interface import RefusalReason, Refused
-from troth.ids import NodeId
+from troth.core.raft.messages import AppendReply
+from troth.ids import LogIndex, NodeId
 from troth.kv.requests import LeaseRevoke, Put
 from troth.replica.peers import Forward, ForwardRefused
 from troth.replica.protocol import Results, Writes, WritesRefused
@@ -112,6 +113,35 @@ def test_a_leader_that_falls_tells_the_server_that_handed_over() -> None:
     cluster.step_until(lambda: cluster.replicas[leader].engine.leader()[1] != leader)
     told = [(to, message.requests, message.code) for to, message in heard if isinstance(message, ForwardRefused)]
     assert told == [(follower, [5], "leadership_lost")]
+
+
+def test_a_hand_over_that_comes_again_may_wait_here_while_the_first_is_decided() -> None:
+    """Proposed, given up when leadership was lost, found in the log by the same server when it led again."""
+    cluster = Cluster(replica=ReplicaConfig(entries_in_flight_max=1))
+    leader, follower = cluster.leader, cluster.follower
+    others = [node for node in cluster.ids if node != leader]
+    replica = cluster.replicas[leader]
+    cluster.isolate(leader)
+    cluster.cut |= {(one, other) for one in others for other in others}
+    hand_over(cluster, leader, follower, (5, raw(b"a")))
+    cluster.step_until(lambda: replica.engine.leader()[1] != leader)
+    cluster.cut = {(one, other) for one in others for other in others}
+    handed, first_of_term, own = LogIndex(2), LogIndex(3), 4
+    cluster.on_send = lambda _sender, _to, message: not isinstance(message, AppendReply) or message.match <= handed
+    cluster.step_until(lambda: replica.engine.leader()[1] == leader)
+    cluster.say(leader, Writes(0, 1, 0, (Put(b"own", b""),)))
+    cluster.settle()
+    hand_over(cluster, leader, follower, (5, raw(b"a")))
+    cluster.settle()
+    assert (revision(cluster, leader), replica.engine.status().last.index) == (1, own)
+    for node in others:
+        replica.on_peer(node, [AppendReply(replica.engine.leader()[0], first_of_term)], cluster.now)
+    cluster.settle()
+    assert revision(cluster, leader) == 2, "the first is applied, the other waits for room"
+    cluster.on_send = lambda sender, to, message: True
+    cluster.step(100)
+    assert {revision(cluster, node) for node in cluster.ids} == {3}
+    assert replica.pending_bytes == 0
 
 
 def test_requests_of_two_lives_of_a_server_have_different_numbers() -> None:

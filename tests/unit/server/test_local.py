@@ -56,6 +56,17 @@ def test_a_server_that_joined_and_did_not_come_up_does_not_stay_a_member(
     assert cluster.names == ("n1", "n2", "n3")
 
 
+def test_a_newcomer_whose_name_is_refused_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, client = LocalCluster(3, data_dir=tmp_path), Client()
+    monkeypatch.setattr(cluster, "connect", lambda: client)
+    with pytest.raises(UsageError, match="name 'a/b'"):
+        cluster.add_server("a/b")
+    assert client.removed == []
+    assert cluster.names == ("n1", "n2", "n3")
+
+
 def test_no_port_is_given_twice() -> None:
     """Two servers of one cluster would be told to listen on the same one."""
     given = [free_port() for _ in range(1000)]
