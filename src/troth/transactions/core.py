@@ -14,7 +14,7 @@ from typing_extensions import override
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
 from troth.core.twophase.records import Commit
-from troth.core.twophase.table import Event, Finding, State
+from troth.core.twophase.table import Event, Finding
 from troth.errors import NotApplied, RequestError, StorageError, TrothError, UsageError
 from troth.transactions.barrier import Barrier
 from troth.transactions.log.group import GroupCommit
@@ -131,7 +131,9 @@ class Core:
         self._open: set[str] = set()
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
         self._under_way: set[str] = set()
-        self._left: OrderedDict[str, tuple[State, Commit]] = OrderedDict()
+        self._in_doubt: OrderedDict[str, Commit] = OrderedDict()
+        self._doubted_up_to = 0
+        """Of ours up to this number, some are in doubt of which nothing more is kept."""
         self.waiting = waiting or InThreads()
         self._applied: deque[str] = deque()
         self._alone: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
@@ -266,12 +268,14 @@ class Core:
         except TrothError:
             pass  # recovery asks the last resource again, and is told the same
 
-    def leave(self, gid: str, state: State, record: Commit) -> None:
-        """The owner could not reach everybody; recovery goes on. Kept in memory: after a crash the log knows enough."""
+    def leave_in_doubt(self, gid: str, record: Commit) -> None:
+        """The owner was not answered; recovery goes on. Kept in memory: after a crash the log knows enough."""
         with self._lock:
-            self._left[gid] = (state, record)
-            while len(self._left) > UNFINISHED_MAX:
-                self._left.popitem(last=False)
+            self._in_doubt[gid] = record
+            while len(self._in_doubt) > UNFINISHED_MAX:
+                found = parse_gid(self._in_doubt.popitem(last=False)[0])
+                if found is not None:
+                    self._doubted_up_to = max(self._doubted_up_to, found[0].sequence)
 
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
@@ -312,19 +316,22 @@ class Core:
     def is_under_way(self, gid: str) -> bool:
         return gid in self._under_way
 
-    def left_behind(self, gid: str) -> State | None:
-        """How the owner, which is this process, left *gid*."""
-        with self._lock:
-            found = self._left.get(gid)
-        return found[0] if found else None
+    def is_over(self, gid: Gid) -> bool:
+        """Whether *gid* is ours, and its block has ended."""
+        return self._is_of_this_run(gid) and str(gid) not in self._open
 
-    def all_left_behind(self) -> list[tuple[str, State, Commit]]:
+    def may_be_in_doubt(self, gid: Gid) -> bool:
+        """Whether its owner, which is this process, may have been left without an answer."""
         with self._lock:
-            return [(gid, state, record) for gid, (state, record) in self._left.items()]
+            return str(gid) in self._in_doubt or gid.sequence <= self._doubted_up_to
+
+    def all_in_doubt(self) -> list[tuple[str, Commit]]:
+        with self._lock:
+            return list(self._in_doubt.items())
 
     def settled(self, gid: str) -> None:
         with self._lock:
-            self._left.pop(gid, None)
+            self._in_doubt.pop(gid, None)
 
     def outcome(self, gid: str) -> Outcome:
         """What is known of *gid* now. The log's silence alone proves nothing about a transaction of another process
@@ -365,17 +372,9 @@ class Core:
             return Outcome.COMMITTED if is_applied else said or Outcome.OPEN
         if gid in self._committed_alone:
             return Outcome.COMMITTED
-        if verdict is Verdict.OPEN and self._is_over_here(found[0]):
+        if verdict is Verdict.OPEN and self.is_over(found[0]) and not self.may_be_in_doubt(found[0]):
             return Outcome.ABORTED
         return _OUTCOMES[verdict]
-
-    def _is_over_here(self, gid: Gid) -> bool:
-        """Whether *gid* is ours, undecided, and its block has ended without an open question: then it was aborted."""
-        return (
-            self._is_of_this_run(gid)
-            and str(gid) not in self._open
-            and self.left_behind(str(gid)) is not State.IN_DOUBT
-        )
 
     def _is_of_this_run(self, gid: Gid) -> bool:
         return gid == Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, gid.sequence)

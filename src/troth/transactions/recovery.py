@@ -24,7 +24,7 @@ from sqlalchemy import exc
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import FORMAT, Epoch, Gid, parse_gid
 from troth.core.twophase.records import Abort, Commit, Heuristic
-from troth.core.twophase.table import Case, Finding, State, Step, move
+from troth.core.twophase.table import Case, Finding, Step, move
 from troth.errors import ProtocolError, RequestError, StorageError
 from troth.transactions.core import Core
 from troth.transactions.participants.base import Participant, Prepared
@@ -190,17 +190,19 @@ class Recovery:
             return Finding.NOT_OURS
         if core.is_under_way(name):
             return Finding.EPOCH_OPEN
+        # Asked before the log, which may change its mind only until then.
+        is_over = core.is_over(gid)
         try:
             verdict = core.waiting.blocking(core.log.verdict, gid)
             if verdict is Verdict.DELEGATED:
                 # Our own transaction may be about to commit it; a dead owner's is refused, unless it was committed.
-                refuse = not self._is_open(gid) or core.left_behind(name) is State.IN_DOUBT
+                refuse = is_over or not self._is_open(gid)
                 said = core.delegated(gid, refuse=refuse)
                 if said is Outcome.ABORTED:
                     core.note_refused(name)
                     return Finding.CELL_ABORT
                 return Finding.CELL_COMMIT if said is Outcome.COMMITTED else Finding.LOG_SILENT
-            if verdict is Verdict.OPEN and core.left_behind(name) is State.IN_DOUBT:
+            if verdict is Verdict.OPEN and is_over and core.may_be_in_doubt(gid):
                 # We were interrupted, or not answered, and nothing is written: whoever writes the cell first decides.
                 verdict = core.waiting.blocking(core.log.abort, Abort(name, "recovery"))
         except UNREACHABLE:
@@ -211,7 +213,8 @@ class Recovery:
             case Verdict.ABORT:
                 return Finding.CELL_ABORT
             case Verdict.OPEN:
-                return Finding.CELL_ABORT if core.left_behind(name) is State.ABORTING else Finding.EPOCH_OPEN
+                # Ours, and over without a decision; also if a vote that was under way has become prepared since.
+                return Finding.CELL_ABORT if is_over else Finding.EPOCH_OPEN
             case _:
                 return Finding.NOT_OURS
 
@@ -319,12 +322,12 @@ class Recovery:
                 applied.append(record.gid)
         if applied:
             core.waiting.blocking(core.log.note_applied, applied)
-        for gid, state, record in core.all_left_behind():
+        needed = {record.gid for record in core.unapplied()}
+        for gid, record in core.all_in_doubt():
             try:
-                self._settle(gid, state, record)
+                self._settle(gid, record, is_unapplied=gid in needed)
             except UNREACHABLE:
                 break  # the log; the next pass tries again
-        needed = {record.gid for record in core.waiting.blocking(core.log.unapplied)}
         for participant in reached:
             try:
                 participant.prune(f"{FORMAT}.{core.epoch.log}.{core.epoch.coordinator}.", needed)
@@ -345,19 +348,16 @@ class Recovery:
         """Whether *gid* is the business of a coordinator that lives."""
         return gid.coordinator != self._core.epoch.coordinator and self._is_open(gid)
 
-    def _settle(self, gid: str, state: State, record: Commit) -> None:
-        """Forget what our own transactions left behind, once the log says that it is done."""
-        if state is State.ABORTING:
-            return  # a vote that was under way may still become prepared: remembered, as long as there is room
+    def _settle(self, gid: str, record: Commit, *, is_unapplied: bool) -> None:
+        """Forget what our own transactions left in doubt, once the log says that it is done."""
         found = parse_gid(gid)
         if found is None or self._core.is_under_way(gid):
             return
         core = self._core
         verdict = core.waiting.blocking(core.log.verdict, found[0])
-        if verdict is Verdict.OPEN and state is State.IN_DOUBT and (record.branches or record.delegate):
+        if verdict is Verdict.OPEN and (record.branches or record.delegate):
             # Listed nowhere, when its only writer cannot prepare: whoever asks would be told "open" for ever.
             verdict = core.waiting.blocking(core.log.abort, Abort(gid, "recovery"))
-        is_unapplied = record.gid in {unapplied.gid for unapplied in core.unapplied()}
         if not is_unapplied and verdict is not Verdict.OPEN:
             core.settled(gid)
 

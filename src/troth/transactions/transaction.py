@@ -519,9 +519,10 @@ class Transaction:
 
     def _leave_behind(self) -> None:
         """What could not be told is recovery's; it knows from us what was decided, where that is known."""
-        # What was not voted on has no cell to be decided in.
-        gid = self._own_gid
-        self._core.leave(gid, self._state, self._record() if self._prepared_at else Commit(gid, ()))
+        if self._state is State.IN_DOUBT:
+            # What was not voted on has no cell to be decided in.
+            gid = self._own_gid
+            self._core.leave_in_doubt(gid, self._record() if self._prepared_at else Commit(gid, ()))
 
     def _forget(self) -> None:
         self._core.on_step("before_forget")

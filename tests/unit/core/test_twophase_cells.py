@@ -197,6 +197,21 @@ def test_a_key_commits_once() -> None:
     assert cells.judge(Commit(str(gid(1, 2)), (), key="order-2")) == (Verdict.COMMIT, str(gid(1, 2)))
 
 
+def test_the_key_of_what_is_not_applied_is_kept_however_many_come_after_it() -> None:
+    cells = opened(keys_kept=2)
+    win(cells, gid(1, 1), key="old")
+    for sequence in range(2, 9):
+        win(cells, gid(1, sequence), key=f"k{sequence}")
+        cells.apply(Applied((str(gid(1, sequence)),)))
+    copy = opened(keys_kept=2)
+    replay(copy, cells.carried())
+    for each in (cells, copy):
+        assert each.judge(Commit(str(gid(1, 9)), (), key="old")) == (Verdict.COMMIT, str(gid(1, 1)))
+        assert [each.holder_of(f"k{n}") for n in (6, 7, 8)] == [None, str(gid(1, 7)), str(gid(1, 8))]
+        each.apply(Applied((str(gid(1, 1)),)))
+        assert (each.holder_of("old"), each.holder_of("k7")) == (str(gid(1, 1)), None)
+
+
 def test_what_is_carried_over_says_the_same_of_everything() -> None:
     """Applied stays applied (nobody looks for its branches again), open stays open, an abort stays an abort."""
     cells = opened(applied_kept=2)

@@ -194,7 +194,7 @@ def test_what_a_replayed_transaction_could_not_roll_back_is_left_under_its_own_n
         late._by_name[name].roll_back = lost  # type: ignore[method-assign]
     late.commit()
     assert (late.replayed, late.gid) == (True, first.gid)
-    assert (core.left_behind(own), core.left_behind(first.gid)) == (State.ABORTING, None)
+    assert [core.decision(gid) for gid in (own, first.gid)] == [Outcome.ABORTED, Outcome.COMMITTED]
     core.close()
 
 

@@ -15,14 +15,16 @@ pytest.importorskip("sqlalchemy")
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
 from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic
-from troth.core.twophase.table import Finding, State
+from troth.core.twophase.table import Finding
 from troth.errors import StorageError
+from troth.transactions import core as core_module
 from troth.transactions import recovery as recovery_module
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core, InThreads
 from troth.transactions.log.file import FileLog
 from troth.transactions.participants.base import Prepared
 from troth.transactions.recovery import DETACHES_MAX, LOOKS_MAX, Recovery, Report
+from troth.transactions.transaction import Outcome
 
 T = TypeVar("T")
 
@@ -287,7 +289,7 @@ def test_what_we_left_in_doubt_is_aborted_in_its_cell_before_a_branch_is_told(pl
     """Nothing stands in the cell, and the epoch is open: whoever else asks must be told the same from now on."""
     gid = name(place.log)
     (branch,) = prepared(gid, place.bank)
-    place.core.leave(gid, State.IN_DOUBT, Commit(gid, (BranchRef("bank", branch),)))
+    place.core.leave_in_doubt(gid, Commit(gid, (BranchRef("bank", branch),)))
     told: list[Verdict] = []
     finish = place.bank.finish
 
@@ -306,35 +308,60 @@ def test_what_we_left_in_doubt_and_stands_in_the_log_is_committed(place: Place) 
     gid = name(place.log)
     (branch,) = prepared(gid, place.bank)
     record = decided(place.log, gid, place.bank)
-    place.core.leave(gid, State.IN_DOUBT, record)
+    place.core.leave_in_doubt(gid, record)
     assert place.run().committed == [branch]
-    assert place.core.left_behind(gid) is None, "it is settled"
+    assert place.core.all_in_doubt() == [], "it is settled"
 
 
 def test_what_we_left_in_doubt_and_nobody_lists_is_settled_too(place: Place) -> None:
     gid = name(place.log)
-    place.core.leave(gid, State.IN_DOUBT, Commit(gid, (BranchRef("bank", f"{gid}.0"),)))
+    place.core.leave_in_doubt(gid, Commit(gid, (BranchRef("bank", f"{gid}.0"),)))
     place.run()
     assert place.verdict(gid) is Verdict.ABORT
-    assert place.core.left_behind(gid) is None
+    assert place.core.all_in_doubt() == []
 
 
-def test_what_we_were_rolling_back_is_rolled_back_and_remembered(place: Place) -> None:
+def test_what_we_were_rolling_back_is_rolled_back_whenever_it_becomes_prepared(place: Place) -> None:
+    """The block is over, so nobody can decide otherwise: nothing has to be remembered of it."""
     gid = name(place.log)
     (branch,) = prepared(gid, place.bank)
-    place.core.leave(gid, State.ABORTING, Commit(gid, (BranchRef("bank", branch),)))
     assert place.run().rolled_back == [branch]
-    assert place.core.left_behind(gid) is State.ABORTING, "a vote under way may still become prepared"
+    prepared(gid, place.bank)
+    assert place.run().rolled_back == [branch], "a vote was under way"
     assert place.verdict(gid) is Verdict.OPEN, "an abort of our own needs no record"
+
+
+def test_what_we_have_not_ended_is_left(place: Place) -> None:
+    gid = place.core.next_gid()
+    (branch,) = prepared(gid, place.bank)
+    assert place.run().left == [branch]
+    place.core.ended(gid, "aborted", alone=False)
+    assert place.run().rolled_back == [branch]
+
+
+def test_more_in_doubt_than_there_is_room_for_are_never_said_to_be_aborted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_module, "UNFINISHED_MAX", 2)
+    gids = [name(place.log, sequence) for sequence in range(1, 6)]
+    (branch,) = prepared(gids[0], place.bank)
+    for gid in gids[:4]:
+        place.core.leave_in_doubt(gid, Commit(gid, (BranchRef("bank", f"{gid}.0"),)))
+    assert [place.core.outcome(gid) for gid in gids] == [Outcome.OPEN] * 4 + [Outcome.ABORTED]
+    assert place.run().rolled_back == [branch], "not left for ever"
+    assert place.verdict(gids[0]) is Verdict.ABORT, "the cell was won first"
+    assert [place.core.outcome(gid) for gid in gids] == [
+        Outcome.ABORTED, Outcome.OPEN, Outcome.ABORTED, Outcome.ABORTED, Outcome.ABORTED
+    ]  # fmt: skip
 
 
 def test_what_we_left_and_is_under_way_again_is_not_settled(place: Place) -> None:
     gid = name(place.log)
-    place.core.leave(gid, State.IN_DOUBT, Commit(gid, (BranchRef("bank", f"{gid}.0"),)))
+    place.core.leave_in_doubt(gid, Commit(gid, (BranchRef("bank", f"{gid}.0"),)))
     place.core.entered(gid)
     place.run()
     assert place.verdict(gid) is Verdict.OPEN
-    assert place.core.left_behind(gid) is State.IN_DOUBT
+    assert [left for left, _ in place.core.all_in_doubt()] == [gid]
 
 
 # ---- fencing ----

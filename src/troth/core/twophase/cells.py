@@ -37,10 +37,13 @@ class Verdict(Enum):
 class Cells:
     """The state of one coordinator's log."""
 
-    def __init__(self, log: str, coordinator: str, *, applied_kept: int = APPLIED_KEPT) -> None:
+    def __init__(
+        self, log: str, coordinator: str, *, applied_kept: int = APPLIED_KEPT, keys_kept: int = KEYS_KEPT
+    ) -> None:
         self.log = log
         self.coordinator = coordinator
         self._applied_kept = applied_kept
+        self._keys_kept = keys_kept
         self.epoch = 0
         """The open epoch; 0 while none was ever opened. Smaller ones are closed."""
         self.is_owned = False
@@ -54,6 +57,8 @@ class Cells:
         self._applied: dict[str, Commit] = {}
         self._aborted: dict[str, Abort] = {}
         self._keys: dict[str, str] = {}
+        """Of what is applied."""
+        self._keys_unapplied: dict[str, str] = {}
         self.forgotten = Forgotten()
 
     def open_epoch(self, number: int) -> None:
@@ -83,7 +88,7 @@ class Cells:
             return _verdict_of(known), record.gid
         if record.gid in self._aborted or not self._may_be_decided(record.gid):
             return Verdict.ABORT, record.gid
-        holder = self._keys.get(record.key) if record.key else None
+        holder = self.holder_of(record.key) if record.key else None
         if holder is not None:
             return Verdict.COMMIT, holder
         return _verdict_of(record), record.gid
@@ -95,7 +100,7 @@ class Cells:
                 invariant(record.gid not in self._aborted, "a cell is written twice", gid=record.gid)
                 self.unapplied[record.gid] = record
                 if record.key:
-                    self._keys[record.key] = record.gid
+                    self._keys_unapplied[record.key] = record.gid
             case Abort():
                 known = self.unapplied.pop(record.gid, None)
                 delegated = known is not None and known.delegate
@@ -105,7 +110,7 @@ class Cells:
                     gid=record.gid,
                 )
                 if known is not None and known.key:
-                    self._keys.pop(known.key, None)
+                    self._keys_unapplied.pop(known.key, None)
                 self._aborted[record.gid] = record
                 _shorten(self._aborted, self._applied_kept)
             case Applied():
@@ -113,11 +118,14 @@ class Cells:
                     done = self.unapplied.pop(gid, None)
                     if done is not None:
                         self._applied[gid] = done
+                        if done.key:
+                            self._keys_unapplied.pop(done.key, None)
+                            self._keys[done.key] = gid
                 for gid in _shorten(self._applied, self._applied_kept):
                     found = parse_gid(gid)
                     if found is not None:
                         self.forgotten.add(found[0].epoch, found[0].sequence)
-                _shorten(self._keys, KEYS_KEPT + len(self.unapplied))
+                _shorten(self._keys, self._keys_kept)
             case Heuristic():
                 self.heuristics.setdefault(record.gid, {})[record.participant] = record.seen
             case Forget():
@@ -133,7 +141,7 @@ class Cells:
 
     def holder_of(self, key: str) -> str | None:
         """The transaction that committed (or was delegated) under *key*."""
-        return self._keys.get(key)
+        return self._keys_unapplied.get(key) or self._keys.get(key)
 
     def verdict(self, gid: Gid) -> Verdict:
         """What the log says about *gid* now."""
@@ -156,7 +164,7 @@ class Cells:
         keyed = [
             Commit(gid, (), key=key)
             for key, gid in self._keys.items()
-            if gid not in self.unapplied and gid not in self._applied
+            if gid not in self._applied
         ]
         records: list[Record] = [*self.members.values(), *keyed, *self._applied.values()]
         done = (*(commit.gid for commit in keyed), *self._applied)
