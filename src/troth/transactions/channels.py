@@ -144,7 +144,9 @@ class _PqChannel:
                     row = _first_row(result) if result.ntuples else None
                     answers.append(Answer((result.command_status or b"").decode(), row))
         except Exception as error:
-            raise _wrapped(self._dialect, text, error, self.dbapi) from error
+            # Before a server ends a session it says why; that the connection is closed says less.
+            told = failed or error
+            raise _wrapped(self._dialect, text, told, self.dbapi) from told
 
 
 def _first_row(result: Any) -> tuple[str | None, ...]:

@@ -23,7 +23,7 @@ from sqlalchemy import exc
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import FORMAT, Epoch, Gid, parse_gid
-from troth.core.twophase.records import Abort, Commit, Heuristic
+from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic
 from troth.core.twophase.table import Case, Finding, Step, move
 from troth.errors import ProtocolError, RequestError, StorageError
 from troth.transactions.core import Core
@@ -299,6 +299,7 @@ class Recovery:
         by_name = {participant.name: participant for participant in core.participants}
         names = {participant.name for participant in reached}
         applied = []
+        listed: dict[str, set[str] | None] = {}
         for record in core.unapplied():
             if core.is_under_way(record.gid):
                 continue
@@ -316,7 +317,9 @@ class Recovery:
                     report.unreachable.setdefault(ref.participant, "not among the participants of this process")
                     is_done = False
                     continue
-                case = self._expected(participant, ref.branch, ref.proof, record, report)
+                if participant.name not in listed:
+                    listed[participant.name] = self._listed(participant)
+                case = self._expected(participant, ref, listed[participant.name], record, report)
                 is_done &= case in (Case.DONE, Case.HEURISTIC)
             if is_done:
                 applied.append(record.gid)
@@ -334,15 +337,26 @@ class Recovery:
             except UNREACHABLE:
                 pass  # the next pass tries again
 
-    def _expected(self, participant: Participant, branch: str, proof: str, record: Commit, report: Report) -> Case:
+    def _listed(self, participant: Participant) -> set[str] | None:
+        """What is prepared there now; None: it cannot be asked. All that is decided was prepared before."""
         try:
-            is_listed = branch in {found.branch for found in participant.prepared()}
+            return {found.branch for found in participant.prepared()}
         except UNREACHABLE:
-            return self._follow(
-                participant, branch, Case.EXPECTED, Finding.UNREACHED, report, gid=record.gid, proof=proof
-            )
-        finding = Finding.CELL_COMMIT if is_listed else Finding.ABSENT
-        return self._follow(participant, branch, Case.EXPECTED, finding, report, gid=record.gid, proof=proof)
+            return None
+
+    def _expected(
+        self, participant: Participant, ref: BranchRef, listed: set[str] | None, record: Commit, report: Report
+    ) -> Case:
+        finding = (
+            Finding.UNREACHED
+            if listed is None
+            else Finding.CELL_COMMIT
+            if ref.branch in listed
+            else Finding.ABSENT
+        )
+        return self._follow(
+            participant, ref.branch, Case.EXPECTED, finding, report, gid=record.gid, proof=ref.proof
+        )
 
     def _is_others(self, gid: Gid) -> bool:
         """Whether *gid* is the business of a coordinator that lives."""

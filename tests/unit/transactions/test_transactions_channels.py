@@ -1,12 +1,16 @@
-"""Threads for drivers that can only block."""
+"""Threads for drivers that can only block; what is told of a session that the server has ended."""
 
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("sqlalchemy")
+sa = pytest.importorskip("sqlalchemy")
+psycopg = pytest.importorskip("psycopg")
+
+from troth.transactions.channels import _PqChannel  # noqa: E402
 
 _FORKED = """
 import os, signal
@@ -25,3 +29,35 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_fork_does_not_wait_for_threads_that_only_its_parent_has() -> None:
     assert subprocess.run([sys.executable, "-c", _FORKED], check=False).returncode == 0
+
+
+class _Ending:
+    """libpq's connection, in front of a server that says why it ends the session, and ends it."""
+
+    def __init__(self) -> None:
+        self._unread: list[object] = []
+        self._is_read = False
+
+    def consume_input(self) -> None:
+        if self._is_read:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        self._is_read = True
+        self._unread.append(SimpleNamespace(error_message=b"FATAL", ntuples=0, command_status=None))
+
+    def is_busy(self) -> bool:
+        return not self._unread
+
+    def get_result(self) -> object:
+        return self._unread.pop()
+
+
+def test_why_the_server_ended_a_session_is_told() -> None:
+    channel = object.__new__(_PqChannel)
+    channel._dialect = sa.create_engine("postgresql+psycopg://").dialect
+    channel.dbapi = SimpleNamespace(closed=True, broken=True)
+    channel._pgconn = _Ending()
+    channel._arrival = lambda: None
+    channel._error_of = lambda result: psycopg.errors.AdminShutdown("terminating connection due to ...")
+    with pytest.raises(sa.exc.DBAPIError, match="terminating connection") as caught:
+        channel._finish("COMMIT")
+    assert caught.value.connection_invalidated

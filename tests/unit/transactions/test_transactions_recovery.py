@@ -473,6 +473,18 @@ def test_a_decision_is_noted_as_applied_when_every_branch_is_done_and_not_before
     assert place.log.unapplied() == []
 
 
+def test_a_database_is_asked_once_about_all_decisions_that_are_not_applied(place: Place) -> None:
+    looks = []
+    for count in (1, 20):
+        for sequence in range(count):
+            decided(place.log, name(place.log, count + sequence), place.bank, place.stock)
+        before = place.bank.looks
+        place.run()
+        looks.append(place.bank.looks - before)
+    assert place.log.unapplied() == []
+    assert looks[0] == looks[1]
+
+
 def test_a_branch_is_not_done_because_another_was_finished_through_its_database(place: Place) -> None:
     """Two databases of one server list, and may finish, each other's branches."""
     gid = name(place.other)

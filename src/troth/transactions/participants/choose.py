@@ -1,6 +1,7 @@
 """From what the caller gave to participants."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from sqlalchemy import Engine
@@ -36,13 +37,18 @@ def choose(given: Mapping[str, Any] | Sequence[Any]) -> list[Participant]:
     named = list(given.items()) if isinstance(given, Mapping) else [(None, each) for each in given]
     if not named:
         raise UsageError("TwoPhaseCommit needs at least one participant: TwoPhaseCommit([engine_a, engine_b])")
-    found = [_participant(name, each) for name, each in named]
-    names = [participant.name for participant in found]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(
-            f"two participants would be called {name!r}; name them:"
-            " TwoPhaseCommit({'bank': engine_a, 'ledger': engine_b})"
-        )
+    with ExitStack() as undo:
+        found = []
+        for name, each in named:
+            found.append(_participant(name, each))
+            undo.callback(found[-1].close)
+        names = [participant.name for participant in found]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(
+                f"two participants would be called {name!r}; name them:"
+                " TwoPhaseCommit({'bank': engine_a, 'ledger': engine_b})"
+            )
+        undo.pop_all()
     return found
 
 
