@@ -113,7 +113,7 @@ def sums(tpc: TwoPhaseCommit, engines: tuple[sa.Engine, sa.Engine], *, seconds: 
         thread.start()
     found, end = [], time.monotonic() + seconds
     try:
-        while time.monotonic() < end and not (torn and len(set(found)) > 1):
+        while time.monotonic() < end and not (torn and set(found) > {800}):
             if torn:
                 # Right before left: what is taken on the left after our look at the right is missed.
                 with right.connect() as on_right, left.connect() as on_left:

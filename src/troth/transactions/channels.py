@@ -145,8 +145,7 @@ class _PqChannel:
                     answers.append(Answer((result.command_status or b"").decode(), row))
         except Exception as error:
             # Before a server ends a session it says why; that the connection is closed says less.
-            told = failed or error
-            raise _wrapped(self._dialect, text, told, self.dbapi) from told
+            raise _wrapped(self._dialect, text, failed or error, self.dbapi) from error
 
 
 def _first_row(result: Any) -> tuple[str | None, ...]:

@@ -14,7 +14,6 @@ pytest.importorskip("sqlalchemy")
 
 from typing_extensions import override
 
-from troth.core.twophase.table import State
 from troth.errors import Unavailable, UsageError
 from troth.transactions.aio import AsyncTwoPhaseCommit
 from troth.transactions.barrier import Barrier

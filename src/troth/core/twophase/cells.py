@@ -161,11 +161,7 @@ class Cells:
 
     def carried(self) -> tuple[Record, ...]:
         """The shortest list of records that makes an equal state (the epoch apart)."""
-        keyed = [
-            Commit(gid, (), key=key)
-            for key, gid in self._keys.items()
-            if gid not in self._applied
-        ]
+        keyed = [Commit(gid, (), key=key) for key, gid in self._keys.items() if gid not in self._applied]
         records: list[Record] = [*self.members.values(), *keyed, *self._applied.values()]
         done = (*(commit.gid for commit in keyed), *self._applied)
         if done:
