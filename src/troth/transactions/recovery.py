@@ -53,7 +53,7 @@ class Report:
     left: list[str] = field(default_factory=list)
     """Branches whose owner lives, or whose log or database cannot be reached."""
     unreachable: dict[str, str] = field(default_factory=dict)
-    """Participant (or "log") -> why it could not be asked."""
+    """Participant (or "log of" a coordinator) -> why it could not be asked."""
     fenced: int = 0
     """Database sessions of dead coordinators that were ended."""
 
@@ -104,7 +104,7 @@ class Recovery:
         with self._one_at_a_time:
             report = Report()
             core = self._core
-            closed = self._close_epochs(even_if_alive)
+            closed = self._close_epochs(even_if_alive, report)
             reached = [p for p in core.participants if self._fence(p, closed, report)]
             core.on_step("fenced")
             # It commits one branch after the other, as a second phase does: no snapshot in between.
@@ -120,18 +120,25 @@ class Recovery:
 
     # ---- the steps of a pass -----------------------------------------------------------------------------
 
-    def _close_epochs(self, even_if_alive: bool) -> dict[str, int]:
+    def _close_epochs(self, even_if_alive: bool, report: Report) -> dict[str, int]:
         """Close what can be closed; for each coordinator the newest epoch that is certainly closed.
 
-        One that is opened from now on has a higher number, so that its sessions are never taken for old ones.
+        Whose part of the log is damaged is left, and stops nobody else's recovery. One that is opened from now on has a
+        higher number, so that its sessions are never taken for old ones.
         """
         log, blocking = self._core.log, self._core.waiting.blocking
-        close = partial(log.close_epoch, even_if_alive=even_if_alive)
         closed = {}
         for coordinator in blocking(log.coordinators):
             is_own = coordinator.name == log.epoch.coordinator
             may_close = not is_own and (not coordinator.is_alive or even_if_alive)
-            is_closed = may_close and blocking(close, coordinator.name)
+            problem, is_closed = coordinator.problem, False
+            if may_close and not problem:
+                try:
+                    is_closed = blocking(partial(log.close_epoch, coordinator.name, even_if_alive=even_if_alive))
+                except UNREACHABLE as error:
+                    problem = str(error)
+            if problem:
+                report.unreachable[f"log of {coordinator.name}"] = problem
             closed[coordinator.name] = coordinator.epoch if is_closed else coordinator.epoch - 1
         return closed
 
@@ -220,7 +227,9 @@ class Recovery:
 
     def _is_open(self, gid: Gid) -> bool:
         known = self._core.waiting.blocking(self._core.log.coordinators)
-        return any(c.name == gid.coordinator and c.epoch == gid.epoch and c.is_alive for c in known)
+        return any(
+            c.name == gid.coordinator and (bool(c.problem) or (c.epoch == gid.epoch and c.is_alive)) for c in known
+        )
 
     def _follow(
         self,
@@ -347,13 +356,8 @@ class Recovery:
     def _expected(
         self, participant: Participant, ref: BranchRef, listed: set[str] | None, record: Commit, report: Report
     ) -> Case:
-        finding = (
-            Finding.UNREACHED
-            if listed is None
-            else Finding.CELL_COMMIT
-            if ref.branch in listed
-            else Finding.ABSENT
-        )
+        is_listed = listed is not None and ref.branch in listed
+        finding = Finding.UNREACHED if listed is None else Finding.CELL_COMMIT if is_listed else Finding.ABSENT
         return self._follow(
             participant, ref.branch, Case.EXPECTED, finding, report, gid=record.gid, proof=ref.proof
         )

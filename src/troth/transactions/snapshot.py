@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.records import Commit
-from troth.errors import Unavailable, UsageError
+from troth.errors import StorageError, Unavailable, UsageError
 from troth.transactions.core import Core
 from troth.transactions.participants.base import Participant
 from troth.transactions.participants.sql import SqlParticipant
@@ -94,7 +94,9 @@ def _standing(core: Core) -> set[str] | None:
 
     What is still prepared in all of its databases tears nothing, and what is prepared in none is done, noted or not.
     """
-    core.waiting.blocking(core.log.coordinators)  # reads what other processes have decided
+    for coordinator in core.waiting.blocking(core.log.coordinators):  # reads what other processes have decided
+        if coordinator.problem:
+            raise StorageError(f"what {coordinator.name} has decided cannot be read: {coordinator.problem}")
     decided = [record for record in core.unapplied() if not core.is_under_way(record.gid)]
     standing: set[str] = set()
     if not decided:

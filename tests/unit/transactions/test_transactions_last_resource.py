@@ -45,6 +45,28 @@ def test_its_commit_is_synced_although_the_engine_begins_by_itself(tmp_path: Pat
         assert tx[engine].exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
 
 
+@pytest.mark.parametrize(
+    "statement", ["PRAGMA user_version = 7", "PRAGMA application_id = 7", "CREATE TABLE t (x)", "SELECT 1"]
+)
+def test_what_changes_no_row_is_written_all_the_same(statement: str, tmp_path: Path) -> None:
+    """Taken for a reader, it would commit before the decision."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc, tpc.begin() as tx:
+        tx[engine].exec_driver_sql(statement)
+        tx._branches[0].ask()
+        assert tx._branches[0].wrote is (statement != "SELECT 1")
+
+
+@pytest.mark.parametrize("mode", ["MEMORY", "OFF"])
+def test_a_journal_that_an_event_of_the_engine_takes_from_the_disk_is_refused(mode: str, tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    sa.event.listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA journal_mode = {mode}"))
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc:
+        for _ in range(2):
+            with pytest.raises(PreflightFailed, match="survives no crash"), tpc.begin() as tx:
+                tx[engine].exec_driver_sql("CREATE TABLE t (x)")
+
+
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_a_driver_whose_commit_is_not_one_is_refused(autocommit: bool, tmp_path: Path) -> None:
     """From Python 3.12: True makes commit() do nothing; False opens transactions that SQLAlchemy knows nothing of."""

@@ -24,6 +24,7 @@ from troth.transactions.core import Core, InThreads
 from troth.transactions.log.file import FileLog
 from troth.transactions.participants.base import Prepared
 from troth.transactions.recovery import DETACHES_MAX, LOOKS_MAX, Recovery, Report
+from troth.transactions.snapshot import _standing as standing
 from troth.transactions.transaction import Outcome
 
 T = TypeVar("T")
@@ -362,6 +363,29 @@ def test_what_we_left_and_is_under_way_again_is_not_settled(place: Place) -> Non
     place.run()
     assert place.verdict(gid) is Verdict.OPEN
     assert [left for left, _ in place.core.all_in_doubt()] == [gid]
+
+
+def test_a_damaged_log_of_one_coordinator_leaves_the_others_to_be_recovered(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    third = FileLog(tmp_path, coordinator="third")
+    lost, ours = name(place.other), name(third)
+    decided(place.other, lost, place.stock)
+    decided(place.other, name(place.other, 2), place.stock)
+    decided(third, ours, place.bank)
+    (left,), (branch,) = prepared(lost, place.stock), prepared(ours, place.bank)
+    place.die()
+    third.close()
+    (damaged,) = (tmp_path / "other").glob("decisions-*.log")
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"T1.")] ^= 1
+    damaged.write_bytes(content)
+    for options in ({}, {"even_if_alive": True}):
+        report = place.run(**options)
+        assert list(report.unreachable) == ["log of other"]
+        assert report.left == [left]
+    assert place.bank.states[branch] == "committed"
+    with pytest.raises(StorageError, match="other"):
+        standing(place.core)  # a snapshot could be torn by what is not known
 
 
 # ---- fencing ----

@@ -265,9 +265,13 @@ class FileLog:
         if name == self._place.coordinator:
             return Coordinator(name, self._place.cells.epoch, is_alive=True)
         place = self._other(name)
-        place.refresh()
+        problem = ""
+        try:
+            place.refresh()
+        except StorageError as error:
+            problem = str(error)
         with self._directory.held(name) as is_held:
-            return Coordinator(name, place.cells.epoch, is_alive=not is_held)
+            return Coordinator(name, place.cells.epoch, not is_held, problem)
 
     def close_epoch(self, coordinator: str, *, even_if_alive: bool = False) -> bool:
         if coordinator == self._place.coordinator:

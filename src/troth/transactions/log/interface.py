@@ -27,6 +27,8 @@ class Coordinator(NamedTuple):
     """Its newest epoch; 0 if it never opened one."""
     is_alive: bool
     """Whether it holds its place as far as can be seen. A hint for recovery, never a reason to decide."""
+    problem: str = ""
+    """Why its part of the log cannot be read; what is told of it is then what was read before."""
 
 
 class DecisionLog(Protocol):

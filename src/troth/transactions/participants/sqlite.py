@@ -16,7 +16,7 @@ from sqlalchemy import Engine, exc
 from sqlalchemy.pool import StaticPool
 from typing_extensions import override
 
-from troth.errors import Aborted
+from troth.errors import Aborted, PreflightFailed
 from troth.transactions.participants.base import Begun, Facts
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem
 
@@ -26,8 +26,12 @@ NEEDED_MAX = 500
 MARKER_WAIT_MS = 500
 LEGACY = -1
 """sqlite3.LEGACY_TRANSACTION_CONTROL, the default, of Python 3.12 and newer; before there is no other way."""
+_UNSAFE = ("off", "memory")
 _CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (gid TEXT PRIMARY KEY, committed INTEGER NOT NULL)"
 _MARK = f"INSERT INTO {TABLE} (gid, committed) VALUES (?, ?)"
+_NUMBERS = "SELECT * FROM pragma_schema_version, pragma_user_version, pragma_application_id"
+_JOURNAL = "troth.journal"
+"""Where a pooled connection's `info` keeps its journal mode."""
 _OLD = f"{TABLE} WHERE committed = 1 AND gid GLOB ? AND rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
 
 
@@ -41,6 +45,11 @@ class LastResource:
         self.engine = engine
 
 
+def _journal_problem(mode: object, name: str) -> str | None:
+    journal = str(mode).lower()
+    return f"{name}: journal_mode={journal} survives no crash; use WAL or DELETE" if journal in _UNSAFE else None
+
+
 class SqliteBranch(SqlBranch):
     """The last resource's part of a transaction. See the module."""
 
@@ -52,6 +61,12 @@ class SqliteBranch(SqlBranch):
             self._busy_ms_before = self._pragma("busy_timeout")
             self._pragma(f"busy_timeout = {int(begun.timeout_s * 1000)}")
         self._pragma("synchronous = FULL")
+        if _JOURNAL not in self._info:
+            # What the engine's own events have set; `facts` is asked by a connection without them.
+            self._info[_JOURNAL] = self._pragma("journal_mode")
+        problem = _journal_problem(self._info[_JOURNAL], self.participant.name)
+        if problem:
+            raise PreflightFailed([problem])
 
     def _pragma(self, pragma: str) -> Any:
         """Below SQLAlchemy, for which a transaction would begin with it; and in this thread."""
@@ -66,8 +81,7 @@ class SqliteBranch(SqlBranch):
             # The driver would begin at the first change only, and leave out the reads before it. IMMEDIATE: of two that
             # have read and then want to write, SQLite refuses one at once; so they queue at the beginning.
             self.handle.exec_driver_sql("BEGIN IMMEDIATE")
-        self._changes = raw.total_changes
-        self._schema_before = self._schema()
+        self._before = self._written()
 
     @property
     def _raw(self) -> Any:
@@ -77,12 +91,12 @@ class SqliteBranch(SqlBranch):
     def ask(self) -> Callable[[], None]:
         self.check_whole()
         if not self.wrote:
-            # Changes of the schema count as no change of a row.
-            self.wrote = (self._raw.total_changes, self._schema()) != (self._changes, self._schema_before)
+            self.wrote = self._written() != self._before
         return lambda: None
 
-    def _schema(self) -> int:
-        return int(self.handle.exec_driver_sql("PRAGMA schema_version").scalar_one())
+    def _written(self) -> tuple[Any, ...]:
+        """What a change changes; one of the schema, or of the file's own numbers, counts as no change of a row."""
+        return (self._raw.total_changes, *self.handle.exec_driver_sql(_NUMBERS).one())
 
     @override
     def release(self, *, broken: bool) -> None:
@@ -141,9 +155,9 @@ class Sqlite(SqlParticipant):
                 )
                 return Facts(f"sqlite:{path}", tuple(problems))
             file = next(row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")
-            journal = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar()).lower()
-            if journal in ("off", "memory"):
-                problems.append(f"{self.name}: journal_mode={journal} survives no crash; use WAL or DELETE")
+            problem = _journal_problem(connection.exec_driver_sql("PRAGMA journal_mode").scalar(), self.name)
+            if problem:
+                problems.append(problem)
             connection.exec_driver_sql(_CREATE)
         return Facts(f"sqlite:{file}", tuple(problems))
 
