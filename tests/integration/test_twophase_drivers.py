@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -113,6 +114,39 @@ def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(
             with tpc.begin(timeout=timeout) as tx:
                 found.append(tx[engine].scalar(wait))
     assert found == [7, before_s, 9, 9, before_s]
+
+
+@pytest.mark.parametrize(
+    ("driver", "is_async"), [("psycopg", False), ("psycopg2", False), ("psycopg", True), ("asyncpg", True)]
+)
+async def test_a_session_that_the_pool_has_reset_is_named_again(
+    driver: str, is_async: bool, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Recovery ends the sessions of a dead coordinator by their names."""
+    named = sa.text("select current_setting('application_name')")
+    options: dict[str, Any] = {"log": str(tmp_path / "log"), "recover_every": None}
+    if not is_async:
+        engine = sa.create_engine(postgres.url(driver), pool_size=1, max_overflow=0)
+        with TwoPhaseCommit([engine], **options) as tpc:
+            found = []
+            for _ in range(3):
+                with tpc.begin() as tx:
+                    found.append(tx[engine].scalar(named))
+                with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    connection.execute(sa.text("discard all"))
+        engine.dispose()
+    else:
+        aio = create_async_engine(postgres.url(driver), pool_size=1, max_overflow=0)
+        async with AsyncTwoPhaseCommit([aio], **options) as several:
+            found = []
+            for _ in range(3):
+                async with several.begin() as one:
+                    found.append(await one[aio].scalar(named))
+                async with aio.connect() as connection:
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
+                    await connection.exec_driver_sql("reset all")
+        await aio.dispose()
+    assert len(set(found)) == 1 and str(found[0]).startswith("T1.")
 
 
 blocking = pytest.mark.parametrize("two", BLOCKING, ids="+".join, indirect=True)

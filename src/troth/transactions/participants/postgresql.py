@@ -21,8 +21,6 @@ from troth.transactions.channels import Answer, Finish
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem, was_lost
 
-_NAMED = "troth.epoch"
-"""Where a pooled connection's `info` keeps the epoch that its session is named after."""
 _XID = "SELECT pg_current_xact_id_if_assigned()"
 _UNDEFINED_OBJECT = "42704"
 _FAILED_TRANSACTION = "25P02"
@@ -37,10 +35,9 @@ class PostgresBranch(SqlBranch):
     def begin(self, begun: Begun) -> None:
         self.name = f"{begun.gid}.{self.number}"
         prefix = begun.epoch.prefix
-        if self._info.get(_NAMED) != prefix:
+        if _session_name(self._pooled.driver_connection) != prefix:
             # Not inside the transaction: a rollback would take the name back.
             self.channel.start([f"SET application_name = '{prefix}'"])()
-            self._info[_NAMED] = prefix
         settings = []
         if begun.timeout_s is not None:
             settings.append(f"SET LOCAL lock_timeout = {max(1, int(begun.timeout_s * 1000))}")
@@ -293,6 +290,15 @@ def _proof(answer: Answer) -> str:
     """The transaction's id as text (drivers differ in what they make of an xid8); empty if it has none."""
     found = answer.row[0] if answer.row else None
     return "" if found is None else str(found)
+
+
+def _session_name(raw: Any) -> str | None:
+    """What the session of a driver's connection is named; the server tells whenever that changes, whoever did it."""
+    settings = getattr(raw, "get_settings", None)  # asyncpg
+    if settings is not None:
+        return getattr(settings(), "application_name", None)
+    info = getattr(raw, "info", None)  # psycopg, psycopg2
+    return None if info is None else info.parameter_status("application_name")
 
 
 def sqlstate(error: Any) -> str:
