@@ -263,6 +263,15 @@ class KeySpace:
         lo, hi = self._positions(key, range_end)
         return hi - lo
 
+    def dead_count(self, key: bytes, range_end: bytes) -> int:
+        """How many keys of a range with an end are dead; more until the scavenger has been there, so replicas may
+        differ in it. O(log n)."""
+        self._settle()
+        dead = self._dead
+        lo: int = dead.bisect_left(key)
+        hi: int = len(dead) if range_end == TO_THE_END else dead.bisect_left(range_end)
+        return max(0, hi - lo)
+
     def live(self, key: bytes, range_end: bytes, limit: int = 0, *, last: bool = False) -> list[KeyValue]:
         """The live versions of a range in key order; at most *limit* (0: all), the *last* ones if asked."""
         if not range_end:

@@ -39,8 +39,14 @@ _SORT_KEYS: tuple[Callable[[KeyValue], int | bytes], ...] = (
 )
 
 
+def keys_looked_at(space: KeySpace, request: Range) -> int:
+    """How many keys have to be looked at to answer *request*: what it costs, about. In the past, the dead ones too."""
+    is_past = request.range_end and request.revision > 0
+    return keys_read(space, request) + (space.dead_count(request.key, request.range_end) if is_past else 0)
+
+
 def keys_read(space: KeySpace, request: Range) -> int:
-    """How many keys have to be looked at to answer *request*: what it costs, about."""
+    """`keys_looked_at` as far as all replicas agree about it."""
     is_past = request.revision > 0
     if not request.range_end or (request.count_only and not is_past):
         return 1

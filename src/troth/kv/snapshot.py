@@ -191,7 +191,7 @@ def state_hash(space: KeySpace, revision: int) -> Generator[None, None, int]:
 def load_snapshot(
     chunks: Iterable[bytes], space: KeySpace, leases: LeaseTable
 ) -> Generator[None, None, list[AlarmMember]]:
-    """Fill a new key space and lease table from a stream, in steps of a frame; returns the alarms.
+    """Fill a new key space and lease table from a stream, in short steps; returns the alarms.
 
     Raises:
         DecodeError: the stream is not a snapshot, of an unknown format, or not whole.
@@ -206,6 +206,7 @@ def load_snapshot(
         raise DecodeError(f"not a snapshot of the store: {error}") from error
     if not loader.finished:
         raise DecodeError("the snapshot ends too early; fetch it again")
+    yield from loader.attach()
     return loader.alarms
 
 
@@ -303,12 +304,18 @@ class _Loader:
         if loaded != end or self._space.revision != header.revision:
             raise DecodeError(f"the snapshot is not whole: {loaded} at revision {self._space.revision}, not {end}")
         self._space.finish_load()
-        for versions in self._space.index.values():
-            newest = versions[-1] if isinstance(versions, list) else versions
-            if newest.lease:
-                if newest.lease not in self._leases:
-                    raise DecodeError(f"the snapshot has a key on lease {newest.lease:x} and no such lease")
-                self._leases.attach(newest.lease, newest.key)
+
+    def attach(self) -> Iterator[None]:
+        """What is not written, in short steps: which leases hold which keys."""
+        every = iter(self._space.index.values())
+        while page := list(islice(every, _PAGE_ITEMS)):
+            for versions in page:
+                newest = versions[-1] if isinstance(versions, list) else versions
+                if newest.lease:
+                    if newest.lease not in self._leases:
+                        raise DecodeError(f"the snapshot has a key on lease {newest.lease:x} and no such lease")
+                    self._leases.attach(newest.lease, newest.key)
+            yield
 
 
 _KINDS: dict[type[_Frame], int] = {Header: 1, LeasePage: 2, AlarmPage: 3, BasePage: 4, LogPage: 5, End: 6}

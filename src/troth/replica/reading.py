@@ -7,16 +7,17 @@ from typing import assert_never
 
 import msgspec
 
+from troth.errors import InvalidRequest
 from troth.ids import NodeId, Tick
 from troth.kv import refusals
 from troth.kv.answers import kvs_bytes
-from troth.kv.ranges import STEP_KEYS, encoded_steps, keys_read
+from troth.kv.ranges import STEP_KEYS, encoded_steps, keys_looked_at
 from troth.kv.requests import Failure, Range, RangeResult
 from troth.models import LevelName, ReadLevel
 from troth.replica.effects import ClientId
 from troth.replica.peers import AskRevision, TellRevision
 from troth.replica.pieces import in_pieces
-from troth.replica.protocol import HashState, ReadResults, Reads, StateHash
+from troth.replica.protocol import READS_REQUESTS_MAX, HashState, ReadResults, Reads, StateHash
 from troth.replica.reads import Waiting
 from troth.replica.state import NOBODY, ReplicaStart
 from troth.replica.writes import WritePath
@@ -72,6 +73,10 @@ class ReadPath(WritePath):
 
     def _on_reads(self, client: ClientId, message: Reads) -> None:
         level = message.level
+        if len(message.requests) > READS_REQUESTS_MAX:  # those of single keys are served in one turn
+            text = f"at most {READS_REQUESTS_MAX} reads are asked for at once"
+            self._refuse_call(client, message.call, InvalidRequest.code, text)
+            return
         if (
             len(self._reads) + len(self._unserved) >= self._config.reads_waiting_max
             or len(self._questions) >= self._config.reads_waiting_max
@@ -137,7 +142,7 @@ class ReadPath(WritePath):
                 if self._keys_left <= 0:
                     serving.room_bytes = room_bytes
                     return False
-                keys_count = keys_read(store.space, request)
+                keys_count = keys_looked_at(store.space, request)
                 if room_bytes > 0 and (serving.steps is not None or keys_count > STEP_KEYS):
                     long = self._read_more(serving, request)
                     if long is None:

@@ -291,7 +291,8 @@ class Replica(SnapshotPath):
         for context in effects.reads_refused:
             self._reads.on_refused(context, "not_leader", "the leader could not be confirmed; ask again")
         for peer in effects.snapshots_wanted:
-            out.snapshot_work += self._sender.begin(peer, self._snapshot, self._now)
+            # One that is still loaded here is stored already, and the log goes on behind it, not behind the one before.
+            out.snapshot_work += self._sender.begin(peer, self._loading or self._snapshot, self._now)
 
     def _apply_all(self, entries: Sequence[Entry]) -> None:
         for position, entry in enumerate(entries):

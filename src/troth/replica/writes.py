@@ -11,6 +11,7 @@ from typing import NamedTuple, assert_never
 import msgspec
 
 from troth.core.interface import Entry, RefusalReason, Refused
+from troth.errors import InvalidRequest
 from troth.ids import LogIndex, NodeId, Tick
 from troth.kv import refusals
 from troth.kv.checks import REQUEST_BYTES_MAX, nests_too_deep
@@ -19,6 +20,7 @@ from troth.replica.effects import ClientId
 from troth.replica.machine import LoggedCommand, Outcome, decode_command, encode_payload
 from troth.replica.peers import Forward, ForwardRefused, Proposal
 from troth.replica.protocol import (
+    WRITES_COMMANDS_MAX,
     CallRefused,
     CloseSession,
     Done,
@@ -97,6 +99,10 @@ class WritePath(ReplicaState):
     def _on_writes(self, client: ClientId, message: Writes, raw: bytes) -> None:
         if not message.commands:
             self._reply(client, Results(message.session, message.first_seq, []))
+            return
+        if len(message.commands) > WRITES_COMMANDS_MAX:  # all of them are applied in one piece
+            text = f"a batch holds {WRITES_COMMANDS_MAX} commands at most"
+            self._refuse_command(client, message, InvalidRequest.code, text)
             return
         for command in message.commands:
             # It could not be applied; worse, whether it can be decoded depends on how deep the stack is there.

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from troth.errors import DecodeError
+from troth.kv.leases import LeaseTable
 from troth.kv.requests import (
     Alarm,
     AlarmMember,
@@ -241,3 +242,23 @@ def test_fingerprints_differ_where_what_can_be_read_differs() -> None:
     later = Store()
     later.apply_batch([Put(b"old", b"1"), Put(b"k", b""), Put(b"k", b"x"), Compact(4)])
     assert later.hash() != stores[0].hash(), "compacted elsewhere, other revisions can be read"
+
+
+def test_which_lease_holds_which_key_is_found_in_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats go on between two steps, so the last one must not go through all keys."""
+    store = Store()
+    store.apply(LeaseGrant(7, 60))
+    store.apply_batch([Put(b"%05d" % number, b"", 7) for number in range(10_000)])
+    attach, counts = LeaseTable.attach, [0]
+
+    def counted(table: LeaseTable, lease: int, key: bytes) -> None:
+        counts[-1] += 1
+        attach(table, lease, key)
+
+    chunks = [stream_of(store)]
+    monkeypatch.setattr(LeaseTable, "attach", counted)
+    loaded = Store()
+    for _ in loaded.load(chunks):
+        counts.append(0)
+    assert sum(counts) == 10_000 and max(counts) <= 4096
+    assert loaded.lease(7) == store.lease(7)

@@ -9,7 +9,16 @@ from troth.ids import LogIndex, NodeId, Tick
 from troth.kv.requests import Failure, Put, Range, RangeResult
 from troth.models import LevelName, ReadLevel, bounded, eventual, linearizable, sequential, session
 from troth.replica.peers import AskRevision, TellRevision
-from troth.replica.protocol import CallRefused, HashState, ReadResults, Reads, Results, StateHash, Writes
+from troth.replica.protocol import (
+    READS_REQUESTS_MAX,
+    CallRefused,
+    HashState,
+    ReadResults,
+    Reads,
+    Results,
+    StateHash,
+    Writes,
+)
 from troth.replica.reads import ReadQueue, Waiting
 from troth.replica.state import ReplicaConfig
 
@@ -198,6 +207,14 @@ def test_reads_beyond_the_bound_are_refused() -> None:
         cluster.say(leader, Reads(call, linearizable, (Range(b"x"),)))
     cluster.settle()
     assert [reply.code for reply in cluster.heard(leader) if isinstance(reply, CallRefused)] == ["overloaded"] * 2
+
+
+def test_as_many_reads_at_once_as_the_wire_allows_are_served_and_no_more(cluster: Cluster) -> None:
+    one = Range(b"k")
+    (refused,) = cluster.ask(cluster.leader, Reads(1, eventual, (one,) * (READS_REQUESTS_MAX + 1)))
+    assert isinstance(refused, CallRefused) and (refused.call, refused.code) == (1, "invalid")
+    (answer,) = cluster.ask(cluster.leader, Reads(2, eventual, (one,) * READS_REQUESTS_MAX))
+    assert isinstance(answer, ReadResults) and len(answer.results) == READS_REQUESTS_MAX
 
 
 def test_an_answer_is_bounded_whatever_is_asked_for_at_once() -> None:

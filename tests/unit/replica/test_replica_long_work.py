@@ -34,6 +34,7 @@ from troth.replica.protocol import (
     Results,
     SessionOpened,
     StateHash,
+    TransferLeadership,
     Writes,
     WritesRefused,
 )
@@ -168,6 +169,33 @@ def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanw
     (reply,) = cluster.ask(node, Reads(1, linearizable, (ALL,)), ticks=5)
     assert isinstance(reply, ReadResults) and reply.results == [RangeResult(63, [], 61)]
     assert cluster.replicas[node].machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
+
+
+def test_who_leads_before_its_snapshot_is_loaded_hands_that_one_on() -> None:
+    """Its log begins behind it: the one before would be of no use, and be sent again and again."""
+    cluster = Cluster(5, replica=ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, chunk_bytes=512))
+    old = cluster.leader
+    node, late = [other for other in cluster.ids if other != old][:2]
+    cluster.isolate(node)
+    cluster.isolate(late)
+    for number in range(60):
+        cluster.ask(old, Writes(0, 2, 0, (Put(b"k%d" % number, b"v"),)))
+    cluster.in_steps = True
+    cluster.cut = {pair for pair in cluster.cut if late in pair}
+    cluster.step_until(lambda: node in cluster.loads)
+    cluster.step(20)
+    cluster.ask(old, TransferLeadership(7, node), ticks=50)
+    assert cluster.leader == node
+    loading = cluster.replicas[node]._loading
+    assert loading is not None
+    cluster.heal()
+    cluster.step_until(lambda: late in cluster.loads)
+    assert cluster.replicas[late]._loading == loading
+    for each in (node, late):
+        for _ in cluster.loads[each]:
+            pass
+    cluster.step(100)
+    assert len({replica.machine.store.hash() for replica in cluster.replicas.values()}) == 1
 
 
 @pytest.mark.parametrize("consensus", ["raft", "paxos"])
@@ -415,3 +443,29 @@ def test_one_range_of_very_many_keys_is_read_over_turns_and_single_keys_overtake
     assert (answer.call, answer.results) == (1, [whole, *short.results])
     assert turns > 2 * KEYS // 20, "as many to encode as to read"
     assert not cluster.replicas[node]._unserved
+
+
+def test_keys_that_are_dead_by_now_count_where_the_past_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them is live, and all have to be looked at."""
+    for module in (ranges, reading):
+        monkeypatch.setattr(module, "STEP_KEYS", 8)
+    monkeypatch.setattr(reading, "KEYS_PER_TURN", 16)
+    cluster = filled_cluster()
+    node, leader = cluster.follower, cluster.leader
+    replica = cluster.replicas[node]
+    whole = replica.machine.store.range(Range(b"k", b"l"))
+    cluster.ask(leader, Writes(0, 2, 0, (DeleteRange(b"k", b"l"),)), ticks=KEYS)
+    assert replica.machine.store.range(ALL).count == 0
+    assert isinstance(whole, RangeResult)
+    replica._keys_left = 16
+    cluster.say(node, Reads(1, eventual, (Range(b"k", b"l", revision=whole.revision),)))
+    turns = 0
+    while not (heard := cluster.heard(node)) and turns < 1_000:
+        turns += 1
+        replica.tick(cluster.now)
+        turn(cluster, node)
+    (long,) = heard
+    assert isinstance(long, LongAnswer)
+    (result,) = msgspec.msgpack.decode(b"".join(long.pieces), type=ReadResults).results
+    assert isinstance(result, RangeResult) and (result.kvs, result.count) == (whole.kvs, KEYS)
+    assert turns > 2 * KEYS // 20, "as many to encode as to read"

@@ -8,6 +8,7 @@ from troth.kv.requests import Failure, Put, PutResult, Range, Txn
 from troth.models import linearizable
 from troth.replica.peers import Forward, ForwardRefused
 from troth.replica.protocol import (
+    WRITES_COMMANDS_MAX,
     CallRefused,
     CloseSession,
     Done,
@@ -237,6 +238,17 @@ def test_garbage_from_a_follower_never_enters_the_log() -> None:
     cluster.settle()
     assert [message.requests for message in refused] == [[1]]
     assert cluster.replicas[leader].engine.commit_index == before
+
+
+def test_a_batch_beyond_the_wires_bound_is_refused_and_not_applied() -> None:
+    """It would be applied in one piece, with no heartbeat in between, by every server."""
+    cluster = Cluster()
+    leader = cluster.leader
+    (refused,) = cluster.ask(leader, Writes(0, 1, 0, (put("a"),) * (WRITES_COMMANDS_MAX + 1)))
+    assert isinstance(refused, WritesRefused) and (refused.first_seq, refused.code) == (1, "invalid")
+    (taken,) = cluster.ask(leader, Writes(0, 2, 0, (put("a"),) * WRITES_COMMANDS_MAX))
+    assert isinstance(taken, Results) and len(taken.results) == WRITES_COMMANDS_MAX
+    assert cluster.replicas[leader].machine.store.revision == WRITES_COMMANDS_MAX + 1
 
 
 def test_nobody_is_answered_after_having_gone() -> None:
