@@ -396,10 +396,14 @@ class LocalCluster:
         return addresses
 
     def _write_layout(self) -> None:
+        from troth.client.cluster import finish_file
+
         path = self.data_dir / LAYOUT
         new = path.with_suffix(".new")
-        new.write_text(json.dumps({"transport": self.transport, "servers": self._addresses}, indent=1) + "\n")
-        new.replace(path)
+        layout = {"transport": self.transport, "servers": self._addresses}
+        with new.open("wb") as file:
+            file.write(json.dumps(layout, indent=1).encode() + b"\n")
+            finish_file(file, new, path)
 
 
 def _couples(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -146,7 +146,11 @@ class DatabaseServer(ABC):
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()  # nobody else will: the block is not entered
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

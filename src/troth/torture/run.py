@@ -156,8 +156,12 @@ class _Run:
             complaints = self._system.complaints()
             self._add("no server dies by itself", not complaints, "; ".join(complaints[:5]) or "none did")
         finally:
-            loop.close()
-            self._system.stop()
+            try:
+                loop.close()
+            finally:
+                self._system.stop()
+                for workload in self._workloads:
+                    workload.record.close()
         return self._verdict()
 
     # ---- clients ------------------------------------------------------------------------------------------
@@ -293,7 +297,6 @@ class _Run:
     def _verdict(self) -> Outcome:
         self._say("check")
         for workload in self._workloads:
-            workload.record.close()
             record = workload.record
             self._outcome.operations[workload.name] = {
                 "ok": record.ok,

@@ -1,5 +1,6 @@
 """`LocalCluster` without its processes."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from troth.errors import Unavailable, UsageError
-from troth.server.local import LocalCluster, free_port
+from troth.server.local import LAYOUT, LocalCluster, free_port
 
 
 class Client:
@@ -65,6 +66,15 @@ def test_a_newcomer_whose_name_is_refused_is_not_remembered(
         cluster.add_server("a/b")
     assert client.removed == []
     assert cluster.names == ("n1", "n2", "n3")
+
+
+def test_the_layout_is_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers sync all that they keep; an empty layout after a power cut would make it useless."""
+    cluster, layout = LocalCluster(3, data_dir=tmp_path), tmp_path / LAYOUT
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, layout.exists())))
+    cluster._write_layout()
+    assert synced == [(layout.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
 
 
 def test_no_port_is_given_twice() -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from torture_memory import MemorySystem
+from typing_extensions import override
 
 from troth.errors import UsageError
 from troth.torture import Outcome, Plan, run, torture
+from troth.torture.background import Background
 from troth.verify.verdict import Status
 
 pytestmark = pytest.mark.slow
@@ -70,6 +72,22 @@ def test_a_fault_that_is_not_possible_now_is_a_note(tmp_path: Path, monkeypatch:
     assert outcome.status is Status.OK
     assert outcome.notes and "kill at" in outcome.notes[0] and "OSError: no" in outcome.notes[0]
     assert not outcome.faults
+
+
+def test_the_system_is_stopped_even_if_a_client_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hanging(Background):
+        @override
+        def close(self) -> None:
+            super().close()
+            raise TimeoutError("a client hangs")
+
+    monkeypatch.setattr(run, "Background", Hanging)
+    system = MemorySystem()
+    with pytest.raises(TimeoutError):
+        torture(system, Plan(seed=3, seconds=0.1, workloads=("counters",)), tmp_path)
+    assert system.calls[-1] == "stop"
 
 
 @pytest.mark.parametrize("options", [{"workloads": ("walks",)}, {"seconds": 0}, {"operations_per_second": 0}])
