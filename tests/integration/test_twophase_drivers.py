@@ -101,19 +101,44 @@ def insert(connection: sa.Connection, number: int) -> None:
     connection.execute(entry.insert().values(id=number))
 
 
+@pytest.mark.parametrize("driver", ["pymysql", "mysqldb"])
 def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(
-    mariadb: MariaDBServer, tmp_path: Path
+    driver: str, mariadb: MariaDBServer, tmp_path: Path
 ) -> None:
-    engine = sa.create_engine(mariadb.url("pymysql"), pool_size=1, max_overflow=0)
+    engine = sa.create_engine(mariadb.url(driver), pool_size=1, max_overflow=0)
     wait = sa.text("select @@innodb_lock_wait_timeout")
     with engine.connect() as connection:
         before_s = connection.scalar(wait)
+    found, outside = [], []
     with TwoPhaseCommit([engine], log=str(tmp_path / "log"), recover_every=None) as tpc:
-        found = []
         for timeout in (7, None, 9, 9, None):
             with tpc.begin(timeout=timeout) as tx:
                 found.append(tx[engine].scalar(wait))
-    assert found == [7, before_s, 9, 9, before_s]
+        for timeout in (7, 7):
+            with tpc.begin(timeout=timeout) as tx:
+                found.append(tx[engine].scalar(wait))
+            with engine.connect() as connection:
+                outside.append(connection.scalar(wait))
+    assert found == [7, before_s, 9, 9, before_s, 7, 7]
+    assert outside == [before_s] * 2
+    engine.dispose()
+
+
+@pytest.mark.parametrize("driver", ["aiomysql", "asyncmy"])
+async def test_the_time_of_a_transaction_is_not_that_of_the_applications_own_statements(
+    driver: str, mariadb: MariaDBServer, tmp_path: Path
+) -> None:
+    engine = create_async_engine(mariadb.url(driver), pool_size=1, max_overflow=0)
+    wait = sa.text("select @@innodb_lock_wait_timeout")
+    async with engine.connect() as connection:
+        before_s = await connection.scalar(wait)
+    async with AsyncTwoPhaseCommit([engine], log=str(tmp_path / "log"), recover_every=None) as tpc:
+        for _ in range(2):
+            async with tpc.begin(timeout=7) as tx:
+                assert await tx[engine].scalar(wait) == 7
+            async with engine.connect() as connection:
+                assert await connection.scalar(wait) == before_s
+    await engine.dispose()
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from typing_extensions import override
 
 from troth.errors import HeuristicMixed, TrothError, UsageError
 from troth.transactions.coordinator import RECOVER_EVERY_S, TwoPhaseCommit
-from troth.transactions.core import Waiting
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.orm import BoundSession
 from troth.transactions.recovery import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Outcome, Transaction
+from troth.transactions.waiting import Waiting
 
 T = TypeVar("T")
 
@@ -113,7 +113,10 @@ class AsyncTwoPhaseCommit:
         self._recovery: asyncio.Task[None] | None = None
 
     async def start(self) -> Self:
-        """Check the participants, open an epoch in the log, and begin to recover. Raises as `TwoPhaseCommit`."""
+        """Check the participants, open an epoch in the log, and begin to recover. Raises as `TwoPhaseCommit`.
+
+        The loop waits for the log to be opened, this once.
+        """
         waiting = self._waiting = _InTasks()
         try:
             self._sync = await greenlet_spawn(

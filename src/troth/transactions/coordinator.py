@@ -11,7 +11,7 @@ from typing import Any, Self
 from troth.core.twophase.records import Member
 from troth.errors import HeuristicMixed, PreflightFailed, StorageError, TrothError, UsageError
 from troth.transactions.barrier import Barrier
-from troth.transactions.core import Core, Waiting
+from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
@@ -20,6 +20,7 @@ from troth.transactions.participants.choose import choose
 from troth.transactions.recovery import Recovery, Report
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Outcome, Transaction
+from troth.transactions.waiting import Waiting
 
 DEFAULT_LOG = "troth-2pc"
 RECOVER_EVERY_S = 5.0

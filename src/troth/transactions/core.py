@@ -4,12 +4,9 @@ import itertools
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from sqlalchemy import Engine, exc
-from typing_extensions import override
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
@@ -24,76 +21,14 @@ from troth.transactions.participants.base import Branch, Participant
 from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.steps import OnStep
 from troth.transactions.transaction import Outcome
-
-T = TypeVar("T")
+from troth.transactions.waiting import InThreads, Waiting
 
 UNFINISHED_MAX = 10_000
-LATER_THREADS = 32
-LATER_MAX = 1024
 APPLIED_AT_ONCE = 16
 """So many are noted as applied together. After a crash that many more have to be looked for in the databases."""
 PROVE_WITHIN_S = 2.0
 PROVE_PAUSE_S = 0.05
 KEY_TRIES = 3
-
-
-class Waiting(Protocol):
-    """How to wait, and how to go on in the background: differs between threads and asyncio."""
-
-    def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do *work*, which may block, and return what it returns."""
-
-    def later(self, work: Callable[[], None]) -> None:
-        """Do *work* soon, without the caller."""
-
-    def close(self) -> None: ...
-
-
-class InThreads(Waiting):
-    """For callers that are threads."""
-
-    def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._slots = threading.BoundedSemaphore(LATER_MAX)
-        self._lock = threading.Lock()
-        self._is_closed = False
-
-    @override
-    def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
-        return work(*arguments)
-
-    @override
-    def later(self, work: Callable[[], None]) -> None:
-        """Here and now if too much waits already, after `close`, or if no thread is to be had."""
-        if not self._slots.acquire(blocking=False):
-            work()
-            return
-        untaken = threading.Lock()
-
-        def done() -> None:
-            if untaken.acquire(blocking=False):
-                try:
-                    work()
-                finally:
-                    self._slots.release()
-
-        with self._lock:
-            if not self._is_closed:
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
-                try:
-                    self._pool.submit(done)
-                    return
-                except RuntimeError:
-                    pass  # Python is ending, or could start no thread; it may be in the queue all the same
-        done()
-
-    @override
-    def close(self) -> None:
-        with self._lock:
-            self._is_closed = True
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
 
 
 class Core:
@@ -132,8 +67,8 @@ class Core:
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
         self._under_way: set[str] = set()
         self._in_doubt: OrderedDict[str, Commit] = OrderedDict()
-        self._doubted_up_to = 0
-        """Of ours up to this number, some are in doubt of which nothing more is kept."""
+        # Up to these numbers, some of ours have ended so of which nothing more is kept.
+        self._doubted_up_to = self._alone_up_to = 0
         self.waiting = waiting or InThreads()
         self._applied: deque[str] = deque()
         self._alone: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
@@ -184,8 +119,7 @@ class Core:
             self.metrics.outcomes[outcome] += 1
             if alone:
                 self._committed_alone[gid] = None
-                while len(self._committed_alone) > UNFINISHED_MAX:
-                    self._committed_alone.popitem(last=False)
+                self._alone_up_to = max(self._alone_up_to, _shorten(self._committed_alone))
 
     def participant(self, named: Any) -> Participant:
         """The participant of this name, engine or client. Raises UsageError."""
@@ -272,10 +206,7 @@ class Core:
         """The owner was not answered; recovery goes on. Kept in memory: after a crash the log knows enough."""
         with self._lock:
             self._in_doubt[gid] = record
-            while len(self._in_doubt) > UNFINISHED_MAX:
-                found = parse_gid(self._in_doubt.popitem(last=False)[0])
-                if found is not None:
-                    self._doubted_up_to = max(self._doubted_up_to, found[0].sequence)
+            self._doubted_up_to = max(self._doubted_up_to, _shorten(self._in_doubt))
 
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
@@ -308,8 +239,7 @@ class Core:
         """How *gid* ended, only the database of *branch* knows, its one writer: `outcome` asks there."""
         with self._lock:
             self._alone[gid] = (branch.participant, branch.proof)
-            while len(self._alone) > UNFINISHED_MAX:
-                self._alone.popitem(last=False)
+            _shorten(self._alone)
 
     # ---- for recovery and for questions ------------------------------------------------------------------
 
@@ -334,16 +264,16 @@ class Core:
             self._in_doubt.pop(gid, None)
 
     def outcome(self, gid: str) -> Outcome:
-        """What is known of *gid* now. The log's silence alone proves nothing about a transaction of another process
-        that wrote in one database only: that commits without the log.
+        """What is known of *gid* now. The log's silence alone proves nothing about a transaction of another process, or
+        of long ago, that wrote in one database only: that commits without the log.
 
         Raises:
             StorageError, RequestError: the log cannot be read.
         """
         found = self.decision(gid)
         named = parse_gid(gid)
-        is_ours = named is not None and self._is_of_this_run(named[0])
-        return Outcome.UNRECORDED if found is Outcome.ABORTED and not is_ours else found
+        is_known = named is not None and self._is_of_this_run(named[0]) and named[0].sequence > self._alone_up_to
+        return Outcome.UNRECORDED if found is Outcome.ABORTED and not is_known else found
 
     def decision(self, gid: str) -> Outcome:
         """What becomes of the prepared branches of *gid*, as far as the log and this process know.
@@ -409,6 +339,15 @@ class Core:
             self.log.close()
         except StorageError:
             pass  # what was not written down is found out again by recovery
+
+
+def _shorten(kept: "OrderedDict[str, Any]") -> int:
+    """Drop the oldest transactions; the highest number of those, or 0."""
+    dropped = 0
+    while len(kept) > UNFINISHED_MAX:
+        found = parse_gid(kept.popitem(last=False)[0])
+        dropped = max(dropped, found[0].sequence if found else 0)
+    return dropped
 
 
 _OUTCOMES = {

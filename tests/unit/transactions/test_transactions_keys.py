@@ -15,12 +15,12 @@ from troth.core.twophase.records import Abort, Commit  # noqa: E402
 from troth.core.twophase.table import Finding, State  # noqa: E402
 from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError, TransactionInDoubt, UsageError  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
-from troth.transactions.core import InThreads  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.log.group import GroupCommit  # noqa: E402
 from troth.transactions.log.interface import Decided, DecisionLog  # noqa: E402
 from troth.transactions.log.replicated import ReplicatedLog  # noqa: E402
 from troth.transactions.transaction import Outcome  # noqa: E402
+from troth.transactions.waiting import InThreads  # noqa: E402
 
 
 def place(tmp_path: Path) -> Any:

@@ -17,13 +17,14 @@ from typing_extensions import override
 from troth.errors import Unavailable, UsageError
 from troth.transactions.aio import AsyncTwoPhaseCommit
 from troth.transactions.barrier import Barrier
-from troth.transactions.core import Core, InThreads
+from troth.transactions.core import Core
 from troth.transactions.deadlocks import Detector
 from troth.transactions.log.file import FileLog
 from troth.transactions.participants.base import Begun
 from troth.transactions.recovery import Recovery, Report
 from troth.transactions.steps import nothing
 from troth.transactions.transaction import Outcome, Transaction
+from troth.transactions.waiting import InThreads
 
 
 class Branch:

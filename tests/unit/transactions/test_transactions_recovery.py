@@ -20,12 +20,13 @@ from troth.errors import StorageError
 from troth.transactions import core as core_module
 from troth.transactions import recovery as recovery_module
 from troth.transactions.barrier import Barrier
-from troth.transactions.core import Core, InThreads
+from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
 from troth.transactions.participants.base import Prepared
 from troth.transactions.recovery import DETACHES_MAX, LOOKS_MAX, Recovery, Report
 from troth.transactions.snapshot import _standing as standing
 from troth.transactions.transaction import Outcome
+from troth.transactions.waiting import InThreads
 
 T = TypeVar("T")
 
@@ -386,6 +387,19 @@ def test_a_damaged_log_of_one_coordinator_leaves_the_others_to_be_recovered(tmp_
     assert place.bank.states[branch] == "committed"
     with pytest.raises(StorageError, match="other"):
         standing(place.core)  # a snapshot could be torn by what is not known
+
+
+def test_what_one_database_committed_long_ago_is_not_said_to_be_aborted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_module, "UNFINISHED_MAX", 2)
+    gids = [place.core.next_gid() for _ in range(4)]
+    for gid in gids[:3]:
+        place.core.ended(gid, "committed", alone=True)
+    place.core.ended(gids[3], "aborted", alone=False)
+    assert [place.core.outcome(gid) for gid in gids] == [
+        Outcome.UNRECORDED, Outcome.COMMITTED, Outcome.COMMITTED, Outcome.ABORTED
+    ]  # fmt: skip
 
 
 # ---- fencing ----

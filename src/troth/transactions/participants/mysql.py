@@ -10,10 +10,11 @@
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, exc
+from sqlalchemy import Engine, event, exc
 from typing_extensions import override
 
 from troth.core.twophase.gid import FORMAT, parse_gid
@@ -27,6 +28,24 @@ _WAIT = "troth.lock_wait_s"
 _WAIT_BEFORE = "troth.lock_wait_before"
 _NOTA = 1397
 _NO_SUCH_THREAD = 1094
+_opening: ContextVar[bool] = ContextVar("troth.opening", default=False)
+"""Whether it is for a branch that a connection is taken from the pool."""
+
+
+def _give_back(dbapi: Any, record: Any, _: Any) -> None:
+    """How long a statement of the application's own waits for a lock, a transaction of ours before it does not say.
+
+    So the next of ours pays for no round trip, and the application for one, when it follows on one of ours.
+    """
+    if record.info.get(_WAIT) is None or _opening.get():
+        return
+    try:
+        cursor = dbapi.cursor()
+        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {record.info[_WAIT_BEFORE]}")
+        cursor.close()
+    except Exception as error:
+        raise exc.DisconnectionError(str(error)) from error  # the pool makes another one
+    record.info[_WAIT] = None
 
 
 class MySqlBranch(SqlBranch):
@@ -116,6 +135,8 @@ class MySql(SqlParticipant):
         super().__init__(name, engine, key)
         self.sessions: dict[int, str] = {}
         """The server's number of a session -> the transaction of this process that it works for."""
+        if not event.contains(engine, "checkout", _give_back):
+            event.listen(engine, "checkout", _give_back)
 
     @override
     def facts(self) -> Facts:
@@ -156,7 +177,11 @@ class MySql(SqlParticipant):
 
     @override
     def open(self, number: int, begun: Begun) -> MySqlBranch:
-        return MySqlBranch(self, number, begun)
+        before = _opening.set(True)
+        try:
+            return MySqlBranch(self, number, begun)
+        finally:
+            _opening.reset(before)
 
     @override
     def prepared(self) -> list[Prepared]:

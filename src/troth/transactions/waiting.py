@@ -1,0 +1,72 @@
+"""How the code that threads and asyncio share waits, and goes on in the background."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+from typing_extensions import override
+
+T = TypeVar("T")
+
+LATER_THREADS = 32
+LATER_MAX = 1024
+
+
+class Waiting(Protocol):
+    """How to wait, and how to go on in the background: differs between threads and asyncio."""
+
+    def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do *work*, which may block, and return what it returns."""
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do *work* soon, without the caller."""
+
+    def close(self) -> None: ...
+
+
+class InThreads(Waiting):
+    """For callers that are threads."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._slots = threading.BoundedSemaphore(LATER_MAX)
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    @override
+    def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
+        return work(*arguments)
+
+    @override
+    def later(self, work: Callable[[], None]) -> None:
+        """Here and now if too much waits already, after `close`, or if no thread is to be had."""
+        if not self._slots.acquire(blocking=False):
+            work()
+            return
+        untaken = threading.Lock()
+
+        def done() -> None:
+            if untaken.acquire(blocking=False):
+                try:
+                    work()
+                finally:
+                    self._slots.release()
+
+        with self._lock:
+            if not self._is_closed:
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
+                try:
+                    self._pool.submit(done)
+                    return
+                except RuntimeError:
+                    pass  # Python is ending, or could start no thread; it may be in the queue all the same
+        done()
+
+    @override
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
