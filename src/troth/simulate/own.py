@@ -98,7 +98,7 @@ class Env:
     def send(self, to: str, message: Any) -> None:
         """Send *message*; it may be lost, late, doubled or overtaken. It is copied, as the network does."""
         if self._alive:
-            self._playground.carry(self.name, to, deepcopy(message))
+            self._playground.carry(self.name, to, message)
 
     def after(self, ms: float, callback: Callable[[], None]) -> None:
         """Call *callback* in *ms* milliseconds, if this node still lives then."""
@@ -186,7 +186,7 @@ class Playground:
             if not self._calm and draw() * 1000 < plan.late and self.choices.take("late"):
                 self._count("late")
                 delay_us *= 50
-            self.world.after(delay_us, self._arrive, sender, to, message)
+            self.world.after(delay_us, self._arrive, sender, to, deepcopy(message))
 
     def enter(self, name: str, life: int, action: Callable[[], None]) -> None:
         """*action* happens to the node *name*, if it is still the one it was."""

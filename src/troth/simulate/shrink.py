@@ -163,7 +163,8 @@ class Shrinker(Generic[P]):
             part = part_of(self._keep)
             if not part:
                 return
-            others = [choice for choice in self._keep if choice not in set(part)]
+            in_part = set(part)
+            others = [choice for choice in self._keep if choice not in in_part]
             if pieces == 2 and self._try(self._plan, others):
                 return
             size = max(1, -(-len(part) // pieces))
