@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import time
 from pathlib import Path
 
@@ -155,7 +156,17 @@ def verify(
     drawn = None
     if not no_html:
         drawn = page or file.with_name(file.name + ".html")
-        command = f"troth verify {file.name} --model {model} --object {object_}"
+        options = {
+            "--format": file_format,
+            "--failed": failed,
+            "--nil-read": nil_read,
+            "--initial": initial,
+            "--staleness-ms": staleness_ms,
+            "--versions-behind": versions_behind,
+        }
+        said = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        said += [word for name in assume for word in ("--assume", name)]
+        command = shlex.join(["troth", "verify", file.name, "--model", model, "--object", object_, *said])
         try:
             drawn.write_text(html(verdict, title=file.name, command=command), encoding="utf-8")
         except OSError as error:

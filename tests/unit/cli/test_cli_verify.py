@@ -201,3 +201,11 @@ def test_nothing_recorded_is_not_ok(run: Run, tmp_path: Path) -> None:
     result = run("verify", str(path), "--no-html")
     assert result.exit_code == 3
     assert "was anything recorded?" in result.stdout
+
+
+def test_the_page_says_the_whole_command(run: Run, tmp_path: Path) -> None:
+    """Typed again, it gives the same verdict."""
+    path = history(tmp_path / "a run.jsonl", "1")
+    run("verify", str(path), "--model", "bounded", "--versions-behind", "1", "--nil-read", "unknown")
+    page = (tmp_path / "a run.jsonl.html").read_text()
+    assert "troth verify 'a run.jsonl' --model bounded --object kv --nil-read unknown --versions-behind 1" in page

@@ -65,3 +65,14 @@ def test_text_is_twenty_lines() -> None:
     shown = text(check(history(50, wrong=True)))
     assert len(shown.splitlines()) <= 20
     assert shown.startswith("ILLEGAL: 52 operations")
+
+
+def test_what_never_returned_is_drawn_where_it_was_invoked() -> None:
+    """Not in every window that comes later."""
+    lost = [Event(type=EventType.INVOKE, process=100 + at, f="put", key="<b>", value="lost") for at in range(300)]
+    late = pair([*lost, *history(500, wrong=True).events()])
+    data = data_of(html(check(late), operations_max=100))
+    bars = data["bars"]
+    assert isinstance(bars, list)
+    assert len(bars) < 250
+    assert all(bar["to"] >= 0 for bar in bars)

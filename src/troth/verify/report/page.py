@@ -51,7 +51,7 @@ def html(
     example = verdict.counterexample
     order = _order(verdict, example)
     low, high = _window(history, example, operations_max)
-    shown = [op for op in history.operations if op.invoked < high and min(op.completed, high) >= low]
+    shown = [op for op in history.operations if op.invoked < high and _end(op) >= low]
     rank = {index: at + 1 for at, index in enumerate(order)}
     states = _states(verdict, object, order)
     involved = set(example.involved) if example is not None else set()
@@ -64,7 +64,7 @@ def html(
                 "i": op.index,
                 "lane": lanes[op.index],
                 "from": op.invoked - low,
-                "to": (op.completed if op.completed != FOREVER else op.invoked + 3) - low,
+                "to": _end(op) - low,
                 "kind": op.outcome.value,
                 "bad": example is not None and op.index == example.operation,
                 "near": op.index in involved,
@@ -179,6 +179,11 @@ def _window(history: History, example: Counterexample | None, operations_max: in
     return low, min(length, low + 2 * half)
 
 
+def _end(op: Operation) -> int:
+    """Where its bar ends; one that never returned is drawn short."""
+    return op.completed if op.completed != FOREVER else op.invoked + 3
+
+
 def _lanes(shown: list[Operation], high: int) -> tuple[dict[int, int], list[str]]:
     """Rows of the picture: a process keeps its row; one that starts after another has ended may take over its row."""
     spans: dict[object, tuple[int, int]] = {}
@@ -186,7 +191,7 @@ def _lanes(shown: list[Operation], high: int) -> tuple[dict[int, int], list[str]
         start, end = spans.get(op.process, (op.invoked, op.invoked))
         spans[op.process] = (
             min(start, op.invoked),
-            max(end, min(op.completed, op.invoked + 3 if op.completed == FOREVER else high)),
+            max(end, min(_end(op), high)),
         )
     free_from: list[int] = []
     names: list[list[str]] = []
