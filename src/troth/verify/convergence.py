@@ -76,7 +76,13 @@ def check_convergence(history: History, object: Model, *, quiet_ns: int = 0) -> 
 def _key(
     operations: Sequence[Operation], model: Model, quiet_ns: int, *, nil_unknown: bool
 ) -> tuple[Status, Counterexample | None, str]:
-    updates = [op for op in operations if op.f not in _READS and op.outcome is not EventType.FAIL]
+    updates = [
+        op
+        for op in operations
+        if op.f not in model.pure
+        and op.outcome is not EventType.FAIL
+        and not (op.f == "cas" and op.outcome is EventType.OK and op.result is False)
+    ]
     reads = [op for op in operations if op.f in _READS and op.outcome is EventType.OK]
     if nil_unknown:
         reads = [op for op in reads if op.result is not None]

@@ -627,3 +627,13 @@ def test_the_first_broken_lock_is_the_example() -> None:
     verdict = check(one_by_one(*steps), "lock-safety")
     assert [part.key for part in verdict.parts] == ["a", "b"]
     assert verdict.counterexample is not None and verdict.counterexample.operation == 2
+
+
+def test_a_refused_cas_and_a_look_at_one_element_are_no_updates_that_must_settle() -> None:
+    """The register keeps its initial value, and what a set was asked after its last add changes nothing."""
+    refused = one_by_one((0, "cas", "x", (1, 2), False), r(1, "x", None))
+    assert check(refused, "eventual", "register").status is Status.OK
+    invented = one_by_one((0, "cas", "x", (1, 2), False), r(1, "x", 2))
+    assert check(invented, "eventual", "register").status is Status.ILLEGAL
+    asked = one_by_one((0, "add", None, 1, None), (1, "read", None, None, (1,)), (1, "contains", None, 1, True))
+    assert check(asked, "eventual", "set").status is Status.OK
