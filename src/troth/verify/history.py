@@ -265,7 +265,11 @@ class History:
 
     @staticmethod
     def of(
-        operations: Iterable[Operation], *, reading: Reading | None = None, format: str = "events"
+        operations: Iterable[Operation],
+        *,
+        faults: Sequence[Fault] = (),
+        reading: Reading | None = None,
+        format: str = "events",
     ) -> "History":
         """Build a history from operations that carry their own positions (or times); positions are dealt anew.
 
@@ -274,7 +278,7 @@ class History:
         """
         ordered = sorted(operations, key=lambda op: op.invoked)
         # On a tie the invocation comes first: touching intervals count as concurrent, which never forges a violation.
-        marks: list[tuple[int, int, int]] = []
+        marks = [(fault.position, -1, number) for number, fault in enumerate(faults)]
         last: dict[Process, Operation] = {}
         for index, op in enumerate(ordered):
             before = last.get(op.process)
@@ -294,7 +298,11 @@ class History:
         invoked = [0] * len(ordered)
         completed = [FOREVER] * len(ordered)
         timeline: list[int] = []
+        moved: list[Fault] = []
         for position, (_, is_end, index) in enumerate(marks):
+            if is_end < 0:
+                moved.append(structs.replace(faults[index], position=position))
+                continue
             (completed if is_end else invoked)[index] = position
             if not is_end or ordered[index].outcome is not EventType.INFO:
                 timeline.append(2 * index + is_end)
@@ -302,14 +310,15 @@ class History:
             structs.replace(op, index=index, invoked=invoked[index], completed=completed[index])
             for index, op in enumerate(ordered)
         ]
-        return History(placed, timeline=timeline, reading=reading, format=format, length=len(marks))
+        return History(placed, timeline=timeline, faults=moved, reading=reading, format=format, length=len(marks))
 
 
 def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str = "events") -> History:
     """Join every completion with its invocation.
 
     An info from a process with nothing open is a remark (`Fault`). A history in which nothing was ever invoked is
-    taken as a list of completed operations, each an instant (Elle accepts such histories too).
+    taken as a list of completed operations, each an instant (Elle accepts such histories too); there an info that
+    is called as one of those that are ok or failed is an operation that crashed.
 
     Raises:
         DecodeError: an ok or fail without an invocation, a second invocation while one is open, or a completion
@@ -318,6 +327,7 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
     listed = events if isinstance(events, list) else list(events)
     invoke, info = EventType.INVOKE, EventType.INFO
     instants = not any(event.type is invoke for event in listed)
+    told = {event.f for event in listed if event.type is not info} if instants else set[str]()
     operations: list[Operation | None] = []
     timeline: list[int] = []
     faults: list[Fault] = []
@@ -337,7 +347,7 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
             continue
         entry = opened.pop(process, None)
         if entry is None:
-            if kind is info:
+            if kind is info and event.f not in told:
                 faults.append(
                     Fault(position=position, process=process, f=event.f, value=event.value, time=event.time)
                 )

@@ -1,5 +1,7 @@
 """Readers: every format, its traps, and errors that say where."""
 
+import json
+
 import pytest
 
 from troth.errors import DecodeError, UsageError
@@ -7,6 +9,7 @@ from troth.verify.check import check
 from troth.verify.formats import FORMATS, detect, read_history, write_edn, write_jsonl
 from troth.verify.formats.edn import Keyword, Record, dump, freeze, read_all
 from troth.verify.history import FOREVER, EventType, Reading
+from troth.verify.transactions import check_transactions
 
 ETCD = (
     "INFO  jepsen.util - 0\t:invoke\t:write\t2\n"
@@ -254,3 +257,46 @@ def test_integers_without_end_are_a_decode_error(line: str) -> None:
 def test_detect_prefers_the_header() -> None:
     """A header of our own format settles it."""
     assert detect('{"troth_history": 1, "failed": "observed"}') == "troth-jsonl"
+
+
+@pytest.mark.parametrize("between", [" ", "\n"])
+@pytest.mark.parametrize("form", ["[{}]", "{}"])
+def test_transactions_without_a_process_are_sessions_of_their_own(form: str, between: str) -> None:
+    """However they are laid out: the reader stands before the writer, which says nothing about their order."""
+    rows = ["{:type :ok, :f :txn, :value [[:r :x [1]]]}", "{:type :ok, :f :txn, :value [[:append :x 1]]}"]
+    history = read_history(form.format(between.join(rows)))
+    assert len({op.process for op in history.operations}) == 2
+    assert check_transactions(history, model="strong-session-serializable")
+    if form == "[{}]":
+        rows = [
+            '{"type": "ok", "f": "txn", "value": [["r", "x", [1]]]}',
+            '{"type": "ok", "value": [["append", "x", 1]]}',
+        ]
+        assert len({op.process for op in read_history(form.format(f",{between}".join(rows))).operations}) == 2
+
+
+def test_leases_in_an_array_on_one_line_are_told_apart() -> None:
+    """Each may delete its key at any time."""
+    rows = []
+    for process in (0, 1):
+        put = {"process": process, "f": "put", "key": f"k{process}", "value": "1"}
+        rows += [{**put, "type": "invoke", "lease": 7}, {**put, "type": "ok"}]
+    history = read_history(json.dumps(rows))
+    assert [op.f for op in history.operations] == ["put", "delete", "put", "delete"]
+
+
+def test_faults_keep_their_place_where_operations_are_taken_apart() -> None:
+    """Between what came before and what came after, though a span and a drain become several operations."""
+    fault = {"process": "nemesis", "type": "info", "f": "start"}
+    span = {"process": 0, "f": "range", "value": ["a", "z"]}
+    puts = [
+        {"process": 1, "type": kind, "f": "put", "key": key, "value": "1"}
+        for key in "bcd"
+        for kind in ("invoke", "ok")
+    ]
+    rows = [*puts, {**span, "type": "invoke"}, {**span, "type": "ok", "value": [["b", "1"]]}, fault, *puts]
+    history = read_history("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(history) == 9
+    place = history.faults[0].position
+    assert [op.f for op in history.operations if op.completed < place] == ["put"] * 3 + ["get"] * 3
+    assert [op.f for op in history.operations if op.invoked > place] == ["put"] * 3

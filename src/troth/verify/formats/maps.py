@@ -94,7 +94,7 @@ def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
         if value.get("lease") and value.get("type") == "invoke":
             # The key goes when its lease ends, which nobody records: a deletion that may happen at any time from here.
             rows.append(
-                ({"process": f"lease/{line}", "type": "invoke", "f": "delete", "key": value.get("key")}, line)
+                ({"process": f"lease/{len(rows)}", "type": "invoke", "f": "delete", "key": value.get("key")}, line)
             )
     history = without_spans(_paired(list(_events(rows)), reading))
     weaker = sum(1 for row, _ in rows if row.get("level") and row.get("type") == "invoke")
@@ -137,8 +137,7 @@ def _without_drains(history: History) -> History:
             structs.replace(op, f="dequeue", process=f"{op.process}/{op.line}/{at}", argument=None, result=item)
             for at, item in enumerate(op.result)
         )
-    expanded = History.of(operations, reading=history.reading)
-    expanded.faults = history.faults
+    expanded = History.of(operations, faults=history.faults, reading=history.reading)
     expanded.remarks = (DRAINED,)
     return expanded
 
@@ -231,8 +230,8 @@ def _edn_maps(text: str) -> Iterator[tuple[Mapping[object, object], int]]:
 def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Event]:
     freeze = edn.freeze
     nameless: dict[str, Process] = {}
-    for row, line in rows:
-        process = _process(row, line)
+    for number, (row, line) in enumerate(rows, 1):
+        process = _process(row, line, number)
         if "process" not in row:
             # What is invoked without a process is completed by the next of the same name that has none either.
             name = str(row.get("f"))
@@ -270,11 +269,11 @@ def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Eve
         )
 
 
-def _process(row: Mapping[object, object], line: int) -> Process:
+def _process(row: Mapping[object, object], line: int, number: int) -> Process:
     process = row.get("process", -1 if "process" in row else None)
     if process is None and "process" not in row:
         # Elle accepts completed transactions without a process: each is a session of its own.
-        return f"line {line}"
+        return f"event {number}"
     if isinstance(process, bool) or not isinstance(process, int | str):
         raise DecodeError(f"line {line}, column 1: process {process!r}, expected an integer or a name")
     return process if isinstance(process, int) else str(process)

@@ -38,8 +38,7 @@ def without_spans(history: History) -> History:
             operations.append(op)
         elif op.outcome is EventType.OK or (op.f == "delete-range" and op.outcome is EventType.INFO):
             operations.extend(_pieces(op, keys))
-    apart = History.of(operations, reading=history.reading)
-    apart.faults = history.faults
+    apart = History.of(operations, faults=history.faults, reading=history.reading)
     apart.remarks = (
         *history.remarks,
         f"{len(spans)} reads and deletions of spans are taken for as many of single keys, not all at one instant",

@@ -23,6 +23,7 @@ A key is left out when its reads contradict each other, or when one element was 
 violation can be missed but none invented, and a check that left out a doubtful key never says ok.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
@@ -62,6 +63,8 @@ class AppendInference:
         self.writers: dict[Value, dict[Value, int]] = {}
         """key -> element -> who appended it (also who failed to)"""
         self.committed = bytearray(outcome == OK for outcome in transactions.outcomes)
+        self.own_write_missed = False
+        """whether somebody read a list without what it had just appended itself"""
         self._doubtful: dict[Value, None] = {}
         self._broken: set[Value] = set()
         self._several: dict[tuple[int, Value], None] = {}
@@ -154,7 +157,7 @@ class AppendInference:
         writers, outcomes = self.writers.get(key, {}), self.transactions.outcomes
         for reader, value in zip(readers, lists, strict=True):
             if len(set(value)) < len(value):
-                twice = next(element for at, element in enumerate(value) if element in value[:at])
+                twice = next(element for element, times in Counter(value).items() if times > 1)
                 self.findings.add(
                     "duplicate-elements",
                     (reader,),
@@ -225,7 +228,7 @@ class AppendInference:
             known: dict[Value, tuple[bool, List]] = {}
             first: dict[Value, List | None] = {}
             reads: list[tuple[Value, List]] = []
-            for f, key, value in self.transactions.micros[node]:
+            for at, (f, key, value) in enumerate(self.transactions.micros[node]):
                 if f in APPENDS:
                     complete, state = known.get(key, (False, ()))
                     known[key] = (complete, (*state, value))
@@ -249,6 +252,8 @@ class AppendInference:
                     complete, state = known[key]
                     fits = found == state if complete else len(found) >= len(state) and _ends(found, state)
                     if not fits:
+                        mine = {e for g, k, e in self.transactions.micros[node][:at] if g in APPENDS and k == key}
+                        self.own_write_missed = self.own_write_missed or not mine <= {*found}
                         expected = show_list(state) if complete else f"[... {show(state)[1:]}"
                         self.findings.add(
                             "internal",
@@ -354,11 +359,18 @@ class AppendInference:
 
         Own elements at the end of a list are not others'. Keys left out, and what cannot be told, are not in it.
         """
+        found: dict[Value, int] = {}
+        for key, writer in self.all_reads(node):
+            found.setdefault(key, writer)
+        return tuple(found.items())
+
+    def all_reads(self, node: int) -> Sequence[tuple[Value, int]]:
+        """The same for all its reads in their order, repeated ones included."""
         if self.transactions.outcomes[node] != OK:
             return ()
-        found: dict[Value, int] = {}
+        found: list[tuple[Value, int]] = []
         for f, key, value in self.transactions.micros[node]:
-            if f in APPENDS or key in found or key not in self.orders:
+            if f in APPENDS or key not in self.orders:
                 continue
             if value is None and self.transactions.history.reading.nil_read == "unknown":
                 continue
@@ -371,8 +383,8 @@ class AppendInference:
                 order[at - 1] not in writers or self.transactions.outcomes[writers[order[at - 1]]] == FAIL
             ):
                 at -= 1
-            found[key] = writers[order[at - 1]] if at else NOBODY
-        return tuple(found.items())
+            found.append((key, writers[order[at - 1]] if at else NOBODY))
+        return found
 
     def keys_written(self, node: int) -> Sequence[Value]:
         """The keys that *node* appended to, each once, but for those left out."""

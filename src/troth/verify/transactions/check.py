@@ -150,8 +150,6 @@ class _Check:
         self.late = False
         self.order: tuple[int, ...] | None = None
         self.edges = inference.edges.arrays()
-        # Even the axioms' read committed demands that a transaction reads its own last write.
-        self._own_writes_missed = not isinstance(inference, RegisterInference) or inference.own_write_missed
         self._known: tuple[Reads, Writes] | None = None
         self._every_read = False
         self.serial: tuple[int, ...] | None = None
@@ -209,7 +207,8 @@ class _Check:
                     "future-read",
                     "cyclic-versions",
                 )
-                or (name == "internal" and (axiom != "committed" or self._own_writes_missed))
+                # Even the axioms' read committed demands that a transaction reads its own last write.
+                or (name == "internal" and (axiom != "committed" or self.inference.own_write_missed))
             ]
             if not blatant:
                 self._axiom(axiom, sessions=True, name=_AXIOM_ANOMALIES[axiom][0], every_read=axiom == "committed")
@@ -274,7 +273,7 @@ class _Check:
     def _accesses(self, *, every_read: bool) -> tuple[Reads, Writes]:
         """By transaction: which writer's version of which key it read, and the keys it wrote."""
         inference, count = self.inference, len(self.transactions)
-        if every_read and isinstance(inference, RegisterInference):
+        if every_read:
             every: Reads = [()] * count
             for node in self.alive:
                 every[node] = inference.all_reads(node)
@@ -359,8 +358,8 @@ class _Check:
         """
         reads, _ = self._accesses(every_read=self._every_read)
         left = list(self.alive)
-        for node in reversed(self.alive):
-            if node not in left or len(self.alive) > _SHRUNK_MAX:
+        for node in reversed(self.alive if len(self.alive) <= _SHRUNK_MAX else ()):
+            if node not in left:
                 continue
             gone = {node}
             growing = True
@@ -369,7 +368,11 @@ class _Check:
                 growing = not more <= gone
                 gone |= more
             fewer = [other for other in left if other not in gone]
-            found = self._run(level, snapshots=snapshots, steps_max=_STEPS_FIRST, alive=fewer)
+            try:
+                found = self._run(level, snapshots=snapshots, steps_max=_STEPS_FIRST, alive=fewer)
+            except OutOfTime:
+                # What was proven stays so.
+                return left
             if found.order is None and found.proven:
                 left = fewer
         return left

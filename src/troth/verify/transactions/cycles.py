@@ -303,6 +303,9 @@ class CycleSearch:
             return None
         nodes = [best_edge[0], best_edge[1], *(node for node, _ in best[:-1])]
         kinds = [closing, *(kind for _, kind in best)]
+        # A process's own order is told in one step, however long it is.
+        kept = [at for at, kind in enumerate(kinds) if not at or not kind == kinds[at - 1] == PROCESS]
+        nodes, kinds = [nodes[at] for at in kept], [kinds[at] for at in kept]
         # Told from the transaction that was invoked first.
         first = nodes.index(min(nodes))
         nodes, kinds = nodes[first:] + nodes[:first], kinds[first:] + kinds[:first]

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from troth.verify.history import FOREVER, Value, show
 from troth.verify.transactions.graph import RW, WR, WW, Edges
-from troth.verify.transactions.micro import FAIL, INFO, OK, WRITES, Findings, Transactions, name
+from troth.verify.transactions.micro import FAIL, INFO, OK, WRITES, Findings, Micro, Transactions, name
 
 _EDGES_MAX: Final = 4_000_000
 INITIAL: Final = -1
@@ -129,7 +129,7 @@ class RegisterInference:
                 state[key] = (value, known is not None and known[1] and known[0] == value)
                 if key not in self._doubtful and value != self.initial:
                     self._judge(
-                        node, key, value, any(g in WRITES and (k, v) == (key, value) for g, k, v in micros[at:])
+                        node, key, value, micros[at:] if self.writers.get(key, {}).get(value) == node else ()
                     )
             for key, value in first.items():
                 if key in self._last_writes[node] and key not in self._doubtful:
@@ -146,14 +146,14 @@ class RegisterInference:
         writers = self.writers.get(key, {})
         return {writers[value] for value in values if value in writers}
 
-    def _judge(self, node: int, key: Value, value: Value, later: bool) -> None:
+    def _judge(self, node: int, key: Value, value: Value, later: Sequence[Micro]) -> None:
         writer = self.writers.get(key, {}).get(value, NOBODY)
         if writer == NOBODY:
             self.findings.add(
                 "thin-air-read", (node,), f"{{0}} read {name(key)} = {show(value)}, which nobody wrote"
             )
         elif writer == node:
-            if later:
+            if any(g in WRITES and (k, v) == (key, value) for g, k, v in later):
                 self.findings.add(
                     "future-read", (node,), f"{{0}} read {name(key)} = {show(value)} before writing it itself"
                 )

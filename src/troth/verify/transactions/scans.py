@@ -70,7 +70,8 @@ def check_long_fork(history: History) -> Verdict:
     groups: dict[frozenset[Value], list[tuple[frozenset[Value], Operation]]] = {}
     for op in history.operations:
         if op.f == "write":
-            _write_once(written, op.key if op.key is not None else op.argument, op)
+            if op.outcome is not EventType.FAIL:
+                _write_once(written, op.key if op.key is not None else op.argument, op)
             continue
         value = op.result if op.outcome is EventType.OK else op.argument
         micros = value if isinstance(value, tuple) else ()

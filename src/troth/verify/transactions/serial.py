@@ -112,7 +112,6 @@ class _Run:
             for read in self.reads[node]:
                 self.readers[read] = self.readers.get(read, 0) + 1
         self.writing = bytearray(len(self.keys))
-        self.started = bytearray(count)
         self.committed = bytearray(count)
         self.begun: dict[int, None] = {}
         """started, not committed"""
@@ -121,13 +120,17 @@ class _Run:
         clock = task.clock
         if clock is not None:
             invoked, completed = clock.invoked, clock.completed
-            self.line = sorted(task.alive, key=invoked.__getitem__)
+            line = sorted(task.alive, key=invoked.__getitem__)
             self.ends = sorted((t for t in task.alive if completed[t] < clock.forever), key=completed.__getitem__)
         else:
-            self.line = sorted(task.alive, key=task.rank.__getitem__)
+            line = sorted(task.alive, key=task.rank.__getitem__)
             self.ends = []
-        self.ready = {t: None for t in self.line if not self.waiting_start[t]}
-        self.line_at = 0
+        self.ready = {t: None for t in line if not self.waiting_start[t]}
+        # Who has not started, as a ring: steps are undone in reverse, so a link that was cut can be tied again.
+        self.following = [count] * (count + 1)
+        self.preceding = [count] * (count + 1)
+        for one, other in zip([count, *line], [*line, count], strict=True):
+            self.following[one], self.preceding[other] = other, one
         self.end_at = 0
 
     def search(self) -> Search:
@@ -212,12 +215,11 @@ class _Run:
             return nodes
         limit = clock.completed[self.ends[self.end_at]] if self.end_at < len(self.ends) else clock.forever
         found = []
-        for at in range(self.line_at, len(self.line)):
-            node = self.line[at]
-            if clock.invoked[node] > limit:
-                break
-            if not self.started[node] and not self.waiting_start[node]:
+        node = self.following[-1]
+        while node < self.task.count and clock.invoked[node] <= limit:
+            if not self.waiting_start[node]:
                 found.append(node)
+            node = self.following[node]
         return found
 
     def _may_overwrite(self, node: int, reader: int) -> bool:
@@ -232,7 +234,8 @@ class _Run:
     def _do(self, step: int) -> None:
         node = step >> 1
         if not step & 1:
-            self.started[node] = 1
+            self.following[self.preceding[node]] = self.following[node]
+            self.preceding[self.following[node]] = self.preceding[node]
             self.ready.pop(node, None)
             for read in self.reads[node]:
                 self.readers[read] -= 1
@@ -245,8 +248,6 @@ class _Run:
                 self.begun[node] = None
                 for key in self.writes[node]:
                     self.writing[key] = 1
-            while self.line_at < len(self.line) and self.started[self.line[self.line_at]]:
-                self.line_at += 1
         if step & 1 or not self.task.snapshots:
             self.committed[node] = 1
             self.order.append(node)
@@ -283,7 +284,7 @@ class _Run:
                 ):
                     self.end_at -= 1
         if not step & 1:
-            self.started[node] = 0
+            self.following[self.preceding[node]] = self.preceding[self.following[node]] = node
             for read in self.reads[node]:
                 self.readers[read] += 1
             waiting = self.waiting_commit if self.task.snapshots else self.waiting_start
@@ -297,9 +298,3 @@ class _Run:
             if self.task.snapshots:
                 for key in self.writes[node]:
                     self.writing[key] = 0
-            if self.task.clock is not None:
-                while (
-                    self.line_at
-                    and self.task.clock.invoked[self.line[self.line_at - 1]] >= self.task.clock.invoked[node]
-                ):
-                    self.line_at -= 1

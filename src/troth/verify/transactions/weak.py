@@ -32,6 +32,8 @@ from troth.verify.history import Value
 from troth.verify.transactions.graph import Ints, OutOfTime, components, rows, sweep
 
 INITIAL: Final = -1
+_CYCLE_EDGES_MAX: Final = 4_000_000
+"""Edges looked at, more or less, in search of a short cycle."""
 
 Axiom: TypeAlias = Literal["committed", "atomic", "causal"]
 
@@ -146,6 +148,8 @@ class _Axioms:
     def _atomic(self) -> list[Forced]:
         forced: list[Forced] = []
         sessions = self.history.sessions
+        # A crashed transaction comes before nothing that its process did later.
+        followed = {*self.history.before[0]}
         latest: dict[tuple[int, Value], int] = {}
         for reader in self.history.alive:
             sources: dict[Value, dict[int, None]] = {}
@@ -157,7 +161,7 @@ class _Axioms:
                     other = latest.get((sessions[reader], key))
                     if other is not None:
                         self._force(forced, other, writers, reader, key)
-                for key in self.history.writes[reader]:
+                for key in self.history.writes[reader] if reader in followed else ():
                     latest[sessions[reader], key] = reader
             for other in dict.fromkeys(writer for writers in sources.values() for writer in writers):
                 if other != INITIAL:
@@ -246,12 +250,19 @@ class _Axioms:
             if component[a] == component[b]
         ]
         best: list[int] = []
-        for source, target in starts[:200]:
+        for source, target in starts[: min(200, 1 + _CYCLE_EDGES_MAX // len(edges[0]))]:
             path = _path(adjacency, component, target, source)
             if not best or len(path) < len(best):
                 best = path
             if len(best) == 2:
                 break
+        # A session's order is told in one step, however long it is.
+        steps = {*zip(*self.history.before, strict=True)}
+        best = [
+            node
+            for before, node, after in zip([best[-1], *best], best, [*best[1:], best[0]], strict=False)
+            if (before, node) not in steps or (node, after) not in steps
+        ]
         pairs = list(zip(best, [*best[1:], best[0]], strict=True))
         return WeakViolation(
             nodes=tuple(best), forced=tuple(None if pair in plain else reasons.get(pair) for pair in pairs)

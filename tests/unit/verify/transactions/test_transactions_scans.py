@@ -62,6 +62,8 @@ def test_long_fork() -> None:
     assert check_long_fork(chained)
     with pytest.raises(UsageError, match="each key once"):
         check_long_fork(history(*writes, writes[0]))
+    tried = (("write", "x", None, "fail"), ("write", "x", None))
+    assert check_long_fork(history(*tried, ("txn", None, reads(x=1, y=None))))
 
 
 def test_set() -> None:
