@@ -8,6 +8,8 @@ from generic import mutants_of
 from pitfalls import PITFALLS, Pitfall, changed_source, path_of
 from trial import ROOT, module_name, try_mutant
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("pitfall", PITFALLS, ids=lambda pitfall: pitfall.name)
 def test_pitfall_can_still_be_put_back(pitfall: Pitfall) -> None:

@@ -8,6 +8,8 @@ from pitfalls import Pitfall
 from planted import PLANTED, changed
 from survivors import tried
 
+pytestmark = pytest.mark.slow
+
 STALE_ONE_IN = 20
 QUICK = (
     "a batch that was acknowledged is applied again",

@@ -23,6 +23,8 @@ from troth.hashing import (
 )
 from troth.hashing.keys import hash_batch
 
+pytestmark = pytest.mark.slow
+
 KEYS = hash_batch([f"key-{index}" for index in range(4000)])
 NAME = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=8)
 WEIGHT = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 5.0])

@@ -18,6 +18,8 @@ from troth.simulate.run import Simulation
 from troth.simulate.spec_trace import checked_by, traced_to
 from troth.verify.specification import TraceChecker, check_trace, decode_trace, encode_step
 
+pytestmark = pytest.mark.slow
+
 
 def plan_of(seed: int, seconds: int) -> Plan:
     """The specification knows no disk that loses what was durable."""

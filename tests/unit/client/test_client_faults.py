@@ -30,6 +30,8 @@ from troth.replica.protocol import LeaderChanged, ReadResults
 from troth.wire.frames import frame
 from troth.wire.handshake import Rejected
 
+pytestmark = pytest.mark.slow
+
 
 @asynchronous
 async def test_a_write_whose_answer_was_lost_is_applied_once() -> None:

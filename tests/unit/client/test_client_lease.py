@@ -11,6 +11,8 @@ from troth.errors import LeaseExists, LeaseNotFound, Unavailable, UsageError
 from troth.kv.requests import LeaseRevoke
 from troth.replica.protocol import LeaseKeepAlive
 
+pytestmark = pytest.mark.slow
+
 
 @asynchronous
 async def test_keys_of_a_lease_vanish_with_it() -> None:
