@@ -121,10 +121,9 @@ class ClientPort:
                 self._deliver_long(client, message.pieces)
                 continue
             body = _encode(message)
+            # An answer to reads may overtake what else there is, others may not.
             if len(body) > (COPY_BYTES_MAX if type(message) is ReadResults else ANSWER_BYTES_MAX):
-                self._deliver_long(
-                    client, [body]
-                )  # an answer to reads may overtake what else there is, others may not
+                self._deliver_long(client, [body])
                 continue
             mine = parts.get(client)
             if mine is None:

@@ -22,21 +22,15 @@ class RaftView:
 
     def look(self) -> Seen:
         """All that most rules compare, in one go."""
-        raft = self._raft
-        return Seen(
-            raft._term,
-            raft._voted_for,
-            raft._commit_index,
-            raft._applied_index,
-            raft._log.compacted.index,
-            isinstance(raft._role, Leader),
-            raft._memberships.current,
-        )
+        return Seen(*self._facts())
 
     def differs(self, seen: Seen) -> bool:
         """Whether a look would not show *seen* again: cheaper than to look, and asked after every input."""
+        return seen != self._facts()
+
+    def _facts(self) -> tuple[Term, NodeId, LogIndex, LogIndex, LogIndex, bool, Membership]:
         raft = self._raft
-        return seen != (
+        return (
             raft._term,
             raft._voted_for,
             raft._commit_index,

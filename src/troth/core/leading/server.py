@@ -86,10 +86,7 @@ class Server(ABC, Generic[LeaderT]):
 
     @property
     def _leader_id(self) -> NodeId:
-        role = self._role
-        if isinstance(role, Leading):
-            return self.node_id
-        return role.leader if isinstance(role, Follower) else NOBODY
+        return self.leader()[1]
 
     def _others(self) -> tuple[NodeId, ...]:
         """Everybody else who receives the log, in a fixed order."""
