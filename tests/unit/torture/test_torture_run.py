@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def short_calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "CALM_SECONDS", 0.2)
+    monkeypatch.setattr(run, "CALM_SECONDS", 0.8)
     monkeypatch.setattr("troth.torture.nemesis.QUIET_AT_FIRST_S", 0.1)
 
 

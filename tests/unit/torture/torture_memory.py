@@ -13,6 +13,8 @@ class MemoryStore:
         self.values: dict[str, str] = {}
         self.versions: dict[str, int] = {}
         self.writes = 0
+        self.not_yet_seen: dict[str, str | None] = {}
+        """What a torn reader still finds in place of the last value that the last transaction wrote."""
 
     def write(self, key: str, value: str) -> None:
         self.values[key] = value
@@ -44,6 +46,9 @@ class MemoryClient:
         if self._system.down:
             raise Definite("nobody leads")
         bug = self._system.bug
+        if bug == "tears a transaction" and len(wanted) > 1:
+            last = list(wanted)[-1]
+            self._store.not_yet_seen = {last: self._store.values.get(last)}
         for key, value in wanted.items():
             number = self._store.writes
             if bug == "loses a write" and number % 5 == 4:
@@ -52,8 +57,6 @@ class MemoryClient:
             self._store.write(key, value)
             if bug == "applies twice" and number % 5 == 4:
                 self._store.write(key, value)
-            if bug == "tears a transaction":
-                await asyncio.sleep(0)
 
     async def get(self, key: str) -> str | None:
         await self._answer()
@@ -71,7 +74,7 @@ class MemoryClient:
 
     async def read(self, keys: Sequence[str]) -> dict[str, str | None]:
         await self._answer()
-        return {key: self._store.values.get(key) for key in keys}
+        return {key: self._store.not_yet_seen.get(key, self._store.values.get(key)) for key in keys}
 
     async def scan(self, prefix: str) -> dict[str, tuple[str, int]]:
         found = {key: value for key, value in self._store.values.items() if key.startswith(prefix)}
