@@ -4,7 +4,9 @@ from pitfalls import Pitfall
 
 TABLE = "src/troth/core/twophase/table.py"
 CELLS = "src/troth/core/twophase/cells.py"
-WORLD = "src/troth/simulate/twophase.py"
+SERVERS = "src/troth/simulate/twophase/servers.py"
+OWNER = "src/troth/simulate/twophase/owner.py"
+RECOVERER = "src/troth/simulate/twophase/recoverer.py"
 
 TESTS = ("tests/unit/core/test_twophase_table.py", "tests/unit/core/test_twophase_cells.py")
 
@@ -36,7 +38,7 @@ MUTANTS = (
     ),
     mutant(
         "the tag of prepare is not looked at",
-        WORLD,
+        OWNER,
         'tag == "PREPARE TRANSACTION" for tag in tags',
         'tag is not SILENT and tag != "ERROR" for tag in tags',
     ),
@@ -90,13 +92,13 @@ MUTANTS = (
     ),
     mutant(
         "no marker is taken for a refusal without writing one",
-        WORLD,
+        RECOVERER,
         "yield [Call(LAST, \"marker\", (gid, not is_open))]\n        if said is False:",
         "yield [Call(LAST, \"marker\", (gid, False))]\n        if not said:",
     ),
     mutant(
         "the last resource does not look at its marker",
-        WORLD,
+        SERVERS,
         'if gid in self.refused or self.states.get(gid) != "active":',
         'if self.states.get(gid) != "active":',
     ),
