@@ -272,6 +272,23 @@ class KeySpace:
         hi: int = len(dead) if range_end == TO_THE_END else dead.bisect_left(range_end)
         return max(0, hi - lo)
 
+    def dead_since(self, revision: int, key: bytes, range_end: bytes, enough: int) -> int:
+        """How many keys of a range with an end have died at *revision* or later, and are dead, counted up to *enough*.
+
+        Replicas agree about it for a *revision* that is not compacted: none of these is garbage.
+        """
+        self._settle()
+        end = None if range_end == TO_THE_END else range_end
+        count = 0
+        if end is None or key < end:
+            index = self.index
+            for name in self._dead.irange(key, end, (True, False)):
+                versions = index[name]
+                count += isinstance(versions, list) and versions[-1].mod_revision >= revision
+                if count >= enough:
+                    break
+        return count
+
     def live(self, key: bytes, range_end: bytes, limit: int = 0, *, last: bool = False) -> list[KeyValue]:
         """The live versions of a range in key order; at most *limit* (0: all), the *last* ones if asked."""
         if not range_end:

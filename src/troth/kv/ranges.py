@@ -42,11 +42,21 @@ _SORT_KEYS: tuple[Callable[[KeyValue], int | bytes], ...] = (
 def keys_looked_at(space: KeySpace, request: Range) -> int:
     """How many keys have to be looked at to answer *request*: what it costs, about. In the past, the dead ones too."""
     is_past = request.range_end and request.revision > 0
-    return keys_read(space, request) + (space.dead_count(request.key, request.range_end) if is_past else 0)
+    return _live_read(space, request) + (space.dead_count(request.key, request.range_end) if is_past else 0)
 
 
-def keys_read(space: KeySpace, request: Range) -> int:
-    """`keys_looked_at` as far as all replicas agree about it."""
+def keys_charged(space: KeySpace, request: Range, enough: int) -> int:
+    """`keys_looked_at` as far as all replicas agree about it: garbage, which may be freed or not, counts for nothing.
+    Exact only below *enough*."""
+    count = _live_read(space, request)
+    if request.range_end and request.revision > 0 and count < enough:
+        since = space.compact_revision
+        count += space.dead_since(since, request.key, request.range_end, enough - count)
+    return count
+
+
+def _live_read(space: KeySpace, request: Range) -> int:
+    """How many live keys have to be looked at."""
     is_past = request.revision > 0
     if not request.range_end or (request.count_only and not is_past):
         return 1

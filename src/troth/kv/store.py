@@ -402,7 +402,7 @@ class Store:
         if failure is not None:
             return self._refuse(failure)
         space = self.space
-        if keys_touched(space, txn) > self._txn_keys_max:
+        if keys_touched(space, txn, self._txn_keys_max + 1) > self._txn_keys_max:
             return self._refuse(refusals.TOUCHES_TOO_MUCH)
         path: list[bool] = []
         chosen: list[Operation] = []

@@ -9,7 +9,7 @@ from operator import attrgetter, eq, gt, lt, ne
 from typing import assert_never
 
 from troth.kv.keyspace import KeySpace
-from troth.kv.ranges import keys_read
+from troth.kv.ranges import keys_charged
 from troth.kv.requests import Compare, CompareTarget, DeleteRange, KeyValue, Operation, Put, Range, Txn
 
 _VALUE = CompareTarget.VALUE
@@ -39,21 +39,24 @@ def decide(space: KeySpace, txn: Txn, path: list[bool], chosen: list[Operation])
             chosen.append(operation)
 
 
-def keys_touched(space: KeySpace, txn: Txn) -> int:
-    """How many keys the comparisons and the operations of *txn* look at, both branches taken together."""
+def keys_touched(space: KeySpace, txn: Txn, enough: int) -> int:
+    """How many keys the comparisons and the operations of *txn* look at, both branches taken together. Counting, which
+    may look at as many itself, ends once *enough* is reached."""
     count = 0
     for compare in txn.compare:
         count += space.live_count(compare.key, compare.range_end) if compare.range_end else 1
     for operation in (*txn.success, *txn.failure):
+        if count >= enough:
+            break
         match operation:
             case Put():
                 count += 1
             case Range():
-                count += keys_read(space, operation)
+                count += keys_charged(space, operation, enough - count)
             case DeleteRange():
                 count += space.live_count(operation.key, operation.range_end) if operation.range_end else 1
             case Txn():
-                count += keys_touched(space, operation)
+                count += keys_touched(space, operation, enough - count)
             case _:
                 assert_never(operation)
     return count

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from troth.core.interface import Membership, Message, Persist, SnapshotMeta, Trace
+from troth.core.interface import EntryId, Membership, Message, Persist, SnapshotMeta, Trace
 from troth.ids import LogIndex, NodeId, Term
 from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import ServerMessage
@@ -36,7 +36,8 @@ class ReadChunk:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreChunk:
     """Write bytes of an incoming snapshot, then call `Replica.chunk_stored` with the offset that is durable now and
-    whether the snapshot is complete and verified. An offset that is not the next one stores nothing."""
+    whether the snapshot is complete and verified, or `chunk_refused` where there is no room for it. An offset that is
+    not the next one stores nothing."""
 
     sender: NodeId
     term: Term
@@ -57,10 +58,11 @@ class LoadSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactLog:
-    """Storage may drop log entries before `keep_from`, and snapshots older than `meta`."""
+    """Storage may drop log entries before `keep_from`, and snapshots older than `meta` but for those in `sending`."""
 
     meta: SnapshotMeta
     keep_from: LogIndex
+    sending: frozenset[EntryId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

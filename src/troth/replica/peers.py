@@ -42,11 +42,13 @@ class SnapshotChunk(Message, frozen=True, array_like=True, tag=34):
 
 
 class SnapshotAck(Message, frozen=True, array_like=True, tag=35):
-    """The receiver durably holds everything before `offset`; `done` says that it needs no more of it."""
+    """The receiver durably holds everything before `offset`; `done` says that it needs no more of it, `refused` that it
+    has no room for it at present and keeps nothing."""
 
     last: EntryId
     offset: int
     done: bool
+    refused: bool = False
 
 
 class AskRevision(Message, frozen=True, array_like=True, tag=36):

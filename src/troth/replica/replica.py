@@ -192,13 +192,13 @@ class Replica(SnapshotPath):
         yield from self.machine.load_steps(chunks)
         self._hub.attach(self.machine.store)
         self._snapshot = meta
+        self._log_bytes = 0
+        self._lengths.clear()
         self._set_due()
         self._applied = meta.last.index
         self.engine.applied(meta.last.index)
         if self._leading:
             self._lessor.reset(self.machine.store.granted_ttls_s(), self._now)
-        # What clients wait for may be covered by the snapshot; then it will never be seen being applied.
-        self._leader_lost()
         if self._loading is not None and self._loading.last == meta.last:
             self._loading = None
             self._catch_up()
@@ -278,6 +278,9 @@ class Replica(SnapshotPath):
             self._loading = effects.install
             self._preparing = None
             self._take_backlog()
+            # What was handed on before may be covered by the snapshot; then it will never be seen being applied. What
+            # is proposed from now on comes behind it, and is applied once that is loaded.
+            self._leader_lost()
         if self._loading is not None or self._preparing is not None:
             if effects.committed:
                 self._put_off(effects.committed)

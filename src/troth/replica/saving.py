@@ -33,6 +33,10 @@ class SnapshotPath(AdminPath):
             tries_max=10,
         )
         self._receiver = SnapshotReceiver()
+        self._length_bytes = 0
+        """Of the log from the start of this process up to the newest snapshot that was begun."""
+        self._lengths: dict[LogIndex, int] = {}
+        """The same up to each snapshot behind which the log may still be kept, by its index."""
         self._loading: SnapshotMeta | None = None
         self._preparing: Iterator[None] | None = None
 
@@ -44,13 +48,26 @@ class SnapshotPath(AdminPath):
         before, self._snapshot = self._snapshot, meta
         self._set_due()
         keep_from = LogIndex(max(1, meta.last.index + 1 - self._config.log_kept_entries))
-        # Who is being sent the snapshot before this one, or loads it, goes on from the log: without it each snapshot
-        # would be too old by the time it is loaded, while others write much. What lies further back is not kept.
-        matches = [peer.match for peer in self.engine.status().progress.values() if peer.active]
-        keep_from = min(keep_from, LogIndex(max(before.last.index, min(matches, default=keep_from)) + 1))
+        # Who is being sent an earlier snapshot, or loads it, goes on from the log: without it each snapshot would be
+        # too old by the time it is loaded, while others write much.
+        sender, progress = self._sender, self.engine.status().progress
+        lagging = [max(peer.match, sender.sent_to(node)) for node, peer in progress.items() if peer.active]
+        oldest = self._oldest_kept(before, meta)
+        keep_from = min(keep_from, LogIndex(max(oldest, min(lagging, default=keep_from)) + 1))
         self.engine.compact(meta, keep_from)
-        self._out.snapshot_work.append(CompactLog(meta=meta, keep_from=keep_from))
+        self._out.snapshot_work.append(CompactLog(meta=meta, keep_from=keep_from, sending=sender.sending))
         self._out.events.append(Trace(name="snapshot", facts={"last": meta.last}))
+
+    def _oldest_kept(self, before: SnapshotMeta, meta: SnapshotMeta) -> LogIndex:
+        """Behind which of the earlier snapshots the log may be kept: the one *before* *meta* at least, and no more than
+        `lag_bytes_max` for others."""
+        lengths = self._lengths
+        length_bytes = lengths.pop(meta.last.index, 0)
+        for index in [index for index in lengths if length_bytes - lengths[index] > self._config.lag_bytes_max]:
+            del lengths[index]
+        oldest = min(lengths, default=before.last.index)
+        lengths[meta.last.index] = length_bytes
+        return min(oldest, before.last.index)
 
     def chunk_read(self, work: ReadChunk, data: bytes, last: bool) -> None:
         """`ReadChunk` has the bytes; *last*: they end the snapshot."""
@@ -75,6 +92,10 @@ class SnapshotPath(AdminPath):
                 return
         self._out.send.append((work.sender, SnapshotAck(work.meta.last, offset, complete)))
 
+    def chunk_refused(self, work: StoreChunk) -> None:
+        """There is no room for the snapshot of `StoreChunk`, and none of it is kept."""
+        self._out.send.append((work.sender, SnapshotAck(work.meta.last, 0, False, refused=True)))
+
     def _set_due(self) -> None:
         """How much log the next snapshot waits for: about as much as the state is large, within bounds, or a large
         state would be written again and again for little that is new."""
@@ -90,6 +111,8 @@ class SnapshotPath(AdminPath):
         if self._applied == self._snapshot.last.index and not self._doubtful:
             return
         self._saving, self._doubtful = True, False
+        self._length_bytes += self._log_bytes
         self._log_bytes = 0
+        self._lengths[self._applied] = self._length_bytes
         meta = SnapshotMeta(self.engine.entry_id(self._applied), self.engine.membership_at(self._applied))
         self._out.snapshot_work.append(SaveSnapshot(meta=meta, chunks=self.machine.dump()))

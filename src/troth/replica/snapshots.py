@@ -6,13 +6,14 @@ its answer is overdue; a follower that stays silent is given up, and asked about
 
 A follower that falls back has lost what it had, or found at the end that it does not add up. Once that is a mishap;
 when it happens again the file here may have rotted, so that no repetition would help: the transfer is given up. Nor
-does another snapshot help if it is the follower's disk that is bad: each that fails doubles the wait before the next.
+does another snapshot help if it is the follower's disk that is bad, or full: each that fails doubles the wait before
+the next.
 """
 
 from dataclasses import dataclass
 
 from troth.core.interface import Engine, EntryId, Message, SnapshotMeta
-from troth.ids import NodeId, Term, Tick
+from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.replica.effects import ReadChunk, SnapshotWork, StoreChunk
 from troth.replica.peers import SnapshotAck, SnapshotChunk
 
@@ -20,7 +21,7 @@ SETBACKS_MAX = 2
 """So often a follower may fall back before its transfer is given up."""
 
 PENALTY_DOUBLINGS_MAX = 8
-"""A follower that falls back again and again is sent a snapshot every four minutes (of one second's patience)."""
+"""A follower that fails again and again is sent a snapshot every four minutes (of one second's patience)."""
 
 
 @dataclass(slots=True)
@@ -43,12 +44,17 @@ class SnapshotSender:
         self._tries_max = tries_max
         self._outgoing: dict[NodeId, _Outgoing] = {}
         self._penalties: dict[NodeId, tuple[int, Tick]] = {}
-        """Of followers that fell back: how many transfers were given up for that, and when the next may begin."""
+        """Of followers that fell back or refused: how many transfers were given up, and when the next may begin."""
 
     @property
     def sending(self) -> frozenset[EntryId]:
         """Snapshots that must not be deleted yet."""
         return frozenset(outgoing.meta.last for outgoing in self._outgoing.values())
+
+    def sent_to(self, peer: NodeId) -> LogIndex:
+        """Where the snapshot ends that *peer* is being sent; 0: none."""
+        outgoing = self._outgoing.get(peer)
+        return LogIndex(0) if outgoing is None else outgoing.meta.last.index
 
     def begin(self, peer: NodeId, meta: SnapshotMeta, now: Tick) -> list[SnapshotWork]:
         """Send *meta* to *peer* from its beginning; the first answer may say to go on further behind."""
@@ -90,11 +96,11 @@ class SnapshotSender:
             engine.snapshot_sent(peer, outgoing.meta, True)
             return False
         outgoing.setbacks += ack.offset < outgoing.offset
-        if outgoing.setbacks >= SETBACKS_MAX:
+        if ack.refused or outgoing.setbacks >= SETBACKS_MAX:
             count = min(self._penalties.get(peer, (0, now))[0] + 1, PENALTY_DOUBLINGS_MAX)
             self._penalties[peer] = count, Tick(now + (self._patience_ticks << count))
             self.give_up(peer, engine)
-            return True
+            return not ack.refused
         if ack.offset != outgoing.offset:
             outgoing.offset = ack.offset
             outgoing.tries = 0

@@ -44,6 +44,8 @@ class ReplicaConfig:
     snapshot_log_entries: int = 200_000
     log_kept_entries: int = 2_000
     """Entries kept behind a snapshot, so that a follower that lags a little needs no snapshot."""
+    lag_bytes_max: int = 1 << 30
+    """Log kept behind a snapshot for who is being sent, or loads, an earlier one. It is held in memory."""
     backlog_bytes_max: int = 256 << 20
     """Of what has committed and cannot be applied yet (a snapshot is being loaded): beyond it no more is taken in."""
     chunk_bytes: int = 512 << 10

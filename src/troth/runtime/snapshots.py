@@ -90,7 +90,7 @@ class SnapshotKeeper:
                 self._load(work.meta)
             case CompactLog():
                 self._writer.call(lambda: self._log.compact(work.keep_from))
-                self.do(lambda: self._store.prune(needed=work.meta))
+                self.do(lambda: self._store.prune(needed=work.meta, sending=work.sending))
             case ClearAmnesia():
                 self._writer.call(self._clear_amnesia)
             case _:
@@ -130,16 +130,30 @@ class SnapshotKeeper:
         self.report(lambda: self._replica.chunk_read(work, data, last))
 
     def _store_chunk(self, work: StoreChunk) -> None:
-        offset = self._store.receive(work.meta, work.offset, work.data)
-        complete = work.last and offset == work.offset + len(work.data)
-        if complete:
-            try:
-                self._store.finish(work.meta)
-            except Corrupt as error:
-                _log.warning("a snapshot did not arrive intact, it is fetched again (%s)", error)
-                offset, complete = 0, False
+        try:
+            offset, complete = self._received(work)
+        except SyncFailed:
+            raise
+        except StorageError as error:
+            # The log has more need of what room there is: without it this server stops.
+            _log.error("a snapshot is refused until there is room for it (%s)", error)
+            self._store.discard(work.meta)
+            self.report(lambda: self._replica.chunk_refused(work))
+            return
         self.counters.received_bytes += len(work.data)
         self.report(lambda: self._replica.chunk_stored(work, offset, complete, self._now()))
+
+    def _received(self, work: StoreChunk) -> tuple[int, bool]:
+        """How much of the snapshot is here, with the bytes of *work*, and whether that is all of it."""
+        offset = self._store.receive(work.meta, work.offset, work.data)
+        if not work.last or offset != work.offset + len(work.data):
+            return offset, False
+        try:
+            self._store.finish(work.meta)
+        except Corrupt as error:
+            _log.warning("a snapshot did not arrive intact, it is fetched again (%s)", error)
+            return 0, False
+        return offset, True
 
     def _clear_amnesia(self) -> None:
         self._log.clear_amnesia()

@@ -19,7 +19,7 @@ is good as far as its chunks are intact, which is where the transfer goes on.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -235,16 +235,26 @@ class SnapshotStore:
         self._drop_incoming()
         self._publish(name, meta)
 
-    def prune(self, keep: int = 2, *, needed: SnapshotMeta | None = None) -> None:
-        """Remove all but the newest *keep* snapshots and *needed*, which the log leans on; those that are damaged; and
-        transfers of older ones."""
+    def discard(self, meta: SnapshotMeta) -> None:
+        """What has been received of *meta* is given up; its room is free again."""
+        self._drop_incoming()
+        name = names.part_name(meta.last)
+        with _disk(name):
+            if name in self._files.names():
+                self._files.remove(name)
+
+    def prune(
+        self, keep: int = 2, *, needed: SnapshotMeta | None = None, sending: Collection[EntryId] = ()
+    ) -> None:
+        """Remove all but the newest *keep* snapshots, *needed*, which the log leans on, and those in *sending*; those
+        that are damaged; and transfers of older ones."""
         newest = self.newest()
         if newest is None:
             return
         with _disk("the data directory"):
             listed = self._files.names()
             sound = [last for last in names.snapshots(listed) if names.snapshot_name(last) not in self._damaged]
-            kept = {names.snapshot_name(last) for last in sound[-keep:]} | {names.snapshot_name(newest.last)}
+            kept = {names.snapshot_name(last) for last in (*sound[-keep:], newest.last, *sending)}
             if needed is not None:
                 kept.add(names.snapshot_name(needed.last))
             doomed = [names.snapshot_name(last) for last in names.snapshots(listed)]

@@ -156,6 +156,28 @@ def test_a_transaction_that_would_look_at_too_many_keys_is_refused_and_not_done(
     assert isinstance(roomy.apply(txn), TxnResult)
 
 
+@pytest.mark.parametrize("freed", [False, True])
+@pytest.mark.parametrize("range_end", [b"l", b"\0"])
+def test_keys_that_are_dead_by_now_count_where_the_past_is_read_and_garbage_does_not(
+    range_end: bytes, freed: bool
+) -> None:
+    """Whether garbage is freed differs between replicas, and what they answer must not."""
+    store = Store(txn_keys_max=10)
+    store.apply_batch([Put(b"k%d" % number, VALUE) for number in range(8)])
+    pin = None if freed else store.space.pin(0)
+    store.apply_batch([DeleteRange(b"k0", b"k3"), Put(b"m", b""), Compact(11), DeleteRange(b"k3")])
+    while store.scavenge():
+        pass
+    assert (pin is None) == (store.space.dead_count(*ALL) == 1)
+    past = Range(b"k", range_end, revision=11, keys_only=True)
+    live = 4 + (range_end == b"\0")
+    puts = tuple(Put(b"a%d" % number, b"") for number in range(10 - live))
+    refused = store.apply(Txn(success=(*puts, past)))
+    assert isinstance(refused, Failure) and "more keys than one may" in refused.text
+    assert isinstance(store.apply(Txn(success=(*puts[1:], past))), TxnResult)
+    assert isinstance(store.apply(Txn(success=(*puts, Range(b"k", range_end, keys_only=True)))), TxnResult)
+
+
 def test_counting_and_limited_ranges_cost_a_transaction_little() -> None:
     store = Store(txn_keys_max=10)
     store.apply_batch([Put(b"k%d" % number, VALUE) for number in range(10)])

@@ -437,7 +437,7 @@ def test_a_ping_is_answered() -> None:
 
 def loaded_cluster() -> Cluster:
     """A cluster that has taken snapshots and compacted its log."""
-    config = ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, chunk_bytes=64)
+    config = ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, lag_bytes_max=0, chunk_bytes=64)
     cluster = Cluster(replica=config)
     cluster.ask(cluster.leader, OpenSession(1, 1))
     for number in range(50):

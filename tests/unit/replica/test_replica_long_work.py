@@ -198,6 +198,26 @@ def test_who_leads_before_its_snapshot_is_loaded_hands_that_one_on() -> None:
     assert len({replica.machine.store.hash() for replica in cluster.replicas.values()}) == 1
 
 
+def test_what_a_leader_has_proposed_while_it_loads_is_answered_once_it_is_applied() -> None:
+    """It stands behind the snapshot, so its outcome is known as soon as that is loaded."""
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, chunk_bytes=512))
+    old, node = cluster.leader, cluster.follower
+    cluster.isolate(node)
+    for number in range(60):
+        cluster.ask(old, Writes(0, 2, 0, (Put(b"k%d" % number, b"v"),)))
+    cluster.in_steps = True
+    cluster.heal()
+    cluster.step_until(lambda: node in cluster.loads)
+    cluster.step(20)
+    cluster.ask(old, TransferLeadership(7, node), ticks=50)
+    assert cluster.leader == node
+    assert cluster.ask(node, Writes(0, 3, 0, (Put(b"mine", b"v"),)), ticks=5) == []
+    for _ in cluster.loads[node]:
+        pass
+    cluster.step(5)
+    assert cluster.heard(node) == [Results(0, 3, [PutResult(62)])]
+
+
 @pytest.mark.parametrize("consensus", ["raft", "paxos"])
 def test_what_waits_for_a_snapshot_to_be_loaded_is_bounded_and_comes_from_the_leader_later(
     consensus: str, monkeypatch: pytest.MonkeyPatch

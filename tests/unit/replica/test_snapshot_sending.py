@@ -49,6 +49,9 @@ class Sending:
     def ack(self, offset: int, *, done: bool = False, index: int = 9, peer: NodeId = PEER, now: int = 1) -> bool:
         return self.sender.on_ack(peer, SnapshotAck(meta(index).last, offset, done), Tick(now), self.engine)
 
+    def refuse(self, now: int) -> bool:
+        return self.sender.on_ack(PEER, SnapshotAck(meta().last, 0, False, refused=True), Tick(now), self.engine)
+
 
 def read(offset: int, index: int = 9, peer: NodeId = PEER) -> ReadChunk:
     return ReadChunk(peer=peer, meta=meta(index), offset=offset, size=CHUNK)
@@ -211,3 +214,17 @@ def test_a_follower_that_falls_back_again_and_again_waits_longer_and_longer_for_
         sending.told.sent.clear()
     sending.ack(100, done=True, now=now)
     assert sending.sender.begin(PEER, meta(20), Tick(now)) == [read(0, 20)], "all is forgiven"
+
+
+def test_a_follower_without_room_for_a_snapshot_is_sent_one_later_and_the_leaders_own_is_not_doubted() -> None:
+    sending, now = begun(), 1
+    for count in (1, 2, 3):
+        sending.ack(100, now=now)
+        assert not sending.refuse(now)
+        assert sending.told.sent.pop() == (PEER, 9, False)
+        assert sending.sender.begin(PEER, meta(), Tick(now + 1)) == []
+        now += PATIENCE << count
+        assert sending.tick(now - 1) == []
+        assert sending.tick(now) == [read(0)]
+    sending.ack(100, done=True, now=now)
+    assert sending.told.sent == [(PEER, 9, True)]

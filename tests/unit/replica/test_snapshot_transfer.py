@@ -1,10 +1,12 @@
 """Snapshots on their way to a follower: what is lost, damaged or overtaken, and what comes of it."""
 
+from dataclasses import replace
+
 import pytest
 from replica_cluster import Cluster
 
 from troth.core.interface import Effects, Entry, EntryId, EntryKind, Member, Membership, SnapshotMeta
-from troth.core.raft.messages import HigherTerm
+from troth.core.raft.messages import AppendEntries, HigherTerm
 from troth.ids import LogIndex, NodeId, Term
 from troth.kv.requests import Put
 from troth.replica.effects import ReadChunk, StoreChunk
@@ -21,9 +23,9 @@ SMALL = ReplicaConfig(
 )
 
 
-def with_one_behind() -> tuple[Cluster, NodeId]:
+def with_one_behind(config: ReplicaConfig = SMALL) -> tuple[Cluster, NodeId]:
     """A cluster, and a follower that is cut off and needs a snapshot."""
-    cluster = Cluster(replica=SMALL)
+    cluster = Cluster(replica=config)
     node = cluster.follower
     cluster.isolate(node)
     for number in range(60):
@@ -130,7 +132,8 @@ def test_an_acknowledgement_of_less_than_nothing_is_not_heard() -> None:
     assert -1 not in offsets
 
 
-def test_the_log_behind_the_snapshot_before_is_kept_for_who_is_still_being_sent_that() -> None:
+@pytest.mark.parametrize("snapshots_count", [1, 4])
+def test_a_snapshot_and_the_log_behind_it_are_kept_for_who_is_still_being_sent_that(snapshots_count: int) -> None:
     """Else, while others write much, each snapshot is too old once it has arrived, and another is sent, for ever."""
     cluster, node = with_one_behind()
     leader = cluster.leader
@@ -149,11 +152,51 @@ def test_the_log_behind_the_snapshot_before_is_kept_for_who_is_still_being_sent_
     cluster.heal()
     cluster.step_until(lambda: bool(held), ticks=100)
     before = cluster.replicas[leader]._snapshot
-    while cluster.replicas[leader]._snapshot == before:
-        cluster.ask(leader, Writes(0, 1, 0, (Put(b"more", b"v"),)))
+    write_until_saved(cluster, snapshots_count)
     assert cluster.replicas[leader].engine.status().first_index == before.last.index + 1
+    assert all(before.last in work.sending for owner, work in cluster.compacted[-2:] if owner == leader)
     cluster.step_until(lambda: cluster.replicas[node]._applied == cluster.replicas[leader]._applied, ticks=200)
     assert begun == [before.last]
+
+
+def test_who_has_just_been_sent_a_snapshot_goes_on_from_the_log_while_it_loads_that() -> None:
+    """Loading a large one takes longer than others take to make the next ones due."""
+    cluster, node = with_one_behind()
+    cluster.in_steps = True
+    cluster.heal()
+    cluster.step_until(lambda: node in cluster.loads)
+    cluster.on_send = lambda sender, to, message: to != node or not isinstance(message, AppendEntries)
+    write_until_saved(cluster, 4)
+    begun: list[object] = []
+    cluster.on_send = lambda sender, to, message: (
+        not isinstance(message, SnapshotChunk) or begun.append(message) is None
+    )
+    for _ in cluster.loads[node]:
+        pass
+    leader = cluster.replicas[cluster.leader]
+    cluster.step_until(lambda: cluster.replicas[node]._applied == leader._applied, ticks=200)
+    assert begun == []
+
+
+def test_the_log_that_is_kept_for_who_lags_has_a_bound() -> None:
+    cluster, _ = with_one_behind(replace(SMALL, lag_bytes_max=1))
+    cluster.on_send = lambda sender, to, message: not isinstance(message, SnapshotChunk)
+    cluster.heal()
+    leader = cluster.replicas[cluster.leader]
+    cluster.step_until(lambda: bool(leader._sender.sending))
+    write_until_saved(cluster, 1)
+    before = leader._snapshot
+    write_until_saved(cluster, 1)
+    assert leader.engine.status().first_index == before.last.index + 1, "no more than that of one snapshot before"
+
+
+def write_until_saved(cluster: Cluster, count: int) -> None:
+    """Write until the leader has saved so many more snapshots."""
+    leader = cluster.leader
+    for _ in range(count):
+        before = cluster.replicas[leader]._snapshot
+        while cluster.replicas[leader]._snapshot == before:
+            cluster.ask(leader, Writes(0, 1, 0, (Put(b"more", b"v"),)))
 
 
 def test_the_last_answer_of_a_transfer_may_be_lost_without_sending_the_snapshot_again() -> None:
@@ -202,3 +245,26 @@ def test_where_the_leader_is_found_follows_the_membership() -> None:
     moved = {node: Member(f"n{node}", "", f"moved{node}") for node in cluster.ids}
     replica._absorb(Effects(membership=Membership(voters=tuple(cluster.ids), members=moved)))
     assert replica._leader_address() == f"moved{leader}"
+
+
+def test_a_follower_whose_disk_was_full_is_sent_a_snapshot_once_there_is_room() -> None:
+    cluster, node = with_one_behind()
+    leader = cluster.replicas[cluster.leader]
+    before = leader._snapshot
+    refused: list[int] = []
+    work = cluster._work
+
+    def full(owner: NodeId, each: object) -> None:
+        if isinstance(each, StoreChunk) and each.offset >= 256 and len(refused) < 3:
+            refused.append(cluster.now)
+            cluster.partial.pop(owner)
+            cluster.replicas[owner].chunk_refused(each)
+        else:
+            work(owner, each)
+
+    cluster._work = full  # type: ignore[method-assign]
+    cluster.heal()
+    cluster.step_until(lambda: cluster.replicas[node]._applied == leader._applied, ticks=500)
+    first, second, third = refused
+    assert third - second > second - first > 2 * SMALL.ticks_per_second
+    assert leader._snapshot == before, "nothing is wrong with it"

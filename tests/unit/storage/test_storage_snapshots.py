@@ -492,3 +492,27 @@ def test_an_open_file_that_can_not_be_opened_again() -> None:
     files.broken = True
     with pytest.raises(StorageError, match="Permission denied"):
         next(store.load(META))
+
+
+def test_a_transfer_that_is_given_up_leaves_its_room_to_others() -> None:
+    source, files = store_with(), disk()
+    target = SnapshotStore.open(files)
+    stream(source, target, META, upto=500)
+    target.discard(META)
+    assert files.names() == []
+    target.discard(META)
+    stream(source, target, META)
+    target.finish(META)
+    assert target.newest() == META
+
+
+def test_prune_keeps_what_is_being_sent() -> None:
+    store = SnapshotStore.open(disk())
+    metas = [snapshot(1, index) for index in (10, 20, 30, 40)]
+    for meta in metas:
+        store.write(meta, [b"x"])
+    store.prune(sending={metas[0].last})
+    assert store.read(metas[0], 0, 8) == snapshots.MAGIC
+    with pytest.raises(SnapshotGone):
+        store.size(metas[1])
+    assert store.newest() == metas[3]
