@@ -39,7 +39,6 @@ RARE = {
     "the next proposes again",
     "what is chosen is merged like any other value": "changes no outcome, it costs a phase 2: what is chosen is "
     "held at a higher ballot than any other",
-    **twophase.UNSEEN,
 }
 """Why the simulation may take longer than its limit, where that is known."""
 

@@ -7,7 +7,7 @@ import pytest
 from pitfalls import Pitfall
 from planted import changed
 from trial import ROOT, module_name, try_mutant
-from twophase import MUTANTS, TESTS, UNSEEN
+from twophase import MUTANTS, TESTS
 
 WORLD_ALONE = ("tests/simulation/test_twophase.py",)
 
@@ -25,10 +25,16 @@ SEEDS = 200
 @pytest.mark.skipif(sys.platform == "win32", reason="trials fork")
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutant_is_caught(mutant: Pitfall) -> None:
-    tests = TESTS if mutant.name in UNSEEN else WORLD_ALONE
-    verdict = try_mutant(
-        {module_name(mutant.file): changed(mutant)}, tests=tests, seeds=SEEDS, simulation="twophase"
-    )
+    sources = {module_name(mutant.file): changed(mutant)}
+    assert try_mutant(sources, tests=TESTS).caught_by, mutant.name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="trials fork")
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_simulated_world_alone_finds_it(mutant: Pitfall) -> None:
+    sources = {module_name(mutant.file): changed(mutant)}
+    verdict = try_mutant(sources, tests=WORLD_ALONE, seeds=SEEDS, simulation="twophase")
     assert verdict.caught_by, mutant.name
 
 

@@ -8,7 +8,11 @@ SERVERS = "src/troth/simulate/twophase/servers.py"
 OWNER = "src/troth/simulate/twophase/owner.py"
 RECOVERER = "src/troth/simulate/twophase/recoverer.py"
 
-TESTS = ("tests/unit/core/test_twophase_table.py", "tests/unit/core/test_twophase_cells.py")
+TESTS = (
+    "tests/unit/core/test_twophase_table.py",
+    "tests/unit/core/test_twophase_cells.py",
+    "tests/unit/simulate/test_twophase_world.py",
+)
 
 
 def mutant(name: str, file: str, old: str, new: str, row: int = 0) -> Pitfall:
@@ -133,10 +137,3 @@ MUTANTS = (
         "if False:\n            return Verdict.COMMIT, record.gid",
     ),
 )  # fmt: skip
-
-UNSEEN = {
-    "absent is taken for done": "in the simulated world nobody decides for himself, so absent is always done",
-    "a cell that says abort is overwritten": "only operators write an abort into an open epoch",
-    "one key commits twice": "the simulated owners use no keys",
-}
-"""Mutants that the simulation cannot see, and why."""

@@ -7,7 +7,7 @@ from typing import Any
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.records import BranchRef, Commit
 from troth.core.twophase.table import Action, Event, Finding, State
-from troth.simulate.twophase.servers import LAST, LOG, SILENT, Call, Silent
+from troth.simulate.twophase.servers import LAST, LOG, SILENT, Call
 
 
 @dataclass(slots=True)
@@ -17,6 +17,7 @@ class Owner:
     chance: Callable[[int], bool]
     gid: str
     names: list[str]
+    key: str = ""
     state: State = State.ACTIVE
     lost: set[str] = field(default_factory=set)
     was_fenced: bool = False
@@ -32,8 +33,9 @@ class Owner:
             case Action.SUBMIT:
                 refs = tuple(BranchRef(name, gid) for name in preparing)
                 delegate = LAST if LAST in self.names else ""
-                (verdict,) = yield [Call(LOG, "decide", (Commit(gid, refs, delegate=delegate),))]
-                return self._cell(verdict)
+                record = Commit(gid, refs, delegate=delegate, key=self.key)
+                (answer,) = yield [Call(LOG, "decide", (record,))]
+                return Event.LOG_SILENT if answer is SILENT else self._cell(*answer)
             case Action.COMMIT_LAST_RESOURCE:
                 (done,) = yield [Call(LAST, "commit_with_marker", (gid,))]
                 if done is SILENT:
@@ -56,7 +58,9 @@ class Owner:
             case Action.COMMIT_ALONE | Action.LEAVE | Action.NOTHING:
                 return None
 
-    def _cell(self, verdict: Verdict | Silent) -> Event:
+    def _cell(self, verdict: Verdict, holder: str) -> Event:
+        if holder != self.gid:
+            return Event.CELL_ABORT
         match verdict:
             case Verdict.COMMIT:
                 return Event.CELL_COMMIT

@@ -4,12 +4,13 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from troth.core.twophase.cells import Verdict
+from troth.core.twophase.records import Heuristic
 from troth.core.twophase.table import Case, Finding, Step, move
-from troth.errors import InvariantViolation
+from troth.simulate.twophase.outside import Outside
 from troth.simulate.twophase.servers import DATABASES, LAST, LOG, SILENT, Call, parsed
 
 
-def recovery_pass() -> Generator[Sequence[Call], list[Any], None]:
+def recovery_pass(outside: Outside) -> Generator[Sequence[Call], list[Any], None]:
     """See the module."""
     (epochs,) = yield [Call(LOG, "epochs")]
     if epochs is SILENT:
@@ -25,7 +26,7 @@ def recovery_pass() -> Generator[Sequence[Call], list[Any], None]:
                 break
             for gid in listed:
                 finding = yield from _cell_of(gid)
-                yield from _follow(name, gid, Case.FOUND, finding)
+                yield from _follow(outside, name, gid, Case.FOUND, finding)
     (unapplied,) = yield [Call(LOG, "unapplied")]
     for record in [] if unapplied is SILENT else unapplied:
         if epochs[parsed(record.gid).coordinator] == (parsed(record.gid).epoch, True):
@@ -39,7 +40,7 @@ def recovery_pass() -> Generator[Sequence[Call], list[Any], None]:
             finding = Finding.UNREACHED
             if listed is not SILENT:
                 finding = Finding.CELL_COMMIT if record.gid in listed else Finding.ABSENT
-            cases.append((yield from _follow(ref.participant, record.gid, Case.EXPECTED, finding)))
+            cases.append((yield from _follow(outside, ref.participant, record.gid, Case.EXPECTED, finding)))
         if all(case in (Case.DONE, Case.HEURISTIC) for case in cases):
             yield [Call(LOG, "applied", (record.gid,))]
 
@@ -65,7 +66,9 @@ def _cell_of(gid: str) -> Generator[Sequence[Call], list[Any], Finding]:
             return Finding.LOG_SILENT
 
 
-def _follow(name: str, gid: str, case: Case, finding: Finding) -> Generator[Sequence[Call], list[Any], Case]:
+def _follow(
+    outside: Outside, name: str, gid: str, case: Case, finding: Finding
+) -> Generator[Sequence[Call], list[Any], Case]:
     while True:
         case, todo = move(case, finding)
         match todo:
@@ -74,8 +77,11 @@ def _follow(name: str, gid: str, case: Case, finding: Finding) -> Generator[Sequ
             case Step.PROVE:
                 (answer,) = yield [Call(name, "prove", (gid,))]
             case Step.NOTE_HEURISTIC:
-                # Nobody in this world decides for himself: so it is the protocol that was wrong.
-                raise InvariantViolation(f"AC1: {gid} was rolled back in {name} against the decision")
+                (noted,) = yield [Call(LOG, "heuristic", (Heuristic(gid, name, "rolled back"),))]
+                return Case.LEFT if noted is SILENT else case
+            case Step.NOTE_APPLIED:
+                outside.on_said_committed(gid, name)
+                return case
             case _:
                 return case
         finding = Finding.UNREACHED if answer is SILENT else answer

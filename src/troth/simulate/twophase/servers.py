@@ -6,9 +6,10 @@ from typing import Any, TypeAlias
 
 from troth.core.twophase.cells import Cells, Verdict
 from troth.core.twophase.gid import Gid, parse_gid
-from troth.core.twophase.records import Abort, Applied, Commit
+from troth.core.twophase.records import Abort, Applied, Commit, Heuristic
 from troth.core.twophase.table import Finding
 from troth.errors import InvariantViolation
+from troth.simulate.twophase.outside import Outside
 
 LOG = "log"
 LAST = "lite"
@@ -41,6 +42,7 @@ class Database:
 
     name: str
     violated: Callable[[str], None]
+    outside: Outside
     states: dict[str, str] = field(default_factory=dict)
     """gid -> active, failed, prepared, committed, aborted."""
     voted_yes: set[str] = field(default_factory=set)
@@ -78,6 +80,7 @@ class Database:
             return "ERROR"
         self._become(gid, "prepared")
         self.voted_yes.add(gid)
+        self.outside.on_prepared(gid, self.name)
         return "PREPARE TRANSACTION"
 
     def commit_prepared(self, gid: str) -> Finding:
@@ -95,6 +98,8 @@ class Database:
     def finish(self, gid: str, commit: bool) -> Finding:
         """From another session: only a prepared branch can be finished."""
         if self.states.get(gid) != "prepared":
+            return Finding.ABSENT
+        if commit and self.outside.is_faster(gid, self.name):
             return Finding.ABSENT
         return self.commit_prepared(gid) if commit else self.roll_back(gid)
 
@@ -139,6 +144,7 @@ class Log:
     """The decision log: one `Cells` for each coordinator; what is acknowledged is durable."""
 
     violated: Callable[[str], None]
+    outside: Outside
     is_up: bool = True
     cells: dict[str, Cells] = field(
         default_factory=lambda: {c: Cells("simlog00", c, applied_kept=2) for c in COORDINATORS}
@@ -163,14 +169,29 @@ class Log:
         """The newest epoch of each coordinator, and whether somebody has it."""
         return {name: (cells.epoch, cells.is_owned) for name, cells in self.cells.items()}
 
-    def decide(self, record: Commit) -> Verdict:
+    def decide(self, record: Commit) -> tuple[Verdict, str]:
+        """The verdict, and the transaction that it is about: another one, if that has the key."""
         cells = self.cells[parsed(record.gid).coordinator]
         is_new = cells.record_of(record.gid) is None
-        verdict, _ = cells.judge(record)
-        if verdict in (Verdict.COMMIT, Verdict.DELEGATED) and is_new:
+        verdict, holder = cells.judge(record)
+        if holder == record.gid:
+            if verdict in (Verdict.COMMIT, Verdict.DELEGATED) and is_new:
+                cells.apply(record)
+            self._once(record.gid, verdict)
+        return verdict, holder
+
+    def abort(self, record: Abort) -> None:
+        """An operator's, in a cell that nothing stands in."""
+        cells = self.cells[parsed(record.gid).coordinator]
+        if cells.verdict(parsed(record.gid)) is Verdict.OPEN:
             cells.apply(record)
-        self._once(record.gid, verdict)
-        return verdict
+            self._once(record.gid, Verdict.ABORT)
+
+    def heuristic(self, found: Heuristic) -> bool:
+        self.cells[parsed(found.gid).coordinator].apply(found)
+        if not self.outside.may_have_met(found):
+            self.violated(f"AC1: {found.gid} was rolled back in {found.participant} against the decision")
+        return True
 
     def verdict(self, gid: str) -> Verdict:
         verdict = self.cells[parsed(gid).coordinator].verdict(parsed(gid))

@@ -11,6 +11,7 @@ from troth.core.twophase.gid import Gid
 from troth.core.twophase.table import Event, State, step
 from troth.errors import InvariantViolation
 from troth.simulate.rng import stream
+from troth.simulate.twophase.outside import Outside
 from troth.simulate.twophase.owner import Owner
 from troth.simulate.twophase.recoverer import recovery_pass
 from troth.simulate.twophase.servers import (
@@ -24,6 +25,7 @@ from troth.simulate.twophase.servers import (
     Log,
     Process,
     Silent,
+    parsed,
 )
 
 PATIENCE = 40
@@ -49,8 +51,9 @@ class World:
         self._calm = not faults
         self._order = itertools.count()
         self._agenda: list[tuple[int, int, Callable[[], None]]] = []
-        self.databases = {name: Database(name, self.violated) for name in (*DATABASES, LAST)}
-        self.log = Log(self.violated)
+        self.outside = Outside(self, seed, faults=faults)
+        self.databases = {name: Database(name, self.violated, self.outside) for name in (*DATABASES, LAST)}
+        self.log = Log(self.violated, self.outside)
         self.running: dict[str, _Running] = {}
         self.violations: list[str] = []
         self.told: dict[str, str] = {}
@@ -121,7 +124,11 @@ class World:
             server: Any = self.log if call.server == LOG else self.databases[call.server]
             if not server.is_up:
                 return
-            answer = getattr(server, call.method)(*call.arguments)
+            try:
+                answer = getattr(server, call.method)(*call.arguments)
+            except InvariantViolation as error:
+                self.violated(str(error))
+                return
             self._note(f"{running.name} -> {call.server}.{call.method}{call.arguments[:1]} = {answer}")
             if not self.chance(60):
                 self.at(self._delay(), lambda: arrive(place, answer))
@@ -169,7 +176,7 @@ class World:
         self.asked[gid] = tuple(names)
         yield [Call(name, "work", (gid, self.chance(30))) for name in names]
         self._is_fenced = False
-        owner = Owner(self.chance, gid, names)
+        owner = Owner(self.chance, gid, names, key=self.outside.key_of(gid, parsed(gid).coordinator))
         event: Event | None = Event.ABORT_ASKED if self.chance(15) else Event.COMMIT_ASKED
         while event is not None:
             owner.state, action = step(owner.state, event)
@@ -194,7 +201,7 @@ class World:
                 is_dead = owner is None or not owner.is_alive
                 if is_dead or self.chance(25):
                     yield [Call(LOG, "close", (coordinator,))]
-            yield from recovery_pass()
+            yield from recovery_pass(self.outside)
             for _ in range(self._rng.randrange(1, 4)):
                 yield []
 
@@ -249,9 +256,14 @@ class World:
         self.now = end
 
     def _check(self) -> None:
-        for gid, names in self.asked.items():
+        outcomes: dict[str, str] = {}
+        for gid, asked in self.asked.items():
+            names = [name for name in asked if (gid, name) not in self.outside.by_hand]
             states = {name: self.databases[name].states.get(gid, "aborted") for name in names}
             ends = {state for state in states.values() if state in ("committed", "aborted")}
+            outcomes[gid] = "committed" if "committed" in ends else self.told.get(gid, "")
+            if not ends and len(names) < len(asked):
+                continue  # all that came to an end was ended by hand
             if len(ends) > 1:
                 self.violated(f"AC1: {gid} ended as {states}")
             if "prepared" in states.values():
@@ -262,5 +274,7 @@ class World:
                 self.violated(f"{gid} was told to be {self.told.get(gid)}, and ended as {states}")
             if not self._faults and ends != {"committed"}:
                 self.violated(f"AC4: nothing failed, and {gid} ended as {states}")
+        heuristics = {gid: found for cells in self.log.cells.values() for gid, found in cells.heuristics.items()}
+        self.outside.check(outcomes, heuristics)
         if self.log.unapplied():
             self.violated(f"AC5: decisions are never applied: {self.log.unapplied()}")
