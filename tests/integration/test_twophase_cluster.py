@@ -16,9 +16,9 @@ from troth.cli.main import cli
 from troth.core.twophase.gid import Epoch, Gid
 from troth.errors import Aborted, UsageError
 from troth.torture.databases import PostgresServer
+from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Begun
 from troth.transactions.participants.cluster import Cluster
-from troth.transactions.transaction import Outcome
 
 pytestmark = pytest.mark.integration
 

@@ -15,8 +15,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from troth import TwoPhaseCommit
 from troth.errors import Aborted, PreflightFailed, UsageError
 from troth.torture.databases import PostgresServer
+from troth.transactions.outcome import Outcome
 from troth.transactions.participants import sqlite
-from troth.transactions.transaction import Outcome
 
 pytestmark = pytest.mark.integration
 

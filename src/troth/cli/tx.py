@@ -73,7 +73,7 @@ def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhas
 
 
 def _verdict(tpc: TwoPhaseCommit, gid: Gid, *, is_prepared: bool) -> str:
-    from troth.transactions.transaction import Outcome
+    from troth.transactions.outcome import Outcome
 
     try:
         outcome = tpc.outcome(str(gid))
@@ -214,7 +214,7 @@ def resolve(
     """
     if decision is None:
         raise UsageError("say --commit or --abort")
-    from troth.transactions.transaction import Outcome
+    from troth.transactions.outcome import Outcome
 
     parsed = _parsed(gid)
     with _opened(databases, log, name) as tpc:

@@ -24,9 +24,10 @@ from troth.transactions.coordinator import RECOVER_EVERY_S, TwoPhaseCommit
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.orm import BoundSession
-from troth.transactions.recovery import UNREACHABLE, Report
+from troth.transactions.outcome import Outcome
+from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
-from troth.transactions.transaction import Outcome, Transaction
+from troth.transactions.transaction import Transaction
 from troth.transactions.waiting import Waiting
 
 T = TypeVar("T")

@@ -15,11 +15,13 @@ from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
+from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Facts, Participant
 from troth.transactions.participants.choose import choose
-from troth.transactions.recovery import Recovery, Report
+from troth.transactions.recovery import Recovery
+from troth.transactions.report import Report
 from troth.transactions.steps import OnStep, nothing
-from troth.transactions.transaction import Outcome, Transaction
+from troth.transactions.transaction import Transaction
 from troth.transactions.waiting import Waiting
 
 DEFAULT_LOG = "troth-2pc"

@@ -17,10 +17,10 @@ from troth.transactions.barrier import Barrier
 from troth.transactions.log.group import GroupCommit
 from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.metrics import Metrics
+from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch, Participant
 from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.steps import OnStep
-from troth.transactions.transaction import Outcome
 from troth.transactions.waiting import InThreads, Waiting
 
 UNFINISHED_MAX = 10_000

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from troth.core.twophase.gid import parse_gid
 from troth.transactions.core import Core
 from troth.transactions.participants.base import Wait
-from troth.transactions.recovery import UNREACHABLE
+from troth.transactions.report import UNREACHABLE
 
 LOOK_EVERY_S = 1.0
 

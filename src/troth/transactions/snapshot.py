@@ -12,10 +12,11 @@ from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.records import Commit
 from troth.errors import StorageError, Unavailable, UsageError
 from troth.transactions.core import Core
+from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Participant
 from troth.transactions.participants.sql import SqlParticipant
-from troth.transactions.recovery import UNREACHABLE, Recovery
-from troth.transactions.transaction import Outcome
+from troth.transactions.recovery import Recovery
+from troth.transactions.report import UNREACHABLE
 
 FIRST_LOOK = {
     "postgresql": ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "SELECT pg_current_snapshot()"),

@@ -1,22 +1,16 @@
-"""One transaction in the hands of its owner: branches, votes, decision, second phase.
-
-`Transaction` performs what the owner's table (core/twophase/table.py) demands: an event goes in, an action comes out,
-and the action's outcome is the next event. No rule of the protocol stands here.
-"""
+"""One transaction as its caller has it: branches are opened and worked in, and the block's end ends it (owner.py)."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from troth.core.twophase.cells import Verdict
-from troth.core.twophase.records import BranchRef, Commit
-from troth.core.twophase.table import Action, Event, State, step
-from troth.errors import Aborted, NotApplied, TransactionInDoubt, TrothError, UsageError
-from troth.transactions.participants.base import Begun, Branch
-from troth.transactions.participants.sql import was_lost
+from troth.core.twophase.table import Event, State
+from troth.errors import UsageError
+from troth.transactions.outcome import Outcome
+from troth.transactions.owner import Owner
+from troth.transactions.participants.base import Begun
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -24,46 +18,11 @@ if TYPE_CHECKING:
     from troth.transactions.core import Core
 
 
-class Outcome(StrEnum):
-    """How a transaction stands. `tpc.outcome(gid)` gives any of them, ``tx.outcome`` after its block the first two."""
-
-    COMMITTED = "committed"
-    ABORTED = "aborted"
-    UNRECORDED = "unrecorded"
-    """No decision is in the log, and none can come any more: rolled back everywhere, unless it wrote in one database
-    only, which commits without the log. Look there, or give such work a ``key=``, which is always in the log."""
-    OPEN = "open"
-    """Not decided; its owner may still decide."""
-    FORGOTTEN = "forgotten"
-    """It ended so long ago that the log does not keep its name."""
-    FOREIGN = "foreign"
-    """The log has never heard of it."""
-
-
-_ENDED_AS = {
-    State.COMMITTED: "committed",
-    State.COMMITTING: "committed",
-    State.ABORTED: "aborted",
-    State.ABORTING: "aborted",
-}
-
-
-_CUT_SHORT = {
-    State.VOTING: Event.ABORT_ASKED,
-    State.ONE_PHASE: Event.RESOURCE_SILENT,
-    State.DECIDING: Event.LOG_SILENT,
-    State.DELEGATED: Event.RESOURCE_SILENT,
-    State.COMMITTING: Event.BRANCH_LOST,
-    State.ABORTING: Event.BRANCH_LOST,
-}
-"""What it means for a transaction in this state that its owner is interrupted."""
-
-
 class AlreadyDone(Exception):
     """Ends the block of a transaction whose key has been committed before; the block's owner catches it."""
 
 
-class Transaction:
+class Transaction(Owner):
     """A global transaction; made by `TwoPhaseCommit.begin`, used by one thread at a time.
 
     Attributes:
@@ -74,31 +33,7 @@ class Transaction:
     """
 
     def __init__(self, core: "Core", *, timeout: float | None, key: str, wait: str) -> None:
-        if wait not in ("applied", "decided"):
-            raise UsageError(f"wait={wait!r}: 'applied' or 'decided'")
-        self.gid = self._own_gid = core.next_gid()
-        self.outcome: Outcome | None = None
-        self.pending: tuple[str, ...] = ()
-        self.replayed = False
-        self.key = key
-        self._core = core
-        self._wait = wait
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._branches: list[Branch] = []
-        self._by_name: dict[str, Branch] = {}
-        self._lost: set[int] = set()
-        """Branches whose connection is gone, or in an unknown state."""
-        self._untold: set[int] = set()
-        """Branches that did not do what they were told last."""
-        self._state = State.ACTIVE
-        self._why: BaseException | None = None
-        self._where = ""
-        self._interrupt: BaseException | None = None
-        self._prepared_at = 0.0
-        self._shares = False
-        self._is_alone = False
-        self._goes_on = False
-        """Whether another thread has the second phase."""
+        super().__init__(core, timeout=timeout, key=key, wait=wait)
         core.on_step("begun")
         if key:
             try:
@@ -108,8 +43,6 @@ class Transaction:
                 raise
             if holder is not None:
                 self._replay(holder)
-
-    # ---- the caller's side -----------------------------------------------------------------------------
 
     def __getitem__(self, participant: Any) -> Any:
         """The branch's Connection (or `ClusterWork`) of a participant: an engine, its name, or a troth client.
@@ -218,330 +151,3 @@ class Transaction:
         self.rollback()
         # Of another transaction, around this one, it is that one's to end.
         return self.replayed and isinstance(error, AlreadyDone)
-
-    # ---- the protocol ----------------------------------------------------------------------------------
-
-    def _run(self, event: Event | None) -> None:
-        core = self._core
-        core.entered(self._own_gid)
-        try:
-            self._go_through(event)
-        except BaseException:
-            if not self._goes_on:
-                self._cut_short()
-            raise
-        finally:
-            core.ended(self._own_gid, _ENDED_AS.get(self._state, "in_doubt"), alone=self._is_alone)
-            if not self._goes_on:
-                self._leave()
-
-    def _go_through(self, event: Event | None) -> None:
-        while event is not None:
-            self._state, action = step(self._state, event)
-            event = _ACTIONS[action](self)
-
-    def _cut_short(self) -> None:
-        """Something was raised between two statements (Ctrl-C, a cancelled task, a bug): recovery has to go on.
-
-        Answers may be outstanding on any connection, so none is used again; what stands in the log stands.
-        """
-        self._lost.update(branch.number for branch in self._branches)
-        if self._state is State.ONE_PHASE:
-            # It has no cell: only its database knows what became of it, and only this process whom to ask.
-            for branch in self._branches:
-                if branch.wrote:
-                    self._core.keep_proof(self.gid, branch)
-        self._go_through(_CUT_SHORT.get(self._state))
-
-    def _leave(self) -> None:
-        """Nothing more is done here; also for the thread that has the second phase, and then for it alone."""
-        self._leave_barrier()
-        self._core.left(self._own_gid)
-        for branch in self._branches:
-            branch.release(broken=branch.number in self._lost or self._state is State.IN_DOUBT)
-
-    def _tell(self) -> None:
-        """Set the outcome, or raise it."""
-        state = self._state
-        if self.replayed or state in (State.COMMITTED, State.COMMITTING):
-            self.outcome = Outcome.COMMITTED
-        elif state is State.IN_DOUBT:
-            error: TrothError = TransactionInDoubt(
-                f"{self.gid}: the decision was handed over and not answered"
-                f"{f' ({self._why})' if self._why else ''}. Ask tpc.outcome({self.gid!r}), or retry with the same key",
-                self.gid,
-            )
-            if self._interrupt is not None:
-                raise self._interrupt from error
-            raise error from self._why
-        else:
-            self.outcome = Outcome.ABORTED
-            if self._interrupt is None:
-                raise self._aborted()
-        if self._interrupt is not None:
-            raise self._interrupt
-
-    def _aborted(self) -> Aborted:
-        why, where = self._why, self._where
-        if isinstance(why, Aborted):
-            why.gid = why.gid or self.gid
-            return why
-        text = f"{self.gid} is rolled back in every database"
-        error = Aborted(f"{text}: {where}: {why}" if where else f"{text}: {why}" if why else text, self.gid, where)
-        error.__cause__ = why
-        return error
-
-    def _fan(
-        self,
-        work: Sequence[tuple[Branch, Callable[[], Callable[[], object]]]],
-        between: str = "",
-        first: str = "",
-    ) -> bool:
-        """Start all of *work*, then wait for all. True if all went well; else `_why`, `_untold`, `_lost` say more."""
-        finishes: list[tuple[Branch, Callable[[], object]]] = []
-        went_well = True
-        on_step = self._core.on_step
-        for place, (branch, start) in enumerate(work):
-            if place == 1 and between:
-                on_step(between)
-            try:
-                finishes.append((branch, start()))
-            except BaseException as error:  # noqa: BLE001  (kept, and raised when all branches are settled)
-                went_well = self._failed(branch, error)
-        # The last to be asked is, most likely, the last to answer: by then the others have.
-        for place, (branch, finish) in enumerate(reversed(finishes)):
-            try:
-                finish()
-            except BaseException as error:  # noqa: BLE001  (kept, and raised when all branches are settled)
-                went_well = self._failed(branch, error)
-            if place == 0 and first:
-                on_step(first)
-        return went_well
-
-    def _failed(self, branch: Branch, error: BaseException) -> bool:
-        if not isinstance(error, Exception):
-            self._interrupt = error
-        if self._why is None:
-            self._why, self._where = error, branch.participant.name
-        self._untold.add(branch.number)
-        if self._state is State.VOTING:
-            self._core.metrics.refusals[branch.participant.name] += 1
-        if was_lost(error):
-            self._lost.add(branch.number)
-        return False
-
-    def _ask_branches(self) -> Event:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            self._why = TimeoutError("the transaction's time was up before its commit began")
-            return Event.VOTED_NO
-        branches = self._branches
-        writers, voters, asked = [], [], []
-        for branch in branches:
-            if not branch.wrote:
-                asked.append(branch)
-            else:
-                writers.append(branch)
-                if branch.participant.can_prepare:
-                    voters.append(branch)
-        if len(writers) > 1 or self.key:
-            # Two-phase for certain: who has written votes in the same round in which the others are asked.
-            if not self._vote(voters, asked):
-                return Event.VOTED_NO
-        else:
-            voters = []
-            if not self._fan([(branch, branch.ask) for branch in branches]):
-                return Event.VOTED_NO
-        if asked:
-            writers = [branch for branch in branches if branch.wrote]
-        if not writers:
-            return Event.NO_WRITER
-        if len(writers) == 1 and not self.key and not voters:
-            return Event.LONE_WRITER
-        if len(voters) < len(branches):
-            late = [branch for branch in writers if branch not in voters and branch.participant.can_prepare]
-            if late and not self._vote(late, []):
-                return Event.VOTED_NO
-            readers = [branch for branch in branches if not branch.wrote]
-            if readers and not self._fan([(branch, branch.commit_alone) for branch in readers]):
-                return Event.VOTED_NO
-        self._core.on_step("after_prepares")
-        self._prepared_at = time.monotonic()
-        return Event.VOTED_YES
-
-    def _vote(self, voters: Sequence[Branch], asked: Sequence[Branch]) -> bool:
-        if voters:
-            self._core.on_step("before_prepare")
-        return self._fan(
-            [(branch, branch.prepare) for branch in voters] + [(branch, branch.ask) for branch in asked],
-            "between_prepares",
-            "after_first_prepare",
-        )
-
-    def _commit_alone(self) -> Event | None:
-        """The only writer, after all readers; or readers alone."""
-        writers = [branch for branch in self._branches if branch.wrote]
-        readers = [branch for branch in self._branches if not branch.wrote]
-        went_well = self._fan([(branch, branch.commit_alone) for branch in readers])
-        if not writers:
-            # Nothing was written: whatever a reader's COMMIT said, there is nothing to undo and nothing to doubt.
-            return None
-        if not went_well:
-            return Event.RESOURCE_REFUSED
-        (writer,) = writers
-        event = Event.RESOURCE_COMMITTED
-        if not self._fan([(writer, writer.commit_alone)]):
-            event = Event.RESOURCE_REFUSED
-            if writer.number in self._lost:
-                event = self._core.prove_alone(self.gid, writer)
-        self._is_alone = event is Event.RESOURCE_COMMITTED
-        return event
-
-    def _record(self) -> Commit:
-        refs = []
-        delegate = ""
-        for branch in self._branches:
-            if branch.wrote and branch.participant.can_prepare:
-                refs.append(BranchRef(branch.participant.name, branch.name, branch.proof))
-            elif branch.wrote:
-                delegate = branch.participant.name
-        return Commit(self._own_gid, tuple(refs), self.key, delegate)
-
-    def _submit(self) -> Event:
-        core = self._core
-        core.on_step("before_decision")
-        record = self._record()
-        try:
-            verdict, about = core.decide(record)
-        except NotApplied as error:
-            self._why = error
-            return Event.LOG_REFUSED
-        except BaseException as error:  # noqa: BLE001  (the decision may stand; raised once branches are left alone)
-            if not isinstance(error, Exception):
-                self._interrupt = error
-            self._why = error
-            return Event.LOG_SILENT
-        if about != self.gid:
-            self._replay(about)
-            return Event.CELL_ABORT
-        match verdict:
-            case Verdict.COMMIT:
-                core.on_step("after_decision")
-                return Event.CELL_COMMIT
-            case Verdict.DELEGATED:
-                core.on_step("after_decision")
-                return Event.CELL_DELEGATED
-            case Verdict.ABORT:
-                self._why = Aborted(
-                    f"{self.gid}: this coordinator's epoch was closed by a recovery before it had decided",
-                    self.gid,
-                )
-                return Event.CELL_ABORT
-            case _:
-                self._why = Aborted(f"{self.gid}: the log says {verdict.name}", self.gid)
-                return Event.LOG_SILENT
-
-    def _replay(self, holder: str) -> None:
-        self.replayed = True
-        self.gid = holder
-        self.outcome = Outcome.COMMITTED
-
-    def _commit_last_resource(self) -> Event:
-        core = self._core
-        core.on_step("before_last_resource")
-        branch = next(b for b in self._branches if b.wrote and not b.participant.can_prepare)
-        self._share_barrier()
-        commit: Callable[[], None] = branch.commit_with_marker  # type: ignore[attr-defined]
-
-        def start() -> Callable[[], None]:
-            commit()
-            return lambda: None
-
-        if self._fan([(branch, start)]):
-            core.on_step("after_last_resource")
-            return Event.RESOURCE_COMMITTED
-        if branch.number in self._lost:
-            return Event.RESOURCE_SILENT
-        core.note_refused(self.gid)
-        return Event.RESOURCE_REFUSED
-
-    def _commit_branches(self) -> Event | None:
-        core = self._core
-        if self._wait == "decided":
-            self._goes_on = True
-            core.waiting.later(self._commit_later)
-            return None
-        self._share_barrier()
-        return self._tell_commit()
-
-    def _leave_barrier(self) -> None:
-        if self._shares:
-            self._shares = False
-            self._core.barrier.leave_shared()
-
-    def _share_barrier(self) -> None:
-        """From the first commit that others can see until the last; entered once, also when two steps ask for it."""
-        if not self._shares:
-            core = self._core
-            if not core.barrier.try_enter_shared():
-                core.waiting.blocking(core.barrier.enter_shared)
-            self._shares = True
-
-    def _tell_commit(self) -> Event:
-        core = self._core
-        # From here on an error changes nothing about the outcome; `pending` tells of it.
-        self._untold = set(self._lost)
-        told = [branch for branch in self._branches if branch.wrote and branch.participant.can_prepare]
-        work = [(branch, branch.commit_prepared) for branch in told if branch.number not in self._lost]
-        self._fan(work, "between_commits", "after_first_commit")
-        if self._untold:
-            self.pending = tuple([b.participant.name for b in told if b.number in self._untold])
-        core.on_step("after_commits")
-        core.metrics.count_prepared(time.monotonic() - self._prepared_at)
-        return Event.BRANCH_LOST if self.pending else Event.BRANCHES_DONE
-
-    def _commit_later(self) -> None:
-        """The second phase of ``wait="decided"``, in another thread, on the connections that prepared."""
-        try:
-            self._share_barrier()
-            self._go_through(self._tell_commit())
-        except BaseException:
-            self._cut_short()
-            raise
-        finally:
-            self._leave()
-
-    def _roll_back_branches(self) -> Event:
-        why, where = self._why, self._where
-        self._untold = set(self._lost)
-        self._fan([(b, b.roll_back) for b in self._branches if b.number not in self._lost])
-        self._why, self._where = why, where
-        return Event.BRANCH_LOST if self._untold else Event.BRANCHES_DONE
-
-    def _leave_behind(self) -> None:
-        """What could not be told is recovery's; it knows from us what was decided, where that is known."""
-        if self._state is State.IN_DOUBT:
-            # What was not voted on has no cell to be decided in.
-            gid = self._own_gid
-            self._core.leave_in_doubt(gid, self._record() if self._prepared_at else Commit(gid, ()))
-
-    def _forget(self) -> None:
-        self._core.on_step("before_forget")
-        self._core.note_applied(self.gid)
-        self._core.on_step("after_forget")
-
-    def _nothing(self) -> None:
-        return None
-
-
-_ACTIONS: dict[Action, Callable[[Transaction], Event | None]] = {
-    Action.ASK_BRANCHES: Transaction._ask_branches,
-    Action.COMMIT_ALONE: Transaction._commit_alone,
-    Action.SUBMIT: Transaction._submit,
-    Action.COMMIT_LAST_RESOURCE: Transaction._commit_last_resource,
-    Action.COMMIT_BRANCHES: Transaction._commit_branches,
-    Action.ROLL_BACK_BRANCHES: Transaction._roll_back_branches,
-    Action.LEAVE: Transaction._leave_behind,
-    Action.FORGET: Transaction._forget,
-    Action.NOTHING: Transaction._nothing,
-}
-"""How each action of the owner's table is performed; what it returns happens next."""

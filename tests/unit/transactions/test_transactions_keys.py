@@ -19,7 +19,7 @@ from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.log.group import GroupCommit  # noqa: E402
 from troth.transactions.log.interface import Decided, DecisionLog  # noqa: E402
 from troth.transactions.log.replicated import ReplicatedLog  # noqa: E402
-from troth.transactions.transaction import Outcome  # noqa: E402
+from troth.transactions.outcome import Outcome  # noqa: E402
 from troth.transactions.waiting import InThreads  # noqa: E402
 
 

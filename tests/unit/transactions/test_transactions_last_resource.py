@@ -10,8 +10,8 @@ sa = pytest.importorskip("sqlalchemy")
 
 from troth.errors import PreflightFailed  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
+from troth.transactions.outcome import Outcome  # noqa: E402
 from troth.transactions.participants import sqlite  # noqa: E402
-from troth.transactions.transaction import Outcome  # noqa: E402
 
 
 def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(tmp_path: Path) -> None:

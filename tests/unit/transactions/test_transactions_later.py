@@ -20,10 +20,12 @@ from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.deadlocks import Detector
 from troth.transactions.log.file import FileLog
+from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Begun
-from troth.transactions.recovery import Recovery, Report
+from troth.transactions.recovery import Recovery
+from troth.transactions.report import Report
 from troth.transactions.steps import nothing
-from troth.transactions.transaction import Outcome, Transaction
+from troth.transactions.transaction import Transaction
 from troth.transactions.waiting import InThreads
 
 

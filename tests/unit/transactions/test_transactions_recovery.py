@@ -22,10 +22,12 @@ from troth.transactions import recovery as recovery_module
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
+from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Prepared
-from troth.transactions.recovery import DETACHES_MAX, LOOKS_MAX, Recovery, Report
+from troth.transactions.recovery import Recovery
+from troth.transactions.report import Report
+from troth.transactions.resolver import DETACHES_MAX, LOOKS_MAX
 from troth.transactions.snapshot import _standing as standing
-from troth.transactions.transaction import Outcome
 from troth.transactions.waiting import InThreads
 
 T = TypeVar("T")

@@ -1,0 +1,250 @@
+"""What recovery does about branches: finish what is listed as prepared, prove what is decided and not listed.
+
+The table says what (core/twophase/table.py); this reads the cells, tells the databases, and returns what was found.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from troth.core.twophase.cells import Verdict
+from troth.core.twophase.gid import FORMAT, Gid, parse_gid
+from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic
+from troth.core.twophase.table import Case, Finding, Step, move
+from troth.transactions.core import Core
+from troth.transactions.outcome import Outcome
+from troth.transactions.participants.base import Participant, Prepared
+from troth.transactions.report import UNREACHABLE, Report
+
+LOOKS_MAX = 20
+DETACHES_MAX = 5
+
+
+class Resolver:
+    """Of one pass, into whose *report* it writes."""
+
+    def __init__(self, core: Core, report: Report) -> None:
+        self._core = core
+        self.report = report
+
+    def resolve(self, participants: Sequence[Participant]) -> set[tuple[str, str]]:
+        """Finish what is listed, until a look finds nothing to do; (branch, participant) of all that was finished."""
+        core = self._core
+        finished: set[tuple[str, str]] = set()
+        resolved = 0
+        for participant in participants:
+            seen: set[str] = set()
+            for _ in range(LOOKS_MAX):
+                try:
+                    listed = [found for found in participant.prepared() if found.branch not in seen]
+                except UNREACHABLE as error:
+                    self.report.unreachable[participant.name] = str(error)
+                    break
+                if not listed:
+                    break
+                did_something = False
+                for found in listed:
+                    seen.add(found.branch)
+                    core.on_step("before_resolve")
+                    if self._finish_listed(participant, found):
+                        finished.add((found.branch, participant.name))
+                        seen.discard(found.branch)
+                        did_something = True
+                    resolved += 1
+                    if resolved == 1:
+                        core.on_step("after_first_resolve")
+                if not did_something:
+                    break
+        return finished
+
+    def _finish_listed(self, participant: Participant, found: Prepared) -> bool:
+        """Do with a listed branch what the table says; whether it is finished."""
+        finding = self._cell(found.gid)
+        case = self._follow(participant, found.branch, Case.FOUND, finding, gid=str(found.gid), proof=None)
+        return case is Case.DONE
+
+    def _cell(self, gid: Gid) -> Finding:
+        """What the log, or the last resource that it points to, says about *gid*."""
+        core = self._core
+        name = str(gid)
+        if gid.log != core.epoch.log:
+            return Finding.NOT_OURS
+        if core.is_under_way(name):
+            return Finding.EPOCH_OPEN
+        # Asked before the log, which may change its mind only until then.
+        is_over = core.is_over(gid)
+        try:
+            verdict = core.waiting.blocking(core.log.verdict, gid)
+            if verdict is Verdict.DELEGATED:
+                # Our own transaction may be about to commit it; a dead owner's is refused, unless it was committed.
+                refuse = is_over or not self._is_open(gid)
+                said = core.delegated(gid, refuse=refuse)
+                if said is Outcome.ABORTED:
+                    core.note_refused(name)
+                    return Finding.CELL_ABORT
+                return Finding.CELL_COMMIT if said is Outcome.COMMITTED else Finding.LOG_SILENT
+            if verdict is Verdict.OPEN and is_over and core.may_be_in_doubt(gid):
+                # We were interrupted, or not answered, and nothing is written: whoever writes the cell first decides.
+                verdict = core.waiting.blocking(core.log.abort, Abort(name, "recovery"))
+        except UNREACHABLE:
+            return Finding.LOG_SILENT
+        match verdict:
+            case Verdict.COMMIT:
+                return Finding.CELL_COMMIT
+            case Verdict.ABORT:
+                return Finding.CELL_ABORT
+            case Verdict.OPEN:
+                # Ours, and over without a decision; also if a vote that was under way has become prepared since.
+                return Finding.CELL_ABORT if is_over else Finding.EPOCH_OPEN
+            case _:
+                return Finding.NOT_OURS
+
+    def _is_open(self, gid: Gid) -> bool:
+        known = self._core.waiting.blocking(self._core.log.coordinators)
+        return any(
+            c.name == gid.coordinator and (bool(c.problem) or (c.epoch == gid.epoch and c.is_alive)) for c in known
+        )
+
+    def _follow(
+        self,
+        participant: Participant,
+        branch: str,
+        case: Case,
+        finding: Finding,
+        *,
+        gid: str,
+        proof: str | None,
+    ) -> Case:
+        """Go through the table from *case* until nothing is left to do in this pass; where that ended."""
+        detaches = 0
+        while True:
+            case, todo = move(case, finding)
+            match todo:
+                case Step.COMMIT | Step.ROLL_BACK:
+                    finding = self._tell(participant, branch, commit=todo is Step.COMMIT)
+                case Step.DETACH:
+                    detaches += 1
+                    finding = self._detach(participant, branch, commit=case is Case.COMMITTING)
+                    if finding is Finding.ATTACHED and detaches >= DETACHES_MAX:
+                        finding = Finding.UNREACHED
+                case Step.PROVE:
+                    finding = self._prove(participant, gid, proof)
+                case Step.NOTE_HEURISTIC:
+                    self.report.heuristic.append(branch)
+                    found = Heuristic(gid, participant.name, "rolled back, although the decision is commit")
+                    self._core.waiting.blocking(self._core.log.note_heuristic, found)
+                    return case
+                case Step.NOTE_APPLIED | Step.REPORT | Step.NOTHING:
+                    self._report(case, todo, branch)
+                    return case
+
+    def _report(self, case: Case, todo: Step, branch: str) -> None:
+        match case:
+            case Case.DONE:
+                (self.report.committed if todo is Step.NOTE_APPLIED else self.report.rolled_back).append(branch)
+            case Case.ORPHAN:
+                self.report.orphans.append(branch)
+            case _:
+                self.report.left.append(branch)
+
+    def _proof_of(self, gid: str, participant: str) -> str:
+        found = parse_gid(gid)
+        record = self._core.waiting.blocking(self._core.log.commit_of, found[0]) if found else None
+        refs = record.branches if record else ()
+        return next((ref.proof for ref in refs if ref.participant == participant), "")
+
+    def _tell(self, participant: Participant, branch: str, *, commit: bool) -> Finding:
+        try:
+            return participant.finish(branch, commit=commit)
+        except UNREACHABLE:
+            return Finding.UNREACHED
+
+    def _detach(self, participant: Participant, branch: str, *, commit: bool) -> Finding:
+        try:
+            participant.detach(branch)
+        except UNREACHABLE:
+            return Finding.UNREACHED
+        # The session ends a moment after it was told to.
+        threading.Event().wait(0.02)
+        return self._tell(participant, branch, commit=commit)
+
+    def _prove(self, participant: Participant, gid: str, proof: str | None) -> Finding:
+        """Ask what became of a branch; *proof* None: the log has it."""
+        try:
+            return participant.prove(self._proof_of(gid, participant.name) if proof is None else proof)
+        except UNREACHABLE:
+            return Finding.UNREACHED
+
+    def apply(self, reached: Sequence[Participant], finished: set[tuple[str, str]]) -> None:
+        """Every decision that is not noted as applied: is it, in all its branches? Then nobody needs it any more."""
+        core = self._core
+        by_name = {participant.name: participant for participant in core.participants}
+        names = {participant.name for participant in reached}
+        applied = []
+        listed: dict[str, set[str] | None] = {}
+        for record in core.unapplied():
+            if core.is_under_way(record.gid):
+                continue
+            found = parse_gid(record.gid)
+            if found is None or self._is_others(found[0]):
+                continue
+            if record.delegate and self._cell(found[0]) is not Finding.CELL_COMMIT:
+                continue
+            is_done = True
+            for ref in record.branches:
+                if (ref.branch, ref.participant) in finished:
+                    continue
+                participant = by_name.get(ref.participant)
+                if participant is None or participant.name not in names:
+                    self.report.unreachable.setdefault(
+                        ref.participant, "not among the participants of this process"
+                    )
+                    is_done = False
+                    continue
+                if participant.name not in listed:
+                    listed[participant.name] = self._listed(participant)
+                case = self._expected(participant, ref, listed[participant.name], record)
+                is_done &= case in (Case.DONE, Case.HEURISTIC)
+            if is_done:
+                applied.append(record.gid)
+        if applied:
+            core.waiting.blocking(core.log.note_applied, applied)
+        needed = {record.gid for record in core.unapplied()}
+        for gid, record in core.all_in_doubt():
+            try:
+                self._settle(gid, record, is_unapplied=gid in needed)
+            except UNREACHABLE:
+                break  # the log; the next pass tries again
+        for participant in reached:
+            try:
+                participant.prune(f"{FORMAT}.{core.epoch.log}.{core.epoch.coordinator}.", needed)
+            except UNREACHABLE:
+                pass  # the next pass tries again
+
+    def _listed(self, participant: Participant) -> set[str] | None:
+        """What is prepared there now; None: it cannot be asked. All that is decided was prepared before."""
+        try:
+            return {found.branch for found in participant.prepared()}
+        except UNREACHABLE:
+            return None
+
+    def _expected(self, participant: Participant, ref: BranchRef, listed: set[str] | None, record: Commit) -> Case:
+        is_listed = listed is not None and ref.branch in listed
+        finding = Finding.UNREACHED if listed is None else Finding.CELL_COMMIT if is_listed else Finding.ABSENT
+        return self._follow(participant, ref.branch, Case.EXPECTED, finding, gid=record.gid, proof=ref.proof)
+
+    def _is_others(self, gid: Gid) -> bool:
+        """Whether *gid* is the business of a coordinator that lives."""
+        return gid.coordinator != self._core.epoch.coordinator and self._is_open(gid)
+
+    def _settle(self, gid: str, record: Commit, *, is_unapplied: bool) -> None:
+        """Forget what our own transactions left in doubt, once the log says that it is done."""
+        found = parse_gid(gid)
+        if found is None or self._core.is_under_way(gid):
+            return
+        core = self._core
+        verdict = core.waiting.blocking(core.log.verdict, found[0])
+        if verdict is Verdict.OPEN and (record.branches or record.delegate):
+            # Listed nowhere, when its only writer cannot prepare: whoever asks would be told "open" for ever.
+            verdict = core.waiting.blocking(core.log.abort, Abort(gid, "recovery"))
+        if not is_unapplied and verdict is not Verdict.OPEN:
+            core.settled(gid)
