@@ -13,7 +13,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid, parse_gid
 from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic, Member
 from troth.errors import NotApplied, OutcomeUnknown, TrothError
-from troth.transactions.log import replicated
+from troth.transactions.log import pruning
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.log.replicated import ReplicatedLog
@@ -315,16 +315,16 @@ def test_a_place_that_could_not_be_taken_is_not_kept_from_others(
         taken.close()
         monkeypatch.setattr(client, "txn", lost)
         with pytest.raises(OutcomeUnknown):
-            taken._take_place()
+            taken._place._take()
         monkeypatch.undo()
-        assert client.get(taken._key("alive", "one")).kv is None
+        assert client.get(taken._keys("alive", "one")).kv is None
 
 
 def test_an_abort_is_never_forgotten_and_keeps_its_cell_while_its_owner_may_decide(
     cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its branch may wait for days in a database that is down: then it is rolled back, not reported as nobody's."""
-    monkeypatch.setattr(replicated, "APPLIED_KEPT", 1)
+    monkeypatch.setattr(pruning, "APPLIED_KEPT", 1)
     log = ReplicatedLog.connect(cluster_url, name="prune", coordinator="one")
     refused, done, newest = commit(log, 1), commit(log, 2), commit(log, 3)
     log.abort(Abort(refused.gid, "test"))
@@ -344,24 +344,24 @@ def test_an_abort_is_never_forgotten_and_keeps_its_cell_while_its_owner_may_deci
 
 
 def test_two_that_forget_at_once_lose_no_bit(cluster_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicated, "APPLIED_KEPT", 0)
+    monkeypatch.setattr(pruning, "APPLIED_KEPT", 0)
     log = ReplicatedLog.connect(cluster_url, name="bits", coordinator="one")
     first, second = commit(log, 1), commit(log, 2)
     decided(log, first)
     log.note_applied([first.gid])
     decided(log)
-    real = replicated.Forgotten
+    real = pruning.Forgotten
 
     def meanwhile(*arguments: Any, **options: Any) -> Any:
         """Another one forgets the second, after we have read the bits."""
-        monkeypatch.setattr(replicated, "Forgotten", real)
+        monkeypatch.setattr(pruning, "Forgotten", real)
         decided(log, second)
         log.note_applied([second.gid])
         decided(log)
         log._prune()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(replicated, "Forgotten", meanwhile)
+    monkeypatch.setattr(pruning, "Forgotten", meanwhile)
     log._prune()
     assert log.verdict(parsed(second.gid)) is Verdict.FORGOTTEN
     assert log.verdict(parsed(first.gid)) in (Verdict.FORGOTTEN, Verdict.COMMIT)
@@ -372,8 +372,8 @@ def test_pruning_goes_past_a_page_of_cells_that_must_stay(
     cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database is away: its decisions are the oldest, and not applied. `troth status` counts them."""
-    monkeypatch.setattr(replicated, "APPLIED_KEPT", 0)
-    monkeypatch.setattr(replicated, "PRUNE_MAX", 2)
+    monkeypatch.setattr(pruning, "APPLIED_KEPT", 0)
+    monkeypatch.setattr(pruning, "PAGE_MAX", 2)
     log = ReplicatedLog.connect(cluster_url, name="stall", coordinator="one")
     records = [commit(log, number) for number in range(1, 6)]
     decided(log, *records)
@@ -408,8 +408,8 @@ def after_reading(
 def test_two_that_open_an_epoch_at_once_own_two(cluster_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = ReplicatedLog.connect(cluster_url, name="race", coordinator="one")
     other = ReplicatedLog.connect(cluster_url, name="race", coordinator="two")
-    other._name = "one"
-    after_reading(first, monkeypatch, "get", other._open_epoch)
+    other._place.name = "one"
+    after_reading(first, monkeypatch, "get", other._place._open_epoch)
     first._epoch = first._open_epoch()
     assert first.epoch.number == 3
     first.close()

@@ -7,7 +7,7 @@ from troth.client.sync import Client
 from troth.models import eventual
 
 ROOT = "troth.2pc/log/"
-"""The keys of each log: replicated.py."""
+"""The keys of each log: keys.py."""
 LOGS_MAX = 100
 WAIT_S = 1.0
 

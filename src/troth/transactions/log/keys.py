@@ -1,0 +1,106 @@
+"""What of a decision log stands under which key of a troth cluster, and how it is written there.
+
+Under ``troth.2pc/log/<name>/``::
+
+    id                          the log's name, drawn once
+    epoch/<coordinator>         [number, owned]: the coordinator's newest epoch; all smaller ones are closed
+    alive/<coordinator>         there while the coordinator renews its lease: a hint for recovery, never a reason
+    cell/<coordinator>/<gid>    Commit or Abort: created once (a delegated Commit may become Abort), never changed
+    pending/<gid>               this Commit is not known to be applied
+    key/<key>                   <gid>: who committed under the caller's key
+    forgotten/<coordinator>     which applied cells were dropped, a bit for each
+    member/<name>, heuristic/<gid>/<participant>
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from troth.client.operations import Get
+from troth.client.replies import RangeReply, TxnReply
+from troth.core.twophase.cells import Verdict
+from troth.core.twophase.forgotten import ForgottenState
+from troth.core.twophase.gid import Gid, parse_gid
+from troth.core.twophase.records import Abort, Commit, Heuristic, Member
+from troth.errors import UsageError
+from troth.kv.requests import KeyValue, Operation
+
+encode = msgspec.msgpack.Encoder().encode
+decode_cell = msgspec.msgpack.Decoder(Commit | Abort).decode
+decode_member = msgspec.msgpack.Decoder(Member).decode
+decode_heuristic = msgspec.msgpack.Decoder(Heuristic).decode
+
+
+class EpochCell(NamedTuple):
+    """The newest epoch of a coordinator."""
+
+    number: int
+    owned: bool
+    """Whether a coordinator has opened it, or a recoverer just to close the others."""
+
+
+decode_epoch = msgspec.msgpack.Decoder(EpochCell).decode
+decode_forgotten = msgspec.msgpack.Decoder(ForgottenState).decode
+
+
+class Keys:
+    """The keys of the log *name*."""
+
+    def __init__(self, name: str) -> None:
+        self.prefix = f"troth.2pc/log/{name}/"
+
+    def __call__(self, *parts: str) -> str:
+        return self.prefix + "/".join(parts)
+
+    def reads(self, gid: Gid, key: str = "") -> list[Operation]:
+        """All that `seen` wants to know about *gid*, and who has the caller's *key*."""
+        names = [
+            self("cell", gid.coordinator, str(gid)),
+            self("epoch", gid.coordinator),
+            self("forgotten", gid.coordinator),
+        ]
+        return [Get(name) for name in (*names, *([self("key", key)] if key else []))]
+
+
+class Seen(NamedTuple):
+    """What one transaction read about a gid."""
+
+    cell: Commit | Abort | None
+    epoch: EpochCell | None
+    forgotten: ForgottenState
+    holder: str | None
+
+
+def seen(reply: TxnReply) -> Seen:
+    """What the operations of `Keys.reads` found."""
+    cell, epoch, forgotten, *holder = (first(result) for result in reply.responses)
+    return Seen(
+        decode_cell(cell.value) if cell is not None else None,
+        decode_epoch(epoch.value) if epoch is not None else None,
+        decode_forgotten(forgotten.value) if forgotten is not None else ForgottenState(),
+        holder[0].value.decode() if holder and holder[0] is not None else None,
+    )
+
+
+def first(result: object) -> KeyValue | None:
+    """The key that a read found, if it was there."""
+    return result.kvs[0] if isinstance(result, RangeReply) and result.kvs else None
+
+
+def last_part(kv: KeyValue) -> str:
+    """What a key ends with: a coordinator, or a transaction."""
+    return kv.key.decode().rpartition("/")[2]
+
+
+def verdict_of(cell: Commit | Abort) -> Verdict:
+    if isinstance(cell, Abort):
+        return Verdict.ABORT
+    return Verdict.DELEGATED if cell.delegate else Verdict.COMMIT
+
+
+def parsed(gid: str) -> Gid:
+    """Raises UsageError: it is no transaction's name."""
+    found = parse_gid(gid)
+    if found is None:
+        raise UsageError(f"{gid!r} is no transaction's name")
+    return found[0]
