@@ -410,7 +410,7 @@ def test_two_that_open_an_epoch_at_once_own_two(cluster_url: str, monkeypatch: p
     other = ReplicatedLog.connect(cluster_url, name="race", coordinator="two")
     other._place.name = "one"
     after_reading(first, monkeypatch, "get", other._place._open_epoch)
-    first._epoch = first._open_epoch()
+    first._place.epoch = first._place._open_epoch()
     assert first.epoch.number == 3
     first.close()
     other.close()
