@@ -38,7 +38,7 @@ class AsyncClient(ClusterCalls):
     """A client of one cluster. Made by `troth.aio.connect`.
 
     `put`, `get`, `range`, `delete` and `txn` return futures: all that are asked for in one turn of the event loop
-    leave in one frame, so start many and await them together. Each ends with its reply or with a typed error
+    leave in one frame, so start many and await them together (they need no `asyncio.create_task`). Each ends with its reply or with a typed error
     (troth.errors), at the latest after `timeout` seconds.
     """
 
@@ -52,7 +52,7 @@ class AsyncClient(ClusterCalls):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Prepare a client; see `troth.aio.connect` for the arguments. Call from a running event loop."""
-        if timeout <= 0:
+        if not timeout > 0:
             raise UsageError(f"timeout={timeout}: a positive number of seconds is needed")
         parsed = parse_url(url)
         router = Router(parsed.addresses, tls=tls or parsed.ssl_context(), timeout_s=timeout)
@@ -91,8 +91,8 @@ class AsyncClient(ClusterCalls):
             future = self.write(Put(key, value, lease_id(lease), prev_kv, ignore_value, ignore_lease), timeout)
         else:
             future = self._writes.submit(Put(key, value), len(key) + len(value), timeout)
-        if recording.active is not None and not ignore_value:
-            recording.active.put(self._number, key, value, lease, future)
+        if (recorder := recording.active) is not None and not ignore_value:
+            recorder.put(self._number, key, value, lease, future)
         return future
 
     def get(
@@ -107,8 +107,8 @@ class AsyncClient(ClusterCalls):
         if revision != 0:
             request = self._checked(Range(key, b"", 0, revision), level)
         future = self._reads.submit(request, level, GetReply, timeout)
-        if recording.active is not None and not revision:
-            recording.active.get(self._number, key, level, future)
+        if (recorder := recording.active) is not None and not revision:
+            recorder.get(self._number, key, level, future)
         return future
 
     def range(
@@ -148,8 +148,8 @@ class AsyncClient(ClusterCalls):
             max_create_revision,
         )
         future = self._reads.submit(self._checked(request, level), level, RangeReply, timeout)
-        if recording.active is not None:
-            recording.active.range(self._number, request, level, future)
+        if (recorder := recording.active) is not None:
+            recorder.range(self._number, request, level, future)
         return future
 
     def delete(
@@ -164,8 +164,8 @@ class AsyncClient(ClusterCalls):
         """Delete one key, or a span of them. Deleting what is not there is no error."""
         start, end = span(key, range_end, prefix)
         future = self.write(DeleteRange(start, end, prev_kv), timeout)
-        if recording.active is not None:
-            recording.active.delete(self._number, start, end, future)
+        if (recorder := recording.active) is not None:
+            recorder.delete(self._number, start, end, future)
         return future
 
     def txn(
@@ -185,8 +185,8 @@ class AsyncClient(ClusterCalls):
         """
         request = Txn(list(compare), list(success), list(failure))
         future = self.write(request, timeout)
-        if recording.active is not None:
-            recording.active.txn(self._number, request, future)
+        if (recorder := recording.active) is not None:
+            recorder.txn(self._number, request, future)
         return future
 
     def _checked(self, request: Range, level: ReadLevel) -> Range:

@@ -91,8 +91,10 @@ class Background:
             if self._is_over:
                 raise UsageError("this client was closed while the call was under way") from None
             raise
-        except KeyboardInterrupt:
-            self._loop.call_soon_threadsafe(_cancel_all, started)
+        except BaseException:
+            # Ctrl-C, or what another signal handler raises here: nobody waits any more.
+            if not done.done():
+                self._loop.call_soon_threadsafe(_cancel_all, started)
             raise
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from typing_extensions import override
 
+from troth.client.answers import Answer
 from troth.client.link import HANDSHAKE_TIMEOUT_S, Connection, Link, checked_frame_of, frame_of, open_connection
 from troth.client.replies import Acknowledged
 from troth.client.request import LEADER, CallRequest
@@ -49,7 +50,7 @@ class Call(CallRequest):
     def __init__(self, message: ClientMessage, call: int, target: str, deadline_s: float) -> None:
         super().__init__(call, target, deadline_s)
         self._frame = checked_frame_of(message)
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[Any] = Answer()
         self.server = ""
 
     @override
@@ -90,6 +91,7 @@ class ClusterCalls:
         *once*: it changes something and carries no request id, so it is not sent again while its fate is unknown.
         """
         self.require_open()
+        self.router.require_loop()
         number = self.router.next_call()
         limit_s = self.router.timeout_s if within_s is None else within_s
         request = Call(make(number, *args), number, target, self.router.loop.time() + limit_s)
@@ -144,7 +146,7 @@ class ClusterCalls:
         """Every server address known, with what is wrong with it; an empty text means connected."""
         return {
             link.address: "" if link.connection is not None else str(link.error or "not connected yet")
-            for link in self.router.links.values()
+            for link in list(self.router.links.values())  # threads ask, too, while the loop learns of more
         }
 
     async def status(self, server: str | None = None, *, within_s: float | None = None) -> list[ServerStatus]:

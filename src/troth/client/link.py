@@ -15,13 +15,22 @@ import msgspec
 from typing_extensions import override
 
 from troth.client.retry import error_of
-from troth.errors import DecodeError, ProtocolError, TrothError, Unavailable, UsageError, WrongCluster
+from troth.errors import (
+    DecodeError,
+    InvalidRequest,
+    ProtocolError,
+    TrothError,
+    Unavailable,
+    UsageError,
+    WrongCluster,
+)
 from troth.ids import ClusterId, NodeId
+from troth.kv.refusals import REQUEST_TOO_LARGE
 from troth.replica.protocol import ClientMessage, ServerMessage
 from troth.runtime import streams
 from troth.runtime.addresses import parse_address
 from troth.runtime.streams import plain_descriptor, write_now
-from troth.wire.frames import ANSWER_BYTES_MAX, FrameSplitter, frame
+from troth.wire.frames import ANSWER_BYTES_MAX, FRAME_BYTES_MAX, FrameSplitter, frame
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
 
 HANDSHAKE_TIMEOUT_S = 2.0
@@ -39,17 +48,22 @@ def frame_of(message: ClientMessage) -> bytes:
 
 
 def checked_frame_of(message: ClientMessage) -> bytes:
-    """`frame_of` a message that holds what the caller wrote: no server could read it if that is of a wrong type, and
-    each would hang up.
+    """`frame_of` a message that holds what the caller wrote: no server could read it if that is of a wrong type or too
+    large, and each would hang up.
 
     Raises:
         UsageError: something in it is of a wrong type, or a number out of range.
+        InvalidRequest: it is larger than any server takes.
     """
     try:
         body = _encode(message)
         _decode_own(body)
-    except (TypeError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+    except OverflowError:
+        raise UsageError("a number is out of range: it has 64 bits") from None
+    except (TypeError, RecursionError, msgspec.MsgspecError) as error:
         raise UsageError(f"{str(error).partition(' - at')[0]}: {message!r:.200}") from None
+    if len(body) > FRAME_BYTES_MAX:
+        raise InvalidRequest(REQUEST_TOO_LARGE.text)
     return frame(body)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
+
+from typing_extensions import override
 
 
 class Closable(Protocol):
@@ -17,15 +19,28 @@ class Closable(Protocol):
 T = TypeVar("T", bound=Closable)
 
 
-class Opening(Generic[T]):
-    """A thing under way."""
+class Opening(Coroutine[Any, Any, T]):
+    """A thing under way; a coroutine, so that it can be a task as well."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._coroutine = coroutine
         self._opened: T | None = None
 
+    @override
     def __await__(self) -> Generator[Any, Any, T]:
         return self._coroutine.__await__()
+
+    @override
+    def send(self, value: Any, /) -> Any:
+        return self._coroutine.send(value)
+
+    @override
+    def throw(self, *error: Any) -> Any:
+        return self._coroutine.throw(*error)
+
+    @override
+    def close(self) -> None:
+        self._coroutine.close()
 
     async def __aenter__(self) -> T:
         self._opened = await self._coroutine

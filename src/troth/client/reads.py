@@ -5,20 +5,30 @@ weaker ones to where the client reads from (`read_from`).
 """
 
 import asyncio
+import functools
 from typing import Any
 
 from typing_extensions import override
 
+from troth.client.answers import Answer
 from troth.client.link import Connection, frame_of
 from troth.client.replies import GetReply, RangeReply
 from troth.client.request import LEADER, CallRequest
 from troth.client.retry import error_of
 from troth.client.router import Router
 from troth.client.writes import WritePipeline
-from troth.errors import Overloaded, ProtocolError, TrothError, Unavailable, UsageError
+from troth.errors import InvalidRequest, Overloaded, ProtocolError, TrothError, Unavailable, UsageError
+from troth.kv.refusals import REQUEST_TOO_LARGE
 from troth.kv.requests import Failure, Range
 from troth.models import LevelName, ReadLevel, linearizable
 from troth.replica.protocol import READS_REQUESTS_MAX, ReadResults, Reads
+from troth.wire.frames import FRAME_BYTES_MAX
+
+LONG_KEY_BYTES = 4096
+"""A read with a key above this has a frame to itself, so that no batch passes what a server takes."""
+
+READ_BYTES_MAX = FRAME_BYTES_MAX - 1024
+"""The keys of one read: room is left for the rest of its frame."""
 
 _FLOORED = (LevelName.SESSION, LevelName.SEQUENTIAL)
 
@@ -76,7 +86,7 @@ class ReadPipeline:
         self._router = router
         self._writes = writes
         self._loop = router.loop
-        self._create_future = self._loop.create_future
+        self._new_answer = functools.partial(Answer[Any], loop=self._loop)
         self._read_from = read_from
         self._held_max = held_max
         self.held = 0
@@ -95,7 +105,14 @@ class ReadPipeline:
         """Add *request* to this turn's batch of *level*."""
         if timeout_s is not None:
             return self._submit_within(request, level, wanted, timeout_s)
-        future: asyncio.Future[Any] = self._create_future()
+        if len(request.key) > LONG_KEY_BYTES or len(request.range_end) > LONG_KEY_BYTES:
+            return self._submit_alone(request, level, wanted)
+        return self._gather(request, level, wanted)
+
+    def _gather(
+        self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply]
+    ) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = self._new_answer()
         if level is not self._level or len(self._batch.requests) >= READS_REQUESTS_MAX:
             if self.held >= self._held_max:
                 future.set_exception(Overloaded(f"{self.held} reads of this client are waiting; await some first"))
@@ -108,19 +125,29 @@ class ReadPipeline:
         self.held += 1
         return future
 
+    def _submit_alone(
+        self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply], within_s: float = 0.0
+    ) -> "asyncio.Future[Any]":
+        """`submit` in a batch of its own."""
+        if len(request.key) + len(request.range_end) > READ_BYTES_MAX:
+            future: asyncio.Future[Any] = self._new_answer()
+            future.set_exception(InvalidRequest(REQUEST_TOO_LARGE.text))
+            return future
+        self._flush()
+        future = self._gather(request, level, wanted)
+        if not future.done():
+            self._batch.within_s = within_s
+            self._flush()
+        return future
+
     def _submit_within(
         self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply], timeout_s: float
     ) -> "asyncio.Future[Any]":
         """`submit` for a caller who is patient for *timeout_s*, and not for what the client usually waits."""
         if self._router.is_shorter(timeout_s):
             return self._router.limited(self.submit(request, level, wanted), timeout_s, Unavailable)
-        # A batch of its own: what is patient for longer must not make others wait.
-        self._flush()
-        future = self.submit(request, level, wanted)
-        if not future.done():
-            self._batch.within_s = timeout_s
-            self._flush()
-        return future
+        # What is patient for longer must not make others wait.
+        return self._submit_alone(request, level, wanted, timeout_s)
 
     def on_revision(self, revision: int) -> None:
         """An answer was read at *revision*: the floor of later session reads."""
@@ -131,6 +158,7 @@ class ReadPipeline:
         if not isinstance(level, ReadLevel):
             raise UsageError(f"level= takes troth.eventual, troth.bounded(seconds=2) and so on, not {level!r:.60}")
         if not self._gathering:
+            self._router.require_loop()
             self._loop.call_soon(self._flush)
         batch = self._gathering.get(level)
         if batch is None or len(batch.requests) >= READS_REQUESTS_MAX:

@@ -110,6 +110,14 @@ class Router:
             self._calls[request.call] = request
         self._send(request)
 
+    def require_loop(self) -> None:
+        """Raise UsageError when another event loop runs here than the client's, or none."""
+        if asyncio._get_running_loop() is not self.loop:
+            raise UsageError(
+                "a client is used in the event loop that it was made in: make one in each loop; threads share what "
+                "troth.connect gives"
+            )
+
     def is_shorter(self, timeout_s: float) -> bool:
         """Whether a call that may take *timeout_s* is to be ended before its batch is.
 

@@ -4,7 +4,8 @@
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from troth.client.operations import Text
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
@@ -45,6 +46,14 @@ class Session:
     def token(self) -> str:
         """A short text that stands for what the session has seen; it names the cluster, and holds no secret."""
         return f"{self._client.cluster_id:x}-{self.seen_revision:x}"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A session holds nothing that would have to be given back."""
 
     async def put(self, /, key: Text, value: Text = b"", **options: Any) -> PutReply:
         """Like `AsyncClient.put`."""

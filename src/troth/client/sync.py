@@ -214,6 +214,14 @@ class Session(Twin[AsyncSession]):
         """The newest revision this session has seen."""
         return self.aio.seen_revision
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A session holds nothing that would have to be given back."""
+
     put = blocking(AsyncSession.put)
     get = blocking(AsyncSession.get)
     range = blocking(AsyncSession.range)

@@ -12,6 +12,7 @@ commands in all. A write beyond that fails at once with `Overloaded`.
 """
 
 import asyncio
+import functools
 from collections import deque
 from typing import Any
 
@@ -19,6 +20,7 @@ import msgspec
 from typing_extensions import override
 
 from troth.client import request as requests
+from troth.client.answers import Answer
 from troth.client.link import Connection, frame_of
 from troth.client.replies import PutReply, write_reply
 from troth.client.request import LEADER, CallRequest, Request
@@ -34,6 +36,7 @@ from troth.errors import (
     TrothError,
     Unavailable,
 )
+from troth.kv.refusals import REQUEST_TOO_LARGE
 from troth.kv.requests import Command, PutResult
 from troth.replica.protocol import (
     WRITES_BYTES_MAX,
@@ -131,7 +134,7 @@ class WritePipeline:
     ) -> None:
         self._router = router
         self._loop = router.loop
-        self._create_future = self._loop.create_future
+        self._new_answer = functools.partial(Answer[Any], loop=self._loop)
         self._use_session = use_session
         self._window_commands = window_commands
         self._window_bytes = window_bytes
@@ -158,13 +161,14 @@ class WritePipeline:
         """Add *command* to this turn's batch. `size_bytes`: its keys and values, for the bounds."""
         if timeout_s is not None:
             return self._submit_within(command, size_bytes, timeout_s)
-        future: asyncio.Future[Any] = self._create_future()
+        future: asyncio.Future[Any] = self._new_answer()
         size_bytes += COMMAND_OVERHEAD_BYTES
         if self._held >= self._queue_commands_max or size_bytes > WRITES_BYTES_MAX:
             future.set_exception(self._refusal(size_bytes))
             return future
         commands = self._commands
         if not commands:
+            self._router.require_loop()
             self._loop.call_soon(self._flush)
         elif len(commands) >= WRITES_COMMANDS_MAX or self._bytes + size_bytes > WRITES_BYTES_MAX:
             self._cut()
@@ -188,7 +192,7 @@ class WritePipeline:
 
     def _refusal(self, size_bytes: int) -> TrothError:
         if size_bytes > WRITES_BYTES_MAX:
-            return InvalidRequest("etcdserver: request is too large")
+            return InvalidRequest(REQUEST_TOO_LARGE.text)
         return Overloaded(
             f"{self._held} writes of this client are waiting, which is its bound; await some before the next"
         )

@@ -1,0 +1,197 @@
+"""What programs do to a client that they should not, or only seldom do: each is answered, and harms nobody else."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+from fake_server import Served, asynchronous, running
+
+import troth
+from troth import aio
+from troth.client import recording
+from troth.client.background import Background
+from troth.errors import InvalidRequest, UsageError
+from troth.replica.protocol import LeaseList
+from troth.wire.frames import FRAME_BYTES_MAX
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.stop()
+
+
+# ---- awaitables --------------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_a_task_of_an_answer_is_told_what_to_write() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        for call in (lambda: client.put("a", "1"), lambda: client.get("a"), lambda: client.call(LeaseList).future):
+            answer = call()
+            with pytest.raises(TypeError, match=r"under way already.*await it.*ensure_future"):
+                asyncio.create_task(answer)  # noqa: RUF006  (it is refused)
+            await answer
+            assert "finished" in repr(answer)
+        done, _ = await asyncio.wait([client.put("a", "2"), client.get("a")])
+        assert len(done) == 2
+
+
+@asynchronous
+async def test_a_lease_can_be_asked_for_by_a_task() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(client.lease(30)) for _ in range(2)]
+        assert all(task.result().is_alive for task in tasks)
+        client.lease(30).close()  # asked for, and not wanted after all: nothing is left unawaited
+        async with client.lease(30) as lease:
+            assert lease.is_alive
+
+
+# ---- loops and threads -------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_a_client_is_used_in_the_loop_that_it_was_made_in() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+
+        async def elsewhere() -> list[str]:
+            told = []
+            for call in (lambda: client.put("a", "1"), lambda: client.get("a"), lambda: client.status()):
+                with pytest.raises(UsageError, match="event loop that it was made in") as caught:
+                    await call()
+                told.append(str(caught.value))
+            return told
+
+        assert len(await asyncio.to_thread(lambda: asyncio.run(elsewhere()))) == 3
+        with pytest.raises(UsageError, match="event loop that it was made in"):
+            await asyncio.to_thread(client.put, "a", "1")
+        assert (await client.put("a", "2")).revision == 2
+
+
+class Surprise(Exception):
+    """What a signal handler of the application raises."""
+
+
+def test_a_call_that_a_signal_handler_ends_is_ended_in_the_loop_too() -> None:
+    background = Background()
+    ended = threading.Event()
+
+    async def hang() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    def surprise(*_: object) -> None:
+        raise Surprise
+
+    before = signal.signal(signal.SIGUSR1, surprise)
+    try:
+        with pytest.raises(Surprise):
+            background.run(hang)
+        assert ended.wait(10)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        background.stop()
+
+
+def test_a_session_of_threads_is_a_context_manager(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client, client.session() as session:
+        session.put("a", "1")
+        assert session.get("a").value == b"1"
+
+
+@asynchronous
+async def test_a_session_is_a_context_manager() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client, client.session() as session:
+        await session.put("a", "1")
+        assert (await session.get("a")).value == b"1"
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_time_outs_that_are_no_time_are_refused() -> None:
+    for seconds in (0, -1, float("nan")):
+        with pytest.raises(UsageError, match="positive number of seconds"):
+            aio.AsyncClient("troth://127.0.0.1:1", timeout=seconds)
+
+
+@asynchronous
+async def test_a_number_that_does_not_fit_is_told_in_words() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        for call in (lambda: client.get("a", revision=1 << 70), lambda: client.put("a", lease=-(1 << 64))):
+            with pytest.raises(UsageError, match=r"64 bits") as caught:
+                call()
+            assert "seen_revision" not in str(caught.value)
+
+
+@asynchronous
+async def test_long_keys_are_read_in_frames_that_a_server_takes() -> None:
+    """Reads of one turn share a frame, which no server takes above a bound."""
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        key = "k" * 100_000
+        await client.put(key, "here")
+        answers = await asyncio.gather(*(client.get(key) for _ in range(2 * FRAME_BYTES_MAX // len(key))))
+        assert {answer.value for answer in answers} == {b"here"}
+        assert len(cluster.servers[0].peers) == 1  # no connection was lost over it
+
+
+@asynchronous
+async def test_a_request_that_no_server_takes_is_refused_here() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        huge = "k" * (FRAME_BYTES_MAX + 1)
+        beside = client.get("a")
+        for call in (
+            lambda: client.get(huge),
+            lambda: client.get(huge, level=troth.eventual),
+            lambda: client.get(huge, timeout=1),
+            lambda: client.range("a", huge),
+            lambda: client.delete(huge),
+            lambda: client.put(huge, "1"),
+            lambda: client.txn([], [troth.Get(huge)]),
+            lambda: client.watch(huge),
+        ):
+            with pytest.raises(InvalidRequest, match="request is too large"):
+                await call()
+        assert (await beside).kv is None
+        assert len(cluster.servers[0].peers) == 1
+
+
+# ---- recording ---------------------------------------------------------------------------------------------
+
+
+class Ending:
+    """A recorder that is gone when one looks at it a second time."""
+
+    def __init__(self, recorder: recording.Recorder) -> None:
+        self.looks = 0
+        self.recorder = recorder
+
+    @property
+    def active(self) -> "recording.Recorder | None":
+        self.looks += 1
+        return self.recorder if self.looks % 2 else None
+
+
+@asynchronous
+async def test_a_recording_may_end_while_a_thread_is_calling(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from troth.client import aio as module
+
+    recorder = recording.Recorder(tmp_path_factory.mktemp("ending") / "run.jsonl")
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        monkeypatch.setattr(module, "recording", Ending(recorder))
+        await client.put("a", "1")
+        await client.get("a")
+        await client.range(prefix="a")
+        await client.txn([], [troth.Get("a")])
+        await client.delete("a")
+    recorder.close()
