@@ -8,7 +8,7 @@ from troth import aio
 from troth.aio import AsyncClient
 from troth.client.lease import Lease
 from troth.client.registers.request import AcceptorView, RegisterReply
-from troth.client.replicated import Replica
+from troth.client.replica import Replica
 from troth.client.replies import DeleteReply, GetReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.client.watch import Watch
 from troth.kv.requests import Compare, Event, KeyValue, Put

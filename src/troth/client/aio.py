@@ -38,8 +38,8 @@ class AsyncClient(ClusterCalls):
     """A client of one cluster. Made by `troth.aio.connect`.
 
     `put`, `get`, `range`, `delete` and `txn` return futures: all that are asked for in one turn of the event loop
-    leave in one frame, so start many and await them together (they need no `asyncio.create_task`). Each ends with its reply or with a typed error
-    (troth.errors), at the latest after `timeout` seconds.
+    leave in one frame, so start many and await them together (they need no `asyncio.create_task`). Each ends with
+    its reply or with a typed error (troth.errors), at the latest after `timeout` seconds.
     """
 
     def __init__(

@@ -1,18 +1,28 @@
 """Replicated objects: the same calls in the same order on every holder."""
 
 import asyncio
+import copy
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
-from fake_server import FakeCluster, asynchronous, running, until
+from fake_server import FakeCluster, Served, asynchronous, running, until
 
 import troth
 from troth import aio
-from troth.client import replicated as module
-from troth.errors import OutcomeUnknown, Unavailable, UsageError
+from troth.client import calls
+from troth.client import replica as module
+from troth.errors import OutcomeUnknown, Unavailable, UsageError, WatchCompacted
 from troth.kv.requests import RangeResult
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.stop()
 
 
 @troth.replicated
@@ -205,7 +215,7 @@ async def test_a_deleted_or_spoilt_object_is_told() -> None:
         with pytest.raises((troth.errors.DecodeError, OutcomeUnknown)):
             await spoilt.add(1)
         newer = await Ledger.on(client, "n")  # type: ignore[attr-defined]
-        await client.put("n/calls/x", module._encode(["not yet known", [], {}]))
+        await client.put("n/calls/x", calls.encode(["not yet known", [], {}]))
         with pytest.raises((UsageError, OutcomeUnknown), match=r"new command|has stopped"):
             await newer.add(1)
 
@@ -316,3 +326,70 @@ def epoch_of(cluster: FakeCluster, key: str) -> int:
     reply = cluster.store.range(troth.Get(key))
     assert isinstance(reply, RangeResult)
     return int(msgspec.msgpack.decode(reply.kvs[0].value)[0]) if reply.kvs else -1
+
+
+@troth.replicated
+class Queue:
+    """Hands out what was put into it."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    @troth.command
+    def add(self, item: Any) -> int:
+        self.items.append(item)
+        return len(self.items)
+
+    @troth.command
+    def first(self) -> Any:
+        return next(iter(self.items))
+
+
+@asynchronous
+async def test_a_call_that_ends_an_iteration_stops_no_replica() -> None:
+    """A future cannot hold StopIteration; its caller gets what a generator makes of one (PEP 479)."""
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        queue = await Queue.on(client, "q")  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await queue.first()
+        await queue.add("a")
+        assert await queue.first() == "a"
+
+
+@asynchronous
+async def test_a_holder_whose_state_cannot_be_read_just_now_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as one, await aio.connect(cluster.url) as two:
+        first, second = await Ledger.on(one, "l"), await Ledger.on(two, "l")
+        load, failures = second._load, 2
+
+        async def fails_first() -> None:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise Unavailable("no quorum for a moment")
+            await load()
+
+        async def compacted() -> None:
+            monkeypatch.setattr(second, "_watch", watch)
+            raise WatchCompacted("gone", 5)
+
+        watch = second._watch
+        monkeypatch.setattr(second, "_load", fails_first)
+        monkeypatch.setattr(second, "_watch", compacted)
+        second._task.cancel()
+        second._task = asyncio.ensure_future(second._follow())
+        await first.add("one")
+        assert await second.read(lambda ledger: ledger.lines) == ["one"] and failures == 0
+        await two.close()
+        await second._task
+        with pytest.raises(Unavailable, match="closed"):
+            await second.read(lambda ledger: ledger.lines, level=troth.eventual)
+
+
+def test_the_holder_of_a_thread_says_how_far_it_is(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client, Tally.on(client, "t") as tally:
+        tally.add("a")
+        assert tally.applied_revision == client.seen_revision  # type: ignore[attr-defined]
+        with pytest.raises(AttributeError, match="read the object"):
+            tally.names_of  # type: ignore[attr-defined]  # noqa: B018
+        assert copy.copy(tally).read(lambda each: len(each.names)) == 1
