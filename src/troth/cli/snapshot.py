@@ -45,7 +45,7 @@ def save(file: Path, server: str | None, cluster: Cluster) -> None:
 
 
 async def _save(cluster: Cluster, file: Path, server: str | None) -> int:
-    from troth.client.cluster import finish_file
+    from troth.client.backup import finish_file
 
     part = file.with_name(file.name + ".part")
     try:

@@ -3,17 +3,16 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from typing_extensions import override
 
 from troth.client.answers import Answer
-from troth.client.link import HANDSHAKE_TIMEOUT_S, Connection, Link, checked_frame_of, frame_of, open_connection
+from troth.client.backup import save
+from troth.client.greeting import probe
+from troth.client.link import Connection, Link, checked_frame_of
 from troth.client.replies import Acknowledged
 from troth.client.request import LEADER, CallRequest
-from troth.client.retry import error_of
 from troth.client.router import Router
 from troth.client.writes import WritePipeline
 from troth.core.interface import Member, MembershipChange
@@ -21,25 +20,19 @@ from troth.errors import TrothError, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
 from troth.kv.requests import Alarm, AlarmMember, Command, Compact
 from troth.replica.protocol import (
-    CallRefused,
     ChangeMembers,
     ClientMessage,
-    FetchSnapshot,
     GetStatus,
     HashState,
     PeerView,
-    ServerMessage,
     ServerStatus,
-    SnapshotPart,
     StateHash,
     TransferLeadership,
     Writes,
 )
-from troth.wire.handshake import Hello, Welcome
 
 STATUS_WITHIN_S = 1.0
 CHANGE_WITHIN_S = 60.0
-_SNAPSHOT_BUFFER_BYTES = 8 << 20
 
 
 class Call(CallRequest):
@@ -293,109 +286,4 @@ class ClusterCalls:
             address = followers[0].address
         else:
             address = self.router.require(server).address
-        if not isinstance(sink, str | os.PathLike):
-            return await _fetch_snapshot(address, self.router, sink)
-        path = Path(sink)
-        part = path.with_name(path.name + ".part")
-        file = await asyncio.to_thread(part.open, "wb")
-        try:
-            size_bytes = await _fetch_snapshot(address, self.router, file)
-            await asyncio.to_thread(finish_file, file, part, path)
-        except BaseException:
-            with suppress(OSError):  # closing writes what is buffered: on a full disk it fails again
-                file.close()
-            part.unlink(missing_ok=True)
-            raise
-        return size_bytes
-
-
-def finish_file(file: BinaryIO, part: Path, path: Path) -> None:
-    """Make *part* durable under the name *path*: content first, then name (both survive a power cut)."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-    part.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-async def _fetch_snapshot(address: str, router: Router, sink: BinaryIO) -> int:
-    """Stream a snapshot over a connection of its own: a slow sink then holds up nobody else."""
-    parts: asyncio.Queue[SnapshotPart | TrothError] = asyncio.Queue()
-    waiting_bytes = 0
-
-    def on_message(connection: Connection, message: ServerMessage) -> None:
-        nonlocal waiting_bytes
-        if isinstance(message, SnapshotPart):
-            parts.put_nowait(message)
-            waiting_bytes += len(message.data)
-            if waiting_bytes > _SNAPSHOT_BUFFER_BYTES:
-                connection.pause_reading()
-        elif isinstance(message, CallRefused):
-            parts.put_nowait(error_of(message.code, message.text))
-
-    def on_lost(connection: Connection) -> None:
-        parts.put_nowait(Unavailable(f"{address}: the snapshot broke off ({connection.error})"))
-
-    connection = await _greet(address, router, "client", on_message=on_message, on_lost=on_lost)
-    size_bytes = 0
-    try:
-        connection.send(frame_of(FetchSnapshot(router.next_call())))
-        while True:
-            try:
-                async with asyncio.timeout(router.timeout_s):
-                    part = await parts.get()
-            except TimeoutError:
-                raise Unavailable(f"{address}: the snapshot stands still") from None
-            if isinstance(part, TrothError):
-                raise part
-            await asyncio.to_thread(sink.write, part.data)
-            size_bytes += len(part.data)
-            waiting_bytes -= len(part.data)
-            if part.last:
-                return size_bytes
-            connection.resume_reading()
-    finally:
-        connection.close()
-
-
-async def probe(address: str, *, router: Router) -> Welcome:
-    """Ask the server at *address* who it is; it need not be a member of any cluster.
-
-    Raises:
-        Unavailable: nobody answers there.
-    """
-    welcomes: list[Welcome] = []
-    connection = await _greet(address, router, "probe", on_welcome=lambda _, welcome: welcomes.append(welcome))
-    connection.close()
-    return welcomes[0]
-
-
-async def _greet(
-    address: str,
-    router: Router,
-    kind: str,
-    *,
-    on_welcome: Callable[[Connection, Welcome], None] = lambda connection, welcome: None,
-    on_message: Callable[[Connection, ServerMessage], None] = lambda connection, message: None,
-    on_lost: Callable[[Connection], None] = lambda connection: None,
-) -> Connection:
-    """A connection outside the router, ready for use."""
-    hello = Hello(kind=kind, cluster_id=router.cluster_id if kind == "client" else ClusterId(0))
-    connection: Connection | None = None
-    try:
-        async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            connection = await open_connection(
-                address, router.tls, hello, on_welcome=on_welcome, on_message=on_message, on_lost=on_lost
-            )
-            await connection.greeted
-    except BaseException as error:
-        if connection is not None:
-            connection.abort(Unavailable("the handshake was given up"))  # nobody else knows of it
-        if isinstance(error, OSError):
-            raise Unavailable(f"{address}: {str(error) or 'no answer'}") from error
-        raise
-    return connection
+        return await save(address, self.router, sink)

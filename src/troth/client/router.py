@@ -1,8 +1,8 @@
 """Where requests go, and what happens to them until they are answered.
 
-The router holds one `Link` to every server and knows, from what the servers push, who leads. A `Request` (a batch
-of writes, a batch of reads, a single call) given to `Router.submit` is sent to the right server and sent again
-when that helps: the connection broke, another leader was announced, the server refused for a reason that passes.
+The router holds one `Link` to every server and knows, from what the servers push, who leads (`Servers`). A `Request`
+(a batch of writes, a batch of reads, a single call) given to `Router.submit` is sent to the right server and sent
+again when that helps: the connection broke, another leader was announced, the server refused for a reason that passes.
 It ends with an answer or at its deadline. How often and when is the table in retry.py; whether it may be sent
 again at all while an earlier sending is unaccounted for, the request says itself (`Request.is_idempotent`).
 
@@ -17,9 +17,12 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from typing_extensions import override
+
 from troth.client.link import Connection, Link, frame_of
 from troth.client.request import ANY, LEADER, CallRequest, Request
 from troth.client.retry import Action, action_for, class_of, error_of, is_definite, pause_s
+from troth.client.servers import ASK_STATUS, UNTRACKED, Servers
 from troth.errors import (
     NotApplied,
     OutcomeUnknown,
@@ -27,13 +30,10 @@ from troth.errors import (
     TrothError,
     Unavailable,
     UsageError,
-    WrongCluster,
 )
-from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import (
     CallRefused,
     Done,
-    GetStatus,
     LeaderChanged,
     LeaseIds,
     LeaseTtls,
@@ -45,7 +45,6 @@ from troth.replica.protocol import (
     SessionOpened,
     StateHash,
 )
-from troth.wire.handshake import Welcome
 
 T = TypeVar("T")
 
@@ -55,43 +54,28 @@ PING_EVERY_S = 1.0
 PROBE_AFTER_S = 0.3
 SUSPECT_AFTER_S = 0.7
 DEAD_AFTER_S = 5.0
-CLOSE_WITHIN_S = 0.5
 HOPS_MAX = 4
-LINKS_MAX = 64
-_UNTRACKED = 0
-"""Call number of questions whose answer is taken note of but awaited by nobody."""
 
 
-class Router:
-    """All servers of one cluster, as one client sees them."""
+class Router(Servers):
+    """What one client has asked of the servers, and where it is sent."""
 
     def __init__(self, addresses: Iterable[str], *, tls: ssl.SSLContext | None, timeout_s: float) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.tls = tls
+        super().__init__(addresses, tls=tls)
         self.timeout_s = timeout_s
-        self.cluster_id = ClusterId(0)
-        self.term = 0
-        self.leader_id = NodeId(0)
-        self.leader: Link | None = None
         self.handlers: dict[type[Any], Callable[[Connection, Any], None]] = {}
         self.handlers[LeaderChanged] = self._on_leader_changed
         for answer in (ReadResults, SessionOpened, LeaseTtls, LeaseView, LeaseIds, ServerStatus, StateHash, Done):
             self.handlers[answer] = self._on_answer
         self.handlers[CallRefused] = self._on_call_refused
-        self.on_change: list[Callable[[], None]] = []
-        """Called after a link came up or went down, and after another leader was announced."""
         self.on_tick: list[Callable[[float], None]] = []
         self._requests: dict[Request, None] = {}
         self._calls: dict[int, CallRequest] = {}
-        self._last_call = _UNTRACKED
+        self._last_call = UNTRACKED
         self._reader: Link | None = None
-        self._changed = asyncio.Event()
         self._probed_at_s = 0.0
         self._tick_handle: asyncio.TimerHandle | None = None
         self._tick_due_s = 0.0
-        self.is_closed = False
-        self._named = tuple(addresses)
-        self.links: dict[str, Link] = {address: Link(address, self) for address in self._named}
         self._schedule_tick(IDLE_TICK_S)
 
     # ---- requests --------------------------------------------------------------------------------------
@@ -199,30 +183,9 @@ class Router:
         self._reader = random.choice(followers)
         return self._reader.connection
 
-    def find(self, server: str) -> Link | None:
-        """The link to the server with this name, address or node id (hexadecimal)."""
-        link = self.links.get(server)
-        if link is not None:
-            return link
-        for link in self.links.values():
-            if link.node_id and (link.name == server or f"{link.node_id:x}" == server):
-                return link
-        return None
-
-    def require(self, server: str) -> Link:
-        """Like `find`.
-
-        Raises:
-            UsageError: no server is called that.
-        """
-        link = self.find(server)
-        if link is None:
-            known = ", ".join(link.name or link.address for link in self.links.values())
-            raise UsageError(f"no server is called {server!r}; there are: {known}")
-        return link
-
     # ---- answers and refusals --------------------------------------------------------------------------
 
+    @override
     def on_message(self, connection: Connection, message: ServerMessage) -> None:
         """Hand a server's *message* to the part of the client that it is for."""
         handler = self.handlers.get(type(message))
@@ -294,53 +257,13 @@ class Router:
             self.forget(request)
             request.fail(OutcomeUnknown(why))
 
-    # ---- who leads -------------------------------------------------------------------------------------
+    # ---- servers that come, go, lead -------------------------------------------------------------------
 
     def _on_leader_changed(self, connection: Connection, message: LeaderChanged) -> None:
         if connection.link is not None:
             self._learn_leader(connection.link, message.term, message.node_id, message.leader)
 
-    def _learn_leader(self, link: Link, term: int, node_id: NodeId, address: str) -> None:
-        """*link*'s server says that in *term* the leader is *node_id* (0: it knows of none)."""
-        link.leader = (term, node_id)
-        newer = term > self.term or (term == self.term and node_id != 0 and self.leader_id == 0)
-        abdicated = term == self.term and node_id == 0 and link.node_id == self.leader_id
-        if not newer and not abdicated:
-            return
-        self.term, self.leader_id = term, node_id
-        if node_id and self._link_of(node_id) is None and address:
-            self._add_link(address)
-        self._find_leader()
-        self._redirect()
-
-    def _adopt_hint(self, refuser: Connection, address: str) -> Link | None:
-        """*refuser* does not lead and thinks that *address* does (empty: it does not know). Returns our leader."""
-        if self.leader is refuser.link:
-            # It may be announced again, also for the term that we know.
-            self.leader, self.leader_id = None, NodeId(0)
-        if self.leader is None and address:
-            self.leader = self.links.get(address) or self._add_link(address)
-        return self.leader
-
-    def _find_leader(self) -> None:
-        self.leader = self._link_of(self.leader_id) if self.leader_id else None
-        if self.leader is not None and self.leader.connection is None:
-            self.leader.hurry()
-
-    def _link_of(self, node_id: NodeId) -> Link | None:
-        for link in self.links.values():
-            if link.node_id == node_id:
-                return link
-        return None
-
-    def _add_link(self, address: str) -> Link | None:
-        if self.is_closed or len(self.links) >= LINKS_MAX:
-            return None
-        link = self.links.get(address)
-        if link is None:
-            link = self.links[address] = Link(address, self)
-        return link
-
+    @override
     def _redirect(self) -> None:
         """The leadership has moved: what waits for a leader, or for an old one, goes to the new one at once."""
         leader = self.leader
@@ -352,30 +275,13 @@ class Router:
                     self._send(request)
         self._notify()
 
-    # ---- links -----------------------------------------------------------------------------------------
-
-    def on_up(self, link: Link, welcome: Welcome) -> None:
-        """A link is connected and greeted."""
-        self.cluster_id = self.cluster_id or welcome.cluster_id
-        for other in list(self.links.values()):
-            if other is not link and other.node_id == link.node_id:
-                # The same server under two addresses: the one that the user wrote down stays.
-                spare = link if other.address in self._named and other.connection is not None else other
-                if spare.address not in self._named:
-                    self.links.pop(spare.address, None)
-                    spare.close()
-        self._find_leader()
-        if all(other.attempted for other in self.links.values()) and link.connection is not None:
-            link.connection.send(frame_of(GetStatus(_UNTRACKED)))
+    @override
+    def _serve_waiting(self) -> None:
         for request in list(self._requests):
             if request.connection is None and request.pause is None:
                 self._send(request)
-        self._notify()
 
-    def on_attempt_failed(self, link: Link) -> None:
-        """An attempt to connect has failed; the link goes on trying."""
-        self._notify()
-
+    @override
     def on_down(self, link: Link, connection: Connection) -> None:
         """A connection is lost: what it owed us is asked of others at once."""
         why = f"the connection to {link.name} was lost ({connection.error}) before the answer came"
@@ -384,81 +290,6 @@ class Router:
                 if request.connection is connection:
                     self._send_again(request, why)
         self._notify()
-
-    def _learn_members(self, status: ServerStatus) -> None:
-        """Keep links to servers that the user did not name, as the membership says."""
-        for peer in status.peers:
-            address = peer.member.client_address
-            if address and self._link_of(peer.node_id) is None and address not in self.links:
-                self._add_link(address)
-        current = {peer.node_id for peer in status.peers}
-        if status.node_id == status.leader:
-            for link in list(self.links.values()):
-                if link.address not in self._named and link.node_id and link.node_id not in current:
-                    del self.links[link.address]
-                    link.close()
-
-    def _notify(self) -> None:
-        self._changed.set()
-        for callback in self.on_change:
-            callback()
-
-    async def wait_ready(self, timeout_s: float) -> None:
-        """Until a leader is known and connected, or every server was tried and at least one has answered.
-
-        Raises:
-            WrongCluster: the addresses belong to different clusters.
-            Unavailable: nobody answered in time.
-        """
-        deadline_s = self.loop.time() + timeout_s
-        enough_s = None
-        while True:
-            links = list(self.links.values())
-            for link in links:
-                if isinstance(link.error, WrongCluster):
-                    raise link.error
-            now_s = self.loop.time()
-            if any(link.connection is not None for link in links):
-                if self.leader is not None and self.leader.connection is not None:
-                    return
-                enough_s = enough_s or now_s + 0.5
-                if all(link.attempted and link.leader[0] > 0 for link in links if link.connection) and all(
-                    link.attempted for link in links
-                ):
-                    return
-                if now_s >= enough_s:
-                    return
-            if now_s >= deadline_s:
-                raise Unavailable(f"no server answered within {timeout_s:g} s; {self.describe()}")
-            self._changed.clear()
-            try:
-                async with asyncio.timeout_at(min(deadline_s, enough_s or deadline_s)):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-
-    async def wait_attempted(self, deadline_s: float) -> None:
-        """Until every server known is connected or was tried once, at most until *deadline_s* (loop time)."""
-        while not all(link.attempted for link in self.links.values()):
-            self._changed.clear()
-            try:
-                async with asyncio.timeout_at(deadline_s):
-                    await self._changed.wait()
-            except TimeoutError:
-                return
-
-    def describe(self) -> str:
-        """One line for error messages: who leads, who can be reached."""
-        if self.leader is not None and self.leader.connection is not None:
-            parts = [f"{self.leader.name} leads in term {self.term}"]
-        else:
-            parts = ["no leader is known"]
-        for link in self.links.values():
-            if link.connection is None:
-                parts.append(f"{link.address}: {link.error or 'not tried yet'}")
-            elif link.is_suspect:
-                parts.append(f"{link.name} ({link.address}) does not answer")
-        return "; ".join(parts)
 
     # ---- time ------------------------------------------------------------------------------------------
 
@@ -510,7 +341,7 @@ class Router:
             self._probed_at_s = now_s
             for other in self.links.values():
                 if other is not link and other.connection is not None:
-                    other.connection.send(_ASK_STATUS)
+                    other.connection.send(ASK_STATUS)
         if owed_s > SUSPECT_AFTER_S and not link.is_suspect:
             link.suspect(now_s)
             if any(other.connection is not None and not other.is_suspect for other in self.links.values()):
@@ -536,11 +367,5 @@ class Router:
         for link in self.links.values():
             link.close()
 
-    async def wait_closed(self) -> None:
-        """After `close`: until the sockets are closed, for a bounded time."""
-        await asyncio.gather(*(link.wait_closed(CLOSE_WITHIN_S) for link in self.links.values()))
-        await asyncio.sleep(0)
 
-
-_PING = frame_of(Ping(_UNTRACKED))
-_ASK_STATUS = frame_of(GetStatus(_UNTRACKED))
+_PING = frame_of(Ping(UNTRACKED))

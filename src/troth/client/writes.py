@@ -59,7 +59,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class WriteBatch(Request):
     """Commands of one loop turn and who waits for each of them."""
 
-    __slots__ = ("body", "commands", "first_seq", "futures", "pipeline", "session", "size_bytes")
+    __slots__ = ("body", "commands", "first_seq", "futures", "pipeline", "session", "size_bytes", "turn")
 
     def __init__(
         self,
@@ -78,6 +78,8 @@ class WriteBatch(Request):
         self.session = 0
         self.first_seq = 0
         self.body = b""
+        self.turn = 0
+        """Its place in the order in which batches were asked for."""
 
     def number(self, session: int, first_seq: int, acked_below: int) -> None:
         """Give the batch its identity; from here on it never changes."""
@@ -145,6 +147,7 @@ class WritePipeline:
         self._opening: _OpenSession | None = None
         self._next_seq = 1
         self._held = 0
+        self._turn = 0
         self._in_flight_commands = 0
         self._in_flight_bytes = 0
         # The batch being gathered in this turn of the loop.
@@ -202,6 +205,7 @@ class WritePipeline:
         deadline_s = self._loop.time() + (within_s or self._router.timeout_s)
         batch = WriteBatch(self, self._commands, self._futures, self._bytes, deadline_s)
         batch.within_s = within_s
+        batch.turn = self._turn = self._turn + 1
         self._queue.append(batch)
         self._commands, self._futures, self._bytes = [], [], 0
 
@@ -317,9 +321,10 @@ class WritePipeline:
             return
         self.on_finished(batch)
         fresh = WriteBatch(self, batch.commands, batch.futures, batch.size_bytes, batch.deadline_s)
-        fresh.within_s = batch.within_s
+        fresh.within_s, fresh.turn = batch.within_s, batch.turn
         self._held += len(fresh.commands)
-        self._queue.append(fresh)
+        # What the caller asked for first is done first: ahead of what has waited here.
+        self._queue.insert(sum(waiting.turn < fresh.turn for waiting in self._queue), fresh)
         self._pump()
 
     # ---- the end ---------------------------------------------------------------------------------------

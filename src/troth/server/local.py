@@ -396,7 +396,7 @@ class LocalCluster:
         return addresses
 
     def _write_layout(self) -> None:
-        from troth.client.cluster import finish_file
+        from troth.client.backup import finish_file
 
         path = self.data_dir / LAYOUT
         new = path.with_suffix(".new")

@@ -125,7 +125,7 @@ async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypat
         with pytest.raises(NotApplied, match="too many snapshots"):
             await client.snapshot(tmp_path / "other")
         cluster.servers[1].stop()
-        monkeypatch.setattr("troth.client.cluster.HANDSHAKE_TIMEOUT_S", 0.1)
+        monkeypatch.setattr("troth.client.greeting.HANDSHAKE_TIMEOUT_S", 0.1)
         with pytest.raises(Unavailable):
             await client.snapshot(tmp_path / "other", server="n2")
         assert os.listdir(tmp_path) == ["state"]

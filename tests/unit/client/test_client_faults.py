@@ -562,3 +562,18 @@ async def test_a_call_that_came_to_nothing_says_how_long_it_was_given() -> None:
         ):
             with pytest.raises(TrothError, match=r"within 0\.2 s"):
                 await call
+
+
+@asynchronous
+async def test_writes_of_an_expired_session_stay_ahead_of_those_that_waited_behind_them() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        await client.put("k", "0")
+        cluster.sessions.clear()
+        client._writes._window_commands = 2  # so that the third one waits here
+        puts = []
+        for number in range(1, 5):
+            puts.append(client.put("k", str(number)))
+            await asyncio.sleep(0)  # a batch for each
+        replies = await asyncio.gather(*puts)
+        assert [reply.revision for reply in replies] == [3, 4, 5, 6]
+        assert (await client.get("k")).value == b"4"

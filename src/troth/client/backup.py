@@ -1,0 +1,91 @@
+"""The whole state, streamed from one server into a file."""
+
+import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from troth.client.greeting import greet
+from troth.client.link import Connection, frame_of
+from troth.client.retry import error_of
+from troth.client.router import Router
+from troth.errors import TrothError, Unavailable
+from troth.replica.protocol import CallRefused, FetchSnapshot, ServerMessage, SnapshotPart
+
+_BUFFER_BYTES = 8 << 20
+
+
+async def save(address: str, router: Router, sink: "str | os.PathLike[str] | BinaryIO") -> int:
+    """The state of the server at *address* into *sink*; a path gets it all at once. Returns the bytes.
+
+    Raises:
+        Unavailable: the stream broke off; a path is then left as it was.
+    """
+    if not isinstance(sink, str | os.PathLike):
+        return await _fetch(address, router, sink)
+    path = Path(sink)
+    part = path.with_name(path.name + ".part")
+    file = await asyncio.to_thread(part.open, "wb")
+    try:
+        size_bytes = await _fetch(address, router, file)
+        await asyncio.to_thread(finish_file, file, part, path)
+    except BaseException:
+        with suppress(OSError):  # closing writes what is buffered: on a full disk it fails again
+            file.close()
+        part.unlink(missing_ok=True)
+        raise
+    return size_bytes
+
+
+def finish_file(file: BinaryIO, part: Path, path: Path) -> None:
+    """Make *part* durable under the name *path*: content first, then name (both survive a power cut)."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    part.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+async def _fetch(address: str, router: Router, sink: BinaryIO) -> int:
+    """Stream a snapshot over a connection of its own: a slow sink then holds up nobody else."""
+    parts: asyncio.Queue[SnapshotPart | TrothError] = asyncio.Queue()
+    waiting_bytes = 0
+
+    def on_message(connection: Connection, message: ServerMessage) -> None:
+        nonlocal waiting_bytes
+        if isinstance(message, SnapshotPart):
+            parts.put_nowait(message)
+            waiting_bytes += len(message.data)
+            if waiting_bytes > _BUFFER_BYTES:
+                connection.pause_reading()
+        elif isinstance(message, CallRefused):
+            parts.put_nowait(error_of(message.code, message.text))
+
+    def on_lost(connection: Connection) -> None:
+        parts.put_nowait(Unavailable(f"{address}: the snapshot broke off ({connection.error})"))
+
+    connection = await greet(address, router, "client", on_message=on_message, on_lost=on_lost)
+    size_bytes = 0
+    try:
+        connection.send(frame_of(FetchSnapshot(router.next_call())))
+        while True:
+            try:
+                async with asyncio.timeout(router.timeout_s):
+                    part = await parts.get()
+            except TimeoutError:
+                raise Unavailable(f"{address}: the snapshot stands still") from None
+            if isinstance(part, TrothError):
+                raise part
+            await asyncio.to_thread(sink.write, part.data)
+            size_bytes += len(part.data)
+            waiting_bytes -= len(part.data)
+            if part.last:
+                return size_bytes
+            connection.resume_reading()
+    finally:
+        connection.close()
