@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from troth.kv import refusals
-from troth.kv.keyspace import TO_THE_END, VERSION_OVERHEAD_BYTES, KeySpace
+from troth.kv.keyspace import VERSION_OVERHEAD_BYTES, KeySpace
+from troth.kv.order import TO_THE_END
 from troth.kv.requests import (
     Alarm,
     Command,

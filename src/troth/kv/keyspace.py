@@ -9,10 +9,8 @@ Three views of one set of `KeyValue` versions, each shared by reference and neve
   a key is one dict look-up away, and a key written once costs no list.
 * ``log``: all versions since the last compaction in the order in which they were written. Watchers and snapshots
   read it; it is also the work list of the scavenger.
-* order: two sorted lists of keys, the live and the dead ones (deleted, but still visible at an older revision).
-  They are brought up to date only when somebody asks for a range: a write merely notes in ``moved`` that a key
-  was born or died. What a range pays is proportional to what moved since the last one: one by one when few keys
-  moved, by one merge when many did.
+* ``order``: the keys, sorted, made when somebody asks for a range (order.py). A write merely notes in ``moved`` that
+  a key was born or died.
 
 Compaction and scavenging
 =========================
@@ -29,13 +27,11 @@ that sum every `MARK_INTERVAL` revisions (and after large deletions), so that a 
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from operator import attrgetter, itemgetter
-
-from sortedcontainers import SortedList
 
 from troth.errors import invariant
 from troth.kv.deletion import Deletion, Index
+from troth.kv.order import TO_THE_END, KeyOrder
 from troth.kv.requests import KeyValue
 
 VERSION_OVERHEAD_BYTES = 192
@@ -44,12 +40,8 @@ VERSION_OVERHEAD_BYTES = 192
 MARK_INTERVAL = 1024
 """Revisions between two marks, at most; a power of two."""
 
-TO_THE_END = b"\0"
-"""As a range_end: no upper bound."""
-
 _LOG_TRIM_MIN = 1024
 _MOVED_SLACK = 1024
-_TOGETHER_MIN = 4096
 _FREED = KeyValue(b"", 0, 0, 0, b"")
 
 _mod_revision = attrgetter("mod_revision")
@@ -90,8 +82,6 @@ class KeySpace:
     __slots__ = (
         "_base_mark",
         "_cursor",
-        "_dead",
-        "_live",
         "_pins",
         "_target",
         "_unmarked",
@@ -101,6 +91,7 @@ class KeySpace:
         "log_head",
         "marks",
         "moved",
+        "order",
         "revision",
         "scavenged_revision",
         "size_bytes",
@@ -111,8 +102,8 @@ class KeySpace:
         self.index: dict[bytes, KeyValue | list[KeyValue]] = {}
         self.log: list[KeyValue] = []
         self.log_head = 0
-        # A dict for its order: keys that were born in order are sorted in no time.
-        self.moved: dict[bytes, None] = {}
+        self.order = KeyOrder(self.index)
+        self.moved = self.order.moved
         self.revision = 1
         self.compact_revision = 0
         self.scavenged_revision = 0
@@ -122,8 +113,6 @@ class KeySpace:
         self._base_mark = (0, 0)
         self._unmarked = 0
         """Deletions since the last mark, at least: one revision may hold a million."""
-        self._live = SortedList()
-        self._dead = SortedList()
         self._pins: list[Pin] = []
         self._target = 0
         self._cursor = 0
@@ -206,29 +195,12 @@ class KeySpace:
                 versions.append(tombstone)
             else:
                 self.index[tombstone.key] = [versions, tombstone]
-        if self.moved or not self._order_died(deletion):
-            self.moved.update(dict.fromkeys([version.key for version in deletion.live]))
+        self.order.move(deletion)
         self.log += deletion.tombstones
         tombstones_bytes = deletion.keys_bytes + VERSION_OVERHEAD_BYTES * len(deletion.tombstones)
         self.size_bytes += tombstones_bytes
         self.superseded_bytes += 2 * tombstones_bytes + deletion.values_bytes
         self._unmarked += len(deletion.tombstones)
-
-    def _order_died(self, deletion: Deletion) -> bool:
-        """Move the keys of a large deletion from the live to the dead, if they stand together: a fifth of what
-        `_settle` takes. The order is up to date."""
-        live, count = self._live, len(deletion.live)
-        if count < _TOGETHER_MIN:
-            return False
-        lo: int = live.bisect_left(deletion.live[0].key)
-        hi = lo + count
-        # As many live keys in ascending order, with the same ends: these are all that are there in between.
-        if hi > len(live) or live[hi - 1] != deletion.live[-1].key:
-            return False
-        died = live[lo:hi]
-        del live[lo:hi]
-        self._dead.update(died)
-        return True
 
     def slices(self, key: bytes, range_end: bytes, count: int) -> Iterator[tuple[Index, list[KeyValue]]]:
         """The live versions of a range, *count* at a time, each time with the index that holds them."""
@@ -254,128 +226,31 @@ class KeySpace:
             self.marks.append((revision, self.superseded_bytes))
             self._unmarked = 0
 
-    # ---- order -----------------------------------------------------------------------------------------------
+    # ---- ranges -----------------------------------------------------------------------------------------------
 
     def live_count(self, key: bytes, range_end: bytes) -> int:
         """How many keys of a range are live. O(log n)."""
         if not range_end:
             return 0 if self.get(key) is None else 1
-        lo, hi = self._positions(key, range_end)
-        return hi - lo
-
-    def dead_count(self, key: bytes, range_end: bytes) -> int:
-        """How many keys of a range with an end are dead; more until the scavenger has been there, so replicas may
-        differ in it. O(log n)."""
-        self._settle()
-        dead = self._dead
-        lo: int = dead.bisect_left(key)
-        hi: int = len(dead) if range_end == TO_THE_END else dead.bisect_left(range_end)
-        return max(0, hi - lo)
-
-    def dead_since(self, revision: int, key: bytes, range_end: bytes, enough: int) -> int:
-        """How many keys of a range with an end have died at *revision* or later, and are dead, counted up to *enough*.
-
-        Replicas agree about it for a *revision* that is not compacted: none of these is garbage.
-        """
-        self._settle()
-        end = None if range_end == TO_THE_END else range_end
-        count = 0
-        if end is None or key < end:
-            index = self.index
-            for name in self._dead.irange(key, end, (True, False)):
-                versions = index[name]
-                count += isinstance(versions, list) and versions[-1].mod_revision >= revision
-                if count >= enough:
-                    break
-        return count
+        return self.order.live_count(key, range_end)
 
     def live(self, key: bytes, range_end: bytes, limit: int = 0, *, last: bool = False) -> list[KeyValue]:
         """The live versions of a range in key order; at most *limit* (0: all), the *last* ones if asked."""
         if not range_end:
             version = self.get(key)
             return [] if version is None else [version]
-        lo, hi = self._positions(key, range_end)
-        if limit and hi - lo > limit:
-            lo, hi = (hi - limit, hi) if last else (lo, lo + limit)
         index = self.index
         found = []
-        for name in self._live.islice(lo, hi):
+        for name in self.order.live_names(key, range_end, limit, last=last):
             versions = index[name]
             found.append(versions[-1] if isinstance(versions, list) else versions)
         return found
 
     def live_at(self, key: bytes, range_end: bytes, revision: int) -> list[KeyValue]:
         """The versions of a range that were live right after *revision*, in key order."""
-        names: Iterable[bytes] = self.names(key, range_end) if range_end else (key,)
+        names: Iterable[bytes] = self.order.names(key, range_end) if range_end else (key,)
         versions = (self.get_at(name, revision) for name in names)
         return [version for version in versions if version is not None]
-
-    def names(self, key: bytes, range_end: bytes) -> list[bytes]:
-        """The keys of a range, dead ones included, in order."""
-        lo, hi = self._positions(key, range_end)
-        found: list[bytes] = list(self._live.islice(lo, hi))
-        if self._dead:
-            end = None if range_end == TO_THE_END else range_end
-            if end is None or key < end:
-                found.extend(self._dead.irange(key, end, (True, False)))
-                found.sort()
-        return found
-
-    def names_page(self, key: bytes, range_end: bytes, count: int) -> list[bytes]:
-        """The first *count* keys of a range with an end, dead ones included, in order; fewer only if it has no more."""
-        self._settle()
-        end = None if range_end == TO_THE_END else range_end
-        found: list[bytes] = []
-        if end is None or key < end:
-            for order in (self._live, self._dead):
-                found.extend(islice(order.irange(key, end, (True, False)), count))
-            found.sort()
-        return found[:count]
-
-    def names_after(self, key: bytes, count: int) -> list[bytes]:
-        """The next *count* keys above *key* (dead ones included) in order; fewer only at the end."""
-        self._settle()
-        found: list[bytes] = []
-        for order in (self._live, self._dead):
-            names = order.irange(key, None, (False, False))
-            found.extend(name for name, _ in zip(names, range(count), strict=False))
-        found.sort()
-        return found[:count]
-
-    def _positions(self, key: bytes, range_end: bytes) -> tuple[int, int]:
-        """The half-open slice of the live keys that a range covers."""
-        self._settle()
-        live = self._live
-        lo: int = live.bisect_left(key)
-        hi: int = len(live) if range_end == TO_THE_END else live.bisect_left(range_end)
-        return lo, max(lo, hi)
-
-    def _settle(self) -> None:
-        """Bring the order up to date with the index."""
-        moved = self.moved
-        if not moved:
-            return
-        index, live, dead = self.index, self._live, self._dead
-        changed = sorted(moved)
-        alive: list[bytes] = []
-        died: list[bytes] = []
-        for key in changed:
-            versions = index.get(key)
-            if versions is not None:
-                is_live = not isinstance(versions, list) or versions[-1].version
-                (alive if is_live else died).append(key)
-        if len(changed) * 16 < len(live):
-            for key in changed:
-                live.discard(key)
-                if dead:
-                    dead.discard(key)
-            live.update(alive)
-            dead.update(died)
-        else:
-            # Sorting two sorted runs is one linear merge.
-            self._live = SortedList([*(key for key in live if key not in moved), *alive])
-            self._dead = SortedList([*(key for key in dead if key not in moved), *died])
-        moved.clear()
 
     # ---- the log ---------------------------------------------------------------------------------------------
 
@@ -458,7 +333,7 @@ class KeySpace:
             self.log_head = 0
         if len(self.moved) > 2 * len(self.index) + _MOVED_SLACK:
             # Keys that came and went without anybody asking for order would pile up here.
-            self._settle()
+            self.order.settle_some(2 * versions_max)
         return not finished
 
     def _free_below(self, key: bytes, target: int) -> None:
@@ -481,35 +356,6 @@ class KeySpace:
         elif len(versions) == 1 and versions[0].version:
             self.index[key] = versions[0]
 
-    # ---- whole-store reads and loading -----------------------------------------------------------------------
-
-    def base_versions(self, compact_revision: int, *, page: int = 512) -> Iterator[KeyValue]:
-        """In key order the versions older than *compact_revision* that are visible at it.
-
-        Together with the log from *compact_revision* on they are the whole history. Writes, compactions and
-        scavenging may go on between two steps as long as *compact_revision* is pinned.
-        """
-        if not compact_revision:
-            return
-        key = b""
-        while names := self.names_after(key, page):
-            for key in names:
-                version = self.get_at(key, compact_revision)
-                if version is not None and version.mod_revision < compact_revision:
-                    yield version
-
-    def log_versions(self, start_revision: int, last_revision: int, *, page: int = 512) -> Iterator[KeyValue]:
-        """The log from *start_revision* to *last_revision*, both included; writes may go on between two steps."""
-        # Positions move when the scavenger trims the log, revisions do not; a page ends where a revision ends.
-        while start_revision <= last_revision:
-            position = self.log_position(start_revision)
-            if position == len(self.log):
-                return
-            reached = min(position + page, len(self.log)) - 1
-            last = min(self.log[reached].mod_revision, last_revision)
-            yield from self.log[position : self.log_position(last + 1)]
-            start_revision = last + 1
-
     # ---- loading, in this order: begin_load, load_base*, load_log*, finish_load ------------------------------
 
     def begin_load(self, compact_revision: int) -> None:
@@ -518,13 +364,13 @@ class KeySpace:
         self._base_mark = (compact_revision, 0)
 
     def load_base(self, version: KeyValue) -> None:
-        """Take over one of `base_versions`."""
+        """Take over one of `history.base_versions`."""
         self.index[version.key] = version
         self.moved[version.key] = None
         self.size_bytes += cost_bytes(version)
 
     def load_log(self, version: KeyValue) -> None:
-        """Take over one of `log_versions`, oldest first."""
+        """Take over one of `history.log_versions`, oldest first."""
         if version.mod_revision != self.revision:
             self.finish_load()
             self.revision = version.mod_revision

@@ -2,7 +2,8 @@
 
 That is the deletion of very many keys, of a range or of a lease (deletion.py says why). What was prepared is used only
 if it is still exactly what applying would do; else it is thrown away. Whether it was makes no difference that could be
-seen, so replicas need not agree about it.
+seen, so replicas need not agree about it. Before that comes the order of the keys, if much has moved and somebody asks
+for a range.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,12 +12,21 @@ from typing import TypeAlias
 from troth.kv.deletion import Deletion
 from troth.kv.keyspace import KeySpace
 from troth.kv.leases import LeaseTable
-from troth.kv.requests import Command, DeleteRange, LeaseRevoke, Put, Txn
+from troth.kv.requests import Command, DeleteRange, LeaseRevoke, Put, Range, Txn
 
 Deleting: TypeAlias = DeleteRange | LeaseRevoke
 
 SLICE_KEYS = 8192
 """Keys made ready in one step: a few milliseconds. A deletion of fewer is not worth it."""
+
+
+def _needs_order(command: Command | Range) -> bool:
+    """Whether *command* looks at ranges."""
+    if isinstance(command, Txn):
+        return any(compare.range_end for compare in command.compare) or any(
+            map(_needs_order, (*command.success, *command.failure))
+        )
+    return isinstance(command, DeleteRange | Range) and bool(command.range_end)
 
 
 class _Prepared:
@@ -41,6 +51,10 @@ class Preparations:
     def begin(self, commands: Iterable[Command]) -> Iterator[None] | None:
         """The steps of what is to be prepared for *commands*; None: nothing, or nothing any more."""
         space = self._space
+        if space.order.is_behind:
+            commands = list(commands)
+            if any(map(_needs_order, commands)):
+                return space.order.settle_steps()
         revision = space.revision
         for command in commands:
             count = self._count(command)

@@ -42,7 +42,7 @@ _SORT_KEYS: tuple[Callable[[KeyValue], int | bytes], ...] = (
 def keys_looked_at(space: KeySpace, request: Range) -> int:
     """How many keys have to be looked at to answer *request*: what it costs, about. In the past, the dead ones too."""
     is_past = request.range_end and request.revision > 0
-    return _live_read(space, request) + (space.dead_count(request.key, request.range_end) if is_past else 0)
+    return _live_read(space, request) + (space.order.dead_count(request.key, request.range_end) if is_past else 0)
 
 
 def keys_charged(space: KeySpace, request: Range, enough: int) -> int:
@@ -51,7 +51,7 @@ def keys_charged(space: KeySpace, request: Range, enough: int) -> int:
     count = _live_read(space, request)
     if request.range_end and request.revision > 0 and count < enough:
         since = space.compact_revision
-        count += space.dead_since(since, request.key, request.range_end, enough - count)
+        count += space.order.dead_since(since, request.key, request.range_end, enough - count)
     return count
 
 
@@ -112,7 +112,7 @@ def range_steps(space: KeySpace, request: Range) -> Generator[None, None, tuple[
         count = 0
         pages: list[list[KeyValue]] = []
         key = request.key
-        while names := space.names_page(key, request.range_end, STEP_KEYS):
+        while names := space.order.names_page(key, request.range_end, STEP_KEYS):
             found = [version for name in names if (version := space.get_at(name, revision)) is not None]
             count += len(found)
             if not request.count_only:

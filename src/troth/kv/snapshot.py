@@ -31,6 +31,7 @@ from typing import Self, TypeAlias, assert_never
 import msgspec
 
 from troth.errors import DecodeError
+from troth.kv.history import base_versions, log_versions
 from troth.kv.keyspace import KeySpace
 from troth.kv.leases import LeaseTable
 from troth.kv.requests import AlarmMember, KeyValue
@@ -118,29 +119,31 @@ class SnapshotView:
         self._space.unpin(self._pin)
 
     def chunks(self, frame_bytes: int = FRAME_BYTES_DEFAULT) -> Iterator[bytes]:
-        """The stream from its start, one frame of about *frame_bytes* at a time.
+        """The stream from its start, one frame of about *frame_bytes* at a time; some are empty, while order is made.
 
         Raises:
             ValueError: the view was closed meanwhile.
         """
         encode = msgspec.msgpack.Encoder().encode
         for frame in self._frames(frame_bytes):
-            payload = encode(frame)
-            yield len(payload).to_bytes(_LENGTH_BYTES, "little") + payload
+            payload = b"" if frame is None else encode(frame)
+            yield payload and len(payload).to_bytes(_LENGTH_BYTES, "little") + payload
             if self.closed:
                 raise ValueError("the snapshot view is closed")
 
-    def _frames(self, frame_bytes: int) -> Iterator[_Frame]:
+    def _frames(self, frame_bytes: int) -> Iterator[_Frame | None]:
         yield Header(MAGIC, FORMAT, self.revision, self.compact_revision, self._lease_ids_chosen)
         leases = iter([self._leases[lease] for lease in sorted(self._leases)])
         while page := list(islice(leases, _PAGE_ITEMS)):
             yield LeasePage(page)
         yield AlarmPage(self._alarms)
+        if self.compact_revision:
+            yield from self._space.order.settle_steps()
         base_count = log_count = 0
-        for versions in _pages(self._space.base_versions(self.compact_revision), frame_bytes):
+        for versions in _pages(base_versions(self._space, self.compact_revision), frame_bytes):
             base_count += len(versions)
             yield BasePage(versions)
-        log = self._space.log_versions(self.compact_revision, self.revision)
+        log = log_versions(self._space, self.compact_revision, self.revision)
         for versions in _pages(log, frame_bytes):
             log_count += len(versions)
             yield LogPage(versions)
@@ -174,10 +177,12 @@ def state_hash(space: KeySpace, revision: int) -> Generator[None, None, int]:
     pin = space.pin(compact_revision)
     try:
         yield
+        if compact_revision:
+            yield from space.order.settle_steps()
         digest.update(encode([compact_revision]))
         for versions in (
-            space.base_versions(compact_revision),
-            space.log_versions(compact_revision, revision),
+            base_versions(space, compact_revision),
+            log_versions(space, compact_revision, revision),
         ):
             for page in _pages(versions, FRAME_BYTES_DEFAULT):
                 digest.update(encode(page))

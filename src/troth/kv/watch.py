@@ -26,7 +26,8 @@ from operator import attrgetter
 import msgspec
 
 from troth.kv import refusals
-from troth.kv.keyspace import TO_THE_END, KeySpace
+from troth.kv.keyspace import KeySpace
+from troth.kv.order import TO_THE_END
 from troth.kv.requests import Event, EventType, Failure, KeyValue
 from troth.kv.store import Store
 from troth.kv.watchers import Group, State, Watcher, Watchers

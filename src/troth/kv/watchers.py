@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from sortedcontainers import SortedDict
 
-from troth.kv.keyspace import TO_THE_END
+from troth.kv.order import TO_THE_END
 from troth.kv.requests import KeyValue
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from troth.core.interface import Entry
 from troth.errors import Corrupt
-from troth.kv.requests import DeleteRange, Failure, LeaseRevoke, Result
+from troth.kv.requests import DeleteRange, Failure, LeaseRevoke, Result, Txn
 from troth.kv.store import Store
 from troth.replica.peers import Proposal
 from troth.replica.protocol import CloseSession, OpenSession, Writes
@@ -26,6 +26,7 @@ Outcome: TypeAlias = list[Result] | int | Failure
 STATE_VERSION = 1
 
 _PREPARED = frozenset({DeleteRange, LeaseRevoke})
+_PREPARED_OUT_OF_ORDER = frozenset({DeleteRange, LeaseRevoke, Txn})
 
 _encode = msgspec.msgpack.Encoder().encode
 _payload_decoder: msgspec.msgpack.Decoder[list[Proposal]] = msgspec.msgpack.Decoder(list[Proposal])
@@ -70,10 +71,11 @@ class StateMachine:
 
     def prepare(self, proposals: Iterable[tuple[int, LoggedCommand]]) -> Iterator[None] | None:
         """What is to be done, step by step, before *proposals* are applied; None: nothing (see `Store.prepare`)."""
+        prepared = _PREPARED_OUT_OF_ORDER if self.store.space.order.is_behind else _PREPARED
         for _, command in proposals:
             if isinstance(command, Writes):
                 for each in command.commands:
-                    if type(each) in _PREPARED:
+                    if type(each) in prepared:
                         batches = [command.commands for _, command in proposals if isinstance(command, Writes)]
                         self._prepared = True
                         return self.store.prepare(chain.from_iterable(batches))

@@ -11,6 +11,7 @@ from troth.errors import InvalidRequest
 from troth.ids import NodeId, Tick
 from troth.kv import refusals
 from troth.kv.answers import kvs_bytes
+from troth.kv.order import STEP_KEYS as ORDER_STEP_KEYS
 from troth.kv.ranges import STEP_KEYS, encoded_steps, keys_looked_at
 from troth.kv.requests import Failure, Range, RangeResult
 from troth.models import LevelName, ReadLevel
@@ -27,6 +28,9 @@ HASHES_MAX = 16
 
 KEYS_PER_TURN = 50_000
 """How many keys of ranges are read in one turn, about; what is left waits for the next one."""
+
+ORDER_COST = 16
+"""To put a key in order takes as long as to read so many."""
 
 
 @dataclass(slots=True)
@@ -139,7 +143,7 @@ class ReadPath(WritePath):
         size_bytes = 0
         for request in message.requests[len(results) :] if results else message.requests:
             if request.range_end:
-                if self._keys_left <= 0:
+                if self._keys_left <= 0 or not self._in_order():
                     serving.room_bytes = room_bytes
                     return False
                 keys_count = keys_looked_at(store.space, request)
@@ -173,6 +177,14 @@ class ReadPath(WritePath):
         reply = ReadResults(message.call, message.level.name, store.revision, results, staleness_ms)
         self._reply(serving.client, in_pieces(reply, serving.long) if serving.long else reply)
         return True
+
+    def _in_order(self) -> bool:
+        """Bring the order of the keys up to date; False: this turn has done enough for that."""
+        order = self.machine.store.space.order
+        while order.is_behind and self._keys_left > 0:
+            order.settle_some(ORDER_STEP_KEYS)
+            self._keys_left -= ORDER_COST * ORDER_STEP_KEYS
+        return not order.is_behind
 
     def _read_more(self, serving: "_Serving", request: Range) -> tuple[RangeResult | Failure, bytearray] | None:
         """Go on with a range of very many keys; None: this turn has read enough."""

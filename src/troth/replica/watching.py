@@ -124,6 +124,8 @@ class WatchPath(LeasePath):
             if client in self._paused:
                 continue
             data = next(chunks, None)
+            if data == b"":
+                continue
             self._reply(client, SnapshotPart(call, data or b"", data is None))
             if data is None:
                 del self._fetches[client, call]

@@ -168,7 +168,7 @@ def test_keys_that_are_dead_by_now_count_where_the_past_is_read_and_garbage_does
     store.apply_batch([DeleteRange(b"k0", b"k3"), Put(b"m", b""), Compact(11), DeleteRange(b"k3")])
     while store.scavenge():
         pass
-    assert (pin is None) == (store.space.dead_count(*ALL) == 1)
+    assert (pin is None) == (store.space.order.dead_count(*ALL) == 1)
     past = Range(b"k", range_end, revision=11, keys_only=True)
     live = 4 + (range_end == b"\0")
     puts = tuple(Put(b"a%d" % number, b"") for number in range(10 - live))

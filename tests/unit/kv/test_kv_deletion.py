@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from troth.kv import keyspace, preparing
+from troth.kv import order, preparing
 from troth.kv.deletion import Deletion, Index
 from troth.kv.requests import (
     Command,
@@ -28,7 +28,7 @@ ALL = DeleteRange(b"k", b"l")
 @pytest.fixture(autouse=True)
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "SLICE_KEYS", 4)
-    monkeypatch.setattr(keyspace, "_TOGETHER_MIN", 3)
+    monkeypatch.setattr(order, "_TOGETHER_MIN", 3)
 
 
 def filled() -> Store:

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from troth.errors import InvariantViolation
+from troth.kv import order
 from troth.kv.deletion import Deletion
 from troth.kv.keyspace import MARK_INTERVAL, KeySpace
 from troth.kv.requests import Compact, DeleteRange, Put, Range
@@ -24,8 +25,12 @@ def scavenge_all(store: Store) -> None:
         pass
 
 
+@pytest.mark.parametrize("in_steps", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_order_holds_whether_few_or_many_keys_move_between_two_reads(seed: int) -> None:
+def test_order_holds_whether_few_or_many_keys_move_between_two_reads(
+    seed: int, in_steps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order, "STEP_KEYS", 7)
     chance = random.Random(seed)
     store = Store()
     live: set[bytes] = set()
@@ -39,6 +44,13 @@ def test_order_holds_whether_few_or_many_keys_move_between_two_reads(seed: int) 
             else:
                 store.apply(Put(key, b""))
                 live.add(key)
+        for step, _ in enumerate(store.space.order.settle_steps() if in_steps else ()):
+            key = key_of(chance.randrange(2000))
+            if step % 3:
+                store.apply(Put(key, b"") if step % 2 else DeleteRange(key))
+                (live.add if step % 2 else live.discard)(key)
+            else:
+                store.scavenge(chance.randrange(1, 50))
         assert keys_in(store) == sorted(live)
         past[store.revision] = sorted(live)
         revision = chance.choice(list(past))

@@ -8,10 +8,11 @@ from replica_cluster import Cluster, client_of
 from troth.core.engines import engine_kind
 from troth.core.raft.messages import Heartbeat
 from troth.ids import NodeId
-from troth.kv import preparing, ranges, snapshot
+from troth.kv import order, preparing, ranges, snapshot
 from troth.kv.answers import ANSWER_BYTES_MAX
 from troth.kv.requests import (
     Compact,
+    Compare,
     DeleteRange,
     DeleteRangeResult,
     Failure,
@@ -27,12 +28,16 @@ from troth.replica import reading, sessions
 from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import (
     CallRefused,
+    ClientMessage,
+    FetchSnapshot,
     HashState,
     OpenSession,
     ReadResults,
     Reads,
     Results,
+    ServerMessage,
     SessionOpened,
+    SnapshotPart,
     StateHash,
     TransferLeadership,
     Writes,
@@ -196,6 +201,52 @@ def test_who_leads_before_its_snapshot_is_loaded_hands_that_one_on() -> None:
             pass
     cluster.step(100)
     assert len({replica.machine.store.hash() for replica in cluster.replicas.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Reads(1, eventual, (Range(b"k", b"l", limit=1),)),
+        Reads(1, linearizable, (ALL_KEYS, Range(b"k001"))),
+        Writes(0, 3, 0, (Put(b"a", b""), DeleteRange(b"k", b"k01"))),
+        Writes(0, 3, 0, (Txn(success=(Txn(failure=(ALL,)),)),)),
+        Writes(0, 3, 0, (Txn(compare=(Compare(b"k", range_end=b"l"),)),)),
+        HashState(1),
+        FetchSnapshot(1),
+    ],
+)
+def test_the_order_of_many_keys_is_made_in_steps_whoever_asks_for_it_first(
+    asked: ClientMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a start, or a load, that nobody has read ranges in."""
+    pieces: list[int] = []
+    whole = order.KeyOrder.settle
+
+    def settle(made: order.KeyOrder) -> None:
+        pieces.append(len(made.moved))
+        whole(made)
+
+    monkeypatch.setattr(order, "STEP_KEYS", 4)
+    monkeypatch.setattr(reading, "ORDER_STEP_KEYS", 4)
+    monkeypatch.setattr(reading, "KEYS_PER_TURN", 2 * 4 * reading.ORDER_COST)
+    monkeypatch.setattr(order.KeyOrder, "settle", settle)
+    cluster = filled_cluster()
+    leader = cluster.leader
+    cluster.ask(leader, Writes(0, 2, 0, (Compact(KEYS),)), ticks=5)
+    cluster.say(leader, asked)
+    turns = 0
+    replies: list[ServerMessage] = []
+    while not replies or (isinstance(replies[-1], SnapshotPart) and not replies[-1].last):
+        turns += 1
+        assert turns < 1_000
+        for node, replica in cluster.replicas.items():
+            replica.tick(cluster.now)
+            turn(cluster, node)
+        cluster.now = type(cluster.now)(cluster.now + 1)
+        replies += cluster.heard(leader)
+    assert not isinstance(replies[0], CallRefused | WritesRefused)
+    assert turns > KEYS // 4 // 2 // 2, "two steps a turn at most"
+    assert max(pieces, default=0) <= 4
 
 
 def test_what_a_leader_has_proposed_while_it_loads_is_answered_once_it_is_applied() -> None:
