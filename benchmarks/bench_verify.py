@@ -128,6 +128,8 @@ def measure() -> dict[str, object]:
             "cas-register",
         ),
         corpus("kv-like, some with bugs", [corpora.kv_like(seed) for seed in range(100)], "kv"),
+        corpus("kv-like, in rounds", [corpora.kv_rounds(seed) for seed in range(100)], "kv"),
+        corpus("register, 20 000 of 100 values", [corpora.few_values(seed) for seed in range(4)], "register"),
         corpus("kv-like, 2 % crashed", [corpora.kv_like(seed, crash=0.02) for seed in range(50)], "kv"),
         corpus(
             "etcd-like, one wrong read late",

@@ -5,6 +5,8 @@ is a stale read, a lost write or a wrong cas at a given rate. Shapes follow publ
 
 * etcd_like: 5 clients on one cas-register with values 0..4, about 85 operations, 7 to 25 of them crashed;
 * kv_like: 350 to 2000 get/put/append over 10 keys from 10 to 50 clients, values are unique strings;
+* kv_rounds: the same in rounds, in each of which every client counts from 0 again, so that texts repeat;
+* few_values: 20 000 reads and writes of one register by 8 to 20 clients, values 0..99;
 * register_unique: reads and writes of one register, every value written once, of any length;
 * crowded, repeating_kv, container, wrong_read: shapes that are hard on a checker, to know the worst case.
 """
@@ -190,6 +192,55 @@ def kv_like(
         bug=rate,
         reading=Reading(initial=""),
         busy=rng.uniform(0.6, 0.95),
+    )
+
+
+def kv_rounds(seed: int, *, bug: float | None = None) -> History:
+    """Get, put and append on ten keys in rounds: the texts of one are those of the next, if mostly on other keys."""
+    rng = random.Random(seed)
+    crew, rounds = rng.choice((1, 10, 50)), rng.choice((2, 3, 5))
+    rate = rng.choice([0.0, 0.0, 0.002]) if bug is None else bug
+    operations = rng.randrange(350, 2001)
+    each = max(1, operations // crew // rounds)
+    counts = [0] * crew
+
+    def request(rng: random.Random, _: int) -> tuple[str, object, object]:
+        f, key = rng.choice(("get", "get", "put", "append", "append", "append", "append")), str(rng.randrange(10))
+        if f == "get":
+            return f, key, None
+        client = rng.randrange(crew)
+        counts[client] += 1
+        return f, key, f"x {client} {(counts[client] - 1) % each} y"
+
+    return _run(
+        rng,
+        operations=operations,
+        clients=crew,
+        request=request,
+        initial="",
+        crash=0.0,
+        bug=rate,
+        reading=Reading(initial=""),
+        busy=rng.uniform(0.6, 0.95),
+    )
+
+
+def few_values(seed: int, *, operations: int = 20_000, bug: float = 0.0) -> History:
+    """Reads and writes of one register, values 0..99."""
+
+    def request(rng: random.Random, _: int) -> tuple[str, object, object]:
+        return ("write", None, rng.randrange(100)) if rng.random() < 0.5 else ("read", None, None)
+
+    return _run(
+        random.Random(seed),
+        operations=operations,
+        clients=(8, 12, 16, 20)[seed % 4],
+        request=request,
+        initial=None,
+        crash=0.0,
+        bug=bug,
+        reading=Reading(failed="observed"),
+        busy=0.8,
     )
 
 

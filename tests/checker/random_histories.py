@@ -23,6 +23,7 @@ from troth.verify.models import (
     Stack,
     UnorderedQueue,
 )
+from troth.verify.primitives import joined
 
 Request = tuple[str, Value, Value]
 Script = Callable[[random.Random, int], Request]
@@ -295,3 +296,47 @@ def crowded_register(seed: int) -> History:
         free.append(fresh if crashed else process)
         fresh += crashed
     return pair(events)
+
+
+def crowded_texts(seed: int) -> History:
+    """Get, put and append of a few texts on one key by up to twelve clients, with crashes, lies in some."""
+    rng = random.Random(f"texts {seed}")
+    texts: tuple[Value, ...] = rng.choice(
+        (("a", "b"), ("xy", "z", "xz", "zy"), ((1,), (2,), (3,)), ("a", "ab", "b"))
+    )
+    clients, operations = rng.choice((2, 4, 8, 12)), rng.choice((6, 10, 20, 40))
+    crash, lie = rng.choice((0.0, 0.0, 0.1)), rng.choice((0.0, 0.0, 0.05))
+    names = rng.choice(
+        (("get", "append", "put"), ("get", "get", "append", "append", "append", "put"), ("get", "append"))
+    )
+    initial: Value = rng.choice(("", "", None))
+    state: Value = initial
+    past = [state]
+    free, events = list(range(clients)), list[Event]()
+    working: dict[int, tuple[str, Value, bool]] = {}
+    fresh = clients
+    while operations or working:
+        if operations and free and (not working or rng.random() < 0.6):
+            operations -= 1
+            process, f = free.pop(rng.randrange(len(free))), rng.choice(names)
+            value = None if f == "get" else rng.choice(texts)
+            working[process] = (f, value, False)
+            events.append(Event(type=EventType.INVOKE, process=process, f=f, value=value))
+            continue
+        process = rng.choice(sorted(working))
+        f, value, done = working[process]
+        if not done:
+            if f == "get":
+                value = rng.choice(past) if rng.random() < lie else state
+            elif rng.random() >= lie:
+                state = joined(state, value) if f == "append" else value
+                past.append(state)
+            working[process] = (f, value, True)
+            continue
+        del working[process]
+        crashed = rng.random() < crash
+        kind = EventType.INFO if crashed else EventType.OK
+        events.append(Event(type=kind, process=process, f=f, value=None if crashed else value))
+        free.append(fresh if crashed else process)
+        fresh += crashed
+    return pair(events, reading=Reading(initial=initial))

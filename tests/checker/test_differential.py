@@ -11,13 +11,13 @@ from troth.verify.accesses import accesses_of
 from troth.verify.check import check
 from troth.verify.linearizability import Budget, check_linearizable
 from troth.verify.linearizability.register import search
-from troth.verify.models import Register
+from troth.verify.models import Kv, Register
 from troth.verify.staleness import RememberingRegister
 from troth.verify.verdict import Status
 
 from .brute import linearizable, replays
 from .brute_weak import convergent, others_guarantee, own_guarantee, views
-from .random_histories import OBJECTS, crowded_register, random_history
+from .random_histories import OBJECTS, crowded_register, crowded_texts, random_history
 from .strange_histories import STRANGE, strange_history
 from .weak_histories import weak_history
 
@@ -78,6 +78,25 @@ def test_repeated_values_are_told_apart_as_a_search_says(start: int, count: int)
             assert verdict.witness is not None
             assert replays(history, Register(), verdict.witness) == "", seed
     assert {(Status.OK, "chains"), (Status.ILLEGAL, "chains")} <= seen
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+def test_repeated_texts_are_told_apart_as_a_search_says(start: int, count: int) -> None:
+    """The same with appends, where what was read must be taken apart first."""
+    seen = set()
+    for seed in range(start, start + count):
+        history = crowded_texts(seed)
+        verdict = check_linearizable(history, Kv())
+        primitives = [Kv().primitive(op, history.reading) for op in history.operations]
+        searched = search(primitives, history.timeline, initial=history.reading.initial)
+        assert verdict.status.value == searched.status, seed
+        repeated = len({op.argument for op in history.operations if op.f != "get"})
+        if repeated < sum(op.f != "get" for op in history.operations):
+            seen.add((verdict.status, *verdict.algorithms))
+        if verdict:
+            assert verdict.witness is not None
+            assert replays(history, Kv(), verdict.witness) == "", seed
+    assert {(Status.OK, "chains"), (Status.OK, "jit"), (Status.ILLEGAL, "jit")} <= seen
 
 
 @pytest.mark.parametrize(("start", "count"), COUNTS)

@@ -166,6 +166,9 @@ def _note(key: Key, op: Operation, reading: Reading) -> bool:
         key.appended = True
         if not value:
             return False
+        if value in key.written:
+            key.again.append((value, op))
+            return True
     elif f == "cas" and isinstance(value, tuple) and len(value) == 2 and op.result is not False:
         before, value = value
         if before == value or before in key.changed:
@@ -422,7 +425,7 @@ def _nodes(key: Key, found: Found) -> dict[Value, Value]:
                 nodes[None] = nodes[""] = nodes[()] = node
                 nodes.setdefault(key.initial, node)
                 continue
-            if key.written[node].f != "append":
+            if key.seen or key.written[node].f != "append":
                 nodes[node] = node
                 state = node if isinstance(node, str | tuple) else None
                 continue

@@ -25,6 +25,7 @@ from itertools import accumulate
 from typing import Final, TypeAlias
 
 from troth.verify.history import FOREVER, EventType, Operation, Value, show
+from troth.verify.linearizability import concatenations
 from troth.verify.linearizability.chains import Found, Key, examine
 
 _TRIES: Final = 16
@@ -40,8 +41,12 @@ def decided(key: Key) -> tuple[Key, Found | None]:
     """
     if not key.again and not key.hopeless:
         return key, examine(key)
-    if key.hopeless or key.appended or key.changed:
+    if key.hopeless or key.changed:
         return key, None
+    if key.appended:
+        told_apart = concatenations.told_apart(key)
+        found = None if told_apart is None else examine(told_apart)
+        return (key, None) if told_apart is None or found is None or found.conflict else (told_apart, found)
     ties = _Ties(key)
     loose: Loose = []
     for read in key.reads:
