@@ -65,6 +65,7 @@ class Core:
         # One operation on a set is atomic, so these two need no lock.
         self._open: set[str] = set()
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
+        self._only_read: OrderedDict[str, None] = OrderedDict()
         self._under_way: set[str] = set()
         self._in_doubt: OrderedDict[str, Commit] = OrderedDict()
         # Up to these numbers, some of ours have ended so of which nothing more is kept.
@@ -112,14 +113,16 @@ class Core:
                 # The log may have done so by itself.
                 self.epoch = self.log.renew() if self.log.epoch == self.epoch else self.log.epoch
 
-    def ended(self, gid: str, outcome: str, *, alone: bool) -> None:
-        """*gid* is over, as far as its block goes. What one database committed alone is not in the log: kept here."""
+    def ended(self, gid: str, outcome: str, *, alone: bool = False, only_read: bool = False) -> None:
+        """*gid* is over, as far as its block goes. What one database committed alone, and what only read, is not in the
+        log: kept here, each for itself, since the readers may be many."""
         with self._lock:
             self._open.discard(gid)
             self.metrics.outcomes[outcome] += 1
-            if alone:
-                self._committed_alone[gid] = None
-                self._alone_up_to = max(self._alone_up_to, _shorten(self._committed_alone))
+            if alone or only_read:
+                kept = self._committed_alone if alone else self._only_read
+                kept[gid] = None
+                self._alone_up_to = max(self._alone_up_to, _shorten(kept))
 
     def participant(self, named: Any) -> Participant:
         """The participant of this name, engine or client. Raises UsageError."""
@@ -300,7 +303,7 @@ class Core:
                 and self.waiting.blocking(self.log.verdict, found[0]) is Verdict.DELEGATED
             )
             return Outcome.COMMITTED if is_applied else said or Outcome.OPEN
-        if gid in self._committed_alone:
+        if gid in self._committed_alone or gid in self._only_read:
             return Outcome.COMMITTED
         if verdict is Verdict.OPEN and self.is_over(found[0]) and not self.may_be_in_doubt(found[0]):
             return Outcome.ABORTED

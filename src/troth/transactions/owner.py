@@ -64,7 +64,8 @@ class Owner:
         self._interrupt: BaseException | None = None
         self._prepared_at = 0.0
         self._shares = False
-        self._is_alone = False
+        self._is_alone = self._only_read = False
+        """Whether it committed without the log: in one database, or having written in none."""
         self._goes_on = False
         """Whether another thread has the second phase."""
 
@@ -78,7 +79,8 @@ class Owner:
                 self._cut_short()
             raise
         finally:
-            core.ended(self._own_gid, _ENDED_AS.get(self._state, "in_doubt"), alone=self._is_alone)
+            ended_as = _ENDED_AS.get(self._state, "in_doubt")
+            core.ended(self._own_gid, ended_as, alone=self._is_alone, only_read=self._only_read)
             if not self._goes_on:
                 self._leave()
 
@@ -231,6 +233,7 @@ class Owner:
         went_well = self._fan([(branch, branch.commit_alone) for branch in readers])
         if not writers:
             # Nothing was written: whatever a reader's COMMIT said, there is nothing to undo and nothing to doubt.
+            self._only_read = True
             return None
         if not went_well:
             return Event.RESOURCE_REFUSED

@@ -39,7 +39,7 @@ class Transaction(Owner):
             try:
                 holder = core.committed_under(key)
             except BaseException:
-                core.ended(self.gid, "aborted", alone=False)
+                core.ended(self.gid, "aborted")
                 raise
             if holder is not None:
                 self._replay(holder)
@@ -116,7 +116,7 @@ class Transaction(Owner):
     def _end_replayed(self) -> None:
         """Nothing was done here, so there is nothing to end but the name that was drawn."""
         self._state = State.COMMITTED
-        self._core.ended(self._own_gid, "replayed", alone=False)
+        self._core.ended(self._own_gid, "replayed")
 
     def commit(self) -> None:
         """Commit in every branch; called by the block's end.

@@ -14,6 +14,7 @@ from troth.core.twophase.cells import Verdict  # noqa: E402
 from troth.core.twophase.records import Abort, Commit  # noqa: E402
 from troth.core.twophase.table import Finding, State  # noqa: E402
 from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError, TransactionInDoubt, UsageError  # noqa: E402
+from troth.transactions import core as core_module  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.log.group import GroupCommit  # noqa: E402
@@ -320,3 +321,35 @@ def test_a_closed_coordinator_begins_nothing(tmp_path: Path) -> None:
         pass
     with pytest.raises(UsageError, match="is closed"):
         tpc.begin()
+
+
+@pytest.mark.parametrize("key", ["", "order-1"])
+def test_one_that_only_read_is_told_to_be_committed_whoever_asks(key: str, tmp_path: Path) -> None:
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        with tpc.begin(key=key) as tx:
+            tx["last"].exec_driver_sql("SELECT count(*) FROM work")
+        with tpc.begin() as untouched:
+            pass
+        with pytest.raises(ZeroDivisionError), tpc.begin() as undone:
+            tx_rows = undone["last"].exec_driver_sql("SELECT count(*) FROM work")
+            tx_rows.scalar_one() / 0
+        for each, outcome in ((tx, Outcome.COMMITTED), (untouched, Outcome.COMMITTED), (undone, Outcome.ABORTED)):
+            assert each.outcome is outcome
+            assert tpc.outcome(each.gid) is outcome
+
+
+def test_readers_do_not_push_out_what_is_known_of_lone_writers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_module, "UNFINISHED_MAX", 2)
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        with tpc.begin() as writer:
+            writer["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+        readers = []
+        for _ in range(4):
+            with tpc.begin() as reader:
+                reader["last"].exec_driver_sql("SELECT count(*) FROM work")
+            readers.append(reader)
+        assert tpc.outcome(writer.gid) is Outcome.COMMITTED
+        assert [tpc.outcome(each.gid) for each in readers[-2:]] == [Outcome.COMMITTED] * 2
+        assert tpc.outcome(readers[0].gid) is Outcome.UNRECORDED, "what is not known any more is not said"

@@ -57,6 +57,28 @@ def test_what_changes_no_row_is_written_all_the_same(statement: str, tmp_path: P
         assert tx._branches[0].wrote is (statement != "SELECT 1")
 
 
+@pytest.mark.parametrize(
+    ("statement", "wrote"),
+    [
+        ("PRAGMA other.user_version = 7", True),
+        ("PRAGMA other.application_id = 7", True),
+        ("CREATE TABLE other.t (x)", True),
+        ("CREATE TEMP TABLE t (x)", False),
+        ("SELECT 1", False),
+    ],
+)
+def test_what_changes_no_row_of_an_attached_file_is_written_all_the_same(
+    statement: str, wrote: bool, tmp_path: Path
+) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    attach = f"ATTACH '{tmp_path}/other.db' AS \"other\""
+    sa.event.listen(engine, "connect", lambda raw, _: raw.execute(attach))
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc, tpc.begin() as tx:
+        tx[engine].exec_driver_sql(statement)
+        tx._branches[0].ask()
+        assert tx._branches[0].wrote is wrote
+
+
 @pytest.mark.parametrize("mode", ["MEMORY", "OFF"])
 def test_a_journal_that_an_event_of_the_engine_takes_from_the_disk_is_refused(mode: str, tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")

@@ -10,7 +10,7 @@ most one such participant in a transaction, and its file needs ``synchronous=FUL
 """
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Engine, exc
 from sqlalchemy.pool import StaticPool
@@ -29,7 +29,12 @@ LEGACY = -1
 _UNSAFE = ("off", "memory")
 _CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (gid TEXT PRIMARY KEY, committed INTEGER NOT NULL)"
 _MARK = f"INSERT INTO {TABLE} (gid, committed) VALUES (?, ?)"
-_NUMBERS = "SELECT * FROM pragma_schema_version, pragma_user_version, pragma_application_id"
+_NUMBERS: Final = ("schema_version", "user_version", "application_id")
+_FILES = (
+    "SELECT v.*, u.*, a.*, f.name FROM pragma_schema_version v, pragma_user_version u, pragma_application_id a,"
+    " pragma_database_list f WHERE f.name <> 'temp'"
+)
+"""The numbers of the main file, and each file that is attached."""
 _JOURNAL = "troth.journal"
 """Where a pooled connection's `info` keeps its journal mode."""
 _OLD = f"{TABLE} WHERE committed = 1 AND gid GLOB ? AND rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
@@ -95,8 +100,13 @@ class SqliteBranch(SqlBranch):
         return lambda: None
 
     def _written(self) -> tuple[Any, ...]:
-        """What a change changes; one of the schema, or of the file's own numbers, counts as no change of a row."""
-        return (self._raw.total_changes, *self.handle.exec_driver_sql(_NUMBERS).one())
+        """What a change changes; one of the schema, or of a file's own numbers, counts as no change of a row."""
+        (main, *attached) = self.handle.exec_driver_sql(_FILES).all()
+        written = (self._raw.total_changes, *main)
+        for *_, file in attached:
+            quoted = file.replace('"', '""')
+            written += (file, *(self._pragma(f'"{quoted}".{number}') for number in _NUMBERS))
+        return written
 
     @override
     def release(self, *, broken: bool) -> None:
