@@ -8,7 +8,7 @@ runs as tasks.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,7 +55,15 @@ class _InTasks(Waiting):
         task.add_done_callback(self._tasks.discard)
 
     @override
-    def close(self) -> None:
+    def close(self, last: Callable[[], None]) -> None:
+        """What goes on in the background has been waited for: `drained`."""
+        try:
+            self.blocking(last)
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Have no threads any more."""
         self._threads.shutdown(wait=False)
 
     async def drained(self) -> None:
@@ -64,7 +72,7 @@ class _InTasks(Waiting):
             await asyncio.wait(set(self._tasks))
 
 
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+async def _to_the_end(work: Awaitable[T]) -> T:
     """Wait for *work* to its end, whatever happens to the waiter: half of a commit helps nobody."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -114,17 +122,20 @@ class AsyncTwoPhaseCommit:
         self._recovery: asyncio.Task[None] | None = None
 
     async def start(self) -> Self:
-        """Check the participants, open an epoch in the log, and begin to recover. Raises as `TwoPhaseCommit`.
-
-        The loop waits for the log to be opened, this once.
-        """
+        """Check the participants, open an epoch in the log, and begin to recover. Raises as `TwoPhaseCommit`."""
         waiting = self._waiting = _InTasks()
-        try:
-            self._sync = await greenlet_spawn(
+        opening = asyncio.ensure_future(
+            greenlet_spawn(
                 lambda: TwoPhaseCommit(self._participants, recover_every=None, waiting=waiting, **self._options)
             )
+        )
+        try:
+            self._sync = await _to_the_end(opening)
         except BaseException:
-            waiting.close()
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                # Cancelled meanwhile: nobody else would close it.
+                await _to_the_end(greenlet_spawn(opening.result().close))
+            waiting.end()
             raise
         if self._recover_every is not None:
             self._recovery = asyncio.create_task(self._recover_for_ever(self._recover_every))
@@ -216,7 +227,7 @@ class AsyncTwoPhaseCommit:
         if self._sync is not None:
             await self._waiting.drained()
             sync, self._sync = self._sync, None
-            await greenlet_spawn(sync.close)
+            await _to_the_end(greenlet_spawn(sync.close))
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -259,8 +270,11 @@ class AsyncBranch:
 
         async def call(*arguments: Any, **options: Any) -> Any:
             handle = await self._transaction.connection(self._participant)
-            done = getattr(handle, name)(*arguments, **options)
-            return await done if isinstance(handle, AsyncConnection) else done
+            work = getattr(handle, name)
+            if isinstance(handle, AsyncConnection):
+                return await work(*arguments, **options)
+            # To the end: half of it would still be going on when the transaction is rolled back.
+            return await _to_the_end(asyncio.to_thread(work, *arguments, **options))
 
         return call
 

@@ -22,7 +22,7 @@ from troth.transactions.recovery import Recovery
 from troth.transactions.report import Report
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Transaction
-from troth.transactions.waiting import Waiting
+from troth.transactions.waiting import InThreads, Waiting
 
 DEFAULT_LOG = "troth-2pc"
 RECOVER_EVERY_S = 5.0
@@ -76,18 +76,18 @@ class TwoPhaseCommit:
         """
         self.name = name
         self._is_closed = False
-        self._stack = ExitStack()
+        waiting = waiting or InThreads()
         with ExitStack() as undo:
-            chosen = choose(participants)
+            chosen = choose(participants, waiting)
             for participant in chosen:
                 undo.callback(participant.close)
             facts = {participant.name: participant.facts() for participant in chosen}
             problems = preflight(chosen, facts)
             if problems:
                 raise PreflightFailed(problems)
-            opened, barrier_file = open_log(log, name, coordinator, on_step)
-            undo.callback(opened.close)
-            check_identities(opened, chosen, facts)
+            opened, barrier_file = waiting.blocking(open_log, log, name, coordinator, on_step)
+            undo.callback(waiting.blocking, opened.close)
+            waiting.blocking(check_identities, opened, chosen, facts)
             self._core = Core(
                 chosen,
                 opened,
@@ -97,18 +97,19 @@ class TwoPhaseCommit:
                 waiting=waiting,
             )
             undo.pop_all()
-        self._facts = facts
-        self._recovery = Recovery(self._core)
-        self._stack.callback(self._core.close)
-        if recover_every is not None:
-            self._recovery.start(lambda: recover_every * random.uniform(0.8, 1.2))
-            self._stack.callback(self._recovery.stop)
-        if detect_deadlocks:
-            from troth.transactions.deadlocks import Detector
+            undo.callback(self._core.close)
+            self._facts = facts
+            self._recovery = Recovery(self._core)
+            if recover_every is not None:
+                self._recovery.start(lambda: recover_every * random.uniform(0.8, 1.2))
+                undo.callback(self._recovery.stop)
+            if detect_deadlocks:
+                from troth.transactions.deadlocks import Detector
 
-            detector = Detector(self._core)
-            detector.start()
-            self._stack.callback(detector.stop)
+                detector = Detector(self._core)
+                detector.start()
+                undo.callback(detector.stop)
+            self._stack = undo.pop_all()
 
     # ---- transactions ----------------------------------------------------------------------------------
 

@@ -333,15 +333,21 @@ class Core:
         return None if said is None else Outcome.COMMITTED if said else Outcome.ABORTED
 
     def close(self) -> None:
-        self.waiting.close()
-        for participant in self.participants:
-            participant.close()
-        self.barrier.close()
+        """Give up the epoch's place, once the second phases that go on in the background have ended."""
+        try:
+            self.waiting.close(self._close)
+        finally:
+            self.barrier.close()
+
+    def _close(self) -> None:
         try:
             self.flush_applied()
             self.log.close()
         except StorageError:
             pass  # what was not written down is found out again by recovery
+        finally:
+            for participant in self.participants:
+                participant.close()
 
 
 def _shorten(kept: "OrderedDict[str, Any]") -> int:

@@ -3,7 +3,7 @@
 The table says what (core/twophase/table.py); this reads the cells, tells the databases, and returns what was found.
 """
 
-import threading
+import time
 from collections.abc import Sequence
 
 from troth.core.twophase.cells import Verdict
@@ -17,6 +17,7 @@ from troth.transactions.report import UNREACHABLE, Report
 
 LOOKS_MAX = 20
 DETACHES_MAX = 5
+DETACH_PAUSE_S = 0.02
 
 
 class Resolver:
@@ -164,7 +165,7 @@ class Resolver:
         except UNREACHABLE:
             return Finding.UNREACHED
         # The session ends a moment after it was told to.
-        threading.Event().wait(0.02)
+        self._core.waiting.blocking(time.sleep, DETACH_PAUSE_S)
         return self._tell(participant, branch, commit=commit)
 
     def _prove(self, participant: Participant, gid: str, proof: str | None) -> Finding:

@@ -22,7 +22,8 @@ class Waiting(Protocol):
     def later(self, work: Callable[[], None]) -> None:
         """Do *work* soon, without the caller."""
 
-    def close(self) -> None: ...
+    def close(self, last: Callable[[], None]) -> None:
+        """Wait for what goes on in the background, then do *last*, which may block, and be gone."""
 
 
 class InThreads(Waiting):
@@ -65,8 +66,11 @@ class InThreads(Waiting):
         done()
 
     @override
-    def close(self) -> None:
+    def close(self, last: Callable[[], None]) -> None:
         with self._lock:
             self._is_closed = True
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
+        try:
+            if self._pool is not None:
+                self._pool.shutdown(wait=True)
+        finally:
+            last()

@@ -10,6 +10,7 @@ sa = pytest.importorskip("sqlalchemy")
 from troth.errors import UsageError  # noqa: E402
 from troth.transactions.participants import choose as choose_module  # noqa: E402
 from troth.transactions.participants.choose import choose  # noqa: E402
+from troth.transactions.waiting import InThreads  # noqa: E402
 
 
 class Client:
@@ -33,5 +34,5 @@ def test_who_is_refused_leaves_no_client_of_ours_open(
 
     monkeypatch.setattr(choose_module, "connect", connect)
     with pytest.raises(UsageError):
-        choose({"troth://a": "troth://a", **refused})
+        choose({"troth://a": "troth://a", **refused}, InThreads())
     assert [client.is_closed for client in made] == [True]

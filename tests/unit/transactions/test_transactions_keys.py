@@ -143,7 +143,7 @@ def test_work_for_later_is_done_at_once_after_the_end() -> None:
     waiting, done = InThreads(), threading.Event()
     waiting.later(done.set)
     assert done.wait(5)
-    waiting.close()
+    waiting.close(lambda: None)
     by: list[int] = []
     waiting.later(lambda: by.append(threading.get_ident()))
     assert by == [threading.get_ident()]

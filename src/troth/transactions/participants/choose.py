@@ -14,6 +14,7 @@ from troth.transactions.participants.mysql import MySql
 from troth.transactions.participants.postgresql import Postgres
 from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.participants.sqlite import LastResource, Sqlite
+from troth.transactions.waiting import Waiting
 
 KINDS: dict[str, type[SqlParticipant]] = {
     "postgresql": Postgres,
@@ -24,7 +25,7 @@ KINDS: dict[str, type[SqlParticipant]] = {
 """By SQLAlchemy's name of the dialect. Oracle and SQL Server would be rows here."""
 
 
-def choose(given: Mapping[str, Any] | Sequence[Any]) -> list[Participant]:
+def choose(given: Mapping[str, Any] | Sequence[Any], waiting: Waiting) -> list[Participant]:
     """The participants of *given*: engines (async ones too), `LastResource`, troth clients or ``troth://`` URLs.
 
     Without names they are called after their database, which stays the same when the program is started again.
@@ -40,7 +41,7 @@ def choose(given: Mapping[str, Any] | Sequence[Any]) -> list[Participant]:
     with ExitStack() as undo:
         found = []
         for name, each in named:
-            found.append(_participant(name, each))
+            found.append(_participant(name, each, waiting))
             undo.callback(found[-1].close)
         names = [participant.name for participant in found]
         for name in sorted({name for name in names if names.count(name) > 1}):
@@ -52,11 +53,11 @@ def choose(given: Mapping[str, Any] | Sequence[Any]) -> list[Participant]:
     return found
 
 
-def _participant(name: str | None, given: Any) -> Participant:
+def _participant(name: str | None, given: Any, waiting: Waiting) -> Participant:
     if isinstance(given, str) and given.startswith("troth"):
-        return Cluster(name or given, connect(given), owns=True)
+        return Cluster(name or given, waiting.blocking(connect, given), waiting, owns=True)
     if isinstance(given, Client):
-        return Cluster(name or "troth", given)
+        return Cluster(name or "troth", given, waiting)
     engine = given.engine if isinstance(given, LastResource) else given
     key = engine
     engine = getattr(engine, "sync_engine", engine)  # an AsyncEngine

@@ -10,18 +10,21 @@ Commit writes the values and removes both, at one revision; rollback removes the
 process finishes it. Whoever writes the keys without TwoPhaseCommit does not look at the holds; keep such keys apart.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 
 from troth.client.operations import Delete, Put, as_bytes, create_revision, mod_revision
+from troth.client.replies import TxnReply
 from troth.client.sync import Client
 from troth.core.twophase.gid import Epoch, parse_gid
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, RequestError, UsageError
 from troth.kv.requests import Compare, Operation
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
+from troth.transactions.waiting import Waiting
 
 INTENT = b"troth.2pc/intent/"
 HOLD = b"troth.2pc/hold/"
@@ -135,13 +138,13 @@ class ClusterBranch:
         write: Operation = Put(intent, _encode(content))
         fresh = create_revision(intent) == 0
         self._voted = True
-        reply = self.participant.client.txn([fresh, *self._unchanged()], [write, *holds])
+        reply = self.participant.txn([fresh, *self._unchanged()], [write, *holds])
         if not reply.succeeded:
             raise self._refused()
         return _nothing
 
     def commit_alone(self) -> Callable[[], None]:
-        reply = self.participant.client.txn(self._unchanged(), _operations(self.handle.writes.items()))
+        reply = self.participant.txn(self._unchanged(), _operations(self.handle.writes.items()))
         if not reply.succeeded:
             raise self._refused()
         return _nothing
@@ -179,25 +182,29 @@ class Cluster:
     kind = "troth"
     can_prepare = True
 
-    def __init__(self, name: str, client: Client, *, owns: bool = False) -> None:
+    def __init__(self, name: str, client: Client, waiting: Waiting, *, owns: bool = False) -> None:
         """*owns*: close the client at the end."""
         self.name = name
         self.client = client
+        self.waiting = waiting
         self._owns = owns
 
     @property
     def key(self) -> Client:
         return self.client
 
+    def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnReply:
+        return self.waiting.blocking(self.client.txn, compares, operations)
+
     def facts(self) -> Facts:
-        return Facts(f"troth:{self.client.status()[0].cluster_id:x}", ())
+        return Facts(f"troth:{self.waiting.blocking(self.client.status)[0].cluster_id:x}", ())
 
     def open(self, number: int, begun: Begun) -> ClusterBranch:
         return ClusterBranch(self, number, begun)
 
     def prepared(self) -> list[Prepared]:
         found = []
-        for kv in self.client.range(prefix=INTENT, keys_only=True).kvs:
+        for kv in self.waiting.blocking(partial(self.client.range, prefix=INTENT, keys_only=True)).kvs:
             branch = kv.key[len(INTENT) :].decode("utf-8", "replace")
             gid = parse_gid(branch)
             if gid is not None:
@@ -207,14 +214,14 @@ class Cluster:
     def finish(self, branch: str, *, commit: bool) -> Finding:
         intent = INTENT + branch.encode()
         try:
-            kv = self.client.get(intent).kv
+            kv = self.waiting.blocking(self.client.get, intent).kv
             if kv is None:
                 return Finding.ABSENT
             found = _decode(kv.value)
             gone: list[Operation] = [Delete(intent), *(Delete(HOLD + key) for key in found.held)]
             work = _operations(found.writes) if commit else []
             # Two recoverers, or the owner and one: only the first finds the intent as it was.
-            reply = self.client.txn([mod_revision(intent) == kv.mod_revision], [*work, *gone])
+            reply = self.txn([mod_revision(intent) == kv.mod_revision], [*work, *gone])
             return Finding.FINISHED if reply.succeeded else Finding.ABSENT
         except RequestError:
             return Finding.UNREACHED

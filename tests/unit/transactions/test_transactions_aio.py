@@ -1,0 +1,131 @@
+"""With asyncio nothing that blocks is done in the loop, and a cancellation leaves nothing open."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+pytest.importorskip("aiosqlite")
+
+import sqlalchemy as sa
+from fake_server import Served
+from sqlalchemy.ext.asyncio import create_async_engine
+from typing_extensions import override
+
+import troth
+from troth.transactions import coordinator
+from troth.transactions.aio import AsyncTwoPhaseCommit
+from troth.transactions.log.file import FileLog
+from troth.transactions.outcome import Outcome
+
+Calls = list[tuple[str, int]]
+
+
+def recording(
+    calls: Calls, *, told: Callable[[], None] = lambda: None, go_on: Callable[[], None] = lambda: None
+) -> Any:
+    """A `FileLog` that notes in which thread its methods are called; its opening says *told*, and waits for *go_on*."""
+
+    class Recording(FileLog):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            calls.append(("open", threading.get_ident()))
+            told()
+            go_on()
+            super().__init__(*arguments, **options)
+
+        @override
+        def __getattribute__(self, name: str) -> Any:
+            found = super().__getattribute__(name)
+            if name.startswith("_") or not callable(found):
+                return found
+
+            def called(*arguments: Any, **options: Any) -> Any:
+                calls.append((name, threading.get_ident()))
+                return found(*arguments, **options)
+
+            return called
+
+    return Recording
+
+
+def test_the_log_is_never_touched_in_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Calls = []
+    monkeypatch.setattr(coordinator, "FileLog", recording(calls))
+
+    async def main() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/last.db")
+        async with AsyncTwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+            async with tpc.begin(key="order-1") as tx:
+                await tx["last"].execute(sa.text("CREATE TABLE work (x INTEGER)"))
+            assert await tpc.outcome(tx.gid) is Outcome.COMMITTED
+            await tpc.recover()
+        await engine.dispose()
+
+    asyncio.run(main())
+    assert {"open", "members", "register", "holder_of", "decide", "verdict", "note_applied", "close"} <= {
+        name for name, _ in calls
+    }
+    assert [name for name, thread in calls if thread == threading.get_ident()] == []
+
+
+def test_a_start_that_is_cancelled_gives_its_place_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        loop, opening, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        held = recording(
+            [], told=lambda: loop.call_soon_threadsafe(opening.set), go_on=lambda: go_on.wait() and None
+        )
+        monkeypatch.setattr(coordinator, "FileLog", held)
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/last.db")
+        tpc = AsyncTwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None)
+        starting = asyncio.create_task(tpc.start())
+        await opening.wait()
+        starting.cancel()
+        loop.call_soon(go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        await engine.dispose()
+
+    asyncio.run(main())
+    FileLog(tmp_path / "log", coordinator="0").close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.stop()
+
+
+def test_a_cluster_is_never_waited_for_in_the_loop(served: Served, tmp_path: Path) -> None:
+    threads: Calls = []
+
+    async def main(client: Any) -> None:
+        async with AsyncTwoPhaseCommit({"kv": client}, log=tmp_path / "log", recover_every=None) as tpc:
+            async with tpc.begin() as tx:
+                await tx["kv"].put("a", "1")
+            async with tpc.begin(key="order-1") as tx:
+                assert await tx["kv"].get("a") == b"1"
+                await tx["kv"].put("a", "2")
+            with pytest.raises(ZeroDivisionError):
+                async with tpc.begin() as tx:
+                    await tx["kv"].put("a", str(1 / 0))
+            await tpc.recover()
+
+    with troth.connect(served.cluster.url) as client:
+        for name in ("get", "txn", "range", "status"):
+            real = getattr(client, name)
+
+            def noted(*arguments: Any, name: str = name, real: Any = real, **options: Any) -> Any:
+                threads.append((name, threading.get_ident()))
+                return real(*arguments, **options)
+
+            setattr(client, name, noted)
+        asyncio.run(main(client))
+        assert client.get("a").kv.value == b"2"
+        threads.pop()
+    assert {name for name, _ in threads} == {"get", "txn", "range", "status"}
+    assert [name for name, thread in threads if thread == threading.get_ident()] == []
