@@ -18,8 +18,9 @@ import troth
 from troth import aio
 from troth.client.registers import aio_lines, lines, recorded
 from troth.client.registers.aio_lines import AsyncLine
-from troth.client.registers.lines import Line, LineLost
+from troth.client.registers.lines import Line, LineLost, failure_of
 from troth.client.registers.lookup import Lookup
+from troth.client.registers.reach import Reach
 from troth.client.registers.request import (
     PAUSE_MAX_S,
     Finding,
@@ -33,7 +34,7 @@ from troth.client.registers.request import (
     view_of,
     where,
 )
-from troth.client.registers.sync import PaxosClient, failure_of
+from troth.client.registers.sync import PaxosClient
 from troth.core.register import changes
 from troth.core.register.messages import ZERO, Describe, Described, Seat, founding, group_of
 from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
@@ -348,15 +349,15 @@ async def test_a_client_closed_at_once_leaves_nothing_that_was_never_begun() -> 
 
 def test_a_forked_child_leaves_the_parents_connections_and_acceptors_alone() -> None:
     registers = PaxosClient.__new__(PaxosClient)
-    line, acceptors = MagicMock(), MagicMock()
-    registers._lock, registers._lines, registers._collector = threading.RLock(), {"a1:1": line}, None
-    registers.local_acceptors = acceptors
-    registers._pid = os.getpid() + 1
+    line, registers.local_acceptors = MagicMock(), MagicMock()
+    registers._reach = Reach(ADDRESSES, None, Finding(ADDRESSES, prepare=0, accept=0, found=None))
+    registers._reach._lines["a1:1"], registers._collector = line, None
+    registers._reach._pid = os.getpid() + 1
     registers.close()
-    assert not line.mock_calls and not acceptors.mock_calls
-    registers._pid = os.getpid()
+    assert not line.mock_calls and not registers.local_acceptors.mock_calls
+    registers._reach._pid = os.getpid()
     registers.close()
-    assert line.close.called and acceptors.close.called
+    assert line.close.called and registers.local_acceptors.close.called
 
 
 def test_a_unix_socket_speaks_plain_text_also_when_other_acceptors_speak_tls(tmp_path: Path) -> None:

@@ -3,24 +3,23 @@ client's (core/register). ``async with troth.aio.PaxosClient([...]) as registers
 """
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from troth.client import request as requests
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
-from troth.client.registers.aio_lines import AsyncLine, now_s, seen
-from troth.client.registers.lines import LineLost
+from troth.client.registers.aio_lines import now_s, seen
+from troth.client.registers.aio_reach import AsyncReach
+from troth.client.registers.lines import may_have_arrived
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
     COLLECT_WITHIN_S,
     COLLECTIONS_MAX,
-    DESCRIBE_SECONDS_MAX,
-    RETRY_FOUNDING_S,
     TIMEOUT_S,
     AcceptorView,
     Finding,
@@ -33,24 +32,19 @@ from troth.client.registers.request import (
     new_proposer,
     pause_s,
     reply_of,
+    seconds,
     view_of,
     where,
 )
+from troth.client.registers.turns import AsyncTurns
 from troth.client.url import parse_url
 from troth.core.register import changes
-from troth.core.register.messages import (
-    Configuration,
-    Configure,
-    Describe,
-    Described,
-    ReplyMessage,
-    Seat,
-)
+from troth.core.register.messages import Configuration, Configure, ReplyMessage, Seat
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Listing, Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Send, Task
-from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
+from troth.errors import TrothError, UsageError
 from troth.ids import NodeId
 
 
@@ -75,20 +69,17 @@ class PaxosClient:
         if timeout <= 0:
             raise UsageError("timeout is in seconds and above 0")
         place = where(acceptors)
-        self._tls = parse_url(place.url).ssl_context() if place.url else None
-        self._given = place.addresses
         self._timeout_s = timeout
         self._collects = collect
-        self._finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
-        self._addresses = self._finding.addresses
-        self._lines: dict[str, AsyncLine] = {}
+        tls = parse_url(place.url).ssl_context() if place.url else None
+        finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
+        self._reach = AsyncReach(place.addresses, tls, finding)
         self._known: Proposer | None = None
-        self._mixed: WrongCluster | None = None
-        self._turns: dict[bytes, tuple[asyncio.Lock, int]] = {}
+        self._turns = AsyncTurns()
         self._collecting: set[bytes] = set()
-        self._background: set[asyncio.Task[Any]] = set()
         self._chance = random.Random(requests.draw_bits(64))
-        self._closed = False
+        self._driving: set[asyncio.Event] = set()
+        """Wakes the calls under way."""
 
     async def open(self) -> Self:
         """Find the acceptors, or make a new set of them.
@@ -97,8 +88,9 @@ class PaxosClient:
             UsageError, Unavailable, WrongCluster: as `troth.PaxosClient`.
         """
         if self._known is None:
+            self._reach.settle()
             try:
-                self._known = new_proposer(await self._find(now_s() + self._timeout_s))
+                self._known = new_proposer(await self._reach.find(now_s() + seconds(self._timeout_s)))
             except BaseException:
                 await self.close()
                 raise
@@ -152,7 +144,7 @@ class PaxosClient:
 
     async def collect(self, *, within_s: float = CHANGE_WITHIN_S) -> int:
         """Remove all tombstones now; returns how many. Needs every acceptor."""
-        deadline = now_s() + within_s
+        deadline = self._deadline(within_s)
         listing = Listing(self._proposer)
         reply_of(await self._drive(listing, deadline))
         dead = [key for key, is_tombstone in listing.keys.items() if is_tombstone]
@@ -169,12 +161,12 @@ class PaxosClient:
     async def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
         """Every acceptor of the present set, and how it is."""
         config = self.configuration
-        within_s = self._timeout_s if within_s is None else within_s
+        within_s = seconds(self._timeout_s if within_s is None else within_s)
 
         async def view(seat: Seat) -> AcceptorView:
             try:
                 async with asyncio.timeout(within_s):
-                    line = self._line(self._address_of(seat.acceptor, config))
+                    line = self._reach.line(self._reach.address_of(seat.acceptor, config))
                     # One that was not told yet of the present configuration is told by the question.
                     reply = await line.ask(Configure(config))
             except (TrothError, TimeoutError) as error:
@@ -192,10 +184,10 @@ class PaxosClient:
         self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = CHANGE_WITHIN_S
     ) -> Configuration:
         """Make the acceptors at *addresses* the set, while clients go on; see `troth.PaxosClient.set_acceptors`."""
-        deadline = now_s() + within_s
+        deadline = self._deadline(within_s)
         seats: dict[NodeId, str] = {}
         for address in where(addresses).addresses:
-            reply = await self._insist(address, deadline)
+            reply = await self._reach.insist(address, deadline)
             check_joins(address, reply, self.configuration)
             seats[reply.acceptor] = address
         reply_of(
@@ -205,187 +197,83 @@ class PaxosClient:
 
     # ---- machinery -----------------------------------------------------------------------------------------
 
-    async def _insist(self, address: str, deadline: float) -> Described:
-        """Who is at *address*; one that has just been started is given a moment."""
-        patience = min(deadline, now_s() + DESCRIBE_SECONDS_MAX)
-        while True:
-            try:
-                async with asyncio.timeout(deadline - now_s()):
-                    reply = await self._describe(address)
-                if isinstance(reply, Described):
-                    return reply
-            except (LineLost, TimeoutError) as error:
-                if now_s() > patience:
-                    raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
-            await asyncio.sleep(RETRY_FOUNDING_S)
-
     @property
     def _proposer(self) -> Proposer:
-        if self._closed:
-            raise UsageError("this client is closed")
-        if self._mixed is not None:
-            raise self._mixed
+        self._reach.check()
         if self._known is None:
             raise UsageError("open this client first: `async with troth.aio.PaxosClient([...]) as registers`")
         return self._known
 
     def _deadline(self, within_s: float | None) -> float:
-        return now_s() + (self._timeout_s if within_s is None else within_s)
+        self._reach.check()
+        return now_s() + seconds(self._timeout_s if within_s is None else within_s)
 
     async def _change(
         self, key: bytes, change: Change, within_s: float | None, record: "recorded.Call | None" = None
     ) -> RegisterReply:
         deadline = self._deadline(within_s)
-        async with self._turn(key, deadline):
+        async with self._turns.of(key, deadline - now_s()):
             outcome = await self._drive(self._proposer.change(key, change), deadline, record)
         if outcome.error is None and outcome.tombstone and self._collects:
             self._collect_later(key)
         return reply_of(outcome)
 
-    @asynccontextmanager
-    async def _turn(self, key: bytes, deadline: float) -> AsyncIterator[None]:
-        """One change at a time of one key: two of the same client would only refuse each other."""
-        lock, users = self._turns.get(key, (asyncio.Lock(), 0))
-        self._turns[key] = (lock, users + 1)
-        try:
-            try:
-                async with asyncio.timeout(max(0.0, deadline - now_s())):
-                    await lock.acquire()
-            except TimeoutError:
-                raise Unavailable(f"other calls of this client for {key!r:.60} have used up the time") from None
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            lock, users = self._turns[key]
-            if users == 1:
-                del self._turns[key]
-            else:
-                self._turns[key] = (lock, users - 1)
-
     async def _drive(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
         """Run *task* to its end; answers are taken as they come."""
         wake = asyncio.Event()
-        jobs: set[asyncio.Task[ReplyMessage]] = set()
+        jobs: dict[asyncio.Task[ReplyMessage], Send] = {}
+        ended: list[asyncio.Task[ReplyMessage]] = []
 
-        def feed(send: Send, job: "asyncio.Task[ReplyMessage]") -> None:
-            jobs.discard(job)
-            if job.cancelled():
-                return
-            if job.exception() is None:
-                task.on_reply(send, job.result())
-            else:
-                task.on_lost(send)
+        def on_done(job: "asyncio.Task[ReplyMessage]") -> None:
+            seen(job)
+            ended.append(job)
             wake.set()
 
+        self._driving.add(wake)
         try:
             while True:
+                # Here and not in the callback: what the caller's function raises is to end the call, whatever it is.
+                while ended:
+                    _feed(task, jobs.pop(ended[0]), ended.pop(0))
                 sends = task.take()
                 if record is not None:
                     record.attempts(task)
                 if task.outcome is not None:
                     return task.outcome
-                for send in sends:
-                    job = asyncio.create_task(self._ask(send, task))
-                    jobs.add(job)
-                    job.add_done_callback(partial(feed, send))
-                left_s = deadline - now_s()
+                # Nobody waits for acceptors that a closed client does not reach any more.
+                left_s = 0.0 if self._reach.closed else deadline - now_s()
                 if left_s <= 0:
+                    for send in sends:
+                        task.on_lost(send, sent=False)
                     task.give_up()
-                elif task.pause:
+                    continue
+                for send in sends:
+                    job = asyncio.create_task(self._reach.ask(send, task.config))
+                    jobs[job] = send
+                    job.add_done_callback(on_done)
+                if task.pause:
                     await asyncio.sleep(min(left_s, pause_s(task.pause, self._chance.random())))
                     task.resume()
                 else:
-                    try:
+                    with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(left_s):
                             await wake.wait()
-                    except TimeoutError:
-                        task.give_up()
                     wake.clear()
         finally:
+            self._driving.discard(wake)
             for job in jobs:
                 job.cancel()
 
-    async def _ask(self, send: Send, task: Task) -> ReplyMessage:
-        return await self._line(self._address_of(send.to, task.config)).ask(send.request, expect=send.to)
-
-    def _address_of(self, acceptor: NodeId, config: Configuration) -> str:
-        known = self._finding.address_of(acceptor, config)
-        if known is not None:
-            return known
-        mapped = set(self._addresses.values())
-        for address in self._given:
-            if address not in mapped:
-                self._aside(partial(self._describe, address))
-        seat = config.seat_of(acceptor)
-        if seat is None:
-            raise LineLost(f"nobody knows where acceptor {acceptor:x} is")
-        return seat.address
-
-    def _line(self, address: str) -> AsyncLine:
-        if self._closed:
-            raise UsageError("this client is closed")
-        line = self._lines.get(address)
-        if line is None:
-            line = self._lines[address] = AsyncLine(address, self._tls)
-        return line
-
-    def _aside(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Do it beside everything else, for a while; what comes of it is not waited for."""
-
-        async def bounded() -> None:
-            try:
-                async with asyncio.timeout(DESCRIBE_SECONDS_MAX + COLLECT_WITHIN_S):
-                    await work()
-            except (TrothError, TimeoutError):
-                pass
-
-        job = asyncio.create_task(bounded())
-        self._background.add(job)
-        job.add_done_callback(self._background.discard)
-
-    async def _describe(self, address: str) -> ReplyMessage:
-        reply = await self._line(address).ask(Describe())
-        if isinstance(reply, Described):
-            try:
-                self._finding.on_described(address, reply)
-            except WrongCluster as error:
-                self._mixed = error
-        return reply
-
-    async def _find(self, deadline: float) -> Configuration:
-        finding = self._finding
-        while now_s() < deadline:
-            waiting = {asyncio.create_task(self._describe(address)) for address in self._given}
-            for job in waiting:
-                job.add_done_callback(seen)
-            while waiting and not finding.is_enough and (left_s := deadline - now_s()) > 0:
-                _, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                if self._mixed is not None:
-                    raise self._mixed
-            for job in waiting:
-                self._background.add(job)  # whoever answers late is known then, and a stranger noticed
-                job.add_done_callback(self._background.discard)
-            if finding.config is not None:
-                return finding.config
-            config = finding.to_found()
-            if config is not None:
-                for address in self._given:
-                    self._aside(partial(self._line(address).ask, Configure(config)))
-            await asyncio.sleep(RETRY_FOUNDING_S)
-        raise finding.unavailable()
-
     def _collect_later(self, key: bytes) -> None:
-        if self._closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
+        if self._reach.closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
             return
         self._collecting.add(key)
-        self._aside(partial(self._collect, key))
+        self._reach.aside(partial(self._collect, key))
 
     async def _collect(self, key: bytes) -> None:
         deadline = now_s() + COLLECT_WITHIN_S
         try:
-            async with self._turn(key, deadline):
+            async with self._turns.of(key, COLLECT_WITHIN_S):
                 await self._drive(self._proposer.collect(key), deadline)
         finally:
             self._collecting.discard(key)
@@ -393,12 +281,12 @@ class PaxosClient:
     # ---- beginning and end ---------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """End all connections. Closing twice is no error."""
-        self._closed = True
-        for job in list(self._background):
-            job.cancel()
-        for line in self._lines.values():
-            line.close()
+        """End all connections; calls under way end as if their time were over. Closing twice is no error."""
+        if not self._reach.is_of_this_process:
+            return
+        self._reach.close()
+        for wake in self._driving:
+            wake.set()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -407,3 +295,14 @@ class PaxosClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _feed(task: Task, send: Send, job: "asyncio.Task[ReplyMessage]") -> None:
+    """Hand in what came of *send*."""
+    error = None if job.cancelled() else job.exception()
+    if job.cancelled():  # its line was closed
+        task.on_lost(send)
+    elif error is not None:
+        task.on_lost(send, sent=may_have_arrived(error))
+    else:
+        task.on_reply(send, job.result())

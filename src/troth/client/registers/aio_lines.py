@@ -51,7 +51,7 @@ class _Connection(FrameConnection):
         future: asyncio.Future[ReplyMessage] = asyncio.get_running_loop().create_future()
         future.add_done_callback(seen)
         if self.closed:
-            future.set_exception(LineLost("the connection broke"))
+            future.set_exception(LineLost("the connection broke", sent=False))
             return future
         self._asked[number] = future
         self.send(encode_ask(number, request))
@@ -124,7 +124,7 @@ class AsyncLine:
     async def ask(self, request: RequestMessage, *, expect: int = 0) -> ReplyMessage:
         """Raises LineLost when nothing comes of it."""
         if self._waiting >= WAITING_MAX:
-            raise LineLost(f"{WAITING_MAX} requests wait for {self.address} already")
+            raise LineLost(f"{WAITING_MAX} requests wait for {self.address} already", sent=False)
         self._waiting += 1
         try:
             connection = self._connection
@@ -134,17 +134,18 @@ class AsyncLine:
             if expect and acceptor != expect:
                 raise LineLost(
                     f"acceptor {acceptor:x} answers at {self.address}, not {expect:x}: its directory was emptied or "
-                    "replaced, so it has no voice (`troth paxos acceptors set`)"
+                    "replaced, so it has no voice (`troth paxos acceptors set`)",
+                    sent=False,
                 )
             if connection.is_full:
-                raise LineLost(f"{self.address} has not answered what it was asked already")
+                raise LineLost(f"{self.address} has not answered what it was asked already", sent=False)
             return await connection.ask(request)
         finally:
             self._waiting -= 1
 
     async def _opened(self) -> _Connection:
         if now_s() < self._rest_until:
-            raise LineLost(self._complaint)
+            raise LineLost(self._complaint, sent=False)
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(seen)
@@ -166,7 +167,7 @@ class AsyncLine:
             self._complaint = (
                 f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
             )
-            raise LineLost(self._complaint) from error
+            raise LineLost(self._complaint, sent=False) from error
         self._rests = 0
         self._connection = connection
         return connection

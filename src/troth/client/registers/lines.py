@@ -33,9 +33,19 @@ REST_MAX_S = 0.5
 
 
 class LineLost(TrothError):
-    """Nothing came of a request: no connection, or it broke, or no answer in time. It may have arrived all the same."""
+    """Nothing came of a request: no connection, or it broke, or no answer in time. It may have arrived all the same,
+    unless `sent` is False."""
 
     code = "line_lost"
+
+    def __init__(self, text: str, *, sent: bool = True) -> None:
+        super().__init__(text)
+        self.sent = sent
+
+
+def may_have_arrived(error: BaseException) -> bool:
+    """Whether a request that failed with *error* may be at its acceptor."""
+    return not isinstance(error, LineLost) or error.sent
 
 
 class _Socket:
@@ -61,6 +71,8 @@ class _Socket:
             self._socket.close()
             raise
         self.acceptor = greeting.node_id
+        self.generation = 0
+        """See `Line`."""
         self._number = 0
         self._is_busy = False
 
@@ -151,6 +163,9 @@ class Line:
         self._pool = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix=f"troth {address}")
         self._local = threading.local()
         self._sockets: set[_Socket] = set()
+        self._generation = 0
+        """Raised when a connection breaks: others as old as that one were most likely to the same process, and it is
+        gone. They are given up before a request is lost on each of them."""
         self._lock = threading.Lock()
         self._waiting = 0
         self._rests = 0
@@ -171,7 +186,7 @@ class Line:
                 self._waiting += 1
         if refused:
             failed: Future[ReplyMessage] = Future()
-            failed.set_exception(LineLost(refused))
+            failed.set_exception(LineLost(refused, sent=False))
             return failed
         # Not the pool's own future: if that is cancelled the pool keeps the request, and nobody would count it.
         answer: Future[ReplyMessage] = Future()
@@ -187,7 +202,7 @@ class Line:
         with self._lock:
             self._waiting -= 1
         if job.cancelled() and answer.set_running_or_notify_cancel():
-            answer.set_exception(LineLost("the client is closed"))
+            answer.set_exception(LineLost("the client is closed", sent=False))
 
     def _answer(
         self, answer: "Future[ReplyMessage]", request: RequestMessage, deadline: float, expect: int
@@ -203,34 +218,40 @@ class Line:
             answer.set_result(reply)
 
     def _ask(self, request: RequestMessage, deadline: float, expect: int) -> ReplyMessage:
+        connection: _Socket | None = None
         try:
             connection = self._connection(deadline)
             if expect and connection.acceptor != expect:
                 self._drop(connection)
                 raise LineLost(
                     f"acceptor {connection.acceptor:x} answers at {self.address}, not {expect:x}: its directory was "
-                    "emptied or replaced, so it has no voice (`troth paxos acceptors set`)"
+                    "emptied or replaced, so it has no voice (`troth paxos acceptors set`)",
+                    sent=False,
                 )
+            if time.monotonic() >= deadline:
+                raise LineLost(f"no time is left for {self.address}", sent=False)
             reply = connection.ask(request, deadline)
         except LineLost:
             raise
         except (OSError, TrothError) as error:
-            stale = getattr(self._local, "connection", None)
-            if stale is not None:
-                self._drop(stale)
+            if connection is not None:
+                self._drop(connection, broken=not isinstance(error, TimeoutError))
             self.complaint = (
                 f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
             )
-            raise LineLost(self.complaint) from error
+            raise LineLost(self.complaint, sent=connection is not None) from error
         self.complaint = ""
         if self._closed:
             self._drop(connection)
         return reply
 
     def _connection(self, deadline: float) -> _Socket:
+        generation = self._generation
         connection: _Socket | None = getattr(self._local, "connection", None)
         if connection is not None:
-            return connection
+            if connection.generation == generation:
+                return connection
+            self._drop(connection)
         try:
             connection = _Socket(self._where, self._tls, deadline, self._lookup)
         except (OSError, TrothError):
@@ -238,6 +259,7 @@ class Line:
                 self._rests = min(self._rests + 1, 10)
                 self._rest_until = time.monotonic() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
             raise
+        connection.generation = generation
         with self._lock:
             is_closed = self._closed
             self._rests = 0
@@ -245,15 +267,17 @@ class Line:
             self._sockets.add(connection)
         if is_closed:
             self._drop(connection)
-            raise LineLost("the client is closed")
+            raise LineLost("the client is closed", sent=False)
         self._local.connection = connection
         return connection
 
-    def _drop(self, connection: _Socket) -> None:
+    def _drop(self, connection: _Socket, *, broken: bool = False) -> None:
         self._local.connection = None
         connection.close()
         with self._lock:
             self._sockets.discard(connection)
+            if broken and connection.generation == self._generation:
+                self._generation += 1
 
     def close(self) -> None:
         """End all connections; threads that wait for an answer give up."""
@@ -263,3 +287,11 @@ class Line:
         for connection in sockets:
             connection.interrupt()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def failure_of(future: "Future[ReplyMessage]", deadline: float) -> BaseException | None:
+    """Why *future* has no result, waiting for it no longer than that: it may be behind others' requests."""
+    try:
+        return future.exception(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        return LineLost("it has not answered in time")

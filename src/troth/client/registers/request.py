@@ -1,5 +1,6 @@
 """What the blocking and the asyncio client share: replies, checks of arguments, finding the acceptors, pauses."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from troth.ids import NodeId
 TIMEOUT_S = 5.0
 COLLECT_WITHIN_S = 5.0
 CHANGE_WITHIN_S = 60.0
+WITHIN_MAX_S = 1e6
+"""Eleven days. "For ever" is spelled as an infinity; a lock does not take that, nor a socket a month."""
+
 DESCRIBE_SECONDS_MAX = 2.0
 COLLECTIONS_MAX = 1024
 """Deleted keys that wait to be collected; beyond it their tombstones stay until `collect` is called."""
@@ -115,6 +119,17 @@ def as_function(function: Callable[[bytes | None], Text | None]) -> Callable[[by
         return None if wanted is None else as_value(wanted)
 
     return wrapped
+
+
+def seconds(within_s: float) -> float:
+    """How long a call may take: no longer than a thread can wait, whatever is asked for.
+
+    Raises:
+        UsageError: no number.
+    """
+    if math.isnan(within_s):
+        raise UsageError("a time-out is a number of seconds")
+    return min(within_s, WITHIN_MAX_S)
 
 
 def reply_of(outcome: Outcome) -> RegisterReply:

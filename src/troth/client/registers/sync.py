@@ -4,26 +4,24 @@ Nothing here is asyncio underneath: a call sends to all acceptors by the `Thread
 the answers `as_completed`, and leaves the slowest to itself.
 """
 
-import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
-from troth.client.registers.lines import Line, LineLost
+from troth.client.registers.lines import failure_of, may_have_arrived
+from troth.client.registers.reach import Reach
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
     COLLECT_WITHIN_S,
     COLLECTIONS_MAX,
-    DESCRIBE_SECONDS_MAX,
-    RETRY_FOUNDING_S,
     TIMEOUT_S,
     AcceptorView,
     Finding,
@@ -36,21 +34,25 @@ from troth.client.registers.request import (
     new_proposer,
     pause_s,
     reply_of,
+    seconds,
     view_of,
     where,
 )
+from troth.client.registers.turns import Turns
 from troth.client.url import parse_url
 from troth.core.register import changes
-from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
+from troth.core.register.messages import Configuration, Configure, ReplyMessage
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Listing, Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Send, Task
-from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
+from troth.errors import TrothError, UsageError
 from troth.ids import NodeId
 
 if TYPE_CHECKING:
     from troth.client.registers.local import LocalAcceptors
+
+TaskT = TypeVar("TaskT", bound=Task)
 
 
 class PaxosClient:
@@ -96,26 +98,21 @@ class PaxosClient:
         if timeout <= 0:
             raise UsageError("timeout is in seconds and above 0")
         place = where(acceptors)
-        self._tls = parse_url(place.url).ssl_context() if place.url else None
         self._timeout_s = timeout
         self._collects = collect
-        self._lines: dict[str, Line] = {}
         self._lock = threading.RLock()
         """Guards the proposer and its tasks, which are pure and quick."""
-        self._turns = _Turns()
-        self._pid = os.getpid()
-        self._closed = False
+        self._turns = Turns()
         self._collector: ThreadPoolExecutor | None = None
         self._collecting: set[bytes] = set()
         self._chance = random.Random()
         self.local_acceptors: LocalAcceptors | None = None
         """The acceptors that `local` has started."""
-        self._given = place.addresses
-        self._finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
-        self._mixed: WrongCluster | None = None
+        tls = parse_url(place.url).ssl_context() if place.url else None
+        finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
+        self._reach = Reach(place.addresses, tls, finding)
         try:
-            self._addresses = self._finding.addresses
-            config = self._find(self._finding, time.monotonic() + timeout)
+            config = self._reach.find(time.monotonic() + seconds(timeout))
         except BaseException:
             self.close()
             raise
@@ -156,7 +153,7 @@ class PaxosClient:
         name = as_key(key)
         with recorded.call("get", name) as record:
             deadline = self._deadline(within_s)
-            return record.ends(reply_of(self._drive(self._begin(lambda: self._proposer_now.read(name)), deadline)))
+            return record.ends(reply_of(self._drive(self._begin(lambda proposer: proposer.read(name)), deadline)))
 
     def put(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
         """Write a register."""
@@ -209,21 +206,20 @@ class PaxosClient:
         Raises:
             Unavailable: one of them does not answer; those collected so far stay collected.
         """
-        deadline = time.monotonic() + within_s
-        with self._lock:
-            listing = Listing(self._proposer_now)
+        deadline = self._deadline(within_s)
+        listing = self._begin(Listing)
         reply_of(self._drive(listing, deadline))
         dead = [key for key, is_tombstone in listing.keys.items() if is_tombstone]
         for key in dead:
-            reply_of(self._drive(self._begin(lambda key=key: self._proposer.collect(key)), deadline))  # type: ignore[misc]
+            reply_of(self._drive(self._begin(partial(Proposer.collect, key=key)), deadline))
         return len(dead)
 
     def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
         """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted. Not at one instant: a key that is
         written or deleted meanwhile may be there or not."""
-        with self._lock:
-            listing = Listing(self._proposer_now)
-        reply_of(self._drive(listing, self._deadline(within_s)))
+        deadline = self._deadline(within_s)
+        listing = self._begin(Listing)
+        reply_of(self._drive(listing, deadline))
         return listed(listing, as_bytes(prefix))
 
     def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
@@ -232,7 +228,7 @@ class PaxosClient:
         config = self.configuration
         # One that was not told yet of the present configuration is told by the question.
         asked = {
-            seat: self._line(self._address_of(seat.acceptor, config)).ask(Configure(config), deadline)
+            seat: self._reach.line(self._reach.address_of(seat.acceptor, config)).ask(Configure(config), deadline)
             for seat in config.seats
         }
         views = []
@@ -245,8 +241,9 @@ class PaxosClient:
     @property
     def configuration(self) -> Configuration:
         """The set of acceptors as this client knows it; any request learns of a newer one."""
+        self._reach.check()
         with self._lock:
-            return self._proposer_now.config
+            return self._proposer.config
 
     def set_acceptors(
         self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = CHANGE_WITHIN_S
@@ -261,47 +258,26 @@ class PaxosClient:
             Unavailable: an acceptor does not answer, or the time is over.
             WrongCluster: an acceptor at one of the addresses belongs to another set.
         """
-        deadline = time.monotonic() + within_s
-        place = where(addresses)
+        deadline = self._deadline(within_s)
         seats: dict[NodeId, str] = {}
-        for address in place.addresses:
-            reply = self._insist(address, deadline)
+        for address in where(addresses).addresses:
+            reply = self._reach.insist(address, deadline)
             check_joins(address, reply, self.configuration)
             seats[reply.acceptor] = address
-        task = self._begin(lambda: Reconfiguration(self._proposer_now, seats, prepare=prepare, accept=accept))
+        task = self._begin(partial(Reconfiguration, seats=seats, prepare=prepare, accept=accept))
         reply_of(self._drive(task, deadline))
         return self.configuration
 
     # ---- machinery -----------------------------------------------------------------------------------------
 
-    def _insist(self, address: str, deadline: float) -> Described:
-        """Who is at *address*; one that has just been started is given a moment."""
-        patience = min(deadline, time.monotonic() + DESCRIBE_SECONDS_MAX)
-        while True:
-            future = self._describe(address, deadline)
-            error = failure_of(future, deadline)
-            if error is None and isinstance(reply := future.result(), Described):
-                return reply
-            if time.monotonic() > patience:
-                raise Unavailable(f"the acceptor at {address} does not answer ({error})")
-            time.sleep(RETRY_FOUNDING_S)
-
-    @property
-    def _proposer_now(self) -> Proposer:
-        if self._closed:
-            raise UsageError("this client is closed")
-        if os.getpid() != self._pid:
-            raise UsageError("this client was made before a fork; make one in each process")
-        if self._mixed is not None:
-            raise self._mixed
-        return self._proposer
-
-    def _begin(self, make: Callable[[], Task]) -> Task:
+    def _begin(self, make: Callable[[Proposer], TaskT]) -> TaskT:
         with self._lock:
-            return make()
+            return make(self._proposer)
 
     def _deadline(self, within_s: float | None) -> float:
-        return time.monotonic() + (self._timeout_s if within_s is None else within_s)
+        """A call begins: until when it may take. Before any lock is touched, see `Reach.check`."""
+        self._reach.check()
+        return time.monotonic() + seconds(self._timeout_s if within_s is None else within_s)
 
     def _change(
         self, key: bytes, change: Change, within_s: float | None, record: "recorded.Call | None" = None
@@ -309,7 +285,7 @@ class PaxosClient:
         """One change at a time of one key: two of the same client would only refuse each other."""
         deadline = self._deadline(within_s)
         with self._turns.of(key, deadline):
-            outcome = self._drive(self._begin(lambda: self._proposer_now.change(key, change)), deadline, record)
+            outcome = self._drive(self._begin(lambda proposer: proposer.change(key, change)), deadline, record)
         if outcome.error is None and outcome.tombstone and self._collects:
             self._collect_later(key)
         return reply_of(outcome)
@@ -326,19 +302,22 @@ class PaxosClient:
                 for future in pending:
                     future.cancel()
                 return outcome
-            for send in sends:
-                pending[self._ask(send, task, deadline)] = send
-            left_s = deadline - time.monotonic()
-            if pause:
-                time.sleep(max(0.0, min(left_s, pause_s(pause, self._chance.random()))))
-                with self._lock:
-                    task.resume()
-            elif left_s > 0:
-                self._take_answers(task, pending, left_s)
-                left_s = deadline - time.monotonic()
+            # Nobody waits for acceptors that a closed client does not reach any more.
+            left_s = 0.0 if self._reach.closed else deadline - time.monotonic()
             if left_s <= 0:
                 with self._lock:
+                    for send in sends:
+                        task.on_lost(send, sent=False)
                     task.give_up()
+                continue
+            for send in sends:
+                pending[self._reach.ask(send, task.config, deadline)] = send
+            if pause:
+                time.sleep(min(left_s, pause_s(pause, self._chance.random())))
+                with self._lock:
+                    task.resume()
+            else:
+                self._take_answers(task, pending, left_s)
 
     def _take_answers(self, task: Task, pending: dict[Future[ReplyMessage], Send], left_s: float) -> None:
         """Feed *task* until it wants something else."""
@@ -353,98 +332,17 @@ class PaxosClient:
                     if error is None:
                         task.on_reply(send, future.result())
                     else:
-                        task.on_lost(send)
+                        task.on_lost(send, sent=may_have_arrived(error))
                     if task.outcome is not None or task.pause or task.has_sends:
                         return
         except TimeoutError:
             pass
 
-    def _ask(self, send: Send, task: Task, deadline: float) -> "Future[ReplyMessage]":
-        try:
-            line = self._line(self._address_of(send.to, task.config))
-        except TrothError as error:
-            failed: Future[ReplyMessage] = Future()
-            failed.set_exception(error)
-            return failed
-        return line.ask(send.request, deadline, expect=send.to)
-
-    def _address_of(self, acceptor: NodeId, config: Configuration) -> str:
-        known = self._finding.address_of(acceptor, config)
-        if known is not None:
-            return known
-        # It may be at one of the addresses given that has not answered yet; ask there, and do not wait for it.
-        mapped = set(self._addresses.values())
-        for address in self._given:
-            if address not in mapped:
-                self._describe(address, time.monotonic() + DESCRIBE_SECONDS_MAX)
-        seat = config.seat_of(acceptor) or self._proposer.config.seat_of(acceptor)
-        if seat is None:
-            raise LineLost(f"nobody knows where acceptor {acceptor:x} is")
-        return seat.address
-
-    def _line(self, address: str) -> Line:
-        with self._lock:
-            if self._closed:
-                raise UsageError("this client is closed")
-            line = self._lines.get(address)
-            if line is None:
-                line = self._lines[address] = Line(address, self._tls)
-            return line
-
-    def _learn(self, address: str, described: Described) -> None:
-        """The acceptor at *address* has said who it is; one of another set makes this client refuse its work."""
-        try:
-            self._finding.on_described(address, described)
-        except WrongCluster as error:
-            self._mixed = error
-
-    def _describe(self, address: str, deadline: float) -> "Future[ReplyMessage]":
-        """Ask who is at *address*, and remember it when the answer comes."""
-
-        def learn(future: "Future[ReplyMessage]") -> None:
-            if not future.cancelled() and future.exception() is None:
-                reply = future.result()
-                if isinstance(reply, Described):
-                    with self._lock:
-                        self._learn(address, reply)
-
-        future = self._line(address).ask(Describe(), deadline)
-        future.add_done_callback(learn)
-        return future
-
-    def _find(self, finding: Finding, deadline: float) -> Configuration:
-        """The configuration of the acceptors, or one that they are founded with."""
-        while time.monotonic() < deadline:
-            asked = [self._describe(address, deadline) for address in self._given]
-            try:
-                for _ in as_completed(asked, timeout=max(0.0, deadline - time.monotonic())):
-                    with self._lock:
-                        if self._mixed is not None:
-                            raise self._mixed
-                        if finding.is_enough:
-                            break
-            except TimeoutError:
-                pass
-            if finding.config is not None:
-                return finding.config
-            config = finding.to_found()
-            if config is not None:
-                self._found(config, deadline)
-            else:
-                time.sleep(RETRY_FOUNDING_S)
-        raise finding.unavailable()
-
-    def _found(self, config: Configuration, deadline: float) -> None:
-        asked = {address: self._line(address).ask(Configure(config), deadline) for address in self._given}
-        for address, future in asked.items():
-            if failure_of(future, deadline) is None and isinstance(reply := future.result(), Described):
-                self._learn(address, reply)
-
     # ---- collection ----------------------------------------------------------------------------------------
 
     def _collect_later(self, key: bytes) -> None:
         with self._lock:
-            if self._closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
+            if self._reach.closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
                 return
             self._collecting.add(key)
             if self._collector is None:
@@ -452,10 +350,10 @@ class PaxosClient:
             self._collector.submit(self._collect, key)
 
     def _collect(self, key: bytes) -> None:
-        deadline = time.monotonic() + COLLECT_WITHIN_S
         try:
+            deadline = self._deadline(COLLECT_WITHIN_S)
             with self._turns.of(key, deadline):
-                self._drive(self._begin(lambda: self._proposer_now.collect(key)), deadline)
+                self._drive(self._begin(partial(Proposer.collect, key=key)), deadline)
         except TrothError:
             pass  # it stays a tombstone, which is safe; `collect` tries again
         finally:
@@ -466,15 +364,11 @@ class PaxosClient:
 
     def close(self) -> None:
         """End all connections. What waits for collection stays a tombstone. Closing twice is no error."""
-        if os.getpid() != self._pid:
+        if not self._reach.is_of_this_process:
             return  # a forked child: connections and acceptors are the parent's
-        with self._lock:
-            self._closed = True
-            lines = list(self._lines.values())
+        self._reach.close()
         if self._collector is not None:
             self._collector.shutdown(wait=False, cancel_futures=True)
-        for line in lines:
-            line.close()
         if self.local_acceptors is not None:
             self.local_acceptors.close()
 
@@ -485,39 +379,3 @@ class PaxosClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def failure_of(future: "Future[ReplyMessage]", deadline: float) -> BaseException | None:
-    """Why *future* has no result, waiting for it no longer than that: it may be behind others' requests."""
-    try:
-        return future.exception(max(0.0, deadline - time.monotonic()))
-    except TimeoutError:
-        return LineLost("it has not answered in time")
-
-
-class _Turns:
-    """One holder at a time for each key; a lock exists only while somebody holds it or waits for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._locks: dict[bytes, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def of(self, key: bytes, deadline: float) -> Iterator[None]:
-        with self._lock:
-            lock, users = self._locks.get(key, (threading.Lock(), 0))
-            self._locks[key] = (lock, users + 1)
-        try:
-            if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise Unavailable(f"other calls of this client for {key!r:.60} have used up the time")
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            with self._lock:
-                lock, users = self._locks[key]
-                if users == 1:
-                    del self._locks[key]
-                else:
-                    self._locks[key] = (lock, users - 1)

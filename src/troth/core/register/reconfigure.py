@@ -184,9 +184,9 @@ class _Copying:
                 each.on_reply(send, reply)
         self._go_on()
 
-    def on_lost(self, send: Send) -> None:
+    def on_lost(self, send: Send, *, sent: bool = True) -> None:
         for each in self._rounds:
-            each.on_lost(send)
+            each.on_lost(send, sent=sent)
         self._go_on()
 
     def resume(self) -> None:
@@ -258,9 +258,9 @@ class Reconfiguration:
             self._inner.on_reply(send, reply)
             self._advance()
 
-    def on_lost(self, send: Send) -> None:
+    def on_lost(self, send: Send, *, sent: bool = True) -> None:
         if self._inner is not None:
-            self._inner.on_lost(send)
+            self._inner.on_lost(send, sent=sent)
             self._advance()
 
     def resume(self) -> None:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing_extensions import override
 
 from troth.core.quorum import VoteResult
+from troth.core.register.attempts import Attempting
 from troth.core.register.messages import (
     ZERO,
     Accept,
@@ -25,7 +26,6 @@ from troth.core.register.messages import (
     RequestMessage,
     State,
     Took,
-    WrongConfig,
 )
 from troth.core.register.states import (
     Attempt,
@@ -38,7 +38,7 @@ from troth.core.register.states import (
     highest_accepted,
     next_state,
 )
-from troth.core.register.task import Exchange, Kept, Outcome, Send, Standing
+from troth.core.register.task import Kept, Outcome, Standing
 from troth.errors import (
     AcceptorsChanged,
     AlreadyDecided,
@@ -74,7 +74,7 @@ class _Votes:
     full: set[NodeId] = field(default_factory=set)
 
 
-class Round(Exchange):
+class Round(Attempting):
     """One change of one register: prepare, accept, and again if need be."""
 
     def __init__(
@@ -90,8 +90,6 @@ class Round(Exchange):
         """*bound*: give up rather than go on in another configuration."""
         super().__init__(proposer)
         self.key = key
-        self.attempts: list[Attempt] = []
-        """Changes that were sent to acceptors and may have happened, each at a ballot of its own."""
         self.phases = 0
         """How many times all acceptors were asked something."""
         self._change = change
@@ -105,8 +103,6 @@ class Round(Exchange):
         self._votes = _Votes()
         self._ballot = ZERO
         self._next = ZERO
-        self._parked: tuple[State | None, Ballot] | None = None
-        """What phase 1 has found, while it does not say what became of an earlier attempt."""
         self._ending = Outcome()
         self._state = State(None, 0, ZERO, ZERO)
         """What is proposed at `_ballot`."""
@@ -119,53 +115,6 @@ class Round(Exchange):
             self._propose(kept.state, ZERO)
         else:
             self._prepare()
-
-    @override
-    def is_current(self, send: Send) -> bool:
-        return super().is_current(send) or (self.outcome is None and self._attempt_of(send) is not None)
-
-    @override
-    def on_reply(self, send: Send, reply: ReplyMessage) -> None:
-        attempt = self._attempt_of(send)
-        is_answer = send.then is None and not isinstance(reply, WrongConfig)
-        if attempt is not None and is_answer:
-            self._note(attempt, send.to, refused=isinstance(reply, Conflict | Full))
-        super().on_reply(send, reply)
-        if attempt is not None and not is_answer and send.phase != self._phase:
-            # It will not be asked again: this phase is over, or ended just now by the newer configuration.
-            self._note(attempt, send.to, refused=True)
-        self._unpark()
-
-    def _note(self, attempt: Attempt, acceptor: NodeId, *, refused: bool) -> None:
-        """*acceptor* has answered the accept of *attempt*."""
-        attempt.open.discard(acceptor)
-        if refused:
-            attempt.doubtful.discard(acceptor)
-            if not attempt.doubtful and attempt in self.attempts:
-                # Every acceptor has refused this ballot for good: nobody holds it, nobody ever will.
-                self.attempts.remove(attempt)
-
-    @override
-    def on_lost(self, send: Send) -> None:
-        attempt = self._attempt_of(send)
-        if attempt is not None:
-            attempt.open.discard(send.to)
-        super().on_lost(send)
-        self._unpark()
-
-    def _attempt_of(self, send: Send) -> Attempt | None:
-        """The attempt that *send* is the accept of, if its answer may still tell something."""
-        request = send.request if send.then is None else send.then
-        if not isinstance(request, Accept):
-            return None
-        return next(
-            (each for each in self.attempts if each.ballot == request.ballot and send.to in each.open), None
-        )
-
-    def _unpark(self) -> None:
-        if self._parked is not None and self.outcome is None:
-            parked, self._parked = self._parked, None
-            self._propose(*parked)
 
     def resume(self) -> None:
         """The pause is over."""
@@ -200,9 +149,7 @@ class Round(Exchange):
         self._parked = None
         self.phases += 1
         self._votes = _Votes()
-        for send in self.take():  # what has not left by now never will
-            if attempt := self._attempt_of(send):
-                self._note(attempt, send.to, refused=True)
+        self._drop_sends()
         self._broadcast(request)
 
     def _prepare(self) -> None:
@@ -290,9 +237,12 @@ class Round(Exchange):
     def _lost(self) -> None:
         """No quorum any more in this phase."""
         others = {acceptor: acceptor not in self._votes.full for acceptor in self.config.acceptors}
-        if not self.attempts and self._result(others) is VoteResult.LOST:
-            self.outcome = Outcome(error=QuotaExceeded(self._full))
-            return
+        if self._result(others) is VoteResult.LOST:
+            if not self.attempts:
+                self.outcome = Outcome(error=QuotaExceeded(self._full))
+                return
+            if self.attempts[-1].ballot == self._ballot and self.attempts[-1].open:
+                return  # whoever has not answered may have no room either, and then nothing has happened
         if self.phase is Phase.READING:
             self._prepare()
             return
@@ -337,6 +287,7 @@ class Round(Exchange):
         else:
             self._prepare()
 
+    @override
     def _propose(self, state: State | None, fence: Ballot) -> None:
         """§2.1 step 4: apply the change to the newest state, and "accept" to the acceptors."""
         fates = {attempt.ballot: fate(attempt, state, fence) for attempt in self.attempts}

@@ -154,7 +154,7 @@ class Task(Protocol):
 
     def on_reply(self, send: Send, reply: ReplyMessage) -> None: ...
 
-    def on_lost(self, send: Send) -> None: ...
+    def on_lost(self, send: Send, *, sent: bool = True) -> None: ...
 
     def resume(self) -> None: ...
 
@@ -201,8 +201,9 @@ class Exchange:
             case _:
                 self._on_answer(send.to, reply)
 
-    def on_lost(self, send: Send) -> None:
-        """Nothing will come of *send*, or it can not be known: the connection broke, or could not be made."""
+    def on_lost(self, send: Send, *, sent: bool = True) -> None:
+        """Nothing will come of *send*, or it can not be known: the connection broke, or could not be made. *sent*
+        False: it has certainly not left."""
         if send.phase == self._phase and self.outcome is None:
             self._on_silence(send.to)
 

@@ -1,0 +1,160 @@
+"""`Reach` for asyncio: where the acceptors are, a line to each, and what is done beside the calls."""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from troth.client.registers.aio_lines import AsyncLine, now_s, seen
+from troth.client.registers.lines import LineLost
+from troth.client.registers.request import (
+    COLLECT_WITHIN_S,
+    DESCRIBE_SECONDS_MAX,
+    RETRY_FOUNDING_S,
+    Finding,
+)
+from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
+from troth.core.register.task import Send
+from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
+from troth.ids import NodeId
+
+
+class AsyncReach:
+    """The lines of one client."""
+
+    def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, finding: Finding) -> None:
+        self.closed = False
+        self._given = tuple(given)
+        self._tls = tls
+        self._finding = finding
+        self._lines: dict[str, AsyncLine] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._mixed: WrongCluster | None = None
+        self._pid = os.getpid()
+
+    # ---- who may use it ------------------------------------------------------------------------------------
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False in a forked child: its connections and ballots are the parent's there. Two processes would ask under
+        the same numbers, and propose different values at one ballot."""
+        return os.getpid() == self._pid
+
+    def settle(self) -> None:
+        """This process opens the client."""
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """
+        Raises:
+            UsageError: the client is closed, or another process's.
+            WrongCluster: its acceptors do not belong together.
+        """
+        if self.closed:
+            raise UsageError("this client is closed")
+        if not self.is_of_this_process:
+            raise UsageError("this client was opened before a fork; open one in each process")
+        if self._mixed is not None:
+            raise self._mixed
+
+    # ---- asking --------------------------------------------------------------------------------------------
+
+    def line(self, address: str) -> AsyncLine:
+        if self.closed:
+            raise UsageError("this client is closed")
+        line = self._lines.get(address)
+        if line is None:
+            line = self._lines[address] = AsyncLine(address, self._tls)
+        return line
+
+    async def ask(self, send: Send, config: Configuration) -> ReplyMessage:
+        """The answer to *send*. Raises LineLost when nothing comes of it."""
+        if self.closed:
+            raise LineLost("the client is closed", sent=False)
+        return await self.line(self.address_of(send.to, config)).ask(send.request, expect=send.to)
+
+    def address_of(self, acceptor: NodeId, config: Configuration) -> str:
+        """As `Reach.address_of`."""
+        known = self._finding.address_of(acceptor, config)
+        if known is not None:
+            return known
+        mapped = set(self._finding.addresses.values())
+        for address in self._given:
+            if address not in mapped:
+                self.aside(partial(self.describe, address))
+        seat = config.seat_of(acceptor)
+        if seat is None:
+            raise LineLost(f"nobody knows where acceptor {acceptor:x} is", sent=False)
+        return seat.address
+
+    async def describe(self, address: str) -> ReplyMessage:
+        """Ask who is at *address*, and remember it."""
+        reply = await self.line(address).ask(Describe())
+        if isinstance(reply, Described):
+            try:
+                self._finding.on_described(address, reply)
+            except WrongCluster as error:
+                self._mixed = error
+        return reply
+
+    async def insist(self, address: str, deadline: float) -> Described:
+        """As `Reach.insist`."""
+        patience = min(deadline, now_s() + DESCRIBE_SECONDS_MAX)
+        while True:
+            try:
+                async with asyncio.timeout(deadline - now_s()):
+                    reply = await self.describe(address)
+                if isinstance(reply, Described):
+                    return reply
+            except (LineLost, TimeoutError) as error:
+                if now_s() > patience:
+                    raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
+            await asyncio.sleep(RETRY_FOUNDING_S)
+
+    def aside(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Do it beside everything else, for a while; what comes of it is not waited for."""
+
+        async def bounded() -> None:
+            try:
+                async with asyncio.timeout(DESCRIBE_SECONDS_MAX + COLLECT_WITHIN_S):
+                    await work()
+            except (TrothError, TimeoutError):
+                pass
+
+        self._keep(asyncio.create_task(bounded()))
+
+    def _keep(self, job: "asyncio.Task[Any]") -> None:
+        self._background.add(job)
+        job.add_done_callback(self._background.discard)
+
+    # ---- finding a set -------------------------------------------------------------------------------------
+
+    async def find(self, deadline: float) -> Configuration:
+        """As `Reach.find`."""
+        finding = self._finding
+        while now_s() < deadline:
+            waiting = {asyncio.create_task(self.describe(address)) for address in self._given}
+            for job in waiting:
+                job.add_done_callback(seen)
+            while waiting and not finding.is_enough and (left_s := deadline - now_s()) > 0:
+                _, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                self.check()
+            for job in waiting:
+                self._keep(job)  # whoever answers late is known then, and a stranger noticed
+            if finding.config is not None:
+                return finding.config
+            config = finding.to_found()
+            if config is not None:
+                for address in self._given:
+                    self.aside(partial(self.line(address).ask, Configure(config)))
+            await asyncio.sleep(RETRY_FOUNDING_S)
+        raise finding.unavailable()
+
+    def close(self) -> None:
+        self.closed = True
+        for job in list(self._background):
+            job.cancel()
+        for line in self._lines.values():
+            line.close()

@@ -1,0 +1,82 @@
+"""One change at a time of one key: two of the same client would only refuse each other."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
+
+from troth.errors import Unavailable
+
+Lock = TypeVar("Lock", threading.Lock, asyncio.Lock)
+
+
+def _used_up(key: bytes) -> Unavailable:
+    return Unavailable(f"other calls of this client for {key!r:.60} have used up the time")
+
+
+class Turns:
+    """For threads. A lock exists only while somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._locks: dict[bytes, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def of(self, key: bytes, deadline: float) -> Iterator[None]:
+        """Hold *key*, waiting until *deadline* (of the monotonic clock) for it.
+
+        Raises:
+            Unavailable: it was not to be had by then.
+        """
+        with self._lock:
+            lock, users = self._locks.get(key, (threading.Lock(), 0))
+            self._locks[key] = (lock, users + 1)
+        try:
+            if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise _used_up(key)
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            with self._lock:
+                _let_go(self._locks, key)
+
+
+class AsyncTurns:
+    """For tasks of one loop."""
+
+    def __init__(self) -> None:
+        self._locks: dict[bytes, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def of(self, key: bytes, left_s: float) -> AsyncIterator[None]:
+        """Hold *key*, waiting no longer than *left_s* for it.
+
+        Raises:
+            Unavailable: it was not to be had by then.
+        """
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = (lock, users + 1)
+        try:
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await lock.acquire()
+            except TimeoutError:
+                raise _used_up(key) from None
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            _let_go(self._locks, key)
+
+
+def _let_go(locks: dict[bytes, tuple[Lock, int]], key: bytes) -> None:
+    lock, users = locks[key]
+    if users == 1:
+        del locks[key]
+    else:
+        locks[key] = (lock, users - 1)

@@ -1,0 +1,376 @@
+"""The life of a registers' client: calls that run while it is closed, forks, time-outs, connections that break."""
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import pytest
+from fake_server import asynchronous
+
+from troth import aio
+from troth.client.registers.aio_lines import AsyncLine
+from troth.client.registers.aio_reach import AsyncReach
+from troth.client.registers.lines import Line, LineLost, may_have_arrived
+from troth.client.registers.reach import Reach
+from troth.client.registers.request import WITHIN_MAX_S, seconds
+from troth.client.registers.sync import PaxosClient
+from troth.core.register.acceptor import Acceptor
+from troth.core.register.codec import decode_ask, encode_answer
+from troth.core.register.messages import (
+    Accept,
+    Configuration,
+    Configure,
+    Describe,
+    ReplyMessage,
+    Seat,
+    founding,
+    group_of,
+)
+from troth.core.register.task import Send
+from troth.errors import OutcomeUnknown, Unavailable, UsageError
+from troth.ids import ClusterId, NodeId
+from troth.wire.frames import first_frame, frame
+from troth.wire.handshake import VERSION, Welcome, encode_greeting
+
+SEATS = tuple(Seat(NodeId(number), f"a{number}:1") for number in (1, 2, 3))
+CONFIG = founding(group_of(SEATS))
+ADDRESSES = ["a1:1", "a2:1", "a3:1"]
+LONG_S = 600.0
+"""A call that takes so long is one that hangs."""
+
+
+class Acceptors:
+    """Three acceptors in this process, in place of connections; `silent`: requests of these kinds are not answered."""
+
+    def __init__(self) -> None:
+        self.acceptors = {seat.acceptor: Acceptor(seat.acceptor) for seat in SEATS}
+        for acceptor in self.acceptors.values():
+            acceptor.on_request(Configure(CONFIG))
+        self.silent: tuple[type, ...] = ()
+        self.asked = threading.Event()
+        """Somebody waits for an answer that does not come."""
+        self.asked_aio = asyncio.Event()
+        self.unanswered: list[Future[ReplyMessage]] = []
+
+    def ask(self, reach: Reach, send: Send, config: Configuration, deadline: float) -> "Future[ReplyMessage]":
+        answer: Future[ReplyMessage] = Future()
+        if reach.closed:
+            answer.set_exception(LineLost("the client is closed", sent=False))
+        elif isinstance(send.request, self.silent):
+            self.unanswered.append(answer)
+            self.asked.set()
+        else:
+            answer.set_result(self.acceptors[send.to].on_request(send.request)[0])
+        return answer
+
+    async def ask_aio(self, reach: AsyncReach, send: Send, config: Configuration) -> ReplyMessage:
+        if isinstance(send.request, self.silent):
+            self.asked_aio.set()
+            await asyncio.get_running_loop().create_future()
+        return self.acceptors[send.to].on_request(send.request)[0]
+
+    def let_go(self) -> None:
+        for answer in self.unanswered:
+            answer.set_exception(LineLost("the connection broke"))
+
+
+@pytest.fixture
+def acceptors(monkeypatch: pytest.MonkeyPatch) -> Acceptors:
+    made = Acceptors()
+
+    async def find(reach: AsyncReach, deadline: float) -> Configuration:
+        return CONFIG
+
+    async def ask(reach: AsyncReach, send: Send, config: Configuration) -> ReplyMessage:
+        return await made.ask_aio(reach, send, config)
+
+    monkeypatch.setattr(Reach, "find", lambda reach, deadline: CONFIG)
+    monkeypatch.setattr(Reach, "ask", lambda *given: made.ask(*given))
+    monkeypatch.setattr(AsyncReach, "find", find)
+    monkeypatch.setattr(AsyncReach, "ask", ask)
+    return made
+
+
+# ---- closing while calls run ----
+
+
+def test_a_call_that_runs_while_the_client_is_closed_ends(acceptors: Acceptors) -> None:
+    """Its accept may have been done, so it is unknown; and nobody waits for the rest of the time-out."""
+    registers = PaxosClient(ADDRESSES, timeout=LONG_S)
+    registers.put("k", "1")
+    acceptors.silent = (Accept,)
+    errors: list[BaseException] = []
+
+    def put() -> None:
+        try:
+            registers.put("k", "2")
+        except OutcomeUnknown as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=put, daemon=True)
+    thread.start()
+    assert acceptors.asked.wait(30)
+    registers.close()
+    acceptors.let_go()
+    thread.join(30)
+    assert len(errors) == 1
+
+
+@asynchronous
+async def test_an_asyncio_call_that_runs_while_the_client_is_closed_ends(acceptors: Acceptors) -> None:
+    registers = await aio.PaxosClient(ADDRESSES, timeout=LONG_S).open()
+    await registers.put("k", "1")
+    acceptors.silent = (Accept,)
+    call = asyncio.create_task(registers.put("k", "2"))
+    await acceptors.asked_aio.wait()
+    await registers.close()
+    with pytest.raises(OutcomeUnknown):
+        await asyncio.wait_for(call, 30)
+    with pytest.raises(UsageError, match="closed"):
+        await registers.get("k")
+
+
+# ---- forks ----
+
+
+def test_a_forked_child_is_refused_though_a_thread_held_the_clients_lock(acceptors: Acceptors) -> None:
+    """That thread does not exist in the child, so the lock would never be had."""
+    registers = PaxosClient(ADDRESSES)
+    registers._reach._pid = os.getpid() + 1
+    held = [registers._lock, registers._turns._lock, registers._reach._lock]
+    refused: list[str] = []
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: registers.get("k"),
+        lambda: registers.put("k", "1"),
+        lambda: registers.keys(),
+        lambda: registers.collect(),
+        lambda: registers.acceptors(),
+        lambda: registers.configuration,
+        lambda: registers.set_acceptors(ADDRESSES),
+    )
+
+    def child() -> None:
+        for call in calls:
+            with pytest.raises(UsageError, match="before a fork") as caught:
+                call()
+            refused.append(str(caught.value))
+
+    for lock in held:
+        lock.acquire()
+    try:
+        thread = threading.Thread(target=child, daemon=True)
+        thread.start()
+        thread.join(30)
+        assert len(refused) == len(calls)
+    finally:
+        for lock in held:
+            lock.release()
+
+
+@asynchronous
+async def test_a_forked_child_neither_uses_the_parents_ballots_nor_its_connections(acceptors: Acceptors) -> None:
+    """Two processes with one proposer's ballots would propose two values at one of them."""
+    registers = await aio.PaxosClient(ADDRESSES).open()
+    await registers.put("k", "1")
+    line = registers._reach._lines["a1:1"] = AsyncLine("a1:1", None)
+    opening = line._opening = asyncio.create_task(asyncio.sleep(LONG_S))  # type: ignore[assignment]
+    registers._reach._pid = os.getpid() + 1
+    for call in (
+        registers.put("k", "2"),
+        registers.get("k"),
+        registers.keys(),
+        registers.set_acceptors(ADDRESSES),
+    ):
+        with pytest.raises(UsageError, match="before a fork"):
+            await call
+    await registers.close()
+    await asyncio.sleep(0)
+    assert not opening.cancelled(), "the connections are the parent's"
+    registers._reach._pid = os.getpid()
+    await registers.close()
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+
+
+@asynchronous
+async def test_an_asyncio_client_made_before_a_fork_may_be_opened_behind_it(acceptors: Acceptors) -> None:
+    registers = aio.PaxosClient(ADDRESSES)
+    registers._reach._pid = os.getpid() + 1
+    async with registers:
+        assert (await registers.put("k", "1")).changed
+
+
+# ---- functions that raise, and time-outs ----
+
+
+class Stop(BaseException):
+    """What no handler of errors takes."""
+
+
+def stops(held: bytes | None) -> bytes | None:
+    raise Stop
+
+
+@asynchronous
+async def test_whatever_a_change_function_raises_ends_the_asyncio_call(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        with pytest.raises(Stop):
+            await asyncio.wait_for(registers.change("k", stops), 30)
+        assert (await registers.put("k", "1")).changed, "the key is free again"
+
+
+def test_whatever_a_change_function_raises_ends_the_call(acceptors: Acceptors) -> None:
+    with PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        with pytest.raises(Stop):
+            registers.change("k", stops)
+        assert registers.put("k", "1").changed
+
+
+def test_a_time_out_is_a_number_and_for_ever_is_a_long_time(acceptors: Acceptors) -> None:
+    assert seconds(3.5) == 3.5
+    assert seconds(-1.0) == -1.0, "it is over already"
+    assert seconds(float("inf")) == WITHIN_MAX_S
+    with pytest.raises(UsageError, match="number of seconds"):
+        seconds(float("nan"))
+    with PaxosClient(ADDRESSES, timeout=float("inf")) as registers:
+        assert registers.put("k", "1").changed
+        with pytest.raises(UsageError, match="number of seconds"):
+            registers.put("k", "2", within_s=float("nan"))
+
+
+@asynchronous
+async def test_an_asyncio_time_out_is_a_number_and_for_ever_is_a_long_time(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES, timeout=float("inf")) as registers:
+        assert (await registers.put("k", "1")).changed
+        with pytest.raises(UsageError, match="number of seconds"):
+            await registers.put("k", "2", within_s=float("nan"))
+
+
+# ---- what has certainly not arrived ----
+
+
+def test_only_what_was_handed_to_a_connection_may_have_arrived() -> None:
+    assert may_have_arrived(OSError("broken"))
+    assert may_have_arrived(LineLost("broken"))
+    assert not may_have_arrived(LineLost("refused", sent=False))
+
+
+def test_a_request_to_an_acceptor_that_is_down_has_not_arrived() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    line = Line(address, None)
+    try:
+        refused = [line.ask(Describe(), time.monotonic() + 5).exception(5) for _ in range(2)]
+        assert [may_have_arrived(error) for error in refused if error is not None] == [False, False]
+    finally:
+        line.close()
+    closed = line.ask(Describe(), time.monotonic() + 5).exception(5)
+    assert closed is not None and not may_have_arrived(closed)
+
+
+@asynchronous
+async def test_an_asyncio_request_to_an_acceptor_that_is_down_has_not_arrived() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = AsyncLine(f"127.0.0.1:{taken.getsockname()[1]}", None)
+    for _ in range(2):
+        with pytest.raises(LineLost) as caught:
+            await line.ask(Describe())
+        assert not may_have_arrived(caught.value)
+    line.close()
+
+
+def test_a_change_whose_time_is_over_before_it_leaves_is_not_applied(acceptors: Acceptors) -> None:
+    """With a ballot kept its accept is the first thing to leave; all the same nothing can have happened."""
+    with PaxosClient(ADDRESSES) as registers:
+        registers.put("k", "1")
+        with pytest.raises(Unavailable):
+            registers.put("k", "2", within_s=0.0)
+        assert registers.get("k").value == b"1"
+
+
+@asynchronous
+async def test_an_asyncio_change_whose_time_is_over_before_it_leaves_is_not_applied(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        await registers.put("k", "1")
+        with pytest.raises(Unavailable):
+            await registers.put("k", "2", within_s=0.0)
+        assert (await registers.get("k")).value == b"1"
+
+
+# ---- connections of a process that has gone ----
+
+
+class Restarts:
+    """A port behind which an acceptor is that can be killed and started again in an instant."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._accepted: list[socket.socket] = []
+        self.together = threading.Barrier(2)
+        """Answers wait until two requests are here, so that two connections are in use."""
+        self._acceptor = Acceptor(NodeId(1))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._accepted.append(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            connection.sendall(frame(encode_greeting(Welcome(VERSION, ClusterId(0), NodeId(1)))))
+            buffer, is_greeted = b"", False
+            while data := connection.recv(65536):
+                buffer += data
+                while (body := first_frame(buffer, 1 << 20)) is not None:
+                    buffer = buffer[len(frame(body)) :]
+                    if not is_greeted:
+                        is_greeted = True
+                        continue
+                    number, request = decode_ask(body)
+                    if not self.together.broken:
+                        self.together.wait(30)
+                    connection.sendall(frame(encode_answer(number, self._acceptor.on_request(request)[0])))
+        except (OSError, threading.BrokenBarrierError):
+            pass
+
+    def restart(self) -> None:
+        """All connections are gone, and the next request is answered at once."""
+        self.together.abort()
+        accepted, self._accepted = self._accepted, []
+        for connection in accepted:
+            connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def close(self) -> None:
+        self.restart()
+        self._listener.close()
+
+
+@pytest.fixture
+def restarts() -> Iterator[Restarts]:
+    made = Restarts()
+    yield made
+    made.close()
+
+
+def test_one_request_at_most_is_lost_on_the_connections_of_a_process_that_has_gone(restarts: Restarts) -> None:
+    """The others are as old as the one that broke: a restart costs one failure, not one for each thread."""
+    line = Line(restarts.address, None)
+    try:
+        both = [line.ask(Describe(), time.monotonic() + 30) for _ in range(2)]
+        assert all(answer.exception(30) is None for answer in both)
+        restarts.restart()
+        lost = [line.ask(Describe(), time.monotonic() + 30).exception(30) for _ in range(4)]
+        assert [error is None for error in lost] == [False, True, True, True]
+    finally:
+        line.close()
