@@ -47,7 +47,10 @@ def tx_options(command: F) -> F:
 
 
 @contextmanager
-def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhaseCommit]:
+def _opened(
+    databases: tuple[str, ...], log: str, name: str, *, needs_all: bool = True
+) -> Iterator[TwoPhaseCommit]:
+    """Over the databases that answer. That others did not is the command's outcome, if it *needs_all*."""
     try:
         from sqlalchemy import create_engine
         from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -65,11 +68,18 @@ def _opened(databases: tuple[str, ...], log: str, name: str) -> Iterator[TwoPhas
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise UsageError(f"--db {known_as}: {error}") from error
     try:
-        opened = TwoPhaseCommit(participants, log=log, name=name, recover_every=None)
+        opened = TwoPhaseCommit(participants, log=log, name=name, recover_every=None, without_unreachable=True)
     except DBAPIError as error:
         raise Unavailable(f"a database can not be asked: {error.orig}") from error
     with opened as tpc:
         yield tpc
+    if needs_all and opened.unreachable:
+        raise Unavailable(f"not asked: {'; '.join(f'{name}: {why}' for name, why in _silent(opened).items())}")
+
+
+def _silent(tpc: TwoPhaseCommit) -> dict[str, str]:
+    """The databases that do not answer, and what their drivers say."""
+    return {name: str(getattr(error, "orig", error)) for name, error in tpc.unreachable.items()}
 
 
 def _verdict(tpc: TwoPhaseCommit, gid: Gid, *, is_prepared: bool) -> str:
@@ -182,6 +192,7 @@ def recover(even_if_alive: bool, databases: tuple[str, ...], log: str, name: str
     with _opened(databases, log, name) as tpc:
         report = tpc.recover(even_if_alive=even_if_alive)
         answer = {field: content for field, content in vars(report).items() if not field.startswith("_")}
+        answer["unreachable"] = {**report.unreachable, **_silent(tpc)}
         if as_json:
             output.print_json(answer)
         else:
@@ -258,7 +269,7 @@ def forget(gid: str, databases: tuple[str, ...], log: str, name: str, as_json: b
     Example:
       troth tx forget T1.k3f09qpx.0.2.5 --db bank=postgresql+psycopg://app@db1/bank
     """
-    with _opened(databases, log, name) as tpc:
+    with _opened(databases, log, name, needs_all=False) as tpc:
         is_forgotten = tpc.log.forget(str(_parsed(gid)), getpass.getuser())
         if as_json:
             output.print_json({"gid": gid, "forgotten": is_forgotten})

@@ -19,7 +19,7 @@ from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Facts, Participant
 from troth.transactions.participants.choose import choose
 from troth.transactions.recovery import Recovery
-from troth.transactions.report import Report
+from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Transaction
 from troth.transactions.waiting import InThreads, Waiting
@@ -53,6 +53,7 @@ class TwoPhaseCommit:
         detect_deadlocks: bool = False,
         on_step: OnStep = nothing,
         waiting: Waiting | None = None,
+        without_unreachable: bool = False,
     ) -> None:
         """Check the participants, open an epoch in the log, finish what a crash has left, and keep looking.
 
@@ -68,6 +69,8 @@ class TwoPhaseCommit:
                 abort the youngest.
             on_step: called with the name of each step (steps.py), for tests that stop the process there.
             waiting: how to wait; `AsyncTwoPhaseCommit` gives its own.
+            without_unreachable: leave out the databases that do not answer, unless it is all of them, and keep
+                their errors in the attribute `unreachable`: for an operator, who finishes what can be finished.
 
         Raises:
             PreflightFailed: what is wrong with which database, and what to set.
@@ -81,7 +84,17 @@ class TwoPhaseCommit:
             chosen = choose(participants, waiting)
             for participant in chosen:
                 undo.callback(participant.close)
-            facts = {participant.name: participant.facts() for participant in chosen}
+            facts: dict[str, Facts] = {}
+            self.unreachable: dict[str, Exception] = {}
+            for participant in chosen:
+                try:
+                    facts[participant.name] = participant.facts()
+                except UNREACHABLE as error:
+                    self.unreachable[participant.name] = error
+                    if not without_unreachable or len(self.unreachable) == len(chosen):
+                        raise
+                    participant.close()
+            chosen = [participant for participant in chosen if participant.name in facts]
             problems = preflight(chosen, facts)
             if problems:
                 raise PreflightFailed(problems)

@@ -53,6 +53,28 @@ def test_a_decision_left_to_the_last_resource_is_not_listed_as_committed(tmp_pat
     assert json.loads(found.output) == []
 
 
+def test_what_the_others_can_do_is_done_while_one_database_is_down(tmp_path: Path) -> None:
+    url, log = f"sqlite:///{tmp_path}/last.db", str(tmp_path / "log")
+    where = ["--log", log, "--db", f"last={url}", "--db", f"down=sqlite:///{tmp_path}/no/a.db"]
+
+    def die(step: str) -> None:
+        if step == "before_last_resource":
+            raise KeyboardInterrupt
+
+    with TwoPhaseCommit({"last": sa.create_engine(url)}, log=log, recover_every=None, on_step=die) as dying:
+        with pytest.raises(KeyboardInterrupt), dying.begin(key="order-1") as tx:
+            tx["last"].exec_driver_sql("CREATE TABLE made (x)")
+    found = CliRunner().invoke(cli, ["tx", "list", "--json", *where])
+    assert [row["database"] for row in json.loads(found.stdout)] == ["last"]
+    assert found.exit_code == EXIT_UNAVAILABLE, "the list may lack something"
+    found = CliRunner().invoke(cli, ["tx", "recover", "--json", *where])
+    assert found.exit_code == EXIT_UNAVAILABLE
+    assert "unable to open" in json.loads(found.stdout)["unreachable"]["down"]
+    assert "down" in found.stderr and "unable to open" in found.stderr
+    found = CliRunner().invoke(cli, ["tx", "list", "--json", "--log", log, "--db", f"last={url}"])
+    assert json.loads(found.output) == [], "it was recovered"
+
+
 def test_a_database_that_does_not_answer_is_told_in_two_lines(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         cli, ["tx", "list", "--log", f"{tmp_path}/log", "--db", f"a=sqlite:///{tmp_path}/no/a.db"]
