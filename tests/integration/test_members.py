@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from real_cluster import Load, cluster_of, until, verified
 
+from troth.server.ending import EXIT_REMOVED
 from troth.server.local import LocalCluster
-from troth.server.serve import EXIT_REMOVED
 
 pytestmark = pytest.mark.integration
 

@@ -84,7 +84,7 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
 
 def _watch_over(cluster: "LocalCluster", stop: threading.Event) -> None:
     """Say it when a server dies; end when *stop* is set."""
-    from troth.server.serve import EXIT_REMOVED
+    from troth.server.ending import EXIT_REMOVED
 
     told: set[str] = set()
     while not stop.wait(0.5):

@@ -13,7 +13,7 @@ from troth.core.register.acceptor import STEP_KEYS
 from troth.core.register.messages import Accept, Full, RecordMessage, ReplyMessage, RequestMessage
 from troth.errors import StorageError, SyncFailed
 from troth.ids import LogIndex, NodeId
-from troth.runtime.machine import Machine
+from troth.runtime.disk_machine import DiskMachine
 from troth.storage.acceptors import open_acceptor
 
 SNAPSHOT_LOG_BYTES = 16 << 20
@@ -48,7 +48,7 @@ class AcceptorNode:
         self,
         directory: str,
         *,
-        machine: Machine,
+        machine: DiskMachine,
         failed: Callable[[BaseException], None],
         bytes_max: int,
         snapshot_log_bytes: int = SNAPSHOT_LOG_BYTES,

@@ -24,7 +24,7 @@ from troth.replica.effects import (
     StoreChunk,
 )
 from troth.replica.replica import Replica
-from troth.runtime.machine import Worker
+from troth.runtime.disk_machine import Worker
 from troth.runtime.writer import LogWriter
 from troth.storage.log import WriteAheadLog
 from troth.storage.snapshots import SnapshotGone, SnapshotStore, SnapshotWriter

@@ -17,11 +17,11 @@ from typing_extensions import override
 
 from troth.errors import DecodeError, TrothError, UsageError
 from troth.runtime.acceptors import AcceptorNode
-from troth.runtime.machine import Machine
+from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, welcome
+from troth.server.ending import EXIT_OK, clients_that_fit, exit_code, stop_at_errors
 from troth.server.listener import listen, refuse_plain_text, tls_contexts
-from troth.server.serve import EXIT_OK, clients_that_fit, exit_code, stop_at_errors
 from troth.wire.handshake import Greeting, Hello
 
 FRAME_BYTES_MAX = 2 << 20
@@ -124,7 +124,7 @@ async def _serve(config: AcceptorConfig) -> None:
         if not ended.done():
             ended.set_result(None)
 
-    machine = Machine()
+    machine = DiskMachine()
     node = AcceptorNode(config.data_dir, machine=machine, failed=fail, bytes_max=config.quota_bytes)
     stop_at_errors(loop, fail)
     port = AcceptorPort(node)

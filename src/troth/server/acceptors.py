@@ -14,7 +14,7 @@ from troth.core.register.messages import Conflict, ReplyMessage
 from troth.errors import DecodeError
 from troth.ids import ClusterId
 from troth.runtime.acceptors import AcceptorNode
-from troth.runtime.machine import Machine
+from troth.runtime.disk_machine import DiskMachine
 from troth.wire.frames import head
 from troth.wire.handshake import VERSION, Hello, Welcome
 
@@ -84,7 +84,7 @@ class Registers:
     """The acceptor of a server, opened when the first proposer comes, or at the start if it has been there before."""
 
     def __init__(
-        self, data_dir: str, *, machine: Machine, failed: Callable[[BaseException], None], bytes_max: int
+        self, data_dir: str, *, machine: DiskMachine, failed: Callable[[BaseException], None], bytes_max: int
     ) -> None:
         """Raises StorageError when the directory is there and can not be used."""
         self._machine = machine

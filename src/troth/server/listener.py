@@ -3,11 +3,16 @@
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from troth.errors import UsageError
 from troth.runtime.addresses import is_loopback, parse_address, resolved
 from troth.runtime.streams import HANDSHAKE_SECONDS_MAX
-from troth.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from troth.server.config import (
+        ServerConfig,  # names all engines, which an acceptor that runs alone has no use for
+    )
 
 BACKLOG = 512
 
@@ -27,7 +32,7 @@ def refuse_plain_text(setting: str, text: str) -> None:
         )
 
 
-def check_addresses(config: ServerConfig) -> None:
+def check_addresses(config: "ServerConfig") -> None:
     """Apply `refuse_plain_text` to the two ports that carry data (/metrics, always plain, tells only numbers).
 
     Raises:
@@ -41,7 +46,7 @@ def check_addresses(config: ServerConfig) -> None:
             refuse_plain_text("peer_listen", peer)
 
 
-def tls_contexts(config: ServerConfig) -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:
+def tls_contexts(config: "ServerConfig") -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:
     """(for accepting, for dialing) with the certificates of *config*; both demand a certificate of the other side.
 
     Raises:

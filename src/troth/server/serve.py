@@ -9,12 +9,11 @@ import ctypes
 import dataclasses
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from multiprocessing import reduction
 from queue import Full
 from time import time
@@ -23,24 +22,14 @@ from typing import Any
 import uvloop
 
 from troth.core.interface import Trace
-from troth.errors import IdentityLost, InvariantViolation, Removed, StorageError, TrothError, UsageError
+from troth.errors import InvariantViolation, TrothError, UsageError
 from troth.ids import NodeId
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
 from troth.server.control import Control, ServerEvent
+from troth.server.ending import EXIT_FAILED, EXIT_OK, clients_that_fit, exit_code, stop_at_errors
 from troth.server.logs import set_up
 from troth.server.server import Server
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_STORAGE = 3
-EXIT_IDENTITY = 4
-EXIT_REMOVED = 5
-EXIT_BUG = 70
-
-FILES_KEPT = 1024
-"""Open files that clients do not get."""
 
 COMMIT_EVENT_SECONDS = 0.2
 """How often the events queue is told how far commits have come."""
@@ -48,38 +37,6 @@ COMMIT_EVENT_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 
 _log = logging.getLogger("troth.server")
-
-
-def exit_code(error: BaseException) -> int:
-    """What a process exits with that *error* has ended."""
-    match error:
-        case UsageError():
-            return EXIT_USAGE
-        case Removed():
-            return EXIT_REMOVED
-        case IdentityLost():
-            return EXIT_IDENTITY
-        case StorageError():
-            return EXIT_STORAGE
-        case TrothError():
-            return EXIT_FAILED
-        case _:
-            return EXIT_BUG
-
-
-def clients_that_fit(wanted: int) -> int:
-    """Raise the limit of open files, as far as needed and allowed; how many of the *wanted* clients then fit in.
-
-    Shells give 1024. Clients that took them all would leave none for snapshots, the log and the other servers.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    needed = wanted + FILES_KEPT
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(wanted, max(soft - FILES_KEPT, soft // 2))
 
 
 def serve(config: ServerConfig) -> None:
@@ -185,19 +142,6 @@ async def _serve(
     finally:
         stopped.cancel()
     await server.stop()
-
-
-def stop_at_errors(loop: asyncio.AbstractEventLoop, fail: Callable[[Exception], None]) -> None:
-    """An exception that nobody caught on the loop ends the server: what it was feeding is in an unknown state."""
-
-    def on_error(_: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
-        error = context.get("exception")
-        if isinstance(error, OSError):
-            _log.debug("%s: %s", context.get("message"), error)
-        else:
-            fail(error if isinstance(error, Exception) else RuntimeError(str(error or context.get("message"))))
-
-    loop.set_exception_handler(on_error)
 
 
 class _Parent:

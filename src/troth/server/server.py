@@ -26,6 +26,7 @@ from troth.replica.machine import StateMachine
 from troth.replica.protocol import ServerStatus
 from troth.replica.replica import Replica
 from troth.replica.state import ReplicaConfig, ReplicaStart
+from troth.runtime.disk_machine import Directory
 from troth.runtime.genesis import (
     Founding,
     Introduction,
@@ -38,7 +39,7 @@ from troth.runtime.genesis import (
     join,
     remove_newborn,
 )
-from troth.runtime.machine import Directory, Machine
+from troth.runtime.machine import Machine
 from troth.runtime.node import Node, peer_addresses
 from troth.runtime.snapshots import SnapshotKeeper
 from troth.runtime.transport import PeerTransport

@@ -17,7 +17,7 @@ from troth.client.registers.local import LocalAcceptors
 from troth.client.registers.sync import PaxosClient
 from troth.core.register.messages import Holding, Read, Scan, Scanned
 from troth.errors import TrothError, UsageError
-from troth.server.serve import EXIT_STORAGE
+from troth.server.ending import EXIT_STORAGE
 from troth.torture.cluster import FULL_BYTES, limit_files, outcome_of
 from troth.torture.system import Power, Unquiet
 

@@ -27,7 +27,8 @@ from troth.errors import SyncFailed
 from troth.ids import LogIndex, NodeId
 from troth.runtime import acceptors
 from troth.runtime.acceptors import AcceptorNode
-from troth.runtime.machine import Directory, Machine
+from troth.runtime.disk_machine import Directory
+from troth.runtime.machine import Machine
 from troth.simulate.disk import SimulatedDisk
 from troth.storage.acceptors import AcceptorStore
 

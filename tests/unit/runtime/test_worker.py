@@ -1,7 +1,7 @@
 """The worker beside the loop: what it does once a job has failed."""
 
 from troth.errors import SyncFailed
-from troth.runtime.machine import ThreadWorker
+from troth.runtime.disk_machine import ThreadWorker
 
 
 def test_no_job_is_done_after_one_that_failed() -> None:

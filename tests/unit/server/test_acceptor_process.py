@@ -1,6 +1,8 @@
 """An acceptor that runs alone, as a process."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.files import DiskFiles
 from troth.server import acceptor_process
 from troth.server.acceptor_process import AcceptorConfig, run_acceptor
-from troth.server.serve import EXIT_BUG, EXIT_STORAGE
+from troth.server.ending import EXIT_BUG, EXIT_STORAGE
 
 
 class Ended(BaseException):
@@ -56,7 +58,17 @@ def test_it_does_not_go_on_after_a_bug_of_its_own(
         node._loop.call_soon(fail)
 
     monkeypatch.setattr(AcceptorNode, "__init__", make)
-    monkeypatch.setattr(acceptor_process.Machine, "settle", lambda machine: None)
+    monkeypatch.setattr(acceptor_process.DiskMachine, "settle", lambda machine: None)
     with pytest.raises(Ended):
         run_acceptor(AcceptorConfig(data_dir=str(tmp_path / "data"), listen=f"unix:{tmp_path / 'a1'}"))
     assert codes == [EXIT_BUG]
+
+
+def test_an_acceptor_alone_loads_nothing_of_servers() -> None:
+    """Its size is what the kernel has to clear away when it is killed, on a core that the others want."""
+    unwanted = ("troth.replica", "troth.kv", "troth.core.leading", "troth.core.raft", "troth.core.paxos", "click")
+    code = (
+        "import sys, troth.server.acceptor_process; "
+        f"print([name for name in sys.modules if name.startswith({unwanted})])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

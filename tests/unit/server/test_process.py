@@ -105,7 +105,7 @@ def test_a_server_whose_events_nobody_reads_ends_all_the_same() -> None:
 
 _FILES = """
 import resource, sys
-from troth.server.serve import clients_that_fit
+from troth.server.ending import clients_that_fit
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
 print(clients_that_fit(1000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
