@@ -51,8 +51,8 @@ SERVER_PITFALLS = (
         name="a snapshot leaves the sessions out",
         row=36,
         file="replica/machine.py",
-        old="StateHeader(STATE_VERSION, sessions, next_session)",
-        new="StateHeader(STATE_VERSION, [], next_session)",
+        old="map(_encode, pages(sessions))",
+        new="map(_encode, pages([]))",
     ),
     bug(
         name="a watch that moves begins one revision too late",

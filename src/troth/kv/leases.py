@@ -4,10 +4,10 @@ Expiry is a matter of the leader's clock (`troth.kv.lessor`); its verdict comes 
 """
 
 from collections.abc import Iterable, Iterator
-from heapq import merge
-from itertools import islice
 
 import msgspec
+
+from troth.kv.order import sorted_pages
 
 _MASK_64 = (1 << 64) - 1
 _MASK_63 = (1 << 63) - 1
@@ -83,16 +83,12 @@ class LeaseTable:
         return len(self._keys.get(lease, ()))
 
     def slices(self, lease: int, count: int) -> Iterator[list[bytes]]:
-        """The keys attached, sorted, in steps of *count*: some of them empty, while order is made. To be used while
-        nothing is attached or detached."""
-        keys = list(self._keys.get(lease, ()))
-        runs: list[list[bytes]] = []
-        for at in range(0, len(keys), count):
-            runs.append(sorted(keys[at : at + count]))
-            yield []
-        ordered = merge(*runs)
-        while keys := list(islice(ordered, count)):
-            yield keys
+        """`sorted_pages` of the keys that are attached now."""
+        return sorted_pages(self.unsorted_keys(lease), count)
+
+    def unsorted_keys(self, lease: int) -> list[bytes]:
+        """The keys attached."""
+        return list(self._keys.get(lease, ()))
 
     def keys(self, lease: int) -> list[bytes]:
         """The keys attached, sorted."""

@@ -6,11 +6,15 @@ a load, or very many births, that would take long in one piece: who can wait tak
 """
 
 from collections.abc import Iterable, Iterator
+from heapq import merge
 from itertools import islice
+from typing import TypeVar
 
 from sortedcontainers import SortedList
 
 from troth.kv.deletion import Deletion, Index
+
+T = TypeVar("T", bytes, int)
 
 TO_THE_END = b"\0"
 """As a range_end: no upper bound."""
@@ -184,6 +188,17 @@ class KeyOrder:
         del live[lo:hi]
         self._dead.update(died)
         return True
+
+
+def sorted_pages(items: list[T], count: int) -> Iterator[list[T]]:
+    """*items*, sorted, in pages of *count*, each made in a short step; some are empty, while order is made."""
+    runs: list[list[T]] = []
+    for at in range(0, len(items), count):
+        runs.append(sorted(items[at : at + count]))
+        yield []
+    ordered = merge(*runs)
+    while page := list(islice(ordered, count)):
+        yield page
 
 
 def _within(order: SortedList, key: bytes, range_end: bytes) -> Iterable[bytes]:

@@ -141,6 +141,10 @@ class Store:
         """The ids of all leases, sorted."""
         return sorted(self.lease_table.ttl_s)
 
+    def lease_ids(self) -> list[int]:
+        """The ids of all leases, as they come."""
+        return list(self.lease_table.ttl_s)
+
     def granted_ttls_s(self) -> dict[int, int]:
         """Every lease with its granted time to live: what a new leader's `Lessor` starts from."""
         return dict(self.lease_table.ttl_s)

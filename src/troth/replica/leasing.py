@@ -48,8 +48,8 @@ class LeasePath(ReadPath):
                 self._refuse_call(client, message.call, "not_leader", "the leader keeps the time of leases")
                 return
             ttl_s = self._lessor.remaining_s(message.id, self._now)
-            keys = leases.keys(message.id) if message.keys else []
-            self._reply(client, LeaseView(message.call, message.id, ttl_s, granted_ttl_s, keys))
+            keys = leases.unsorted_keys(message.id) if message.keys else []
+            self._list(client, LeaseView(message.call, message.id, ttl_s, granted_ttl_s, []), keys)
 
         if self._leading:
             self._at_point(client, message.call, tell)

@@ -2,6 +2,19 @@
 
 The payload of a COMMANDS entry is a msgpack array of proposals ``[request id, command]``, and a command is one of
 `LoggedCommand`, exactly as the client sent it.
+
+Byte format of a state, version 2
+=================================
+Where the stream is cut into chunks means nothing::
+
+    frame   length   4 bytes, little endian: size of the payload
+            payload  msgpack
+    state   StateHeader, one frame
+            list[SessionState], one frame for each page (`sessions.pages`); a session's results may go on in the next
+            an empty frame
+            the store's stream (kv/snapshot.py)
+
+In version 1 all sessions stand in the header, and the store follows that.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,14 +29,14 @@ from troth.kv.requests import DeleteRange, Failure, LeaseRevoke, Result, Txn
 from troth.kv.store import Store
 from troth.replica.peers import Proposal
 from troth.replica.protocol import CloseSession, OpenSession, Writes
-from troth.replica.sessions import SessionState, SessionTable
+from troth.replica.sessions import SessionState, SessionTable, pages
 
 LoggedCommand: TypeAlias = Writes | OpenSession | CloseSession
 
 Outcome: TypeAlias = list[Result] | int | Failure
 """Of Writes: the results, or one Failure for all; of OpenSession: the session's id; of CloseSession: 0."""
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 _PREPARED = frozenset({DeleteRange, LeaseRevoke})
 _PREPARED_OUT_OF_ORDER = frozenset({DeleteRange, LeaseRevoke, Txn})
@@ -34,14 +47,13 @@ _command_decoder: msgspec.msgpack.Decoder[LoggedCommand] = msgspec.msgpack.Decod
 
 
 class StateHeader(msgspec.Struct, frozen=True, array_like=True):
-    """First chunk of a state: everything that is not the store."""
-
     version: int
     sessions: list[SessionState]
     next_session: int
 
 
 _header_decoder: msgspec.msgpack.Decoder[StateHeader] = msgspec.msgpack.Decoder(StateHeader)
+_page_decoder: msgspec.msgpack.Decoder[list[SessionState]] = msgspec.msgpack.Decoder(list[SessionState])
 
 
 encode_payload: Callable[[list[Proposal]], bytes] = _encode
@@ -119,9 +131,9 @@ class StateMachine:
         Everything that changes in place is copied now; the store hands out a frozen view.
         """
         sessions, next_session = self.sessions.dump()
-        header = _encode(StateHeader(STATE_VERSION, sessions, next_session))
         view = self.store.snapshot()
-        chunks = self._chunks(header, view.chunks(), view.close)
+        header = _encode(StateHeader(STATE_VERSION, [], next_session))
+        chunks = self._chunks(header, sessions, view.chunks(), view.close)
         next(chunks)
         return chunks
 
@@ -144,27 +156,32 @@ class StateMachine:
                 total += len(chunk)
                 yield chunk
 
-        pieces = counted()
-        head, rest = _split_header(pieces)
+        stream = _Stream(counted())
         try:
-            header = _header_decoder.decode(head)
+            header = _header_decoder.decode(stream.frame())
+            if header.version > STATE_VERSION:
+                raise Corrupt(f"snapshot version {header.version} is newer than this program", path="")
+            sessions = SessionTable(header.sessions, header.next_session)
+            while header.version > 1 and (page := stream.frame()):
+                sessions.add(_page_decoder.decode(page))
+                yield
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Corrupt(f"the snapshot's header cannot be read: {error}", path="") from None
-        if header.version != STATE_VERSION:
-            raise Corrupt(f"snapshot version {header.version} is newer than this program", path="")
         store = self._new_store()
-        yield from store.load(_chain(rest, pieces))
+        yield from store.load(stream.rest())
         self.store = store
-        self.sessions = SessionTable(header.sessions, header.next_session)
+        self.sessions = sessions
         self.saved_bytes = total
 
-    def _chunks(self, header: bytes, store: Iterator[bytes], close: Callable[[], None]) -> Iterator[bytes]:
+    def _chunks(
+        self, header: bytes, sessions: list[SessionState], store: Iterator[bytes], close: Callable[[], None]
+    ) -> Iterator[bytes]:
         """Begins with an empty chunk, which the maker takes: a generator that never began would not close its view."""
-        total = 4 + len(header)
+        total = 0
         try:
             yield b""
-            yield len(header).to_bytes(4, "little") + header
-            for chunk in store:
+            frames = chain([header], map(_encode, pages(sessions)), [b""])
+            for chunk in chain((len(frame).to_bytes(4, "little") + frame for frame in frames), store):
                 total += len(chunk)
                 yield chunk
             self.saved_bytes = total
@@ -172,20 +189,30 @@ class StateMachine:
             close()
 
 
-def _split_header(pieces: Iterator[bytes]) -> tuple[bytes, bytes]:
-    """The header of a state, and what its last piece holds behind it."""
-    data = bytearray()
-    needed = 4
-    for piece in pieces:
-        data += piece
-        if len(data) >= 4:
-            needed = 4 + int.from_bytes(data[:4], "little")
-        if len(data) >= needed:
-            return bytes(data[4:needed]), bytes(data[needed:])
-    raise Corrupt("the snapshot ends within its header", path="")
+class _Stream:
+    """The frames at the beginning of a stream that may be cut anywhere, and then the rest of it."""
 
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._data = bytearray()
 
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if first:
-        yield first
-    yield from rest
+    def frame(self) -> bytes:
+        """The payload of the next frame."""
+        return self._take(int.from_bytes(self._take(4), "little"))
+
+    def rest(self) -> Iterator[bytes]:
+        """All behind the frames that were taken."""
+        if self._data:
+            yield bytes(self._data)
+        yield from self._pieces
+
+    def _take(self, size: int) -> bytes:
+        data = self._data
+        while len(data) < size:
+            piece = next(self._pieces, None)
+            if piece is None:
+                raise Corrupt("the snapshot ends within its header", path="")
+            data += piece
+        taken = bytes(data[:size])
+        del data[:size]
+        return taken

@@ -12,19 +12,30 @@ from troth.ids import NodeId, Tick
 from troth.kv import refusals
 from troth.kv.answers import kvs_bytes
 from troth.kv.order import STEP_KEYS as ORDER_STEP_KEYS
+from troth.kv.order import T
 from troth.kv.ranges import STEP_KEYS, encoded_steps, keys_looked_at
 from troth.kv.requests import Failure, Range, RangeResult
 from troth.models import LevelName, ReadLevel
 from troth.replica.effects import ClientId
 from troth.replica.peers import AskRevision, TellRevision
-from troth.replica.pieces import in_pieces
-from troth.replica.protocol import READS_REQUESTS_MAX, HashState, ReadResults, Reads, StateHash
+from troth.replica.pieces import PAGE_ITEMS, LongAnswer, in_pieces, listed_steps
+from troth.replica.protocol import (
+    READS_REQUESTS_MAX,
+    CallRefused,
+    HashState,
+    LeaseIds,
+    LeaseView,
+    ReadResults,
+    Reads,
+    ServerMessage,
+    StateHash,
+)
 from troth.replica.reads import Waiting
 from troth.replica.state import NOBODY, ReplicaStart
 from troth.replica.writes import WritePath
 
-HASHES_MAX = 16
-"""Hashes that are asked for and not made yet; each keeps the history that it is of."""
+MAKING_MAX = 16
+"""Answers that take long (hashes, long lists) and are not made yet; each keeps what it is made of."""
 
 KEYS_PER_TURN = 50_000
 """How many keys of ranges are read in one turn, about; what is left waits for the next one."""
@@ -72,8 +83,8 @@ class ReadPath(WritePath):
         """What may still be read before there has to be another turn."""
         self._unserved: deque[_Serving] = deque()
         """What is left for the next turns."""
-        self._hashing: list[tuple[ClientId, StateHash, Generator[None, None, int]]] = []
-        """Hashes that are being made: for whom, all of the answer but the hash, the steps."""
+        self._making: deque[tuple[ClientId, Generator[None, None, ServerMessage | LongAnswer]]] = deque()
+        """Answers that are made in steps: for whom, and the steps."""
 
     def _on_reads(self, client: ClientId, message: Reads) -> None:
         level = message.level
@@ -257,23 +268,54 @@ class ReadPath(WritePath):
         if failure is not None:
             self._refuse_call(client, message.call, failure.code, failure.text)
             return
-        if len(self._hashing) >= HASHES_MAX:
-            self._refuse_call(client, message.call, "overloaded", "too many hashes are being made here already")
-            return
         told = StateHash(message.call, 0, store.revision, store.compact_revision, self._applied)
-        self._hashing.append((client, told, store.hash_steps(message.revision)))
+        if self._may_make(client, message.call):
+            self._make(client, _hashed(told, store.hash_steps(message.revision)))
+
+    def _list(self, client: ClientId, reply: LeaseView | LeaseIds, items: list[T]) -> None:
+        """Answer with *reply*, in whose empty list at the end *items* are to stand, sorted."""
+        if len(items) <= PAGE_ITEMS:
+            key_or_id = "keys" if isinstance(reply, LeaseView) else "ids"
+            self._reply(client, msgspec.structs.replace(reply, **{key_or_id: sorted(items)}))
+        elif self._may_make(client, reply.call):
+            self._make(client, _listed(reply, items, self._config.answer_bytes_max))
+
+    def _may_make(self, client: ClientId, call: int) -> bool:
+        """Whether one more answer that takes long may be made."""
+        if len(self._making) < MAKING_MAX:
+            return True
+        self._refuse_call(
+            client, call, "overloaded", "too many answers that take long are being made here already"
+        )
+        return False
+
+    def _make(self, client: ClientId, steps: Generator[None, None, ServerMessage | LongAnswer]) -> None:
+        """Have *steps* taken one by one, in the turns that come."""
+        self._making.append((client, steps))
         self._out.again = True
 
-    def _hash_more(self) -> None:
-        """One step of the hash that was asked for first. What is written meanwhile is not in it."""
-        client, told, steps = self._hashing[0]
+    def _make_more(self) -> None:
+        """One step of the answer that was asked for first. What is written meanwhile is not in it."""
+        client, steps = self._making[0]
         if client in self._clients:
             try:
                 next(steps)
             except StopIteration as done:
-                self._reply(client, msgspec.structs.replace(told, hash=done.value))
-                del self._hashing[0]
+                self._reply(client, done.value)
+                self._making.popleft()
         else:
             steps.close()
-            del self._hashing[0]
-        self._out.again |= bool(self._hashing)
+            self._making.popleft()
+        self._out.again |= bool(self._making)
+
+
+def _hashed(told: StateHash, steps: Generator[None, None, int]) -> Generator[None, None, StateHash]:
+    return msgspec.structs.replace(told, hash=(yield from steps))
+
+
+def _listed(
+    reply: LeaseView | LeaseIds, items: list[T], bytes_max: int
+) -> Generator[None, None, LongAnswer | CallRefused]:
+    answer = yield from listed_steps(reply, items, bytes_max)
+    too_large = refusals.ANSWER_TOO_LARGE
+    return CallRefused(reply.call, too_large.code, too_large.text) if answer is None else answer

@@ -103,7 +103,7 @@ class Replica(SnapshotPath):
                 self._on_time_to_live(client, message)
             case LeaseList(call):
                 self._at_point(
-                    client, call, lambda _: self._reply(client, LeaseIds(call, self.machine.store.leases()))
+                    client, call, lambda _: self._list(client, LeaseIds(call, []), self.machine.store.lease_ids())
                 )
             case GetStatus():
                 self._reply(client, self.status(message.call))
@@ -221,8 +221,8 @@ class Replica(SnapshotPath):
         # Most turns have nothing to do for most of these: that is asked here, for a call costs more than the answer.
         if self._unserved or self._keys_left <= 0:
             self._serve_rest()
-        if self._hashing:
-            self._hash_more()
+        if self._making:
+            self._make_more()
         if self._inbox and self.engine.leader() != self._known_leader:
             # Settle the old leader's affairs before anything new is proposed: the two must not be mixed up.
             self._absorb(self.engine.take_effects())

@@ -5,7 +5,11 @@ results here and is not applied twice. The client says which answers it has, so 
 outstanding. Sessions are part of the replicated state: every replica has the same table at the same log index.
 """
 
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush
+
 import msgspec
+from msgspec.structs import replace
 
 from troth.errors import AnswerLost
 from troth.kv.answers import results_bytes
@@ -19,6 +23,13 @@ RESULTS_MAX = 65_536
 
 KEPT_BYTES_MAX = 128 << 20
 """What the results of all sessions may hold together. Beyond it those of the longest idle sessions are given up."""
+
+
+PAGE_BYTES = 256 << 10
+"""What `pages` puts into one page, about: a millisecond's work."""
+
+_SESSION_BYTES = 64
+_STALE_SLACK = 64
 
 
 class SessionState(msgspec.Struct, array_like=True):
@@ -45,18 +56,31 @@ class SessionTable:
         *,
         kept_bytes_max: int = KEPT_BYTES_MAX,
     ) -> None:
-        self._sessions = {session.id: session for session in sessions or []}
-        self._by_nonce = {session.nonce: session.id for session in sessions or []}
+        self._sessions: dict[int, SessionState] = {}
+        self._by_nonce: dict[int, int] = {}
         self._next_id = next_id
         self._kept_bytes_max = kept_bytes_max
         self._kept: dict[int, dict[int, int]] = {}
         """Session -> batch -> bytes of its results, for sessions that have had some."""
-        for session in self._sessions.values():
+        self._kept_bytes = 0
+        self._idle: list[tuple[int, int]] = []
+        """(last used, session) as a heap. A session that was used since is put back when it comes up; one that is not
+        there any more drops out."""
+        self.add(sessions or [])
+
+    def add(self, sessions: Iterable[SessionState]) -> None:
+        """Take over *sessions* of another table; one that is there already gets more results."""
+        for session in sessions:
+            mine = self._sessions.setdefault(session.id, session)
+            if mine is session:
+                self._by_nonce[session.nonce] = session.id
+                heappush(self._idle, (session.last_used, session.id))
+            else:
+                mine.results.update(session.results)
             if session.results:
-                self._kept[session.id] = {
-                    first: results_bytes(results) for first, results in session.results.items()
-                }
-        self._kept_bytes = sum(sum(sizes.values()) for sizes in self._kept.values())
+                sizes = {first: results_bytes(results) for first, results in session.results.items()}
+                self._kept.setdefault(session.id, {}).update(sizes)
+                self._kept_bytes += sum(sizes.values())
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -67,12 +91,24 @@ class SessionTable:
         if known is not None:
             return known
         if len(self._sessions) >= SESSIONS_MAX:
-            self.close(min(self._sessions.values(), key=lambda session: (session.last_used, session.id)).id)
+            self.close(self._longest_idle())
         session = SessionState(id=self._next_id, nonce=nonce, last_used=index)
         self._next_id += 1
         self._sessions[session.id] = session
         self._by_nonce[nonce] = session.id
+        heappush(self._idle, (index, session.id))
         return session.id
+
+    def _longest_idle(self) -> int:
+        """The session that has not been used for longest; of two the older one."""
+        idle = self._idle
+        while True:
+            noted, session_id = heappop(idle)
+            session = self._sessions.get(session_id)
+            if session is not None and session.last_used == noted:
+                return session_id
+            if session is not None:
+                heappush(idle, (session.last_used, session_id))
 
     def close(self, session_id: int) -> None:
         """Forget a session; batches that still come for it are refused."""
@@ -80,6 +116,9 @@ class SessionTable:
         if session is not None:
             del self._by_nonce[session.nonce]
             self._kept_bytes -= sum(self._kept.pop(session_id, {}).values())
+            if len(self._idle) > 2 * len(self._sessions) + _STALE_SLACK:
+                self._idle = [(each.last_used, each.id) for each in self._sessions.values()]
+                heapify(self._idle)
 
     def recall(
         self, session_id: int, first_seq: int, acked_below: int, index: int
@@ -127,8 +166,32 @@ class SessionTable:
                 self._kept_bytes -= self._kept[session_id].pop(first_seq)
 
     def dump(self) -> tuple[list[SessionState], int]:
-        """Everything, in an order that all replicas share."""
-        return [self._sessions[session_id] for session_id in sorted(self._sessions)], self._next_id
+        """Everything as it is now, in an order that all replicas share."""
+        sessions = self._sessions
+        copied = [replace(sessions[each], results=sessions[each].results.copy()) for each in sorted(sessions)]
+        return copied, self._next_id
+
+
+def pages(sessions: Iterable[SessionState]) -> Iterator[list[SessionState]]:
+    """*sessions* in pages for `SessionTable.add`; one with many results comes in several parts."""
+    page: list[SessionState] = []
+    room_bytes = PAGE_BYTES
+    for session in sessions:
+        part = replace(session, results={})
+        page.append(part)
+        room_bytes -= _SESSION_BYTES
+        for first_seq, results in session.results.items():
+            if room_bytes <= 0:
+                yield page
+                part = replace(session, results={})
+                page, room_bytes = [part], PAGE_BYTES
+            part.results[first_seq] = results
+            room_bytes -= results_bytes(results)
+        if room_bytes <= 0:
+            yield page
+            page, room_bytes = [], PAGE_BYTES
+    if page:
+        yield page
 
 
 SESSION_GONE = Failure("session_expired", "the session is unknown: it was closed, or idle for too long")

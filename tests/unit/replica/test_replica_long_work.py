@@ -1,5 +1,7 @@
 """Work that takes long is done in steps: heartbeats, reads and everything else go on between two of them."""
 
+import dataclasses
+
 import msgspec
 import pytest
 import replica_cluster
@@ -24,13 +26,16 @@ from troth.kv.requests import (
     Txn,
 )
 from troth.models import bounded, eventual, linearizable
-from troth.replica import reading, sessions
+from troth.replica import pieces, reading, sessions
 from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import (
     CallRefused,
     ClientMessage,
     FetchSnapshot,
     HashState,
+    LeaseIds,
+    LeaseList,
+    LeaseTimeToLive,
     OpenSession,
     ReadResults,
     Reads,
@@ -46,6 +51,7 @@ from troth.replica.protocol import (
 from troth.replica.state import ReplicaConfig
 
 KEYS = 200
+decode = msgspec.msgpack.Decoder(ServerMessage).decode
 ALL = Range(b"k", b"l", count_only=True)
 ALL_KEYS = Range(b"k", b"l", keys_only=True)
 
@@ -469,23 +475,55 @@ def test_a_hash_is_made_in_steps_and_is_that_of_the_moment_it_was_asked_for(
     assert store.hash() != expected.hash
 
 
+@pytest.mark.parametrize("page_items", [1, 15, 16, 70])
+def test_long_lists_are_made_in_steps_and_are_of_the_moment_they_were_asked_for(
+    page_items: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PAGE_ITEMS", page_items)
+    monkeypatch.setattr(reading, "PAGE_ITEMS", page_items)
+    cluster = Cluster()
+    leader = cluster.leader
+    store = cluster.replicas[leader].machine.store
+    keys = [b"k%03d" % number for number in range(KEYS)]
+    ids = list(range(1, KEYS))
+    puts = tuple(Put(key, b"v", lease=7) for key in keys)
+    cluster.ask(leader, Writes(0, 1, 0, (*(LeaseGrant(lease, 500) for lease in ids), *puts)), ticks=5)
+    cluster.say(leader, LeaseTimeToLive(1, 7, True))
+    cluster.say(leader, LeaseList(2))
+    replies: list[object] = []
+    turns = 0
+    while len(replies) < 2:
+        turns += 1
+        assert turns < 2_000
+        cluster.step()
+        store.apply_batch([Put(b"a%d" % turns, b"", lease=7), LeaseGrant(KEYS + turns, 500)])
+        replies += cluster.heard(leader)
+    assert all(isinstance(reply, LongAnswer) for reply in replies)
+    view, listed = [decode(b"".join(reply.pieces)) for reply in replies]  # type: ignore[attr-defined]
+    assert (view.id, view.granted_ttl_s, view.keys) == (7, 500, keys)
+    assert listed == LeaseIds(2, ids)
+    cluster.replicas[leader]._config = dataclasses.replace(cluster.replicas[leader]._config, answer_bytes_max=100)
+    (refused,) = cluster.ask(leader, LeaseList(3), ticks=5)
+    assert isinstance(refused, CallRefused) and refused.code == "answer_too_large"
+
+
 def test_hashes_have_a_bound_and_end_with_their_client() -> None:
     cluster = filled_cluster()
     leader = cluster.leader
     replica = cluster.replicas[leader]
-    for call in range(reading.HASHES_MAX + 1):
+    for call in range(reading.MAKING_MAX + 1):
         cluster.say(leader, HashState(call))
     replica.client_gone(client_of(leader))
     cluster.settle()
-    assert not replica._hashing
+    assert not replica._making
     assert len(replica.machine.store.space._pins) == 1, "the watches' own"
     cluster.heard(leader)
     replica.client_connected(client_of(leader))
-    for call in range(reading.HASHES_MAX + 1):
+    for call in range(reading.MAKING_MAX + 1):
         cluster.say(leader, HashState(call))
     cluster.settle()
     kinds = [type(reply) for reply in cluster.heard(leader)]
-    assert (kinds.count(StateHash), kinds.count(CallRefused)) == (reading.HASHES_MAX, 1)
+    assert (kinds.count(StateHash), kinds.count(CallRefused)) == (reading.MAKING_MAX, 1)
 
 
 def test_one_range_of_very_many_keys_is_read_over_turns_and_single_keys_overtake_it(

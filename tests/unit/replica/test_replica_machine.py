@@ -1,5 +1,7 @@
 """The state machine: what a snapshot of it must carry for a restored replica to answer as all others do."""
 
+import random
+
 import msgspec
 import pytest
 
@@ -15,9 +17,10 @@ from troth.kv.requests import (
     Result,
 )
 from troth.kv.store import Store
+from troth.replica import sessions
 from troth.replica.machine import STATE_VERSION, LoggedCommand, Outcome, StateHeader, StateMachine
 from troth.replica.protocol import CloseSession, OpenSession, Writes
-from troth.replica.sessions import ANSWERED, SESSION_GONE, SessionTable
+from troth.replica.sessions import ANSWERED, SESSION_GONE, SessionState, SessionTable
 
 
 def applied(machine: StateMachine, index: int, *commands: LoggedCommand) -> list[Outcome]:
@@ -130,3 +133,63 @@ def test_a_state_of_a_newer_version_is_refused_and_the_old_one_stays() -> None:
     with pytest.raises(Corrupt, match="newer"):
         machine.load([len(newer).to_bytes(4, "little") + newer + b"".join(machine.dump())])
     assert machine.store.revision == 2
+
+
+def test_a_state_of_the_first_version_is_read() -> None:
+    machine = StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7), put(1, 1))
+    first = msgspec.msgpack.encode(StateHeader(1, *machine.sessions.dump()))
+    again = StateMachine(Store)
+    again.load([len(first).to_bytes(4, "little") + first + b"".join(machine.store.snapshot().chunks())])
+    assert applied(again, 2, put(1, 1), OpenSession(2, 8)) == [[PutResult(2)], 2]
+    assert again.store.hash() == machine.store.hash()
+
+
+@pytest.mark.parametrize("page_bytes", [1, 100, 500, 1 << 20])
+def test_sessions_are_saved_and_loaded_a_page_at_a_time(page_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "PAGE_BYTES", page_bytes)
+    machine = StateMachine(Store)
+    for nonce in range(5):
+        (session,) = applied(machine, nonce + 1, OpenSession(1, nonce))
+        assert isinstance(session, int)
+        for first_seq in range(1, 1 + nonce):
+            applied(machine, 9, put(session, first_seq, b"v" * 1000))
+    before, kept_bytes = machine.sessions.dump(), machine.sessions._kept_bytes
+    parts = list(sessions.pages(before[0]))
+    assert max(sum(len(state.results) for state in page) for page in parts) <= 1 + page_bytes // 64
+    again = StateMachine(Store)
+    steps = sum(1 for _ in again.load_steps(list(machine.dump())))
+    assert again.sessions.dump() == before
+    assert again.sessions._kept_bytes == kept_bytes
+    assert steps > len(parts) >= {1: 15, 100: 8, 500: 2}.get(page_bytes, 1)
+
+
+def test_what_is_answered_while_a_state_is_dumped_is_not_in_it() -> None:
+    machine = StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7), put(1, 1))
+    chunks = machine.dump()
+    applied(machine, 2, put(1, 2), put(1, 3, acked_below=2), OpenSession(1, 8))
+    again = StateMachine(Store)
+    again.load(chunks)
+    assert again.sessions.dump() == ([SessionState(1, 7, 0, {1: [PutResult(2)]}, 1)], 2)
+
+
+def test_the_session_that_is_forgotten_is_the_one_that_was_idle_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 20)
+    chance = random.Random(1)
+    table = SessionTable()
+    for index in range(2_000):
+        states = {state.id: state for state in table.dump()[0]}
+        action = chance.random()
+        if action < 0.5 and states:
+            table.recall(chance.choice(list(states)), index, acked_below=0, index=index)
+        elif action < 0.6 and states:
+            table.close(chance.choice(list(states)))
+        elif action < 0.65:
+            table = SessionTable(*table.dump())
+        else:
+            table.open(nonce=index, index=index - index % 3)
+            gone = set(states) - {state.id for state in table.dump()[0]}
+            longest = min(states.values(), key=lambda state: (state.last_used, state.id), default=None)
+            assert gone == ({longest.id} if longest is not None and len(states) == 20 else set())
+    assert len(table._idle) <= 2 * 20 + 65
