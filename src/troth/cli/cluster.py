@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from troth.cli.numbers import POSITIVE
 from troth.errors import UsageError
 
 if TYPE_CHECKING:  # the client brings asyncio along, which `--help` does without
@@ -114,7 +115,7 @@ def cluster_options(command: F) -> F:
     @click.option("--url", envvar="TROTH_URL", help="The cluster: troth://host:port,host:port  [env: TROTH_URL]")
     @click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=POSITIVE,
         default=5.0,
         show_default=True,
         help="Seconds to wait for an answer.",

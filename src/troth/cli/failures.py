@@ -59,7 +59,7 @@ _TELLS: dict[str, str] = {
 """What shows whether a command that is not about one key has happened."""
 
 
-_ABOUT_THE_CLUSTER = re.compile(r"^(troth (?:status|get KEY|range --prefix ''|\w+ list))(?!\S)")
+_ABOUT_THE_CLUSTER = re.compile(r"^(troth (?:status|get KEY|range --prefix ''|\w+ list|lease keep-alive))(?!\S)")
 
 
 def advice_for(error: TrothError, command: str = "") -> tuple[int, str]:
@@ -72,6 +72,13 @@ def advice_for(error: TrothError, command: str = "") -> tuple[int, str]:
     if code == EXIT_UNKNOWN:
         advice = _TELLS.get(command, advice)
     return code, advice.format(command=command or "COMMAND")
+
+
+def asked_of(advice: str, url: str) -> str:
+    """*advice* about the cluster at *url* (empty: the one that commands find by themselves)."""
+    return (
+        _ABOUT_THE_CLUSTER.sub(lambda command: f"{command[1]} --url {shlex.quote(url)}", advice) if url else advice
+    )
 
 
 def whether_it_happened(error: TrothError) -> str:
@@ -92,7 +99,7 @@ class CommandFailed(click.ClickException):
         super().__init__(str(error) or error.code)
         self.error = error
         code, advice = advice_for(error, command)
-        self.advice = _ABOUT_THE_CLUSTER.sub(rf"\1 --url {shlex.quote(url)}", advice) if url else advice
+        self.advice = asked_of(advice, url)
         self.exit_code = code  # type: ignore[misc]  # click declares it for the class; it differs by error here
 
     @override

@@ -7,7 +7,7 @@ import click
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.levels import level_option
-from troth.cli.numbers import COUNT
+from troth.cli.numbers import COUNT, INT64_MAX
 from troth.client.operations import as_bytes
 from troth.errors import UsageError
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
@@ -223,10 +223,13 @@ def lease_id(text: str) -> int:
     """A lease id as the command line writes it.
 
     Raises:
-        UsageError: not a hexadecimal number.
+        UsageError: not a hexadecimal number of 64 bits.
     """
     try:
-        return int(text, 16)
+        number = int(text, 16)
+        if not -INT64_MAX <= number <= INT64_MAX:
+            raise ValueError
+        return number
     except ValueError:
         raise UsageError(f"{text!r} is not a lease id; they are hexadecimal, see `troth lease list`") from None
 

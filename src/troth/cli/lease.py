@@ -1,16 +1,19 @@
 """lease: grant, revoke, keep-alive, ttl, list. Ids are hexadecimal, as they are printed."""
 
-import asyncio
+import time
+from asyncio import sleep
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from troth.cli import output
-from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.cluster import GIVEN_URL, Cluster, cluster_options
+from troth.cli.failures import asked_of
 from troth.cli.keys import lease_id
 from troth.client.replies import LeaseGranted
-from troth.errors import LeaseNotFound
+from troth.errors import LeaseNotFound, NotApplied
+from troth.kv.checks import LEASE_TTL_MAX_S
 from troth.kv.requests import LeaseGrant, LeaseRevoke
 from troth.replica.protocol import LeaseKeepAlive, LeaseTimeToLive, LeaseTtls, LeaseView
 
@@ -45,7 +48,7 @@ def _gone(number: int) -> LeaseNotFound:
 
 
 @lease.command()
-@click.argument("ttl", type=click.IntRange(min=1))
+@click.argument("ttl", type=click.IntRange(min=1, max=LEASE_TTL_MAX_S))
 @click.option("--id", "wanted", default="0", help="The id it shall have (hexadecimal); 0 lets the cluster choose.")
 @cluster_options
 def grant(ttl: int, wanted: str, cluster: Cluster) -> None:
@@ -67,7 +70,10 @@ def grant(ttl: int, wanted: str, cluster: Cluster) -> None:
         output.print_json({"id": f"{reply.id:x}", "ttl_s": reply.ttl_s, "revision": reply.revision})
         return
     click.echo(f"{reply.id:x}")
-    click.echo(f"granted for {reply.ttl_s} s; keep it with: troth lease keep-alive {reply.id:x}", err=True)
+    told = f"granted for {reply.ttl_s} s{', the shortest there is' if reply.ttl_s > ttl else ''}"
+    named = f"{'-- ' if reply.id < 0 else ''}{reply.id:x}"
+    keep = asked_of(f"troth lease keep-alive {named}", click.get_current_context().meta.get(GIVEN_URL, ""))
+    click.echo(f"{told}, then its keys go; keep it with: {keep}", err=True)
 
 
 @lease.command()
@@ -103,15 +109,27 @@ def keep_alive(id_: str, once: bool, cluster: Cluster) -> None:
     number = lease_id(id_)
 
     async def work(client: "AsyncClient") -> None:
+        ttl_s, renewed_at_s = 0, 0.0
         while True:
-            answer: LeaseTtls = await client.call(LeaseKeepAlive, (number,)).future
+            asked_at_s = time.monotonic()
+            try:
+                answer: LeaseTtls = await client.call(LeaseKeepAlive, (number,)).future
+            except NotApplied as error:
+                # It lives on for as long as it was granted, so one outage is no reason to let go of it.
+                left_s = renewed_at_s + ttl_s - time.monotonic()
+                if once or not ttl_s or left_s <= 0:
+                    raise
+                click.echo(f"not renewed: {error}; trying for another {left_s:.0f} s", err=True)
+                await sleep(min(1.0, left_s))
+                continue
             (ttl_s,) = answer.ttls_s
             if ttl_s < 0:
                 raise _gone(number)
+            renewed_at_s = asked_at_s
             click.echo(f'{{"id": "{number:x}", "ttl_s": {ttl_s}}}' if cluster.json else f"renewed for {ttl_s} s")
             if once:
                 return
-            await asyncio.sleep(ttl_s / RENEWALS_PER_TTL)
+            await sleep(ttl_s / RENEWALS_PER_TTL)
 
     try:
         _with_client(cluster, work)

@@ -1,6 +1,9 @@
 """``troth``: the table of commands. Each command's module is imported when the command is used, not before."""
 
+import errno
 import importlib
+import os
+import sys
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -9,7 +12,7 @@ from typing_extensions import override
 
 from troth import __version__
 from troth.cli.cluster import GIVEN_URL
-from troth.cli.failures import EXIT_INTERRUPTED, CommandFailed
+from troth.cli.failures import EXIT_INTERRUPTED, EXIT_UNKNOWN, CommandFailed
 from troth.errors import TrothError, UsageError
 
 
@@ -101,6 +104,9 @@ _OTHER_WORDS = {
 """What etcd's users, and others, may call a command."""
 
 
+_WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name, and turns the library's errors into messages and exit codes."""
 
@@ -160,8 +166,16 @@ class LazyGroup(click.Group):
         except TrothError as error:
             raise CommandFailed(error, ctx.invoked_subcommand or "", ctx.meta.get(GIVEN_URL, "")) from error
         except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # the reader of the pipe has seen enough: click ends without a word
             if error.filename is None:
-                raise
+                if error.errno not in _WRITING_FAILED:
+                    raise
+                text = (
+                    f"Error: {error.strerror}: the output is not complete (what was asked for may have happened)"
+                )
+                click.echo(text, err=True)
+                raise SystemExit(EXIT_UNKNOWN) from None
             raise CommandFailed(
                 UsageError(f"{error.filename}: {error.strerror}"), ctx.invoked_subcommand or ""
             ) from error
@@ -176,6 +190,21 @@ def cli() -> None:
     """Keeps data consistent on several machines while machines fail."""
 
 
+def open_standard_streams() -> None:
+    """Give what swallows everything to standard streams that were closed when we were started (``>&-``).
+
+    Else the first files and sockets that are opened get their numbers, and what is printed goes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  (for good)
+
+
 def main() -> None:
     """The entry point of the ``troth`` command."""
+    open_standard_streams()
     cli.main(prog_name="troth")

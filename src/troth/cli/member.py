@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 import click
 
 from troth.cli import output
-from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.cluster import GIVEN_URL, Cluster, cluster_options
+from troth.cli.failures import advice_for, asked_of
 from troth.cli.numbers import POSITIVE
+from troth.errors import NotLeader
 
 if TYPE_CHECKING:
     from troth.replica.protocol import PeerView
@@ -113,7 +115,7 @@ def list_(cluster: Cluster) -> None:
     """
 
     with cluster.connect() as client:
-        peers = client.members()
+        peers = sorted(client.members(), key=lambda peer: (peer.member.name, peer.node_id))
     if cluster.json:
         output.print_json(
             [
@@ -130,6 +132,10 @@ def list_(cluster: Cluster) -> None:
             ]
         )
         return
+    if all(peer.active is None for peer in peers):
+        click.echo("There is no leader, and only a leader knows who is heard and how far each is.", err=True)
+        advice = asked_of(advice_for(NotLeader())[1], click.get_current_context().meta.get(GIVEN_URL, ""))
+        click.echo(f"Try:   {advice}", err=True)
     output.print_table(
         ("server", "node id", "role", "heard", "log up to", "client address", "peer address"),
         [
@@ -137,8 +143,8 @@ def list_(cluster: Cluster) -> None:
                 peer.member.name,
                 f"{peer.node_id:x}",
                 _role(peer),
-                {True: "yes", False: "no", None: "?"}[peer.active],
-                peer.match if peer.match >= 0 else "?",
+                {True: "yes", False: "no", None: "unknown"}[peer.active],
+                peer.match if peer.match >= 0 else "unknown",
                 peer.member.client_address,
                 peer.member.peer_address,
             )

@@ -79,7 +79,7 @@ def kv_fields(kv: KeyValue) -> dict[str, object]:
         "create_revision": kv.create_revision,
         "mod_revision": kv.mod_revision,
         "version": kv.version,
-        "lease": kv.lease,
+        "lease": f"{kv.lease:x}" if kv.lease else None,
     }
 
 

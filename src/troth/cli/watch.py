@@ -5,8 +5,9 @@ import json
 import click
 
 from troth.cli import output
-from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.cluster import GIVEN_URL, Cluster, cluster_options
 from troth.cli.numbers import COUNT
+from troth.cli.outages import begin_telling
 from troth.errors import UsageError
 from troth.kv.requests import Event, EventType
 
@@ -36,8 +37,8 @@ def watch(
 ) -> None:
     """Print the changes of KEY as they happen, until Ctrl-C.
 
-    One line for each change, in the order of revisions, none lost and none twice also when servers fail. With -o
-    json each line is one JSON object.
+    One line for each change, in the order of revisions, none lost and none twice also when servers fail. While there
+    is no leader nothing can change: standard error says so. With -o json each line is one JSON object.
 
     \b
     Examples:
@@ -58,6 +59,7 @@ def watch(
             no_put=no_put,
             no_delete=no_delete,
         )
+        begin_telling(client, click.get_current_context().meta.get(GIVEN_URL, ""))
         try:
             with changes:
                 for batch in changes:

@@ -135,6 +135,12 @@ class ClusterCalls:
         """Node id of the leader as far as this client knows; 0: none known."""
         return self.router.leader_id
 
+    @property
+    def leading_server(self) -> str:
+        """Name of the leader, while one is known and connected; else empty."""
+        leader = self.router.leader
+        return leader.name if leader is not None and leader.connection is not None else ""
+
     def servers(self) -> dict[str, str]:
         """Every server address known, with what is wrong with it; an empty text means connected."""
         return {

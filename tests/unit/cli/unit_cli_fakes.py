@@ -8,6 +8,12 @@ from troth.ids import NodeId, Term
 from troth.replica.protocol import PeerView, ServerStatus
 
 
+class Idle:
+    """A background that runs nothing."""
+
+    def run(self, *_: object) -> None: ...
+
+
 class FakeClient:
     """Every method records ``(name, args, kwargs)`` in `calls` and returns (or raises) what `answers` has for it."""
 
@@ -15,6 +21,8 @@ class FakeClient:
         self.answers = answers
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.closed = False
+        self.aio: Any = None
+        self.background: Any = Idle()
 
     def __getattr__(self, name: str) -> Any:
         if name not in self.answers:

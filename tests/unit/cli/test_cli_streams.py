@@ -1,0 +1,173 @@
+"""The command line where standard streams are not what they usually are, and what it says when nothing moves."""
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from click.testing import Result
+from fake_server import asynchronous, running, until
+from unit_cli_fakes import FakeClient, server
+
+from troth import aio
+from troth.cli.outages import tell_of_outages
+from troth.client.background import Background
+from troth.client.replies import GetReply, LeaseGranted
+from troth.kv.requests import KeyValue
+from troth.models import LevelName
+from troth.replica.protocol import LeaseTtls
+
+FOUND = GetReply(KeyValue(b"k", 2, 3, 2, b"v", 0x7F3A), 7, "n1", LevelName.LINEARIZABLE, 0)
+
+
+# ---- streams -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_becomes_one_that_swallows(closed: str) -> None:
+    """Else the first socket of the client would get its number, and what is printed went to a server."""
+    look = (
+        "import os, sys; from troth.cli.main import open_standard_streams; open_standard_streams();"
+        "sys.stdin.isatty(); sys.stdout.isatty(); sys.stderr.isatty();"
+        "opened = os.open('/', os.O_RDONLY); assert opened > 2, opened; sys.exit(7)"
+    )
+    ended = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, look], check=False)
+    assert ended.returncode == 7
+
+
+def test_a_full_disk_behind_the_output_is_told(fake: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(get=FOUND)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("troth.cli.output.print_raw", full)
+    result: Result = run("get", "k")
+    assert result.exit_code == 3 and "No space left on device" in result.stderr and "may have" in result.stderr
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [["get", "k", "--timeout", "nan"], ["member", "remove", "n1", "--within", "nan"]]
+)
+def test_a_time_that_is_no_number_is_wrong_usage(run: Any, words: list[str]) -> None:
+    result: Result = run(*words)
+    assert result.exit_code == 2 and "not a number of seconds" in result.stderr
+
+
+@pytest.mark.parametrize("words", [["lease", "grant", "9" * 30], ["lease", "grant", "9", "--id", "f" * 20]])
+def test_numbers_of_leases_that_cannot_be_are_wrong_usage(run: Any, words: list[str]) -> None:
+    result: Result = run(*words)
+    assert result.exit_code == 2 and "Writes(" not in result.stderr
+
+
+# ---- leases ------------------------------------------------------------------------------------------------
+
+
+class Aio:
+    """The asyncio client inside a fake one: `write` and `call` answer what they were told."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    async def write(self, command: object) -> Any:
+        return self._next()
+
+    def call(self, *_: object, **__: object) -> Any:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        answer = self._next()
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+        return type("Call", (), {"future": future})
+
+    def _next(self) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException) and not isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _with_leases(fake: Any, *answers: Any) -> FakeClient:
+    client: FakeClient = fake()
+    client.aio, client.background = Aio(*answers), Background()
+    return client
+
+
+@pytest.mark.parametrize(
+    ("id_", "ttl_s", "asked", "says", "hint"),
+    [
+        (0x7F3A, 30, 30, "granted for 30 s", "troth lease keep-alive 7f3a"),
+        (0x7F3A, 2, 1, "granted for 2 s, the shortest there is", "troth lease keep-alive 7f3a"),
+        (-5, 30, 30, "granted for 30 s", "troth lease keep-alive -- -5"),
+    ],
+)
+def test_grant_says_what_was_granted_and_how_it_is_kept(
+    run: Any, fake: Any, id_: int, ttl_s: int, asked: int, says: str, hint: str
+) -> None:
+    client = _with_leases(fake, LeaseGranted(id_, ttl_s, 1, "n1"))
+    result: Result = run("lease", "grant", str(asked))
+    client.background.stop()
+    assert result.stdout == f"{id_:x}\n"
+    assert says in result.stderr and hint in result.stderr
+
+
+def test_a_lease_is_kept_over_an_outage_that_is_shorter_than_it(
+    run: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from troth.errors import Unavailable
+
+    slept: list[float] = []
+    monkeypatch.setattr("troth.cli.lease.sleep", lambda seconds: _note(slept, seconds))
+    client = _with_leases(
+        fake, LeaseTtls(1, [60]), Unavailable("no leader"), LeaseTtls(1, [60]), LeaseTtls(1, [-1])
+    )
+    result: Result = run("lease", "keep-alive", "7f3a")
+    client.background.stop()
+    assert result.exit_code == 1 and "no lease 7f3a" in result.stderr
+    assert result.stdout.count("renewed for 60 s") == 2
+    assert "not renewed: no leader" in result.stderr and "60 s" in result.stderr
+
+
+async def _note(slept: list[float], seconds: float) -> None:
+    slept.append(seconds)
+
+
+def test_keys_in_json_name_their_lease_as_the_lease_commands_do(run: Any, fake: Any) -> None:
+    fake(get=FOUND)
+    result: Result = run("get", "k", "-o", "json")
+    assert '"lease": "7f3a"' in result.stdout
+
+
+# ---- nothing moves -----------------------------------------------------------------------------------------
+
+
+def test_members_without_a_leader_say_what_only_a_leader_knows(run: Any, fake: Any) -> None:
+    fake(members=list(server(1).peers))
+    result: Result = run("member", "list")
+    assert "?" not in result.stdout and "unknown" in result.stdout
+    assert "no leader" in result.stderr and "Try:   troth status" in result.stderr
+    fake(members=list(server(1, role="leader").peers))
+    assert "no leader" not in run("member", "list").stderr
+
+
+@asynchronous
+async def test_a_watch_says_when_nobody_leads_and_when_somebody_does_again() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        said: list[str] = []
+        telling = asyncio.ensure_future(tell_of_outages(client, said.append, patience_s=0.05))
+        await asyncio.sleep(0.2)
+        assert said == []
+        cluster.elect(None)
+        await until(lambda: len(said) == 1)
+        assert "no leader" in said[0] and "goes on" in said[0] and "Try:   troth status" in said[0]
+        cluster.elect(cluster.servers[1])
+        await until(lambda: len(said) == 2)
+        assert "n2 leads" in said[1]
+        telling.cancel()
