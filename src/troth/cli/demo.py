@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from troth.cli.feed import feed
-from troth.cli.inventory import inventory
+from troth.cli.inventory import inventory, often_enough
 from troth.cli.progress import Progress
 from troth.cli.rows import Row, format_of, read_rows
 from troth.errors import Unavailable, UsageError
@@ -88,8 +88,11 @@ def demo(source: Path | None, key: str | None, rows: int, data: Path | None) -> 
         rows_in = list(read_rows(source, file_format=format_of(source), key=key))
         _say(f"read {len(rows_in):,} rows of {source}")
     else:
-        rows_in = inventory(rows_min=min(ROWS_MIN, rows), rows_max=rows)
-        _say(f"made an inventory of {len(rows_in):,} files of this machine: path -> size, mtime, Debian package")
+        files = inventory(rows_min=min(ROWS_MIN, rows), rows_max=rows)
+        _say(f"made an inventory of {len(files):,} files of this machine: path -> size, mtime, Debian package")
+        rows_in = often_enough(files, min(ROWS_MIN, rows))
+        if len(rows_in) > len(files):
+            _say(f"these are few, so each is written {len(rows_in) // len(files)} times: {len(rows_in):,} writes")
     if not rows_in:
         raise UsageError("there is nothing to load")
     with LocalCluster(3, data_dir=data) as cluster:

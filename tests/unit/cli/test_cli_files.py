@@ -11,7 +11,7 @@ import pytest
 
 from troth.cli.certs import ServerNames, parse_server, write_set
 from troth.cli.feed import feed
-from troth.cli.inventory import inventory, owners
+from troth.cli.inventory import inventory, often_enough, owners
 from troth.cli.ring_files import write_whole
 from troth.cli.rows import Row, format_of, read_rows
 from troth.client.replies import PutReply
@@ -122,6 +122,12 @@ def test_feeding_stops_at_the_first_failure() -> None:
     with pytest.raises(Unavailable):
         asyncio.run(feed(client, rows, outstanding=4))  # type: ignore[arg-type]
     assert len(client.keys) < 20
+
+
+def test_the_rows_of_a_machine_with_few_files_are_written_several_times() -> None:
+    rows = [Row(b"/a", b"1"), Row(b"/b", b"2")]
+    assert often_enough(rows, 5) == rows * 3
+    assert often_enough(rows, 2) == rows and often_enough([], 5) == []
 
 
 def test_the_inventory_takes_the_next_root_only_while_rows_are_missing(tmp_path: Path) -> None:
