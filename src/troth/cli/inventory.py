@@ -42,7 +42,7 @@ def inventory(*, rows_min: int, rows_max: int, roots: tuple[str, ...] = ROOTS) -
 
 
 def often_enough(rows: list[Row], rows_min: int) -> list[Row]:
-    """*rows*, all of them again until there are *rows_min*: a bare machine has fewer files than the demo writes rows."""
+    """*rows*, all of them again until there are *rows_min*: a bare machine has fewer files than that."""
     return rows * -(-rows_min // len(rows)) if rows else rows
 
 

@@ -8,21 +8,20 @@ from typing_extensions import override
 INT64_MAX = (1 << 63) - 1
 
 
-class Seconds(click.FloatRange):
-    """A time: above nothing, and a number ("nan" is within every range)."""
+class Positive(click.FloatRange):
+    """An amount of *name*: above nothing, and a number ("nan" is within every range)."""
 
-    name = "seconds"
-
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(min=0, min_open=True)
+        self.name = name
 
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds: float = super().convert(value, param, ctx)
-        if seconds != seconds:
-            self.fail(f"{value} is not a number of seconds", param, ctx)
-        return seconds
+        amount: float = super().convert(value, param, ctx)
+        if amount != amount:
+            self.fail(f"{value} is not a number of {self.name}", param, ctx)
+        return amount
 
 
 COUNT = click.IntRange(min=0)
-POSITIVE = Seconds()
+POSITIVE = Positive("seconds")

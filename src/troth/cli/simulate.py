@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from troth.cli.numbers import COUNT, POSITIVE
+from troth.cli.numbers import COUNT, POSITIVE, Positive
 from troth.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _seconds = click.option(
 @click.group(invoke_without_command=True)
 @click.option("--seeds", type=int, help="How many seeds.  [default: 100, or as many as --minutes holds]")
 @click.option("--first", default=0, show_default=True, help="The first of them.")
-@click.option("--minutes", type=POSITIVE, help="Begin no seed after so long.")
+@click.option("--minutes", type=Positive("minutes"), help="Begin no seed after so long.")
 @click.option("--jobs", default=1, show_default=True, help="Processes that run seeds side by side.")
 @_seconds
 @_level

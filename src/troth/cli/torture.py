@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from troth.cli.numbers import POSITIVE
+from troth.cli.numbers import Positive
 from troth.errors import UsageError
 from troth.torture import NEMESES, WORKLOADS, Plan, schedule
 from troth.torture import torture as run_torture
@@ -58,7 +58,11 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     help="Which protocol keeps the log.",
 )
 @click.option(
-    "--rate", type=POSITIVE, default=300.0, show_default=True, help="Operations a second, all clients together."
+    "--rate",
+    type=Positive("operations"),
+    default=300.0,
+    show_default=True,
+    help="Operations a second, all clients together.",
 )
 @click.option(
     "--output",

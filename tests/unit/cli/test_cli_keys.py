@@ -228,3 +228,8 @@ def test_ctrl_c_is_not_called_a_refusal(run: Run, fake: Any, monkeypatch: pytest
     result = run("put", "k", "v")
     assert result.exit_code == 130
     assert "may or may not have happened" in result.stderr
+
+
+def test_a_key_that_is_not_text_is_told_as_such_by_the_ring(run: Run) -> None:
+    result = run("ring", "--nodes", "a,b", "where", "k\udcff", "--json")
+    assert result.exit_code == 0 and '"key_base64": "a/8="' in result.stdout
