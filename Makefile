@@ -8,7 +8,8 @@ BIN := .venv/bin
 DEV := .venv/.installed-dev
 BENCH := .venv/.installed-bench
 DATABASES := .venv/.installed-databases
-SETUP := scripts/setup.sh scripts/constraints.txt scripts/debian-packages.txt pyproject.toml
+BROWSER := .venv/.installed-browser
+SETUP := scripts/setup.sh scripts/packages.sh scripts/constraints.txt scripts/debian-packages.txt pyproject.toml
 SOURCES := src tests benchmarks examples scripts
 
 INPUT ?=
@@ -18,7 +19,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help databases dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines bench-paxos rewrite sim mutants docs constraints clean
+.PHONY: help databases browser dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines bench-paxos rewrite sim mutants docs constraints clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -37,6 +38,12 @@ $(DATABASES): $(SETUP) scripts/debian-databases.txt
 
 databases: $(DATABASES) ## Install PostgreSQL, MariaDB and their drivers, which some tests and benchmarks start for themselves
 
+$(BROWSER): scripts/packages.sh scripts/debian-browser.txt | $(DEV)
+	@scripts/packages.sh scripts/debian-browser.txt
+	@touch $@
+
+browser: $(BROWSER) ## Install Chromium, in which some tests open the pages that troth draws
+
 dev: $(DEV) ## Make .venv with everything that development needs
 
 check: $(DEV) ## The fast loop (< 60 s): format, lint, types, layers, pure tests
@@ -47,10 +54,11 @@ check: $(DEV) ## The fast loop (< 60 s): format, lint, types, layers, pure tests
 	$(BIN)/pytest -n 2 -m "not integration and not slow and not campaign" $(ARGS)
 
 # Tests that kill processes and time fail-overs run one at a time: two at once on two cores would disturb each other.
-# Without the database servers (no root, say) all other tests run, and the result says that these did not.
+# Without the database servers or the browser (no root, say) all other tests run, and the result says that these did not.
 test: $(DEV) ## All tests
 	@status=0; \
 	$(MAKE) --no-print-directory $(DATABASES) || status=1; \
+	$(MAKE) --no-print-directory $(BROWSER) || status=1; \
 	echo "== pure tests"; $(BIN)/pytest -n 2 -m "not integration and not campaign" $(ARGS) || status=1; \
 	echo "== tests with real processes, sockets and disks"; $(BIN)/pytest -m "integration and not campaign" $(ARGS) || status=1; \
 	exit $$status

@@ -151,7 +151,7 @@ if (data.ruled.length) {
 const width = x(data.width) + 40, height = y(data.lanes.length) + 20;
 const svg = make("svg", { width: width, height: height });
 $("frame").appendChild(svg);
-const names = make("svg", { width: 104, height: height });
+const names = make("svg", { width: 116, height: height });
 $("names").appendChild(names);
 // A ruler: positions in the history, which is what the order of events is about.
 const every = [5, 10, 20, 50, 100, 200].find(size => size * STEP >= 90) || 500;
