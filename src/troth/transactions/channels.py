@@ -55,6 +55,9 @@ class Channel(Protocol):
     def is_idle(self) -> bool:
         """Whether the driver itself knows that no transaction is open. False: it has to be told."""
 
+    def setting(self, name: str) -> str | None:
+        """A setting of the session of which the server tells every change, whoever makes it; None: not known."""
+
 
 def channel_of(dialect: Dialect, connection: Any) -> Channel:
     """The channel of the pool's *connection* (`Connection.connection`); made once, and kept with it."""
@@ -116,23 +119,31 @@ class _PqChannel:
         pgconn = self._pgconn
         try:
             pgconn.send_query(text.encode())
-            if pgconn.flush():
+            has_read = bool(pgconn.flush())
+            if has_read:
+                # Until the server takes all of it what it says is read, so that nothing may be left to arrive.
                 self._wait(self._sent(pgconn), pgconn.socket, LOOK_UP_EVERY_S)
         except Exception as error:
             raise _wrapped(self._dialect, text, error, self.dbapi) from error
-        return partial(self._finish, text)
+        return partial(self._finish, text, has_read)
 
     def is_idle(self) -> bool:
         return not self._pgconn.transaction_status
 
-    def _finish(self, text: str) -> list[Answer]:
+    def setting(self, name: str) -> str | None:
+        found = self._pgconn.parameter_status(name.encode())
+        return None if found is None else found.decode()
+
+    def _finish(self, text: str, has_read: bool = False) -> list[Answer]:
         pgconn = self._pgconn
         answers: list[Answer] = []
         failed: Exception | None = None
         try:
             while True:
-                self._arrival()
-                pgconn.consume_input()
+                if not has_read:
+                    self._arrival()
+                    pgconn.consume_input()
+                has_read = False
                 while not pgconn.is_busy():
                     result = pgconn.get_result()
                     if result is None:
@@ -169,6 +180,9 @@ class _PyMySqlChannel:
 
     def is_idle(self) -> bool:
         return False
+
+    def setting(self, name: str) -> str | None:
+        return None
 
     def start(self, statements: Sequence[str]) -> Finish:
         from pymysql.constants.COMMAND import COM_QUERY
@@ -208,6 +222,14 @@ class _BlockingStatements:
 
     def is_idle(self) -> bool:
         return False
+
+    def setting(self, name: str) -> str | None:
+        raw = self._dialect.get_driver_connection(self.dbapi)
+        settings = getattr(raw, "get_settings", None)
+        if settings is not None:  # asyncpg
+            return getattr(settings(), name, None)
+        info = getattr(raw, "info", None)  # psycopg and psycopg2
+        return None if info is None else info.parameter_status(name)
 
     def run(self, statements: Sequence[str]) -> list[Answer]:
         answers = []

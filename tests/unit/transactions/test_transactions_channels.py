@@ -61,3 +61,39 @@ def test_why_the_server_ended_a_session_is_told() -> None:
     with pytest.raises(sa.exc.DBAPIError, match="terminating connection") as caught:
         channel._finish("COMMIT")
     assert caught.value.connection_invalidated
+
+
+class _Slow:
+    """libpq's connection, in front of a server that answers before it has taken all that is sent to it."""
+
+    socket = 7
+    is_answered = False
+    results: tuple[object, ...] = (None, SimpleNamespace(error_message=b"", ntuples=0, command_status=b"COMMIT"))
+
+    def send_query(self, text: bytes) -> None:
+        self._left = list(self.results)
+
+    def flush(self) -> int:
+        return 1
+
+    def is_busy(self) -> bool:
+        return not self.is_answered
+
+    def get_result(self) -> object:
+        return self._left.pop()
+
+
+def test_what_was_read_while_a_statement_was_sent_is_not_waited_for() -> None:
+    connection = _Slow()
+
+    def sent(*_: object) -> None:
+        connection.is_answered = True
+
+    def arrival() -> None:
+        raise AssertionError("nothing is left to arrive: this would wait for ever")
+
+    channel = object.__new__(_PqChannel)
+    channel._dialect = sa.create_engine("postgresql+psycopg://").dialect
+    channel.dbapi = SimpleNamespace(closed=False, broken=False)
+    channel._pgconn, channel._sent, channel._wait, channel._arrival = connection, lambda _: None, sent, arrival
+    assert [answer.tag for answer in channel.start(["COMMIT"])()] == ["COMMIT"]

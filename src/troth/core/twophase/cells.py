@@ -60,6 +60,8 @@ class Cells:
         """Of what is applied."""
         self._keys_unapplied: dict[str, str] = {}
         self.forgotten = Forgotten()
+        self._named = (0, "")
+        """An epoch, and what the names of its transactions begin with."""
 
     def open_epoch(self, number: int) -> None:
         """Close all epochs before *number* and open that one."""
@@ -72,7 +74,9 @@ class Cells:
 
     def _may_be_decided(self, name: str) -> bool:
         """`is_open`, without taking apart a name that begins as those of the open epoch do."""
-        if name.startswith(Epoch(self.log, self.coordinator, self.epoch).prefix):
+        if self._named[0] != self.epoch:
+            self._named = (self.epoch, Epoch(self.log, self.coordinator, self.epoch).prefix)
+        if self.epoch and name.startswith(self._named[1]):
             return True
         found = parse_gid(name)
         invariant(found is not None, "a decision about what is no transaction", gid=name)

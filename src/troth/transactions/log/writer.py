@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from troth.core.twophase.cells import replay
 from troth.core.twophase.records import Applied, Commit, Record
 from troth.errors import StorageError, SyncFailed, UsageError
+from troth.runtime.files import DiskFile
 from troth.transactions.log import framing
-from troth.transactions.log.directory import write_all
 from troth.transactions.log.place import AHEAD_BYTES, Fenced, Owner, Place
 from troth.transactions.steps import OnStep
 
@@ -31,6 +31,7 @@ class Writer:
         self.fault: StorageError | None = None
         self.is_fenced = False
         self.unsynced = 0
+        self._is_closed = False
         self._compact_bytes = compact_bytes
         self._on_step = on_step
         self._on_fault = on_fault
@@ -39,14 +40,14 @@ class Writer:
         self._take(place.open(Owner.NEW))
 
     def _take(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._zeroed = os.fstat(descriptor).st_size
+        self._file = DiskFile(descriptor)
+        self._zeroed = self._file.size()
 
     def renew(self) -> None:
         """Open another epoch."""
-        before = self._descriptor
+        before = self._file
         self._take(self.place.open(Owner.NEW))
-        os.close(before)
+        before.close()
         self.is_fenced = False
 
     def note_done(self, gids: Sequence[str]) -> int:
@@ -76,7 +77,7 @@ class Writer:
             if end > self._zeroed:
                 self._zeroed = (end // AHEAD_BYTES + 1) * AHEAD_BYTES
                 content += bytes(self._zeroed - end)
-            write_all(self._descriptor, content, place.end)
+            self._file.write_at(place.end, content)
             if records and isinstance(records[0], Commit):
                 self._on_step("decision_written")
             self._sync()
@@ -111,7 +112,7 @@ class Writer:
 
     def _sync(self) -> None:
         try:
-            os.fdatasync(self._descriptor)
+            self._file.sync()
         except OSError as error:
             self.unsynced = self.place.number
             raise self._give_up(
@@ -128,7 +129,7 @@ class Writer:
         return fault
 
     def _compact(self) -> None:
-        old = self._descriptor
+        old = self._file
         try:
             self._take(self.place.open_next(Owner.SAME))
         except Fenced:
@@ -142,12 +143,12 @@ class Writer:
                 )
             )
             return
-        os.close(old)
+        old.close()
         self._compact_bytes = max(self._compact_bytes, 2 * self.place.end)
 
     def close(self) -> bool:
         """Write down what was applied, if that is possible. False if it was closed before."""
-        if self._descriptor < 0:
+        if self._is_closed:
             return False
         try:
             if self._done and self.fault is None and self._pid == os.getpid():
@@ -155,7 +156,7 @@ class Writer:
         except (Fenced, StorageError):
             pass  # what was applied is found out again by recovery
         finally:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._file.close()
+            self._is_closed = True
             self.fault = self.fault or StorageError("the decision log is closed")
         return True

@@ -35,7 +35,7 @@ class PostgresBranch(SqlBranch):
     def begin(self, begun: Begun) -> None:
         self.name = f"{begun.gid}.{self.number}"
         prefix = begun.epoch.prefix
-        if _session_name(self._pooled.driver_connection) != prefix:
+        if self.channel.setting("application_name") != prefix:
             # Not inside the transaction: a rollback would take the name back.
             self.channel.start([f"SET application_name = '{prefix}'"])()
         settings = []
@@ -290,15 +290,6 @@ def _proof(answer: Answer) -> str:
     """The transaction's id as text (drivers differ in what they make of an xid8); empty if it has none."""
     found = answer.row[0] if answer.row else None
     return "" if found is None else str(found)
-
-
-def _session_name(raw: Any) -> str | None:
-    """What the session of a driver's connection is named; the server tells whenever that changes, whoever did it."""
-    settings = getattr(raw, "get_settings", None)  # asyncpg
-    if settings is not None:
-        return getattr(settings(), "application_name", None)
-    info = getattr(raw, "info", None)  # psycopg, psycopg2
-    return None if info is None else info.parameter_status("application_name")
 
 
 def sqlstate(error: Any) -> str:
