@@ -141,7 +141,10 @@ class WritePath(ReplicaState):
                 if same.origin != sender or same.raw != raw:
                     text = "its request id is taken here; asked again it has another"
                     self._out.send.append((sender, ForwardRefused([request], "unavailable", text)))
-                continue  # else the hand-over was repeated
+                # Else the hand-over was repeated. One that comes again when the first is applied already is applied
+                # twice, where no session tells; but a server hands a request over once, and a link gives each frame to
+                # one connection, which delivers it once or not at all: only a simulated network repeats messages.
+                continue
             body = bytes(raw)
             if self._too_much(len(body)):
                 refused.append(request)

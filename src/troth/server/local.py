@@ -9,25 +9,27 @@ cluster is empty, its server starts with a new identity and refuses, as it must.
 """
 
 import contextlib
-import itertools
-import json
 import random
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from troth.core.interface import Membership
-from troth.errors import TrothError, Unavailable, UsageError
+from troth.errors import NotApplied, TrothError, Unavailable, UsageError
 from troth.ids import NodeId
 from troth.runtime.addresses import UNIX_PATH_BYTES_MAX
-from troth.runtime.files import DiskFiles, make_durably
+from troth.runtime.files import make_durably
 from troth.runtime.genesis import Founding, Introduction, genesis_of
+from troth.server import layout as layouts
 from troth.server.config import ServerConfig
+from troth.server.free_port import free_port
+from troth.server.layout import JOINING, LEAVING
 from troth.server.process import READY_SECONDS_MAX, RaftServer
 from troth.storage import identity as identities
 
@@ -35,13 +37,6 @@ if TYPE_CHECKING:
     from troth.client.sync import Client
 
 TRANSPORTS = ("tcp", "pipe")
-LAYOUT = "cluster.json"
-PORTS_MIN, PORTS_MAX = 15_000, 32_000
-"""Below the range that the kernel takes ports for outgoing connections from, so that nobody is given a port of ours
-while its server is being restarted."""
-
-_turns = itertools.count(random.SystemRandom().randrange(PORTS_MAX - PORTS_MIN))
-"""Where the search for the next free port begins: behind the last, and for each process elsewhere."""
 
 
 class LocalCluster:
@@ -89,11 +84,14 @@ class LocalCluster:
         self.servers: dict[str, RaftServer] = {}
         """The present process of each server, also when it is dead."""
         make_durably(self.data_dir)
-        self._addresses = self._read_layout()
-        """Client and peer address by name."""
+        self._layout = layouts.read(self.data_dir, transport)
+        self._addresses = self._layout.addresses
+        if transport == "pipe":
+            # Sockets are made anew: a moved data directory has other paths.
+            self._addresses.update({name: self._new_addresses(name) for name in self._addresses})
         if not self._addresses:
             names = [f"n{number}" for number in range(1, size + 1)]
-            self._addresses = {name: self._new_addresses(name) for name in names}
+            self._addresses.update({name: self._new_addresses(name) for name in names})
         self._genesis = Membership(voters=())
         try:
             for name in self._addresses:
@@ -159,7 +157,8 @@ class LocalCluster:
     # -- life ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start all servers and wait until each serves.
+        """Start all servers and wait until each serves. What `add_server` or `remove_server` of a process that has died
+        had begun is carried through.
 
         Raises:
             UsageError: started before.
@@ -171,10 +170,18 @@ class LocalCluster:
         ends = self._pairs(foundings) if self.transport == "pipe" else {}
         self._write_layout()
         try:
-            for name in self._addresses:
+            for name in self._layout.settled:
                 self._spawn(name, foundings.get(name), ends.get(name, {}))
-            for server in self.servers.values():
-                server.wait_ready()
+            leaving = self._layout.those(LEAVING)
+            for name, server in self.servers.items():
+                if name not in leaving:  # it may have been removed, and never serve again
+                    server.wait_ready()
+            for name in self._layout.those(JOINING):
+                with contextlib.suppress(TrothError):
+                    self._join(name)
+            for name in leaving:
+                with contextlib.suppress(TrothError):
+                    self._take_out(name)
         except BaseException:
             self.close()
             raise
@@ -245,21 +252,15 @@ class LocalCluster:
         name = name or next(f"n{number}" for number in range(1, 1000) if f"n{number}" not in self._addresses)
         if name in self._addresses:
             raise UsageError(f"there is a server {name} already")
-        running = tuple(addresses["client"] for addresses in self._addresses.values())
         self._addresses[name] = self._new_addresses(name)
+        self._layout.changing[name] = JOINING
         try:
-            self._spawn(name, None, {}, join=running).wait_ready()
+            self._config(name)
         except BaseException:
-            del self._addresses[name]
-            server = self.servers.pop(name, None)
-            if server is None:
-                raise  # it never ran: its name was refused, say
-            server.close()
-            # It may have been taken in and not have come up: a member that is no more would count against the others.
-            with contextlib.suppress(TrothError), self.connect() as client:
-                client.remove_member(name)
+            self._layout.forget(name)
             raise
         self._write_layout()
+        self._join(name)
         return name
 
     def remove_server(self, name: str) -> None:
@@ -268,12 +269,44 @@ class LocalCluster:
         Raises:
             TrothError: the cluster does not let it go.
         """
-        server = self._server(name)
+        self._server(name)
+        self._layout.changing[name] = LEAVING
+        self._write_layout()
+        try:
+            self._take_out(name)
+        except NotApplied:
+            del self._layout.changing[name]
+            self._write_layout()
+            raise
+
+    def _join(self, name: str) -> None:
+        """Start the newcomer called *name* and wait until it is a member and serves; else there is no such server."""
+        running = tuple(self._addresses[other]["client"] for other in self._layout.settled)
+        try:
+            self._spawn(name, None, {}, join=running).wait_ready()
+        except BaseException:
+            self._layout.forget(name)
+            server = self.servers.pop(name, None)
+            if server is not None:
+                server.close()
+                # It may have been taken in and not have come up: a member that is no more would count against the
+                # others.
+                with contextlib.suppress(TrothError), self.connect() as client:
+                    client.remove_member(name)
+            self._write_layout()
+            raise
+        del self._layout.changing[name]
+        self._write_layout()
+
+    def _take_out(self, name: str) -> None:
+        """See to it that the server called *name* is no member, and stop it."""
         with self.connect() as client:
-            client.remove_member(name)
+            if any(peer.member.name == name for peer in client.members()):
+                client.remove_member(name)
+        server = self.servers.pop(name)
         server.stop()
         server.close()
-        del self.servers[name], self._addresses[name]
+        self._layout.forget(name)
         self._write_layout()
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -313,7 +346,7 @@ class LocalCluster:
 
     def _foundings(self) -> dict[str, Founding]:
         """What each server begins with; when there is anything already, nothing is formed anew."""
-        known = {name: self._identity(name) for name in self._addresses}
+        known = {name: layouts.identity_in(self.data_dir / name) for name in self._layout.settled}
         for each in known.values():
             if each is not None:
                 identities.check_consensus(each, self._config(next(iter(self._addresses))).engine)
@@ -329,20 +362,10 @@ class LocalCluster:
             node_id=node_id, name=name, peer_address=addresses["peer"], client_address=addresses["client"]
         )
 
-    def _identity(self, name: str) -> identities.Identity | None:
-        directory = self.data_dir / name
-        if not directory.exists():
-            return None
-        files = DiskFiles(directory)
-        try:
-            return identities.load(files)
-        finally:
-            files.close()
-
     def _pairs(self, foundings: Mapping[str, Founding]) -> dict[str, dict[NodeId, socket.socket]]:
         """A socket pair for each two servers: each one's ends by peer."""
         ends: dict[str, dict[NodeId, socket.socket]] = {name: {} for name in foundings}
-        for one, other in _couples(tuple(foundings)):
+        for one, other in combinations(foundings, 2):
             left, right = socket.socketpair()
             ends[one][foundings[other].node_id] = left
             ends[other][foundings[one].node_id] = right
@@ -371,60 +394,9 @@ class LocalCluster:
             path = Path(self._sockets) / path.name
         return {"client": f"unix:{path}", "peer": ""}
 
-    def _read_layout(self) -> dict[str, dict[str, str]]:
-        """Names and addresses of a cluster that was here before; empty when there was none."""
-        path = self.data_dir / LAYOUT
-        if not path.exists():
-            return {}
-        try:
-            found = json.loads(path.read_text())
-            addresses = {
-                str(name): {str(k): str(v) for k, v in each.items()} for name, each in found["servers"].items()
-            }
-            transport = str(found["transport"])
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UsageError(
-                f"{path} is not what LocalCluster wrote ({error}); restore it, or use another data_dir"
-            ) from None
-        if transport != self.transport:
-            raise UsageError(
-                f'the cluster in {self.data_dir} was made with transport="{transport}"; give that one'
-            )
-        if transport == "pipe":
-            # Sockets are made anew: a moved data directory has other paths.
-            return {name: self._new_addresses(name) for name in addresses}
-        return addresses
-
     def _write_layout(self) -> None:
-        from troth.client.backup import finish_file
-
-        path = self.data_dir / LAYOUT
-        new = path.with_suffix(".new")
-        layout = {"transport": self.transport, "servers": self._addresses}
-        with new.open("wb") as file:
-            file.write(json.dumps(layout, indent=1).encode() + b"\n")
-            finish_file(file, new, path)
-
-
-def _couples(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for at, one in enumerate(names):
-        for other in names[at + 1 :]:
-            yield one, other
+        layouts.write(self._layout, self.data_dir, self.transport)
 
 
 def _draw_node_id() -> NodeId:
     return NodeId(random.SystemRandom().getrandbits(63) | 1)
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on, that the kernel does not give away by itself, and that no earlier call
-    has given: whoever asked may not listen there yet."""
-    for _ in range(PORTS_MAX - PORTS_MIN):
-        port = PORTS_MIN + next(_turns) % (PORTS_MAX - PORTS_MIN)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise UsageError("no free port on 127.0.0.1; too much is running on this machine")

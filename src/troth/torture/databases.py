@@ -30,7 +30,7 @@ from typing import IO, ClassVar, Final, Self
 from typing_extensions import override
 
 from troth.errors import TrothError, UsageError
-from troth.server.local import free_port
+from troth.server.free_port import free_port
 
 USER: Final = "troth"
 DATABASE: Final = "troth"

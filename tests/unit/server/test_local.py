@@ -7,23 +7,121 @@ from typing import Any
 
 import pytest
 
-from troth.errors import Unavailable, UsageError
-from troth.server.local import LAYOUT, LocalCluster, free_port
+from troth.core.interface import Member
+from troth.errors import Overloaded, Removed, Unavailable, UsageError
+from troth.ids import NodeId
+from troth.replica.protocol import PeerView
+from troth.server.free_port import free_port
+from troth.server.layout import LAYOUT
+from troth.server.local import LocalCluster
 
 
 class Client:
-    """Takes note of whom it is to remove."""
+    """Takes note of whom it is to remove. *members*: the names of those that are."""
 
-    def __init__(self) -> None:
+    def __init__(self, *members: str, refuses: Exception | None = None) -> None:
         self.removed: list[str] = []
+        self._members = members
+        self._refuses = refuses
 
     def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *_: object) -> None: ...
 
+    def members(self) -> list[PeerView]:
+        return [PeerView(NodeId(1), Member(name), True) for name in self._members]
+
     def remove_member(self, name: str) -> None:
+        if self._refuses is not None:
+            raise self._refuses
         self.removed.append(name)
+
+
+class Running:
+    """A server that serves, but for one that was removed."""
+
+    def __init__(self, name: str, *, removed: bool = False) -> None:
+        self.name = name
+        self.is_stopped = False
+        self._removed = removed
+
+    def wait_ready(self) -> None:
+        if self._removed:
+            raise Removed(f"{self.name} was removed")
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+    close = stop
+
+
+class Died(BaseException):
+    """The process of the cluster was killed."""
+
+
+def started(cluster: LocalCluster, client: Client, *removed: str, dies_with: str = "") -> list[tuple[str, bool]]:
+    """Start *cluster* with servers of no process; who was spawned, and whether to join. *dies_with*: when it is to be
+    spawned this process is killed."""
+    spawned = []
+
+    def spawn(name: str, founding: object, *_: Any, join: tuple[str, ...] = ()) -> Any:
+        if name == dies_with:
+            raise Died
+        spawned.append((name, bool(join)))
+        assert (founding is None) == bool(join)
+        server = cluster.servers[name] = Running(name, removed=name in removed)  # type: ignore[assignment]
+        return server
+
+    cluster._spawn = spawn  # type: ignore[method-assign]
+    cluster.connect = lambda: client  # type: ignore[method-assign, assignment, misc]
+    if not cluster.servers:
+        cluster.start()
+    return spawned
+
+
+@pytest.mark.parametrize("already_removed", [False, True])
+def test_a_removal_that_a_death_has_cut_short_is_carried_through_by_the_next_start(
+    tmp_path: Path, already_removed: bool
+) -> None:
+    names = ("n1", "n2", "n3")
+    cluster = LocalCluster(3, data_dir=tmp_path)
+    started(cluster, Client(*names, refuses=Died()))  # type: ignore[arg-type]
+    with pytest.raises(Died):
+        cluster.remove_server("n2")
+    again, client = LocalCluster(3, data_dir=tmp_path), Client(*(names[::2] if already_removed else names))
+    removed = ["n2"] if already_removed else []
+    spawned = started(again, client, *removed)
+    assert spawned == [("n1", False), ("n2", False), ("n3", False)], "its vote may be needed to let it go"
+    assert client.removed == ([] if already_removed else ["n2"])
+    assert again.names == ("n1", "n3") == tuple(again.servers)
+    assert LocalCluster(3, data_dir=tmp_path).names == ("n1", "n3")
+
+
+def test_a_removal_that_is_refused_leaves_the_server_where_it_is(tmp_path: Path) -> None:
+    cluster = LocalCluster(3, data_dir=tmp_path)
+    started(cluster, Client("n1", "n2", "n3", refuses=Overloaded("no")))
+    with pytest.raises(Overloaded):
+        cluster.remove_server("n2")
+    again = LocalCluster(3, data_dir=tmp_path)
+    client = Client("n1", "n2", "n3")
+    started(again, client)
+    assert (again.names, client.removed) == (("n1", "n2", "n3"), [])
+
+
+def test_a_newcomer_whose_start_a_death_has_cut_short_joins_at_the_next_one(tmp_path: Path) -> None:
+    """It may be a member already, and count against the others while it does not run."""
+    cluster = LocalCluster(3, data_dir=tmp_path)
+    started(cluster, Client("n1", "n2", "n3"), dies_with="n4")
+    writes = iter([cluster._write_layout])
+    cluster._write_layout = lambda: next(writes, int)()  # type: ignore[method-assign]
+    with pytest.raises(Died):
+        cluster.add_server()
+    again = LocalCluster(3, data_dir=tmp_path)
+    assert started(again, Client("n1", "n2", "n3"))[-1] == ("n4", True)
+    assert again.names == ("n1", "n2", "n3", "n4")
+    third = LocalCluster(3, data_dir=tmp_path)
+    assert ("n4", False) in started(third, Client("n1", "n2", "n3", "n4")), "it is one like the others"
 
 
 class Late:
