@@ -18,7 +18,7 @@ import click
 from troth.cli.feed import feed
 from troth.cli.inventory import inventory, often_enough
 from troth.cli.progress import Progress
-from troth.cli.rows import Row, format_of, read_rows
+from troth.cli.rows import FORMATS, Row, format_of, read_rows
 from troth.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -61,13 +61,20 @@ class Ledger:
     help="Load this CSV or JSONL file instead of the inventory.",
 )
 @click.option("--key", help="The column (field) of --input that is the key. Default: the first.")
-@click.option("--rows", default=ROWS_MAX, show_default=True, help="At most this many rows of the inventory.")
+@click.option("--format", "file_format", type=click.Choice(FORMATS), help="Of --input. Default: by its name.")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    default=ROWS_MAX,
+    show_default=True,
+    help="At most this many rows of the inventory.",
+)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the servers' data in this new directory.",
 )
-def demo(source: Path | None, key: str | None, rows: int, data: Path | None) -> None:
+def demo(source: Path | None, key: str | None, file_format: str | None, rows: int, data: Path | None) -> None:
     """Load real data, kill the leader, check that nothing is lost.
 
     Three servers in three processes get an inventory of this machine's files (path -> size, time, package), or the
@@ -85,7 +92,7 @@ def demo(source: Path | None, key: str | None, rows: int, data: Path | None) -> 
         raise UsageError(f"{data} is not empty; the demo needs a new directory")
     began_s = time.perf_counter()
     if source is not None:
-        rows_in = list(read_rows(source, file_format=format_of(source), key=key))
+        rows_in = list(read_rows(source, file_format=file_format or format_of(source), key=key))
         _say(f"read {len(rows_in):,} rows of {source}")
     else:
         files = inventory(rows_min=min(ROWS_MIN, rows), rows_max=rows)

@@ -277,6 +277,7 @@ class AsyncClient(ClusterCalls):
     async def close(self) -> None:
         """End the client. Whatever is outstanding fails: `OutcomeUnknown` for writes that were sent."""
         if not self.is_closed:
+            self.router.require_loop()
             self.is_closed = True
             self._leases.close()
             self._watches.close()

@@ -60,13 +60,13 @@ async def test_a_client_is_used_in_the_loop_that_it_was_made_in() -> None:
 
         async def elsewhere() -> list[str]:
             told = []
-            for call in (lambda: client.put("a", "1"), lambda: client.get("a"), lambda: client.status()):
+            for call in (lambda: client.put("a", "1"), lambda: client.get("a"), client.status, client.close):
                 with pytest.raises(UsageError, match="event loop that it was made in") as caught:
                     await call()
                 told.append(str(caught.value))
             return told
 
-        assert len(await asyncio.to_thread(lambda: asyncio.run(elsewhere()))) == 3
+        assert len(await asyncio.to_thread(lambda: asyncio.run(elsewhere()))) == 4
         with pytest.raises(UsageError, match="event loop that it was made in"):
             await asyncio.to_thread(client.put, "a", "1")
         assert (await client.put("a", "2")).revision == 2
