@@ -11,7 +11,7 @@ from troth.cli.ring_files import read_decoded, refuse_to_forget, write_whole
 from troth.cli.ring_session import SHOWN, Session, parse_node_list
 from troth.errors import UsageError
 from troth.hashing import Plan, RingSpec, Topology, balance, build, describe, movement
-from troth.hashing.interface import plan_between
+from troth.hashing.between import plan_between
 from troth.hashing.spec import build_placement
 
 

@@ -8,7 +8,7 @@ import msgspec
 from troth.cli.ring_files import read_bytes, read_decoded
 from troth.errors import UsageError
 from troth.hashing import ALGORITHMS, Locator, RingSpec, Topology, build, describe
-from troth.hashing.interface import parse_nodes
+from troth.hashing.nodes import parse_nodes
 
 SHOWN = 40
 """Lines of a table of nodes, at most."""

@@ -21,6 +21,7 @@ errors.
 from troth.hashing.anchor import Anchor
 from troth.hashing.balance import Balance, Movement, balance, balance_of_keys, movement
 from troth.hashing.bounded import BoundedLoad
+from troth.hashing.digest import Agreement, Digest
 from troth.hashing.draw import ring_html, ring_svg
 from troth.hashing.errors import (
     BadKey,
@@ -32,7 +33,7 @@ from troth.hashing.errors import (
     TooFewNodes,
     UnknownNode,
 )
-from troth.hashing.interface import Agreement, Capabilities, Digest, Locator
+from troth.hashing.interface import Capabilities, Locator
 from troth.hashing.judge import Judgement, Needs, judge
 from troth.hashing.jump import Jump
 from troth.hashing.ketama import KetamaRing

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from troth.hashing.errors import BadSetting, CapacityExceeded, NoNodes
-from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
+from troth.hashing.interface import Capabilities, Locator, Setting
 from troth.hashing.keys import GOLDEN, MASK, Hashes, Keys, mix, mix_array, whole
+from troth.hashing.nodes import Nodes
 
 CAPACITY_MAX = 1 << 24
 """Places; at some 40 bytes each."""

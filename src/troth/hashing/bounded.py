@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from troth.errors import invariant
+from troth.hashing.digest import Digest
 from troth.hashing.errors import BadSetting, NoNodes, UnknownNode
-from troth.hashing.interface import Digest, Locator
+from troth.hashing.interface import Locator
 from troth.hashing.keys import Key, Keys
 
 Ring = TypeVar("Ring", bound=Locator)

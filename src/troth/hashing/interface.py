@@ -17,30 +17,27 @@ and put that in the ring's place.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
-from math import inf, isfinite
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.between import plan_between
+from troth.hashing.digest import Digest
 from troth.hashing.errors import BadSetting, DuplicateNode, NoNodes, NotSupported, TooFewNodes, UnknownNode
 from troth.hashing.keys import GOLDEN, MASK, Hashes, Key, Keys, as_bytes, digester, hash_batch, mix, stream, whole
 from troth.hashing.moves import Plan
-from troth.hashing.planning import Arcs, PlanSettings, ideal_fraction, plan_arcs, plan_keys
+from troth.hashing.nodes import Nodes, checked_weight, parse_nodes
+from troth.hashing.planning import Arcs
 
-Nodes = Mapping[str, float] | Iterable[str]
 Item = str | int | float | list[str]
 Setting = str | int | float | bool | list[Item]
 """A constructor argument as it is written to JSON."""
 
 SAMPLE = 1 << 17
 """Hashes that stand for all."""
-
-WEIGHT_MIN, WEIGHT_MAX = 1e-100, 1e100
-"""Beyond these, sums and quotients of weights leave what a float can hold, and shares would be wrong in silence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,46 +59,6 @@ class Capabilities:
     minimal: bool
     order_free: bool
     ranges: bool
-
-
-class Agreement(Enum):
-    """How two processes' views of a ring relate; see `Digest.compare`."""
-
-    SAME = "same"
-    BEHIND = "behind"
-    AHEAD = "ahead"
-    CONFLICT = "conflict"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Digest:
-    """Content and age of a ring, small enough to send with every message.
-
-    Attributes:
-        value: 128 bits of XXH3 in hex over the algorithm, its settings and its nodes with their weights. For
-            an algorithm that is `order_free` it does not depend on the order in which nodes came.
-        epoch: how many changes of membership this ring has seen. It is no part of `value`: two processes may
-            reach the same ring along different ways.
-    """
-
-    value: str
-    epoch: int
-
-    @override
-    def __str__(self) -> str:
-        return f"{self.epoch}:{self.value}"
-
-    def agrees(self, other: "Digest") -> bool:
-        """Whether every key has the same place in both rings, whatever their epochs."""
-        return self.value == other.value
-
-    def compare(self, other: "Digest") -> Agreement:
-        """Where this ring stands against *other*: CONFLICT is the same epoch with different content."""
-        if self.value == other.value:
-            return Agreement.SAME
-        if self.epoch == other.epoch:
-            return Agreement.CONFLICT
-        return Agreement.BEHIND if self.epoch < other.epoch else Agreement.AHEAD
 
 
 class Locator(ABC):
@@ -138,8 +95,7 @@ class Locator(ABC):
             self._require_weights()
         self._build()
 
-    # --- what an algorithm supplies
-    # -------------------------------------------------------------------------------
+    # --- what an algorithm supplies -------------------------------------------------------------------------
 
     @abstractmethod
     def _build(self) -> None:
@@ -192,8 +148,7 @@ class Locator(ABC):
         """Constructor arguments beside the nodes that differ from plain; with `weights`, all that makes this ring."""
         return {"key_hash": self._key_hash, "bits": self._bits}
 
-    # --- what everybody gets
-    # --------------------------------------------------------------------------------------
+    # --- what everybody gets --------------------------------------------------------------------------------
 
     @property
     def weights(self) -> dict[str, float]:
@@ -302,7 +257,7 @@ class Locator(ABC):
         """
         if node in self._weights:
             raise DuplicateNode(node)
-        checked = _checked_weight(node, weight)
+        checked = checked_weight(node, weight)
         if checked != 1.0:
             self._require_weights()
         self._weights[node] = checked
@@ -341,7 +296,7 @@ class Locator(ABC):
             raise UnknownNode(node)
         self._require_weights()
         before = self._weights[node]
-        self._weights[node] = _checked_weight(node, weight)
+        self._weights[node] = checked_weight(node, weight)
         try:
             self._reweighted(node)
         except BaseException:
@@ -430,8 +385,7 @@ class Locator(ABC):
             lost=lost,
         )
 
-    # --- shared inside
-    # --------------------------------------------------------------------------------------------
+    # --- shared inside --------------------------------------------------------------------------------------
 
     def _preference(self, hashed: int, replicas: int) -> list[str]:
         """The first *replicas* nodes of the walk; *replicas* has been checked."""
@@ -470,105 +424,3 @@ class Locator(ABC):
             raise NoNodes
         if replicas > len(self._weights):
             raise TooFewNodes(replicas=replicas, nodes=len(self._weights))
-
-
-class Placing(Protocol):
-    """What a plan asks of each side: a `Locator`, or a `Placement` over one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def hashing(self) -> tuple[str, int]: ...
-    @property
-    def has_ranges(self) -> bool: ...
-    @property
-    def weights(self) -> dict[str, float]: ...
-    @property
-    def digest(self) -> Digest: ...
-    def arcs(self, replicas: int) -> Arcs: ...
-    def hash_batch(self, keys: Keys) -> Hashes: ...
-    def nodes_batch(self, keys: Keys, replicas: int) -> NDArray[np.object_]: ...
-
-
-def plan_between(
-    before: Placing,
-    after: Placing,
-    *,
-    replicas: int,
-    keys: Iterable[Key] | None,
-    sizes_bytes: Iterable[int] | None,
-    moves_per_node: int,
-    lost: Iterable[str],
-) -> Plan:
-    """The plan from *before* to *after*; arguments and errors as in `Locator.plan`."""
-    if before.hashing != after.hashing:
-        raise BadSetting("before and after must use the same key hash")
-    listed = None if keys is None else list(keys)
-    sizes = None if sizes_bytes is None else list(sizes_bytes)
-    if sizes is not None and (listed is None or len(sizes) != len(listed)):
-        raise BadSetting("sizes_bytes needs keys, and one size for each")
-    unreadable = frozenset(lost)
-    for stranger in sorted(unreadable - before.weights.keys()):
-        raise UnknownNode(stranger)
-    settings = PlanSettings(
-        algorithm=before.name,
-        key_hash=before.hashing[0],
-        bits=before.hashing[1],
-        before=str(before.digest),
-        after=str(after.digest),
-        replicas=replicas,
-        moves_per_node=moves_per_node,
-        ideal_fraction=ideal_fraction(before.weights, after.weights),
-        lost=unreadable,
-    )
-    if listed is not None and not (before.has_ranges and after.has_ranges):
-        return plan_keys(
-            settings,
-            keys=listed,
-            sizes_bytes=sizes,
-            before_rows=before.nodes_batch(listed, replicas),
-            after_rows=after.nodes_batch(listed, replicas),
-        )
-    return plan_arcs(
-        settings,
-        before_arcs=before.arcs(replicas),
-        after_arcs=after.arcs(replicas),
-        hashes=None if listed is None else before.hash_batch(listed),
-        sizes_bytes=sizes,
-    )
-
-
-def parse_nodes(nodes: Nodes) -> dict[str, float]:
-    """Names with weights, in the order given (a set: sorted).
-
-    Raises:
-        BadSetting: a bare string, an empty name, a bad weight.
-        DuplicateNode: a name twice.
-    """
-    if isinstance(nodes, str | bytes):
-        raise BadSetting("nodes is a list of names or a mapping of name to weight, not one string")
-    if isinstance(nodes, Mapping):
-        return {name: _checked_weight(name, weight) for name, weight in nodes.items()}
-    parsed: dict[str, float] = {}
-    for name in sorted(nodes) if isinstance(nodes, set | frozenset) else nodes:
-        weight = _checked_weight(name, 1.0)
-        if name in parsed:
-            raise DuplicateNode(name)
-        parsed[name] = weight
-    return parsed
-
-
-def _checked_weight(name: object, weight: float) -> float:
-    if not isinstance(name, str) or not as_bytes(name):  # which refuses what is no text
-        raise BadSetting(f"a node's name is a str that is not empty, not {name!r}")
-    try:
-        checked = float(weight)
-    except OverflowError:
-        checked = inf
-    except (TypeError, ValueError):
-        raise BadSetting(f"the weight of {name!r} must be a number, not {weight!r}") from None
-    if not isfinite(checked) or checked <= 0:
-        raise BadSetting(f"the weight of {name!r} must be finite and above 0, not {checked!r}; remove() drains")
-    if not WEIGHT_MIN <= checked <= WEIGHT_MAX:
-        raise BadSetting(f"the weight of {name!r} must be {WEIGHT_MIN:g} .. {WEIGHT_MAX:g}, not {checked!r}")
-    return checked

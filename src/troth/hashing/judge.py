@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from troth.hashing.balance import balance_of_keys, movement
 from troth.hashing.errors import BadSetting, NotSupported, TooFewNodes
-from troth.hashing.interface import Locator, Nodes, parse_nodes
+from troth.hashing.interface import Locator
 from troth.hashing.ketama import KetamaRing
 from troth.hashing.keys import Key, as_bytes
+from troth.hashing.nodes import Nodes, parse_nodes
 from troth.hashing.spec import ALGORITHMS
 
 BY_COST = ("jump", "memento", "ring", "anchor", "multiprobe", "rendezvous", "skeleton", "maglev", "ketama")

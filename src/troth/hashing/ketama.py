@@ -9,8 +9,9 @@ from typing_extensions import override
 
 from troth.hashing.continuum import Continuum
 from troth.hashing.errors import BadSetting
-from troth.hashing.interface import Capabilities, Nodes, Setting
+from troth.hashing.interface import Capabilities, Setting
 from troth.hashing.keys import as_bytes
+from troth.hashing.nodes import Nodes
 from troth.hashing.ring import PointLocator
 
 DIGESTS_PER_NODE = 40

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from troth.hashing.errors import BadSetting, CapacityExceeded, NoNodes
-from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
+from troth.hashing.interface import Capabilities, Locator, Setting
 from troth.hashing.keys import Keys, as_bytes, mix, whole
+from troth.hashing.nodes import Nodes
 
 TABLE_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65537, 131071, 262139, 655373, 1048573, 4194301)
 """Primes to choose from; 65537 and 655373 are those of the paper's evaluation."""

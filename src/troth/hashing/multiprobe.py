@@ -9,8 +9,9 @@ from typing_extensions import override
 
 from troth.hashing.continuum import Continuum
 from troth.hashing.errors import NoNodes
-from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
+from troth.hashing.interface import Capabilities, Locator, Setting
 from troth.hashing.keys import GOLDEN, MASK, Hashes, Keys, as_bytes, mix, mix_array, whole
+from troth.hashing.nodes import Nodes
 
 
 class MultiProbe(Locator):

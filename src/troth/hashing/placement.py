@@ -22,8 +22,10 @@ import xxhash
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.between import plan_between
+from troth.hashing.digest import Digest
 from troth.hashing.errors import BadSetting, TooFewNodes, UnknownNode
-from troth.hashing.interface import Digest, Locator, plan_between
+from troth.hashing.interface import Locator
 from troth.hashing.keys import Hashes, Key, Keys
 from troth.hashing.moves import Plan
 from troth.hashing.planning import Arcs

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from troth.hashing.errors import BadSetting, NoNodes
-from troth.hashing.interface import Capabilities, Locator, Nodes, Setting
+from troth.hashing.interface import Capabilities, Locator, Setting
 from troth.hashing.keys import Hashes, Keys, as_bytes, whole
+from troth.hashing.nodes import Nodes
 from troth.hashing.rendezvous import CELLS, Contest
 
 
