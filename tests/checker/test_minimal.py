@@ -68,8 +68,12 @@ def test_the_smallest_part_is_illegal_by_itself(name: str, start: int, count: in
     assert smaller >= shown // 3
 
 
-@pytest.mark.parametrize(("name", "values"), [("queue", [1, 0, 0]), ("stack", [0, 1, 1])])
-def test_what_was_refused_for_what_comes_later_is_shown_with_it(name: str, values: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("name", "values", "decided"), [("queue", [1, 0, 0], "queue-order"), ("stack", [0, 1, 1], "jit-model")]
+)
+def test_what_was_refused_for_what_comes_later_is_shown_with_it(
+    name: str, values: list[int], decided: str
+) -> None:
     """Enqueue 1, enqueue 0, dequeue 0, and 0 once more, so that only a search decides: the first may not even enter."""
     rows = [("enqueue", values[0], None), ("enqueue", values[1], None), ("dequeue", None, 0)]
     rows += [("enqueue", values[2], None)]
@@ -79,7 +83,7 @@ def test_what_was_refused_for_what_comes_later_is_shown_with_it(name: str, value
         for kind in (EventType.INVOKE, EventType.OK)
     ]
     verdict = check(pair(events), object=name)
-    assert verdict.status is Status.ILLEGAL and verdict.algorithms == ("jit-model",)
+    assert verdict.status is Status.ILLEGAL and verdict.algorithms == (decided,)
     example = verdict.counterexample
     assert example is not None and example.minimal == (0, 1, 2)
 

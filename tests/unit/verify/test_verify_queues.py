@@ -8,6 +8,7 @@ import pytest
 from troth.errors import UsageError
 from troth.verify.check import check
 from troth.verify.history import Event, EventType, History, Value, pair
+from troth.verify.verdict import Status
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -146,6 +147,53 @@ def test_elements_that_repeat_are_told_apart_by_their_times(seed: int, elements:
     verdict = check(told(*steps), object="queue")
     assert verdict and verdict.algorithms == ("queue-order",)
     assert verdict.witness is not None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_way_to_tell_elements_apart_is_found_without_a_long_search(seed: int) -> None:
+    """Five clients, four elements over and over; late in the history a dequeue returns another than was first."""
+    rng = random.Random(seed)
+    steps: list[Step] = []
+    held: list[int] = []
+    working: dict[int, tuple[str, Value]] = {}
+    for _ in range(400):
+        process = rng.randrange(5)
+        if process in working:
+            f, value = working.pop(process)
+            steps.append((process, "ok", f, value))
+            continue
+        f, value = rng.choice(("enqueue", "dequeue")), rng.randrange(4)
+        steps.append((process, "invoke", f, value if f == "enqueue" else None))
+        if f == "enqueue":
+            held.append(value)
+            working[process] = (f, value)
+        else:
+            working[process] = (f, held.pop(0) if held else None)
+    assert check(told(*steps), object="queue").algorithms == ("queue-order",)
+    late = [at for at, step in enumerate(steps) if step[1:3] == ("ok", "dequeue") and step[3] is not None][-10]
+    process, kind, f, value = steps[late]
+    assert isinstance(value, int)
+    steps[late] = (process, kind, f, (value + 1) % 4)
+    verdict = check(told(*steps), object="queue")
+    assert verdict.status is Status.ILLEGAL and verdict.algorithms == ("queue-order",)
+    example = verdict.counterexample
+    assert example is not None and example.operation in example.minimal
+    assert not check(told(*steps).where(example.minimal), object="queue")
+    assert "some dequeue took what was not first" in verdict.text()
+
+
+def test_dequeues_that_found_nothing_stand_in_any_order() -> None:
+    """The one that returns first was invoked last: it comes after the element, the other before it."""
+    history = told(
+        (1, "invoke", "dequeue", None),
+        *alone(0, "enqueue", 1), *alone(0, "dequeue", 1),
+        *alone(2, "dequeue", None),
+        *alone(0, "enqueue", 1),
+        (1, "ok", "dequeue", None),
+        *alone(0, "dequeue", 1),
+    )  # fmt: skip
+    verdict = check(history, object="queue")
+    assert verdict and verdict.algorithms == ("queue-order",)
 
 
 def test_an_element_that_crashed_waits_its_turn() -> None:

@@ -1,25 +1,29 @@
 """Queues in which elements repeat: which dequeue took which enqueue.
 
 The p-th element enqueued is the p-th dequeued. So elements are put in order one after the other: each time an enqueue
-that no enqueue still to come precedes, with a dequeue of the same element that no dequeue still to come precedes. Of
-several alike the first to return goes first; among different elements the most urgent, and where that comes to nothing
-another (depth first, states remembered). A crashed dequeue may take any element; one that found nothing stands where
-all before it can have been invoked before anything after it returned.
+that no enqueue still to come precedes, with a dequeue of the same element that no dequeue still to come precedes, and
+that the enqueue does not follow. The most urgent pair goes first; where that comes to nothing, another (depth first,
+states remembered). A crashed dequeue may take any element; one that found nothing stands, as soon as it can, where all
+before it can have been invoked before anything after it returned.
 
-With every pair told apart, `queues` decides. A pairing that it finds no fault with proves a legal history; that none
-is found proves nothing.
+With every pair told apart, `queues` decides: a pairing that it finds no fault with proves a legal history. Where every
+way was tried in vain there is no legal order: it would be such a pairing (of crashed dequeues, which never return, the
+first to be invoked can stand for any). How many ways there are depends on how many operations overlap, not on how long
+the history is; past a bound nothing is proved.
 """
 
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Final, TypeAlias
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from troth.verify.history import FOREVER, Value
+from troth.verify.linearizability.outcome import UNBOUNDED, Budget
 from troth.verify.models import Call
 
-_STEPS_MAX: Final = 20_000
+_STEPS_MAX: Final = 300_000
+_ASK_CLOCK_EVERY: Final = 256
 
 Row: TypeAlias = tuple[int, int, Value, int]
 """(invoked, returned, element, index) of an operation."""
@@ -28,11 +32,18 @@ Choice: TypeAlias = tuple[int, int, Row]
 none: the dequeue finds nothing."""
 
 
-def told_apart(calls: Sequence[Call | None], timeline: Sequence[int]) -> Sequence[Call | None] | None:
-    """The same calls with a mark on every element that says which enqueue and dequeue are of one; None if none fit.
+class Paired(Struct, frozen=True):
+    """What was found. `calls`: the same with a mark on every element that says which enqueue and dequeue are of one.
 
-    A crashed dequeue takes what it is given or never happened.
+    None if no pairing was found; then `certain` says that there is none.
     """
+
+    calls: Sequence[Call | None] | None = None
+    certain: bool = False
+
+
+def told_apart(calls: Sequence[Call | None], timeline: Sequence[int], budget: Budget = UNBOUNDED) -> Paired:
+    """Look for a pairing, within the *budget*. A crashed dequeue takes what it is given or never happened."""
     returned = {code >> 1: place for place, code in enumerate(timeline) if code & 1}
     enqueues: list[Row] = []
     dequeues: list[Row] = []
@@ -40,12 +51,16 @@ def told_apart(calls: Sequence[Call | None], timeline: Sequence[int]) -> Sequenc
         call = None if code & 1 else calls[code >> 1]
         if call is not None:
             is_put = call.f in ("enqueue", "push")
+            if is_put and call.argument is None:
+                # Taken, it looks like "it was empty".
+                return Paired()
             row = (place, returned.get(code >> 1, FOREVER), call.argument if is_put else call.result, code >> 1)
             (enqueues if is_put else dequeues).append(row)
     enqueues.sort(key=_crashed_last)
-    pairs = _Pairing(enqueues, dequeues).found()
+    search = _Pairing(enqueues, dequeues)
+    pairs = search.found(budget)
     if pairs is None:
-        return None
+        return Paired(certain=search.exhausted)
     marked = list(calls)
     for row in dequeues:
         if row[1] == FOREVER:
@@ -55,7 +70,7 @@ def told_apart(calls: Sequence[Call | None], timeline: Sequence[int]) -> Sequenc
     for number, _, (_, _, _, index) in pairs:
         if number >= 0:
             marked[index] = _with(calls[index], result=(enqueues[number][2], number), known=True)
-    return marked
+    return Paired(marked)
 
 
 def _with(call: Call | None, **changes: Value) -> Call | None:
@@ -75,8 +90,10 @@ class _Pairing:
         self.takes = [row for row in dequeues if row[1] < FOREVER and row[2] is not None]
         self.empties = [row for row in dequeues if row[1] < FOREVER and row[2] is None]
         self.crashed = [row for row in dequeues if row[1] == FOREVER]
+        self.exhausted = False
+        """Nothing was left untried."""
 
-    def found(self) -> list[Choice] | None:
+    def found(self, budget: Budget) -> list[Choice] | None:
         """What comes after what, until no dequeue is left; None when nothing was found."""
         every = ((1 << len(self.takes)) - 1, (1 << len(self.empties)) - 1)
         path: list[Choice] = []
@@ -84,8 +101,12 @@ class _Pairing:
         start = (0, 0, 0, -1)
         seen = {start}
         stack = [(start, self._choices(*start, 0))]
-        for _ in range(_STEPS_MAX + 20 * len(self.takes)):
+        expired = budget.expired
+        for step in range(min(_STEPS_MAX + 20 * len(self.takes), budget.configurations_max)):
+            if expired is not None and not (step + 1) % _ASK_CLOCK_EVERY and expired():
+                return None
             if not stack:
+                self.exhausted = True
                 return None
             (put, taken, idle, latest), choices = stack[-1]
             if (taken, idle) == every:
@@ -119,28 +140,29 @@ class _Pairing:
         first, filled = _next(enqueues, put, self.live)
         last, until = _next(self.takes, taken, len(self.takes))
         waiting, emptied = _next(self.empties, idle, len(self.empties))
-        for number in waiting[:1]:
+        for number in waiting:
             row = self.empties[number]
             if max(latest, row[0]) < min(filled, until, row[1]):
                 yield -1, number, row
         crashed = range(self.live, len(enqueues))
         sources = first + [at for at in crashed if not put >> at & 1 and enqueues[at][0] < filled]
-        found: dict[Value, tuple[int, Choice]] = {}
+        found: list[tuple[bool, int, Choice]] = []
+        tried: set[Value] = set()
         for number in last:
             row = self.takes[number]
-            if row[2] in found or row[0] > emptied:
+            if row[0] > emptied:
                 continue
             for at in sources:
                 start, end, value, _ = enqueues[at]
                 if value == row[2] and start < row[1] and start < emptied:
-                    found[value] = (min(end, row[1]), (at, number, row))
-                    break
-        yield from (choice for _, choice in sorted(found.values(), key=itemgetter(0)))
+                    # Of several alike the first to return is the best guess.
+                    found.append((value in tried, min(end, row[1]), (at, number, row)))
+                    tried.add(value)
+        found.sort(key=itemgetter(0, 1))
+        yield from (choice for _, _, choice in found)
         if lost < len(self.crashed) and self.crashed[lost][0] < min(until, emptied):
-            values: set[Value] = set()
             for at in first:
-                if enqueues[at][2] not in values and enqueues[at][0] < emptied:
-                    values.add(enqueues[at][2])
+                if enqueues[at][0] < emptied:
                     yield at, -1, self.crashed[lost]
 
 
