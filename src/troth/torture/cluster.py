@@ -5,36 +5,20 @@ a parent may set on a running child), so that the next write fails as on a disk 
 """
 
 import contextlib
-import dataclasses
-import socket
 import time
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
-from typing_extensions import override
-
-import troth
 from troth import aio
-from troth.client.aio import AsyncClient
-from troth.client.operations import Get, Put
-from troth.client.replies import RangeReply
-from troth.errors import DecodeError, NotApplied, OutcomeUnknown, TrothError
-from troth.ids import NodeId
-from troth.runtime.genesis import Founding
-from troth.server.config import ServerConfig
-from troth.server.local import LocalCluster
+from troth.errors import TrothError
 from troth.server.process import RaftServer
-from troth.torture.background import Background
+from troth.torture.client import TrothClient
+from troth.torture.links import ApartCluster, CutCluster, Links, ProxiedCluster, Proxies
 from troth.torture.namespaces import Namespaces
-from troth.torture.proxy import Network
-from troth.torture.system import Definite, Indefinite, Power, Unquiet
+from troth.torture.system import Power, Unquiet
 from troth.verify.specification import check_trace, decode_trace
 from troth.verify.specification.multipaxos_trace import check_paxos_trace, decode_paxos_trace
-from troth.wire.frames import HANDSHAKE_BYTES_MAX, first_frame
-from troth.wire.handshake import Hello, decode_greeting
-
-T = TypeVar("T")
 
 CLIENT_TIMEOUT_S: Final = 3.0
 MEMBER_SECONDS_MAX: Final = 5.0
@@ -45,150 +29,6 @@ FULL_BYTES: Final = 4096
 BUG_WORDS: Final = ("because of a bug", "Traceback (most recent call last)")
 EXIT_STORAGE: Final = 3
 SERVERS_MAX: Final = 7
-PEER_PORT: Final = 7101
-
-
-def who_dials(greeting: bytes) -> str | None:
-    """The name that a server gives itself in its first frame; "" for a probe or a stranger; None: read more."""
-    try:
-        body = first_frame(greeting, HANDSHAKE_BYTES_MAX)
-        if body is None:
-            return None
-        hello = decode_greeting(body)
-    except DecodeError:
-        return ""
-    return hello.name if isinstance(hello, Hello) and hello.kind == "peer" else ""
-
-
-class Links(Protocol):
-    """What is between the servers, and can be cut."""
-
-    def front(self, name: str) -> None:
-        """A server of that name is about to start."""
-
-    def down(self, name: str) -> None:
-        """Its process is about to end."""
-
-    def up(self, name: str) -> None:
-        """Its process runs again."""
-
-    def remove(self, name: str) -> None:
-        """It is no more."""
-
-    def cut(self, pairs: Collection[tuple[str, str]], *, reset: bool) -> None:
-        """See `SystemUnderTest.partition`."""
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-
-
-class _Cut(LocalCluster):
-    """A local cluster whose servers reach each other in a way of our own."""
-
-    def peer_address(self, name: str) -> str:
-        """What the others dial."""
-        return self._addresses[name]["peer"]
-
-    def prepare(self, name: str) -> None:
-        """Choose addresses for one more server."""
-        self._addresses[name] = self._new_addresses(name)
-        self._config(name)
-
-    def join(self, name: str, within_s: float) -> None:
-        """Start the server that was prepared, and make it a member. Raises TrothError if that fails."""
-        running = tuple(
-            addresses["client"] for other, addresses in self._addresses.items() if other in self.servers
-        )
-        self._spawn(name, None, {}, join=running).wait_ready(within_s)
-
-    def forget(self, name: str) -> None:
-        """End a server's process, if there is one, and give up its name."""
-        server = self.servers.pop(name, None)
-        if server is not None:
-            server.close()
-        self._addresses.pop(name, None)
-
-
-class _Proxied(_Cut):
-    """Servers tell each other the addresses of proxies."""
-
-    def __init__(self, size: int, *, data_dir: Path, **settings: Any) -> None:
-        self.behind: dict[str, str] = {}
-        """Where each server really listens for its peers."""
-        super().__init__(size, data_dir=data_dir, **settings)
-
-    @override
-    def _new_addresses(self, name: str) -> dict[str, str]:
-        self.behind[name] = super()._new_addresses(name)["peer"]
-        return super()._new_addresses(name)
-
-    @override
-    def _config(self, name: str, join: tuple[str, ...] = ()) -> ServerConfig:
-        return dataclasses.replace(super()._config(name, join), peer_listen=self.behind[name])
-
-
-class _Proxies:
-    """`Links` made of one TCP proxy for each server (proxy.py)."""
-
-    def __init__(self, cluster: _Proxied) -> None:
-        self._cluster = cluster
-        self._loop = Background("torture-proxies")
-        self._network = Network(who_dials)
-
-    def front(self, name: str) -> None:
-        public, target = _host_port(self._cluster.peer_address(name)), _host_port(self._cluster.behind[name])
-        self._loop.call(self._network.add(name, public=public, target=target))
-
-    def down(self, name: str) -> None:
-        # Who dials a dead process is refused: so the proxy must not listen any more when it dies.
-        self._loop.call(self._network.down(name))
-
-    def up(self, name: str) -> None:
-        self._loop.call(self._network.up(name))
-
-    def remove(self, name: str) -> None:
-        self._loop.call(self._network.remove(name))
-
-    def cut(self, pairs: Collection[tuple[str, str]], *, reset: bool) -> None:
-        async def change() -> None:
-            self._network.cut(pairs, reset=reset)
-
-        self._loop.call(change())
-
-    def close(self) -> None:
-        self._loop.call(self._network.close())
-        self._loop.close()
-
-
-class _Apart(_Cut):
-    """Servers live in network namespaces; clients reach them over unix sockets, which know nothing of those."""
-
-    def __init__(self, size: int, *, data_dir: Path, network: Namespaces, **settings: Any) -> None:
-        self._network = network
-        super().__init__(size, data_dir=data_dir, **settings)
-
-    @override
-    def _new_addresses(self, name: str) -> dict[str, str]:
-        return {
-            "client": f"unix:{self.data_dir / name}.sock",
-            "peer": f"{self._network.address(name)}:{PEER_PORT}",
-        }
-
-    @override
-    def _config(self, name: str, join: tuple[str, ...] = ()) -> ServerConfig:
-        # The switch between the namespaces is connected to nothing else.
-        return dataclasses.replace(super()._config(name, join), insecure=True)
-
-    @override
-    def _spawn(
-        self,
-        name: str,
-        founding: Founding | None,
-        ends: Mapping[NodeId, socket.socket],
-        join: tuple[str, ...] = (),
-    ) -> RaftServer:
-        with self._network.inside(name):
-            return super()._spawn(name, founding, {}, join)
 
 
 class TrothCluster:
@@ -211,16 +51,19 @@ class TrothCluster:
             settings["trace_file"] = str(self._trace)
         settings = {"snapshot_entries": 500, **settings}
         self._consensus = settings.get("consensus", "raft")
-        self._cluster: _Cut
+        self._cluster: CutCluster
         self._links: Links
         if namespaces:
             directory.mkdir(parents=True, exist_ok=True)
             network = Namespaces()
             self.name += " in network namespaces"
-            self._cluster, self._links = _Apart(size, data_dir=directory, network=network, **settings), network
+            self._cluster, self._links = (
+                ApartCluster(size, data_dir=directory, network=network, **settings),
+                network,
+            )
         else:
-            self._cluster = proxied = _Proxied(size, data_dir=directory, **settings)
-            self._links = _Proxies(proxied)
+            self._cluster = proxied = ProxiedCluster(size, data_dir=directory, **settings)
+            self._links = Proxies(proxied)
         self._founders: tuple[int, ...] = ()
         self._next = size + 1
         self._killed: set[int] = set()
@@ -432,7 +275,7 @@ class TrothCluster:
         refusal = check_trace(decode_trace(lines), voters=self._founders).refusal
         return [] if refusal is None else [refusal.text()]
 
-    async def client(self) -> "TrothClient":
+    async def client(self) -> TrothClient:
         return TrothClient(await aio.connect(self._cluster.url, timeout=CLIENT_TIMEOUT_S))
 
 
@@ -446,55 +289,3 @@ def limit_files(pid: int, size_bytes: int | None) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft if hard == resource.RLIM_INFINITY else hard, hard))
-
-
-def _host_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
-
-
-class TrothClient:
-    """`TortureClient` over troth's own client."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def put(self, key: str, value: str) -> None:
-        await outcome_of(self._client.put(key, value))
-
-    async def get(self, key: str) -> str | None:
-        reply = await outcome_of(self._client.get(key))
-        return None if reply.value is None else reply.value.decode()
-
-    async def swap(self, expected: Mapping[str, str | None], wanted: Mapping[str, str]) -> bool:
-        compare = [
-            troth.version(key) == 0 if value is None else troth.value(key) == value
-            for key, value in expected.items()
-        ]
-        reply = await outcome_of(self._client.txn(compare, [Put(key, value) for key, value in wanted.items()]))
-        return reply.succeeded
-
-    async def read(self, keys: Sequence[str]) -> dict[str, str | None]:
-        reply = await outcome_of(self._client.txn([], [Get(key) for key in keys]))
-        found: dict[str, str | None] = {}
-        for key, response in zip(keys, reply.responses, strict=True):
-            kvs = response.kvs if isinstance(response, RangeReply) else []
-            found[key] = kvs[0].value.decode() if kvs else None
-        return found
-
-    async def scan(self, prefix: str) -> dict[str, tuple[str, int]]:
-        reply = await outcome_of(self._client.range(prefix=prefix))
-        return {kv.key.decode(): (kv.value.decode(), kv.version) for kv in reply.kvs}
-
-    async def close(self) -> None:
-        await self._client.close()
-
-
-async def outcome_of(request: Awaitable[T]) -> T:
-    """Await *request*, its errors turned into torture's two."""
-    try:
-        return await request
-    except NotApplied as error:
-        raise Definite(f"{type(error).__name__}: {error}") from error
-    except OutcomeUnknown as error:
-        raise Indefinite(f"{type(error).__name__}: {error}") from error

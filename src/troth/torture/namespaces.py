@@ -38,7 +38,7 @@ def _ip(*arguments: str) -> None:
 
 
 class Namespaces:
-    """One switch, and a namespace for each server; implements `torture.cluster.Links`."""
+    """One switch, and a namespace for each server; implements `torture.links.Links`."""
 
     def __init__(self) -> None:
         number = os.getpid() % 62_000

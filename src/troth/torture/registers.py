@@ -18,7 +18,8 @@ from troth.client.registers.sync import PaxosClient
 from troth.core.register.messages import Holding, Read, Scan, Scanned
 from troth.errors import TrothError, UsageError
 from troth.server.ending import EXIT_STORAGE
-from troth.torture.cluster import FULL_BYTES, limit_files, outcome_of
+from troth.torture.client import outcome_of
+from troth.torture.cluster import FULL_BYTES, limit_files
 from troth.torture.system import Power, Unquiet
 
 CLIENT_TIMEOUT_S = 5.0

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from troth.torture.cluster import who_dials
+from troth.torture.links import who_dials
 from troth.torture.proxy import Network
 from troth.wire.frames import frame
 from troth.wire.handshake import Hello, Welcome, encode_greeting
