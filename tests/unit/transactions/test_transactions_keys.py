@@ -13,7 +13,16 @@ sa = pytest.importorskip("sqlalchemy")
 from troth.core.twophase.cells import Verdict  # noqa: E402
 from troth.core.twophase.records import Abort, Commit  # noqa: E402
 from troth.core.twophase.table import Finding, State  # noqa: E402
-from troth.errors import Aborted, OutcomeUnknown, RequestTimeout, StorageError, TransactionInDoubt, UsageError  # noqa: E402
+from troth.errors import (  # noqa: E402
+    Aborted,
+    NotApplied,
+    OutcomeUnknown,
+    Overloaded,
+    RequestTimeout,
+    StorageError,
+    TransactionInDoubt,
+    UsageError,
+)
 from troth.transactions import core as core_module  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
@@ -275,12 +284,39 @@ def test_the_silence_of_a_log_is_waited_for_once_in_each_batch(monkeypatch: pyte
     assert set(asked) == {"0"}
 
 
+def test_a_decision_that_lost_its_cell_to_its_own_question_is_no_sign_of_a_closed_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever believes its epoch closed opens another one, and all that are under way would be aborted with it."""
+    asked = []
+
+    def won(self: ReplicatedLog, record: Abort) -> Verdict:
+        asked.append(record.gid)
+        return Verdict.ABORT if record.gid != "1" else Verdict.COMMIT
+
+    monkeypatch.setattr(ReplicatedLog, "abort", won)
+    log = object.__new__(ReplicatedLog)
+    monkeypatch.setattr(log, "_lock", threading.Lock(), raising=False)
+    monkeypatch.setattr(log, "_done", [], raising=False)
+    refused = Overloaded("too much")
+    client = _SilentClient((RequestTimeout("no answer"), RequestTimeout("no answer"), refused))
+    monkeypatch.setattr(log, "_client", client, raising=False)
+    lost, stands, never = log.decide([Commit(str(number), ()) for number in range(3)])
+    assert isinstance(lost, NotApplied) and not isinstance(lost, OutcomeUnknown)
+    assert stands == Decided(Verdict.COMMIT, "1")
+    assert never is refused, "what was never done needs no question"
+    assert asked == ["0", "1"]
+
+
 class _SilentClient:
     count = 32
     background = property(lambda self: self)
 
-    def run(self, work: object) -> list[RequestTimeout]:
-        return [RequestTimeout("no answer")] * self.count
+    def __init__(self, replies: Sequence[Exception] = ()) -> None:
+        self._replies = list(replies) or [RequestTimeout("no answer")] * self.count
+
+    def run(self, work: object) -> list[Exception]:
+        return self._replies
 
 
 def test_a_paused_holder_of_the_keys_stops_only_work_with_a_key(

@@ -19,7 +19,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.gid import Epoch, Gid, is_name
 from troth.core.twophase.records import Abort, Commit, Heuristic, Member
-from troth.errors import OutcomeUnknown, RequestError, TrothError, UsageError
+from troth.errors import NotApplied, OutcomeUnknown, RequestError, TrothError, UsageError
 from troth.kv.requests import Compare, KeyValue, Operation
 from troth.transactions.log.cluster_place import ClusterPlace
 from troth.transactions.log.interface import Coordinator, Decided
@@ -115,7 +115,7 @@ class ReplicatedLog:
         for commit, reply in zip(commits, replies, strict=True):
             answers.append(self._read_answer(commit, reply, 0 if is_silent else ASK_AGAIN_TIMES))
             # Nobody waits for the silence of each of a batch: recovery asks for them when there is a log again.
-            is_silent = is_silent or isinstance(answers[-1], TrothError)
+            is_silent = is_silent or isinstance(answers[-1], OutcomeUnknown)
         return answers
 
     def _attempt(self, commit: Commit) -> tuple[list[Compare], list[Operation], list[Operation]]:
@@ -151,13 +151,22 @@ class ReplicatedLog:
         return Decided(Verdict.ABORT, commit.gid)
 
     def _ask_again(self, commit: Commit, error: RequestError, times: int) -> Decided | TrothError:
-        """Not answered. Reading would not do, since the Commit may still arrive: try to win the cell for abort."""
+        """Not answered. Reading would not do, since the Commit may still arrive: try to win the cell for abort.
+
+        To win it says nothing about our epoch. So that is no verdict, which would make us open another one.
+        """
+        if isinstance(error, NotApplied):
+            return error
         for _ in range(times):
             try:
                 verdict = self.abort(Abort(commit.gid, "its owner, which was not answered"))
             except RequestError as again:
                 error = again
             else:
+                if verdict is Verdict.ABORT:
+                    return NotApplied(
+                        f"{commit.gid}: the decision log did not answer in time, so it says abort now: {error}"
+                    )
                 return Decided(verdict, commit.gid)
         return OutcomeUnknown(f"{commit.gid}: the decision log did not answer: {error}")
 
