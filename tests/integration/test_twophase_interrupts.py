@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from bank import prepared, settle
 
 from troth import TwoPhaseCommit
-from troth.errors import TransactionInDoubt
+from troth.errors import Aborted
 from troth.torture.databases import PostgresServer
 from troth.transactions.steps import COMMIT_STEPS
 
@@ -60,7 +60,7 @@ def test_an_interruption_at_any_step_is_finished_by_the_same_coordinator(
         assert not armed[0]
         if step == "decision_written":
             # What is in the file is not known here, so this coordinator decides nothing any more.
-            with pytest.raises(TransactionInDoubt), tpc.begin() as tx:
+            with pytest.raises(Aborted), tpc.begin() as tx:
                 tx[left].execute(entry.insert().values(id=3))
                 tx[right].execute(entry.insert().values(id=3))
         else:

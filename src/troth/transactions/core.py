@@ -174,6 +174,10 @@ class Core:
         except StorageError as error:
             self._log_fault = error
             raise
+        except NotApplied as error:
+            if isinstance(error.__cause__, StorageError):
+                self._log_fault = error.__cause__
+            raise
         if decided.verdict is Verdict.ABORT:
             self.metrics.fenced += 1
             # The last of a closed epoch are told so when we have gone on already. To renew once more for them would

@@ -4,8 +4,10 @@
 action's outcome is the next event. No rule of the protocol stands here.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from troth.core.twophase.cells import Verdict
@@ -318,7 +320,13 @@ class Owner:
         core = self._core
         if self._wait == "decided":
             self._goes_on = True
-            core.waiting.later(self._commit_later)
+            untaken = threading.Lock()
+            try:
+                core.waiting.later(partial(self._commit_later, untaken))
+            except BaseException:
+                # Whether it was handed over nobody knows: whoever comes first does it.
+                self._commit_later(untaken)
+                raise
             return None
         self._share_barrier()
         return self._tell_commit()
@@ -349,8 +357,10 @@ class Owner:
         core.metrics.count_prepared(time.monotonic() - self._prepared_at)
         return Event.BRANCH_LOST if self.pending else Event.BRANCHES_DONE
 
-    def _commit_later(self) -> None:
+    def _commit_later(self, untaken: threading.Lock) -> None:
         """The second phase of ``wait="decided"``, in another thread, on the connections that prepared."""
+        if not untaken.acquire(blocking=False):
+            return
         try:
             self._share_barrier()
             self._go_through(self._tell_commit())

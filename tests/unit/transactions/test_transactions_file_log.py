@@ -86,7 +86,8 @@ def test_a_file_of_another_log_or_of_the_future_is_refused() -> None:
 def decide(log: FileLog, sequence: int) -> str:
     name = str(Gid(log.log_id, log.epoch.coordinator, log.epoch.number, sequence))
     (answer,) = log.decide([Commit(name, (BranchRef("a", name),))])
-    assert not isinstance(answer, Exception)
+    if isinstance(answer, Exception):
+        raise answer
     assert answer.verdict is Verdict.COMMIT
     return name
 
@@ -192,8 +193,9 @@ def test_a_failed_sync_ends_all_deciding(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(SyncFailed):
         decide(log, 2)
     monkeypatch.setattr(os, "fdatasync", real)
-    with pytest.raises(SyncFailed):
+    with pytest.raises(NotApplied) as caught:  # for certain: it was not written
         decide(log, 3)
+    assert isinstance(caught.value.__cause__, SyncFailed)
     with pytest.raises(SyncFailed):
         log.verdict(Gid(log.log_id, "0", 1, 2))  # it stands in the file, for now
     again = FileLog(tmp_path)  # while the first still lives: it has given up its place
@@ -211,10 +213,11 @@ def test_an_interrupt_in_the_middle_of_a_write_lets_nobody_write_over_it(tmp_pat
     log = FileLog(tmp_path, on_step=interrupt)
     with pytest.raises(KeyboardInterrupt):
         decide(log, 1)
-    with pytest.raises(StorageError):
+    with pytest.raises(NotApplied):
         decide(log, 2)
     log.close()
     again = FileLog(tmp_path)
+    assert again.verdict(Gid(again.log_id, "0", 1, 2)) is Verdict.ABORT
     assert again.verdict(Gid(again.log_id, "0", 1, 1)) is Verdict.COMMIT, "it is in the file, so it counts"
     again.close()
 

@@ -1,5 +1,7 @@
 """``key=`` says "done" of what has committed only; and who is interrupted in a batch leaves nobody waiting."""
 
+import errno
+import os
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -389,3 +391,26 @@ def test_readers_do_not_push_out_what_is_known_of_lone_writers(
         assert tpc.outcome(writer.gid) is Outcome.COMMITTED
         assert [tpc.outcome(each.gid) for each in readers[-2:]] == [Outcome.COMMITTED] * 2
         assert tpc.outcome(readers[0].gid) is Outcome.UNRECORDED, "what is not known any more is not said"
+
+
+def test_what_a_broken_log_was_never_told_is_rolled_back_and_not_left_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One decision meets a full disk; who was on the way to the log at that moment need not keep its locks."""
+    engine = place(tmp_path)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        under_way = tpc.begin(key="order-2")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            with pytest.raises(TransactionInDoubt):
+                work(tpc)
+        with pytest.raises(Aborted, match="No space left"), under_way as tx:
+            tx["last"].exec_driver_sql("INSERT INTO work VALUES (2)")
+        assert tx.outcome is Outcome.ABORTED
+        with pytest.raises(StorageError, match="Make room"):
+            tpc.begin()
+    assert rows(engine) == 0

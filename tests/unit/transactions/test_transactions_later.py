@@ -215,3 +215,29 @@ def test_a_second_phase_that_no_thread_can_be_had_for_is_done_by_the_caller(
             tx[name]
     assert (tx.outcome, tx.pending, core.is_under_way(tx.gid)) == (Outcome.COMMITTED, (), False)
     core.close()
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_an_interrupt_while_a_second_phase_is_handed_over_loses_it_not(is_taken: bool, tmp_path: Path) -> None:
+    class Interrupted(InThreads):
+        @override
+        def later(self, work: Callable[[], None]) -> None:
+            if is_taken:
+                work()
+            raise KeyboardInterrupt
+
+    core = core_of(tmp_path, waiting=Interrupted())
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt), Transaction(core, timeout=None, key="", wait="decided") as tx:
+        for name in ("bank", "stock"):
+            tx[name]
+            branch = tx._by_name[name]
+
+            def commit(name: str = name) -> Callable[[], None]:
+                told.append(name)
+                return lambda: None
+
+            branch.commit_prepared = commit  # type: ignore[method-assign]
+    assert sorted(told) == ["bank", "stock"]
+    assert not core.is_under_way(tx.gid), "or recovery would leave it to an owner that has gone"
+    core.close()

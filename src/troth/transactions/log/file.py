@@ -93,6 +93,12 @@ class FileLog:
     def decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         """See `DecisionLog.decide`. Keys are unique in the whole log, so that batches with keys wait for each other."""
         with self._lock:
+            fault = self._writer.fault
+            if fault is not None:
+                # Of these nothing was written, so their owners may roll back, and keep no lock until somebody recovers.
+                never = NotApplied(f"the decision log takes nothing any more: {fault}")
+                never.__cause__ = fault
+                return [never] * len(commits)
             if not any(commit.key for commit in commits):
                 return self._decide(commits)
             # Their holder may be paused for ever.
