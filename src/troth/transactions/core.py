@@ -1,8 +1,10 @@
 """What transactions, recovery and both facades (sync and asyncio) of one `TwoPhaseCommit` share."""
 
 import itertools
+import os
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -59,7 +61,7 @@ class Core:
                 if key is not None:
                     self._by_key[key] = participant
         self._lock = threading.Lock()
-        self._log_fault: StorageError | None = None
+        self._log_fault: StorageError | UsageError | None = None
         self._fenced: Epoch | None = None
         self._renewing = threading.Lock()
         # One operation on a set is atomic, so these two need no lock.
@@ -73,6 +75,7 @@ class Core:
         self.waiting = waiting or InThreads()
         self._applied: deque[str] = deque()
         self._alone: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
+        _refuse_in_children(self)
 
     def _on_batch(self, size: int) -> None:
         self.metrics.count_batch(size)
@@ -96,7 +99,7 @@ class Core:
         """The name of a transaction that begins; it counts as open until `ended`."""
         if self._log_fault is not None:
             # Or else each transaction would prepare its branches, and leave them in doubt.
-            raise self._log_fault
+            raise self._log_fault.with_traceback(None)  # or it would grow with each that is refused
         if self._is_closed():
             self.waiting.blocking(self._renew)
         gid = self.epoch.name(next(self._sequence))
@@ -123,6 +126,11 @@ class Core:
                 kept = self._committed_alone if alone else self._only_read
                 kept[gid] = None
                 self._alone_up_to = max(self._alone_up_to, _shorten(kept))
+
+    def dropped(self, gid: str) -> None:
+        """The last one who knew *gid* has let go of it: it is over, if it was not. The collector calls this at any
+        moment, also while this thread has the lock, so it takes none."""
+        self._open.discard(gid)
 
     def participant(self, named: Any) -> Participant:
         """The participant of this name, engine or client. Raises UsageError."""
@@ -352,6 +360,18 @@ class Core:
         finally:
             for participant in self.participants:
                 participant.close()
+
+
+def _refuse_in_children(core: Core) -> None:
+    """A child that begins a transaction has branches prepare that nobody can decide: the log is its parent's."""
+    found = weakref.ref(core)
+
+    def refuse() -> None:
+        core = found()
+        if core is not None:
+            core._log_fault = UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
+
+    os.register_at_fork(after_in_child=refuse)
 
 
 def _shorten(kept: "OrderedDict[str, Any]") -> int:

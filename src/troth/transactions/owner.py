@@ -43,7 +43,10 @@ _CUT_SHORT = {
 class Owner:
     """Branches and their state, in the hands of one thread at a time. What a caller sees of it is `Transaction`."""
 
+    _own_gid = ""
+
     def __init__(self, core: "Core", *, timeout: float | None, key: str, wait: str) -> None:
+        self._core = core
         if wait not in ("applied", "decided"):
             raise UsageError(f"wait={wait!r}: 'applied' or 'decided'")
         self.gid = self._own_gid = core.next_gid()
@@ -51,7 +54,6 @@ class Owner:
         self.pending: tuple[str, ...] = ()
         self.replayed = False
         self.key = key
-        self._core = core
         self._wait = wait
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._branches: list[Branch] = []
@@ -70,6 +72,9 @@ class Owner:
         """Whether it committed without the log: in one database, or having written in none."""
         self._goes_on = False
         """Whether another thread has the second phase."""
+
+    def __del__(self) -> None:
+        self._core.dropped(self._own_gid)
 
     def _run(self, event: Event | None) -> None:
         core = self._core

@@ -1,6 +1,7 @@
 """``key=`` says "done" of what has committed only; and who is interrupted in a batch leaves nobody waiting."""
 
 import errno
+import gc
 import os
 import threading
 from collections import deque
@@ -414,3 +415,36 @@ def test_what_a_broken_log_was_never_told_is_rolled_back_and_not_left_in_doubt(
         with pytest.raises(StorageError, match="Make room"):
             tpc.begin()
     assert rows(engine) == 0
+
+
+def test_a_transaction_that_is_dropped_without_an_end_is_over(tmp_path: Path) -> None:
+    """Its connection goes back to the pool, rolled back; and nobody waits for it to decide."""
+    engine = place(tmp_path)
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        tx = tpc.begin()
+        tx["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+        gid = tx.gid
+        assert tpc.outcome(gid) is Outcome.OPEN
+        del tx
+        gc.collect()
+        assert tpc.outcome(gid) is Outcome.ABORTED
+        assert not tpc._core._open
+        assert rows(engine) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_begins_nothing_with_what_its_parent_has_made(tmp_path: Path) -> None:
+    """Its branches would prepare, and nobody could decide: the log is the parent's."""
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                tpc.begin()
+            except UsageError as error:
+                code = 0 if "fork" in str(error) else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with tpc.begin():
+            pass
