@@ -334,3 +334,13 @@ def test_a_read_tells_what_is_accepted_and_not_what_is_promised() -> None:
     alone.accept(b"v", ballot(5))
     alone.prepare(ballot(9))
     assert alone.ask(Read(CONFIG.id, KEY)) == (Holding(ballot(5), state(b"v", ballot(5))), None)
+
+
+def test_who_holds_more_than_its_quota_still_takes_what_makes_it_no_larger() -> None:
+    """The quota may have been made smaller. Whoever could not write an equal value could not confirm it either."""
+    alone = Alone()
+    alone.accept(b"v" * 100, ballot(1))
+    alone.acceptor._bytes_max = 50
+    assert isinstance(alone.accept(b"w" * 100, ballot(2)), Took)
+    assert isinstance(alone.accept(b"w" * 101, ballot(3)), Full)
+    assert isinstance(alone.accept(b"w" * 99, ballot(3)), Took)

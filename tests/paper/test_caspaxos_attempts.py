@@ -17,7 +17,7 @@ from troth.core.register.messages import (
     WrongConfig,
 )
 from troth.core.register.proposer import Proposer
-from troth.core.register.round import Round
+from troth.core.register.round import Phase, Round
 from troth.core.register.task import Send
 from troth.errors import OutcomeUnknown, QuotaExceeded, Unavailable
 from troth.ids import NodeId
@@ -204,3 +204,23 @@ def test_an_accept_that_has_not_left_when_its_phase_ends_never_will() -> None:
     task.on_reply(first[1], WrongConfig(newer))
     (attempt,) = task.attempts
     assert (attempt.open, attempt.doubtful) == ({3}, {3})
+
+
+def test_a_refusal_that_the_change_function_raises_is_told_as_it_is() -> None:
+    table = Table()
+
+    def refuse(held: bytes | None) -> bytes | None:
+        raise Unavailable("not now")
+
+    error = table.run(table.proposer(1).change(KEY, changes.apply(refuse))).error
+    assert isinstance(error, Unavailable) and str(error) == "not now"
+
+
+def test_who_has_agreed_in_a_phase_has_agreed_whatever_comes_later() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"1"))
+    sends = {send.to: send for send in task.take()}
+    task.on_reply(sends[NodeId(1)], table.hand(sends[NodeId(1)]))
+    task.on_lost(sends[NodeId(1)])
+    task.on_reply(sends[NodeId(2)], table.hand(sends[NodeId(2)]))
+    assert task.phase is Phase.ACCEPTING

@@ -199,3 +199,39 @@ def test_promises_without_a_state_are_forgotten_behind_the_fence() -> None:
     assert isinstance(table.ask(1, late), Conflict)
     assert acceptor.fence > ZERO
     assert isinstance(table.ask(1, Read(table.config.id, KEY)).state, type(acceptor.slots[KEY].state))  # type: ignore[union-attr]
+
+
+def test_a_collection_that_finds_a_new_value_leaves_it_alone() -> None:
+    """It was written between the look and the prepare: nothing is accepted anew, and nobody is asked to forget it."""
+    table = Table()
+    deleted(table)
+    task = table.proposer(2).collect(KEY)
+    for send in task.take():
+        task.on_reply(send, table.hand(send))
+    table.run(table.proposer(3).change(KEY, changes.put(b"new")))
+    table.log.clear()
+    outcome = table.run(task)
+    assert (outcome.value, outcome.error) == (b"new", None)
+    assert table.requests(Accept) == table.requests(Collect) == 0
+
+
+def test_a_collection_of_a_live_register_leaves_its_own_client_the_kept_ballot() -> None:
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"v")))
+    table.run(proposer.collect(KEY))
+    task = proposer.change(KEY, changes.put(b"w"))
+    table.run(task)
+    assert task.phases == 1
+
+
+def test_a_change_behind_a_collection_of_the_same_client_begins_with_a_prepare() -> None:
+    """The ballot that the deletion kept is below the fence by then; to try it would cost a round trip."""
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"v")))
+    table.run(proposer.change(KEY, changes.delete()))
+    table.run(proposer.collect(KEY))
+    task = proposer.change(KEY, changes.put(b"w"))
+    assert table.run(task).value == b"w"
+    assert task.phases == 2

@@ -12,6 +12,7 @@ import pytest
 from fake_server import asynchronous
 
 from troth import aio
+from troth.client.registers import lines
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.lines import Line, LineLost, may_have_arrived
@@ -311,6 +312,8 @@ class Restarts:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._accepted: list[socket.socket] = []
+        self.arrived = threading.Event()
+        """A request is here."""
         self.together = threading.Barrier(2)
         """Answers wait until two requests are here, so that two connections are in use."""
         self._acceptor = Acceptor(NodeId(1))
@@ -337,6 +340,7 @@ class Restarts:
                         is_greeted = True
                         continue
                     number, request = decode_ask(body)
+                    self.arrived.set()
                     if not self.together.broken:
                         self.together.wait(30)
                     connection.sendall(frame(encode_answer(number, self._acceptor.on_request(request)[0])))
@@ -374,3 +378,67 @@ def test_one_request_at_most_is_lost_on_the_connections_of_a_process_that_has_go
         assert [error is None for error in lost] == [False, True, True, True]
     finally:
         line.close()
+
+
+def test_a_request_whose_connection_breaks_may_have_arrived(restarts: Restarts) -> None:
+    line = Line(restarts.address, None)
+    try:
+        answer = line.ask(Describe(), time.monotonic() + 30)
+        assert restarts.arrived.wait(30)
+        restarts.restart()
+        error = answer.exception(30)
+        assert isinstance(error, LineLost) and may_have_arrived(error)
+    finally:
+        line.close()
+
+
+@asynchronous
+async def test_an_asyncio_request_whose_connection_breaks_may_have_arrived(restarts: Restarts) -> None:
+    line = AsyncLine(restarts.address, None)
+    answer = asyncio.create_task(line.ask(Describe()))
+    await asyncio.to_thread(restarts.arrived.wait, 30)
+    restarts.restart()
+    with pytest.raises(LineLost) as caught:
+        await answer
+    assert may_have_arrived(caught.value)
+    assert await line.ask(Describe()), "the next request has a connection of its own"
+    line.close()
+
+
+@pytest.mark.parametrize(("failure", "breaks"), [(TimeoutError("silent"), 0), (ConnectionError("reset"), 1)])
+def test_silence_breaks_no_other_connection(
+    restarts: Restarts, monkeypatch: pytest.MonkeyPatch, failure: OSError, breaks: int
+) -> None:
+    """The acceptor may be slow with one request; those that wait on its other connections are not given up."""
+
+    def fails(*_: object) -> ReplyMessage:
+        raise failure
+
+    monkeypatch.setattr(lines._Socket, "ask", fails)
+    line = Line(restarts.address, None)
+    try:
+        error = line.ask(Describe(), time.monotonic() + 30).exception(30)
+        assert isinstance(error, LineLost) and may_have_arrived(error)
+        assert line._generation == breaks
+    finally:
+        line.close()
+
+
+def test_another_acceptor_than_the_one_meant_is_not_asked(restarts: Restarts) -> None:
+    line = Line(restarts.address, None)
+    try:
+        error = line.ask(Describe(), time.monotonic() + 30, expect=7).exception(30)
+        assert isinstance(error, LineLost) and "replaced" in str(error) and not may_have_arrived(error)
+        assert not restarts.arrived.is_set()
+    finally:
+        line.close()
+
+
+@asynchronous
+async def test_another_acceptor_than_the_one_meant_is_not_asked_by_asyncio_either(restarts: Restarts) -> None:
+    line = AsyncLine(restarts.address, None)
+    with pytest.raises(LineLost, match="replaced") as caught:
+        await line.ask(Describe(), expect=7)
+    assert not may_have_arrived(caught.value)
+    assert not restarts.arrived.is_set()
+    line.close()

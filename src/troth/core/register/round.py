@@ -339,6 +339,8 @@ class Round(Attempting):
             self.outcome = _outcome_of(state, changed=False)
             return
         self._state = state
+        if self._collecting:
+            self._proposer.take_kept(self.key)  # outbid by ourselves: the next change would be refused
         # The next ballot is promised with this accept, so that our next change needs no prepare (§2.2.1).
         self._next = ZERO if self._collecting else self._proposer.new_ballot()
         self._begin(Phase.ACCEPTING, Accept(self.config.id, self.key, self._ballot, state, self._next))

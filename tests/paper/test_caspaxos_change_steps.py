@@ -1,0 +1,135 @@
+"""CASPaxos §2.3, the steps of a change of acceptors one by one: what each waits for, and what it hands on."""
+
+from itertools import permutations
+
+import msgspec
+import pytest
+from caspaxos import Table, ballot
+
+from troth.core.register import changes
+from troth.core.register.acceptor import Acceptor
+from troth.core.register.messages import (
+    ZERO,
+    Accept,
+    Configuration,
+    Configure,
+    Described,
+    Scan,
+    Scanned,
+    founding,
+    group_of,
+)
+from troth.core.register.reconfigure import Listing, Reconfiguration, _Announcing
+from troth.core.register.task import Outcome, Send
+from troth.errors import OutcomeUnknown
+from troth.ids import NodeId
+
+KEY = b"k"
+FOUR = {NodeId(n): f"a{n}" for n in (1, 2, 3, 4)}
+
+
+def configured(table: Table, config: Configuration) -> Table:
+    """*table* with new acceptors, all of them in *config*."""
+    table.config = config
+    table.acceptors = {node: Acceptor(node) for node in table.acceptors}
+    for acceptor in table.acceptors.values():
+        acceptor.on_request(Configure(config))
+    return table
+
+
+def until_accepts_of(table: Table, task: Reconfiguration, key: bytes) -> list[Send]:
+    """Drive *task* to where it asks the acceptors to accept *key*; these sends, not handed over yet."""
+    while True:
+        sends = task.take()
+        assert sends and task.outcome is None
+        if any(isinstance(send.request, Accept) and send.request.key == key for send in sends):
+            return sends
+        for send in sends:
+            task.on_reply(send, table.hand(send))
+
+
+# ---- listing ----
+
+
+@pytest.mark.parametrize("order", list(permutations((True, False, True))))
+def test_a_key_that_lives_on_one_acceptor_is_listed_as_live(order: tuple[bool, ...]) -> None:
+    task = Listing(Table(acceptors=5).proposer(1))
+    for send, is_tombstone in zip(task.take(), order, strict=False):
+        task.on_reply(send, Scanned(((KEY, is_tombstone),), False, ZERO))
+    assert task.outcome is not None
+    assert task.keys == {KEY: False}
+
+
+def test_who_listed_before_a_pause_has_to_list_again() -> None:
+    """Registers may have come since; a quorum answers one and the same question."""
+    task = Listing(Table().proposer(1))
+    first = {send.to: send for send in task.take()}
+    task.on_reply(first[NodeId(1)], Scanned((), False, ZERO))
+    for number in (2, 3):
+        task.on_lost(first[NodeId(number)])
+    assert task.pause
+    task.resume()
+    second = {send.to: send for send in task.take()}
+    assert all(isinstance(send.request, Scan) for send in second.values())
+    task.on_reply(second[NodeId(2)], Scanned((), False, ZERO))
+    assert task.outcome is None
+    task.on_reply(second[NodeId(3)], Scanned((), False, ZERO))
+    assert task.outcome is not None
+
+
+# ---- deciding, copying, announcing ----
+
+
+def test_an_announcement_is_heard_by_those_who_say_that_they_are_there() -> None:
+    table = Table()
+    task = _Announcing(table.proposer(1), ())
+    other = msgspec.structs.replace(founding(group_of(table.config.seats[:2])), floor=ballot(3))
+    for send in task.take():
+        task.on_reply(send, Described(send.to, other if send.to < 3 else None, 0, 0, 0, ZERO))
+    assert task.outcome is None and task.pause
+    task.resume()
+    for send in task.take()[:2]:
+        task.on_reply(send, Described(send.to, table.config, 0, 0, 0, ZERO))
+    assert task.outcome is not None  # type: ignore[unreachable]
+
+
+def test_a_decision_in_doubt_is_asked_for_again() -> None:
+    """Whatever was decided stays; so asking once more tells, and nothing is decided twice."""
+    table = Table(spares=1)
+    task = Reconfiguration(table.proposer(50), FOUR)
+    for send in task.take():
+        task.on_reply(send, table.hand(send))
+    assert task._stage == "deciding" and task._inner is not None
+    task._inner.outcome = Outcome(error=OutcomeUnknown("hidden"))  # type: ignore[union-attr]
+    task._advance()
+    assert task.outcome is None
+    assert table.run(task).error is None
+    assert table.acceptors[NodeId(4)].config == table.acceptors[NodeId(1)].config
+
+
+def test_copies_of_an_epoch_that_is_over_lead_to_no_last_step() -> None:
+    """Another operator has completed the change; a second last step would be one out of a set that is not joint."""
+    table = Table(spares=1)
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    slow, quick = table.proposer(50), table.proposer(51)
+    task = Reconfiguration(slow, FOUR)
+    last = until_accepts_of(table, task, KEY)
+    answers = [table.hand(send) for send in last]
+    assert table.run(Reconfiguration(quick, FOUR)).error is None
+    slow.adopt(quick.config)
+    for send, reply in zip(last, answers, strict=True):
+        task.on_reply(send, reply)
+    assert table.run(task).error is None
+    assert slow.config == quick.config
+    assert table.run(table.proposer(2).read(KEY)).value == b"v"
+
+
+def test_what_an_earlier_change_refuses_is_refused_behind_the_next_as_well() -> None:
+    """None of the present acceptors has promised a ballot so high; one that was away since then may hold it."""
+    table = Table(spares=1)
+    high = ballot(1000, 7)
+    configured(table, msgspec.structs.replace(table.config, floor=high, barrier=high))
+    proposer = table.proposer(50)
+    assert table.run(Reconfiguration(proposer, FOUR)).error is None
+    assert proposer.config.acceptors == tuple(FOUR)
+    assert proposer.config.barrier >= high and proposer.config.floor >= high
