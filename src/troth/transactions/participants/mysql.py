@@ -12,7 +12,7 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Engine, event, exc
 from typing_extensions import override
@@ -28,6 +28,19 @@ _WAIT = "troth.lock_wait_s"
 _WAIT_BEFORE = "troth.lock_wait_before"
 _NOTA = 1397
 _NO_SUCH_THREAD = 1094
+_WAITS = (
+    "SELECT w.trx_mysql_thread_id, h.trx_mysql_thread_id FROM {table} l"
+    " JOIN information_schema.innodb_trx w ON w.trx_id = l.{waiter}"
+    " JOIN information_schema.innodb_trx h ON h.trx_id = l.{holder}"
+)
+_WAITS_OF_MARIADB: Final = _WAITS.format(
+    table="information_schema.innodb_lock_waits", waiter="requesting_trx_id", holder="blocking_trx_id"
+)
+_WAITS_OF_MYSQL: Final = _WAITS.format(
+    table="performance_schema.data_lock_waits",
+    waiter="requesting_engine_transaction_id",
+    holder="blocking_engine_transaction_id",
+)
 _opening: ContextVar[bool] = ContextVar("troth.opening", default=False)
 """Whether it is for a branch that a connection is taken from the pool."""
 
@@ -135,6 +148,7 @@ class MySql(SqlParticipant):
         super().__init__(name, engine, key)
         self.sessions: dict[int, str] = {}
         """The server's number of a session -> the transaction of this process that it works for."""
+        self._waits = _WAITS_OF_MARIADB
         if not event.contains(engine, "checkout", _give_back):
             event.listen(engine, "checkout", _give_back)
 
@@ -150,10 +164,23 @@ class MySql(SqlParticipant):
                     "'xa_detach_on_prepare','hostname','port','datadir','innodb_flush_log_at_trx_commit')"
                 ).all()
             )
+            try:
+                connection.exec_driver_sql("XA RECOVER").all()
+                may_list = True
+            except exc.DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                may_list = False
         is_mariadb = "mariadb" in f"{version} {comment}".lower()
         numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:3])
         problems = [problem for problem in (autocommit_problem(self.engine, self.name),) if problem]
         warnings = []
+        self._waits = _WAITS_OF_MARIADB if is_mariadb else _WAITS_OF_MYSQL
+        if not may_list:
+            problems.append(
+                f"{self.name}: this user may not list what is prepared (XA RECOVER), so recovery could not finish it:"
+                f" GRANT XA_RECOVER_ADMIN ON *.* TO {self.engine.url.username or 'the user'}"
+            )
         if is_mariadb and numbers < (10, 5, 2):
             problems.append(
                 f"{self.name}: MariaDB {version} rolls back prepared branches when their session ends (MDEV-742):"
@@ -230,11 +257,7 @@ class MySql(SqlParticipant):
         if not sessions:
             return []
         with self.connected() as connection:
-            rows = connection.exec_driver_sql(
-                "SELECT w.trx_mysql_thread_id, h.trx_mysql_thread_id FROM information_schema.innodb_lock_waits l"
-                " JOIN information_schema.innodb_trx w ON w.trx_id = l.requesting_trx_id"
-                " JOIN information_schema.innodb_trx h ON h.trx_id = l.blocking_trx_id"
-            ).all()
+            rows = connection.exec_driver_sql(self._waits).all()
         return [
             Wait(sessions[waiter], sessions[holder], partial(self._cancel, waiter))
             for waiter, holder in rows

@@ -1,0 +1,84 @@
+"""What MariaDB and MySQL are asked, where they differ: MySQL itself is not among the servers that tests start."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+sa = pytest.importorskip("sqlalchemy")
+pytest.importorskip("pymysql")
+
+from troth.transactions.participants.mysql import MySql  # noqa: E402
+
+MYSQL = ("8.0.36", "MySQL Community Server - GPL", "ledger")
+MARIADB = ("10.11.6-MariaDB-0+deb12u1", "Debian 12", "ledger")
+
+
+class Rows:
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self._rows = list(rows)
+
+    def one(self) -> Any:
+        (row,) = self._rows
+        return row
+
+    def all(self) -> list[Any]:
+        return self._rows
+
+
+class Server:
+    """Answers by what a query begins with, or raises it."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+        self.asked: list[str] = []
+
+    def exec_driver_sql(self, query: str) -> Rows:
+        self.asked.append(query)
+        for begin, answer in self._answers.items():
+            if query.startswith(begin):
+                if isinstance(answer, Exception):
+                    raise answer
+                return Rows(answer)
+        return Rows(())
+
+
+def participant(server: Server) -> MySql:
+    @contextmanager
+    def connected() -> Iterator[Server]:
+        yield server
+
+    engine = sa.create_engine("mysql+pymysql://user@host/ledger")
+    found = MySql("ledger", engine, engine)
+    found.connected = connected  # type: ignore[method-assign,assignment]
+    return found
+
+
+def denied() -> Exception:
+    error = sa.exc.OperationalError("XA RECOVER", None, Exception(1401, "XAER_RMERR: Fatal error occurred"))
+    return error
+
+
+@pytest.mark.parametrize("version", [MYSQL, MARIADB], ids=["mysql", "mariadb"])
+def test_preflight_finds_out_whether_recovery_may_list_what_is_prepared(version: tuple[str, ...]) -> None:
+    """MySQL 8 wants a privilege for XA RECOVER. Without it a branch of the dead would stay prepared for ever."""
+    asked = Server({"SELECT VERSION()": [version], "XA RECOVER": ()})
+    assert participant(asked).facts().problems == ()
+    (problem,) = participant(Server({"SELECT VERSION()": [version], "XA RECOVER": denied()})).facts().problems
+    assert "GRANT XA_RECOVER_ADMIN ON *.* TO" in problem
+
+
+@pytest.mark.parametrize(
+    ("version", "table"),
+    [(MYSQL, "performance_schema.data_lock_waits"), (MARIADB, "information_schema.innodb_lock_waits")],
+    ids=["mysql", "mariadb"],
+)
+def test_who_waits_for_whom_is_asked_where_the_server_keeps_it(version: tuple[str, ...], table: str) -> None:
+    server = Server({"SELECT VERSION()": [version], "SELECT w.": [(7, 8), (7, 99)]})
+    ledger = participant(server)
+    ledger.facts()
+    ledger.sessions.update({7: "T1.log.0.1.2", 8: "T1.log.0.1.3"})
+    (wait,) = ledger.waits()
+    assert (wait.waiter, wait.holder) == ("T1.log.0.1.2", "T1.log.0.1.3")
+    assert table in server.asked[-1]
