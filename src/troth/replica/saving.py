@@ -26,6 +26,8 @@ class SnapshotPath(AdminPath):
         self._set_due()
         self._doubtful = False
         """Whether the newest snapshot may be damaged on the disk, so that another must take its place."""
+        self._saved_in_doubt = False
+        """Whether the one that is being saved is to take the place of a doubtful one."""
         self._sender = SnapshotSender(
             chunk_bytes=config.chunk_bytes,
             bytes_per_tick=max(1, config.snapshot_bytes_per_second // config.ticks_per_second),
@@ -35,6 +37,8 @@ class SnapshotPath(AdminPath):
         self._receiver = SnapshotReceiver()
         self._length_bytes = 0
         """Of the log from the start of this process up to the newest snapshot that was begun."""
+        self._lengths_before = 0
+        """The same up to the one before it."""
         self._lengths: dict[LogIndex, int] = {}
         """The same up to each snapshot behind which the log may still be kept, by its index."""
         self._loading: SnapshotMeta | None = None
@@ -42,9 +46,16 @@ class SnapshotPath(AdminPath):
 
     def snapshot_saved(self, meta: SnapshotMeta, ok: bool) -> None:
         """`SaveSnapshot` has ended; if *ok* the snapshot is durable, and the log before it can go."""
-        self._saving = False
-        if not ok or meta.last.index < self._snapshot.last.index:
-            return  # in the second case a newer one was installed meanwhile, and the log may begin behind that
+        was_doubtful, self._saving = self._saved_in_doubt, False
+        if meta.last.index < self._snapshot.last.index:
+            return  # a newer one was installed meanwhile, and the log may begin behind that
+        if not ok:
+            # It is due still: the log, which grows where there was no room for it, must not wait for as much again.
+            self._log_bytes += self._length_bytes - self._lengths_before
+            self._length_bytes = self._lengths_before
+            self._lengths.pop(meta.last.index, None)
+            self._doubtful |= was_doubtful
+            return
         before, self._snapshot = self._snapshot, meta
         self._set_due()
         keep_from = LogIndex(max(1, meta.last.index + 1 - self._config.log_kept_entries))
@@ -110,7 +121,8 @@ class SnapshotPath(AdminPath):
             return
         if self._applied == self._snapshot.last.index and not self._doubtful:
             return
-        self._saving, self._doubtful = True, False
+        self._saving, self._saved_in_doubt, self._doubtful = True, self._doubtful, False
+        self._lengths_before = self._length_bytes
         self._length_bytes += self._log_bytes
         self._log_bytes = 0
         self._lengths[self._applied] = self._length_bytes

@@ -482,6 +482,34 @@ def test_a_snapshot_that_could_not_be_saved_lets_nothing_go_and_another_is_begun
     assert leader.engine.status().first_index > 1, "the third was saved"
 
 
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_a_snapshot_that_was_due_and_could_not_be_saved_is_due_still(doubtful: bool) -> None:
+    """Not only when the log has grown by as much again: the disk that it grows on is full."""
+    bound = 1 << 30 if doubtful else 10_000
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_bytes=bound, snapshot_log_entries=1 << 30))
+    leader = cluster.replicas[cluster.leader]
+    tried: list[SaveSnapshot] = []
+    real = cluster._work
+
+    def failing(node: NodeId, work: object) -> None:
+        if isinstance(work, SaveSnapshot) and node == leader.engine.node_id and len(tried) < 2:
+            tried.append(work)
+        else:
+            real(node, work)
+
+    cluster._work = failing  # type: ignore[method-assign]
+    leader._doubtful = doubtful
+    while not tried:
+        write(cluster, Put(b"k", b"v" * 1000))
+    write(cluster, Put(b"k", b""))
+    leader.snapshot_saved(tried[0].meta, False)
+    cluster.settle()
+    assert len(tried) == 2
+    leader.snapshot_saved(tried[1].meta, False)
+    cluster.settle()
+    assert leader._snapshot.last.index == leader._applied
+
+
 @pytest.mark.parametrize("values, factor", [(5, 1), (30, 3), (200, 8)])
 def test_a_large_state_is_not_written_again_before_the_log_has_grown_as_much(values: int, factor: int) -> None:
     """Else 2 GiB would be written for each 64 MiB of new log; but no log grows beyond eight times those."""
