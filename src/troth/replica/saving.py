@@ -96,6 +96,7 @@ class SnapshotPath(AdminPath):
     def chunk_stored(self, work: StoreChunk, offset: int, complete: bool, now: Tick) -> None:
         """`StoreChunk` is done: everything before *offset* is durable; *complete*: the snapshot is whole."""
         self._now = now
+        self._receiver.stored()
         if complete:
             self.engine.snapshot_received(work.sender, work.term, work.meta, now)
             if self.engine.commit_index < work.meta.last.index:
@@ -105,6 +106,7 @@ class SnapshotPath(AdminPath):
 
     def chunk_refused(self, work: StoreChunk) -> None:
         """There is no room for the snapshot of `StoreChunk`, and none of it is kept."""
+        self._receiver.stored()
         self._out.send.append((work.sender, SnapshotAck(work.meta.last, 0, False, refused=True)))
 
     def _set_due(self) -> None:

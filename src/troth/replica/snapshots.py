@@ -20,6 +20,13 @@ from troth.replica.peers import SnapshotAck, SnapshotChunk
 SETBACKS_MAX = 2
 """So often a follower may fall back before its transfer is given up."""
 
+LAST_TRIES = 12
+"""So many times as many tries has the last chunk: the follower checks all of the file before it answers, which takes
+a slow disk a minute for some gigabytes."""
+
+STORING_MAX = 2
+"""Chunks that wait for the follower's disk; one that is repeated meanwhile is not kept."""
+
 PENALTY_DOUBLINGS_MAX = 8
 """A follower that fails again and again is sent a snapshot every four minutes (of one second's patience)."""
 
@@ -31,6 +38,7 @@ class _Outgoing:
     sent: Tick
     tries: int = 0
     setbacks: int = 0
+    is_last: bool = False
     not_before: Tick = Tick(0)
 
 
@@ -77,6 +85,7 @@ class SnapshotSender:
         outgoing = self._outgoing.get(work.peer)
         if outgoing is None or outgoing.meta.last != work.meta.last or outgoing.offset != work.offset:
             return None
+        outgoing.is_last = last
         return SnapshotChunk(term, work.meta, work.offset, data, last)
 
     def give_up(self, peer: NodeId, engine: Engine) -> None:
@@ -103,6 +112,7 @@ class SnapshotSender:
             return not ack.refused
         if ack.offset != outgoing.offset:
             outgoing.offset = ack.offset
+            outgoing.is_last = False
             outgoing.tries = 0
             outgoing.sent = Tick(0)
         return False
@@ -117,7 +127,7 @@ class SnapshotSender:
                 continue
             if outgoing.sent:
                 outgoing.tries += 1
-                if outgoing.tries >= self._tries_max:
+                if outgoing.tries >= self._tries_max * (LAST_TRIES if outgoing.is_last else 1):
                     self.give_up(peer, engine)
                     continue
             work.append(self._read(peer, outgoing, now))
@@ -127,9 +137,16 @@ class SnapshotSender:
 class SnapshotReceiver:
     """The follower's side: it takes what its term's leader sends, and says how far it is."""
 
+    def __init__(self) -> None:
+        self._storing = 0
+
+    def stored(self) -> None:
+        """A chunk that was to be stored is, or will not be."""
+        self._storing -= 1
+
     def on_chunk(self, sender: NodeId, chunk: SnapshotChunk, engine: Engine) -> StoreChunk | SnapshotAck | None:
         """What to do with a chunk: store it, or say that it is not needed (all of them were, and that answer is lost,
-        say). None if it is of a deposed leader, or of a snapshot that nobody can have made."""
+        say). None if it is of a deposed leader, or of a snapshot that nobody can have made, or others wait still."""
         term, _ = engine.leader()
         last = chunk.meta.last
         if (
@@ -141,6 +158,9 @@ class SnapshotReceiver:
             return None
         if engine.commit_index >= last.index:
             return SnapshotAck(last, chunk.offset, True)
+        if self._storing >= STORING_MAX:
+            return None
+        self._storing += 1
         return StoreChunk(
             sender=sender,
             term=chunk.term,

@@ -145,6 +145,8 @@ class SnapshotKeeper:
 
     def _received(self, work: StoreChunk) -> tuple[int, bool]:
         """How much of the snapshot is here, with the bytes of *work*, and whether that is all of it."""
+        if self._store.holds(work.meta):
+            return work.offset, True  # its last chunk was repeated while all of it was checked
         offset = self._store.receive(work.meta, work.offset, work.data)
         if not work.last or offset != work.offset + len(work.data):
             return offset, False

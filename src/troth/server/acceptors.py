@@ -11,7 +11,7 @@ from pathlib import Path
 
 from troth.core.register.codec import decode_ask, encode_answer
 from troth.core.register.messages import Conflict, ReplyMessage
-from troth.errors import DecodeError
+from troth.errors import DecodeError, StorageError
 from troth.ids import ClusterId
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.disk_machine import DiskMachine
@@ -92,6 +92,7 @@ class Registers:
         self._failed = failed
         self._bytes_max = bytes_max
         self.node: AcceptorNode | None = None
+        self._failure: StorageError | None = None
         if self._directory.exists():
             self.opened()
 
@@ -99,12 +100,20 @@ class Registers:
         """The acceptor; its directory is made if need be.
 
         Raises:
-            StorageError: it can not be used; the server must stop.
+            StorageError: it can not be used, or could not be made. The first is known at the start. After the second
+                (a full disk) nothing was promised, and it is not tried again by this process, which may see in the page
+                cache what the disk never got.
         """
+        if self._failure is not None:
+            raise self._failure
         if self.node is None:
-            self.node = AcceptorNode(
-                str(self._directory), machine=self._machine, failed=self._failed, bytes_max=self._bytes_max
-            )
+            try:
+                self.node = AcceptorNode(
+                    str(self._directory), machine=self._machine, failed=self._failed, bytes_max=self._bytes_max
+                )
+            except StorageError as error:
+                self._failure = error
+                raise
         return self.node
 
     def numbers(self) -> dict[str, int]:

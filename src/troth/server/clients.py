@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 from typing_extensions import override
 
-from troth.errors import DecodeError
+from troth.errors import DecodeError, StorageError
 from troth.ids import ClusterId, NodeId
 from troth.models import LevelName
 from troth.replica.effects import ClientId
@@ -263,7 +263,16 @@ class ClientConnection(FrameConnection):
             self._port.counters.refused += 1
             self.refuse(rejected.code, rejected.text)
             return
-        node = registers.opened()
+        try:
+            node = registers.opened()
+        except StorageError as error:
+            # Without an acceptor this is a server still, and others are acceptors too.
+            self._port.counters.refused += 1
+            self._port.warn_once(
+                "registers", "this server can not hold registers before it is started again", error
+            )
+            self.refuse("unavailable", f"server {self._port.node.name} can not hold registers: {error}")
+            return
         self.admit(CLIENT_FRAME_BYTES_MAX)
         self._session = AcceptorSession(node, self.transport)
         self.greet(welcome(node, hello, self._port.node.name))

@@ -118,6 +118,9 @@ class ServerConfig:
     def _check_numbers(self) -> None:
         if not 1 <= self.tick_ms <= TICK_MS_MAX:
             raise UsageError(f"tick_ms {self.tick_ms} must be 1 to {TICK_MS_MAX}")
+        if 1000 % self.tick_ms:
+            # The seconds of leases are counted in ticks: rounded, they would end early.
+            raise UsageError(f"tick_ms {self.tick_ms} must divide a second; 5, 10, 20 and 50 do, for example")
         if not self.tick_ms <= self.heartbeat_ms < self.election_timeout_ms:
             raise UsageError(
                 f"heartbeat_ms ({self.heartbeat_ms}) must be at least tick_ms ({self.tick_ms}) and below "

@@ -192,6 +192,10 @@ class SnapshotStore:
         """Bytes ``[offset, offset + size)`` of the file of *meta*, for a follower; shorter only at its end."""
         return read(self._stream(meta), names.snapshot_name(meta.last), offset, size)
 
+    def holds(self, meta: SnapshotMeta) -> bool:
+        """Whether *meta* is here, and was found intact."""
+        return self._good.get(meta.last) == meta
+
     def received(self, meta: SnapshotMeta) -> int:
         """How many bytes of the file of *meta* are here: go on from there. Survives a restart."""
         return self._incoming_for(meta).size

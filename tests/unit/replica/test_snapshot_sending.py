@@ -7,7 +7,7 @@ from troth.core.interface import Engine, EntryId, Membership, SnapshotMeta
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.replica.effects import ReadChunk, SnapshotWork, StoreChunk
 from troth.replica.peers import SnapshotAck, SnapshotChunk
-from troth.replica.snapshots import SnapshotReceiver, SnapshotSender
+from troth.replica.snapshots import LAST_TRIES, STORING_MAX, SnapshotReceiver, SnapshotSender
 
 PEER, OTHER = NodeId(2), NodeId(3)
 CHUNK, PER_TICK, PATIENCE, TRIES = 100, 10, 50, 3
@@ -89,6 +89,28 @@ def test_a_follower_that_stays_silent_is_given_up_after_so_many_tries_and_the_en
     assert sending.told.sent == [(PEER, 9, False)]
     assert sending.sender.sending == frozenset()
     assert sending.tick(10 * PATIENCE) == []
+
+
+def test_the_last_chunk_waits_for_a_follower_that_checks_all_of_a_large_snapshot() -> None:
+    sending = begun()
+    sending.sender.chunk_read(read(0), b"data", True, Term(5))
+    for number in range(1, LAST_TRIES * TRIES):
+        assert sending.tick(1 + number * PATIENCE) == [read(0)]
+    assert sending.told.sent == []
+    assert sending.tick(1 + LAST_TRIES * TRIES * PATIENCE) == []
+    assert sending.told.sent == [(PEER, 9, False)]
+
+
+def test_a_follower_that_has_not_all_after_the_last_chunk_has_the_usual_tries_again() -> None:
+    sending = begun()
+    sending.ack(100)
+    sending.tick(PATIENCE)
+    sending.sender.chunk_read(read(100), b"data", True, Term(5))
+    sending.ack(50)
+    for number in range(2, 2 + TRIES):
+        assert sending.tick(number * PATIENCE + PACE) == [read(50)]
+    assert sending.tick((2 + TRIES) * PATIENCE + PACE) == []
+    assert sending.told.sent == [(PEER, 9, False)]
 
 
 def test_progress_gives_all_tries_back() -> None:
@@ -180,6 +202,15 @@ def test_a_chunk_of_a_deposed_leader_is_not_stored() -> None:
     for term in (5, 6):
         stored = StoreChunk(sender=PEER, term=Term(term), meta=meta(), offset=300, data=b"data", last=True)
         assert on_chunk(term) == stored
+
+
+def test_chunks_that_are_repeated_while_the_disk_is_busy_do_not_pile_up() -> None:
+    receiver, engine = SnapshotReceiver(), cast(Engine, Told())
+    chunk = SnapshotChunk(Term(5), meta(), 300, b"data", True)
+    taken = [receiver.on_chunk(PEER, chunk, engine) for _ in range(STORING_MAX + 1)]
+    assert [type(each) for each in taken] == [StoreChunk] * STORING_MAX + [type(None)]
+    receiver.stored()
+    assert isinstance(receiver.on_chunk(PEER, chunk, engine), StoreChunk)
 
 
 def test_a_chunk_that_is_not_needed_any_more_is_answered_as_done_and_not_stored() -> None:

@@ -15,6 +15,7 @@ from troth.replica.replica import Replica
 from troth.runtime.snapshots import SnapshotKeeper
 from troth.runtime.writer import LogWriter
 from troth.simulate.disk import SimulatedDisk
+from troth.storage import names
 from troth.storage.log import WriteAheadLog
 from troth.storage.snapshots import SnapshotStore
 
@@ -109,3 +110,14 @@ async def test_a_sync_that_fails_while_a_snapshot_comes_still_ends_the_process()
     files.fail_next_sync()
     with pytest.raises(SyncFailed):
         keeper.start(works[-1])
+
+
+async def test_a_last_chunk_that_was_repeated_while_all_was_checked_finds_the_snapshot_whole() -> None:
+    told, files, data = Told(), SimulatedDisk(random.Random(2)), whole()
+    keeper = keeper_of(files, told)
+    works = chunks(data)
+    for work in (*works, works[-1]):
+        keeper.start(work)
+    await asyncio.sleep(0)
+    assert told.heard[-2:] == [("stored", len(data), True), ("stored", works[-1].offset, True)]
+    assert files.names() == [names.snapshot_name(META.last)]

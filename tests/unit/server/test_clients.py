@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import tracemalloc
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec import structs
 
+from troth.errors import StorageError
 from troth.ids import ClusterId, NodeId
 from troth.kv.requests import Failure, KeyValue, RangeResult, Txn
 from troth.models import LevelName
@@ -25,7 +28,9 @@ from troth.replica.protocol import (
     Writes,
 )
 from troth.runtime.addresses import Address
+from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import Call, open_connection
+from troth.server.acceptors import Registers
 from troth.server.clients import ClientPort
 from troth.wire.frames import frame
 from troth.wire.handshake import VERSION, Hello, Rejected, Welcome, encode_greeting
@@ -119,6 +124,25 @@ async def test_who_can_not_be_served_is_told_why(hello: Hello, code: str) -> Non
         answer = await (await call(address, hello)).greeting
         assert isinstance(answer, Rejected) and answer.code == code
         assert node.heard == [] and not node.port.connections
+
+
+async def test_a_disk_without_room_for_an_acceptor_refuses_proposers_and_nobody_else(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+    tries: list[str] = []
+
+    class Full(DiskMachine):
+        def directory(self, path: str) -> Any:
+            tries.append(path)
+            raise StorageError("No space left on device")
+
+    node = EchoNode()
+    node.port.registers = Registers(str(tmp_path), machine=Full(), failed=failed.append, bytes_max=1 << 20)
+    async with asyncio.timeout(5), serving(node) as address:
+        for _ in range(2):
+            answer = await (await call(address, Hello("register"))).greeting
+            assert isinstance(answer, Rejected) and answer.code == "unavailable"
+        assert isinstance(await (await call(address)).greeting, Welcome)
+    assert (failed, len(tries)) == ([], 1)
 
 
 async def test_one_client_too_many_is_refused_and_room_is_given_again() -> None:

@@ -14,9 +14,9 @@ NEEDED = {"name": "n1", "data_dir": "/tmp/n1"}
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "troth.toml"
     file.write_text('name = "file"\ndata_dir = "/file"\ntick_ms = 5\nheartbeat_ms = 20\n')
-    environment = {"TROTH_NAME": "environment", "TROTH_TICK_MS": "7", "HOME": "/"}
+    environment = {"TROTH_NAME": "environment", "TROTH_TICK_MS": "8", "HOME": "/"}
     config = load_config({"name": "flag", "quota_bytes": None}, file=file, environment=environment)
-    assert (config.name, config.tick_ms, config.heartbeat_ms, config.data_dir) == ("flag", 7, 20, "/file")
+    assert (config.name, config.tick_ms, config.heartbeat_ms, config.data_dir) == ("flag", 8, 20, "/file")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,7 @@ def test_a_cluster_is_read_as_text_and_as_a_table(tmp_path: Path) -> None:
         ({"zzz": 5}, "there are: name"),
         ({"tick_ms": "soon"}, "whole number"),
         ({"tick_ms": 0}, "1 to 1000"),
+        ({"tick_ms": 300, "heartbeat_ms": 300}, "must divide a second"),
         ({"heartbeat_ms": 700}, "ten times smaller"),
         ({"client_address": "nowhere"}, "host:port"),
         ({"client_address": ":7001"}, "0.0.0.0:7001"),
