@@ -315,8 +315,9 @@ class Router(Servers):
         for callback in self.on_tick:
             callback(now_s)
         for link in list(self.links.values()):
-            if link.connection is not None:
-                self._watch_liveness(link, link.connection, oldest_s.get(link.connection), now_s)
+            connection = link.connection
+            if connection is not None and (connection in oldest_s or now_s - connection.heard_at_s > PING_EVERY_S):
+                self._watch_liveness(link, connection, oldest_s.get(connection), now_s)
         self._schedule_tick(TICK_S if self._requests else IDLE_TICK_S)
 
     def _expire(self, request: Request) -> None:

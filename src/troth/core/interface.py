@@ -297,6 +297,9 @@ class Engine(Protocol):
     def tick(self, now: Tick) -> None:
         """Let time pass up to *now* (see the module: an older one than before changes nothing)."""
 
+    def asleep_until(self) -> Tick:
+        """`tick` changes nothing before this, unless something else comes in first. For a driver that would sleep."""
+
     def read(self, context: int, now: Tick) -> None:
         """Ask for a linearizable read point; *context* (chosen by the caller, unique) returns in `Effects`."""
 

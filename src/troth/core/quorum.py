@@ -41,8 +41,13 @@ def vote_result(
             the missing half of a membership that is not joint).
     """
     needed = (majority(len(voters)) if voters else 0) if size is None else size
-    granted = sum(votes.get(voter) is True for voter in voters)
-    refused = sum(votes.get(voter) is False for voter in voters)
+    granted = refused = 0
+    for voter in voters:
+        vote = votes.get(voter)
+        if vote is True:
+            granted += 1
+        elif vote is False:
+            refused += 1
     if granted >= needed:
         return VoteResult.WON
     if refused > len(voters) - needed:

@@ -326,9 +326,14 @@ class Store:
             if not revision & (MARK_INTERVAL - 1):
                 space.marks.append((revision, space.superseded_bytes))
             answer(PutResult(revision))
-        if space.scavenged_revision < space.compact_revision:
+        if self.has_garbage:
             space.scavenge(_SCAVENGE_VERSIONS_PER_BATCH + _SCAVENGE_VERSIONS_PER_COMMAND * len(commands))
         return results
+
+    @property
+    def has_garbage(self) -> bool:
+        """Whether there is something for `scavenge`, now or once nobody reads the past."""
+        return self.space.scavenged_revision < self.space.compact_revision
 
     def scavenge(self, versions_max: int = 4096) -> bool:
         """Free memory that compaction has set free, in a bounded step; for idle moments. True: there is more.

@@ -65,7 +65,7 @@ COMPARE_EVERY = 25
 
 CLIENT_PORT, PEER_PORT = 7001, 7101
 INPUTS = ("change_membership", "unreachable", "snapshot_sent")
-LOOKS = ("entry_id", "membership_at", "leader", "status")
+LOOKS = ("entry_id", "membership_at", "leader", "status", "asleep_until")
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -102,10 +102,14 @@ class WatchedEngine:
         return result
 
     def receive(self, sender: NodeId, message: Message, now: Tick) -> None:
-        seat = self._seat
-        seat.on_received(sender, message, now)
+        seat, monitor = self._seat, self._monitor
+        if sender == self.node_id:
+            # What a server says to itself never leaves it.
+            monitor.on_sent(seat, sender, message)
+        monitor.on_received(seat, sender, message, now)
+        seat.handling = (sender, message)
         self._engine.receive(sender, message, now)
-        self._monitor.on_input(seat)
+        monitor.on_input(seat)
         seat.handling = None
 
     def tick(self, now: Tick) -> None:
@@ -269,13 +273,6 @@ class Seat:
         return self._reads.get(context)
 
     # ---- what the engine does ----------------------------------------------------------------------------
-
-    def on_received(self, sender: NodeId, message: Message, now: Tick) -> None:
-        if sender == self.node_id:
-            # What a server says to itself never leaves it.
-            self.monitor.on_sent(self, sender, message)  # type: ignore[arg-type]
-        self.monitor.on_received(self, sender, message, now)  # type: ignore[arg-type]
-        self.handling = (sender, message)
 
     def on_accepted(self) -> None:
         self.monitor.on_accepted(self)  # type: ignore[arg-type]

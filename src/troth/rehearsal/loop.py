@@ -31,19 +31,19 @@ TASKS_KEPT = 64
 class Handle:
     """A callback that was asked for."""
 
-    __slots__ = ("_arguments", "_callback", "_context", "_when")
+    __slots__ = ("_arguments", "_callback", "_context", "_when_us")
 
     def __init__(
         self,
         callback: Callable[..., object],
         arguments: tuple[Any, ...],
         context: Context | None,
-        when: float = 0.0,
+        when_us: int = 0,
     ) -> None:
         self._callback: Callable[..., object] | None = callback
         self._arguments = arguments
         self._context = context
-        self._when = when
+        self._when_us = when_us
 
     def cancel(self) -> None:
         self._callback = None
@@ -53,23 +53,27 @@ class Handle:
         return self._callback is None
 
     def when(self) -> float:
-        return self._when
+        return self._when_us / 1e6
 
 
 class Clock:
     """A process's monotonic clock, in microseconds: it may run fast or slow, and leap ahead."""
 
-    __slots__ = ("_base_local_us", "_base_world_us", "_permille", "_world")
+    __slots__ = ("_ahead_us", "_base_world_us", "_permille", "_world")
 
     def __init__(self, world: World, offset_us: int = 0) -> None:
         self._world = world
-        self._base_world_us = world.now_us
-        self._base_local_us = offset_us
+        self._ahead_us = offset_us - world.now_us
+        """How far it was ahead of the world's at `_base_world_us`."""
+        self._base_world_us = 0
         self._permille = 1000
 
     def local_us(self) -> int:
-        passed_us = self._world.now_us - self._base_world_us
-        return self._base_local_us + (passed_us if self._permille == 1000 else passed_us * self._permille // 1000)
+        now_us = self._world.now_us
+        if self._permille != 1000:
+            passed_us = now_us - self._base_world_us
+            now_us = self._base_world_us + passed_us * self._permille // 1000
+        return now_us + self._ahead_us
 
     def world_us(self, local_us: int) -> int:
         """How much of the world's time passes until this clock has counted *local_us*."""
@@ -77,13 +81,13 @@ class Clock:
 
     def set_rate(self, permille: int) -> None:
         """Run at *permille* thousandths of the right speed from now on."""
-        self._base_local_us = self.local_us()
+        self._ahead_us = self.local_us() - self._world.now_us
         self._base_world_us = self._world.now_us
         self._permille = permille
 
     def jump(self, local_us: int) -> None:
         """Leap ahead, as a clock does that is read before and after a long sleep of the machine."""
-        self._base_local_us += local_us
+        self._ahead_us += local_us
 
 
 class ProcessLoop:
@@ -96,6 +100,7 @@ class ProcessLoop:
         self.world = world
         self.host = host
         self.clock = clock
+        self._local_us = clock.local_us
         self.alive = True
         self.paused = False
         self._network = network
@@ -109,7 +114,7 @@ class ProcessLoop:
     # ---- asyncio's side --------------------------------------------------------------------------------
 
     def time(self) -> float:
-        return self.clock.local_us() / 1e6
+        return self._local_us() / 1e6
 
     def call_soon(
         self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
@@ -130,14 +135,13 @@ class ProcessLoop:
         self, delay: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
     ) -> Handle:
         # Of a deadline less than a microsecond may be left; taken for nothing it would be asked for again for ever.
-        local_us = int(delay * 1e6) or int(delay > 0)
-        return self._call_in(self.clock.local_us(), local_us, callback, arguments, context)
+        return self._call_in(self._local_us(), int(delay * 1e6) or int(delay > 0), callback, arguments, context)
 
     def call_at(
         self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
     ) -> Handle:
         # One microsecond more: floats must not make a timer early by a hair, and be asked for again at once.
-        now_us = self.clock.local_us()
+        now_us = self._local_us()
         return self._call_in(now_us, int(when * 1e6) + 1 - now_us, callback, arguments, context)
 
     def _call_in(
@@ -148,7 +152,7 @@ class ProcessLoop:
         arguments: tuple[Any, ...],
         context: Context | None,
     ) -> Handle:
-        handle = Handle(callback, arguments, context, now_us / 1e6 + local_us / 1e6)
+        handle = Handle(callback, arguments, context, now_us + local_us)
         if self.alive:
             self.world.after(self.clock.world_us(local_us) if local_us > 0 else 0, self._due, handle)
         return handle

@@ -129,13 +129,16 @@ class End:
                 self._closing = True
                 self._finish(None)
         else:
-            self.peer.was_read(len(item))
+            peer = self.peer
+            peer.unread_bytes -= len(item)
+            if peer._blocked:
+                peer.was_read()
             if not self._closing:
                 self.protocol.data_received(item)
 
-    def was_read(self, count: int) -> None:
-        self.unread_bytes -= count
-        if self._blocked and self.unread_bytes <= SOCKET_BYTES + HIGH_BYTES // 4:
+    def was_read(self) -> None:
+        """The other side has taken in some of what kept this one from writing."""
+        if self.unread_bytes <= SOCKET_BYTES + HIGH_BYTES // 4:
             self._blocked = False
             if not self._closing:
                 self.loop.call_soon(self.protocol.resume_writing)

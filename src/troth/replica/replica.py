@@ -167,6 +167,21 @@ class Replica(SnapshotPath):
         if self._amnesia and not self._recovering:
             self._ask_recovery_point()
 
+    def asleep_until(self) -> Tick:
+        """`tick` changes nothing before this, unless something else comes in first; a time past: it may, any time."""
+        if (
+            self._pending
+            or self._reads.count
+            or self._questions
+            or self._transfers
+            or self._fetches
+            or self._notified
+            or self._amnesia
+            or self.machine.store.has_garbage
+        ):
+            return self._now
+        return self.engine.asleep_until()
+
     def suspect(self, peer: NodeId, now: Tick) -> None:
         """The driver has seen *peer*'s process die."""
         self._now = now

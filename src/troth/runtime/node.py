@@ -15,9 +15,11 @@ The storage thread posts back how many writes are durable, which opens the outbo
 visible", with the order decided in pure code and only carried out here.
 
 A turn is scheduled once however many callbacks ask for it, and time also passes inside turns, so that a busy loop
-still ticks. When little is under way (`LONE_BYTES_MAX`), the first read in a round of the loop has its turn at once.
-Anything unexpected in an input or a turn stops the server, and nothing that the replica has decided since leaves: one
-that has failed half way through an input is not one to go on with.
+still ticks. A replica for which the passing of time means nothing yet (a follower that waits for its leader) has no
+turns for it; the clock is looked at all the same, so that a pause of this process is noticed. When little is under way
+(`LONE_BYTES_MAX`), the first read in a round of the loop has its turn at once. Anything unexpected in an input or a
+turn stops the server, and nothing that the replica has decided since leaves: one that has failed half way through an
+input is not one to go on with.
 """
 
 import asyncio
@@ -53,7 +55,10 @@ LONE_BYTES_MAX = 4096
 """While no more bytes of commands than that are under way, a turn does not wait for company."""
 
 LATE_TICKS = 5
-"""A turn that comes so many ticks late finds other events waiting; they are heard before time is told."""
+"""A server that has not run for more ticks than that finds events waiting; they are heard before time is told."""
+
+SLEEP_TICKS_MAX = LATE_TICKS - 1
+"""So seldom at least the clock is looked at."""
 
 _log = logging.getLogger("troth.node")
 
@@ -137,12 +142,17 @@ class Node(PeerSink):
         self._turn_scheduled = False
         self._turn_due = False
         self._told = clock.now()
+        """The time that the replica was told last."""
+        self._ran_at = self._told
+        """When this server was last seen to run."""
         self._heard_at = self._told
         """When the newest input came."""
         self._listened = False
         """Whether the sockets were read since this server noticed how late it is."""
         self._look_at = Tick(0)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = Tick(0)
+        """When it looks at the clock."""
         self._stopped = False
         self.membership: Membership | None = None
 
@@ -297,15 +307,34 @@ class Node(PeerSink):
     def _on_timer(self) -> None:
         if self._stopped:
             return
-        self._timer = self._loop.call_later(self._clock.tick_ms / 1000, self._on_timer)
-        self._wake()
+        now = self._clock.now()
+        until = self.replica.asleep_until()
+        if now < until and now - self._ran_at <= LATE_TICKS:
+            self._ran_at = now
+        else:
+            self._wake()
+        self._set_timer(now, until)
+
+    def _set_timer(self, now: Tick, until: Tick) -> None:
+        """Look at the clock again when the replica wants to know the time, *until* which it sleeps, and not long from
+        *now* in any case."""
+        ticks = min(max(until - now, 1), SLEEP_TICKS_MAX)
+        self._timer_at = Tick(now + ticks)
+        self._timer = self._loop.call_later(ticks * self._clock.tick_ms / 1000, self._on_timer)
+
+    def _stay_awake(self, timer: asyncio.TimerHandle, now: Tick) -> None:
+        """What a turn has brought may want to know the time before *timer* looks at the clock again."""
+        until = self.replica.asleep_until()
+        if until < self._timer_at:
+            timer.cancel()
+            self._set_timer(now, until)
 
     def _turn(self, now: Tick) -> None:
         self._turn_due = False
         if self._stopped:
             return
         try:
-            late = now - self._told
+            late = now - self._ran_at
             if late > LATE_TICKS and not self._listened:
                 # We were stopped or starved. What arrived meanwhile (a heartbeat, say) is still in the sockets: read
                 # it before the replica hears how late it is, or each pause would look like a lost leader.
@@ -313,14 +342,17 @@ class Node(PeerSink):
                 self.counters.ticks_late_max = max(self.counters.ticks_late_max, late)
                 self._wake()
                 return
-            if late > 0:
+            self._ran_at = now
+            self._listened = False
+            if now > self._told:
                 self._told = now
-                self._listened = False
                 self.replica.tick(now)
                 if now >= self._look_at:
                     self._look_at = Tick(now + STRANGERS_TICKS)
                     self._transport.close_strangers()
             self._execute()
+            if self._timer_at > now + 1 and self._timer is not None:
+                self._stay_awake(self._timer, now)
         # The replica is in an unknown state: stop, whatever it was; the entry point tells why.
         except Exception as error:  # noqa: BLE001
             self.fail(error)

@@ -16,7 +16,7 @@ from troth.simulate.plan import TICK_US
 
 Action: TypeAlias = Callable[..., None]
 
-COLLECT_AFTER = 50_000
+COLLECT_AFTER = 500_000
 """So many more objects are there before the collector looks for garbage."""
 
 EVENTS_AT_ONCE_MAX = 1_000_000

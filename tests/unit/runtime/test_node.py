@@ -16,7 +16,14 @@ from troth.ids import ClusterId, NodeId, Term, Tick
 from troth.replica.effects import ClientId, ReplicaEffects, SnapshotWork
 from troth.replica.peers import PeerCodec, TellRevision
 from troth.replica.protocol import Done, Ping, ServerMessage
-from troth.runtime.node import BACKLOG_WRITES_MAX, LONE_BYTES_MAX, Clock, Node
+from troth.runtime.node import (
+    BACKLOG_WRITES_MAX,
+    LATE_TICKS,
+    LONE_BYTES_MAX,
+    SLEEP_TICKS_MAX,
+    Clock,
+    Node,
+)
 from troth.runtime.writer import StorageWriter
 
 ME, PEER, OTHER = NodeId(1), NodeId(2), NodeId(3)
@@ -35,6 +42,7 @@ class ScriptedReplica:
         self.heard: list[tuple[Any, ...]] = []
         self.ticks: list[Tick] = []
         self.arrivals: list[Tick] = []
+        self.sleeps_until = Tick(0)
         self.broken: Exception | None = None
         self.chokes = False
         """Whether each input makes it fail half way through."""
@@ -47,6 +55,9 @@ class ScriptedReplica:
 
     def tick(self, now: Tick) -> None:
         self.ticks.append(now)
+
+    def asleep_until(self) -> Tick:
+        return self.sleeps_until
 
     def on_peer(self, sender: NodeId, messages: Sequence[Message], now: Tick) -> None:
         self.heard.append(("peer", sender, *messages))
@@ -327,6 +338,60 @@ async def test_a_late_tick_tells_the_true_time_after_what_had_arrived() -> None:
     rig.node.stop()
     left.close()
     right.close()
+
+
+async def set_clock(rig: Rig, now: int) -> None:
+    """Let the timer find it *now*."""
+    rig.node._clock.now = lambda: Tick(now)  # type: ignore[method-assign]
+    rig.node._on_timer()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def test_a_replica_that_sleeps_is_told_the_time_when_it_wants_to_know() -> None:
+    rig = Rig()
+    await rig.turn(ReplicaEffects())
+    began, turns = rig.node._told, rig.node.counters.turns
+    rig.replica.sleeps_until = Tick(began + 9)
+    for passed in (4, 8):
+        await set_clock(rig, began + passed)
+    assert rig.node.counters.turns == turns
+    await set_clock(rig, began + 9)
+    assert rig.replica.ticks[-1] == began + 9
+    assert rig.node.counters.turns == turns + 1
+    assert rig.node.counters.ticks_late_max == 0, "it was asleep, not late"
+    rig.node.stop()
+
+
+async def test_a_pause_is_noticed_while_the_replica_sleeps() -> None:
+    rig = Rig()
+    await rig.turn(ReplicaEffects())
+    began = rig.node._told
+    rig.replica.sleeps_until = Tick(began + 100)
+    await set_clock(rig, began + 4)
+    await set_clock(rig, began + 4 + LATE_TICKS + 1)
+    assert rig.node.counters.ticks_late_max == LATE_TICKS + 1
+    assert rig.replica.ticks[-1] == began + 4 + LATE_TICKS + 1
+    rig.node.stop()
+
+
+async def test_the_clock_is_looked_at_before_a_pause_could_pass_unnoticed() -> None:
+    rig = Rig()
+    rig.replica.sleeps_until = Tick(rig.node._told + 100)
+    await set_clock(rig, rig.node._told)
+    assert rig.node._timer_at - rig.node._told == SLEEP_TICKS_MAX < LATE_TICKS
+    rig.node.stop()
+
+
+async def test_whoever_is_woken_by_something_that_time_may_end_is_told_the_time_at_the_next_tick() -> None:
+    rig = Rig()
+    now = rig.node._told
+    rig.replica.sleeps_until = Tick(now + 100)
+    await set_clock(rig, now)
+    rig.replica.sleeps_until = Tick(0)
+    await rig.turn(ReplicaEffects())
+    assert rig.node._timer_at == now + 1
+    rig.node.stop()
 
 
 @pytest.mark.parametrize("input_", ["peer", "client", "durable"])

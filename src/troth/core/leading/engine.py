@@ -91,6 +91,11 @@ class LeaderEngine(Leadership[LeaderT]):
         if self._now >= self._election_deadline:
             self._on_election_timeout()
 
+    def asleep_until(self) -> Tick:
+        """A follower only waits for its patience to run out; whoever leads or stands has something to do any time."""
+        role = self._role
+        return self._election_deadline if isinstance(role, Follower) and not role.reads else self._now
+
     def applied(self, index: LogIndex) -> None:
         """The state machine has applied up to *index*."""
         invariant(index <= self.commit_index, "applies what is not committed", index=index)

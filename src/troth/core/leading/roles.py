@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from troth.core.interface import Entry
 from troth.core.leading.flight import Flight
@@ -13,6 +14,7 @@ class Role:
     """What a server is at the moment; a candidate is the protocol's own."""
 
     __slots__ = ()
+    leads: ClassVar[bool] = False
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class Transfer:
 class Leading(Role):
     """What every leader knows; a protocol's `Leader` adds its own."""
 
+    leads: ClassVar[bool] = True
     progress: Mapping[NodeId, Flight]
     ticked: Tick
     heartbeat_due: Tick

@@ -18,6 +18,5 @@ class ExactlyOnce(Invariant):
         session, _ = batch
         if session and after > before:
             first = self._applied.setdefault(batch, index)
-            invariant(
-                first == index, "a batch is applied twice", node=node.host.name, batch=batch, at=(first, index)
-            )
+            if first != index:
+                invariant(False, "a batch is applied twice", node=node.host.name, batch=batch, at=(first, index))

@@ -21,7 +21,8 @@ class LogMatching(Invariant):
             if digest is None:
                 continue
             first = self._digests.setdefault((entry.index, entry.term), digest)
-            invariant(first == digest, "logs do not match", node=node.node_id, index=entry.index, term=entry.term)
+            if first != digest:
+                invariant(False, "logs do not match", node=node.node_id, index=entry.index, term=entry.term)
         invariant(
             log.last_index == node.view.last_index,
             "what is written is not what the engine holds",
