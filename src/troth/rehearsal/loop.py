@@ -13,7 +13,10 @@ from asyncio import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
 
 from troth.simulate.world import World
 
@@ -28,66 +31,60 @@ meanwhile comes in between, as in a loop that polls its sockets each time round.
 TASKS_KEPT = 64
 
 
-class Handle:
-    """A callback that was asked for."""
+class Handle(msgspec.Struct, eq=False):
+    """A callback that was asked for. (A Struct, since nothing is made as often, and it is made without Python code.)"""
 
-    __slots__ = ("_arguments", "_callback", "_context", "_when_us")
-
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        arguments: tuple[Any, ...],
-        context: Context | None,
-        when_us: int = 0,
-    ) -> None:
-        self._callback: Callable[..., object] | None = callback
-        self._arguments = arguments
-        self._context = context
-        self._when_us = when_us
+    callback: Callable[..., object] | None
+    arguments: tuple[Any, ...]
+    context: Context | None
+    when_us: int = 0
 
     def cancel(self) -> None:
-        self._callback = None
-        self._arguments = ()
+        self.callback = None
+        self.arguments = ()
 
     def cancelled(self) -> bool:
-        return self._callback is None
+        return self.callback is None
 
     def when(self) -> float:
-        return self._when_us / 1e6
+        return self.when_us / 1e6
 
 
 class Clock:
     """A process's monotonic clock, in microseconds: it may run fast or slow, and leap ahead."""
 
-    __slots__ = ("_ahead_us", "_base_world_us", "_permille", "_world")
+    __slots__ = ("_base_world_us", "_permille", "_world", "ahead_us", "is_right")
 
     def __init__(self, world: World, offset_us: int = 0) -> None:
         self._world = world
-        self._ahead_us = offset_us - world.now_us
-        """How far it was ahead of the world's at `_base_world_us`."""
+        self.ahead_us = offset_us - world.now_us
+        """How far it is ahead of the world's time; while it runs at another speed, how far it was when that began."""
+        self.is_right = True
+        """Whether it runs at the right speed. The most frequent question is answered by whoever asks, for that case."""
         self._base_world_us = 0
         self._permille = 1000
 
     def local_us(self) -> int:
         now_us = self._world.now_us
-        if self._permille != 1000:
+        if not self.is_right:
             passed_us = now_us - self._base_world_us
             now_us = self._base_world_us + passed_us * self._permille // 1000
-        return now_us + self._ahead_us
+        return now_us + self.ahead_us
 
     def world_us(self, local_us: int) -> int:
         """How much of the world's time passes until this clock has counted *local_us*."""
-        return local_us if self._permille == 1000 else -(-local_us * 1000 // self._permille)
+        return local_us if self.is_right else -(-local_us * 1000 // self._permille)
 
     def set_rate(self, permille: int) -> None:
         """Run at *permille* thousandths of the right speed from now on."""
-        self._ahead_us = self.local_us() - self._world.now_us
+        self.ahead_us = self.local_us() - self._world.now_us
         self._base_world_us = self._world.now_us
         self._permille = permille
+        self.is_right = permille == 1000
 
     def jump(self, local_us: int) -> None:
         """Leap ahead, as a clock does that is read before and after a long sleep of the machine."""
-        self._ahead_us += local_us
+        self.ahead_us += local_us
 
 
 class ProcessLoop:
@@ -110,11 +107,16 @@ class ProcessLoop:
         self._running = False
         self._tasks: list[asyncio.Task[Any]] = []
         self._as_loop = cast(asyncio.AbstractEventLoop, self)
+        self.create_future: Callable[[], asyncio.Future[Any]] = partial(asyncio.Future, loop=self._as_loop)
 
     # ---- asyncio's side --------------------------------------------------------------------------------
 
+    get_debug = staticmethod(bool)
+    """False. Each future and task asks, and this answer takes no Python code."""
+
     def time(self) -> float:
-        return self._local_us() / 1e6
+        clock = self.clock
+        return (self.world.now_us + clock.ahead_us if clock.is_right else clock.local_us()) / 1e6
 
     def call_soon(
         self, callback: Callable[..., object], *arguments: Any, context: Context | None = None
@@ -157,9 +159,6 @@ class ProcessLoop:
             self.world.after(self.clock.world_us(local_us) if local_us > 0 else 0, self._due, handle)
         return handle
 
-    def create_future(self) -> "asyncio.Future[Any]":
-        return asyncio.Future(loop=self._as_loop)
-
     def create_task(
         self, coroutine: Coroutine[Any, Any, Any], *, name: str | None = None, context: Context | None = None
     ) -> "asyncio.Task[Any]":
@@ -188,9 +187,6 @@ class ProcessLoop:
     ) -> tuple[Any, Any]:
         del options
         return await self._network.connect(self, factory, (host, port))
-
-    def get_debug(self) -> bool:
-        return False
 
     def is_running(self) -> bool:
         return self._running
@@ -244,15 +240,15 @@ class ProcessLoop:
         self._tasks.clear()
 
     def _due(self, handle: Handle) -> None:
-        callback = handle._callback
+        callback = handle.callback
         if not self.alive or callback is None:
             return
-        if self._running or self.paused or self._ready or handle._context is not None:
+        if self._running or self.paused or self._ready or handle.context is not None:
             self._ready.append(handle)
             if not self._running and not self.paused:
                 self._run()
         else:
-            self._run(callback, handle._arguments)
+            self._run(callback, handle.arguments)
 
     def _arm(self, delay_us: int = 0) -> None:
         if not self._armed and not self.paused:
@@ -283,14 +279,14 @@ class ProcessLoop:
                 rounds += 1
                 for _ in range(len(ready)):
                     handle = ready.popleft()
-                    callback, context = handle._callback, handle._context
+                    callback, context = handle.callback, handle.context
                     if callback is None:
                         continue
                     try:
                         if context is None:
-                            callback(*handle._arguments)
+                            callback(*handle.arguments)
                         else:
-                            context.run(callback, *handle._arguments)
+                            context.run(callback, *handle.arguments)
                     # As asyncio does, but for a finding instead of a line in a log.
                     except Exception as error:  # noqa: BLE001
                         self._on_error(error)

@@ -50,12 +50,15 @@ class SimulatedClock(Clock):
 
     def __init__(self, host: "Host", tick_ms: int) -> None:
         self.tick_ms = tick_ms
-        self._local_us = host.clock.local_us
+        self._clock = host.clock
+        self._world = host.cluster.world
         self._tick_us = tick_ms * 1000
 
     @override
     def now(self) -> Tick:
-        return self._local_us() // self._tick_us + TICKS_BEFORE  # type: ignore[return-value]
+        clock = self._clock
+        local_us = self._world.now_us + clock.ahead_us if clock.is_right else clock.local_us()
+        return local_us // self._tick_us + TICKS_BEFORE  # type: ignore[return-value]
 
     ticks = now
     """As invariants call it."""

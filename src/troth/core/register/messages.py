@@ -120,7 +120,12 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
         return tuple(seat.acceptor for seat in self.seats)
 
     def seat_of(self, acceptor: NodeId) -> Seat | None:
-        return next((seat for seat in self.seats if seat.acceptor == acceptor), None)
+        # The newer group's, as in `seats`.
+        for group in reversed(self.groups):
+            for seat in group.seats:
+                if seat.acceptor == acceptor:
+                    return seat
+        return None
 
     def prepared(self, votes: dict[NodeId, bool]) -> VoteResult:
         """Whether *votes* are a phase-1 quorum."""
