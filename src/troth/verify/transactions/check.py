@@ -12,14 +12,12 @@ from Biswas & Enea 2019, all of which respect sessions; it is the default for AW
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
-import numpy as np
-
 from troth.errors import UsageError
-from troth.verify.history import FOREVER, History, Value
+from troth.verify.history import History
 from troth.verify.transactions.append import AppendInference
 from troth.verify.transactions.cycles import Cycle, CycleSearch
 from troth.verify.transactions.explain import CycleView, view_of_cycle, view_of_finding, view_of_weak
-from troth.verify.transactions.graph import PROCESS, REALTIME, RW, OutOfTime, never, rows, sweep
+from troth.verify.transactions.graph import PROCESS, REALTIME, RW, OutOfTime, never
 from troth.verify.transactions.levels import (
     ANOMALIES,
     LEVELS,
@@ -32,15 +30,12 @@ from troth.verify.transactions.levels import (
 from troth.verify.transactions.micro import Transactions, workload_of
 from troth.verify.transactions.outcome import TransactionVerdict
 from troth.verify.transactions.register import RegisterAssumptions, RegisterInference
-from troth.verify.transactions.serial import Search, SearchBudget, Task, run
+from troth.verify.transactions.runs import STEPS_FIRST, Inference, Runs
 from troth.verify.transactions.snapshot import tails_fit
 from troth.verify.transactions.weak import Axiom, WeakHistory, weak_violation
 from troth.verify.verdict import Part, Status
 
 Definition: TypeAlias = Literal["adya", "axiomatic"]
-Reads: TypeAlias = list[Sequence[tuple[Value, int]]]
-Writes: TypeAlias = list[Sequence[Value]]
-Inference: TypeAlias = AppendInference | RegisterInference
 
 WORKLOADS: Final = ("list-append", "rw-register")
 
@@ -73,8 +68,6 @@ _UNTIMED: Final = {
 }
 """Models of real time -> what is left of them where it is not known."""
 
-_SHRUNK_MAX: Final = 200
-_STEPS_FIRST: Final = 20_000
 _STEPS_MAX: Final = 1_000_000
 _SUFFIX: Final = {0: "", PROCESS: "-process", REALTIME: "-realtime"}
 
@@ -141,7 +134,8 @@ class _Check:
         self.transactions, self.inference = transactions, inference
         self.workload, self.expired = workload, expired
         self.alive = [node for node, happened in enumerate(inference.committed) if happened]
-        self.process_edges = transactions.process_edges(self.alive)
+        self.runs = Runs(transactions, inference, self.alive, expired)
+        self.edges, self.process_edges = self.runs.edges, self.runs.process_edges
         self.views: dict[str, CycleView] = {
             name: view_of_finding(kept[0], transactions) for name, kept in inference.findings.by_anomaly.items()
         }
@@ -149,9 +143,6 @@ class _Check:
         """model -> why an ok would be a guess"""
         self.late = False
         self.order: tuple[int, ...] | None = None
-        self.edges = inference.edges.arrays()
-        self._known: tuple[Reads, Writes] | None = None
-        self._every_read = False
         self.serial: tuple[int, ...] | None = None
         """the run that a search found"""
 
@@ -253,7 +244,7 @@ class _Check:
 
     def _axiom(self, axiom: Axiom, *, sessions: bool, name: str, every_read: bool = False) -> None:
         count = len(self.transactions)
-        reads, writes = self._accesses(every_read=every_read)
+        reads, writes = self.runs.accesses(every_read=every_read)
         sources, targets, kinds = self.edges
         known = kinds != RW
         weak = WeakHistory(
@@ -269,23 +260,6 @@ class _Check:
         if violation is not None:
             rule = _AXIOM_ANOMALIES[axiom][1]
             self.views[name] = view_of_weak(violation, name, rule, self.transactions, self.inference)
-
-    def _accesses(self, *, every_read: bool) -> tuple[Reads, Writes]:
-        """By transaction: which writer's version of which key it read, and the keys it wrote."""
-        inference, count = self.inference, len(self.transactions)
-        if every_read:
-            every: Reads = [()] * count
-            for node in self.alive:
-                every[node] = inference.all_reads(node)
-            return every, self._accesses(every_read=False)[1]
-        if self._known is None:
-            reads: Reads = [()] * count
-            writes: Writes = [()] * count
-            for node in self.alive:
-                reads[node] = inference.external_reads(node)
-                writes[node] = inference.keys_written(node)
-            self._known = reads, writes
-        return self._known
 
     def _tails(self, search: CycleSearch, inference: AppendInference) -> None:
         """Snapshot isolation may hang on the order of appends that nobody read."""
@@ -314,7 +288,7 @@ class _Check:
         if search.order is None or self.views or self.inference.doubts:
             return False
         level = REALTIME if self.transactions.timed else PROCESS
-        self.serial = self._run(level, snapshots=False, steps_max=_STEPS_FIRST).order
+        self.serial = self.runs.run(level, snapshots=False, steps_max=STEPS_FIRST).order
         return self.serial is not None
 
     def _registers(self, model: str) -> None:
@@ -327,7 +301,7 @@ class _Check:
             # Without predicates it asks for the same as serializable, save that a transaction may miss its own write
             # and read what that replaced: then such a read counts as if it came first.
             proofs["repeatable-read"] = (0, False, "not-repeatable")
-            self._every_read = True
+            self.runs.every_read = True
         if model not in proofs:
             return
         for easier in ("strict-serializable", "strong-session-serializable", "serializable", model):
@@ -337,80 +311,21 @@ class _Check:
                 continue
             if level == REALTIME and not self.transactions.timed:
                 continue
-            found = self._run(level, snapshots=snapshots, steps_max=_STEPS_MAX if target else _STEPS_FIRST)
+            found = self.runs.run(level, snapshots=snapshots, steps_max=_STEPS_MAX if target else STEPS_FIRST)
             if found.order is not None:
                 self.serial = found.order if not snapshots else None
                 return
             if found.proven and anomaly not in self.views:
-                few = self._fewest(level, snapshots)
+                few = self.runs.fewest(level, snapshots=snapshots)
                 self.views[anomaly] = self._plainly(
-                    anomaly, "no way to run these transactions explains what they read; all were tried", few
+                    anomaly,
+                    "no way to run these transactions explains what they read of one another; all were tried",
+                    few,
                 )
             if target:
                 if not found.proven:
                     self.open[model] = "no execution that explains the reads was found, nor that there is none"
                 return
-
-    def _fewest(self, level: int, snapshots: bool) -> list[int]:
-        """Leave out transactions, with those that read from them, as long as no run explains the rest.
-
-        Leaving out what nobody left reads from takes nothing away from a run, so what remains is a contradiction.
-        """
-        reads, _ = self._accesses(every_read=self._every_read)
-        left = list(self.alive)
-        for node in reversed(self.alive if len(self.alive) <= _SHRUNK_MAX else ()):
-            if node not in left:
-                continue
-            gone = {node}
-            growing = True
-            while growing:
-                more = {other for other in left if any(writer in gone for _, writer in reads[other])}
-                growing = not more <= gone
-                gone |= more
-            fewer = [other for other in left if other not in gone]
-            try:
-                found = self._run(level, snapshots=snapshots, steps_max=_STEPS_FIRST, alive=fewer)
-            except OutOfTime:
-                # What was proven stays so.
-                return left
-            if found.order is None and found.proven:
-                left = fewer
-        return left
-
-    def _run(self, level: int, *, snapshots: bool, steps_max: int, alive: list[int] | None = None) -> Search:
-        transactions, count = self.transactions, len(self.transactions)
-        reads, writes = self._accesses(every_read=self._every_read)
-        sources, targets, kinds = self.edges
-        process_edges = self.process_edges
-        if alive is None:
-            alive = self.alive
-        else:
-            inside = np.zeros(count, dtype=bool)
-            inside[alive] = True
-            keep = inside[sources] & inside[targets]
-            sources, targets, kinds = sources[keep], targets[keep], kinds[keep]
-            process_edges = transactions.process_edges(alive)
-        is_rw = kinds == RW
-        before = [sources[~is_rw].tolist(), targets[~is_rw].tolist()]
-        if level == PROCESS:
-            before[0] += process_edges[0]
-            before[1] += process_edges[1]
-        rank = [
-            end if end < FOREVER else begin + transactions.history.length
-            for begin, end in zip(transactions.invoked, transactions.completed, strict=True)
-        ]
-        task = Task(
-            count=count,
-            alive=alive,
-            reads=[tuple(dict.fromkeys(mine)) for mine in reads],
-            writes=writes,
-            before=(before[0], before[1]),
-            started_before=(sources[is_rw].tolist(), targets[is_rw].tolist()),
-            clock=transactions.clock() if level == REALTIME else None,
-            rank=rank,
-            snapshots=snapshots,
-        )
-        return run(task, SearchBudget(steps_max=steps_max + 4 * count, expired=self.expired))
 
     def _plainly(self, anomaly: str, summary: str, nodes: Sequence[int]) -> CycleView:
         lines = tuple(self.transactions.describe(node) for node in nodes)
@@ -467,17 +382,7 @@ class _Check:
         order = self.serial if isinstance(self.inference, RegisterInference) else self.order
         if order is not None:
             return lambda: order
-        return lambda: self._topological(model)
-
-    def _topological(self, model: str) -> list[int]:
-        sources, targets, _ = self.edges
-        if model == "strong-session-serializable":
-            sources = np.concatenate((sources, np.array(self.process_edges[0], dtype=np.int64)))
-            targets = np.concatenate((targets, np.array(self.process_edges[1], dtype=np.int64)))
-        count = len(self.transactions)
-        return sweep(
-            rows(count, sources, targets), np.bincount(targets, minlength=count).tolist(), self.alive, None
-        )
+        return lambda: self.runs.topological(sessions=model == "strong-session-serializable")
 
     def _part(self, status: Status, algorithm: str, cost: str) -> Part:
         size = len(self.transactions)

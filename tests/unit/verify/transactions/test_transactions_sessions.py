@@ -88,6 +88,11 @@ def test_what_was_proven_stays_so_when_time_runs_out_over_its_example() -> None:
         events.append(Event(type=EventType.INVOKE, process=process, f="txn", value=(value,)))
         events.append(Event(type=OK, process=process, f="txn", value=(value,)))
     events += [Event(type=OK, process=100 + at, f="txn", value=value) for at, value in enumerate(wide)]
+    # What the example leaves out first, which leaves it as much to look at.
+    for at in range(14):
+        events += [
+            Event(type=kind, process=3, f="txn", value=(("w", "z", at),)) for kind in (EventType.INVOKE, OK)
+        ]
     history = pair(events)
     asked = 0
 
@@ -108,6 +113,27 @@ def test_what_was_proven_stays_so_when_time_runs_out_over_its_example() -> None:
     asked -= 1  # so that time runs out at the last question, which is asked about the example
     verdict = check_transactions(history, "rw-register", expired=late)
     assert verdict.anomalies == ("not-serializable-realtime",), verdict.reason
+
+
+def test_the_example_is_small_in_a_long_history_too() -> None:
+    """Each transaction reads what the one before wrote, so that nothing can go without all behind it."""
+    events: list[Event] = []
+
+    def alone(process: int, *value: tuple[str, str, int]) -> None:
+        events.append(Event(type=EventType.INVOKE, process=process, f="txn", value=value))
+        events.append(Event(type=OK, process=process, f="txn", value=value))
+
+    alone(0, ("w", "x", 0), ("w", "y", 0))
+    for at in range(1, 600):
+        alone(at % 3, ("r", "x", at - 1), ("w", "x", at))
+    alone(5, ("w", "y", 1))
+    alone(6, ("r", "y", 0))
+    for at in range(600, 900):
+        alone(at % 3, ("r", "x", at - 1), ("w", "x", at))
+    verdict = check_transactions(pair(events), "rw-register")
+    assert verdict.anomalies == ("not-serializable-realtime",)
+    assert verdict.counterexample is not None
+    assert verdict.counterexample.involved == (0, 600, 601)
 
 
 def test_a_crashed_write_that_is_seen_late_costs_no_more_than_another() -> None:
