@@ -30,6 +30,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SYSTEMS = {
     "troth": "Troth",
     "troth_paxos": "TrothPaxos",
+    "troth_pipe": "TrothPipe",
     "etcd": "Etcd",
     "pysyncobj": "PySyncObj",
     "ceiling": "Ceiling",
@@ -38,7 +39,7 @@ SYSTEMS = {
 PHASES: dict[
     str, tuple[Callable[[dict[str, Maker], Settings, Say], Awaitable[dict[str, Any]]], tuple[str, ...]]
 ] = {
-    "rates": (rates, ("troth", "troth_paxos", "etcd", "pysyncobj", "ceiling")),
+    "rates": (rates, ("troth", "troth_paxos", "troth_pipe", "etcd", "pysyncobj", "ceiling")),
     # PySyncObj loses requests in flight without a word, so each of its failures costs a minute of waiting.
     "failover": (failover, ("troth", "troth_paxos", "etcd")),
     "footprint": (footprint, ("troth", "etcd", "pysyncobj")),
@@ -48,7 +49,7 @@ PHASES: dict[
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="about a minute; prints, writes nothing")
-    parser.add_argument("--systems", default="troth,troth_paxos,etcd,pysyncobj,ceiling")
+    parser.add_argument("--systems", default="troth,troth_paxos,troth_pipe,etcd,pysyncobj,ceiling")
     parser.add_argument("--phases", default="rates,failover,footprint")
     parser.add_argument("--outstanding", default="1,16,64,256")
     parser.add_argument("--rounds", type=int, help="rounds of each rate (3; quick: 1)")

@@ -141,6 +141,14 @@ def _rate_table(rates: Results, operation: str, title: str) -> list[str]:
                 continue
             ratios = [f"{ours[level]['per_second'] / cells[level]['per_second']:.2f}" for level in levels]
             lines.append(f"| troth : {other} | {' | '.join(ratios)} |")
+    etcd = systems.get("etcd")
+    for system in ("troth", "troth_pipe") if etcd is not None else ():
+        if system in systems:
+            ratios = [
+                f"{systems[system][level]['latency_ms_p50'] / etcd[level]['latency_ms_p50']:.2f}"
+                for level in levels
+            ]
+            lines.append(f"| p50, {system} : etcd | {' | '.join(ratios)} |")
     return [*lines, ""]
 
 
