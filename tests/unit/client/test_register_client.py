@@ -352,6 +352,7 @@ def test_a_forked_child_leaves_the_parents_connections_and_acceptors_alone() -> 
     line, registers.local_acceptors = MagicMock(), MagicMock()
     registers._reach = Reach(ADDRESSES, None, Finding(ADDRESSES, prepare=0, accept=0, found=None))
     registers._reach._lines["a1:1"], registers._collector = line, None
+    registers._lock = threading.RLock()
     registers._reach._pid = os.getpid() + 1
     registers.close()
     assert not line.mock_calls and not registers.local_acceptors.mock_calls

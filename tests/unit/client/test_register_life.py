@@ -121,6 +121,25 @@ def test_a_call_that_runs_while_the_client_is_closed_ends(acceptors: Acceptors) 
     assert len(errors) == 1
 
 
+def test_a_client_is_not_closed_between_a_look_at_it_and_what_depends_on_that(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion that has succeeded hands in its collection under the lock; the executor must not end in between."""
+    registers = PaxosClient(ADDRESSES)
+    owned: list[bool] = []
+    close = Reach.close
+
+    def closes(reach: Reach) -> None:
+        owned.append(registers._lock._is_owned())  # type: ignore[attr-defined]
+        close(reach)
+
+    monkeypatch.setattr(Reach, "close", closes)
+    assert registers.put("k", "1").changed and registers.delete("k").changed
+    registers.close()
+    registers._collect_later(b"k")
+    assert owned == [True]
+
+
 @asynchronous
 async def test_an_asyncio_call_that_runs_while_the_client_is_closed_ends(acceptors: Acceptors) -> None:
     registers = await aio.PaxosClient(ADDRESSES, timeout=LONG_S).open()
@@ -442,3 +461,14 @@ async def test_another_acceptor_than_the_one_meant_is_not_asked_by_asyncio_eithe
     assert not may_have_arrived(caught.value)
     assert not restarts.arrived.is_set()
     line.close()
+
+
+def test_answered_requests_leave_room_for_others(restarts: Restarts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "WAITING_MAX", 5)
+    restarts.together.abort()
+    line = Line(restarts.address, None)
+    try:
+        for _ in range(20):
+            assert line.ask(Describe(), time.monotonic() + 30).exception(30) is None
+    finally:
+        line.close()

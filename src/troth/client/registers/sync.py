@@ -366,7 +366,8 @@ class PaxosClient:
         """End all connections. What waits for collection stays a tombstone. Closing twice is no error."""
         if not self._reach.is_of_this_process:
             return  # a forked child: connections and acceptors are the parent's
-        self._reach.close()
+        with self._lock:  # nobody is between a look whether it is closed and what depends on that
+            self._reach.close()
         if self._collector is not None:
             self._collector.shutdown(wait=False, cancel_futures=True)
         if self.local_acceptors is not None:
