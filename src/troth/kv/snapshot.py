@@ -34,6 +34,7 @@ from troth.errors import DecodeError
 from troth.kv.history import base_versions, log_versions
 from troth.kv.keyspace import KeySpace
 from troth.kv.leases import LeaseTable
+from troth.kv.order import sorted_pages
 from troth.kv.requests import AlarmMember, KeyValue
 
 MAGIC = "troth-kv"
@@ -95,9 +96,8 @@ class SnapshotView:
         self.compact_revision = space.compact_revision
         self._space = space
         self._pin = space.pin(space.compact_revision)
-        self._leases = {
-            lease: LeaseRecord(lease, ttl_s, leases.grants[lease]) for lease, ttl_s in leases.ttl_s.items()
-        }
+        self._ttl_s = leases.ttl_s.copy()
+        self._grants = leases.grants.copy()
         self._lease_ids_chosen = leases.chosen_count
         self._alarms = alarms
         self.closed = False
@@ -133,9 +133,9 @@ class SnapshotView:
 
     def _frames(self, frame_bytes: int) -> Iterator[_Frame | None]:
         yield Header(MAGIC, FORMAT, self.revision, self.compact_revision, self._lease_ids_chosen)
-        leases = iter([self._leases[lease] for lease in sorted(self._leases)])
-        while page := list(islice(leases, _PAGE_ITEMS)):
-            yield LeasePage(page)
+        ttl_s, grants = self._ttl_s, self._grants
+        for page in sorted_pages(list(ttl_s), _PAGE_ITEMS):
+            yield LeasePage([LeaseRecord(lease, ttl_s[lease], grants[lease]) for lease in page]) if page else None
         yield AlarmPage(self._alarms)
         if self.compact_revision:
             yield from self._space.order.settle_steps()
@@ -147,7 +147,7 @@ class SnapshotView:
         for versions in _pages(log, frame_bytes):
             log_count += len(versions)
             yield LogPage(versions)
-        yield End(len(self._leases), base_count, log_count)
+        yield End(len(self._ttl_s), base_count, log_count)
 
 
 def _pages(versions: Iterator[KeyValue], page_bytes: int) -> Iterator[list[KeyValue]]:

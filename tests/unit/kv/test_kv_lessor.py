@@ -2,7 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest import MonkeyPatch
 
+from troth.kv import lessor as lessor_module
 from troth.kv.lessor import REPORT_AGAIN_S, Lessor
 
 
@@ -121,7 +123,7 @@ def test_expiry_is_what_the_deadlines_say(steps: list[tuple[str, int, int, int]]
             if alive:
                 deadlines[lease] = now + ttls_s[lease] * 10
         elif what == "reset":
-            lessor.reset(ttls_s, now)
+            lessor.reset(dict(ttls_s), now)
             deadlines = {each: now + seconds * 10 for each, seconds in ttls_s.items()}
             quiet_until = {}
         due = {each for each, deadline in deadlines.items() if deadline <= now and quiet_until.get(each, 0) <= now}
@@ -129,3 +131,24 @@ def test_expiry_is_what_the_deadlines_say(steps: list[tuple[str, int, int, int]]
         assert set(named) == due
         assert len(named) == len(due)
         quiet_until.update(dict.fromkeys(due, now + REPORT_AGAIN_S * 10))
+
+
+def test_many_leases_are_entered_in_steps_and_none_of_them_ends_early_or_never(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(lessor_module, "ENTER_LEASES", 10)
+    lessor = Lessor(units_per_s=10)
+    lessor.reset(dict.fromkeys(range(1, 101), 2), 0)
+    lessor.renew(5, 10)
+    lessor.on_revoked(6)
+    lessor.on_revoked(7)
+    lessor.on_granted(7, 4, 10)
+    lessor.on_granted(101, 1, 0)
+    assert [lessor.remaining_s(lease, 10) for lease in (1, 5, 6, 7)] == [1, 2, -1, 4]
+    ended: dict[int, int] = {}
+    for now in range(11, 60):
+        found = lessor.expired(now)
+        assert now > 12 or len(lessor._due) <= 2 + (now - 10) * 10
+        for lease in found:
+            assert lease not in ended
+            ended[lease] = now
+            lessor.on_revoked(lease)
+    assert ended == {**dict.fromkeys(set(range(1, 101)) - {5, 6, 7}, 20), 101: 11, 5: 30, 7: 50}
