@@ -83,7 +83,14 @@ class BranchConnection(Connection):
                 "commit() inside of a global transaction would commit this database alone: leave the tx block instead."
                 " To undo a part of the work use tx.savepoint()"
             )
-        super()._commit_impl()
+        if self.branch is None:
+            super()._commit_impl()
+            return
+        # For the driver a vote ends the transaction as a commit does. Listeners are told when it is one.
+        try:
+            self.engine.dialect.do_commit(self.connection)
+        except BaseException as error:  # noqa: BLE001  (raised by what it is given to)
+            self._handle_dbapi_exception(error, None, None, None, None)
 
     def tell_committed(self) -> None:
         """What SQLAlchemy does about a commit beside telling the driver, which knows of it."""
@@ -91,6 +98,13 @@ class BranchConnection(Connection):
             self.dispatch.commit(self)
         if self._echo:
             self._log_info("COMMIT")
+
+    def tell_rolled_back(self) -> None:
+        """The same about a rollback."""
+        if self._has_events or self.engine._has_events:
+            self.dispatch.rollback(self)
+        if self._echo:
+            self._log_info("ROLLBACK")
 
     @override
     def _rollback_impl(self) -> None:

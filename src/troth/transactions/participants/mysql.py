@@ -110,31 +110,32 @@ class MySqlBranch(SqlBranch):
     @override
     def commit_alone(self) -> Callable[[], None]:
         self.check_whole()
-        return self._told([f"XA END {self.name}", f"XA COMMIT {self.name} ONE PHASE"])
+        return self._told([f"XA END {self.name}", f"XA COMMIT {self.name} ONE PHASE"], self.handle.tell_committed)
 
     def commit_prepared(self) -> Callable[[], None]:
-        return self._told([f"XA COMMIT {self.name}"])
+        return self._told([f"XA COMMIT {self.name}"], self.handle.tell_committed)
 
     def roll_back(self) -> Callable[[], None]:
         if self.handle.closed or self.handle.invalidated or self._phase == "ENDED":
             return lambda: None
         if self._phase == "PREPARED":
-            return self._told([f"XA ROLLBACK {self.name}"])
+            return self._told([f"XA ROLLBACK {self.name}"], self.handle.tell_rolled_back)
         # XA END is refused when it was sent before, or when a deadlock has ended the branch: XA ROLLBACK counts.
         try:
             self.channel.start([f"XA END {self.name}"])()
         except exc.DBAPIError as error:
             if error.connection_invalidated:
                 raise
-        return self._told([f"XA ROLLBACK {self.name}"])
+        return self._told([f"XA ROLLBACK {self.name}"], self.handle.tell_rolled_back)
 
-    def _told(self, statements: list[str]) -> Callable[[], None]:
+    def _told(self, statements: list[str], tell: Callable[[], None]) -> Callable[[], None]:
         finish = self.channel.start(statements)
 
         def told() -> None:
             finish()
             self._phase = "ENDED"
             self.end_here()
+            tell()
 
         return told
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 from troth.core.twophase.gid import FORMAT, Epoch, parse_epoch, parse_gid
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted
-from troth.transactions.channels import Answer, Finish
+from troth.transactions.channels import Answer
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem, was_lost
 
@@ -103,6 +103,7 @@ class PostgresBranch(SqlBranch):
             self.end_here()
             if answer.tag != "COMMIT":
                 raise self._failed_before()
+            self.handle.tell_committed()
 
         return told
 
@@ -121,8 +122,14 @@ class PostgresBranch(SqlBranch):
         failed.__cause__ = self.last_error
         return failed
 
-    def commit_prepared(self) -> Finish:
-        return self.channel.start([f"COMMIT PREPARED '{self.name}'"])
+    def commit_prepared(self) -> Callable[[], None]:
+        finish = self.channel.start([f"COMMIT PREPARED '{self.name}'"])
+
+        def told() -> None:
+            finish()
+            self.handle.tell_committed()
+
+        return told
 
     def roll_back(self) -> Callable[[], object]:
         if not self._may_be_prepared:
@@ -133,6 +140,7 @@ class PostgresBranch(SqlBranch):
         def told() -> None:
             finish()
             self._may_be_prepared = False
+            self.handle.tell_rolled_back()
 
         return told
 

@@ -119,11 +119,11 @@ class SqlBranch:
             ) from self.last_error
 
     def end_here(self) -> None:
-        """The database has ended the transaction: so has SQLAlchemy, without sending anything that matters."""
+        """For the driver the transaction has ended, perhaps by a vote: so it has for SQLAlchemy. What it came to, its
+        listeners are told by `tell_committed` or `tell_rolled_back`."""
         self.is_ending = True
         if self.channel.is_idle():
             # What is left for SQLAlchemy to do, it does in `release`.
-            self.handle.tell_committed()
             self.is_left_idle = True
         elif self._transaction.is_active:
             self._transaction.commit()
@@ -135,16 +135,19 @@ class SqlBranch:
         if self.handle.closed or self.handle.invalidated:
             return
         self.settle()
-        if self._transaction.is_active:
+        if self._transaction.is_active and not self.is_left_idle:
             self._transaction.rollback()
-        elif not self._is_over:
-            # SQLAlchemy holds it for over (a refused commit(), for one), and would give it back to the pool as it is.
-            self.participant.engine.dialect.do_rollback(self._pooled)
+        else:
+            if not self._is_over:
+                # SQLAlchemy holds it for over (a refused commit(), for one), and would give it back as it is.
+                self.participant.engine.dialect.do_rollback(self._pooled)
+            self.handle.tell_rolled_back()
         self._is_over = True
 
     def commit_alone(self) -> Callable[[], None]:
         self.check_whole()
         self.end_here()
+        self.handle.tell_committed()
         return _done
 
     def release(self, *, broken: bool) -> None:

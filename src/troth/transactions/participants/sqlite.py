@@ -132,6 +132,7 @@ class SqliteBranch(SqlBranch):
                 self.participant.name,
             ) from error
         self.end_here()
+        self.handle.tell_committed()
 
     def commit_prepared(self) -> Callable[[], None]:
         return lambda: None
