@@ -71,15 +71,13 @@ class Recovery:
             closed = self._close_epochs(even_if_alive, report)
             reached = [p for p in core.participants if self._fence(p, closed, report)]
             core.on_step("fenced")
-            # It commits one branch after the other, as a second phase does: no snapshot in between.
-            core.waiting.blocking(core.barrier.enter_shared)
+            resolver = Resolver(core, report)
             try:
-                resolver = Resolver(core, report)
                 finished = resolver.resolve(reached)
                 core.on_step("resolved")
                 resolver.apply(reached, finished)
             finally:
-                core.barrier.leave_shared()
+                resolver.leave_barrier()
             self._count(report)
             return report
 

@@ -26,6 +26,20 @@ class Resolver:
     def __init__(self, core: Core, report: Report) -> None:
         self._core = core
         self.report = report
+        self._shares = False
+
+    def leave_barrier(self) -> None:
+        """The pass is over."""
+        if self._shares:
+            self._shares = False
+            self._core.barrier.leave_shared()
+
+    def _share_barrier(self) -> None:
+        """It commits one branch after the other, as a second phase does: no snapshot in between. And none is kept
+        waiting for one that only looks."""
+        if not self._shares:
+            self._core.waiting.blocking(self._core.barrier.enter_shared)
+            self._shares = True
 
     def resolve(self, participants: Sequence[Participant]) -> set[tuple[str, str]]:
         """Finish what is listed, until a look finds nothing to do; (branch, participant) of all that was finished."""
@@ -154,6 +168,8 @@ class Resolver:
         return next((ref.proof for ref in refs if ref.participant == participant), "")
 
     def _tell(self, participant: Participant, branch: str, *, commit: bool) -> Finding:
+        if commit:
+            self._share_barrier()
         try:
             return participant.finish(branch, commit=commit)
         except UNREACHABLE:

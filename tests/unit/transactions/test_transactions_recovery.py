@@ -651,3 +651,34 @@ def test_an_abort_by_an_operator_is_no_open_cell(place: Place) -> None:
     (branch,) = prepared(gid, place.bank)
     assert place.log.abort(Abort(gid, "operator")) is Verdict.ABORT
     assert place.run().rolled_back == [branch]
+
+
+def test_a_pass_is_in_nobodys_way_but_while_it_commits(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look and to prove may take long, and a snapshot waits for whoever shares the barrier."""
+    barrier = place.core.barrier
+    sharing: list[tuple[str, int]] = []
+
+    def watched(database: Database, call: str) -> None:
+        real = getattr(database, call)
+
+        def called(*arguments: Any, **options: Any) -> Any:
+            sharing.append((call, barrier._sharing))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(database, call, called)
+
+    for database in (place.bank, place.stock):
+        for call in ("prepared", "finish", "prove"):
+            watched(database, call)
+    gone, found = name(place.other, 1), name(place.other, 2)
+    decided(place.other, gone, place.bank)
+    decided(place.other, found, place.bank, place.stock)
+    place.die()
+    assert place.run().committed and {shared for _, shared in sharing} == {0}, "it is proved, and nothing told"
+    one, two = prepared(found, place.bank, place.stock)
+    sharing.clear()
+    assert place.run().committed == [one, two]
+    told = [shared for call, shared in sharing if call == "finish"]
+    assert told == [1, 1], "no snapshot between the two"
+    assert sharing[0] == ("prepared", 0)
+    assert barrier._sharing == 0
