@@ -10,6 +10,7 @@ Sources: Raft paper §5.2, §5.4.2 and §6 (joint consensus: agreement needs sep
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import repeat
 from typing import TypeVar
 
 from troth.errors import UsageError
@@ -71,8 +72,8 @@ def quorum_value(
     held: Mapping[NodeId, Number], voters: Collection[NodeId], zero: Number, *, size: int | None = None
 ) -> Number:
     """Highest value that a quorum of *voters* has reached; a silent voter holds *zero*. *voters* is not empty."""
-    descending = sorted([held.get(voter, zero) for voter in voters], reverse=True)
-    return descending[(majority(len(voters)) if size is None else size) - 1]
+    descending = sorted(map(held.get, voters, repeat(zero)), reverse=True)
+    return descending[len(voters) // 2 if size is None else size - 1]
 
 
 def joint_quorum_value(

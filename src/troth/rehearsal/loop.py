@@ -97,7 +97,6 @@ class ProcessLoop:
         self.world = world
         self.host = host
         self.clock = clock
-        self._local_us = clock.local_us
         self.alive = True
         self.paused = False
         self._network = network
@@ -137,26 +136,29 @@ class ProcessLoop:
         self, delay: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
     ) -> Handle:
         # Of a deadline less than a microsecond may be left; taken for nothing it would be asked for again for ever.
-        return self._call_in(self._local_us(), int(delay * 1e6) or int(delay > 0), callback, arguments, context)
+        local_us = int(delay * 1e6) or int(delay > 0)
+        return self._call_in(local_us, self.clock.local_us() + local_us, callback, arguments, context)
 
     def call_at(
         self, when: float, callback: Callable[..., object], *arguments: Any, context: Context | None = None
     ) -> Handle:
         # One microsecond more: floats must not make a timer early by a hair, and be asked for again at once.
-        now_us = self._local_us()
-        return self._call_in(now_us, int(when * 1e6) + 1 - now_us, callback, arguments, context)
+        when_us = int(when * 1e6) + 1
+        return self._call_in(when_us - self.clock.local_us(), when_us, callback, arguments, context)
 
     def _call_in(
         self,
-        now_us: int,
         local_us: int,
+        when_us: int,
         callback: Callable[..., object],
         arguments: tuple[Any, ...],
         context: Context | None,
     ) -> Handle:
-        handle = Handle(callback, arguments, context, now_us + local_us)
+        handle = Handle(callback, arguments, context, when_us)
         if self.alive:
-            self.world.after(self.clock.world_us(local_us) if local_us > 0 else 0, self._due, handle)
+            clock = self.clock
+            delay_us = 0 if local_us <= 0 else local_us if clock.is_right else clock.world_us(local_us)
+            self.world.after(delay_us, self._due, handle)
         return handle
 
     def create_task(

@@ -1,6 +1,9 @@
 """The view (view.py) of a Multi-Paxos engine."""
 
+from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
+from typing import Any
 
 from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Entry, Membership, Slot
@@ -20,10 +23,11 @@ _facts = attrgetter(
 class PaxosView:
     """One engine, read only."""
 
-    __slots__ = ("_paxos",)
+    __slots__ = ("_paxos", "facts")
 
     def __init__(self, engine: Paxos) -> None:
         self._paxos = engine
+        self.facts: Callable[[], tuple[Any, ...]] = partial(_facts, engine)
 
     # Asked for all the time: a getter that is no Python function costs half.
     term: Term = property(attrgetter("_paxos._promised.round"))  # type: ignore[assignment]
@@ -38,11 +42,7 @@ class PaxosView:
     membership_index: LogIndex = property(attrgetter("_paxos._memberships.index"))  # type: ignore[assignment]
 
     def look(self) -> Seen:
-        return Seen(*_facts(self._paxos))
-
-    def differs(self, seen: Seen) -> bool:
-        """Whether a look would not show *seen* again."""
-        return seen != _facts(self._paxos)
+        return Seen(*self.facts())
 
     @property
     def config(self) -> EngineConfig:

@@ -4,7 +4,8 @@
 an engine's private state.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Engine, Entry, Membership, Slot
@@ -22,8 +23,8 @@ class EngineView(Protocol):
     def look(self) -> Seen:
         """All that most rules compare, in one go."""
 
-    def differs(self, seen: Seen) -> bool:
-        """Whether a look would not show *seen* again."""
+    facts: Callable[[], tuple[Any, ...]]
+    """The same as a bare tuple: cheaper than to look, and asked after every input, to know whether to look."""
 
     @property
     def config(self) -> EngineConfig: ...

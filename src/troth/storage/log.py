@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from troth.core.interface import ORIGIN, Entry, EntryId, HardState, Persist, Slot, SnapshotMeta
-from troth.errors import IdentityLost, StorageError, SyncFailed, invariant
+from troth.errors import IdentityLost, InvariantViolation, StorageError, SyncFailed, invariant
 from troth.ids import LogIndex, NodeId, Term
 from troth.ports import File, FileSystem
 from troth.storage import names, record
@@ -354,8 +354,10 @@ class WriteAheadLog:
 
     @property
     def _open_file(self) -> File:
-        invariant(self._file is not None, "the log is used before it is open")
-        return self._file  # type: ignore[return-value]
+        file = self._file
+        if file is None:
+            raise InvariantViolation("the log is used before it is open")
+        return file
 
     def _sync(self) -> None:
         if self._durable == self._sequence:

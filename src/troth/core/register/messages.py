@@ -9,6 +9,8 @@ An acceptor answers a request by itself, without memory of who asked; a proposer
 given up. Durability: whatever an acceptor answers is durable before the answer leaves (`Acceptor.on_request`).
 """
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import TypeAlias
 
 import msgspec
@@ -75,6 +77,9 @@ class Seat(msgspec.Struct, frozen=True, array_like=True):
     since: int = 1
 
 
+_acceptor_of: Callable[[Seat], NodeId] = attrgetter("acceptor")
+
+
 class Group(msgspec.Struct, frozen=True, array_like=True):
     """A set of acceptors and how many of them a phase needs (Flexible Paxos: any two of them must meet)."""
 
@@ -84,7 +89,7 @@ class Group(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def acceptors(self) -> tuple[NodeId, ...]:
-        return tuple(seat.acceptor for seat in self.seats)
+        return tuple(map(_acceptor_of, self.seats))
 
 
 class ConfigId(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -117,7 +122,7 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def acceptors(self) -> tuple[NodeId, ...]:
-        return tuple(seat.acceptor for seat in self.seats)
+        return tuple(map(_acceptor_of, self.seats))
 
     def seat_of(self, acceptor: NodeId) -> Seat | None:
         # The newer group's, as in `seats`.
