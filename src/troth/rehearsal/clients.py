@@ -1,4 +1,4 @@
-"""What clients do in a simulated run, and what they are told. They are real `AsyncClient`s, each a process of its own.
+"""What clients do in a simulated run. They are real `AsyncClient`s, each a process of its own.
 
 ==========  ================================================================================================
 register    put, get, compare-and-set and delete of a few shared keys: linearizable, key by key
@@ -7,33 +7,29 @@ bounded     reads at most so many revisions behind
 append      a key that one client writes, counted by its version: no write is lost, none is applied twice
 transfer    money between accounts, and readers who add it up: transactions are all or nothing
 lease       a key that lives as long as a lease: it does not vanish while its holder may rely on it
-watch       everything that happens to all keys, once and in order
-cells       leaderless registers, straight against the acceptors in the servers: linearizable, key by key
+watch       everything that happens to all keys, once and in order (watchers.py)
+cells       leaderless registers, straight against the acceptors (register_clients.py): linearizable, key by key
 ==========  ================================================================================================
 
-Every operation that was acknowledged is checked at the level it was promised (`judge.py`).
+What they are told is written down (record.py), and every operation that was acknowledged is checked at the level it was
+promised (judge.py).
 """
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from troth.client import operations
 from troth.client.aio import AsyncClient
-from troth.client.registers.aio import PaxosClient as AsyncPaxosClient
 from troth.client.session import Session
-from troth.errors import InvariantViolation, LeaseNotFound, OutcomeUnknown, TrothError, WatchCompacted, invariant
-from troth.kv.requests import Event as KeyEvent
+from troth.errors import InvariantViolation, LeaseNotFound, OutcomeUnknown, TrothError, invariant
 from troth.models import bounded, eventual, sequential
 from troth.rehearsal.cluster import Cluster
+from troth.rehearsal.record import Appends, Record, value_of
 from troth.simulate.choices import OPERATION
 from troth.simulate.rng import stream
-from troth.verify.history import Event, EventType, History, pair
 
-T = TypeVar("T")
 Workload: TypeAlias = Callable[[AsyncClient, random.Random], Awaitable[None]]
 """What a client of one's own does, called again and again. `TrothError`s it lets pass are a client's daily bread."""
 
@@ -54,95 +50,6 @@ KINDS = (
     ),
     *(("bounded get", 4), ("weak get", 3), ("transfer", 6), ("audit", 4), ("burst", 2), ("lease", 3)),
 )
-
-
-@dataclass(slots=True)
-class Appends:
-    """The writes of one key that only one client writes."""
-
-    acknowledged: int = 0
-    unknown: int = 0
-
-
-@dataclass(slots=True)
-class Seen:
-    """What one watcher was shown."""
-
-    name: str
-    from_revision: int
-    events: list[tuple[int, bytes, bytes]] = field(default_factory=list)
-    """(revision, key, value or b"" for a deletion), as they came."""
-    upto: int = 0
-    gaps: list[tuple[int, int]] = field(default_factory=list)
-    """Revisions ``[lo, hi)`` that were compacted away before they could be shown."""
-
-
-class Record:
-    """All histories of a run."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.registers: list[Event] = []
-        """Linearizable operations on the shared keys."""
-        self.cells: list[Event] = []
-        """Operations on leaderless registers."""
-        self.sessions: list[Event] = []
-        """Writes of sessions, and what sessions read."""
-        self.bounded: list[Event] = []
-        """Writes of sessions, and what bounded reads saw."""
-        self.appends: dict[str, Appends] = {}
-        self.watches: list[Seen] = []
-        self.written: dict[int, list[tuple[bytes, bytes]]] = {}
-        """Revision -> what was acknowledged to have been written at it."""
-        self.counts: Counter[str] = Counter()
-        self._world = cluster.world
-        self._processes = 0
-        self._free: list[int] = []
-
-    def process(self) -> int:
-        """A process that does nothing at the moment."""
-        if self._free:
-            return self._free.pop()
-        self._processes += 1
-        return self._processes
-
-    async def operation(
-        self,
-        into: tuple[list[Event], ...],
-        process: int | None,
-        f: str,
-        key: str,
-        value: Any,
-        doing: Awaitable[T],
-        result: Callable[[T], Any],
-    ) -> T:
-        """Await *doing* and write down when it began, and how it ended. A *process* given is kept by its caller."""
-        own = self.process() if process is None else process
-        self._event(into, EventType.INVOKE, own, f, key, value)
-        try:
-            answer = await doing
-        except TrothError as error:
-            unknown = isinstance(error, OutcomeUnknown)
-            self.counts["unknown" if unknown else "refused"] += 1
-            self._event(into, EventType.INFO if unknown else EventType.FAIL, own, f, key, value)
-            if process is None and not unknown:
-                self._free.append(own)
-            raise
-        self.counts["ok"] += 1
-        self._event(into, EventType.OK, own, f, key, result(answer))
-        if process is None:
-            self._free.append(own)
-        return answer
-
-    def _event(
-        self, into: tuple[list[Event], ...], kind: EventType, process: int, f: str, key: str, value: Any
-    ) -> None:
-        event = Event(type=kind, process=process, f=f, key=key, value=value, time=self._world.now_us * 1000)
-        for events in into:
-            events.append(event)
-
-    def wrote(self, revision: int, key: str, value: str | None) -> None:
-        """The cluster has acknowledged that *key* was written at *revision*."""
-        self.written.setdefault(revision, []).append((key.encode(), (value or "").encode()))
 
 
 class Worker:
@@ -168,7 +75,7 @@ class Worker:
         self._loop.enter(self._start)
 
     def _start(self) -> None:
-        self._client = _client_of(self._cluster, timeout_s=2.0)
+        self._client = AsyncClient(self._cluster.url, timeout=2.0)
         self._session = self._client.session()
         self._task = self._loop.create_task(self._work())
         self._task.add_done_callback(self._cluster.on_task_done)
@@ -221,9 +128,9 @@ class Worker:
 
     async def _get(self, key: str, rng: Any) -> None:
         reply = await self._record.operation(
-            (self._record.registers,), None, "get", key, None, self._client.get(key), _value_of
+            (self._record.registers,), None, "get", key, None, self._client.get(key), value_of
         )
-        self._last[key] = _value_of(reply)
+        self._last[key] = value_of(reply)
 
     async def _cas(self, key: str, rng: Any) -> None:
         expected, value = self._last.get(key), self._new_value()
@@ -288,13 +195,13 @@ class Worker:
             f"s{key}",
             None,
             self._session.get(f"s{key}"),
-            _value_of,
+            value_of,
         )
 
     async def _bounded_get(self, key: str, rng: Any) -> None:
         key, level = f"s{key}", bounded(revisions=BEHIND)
         await self._record.operation(
-            (self._record.bounded,), None, "get", key, None, self._client.get(key, level=level), _value_of
+            (self._record.bounded,), None, "get", key, None, self._client.get(key, level=level), value_of
         )
 
     async def _weak_get(self, key: str, rng: Any) -> None:
@@ -350,138 +257,6 @@ class Worker:
         self._record.counts["leases"] += 1
 
 
-class Register:
-    """A client of leaderless registers, straight against the acceptors in the servers: linearizable, key by key."""
-
-    def __init__(self, cluster: Cluster, record: Record, number: int) -> None:
-        self.name = f"r{number}"
-        self.stopped = False
-        self._cluster = cluster
-        self._record = record
-        self._number = number
-        self._value = 0
-        self._loop = cluster.client_loop(self.name)
-        cluster.network.clients.append(self.name)
-        self._loop.enter(self._start)
-
-    def _start(self) -> None:
-        self._task = self._loop.create_task(self._work())
-        self._task.add_done_callback(self._cluster.on_task_done)
-
-    async def _work(self) -> None:
-        addresses = [host.client_address for host in self._cluster.hosts.values()]
-        client: AsyncPaxosClient | None = None
-        number = 0
-        while not self.stopped:
-            rng = stream(self._cluster.plan.seed, "register client", self._number, number)
-            number += 1
-            await asyncio.sleep(rng.random() * 2 * self._cluster.plan.think_us / 1e6)
-            if not self._cluster.choices.take(f"{OPERATION} {self.name}"):
-                continue
-            try:
-                if client is None:
-                    # The servers that begin the cluster become the acceptors, when all of them are up for a moment.
-                    client = await AsyncPaxosClient(addresses, timeout=2.0).open()
-                await self._do(client, rng)
-            except TrothError as error:
-                self._record.counts[f"register {type(error).__name__}"] += 1
-
-    async def _do(self, client: AsyncPaxosClient, rng: random.Random) -> None:
-        key = f"r{rng.randrange(2)}"
-        what = rng.choice(("put", "get", "get", "cas", "delete"))
-        self._cluster.tell(self.name, f"register {what}")
-        self._value += 1
-        value = f"{self.name}.{self._value}"
-        cells = (self._record.cells,)
-        match what:
-            case "put":
-                await self._record.operation(
-                    cells, None, what, key, value, client.put(key, value), lambda _: value
-                )
-            case "get":
-                await self._record.operation(cells, None, what, key, None, client.get(key), _held)
-            case "delete":
-                await self._record.operation(cells, None, what, key, None, client.delete(key), lambda _: None)
-            case _:
-                held = _held(await client.get(key))
-                wanted = held, value
-                await self._record.operation(
-                    cells,
-                    None,
-                    what,
-                    key,
-                    wanted,
-                    client.cas(key, held, value),
-                    # A comparison that did not hold is an observation as well.
-                    lambda reply: wanted if reply.succeeded else False,
-                )
-        self._record.counts["register"] += 1
-
-    @property
-    def is_idle(self) -> bool:
-        return self._task.done()
-
-
-def _held(reply: Any) -> str | None:
-    return None if reply.value is None else reply.value.decode()
-
-
-class Watcher:
-    """A client that looks on, from the beginning."""
-
-    def __init__(self, cluster: Cluster, record: Record, number: int) -> None:
-        self.seen = Seen(f"w{number}", 2)
-        record.watches.append(self.seen)
-        self._cluster = cluster
-        self._loop = cluster.client_loop(self.seen.name)
-        cluster.network.clients.append(self.seen.name)
-        self._loop.enter(self._start)
-
-    def _start(self) -> None:
-        self._client = _client_of(self._cluster, timeout_s=5.0)
-        self._task = self._loop.create_task(self._watch())
-        self._task.add_done_callback(self._cluster.on_task_done)
-
-    async def _watch(self) -> None:
-        seen = self.seen
-        start = seen.from_revision
-        while True:
-            watch = self._client.watch(prefix="", start_revision=start)
-            try:
-                async for events in watch:
-                    self._on_events(events)
-                    seen.upto = max(seen.upto, watch.revision)
-                return
-            except WatchCompacted as error:
-                gone_from = seen.events[-1][0] + 1 if seen.events else seen.from_revision
-                gone_from = max(gone_from, watch.revision + 1, start)
-                seen.gaps.append((gone_from, max(gone_from, error.compact_revision)))
-                start = max(error.compact_revision, gone_from)
-            except TrothError:
-                start = max(start, watch.revision + 1)
-                await asyncio.sleep(0.2)
-
-    def _on_events(self, events: list[KeyEvent]) -> None:
-        seen = self.seen
-        for event in events:
-            revision = event.kv.mod_revision
-            if seen.events and revision < seen.events[-1][0]:
-                self._cluster.violated(
-                    InvariantViolation(f"a watch goes back: {seen.name} sees {event} after {seen.events[-1]}")
-                )
-            value = b"" if event.type.name == "DELETE" else event.kv.value
-            seen.events.append((revision, event.kv.key, value))
-
-
-def _client_of(cluster: Cluster, *, timeout_s: float) -> AsyncClient:
-    addresses = ",".join(host.client_address for host in cluster.hosts.values())
-    return AsyncClient(f"troth://{addresses}", timeout=timeout_s)
-
-
-def _value_of(reply: Any) -> str | None:
-    return None if reply.kv is None else reply.kv.value.decode()
-
-
 def _add_up(kvs: Any) -> None:
     total = sum(int(kv.value) for kv in kvs)
     invariant(
@@ -494,8 +269,3 @@ def _add_up(kvs: Any) -> None:
 async def prepare(client: AsyncClient) -> None:
     """Before any fault: the accounts."""
     await client.txn([], [operations.Put(f"account/{number}", str(MONEY_EACH)) for number in range(ACCOUNTS)])
-
-
-def history_of(events: list[Event]) -> History:
-    """A history that a checker can read."""
-    return pair(list(events), format="recorded")

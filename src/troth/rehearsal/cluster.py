@@ -11,11 +11,12 @@ from typing import Any
 from troth.core.interface import Trace
 from troth.errors import InvariantViolation
 from troth.ids import NodeId
-from troth.rehearsal.host import Host, Seat
+from troth.rehearsal.host import Host
 from troth.rehearsal.invariants import RULES
 from troth.rehearsal.loop import Clock, ProcessLoop
 from troth.rehearsal.network import Network
 from troth.rehearsal.plan import Plan
+from troth.rehearsal.seat import Seat
 from troth.simulate.choices import Choices
 from troth.simulate.monitor import Invariant, Monitor
 from troth.simulate.rng import stream
@@ -69,6 +70,11 @@ class Cluster:
             self._seats[node_id] = Seat(self, host, node_id)
             self.host_of[node_id] = host.name
         return self._seats[node_id]
+
+    @property
+    def url(self) -> str:
+        """Where clients find the cluster."""
+        return "troth://" + ",".join(host.client_address for host in self.hosts.values())
 
     def client_loop(self, name: str) -> ProcessLoop:
         """A process of a client, on a host of its own."""

@@ -1,7 +1,8 @@
 """What clients were told, judged after a run: each operation at the level that it was promised."""
 
 from troth.errors import InvariantViolation, invariant
-from troth.rehearsal.clients import BEHIND, Record, Seen, history_of
+from troth.rehearsal.clients import BEHIND
+from troth.rehearsal.record import Record, Seen, history_of
 from troth.verify.check import check
 from troth.verify.verdict import Status, Verdict
 

@@ -1,19 +1,20 @@
-"""Hosts and the streams between them: TCP as processes see it, on virtual time.
+"""Hosts and the streams between them, whose ends are in ends.py: TCP as processes see it, on virtual time.
 
 Bytes of a connection arrive in order or not at all. What a bad network does to a stream is to be late (a lost packet
 is sent again after a time-out), to stand still (a partition), or to break. A process that is killed has its sockets
 closed by the kernel; a machine that loses power says nothing, and answers with a reset when it is back.
 
-`Datagrams` are for servers whose links are to lose, double, reorder and garble single frames (machine.py): consensus
-must stand that as well, whatever carries its messages.
+Frames one by one (`Network.throw`) are for servers whose links are to lose, double, reorder and garble single frames
+(machine.py): consensus must stand that as well, whatever carries its messages.
 """
 
 import asyncio
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from troth.rehearsal.ends import Address, End, Listener, reset
 from troth.rehearsal.plan import Plan
 from troth.simulate.choices import Choices
 from troth.simulate.world import World
@@ -24,137 +25,6 @@ if TYPE_CHECKING:
 RETRANSMIT_US = 200_000
 CONNECT_AGAIN_US = 1_000_000
 USER_TIMEOUT_US = 10_000_000
-HIGH_BYTES = 64 << 10
-SOCKET_BYTES = 128 << 10
-"""What the kernels at both ends hold; only what is behind that waits in the process."""
-
-Address = tuple[str, int]
-_EOF = b""
-
-
-class Listener:
-    """What `create_server` gives."""
-
-    def __init__(self, network: "Network", address: Address) -> None:
-        self._network = network
-        self._address = address
-
-    def close(self) -> None:
-        self._network.listeners.pop(self._address, None)
-
-
-class End:
-    """One end of a connection; a transport to the protocol that owns it."""
-
-    def __init__(self, network: "Network", loop: "ProcessLoop", number: int) -> None:
-        self.network = network
-        self.loop = loop
-        self.number = number
-        self.protocol: Any = None
-        self.peer: End
-        self.last_arrival_us = 0
-        self.pipe: deque[bytes | None] = deque()
-        """What has left this end and not arrived yet, oldest first. An arrival takes the oldest, whichever it was
-        meant for, so that bytes never overtake each other."""
-        self.stalled = 0
-        """Arrivals that met a cut link; they happen when it is whole again."""
-        self.unread_bytes = 0
-        self._closing = False
-        self._gone = False
-        self._held: list[bytes | None] | None = None
-        self._blocked = False
-
-    # ---- asyncio's side --------------------------------------------------------------------------------
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._closing or not data:
-            return
-        self.unread_bytes += len(data)
-        self.network.carry(self, bytes(data))
-        if not self._blocked and self.unread_bytes > SOCKET_BYTES + HIGH_BYTES:
-            self._blocked = True
-            self.loop.call_soon(self.protocol.pause_writing)
-
-    def writelines(self, parts: Iterable[bytes]) -> None:
-        self.write(b"".join(parts))
-
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self.network.carry(self, _EOF)
-            self.loop.call_soon(self._finish, None)
-
-    def abort(self) -> None:
-        if not self._gone:
-            already, self._closing = self._closing, True
-            self.network.carry(self, None)
-            if not already:
-                self.loop.call_soon(self._finish, None)
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def is_reading(self) -> bool:
-        return self._held is None
-
-    def pause_reading(self) -> None:
-        if self._held is None:
-            self._held = []
-
-    def resume_reading(self) -> None:
-        held, self._held = self._held or [], None
-        for item in held:
-            self.loop.call_soon(self.take, item)
-
-    def get_write_buffer_size(self) -> int:
-        return self.unread_bytes - SOCKET_BYTES if self.unread_bytes > SOCKET_BYTES else 0
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return (self.peer.loop.host, self.number) if name == "peername" else default
-
-    # ---- the network's side ----------------------------------------------------------------------------
-
-    def take(self, item: bytes | None) -> None:
-        """*item* has arrived (in this end's process): bytes, an end of file, or a reset."""
-        if self._gone:
-            return
-        if self._held is not None:
-            self._held.append(item)
-        elif item is None:
-            self._closing = True
-            self._finish(_reset())
-        elif item == _EOF:
-            if not self._closing:
-                self.protocol.eof_received()
-                self._closing = True
-                self._finish(None)
-        else:
-            peer = self.peer
-            peer.unread_bytes -= len(item)
-            if peer._blocked:
-                peer.was_read()
-            if not self._closing:
-                self.protocol.data_received(item)
-
-    def was_read(self) -> None:
-        """The other side has taken in some of what kept this one from writing."""
-        if self.unread_bytes <= SOCKET_BYTES + HIGH_BYTES // 4:
-            self._blocked = False
-            if not self._closing:
-                self.loop.call_soon(self.protocol.resume_writing)
-
-    def time_out(self, since: int) -> None:
-        """What was sent at *since* has not been acknowledged for so long that the kernel gives up."""
-        if self.stalled and since == self.last_arrival_us and not self._gone:
-            self._closing = True
-            self.loop.enter(self._finish, TimeoutError("the other side does not answer (simulated)"))
-
-    def _finish(self, error: Exception | None) -> None:
-        if not self._gone:
-            self._gone = True
-            self.network.forget(self)
-            if self.protocol is not None:
-                self.protocol.connection_lost(error)
 
 
 class Network:
@@ -234,7 +104,7 @@ class Network:
     def _connected(self, end: End, factory: Callable[[], Any], future: "asyncio.Future[Any]") -> None:
         if end.is_closing():
             if not future.done():
-                future.set_exception(_reset())
+                future.set_exception(reset())
             return
         end.protocol = factory()
         if future.done():
@@ -427,10 +297,6 @@ class Network:
 
     def _open(self, one: str, other: str) -> bool:
         return (one, other) not in self.cut and (other, one) not in self.cut and other not in self._dark
-
-
-def _reset() -> ConnectionResetError:
-    return ConnectionResetError("the connection was reset by the other side (simulated)")
 
 
 def _refuse(future: "asyncio.Future[Any]", address: Address) -> None:

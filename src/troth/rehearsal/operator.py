@@ -31,8 +31,7 @@ class Operator:
 
     def _start(self) -> None:
         self._jobs = asyncio.Queue()
-        addresses = ",".join(host.client_address for host in self._cluster.hosts.values())
-        self._client = AsyncClient(f"troth://{addresses}", timeout=CALL_S)
+        self._client = AsyncClient(self._cluster.url, timeout=CALL_S)
         self._task = self._loop.create_task(self._work())
         self._task.add_done_callback(self._cluster.on_task_done)
 

@@ -11,18 +11,20 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from troth.client import request as requests
 from troth.client.aio import AsyncClient
 from troth.errors import InvariantViolation, TrothError, invariant
-from troth.rehearsal.clients import Record, Register, Watcher, Worker, Workload, prepare
+from troth.rehearsal.clients import Worker, Workload, prepare
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.faults import Faults
 from troth.rehearsal.host import Host
 from troth.rehearsal.judge import judge, judge_consistency
 from troth.rehearsal.operator import Operator
 from troth.rehearsal.plan import SECOND_US, Plan, draw
+from troth.rehearsal.record import Record, value_of
+from troth.rehearsal.register_clients import Register
+from troth.rehearsal.watchers import Watcher
 from troth.simulate.choices import Choice, Choices
 from troth.simulate.monitor import Invariant
 from troth.simulate.world import uncollected
@@ -71,7 +73,7 @@ class Rehearsal:
         self._workload = workload
         self.plan = plan
         self.cluster = Cluster(plan, Choices(keep), rules)
-        self.record = Record(self.cluster)
+        self.record = Record(self.cluster.world)
         self.undecided: list[str] = []
         self._faults: Faults | None = None
 
@@ -154,7 +156,7 @@ class Rehearsal:
             for number in range(plan.keys):
                 key = f"k{number}"
                 await self.record.operation(
-                    (self.record.registers,), process, "get", key, None, client.get(key), _value_of
+                    (self.record.registers,), process, "get", key, None, client.get(key), value_of
                 )
             for name in self.record.appends:
                 reply = await client.get(f"log/{name}")
@@ -189,8 +191,7 @@ class Rehearsal:
         errors: list[str] = []
 
         async def ask() -> None:
-            addresses = ",".join(host.client_address for host in cluster.hosts.values())
-            client = AsyncClient(f"troth://{addresses}", timeout=5.0)
+            client = AsyncClient(cluster.url, timeout=5.0)
             while not done:
                 try:
                     await work(client)
@@ -251,10 +252,6 @@ async def _write(client: AsyncClient) -> None:
     reply = await client.put("calm", "calm")
     seen = await client.get("calm")
     invariant(seen.kv is not None and seen.kv.mod_revision >= reply.revision, "a write is not seen", seen=seen)
-
-
-def _value_of(reply: Any) -> str | None:
-    return None if reply.kv is None else reply.kv.value.decode()
 
 
 @contextmanager
