@@ -12,7 +12,7 @@ from troth.client.lease import Lease, LeaseKeeper
 from troth.client.link import checked_frame_of
 from troth.client.opening import Opening
 from troth.client.operations import Text, Txn, as_bytes, lease_id, span
-from troth.client.reads import ReadPipeline
+from troth.client.reads import LONG_KEY_BYTES, ReadPipeline
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
 from troth.client.request import ANY, LEADER
 from troth.client.router import Router
@@ -106,7 +106,10 @@ class AsyncClient(ClusterCalls):
         request = Range(key)
         if revision != 0:
             request = self._checked(Range(key, b"", 0, revision), level)
-        future = self._reads.submit(request, level, GetReply, timeout)
+        if timeout is None and len(key) <= LONG_KEY_BYTES:
+            future = self._reads.submit(request, level, GetReply)
+        else:
+            future = self._reads.submit_apart(request, level, GetReply, timeout)
         if (recorder := recording.active) is not None and not revision:
             recorder.get(self._number, key, level, future)
         return future
@@ -147,7 +150,11 @@ class AsyncClient(ClusterCalls):
             min_create_revision,
             max_create_revision,
         )
-        future = self._reads.submit(self._checked(request, level), level, RangeReply, timeout)
+        self._checked(request, level)
+        if timeout is None and len(start) <= LONG_KEY_BYTES >= len(end):
+            future = self._reads.submit(request, level, RangeReply)
+        else:
+            future = self._reads.submit_apart(request, level, RangeReply, timeout)
         if (recorder := recording.active) is not None:
             recorder.range(self._number, request, level, future)
         return future

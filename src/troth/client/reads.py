@@ -6,11 +6,12 @@ weaker ones to where the client reads from (`read_from`).
 
 import asyncio
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import override
 
-from troth.client.answers import Answer
+from troth.client.answers import EXPLAINED_BATCHES, Answer
 from troth.client.link import Connection, frame_of
 from troth.client.replies import GetReply, RangeReply
 from troth.client.request import LEADER, CallRequest
@@ -25,7 +26,7 @@ from troth.replica.protocol import READS_REQUESTS_MAX, ReadResults, Reads
 from troth.wire.frames import FRAME_BYTES_MAX
 
 LONG_KEY_BYTES = 4096
-"""A read with a key above this has a frame to itself, so that no batch passes what a server takes."""
+"""A read with a key above this is submitted apart, so that no batch passes what a server takes."""
 
 READ_BYTES_MAX = FRAME_BYTES_MAX - 1024
 """The keys of one read: room is left for the rest of its frame."""
@@ -86,7 +87,8 @@ class ReadPipeline:
         self._router = router
         self._writes = writes
         self._loop = router.loop
-        self._new_answer = functools.partial(Answer[Any], loop=self._loop)
+        self._new_answer: Callable[[], asyncio.Future[Any]] = functools.partial(Answer[Any], loop=self._loop)
+        self._batches = 0
         self._read_from = read_from
         self._held_max = held_max
         self.held = 0
@@ -96,22 +98,9 @@ class ReadPipeline:
         self._batch = ReadBatch(self, 0, LEADER, linearizable)
 
     def submit(
-        self,
-        request: Range,
-        level: ReadLevel,
-        wanted: type[GetReply] | type[RangeReply],
-        timeout_s: float | None = None,
-    ) -> "asyncio.Future[Any]":
-        """Add *request* to this turn's batch of *level*."""
-        if timeout_s is not None:
-            return self._submit_within(request, level, wanted, timeout_s)
-        if len(request.key) > LONG_KEY_BYTES or len(request.range_end) > LONG_KEY_BYTES:
-            return self._submit_alone(request, level, wanted)
-        return self._gather(request, level, wanted)
-
-    def _gather(
         self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply]
     ) -> "asyncio.Future[Any]":
+        """Add *request*, whose key and range_end have `LONG_KEY_BYTES` at most, to this turn's batch of *level*."""
         future: asyncio.Future[Any] = self._new_answer()
         if level is not self._level or len(self._batch.requests) >= READS_REQUESTS_MAX:
             if self.held >= self._held_max:
@@ -125,29 +114,29 @@ class ReadPipeline:
         self.held += 1
         return future
 
-    def _submit_alone(
-        self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply], within_s: float = 0.0
+    def submit_apart(
+        self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply], timeout_s: float | None
     ) -> "asyncio.Future[Any]":
-        """`submit` in a batch of its own."""
+        """`submit` of what may be too large for a batch with others, or for a caller whose patience is not the client's
+        (*timeout_s*)."""
         if len(request.key) + len(request.range_end) > READ_BYTES_MAX:
             future: asyncio.Future[Any] = self._new_answer()
             future.set_exception(InvalidRequest(REQUEST_TOO_LARGE.text))
             return future
+        if timeout_s is not None and self._router.is_shorter(timeout_s):
+            return self._router.limited(self._submit_alone(request, level, wanted), timeout_s, Unavailable)
+        # What is patient for longer must not make others wait.
+        return self._submit_alone(request, level, wanted, timeout_s or 0.0)
+
+    def _submit_alone(
+        self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply], within_s: float = 0.0
+    ) -> "asyncio.Future[Any]":
         self._flush()
-        future = self._gather(request, level, wanted)
+        future = self.submit(request, level, wanted)
         if not future.done():
             self._batch.within_s = within_s
             self._flush()
         return future
-
-    def _submit_within(
-        self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply], timeout_s: float
-    ) -> "asyncio.Future[Any]":
-        """`submit` for a caller who is patient for *timeout_s*, and not for what the client usually waits."""
-        if self._router.is_shorter(timeout_s):
-            return self._router.limited(self.submit(request, level, wanted), timeout_s, Unavailable)
-        # What is patient for longer must not make others wait.
-        return self._submit_alone(request, level, wanted, timeout_s)
 
     def on_revision(self, revision: int) -> None:
         """An answer was read at *revision*: the floor of later session reads."""
@@ -185,6 +174,9 @@ class ReadPipeline:
         if level.name in _FLOORED and self._writes.seen_revision > level.seen_revision:
             # No older state than this client has seen, in writes and in reads.
             batch.level = ReadLevel(level.name, self._writes.seen_revision)
+        self._batches += 1
+        if self._batches == EXPLAINED_BATCHES:
+            self._new_answer = self._loop.create_future
         batch.deadline_s = self._loop.time() + (batch.within_s or self._router.timeout_s)
         self._router.submit(batch)
 

@@ -11,6 +11,7 @@ from fake_server import Served, asynchronous, running
 import troth
 from troth import aio
 from troth.client import recording
+from troth.client.answers import EXPLAINED_BATCHES
 from troth.client.background import Background
 from troth.errors import InvalidRequest, UsageError
 from troth.replica.protocol import LeaseList
@@ -38,6 +39,11 @@ async def test_a_task_of_an_answer_is_told_what_to_write() -> None:
             assert "finished" in repr(answer)
         done, _ = await asyncio.wait([client.put("a", "2"), client.get("a")])
         assert len(done) == 2
+        for _ in range(EXPLAINED_BATCHES):
+            await client.put("a", "3")
+            await client.get("a")
+        # By now asyncio's own, which it has a quick way for.
+        assert type(client.put("a", "4")) is type(client.get("a")) is asyncio.Future
 
 
 @asynchronous
