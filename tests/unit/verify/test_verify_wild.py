@@ -3,14 +3,17 @@
 
 import gzip
 import json
+import re
 
 import pytest
 
 from troth.errors import DecodeError, UsageError
 from troth.verify.check import check
 from troth.verify.formats import read_history
+from troth.verify.formats.edn import Record
 from troth.verify.guess import guess
-from troth.verify.history import pair
+from troth.verify.history import Value, pair
+from troth.verify.transactions import check_transactions
 
 WILD = {
     "a log of newer Jepsen": (
@@ -360,6 +363,40 @@ WILD = {
         "register",
         "linearizable",
     ),
+    "keys in front, cas as a triple": (
+        (
+            '[\n {:process 1 :type :invoke :f :read :value ["a" nil]}\n'
+            ' {:process 0 :type :invoke :f :cas :value ["b" nil "v1"]}\n'
+            ' {:process 1 :type :ok :f :read :value ["a" nil]}\n'
+            ' {:process 0 :type :fail :f :cas :value ["b" nil "v1"]}\n'
+            ' {:process 1 :type :invoke :f :write :value ["b" "v1"]}\n'
+            ' {:process 1 :type :ok :f :write :value ["b" "v1"]}\n]\n'
+        ),
+        "jepsen-edn",
+        3,
+        0,
+        "cas-register",
+        "linearizable",
+    ),
+    "comments: written one by one, read all at once": (
+        (
+            "{:type :invoke, :f :write, :value 3, :process 0}\n{:type :ok, :f :write, :value 3, :process 0}\n"
+            "{:type :invoke, :f :read, :value nil, :process 1}\n{:type :ok, :f :read, :value #{3}, :process 1}\n"
+        ),
+        "jepsen-edn",
+        2,
+        0,
+        "set",
+        "linearizable",
+    ),
+    "PolySI": (
+        ("w(0,0,-1,-1)\nw(0,1,0,0)\nw(1,2,0,0)\nr(0,1,1,1)\nr(1,0,1,2)\n"),
+        "awdit",
+        3,
+        0,
+        "rw-register",
+        "strong-session-serializable",
+    ),
 }
 
 
@@ -429,6 +466,68 @@ def test_keys_of_independent_histories_are_taken_out_of_the_values() -> None:
     # A cas register that is read without a key is not independent, whatever its pairs look like.
     plain = WILD["independent"][0].replace("[1 nil]", "nil")
     assert read_history(plain).operations[1].argument == (2, (1, 3))
+
+
+@pytest.mark.parametrize(("x", "y", "initial"), [(0, 0, 0), (1, 2, Record({("x", 1), ("y", 2)}))])
+def test_multi_registers_of_knossos_start_as_is_read_before_it_is_written(x: int, y: int, initial: Value) -> None:
+    """Knossos is told what they start as; its files do not say."""
+    steps = (
+        (1, "invoke", "[[:read :x nil] [:read :y nil]]"),
+        (2, "invoke", "[[:write :x 5]]"),
+        (2, "ok", "[[:write :x 5]]"),
+        (1, "ok", f"[[:read :x {x}] [:read :y {y}]]"),
+        (2, "invoke", "[[:write :y 5] [:write :x 6]]"),
+        (2, "ok", "[[:write :y 5] [:write :x 6]]"),
+        (2, "invoke", "[[:write :y 5]]"),
+        (2, "ok", "[[:write :y 5]]"),
+    )
+    text = "".join(f"{{:type :{kind}, :f :txn, :value {value}, :process {who}}}\n" for who, kind, value in steps)
+    history = read_history(text)
+    assert history.reading.initial == initial and "are taken to start as" in history.remarks[-1]
+    found = guess(history)
+    assert found.object == "multi-register"
+    assert check(history, found.model, found.object)
+
+
+def test_what_is_read_after_a_write_says_nothing_of_the_beginning() -> None:
+    text = "".join(
+        f"{{:type :{kind}, :f :txn, :value [[{micro}]], :process 1}}\n"
+        for micro in (":write :x 5", ":read :x 0", ":write :x 5")
+        for kind in ("invoke", "ok")
+    )
+    history = read_history(text)
+    assert history.reading.initial is None and not history.remarks
+    assert not check(history, object="multi-register")
+
+
+def test_a_triple_of_a_cas_begins_with_its_key() -> None:
+    history = read_history(WILD["keys in front, cas as a triple"][0])
+    assert [(op.key, op.argument) for op in history.operations] == [("a", None), ("b", (None, "v1")), ("b", "v1")]
+
+
+def test_comments_are_elements_of_a_set() -> None:
+    text = WILD["comments: written one by one, read all at once"][0]
+    assert check(read_history(text), object="set")
+    missed = check(read_history(text.replace("#{3}", "#{}")), object="set")
+    assert not missed and "taken for an addition to a set" in "".join(missed.history.remarks)
+    # A register may hold collections.
+    assert {op.f for op in read_history(text.replace("3", "[3]")).operations} == {"read", "write"}
+
+
+def test_numbered_transactions_belong_to_sessions_and_keys_start_as_0() -> None:
+    text = WILD["PolySI"][0]
+    history = read_history(text)
+    assert [(op.process, op.argument) for op in history.operations] == [
+        (0, (("w", 0, 1), ("w", 1, 2))), (1, (("r", 0, 1),)), (1, (("r", 1, 0),)),
+    ]  # fmt: skip
+    # x was seen, and then y as it had been before the same transaction.
+    assert not check_transactions(history, "rw-register", "strong-session-serializable")
+    assert check_transactions(
+        read_history(text.replace("r(1,0", "r(1,2")), "rw-register", "strong-session-serializable"
+    )
+    for line, why in (("w(0,9,4,0)", "in session 4, expected session 0"), ("w 1 2", "expected 'w(KEY")):
+        with pytest.raises(DecodeError, match=re.escape(why)):
+            read_history(text + line)
 
 
 def test_a_cas_alone_shows_that_its_value_holds_a_key() -> None:

@@ -13,6 +13,7 @@ jepsen-edn       {:process 0, :type :invoke      absent: it never happened      
 jepsen-json      {"process": 0, "type": ...      absent                          the initial value
 elle-edn/json    the same, with :f :txn          absent                          an empty list or version
 awdit            w k v / r k v / ----- / =====   -                               -
+the same         w(k,v,session,transaction)      -                               keys start as 0
 ===============  ==============================  ==============================  =================================
 
 The two readings of a failed cas are the trap here. Porcupine's etcd test data records under ``:fail`` that the store

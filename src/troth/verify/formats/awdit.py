@@ -4,6 +4,9 @@ One operation a line, ``w KEY VALUE`` or ``r KEY VALUE``; a line of dashes ends 
 ends a session. Initial writes are written out as transactions like any other. There is no real time in it: sessions
 are independent, so every transaction of one session is concurrent with all of the others.
 
+PolySI and Plume write ``r(KEY,VALUE,SESSION,TRANSACTION)`` and ``w(...)``, an operation a line and no other lines.
+There every key starts as 0, which a session of -1 may write out.
+
 Each session becomes a process whose operations are ``txn`` with values ``(("w", k, v), ("r", k, v), ...)``.
 """
 
@@ -11,18 +14,21 @@ import re
 from typing import Final
 
 from troth.errors import DecodeError
-from troth.verify.history import EventType, History, Operation
+from troth.verify.history import EventType, History, Operation, Reading
 
 _OPERATION: Final = re.compile(r"\s*([wrWR])[\s(]+([^\s,()]+)[\s,]+([^\s,()]+)\s*\)?\s*")
+_NUMBERED: Final = re.compile(r"\s*([rw])\(\s*([^\s,()]+)\s*,\s*([^\s,()]+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*\)\s*")
 _NUMBER: Final = re.compile(r"-?\d+")
 
 
 def read(text: str) -> History:
-    """Read AWDIT text.
+    """Read AWDIT text, or PolySI's.
 
     Raises:
         DecodeError: a line that is neither an operation nor a separator.
     """
+    if _NUMBERED.match(text):
+        return read_numbered(text)
     sessions: list[list[tuple[int, tuple[object, ...]]]] = [[]]
     transaction: list[object] = []
     begun = 0
@@ -55,6 +61,38 @@ def read(text: str) -> History:
     commit()
     sessions = [session for session in sessions if session]
     return _concurrent(sessions)
+
+
+def read_numbered(text: str) -> History:
+    """Read the text of PolySI and Plume, in which every line names its session and its transaction.
+
+    Raises:
+        DecodeError: a line that is no such operation, or a transaction of two sessions.
+    """
+    transactions: dict[int, tuple[int, int, list[object]]] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        found = _NUMBERED.fullmatch(line)
+        if found is None:
+            raise DecodeError(
+                f"line {number}, column 1: found {line.strip()[:40]!r}, expected 'w(KEY,VALUE,SESSION,TRANSACTION)' or "
+                f"'r(KEY,VALUE,SESSION,TRANSACTION)'"
+            )
+        session, name = int(found[4]), int(found[5])
+        if session < 0 and found[1] == "w" and found[3] == "0":
+            continue
+        entry = transactions.setdefault(name, (session, number, []))
+        if entry[0] != session:
+            raise DecodeError(
+                f"line {number}, column 1: transaction {name} in session {session}, expected session {entry[0]} as in "
+                f"line {entry[1]}"
+            )
+        entry[2].append((found[1], _atom(found[2]), _atom(found[3])))
+    sessions: dict[int, list[tuple[int, tuple[object, ...]]]] = {}
+    for session, line_number, micros in transactions.values():
+        sessions.setdefault(session, []).append((line_number, tuple(micros)))
+    return _concurrent(list(sessions.values())).with_reading(Reading(initial=0))
 
 
 def _atom(text: str) -> object:

@@ -15,7 +15,7 @@ from msgspec import structs
 from troth.errors import DecodeError
 from troth.verify.formats import edn
 from troth.verify.formats.spans import without_spans
-from troth.verify.history import FOREVER, Event, EventType, History, Process, Reading, pair
+from troth.verify.history import FOREVER, Event, EventType, History, Process, Reading, Value, pair, show
 
 _TYPES: Final = {kind.value: kind for kind in EventType}
 _KNOSSOS: Final = Reading(failed="absent", nil_read="unknown")
@@ -23,10 +23,13 @@ _KV: Final = Reading(failed="absent", nil_read="value", initial="")
 _TRANSACTIONS: Final = frozenset({"txn", "transfer"})
 _LONG: Final = frozenset({"read", "write"})
 """Knossos's multi-register spells them out."""
+_WRITES: Final = frozenset({"write", "w"})
 _ASKS_NOTHING: Final = frozenset({"read", "get", "dequeue", "pop", "acquire", "release"})
 """Operations that are invoked without a value."""
 
 DRAINED: Final = "every drain is taken for as many dequeues as it returned elements"
+
+INSERTED: Final = "what is written is read as a collection: every write is taken for an addition to a set"
 
 _KV_LINE: Final = re.compile(
     r"""\s*\{:process\s+(?P<process>\d+),\s*:type\s+:(?P<type>invoke|ok|fail|info),\s*:f\s+:(?P<f>get|put|append),\s*
@@ -38,14 +41,48 @@ _KV_LINE: Final = re.compile(
 def read_edn(text: str) -> History:
     """Read Knossos, Jepsen or Elle EDN: a vector or list of maps, or maps one after the other."""
     events = list(_events(_edn_maps(text)))
-    # A transaction's nil is an empty version that was seen; a register's nil in Knossos is an unrecorded result.
-    knossos = not any(event.f in _TRANSACTIONS for event in events) or any(
+    multi = any(
         any(isinstance(item, tuple) and item[0] in _LONG for item in event.value)
         for event in events
         if event.f == "txn" and isinstance(event.value, tuple)
     )
-    reading = _KNOSSOS if knossos else Reading()
-    return _paired(events, reading)
+    # A transaction's nil is an empty version that was seen; a register's nil in Knossos is an unrecorded result.
+    if not multi and any(event.f in _TRANSACTIONS for event in events):
+        return _paired(events, Reading())
+    initial = _initial(events) if multi else None
+    history = _paired(events, structs.replace(_KNOSSOS, initial=initial))
+    if initial is not None:
+        history.remarks += (
+            f"registers are taken to start as {show(initial)}, which was read before it was written",
+        )
+    return history
+
+
+def _initial(events: Iterable[Event]) -> Value:
+    """What Knossos's multi-registers start as: there it is told to the model, and the file does not say.
+
+    That is what the first read of a key saw, if it was invoked before any write of the key returned, and returned
+    before a write of what it saw was invoked.
+    """
+    invoked: dict[Process, int] = {}
+    overwritten: dict[Value, int] = {}
+    written: set[tuple[Value, Value]] = set()
+    found: dict[Value, Value] = {}
+    for at, event in enumerate(events):
+        micros = event.value if event.f == "txn" and isinstance(event.value, tuple) else ()
+        items = [item for item in micros if isinstance(item, tuple) and len(item) == 3]
+        if event.type is EventType.INVOKE:
+            invoked[event.process] = at
+            written.update((key, value) for f, key, value in items if f in _WRITES)
+        elif event.type is EventType.OK:
+            begun = invoked.get(event.process, at)
+            for f, key, value in items:
+                if f in _WRITES:
+                    overwritten.setdefault(key, at)
+                elif value is not None and overwritten.get(key, at) > begun and (key, value) not in written:
+                    found.setdefault(key, value)
+    values = set(found.values())
+    return values.pop() if len(values) == 1 else edn.freeze(found) if found else None
 
 
 def read_kv(text: str) -> History:
@@ -104,26 +141,31 @@ def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
 
 
 def _paired(events: list[Event], reading: Reading) -> History:
-    """Pair, after taking the keys of Jepsen's ``independent`` workloads out of their values.
-
-    There every value is ``[key value]``, which for a cas could be its pair; but no read is asked with ``[key nil]``
-    unless the first is a key, and no cas with ``[key [from to]]``.
-    """
-    asked = [event.value for event in events if event.type is EventType.INVOKE]
-    looks = [event.value for event in events if event.type is EventType.INVOKE and event.f in _ASKS_NOTHING]
-    swaps = [event.value for event in events if event.type is EventType.INVOKE and event.f == "cas"]
-    if (
-        (looks or swaps)
-        and all(isinstance(value, tuple) and len(value) == 2 for value in asked)
-        and all(isinstance(value, tuple) and value[1] is None for value in looks)
-        and all(isinstance(value, tuple) and isinstance(value[1], tuple) for value in swaps)
-    ):
-        history = pair([_independent(event) for event in events], reading=reading)
+    """Pair, after what is peculiar to some of Jepsen's workloads was put into plain operations."""
+    if keyed := _independent(events):
+        history = pair(keyed, reading=reading)
         history.remarks = ("every value is [key value], as of jepsen.independent: the first is taken for the key",)
         return history
-    history = pair(events, reading=reading)
+    history = pair(_added(events), reading=reading)
+    if any(op.f == "add" for op in history.operations) and not any(event.f == "add" for event in events):
+        history.remarks = (INSERTED,)
     drains = [op for op in history.operations if op.f == "drain" and isinstance(op.result, tuple)]
     return _without_drains(history) if drains else history
+
+
+def _added(events: list[Event]) -> list[Event]:
+    """Writes as what they are where single elements are written and all of them are read: elements of a set."""
+    if {event.f for event in events if event.type is not EventType.INFO} != {"read", "write"}:
+        return events
+    reads = [event.value for event in events if event.f == "read" and event.type is EventType.OK]
+    writes = [event.value for event in events if event.f == "write" and event.type is EventType.INVOKE]
+    if not all(_is_collection(value) for value in reads) or any(_is_collection(value) for value in writes):
+        return events
+    return [structs.replace(event, f="add") if event.f == "write" else event for event in events]
+
+
+def _is_collection(value: Value) -> bool:
+    return isinstance(value, tuple | frozenset) and not isinstance(value, edn.Record)
 
 
 def _without_drains(history: History) -> History:
@@ -142,10 +184,38 @@ def _without_drains(history: History) -> History:
     return expanded
 
 
-def _independent(event: Event) -> Event:
-    if isinstance(event.value, tuple) and len(event.value) == 2 and event.type is not EventType.INFO:
-        return structs.replace(event, key=event.value[0], value=event.value[1])
-    return structs.replace(event, value=None) if event.type is EventType.INFO else event
+def _independent(events: list[Event]) -> list[Event]:
+    """The keys taken out of the values of ``independent`` workloads, where all are ``[key value]``; else nothing.
+
+    For a cas that could be its pair; but no read is asked with ``[key nil]`` unless the first is a key, and no cas with
+    ``[key [from to]]`` or ``[key from to]``.
+    """
+    asked = [event for event in events if event.type is EventType.INVOKE]
+    looks = [event.value for event in asked if event.f in _ASKS_NOTHING]
+    swaps = [event.value for event in asked if event.f == "cas"]
+    others = [event.value for event in asked if event.f != "cas"]
+    if not (
+        (looks or swaps)
+        and all(isinstance(value, tuple) and len(value) == 2 for value in others)
+        and all(isinstance(value, tuple) and value[1] is None for value in looks)
+        and all(
+            isinstance(value, tuple) and (len(value) == 3 or (len(value) == 2 and isinstance(value[1], tuple)))
+            for value in swaps
+        )
+    ):
+        return []
+    return [_without_key(event) for event in events]
+
+
+def _without_key(event: Event) -> Event:
+    value = event.value
+    if event.type is EventType.INFO:
+        return structs.replace(event, value=None)
+    if isinstance(value, tuple) and len(value) == 2:
+        return structs.replace(event, key=value[0], value=value[1])
+    if event.f == "cas" and isinstance(value, tuple) and len(value) == 3:
+        return structs.replace(event, key=value[0], value=value[1:])
+    return event
 
 
 def _array_items(text: str) -> Iterator[tuple[object, int]]:

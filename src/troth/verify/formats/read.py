@@ -21,7 +21,7 @@ FORMATS: Final = (
 )
 """Names that `read_history` accepts as *format* and sets as `History.format` ("empty" aside)."""
 
-_AWDIT_LINE: Final = re.compile(r"^\s*(?:[wrWR]\s+\S+\s+\S+|-{3,}|={3,})\s*$")
+_AWDIT_LINE: Final = re.compile(r"^\s*(?:[wrWR]\s+\S+\s+\S+|[wr]\([^(),]*(?:,[^(),]*){3}\)|-{3,}|={3,})\s*$")
 _KV_LINE: Final = re.compile(r":f\s+:(?:get|put|append)\b[^\n}]*:key\s|:key\s[^\n}]*:f\s+:(?:get|put|append)\b")
 _LOG_START: Final = re.compile(r"(?:\d{4}-\d\d-\d\d|INFO|WARN|ERROR|DEBUG|TRACE)\b")
 _LOG_LINE: Final = re.compile(r"^[^\n\"({]*\bjepsen\.util\s*[-:]?\s+\S+\s+:\w+\s+:", re.MULTILINE)
