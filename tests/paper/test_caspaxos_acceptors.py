@@ -344,3 +344,14 @@ def test_who_holds_more_than_its_quota_still_takes_what_makes_it_no_larger() -> 
     assert isinstance(alone.accept(b"w" * 100, ballot(2)), Took)
     assert isinstance(alone.accept(b"w" * 101, ballot(3)), Full)
     assert isinstance(alone.accept(b"w" * 99, ballot(3)), Took)
+
+
+@pytest.mark.parametrize("following", [ZERO, ballot(2)])
+def test_an_acceptor_takes_one_value_at_a_ballot(following: Ballot) -> None:
+    """A proposer that was cloned with its machine uses its ballots twice; the second value is not taken."""
+    alone = Alone()
+    assert isinstance(alone.accept(b"v", ballot(1)), Took)
+    assert isinstance(alone.accept(b"v", ballot(1)), Took), "a copy of the request"
+    assert isinstance(alone.accept(b"w", ballot(1), following), Conflict)
+    held = alone.acceptor.slots[KEY].state
+    assert held is not None and held.value == b"v"

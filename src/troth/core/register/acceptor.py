@@ -179,8 +179,11 @@ class Acceptor:
         if conflict := self._conflict(request.key, request.ballot):
             return conflict, None
         slot = self.slots.get(request.key)
-        if slot is not None and slot.accepted == request.ballot and slot.promised >= request.next:
-            return Took(), None
+        if slot is not None and slot.accepted == request.ballot:
+            if slot.state != request.state:
+                return Conflict(slot.promised), None  # of a clone of its proposer: a ballot names one value
+            if slot.promised >= request.next:
+                return Took(), None
         if refusal := self._no_room(request.key, _cost(request.key, request.state)):
             return refusal, None
         record = AcceptedRecord(request.key, request.ballot, request.state, max(request.ballot, request.next))

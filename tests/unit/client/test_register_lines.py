@@ -1,0 +1,205 @@
+"""Connections to acceptors: what may have arrived over one that broke, and when others are given up with it."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from fake_server import asynchronous
+
+from troth.client.registers import lines
+from troth.client.registers.aio_lines import AsyncLine
+from troth.client.registers.lines import Line, LineLost, may_have_arrived
+from troth.core.register.acceptor import Acceptor
+from troth.core.register.codec import decode_ask, encode_answer
+from troth.core.register.messages import Describe, ReplyMessage
+from troth.ids import ClusterId, NodeId
+from troth.wire.frames import first_frame, frame
+from troth.wire.handshake import VERSION, Welcome, encode_greeting
+
+# ---- what has certainly not arrived ----
+
+
+def test_only_what_was_handed_to_a_connection_may_have_arrived() -> None:
+    assert may_have_arrived(OSError("broken"))
+    assert may_have_arrived(LineLost("broken"))
+    assert not may_have_arrived(LineLost("refused", sent=False))
+
+
+def test_a_request_to_an_acceptor_that_is_down_has_not_arrived() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    line = Line(address, None)
+    try:
+        refused = [line.ask(Describe(), time.monotonic() + 5).exception(5) for _ in range(2)]
+        assert [may_have_arrived(error) for error in refused if error is not None] == [False, False]
+    finally:
+        line.close()
+    closed = line.ask(Describe(), time.monotonic() + 5).exception(5)
+    assert closed is not None and not may_have_arrived(closed)
+
+
+@asynchronous
+async def test_an_asyncio_request_to_an_acceptor_that_is_down_has_not_arrived() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = AsyncLine(f"127.0.0.1:{taken.getsockname()[1]}", None)
+    for _ in range(2):
+        with pytest.raises(LineLost) as caught:
+            await line.ask(Describe())
+        assert not may_have_arrived(caught.value)
+    line.close()
+
+
+# ---- connections of a process that has gone ----
+
+
+class Restarts:
+    """A port behind which an acceptor is that can be killed and started again in an instant."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._accepted: list[socket.socket] = []
+        self.arrived = threading.Event()
+        """A request is here."""
+        self.together = threading.Barrier(2)
+        """Answers wait until two requests are here, so that two connections are in use."""
+        self._acceptor = Acceptor(NodeId(1))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._accepted.append(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            connection.sendall(frame(encode_greeting(Welcome(VERSION, ClusterId(0), NodeId(1)))))
+            buffer, is_greeted = b"", False
+            while data := connection.recv(65536):
+                buffer += data
+                while (body := first_frame(buffer, 1 << 20)) is not None:
+                    buffer = buffer[len(frame(body)) :]
+                    if not is_greeted:
+                        is_greeted = True
+                        continue
+                    number, request = decode_ask(body)
+                    self.arrived.set()
+                    if not self.together.broken:
+                        self.together.wait(30)
+                    connection.sendall(frame(encode_answer(number, self._acceptor.on_request(request)[0])))
+        except (OSError, threading.BrokenBarrierError):
+            pass
+
+    def restart(self) -> None:
+        """All connections are gone, and the next request is answered at once."""
+        self.together.abort()
+        accepted, self._accepted = self._accepted, []
+        for connection in accepted:
+            connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def close(self) -> None:
+        self.restart()
+        self._listener.close()
+
+
+@pytest.fixture
+def restarts() -> Iterator[Restarts]:
+    made = Restarts()
+    yield made
+    made.close()
+
+
+def test_one_request_at_most_is_lost_on_the_connections_of_a_process_that_has_gone(restarts: Restarts) -> None:
+    """The others are as old as the one that broke: a restart costs one failure, not one for each thread."""
+    line = Line(restarts.address, None)
+    try:
+        both = [line.ask(Describe(), time.monotonic() + 30) for _ in range(2)]
+        assert all(answer.exception(30) is None for answer in both)
+        restarts.restart()
+        lost = [line.ask(Describe(), time.monotonic() + 30).exception(30) for _ in range(4)]
+        assert [error is None for error in lost] == [False, True, True, True]
+    finally:
+        line.close()
+
+
+def test_a_request_whose_connection_breaks_may_have_arrived(restarts: Restarts) -> None:
+    line = Line(restarts.address, None)
+    try:
+        answer = line.ask(Describe(), time.monotonic() + 30)
+        assert restarts.arrived.wait(30)
+        restarts.restart()
+        error = answer.exception(30)
+        assert isinstance(error, LineLost) and may_have_arrived(error)
+    finally:
+        line.close()
+
+
+@asynchronous
+async def test_an_asyncio_request_whose_connection_breaks_may_have_arrived(restarts: Restarts) -> None:
+    line = AsyncLine(restarts.address, None)
+    answer = asyncio.create_task(line.ask(Describe()))
+    await asyncio.to_thread(restarts.arrived.wait, 30)
+    restarts.restart()
+    with pytest.raises(LineLost) as caught:
+        await answer
+    assert may_have_arrived(caught.value)
+    assert await line.ask(Describe()), "the next request has a connection of its own"
+    line.close()
+
+
+@pytest.mark.parametrize(("failure", "breaks"), [(TimeoutError("silent"), 0), (ConnectionError("reset"), 1)])
+def test_silence_breaks_no_other_connection(
+    restarts: Restarts, monkeypatch: pytest.MonkeyPatch, failure: OSError, breaks: int
+) -> None:
+    """The acceptor may be slow with one request; those that wait on its other connections are not given up."""
+
+    def fails(*_: object) -> ReplyMessage:
+        raise failure
+
+    monkeypatch.setattr(lines._Socket, "ask", fails)
+    line = Line(restarts.address, None)
+    try:
+        error = line.ask(Describe(), time.monotonic() + 30).exception(30)
+        assert isinstance(error, LineLost) and may_have_arrived(error)
+        assert line._generation == breaks
+    finally:
+        line.close()
+
+
+def test_another_acceptor_than_the_one_meant_is_not_asked(restarts: Restarts) -> None:
+    line = Line(restarts.address, None)
+    try:
+        error = line.ask(Describe(), time.monotonic() + 30, expect=7).exception(30)
+        assert isinstance(error, LineLost) and "replaced" in str(error) and not may_have_arrived(error)
+        assert not restarts.arrived.is_set()
+    finally:
+        line.close()
+
+
+@asynchronous
+async def test_another_acceptor_than_the_one_meant_is_not_asked_by_asyncio_either(restarts: Restarts) -> None:
+    line = AsyncLine(restarts.address, None)
+    with pytest.raises(LineLost, match="replaced") as caught:
+        await line.ask(Describe(), expect=7)
+    assert not may_have_arrived(caught.value)
+    assert not restarts.arrived.is_set()
+    line.close()
+
+
+def test_answered_requests_leave_room_for_others(restarts: Restarts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "WAITING_MAX", 5)
+    restarts.together.abort()
+    line = Line(restarts.address, None)
+    try:
+        for _ in range(20):
+            assert line.ask(Describe(), time.monotonic() + 30).exception(30) is None
+    finally:
+        line.close()
