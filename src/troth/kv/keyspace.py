@@ -293,6 +293,11 @@ class KeySpace:
         self._pins.append(pin)
         return pin
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether somebody is in the middle of the history."""
+        return bool(self._pins)
+
     def unpin(self, pin: Pin) -> None:
         """Let go; a second time changes nothing."""
         self._pins = [held for held in self._pins if held is not pin]

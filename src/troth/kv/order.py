@@ -105,6 +105,11 @@ class KeyOrder:
         hi: int = len(live) if range_end == TO_THE_END else live.bisect_left(range_end)
         return lo, max(lo, hi)
 
+    def forget(self) -> None:
+        """Name no key any more."""
+        self.moved.clear()
+        self._live, self._dead = SortedList(), SortedList()
+
     # ---- bringing it up to date ------------------------------------------------------------------------------
 
     @property

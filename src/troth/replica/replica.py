@@ -14,6 +14,7 @@ from typing import assert_never
 
 from troth.core.interface import NO_EFFECTS, Effects, Entry, EntryKind, Message, Send, SnapshotMeta, Trace
 from troth.ids import NodeId, Tick
+from troth.kv.history import forget_steps
 from troth.replica.effects import (
     NOTHING,
     ClearAmnesia,
@@ -201,9 +202,10 @@ class Replica(SnapshotPath):
     def load_steps(self, meta: SnapshotMeta, chunks: Iterable[bytes]) -> Iterator[None]:
         """`LoadSnapshot`, in short steps with turns in between: the state becomes that of *chunks*.
 
-        Until the last step is done the state is the old one, and nothing is applied; afterwards reads that wait are
-        answered from the new one, and watches go on.
+        At first the state is the old one, and nothing is applied; then reads that wait are answered from the new one,
+        and watches go on. The last steps free the old one.
         """
+        before = self.machine.store
         yield from self.machine.load_steps(chunks)
         self._hub.attach(self.machine.store)
         self._snapshot = meta
@@ -217,6 +219,7 @@ class Replica(SnapshotPath):
         if self._loading is not None and self._loading.last == meta.last:
             self._loading = None
             self._catch_up()
+        yield from forget_steps(before.space)
 
     def _catch_up(self) -> None:
         if self._backlog:

@@ -1,6 +1,7 @@
 """Work that takes long is done in steps: heartbeats, reads and everything else go on between two of them."""
 
 import dataclasses
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -172,6 +173,8 @@ def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanw
     cluster.ask(cluster.leader, Writes(0, 3, 0, (Put(b"later", b"v"),)), ticks=20)
     steps = 0
     for _ in cluster.loads[node]:
+        if cluster.replicas[node]._loading is None:
+            continue  # the old one is freed
         steps += 1
         (reply,) = cluster.ask(node, Reads(1, eventual, (ALL,)), ticks=1)
         assert isinstance(reply, ReadResults) and reply.results == [RangeResult(2, [], 1)]
@@ -273,6 +276,39 @@ def test_what_a_leader_has_proposed_while_it_loads_is_answered_once_it_is_applie
         pass
     cluster.step(5)
     assert cluster.heard(node) == [Results(0, 3, [PutResult(62)])]
+
+
+@pytest.mark.parametrize("reading_goes_on", [False, True])
+def test_the_state_that_a_snapshot_replaces_is_freed_in_steps_unless_it_is_still_read(
+    reading_goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, lag_bytes_max=0))
+    node = cluster.follower
+    replica = cluster.replicas[node]
+    puts = tuple(Put(b"k%05d" % number, b"v") for number in range(1000))
+    for number in range(20):
+        cluster.ask(cluster.leader, Writes(0, 1, 0, tuple(Put(b"%d" % number + put.key, b"v") for put in puts)), 2)
+    before = replica.machine.store.space
+    cluster.isolate(node)
+    for number in range(60):
+        cluster.ask(cluster.leader, Writes(0, 2, 0, (Put(b"n%d" % number, b"v"),)))
+    steps = replica.machine.store.range_steps(Range(b"0", b"\0", count_only=True)) if reading_goes_on else None
+    cluster.in_steps = True
+    cluster.heal()
+    cluster.step_until(lambda: node in cluster.loads)
+    sizes = []
+    for _ in cluster.loads[node]:
+        sizes.append(len(before.index))
+    if steps is None:
+        assert len(before.index) == len(before.log) == 0
+        assert max(size - after for size, after in pairwise(sizes)) <= 8192
+    else:
+        assert not isinstance(steps, Failure)
+        with pytest.raises(StopIteration) as done:
+            while True:
+                next(steps)
+        assert done.value.value.count == 20_000
+    assert replica.machine.store.hash() == cluster.replicas[cluster.leader].machine.store.hash()
 
 
 @pytest.mark.parametrize("consensus", ["raft", "paxos"])
