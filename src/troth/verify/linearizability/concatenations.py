@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from troth.verify.history import FOREVER, Operation, Value
-from troth.verify.linearizability.chains import OVERWRITES, Key
+from troth.verify.linearizability.keys import OVERWRITES, Key
 
 Text: TypeAlias = str | tuple[Value, ...]
 

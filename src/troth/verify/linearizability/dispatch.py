@@ -9,6 +9,7 @@ from msgspec import structs
 
 from troth.verify.history import History, Value, show
 from troth.verify.linearizability import chains, minimal, register, repeats, witness
+from troth.verify.linearizability.keys import Key, gather
 from troth.verify.linearizability.objects import Objects
 from troth.verify.linearizability.outcome import UNBOUNDED, Budget, Outcome
 from troth.verify.linearizability.result import (
@@ -78,7 +79,7 @@ def _decisions(history: History, model: Model, budget: Budget) -> Iterator[Resul
         for key, timeline in _parts(history, model):
             yield objects.decide(key, timeline)
         return
-    gathered = chains.gather(operations, reading, model.init())
+    gathered = gather(operations, reading, model.init())
     registers: _Registers | None = None
     timelines: dict[Value, Sequence[int]] = {}
     for name, key in ({} if gathered is None else gathered).items():
@@ -101,7 +102,7 @@ def _merged(results: Sequence[Result]) -> list[int]:
     return [index for _, index in merge(*(result.order() for result in results), key=lambda row: row[0])]
 
 
-def _chained(history: History, model: Register, name: Value, key: chains.Key, found: chains.Found) -> Result:
+def _chained(history: History, model: Register, name: Value, key: Key, found: chains.Found) -> Result:
     size = len(key.reads) + len(key.written)
     at = "" if name is None or not found.conflict else f"key {show(name)}: "
     part = Part(
@@ -121,7 +122,7 @@ def _chained(history: History, model: Register, name: Value, key: chains.Key, fo
 
         def contradicts(part: Sequence[int]) -> bool:
             operations = [history.operations[index] for index in sorted({code >> 1 for code in part})]
-            gathered = chains.gather(operations, history.reading, model.init())
+            gathered = gather(operations, history.reading, model.init())
             left = None if gathered is None else repeats.decided(gathered[name])[1]
             return left is not None and left.conflict != ""
 

@@ -26,7 +26,8 @@ from typing import Final, TypeAlias
 
 from troth.verify.history import FOREVER, EventType, Operation, Value, show
 from troth.verify.linearizability import concatenations
-from troth.verify.linearizability.chains import Found, Key, examine
+from troth.verify.linearizability.chains import Found, examine
+from troth.verify.linearizability.keys import Key
 
 _TRIES: Final = 16
 
