@@ -14,9 +14,9 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.records import BranchRef, Commit
 from troth.core.twophase.table import Action, Event, State, step
 from troth.errors import Aborted, NotApplied, TransactionInDoubt, TrothError, UsageError
+from troth.transactions.fan import Fan
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch
-from troth.transactions.participants.sql import was_lost
 
 if TYPE_CHECKING:
     from troth.transactions.core import Core
@@ -40,7 +40,7 @@ _CUT_SHORT = {
 """What it means for a transaction in this state that its owner is interrupted."""
 
 
-class Owner:
+class Owner(Fan):
     """Branches and their state, in the hands of one thread at a time. What a caller sees of it is `Transaction`."""
 
     _own_gid = ""
@@ -58,14 +58,12 @@ class Owner:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._branches: list[Branch] = []
         self._by_name: dict[str, Branch] = {}
-        self._lost: set[int] = set()
-        """Branches whose connection is gone, or in an unknown state."""
-        self._untold: set[int] = set()
-        """Branches that did not do what they were told last."""
+        self._lost = set()
+        self._untold = set()
         self._state = State.ACTIVE
-        self._why: BaseException | None = None
+        self._why = None
         self._where = ""
-        self._interrupt: BaseException | None = None
+        self._interrupt = None
         self._prepared_at = 0.0
         self._shares = False
         self._is_alone = self._only_read = False
@@ -146,45 +144,6 @@ class Owner:
         error = Aborted(f"{text}: {where}: {why}" if where else f"{text}: {why}" if why else text, self.gid, where)
         error.__cause__ = why
         return error
-
-    def _fan(
-        self,
-        work: Sequence[tuple[Branch, Callable[[], Callable[[], object]]]],
-        between: str = "",
-        first: str = "",
-    ) -> bool:
-        """Start all of *work*, then wait for all. True if all went well; else `_why`, `_untold`, `_lost` say more."""
-        finishes: list[tuple[Branch, Callable[[], object]]] = []
-        went_well = True
-        on_step = self._core.on_step
-        for place, (branch, start) in enumerate(work):
-            if place == 1 and between:
-                on_step(between)
-            try:
-                finishes.append((branch, start()))
-            except BaseException as error:  # noqa: BLE001  (kept, and raised when all branches are settled)
-                went_well = self._failed(branch, error)
-        # The last to be asked is, most likely, the last to answer: by then the others have.
-        for place, (branch, finish) in enumerate(reversed(finishes)):
-            try:
-                finish()
-            except BaseException as error:  # noqa: BLE001  (kept, and raised when all branches are settled)
-                went_well = self._failed(branch, error)
-            if place == 0 and first:
-                on_step(first)
-        return went_well
-
-    def _failed(self, branch: Branch, error: BaseException) -> bool:
-        if not isinstance(error, Exception):
-            self._interrupt = error
-        if self._why is None:
-            self._why, self._where = error, branch.participant.name
-        self._untold.add(branch.number)
-        if self._state is State.VOTING:
-            self._core.metrics.refusals[branch.participant.name] += 1
-        if was_lost(error):
-            self._lost.add(branch.number)
-        return False
 
     def _ask_branches(self) -> Event:
         if self._deadline is not None and time.monotonic() > self._deadline:

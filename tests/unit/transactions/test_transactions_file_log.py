@@ -1,10 +1,10 @@
 """The bytes of the embedded decision log: golden file, torn tails, damage, carry-over, and places."""
 
 import os
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import Abort, Applied, BranchRef, Commit, Heuristic, Member, Opened
 from troth.errors import Corrupt, NotApplied, StorageError, SyncFailed, UsageError
-from troth.transactions.log import framing
+from troth.transactions.log import directory, framing
 from troth.transactions.log.file import FileLog
 
 GOLDEN = Path(__file__).with_name("golden") / "decisions-v1.log"
@@ -241,16 +241,18 @@ def test_what_other_processes_have_registered_and_noted_is_known_at_once(tmp_pat
     third.close()
 
 
-def test_a_place_that_is_looked_at_for_a_moment_is_taken_all_the_same(tmp_path: Path) -> None:
+def test_a_place_that_is_looked_at_for_a_moment_is_taken_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another process's recovery holds the lock of a place to see whether anybody does."""
     other = FileLog(tmp_path)
     FileLog(tmp_path, coordinator="web").close()
-    with ExitStack() as looking:
-        assert looking.enter_context(other._directory.held("web"))
-        timer = threading.Timer(0.02, looking.pop_all().close)
-    timer.start()
+    looking = ExitStack()
+    assert looking.enter_context(other._directory.held("web"))
+    # The look ends while the place is waited for.
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=lambda _: looking.close())
+    monkeypatch.setattr(directory, "time", clock)
     FileLog(tmp_path, coordinator="web").close()
-    timer.join()
     other.close()
 
 
