@@ -397,7 +397,7 @@ def test_a_transfer_goes_to_another_voter_only() -> None:
     assert stage.transfer(2, 1) == Refused(RefusalReason.NOT_LEADER, NodeId(1))
     single = Stage((1,))
     single.elect(1)
-    assert single.transfer(1) == Refused(RefusalReason.BAD_TARGET, NodeId(1), "0 is not another voter")
+    assert single.transfer(1) == Refused(RefusalReason.BAD_TARGET, NodeId(1), "there is no other voter")
 
 
 def test_a_transfer_without_a_target_takes_the_most_up_to_date_voter_that_answers() -> None:

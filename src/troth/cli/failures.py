@@ -67,6 +67,10 @@ def advice_for(error: TrothError, command: str = "") -> tuple[int, str]:
     code, advice = next(_ADVICE[kind] for kind in type(error).__mro__ if kind in _ADVICE)
     if isinstance(error, errors.InvalidRequest) and str(error).endswith("request is too large"):
         advice = "a smaller value: a request holds 1.5 MiB at most"
+    if isinstance(error, errors.WatchCompacted):
+        advice = "the same command with that revision, or a newer one, as --start-revision"
+    elif isinstance(error, errors.Compacted) and command == "compact":
+        advice = "nothing: that history is gone already"
     if command == "tx" and code == EXIT_UNAVAILABLE:
         advice = "the same command once the log and every --db answer"
     if code == EXIT_UNKNOWN:

@@ -153,7 +153,7 @@ def list_(cluster: Cluster) -> None:
     )
 
 
-def _done(cluster: Cluster, what: str, server: str) -> None:
+def _done(cluster: Cluster, what: str, server: str | None) -> None:
     if cluster.json:
         output.print_json({"done": what, "server": server})
     else:
@@ -182,4 +182,7 @@ def transfer(server: str | None, cluster: Cluster) -> None:
 
     with cluster.connect() as client:
         client.transfer(server or 0)
-    _done(cluster, "handed leadership to", server or "the most up-to-date server")
+    if cluster.json:
+        _done(cluster, "transferred", server)
+    else:
+        click.echo(f"handed leadership to {server or 'the most up-to-date server'}")

@@ -62,3 +62,16 @@ def test_what_is_too_large_is_told_what_would_not_be() -> None:
 def test_an_option_out_of_place_is_told_its_place(words: list[str], hint: str) -> None:
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 2 and hint in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [
+        ("get", "without --revision"),
+        ("watch", "with that revision, or a newer one, as --start-revision"),
+        ("compact", "nothing: that history is gone already"),
+    ],
+)
+def test_what_to_do_about_compacted_history_is_what_the_command_can_do(command: str, advice: str) -> None:
+    kind = errors.WatchCompacted if command == "watch" else errors.Compacted
+    assert advice in advice_for(kind("compacted away", 5), command)[1]

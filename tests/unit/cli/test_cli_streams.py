@@ -1,6 +1,7 @@
 """The command line where standard streams are not what they usually are, and what it says when nothing moves."""
 
 import asyncio
+import json
 import subprocess
 import sys
 from typing import Any
@@ -171,3 +172,12 @@ async def test_a_watch_says_when_nobody_leads_and_when_somebody_does_again() -> 
         await until(lambda: len(said) == 2)
         assert "n2 leads" in said[1]
         telling.cancel()
+
+
+def test_a_transfer_to_nobody_in_particular_names_no_server_in_json(run: Any, fake: Any) -> None:
+    fake(transfer=None)
+    result: Result = run("transfer", "-o", "json")
+    assert json.loads(result.stdout) == {"done": "transferred", "server": None}
+    named: Result = run("transfer", "n2", "-o", "json")
+    assert json.loads(named.stdout) == {"done": "transferred", "server": "n2"}
+    assert "handed leadership to n2" in run("transfer", "n2").stdout

@@ -180,7 +180,8 @@ class Leadership(Rounds[LeaderT]):
         if target == self.node_id:
             return None
         if target not in voters:
-            return Refused(RefusalReason.BAD_TARGET, self.node_id, f"{target:x} is not another voter")
+            why = f"{target:x} is not another voter" if target else "there is no other voter"
+            return Refused(RefusalReason.BAD_TARGET, self.node_id, why)
         if leader.transfer is not None and leader.transfer.target != target:
             return Refused(RefusalReason.TRANSFERRING, self.node_id)
         if leader.transfer is None:
