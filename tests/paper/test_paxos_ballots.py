@@ -3,7 +3,7 @@
 import pytest
 from paxos_stage import TIMEOUT, accept, ballot, entry, held, paxos, prepare, promise_of
 
-from troth.core.interface import Ballot, HardState
+from troth.core.interface import Ballot, HardState, Slot
 from troth.core.paxos.messages import (
     Accept,
     AcceptReply,
@@ -260,6 +260,12 @@ def test_answers_to_a_lower_ballot_count_for_nothing(message: object) -> None:
         Accept(ballot(9, 2), (entry(1, 10),), LogIndex(0)),
         Prepare(ballot(9, 2), LogIndex(0)),
         Promise(ballot(9, 2), LogIndex(1), LogIndex(0), LogIndex(1), LogIndex(0), ()),
+        Promise(
+            ballot(9, 2), LogIndex(1), LogIndex(1), LogIndex(2), LogIndex(0), (Slot(ballot(1, 2), entry(2, 1)),)
+        ),
+        Promise(
+            ballot(9, 2), LogIndex(2), LogIndex(2), LogIndex(2), LogIndex(0), (Slot(ballot(1, 2), entry(1, 1)),)
+        ),
     ],
     ids=lambda message: type(message).__name__,
 )

@@ -122,6 +122,21 @@ def test_a_membership_that_a_higher_ballot_has_replaced_need_not_promise() -> No
     assert stage[1].view.membership == stage.genesis
 
 
+def test_a_membership_that_is_known_to_be_chosen_and_replaced_need_not_promise() -> None:
+    """Who decided under it may be stopped since; the one that came behind it, chosen as well, is in force."""
+    stage = paxos((1, 2, 3), others=(4, 5, 6))
+    stage.tick(1, TIMEOUT)
+    stage.hand(2, 1, ProbeReply(ballot(1, 1), True))
+    stage.sync(1)
+    mine = stage[1].view.ballot
+    reported = tuple(
+        Slot(ballot(0, 3), Entry(LogIndex(index), Term(0), EntryKind.MEMBERSHIP, encode_membership(membership)))
+        for index, membership in ((1, membership_of((1, 2, 3), (4, 5, 6))), (2, membership_of((1, 2, 3))))
+    )
+    stage.hand(2, 1, Promise(mine, LogIndex(1), LogIndex(2), LogIndex(2), LogIndex(2), reported))
+    assert stage.role(1) == "Leader"
+
+
 def test_a_stale_server_can_not_lead_with_voters_that_were_replaced() -> None:
     """It learns of the new membership from the first old voter that it asks, and then needs the new ones."""
     stage = ready(paxos(others=(4, 5, 6)))

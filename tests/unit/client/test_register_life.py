@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -16,6 +17,7 @@ from troth.client.registers.lines import LineLost
 from troth.client.registers.reach import Reach
 from troth.client.registers.request import WITHIN_MAX_S, seconds
 from troth.client.registers.sync import PaxosClient
+from troth.client.registers.turns import AsyncTurns, Turns
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import (
     ZERO,
@@ -321,3 +323,28 @@ async def test_an_asyncio_change_whose_time_is_over_before_it_leaves_is_not_appl
         with pytest.raises(Unavailable):
             await registers.put("k", "2", within_s=0.0)
         assert (await registers.get("k")).value == b"1"
+
+
+# ---- turns ----
+
+
+def test_a_key_is_held_by_one_and_forgotten_when_nobody_wants_it() -> None:
+    turns = Turns()
+    with turns.of(b"k", time.monotonic() + LONG_S):
+        with pytest.raises(Unavailable, match="used up the time"), turns.of(b"k", 0.0):
+            pass
+        with turns.of(b"j", 0.0):
+            assert set(turns._locks) == {b"k", b"j"}
+        assert set(turns._locks) == {b"k"}
+    assert not turns._locks
+
+
+@asynchronous
+async def test_a_key_is_held_by_one_task_and_forgotten_when_none_wants_it() -> None:
+    turns = AsyncTurns()
+    async with turns.of(b"k", LONG_S):
+        with pytest.raises(Unavailable, match="used up the time"):
+            async with turns.of(b"k", 0.0):
+                pass
+        assert set(turns._locks) == {b"k"}
+    assert not turns._locks
