@@ -8,10 +8,15 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy")
 
+from typing_extensions import override  # noqa: E402
+
+from troth.core.twophase.gid import Epoch  # noqa: E402
 from troth.errors import PreflightFailed  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
 from troth.transactions.participants import sqlite  # noqa: E402
+from troth.transactions.participants.base import Begun  # noqa: E402
+from troth.transactions.participants.sql import SqlBranch, SqlParticipant  # noqa: E402
 
 
 def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(tmp_path: Path) -> None:
@@ -160,3 +165,21 @@ def test_a_connection_that_is_gone_after_its_commit_changes_nothing_about_it(tmp
 
             branch.commit_alone = committed
         assert tx.outcome is Outcome.COMMITTED
+
+
+def test_one_dead_connection_tells_of_all_that_the_pool_has_from_before(tmp_path: Path) -> None:
+    """A server was restarted: as with SQLAlchemy one transaction fails for that, and not one for each connection."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    with engine.connect() as one, engine.connect() as other:
+        stale = {each.connection.driver_connection for each in (one, other)}
+    gone = sa.exc.OperationalError("XA START", None, Exception("gone away"), connection_invalidated=True)
+
+    class Dead(SqlBranch):
+        @override
+        def begin(self, begun: Begun) -> None:
+            raise gone
+
+    with pytest.raises(sa.exc.OperationalError, match="gone away"):
+        Dead(SqlParticipant("last", engine, engine), 0, Begun("gid", Epoch("log", "0", 1), None, False))
+    with engine.connect() as one, engine.connect() as other:
+        assert not stale & {each.connection.driver_connection for each in (one, other)}

@@ -56,15 +56,18 @@ class SqlBranch:
         self.errors_before: dict[str, BaseException | None] = {}
         self._begun = begun
         self.handle = BranchConnection(participant.engine)
+        self._pooled = self.handle.connection
         try:
-            self._pooled = self.handle.connection
             self._info = self._pooled.info
             self.channel: Channel = channel_of(participant.engine.dialect, self._pooled)
             self.set_up(begun)
             self._transaction = self.handle.begin()
             self.begin(begun)
             self.handle.branch = self
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+                # As SQLAlchemy does: what the pool has from before is most likely gone as well.
+                participant.engine.pool._invalidate(self._pooled, error)
             self.handle.invalidate()
             self.handle.close()
             raise
