@@ -6,6 +6,7 @@ keys are P-256. Servers are clients of one another, so their certificates serve 
 
 import ipaddress
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from troth.errors import UsageError
 
 CA_DAYS = 3650
 _CLOCK_SKEW = timedelta(hours=1)
+_NAME = re.compile(r"[\w.+-]{1,64}", re.ASCII)
+_HOST = re.compile(r"[\w*.-]{1,253}", re.ASCII)
 
 
 class Authority(NamedTuple):
@@ -38,14 +41,25 @@ def parse_server(text: str) -> ServerNames:
     """Read ``NAME=HOST,HOST``; without ``=`` the name is the host.
 
     Raises:
-        UsageError: no name, or one that cannot be a file name.
+        UsageError: no name, or one that cannot be a file name or stand in a certificate; something else than a host.
     """
-    name, _, hosts = text.partition("=")
-    if not name or "/" in name or name.startswith(".") or name in ("ca", "client"):
+    name, _, listed = text.partition("=")
+    hosts = tuple(host for host in listed.split(",") if host) or (name,)
+    is_file_name = _NAME.fullmatch(name) and not name.startswith(".") and name not in ("ca", "client")
+    if not is_file_name or not all(_HOST.fullmatch(host) or _is_ip_address(host) for host in hosts):
         raise UsageError(
-            f"{text!r}: write --server NAME=HOST,HOST, for example --server n1=10.0.0.1,node1.example"
+            f"{text!r}: write --server NAME=HOST,HOST, for example --server n1=10.0.0.1,node1.example (no ports, and "
+            "names of hosts as the DNS has them: xn--... for other letters than a to z)"
         )
-    return ServerNames(name, tuple(host for host in hosts.split(",") if host) or (name,))
+    return ServerNames(name, hosts)
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def write_set(directory: Path, servers: list[ServerNames], *, days: int) -> list[Path]:
@@ -70,10 +84,16 @@ def write_set(directory: Path, servers: list[ServerNames], *, days: int) -> list
 
 def _authority(directory: Path, written: list[Path]) -> Authority:
     if _pair_exists(directory, "ca"):
-        key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise UsageError(f"{directory / 'ca.key'} is not a key that `troth certs` made; use another directory")
-        return Authority(x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes()), key)
+        try:
+            ca_key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
+            certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+        except (ValueError, TypeError) as error:  # TypeError: it has a password
+            raise UsageError(f"{directory} holds a ca.key and ca.pem that cannot be read: {error}") from None
+        if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or certificate.public_key() != ca_key.public_key():
+            raise UsageError(
+                f"{directory} holds a ca.key and ca.pem that `troth certs` did not make: use another one"
+            )
+        return Authority(certificate, ca_key)
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("troth CA")
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())

@@ -219,3 +219,43 @@ def test_what_a_plan_says_is_on_disk_under_its_name_before_its_next_step(
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
     write_whole(tmp_path / "plan.json", b"{}")
     assert synced == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n1=ü.example",
+        "n1=two words",
+        "n1=10.0.0.1/24",
+        "n1=host:7001",
+        "n1= ",
+        "x" * 65 + "=host",
+        "n\udcff=host",
+        "n 1=host",
+    ],
+)
+def test_a_name_that_no_certificate_can_carry_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--server NAME=HOST,HOST"):
+        parse_server(text)
+
+
+def test_hosts_are_names_and_addresses_of_both_kinds() -> None:
+    hosts = ("db-1.example", "*.example", "10.0.0.1", "2001:db8::1", "my_host", "xn--bcher-kva.example")
+    assert parse_server("n1=" + ",".join(hosts)).hosts == hosts
+
+
+def test_a_ca_that_is_none_or_of_somebody_else_is_told(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    server = [ServerNames("n1", ("localhost",))]
+    for directory in (ours, theirs):
+        write_set(directory, server, days=1)
+    ours_key = (ours / "ca.key").read_bytes()
+    for key, certificate in (
+        (b"no key", (ours / "ca.pem").read_bytes()),
+        (ours_key, b"no certificate"),
+        (ours_key, (theirs / "ca.pem").read_bytes()),
+    ):
+        (ours / "ca.key").write_bytes(key)
+        (ours / "ca.pem").write_bytes(certificate)
+        with pytest.raises(UsageError, match=r"ca\.key and ca\.pem"):
+            write_set(ours, [ServerNames("n2", ("localhost",))], days=1)
