@@ -59,24 +59,26 @@ def told_apart(key: Key) -> Key | None:
     """*key* with the index of an operation in place of each text, every read tied to some; None: no such guess."""
     if key.initial not in (None, "") or key.changed:
         return None
-    operations: dict[Value, list[Operation]] = {text: [op] for text, op in key.written.items()}
+    if not all(issubclass(kind, str | tuple) for kind in set(map(type, key.written))):
+        return None
+    repeated: dict[Value, list[Operation]] = {}
     for text, op in key.again:
-        operations.setdefault(text, []).append(op)
-    if not all(isinstance(text, str | tuple) and text for text in operations):
+        if text not in key.written:
+            return None
+        repeated.setdefault(text, [key.written[text]]).append(op)
+    rows = _Rows(key, repeated)
+    if 0 in rows.sizes or not all(rows.lay_out(read) for read in sorted(key.reads, key=_completed)):
         return None
-    rows = _Rows(operations, key.initial)
-    if not all(rows.lay_out(read) for read in sorted(key.reads, key=_completed)):
-        return None
-    tied = _tied(rows.rows, operations)
-    return None if tied is None else _labelled(operations, rows.rows, tied)
+    tied = _tied(rows.rows, key.written, repeated)
+    return None if tied is None else _labelled(key, rows.rows, tied)
 
 
 class _Rows:
     """Step 1: the rows that reads saw."""
 
-    def __init__(self, operations: dict[Value, list[Operation]], absent: Value) -> None:
-        self.operations, self.absent = operations, absent
-        self.sizes = sorted({len(text) for text in operations if isinstance(text, str | tuple)}, reverse=True)
+    def __init__(self, key: Key, repeated: dict[Value, list[Operation]]) -> None:
+        self.written, self.repeated, self.absent = key.written, repeated, key.initial
+        self.sizes = sorted({len(text) for text in key.written if isinstance(text, str | tuple)}, reverse=True)
         self.initial = _Row(None, "")
         self.rows = [self.initial]
         self.began: dict[Text, list[_Row]] = {}
@@ -132,7 +134,7 @@ class _Rows:
         """A new row."""
         root = self._root(read, head, after=max(self.latest.invoked))
         if root is None:
-            if self.initial.pieces or not any(op.f == "append" for op in self.operations[head]):
+            if self.initial.pieces or not any(op.f == "append" for op in self._of(head)):
                 return None
             row = self.initial
             row.value = value[:0]
@@ -150,7 +152,7 @@ class _Rows:
     def _root(self, read: Operation, head: Text, *, after: int) -> Operation | None:
         """The overwrite with *head* that returned first of those which were open *after* that place, or else last."""
         best: Operation | None = None
-        for op in self.operations[head]:
+        for op in self._of(head):
             if op.f not in OVERWRITES or op.invoked >= read.completed or op.index in self.roots:
                 continue
             if (
@@ -160,6 +162,9 @@ class _Rows:
             ):
                 best = op
         return best
+
+    def _of(self, text: Text) -> list[Operation]:
+        return self.repeated.get(text) or [self.written[text]]
 
     def _extended(self, row: _Row, read: Operation, value: Text) -> bool:
         """Append to *row* what *value* has more; False when that cannot be taken apart."""
@@ -177,18 +182,21 @@ class _Rows:
         return True
 
     def _piece(self, value: Text, offset: int) -> Text | None:
+        written = self.written
         for size in self.sizes:
             piece = value[offset : offset + size]
-            if piece in self.operations:
+            if piece in written:
                 return piece
         return None
 
 
-def _tied(rows: Sequence[_Row], operations: dict[Value, list[Operation]]) -> list[list[Operation]] | None:
+def _tied(
+    rows: Sequence[_Row], written: dict[Value, Operation], repeated: dict[Value, list[Operation]]
+) -> list[list[Operation]] | None:
     """Step 2: by row and piece, the operation that appended it."""
     tied: list[list[Operation]] = []
     used: set[int] = set()
-    left = {text: sorted(known, key=_returned) for text, known in operations.items() if len(known) > 1}
+    left = {text: sorted(known, key=_returned) for text, known in repeated.items()}
     pieces = 0
     for row in rows:
         made: list[Operation] = []
@@ -201,9 +209,9 @@ def _tied(rows: Sequence[_Row], operations: dict[Value, list[Operation]]) -> lis
                 after = row.invoked[at]
             choice = left.get(piece)
             if choice is None:
-                op = operations[piece][0]
+                op = written[piece]
             else:
-                until = until or _until(row, operations)
+                until = until or _until(row, written, repeated)
                 for op in choice:
                     if (
                         op.f == "append"
@@ -223,27 +231,24 @@ def _tied(rows: Sequence[_Row], operations: dict[Value, list[Operation]]) -> lis
     return tied if len(used) == pieces else None
 
 
-def _until(row: _Row, operations: dict[Value, list[Operation]]) -> list[int]:
+def _until(row: _Row, written: dict[Value, Operation], repeated: dict[Value, list[Operation]]) -> list[int]:
     """By piece: what it came before. That is a read that has it, or the return of what follows it for certain."""
     until, last = list(row.until), FOREVER
     for at in range(len(until) - 1, -1, -1):
         last = until[at] = min(until[at], last)
-        known = operations[row.pieces[at]]
-        if len(known) == 1:
-            last = min(last, known[0].returned)
+        piece = row.pieces[at]
+        if piece not in repeated:
+            last = min(last, written[piece].returned)
     return until
 
 
-def _labelled(
-    operations: dict[Value, list[Operation]], rows: Sequence[_Row], tied: Sequence[Sequence[Operation]]
-) -> Key:
+def _labelled(original: Key, rows: Sequence[_Row], tied: Sequence[Sequence[Operation]]) -> Key:
     """A key of labels, in which an append is what a cas from the label before it would be."""
     key = Key(None)
-    written, changed, seen = key.written, key.changed, key.seen
+    changed, seen = key.changed, key.seen
     first, last = key.first_return, key.last_invoke
-    for known in operations.values():
-        for op in known:
-            written[op.index] = op
+    key.written.update((op.index, op) for op in original.written.values())
+    key.written.update((op.index, op) for _, op in original.again)
     for row, appended in zip(rows, tied, strict=True):
         before: Value = None if row.root is None else row.root.index
         labels = [before]
