@@ -19,6 +19,7 @@ from troth.torture.databases import PostgresServer
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Begun
 from troth.transactions.participants.cluster import Cluster
+from troth.transactions.waiting import InThreads
 
 pytestmark = pytest.mark.integration
 
@@ -252,7 +253,7 @@ def decided_work(url: str, log: str) -> None:
 def test_as_much_as_a_cluster_votes_for_it_can_commit(cluster: LocalCluster) -> None:
     """A commit that did not fit into one transaction of the store would be decided, and never be done."""
     with connect(cluster.url) as client:
-        participant = Cluster("kv", client)
+        participant = Cluster("kv", client, InThreads())
         begun = Begun("T1.loglogxx.room.1.1", Epoch("loglogxx", "room", 1), None, False)
         branch = participant.open(0, begun)
         count = 0
