@@ -108,7 +108,7 @@ async def _measure(client: "AsyncClient", name: str, outstanding: int, seconds: 
     end = begin + seconds
 
     async def worker(turn: int) -> None:
-        while (start := time.perf_counter()) < end:
+        while (start := time.perf_counter()) < end or not latencies_s:
             await operation(client, f"{_PREFIX}{turn % _KEYS}", value)
             latencies_s.append(time.perf_counter() - start)
             turn += outstanding

@@ -58,6 +58,9 @@ def _csv_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
                 raise UsageError(f"{path} is empty; the first line must name the columns")
             if key is not None and key not in columns:
                 raise UsageError(f"{path} has no column {key!r}; it has {', '.join(columns)}")
+            twice = next((column for column in columns if columns.count(column) > 1), None)
+            if twice is not None:
+                raise UsageError(f"{path} has a column {twice!r} twice; only one of them would be kept")
             at = columns.index(key) if key is not None else 0
             for cells in reader:
                 if not cells:
@@ -80,7 +83,7 @@ def _jsonl_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
             where = f"{path}, line {number}"
             try:
                 fields = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UsageError(f"{where}: not JSON ({error})") from error
             if not isinstance(fields, dict) or not fields:
                 raise UsageError(f"{where}: a line must be a JSON object with at least one field")

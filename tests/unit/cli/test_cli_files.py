@@ -259,3 +259,17 @@ def test_a_ca_that_is_none_or_of_somebody_else_is_told(tmp_path: Path) -> None:
         (ours / "ca.pem").write_bytes(certificate)
         with pytest.raises(UsageError, match=r"ca\.key and ca\.pem"):
             write_set(ours, [ServerNames("n2", ("localhost",))], days=1)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("id,x,x\n1,2,3\n")
+    with pytest.raises(UsageError, match="'x' twice"):
+        list(read_rows(path, file_format="csv"))
+
+
+def test_json_nested_without_end_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": ' + "[" * 200_000 + "\n")
+    with pytest.raises(UsageError, match="line 2"):
+        list(read_rows(path, file_format="jsonl"))
