@@ -172,6 +172,14 @@ def measure() -> dict[str, object]:
         corpus(
             "queue, crashes, found empty", [corpora.container(s, "queue", 1000, crash=0.03) for s in few], "queue"
         ),
+        corpus(
+            "queue, 4 elements over and over", [corpora.container(s, "queue", 200, values=4) for s in few], "queue"
+        ),
+        corpus(
+            "the same, wrong dequeue late",
+            [corpora.wrong_read(corpora.container(s, "queue", 200, values=4), s) for s in few],
+            "queue",
+        ),
         corpus("stack", [corpora.container(s, "stack", 150) for s in range(10)], "stack"),
         corpus("counter, crashes", [corpora.container(s, "counter", 500, crash=0.02) for s in few], "counter"),
         corpus("5 keys, causal", [corpora.register_keys(seed, 1000) for seed in range(10)], "kv", "causal"),

@@ -263,9 +263,10 @@ def register_unique(seed: int, operations: int, *, clients: int = 10, bug: float
 
 
 def wrong_read(history: History, seed: int) -> History:
-    """The same with one late read that returned what another one did: illegal more often than not."""
+    """The same with one late read (or dequeue) that returned what another one did: illegal more often than not."""
     rng = random.Random(seed)
-    reads = [op for op in history.operations if op.f in ("read", "get") and op.outcome is OK]
+    looks = ("read", "get", "dequeue", "pop")
+    reads = [op for op in history.operations if op.f in looks and op.outcome is OK and op.result is not None]
     late = reads[len(reads) * 3 // 4 :]
     if not late:
         return history
@@ -317,8 +318,10 @@ def repeating_kv(seed: int, *, clients: int, operations: int, keys: int, crash: 
     )
 
 
-def container(seed: int, object: str, operations: int, *, clients: int = 5, crash: float = 0.0) -> History:
-    """A queue or stack of distinct elements, or a counter, that is found empty at times."""
+def container(
+    seed: int, object: str, operations: int, *, clients: int = 5, crash: float = 0.0, values: int = 0
+) -> History:
+    """A queue or stack of distinct elements (or of *values* over and over), or a counter, found empty at times."""
     rng = random.Random(seed)
     names = {"queue": ("enqueue", "dequeue"), "stack": ("push", "pop"), "counter": ("add", "read")}[object]
     held: list[int] = []
@@ -331,7 +334,8 @@ def container(seed: int, object: str, operations: int, *, clients: int = 5, cras
         if begun < operations and idle and (not working or rng.random() < 0.7):
             begun += 1
             process, f = rng.choice(idle), rng.choice(names)
-            value = None if f == names[1] else begun if object != "counter" else rng.randrange(1, 4)
+            element = rng.randrange(1, 4) if object == "counter" else begun % values if values else begun
+            value = None if f == names[1] else element
             crew[process] = [f, value, False]
             events.append(Event(type=INVOKE, process=process, f=f, value=value))
             continue
