@@ -15,12 +15,11 @@ from troth.client.operations import Text, Txn, as_bytes, lease_id, span
 from troth.client.reads import LONG_KEY_BYTES, ReadPipeline
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
 from troth.client.request import ANY, LEADER
-from troth.client.router import Router
+from troth.client.router import Router, check_seconds
 from troth.client.session import Session
 from troth.client.url import parse_url
 from troth.client.watch import Watch, Watches
 from troth.client.writes import WritePipeline
-from troth.errors import UsageError
 from troth.kv.requests import (
     Compare,
     DeleteRange,
@@ -52,8 +51,7 @@ class AsyncClient(ClusterCalls):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Prepare a client; see `troth.aio.connect` for the arguments. Call from a running event loop."""
-        if not timeout > 0:
-            raise UsageError(f"timeout={timeout}: a positive number of seconds is needed")
+        check_seconds(timeout)
         parsed = parse_url(url)
         router = Router(parsed.addresses, tls=tls or parsed.ssl_context(), timeout_s=timeout)
         super().__init__(router, WritePipeline(router, use_session=session))

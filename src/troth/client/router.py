@@ -57,6 +57,12 @@ DEAD_AFTER_S = 5.0
 HOPS_MAX = 4
 
 
+def check_seconds(timeout: object) -> None:
+    """Raise UsageError unless *timeout* is a time that one can wait."""
+    if not isinstance(timeout, int | float) or not timeout > 0:
+        raise UsageError(f"timeout={timeout!r}: a positive number of seconds is needed")
+
+
 class Router(Servers):
     """What one client has asked of the servers, and where it is sent."""
 
@@ -108,8 +114,7 @@ class Router(Servers):
         Raises:
             UsageError: no time is that short.
         """
-        if not timeout_s > 0:
-            raise UsageError(f"timeout={timeout_s}: a positive number of seconds is needed")
+        check_seconds(timeout_s)
         return timeout_s <= self.timeout_s
 
     def limited(

@@ -130,6 +130,19 @@ async def test_time_outs_that_are_no_time_are_refused() -> None:
 
 
 @asynchronous
+async def test_times_of_a_wrong_type_are_told_in_words() -> None:
+    with pytest.raises(UsageError, match="positive number of seconds"):
+        aio.AsyncClient("troth://127.0.0.1:1", timeout="5")  # type: ignore[arg-type]
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        for call in (lambda: client.get("a", timeout="5"), lambda: client.put("a", timeout="5")):
+            with pytest.raises(UsageError, match="positive number of seconds"):
+                call()
+        for ttl_s in ("a", 5.5, 0, None):
+            with pytest.raises(UsageError, match="whole number of seconds"):
+                await client.lease(ttl_s)  # type: ignore[arg-type]
+
+
+@asynchronous
 async def test_a_number_that_does_not_fit_is_told_in_words() -> None:
     async with running() as cluster, await aio.connect(cluster.url) as client:
         for call in (lambda: client.get("a", revision=1 << 70), lambda: client.put("a", lease=-(1 << 64))):
