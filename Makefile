@@ -19,7 +19,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help databases browser dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines bench-paxos rewrite sim mutants docs constraints clean
+.PHONY: help databases browser dev check test campaign demo up bench bench-verify bench-hashing bench-2pc bench-engines bench-paxos bench-simulation rewrite sim mutants docs constraints clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -91,6 +91,9 @@ bench-paxos: $(DEV) ## Leaderless registers beside Raft: latency of a put, and t
 
 bench-2pc: $(DATABASES) ## Two-phase commit over two PostgreSQL servers, on this disk and on a slow one (four minutes)
 	$(BIN)/python benchmarks/bench_2pc.py $(ARGS)
+
+bench-simulation: $(DEV) ## How fast whole servers are simulated (a minute)
+	$(BIN)/python benchmarks/bench_simulation.py $(ARGS)
 
 rewrite: $(DEV) ## Write the expected traces of tests/scenarios anew; then read the diff
 	TROTH_REWRITE=1 $(BIN)/pytest tests/scenarios $(ARGS)

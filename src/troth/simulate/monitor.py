@@ -96,7 +96,7 @@ class Monitor:
     def on_input(self, node: "CoreNode") -> None:
         """An input has been given to a node's engine; its effects are not fetched yet."""
         view, seen = node.view, self.seen[node.node_id]
-        if seen == view.facts():
+        if not view.differs(seen):
             return
         now = view.look()
         for hook in self._on_input:

@@ -1,10 +1,5 @@
 """The view (view.py) of a Multi-Paxos engine."""
 
-from collections.abc import Callable
-from functools import partial
-from operator import attrgetter
-from typing import Any
-
 from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Entry, Membership, Slot
 from troth.core.leading.roles import Transfer
@@ -13,44 +8,78 @@ from troth.core.paxos.roles import Leader
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.monitor import Seen
 
-_facts = attrgetter(
-    *("_promised.round", "_promised.node", "_chosen_index", "_applied_index"),
-    *("_slots.compacted.index", "_role.leads", "_memberships.current"),
-)
-"""What `Seen` holds, in its order."""
-
 
 class PaxosView:
     """One engine, read only."""
 
-    __slots__ = ("_paxos", "facts")
+    __slots__ = ("_paxos",)
 
     def __init__(self, engine: Paxos) -> None:
         self._paxos = engine
-        self.facts: Callable[[], tuple[Any, ...]] = partial(_facts, engine)
-
-    # Asked for all the time: a getter that is no Python function costs half.
-    term: Term = property(attrgetter("_paxos._promised.round"))  # type: ignore[assignment]
-    voted_for: NodeId = property(attrgetter("_paxos._promised.node"))  # type: ignore[assignment]
-    ballot: Ballot = property(attrgetter("_paxos._promised"))  # type: ignore[assignment]
-    leads: bool = property(attrgetter("_paxos._role.leads"))  # type: ignore[assignment]
-    commit_index: LogIndex = property(attrgetter("_paxos._chosen_index"))  # type: ignore[assignment]
-    applied_index: LogIndex = property(attrgetter("_paxos._applied_index"))  # type: ignore[assignment]
-    compacted_index: LogIndex = property(attrgetter("_paxos._slots.compacted.index"))  # type: ignore[assignment]
-    last_index: LogIndex = property(attrgetter("_paxos._slots.last_index"))  # type: ignore[assignment]
-    membership: Membership = property(attrgetter("_paxos._memberships.current"))  # type: ignore[assignment]
-    membership_index: LogIndex = property(attrgetter("_paxos._memberships.index"))  # type: ignore[assignment]
 
     def look(self) -> Seen:
-        return Seen(*self.facts())
+        paxos = self._paxos
+        return Seen(
+            paxos._promised.round,
+            paxos._promised.node,
+            paxos._chosen_index,
+            paxos._applied_index,
+            paxos._slots.compacted.index,
+            isinstance(paxos._role, Leader),
+            paxos._memberships.current,
+        )
+
+    def differs(self, seen: Seen) -> bool:
+        """Whether a look would not show *seen* again."""
+        return seen != self.look()
 
     @property
     def config(self) -> EngineConfig:
         return self._paxos._config
 
     @property
+    def term(self) -> Term:
+        return self._paxos._promised.round
+
+    @property
+    def voted_for(self) -> NodeId:
+        return self._paxos._promised.node
+
+    @property
+    def ballot(self) -> Ballot:
+        return self._paxos._promised
+
+    @property
+    def leads(self) -> bool:
+        return isinstance(self._paxos._role, Leader)
+
+    @property
     def role(self) -> str:
         return type(self._paxos._role).__name__
+
+    @property
+    def commit_index(self) -> LogIndex:
+        return self._paxos._chosen_index
+
+    @property
+    def applied_index(self) -> LogIndex:
+        return self._paxos._applied_index
+
+    @property
+    def compacted_index(self) -> LogIndex:
+        return self._paxos._slots.compacted.index
+
+    @property
+    def last_index(self) -> LogIndex:
+        return self._paxos._slots.last_index
+
+    @property
+    def membership(self) -> Membership:
+        return self._paxos._memberships.current
+
+    @property
+    def membership_index(self) -> LogIndex:
+        return self._paxos._memberships.index
 
     def term_at(self, index: LogIndex) -> Term | None:
         slots = self._paxos._slots

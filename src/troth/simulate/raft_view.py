@@ -1,10 +1,5 @@
 """The view (view.py) of a Raft engine."""
 
-from collections.abc import Callable
-from functools import partial
-from operator import attrgetter
-from typing import Any
-
 from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Engine, Entry, EntryId, Membership, Slot
 from troth.core.leading.flight import Mode
@@ -14,54 +9,88 @@ from troth.core.raft.roles import Leader
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.monitor import Seen
 
-_facts = attrgetter(
-    *("_term", "_voted_for", "_commit_index", "_applied_index"),
-    *("_log.compacted.index", "_role.leads", "_memberships.current"),
-)
-"""What `Seen` holds, in its order."""
-
 
 class RaftView:
     """One engine, read only."""
 
-    __slots__ = ("_raft", "facts")
+    __slots__ = ("_raft",)
 
     def __init__(self, engine: Engine) -> None:
         if not isinstance(engine, Raft):
             raise TypeError(f"not a Raft engine: {engine!r}")
         self._raft = engine
-        self.facts: Callable[[], tuple[Any, ...]] = partial(_facts, engine)
-
-    # Asked for all the time: a getter that is no Python function costs half.
-    term: Term = property(attrgetter("_raft._term"))  # type: ignore[assignment]
-    voted_for: NodeId = property(attrgetter("_raft._voted_for"))  # type: ignore[assignment]
-    leads: bool = property(attrgetter("_raft._role.leads"))  # type: ignore[assignment]
-    commit_index: LogIndex = property(attrgetter("_raft._commit_index"))  # type: ignore[assignment]
-    applied_index: LogIndex = property(attrgetter("_raft._applied_index"))  # type: ignore[assignment]
-    compacted_index: LogIndex = property(attrgetter("_raft._log.compacted.index"))  # type: ignore[assignment]
-    last_index: LogIndex = property(attrgetter("_raft._log.last_index"))  # type: ignore[assignment]
-    membership: Membership = property(attrgetter("_raft._memberships.current"))  # type: ignore[assignment]
-    membership_index: LogIndex = property(attrgetter("_raft._memberships.index"))  # type: ignore[assignment]
 
     def look(self) -> Seen:
         """All that most rules compare, in one go."""
-        return Seen(*self.facts())
+        return Seen(*self._facts())
+
+    def differs(self, seen: Seen) -> bool:
+        """Whether a look would not show *seen* again: cheaper than to look, and asked after every input."""
+        return seen != self._facts()
+
+    def _facts(self) -> tuple[Term, NodeId, LogIndex, LogIndex, LogIndex, bool, Membership]:
+        raft = self._raft
+        return (
+            raft._term,
+            raft._voted_for,
+            raft._commit_index,
+            raft._applied_index,
+            raft._log.compacted.index,
+            isinstance(raft._role, Leader),
+            raft._memberships.current,
+        )
 
     @property
     def config(self) -> EngineConfig:
         return self._raft._config
 
     @property
+    def term(self) -> Term:
+        return self._raft._term
+
+    @property
+    def voted_for(self) -> NodeId:
+        return self._raft._voted_for
+
+    @property
     def ballot(self) -> Ballot:
         return Ballot(self._raft._term, NodeId(0))
+
+    @property
+    def leads(self) -> bool:
+        return isinstance(self._raft._role, Leader)
 
     @property
     def role(self) -> str:
         return type(self._raft._role).__name__
 
+    @property
+    def commit_index(self) -> LogIndex:
+        return self._raft._commit_index
+
+    @property
+    def applied_index(self) -> LogIndex:
+        return self._raft._applied_index
+
+    @property
+    def compacted_index(self) -> LogIndex:
+        return self._raft._log.compacted.index
+
+    @property
+    def last_index(self) -> LogIndex:
+        return self._raft._log.last_index
+
     def last(self) -> EntryId:
         """The newest entry of its log."""
         return self._raft._log.last
+
+    @property
+    def membership(self) -> Membership:
+        return self._raft._memberships.current
+
+    @property
+    def membership_index(self) -> LogIndex:
+        return self._raft._memberships.index
 
     def term_at(self, index: LogIndex) -> Term | None:
         return self._raft._log.term_at(index)

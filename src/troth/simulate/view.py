@@ -4,8 +4,7 @@
 an engine's private state.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from troth.core.config import EngineConfig
 from troth.core.interface import Ballot, Engine, Entry, Membership, Slot
@@ -23,8 +22,8 @@ class EngineView(Protocol):
     def look(self) -> Seen:
         """All that most rules compare, in one go."""
 
-    facts: Callable[[], tuple[Any, ...]]
-    """The same as a bare tuple: cheaper than to look, and asked after every input, to know whether to look."""
+    def differs(self, seen: Seen) -> bool:
+        """Whether a look would not show *seen* again."""
 
     @property
     def config(self) -> EngineConfig: ...

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from troth.core.interface import Entry
 from troth.core.leading.flight import Flight
@@ -14,7 +13,6 @@ class Role:
     """What a server is at the moment; a candidate is the protocol's own."""
 
     __slots__ = ()
-    leads: ClassVar[bool] = False
 
 
 @dataclass(slots=True)
@@ -56,7 +54,6 @@ class Transfer:
 class Leading(Role):
     """What every leader knows; a protocol's `Leader` adds its own."""
 
-    leads: ClassVar[bool] = True
     progress: Mapping[NodeId, Flight]
     ticked: Tick
     heartbeat_due: Tick

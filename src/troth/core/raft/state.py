@@ -6,7 +6,6 @@ entry: it admits messages. What Multi-Paxos does in the same way stands in core/
 """
 
 from collections.abc import Sequence
-from operator import attrgetter
 
 from typing_extensions import override
 
@@ -72,9 +71,17 @@ class State(LeaderEngine[Leader]):
 
     # ---- small questions ----
 
-    # Asked for in every turn: a getter that is no Python function costs half.
-    term = property(attrgetter("_term"), doc="The present term.")
-    commit_index = property(attrgetter("_commit_index"), doc="Everything up to here is agreed upon.")
+    @property
+    @override
+    def term(self) -> Term:
+        """The present term."""
+        return self._term
+
+    @property
+    @override
+    def commit_index(self) -> LogIndex:
+        """Everything up to here is agreed upon."""
+        return self._commit_index
 
     @property
     @override
