@@ -7,8 +7,9 @@ states remembered). A crashed dequeue may take any element; one that found nothi
 before it can have been invoked before anything after it returned.
 
 With every pair told apart, `queues` decides: a pairing that it finds no fault with proves a legal history. Where every
-way was tried in vain there is no legal order: it would be such a pairing (of crashed dequeues, which never return, the
-first to be invoked can stand for any). How many ways there are depends on how many operations overlap, not on how long
+way was tried in vain there is no legal order: it would be such a pairing. Left out are only ways that could be turned
+into one that is tried: of crashed dequeues, which never return, the first to be invoked can stand for any, and of equal
+elements one can change places with another (`_Pairing._apart`). How many ways there are depends on how many operations overlap, not on how long
 the history is; past a bound nothing is proved.
 """
 
@@ -145,25 +146,45 @@ class _Pairing:
             if max(latest, row[0]) < min(filled, until, row[1]):
                 yield -1, number, row
         crashed = range(self.live, len(enqueues))
-        sources = first + [at for at in crashed if not put >> at & 1 and enqueues[at][0] < filled]
+        sources = self._apart(first, until, latest, emptied)
+        sources += [at for at in crashed if not put >> at & 1 and enqueues[at][0] < filled]
         found: list[tuple[bool, int, Choice]] = []
         tried: set[Value] = set()
-        for number in last:
-            row = self.takes[number]
-            if row[0] > emptied:
+        for at in sources:
+            start, end, value, _ = enqueues[at]
+            if start >= emptied:
                 continue
-            for at in sources:
-                start, end, value, _ = enqueues[at]
-                if value == row[2] and start < row[1] and start < emptied:
-                    # Of several alike the first to return is the best guess.
+            for number in last:
+                row = self.takes[number]
+                if value == row[2] and start < row[1] and row[0] <= emptied:
                     found.append((value in tried, min(end, row[1]), (at, number, row)))
                     tried.add(value)
+                    if emptied == FOREVER or row[0] <= latest:
+                        # Another of the same element, which returns later, can as well come later.
+                        break
         found.sort(key=itemgetter(0, 1))
         yield from (choice for _, _, choice in found)
         if lost < len(self.crashed) and self.crashed[lost][0] < min(until, emptied):
             for at in first:
                 if enqueues[at][0] < emptied:
                     yield at, -1, self.crashed[lost]
+
+    def _apart(self, first: Sequence[int], until: int, latest: int, emptied: int) -> list[int]:
+        """*first* without what may change places with another of the same element.
+
+        The one that returns first may come first, if any take still to come may take either, and if it is not to come
+        after a dequeue that found nothing.
+        """
+        kept: list[int] = []
+        leading: set[Value] = set()
+        for at in first:
+            start, _, value, _ = self.enqueues[at]
+            if start < until and value in leading:
+                continue
+            kept.append(at)
+            if start < until and (emptied == FOREVER or start <= latest):
+                leading.add(value)
+        return kept
 
 
 def _next(rows: Sequence[Row], done: int, live: int) -> tuple[list[int], int]:
