@@ -6,11 +6,11 @@ that the enqueue does not follow. The most urgent pair goes first; where that co
 states remembered). A crashed dequeue may take any element; one that found nothing stands, as soon as it can, where all
 before it can have been invoked before anything after it returned.
 
-With every pair told apart, `queues` decides: a pairing that it finds no fault with proves a legal history. Where every
-way was tried in vain there is no legal order: it would be such a pairing. Left out are only ways that could be turned
-into one that is tried: of crashed dequeues, which never return, the first to be invoked can stand for any, and of equal
-elements one can change places with another (`_Pairing._apart`). How many ways there are depends on how many operations overlap, not on how long
-the history is; past a bound nothing is proved.
+With every pair told apart, `queues` decides: a pairing that it finds no fault with proves a legal history. Where
+every way was tried in vain there is no legal order: it would be such a pairing. Left out are only ways that could be
+turned into one that is tried: of crashed dequeues, which never return, the first to be invoked can stand for any, and
+of equal elements one can change places with another (`_Pairing._apart`). How many ways there are depends on how many
+operations overlap, not on how long the history is; past a bound nothing is proved.
 """
 
 from collections.abc import Iterator, Sequence
