@@ -41,6 +41,21 @@ def test_the_simulation_alone_sees_values_merged_in_a_wrong_order(name: str) -> 
     assert verdict.caught_by.startswith("simulation: a new leader proposes another value"), verdict
 
 
+BY_RULE = {
+    "the old quorum alone elects a leader that has heard of new voters": "leads without the promises of a quorum",
+    "the slot behind a membership is counted with gaps before it": "a leaving is announced to the world before",
+}
+"""Bugs that hurt a cluster only together with others, and the rule by which the simulation sees them all the same."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="trials fork")
+@pytest.mark.parametrize("name", BY_RULE)
+def test_the_simulation_alone_finds_it_within_100_seeds(name: str) -> None:
+    verdict = tried(next(each for each in PAXOS_PITFALLS if each.name == name), seeds=100)
+    assert verdict.caught_by.startswith(f"simulation: {BY_RULE[name]}"), verdict
+
+
 def main() -> int:
     """``python tests/mutants/test_paxos_pitfalls.py``: which check catches each, and how many seeds it takes."""
     print("| row | pitfall | caught by | simulation: rule | seeds |\n|---|---|---|---|---|")

@@ -4,12 +4,13 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from troth.core.interface import Accepted, Member, MembershipChange
+from troth.core.interface import Accepted, Member, MembershipChange, Trace
 from troth.ids import NodeId
 from troth.simulate.choices import Choices
 from troth.simulate.core_node import CoreNode
 from troth.simulate.network import Network
 from troth.simulate.plan import TICK_US, Plan
+from troth.simulate.rarely import Succession
 from troth.simulate.rng import stream
 from troth.simulate.world import World
 
@@ -42,6 +43,7 @@ class Faults:
         self._hints = stream(plan.seed, "faults", "unreachable")
         self._rare = stream(plan.seed, "rare")
         self._isolates = self._rare.choice((0.0, 0.0, 0.0, 0.3, 0.8)) if plan.partitions else 0.0
+        self._succession = Succession(plan)
         self._stopped = False
         self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         network.on_lost = self._tell_unreachable
@@ -108,10 +110,14 @@ class Faults:
 
     # ---- rare moments, made likely ----
 
-    def on_event(self, node: CoreNode, name: str) -> None:
+    def on_event(self, node: CoreNode, trace: Trace) -> None:
         """An engine tells what it does. What goes wrong just then is what the rules were made for."""
         if self._stopped:
             return
+        name = trace.name
+        if name == "membership" and self._succession.is_end(node.node_id, trace.facts):
+            us = self._plan.delay_us + 2 * self._plan.disk_us
+            self._world.after(self._succession.delay(us), self._crash_now)
         if name == "membership" and self._rare.random() * 1000 < self._plan.change_then_crash:
             # All crash when one of them has the membership, and others may not.
             us = 2 * max(self._plan.delay_us, self._plan.disk_us)
@@ -243,7 +249,10 @@ class Faults:
         if not leaders:
             return None
         leader = self._rng.choice(leaders)
-        result = leader.change_membership(self._draw_change(leader))
+        change = self._draw_change(leader)
+        membership = leader.view.membership
+        outside = [node for node in self._nodes if node not in membership.everyone()]
+        result = leader.change_membership(self._succession.instead(membership.voters, outside) or change)
         if not isinstance(result, Accepted):
             return None
         if self._rng.random() * 1000 < self._plan.change_then_crash:

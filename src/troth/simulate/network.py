@@ -11,6 +11,7 @@ from troth.core.raft.messages import AppendEntries
 from troth.ids import NodeId
 from troth.simulate.choices import Choices
 from troth.simulate.plan import TICK_US, Plan
+from troth.simulate.rarely import LostChange
 from troth.simulate.rng import stream
 from troth.simulate.world import World
 
@@ -46,6 +47,7 @@ class Network:
         self._draw_call = stream(plan.seed, "network", "call").random
         self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         self._loss = plan.loss
+        self._lost_change = LostChange(plan)
         self._shorten = plan.shorten
         self._duplicate = plan.duplicate
         self._delay_us = plan.delay_us
@@ -63,6 +65,9 @@ class Network:
         if (sender, to) in self.cut:
             counts["cut"] += 1
             self._maybe_tell(sender, to)
+            return
+        if self._lost_change.share and self._lost_change.takes(message) and self._choices.take("lost change"):
+            counts["lost"] += 1
             return
         if lost and self._choices.take("loss"):
             counts["lost"] += 1
@@ -118,6 +123,7 @@ class Network:
         """No more faults (the second half of a run): links keep their order from now on, as connections do."""
         self.heal()
         self._newest = {}
+        self._lost_change.share = 0.0
         self._loss = self._duplicate = self._delay_long = self._shorten = 0
         self._delay_us = min(self._delay_us, 5_000)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from troth.core.engines import Start, engine_kind
-from troth.core.interface import Accepted, Member, Membership, Message, Trace
+from troth.core.interface import Accepted, Member, Membership, MembershipChange, Message, Trace
 from troth.errors import InvariantViolation, invariant
 from troth.ids import LogIndex, NodeId
 from troth.simulate.choices import Choice, Choices
@@ -21,11 +21,15 @@ from troth.simulate.invariants import RULES
 from troth.simulate.monitor import Invariant, Monitor
 from troth.simulate.network import Network
 from troth.simulate.plan import SECOND_US, TICK_US, Plan, draw
+from troth.simulate.rng import stream
 from troth.simulate.workload import Workload
 from troth.simulate.world import World, uncollected
 
 CALM_TIMEOUTS = 60
 """Within so many election timeouts after all faults have ended the cluster must serve everything."""
+
+NEWCOMERS = 0.5
+"""In so many seeds somebody joins a cluster in which nobody writes."""
 
 HISTORY_KEPT = 60
 
@@ -98,7 +102,7 @@ class Simulation:
 
     def _on_event(self, node: CoreNode, trace: Trace) -> None:
         self._last.append((self.world.now_us, node.node_id, trace))
-        self.faults.on_event(node, trace.name)
+        self.faults.on_event(node, trace)
 
     def run(self) -> Outcome:
         """Both phases. Whatever an invariant (of the run or of the code itself) says is in `Outcome.violation`."""
@@ -140,7 +144,9 @@ class Simulation:
         # Messages that are very late, paused processes and streams of snapshots come to their end first.
         self.world.run_until(self.world.now_us + 8 * timeout_us + SECOND_US)
         # Reads first: a follower must come to know what is committed without a new write to tell it.
-        self._wait_for_reads(self._wait_for_leader(deadline), deadline)
+        leader = self._wait_for_leader(deadline)
+        self._bring_newcomer(leader, timeout_us)
+        self._wait_for_reads(leader, deadline)
         leader = self._wait_for_write(deadline)
         self._wait_for_reads(leader, deadline)
 
@@ -153,6 +159,20 @@ class Simulation:
                 return newest
             self.world.run_until(self.world.now_us + 10 * TICK_US)
         raise InvariantViolation(f"no leader after all faults have ended ({self._situation()})")
+
+    def _bring_newcomer(self, leader: CoreNode, timeout_us: int) -> None:
+        """Somebody joins when the leader has compacted everything and nobody writes: no entry will take it along."""
+        rng = stream(self.plan.seed, "rare", "newcomer")
+        members = leader.view.membership.everyone()
+        outside = [node for node in self.nodes if node not in members]
+        if not outside or rng.random() >= NEWCOMERS:
+            return
+        leader.wants_snapshots = True
+        self.world.run_until(self.world.now_us + timeout_us)
+        if leader.view.leads:
+            node = rng.choice(outside)
+            leader.change_membership(MembershipChange(add_learners={node: Member(f"n{node}", promote=False)}))
+            self.world.run_until(self.world.now_us + timeout_us)
 
     def _wait_for_write(self, deadline: int) -> CoreNode:
         """Some leader commits a new entry, and all members of its settled membership apply it."""

@@ -13,6 +13,7 @@ from troth.simulate.invariants.elected_by_quorum import ElectedByQuorum
 from troth.simulate.invariants.election_safety import ElectionSafety
 from troth.simulate.invariants.flow_control import FlowControl
 from troth.simulate.invariants.index_order import IndexOrder
+from troth.simulate.invariants.known_to_new_voters import KnownToNewVoters
 from troth.simulate.invariants.leader_append_only import LeaderAppendOnly
 from troth.simulate.invariants.leader_completeness import LeaderCompleteness
 from troth.simulate.invariants.leader_fitness import LeaderFitness
@@ -22,6 +23,7 @@ from troth.simulate.invariants.lost_logs import LostLogs
 from troth.simulate.invariants.membership_rules import MembershipFromLog, OneChangeAtATime
 from troth.simulate.invariants.never_falls import NeverFalls
 from troth.simulate.invariants.older_terms import OlderTermsAreTold
+from troth.simulate.invariants.promised_by_quorum import PromisedByQuorum
 from troth.simulate.invariants.promises import Promises
 from troth.simulate.invariants.read_linearizability import ReadLinearizability
 from troth.simulate.invariants.read_rules import ReadRules
@@ -68,6 +70,8 @@ PAXOS = (
     BallotContact,
     Recovery,
     HighestReported,
+    PromisedByQuorum,
+    KnownToNewVoters,
     Promises,
     DurablePromises,
     StateMachineSafety,

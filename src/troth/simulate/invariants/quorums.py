@@ -44,6 +44,11 @@ def working(view: EngineView) -> Callable[[int], int]:
     return lambda count: _sizes(view, count)[1]
 
 
+def promising(view: EngineView) -> Callable[[int], int]:
+    """How many must promise before anybody may lead (Paxos)."""
+    return lambda count: _sizes(view, count)[0]
+
+
 def is_of_reign(message: RaftMessage | PaxosMessage, view: EngineView) -> bool:
     """Whether *message* belongs to the very term (ballot) that *view*'s server is in."""
     ballot: Ballot | None = getattr(message, "ballot", None)
