@@ -445,6 +445,23 @@ def test_a_learner_that_is_silent_is_not_promoted() -> None:
     assert stage.status(1).membership.learners == ()
 
 
+def test_a_learner_that_can_not_be_reached_is_not_promoted_until_it_answers() -> None:
+    """It was heard a moment ago and lacks little, but nobody knows what has arrived since its connection broke."""
+    stage = Stage((1, 2, 3), learners=(4,))
+    stage.genesis.members[NodeId(4)] = Member("n4", promote=False)
+    stage.elect(1)
+    stage.run(2)
+    stage.change(1, MembershipChange(update=joining(4)))
+    stage.settle()
+    stage.isolate(4)
+    stage[1].engine.unreachable(NodeId(4))
+    stage.tick(1)
+    assert stage.status(1).membership.learners == nodes(4)
+    stage.heal()
+    stage.run(4)
+    assert stage.status(1).membership.learners == ()
+
+
 def test_a_learner_is_promoted_under_a_load_of_reads() -> None:
     """Rounds begun for reads put the next heartbeat off, and must not put promotion off with it."""
     stage = Stage((1, 2, 3), learners=(4,))
