@@ -202,7 +202,7 @@ PITFALLS = (
         row=14,
         found="found here",
         file="elections",
-        old="            and (message.transfer or not self._guards_lease())\n",
+        old="            and (message.transfer or self._voted_for == sender or not self._guards_lease())\n",
         new="",
     ),
     Pitfall(

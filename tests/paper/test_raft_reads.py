@@ -558,6 +558,20 @@ def test_after_a_restart_a_voter_waits_as_if_it_had_just_heard_a_leader() -> Non
     assert plain.sent(VoteReply) == [VoteReply(Term(5), True)]
 
 
+def test_a_vote_that_was_given_is_not_denied_after_a_restart() -> None:
+    """§5.2, nebula PR#2419: no lease that holds now can be of an older term than the vote that is on the disk."""
+    stage = Stage(config=LEASE)
+    stage.now = Tick(100)
+    stage.hand(3, 2, RequestVote(Term(5), at(9, 9)))
+    assert stage.sent(VoteReply) == [VoteReply(Term(5), True)]
+    stage.crash(2)
+    stage.restart(2)
+    stage.drop()
+    stage.hand(1, 2, RequestVote(Term(5), at(9, 9)))
+    stage.hand(3, 2, RequestVote(Term(5), at(9, 9)))
+    assert stage.sent(VoteReply) == [VoteReply(Term(5), False), VoteReply(Term(5), True)]
+
+
 def test_a_vote_for_another_ends_the_memory_of_the_last_leader() -> None:
     """§6: whoever has voted in a new term is not bound to the old one's leader."""
     stage = leading(5)

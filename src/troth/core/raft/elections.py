@@ -128,11 +128,12 @@ class Elections(Changes):
         """§5.2: one vote per term, first come first served; §5.4.1: only for a log at least as complete.
 
         Whether this server thinks itself a voter does not matter: its membership may be behind the candidate's
-        (etcd PR#10998). A repeated request of the candidate we voted for is granted again (nebula PR#2419).
+        (etcd PR#10998). A repeated request of the candidate we voted for is granted again (nebula PR#2419), also right
+        after a restart: a lease of an older term had ended when the vote was given.
         """
         granted = (
             self._may_vote
-            and (message.transfer or not self._guards_lease())
+            and (message.transfer or self._voted_for == sender or not self._guards_lease())
             and (self._voted_for == sender or (self._voted_for == NOBODY and not self._leader_id))
             and self._is_up_to_date(message.last)
         )
