@@ -226,7 +226,7 @@ def test_who_comes_and_goes_while_a_large_revision_is_gone_through_misses_nothin
 @pytest.mark.parametrize("start_revision", [0, 102])
 def test_who_goes_in_the_middle_of_a_large_revision_is_told_none_of_it(start_revision: int) -> None:
     """Nor is who was paused told anything of it twice, while somebody else is told all of it in one piece."""
-    store, hub, told = large(start_revision)
+    _, hub, told = large(start_revision)
     hub.create(3, WatchRequest(key=b"k", range_end=b"l", start_revision=102))
     for _ in range(3):
         assert hub.poll() == []
