@@ -238,3 +238,16 @@ def test_a_file_system_that_can_not_reserve(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="refused"):
         files.create("g", reserve=5000)
     files.close()
+
+
+def test_a_lock_that_can_not_be_written_is_told_and_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("troth.runtime.files.os.ftruncate", full)
+        with pytest.raises(StorageError, match="Make room on this disk"):
+            DiskFiles(tmp_path)
+    DiskFiles(tmp_path).close()

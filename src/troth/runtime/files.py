@@ -100,8 +100,14 @@ class DiskFiles:
                 f"the data directory {self.directory} is in use by {who}: stop that one first, or give this server"
                 " a directory of its own"
             ) from error
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        except OSError as error:
+            os.close(lock)
+            raise StorageError(
+                f"{path} can not be written: {error}. Make room on this disk, or name another directory"
+            ) from error
         return lock
 
     def names(self) -> list[str]:

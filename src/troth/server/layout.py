@@ -1,7 +1,9 @@
 """What cluster there is in a directory of `LocalCluster`: the names and addresses of its servers, in ``cluster.json``.
 
 A server that comes or goes is in two places, here and in the membership that the cluster agrees about, and this process
-may die in between. So the intention is written first (*changing*), and carried through by the next start.
+may die in between. So the intention is written first (*changing*), and carried through by the next start. The same with
+the first start of all: each server's identity names the node ids of all, and the first may have its own on the disk
+when the others have none yet (*founding*).
 """
 
 import json
@@ -20,10 +22,15 @@ LEAVING = "leaving"
 
 @dataclass(slots=True)
 class Layout:
-    """`addresses`: client and peer address by name. `changing`: which of the names are on their way in or out."""
+    """`addresses`: client and peer address by name. `changing`: which of the names are on their way in or out.
+
+    `founding`: node ids by name, until all servers have come up for the first time. Not longer: the directory of one
+    that is lost later must not come back under its old identity.
+    """
 
     addresses: dict[str, dict[str, str]] = field(default_factory=dict)
     changing: dict[str, str] = field(default_factory=dict)
+    founding: dict[str, int] = field(default_factory=dict)
 
     def those(self, change: str) -> list[str]:
         """The servers that are *change*."""
@@ -55,14 +62,15 @@ def read(directory: Path, transport: str) -> Layout:
             str(name): {str(k): str(v) for k, v in each.items()} for name, each in found["servers"].items()
         }
         changing = {str(name): str(change) for name, change in found.get("changing", {}).items()}
+        founding = {str(name): int(node_id) for name, node_id in found.get("founding", {}).items()}
         made_with = str(found["transport"])
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(
             f"{path} is not what LocalCluster wrote ({error}); restore it, or use another data_dir"
         ) from None
     if made_with != transport:
         raise UsageError(f'the cluster in {directory} was made with transport="{made_with}"; give that one')
-    return Layout(addresses, changing)
+    return Layout(addresses, changing, founding)
 
 
 def write(layout: Layout, directory: Path, transport: str) -> None:
@@ -71,7 +79,12 @@ def write(layout: Layout, directory: Path, transport: str) -> None:
 
     path = directory / LAYOUT
     new = path.with_suffix(".new")
-    written = {"transport": transport, "servers": layout.addresses, "changing": layout.changing}
+    written = {
+        "transport": transport,
+        "servers": layout.addresses,
+        "changing": layout.changing,
+        "founding": layout.founding,
+    }
     with new.open("wb") as file:
         file.write(json.dumps(written, indent=1).encode() + b"\n")
         finish_file(file, new, path)

@@ -176,6 +176,9 @@ class LocalCluster:
             for name, server in self.servers.items():
                 if name not in leaving:  # it may have been removed, and never serve again
                     server.wait_ready()
+            if self._layout.founding:
+                self._layout.founding = {}
+                self._write_layout()
             for name in self._layout.those(JOINING):
                 with contextlib.suppress(TrothError):
                     self._join(name)
@@ -351,9 +354,12 @@ class LocalCluster:
             if each is not None:
                 identities.check_consensus(each, self._config(next(iter(self._addresses))).engine)
         old = [each.genesis for each in known.values() if each is not None and each.genesis.voters]
-        ids = {name: each.node_id if each else _draw_node_id() for name, each in known.items()}
+        drawn = {name: NodeId(self._layout.founding.get(name) or _draw_node_id()) for name in known}
+        ids = {name: each.node_id if each else drawn[name] for name, each in known.items()}
         # A directory that was wiped gets a fresh id, which is not in the genesis of the others: its server refuses.
         self._genesis = old[0] if old else genesis_of([self._introduction(name, ids[name]) for name in ids])
+        if not old:
+            self._layout.founding = {name: int(node_id) for name, node_id in ids.items()}
         return {name: Founding(node_id=ids[name], genesis=self._genesis) for name in ids}
 
     def _introduction(self, name: str, node_id: NodeId) -> Introduction:

@@ -9,11 +9,14 @@ import pytest
 
 from troth.core.interface import Member
 from troth.errors import Overloaded, Removed, Unavailable, UsageError
-from troth.ids import NodeId
+from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import PeerView
+from troth.runtime.files import DiskFiles
+from troth.runtime.genesis import Founding
 from troth.server.free_port import free_port
 from troth.server.layout import LAYOUT
 from troth.server.local import LocalCluster
+from troth.storage.identity import Identity, store
 
 
 class Client:
@@ -122,6 +125,32 @@ def test_a_newcomer_whose_start_a_death_has_cut_short_joins_at_the_next_one(tmp_
     assert again.names == ("n1", "n2", "n3", "n4")
     third = LocalCluster(3, data_dir=tmp_path)
     assert ("n4", False) in started(third, Client("n1", "n2", "n3", "n4")), "it is one like the others"
+
+
+def test_a_founding_that_a_death_has_cut_short_is_carried_through_by_the_next_start(tmp_path: Path) -> None:
+    """The first server's identity names all node ids: the others must begin under these."""
+    cluster = LocalCluster(3, data_dir=tmp_path)
+
+    def identified(name: str, founding: Founding, *_: Any, join: tuple[str, ...] = ()) -> Any:
+        if name == "n2":
+            raise Died
+        files = DiskFiles(tmp_path / name)
+        store(files, Identity(ClusterId(7), founding.node_id, name, founding.genesis))
+        files.close()
+        server = cluster.servers[name] = Running(name)  # type: ignore[assignment]
+        return server
+
+    cluster._spawn = identified  # type: ignore[method-assign, assignment]
+    with pytest.raises(Died):
+        cluster.start()
+    again = LocalCluster(3, data_dir=tmp_path)
+    foundings = again._foundings()
+    assert {founding.node_id for founding in foundings.values()} == set(foundings["n1"].genesis.voters)
+    assert all(founding.genesis == foundings["n1"].genesis for founding in foundings.values())
+    started(again, Client("n1", "n2", "n3"))
+    third = LocalCluster(3, data_dir=tmp_path)
+    ids = {name: founding.node_id for name, founding in third._foundings().items()}
+    assert ids["n2"] not in third._genesis.voters, "whoever has come up and is wiped does not come back"
 
 
 class Late:
