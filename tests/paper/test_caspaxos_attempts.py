@@ -6,6 +6,7 @@ from caspaxos import Table
 
 from troth.core.register import changes
 from troth.core.register.messages import (
+    ZERO,
     Accept,
     Ballot,
     ConfigId,
@@ -224,3 +225,56 @@ def test_who_has_agreed_in_a_phase_has_agreed_whatever_comes_later() -> None:
     task.on_lost(sends[NodeId(1)])
     task.on_reply(sends[NodeId(2)], table.hand(sends[NodeId(2)]))
     assert task.phase is Phase.ACCEPTING
+
+
+def test_an_accept_without_an_answer_is_waited_for_behind_its_phase_and_no_longer() -> None:
+    _, proposer = kept()
+    task = proposer.change(KEY, changes.put(b"2"))
+    first = accepts(task)
+    for number in (2, 3):
+        task.on_lost(first[number], sent=False)
+    task.resume()
+    prepares = task.take()
+    assert all(task.is_current(send) for send in prepares)
+    for send in prepares:
+        task.on_lost(send)
+    assert task.is_current(first[1])
+    assert not any(task.is_current(send) for send in (first[2], first[3], *prepares))
+    task.give_up()
+    assert not task.is_current(first[1])
+
+
+def test_two_attempts_are_told_apart_by_their_ballots() -> None:
+    table, proposer = kept()
+    task = proposer.change(KEY, changes.put(b"2"))
+    first = accepts(task)
+    for number in (2, 3):
+        task.on_lost(first[number], sent=False)
+    task.resume()
+    table.step(task, reach=(2, 3), answer=(2, 3))
+    second = accepts(task)
+    older, newer = task.attempts
+    task.on_reply(second[1], Took())
+    assert (older.open, newer.open) == ({1}, {2, 3})
+    task.on_reply(first[1], Took())
+    assert (older.open, newer.open) == (set(), {2, 3})
+
+
+def test_one_acceptor_that_is_asked_again_hides_no_refusal_of_another() -> None:
+    table, proposer = kept()
+    task = proposer.change(KEY, changes.put(b"2"))
+    first = accepts(task)
+    task.on_reply(first[2], WrongConfig(None))
+    task.on_reply(first[3], WrongConfig(msgspec.structs.replace(table.config, id=ConfigId(77, 1))))
+    (attempt,) = task.attempts
+    assert attempt.open == attempt.doubtful == {1, 2}
+
+
+def test_what_comes_when_a_change_is_over_takes_nothing_up_again() -> None:
+    _, proposer = kept()
+    task = proposer.change(KEY, changes.put(b"2"))
+    first = accepts(task)
+    task._parked = (None, ZERO)
+    task.give_up()
+    task.on_lost(first[1])
+    assert not task.take()
