@@ -201,6 +201,23 @@ def test_the_same_holds_after_reading_the_segments_back() -> None:
     assert files.names()[0] == record.segment_name(2)
 
 
+def test_a_log_begun_anew_is_compacted_like_any_other() -> None:
+    """Its old segments are gone: nobody tries to remove them once more."""
+    files = disk()
+    log, _ = WriteAheadLog.open(files, segment_bytes=1024)
+    log.append([batch(1, 5, term=1, size_bytes=300)])
+    log.sync()
+    files.crash()
+    log, _ = WriteAheadLog.open(files, segment_bytes=1024, snapshot=snapshot(2, 9))
+    for index in range(10, 20):
+        log.append([batch(index, term=2, size_bytes=300)])
+    log.sync()
+    before = len(files.names())
+    log.compact(LogIndex(19))
+    assert len(files.names()) < before
+    assert reopen(files, snapshot=snapshot(2, 18)).last == entry_id(2, 19)
+
+
 def test_a_snapshot_ahead_of_the_log_begins_it_anew() -> None:
     files = disk()
     log, _ = WriteAheadLog.open(files)

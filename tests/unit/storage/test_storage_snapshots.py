@@ -197,6 +197,7 @@ def test_prune_keeps_the_newest() -> None:
     store.prune(keep=2)
     assert names.snapshots(files.names()) == [snapshot(1, 30).last, snapshot(1, 40).last]
     assert store.newest() == snapshot(1, 40)
+    assert [store.holds(snapshot(1, index)) for index in (10, 20, 30, 40)] == [False, False, True, True]
     files.power_loss()
     assert SnapshotStore.open(files).newest() == snapshot(1, 40)
 
