@@ -197,7 +197,7 @@ REGISTER_PITFALLS = (
     pitfall(
         "a refusal of some acceptors is taken for one of all",
         36,
-        "round",
+        "attempts",
         "if not attempt.doubtful and attempt in self.attempts:",
         "if len(attempt.doubtful) <= 1 and attempt in self.attempts:",
     ),
