@@ -1,7 +1,7 @@
 """What programs do to a client that they should not, or only seldom do: each is answered, and harms nobody else."""
 
 import asyncio
-import signal
+import concurrent.futures
 import threading
 from collections.abc import Iterator
 
@@ -82,27 +82,30 @@ class Surprise(Exception):
     """What a signal handler of the application raises."""
 
 
-def test_a_call_that_a_signal_handler_ends_is_ended_in_the_loop_too() -> None:
+def test_a_call_that_a_signal_handler_ends_is_ended_in_the_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
     background = Background()
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def hang() -> None:
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
-    def surprise(*_: object) -> None:
-        raise Surprise
+    class Interrupted(concurrent.futures.Future[None]):
+        """One in whose waiting a signal arrives. (A real one may come just before the wait, and end nothing.)"""
 
-    before = signal.signal(signal.SIGUSR1, surprise)
+        def result(self, timeout: float | None = None) -> None:
+            assert begun.wait(10)
+            raise Surprise
+
+    monkeypatch.setattr(concurrent.futures, "Future", Interrupted)
     try:
         with pytest.raises(Surprise):
             background.run(hang)
         assert ended.wait(10)
     finally:
-        signal.signal(signal.SIGUSR1, before)
         background.stop()
 
 
