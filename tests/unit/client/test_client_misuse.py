@@ -43,7 +43,9 @@ async def test_a_task_of_an_answer_is_told_what_to_write() -> None:
             await client.put("a", "3")
             await client.get("a")
         # By now asyncio's own, which it has a quick way for.
-        assert type(client.put("a", "4")) is type(client.get("a")) is asyncio.Future
+        last = client.put("a", "4"), client.get("a")
+        assert [type(answer) for answer in last] == [asyncio.Future, asyncio.Future]
+        await asyncio.gather(*last)
 
 
 @asynchronous
