@@ -7,7 +7,6 @@ from typing import Any, BinaryIO
 
 from typing_extensions import override
 
-from troth.client.answers import Answer
 from troth.client.backup import save
 from troth.client.greeting import probe
 from troth.client.link import Connection, Link, checked_frame_of
@@ -43,7 +42,7 @@ class Call(CallRequest):
     def __init__(self, message: ClientMessage, call: int, target: str, deadline_s: float) -> None:
         super().__init__(call, target, deadline_s)
         self._frame = checked_frame_of(message)
-        self.future: asyncio.Future[Any] = Answer()
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.server = ""
 
     @override

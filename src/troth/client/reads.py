@@ -5,13 +5,10 @@ weaker ones to where the client reads from (`read_from`).
 """
 
 import asyncio
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import override
 
-from troth.client.answers import EXPLAINED_BATCHES, Answer
 from troth.client.link import Connection, frame_of
 from troth.client.replies import GetReply, RangeReply
 from troth.client.request import LEADER, CallRequest
@@ -87,8 +84,7 @@ class ReadPipeline:
         self._router = router
         self._writes = writes
         self._loop = router.loop
-        self._new_answer: Callable[[], asyncio.Future[Any]] = functools.partial(Answer[Any], loop=self._loop)
-        self._batches = 0
+        self._create_future = router.loop.create_future
         self._read_from = read_from
         self._held_max = held_max
         self.held = 0
@@ -101,7 +97,7 @@ class ReadPipeline:
         self, request: Range, level: ReadLevel, wanted: type[GetReply] | type[RangeReply]
     ) -> "asyncio.Future[Any]":
         """Add *request*, whose key and range_end have `LONG_KEY_BYTES` at most, to this turn's batch of *level*."""
-        future: asyncio.Future[Any] = self._new_answer()
+        future: asyncio.Future[Any] = self._create_future()
         if level is not self._level or len(self._batch.requests) >= READS_REQUESTS_MAX:
             if self.held >= self._held_max:
                 future.set_exception(Overloaded(f"{self.held} reads of this client are waiting; await some first"))
@@ -120,7 +116,7 @@ class ReadPipeline:
         """`submit` of what may be too large for a batch with others, or for a caller whose patience is not the client's
         (*timeout_s*)."""
         if len(request.key) + len(request.range_end) > READ_BYTES_MAX:
-            future: asyncio.Future[Any] = self._new_answer()
+            future: asyncio.Future[Any] = self._create_future()
             future.set_exception(InvalidRequest(REQUEST_TOO_LARGE.text))
             return future
         if timeout_s is not None and self._router.is_shorter(timeout_s):
@@ -174,9 +170,6 @@ class ReadPipeline:
         if level.name in _FLOORED and self._writes.seen_revision > level.seen_revision:
             # No older state than this client has seen, in writes and in reads.
             batch.level = ReadLevel(level.name, self._writes.seen_revision)
-        self._batches += 1
-        if self._batches == EXPLAINED_BATCHES:
-            self._new_answer = self._loop.create_future
         batch.deadline_s = self._loop.time() + (batch.within_s or self._router.timeout_s)
         self._router.submit(batch)
 

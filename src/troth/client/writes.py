@@ -12,16 +12,13 @@ commands in all. A write beyond that fails at once with `Overloaded`.
 """
 
 import asyncio
-import functools
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from typing_extensions import override
 
 from troth.client import request as requests
-from troth.client.answers import EXPLAINED_BATCHES, Answer
 from troth.client.link import Connection, frame_of
 from troth.client.replies import PutReply, write_reply
 from troth.client.request import LEADER, CallRequest, Request
@@ -137,7 +134,7 @@ class WritePipeline:
     ) -> None:
         self._router = router
         self._loop = router.loop
-        self._new_answer: Callable[[], asyncio.Future[Any]] = functools.partial(Answer[Any], loop=self._loop)
+        self._create_future = router.loop.create_future
         self._use_session = use_session
         self._window_commands = window_commands
         self._window_bytes = window_bytes
@@ -165,7 +162,7 @@ class WritePipeline:
         """Add *command* to this turn's batch. `size_bytes`: its keys and values, for the bounds."""
         if timeout_s is not None:
             return self._submit_within(command, size_bytes, timeout_s)
-        future: asyncio.Future[Any] = self._new_answer()
+        future: asyncio.Future[Any] = self._create_future()
         size_bytes += COMMAND_OVERHEAD_BYTES
         if self._held >= self._queue_commands_max or size_bytes > WRITES_BYTES_MAX:
             future.set_exception(self._refusal(size_bytes))
@@ -207,8 +204,6 @@ class WritePipeline:
         batch = WriteBatch(self, self._commands, self._futures, self._bytes, deadline_s)
         batch.within_s = within_s
         batch.turn = self._turn = self._turn + 1
-        if self._turn == EXPLAINED_BATCHES:
-            self._new_answer = self._loop.create_future
         self._queue.append(batch)
         self._commands, self._futures, self._bytes = [], [], 0
 
