@@ -275,7 +275,7 @@ PITFALLS = (
         row=18,
         found="openraft#1802",
         file="../quorum",
-        old="return descending[(majority(len(voters)) if size is None else size) - 1]",
+        old="return descending[len(voters) // 2 if size is None else size - 1]",
         new="return descending[min(1, len(descending) - 1) if size is None else size - 1]",
     ),
     Pitfall(
@@ -299,8 +299,8 @@ PITFALLS = (
         row=18,
         found="openraft#1802",
         file="../quorum",
-        old="granted = sum(votes.get(voter) is True for voter in voters)",
-        new="granted = sum(vote is True for vote in votes.values())",
+        old="    for voter in voters:\n        vote = votes.get(voter)\n        if vote is True:",
+        new="    for vote in votes.values():\n        if vote is True:",
     ),
     Pitfall(
         name="who thinks itself no voter does not vote",
