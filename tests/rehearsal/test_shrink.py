@@ -15,6 +15,8 @@ from troth.rehearsal.levels import CORES, SERVERS, Scenario, decode_scenario
 from troth.simulate.choices import Choice, Choices, faults_of, operations_of
 from troth.simulate.shrink import Shrinker, Trial
 
+pytestmark = pytest.mark.slow
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "mutants"))
 
 
@@ -136,7 +138,6 @@ print("same")
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
 def test_seeds_run_on_ray_give_the_same_reports() -> None:
     """In a process of its own: Ray starts others, and leaves some of its files open."""

@@ -9,6 +9,8 @@ import pytest
 
 from troth.hashing import ALGORITHMS, balance
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("hashing_*.py"))
 
 

@@ -23,6 +23,8 @@ from troth.verify.specification.state import (
     State,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def assert_safe(result: Exploration) -> None:
     assert result.found is None, result.found.text()
@@ -33,7 +35,7 @@ def assert_safe(result: Exploration) -> None:
     ("bounds", "states_min"),
     [
         pytest.param(Bounds(terms=2, entries=1, restarts=1), 5_000, id="with a restart"),
-        pytest.param(Bounds(terms=2, entries=2), 10_000, id="two entries", marks=pytest.mark.slow),
+        pytest.param(Bounds(terms=2, entries=2), 10_000, id="two entries"),
     ],
 )
 def test_every_state_within_small_bounds_is_safe(bounds: Bounds, states_min: int) -> None:
@@ -52,7 +54,6 @@ def test_every_state_within_small_bounds_is_safe(bounds: Bounds, states_min: int
         assert result.counts[name + ":"], f"{name} was never possible"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bounds", "voters"),
     [
