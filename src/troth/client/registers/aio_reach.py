@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from typing_extensions import override
+
 from troth.client.registers.aio_lines import AsyncLine, now_s, seen
 from troth.client.registers.lines import LineLost
 from troth.client.registers.request import (
@@ -15,49 +17,23 @@ from troth.client.registers.request import (
     RETRY_FOUNDING_S,
     Finding,
 )
+from troth.client.registers.whereabouts import Whereabouts
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
 from troth.core.register.task import Send
-from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
-from troth.ids import NodeId
+from troth.errors import TrothError, Unavailable, UsageError
 
 
-class AsyncReach:
+class AsyncReach(Whereabouts):
     """The lines of one client."""
 
     def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, finding: Finding) -> None:
-        self.closed = False
-        self._given = tuple(given)
-        self._tls = tls
-        self._finding = finding
+        super().__init__(given, tls, finding)
         self._lines: dict[str, AsyncLine] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._mixed: WrongCluster | None = None
-        self._pid = os.getpid()
-
-    # ---- who may use it ------------------------------------------------------------------------------------
-
-    @property
-    def is_of_this_process(self) -> bool:
-        """False in a forked child: its connections and ballots are the parent's there. Two processes would ask under
-        the same numbers, and propose different values at one ballot."""
-        return os.getpid() == self._pid
 
     def settle(self) -> None:
         """This process opens the client."""
         self._pid = os.getpid()
-
-    def check(self) -> None:
-        """
-        Raises:
-            UsageError: the client is closed, or another process's.
-            WrongCluster: its acceptors do not belong together.
-        """
-        if self.closed:
-            raise UsageError("this client is closed")
-        if not self.is_of_this_process:
-            raise UsageError("this client was opened before a fork; open one in each process")
-        if self._mixed is not None:
-            raise self._mixed
 
     # ---- asking --------------------------------------------------------------------------------------------
 
@@ -75,28 +51,14 @@ class AsyncReach:
             raise LineLost("the client is closed", sent=False)
         return await self.line(self.address_of(send.to, config)).ask(send.request, expect=send.to)
 
-    def address_of(self, acceptor: NodeId, config: Configuration) -> str:
-        """As `Reach.address_of`."""
-        known = self._finding.address_of(acceptor, config)
-        if known is not None:
-            return known
-        mapped = set(self._finding.addresses.values())
-        for address in self._given:
-            if address not in mapped:
-                self.aside(partial(self.describe, address))
-        seat = config.seat_of(acceptor)
-        if seat is None:
-            raise LineLost(f"nobody knows where acceptor {acceptor:x} is", sent=False)
-        return seat.address
+    @override
+    def _inquire(self, address: str) -> None:
+        self.aside(partial(self.describe, address))
 
     async def describe(self, address: str) -> ReplyMessage:
         """Ask who is at *address*, and remember it."""
         reply = await self.line(address).ask(Describe())
-        if isinstance(reply, Described):
-            try:
-                self._finding.on_described(address, reply)
-            except WrongCluster as error:
-                self._mixed = error
+        self._learn(address, reply)
         return reply
 
     async def insist(self, address: str, deadline: float) -> Described:

@@ -1,53 +1,28 @@
 """Where the acceptors are, and how the blocking client reaches them: a line for each, finding a set, founding one."""
 
-import os
 import ssl
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
 
+from typing_extensions import override
+
 from troth.client.registers.lines import Line, LineLost, failure_of
 from troth.client.registers.request import DESCRIBE_SECONDS_MAX, RETRY_FOUNDING_S, Finding
+from troth.client.registers.whereabouts import Whereabouts
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
 from troth.core.register.task import Send
-from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
-from troth.ids import NodeId
+from troth.errors import TrothError, Unavailable, UsageError
 
 
-class Reach:
+class Reach(Whereabouts):
     """The lines of one client. May be shared by threads."""
 
     def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, finding: Finding) -> None:
-        self.closed = False
-        self._given = tuple(given)
-        self._tls = tls
-        self._finding = finding
+        super().__init__(given, tls, finding)
         self._lines: dict[str, Line] = {}
         self._lock = threading.Lock()
-        self._mixed: WrongCluster | None = None
-        self._pid = os.getpid()
-
-    # ---- who may use it ------------------------------------------------------------------------------------
-
-    @property
-    def is_of_this_process(self) -> bool:
-        """False in a forked child: connections are the parent's there, as are the ballots of its proposer."""
-        return os.getpid() == self._pid
-
-    def check(self) -> None:
-        """Takes no lock: in a forked child somebody may hold it for ever.
-
-        Raises:
-            UsageError: the client is closed, or another process's.
-            WrongCluster: its acceptors do not belong together.
-        """
-        if self.closed:
-            raise UsageError("this client is closed")
-        if not self.is_of_this_process:
-            raise UsageError("this client was made before a fork; make one in each process")
-        if self._mixed is not None:
-            raise self._mixed
 
     # ---- asking --------------------------------------------------------------------------------------------
 
@@ -70,24 +45,9 @@ class Reach:
             return failed
         return line.ask(send.request, deadline, expect=send.to)
 
-    def address_of(self, acceptor: NodeId, config: Configuration) -> str:
-        """Where *acceptor* is.
-
-        Raises:
-            LineLost: neither an answer nor *config* tells.
-        """
-        known = self._finding.address_of(acceptor, config)
-        if known is not None:
-            return known
-        # It may be at one of the addresses given that has not answered yet; ask there, and do not wait for it.
-        mapped = set(self._finding.addresses.values())
-        for address in self._given:
-            if address not in mapped:
-                self.describe(address, time.monotonic() + DESCRIBE_SECONDS_MAX)
-        seat = config.seat_of(acceptor)
-        if seat is None:
-            raise LineLost(f"nobody knows where acceptor {acceptor:x} is", sent=False)
-        return seat.address
+    @override
+    def _inquire(self, address: str) -> None:
+        self.describe(address, time.monotonic() + DESCRIBE_SECONDS_MAX)
 
     def describe(self, address: str, deadline: float) -> "Future[ReplyMessage]":
         """Ask who is at *address*, and remember it when the answer comes."""
@@ -100,14 +60,10 @@ class Reach:
         future.add_done_callback(learn)
         return future
 
+    @override
     def _learn(self, address: str, reply: ReplyMessage) -> None:
-        """The acceptor at *address* has said who it is; one of another set makes this client refuse its work."""
-        if isinstance(reply, Described):
-            with self._lock:
-                try:
-                    self._finding.on_described(address, reply)
-                except WrongCluster as error:
-                    self._mixed = error
+        with self._lock:
+            super()._learn(address, reply)
 
     def insist(self, address: str, deadline: float) -> Described:
         """Who is at *address*; one that has just been started is given a moment.

@@ -1,0 +1,74 @@
+"""Who and where the acceptors of a client are, and whether it may ask them; how it asks them is its reach's."""
+
+import os
+import ssl
+from collections.abc import Sequence
+
+from troth.client.registers.lines import LineLost
+from troth.client.registers.request import Finding
+from troth.core.register.messages import Configuration, Described, ReplyMessage
+from troth.errors import UsageError, WrongCluster
+from troth.ids import NodeId
+
+
+class Whereabouts:
+    """What `Reach` and `AsyncReach` know alike."""
+
+    def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, finding: Finding) -> None:
+        self.closed = False
+        self._given = tuple(given)
+        self._tls = tls
+        self._finding = finding
+        self._mixed: WrongCluster | None = None
+        self._pid = os.getpid()
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False in a forked child: its connections and ballots are the parent's there. Two processes would ask under
+        the same numbers, and propose different values at one ballot."""
+        return os.getpid() == self._pid
+
+    def check(self) -> None:
+        """Takes no lock: in a forked child somebody may hold it for ever.
+
+        Raises:
+            UsageError: the client is closed, or another process's.
+            WrongCluster: its acceptors do not belong together.
+        """
+        if self.closed:
+            raise UsageError("this client is closed")
+        if not self.is_of_this_process:
+            raise UsageError("this client was made before a fork; make one in each process")
+        if self._mixed is not None:
+            raise self._mixed
+
+    def address_of(self, acceptor: NodeId, config: Configuration) -> str:
+        """Where *acceptor* is.
+
+        Raises:
+            LineLost: neither an answer nor *config* tells.
+        """
+        known = self._finding.address_of(acceptor, config)
+        if known is not None:
+            return known
+        # It may be at one of the addresses given that has not answered yet; ask there, and do not wait for it.
+        mapped = set(self._finding.addresses.values())
+        for address in self._given:
+            if address not in mapped:
+                self._inquire(address)
+        seat = config.seat_of(acceptor)
+        if seat is None:
+            raise LineLost(f"nobody knows where acceptor {acceptor:x} is", sent=False)
+        return seat.address
+
+    def _inquire(self, address: str) -> None:
+        """Have the acceptor at *address* asked who it is; its answer comes to `_learn`."""
+        raise NotImplementedError
+
+    def _learn(self, address: str, reply: ReplyMessage) -> None:
+        """The acceptor at *address* has said who it is; one of another set makes this client refuse its work."""
+        if isinstance(reply, Described):
+            try:
+                self._finding.on_described(address, reply)
+            except WrongCluster as error:
+                self._mixed = error
