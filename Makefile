@@ -1,7 +1,7 @@
 # Everything starts from a fresh clone: each target first makes .venv and installs into it what it needs.
 # `make help` lists the targets; .ci/run calls `make test` and nothing else.
 
-export TROTH_REWRITE SEED
+export TROTH_REWRITE SEED INPUT DATA
 # Hundreds of short processes are started, each of which would compile all of troth and its tests for itself.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
@@ -68,10 +68,10 @@ campaign: $(DATABASES) ## The large random comparisons, and property tests on ne
 	$(BIN)/pytest -m campaign $(ARGS)
 
 demo: $(DEV) ## Load an inventory of /usr (or INPUT=file.csv, file.jsonl) into three servers, kill the leader, check everything
-	@$(BIN)/troth demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
+	@$(BIN)/troth demo $(if $(INPUT),--input "$$INPUT") $(ARGS)
 
 up: $(DEV) ## A cluster on this machine that stays until Ctrl-C (NODES=3 DATA=troth-data)
-	@$(BIN)/troth up --nodes $(NODES) --data "$(DATA)" $(ARGS)
+	@$(BIN)/troth up --nodes $(NODES) --data "$$DATA" $(ARGS)
 
 bench: $(BENCH) ## Speed, fail-over, memory and start beside etcd and PySyncObj; ARGS=--quick takes a minute
 	$(BIN)/python benchmarks/bench_cluster.py $(ARGS)

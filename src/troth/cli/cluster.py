@@ -7,6 +7,7 @@ import functools
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,7 +29,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def context_path() -> Path:
-    """The context file: ``TROTH_CONTEXT``, else ``troth/context.json`` in the user's state directory."""
+    """The context file: ``TROTH_CONTEXT``, else ``troth/context.json`` in the user's state directory.
+
+    Raises RuntimeError for a user without a home.
+    """
     given = os.environ.get("TROTH_CONTEXT")
     if given:
         return Path(given)
@@ -43,7 +47,8 @@ def write_context(url: str, data: Path) -> None:
 
 def forget_context(url: str) -> None:
     """Take *url* out of the context file; commands find the last one of the others, if any still runs."""
-    _replace_context(_contexts(but=url))
+    with suppress(OSError, RuntimeError):  # a line that stays is of a process that has ended, which readers see
+        _replace_context(_contexts(but=url))
 
 
 def read_context() -> str | None:
@@ -57,7 +62,7 @@ def _contexts(*, but: str = "") -> list[dict[str, Any]]:
     try:
         said = json.loads(context_path().read_text())
         return [each for each in said if str(each["url"]) != but and _runs(int(each["pid"]))]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # RuntimeError: this user has no home
         return []
 
 

@@ -5,6 +5,7 @@ of its state and every row, and compares. What is not as claimed is printed, and
 """
 
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from troth.cli.feed import feed
 from troth.cli.inventory import inventory, often_enough
 from troth.cli.progress import Progress
 from troth.cli.rows import FORMATS, Row, format_of, read_rows
-from troth.errors import Unavailable, UsageError
+from troth.errors import TrothError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from troth.client.aio import AsyncClient
@@ -103,7 +104,11 @@ def demo(source: Path | None, key: str | None, file_format: str | None, rows: in
     if not rows_in:
         raise UsageError("there is nothing to load")
     with LocalCluster(3, data_dir=data) as cluster:
-        failures = asyncio.run(_perform(cluster, rows_in))
+        try:
+            failures = asyncio.run(_perform(cluster, rows_in))
+        except TrothError:
+            _tell_of_the_dead(cluster)
+            raise
         pids = [server.pid for server in cluster.servers.values()]
     failures += [f"process {pid} is still running" for pid in pids if Path(f"/proc/{pid}").exists()]
     if failures:
@@ -116,6 +121,14 @@ def demo(source: Path | None, key: str | None, file_format: str | None, rows: in
 
 def _say(line: str) -> None:
     click.echo(line)
+
+
+def _tell_of_the_dead(cluster: "LocalCluster") -> None:
+    """Why no server may be left to answer: their logs go with their directory."""
+    for name, server in cluster.servers.items():
+        if not server.is_alive and server.exitcode != -signal.SIGKILL:
+            said = cluster.log_file(name).read_text(errors="replace").splitlines()[-1:]
+            click.echo(f"{name} has ended (exit code {server.exitcode}): {''.join(said)}", err=True)
 
 
 async def _perform(cluster: "LocalCluster", rows: list[Row]) -> list[str]:

@@ -44,6 +44,7 @@ _ADVICE: dict[type[TrothError], tuple[int, str]] = {
     errors.ChangeFailed: (EXIT_REFUSED, "the change again once its command or its number is right"),
     errors.AcceptorsChanged: (EXIT_REFUSED, "troth paxos acceptors list, then decide anew"),
     errors.IdentityLost: (EXIT_REFUSED, "troth member remove and add: a wiped server comes back as a new one"),
+    errors.StorageError: (EXIT_REFUSED, "the same command, once what the message asks for is done"),
     errors.Corrupt: (EXIT_REFUSED, "what the message says; the damaged file is left as it is"),
     errors.OutcomeUnknown: (EXIT_UNKNOWN, "read it back before repeating it: troth get KEY"),
     TrothError: (EXIT_REFUSED, "troth status"),

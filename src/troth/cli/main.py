@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import signal
 import sys
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -204,7 +205,19 @@ def open_standard_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  (for good)
 
 
+def end_in_order() -> None:
+    """Take SIGTERM, and a terminal that goes, as a reason to clean up: servers, directories and networks are ours.
+
+    `up` and `serve`, which end so anyway, have handlers of their own.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda which, _: sys.exit(128 + which))
+
+
 def main() -> None:
     """The entry point of the ``troth`` command."""
     open_standard_streams()
-    cli.main(prog_name="troth")
+    end_in_order()
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    cli.main(prog_name="troth", color=False if is_plain else None)

@@ -51,13 +51,18 @@ def read_rows(path: Path, *, file_format: str, key: str | None = None, prefix: s
 def _csv_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         csv.field_size_limit(REQUEST_BYTES_MAX)  # the module's own bound is smaller than a value may be
-        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        # Strict: a quote that is never closed would make one cell of all the lines behind it.
+        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
             columns = next(reader, None)
             if not columns:
                 raise UsageError(f"{path} is empty; the first line must name the columns")
             if key is not None and key not in columns:
                 raise UsageError(f"{path} has no column {key!r}; it has {', '.join(columns)}")
+            if len(columns) == 1 and (mark := next((mark for mark in ";\t," if mark in columns[0]), "")):
+                raise UsageError(
+                    f"{path}: {mark!r} stands between the columns of the first line; commas do in CSV, tabs in .tsv"
+                )
             twice = next((column for column in columns if columns.count(column) > 1), None)
             if twice is not None:
                 raise UsageError(f"{path} has a column {twice!r} twice; only one of them would be kept")
@@ -82,7 +87,7 @@ def _jsonl_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
                 continue
             where = f"{path}, line {number}"
             try:
-                fields = json.loads(line)
+                fields = json.loads(line, object_pairs_hook=_object, parse_constant=_refuse)
             except (ValueError, RecursionError) as error:
                 raise UsageError(f"{where}: not JSON ({error})") from error
             if not isinstance(fields, dict) or not fields:
@@ -94,12 +99,32 @@ def _jsonl_rows(path: Path, key: str | None, prefix: str) -> Iterator[Row]:
             yield _row(prefix + (found if isinstance(found, str) else json.dumps(found)), fields, where)
 
 
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Raises ValueError when a field is there twice, of which only one would be kept."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"a field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return fields
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"there is no number {constant}")
+
+
 def _row(key: str, others: Mapping[str, object], where: str) -> Row:
     if not key:
         raise UsageError(f"{where}: the key is empty")
     only = next(iter(others.values())) if len(others) == 1 else None
-    value = only if isinstance(only, str) else json.dumps(others, ensure_ascii=False, separators=(",", ":"))
     try:
+        value = only if isinstance(only, str) else _json(others)
         return Row(key.encode(), value.encode())
     except UnicodeEncodeError as error:  # JSON can escape half of a character
         raise UsageError(f"{where}: not text that UTF-8 can carry ({error.reason})") from error
+    except ValueError:
+        raise UsageError(f"{where}: a number is too large") from None
+
+
+def _json(fields: Mapping[str, object]) -> str:
+    """Raises ValueError for a number beyond all floats, such as 1e400: it is read as one that JSON has not."""
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -11,8 +11,9 @@ import click
 
 from troth.cli.numbers import Positive
 from troth.errors import UsageError
-from troth.torture import NEMESES, WORKLOADS, Plan, schedule
+from troth.torture import NEMESES, WORKLOADS, Plan
 from troth.torture import torture as run_torture
+from troth.torture.run import faults_of
 from troth.verify.verdict import Status
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 
 
 @click.command()
-@click.option("--minutes", default=5.0, show_default=True, help="How long faults go on.")
+@click.option("--minutes", type=Positive("minutes"), default=5.0, show_default=True, help="How long faults go on.")
 @click.option("--seed", type=int, help="Repeats the schedule of faults of an earlier run.  [default: drawn]")
-@click.option("--servers", default=5, show_default=True, help="How many servers at first.")
+@click.option(
+    "--servers", type=click.IntRange(min=1), default=5, show_default=True, help="How many servers at first."
+)
 @click.option(
     "--nemesis",
     "nemeses",
@@ -113,8 +116,6 @@ def torture(
       troth torture --system registers --minutes 1
       troth torture --consensus paxos
     """
-    if servers < 1 or minutes <= 0:
-        raise UsageError("--servers and --minutes must be positive")
     if directory is not None and directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty; torture needs a new directory")
     seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
@@ -125,17 +126,22 @@ def torture(
         nemeses=nemeses,
         operations_per_second=rate,
     )
+    if plan_only:
+        with tempfile.TemporaryDirectory() as nowhere:
+            system = _system(
+                system_name, servers, Path(nowhere), trace=trace, consensus=consensus, namespaces=False
+            )
+            faults = faults_of(plan, system)
+            system.stop()
+        for fault in faults:
+            click.echo(fault.describe())
+        return
     where = directory or Path(tempfile.mkdtemp(prefix="troth-torture-"))
     namespaces = system_name == "cluster" and _in_namespaces(network)
     system = _system(
         system_name, servers, where / "servers", trace=trace, consensus=consensus, namespaces=namespaces
     )
-    faults = schedule(plan.seed, plan.seconds, powers=system.powers(), names=plan.nemeses)
-    if plan_only:
-        system.stop()
-        for fault in faults:
-            click.echo(fault.describe())
-        return
+    faults = faults_of(plan, system)
     again = "".join(
         [f" --nemesis {name}" for name in nemeses]
         + [f" --workload {name}" for name in workloads]

@@ -58,7 +58,7 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
         signal.signal(signal.SIGHUP, lambda *_: stop.set())
     with LocalCluster(nodes, transport=transport, data_dir=data, consensus=consensus) as cluster:
         leader = cluster.leader()
-        write_context(cluster.url, cluster.data_dir)
+        hidden = _told_to_others(cluster)
         try:
             count = len(cluster.names)
             are_up = "1 server is up" if count == 1 else f"{count} servers are up"
@@ -71,7 +71,10 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
             )
             for name, server in cluster.servers.items():
                 click.echo(f"  {name}    pid {server.pid}")
-            click.echo("\nIn another terminal:\n  troth put greeting hello\n  troth get greeting\n  troth status")
+            click.echo("\nIn another terminal:")
+            if hidden:
+                click.echo(f"  export TROTH_URL={cluster.url}      (else it is not found: {hidden})")
+            click.echo("  troth put greeting hello\n  troth get greeting\n  troth status")
             if count > 2:  # one or two servers do not survive a failure
                 killed = f"kill -9 {cluster.servers[leader].pid}; troth get greeting"
                 click.echo(f"  {killed}      (the leader dies, the data lives)")
@@ -80,6 +83,15 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
         finally:
             forget_context(cluster.url)
     click.echo("stopped")
+
+
+def _told_to_others(cluster: "LocalCluster") -> str:
+    """Let other commands find *cluster*; why they cannot, where nothing may be written at home."""
+    try:
+        write_context(cluster.url, cluster.data_dir)
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
+        return str(error)
+    return ""
 
 
 def _watch_over(cluster: "LocalCluster", stop: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -44,8 +45,8 @@ class Plan:
         for name in self.workloads:
             if name not in WORKLOADS:
                 raise UsageError(f"no workload is called {name!r}; there are {', '.join(WORKLOADS)}")
-        if self.seconds <= 0 or self.operations_per_second <= 0:
-            raise UsageError("seconds and operations per second must be positive")
+        if not (0 < self.seconds < math.inf and 0 < self.operations_per_second < math.inf):
+            raise UsageError("seconds and operations per second must be positive, and finite")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class _Run:
         self._tell = tell
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self._faults = schedule(plan.seed, plan.seconds, powers=system.powers(), names=plan.nemeses)
+        self._faults = faults_of(plan, system)
         self._workloads: list[Workload] = [
             WORKLOADS[name](Record(directory / f"{name}.jsonl"), plan.seed) for name in plan.workloads
         ]

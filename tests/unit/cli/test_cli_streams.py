@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ from fake_server import asynchronous, running, until
 from unit_cli_fakes import FakeClient, server
 
 from troth import aio
+from troth.cli.main import cli, main
 from troth.cli.outages import tell_of_outages
 from troth.client.background import Background
 from troth.client.replies import GetReply, LeaseGranted
@@ -47,6 +49,43 @@ def test_a_full_disk_behind_the_output_is_told(fake: Any, run: Any, monkeypatch:
     result: Result = run("get", "k")
     assert result.exit_code == 3 and "No space left on device" in result.stderr and "may have" in result.stderr
     assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_who_is_told_to_end_cleans_up(name: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timeout 60 troth torture` must leave no servers, directories and network namespaces behind."""
+    number, cleaned = signal.Signals[name], []
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+
+    def command(**_: object) -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setattr(cli, "main", command)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert ended.value.code == code and cleaned
+
+
+@pytest.mark.parametrize("variable, value", [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_who_wants_no_colours_gets_none(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(cli, "main", lambda **options: given.update(options))
+    monkeypatch.setattr("troth.cli.main.end_in_order", lambda: None)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    main()
+    assert given["color"] is None
+    monkeypatch.setenv(variable, value)
+    main()
+    assert given["color"] is False
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------

@@ -92,3 +92,24 @@ def test_up_says_that_a_cluster_that_goes_on_keeps_its_size(
     monkeypatch.setattr(Cluster, "names", ("n1",))
     monkeypatch.setattr(up_module, "_watch_over", lambda *_: None)
     assert ("--nodes is for new clusters" in run("up", *words).stdout) == told
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_up_goes_on_where_nothing_may_be_written_at_home(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LocalCluster", Cluster)
+    monkeypatch.setattr(up_module, "_watch_over", lambda *_: None)
+    monkeypatch.setenv("TROTH_CONTEXT", "/proc/nothing/is/written/here.json")
+    result = run("up")
+    assert result.exit_code == 0 and result.stdout.endswith("stopped\n"), result.output
+    assert "export TROTH_URL=troth://127.0.0.1:1 " in result.stdout and "/proc/nothing" in result.stdout
+
+
+def test_a_user_without_a_home_is_asked_for_a_url(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("TROTH_CONTEXT")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    result = run("get", "k")
+    assert result.exit_code == 2 and "--url" in result.stderr, result.output

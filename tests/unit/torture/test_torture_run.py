@@ -90,7 +90,16 @@ def test_the_system_is_stopped_even_if_a_client_does_not_end(
     assert system.calls[-1] == "stop"
 
 
-@pytest.mark.parametrize("options", [{"workloads": ("walks",)}, {"seconds": 0}, {"operations_per_second": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"workloads": ("walks",)},
+        {"seconds": 0},
+        {"seconds": float("inf")},
+        {"seconds": float("nan")},
+        {"operations_per_second": 0},
+    ],
+)
 def test_a_plan_that_makes_no_sense_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Plan(**{"seed": 1, "seconds": 1.0, **options})  # type: ignore[arg-type]
