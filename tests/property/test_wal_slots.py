@@ -14,7 +14,8 @@ from troth.errors import StorageError
 from troth.ids import LogIndex, NodeId, Term
 from troth.ports import FileSystem
 from troth.simulate.disk import SimulatedDisk
-from troth.storage.log import Recovered, WriteAheadLog
+from troth.storage.log import WriteAheadLog
+from troth.storage.opening import Recovered
 from troth.storage.replay import LogDamaged
 
 SEGMENT_BYTES = 2048

@@ -8,7 +8,8 @@ from troth.core.interface import ORIGIN, Entry, EntryId, EntryKind, HardState, M
 from troth.ids import LogIndex, NodeId, Term
 from troth.ports import File, FileSystem
 from troth.simulate.disk import SimulatedDisk
-from troth.storage.log import Recovered, WriteAheadLog
+from troth.storage.log import WriteAheadLog
+from troth.storage.opening import Recovered
 
 T = TypeVar("T")
 

@@ -27,7 +27,8 @@ from troth.replica.replica import Replica
 from troth.runtime.disk_machine import Worker
 from troth.runtime.writer import LogWriter
 from troth.storage.log import WriteAheadLog
-from troth.storage.snapshots import SnapshotGone, SnapshotStore, SnapshotWriter
+from troth.storage.snapshot_file import SnapshotWriter
+from troth.storage.snapshots import SnapshotGone, SnapshotStore
 
 SAVE_BYTES_PER_SECOND = 128 << 20
 RETRY_SECONDS = 10.0

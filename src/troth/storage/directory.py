@@ -10,7 +10,8 @@ from troth.errors import IdentityLost
 from troth.ports import FileSystem
 from troth.storage import identity
 from troth.storage.identity import Identity
-from troth.storage.log import SEGMENT_BYTES, Recovered, WriteAheadLog
+from troth.storage.log import SEGMENT_BYTES, WriteAheadLog
+from troth.storage.opening import Recovered
 from troth.storage.snapshots import SnapshotStore
 
 

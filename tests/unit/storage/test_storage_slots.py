@@ -14,7 +14,8 @@ from troth.simulate.disk import SimulatedDisk
 from troth.storage import identity, record
 from troth.storage.directory import open_directory
 from troth.storage.identity import Identity
-from troth.storage.log import Recovered, WriteAheadLog
+from troth.storage.log import WriteAheadLog
+from troth.storage.opening import Recovered
 from troth.storage.record import Kind, SlotsBody
 from troth.storage.replay import LogDamaged
 

@@ -10,7 +10,7 @@ from log_kit import disk, snapshot
 from troth.core.interface import SnapshotMeta
 from troth.errors import Corrupt, StorageError, SyncFailed
 from troth.simulate.disk import SimulatedDisk
-from troth.storage import block, names, snapshots
+from troth.storage import block, names, snapshot_file
 from troth.storage.snapshots import SnapshotGone, SnapshotStore
 
 GOLDEN = Path(__file__).parent / "golden" / "snapshot-v1.hex"
@@ -21,8 +21,8 @@ PART = names.part_name(META.last)
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(snapshots, "SYNC_EVERY_BYTES", 1000)
+    monkeypatch.setattr(snapshot_file, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(snapshot_file, "SYNC_EVERY_BYTES", 1000)
 
 
 def data_of(size: int, seed: int = 1) -> bytes:
@@ -154,8 +154,8 @@ def test_loading_stops_at_the_first_bad_chunk() -> None:
 def test_a_head_that_is_not_ours(body: bytes, complaint: str) -> None:
     files = disk()
     store = store_with(files=files)
-    head = block.seal(snapshots.MAGIC, 1, body)
-    rest = files.content(NAME)[len(block.seal(snapshots.MAGIC, 1, msgspec.msgpack.encode(META))) :]
+    head = block.seal(snapshot_file.MAGIC, 1, body)
+    rest = files.content(NAME)[len(block.seal(snapshot_file.MAGIC, 1, msgspec.msgpack.encode(META))) :]
     files.create(NAME).write_at(0, head + rest)
     assert store.check(META.last) is None
     assert complaint in store.damaged[NAME]
@@ -166,23 +166,23 @@ def test_a_head_that_is_not_ours(body: bytes, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("chunk", "complaint"),
     [
-        (snapshots._CHUNK.pack(10, 5, 0), "out of place"),
-        (snapshots._CHUNK.pack(snapshots.CHUNK_BYTES_MAX + 1, 0, 0), "length makes no sense"),
-        (snapshots._CHUNK.pack(10, 0, 0) + b"short", "not what was written"),
-        (snapshots._CHUNK.pack(snapshots._END, 0, 1), "do not belong together"),
+        (snapshot_file._CHUNK.pack(10, 5, 0), "out of place"),
+        (snapshot_file._CHUNK.pack(snapshot_file.CHUNK_BYTES_MAX + 1, 0, 0), "length makes no sense"),
+        (snapshot_file._CHUNK.pack(10, 0, 0) + b"short", "not what was written"),
+        (snapshot_file._CHUNK.pack(snapshot_file._END, 0, 1), "do not belong together"),
         (b"", "ends too early"),
     ],
 )
 def test_chunks_that_do_not_add_up(chunk: bytes, complaint: str) -> None:
     files = disk()
-    files.create(NAME).write_at(0, block.seal(snapshots.MAGIC, 1, msgspec.msgpack.encode(META)) + chunk)
+    files.create(NAME).write_at(0, block.seal(snapshot_file.MAGIC, 1, msgspec.msgpack.encode(META)) + chunk)
     store = SnapshotStore.open(files)
     assert complaint in store.damaged[NAME]
 
 
 def test_a_head_of_absurd_length_is_not_read() -> None:
     files = disk()
-    head = bytearray(block.seal(snapshots.MAGIC, 1, b""))
+    head = bytearray(block.seal(snapshot_file.MAGIC, 1, b""))
     head[12:16] = b"\xff\xff\xff\xff"
     files.create(NAME).write_at(0, bytes(head))
     assert NAME in SnapshotStore.open(files).damaged
@@ -275,7 +275,7 @@ def test_a_transfer_that_was_all_but_finished_goes_on_after_a_restart() -> None:
 
 def test_a_newer_format_is_refused_with_advice() -> None:
     files = disk()
-    files.create(NAME).write_at(0, block.seal(snapshots.MAGIC, 2, b"x"))
+    files.create(NAME).write_at(0, block.seal(snapshot_file.MAGIC, 2, b"x"))
     with pytest.raises(StorageError, match=r"format version 2.*newer version"):
         SnapshotStore.open(files)
 
@@ -513,7 +513,7 @@ def test_prune_keeps_what_is_being_sent() -> None:
     for meta in metas:
         store.write(meta, [b"x"])
     store.prune(sending={metas[0].last})
-    assert store.read(metas[0], 0, 8) == snapshots.MAGIC
+    assert store.read(metas[0], 0, 8) == snapshot_file.MAGIC
     with pytest.raises(SnapshotGone):
         store.size(metas[1])
     assert store.newest() == metas[3]
