@@ -85,9 +85,9 @@ SERVER_PITFALLS = (
     bug(
         name="a snapshot gets its name before it is on the disk",
         row=25,
-        file="storage/snapshots.py",
-        old="        _sync(self._file, self._name)\n        self._file.close()\n        self._store._publish",
-        new="        self._file.close()\n        self._store._publish",
+        file="storage/snapshot_file.py",
+        old="        sync(self._file, self._name)\n        self._file.close()\n        self._publish",
+        new="        self._file.close()\n        self._publish",
     ),
     bug(
         name="a transaction compares one key too few",

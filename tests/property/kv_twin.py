@@ -88,7 +88,7 @@ class Twin:
     def replaced_by(self, place: int) -> KeyValue | None:
         """What the log entry at *place* put an end to."""
         for kv in reversed(self.log[:place]):
-            if kv.key == self.log[place].key:
+            if kv.key == self.log[place].key and kv.mod_revision < self.log[place].mod_revision:
                 return kv if kv.version else None
         return None
 
@@ -221,6 +221,8 @@ class Twin:
                         self.check_revision(operation.revision)
                 return self.run(plan, nested=False)
             case LeaseGrant():
+                if any(alarm == AlarmType.NOSPACE for _, alarm in self.alarms):
+                    raise Refused(*NO_SPACE)
                 if command.ttl_s > 9_000_000_000:
                     raise Refused("invalid", "etcdserver: too large lease TTL")
                 self.take_space(LEASE_OVERHEAD)

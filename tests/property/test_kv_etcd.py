@@ -38,6 +38,8 @@ lease_ids = st.sampled_from([*LEASES, 0])
 leases = st.sampled_from([0, 0, 0, *LEASES])
 puts = st.builds(Put, keys, values, leases, st.booleans(), seldom, seldom)
 deletes = st.builds(DeleteRange, keys, range_ends, st.booleans())
+# etcd overlooks some puts beside a deletion to the end (docs/divergences.md).
+bounded_deletes = deletes.filter(lambda delete: delete.range_end != b"\0")
 ranges = st.builds(
     Range,
     keys,
@@ -66,7 +68,7 @@ compares = st.builds(
 
 @st.composite
 def txns(draw: st.DrawFn, depth: int = 2) -> Txn:
-    operations = puts | puts | deletes | ranges
+    operations = puts | puts | bounded_deletes | ranges
     if depth:
         operations |= txns(depth - 1)
     branches = st.lists(operations, max_size=4).map(tuple)

@@ -174,7 +174,9 @@ class StoreBesideTwin(RuleBasedStateMachine):
         with self.store.snapshot() as view:
             stream = b"".join(view)
         quota_bytes = self.store.quota_bytes
-        restored = Store.restore([stream[:7], stream[7:100], stream[100:]], quota_bytes=quota_bytes)
+        restored = Store(quota_bytes=quota_bytes)
+        for _ in restored.load([stream[:7], stream[7:100], stream[100:]]):
+            pass
         assert restored.hash() == self.store.hash()
         for revision in range(max(1, self.twin.compact_revision), self.twin.revision):
             assert restored.hash(revision) == self.store.hash(revision)

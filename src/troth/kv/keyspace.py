@@ -138,11 +138,6 @@ class KeySpace:
             return version if version.version else None
         return versions if versions is not None and versions.mod_revision <= revision else None
 
-    def previous(self, version: KeyValue) -> KeyValue | None:
-        """What *version* replaced: None if that was nothing, a deletion, or is freed."""
-        replaced = self._predecessor(version)
-        return replaced if replaced is not None and replaced.version else None
-
     def versions(self, key: bytes) -> list[KeyValue]:
         """All versions of *key* that are kept, tombstones included, oldest first. Not to be changed."""
         versions = self.index.get(key)
@@ -240,11 +235,8 @@ class KeySpace:
             version = self.get(key)
             return [] if version is None else [version]
         index = self.index
-        found = []
-        for name in self.order.live_names(key, range_end, limit, last=last):
-            versions = index[name]
-            found.append(versions[-1] if isinstance(versions, list) else versions)
-        return found
+        names = self.order.live_names(key, range_end, limit, last=last)
+        return [versions[-1] if isinstance(versions := index[name], list) else versions for name in names]
 
     def live_at(self, key: bytes, range_end: bytes, revision: int) -> list[KeyValue]:
         """The versions of a range that were live right after *revision*, in key order."""

@@ -7,10 +7,11 @@ that would pass the space quota raises the NOSPACE alarm.
 
 The parameters of a Store are part of the machine: every replica must be made with the same ones.
 
-Time is not here. Leases end when a LeaseRevoke comes through the log; `troth.kv.lessor` holds the leader's clock.
+What can be asked of it stands in state.py. Time is not here: leases end when a LeaseRevoke comes through the log;
+`troth.kv.lessor` holds the leader's clock.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import assert_never
 
 from troth.kv import refusals
@@ -19,16 +20,13 @@ from troth.kv.checks import (
     REQUEST_BYTES_MAX,
     check_command,
     check_put,
-    check_range,
     check_txn,
     payload_bytes,
     put_cost_bytes,
     txn_cost_bytes,
 )
-from troth.kv.keyspace import MARK_INTERVAL, VERSION_OVERHEAD_BYTES, KeySpace
-from troth.kv.leases import LeaseTable, LeaseView
+from troth.kv.keyspace import MARK_INTERVAL, VERSION_OVERHEAD_BYTES
 from troth.kv.preparing import Preparations
-from troth.kv.ranges import range_steps, read_range, unreadable
 from troth.kv.requests import (
     Alarm,
     AlarmMember,
@@ -48,26 +46,23 @@ from troth.kv.requests import (
     Operation,
     Put,
     PutResult,
-    Range,
-    RangeResult,
     Result,
     Txn,
     TxnResult,
 )
-from troth.kv.snapshot import SnapshotView, load_snapshot, state_hash
+from troth.kv.snapshot import load_snapshot
+from troth.kv.state import LEASE_OVERHEAD_BYTES, StoreState
 from troth.kv.txn import decide, keys_touched
 from troth.kv.writer import Writer
 
 QUOTA_BYTES_DEFAULT = 2 << 30
 TXN_KEYS_MAX = 500_000
-LEASE_OVERHEAD_BYTES = 256
-"""What a lease adds to the size of the store."""
 
 _SCAVENGE_VERSIONS_PER_COMMAND = 4
 _SCAVENGE_VERSIONS_PER_BATCH = 64
 
 
-class Store:
+class Store(StoreState):
     """etcd's data model in memory: revisions, ranges, transactions, leases, compaction, quota.
 
     Args:
@@ -89,10 +84,8 @@ class Store:
         answer_bytes_max: int = ANSWER_BYTES_MAX,
         txn_keys_max: int = TXN_KEYS_MAX,
     ) -> None:
-        self.space = KeySpace()
-        self.lease_table = LeaseTable()
+        super().__init__()
         self._writer = Writer(self.space, self.lease_table)
-        self._alarms: frozenset[tuple[int, AlarmType]] = frozenset()
         self._full = False
         self._quota_bytes = quota_bytes
         self._lease_min_ttl_s = lease_min_ttl_s
@@ -106,136 +99,10 @@ class Store:
         """Where in the log the present batch stands."""
         self._preparations = Preparations(self.space, self.lease_table)
 
-    # ---- where it stands -------------------------------------------------------------------------------------
-
-    @property
-    def revision(self) -> int:
-        """The current revision; 1 when nothing was ever written."""
-        return self.space.revision
-
-    @property
-    def compact_revision(self) -> int:
-        """The oldest revision that can be read is this one, if not 0."""
-        return self.space.compact_revision
-
-    @property
-    def db_size_bytes(self) -> int:
-        """About what the data takes: each version that is not compacted away, each lease, with their overhead."""
-        return self.space.size_bytes + len(self.lease_table) * LEASE_OVERHEAD_BYTES
-
     @property
     def quota_bytes(self) -> int:
         """The bound on `db_size_bytes`."""
         return self._quota_bytes
-
-    @property
-    def alarms(self) -> list[AlarmMember]:
-        """The alarms raised, by member and type."""
-        return [AlarmMember(member, alarm) for member, alarm in sorted(self._alarms)]
-
-    def lease(self, lease: int) -> LeaseView | None:
-        """A lease with its keys, or None if there is no such lease."""
-        return self.lease_table.view(lease)
-
-    def leases(self) -> list[int]:
-        """The ids of all leases, sorted."""
-        return sorted(self.lease_table.ttl_s)
-
-    def lease_ids(self) -> list[int]:
-        """The ids of all leases, as they come."""
-        return list(self.lease_table.ttl_s)
-
-    def granted_ttls_s(self) -> dict[int, int]:
-        """Every lease with its granted time to live: what a new leader's `Lessor` starts from."""
-        return dict(self.lease_table.ttl_s)
-
-    def hash(self, revision: int = 0) -> int:
-        """A 64-bit fingerprint of the uncompacted history up to *revision* (0: the current one).
-
-        Equal on replicas that hold the same keys, values, leases and revisions since the same compaction. It
-        covers what `Range` and watches can see; lease times and alarms are not in it.
-
-        Raises:
-            ValueError: *revision* is compacted or in the future; ask `readable` first.
-        """
-        steps = self.hash_steps(revision)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                return int(done.value)
-
-    def hash_steps(self, revision: int = 0) -> Generator[None, None, int]:
-        """`hash` in short steps, between which the store may change."""
-        failure = self.readable(revision)
-        if failure is not None:
-            raise ValueError(failure.text)
-        steps = state_hash(self.space, revision if revision > 0 else self.space.revision)
-        next(steps)
-        return steps
-
-    def readable(self, revision: int) -> Failure | None:
-        """Why *revision* cannot be read; None if it can. 0 and below mean the current one."""
-        failure = unreadable(self.space, revision)
-        return None if failure is None else self._refuse(failure)
-
-    def _refuse(self, failure: Failure) -> Failure:
-        space = self.space
-        return refusals.at(failure, revision=space.revision, compact_revision=space.compact_revision)
-
-    # ---- reads -----------------------------------------------------------------------------------------------
-
-    def range(self, request: Range) -> RangeResult | Failure:
-        """Read a range; nothing changes."""
-        space = self.space
-        if (
-            request.range_end
-            or request.revision > 0
-            or request.keys_only
-            or request.count_only
-            or request.min_mod_revision
-            or request.max_mod_revision
-            or request.min_create_revision
-            or request.max_create_revision
-        ):
-            return self._range(request)
-        # The common read, one key as it is now, needs none of the rest.
-        versions = space.index.get(request.key)
-        if versions is None:
-            return RangeResult(space.revision, [], 0) if request.key else self._refuse(refusals.EMPTY_KEY)
-        if isinstance(versions, list):
-            versions = versions[-1]
-            if not versions.version:
-                return RangeResult(space.revision, [], 0)
-        return RangeResult(space.revision, [versions], 1)
-
-    def range_steps(self, request: Range) -> Generator[None, None, RangeResult] | Failure:
-        """`range`, of a range_end and very many keys, in short steps, between which the store may change: what is read
-        is what there is now."""
-        failure = self._unreadable(request)
-        if failure is not None:
-            return failure
-        steps = self._range_steps(request)
-        next(steps)
-        return steps
-
-    def _range_steps(self, request: Range) -> Generator[None, None, RangeResult]:
-        revision = self.space.revision
-        kvs, count, more = yield from range_steps(self.space, request)
-        return RangeResult(revision, kvs, count, more)
-
-    def _unreadable(self, request: Range) -> Failure | None:
-        failure = check_range(request)
-        return self.readable(request.revision) if failure is None else self._refuse(failure)
-
-    def _range(self, request: Range) -> RangeResult | Failure:
-        failure = self._unreadable(request)
-        if failure is not None:
-            return failure
-        space = self.space
-        past = request.revision if 0 < request.revision < space.revision else None
-        kvs, count, more = read_range(space, request, past)
-        return RangeResult(space.revision, kvs, count, more)
 
     # ---- checks ----------------------------------------------------------------------------------------------
 
@@ -447,7 +314,9 @@ class Store:
         return None
 
     def _grant(self, grant: LeaseGrant) -> LeaseGrantResult | Failure:
-        failure = check_command(grant, self._txn_ops_max) or self._take_space(LEASE_OVERHEAD_BYTES)
+        # Under the alarm nothing else is looked at, as in etcd.
+        failure = refusals.NO_SPACE if self._full else check_command(grant, self._txn_ops_max)
+        failure = failure or self._take_space(LEASE_OVERHEAD_BYTES)
         if failure is None and grant.id in self.lease_table:
             failure = refusals.LEASE_EXISTS
         if failure is not None:
@@ -497,41 +366,21 @@ class Store:
 
     # ---- snapshots -------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> SnapshotView:
-        """The whole state as it is now, to be read in chunks while writes go on. Close it."""
-        return SnapshotView(self.space, self.lease_table, self.alarms)
-
     @classmethod
-    def restore(
-        cls,
-        chunks: Iterable[bytes],
-        *,
-        quota_bytes: int = QUOTA_BYTES_DEFAULT,
-        lease_min_ttl_s: int = 2,
-        txn_ops_max: int = 128,
-        request_bytes_max: int = REQUEST_BYTES_MAX,
-        answer_bytes_max: int = ANSWER_BYTES_MAX,
-        txn_keys_max: int = TXN_KEYS_MAX,
-    ) -> "Store":
-        """The store that a snapshot was taken of. The bytes may be cut into chunks anywhere.
+    def restore(cls, chunks: Iterable[bytes]) -> "Store":
+        """The store that a snapshot was taken of, with the parameters that are usual.
 
         Raises:
             DecodeError: these bytes are not a whole snapshot.
         """
-        store = cls(
-            quota_bytes=quota_bytes,
-            lease_min_ttl_s=lease_min_ttl_s,
-            txn_ops_max=txn_ops_max,
-            request_bytes_max=request_bytes_max,
-            answer_bytes_max=answer_bytes_max,
-            txn_keys_max=txn_keys_max,
-        )
+        store = cls()
         for _ in store.load(chunks):
             pass
         return store
 
     def load(self, chunks: Iterable[bytes]) -> Iterator[None]:
-        """`restore`, in short steps; only on a store that is new. It is whole after the last one.
+        """Become what a snapshot was taken of, in short steps; only for a store that is new. It is whole after the last
+        one. The bytes may be cut into chunks anywhere.
 
         Raises:
             DecodeError: these bytes are not a whole snapshot.

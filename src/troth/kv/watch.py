@@ -14,7 +14,7 @@ their consumers are, and a write costs nothing for a watcher that lags. There ar
 * *paused*: its consumer takes nothing now. On `resume` it goes on where it was.
 
 A revision is never split: pages end where a revision ends. One of very many changes takes several polls to go through
-(`_Telling`), at the end of which all its watchers are told all of it; who comes or goes meanwhile is told by another
+(`Telling`), at the end of which all its watchers are told all of it; who comes or goes meanwhile is told by another
 page. A watcher whose next revision has been compacted
 away is cancelled, and told the compact revision. What synced watchers have still to be told is pinned, so that a
 compaction right after a write does not take the write away from them: `poll` after applying, always.
@@ -26,10 +26,10 @@ from operator import attrgetter
 import msgspec
 
 from troth.kv import refusals
-from troth.kv.keyspace import KeySpace
 from troth.kv.order import TO_THE_END
-from troth.kv.requests import Event, EventType, Failure, KeyValue
-from troth.kv.store import Store
+from troth.kv.requests import Event, Failure, KeyValue
+from troth.kv.state import StoreState
+from troth.kv.telling import Telling, event_of, page_of
 from troth.kv.watchers import Group, State, Watcher, Watchers
 
 PAGE_VERSIONS_MAX = 4096
@@ -38,16 +38,13 @@ PAGE_BYTES_MAX = 1024 * 1024
 _NO_REVISION = 1 << 63
 """Where a pin holds nothing back."""
 
-_PUT = EventType.PUT
-_DELETE = EventType.DELETE
-
 _mod_revision = attrgetter("mod_revision")
 
 
 class WatchRequest(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """What to watch. An empty key counts as the first one; range_end as in Range.
 
-    `start_revision` 0 means: what comes after now. `watch_id` 0 lets the hub choose.
+    `start_revision` 0 means: what comes after now; below 0: all there ever was. `watch_id` 0 lets the hub choose.
     """
 
     key: bytes
@@ -92,21 +89,6 @@ class _Stream:
         self.paused = False
 
 
-class _Telling:
-    """A page that is being gone through, for those who were in *group* when that began."""
-
-    __slots__ = ("at", "group", "members", "page", "revision", "told")
-
-    def __init__(self, group: Group, page: list[KeyValue], revision: int) -> None:
-        """*revision*: what all of them know in the end."""
-        self.group = group
-        self.page = page
-        self.revision = revision
-        self.at = 0
-        self.members = dict(group.members)
-        self.told: dict[Watcher, list[Event]] = {}
-
-
 class WatchHub:
     """All watches on one store. An owner is a stream of watches with one consumer, named by a number.
 
@@ -119,7 +101,7 @@ class WatchHub:
 
     def __init__(
         self,
-        store: Store,
+        store: StoreState,
         *,
         watches_max: int = 100_000,
         page_versions_max: int = PAGE_VERSIONS_MAX,
@@ -138,7 +120,7 @@ class WatchHub:
         self._unsynced_keys: Watchers = {}
         # Synced watchers know all before this revision.
         self._next_revision = store.revision + 1
-        self._telling: _Telling | None = None
+        self._telling: Telling | None = None
         self._pin = store.space.pin(store.revision)
         self._hold()
 
@@ -172,7 +154,7 @@ class WatchHub:
             stream.next_id += 1
         elif watch_id in stream.watchers:
             return self._refuse(refusals.WATCH_ID_TAKEN)
-        next_revision = request.start_revision if request.start_revision > 0 else space.revision + 1
+        next_revision = max(0, request.start_revision) if request.start_revision else space.revision + 1
         watcher = Watcher(
             owner=owner,
             watch_id=watch_id,
@@ -222,7 +204,7 @@ class WatchHub:
             for watcher in stream.watchers.values():
                 self._place(watcher)
 
-    def attach(self, store: Store) -> None:
+    def attach(self, store: StoreState) -> None:
         """Go on with another store: the replica has installed a snapshot. Every watch continues where it was."""
         watchers = [watcher for stream in self._streams.values() for watcher in stream.watchers.values()]
         for watcher in watchers:
@@ -260,7 +242,7 @@ class WatchHub:
         space = self._space
         if self._telling is None and self._synced.members and self._next_revision <= space.revision:
             page = self._page(space.log, space.log_position(self._next_revision), space.revision)
-            self._telling = _Telling(self._synced, page, page[-1].mod_revision)
+            self._telling = Telling(self._synced, page, page[-1].mod_revision)
         if self._telling is not None and not self._tell_more(self._telling, batches):
             return batches
         if self._unsynced_keys:
@@ -285,7 +267,7 @@ class WatchHub:
             else:
                 revision = known_revision
             floor = space.compact_revision if watcher.prev_kv else known_revision
-            events = [_event(space, version, floor) for version in page if watcher.wants(version)]
+            events = [event_of(space, version, floor) for version in page if watcher.wants(version)]
             if events:
                 batches.append(WatchBatch(watcher.owner, watcher.watch_id, revision, events))
             self._advance(watcher, revision)
@@ -302,59 +284,36 @@ class WatchHub:
         known_revision = self._known_revision()
         start = min(watcher.next_revision for watcher in self._unsynced.members)
         page = self._page(space.log, space.log_position(start), known_revision)
-        self._telling = _Telling(self._unsynced, page, page[-1].mod_revision if page else known_revision)
+        self._telling = Telling(self._unsynced, page, page[-1].mod_revision if page else known_revision)
         self._tell_more(self._telling, batches)
 
-    def _tell_more(self, telling: _Telling, batches: list[WatchBatch]) -> bool:
+    def _tell_more(self, telling: Telling, batches: list[WatchBatch]) -> bool:
         """Go on with a page. At its end there is a batch for each who wants something of it, and the answer is True."""
-        space, told, members = self._space, telling.told, telling.members
         is_synced = telling.group is self._synced
-        floor = 0 if is_synced else space.compact_revision
-        watching = telling.group.watching
-        for version in telling.page[telling.at : telling.at + self._page_versions_max]:
-            plain: Event | None = None
-            with_previous: Event | None = None
-            for watcher in watching(version.key):
-                if watcher not in members or not watcher.wants(version):
-                    continue
-                if watcher.prev_kv:
-                    event = with_previous = with_previous or _event(space, version, floor)
-                else:
-                    event = plain = plain or _event(space, version, version.mod_revision)
-                events = told.get(watcher)
-                if events is None:
-                    told[watcher] = [event]
-                else:
-                    events.append(event)
-        telling.at += self._page_versions_max
-        if telling.at < len(telling.page):
+        if not telling.go_on(
+            self._space, 0 if is_synced else self._space.compact_revision, self._page_versions_max
+        ):
             return False
         self._telling = None
-        for watcher, events in told.items():
+        for watcher, events in telling.told.items():
             batches.append(WatchBatch(watcher.owner, watcher.watch_id, telling.page[-1].mod_revision, events))
         if is_synced:
             self._next_revision = telling.revision + 1
             self._hold()
         else:
-            for watcher in members:
+            for watcher in telling.members:
                 if watcher.next_revision <= telling.revision:
                     self._advance(watcher, telling.revision)
         return True
 
     def _page(self, versions: list[KeyValue], position: int, last_revision: int) -> list[KeyValue]:
-        """Whole revisions of *versions* from *position* to *last_revision*, about as many as a page holds."""
-        stop = position
-        size_bytes = 0
-        versions_stop = min(len(versions), position + self._page_versions_max)
-        while stop < versions_stop and size_bytes < self._page_bytes_max:
-            version = versions[stop]
-            if version.mod_revision > last_revision:
-                break
-            size_bytes += len(version.key) + len(version.value)
-            stop += 1
-        while 0 < stop < len(versions) and versions[stop].mod_revision == versions[stop - 1].mod_revision:
-            stop += 1
-        return versions[position:stop]
+        return page_of(
+            versions,
+            position,
+            last_revision,
+            versions_max=self._page_versions_max,
+            bytes_max=self._page_bytes_max,
+        )
 
     # ---- states ----------------------------------------------------------------------------------------------
 
@@ -436,12 +395,3 @@ class WatchHub:
     def _refuse(self, failure: Failure) -> Failure:
         space = self._space
         return refusals.at(failure, revision=space.revision, compact_revision=space.compact_revision)
-
-
-def _event(space: KeySpace, version: KeyValue, floor: int) -> Event:
-    """The event that *version* is. What it replaced goes with it if *version* is newer than revision *floor*.
-
-    What a version at or before the last compaction replaced is garbage: it may be there still, or not.
-    """
-    previous = space.previous(version) if version.mod_revision > floor else None
-    return Event(_PUT if version.version else _DELETE, version, previous)

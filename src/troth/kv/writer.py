@@ -52,10 +52,17 @@ class Writer:
                     return failure
         for operation in operations:
             if isinstance(operation, Range):
-                failure = unreadable(self._space, operation.revision)
+                failure = self._check_revision(operation.revision)
                 if failure is not None:
                     return failure
         return None
+
+    def _check_revision(self, revision: int) -> Failure | None:
+        """Why a range of a transaction cannot be read at *revision*."""
+        # Alone a negative one means the present; here etcd compares it with its compact revision, at first -1.
+        if revision < 0 and revision < (self._space.compact_revision or -1):
+            return refusals.COMPACTED
+        return unreadable(self._space, revision)
 
     def _check_previous(self, put: Put) -> Failure | None:
         """What a put keeps of the previous version must be there."""

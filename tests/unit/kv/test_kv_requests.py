@@ -35,6 +35,7 @@ from troth.kv.requests import (
 from troth.kv.store import Store
 
 NO_SPACE = "etcdserver: mvcc: database space exceeded"
+COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
 
 def refused(result: object, code: str, text: str) -> bool:
@@ -178,6 +179,17 @@ def test_the_future_and_the_compacted_past_are_refused() -> None:
     past = store.range(Range(b"a", revision=2))
     assert past == Failure("compacted", "etcdserver: mvcc: required revision has been compacted", 3, 3)
     assert store.range(Range(b"a", revision=3)).count == 1
+
+
+def test_a_revision_below_zero_is_the_present_but_not_in_a_transaction_once_something_is_compacted() -> None:
+    store = filled(b"a")
+    alone = Range(b"a", revision=-1)
+    assert store.range(alone).count == 1
+    assert store.apply(Txn(success=(alone,))).responses == [store.range(alone)]
+    assert refused(store.apply(Txn(success=(Range(b"a", revision=-2),))), "compacted", COMPACTED)
+    store.apply(Compact(1))
+    assert store.range(alone).count == 1
+    assert refused(store.apply(Txn(success=(alone,))), "compacted", COMPACTED)
 
 
 # ---- put -----------------------------------------------------------------------------------------------------
@@ -457,6 +469,7 @@ def test_passing_the_quota_raises_the_alarm_and_writes_nothing() -> None:
     assert keys_of(store.range(Range(b"\0", b"\0"))) == [b"a"]
     assert refused(store.apply(Txn(failure=(Txn(success=(Put(b"b", b""),)),))), "quota", NO_SPACE)
     assert refused(store.apply(LeaseGrant(2, 60)), "quota", NO_SPACE)
+    assert refused(store.apply(LeaseGrant(2, 1 << 62)), "quota", NO_SPACE)  # whatever else is wrong with it
 
 
 def test_under_the_alarm_space_can_be_freed() -> None:

@@ -261,7 +261,30 @@ def test_put_and_deletion_of_a_key_at_one_revision_stay_together() -> None:
     hub.create(ME, WatchRequest(key=b"a", start_revision=1, prev_kv=True))
     (batch,) = hub.poll()
     assert [event.type for event in batch.events] == [EventType.PUT, EventType.DELETE]
-    assert batch.events[1].prev_kv == KeyValue(b"a", 2, 2, 1, b"")
+    assert [event.prev_kv for event in batch.events] == [None, None]
+
+
+def test_what_was_there_before_an_event_was_there_before_its_revision() -> None:
+    """Of a key that one transaction puts and then deletes, both events tell what there was before the transaction."""
+    store, hub = watching(prev_kv=True)
+    put_and_delete = Txn(success=(Txn(success=(Put(b"a", b"2"),)), Txn(success=(DeleteRange(b"a"),))))
+    store.apply_batch([Put(b"a", b"1"), put_and_delete])
+    (batch,) = hub.poll()
+    before = KeyValue(b"a", 2, 2, 1, b"1")
+    assert [event.prev_kv for event in batch.events] == [None, before, before]
+
+
+def test_a_watch_from_below_the_first_revision_is_told_all_or_that_some_is_gone() -> None:
+    store = Store()
+    store.apply(Put(b"a", b""))
+    for compact_revision, told in ((0, [(b"a", 2)]), (1, [])):
+        if compact_revision:
+            store.apply(Compact(compact_revision))
+        hub = WatchHub(store)
+        hub.create(ME, WatchRequest(key=b"a", start_revision=-1))
+        batches = poll_all(hub)
+        assert keys_told(batches) == told
+        assert [batch.compact_revision for batch in batches if batch.canceled] == [1] * compact_revision
 
 
 def test_a_watch_from_the_future_drops_what_comes_before() -> None:
