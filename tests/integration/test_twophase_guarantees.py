@@ -214,6 +214,33 @@ def test_orm_sessions_write_into_the_same_transaction(
         assert on_right.scalar(sa.select(sa.func.count()).select_from(Entry)) == 1
 
 
+def test_work_in_a_foreign_table_is_not_committed_before_the_others_have_voted(
+    engines: tuple[sa.Engine, sa.Engine], postgres_other: PostgresServer, tmp_path: Path
+) -> None:
+    """It has no transaction id of its own here, and is no reader all the same; PREPARE refuses it, so it is a "no"."""
+    left, right = engines
+    url = sa.make_url(postgres_other.url())
+    setup = (
+        "create extension if not exists postgres_fdw; drop server if exists far cascade; create server far foreign data"
+        f" wrapper postgres_fdw options (host '{url.host}', port '{url.port}', dbname '{url.database}'); create user"
+        f" mapping for current_user server far options (user '{url.username}', password_required 'false');"
+        " create foreign table far_purse (id integer, balance integer) server far options (table_name 'purse')"
+    )
+    with left.begin() as connection:
+        connection.exec_driver_sql(setup)
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+        with pytest.raises(Aborted, match="foreign table"), tpc.begin() as tx:
+            tx[left].exec_driver_sql("insert into far_purse values (9, 5)")
+            # Nothing that it says of itself tells that this one writes.
+            tx[right].exec_driver_sql(
+                "with w as (insert into purse_entry values (9, 'five') returning id) table w"
+            )
+    with left.begin() as connection:
+        connection.exec_driver_sql("drop server far cascade")
+    with right.connect() as on_right:
+        assert total(on_right) == 400
+
+
 def test_a_commit_in_the_middle_is_refused(engines: tuple[sa.Engine, sa.Engine], tmp_path: Path) -> None:
     left, right = engines
     with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:

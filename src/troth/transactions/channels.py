@@ -23,7 +23,9 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from typing_extensions import override
 
-THREADS_MAX = 64
+THREADS_MAX = 10_000
+"""No bound: a connection has one thread at most, and pools bound connections. Votes may wait for a row that only the
+second phase of another transaction lets go, so that one must never wait for theirs."""
 _KEPT: Final = "troth.channel"
 """Where a pooled connection's `info` keeps its channel."""
 LOOK_UP_EVERY_S = 0.1

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 psycopg = pytest.importorskip("psycopg")
 
-from troth.transactions.channels import _PqChannel  # noqa: E402
+from troth.transactions.channels import Answer, _in_thread, _PqChannel  # noqa: E402
 
 _FORKED = """
 import os, signal
@@ -29,6 +30,23 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_fork_does_not_wait_for_threads_that_only_its_parent_has() -> None:
     assert subprocess.run([sys.executable, "-c", _FORKED], check=False).returncode == 0
+
+
+def test_votes_that_wait_for_locks_do_not_keep_the_commit_from_being_sent_that_lets_them_go() -> None:
+    """A deferred constraint is checked by the vote, and waits there for the row of another transaction."""
+    has_committed = threading.Event()
+
+    def vote() -> list[Answer]:
+        assert has_committed.wait(10)
+        return []
+
+    def commit() -> list[Answer]:
+        has_committed.set()
+        return []
+
+    votes = [_in_thread(vote) for _ in range(80)]
+    _in_thread(commit)()
+    assert [finish() for finish in votes] == [[]] * 80
 
 
 class _Ending:

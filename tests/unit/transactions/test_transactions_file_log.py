@@ -12,7 +12,7 @@ import pytest
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import Abort, Applied, BranchRef, Commit, Heuristic, Member, Opened
-from troth.errors import Corrupt, NotApplied, StorageError, SyncFailed, UsageError
+from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, SyncFailed, UsageError
 from troth.transactions.log import directory, framing
 from troth.transactions.log.file import FileLog
 
@@ -203,6 +203,40 @@ def test_a_failed_sync_ends_all_deciding(tmp_path: Path, monkeypatch: pytest.Mon
     log.close()
     assert again.verdict(Gid(again.log_id, "0", 1, 1)) is Verdict.COMMIT
     again.close()
+
+
+def test_a_log_that_is_moved_away_decides_nothing_and_nobody_presumes_an_abort(tmp_path: Path) -> None:
+    """The record went where the log is now: who starts with that one commits, so nobody may roll back here."""
+    log = FileLog(tmp_path / "log")
+    first, moved = decide(log, 1), tmp_path / "moved"
+    (tmp_path / "log").rename(moved)
+    with pytest.raises(OutcomeUnknown):
+        decide(log, 2)
+    second = Gid(log.log_id, "0", 1, 2)
+    with pytest.raises(StorageError, match="gone"):
+        log.verdict(second)
+    with pytest.raises(StorageError):
+        log.abort(Abort(str(second), "recovery"))
+    with pytest.raises(StorageError):
+        log.coordinators()
+    with pytest.raises(NotApplied) as caught:  # for certain, and begin() refuses from now on
+        decide(log, 3)
+    assert "put the log back" in str(caught.value.__cause__)
+    log.close()
+    again = FileLog(moved)
+    assert [commit.gid for commit in again.unapplied()] == [first, str(second)]
+    again.close()
+
+
+def test_an_epoch_is_not_opened_twice_though_its_file_is_gone(tmp_path: Path) -> None:
+    log = FileLog(tmp_path)
+    first = decide(log, 1)
+    for file in (tmp_path / "0").glob("decisions-*"):
+        file.unlink()
+    log.renew()
+    assert log.epoch.number == 2
+    assert [commit.gid for commit in log.unapplied()] == [first]
+    log.close()
 
 
 def test_an_interrupt_in_the_middle_of_a_write_lets_nobody_write_over_it(tmp_path: Path) -> None:

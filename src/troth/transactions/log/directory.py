@@ -76,8 +76,11 @@ class Directory:
         self.log_id = _log_id(root)
 
     def names(self) -> list[str]:
-        """All places that there are."""
-        return sorted(entry.name for entry in os.scandir(self.root) if is_name(entry.name) and entry.is_dir())
+        """All places that there are. Raises StorageError."""
+        try:
+            return sorted(entry.name for entry in os.scandir(self.root) if is_name(entry.name) and entry.is_dir())
+        except OSError as error:
+            raise StorageError(f"the decision log {self.root} can not be read: {error}") from error
 
     def take_place(self, wanted: str | None) -> tuple[str, Hold]:
         """The place *wanted*, or the first that nobody holds, and its lock.

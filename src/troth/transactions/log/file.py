@@ -165,7 +165,7 @@ class FileLog:
             # Whoever fenced us died before it had written down what counts. So we do, as the next owner.
             try:
                 self.renew()
-            except (StorageError, OSError) as error:
+            except StorageError as error:
                 return OutcomeUnknown(f"{commit.gid}: {error}")
         found = parse_gid(commit.gid)
         invariant(found is not None, "a decision about what is no transaction", gid=commit.gid)

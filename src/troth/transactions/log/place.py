@@ -76,12 +76,14 @@ class Place:
         """Read what is new. False if the newest file was claimed and its claimant has not opened it (yet).
 
         Raises:
-            Corrupt, StorageError.
+            Corrupt, StorageError; also when the files that were read before are gone.
         """
         for _ in range(1000):
             numbers = self.numbers()
             if not numbers:
-                return True
+                if not self.number:
+                    return True
+                continue  # one went, and the next one came, while the names were read; or else all are gone
             try:
                 for number in reversed(numbers):
                     if number == self.number and self.end:
@@ -94,7 +96,12 @@ class Place:
                 return self.number == numbers[-1]
             except FileNotFoundError:
                 continue  # compacted away between listing and opening: list again
-        raise StorageError(f"{self.directory} changes faster than it can be read")
+            except OSError as error:
+                raise StorageError(f"{self.directory} can not be read: {error}") from error
+        raise StorageError(
+            f"the files of {self.directory} are gone, or change faster than they can be read. If the log was moved or"
+            " removed, put it back and start again: prepared branches wait until then"
+        )
 
     def _read_from_start(self, number: int) -> bool:
         data = self.path(number).read_bytes()
@@ -170,7 +177,8 @@ class Place:
             Fenced: somebody else has created a later one meanwhile.
         """
         numbers = self.numbers()
-        number = (numbers[-1] if numbers else 0) + 1
+        # Also higher than what was read and is gone: no epoch is opened twice.
+        number = max(self.number, *numbers, 0) + 1
         try:
             descriptor = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         except FileExistsError:

@@ -44,9 +44,12 @@ class Writer:
         self._zeroed = self._file.size()
 
     def renew(self) -> None:
-        """Open another epoch."""
+        """Open another epoch. Raises StorageError."""
         before = self._file
-        self._take(self.place.open(Owner.NEW))
+        try:
+            self._take(self.place.open(Owner.NEW))
+        except OSError as error:
+            raise self._give_up(self._no_next_file(error)) from error
         before.close()
         self.is_fenced = False
 
@@ -128,6 +131,12 @@ class Writer:
         self._on_fault()
         return fault
 
+    def _no_next_file(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"the decision log {self.place.directory} can not begin its next file: {error}. Make room, or put the log"
+            " back if it was moved; then start again: prepared branches wait until then"
+        )
+
     def _compact(self) -> None:
         old = self._file
         try:
@@ -136,12 +145,7 @@ class Writer:
             return  # the next decision sees it
         except OSError as error:
             # What was decided so far stands. But the next file's name may be taken now, and it fences this one off.
-            self._give_up(
-                StorageError(
-                    f"the decision log {self.place.directory} can not begin its next file: {error}. Make room, then"
-                    " start again: prepared branches wait until then"
-                )
-            )
+            self._give_up(self._no_next_file(error))
             return
         old.close()
         self._compact_bytes = max(self._compact_bytes, 2 * self.place.end)

@@ -63,7 +63,8 @@ class PostgresBranch(SqlBranch):
             except exc.DBAPIError as error:
                 self._refuse(error)
             self.proof = _proof(answer)
-            self.wrote = bool(self.proof)
+            # What wrote in a foreign table has no id here, and would commit there at once.
+            self.wrote = self.wrote or bool(self.proof)
 
         return answered
 
