@@ -1,4 +1,4 @@
-"""troth with its default settings: three server processes on loopback TCP, and its asyncio client."""
+"""troth with its default settings: three server processes on loopback addresses, and its asyncio client."""
 
 from pathlib import Path
 from typing import Any

@@ -13,13 +13,23 @@ import click
 @click.option("--tls-key", default="", help="Its key.")
 @click.option("--insecure", is_flag=True, help="Allow an address that other machines can reach without TLS.")
 @click.option(
+    "--tcp-only", is_flag=True, help="Offer no unix socket beside a loopback port to processes of this user."
+)
+@click.option(
     "--quota-bytes",
     type=click.IntRange(min=1),
     default=1 << 30,
     help="Refuse registers beyond this.  [default: 1 GiB]",
 )
 def acceptor(
-    data_dir: str, listen: str, tls_ca: str, tls_cert: str, tls_key: str, insecure: bool, quota_bytes: int
+    data_dir: str,
+    listen: str,
+    tls_ca: str,
+    tls_cert: str,
+    tls_key: str,
+    insecure: bool,
+    tcp_only: bool,
+    quota_bytes: int,
 ) -> None:
     """Run one acceptor for `troth paxos` and PaxosClient.
 
@@ -45,6 +55,7 @@ def acceptor(
         tls_cert=tls_cert,
         tls_key=tls_key,
         insecure=insecure,
+        tcp_only=tcp_only,
         quota_bytes=quota_bytes,
     )
     raise SystemExit(run_acceptor(config))

@@ -22,6 +22,7 @@ _HELP = {
     "tls_cert": "This server's certificate.",
     "tls_key": "Its key.",
     "insecure": "Allow addresses that other machines can reach without TLS.",
+    "tcp_only": "Offer no unix sockets beside loopback ports to processes of this user.",
     "consensus": "Which protocol keeps the log: raft or paxos; the same on all servers, and for ever.",
     "phase1_size": "Paxos: how many voters must promise before a server leads (with phase2-size; their sum > voters).",
     "phase2_size": "Paxos: how many voters must accept a write.",

@@ -105,6 +105,7 @@ class Host:
             if self.joins
             else (),
             insecure=True,
+            tcp_only=True,
             consensus=plan.consensus,
             tick_ms=plan.tick_ms,
             heartbeat_ms=plan.heartbeat_ms,

@@ -14,6 +14,7 @@ from typing import cast
 from typing_extensions import override
 
 from troth.errors import DecodeError, TrothError
+from troth.runtime import shortcut
 from troth.runtime.addresses import Address
 from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HEAD, FrameSplitter, first_frame, frame, head
 from troth.wire.handshake import VERSION, VERSION_MIN, Greeting, Hello, Rejected, decode_greeting, encode_greeting
@@ -95,6 +96,9 @@ class FrameConnection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        if shortcut.is_foreign(transport):
+            self.transport.abort()
+            return
         tune(self.transport)
         self._descriptor = plain_descriptor(self.transport)
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS_MAX, self.transport.abort)
@@ -148,6 +152,14 @@ def plain_descriptor(transport: asyncio.BaseTransport) -> int:
     return descriptor
 
 
+def origin_of(transport: asyncio.BaseTransport) -> str:
+    """Who is at the other end, for people to read."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and connection.family == socket.AF_UNIX:
+        return shortcut.process_of(connection)
+    return str(transport.get_extra_info("peername"))
+
+
 def write_now(transport: asyncio.Transport, descriptor: int, data: bytes | bytearray) -> None:
     """Send *data*: to the kernel at once, if nothing waits in *transport*, whose `plain_descriptor` is given.
 
@@ -191,7 +203,7 @@ def version_refusal(hello: Hello) -> str:
 async def open_connection(
     connection: asyncio.BaseProtocol, address: Address, *, tls: ssl.SSLContext | None = None
 ) -> None:
-    """Dial *address*, resolving its name now.
+    """Dial *address*, resolving its name now; by the shortcut if it has one.
 
     Raises:
         OSError: refused, unknown name, no such socket.
@@ -199,6 +211,8 @@ async def open_connection(
     loop = asyncio.get_running_loop()
     if address.is_unix:
         await loop.create_unix_connection(lambda: connection, address.path)
+    elif tls is None and (near := shortcut.dialed(address.host, address.port)) is not None:
+        await loop.create_unix_connection(lambda: connection, sock=near)
     else:
         await loop.create_connection(lambda: connection, address.host, address.port, ssl=tls)
 

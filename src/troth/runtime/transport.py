@@ -36,7 +36,7 @@ from troth.runtime.links import (
     TransportCounters,
     send_bounded,
 )
-from troth.runtime.streams import FrameConnection, version_refusal
+from troth.runtime.streams import FrameConnection, origin_of, version_refusal
 from troth.wire.frames import FRAME_BYTES_MAX, HEAD
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
@@ -287,7 +287,7 @@ class AcceptedPeer(FrameConnection):
 
     @override
     def on_garbage(self, error: DecodeError) -> None:
-        self._owner.garbage(str(self.transport.get_extra_info("peername") or "unix socket"), error)
+        self._owner.garbage(origin_of(self.transport), error)
 
     @override
     def on_closed(self, error: Exception | None) -> None:

@@ -43,6 +43,7 @@ class AcceptorConfig:
     tls_cert: str = ""
     tls_key: str = ""
     insecure: bool = False
+    tcp_only: bool = False
     quota_bytes: int = QUOTA_BYTES
     ends_with_stdin: bool = False
     """Stop when standard input ends: whoever holds its other end is gone."""
@@ -128,9 +129,11 @@ async def _serve(config: AcceptorConfig) -> None:
     node = AcceptorNode(config.data_dir, machine=machine, failed=fail, bytes_max=config.quota_bytes)
     stop_at_errors(loop, fail)
     port = AcceptorPort(node)
-    listener: asyncio.AbstractServer | None = None
+    listeners: list[asyncio.AbstractServer] = []
     try:
-        listener = await listen(port.accept, config.listen, setting="listen", tls=accepting)
+        listeners += await listen(
+            port.accept, config.listen, setting="listen", tls=accepting, shortcuts=not config.tcp_only
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         if config.ends_with_stdin:
@@ -139,7 +142,7 @@ async def _serve(config: AcceptorConfig) -> None:
         _log.info("acceptor %x serves at %s", node.acceptor.id, config.listen)
         await ended
     finally:
-        if listener is not None:
+        for listener in listeners:
             listener.close()
         for connection in list(port.connections):
             connection.transport.abort()

@@ -21,7 +21,7 @@ from troth.models import LevelName
 from troth.replica.effects import ClientId
 from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, ReadResults, Reads, ServerMessage, Writes
-from troth.runtime.streams import FrameConnection, version_refusal
+from troth.runtime.streams import FrameConnection, origin_of, version_refusal
 from troth.server.acceptors import AcceptorSession, Registers, welcome
 from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, frame, head, head_of
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
@@ -229,7 +229,7 @@ class ClientConnection(FrameConnection):
 
     @property
     def origin(self) -> str:
-        return str(self.transport.get_extra_info("peername") or "unix socket")
+        return origin_of(self.transport)
 
     @override
     def on_opened(self) -> None:

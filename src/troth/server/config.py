@@ -45,6 +45,8 @@ class ServerConfig:
     tls_key: str = ""
     insecure: bool = False
     """Allow addresses that other machines can reach without TLS."""
+    tcp_only: bool = False
+    """Offer no unix sockets beside loopback ports (runtime/shortcut.py)."""
 
     consensus: str = "raft"
     phase1_size: int = 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from troth.errors import UsageError
+from troth.runtime import shortcut
 from troth.runtime.addresses import is_loopback, parse_address, resolved
 from troth.runtime.streams import HANDSHAKE_SECONDS_MAX
 
@@ -69,9 +70,14 @@ def tls_contexts(config: "ServerConfig") -> tuple[ssl.SSLContext, ssl.SSLContext
 
 
 async def listen(
-    accept: Callable[[], asyncio.BaseProtocol], text: str, *, setting: str, tls: ssl.SSLContext | None
-) -> asyncio.AbstractServer:
-    """Listen on the address *text* (the value of *setting*).
+    accept: Callable[[], asyncio.BaseProtocol],
+    text: str,
+    *,
+    setting: str,
+    tls: ssl.SSLContext | None,
+    shortcuts: bool = False,
+) -> list[asyncio.AbstractServer]:
+    """Listen on the address *text* (the value of *setting*), and on its shortcuts if it may have *shortcuts*.
 
     Raises:
         UsageError: the address is taken, or is not this machine's.
@@ -80,10 +86,12 @@ async def listen(
     loop = asyncio.get_running_loop()
     try:
         if address.is_unix:
-            return await loop.create_unix_server(accept, address.path, backlog=BACKLOG)
+            return [await loop.create_unix_server(accept, address.path, backlog=BACKLOG)]
         handshake_s = None if tls is None else HANDSHAKE_SECONDS_MAX
-        return await loop.create_server(
+        server = await loop.create_server(
             accept, address.host, address.port, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake_s
         )
+        near = shortcut.beside(server.sockets) if shortcuts and tls is None else []
+        return [server, *[await loop.create_unix_server(accept, sock=each, backlog=BACKLOG) for each in near]]
     except OSError as error:
         raise UsageError(f"{setting}: {text} can not be listened on ({error.strerror or error})") from None

@@ -378,7 +378,8 @@ class Server:
     async def _listen(
         self, accept: Callable[[], asyncio.BaseProtocol], setting: str, address: str, tls: ssl.SSLContext | None
     ) -> None:
-        self._listeners.append(await listen(accept, address, setting=setting, tls=tls))
+        shortcuts = not self.config.tcp_only and setting != "metrics_address"
+        self._listeners += await listen(accept, address, setting=setting, tls=tls, shortcuts=shortcuts)
 
     # -- while it runs ---------------------------------------------------------------------------------------
 

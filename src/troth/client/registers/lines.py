@@ -17,6 +17,7 @@ from troth.client.retry import error_of
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
 from troth.errors import DecodeError, TrothError
+from troth.runtime import shortcut
 from troth.runtime.addresses import Address, parse_address
 from troth.wire.frames import HEAD, first_frame, frame
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
@@ -55,7 +56,10 @@ class _Socket:
         self, address: Address, tls: ssl.SSLContext | None, deadline: float, lookup: Lookup | None
     ) -> None:
         deadline = min(deadline, time.monotonic() + CONNECT_SECONDS_MAX)
-        plain = _unix(address.path, deadline) if lookup is None else _tcp(lookup, address.port, deadline)
+        if lookup is None:
+            plain = _unix(address.path, deadline)
+        else:
+            plain = _tcp(lookup, address.port, deadline, shortcuts=tls is None)
         self._socket = plain
         try:
             if tls is not None and lookup is not None:  # a unix socket speaks plain text everywhere
@@ -136,12 +140,16 @@ def _unix(path: str, deadline: float) -> socket.socket:
     return plain
 
 
-def _tcp(lookup: Lookup, port: int, deadline: float) -> socket.socket:
+def _tcp(lookup: Lookup, port: int, deadline: float, *, shortcuts: bool) -> socket.socket:
     """The first of a host's addresses that takes a connection."""
     failure: OSError = OSError("the host has no address")
     for host in lookup.addresses(deadline):
+        left_s = max(0.001, deadline - time.monotonic())
+        if shortcuts and (near := shortcut.dialed(host, port)) is not None:
+            near.settimeout(left_s)
+            return near
         try:
-            plain = socket.create_connection((host, port), timeout=max(0.001, deadline - time.monotonic()))
+            plain = socket.create_connection((host, port), timeout=left_s)
         except OSError as error:
             failure = error
         else:
