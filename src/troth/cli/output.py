@@ -5,10 +5,11 @@ pipe carries data only.
 """
 
 import base64
+import functools
 import json
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -17,6 +18,23 @@ from troth.models import LevelName, ReadLevel
 
 if TYPE_CHECKING:  # slow to import
     from rich.table import Table
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_options(command: F) -> F:
+    """Give *command*, which talks to no cluster, ``-o json`` as others have it, and ``--json`` for short: *as_json*."""
+
+    @click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
+    @click.option(
+        "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print the answer."
+    )
+    @functools.wraps(command)
+    def with_json(*args: Any, as_json: bool, output: str, **kwargs: Any) -> Any:
+        return command(*args, as_json=as_json or output == "json", **kwargs)
+
+    return with_json  # type: ignore[return-value]
 
 
 class Answered(Protocol):

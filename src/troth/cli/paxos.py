@@ -36,10 +36,8 @@ def _connect(cluster: Cluster, *, found: bool | None = None, prepare: int = 0, a
 def _show(reply: "RegisterReply", cluster: Cluster, *, value: bool) -> None:
     """Values to standard output as they are; what is said about them to standard error."""
     if cluster.json:
-        shown = None if reply.value is None else output.shown(reply.value)
-        output.print_json(
-            {"value": shown, "version": reply.version, "changed": reply.changed, "decided": reply.decided}
-        )
+        held = {"value": None} if reply.value is None else output.text_fields("value", reply.value)
+        output.print_json({**held, "version": reply.version, "changed": reply.changed, "decided": reply.decided})
         return
     if value and reply.value is not None:
         output.print_raw(reply.value)
@@ -133,9 +131,8 @@ def change(key: str, add: int | None, suffix: str | None, program: str | None, c
             return (held or b"") + suffix.encode()
         ran = subprocess.run(shlex.split(program or ""), input=held or b"", capture_output=True, check=False)
         if ran.returncode:
-            raise RuntimeError(
-                f"{program} ended with {ran.returncode}: {ran.stderr.decode(errors='replace').strip()}"
-            )
+            said = ran.stderr.decode(errors="replace").strip()
+            raise RuntimeError(f"{program} ended with {ran.returncode}{': ' if said else ''}{said}")
         return ran.stdout.removesuffix(b"\n")
 
     with _connect(cluster) as registers:
@@ -193,8 +190,12 @@ def keys(prefix: str, cluster: Cluster) -> None:
       troth paxos keys release/
     """
     with _connect(cluster) as registers:
-        for key in registers.keys(prefix):
-            click.echo(output.shown(key))
+        found = registers.keys(prefix)
+    if cluster.json:
+        output.print_json([output.text_fields("key", key) for key in found])
+        return
+    for key in found:
+        click.echo(output.shown(key))
 
 
 @paxos.command()
@@ -207,7 +208,11 @@ def collect(cluster: Cluster) -> None:
       troth paxos collect
     """
     with _connect(cluster) as registers:
-        click.echo(f"collected {registers.collect()}")
+        collected = registers.collect()
+    if cluster.json:
+        output.print_json({"collected": collected})
+    else:
+        click.echo(f"collected {collected}")
 
 
 @paxos.group()

@@ -6,7 +6,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from troth.cli.output import print_json, print_table, text_fields
+from troth.cli.output import json_options, print_json, print_table, text_fields
 from troth.cli.ring_apply import apply
 from troth.cli.ring_change import diff, plan
 from troth.cli.ring_files import read_decoded, write_whole
@@ -53,7 +53,7 @@ name=weight@zone or name@region/zone/rack, separated by commas.
 @click.option(
     "--replicas", type=click.IntRange(1), default=1, show_default=True, help="Judging: copies of each key."
 )
-@click.option("--json", "as_json", is_flag=True, help="Judging: answer as JSON.")
+@json_options
 @click.pass_context
 def ring(
     ctx: click.Context,
@@ -93,7 +93,7 @@ def _refuse_without_effect(ctx: click.Context) -> None:
         idle |= dict.fromkeys(("nodes", "algorithm", "vnodes"), "the file of --ring says it")
     if ctx.invoked_subcommand is not None:
         judging = f"it is for judging keys; the options of {ctx.invoked_subcommand} come after its name"
-        idle |= dict.fromkeys(("append_only", "cache", "shared_history", "replicas", "as_json"), judging)
+        idle |= dict.fromkeys(("append_only", "cache", "shared_history", "replicas", "as_json", "output"), judging)
     for option in ctx.command.params:
         given = option.name and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
         if given and option.name in idle:
@@ -131,7 +131,7 @@ def _print_judgement(session: Session, needs: Needs, *, as_json: bool) -> None:
 @click.option("--html", type=click.Path(path_type=Path), help="A page with the drawing and the table.")
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Draw the moves of this plan as well.")
 @click.option("--save", type=click.Path(path_type=Path), help="Write the ring's file.")
-@click.option("--json", "as_json", is_flag=True)
+@json_options
 @click.pass_obj
 def show(
     session: Session, svg: Path | None, html: Path | None, plan_file: Path | None, save: Path | None, as_json: bool
@@ -191,7 +191,7 @@ def show(
     help="Where that system puts the key, in place of a ring.",
 )
 @click.option("--partitions", type=click.IntRange(1), help="Partitions of the topic (kafka).")
-@click.option("--json", "as_json", is_flag=True)
+@json_options
 @click.pass_obj
 def where(
     session: Session, key: str, replicas: int | None, system: str | None, partitions: int | None, as_json: bool

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from troth.cli.output import print_json, print_table
+from troth.cli.output import json_options, print_json, print_table
 from troth.cli.ring_files import read_decoded, refuse_to_forget, write_whole
 from troth.cli.ring_session import SHOWN, Session, parse_node_list
 from troth.errors import UsageError
@@ -59,7 +59,7 @@ def _changed(
 
 @_change_options
 @click.command()
-@click.option("--json", "as_json", is_flag=True)
+@json_options
 @click.pass_obj
 def diff(
     session: Session,

@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def tx_options(command: F) -> F:
     """Where the decision log is, and how to reach the databases."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        output.json_options,
         click.option("--name", default="troth", show_default=True, help="The system's name in a replicated log."),
         click.option(
             "--log",

@@ -1,5 +1,6 @@
 """up: a cluster on this machine, in one command, until Ctrl-C."""
 
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from click.core import ParameterSource
 from troth.cli.cluster import forget_context, write_context
 
 if TYPE_CHECKING:
+    from troth.server.config import ServerConfig
     from troth.server.local import LocalCluster
 
 
@@ -94,6 +96,20 @@ def _told_to_others(cluster: "LocalCluster") -> str:
     return ""
 
 
+def _as_a_command(config: "ServerConfig") -> str:
+    """What runs the server of *config* on its own, on the data that it has."""
+    flags = {
+        "name": config.name,
+        "data-dir": config.data_dir,
+        "client-address": config.client_address,
+        "peer-address": config.peer_address,
+        "consensus": config.consensus,
+    }
+    return shlex.join(
+        ["troth", "serve", *(word for flag, value in flags.items() for word in (f"--{flag}", value))]
+    )
+
+
 def _watch_over(cluster: "LocalCluster", stop: threading.Event) -> None:
     """Say it when a server dies; end when *stop* is set."""
     from troth.server.ending import EXIT_REMOVED
@@ -105,3 +121,5 @@ def _watch_over(cluster: "LocalCluster", stop: threading.Event) -> None:
                 told.add(name)
                 why = "was removed" if server.exitcode == EXIT_REMOVED else f"exit code {server.exitcode}"
                 click.echo(f"{name} has ended ({why}); its log: {cluster.log_file(name)}")
+                if server.exitcode != EXIT_REMOVED and cluster.transport == "tcp":
+                    click.echo(f"  start it again, in another terminal: {_as_a_command(server.config)}")

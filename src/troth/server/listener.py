@@ -1,6 +1,7 @@
 """Listening sockets, and the rule that no plain text leaves the machine by accident."""
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -94,4 +95,5 @@ async def listen(
         near = shortcut.beside(server.sockets) if shortcuts and tls is None else []
         return [server, *[await loop.create_unix_server(accept, sock=each, backlog=BACKLOG) for each in near]]
     except OSError as error:
-        raise UsageError(f"{setting}: {text} can not be listened on ({error.strerror or error})") from None
+        taken = "; stop what listens there, or give another port" if error.errno == errno.EADDRINUSE else ""
+        raise UsageError(f"{setting}: {text} can not be listened on ({error.strerror or error}){taken}") from None

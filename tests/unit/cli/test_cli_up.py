@@ -1,6 +1,7 @@
 """`troth up` without its servers."""
 
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from click.testing import Result
 
 from troth.cli import up as up_module
 from troth.server import local
+from troth.server.config import ServerConfig
 
 Run = Callable[..., Result]
 
@@ -113,3 +115,20 @@ def test_a_user_without_a_home_is_asked_for_a_url(run: Run, monkeypatch: pytest.
     monkeypatch.setattr(Path, "home", homeless)
     result = run("get", "k")
     assert result.exit_code == 2 and "--url" in result.stderr, result.output
+
+
+def test_the_command_that_starts_a_dead_server_again_means_that_server(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ServerConfig(
+        name="n2",
+        data_dir="/some where/n2",
+        client_address="127.0.0.1:1",
+        peer_address="127.0.0.1:2",
+        consensus="paxos",
+    )
+    served: list[ServerConfig] = []
+    monkeypatch.setattr("troth.server.serve.serve", served.append)
+    _, *words = shlex.split(up_module._as_a_command(config))
+    result = run(*words)
+    assert served == [config], result.output

@@ -319,6 +319,7 @@ def test_a_key_of_any_bytes_has_a_place(tmp_path: Path) -> None:
 def test_keys_are_lines_of_any_bytes(tmp_path: Path, content: bytes, keys: list[bytes]) -> None:
     (tmp_path / "k").write_bytes(content)
     told = json.loads(run("--nodes", "a,b", "--keys", tmp_path / "k", "--json").output)
+    assert told == json.loads(run("--nodes", "a,b", "--keys", tmp_path / "k", "-o", "json").output)
     assert told["keys"] == len(keys)
     run("--nodes", "a", "--keys", tmp_path / "k", "--algorithm", "rendezvous", "plan", "--add", "b", "--remove", "a",
         "-o", tmp_path / "p")  # fmt: skip
@@ -358,6 +359,7 @@ def test_a_bad_file_is_named_and_left_as_it_is(tmp_path: Path) -> None:
     ("arguments", "option"),
     [
         (("--nodes", "a,b", "--json", "show"), "--json"),
+        (("--nodes", "a,b", "-o", "json", "show"), "-o"),
         (("--nodes", "a,b", "--replicas", "2", "where", "k"), "--replicas"),
         (("--nodes", "a,b", "--cache", "show"), "--cache"),
         (("--ring", "RING", "--algorithm", "maglev", "show"), "--algorithm"),

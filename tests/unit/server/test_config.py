@@ -1,3 +1,5 @@
+import asyncio
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +8,7 @@ import pytest
 
 from troth.errors import UsageError
 from troth.server.config import ServerConfig, load_config
-from troth.server.listener import check_addresses
+from troth.server.listener import check_addresses, listen
 
 NEEDED = {"name": "n1", "data_dir": "/tmp/n1"}
 
@@ -99,3 +101,10 @@ def test_a_server_process_imports_nothing_heavy() -> None:
     heavy = ("click", "rich", "cryptography", "prometheus_client", "numpy", "urllib.request", "http")
     code = f"import sys, troth.server.serve; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"peer_listen: {address} .* in use.*; stop what listens there"):
+            asyncio.run(listen(asyncio.Protocol, address, setting="peer_listen", tls=None))
