@@ -302,7 +302,14 @@ def crowded_texts(seed: int) -> History:
     """Get, put and append of a few texts on one key by up to twelve clients, with crashes, lies in some."""
     rng = random.Random(f"texts {seed}")
     texts: tuple[Value, ...] = rng.choice(
-        (("a", "b"), ("xy", "z", "xz", "zy"), ((1,), (2,), (3,)), ("a", "ab", "b"))
+        (
+            ("a", "b"),
+            ("xy", "z", "xz", "zy"),
+            ((1,), (2,), (3,)),
+            ("a", "ab", "b"),
+            ("", "a", "b"),
+            ("", "x", "yx"),
+        )
     )
     clients, operations = rng.choice((2, 4, 8, 12)), rng.choice((6, 10, 20, 40))
     crash, lie = rng.choice((0.0, 0.0, 0.1)), rng.choice((0.0, 0.0, 0.05))
@@ -319,7 +326,8 @@ def crowded_texts(seed: int) -> History:
         if operations and free and (not working or rng.random() < 0.6):
             operations -= 1
             process, f = free.pop(rng.randrange(len(free))), rng.choice(names)
-            value = None if f == "get" else rng.choice(texts)
+            # An append of nothing says nothing.
+            value = None if f == "get" else rng.choice(texts if f == "put" else [text for text in texts if text])
             working[process] = (f, value, False)
             events.append(Event(type=EventType.INVOKE, process=process, f=f, value=value))
             continue

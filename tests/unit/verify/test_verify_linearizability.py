@@ -89,6 +89,10 @@ def value(text: str) -> Value:
         ("0+put:1 0- 0+append:a 0- 1+get 1-1", False, "jit"),
         # Writes that repeat, deletions among them: which one a read saw follows from when they were.
         ("0+put:1 0- 0+delete 0- 1+get 1-nil", True, "chains"),
+        # What is appended after a deletion is appended to nothing.
+        ("0+append:a 0- 0+delete 0- 1+get 1-nil 0+append:b 0- 1+get 1-b", True, "chains"),
+        ("0+append:a 1+delete 0- 2+append:b 2- 3+get 3-b 3+get 3-b 1-", True, "chains"),
+        ("0+append:a 0- 0+delete 0- 0+append:b 0- 1+get 1-ab", False, "jit"),
         ("0+write:1 0- 0+write:2 0- 0+write:1 0- 1+read 1-1", True, "chains"),
         ("0+write:1 0- 0+write:2 0- 1+write:2 1- 2+read 2-1", False, "chains"),
         ("0+write:1 1+write:2 2+write:1 3+read 3-1 3+read 3-2 3+read 3-1 0- 1- 2-", True, "chains"),

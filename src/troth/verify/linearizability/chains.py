@@ -173,12 +173,15 @@ def _parse(
             if value[:offset] != known:
                 return f"{show(value)} and {show(known)} were both read, and neither can become the other"
         while offset < size:
-            for length in lengths:
-                text = value[offset : offset + length]
-                if text in written:
-                    break
-            else:
-                return f"{show(value)} was read, but nobody wrote what stands in it at {offset}"
+            text = value[offset:]
+            # Mostly one text is new.
+            if size - offset > lengths[0] or text not in written:
+                for length in lengths:
+                    text = value[offset : offset + length]
+                    if text in written:
+                        break
+                else:
+                    return f"{show(value)} was read, but nobody wrote what stands in it at {offset}"
             if text in placed or written[text].f != "append":
                 return f"{show(value)} was read, but {show(text)} cannot stand where it does"
             placed.add(text)
@@ -195,15 +198,19 @@ def _fit(key: Key, following: dict[Value, Value], read_from: dict[Value, Value])
     written, first_return, last_invoke = key.written, key.first_return, key.last_invoke
     ok = EventType.OK
     inner = set(following.values())
-    observed = following.keys() | read_from.keys()
-    roots: list[Value] = [_ROOT] if _ROOT in observed else []
-    roots += [text for text in written if text in observed and text not in inner]
+    roots: list[Value] = [_ROOT] if _ROOT in following or _ROOT in read_from else []
+    loose: list[Operation] = []
+    for text, op in written.items():
+        if text in inner:
+            continue
+        if text in read_from or text in following:
+            roots.append(text)
+        elif op.outcome is ok:
+            loose.append(op)
     if key.changed:
         for text in roots:
             if text is not _ROOT and written[text].f == "cas":
                 return Found(f"{show(text)} is read, but the cas to it cannot have succeeded")
-    observed |= inner
-    loose = [op for text, op in written.items() if text not in observed and op.outcome is ok]
     chains: list[Chain] = []
     forward: list[tuple[int, int]] = []
     backward: list[tuple[int, int]] = []

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from troth.verify.history import FOREVER, Operation, Value
-from troth.verify.linearizability.keys import OVERWRITES, Key
+from troth.verify.linearizability.keys import Key
 
 Text: TypeAlias = str | tuple[Value, ...]
 
@@ -46,11 +46,11 @@ class _Row:
         """Whether *read* may have seen this row: it goes on from it, or saw it before it went on."""
         size = len(value)
         if size > len(self.value):
-            return value[: len(self.value)] == self.value
+            return not self.value or value[: len(self.value)] == self.value
         count = self.sizes.get(size)
         return (
             count is not None
-            and self.value[:size] == value
+            and (not size or self.value[:size] == value)
             and (count == len(self.until) or read.invoked < self.until[count])
         )
 
@@ -63,9 +63,12 @@ def told_apart(key: Key) -> Key | None:
         return None
     repeated: dict[Value, list[Operation]] = {}
     for text, op in key.again:
-        if text not in key.written:
+        if text in key.written:
+            repeated.setdefault(text, [key.written[text]]).append(op)
+        elif text == key.initial:
+            repeated.setdefault("", []).append(op)
+        else:
             return None
-        repeated.setdefault(text, [key.written[text]]).append(op)
     rows = _Rows(key, repeated)
     if 0 in rows.sizes or not all(rows.lay_out(read) for read in sorted(key.reads, key=_completed)):
         return None
@@ -81,8 +84,8 @@ class _Rows:
         self.sizes = sorted({len(text) for text in key.written if isinstance(text, str | tuple)}, reverse=True)
         self.initial = _Row(None, "")
         self.rows = [self.initial]
-        self.began: dict[Text, list[_Row]] = {}
-        """By first text: rows, in the order in which they were found."""
+        self.began: dict[Text, list[_Row]] = {"": [self.initial]}
+        """By first text, "" where that was appended to nothing: rows, in the order in which they were found."""
         self.roots: set[int] = set()
         """Operations that began a row."""
         self.latest, self.taken_over = self.initial, -1
@@ -95,10 +98,13 @@ class _Rows:
         if value == known and row.root is not None:
             pass
         elif not value:
-            row = self.initial
-            if value != self.absent or (row.until and read.invoked >= row.until[0]):
+            if value != self.absent:
                 return False
             value = ""
+            found = self._row(read, value, "") or self._begun(read, value, "")
+            if found is None:
+                return False
+            row = found
         elif not isinstance(value, str | tuple):
             return False
         elif known and value[: len(known)] == known:
@@ -126,23 +132,25 @@ class _Rows:
                 and self._root(read, head, after=self.taken_over) is not None
             ):
                 continue
+            if not head and not row.pieces:
+                # What put nothing since then would have been seen to come in between.
+                root = self._root(read, head, after=FOREVER)
+                if root is not None and (value or root.returned < read.invoked):
+                    continue
             if row.room_for(read, value) and self._extended(row, read, value):
                 return row
         return None
 
     def _begun(self, read: Operation, value: Text, head: Text) -> _Row | None:
         """A new row."""
-        root = self._root(read, head, after=max(self.latest.invoked))
+        root = self._root(read, head, after=max(self.latest.invoked) if head else FOREVER)
+        if root is None and head and any(op.f == "append" for op in self._of(head)):
+            return self._row(read, value, "") or self._begun(read, value, "")
         if root is None:
-            if self.initial.pieces or not any(op.f == "append" for op in self._of(head)):
-                return None
-            row = self.initial
-            row.value = value[:0]
-            row.sizes = {0: 0}
-        else:
-            row = _Row(root, head)
-            self.rows.append(row)
-            self.roots.add(root.index)
+            return None
+        row = _Row(root, head)
+        self.rows.append(row)
+        self.roots.add(root.index)
         if not self._extended(row, read, value):
             return None
         self.began.setdefault(head, []).append(row)
@@ -153,7 +161,7 @@ class _Rows:
         """The overwrite with *head* that returned first of those which were open *after* that place, or else last."""
         best: Operation | None = None
         for op in self._of(head):
-            if op.f not in OVERWRITES or op.invoked >= read.completed or op.index in self.roots:
+            if op.f == "append" or op.invoked >= read.completed or op.index in self.roots:
                 continue
             if (
                 best is None
@@ -164,7 +172,7 @@ class _Rows:
         return best
 
     def _of(self, text: Text) -> list[Operation]:
-        return self.repeated.get(text) or [self.written[text]]
+        return self.repeated.get(text) or ([self.written[text]] if text else [])
 
     def _extended(self, row: _Row, read: Operation, value: Text) -> bool:
         """Append to *row* what *value* has more; False when that cannot be taken apart."""
