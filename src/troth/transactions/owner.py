@@ -335,10 +335,8 @@ class Owner(Fan):
             self._leave()
 
     def _roll_back_branches(self) -> Event:
-        why, where = self._why, self._where
         self._untold = set(self._lost)
         self._fan([(b, b.roll_back) for b in self._branches if b.number not in self._lost])
-        self._why, self._where = why, where
         return Event.BRANCH_LOST if self._untold else Event.BRANCHES_DONE
 
     def _leave_behind(self) -> None:

@@ -1,0 +1,388 @@
+"""What an owner says to its branches, and in which order; what it makes of their answers, and of none."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from troth.core.twophase.cells import Verdict
+from troth.core.twophase.gid import parse_gid
+from troth.core.twophase.records import Commit
+from troth.core.twophase.table import Finding
+from troth.errors import Aborted, NotApplied, OutcomeUnknown, TransactionInDoubt, Unavailable, UsageError
+from troth.transactions.barrier import Barrier
+from troth.transactions.core import Core
+from troth.transactions.log.file import FileLog
+from troth.transactions.outcome import Outcome
+from troth.transactions.participants.base import Begun
+from troth.transactions.steps import OnStep, nothing
+from troth.transactions.transaction import Transaction
+
+REFUSED = NotApplied("the database says no")
+LOST = ConnectionError("the connection is gone")
+
+
+class Database:
+    """A participant whose branches write down what they are told, and fail as they are asked to."""
+
+    kind = "memory"
+    key = None
+
+    def __init__(self, name: str, trace: list[str], *, can_prepare: bool = True) -> None:
+        self.name = name
+        self.can_prepare = can_prepare
+        self.trace = trace
+        self.wrote: bool | None = True
+        """What its statements have told; None: it has to be asked, and says `writes`."""
+        self.writes = True
+        self.fails: dict[str, BaseException] = {}
+        """By verb, when the answer is read; by ``verb!``, when it is sent."""
+        self.proves = Finding.UNPROVEN
+
+    def open(self, number: int, begun: Begun) -> "Branch":
+        return Branch(self, number, begun)
+
+    def prove(self, proof: str) -> Finding:
+        return self.proves
+
+    def close(self) -> None: ...
+
+
+class Branch:
+    handle = None
+    proof = "742"
+
+    def __init__(self, participant: Database, number: int, begun: Begun) -> None:
+        self.participant = participant
+        self.number = number
+        self.name = f"{begun.gid}.{number}"
+        self.wrote = participant.wrote
+
+    def _told(self, verb: str) -> Callable[[], None]:
+        self.participant.trace.append(f"{self.participant.name} {verb}")
+        fails = self.participant.fails
+        if f"{verb}!" in fails:
+            raise fails[f"{verb}!"]
+
+        def answer() -> None:
+            if verb in fails:
+                raise fails[verb]
+            if verb == "ask" and self.wrote is None:
+                self.wrote = self.participant.writes
+
+        return answer
+
+    def ask(self) -> Callable[[], None]:
+        return self._told("ask")
+
+    def prepare(self) -> Callable[[], None]:
+        return self._told("prepare")
+
+    def commit_alone(self) -> Callable[[], None]:
+        return self._told("commit alone")
+
+    def commit_prepared(self) -> Callable[[], None]:
+        return self._told("commit")
+
+    def commit_with_marker(self) -> None:
+        self._told("mark")()
+
+    def roll_back(self) -> Callable[[], None]:
+        return self._told("roll back")
+
+    def release(self, *, broken: bool) -> None:
+        self.participant.trace.append(f"{self.participant.name} {'is closed' if broken else 'is free'}")
+
+    def savepoint(self) -> Any:
+        return nullcontext()
+
+
+class Place:
+    """A bank, a stock and a last resource."""
+
+    def __init__(self, path: Path, on_step: OnStep = nothing) -> None:
+        self.trace: list[str] = []
+        self.bank, self.stock = Database("bank", self.trace), Database("stock", self.trace)
+        self.lite = Database("lite", self.trace, can_prepare=False)
+        self.log = FileLog(path)
+        participants: list[Any] = [self.bank, self.stock, self.lite]
+        self.core = Core(participants, self.log, barrier=Barrier(None), on_step=on_step, finds_deadlocks=False)
+
+    def begin(self, *names: str, key: str = "", timeout: float | None = None) -> Transaction:
+        tx = Transaction(self.core, timeout=timeout, key=key, wait="applied")
+        for name in names or ("bank", "stock"):
+            tx[name]
+        return tx
+
+    def aborted(self, tx: Transaction) -> Aborted:
+        with pytest.raises(Aborted) as caught:
+            tx.commit()
+        assert tx.outcome is Outcome.ABORTED
+        return caught.value
+
+    def cell(self, tx: Transaction) -> Commit | None:
+        found = parse_gid(tx.gid)
+        assert found is not None
+        return self.log.commit_of(found[0])
+
+    def voted(self, tx: Transaction) -> list[str]:
+        """Whose branches stand in the cell."""
+        record = self.cell(tx)
+        assert record is not None
+        return [ref.participant for ref in record.branches]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Any:
+    place = Place(tmp_path)
+    yield place
+    # Whatever happened, nobody waits for a transaction that has ended.
+    place.core.barrier.enter_exclusive(0.01)
+    assert not place.core._under_way
+    place.core.close()
+
+
+ENDED = ["bank is free", "stock is free"]
+ROLLED_BACK = ["bank roll back", "stock roll back"]
+
+
+def test_all_are_asked_before_any_is_told(place: Place) -> None:
+    tx = place.begin()
+    tx.commit()
+    assert place.trace == ["bank prepare", "stock prepare", "bank commit", "stock commit", *ENDED]
+    assert (tx.outcome, tx.pending) == (Outcome.COMMITTED, ())
+    assert place.core.unapplied() == []
+    with pytest.raises(UsageError):
+        tx["lite"]
+
+
+def test_a_branch_is_opened_once(place: Place) -> None:
+    place.begin("bank", "stock", "bank").commit()
+    assert place.trace.count("bank prepare") == 1
+
+
+def test_when_its_time_is_up_nobody_is_asked(place: Place) -> None:
+    assert isinstance(place.aborted(place.begin(timeout=-1)).__cause__, TimeoutError)
+    assert place.trace == ROLLED_BACK + ENDED
+
+
+@pytest.mark.parametrize("when", ["prepare!", "prepare"])
+@pytest.mark.parametrize("name", ["bank", "stock"])
+def test_one_no_rolls_all_back(name: str, when: str, place: Place) -> None:
+    getattr(place, name).fails[when] = REFUSED
+    error = place.aborted(place.begin())
+    assert (error.__cause__, error.participant) == (REFUSED, name)
+    assert place.trace[-4:] == ROLLED_BACK + ENDED
+    assert place.core.metrics.refusals == {name: 1}
+
+
+def test_the_first_no_is_the_reason(place: Place) -> None:
+    place.bank.fails |= {"prepare!": REFUSED, "roll back": NotApplied("and neither will it roll back")}
+    place.stock.fails["prepare!"] = NotApplied("so do I")
+    assert place.aborted(place.begin()).__cause__ is REFUSED
+
+
+def test_who_was_lost_at_the_vote_is_told_nothing_more(place: Place) -> None:
+    place.bank.fails["prepare"] = LOST
+    place.aborted(place.begin())
+    assert place.trace[-3:] == ["stock roll back", "bank is closed", "stock is free"]
+
+
+@pytest.mark.parametrize(("error", "end"), [(LOST, "bank is closed"), (REFUSED, "bank is free")])
+def test_who_could_not_be_told_of_a_commit_is_left_to_recovery(error: Exception, end: str, place: Place) -> None:
+    place.bank.fails["commit"] = error
+    tx = place.begin()
+    tx.commit()
+    assert (tx.outcome, tx.pending) == (Outcome.COMMITTED, ("bank",))
+    assert [record.gid for record in place.core.unapplied()] == [tx.gid], "or nobody would look for the branch"
+    assert place.trace[-2:] == [end, "stock is free"]
+
+
+def answering(place: Place, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Have the log fail with *error*."""
+
+    def decide(commits: Sequence[Commit]) -> Any:
+        raise error
+
+    monkeypatch.setattr(place.log, "decide", decide)
+
+
+def test_while_the_log_is_silent_nobody_is_told_anything(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(place, monkeypatch, OutcomeUnknown("no answer"))
+    tx = place.begin()
+    with pytest.raises(TransactionInDoubt):
+        tx.commit()
+    assert place.trace[2:] == ["bank is closed", "stock is closed"]
+    ((gid, record),) = place.core.all_in_doubt()
+    assert (gid, len(record.branches)) == (tx.gid, 2)
+
+
+def test_what_interrupts_the_log_is_raised_and_leaves_a_doubt(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(place, monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        place.begin().commit()
+    assert len(place.core.all_in_doubt()) == 1
+    assert place.trace[2:] == ["bank is closed", "stock is closed"]
+
+
+def test_what_the_log_refuses_is_rolled_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(place, monkeypatch, REFUSED)
+    assert place.aborted(place.begin()).__cause__ is REFUSED
+    assert place.trace[2:] == ROLLED_BACK + ENDED
+    assert place.core.all_in_doubt() == []
+
+
+def test_a_lone_writer_commits_without_the_log_after_all_who_read(place: Place) -> None:
+    place.bank.wrote, place.bank.writes = None, False
+    tx = place.begin()
+    tx.commit()
+    assert place.trace == ["bank ask", "stock ask", "bank commit alone", "stock commit alone", *ENDED]
+    assert (place.cell(tx), place.core.outcome(tx.gid)) == (None, Outcome.COMMITTED)
+
+
+def test_a_lone_writer_does_not_commit_when_a_reader_was_refused(place: Place) -> None:
+    place.bank.wrote, place.bank.writes, place.bank.fails = None, False, {"commit alone": REFUSED}
+    assert place.aborted(place.begin()).__cause__ is REFUSED
+    assert "stock commit alone" not in place.trace
+
+
+@pytest.mark.parametrize("wrote", [True, None])
+def test_a_lone_writer_with_a_key_stands_in_the_log(wrote: bool | None, place: Place) -> None:
+    place.bank.wrote = wrote
+    tx = place.begin("bank", key="order-1")
+    tx.commit()
+    assert place.trace[-3:] == ["bank prepare", "bank commit", "bank is free"]
+    assert place.voted(tx) == ["bank"]
+
+
+@pytest.mark.parametrize(
+    ("proves", "outcome"),
+    [(Finding.PROVED_COMMITTED, Outcome.COMMITTED), (Finding.PROVED_ABORTED, Outcome.ABORTED)],
+)
+def test_how_a_lost_lone_writer_ended_its_database_says(proves: Finding, outcome: Outcome, place: Place) -> None:
+    place.bank.fails["commit alone"], place.bank.proves = LOST, proves
+    tx = place.begin("bank")
+    if outcome is Outcome.COMMITTED:
+        tx.commit()
+    else:
+        place.aborted(tx)
+    assert tx.outcome is outcome
+
+
+def test_a_lost_lone_writer_of_which_nothing_is_known_is_in_doubt_until_it_is(place: Place) -> None:
+    place.bank.fails["commit alone"] = LOST
+    tx = place.begin("bank")
+    with pytest.raises(TransactionInDoubt):
+        tx.commit()
+    assert place.core.outcome(tx.gid) is Outcome.OPEN
+    place.bank.proves = Finding.PROVED_COMMITTED
+    assert place.core.outcome(tx.gid) is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("key", ["", "order-1"])
+@pytest.mark.parametrize("asked", [("stock",), ("bank", "stock")])
+def test_who_says_only_when_asked_that_it_wrote_votes_as_well(
+    asked: tuple[str, ...], key: str, place: Place
+) -> None:
+    for name in asked:
+        getattr(place, name).wrote = None
+    tx = place.begin(key=key)
+    tx.commit()
+    assert sorted(place.voted(tx)) == ["bank", "stock"]
+    assert [place.trace.count(f"{name} prepare") for name in ("bank", "stock")] == [1, 1]
+
+
+def test_who_has_only_read_is_let_go_before_the_decision(place: Place) -> None:
+    place.stock.wrote, place.stock.writes = None, False
+    tx = place.begin(key="order-1")
+    tx.commit()
+    assert place.trace == ["bank prepare", "stock ask", "stock commit alone", "bank commit", *ENDED]
+    assert place.voted(tx) == ["bank"]
+
+
+def test_a_reader_that_can_not_end_is_a_no(place: Place) -> None:
+    place.stock.wrote, place.stock.writes, place.stock.fails = None, False, {"commit alone": REFUSED}
+    tx = place.begin(key="order-1")
+    assert place.aborted(tx).__cause__ is REFUSED
+    assert place.cell(tx) is None
+
+
+def test_the_last_resource_decides_in_the_barrier_and_the_others_follow(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mark(branch: Branch) -> None:
+        branch._told("mark")()
+        with pytest.raises(Unavailable):
+            place.core.barrier.enter_exclusive(0.001)
+
+    monkeypatch.setattr(Branch, "commit_with_marker", mark)
+    tx = place.begin("bank", "lite")
+    tx.commit()
+    assert place.trace == ["bank prepare", "lite mark", "bank commit", "bank is free", "lite is free"]
+    record = place.cell(tx)
+    assert record is not None
+    assert (record.delegate, place.voted(tx)) == ("lite", ["bank"])
+
+
+def test_what_the_last_resource_refuses_is_aborted_in_the_log(place: Place) -> None:
+    place.lite.fails["mark"] = REFUSED
+    tx = place.begin("bank", "lite", key="order-1")
+    assert place.aborted(tx).__cause__ is REFUSED
+    found = parse_gid(tx.gid)
+    assert found is not None
+    assert place.log.verdict(found[0]) is Verdict.ABORT
+    assert place.log.holder_of("order-1") is None
+
+
+def test_a_last_resource_that_says_nothing_leaves_all_in_doubt(place: Place) -> None:
+    place.lite.fails["mark"] = LOST
+    tx = place.begin("bank", "lite")
+    with pytest.raises(TransactionInDoubt):
+        tx.commit()
+    assert place.trace[2:] == ["bank is closed", "lite is closed"]
+    ((gid, record),) = place.core.all_in_doubt()
+    assert (gid, record.delegate) == (tx.gid, "lite")
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome"), [("after_first_prepare", Outcome.ABORTED), ("after_decision", Outcome.COMMITTED)]
+)
+def test_after_an_interrupt_no_connection_is_used_again(step: str, outcome: Outcome, tmp_path: Path) -> None:
+    def on_step(name: str) -> None:
+        if name == step:
+            raise KeyboardInterrupt
+
+    place = Place(tmp_path, on_step)
+    tx = place.begin()
+    with pytest.raises(KeyboardInterrupt):
+        tx.commit()
+    assert place.trace[2:] == ["bank is closed", "stock is closed"]
+    assert place.core.outcome(tx.gid) is outcome
+    assert len(place.core.all_in_doubt()) == (outcome is Outcome.COMMITTED)
+    place.core.close()
+
+
+def test_an_error_of_the_block_rolls_back(place: Place) -> None:
+    with pytest.raises(ZeroDivisionError), place.begin():
+        raise ZeroDivisionError
+    assert place.trace == ROLLED_BACK + ENDED
+
+
+def test_a_failed_savepoint_that_can_not_undo_all_ends_in_an_abort(place: Place) -> None:
+    tx = place.begin("bank")
+    with pytest.raises(ZeroDivisionError), tx.savepoint():
+        tx["stock"]
+        raise ZeroDivisionError
+    why = place.aborted(tx).__cause__
+    assert isinstance(why, UsageError) and isinstance(why.__cause__, ZeroDivisionError)
+    tx = place.begin("bank", "stock")
+    with pytest.raises(ZeroDivisionError), tx.savepoint():
+        raise ZeroDivisionError
+    tx.commit()
+    assert tx.outcome is Outcome.COMMITTED
