@@ -82,7 +82,7 @@ def test_leases_that_come_and_go_leave_nothing_behind() -> None:
         lessor.on_revoked(lease)
     lessor.on_revoked(7)
     assert lessor.expired(100) == []
-    assert len(lessor) == 0
+    assert len(lessor) == len(lessor._deadline) == 0
 
 
 def test_many_expiries_come_in_portions() -> None:

@@ -162,6 +162,17 @@ def test_an_unknown_sort_is_refused() -> None:
         assert refused(store.validate(Txn(success=(request,))), "invalid", "etcdserver: invalid sort option")
 
 
+@pytest.mark.parametrize(
+    "bound", ["min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision"]
+)
+def test_filters_hold_for_a_single_key_as_well(bound: str) -> None:
+    store = filled(b"a", b"a")  # created at 2, changed at 3
+    at = {"create": 2, "mod": 3}[bound.split("_")[1]]
+    beyond = at + 1 if bound.startswith("min") else at - 1
+    assert keys_of(store.range(Range(b"a", **{bound: at}))) == [b"a"]  # type: ignore[arg-type]
+    assert store.range(Range(b"a", **{bound: beyond})) == RangeResult(3, [], 1)  # type: ignore[arg-type]
+
+
 def test_an_old_revision_shows_the_past_under_the_current_header() -> None:
     store = filled(b"a", b"a")
     store.apply(DeleteRange(b"a"))
@@ -516,6 +527,17 @@ def test_alarms_are_kept_by_member_and_type() -> None:
     assert isinstance(store.apply(Put(b"a", b"")), PutResult)
 
 
+def test_an_alarm_is_kept_through_a_snapshot_and_only_one_of_space_refuses_writes() -> None:
+    store = Store()
+    for alarm, refuses in ((AlarmType.CORRUPT, False), (AlarmType.NOSPACE, True)):
+        store.apply(Alarm(True, 1, alarm))
+        with store.snapshot() as view:
+            restored = Store.restore(view)
+        assert restored.alarms == store.alarms
+        for each in (store, restored):
+            assert refused(each.apply(Put(b"a", b"")), "quota", NO_SPACE) == refuses
+
+
 # ---- checks before the log -----------------------------------------------------------------------------------
 
 
@@ -539,7 +561,7 @@ def test_the_end_of_a_lease_does_not_end_another_one_of_the_same_id() -> None:
     store = Store()
     store.apply_batch([LeaseGrant(5, 10), LeaseRevoke(5)], 7)
     store.apply_batch([LeaseGrant(5, 10), Put(b"a", b"", 5)], 8)
-    refused(store.apply(LeaseRevoke(5, 7)), "lease_not_found", "etcdserver: requested lease not found")
+    assert refused(store.apply(LeaseRevoke(5, 7)), "lease_not_found", "etcdserver: requested lease not found")
     assert store.leases() == [5]
     assert store.apply(LeaseRevoke(5, 8)) == LeaseRevokeResult(3)
     assert not store.leases()

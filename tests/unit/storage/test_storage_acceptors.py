@@ -194,6 +194,19 @@ def test_a_snapshot_larger_than_a_chunk_is_read_back() -> None:
     assert list(opened(files)[1].snapshot()) == list(acceptor.snapshot())
 
 
+def test_what_the_newest_snapshot_covers_does_not_count_as_log() -> None:
+    files = disk()
+    store, acceptor = opened(files)
+    write(store, ask(acceptor, Configure(CONFIG), prepare(1)))
+    store.save(store.index, list(acceptor.snapshot()))
+    store.close()
+    store, acceptor = opened(files)
+    assert store.log_bytes == 0
+    write(store, ask(acceptor, prepare(2)))
+    store.close()
+    assert opened(files)[0].log_bytes > 0
+
+
 def test_a_crash_at_any_sync_leaves_a_state_that_was_true() -> None:
     """Snapshot, prune and dropped segments included: whatever was answered before the power failed is there."""
     for skip in range(40):
