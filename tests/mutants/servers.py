@@ -100,8 +100,8 @@ SERVER_PITFALLS = (
         name="a client takes a batch of unknown outcome for one that was never sent",
         row=36,
         file="client/writes.py",
-        old="self.session, self.first_seq = session, first_seq\n",
-        new="self.session, self.first_seq = session, first_seq\n        session = 0\n",
+        old="Writes(self.session, self.first_seq,",
+        new="Writes(0, self.first_seq,",
     ),
     bug(
         name="who joins believes a follower that its name is taken",

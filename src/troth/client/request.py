@@ -57,6 +57,10 @@ class Request:
         self.hops = 0
         self.sent_at_s = 0.0
 
+    def is_given_up(self) -> bool:
+        """Whether it would change something, and nobody waits for that any more: if it was not sent, it never is."""
+        return False
+
     def frame(self) -> bytes:
         """What goes on the wire; the same bytes at every sending."""
         raise NotImplementedError

@@ -143,6 +143,10 @@ class Router(Servers):
         if request.pause is not None:
             request.pause.cancel()
             request.pause = None
+        if request.open_sends <= 0 and request.is_given_up():
+            self.forget(request)
+            request.fail(Unavailable("it was given up before it was sent"))
+            return
         connection = self.pick(request)
         request.connection = connection
         if connection is not None:

@@ -1,8 +1,9 @@
 """Writes: what one turn of the loop asks for becomes one batch, and a batch is applied exactly once.
 
-A batch is numbered when it is first sent, kept until it is answered, and sent again unchanged under the same
+A batch is numbered, sealed when it is first sent, kept until it is answered, and sent again unchanged under the same
 (session, first_seq) whenever the answer may have been lost; the cluster remembers its results until `acked_below`
-has passed it. The session is opened with the first write.
+has passed it. The session is opened with the first write. What its caller has given up (cancelled) before a batch is
+sealed is left out of it, and its numbers are used by nobody.
 
 When the cluster has forgotten the session, batches that were certainly never applied are numbered anew in another
 one; for the rest nobody can tell, and the caller learns that (`OutcomeUnknown`).
@@ -52,12 +53,24 @@ COMMAND_OVERHEAD_BYTES = 32
 """Struct framing of one command, at most, on top of its keys and values."""
 
 _encode = msgspec.msgpack.Encoder().encode
+_is_done = asyncio.Future.done
 
 
 class WriteBatch(Request):
     """Commands of one loop turn and who waits for each of them."""
 
-    __slots__ = ("body", "commands", "first_seq", "futures", "pipeline", "session", "size_bytes", "turn")
+    __slots__ = (
+        "acked_below",
+        "body",
+        "commands",
+        "count",
+        "first_seq",
+        "futures",
+        "pipeline",
+        "session",
+        "size_bytes",
+        "turn",
+    )
 
     def __init__(
         self,
@@ -72,22 +85,39 @@ class WriteBatch(Request):
         self.pipeline = pipeline
         self.commands = commands
         self.futures = futures
+        self.count = len(commands)
+        """How many there are, those that will have been left out included."""
         self.size_bytes = size_bytes
         self.session = 0
         self.first_seq = 0
+        self.acked_below = 0
         self.body = b""
         self.turn = 0
         """Its place in the order in which batches were asked for."""
 
     def number(self, session: int, first_seq: int, acked_below: int) -> None:
-        """Give the batch its identity; from here on it never changes."""
+        """Give the batch its identity."""
         self.session, self.first_seq = session, first_seq
+        self.acked_below = acked_below
         self.is_idempotent = session != 0
-        self.body = frame(_encode(Writes(session, first_seq, acked_below, tuple(self.commands))))
+
+    @override
+    def is_given_up(self) -> bool:
+        return all(map(_is_done, self.futures))
 
     @override
     def frame(self) -> bytes:
+        if not self.body:
+            self._leave_out_given_up()
+            commands = tuple(self.commands)
+            self.body = frame(_encode(Writes(self.session, self.first_seq, self.acked_below, commands)))
         return self.body
+
+    def _leave_out_given_up(self) -> None:
+        if any(map(_is_done, self.futures)):
+            wanted = [place for place, future in enumerate(self.futures) if not future.done()]
+            self.commands = [self.commands[place] for place in wanted]
+            self.futures = [self.futures[place] for place in wanted]
 
     @override
     def fail(self, error: TrothError) -> None:
@@ -220,14 +250,14 @@ class WritePipeline:
                 self._open_session()
                 return
             batch = queue[0]
-            commands = self._in_flight_commands + len(batch.commands)
+            commands = self._in_flight_commands + batch.count
             size_bytes = self._in_flight_bytes + batch.size_bytes
             if self._batches and (commands > self._window_commands or size_bytes > self._window_bytes):
                 return
             queue.popleft()
             self._in_flight_commands, self._in_flight_bytes = commands, size_bytes
             first_seq = self._next_seq
-            self._next_seq += len(batch.commands)
+            self._next_seq += batch.count
             acked_below = next(iter(self._batches), first_seq)
             batch.number(self._session, first_seq, acked_below)
             self._batches[first_seq] = batch
@@ -272,10 +302,9 @@ class WritePipeline:
 
     def on_finished(self, batch: WriteBatch) -> None:
         """*batch* is over; if it was sent, the cluster may forget it."""
-        count = len(batch.commands)
-        self._held -= count
+        self._held -= batch.count
         if self._batches.pop(batch.first_seq, None) is not None:
-            self._in_flight_commands -= count
+            self._in_flight_commands -= batch.count
             self._in_flight_bytes -= batch.size_bytes
 
     def _expire_queued(self, now_s: float) -> None:
@@ -320,7 +349,7 @@ class WritePipeline:
         self.on_finished(batch)
         fresh = WriteBatch(self, batch.commands, batch.futures, batch.size_bytes, batch.deadline_s)
         fresh.within_s, fresh.turn = batch.within_s, batch.turn
-        self._held += len(fresh.commands)
+        self._held += fresh.count
         # What the caller asked for first is done first: ahead of what has waited here.
         self._queue.insert(sum(waiting.turn < fresh.turn for waiting in self._queue), fresh)
         self._pump()

@@ -54,6 +54,45 @@ async def test_a_batch_that_was_cut_off_is_sent_again_unchanged() -> None:
 
 
 @asynchronous
+async def test_a_write_that_is_given_up_before_it_is_sent_never_is() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        server = cluster.servers[0]
+        await client.put("warm", "")
+        server.kill()
+        await until(lambda: all(link.connection is None for link in client.router.links.values()))
+        kept, dropped, last = (asyncio.ensure_future(client.put(key, "")) for key in ("kept", "dropped", "last"))
+        await asyncio.sleep(0)
+        alone = asyncio.ensure_future(client.put("alone", ""))
+        await asyncio.sleep(0)
+        dropped.cancel()
+        alone.cancel()
+        await server.start()
+        assert [reply.revision for reply in await asyncio.gather(kept, last)] == [3, 4]
+        await client.put("after", "")
+        keys = [[command.key for command in batch.commands] for batch in server.writes()]
+        assert keys == [[b"warm"], [b"kept", b"last"], [b"after"]]
+        assert client._writes._held == client._writes._in_flight_commands == 0
+
+
+@asynchronous
+async def test_a_write_that_is_given_up_after_it_was_sent_is_sent_again_unchanged() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        server = cluster.servers[0]
+        await client.put("warm", "")
+        server.answer_after = asyncio.Event()
+        writes = [asyncio.ensure_future(client.put(key, "")) for key in ("a", "b")]
+        await until(lambda: len(server.writes()) == 2)
+        server.kill()
+        for write in writes:
+            write.cancel()
+        server.answer_after = None
+        await server.start()
+        await client.put("after", "")
+        batches = [batch for batch in server.writes() if batch.first_seq == 2]
+        assert len(batches) == 2 and batches[0] == batches[1]
+
+
+@asynchronous
 async def test_answers_let_the_cluster_forget() -> None:
     async with running() as cluster, await aio.connect(cluster.url) as client:
         for _ in range(5):
