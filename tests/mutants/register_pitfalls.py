@@ -6,6 +6,8 @@ REGISTER = "src/troth/core/register/"
 
 TESTS = (
     "tests/paper/test_caspaxos_phases.py",
+    "tests/paper/test_caspaxos_outcomes.py",
+    "tests/paper/test_caspaxos_reads.py",
     "tests/paper/test_caspaxos_one_round_trip.py",
     "tests/paper/test_caspaxos_deletion.py",
     "tests/paper/test_caspaxos_membership.py",

@@ -1,6 +1,7 @@
 """CASPaxos §2.1 to §3.1, the acceptor alone: where exactly each of its refusals begins, and what its records carry."""
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import msgspec
 import pytest
@@ -225,11 +226,15 @@ def test_who_keeps_its_seat_keeps_what_it_holds() -> None:
 
 def test_a_seat_taken_again_is_another_one_and_begins_empty() -> None:
     """`since` tells: it left and came back, though it has heard of neither."""
-    alone = Alone()
+    alone, blank = Alone(), Acceptor(ONE)
     alone.accept(b"v", ballot(5))
-    alone.ask(Configure(next_epoch(CONFIG, 4, (Seat(ONE, "a1", 4), *SEATS[1:]))))
-    assert not alone.acceptor.slots and not alone.acceptor.idle
-    assert alone.acceptor.bytes == 0
+    alone.prepare(ballot(5), b"promised")
+    for key in (b"deleted", b"collected"):
+        alone.accept(None, ballot(5), key=key)
+    alone.collect(ballot(5), b"collected")
+    back = Configure(next_epoch(CONFIG, 4, (Seat(ONE, "a1", 4), *SEATS[1:])))
+    assert alone.ask(back)[0] == blank.on_request(back)[0]
+    assert list(alone.acceptor.snapshot()) == list(blank.snapshot())
 
 
 def test_who_loses_its_seat_holds_nothing_any_more_and_answers_nothing() -> None:
@@ -281,6 +286,19 @@ def test_a_snapshot_holds_promises_accepted_states_tombstones_and_the_fence() ->
     assert again.idle[b"promised"].accepted == ZERO
     assert again.slots[b"value"].accepted == ballot(5)
     assert again.describe() == alone.acceptor.describe()
+
+
+def test_a_snapshot_in_steps_keeps_what_goes_with_the_seat_meanwhile() -> None:
+    alone = Alone()
+    alone.accept(b"v", ballot(5))
+    steps = alone.acceptor.snapshot_steps()
+    records = list(next(steps))
+    alone.ask(Configure(next_epoch(CONFIG, 2, SEATS[1:])))
+    assert not alone.acceptor.slots
+    again = Acceptor(ONE)
+    for record in chain(records, *steps):
+        again.apply(record)
+    assert (again.config, again.slots[KEY].state) == (CONFIG, state(b"v", ballot(5)))
 
 
 def test_what_an_acceptor_says_of_itself() -> None:

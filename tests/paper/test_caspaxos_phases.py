@@ -1,4 +1,4 @@
-"""CASPaxos (Rystsov 2018) §2.1: prepare, accept, and what a client is told; one test for each rule."""
+"""CASPaxos (Rystsov 2018) §2.1: prepare and accept, acceptor and proposer; one test for each rule."""
 
 import pytest
 from caspaxos import Table, ballot, state
@@ -6,22 +6,11 @@ from caspaxos import Table, ballot, state
 from troth.core.register import changes
 from troth.core.register.messages import ZERO, Accept, Conflict, Holding, Prepare, Promise, Read, Took
 from troth.core.register.round import Phase
-from troth.core.register.states import Fate, fate, highest_accepted
-from troth.errors import (
-    AlreadyDecided,
-    ChangeFailed,
-    NotApplied,
-    OutcomeUnknown,
-    QuotaExceeded,
-    RequestTimeout,
-    Unavailable,
-)
+from troth.core.register.states import highest_accepted
+from troth.errors import RequestTimeout
 from troth.ids import NodeId
 
 KEY = b"k"
-
-
-# ---- acceptors ----
 
 
 def test_an_acceptor_refuses_a_prepare_below_what_it_has_promised() -> None:
@@ -83,9 +72,6 @@ def test_an_acceptor_restarted_from_its_records_is_the_same() -> None:
     assert again.slots[b"b"].accepted == ballot(5)
     assert again.slots[b"b"].state == state(b"v", ballot(5))
     assert again.bytes == acceptor.bytes
-
-
-# ---- proposers ----
 
 
 def test_ballots_of_a_proposer_rise_and_are_nobody_elses() -> None:
@@ -188,9 +174,6 @@ def test_duelling_proposers_pause_and_the_pause_grows() -> None:
     assert table.run(task).value == b"mine"
 
 
-# ---- what a client is told ----
-
-
 def test_a_rival_that_never_pauses_is_overtaken() -> None:
     """One that keeps its ballot changes the register many times while the prepare of another is on its way."""
     table = Table()
@@ -209,230 +192,6 @@ def test_a_rival_that_never_pauses_is_overtaken() -> None:
     assert task.phases > 3
 
 
-def test_without_a_quorum_for_the_prepare_nothing_was_applied() -> None:
-    table = Table()
-    outcome = table.run(table.proposer(1).change(KEY, changes.put(b"v")), up=(1,))
-    assert isinstance(outcome.error, Unavailable)
-    assert isinstance(outcome.error, NotApplied)
-
-
-def test_an_accept_that_may_have_arrived_leaves_the_outcome_unknown() -> None:
-    table = Table()
-    task = table.proposer(1).change(KEY, changes.put(b"v"))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    task.take()
-    task.give_up()
-    assert task.outcome is not None
-    assert isinstance(task.outcome.error, OutcomeUnknown)
-
-
-def test_an_accept_that_all_acceptors_have_refused_was_not_applied() -> None:
-    """A quorum of refusals ends the phase, the last refusal arrives later; with it nothing is in doubt any more."""
-    table = Table()
-    proposer = table.proposer(1)
-    table.run(proposer.change(KEY, changes.put(b"v")))
-    table.run(table.proposer(2).change(KEY, changes.put(b"w")))
-    task = proposer.change(KEY, changes.put(b"x"))
-    for send in task.take():
-        assert len(task.attempts) == 1
-        task.on_reply(send, table.hand(send))
-    assert not task.attempts
-    task.give_up()
-    assert task.outcome is not None
-    assert isinstance(task.outcome.error, Unavailable)
-
-
-def test_a_refusal_by_most_acceptors_leaves_the_outcome_unknown() -> None:
-    table = Table()
-    proposer = table.proposer(1)
-    table.run(proposer.change(KEY, changes.put(b"v")))
-    table.run(table.proposer(2).change(KEY, changes.put(b"w")))
-    task = proposer.change(KEY, changes.put(b"x"))
-    for send in task.take()[:2]:
-        task.on_reply(send, table.hand(send))
-    task.give_up()
-    assert task.outcome is not None
-    assert isinstance(task.outcome.error, OutcomeUnknown)
-
-
-def test_a_change_in_doubt_that_was_applied_is_not_applied_again() -> None:
-    """The retry finds its own mark in the state, and answers with what the first attempt made."""
-    table = Table()
-    task = table.proposer(1).change(KEY, changes.apply(lambda held: (held or b"") + b"+"))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    sends = table.step(task, reach=(1, 2, 3))
-    other = table.run(table.proposer(2).change(KEY, changes.apply(lambda held: (held or b"") + b"o")))
-    assert other.value == b"+o"
-    for send in sends:
-        task.on_lost(send)
-    outcome = table.run(task)
-    assert outcome.changed
-    assert (outcome.value, outcome.version) == (b"+", 1)
-    assert table.run(table.proposer(3).read(KEY)).value == b"+o"
-
-
-def test_a_change_in_doubt_that_was_not_applied_is_applied_once() -> None:
-    table = Table()
-    task = table.proposer(1).change(KEY, changes.apply(lambda held: (held or b"") + b"+"))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    for send in table.step(task, reach=()):
-        task.on_lost(send)
-    table.run(table.proposer(2).change(KEY, changes.put(b"o")))
-    assert table.run(task).value == b"o+"
-
-
-def test_a_change_hidden_by_many_other_proposers_is_reported_as_unknown() -> None:
-    """Better no answer than a wrong one: the register remembers the newest change of few proposers only."""
-    table = Table()
-    table.run(table.proposer(40).change(KEY, changes.put(b"before")))
-    task = table.proposer(1).change(KEY, changes.put(b"mine"))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    sends = table.step(task, reach=(1, 2, 3))
-    for client in range(2, 40):
-        table.run(table.proposer(client).change(KEY, changes.put(b"other")))
-    for send in sends:
-        task.on_lost(send)
-    outcome = table.run(task)
-    assert isinstance(outcome.error, OutcomeUnknown)
-
-
-def test_many_changes_of_one_other_proposer_hide_nothing() -> None:
-    table = Table()
-    task = table.proposer(1).change(KEY, changes.apply(lambda held: (held or b"") + b"mine"))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    sends = table.step(task, reach=())
-    rival = table.proposer(2)
-    for _ in range(40):
-        table.run(rival.change(KEY, changes.put(b"other-")))
-    for send in sends:
-        task.on_lost(send)
-    assert table.run(task).value == b"other-mine"
-
-
-def test_a_state_says_of_an_attempt_what_can_be_known() -> None:
-    """`fate` over a register's whole life: applied, not applied, and the two ways of not knowing."""
-    from troth.core.register.states import Attempt, Write, next_state
-
-    mine, born = ballot(9, client=7), ballot(2, client=3)
-    base = next_state(None, Write(value=b"a"), born, ZERO)
-    attempt = Attempt(mine, base, next_state(base, Write(value=b"b"), mine, ZERO))
-    assert fate(attempt, attempt.after, ZERO) is Fate.APPLIED
-    assert fate(attempt, base, ZERO) is Fate.NOT_APPLIED
-    assert fate(attempt, None, ballot(8)) is Fate.NOT_APPLIED
-    assert fate(attempt, None, ballot(10)) is Fate.UNKNOWN
-    reborn = next_state(None, Write(value=b"c"), ballot(20, client=5), ballot(12))
-    assert fate(attempt, reborn, ZERO) is Fate.UNKNOWN
-    later = next_state(base, Write(value=b"c"), ballot(30, client=7), ZERO)
-    assert fate(attempt, later, ZERO) is Fate.UNKNOWN
-
-
-def test_a_change_function_that_raises_changes_nothing_and_says_so() -> None:
-    table = Table()
-    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
-
-    def fails(held: bytes | None) -> bytes:
-        raise ValueError(f"no number: {held!r}")
-
-    outcome = table.run(table.proposer(1).change(KEY, changes.apply(fails)))
-    assert isinstance(outcome.error, ChangeFailed)
-    assert isinstance(outcome.error.__cause__, ValueError)
-    assert table.run(table.proposer(2).read(KEY)).value == b"v"
-
-
-def test_a_comparison_is_refused_on_a_chosen_state_only() -> None:
-    """What a refused compare-and-set saw is accepted by a quorum first, or another reader could see an older one."""
-    table = Table()
-    first = table.proposer(1).change(KEY, changes.put(b"first"))
-    table.step(first, reach=(1, 2, 3), answer=(1, 2, 3))
-    table.step(first, reach=(3,))
-    refused = table.run(table.proposer(2).change(KEY, changes.cas(b"else", b"new")), up=(2, 3))
-    assert not refused.changed
-    assert refused.value == b"first"
-    assert table.run(table.proposer(3).read(KEY), up=(1, 2)).value == b"first"
-
-
-def test_what_was_proposed_first_is_decided_for_ever() -> None:
-    table = Table()
-    assert table.run(table.proposer(1).change(KEY, changes.propose(b"one"))).value == b"one"
-    assert table.run(table.proposer(2).change(KEY, changes.propose(b"two"))).value == b"one"
-    for change in (changes.put(b"x"), changes.cas(b"one", b"x"), changes.delete()):
-        outcome = table.run(table.proposer(3).change(KEY, change))
-        assert isinstance(outcome.error, AlreadyDecided)
-    assert table.run(table.proposer(4).read(KEY)).value == b"one"
-
-
-# ---- reads ----
-
-
-def test_a_read_on_which_a_quorum_agrees_takes_one_round_trip_and_writes_nothing() -> None:
-    """ "Consistent quorum" (Skrzypczak, Schintke, Schütt 2020, §3)."""
-    table = Table()
-    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
-    table.log.clear()
-    assert table.run(table.proposer(2).read(KEY)).value == b"v"
-    assert table.requests(Read) == len(table.log)
-
-
-def test_a_read_that_meets_different_states_settles_them_first() -> None:
-    table = Table()
-    task = table.proposer(1).change(KEY, changes.put(b"v"))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    table.step(task, reach=(3,))
-    assert table.run(table.proposer(2).read(KEY), up=(2, 3)).value == b"v"
-    assert table.run(table.proposer(3).read(KEY), up=(1, 2)).value == b"v"
-
-
-def test_a_register_that_was_never_written_is_read_without_leaving_a_trace() -> None:
-    table = Table()
-    assert table.run(table.proposer(1).read(KEY)).value is None
-    assert all(not (acceptor.slots or acceptor.idle) for acceptor in table.acceptors.values())
-
-
-# ---- flexible quorums ----
-
-
-def test_that_nothing_was_changed_is_accepted_while_an_attempt_may_still_arrive() -> None:
-    """The function thinks better of it when it is asked again; what it wanted first is still on its way to one."""
-    table = Table()
-    wanted = iter((b"v", None))
-    task = table.proposer(1).change(KEY, changes.apply(lambda held: next(wanted)))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    *lost, late = table.step(task, reach=())
-    for send in lost:
-        task.on_lost(send)
-    task.resume()
-    table.step(task, reach=(1, 2), answer=(1, 2))
-    assert task.outcome is None
-    assert not table.run(task, up=(1, 2)).changed
-    table.hand(late)
-    assert table.run(table.proposer(2).read(KEY)).value is None
-
-
-def test_a_change_that_is_found_on_one_acceptor_is_accepted_by_a_quorum_before_it_is_told() -> None:
-    """Another quorum might never see it."""
-    table = Table()
-    task = table.proposer(1).change(KEY, changes.put(b"v"))
-    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
-    for send in table.step(task, reach=(3,)):
-        task.on_lost(send)
-    task.resume()
-    table.step(task, reach=(2, 3), answer=(2, 3))
-    assert task.outcome is None
-    assert table.run(task).changed
-    assert sum(KEY in acceptor.slots for acceptor in table.acceptors.values()) >= 2
-
-
-def test_what_a_prepare_quorum_holds_is_not_chosen_where_accepting_takes_more() -> None:
-    """Whoever reads it settles it first, or does not see it."""
-    table = Table(acceptors=5, prepare=2, accept=4)
-    task = table.proposer(1).change(KEY, changes.put(b"v"))
-    table.step(task, reach=(1, 2), answer=(1, 2))
-    table.step(task, reach=(1, 2))
-    seen = table.run(table.proposer(2).read(KEY)).value
-    assert seen is None or sum(KEY in acceptor.slots for acceptor in table.acceptors.values()) >= 4
-
-
 @pytest.mark.parametrize(("prepare", "accept"), [(1, 5), (2, 4), (4, 2), (5, 1)])
 def test_quorums_of_two_sizes_that_meet_are_enough(prepare: int, accept: int) -> None:
     """§2.3 rests on Flexible Paxos (Howard, Malkhi, Spiegelman 2016): only prepare and accept quorums must meet."""
@@ -443,29 +202,3 @@ def test_quorums_of_two_sizes_that_meet_are_enough(prepare: int, accept: int) ->
             table.proposer(number + 1).change(KEY, changes.apply(lambda held: (held or b"") + b".")), up=up
         )
         assert outcome.value == b"." * (number + 1)
-
-
-def test_acceptors_that_are_full_refuse_and_say_so() -> None:
-    table = Table()
-    for acceptor in table.acceptors.values():
-        acceptor._bytes_max = 500
-    table.run(table.proposer(1).change(b"small", changes.put(b"v")))
-    outcome = table.run(table.proposer(1).change(b"large", changes.put(bytes(400))))
-    assert isinstance(outcome.error, QuotaExceeded)
-    assert table.run(table.proposer(2).read(b"small")).value == b"v"
-
-
-@pytest.mark.parametrize(("prepare", "accept", "reached"), [(3, 1, 2), (1, 3, 2)])
-def test_a_read_needs_a_quorum_of_both_phases(prepare: int, accept: int, reached: int) -> None:
-    """With quorums of two sizes: fewer may not meet what was chosen, or cannot tell that it was."""
-    table = Table(prepare=prepare, accept=accept)
-    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
-    if accept == 1:
-        # Chosen by one acceptor alone: whoever asks another one must not be told that nothing is there.
-        table.acceptors[NodeId(2)].slots.pop(KEY)
-        table.acceptors[NodeId(3)].slots.pop(KEY)
-    task = table.proposer(2).read(KEY)
-    table.step(task, reach=(2,), answer=(2,))
-    assert task.outcome is None
-    assert isinstance(table.run(table.proposer(3).read(KEY), up=(2, 3)[:reached]).error, Unavailable)
-    assert table.run(table.proposer(4).read(KEY)).value == b"v"

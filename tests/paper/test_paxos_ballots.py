@@ -260,6 +260,11 @@ def test_answers_to_a_lower_ballot_count_for_nothing(message: object) -> None:
         Accept(ballot(9, 2), (entry(1, 10),), LogIndex(0)),
         Prepare(ballot(9, 2), LogIndex(0)),
         Promise(ballot(9, 2), LogIndex(1), LogIndex(0), LogIndex(1), LogIndex(0), ()),
+        Promise(ballot(9, 2), LogIndex(0), LogIndex(0), LogIndex(0), LogIndex(0), ()),
+        Promise(
+            *(ballot(9, 2), LogIndex(1), LogIndex(2), LogIndex(2), LogIndex(0)),
+            slots=(Slot(ballot(1, 2), entry(2, 1)), Slot(ballot(1, 2), entry(1, 1))),
+        ),
         Promise(
             ballot(9, 2), LogIndex(1), LogIndex(1), LogIndex(2), LogIndex(0), (Slot(ballot(1, 2), entry(2, 1)),)
         ),

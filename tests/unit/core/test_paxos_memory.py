@@ -73,6 +73,9 @@ def test_a_gap_that_is_filled_joins_what_was_acknowledged_behind_it() -> None:
     assert (progress.match, progress.beyond) == (5, set())
     progress.on_acknowledged(LogIndex(2), LogIndex(1), LogIndex(2))
     assert progress.match == 5, "it never falls"
+    progress.on_acknowledged(LogIndex(0), LogIndex(7), LogIndex(7))
+    progress.on_acknowledged(LogIndex(8), LogIndex(0), LogIndex(0))
+    assert (progress.match, progress.beyond) == (8, set()), "what the run covers is not kept"
 
 
 def test_who_is_sent_to_again_is_sent_nothing_that_it_has_acknowledged() -> None:

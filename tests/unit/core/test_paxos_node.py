@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "paper"))
 
-from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, payloads, prepare
+from paxos_stage import TIMEOUT, accept, ballot, entry, held, paxos, payloads, prepare
 
 from troth.core.interface import EntryKind, MembershipChange, RefusalReason, Refused, SnapshotMeta
 from troth.core.membership import encode_membership
@@ -383,11 +383,25 @@ def test_acknowledgements_that_wait_for_one_write_are_one() -> None:
     assert stage.sent(AcceptReply, 2, 1) == [AcceptReply(at, LogIndex(3))]
 
 
+def test_while_no_values_are_taken_they_are_as_if_lost_and_a_question_is_answered() -> None:
+    stage = paxos()
+    at = ballot(2, 1)
+    stage[2].engine.take_entries(False)
+    stage.hand(1, 2, accept(at, entry(1, 2)))
+    assert (stage.sent(AcceptReply), held(stage, 2), stage[2].view.ballot) == ([], {}, at)
+    stage.hand(1, 2, accept(at))
+    assert stage.sent(AcceptReply) == [AcceptReply(at, LogIndex(0))]
+    stage[2].engine.take_entries(True)
+    stage.hand(1, 2, accept(at, entry(1, 2)))
+    assert held(stage, 2) == {1: (2, 1, b"v")}
+
+
 def test_quorum_sizes_apply_where_they_meet() -> None:
     sizes = QuorumSizes(4, 2)
     assert (sizes.phase1(5), sizes.phase2(5), sizes.blocking(5)) == (4, 2, 2)
     assert (sizes.phase1(6), sizes.phase2(6), sizes.blocking(6)) == (4, 4, 3), "4 + 2 need not meet among 6"
     assert (sizes.phase1(3), sizes.phase2(3)) == (2, 2)
+    assert sizes.leading(5) == QuorumSizes(2, 4).leading(5) == 4, "who can begin must be able to go on"
     assert (QuorumSizes().phase1(4), QuorumSizes().blocking(4)) == (3, 2)
 
 

@@ -50,6 +50,14 @@ def test_replicate_pipelines_and_counts_what_is_in_flight() -> None:
     assert (progress.bytes_in_flight, len(progress.in_flight)) == (0, 0)
 
 
+def test_an_acknowledgement_of_many_messages_lands_them_all() -> None:
+    progress = replicating()
+    for last in (2, 4, 6):
+        progress.on_sent(LogIndex(last), 10)
+    assert progress.on_acknowledged(LogIndex(5))
+    assert (list(progress.in_flight), progress.bytes_in_flight) == ([(6, 10)], 10)
+
+
 def test_an_old_acknowledgement_is_no_news_and_takes_nothing_back() -> None:
     progress = replicating(match=5)
     progress.on_sent(LogIndex(7), 10)

@@ -7,7 +7,9 @@ import pytest
 from troth.core.interface import (
     Accepted,
     Effects,
+    Entry,
     EntryId,
+    EntryKind,
     HardState,
     Member,
     Membership,
@@ -554,3 +556,29 @@ def test_an_append_is_no_answer_to_a_stale_one() -> None:
     assert not stage.in_flight
     stage.hand(3, 1, AppendEntries(Term(0), at(0, 0), (), LogIndex(0)))
     assert [flying.message for flying in stage.in_flight] == [HigherTerm(Term(1))]
+
+
+def test_while_no_entries_are_taken_they_are_as_if_lost_and_a_probe_is_answered() -> None:
+    stage = Stage()
+    entries = (Entry(LogIndex(1), Term(1), EntryKind.COMMANDS, b"v"),)
+    stage[2].engine.take_entries(False)
+    stage.hand(1, 2, AppendEntries(Term(1), at(0, 0), entries, LogIndex(1)))
+    assert not stage.sent(AppendReply)
+    assert (stage.status(2).last, stage.status(2).leader) == (at(0, 0), 1)
+    stage.hand(1, 2, AppendEntries(Term(1), at(0, 0), (), LogIndex(1)))
+    assert stage.sent(AppendReply) == [AppendReply(Term(1), LogIndex(0))]
+    stage[2].engine.take_entries(True)
+    stage.hand(1, 2, AppendEntries(Term(1), at(0, 0), entries, LogIndex(1)))
+    assert (stage.status(2).last, stage.commit(2)) == (at(1, 1), 1)
+
+
+def test_of_acknowledgements_that_wait_for_one_write_the_greatest_is_told() -> None:
+    """An older message may come after a newer one."""
+    stage = Stage()
+    entries = tuple(Entry(LogIndex(index), Term(1), EntryKind.COMMANDS, b"v") for index in (1, 2, 3))
+    for count in (1, 3, 2):
+        stage[2].engine.receive(
+            NodeId(1), AppendEntries(Term(1), at(0, 0), entries[:count], LogIndex(0)), stage.now
+        )
+    stage.pump(2)
+    assert stage.sent(AppendReply) == [AppendReply(Term(1), LogIndex(3))]

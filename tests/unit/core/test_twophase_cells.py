@@ -302,6 +302,15 @@ def test_of_another_coordinators_transactions_nothing_is_known() -> None:
         assert cells.verdict(Gid("otherlog", "c", epoch, sequence)) is Verdict.FOREIGN
 
 
+def test_what_was_written_down_of_the_bits_does_not_change_with_them() -> None:
+    forgotten = Forgotten()
+    forgotten.add(1, 1)
+    written = forgotten.state()
+    forgotten.add(1, 2)
+    assert Forgotten(written).may_hold(1, 1)
+    assert not Forgotten(written).may_hold(1, 2)
+
+
 def test_bits_take_as_much_room_as_the_highest_of_them_needs() -> None:
     forgotten = Forgotten()
     for sequence in (8, 15, 16, 40):

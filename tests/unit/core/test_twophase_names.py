@@ -30,10 +30,15 @@ def test_base36_counts(number: int) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "T1", "T1.a.b.c", "T2.log.c.1.1", "T1.log.c.1.-1", "T1.log.c.+1.1", "T1.log.c.01.1", "T1.log.c.1_0.1",
+     "T1.log.c.1.01", "T1.log.c.1.1!",
      "T1.LOG.c.1.1", "T1.log.c c.1.1", "T1.log.c.1.Z", "T1..c.1.1", "_sa_0123456789abcdef0123456789abcdef"],
 )  # fmt: skip
 def test_others_names_are_not_ours(text: str) -> None:
     assert parse_gid(text) is None
+
+
+def test_a_branch_may_have_any_name() -> None:
+    assert parse_gid("T1.log.c.1.z.a\nb.c") == (Gid("log", "c", 1, 35), "a\nb.c")
 
 
 def test_an_epoch_is_no_prefix_of_a_later_one() -> None:

@@ -90,8 +90,5 @@ def parse_gid(text: str) -> tuple[Gid, str] | None:
 
 def parse_epoch(text: str) -> Epoch | None:
     """The epoch that a session's application_name begins with (an epoch's prefix, or a whole name)."""
-    parts = text.split(".")
-    if len(parts) < 4:
-        return None
-    found = parse_gid(".".join((*parts[:4], "0")))
+    found = parse_gid(".".join((*text.split(".")[:4], "0")))
     return Epoch(found[0].log, found[0].coordinator, found[0].epoch) if found else None

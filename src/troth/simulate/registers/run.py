@@ -15,8 +15,10 @@ from troth.core.register.messages import Configure, Seat, founding, group_of
 from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Task
-from troth.errors import AlreadyDecided, InvariantViolation, NotApplied, OutcomeUnknown, invariant
+from troth.errors import AlreadyDecided, InvariantViolation, OutcomeUnknown, invariant
+from troth.simulate.registers.oracle import Oracle, append
 from troth.simulate.registers.plan import Plan, draw
+from troth.simulate.registers.rarely import Moments
 from troth.simulate.registers.stage import AcceptorNode, ClientNode, Ledger, Network
 from troth.simulate.rng import stream
 from troth.simulate.world import World
@@ -57,11 +59,10 @@ class Simulation:
         self.work = stream(plan.seed, "registers", "work")
         self.ledger = Ledger()
         self.network = Network(self.world, plan, stream(plan.seed, "registers", "network"), self.counts)
-        disk = stream(plan.seed, "registers", "disk")
-        self.nodes = {
-            f"a{number + 1}": AcceptorNode(self.world, plan, disk, self.ledger, f"a{number + 1}")
-            for number in range(plan.acceptors + plan.spares)
-        }
+        self._disk = stream(plan.seed, "registers", "disk")
+        self.nodes: dict[str, AcceptorNode] = {}
+        for _ in range(plan.acceptors + plan.spares):
+            self.new_acceptor()
         seats = tuple(Seat(node.id, node.address) for node in list(self.nodes.values())[: plan.acceptors])
         self.first = founding(group_of(seats, prepare=plan.prepare, accept=plan.accept))
         for node in list(self.nodes.values())[: plan.acceptors]:
@@ -79,6 +80,12 @@ class Simulation:
         self._every(plan.crash_us, self._crash)
         self._every(plan.compact_us, self._compact)
         self._every(plan.change_us, self._change_acceptors)
+
+    def new_acceptor(self) -> AcceptorNode:
+        """One more, empty and in no configuration."""
+        address = f"a{len(self.nodes) + 1}"
+        node = self.nodes[address] = AcceptorNode(self.world, self.plan, self._disk, self.ledger, address)
+        return node
 
     # ---- clients ------------------------------------------------------------------------------------------
 
@@ -125,9 +132,19 @@ class Simulation:
         self._tags += 1
         return f"v{self._tags}"
 
-    def _register(self, client: ClientNode, kind: str, key: str) -> None:
+    def tag(self, key: str) -> str:
+        """A name for an append to *key*, which is counted from now on."""
+        tag = self._tag()
+        self.oracle.asked[tag] = key
+        return tag
+
+    def invoke(self, kind: str, key: str, argument: object) -> int:
+        """A request begins; the number under which `history` is to hear of its end."""
         self._processes += 1
-        process = self._processes
+        self.history.invoke(self._processes, kind, key=key, value=argument, time=self.world.now_us)
+        return self._processes
+
+    def _register(self, client: ClientNode, kind: str, key: str) -> None:
         name = key.encode()
         value = self._tag()
         task: Task
@@ -147,7 +164,7 @@ class Simulation:
                 task = client.proposer.change(
                     name, changes.cas(None if expected is None else expected.encode(), value.encode())
                 )
-        self.history.invoke(process, kind, key=key, value=argument, time=self.world.now_us)
+        process = self.invoke(kind, key, argument)
 
         def on_done(outcome: Outcome) -> None:
             self._next(client)
@@ -175,19 +192,14 @@ class Simulation:
         self.oracle.guess[key] = None if outcome.value is None else outcome.value.decode()
 
     def _append(self, client: ClientNode, key: str) -> None:
-        """A change that shows in every later state, so that it can be counted."""
-        tag = self._tag()
-        self.oracle.asked[tag] = key
-
-        def function(held: bytes | None) -> bytes:
-            return tag.encode() if held is None else held + b"," + tag.encode()
+        tag = self.tag(key)
 
         def on_done(outcome: Outcome) -> None:
             self._next(client)
             self.oracle.on_append(key, tag, outcome)
             self.counts["unknown" if isinstance(outcome.error, OutcomeUnknown) else "append"] += 1
 
-        client.drive(client.proposer.change(key.encode(), changes.apply(function)), on_done)
+        client.drive(client.proposer.change(key.encode(), append(tag)), on_done)
 
     def _propose(self, client: ClientNode, key: str) -> None:
         change: Change = changes.propose(self._tag().encode())
@@ -260,7 +272,7 @@ class Simulation:
             node.be_born()
         size = self.rng.randint(1 if not self.plan.wipe else 3, len(self.nodes))
         chosen = self.rng.sample(list(self.nodes.values()), size)
-        operator = self._operator()
+        operator = self.operator()
         flexible = self.rng.random() < 0.3 and not self.plan.wipe
         prepare = self.rng.randint(1, size) if flexible else 0
         accept = self.rng.randint(size + 1 - prepare, size) if flexible else 0
@@ -271,7 +283,8 @@ class Simulation:
         if self.rng.random() < 0.3:
             self.world.after(self._for_a_while(), _die, operator)
 
-    def _operator(self) -> ClientNode:
+    def operator(self) -> ClientNode:
+        """One more client, which asks for nothing by itself."""
         self._clients += 1
         operator = ClientNode(self.world, self.plan, self.work, self.network, self._clients, self.first)
         operator.addresses = self.nodes
@@ -304,39 +317,42 @@ class Simulation:
             node.restart()
         # Until the last of the operators of before has given up too: it might undo what ours does.
         self.world.run_until(self.world.now_us + (CHANGE_PATIENCE + 1) * self.plan.patience_us)
-        operator = self._operator()
+        operator = self.operator()
         living = {node.id: node.address for node in list(self.nodes.values())[: self.plan.acceptors]}
         if self.plan.change_us:
-            self._finish(operator, Reconfiguration(operator.proposer, living), "the acceptors can not be changed")
+            self.finish(operator, Reconfiguration(operator.proposer, living), "the acceptors can not be changed")
         for number in range(self.plan.keys):
             for key in (f"key{number}", f"list{number}", f"once{number}"):
-                outcome = self._finish(
-                    operator, operator.proposer.read(key.encode()), "a register can not be read"
-                )
+                outcome = self.finish(operator, operator.proposer.read(key.encode()), "a register can not be read")
                 held = None if outcome.value is None else outcome.value.decode()
                 if key.startswith("key"):
-                    self._processes += 1
-                    self.history.invoke(self._processes, "get", key=key, time=self.world.now_us)
-                    self.history.ok(self._processes, value=held, time=self.world.now_us)
+                    self.history.ok(self.invoke("get", key, None), value=held, time=self.world.now_us)
                 elif key.startswith("list"):
                     self.oracle.on_final(key, held)
                 elif outcome.decided:
                     self.oracle.on_decided(key, outcome)
         for number in range(self.plan.keys):
             name = f"key{number}".encode()
-            self._finish(
+            self.finish(
                 operator, operator.proposer.change(name, changes.delete()), "a register can not be deleted"
             )
-            left = self._finish(operator, operator.proposer.collect(name), "a tombstone can not be collected")
+            left = self.finish(operator, operator.proposer.collect(name), "a tombstone can not be collected")
             if self.plan.change_us or left.value is not None:
                 continue  # acceptors without a seat keep what they had; a put of unknown outcome may come true late
             for node in self.nodes.values():
                 slot = node.acceptor.slots.get(name)
                 invariant(slot is None or slot.state is None, "a collected register is still there", key=name)
+        Moments(self).play()
 
-    def _finish(self, client: ClientNode, task: Task, otherwise: str) -> Outcome:
+    @property
+    def calm_patience_us(self) -> int:
+        """What a request may take in calm."""
+        return CALM_PATIENCE * self.plan.patience_us
+
+    def finish(self, client: ClientNode, task: Task, otherwise: str, *, patience_us: int = 0) -> Outcome:
+        """Drive *task* to its end, in calm; *otherwise* says what is wrong if it fails."""
         done: list[Outcome] = []
-        patience_us = CALM_PATIENCE * self.plan.patience_us
+        patience_us = patience_us or self.calm_patience_us
         client.drive(task, done.append, patience_us=patience_us)
         self.world.run_until(self.world.now_us + 2 * patience_us, stop=lambda: bool(done))
         invariant(bool(done) and done[0].error is None, otherwise, outcome=done[:1])
@@ -348,47 +364,6 @@ class Simulation:
         invariant(verdict.status is not Status.ILLEGAL, "not linearizable", verdict=verdict.reason)
         self.counts["undecided histories"] += verdict.status is Status.UNKNOWN
         self.oracle.judge()
-
-
-class Oracle:
-    """What the answers to appends and proposals say about each other."""
-
-    def __init__(self) -> None:
-        self.guess: dict[str, str | None] = {}
-        self.asked: dict[str, str] = {}
-        self._answers: dict[str, Outcome] = {}
-        self._decided: dict[str, bytes | None] = {}
-        self._final: dict[str, list[str]] = {}
-
-    def on_append(self, key: str, tag: str, outcome: Outcome) -> None:
-        self._answers[tag] = outcome
-        if outcome.error is None:
-            listed = (outcome.value or b"").decode().split(",")
-            invariant(
-                listed.count(tag) == 1, "an append is answered wrongly", key=key, tag=tag, value=outcome.value
-            )
-
-    def on_decided(self, key: str, outcome: Outcome) -> None:
-        known = self._decided.setdefault(key, outcome.value)
-        invariant(known == outcome.value, "decided twice", key=key, one=known, other=outcome.value)
-
-    def on_final(self, key: str, held: str | None) -> None:
-        self._final[key] = [] if held is None else held.split(",")
-
-    def judge(self) -> None:
-        """Exactly once, at most once, never."""
-        for tag, key in self.asked.items():
-            count = self._final[key].count(tag)
-            outcome = self._answers.get(tag)
-            invariant(count <= 1, "a change was applied twice", key=key, tag=tag)
-            if outcome is None or isinstance(outcome.error, OutcomeUnknown):
-                continue
-            if outcome.error is None:
-                invariant(count == 1, "an acknowledged change is lost", key=key, tag=tag)
-                listed = (outcome.value or b"").decode().split(",")
-                invariant(self._final[key][: len(listed)] == listed, "a list has two pasts", key=key, tag=tag)
-            if isinstance(outcome.error, NotApplied):
-                invariant(count == 0, "a change that was not applied has happened", key=key, tag=tag)
 
 
 def _die(client: ClientNode) -> None:
