@@ -40,7 +40,7 @@ REPLICA = ("tests/unit/replica/test_*.py",)
 HASHING = ("tests/unit/hashing/test_hashing_[!c]*.py", "tests/unit/hashing/test_hashing_compat.py")
 SUBJECTS = (
     Subject(
-        ("core/quorum.py", "core/membership.py", "core/config.py"),
+        ("core/quorum.py", "core/membership.py", "core/config.py", "core/interface.py"),
         ("tests/unit/core/*.py", "tests/paper/test_raft_*.py"),
     ),
     Subject(

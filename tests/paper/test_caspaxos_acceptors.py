@@ -288,17 +288,22 @@ def test_a_snapshot_holds_promises_accepted_states_tombstones_and_the_fence() ->
     assert again.describe() == alone.acceptor.describe()
 
 
-def test_a_snapshot_in_steps_keeps_what_goes_with_the_seat_meanwhile() -> None:
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_snapshot_in_steps_keeps_what_goes_meanwhile(leaves: bool) -> None:
+    """Whether with the acceptor's seat or because it is collected: the record of that may yet be lost in a crash."""
     alone = Alone()
-    alone.accept(b"v", ballot(5))
+    alone.accept(None, ballot(5))
     steps = alone.acceptor.snapshot_steps()
     records = list(next(steps))
-    alone.ask(Configure(next_epoch(CONFIG, 2, SEATS[1:])))
+    if leaves:
+        alone.ask(Configure(next_epoch(CONFIG, 2, SEATS[1:])))
+    else:
+        alone.collect(ballot(5))
     assert not alone.acceptor.slots
     again = Acceptor(ONE)
     for record in chain(records, *steps):
         again.apply(record)
-    assert (again.config, again.slots[KEY].state) == (CONFIG, state(b"v", ballot(5)))
+    assert (again.config, again.fence, again.slots[KEY].state) == (CONFIG, ZERO, state(None, ballot(5)))
 
 
 def test_what_an_acceptor_says_of_itself() -> None:

@@ -92,6 +92,29 @@ def test_what_is_accepted_behind_a_snapshot_counts_as_soon_as_it_is_installed() 
     assert stage.sent(AcceptReply, 3) == [AcceptReply(at, LogIndex(6))]
 
 
+def test_what_was_said_to_be_chosen_behind_a_snapshot_is_learned_with_it() -> None:
+    stage = led()
+    stage.isolate(3)
+    chosen(stage, 4)
+    stage.compact(1)
+    stage.heal()
+    stage.hand(1, 3, accept(stage[1].view.ballot, entry(5, 1), entry(6, 1), chosen=5))
+    assert stage.commit(3) == 0
+    stage.install(1, 3, report=False)
+    assert stage.commit(3) == 5
+
+
+def test_a_restarted_acceptor_tells_how_far_it_has_what_its_leader_sent() -> None:
+    stage = paxos()
+    at = ballot(2, 1)
+    stage.hand(1, 2, accept(at, entry(1, 2), entry(2, 2)))
+    stage.crash(2)
+    stage.restart(2)
+    stage.drop()
+    stage.hand(1, 2, Heartbeat(at, LogIndex(0), 7))
+    assert stage.sent(HeartbeatReply) == [HeartbeatReply(at, 7, LogIndex(2))]
+
+
 def test_who_was_sent_a_snapshot_is_asked_how_far_it_is() -> None:
     stage = led()
     stage.isolate(3)

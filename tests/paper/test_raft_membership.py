@@ -571,6 +571,21 @@ def test_a_follower_too_far_behind_is_sent_a_snapshot() -> None:
     assert (stage.commit(3), stage.status(3).last.index) == (7, 7)
 
 
+def test_a_new_leader_that_holds_nothing_older_sends_a_snapshot_to_who_has_nothing() -> None:
+    """What it holds last is rejected, and there is nothing before that to probe with."""
+    stage = Stage(range(1, 4))
+    stage.isolate(3)
+    stage.elect(1)
+    stage.run(2)
+    stage.compact(2)
+    stage.transfer(1, 2)
+    stage.run(2)
+    stage.heal()
+    stage.run(6)
+    assert stage.leaders() == [2]
+    assert stage[2].wanted == [3]
+
+
 def test_an_installed_snapshot_replaces_the_state() -> None:
     """Figure 13, steps 7 and 8: "discard the entire log, reset state machine using snapshot contents"."""
     stage = compacted_leader()

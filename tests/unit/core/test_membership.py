@@ -128,6 +128,7 @@ def test_everyone_is_sorted_and_whole_and_voters_are_of_either_set() -> None:
     membership = membership_of((5, 2), outgoing=(3, 2), learners=(4,))
     assert membership.everyone() == node(2, 3, 4, 5)
     assert [membership.is_voter(NodeId(number)) for number in range(1, 6)] == [False, True, True, False, True]
+    assert [membership.is_member(NodeId(number)) for number in range(1, 6)] == [False, True, True, True, True]
     assert membership.is_joint
     assert not THREE.is_joint
 

@@ -21,6 +21,7 @@ from troth.core.interface import (
     RoleName,
     SnapshotMeta,
 )
+from troth.core.leading.roles import Leading
 from troth.core.raft.messages import (
     AppendEntries,
     AppendRejected,
@@ -546,6 +547,15 @@ def test_a_leader_keeps_count_of_what_is_not_committed() -> None:
     stage.run(4)
     assert role.uncommitted_bytes == 0
     assert not role.uncommitted
+
+
+def test_of_what_commits_at_once_nothing_counts_as_uncommitted_any_more() -> None:
+    leader = Leading(progress={}, ticked=Tick(0), heartbeat_due=Tick(0), own_disk_seen=Tick(0))
+    for index in (1, 2, 3):
+        leader.on_proposed(Entry(LogIndex(index), Term(1), EntryKind.COMMANDS, b"x" * index))
+    leader.on_committed(LogIndex(2))
+    assert leader.uncommitted_bytes == 3 + 24
+    assert [entry.index for entry in leader.uncommitted] == [3]
 
 
 def test_an_append_is_no_answer_to_a_stale_one() -> None:

@@ -154,8 +154,7 @@ class Accepting(State):
         if installs:
             self._slots.compact_to(last)
             self._memberships.reset(meta.membership, last.index)
-            self._chosen_index = self._delivered_index = self._applied_index = last.index
-            self._match = max(self._match, last.index)
+            self._chosen_index = self._delivered_index = self._applied_index = self._match = last.index
             self._advance_match()
             self._out.install = meta
             self._announce()

@@ -35,7 +35,7 @@ class Changes(Reads):
 
     def _track_members(self, leader: Leader) -> None:
         """Begin to send to those who have come, cease to send to those who have gone."""
-        everyone = {*self._announced.everyone(), *self._membership.everyone(), self.node_id}
+        everyone = {*self._announced.everyone(), self.node_id}
         for node in sorted(everyone - leader.progress.keys()):
             leader.progress[node] = AcceptorProgress(LogIndex(self._chosen_index + 1), heard=self._now)
         for node in leader.progress.keys() - everyone:

@@ -146,8 +146,6 @@ class Proposing(Accepting):
         while self._chosen_index < leader.accepted:
             match = {node: progress.match for node, progress in leader.progress.items()}
             index = min(self._quorum_value(match, LogIndex(0), self._acceptors_needed), leader.accepted)
-            if leader.barrier > self._chosen_index:
-                index = min(index, leader.barrier)
             if index <= self._chosen_index:
                 index = LogIndex(self._chosen_index + 1)
                 if not self._is_accepted(leader, index):

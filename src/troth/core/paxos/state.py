@@ -142,9 +142,7 @@ class State(LeaderEngine[Leader]):
             if entry.kind == EntryKind.MEMBERSHIP:
                 self._memberships.on_append(entry)
         self._chosen_index = index
-        if self._match < index:
-            self._match = index
-            self._advance_match()
+        self._match = max(self._match, index)
         self._announce()
 
     def _announce(self) -> None:
