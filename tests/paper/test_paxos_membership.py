@@ -54,6 +54,17 @@ def test_a_change_of_voters_goes_through_a_joint_membership() -> None:
     assert seen == [((1, 2, 3), ()), ((4, 5, 6), (1, 2, 3)), ((4, 5, 6), ())]
 
 
+def test_a_joint_membership_is_left_once_whatever_is_chosen_before_that() -> None:
+    stage = ready(paxos(others=(4, 5, 6), append_bytes_max=1))
+    stage.change(1, replace_all(4, 5, 6))
+    for _ in range(3):
+        stage.propose(1, b"waits behind it")
+    stage.run(8)
+    assert voters(stage, 4) == ((4, 5, 6), ())
+    changes = [each for each in stage[4].journal.durable.slots.values() if each.entry.kind == EntryKind.MEMBERSHIP]
+    assert len(changes) == 2
+
+
 @pytest.mark.parametrize("cut", [(2, 3), (4, 5)])
 def test_while_joint_both_sets_must_accept(cut: tuple[int, int]) -> None:
     stage = ready(paxos(others=(4, 5, 6)))
@@ -68,10 +79,11 @@ def test_while_joint_both_sets_must_accept(cut: tuple[int, int]) -> None:
     assert stage.commit(1) == before
 
 
-def test_while_joint_a_new_leader_needs_promises_of_both_sets() -> None:
+@pytest.mark.parametrize("alone", [2, 4])
+def test_while_joint_a_new_leader_needs_promises_of_both_sets(alone: int) -> None:
     stage = ready(paxos(others=(4, 5, 6)))
     stage.change(1, replace_all(4, 5, 6))
-    while not stage[2].view.membership.is_joint:
+    while not stage[alone].view.membership.is_joint:
         stage.tick_all()
         stage.deliver()
     stage.crash(1)

@@ -4,7 +4,7 @@ import pytest
 from paxos_stage import TIMEOUT, accept, ballot, entry, paxos, prepare, slot
 
 from troth.core.interface import ReadState
-from troth.core.paxos.messages import Heartbeat, HeartbeatReply, Prepare, Promise, TimeoutNow
+from troth.core.paxos.messages import Heartbeat, HeartbeatReply, Outbid, Prepare, Promise, TimeoutNow
 from troth.ids import LogIndex, Tick
 
 
@@ -27,7 +27,7 @@ def test_a_read_waits_for_a_round_that_began_after_it_arrived() -> None:
     assert stage[1].reads == [ReadState(7, LogIndex(1))]
 
 
-@pytest.mark.parametrize(("phase1", "phase2", "needed"), [(3, 3, 3), (4, 2, 2), (2, 4, 4), (5, 1, 1)])
+@pytest.mark.parametrize(("phase1", "phase2", "needed"), [(3, 3, 3), (4, 2, 2), (2, 4, 4), (5, 1, 1), (4, 4, 2)])
 def test_a_read_is_confirmed_by_as_many_as_block_every_phase_1_quorum(
     phase1: int, phase2: int, needed: int
 ) -> None:
@@ -163,6 +163,7 @@ def test_who_has_confirmed_a_lease_promises_nothing_until_it_must_be_over() -> N
     stage.crash(2)
     stage.restart(2)
     stage.drop()
+    stage.hand(3, 2, Outbid(ballot(8, 3)))
     stage.hand(3, 2, Prepare(ballot(9, 3), LogIndex(1)))
     assert stage.sent(Promise, 2) == []
     stage.now = Tick(stage.now + TIMEOUT)

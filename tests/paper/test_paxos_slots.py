@@ -107,6 +107,20 @@ def test_different_acceptors_may_fill_the_quorums_of_different_slots() -> None:
     assert stage.commit(1) == 2
 
 
+def test_a_slot_behind_a_gap_needs_a_phase_2_quorum_like_any_other() -> None:
+    stage = paxos((1, 2, 3, 4, 5), phase1_size=2, phase2_size=4)
+    stage.elect(1)
+    stage.propose(1, b"1")
+    stage.drop(accepts(to=2, index=1))
+    stage.settle()
+    assert stage.commit(1) == 1
+    stage.propose(1, b"2")
+    stage.deliver(to(2))
+    stage.drop(to(3, 4, 5))
+    stage.settle()
+    assert (sorted(held(stage, 2)), stage.commit(1)) == ([2], 1), "two of five hold it"
+
+
 def test_what_was_lost_is_sent_again_and_nothing_else() -> None:
     stage = paxos()
     stage.elect(1)

@@ -16,7 +16,7 @@ from troth.core.raft.messages import (
     VoteReply,
 )
 from troth.core.raft.state import RaftConfig
-from troth.ids import LogIndex, NodeId, Term
+from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.stage import Stage
 
 TIMEOUT = 20
@@ -97,10 +97,12 @@ def test_a_pre_vote_of_a_server_left_behind_teaches_it_the_term() -> None:
 
 @pytest.mark.parametrize("quiet", [0, TIMEOUT - 1, TIMEOUT])
 def test_who_hears_a_leader_grants_no_pre_vote(quiet: int) -> None:
-    """§9.6, §6: not within an election timeout of hearing from a leader."""
+    """§9.6, §6: not within an election timeout of hearing from a leader, the last time it was heard."""
     stage = Stage()
     stage.hand(3, 1, Heartbeat(Term(1), last(0, 0), 1))
-    stage.now = type(stage.now)(stage.now + quiet)
+    stage.now = Tick(stage.now + TIMEOUT)
+    stage.hand(3, 1, Heartbeat(Term(1), last(0, 0), 2))
+    stage.now = Tick(stage.now + quiet)
     assert pre_vote(stage, 1, 2, 2, (9, 9)).granted is (quiet >= TIMEOUT)
 
 

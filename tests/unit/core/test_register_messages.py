@@ -171,7 +171,7 @@ def test_a_scan_goes_through_all_keys_page_by_page_and_leaves_out_the_protocols_
     more = True
     while more:
         reply, _ = acceptor.on_request(Scan(CONFIG.id, found[-1] if found else b"", 2))
-        assert isinstance(reply, Scanned)
+        assert isinstance(reply, Scanned) and len(reply.keys) <= 2
         found += [key for key, _ in reply.keys]
         more = reply.more
     assert found == keys
@@ -188,6 +188,8 @@ def test_a_page_of_a_scan_looks_at_no_more_registers_than_it_tells_of() -> None:
     reply, _ = acceptor.on_request(Scan(CONFIG.id, b"", 2))
     assert isinstance(reply, Scanned) and (reply.keys, reply.more) == (((b"z", False),), False)
     assert acceptor.describe().registers == 301
+    acceptor.on_request(Accept(CONFIG.id, b"z", Ballot(BALLOT.round + 1, 1), State(None, 2, BALLOT, ZERO)))
+    assert acceptor.on_request(Scan(CONFIG.id, b"", 2))[0].keys == ((b"z", True),)  # type: ignore[union-attr]
 
 
 def test_a_full_acceptor_still_takes_what_makes_it_smaller() -> None:

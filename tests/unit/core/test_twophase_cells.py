@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.core.twophase.cells import Cells, Verdict, replay
-from troth.core.twophase.forgotten import Forgotten
+from troth.core.twophase.forgotten import Forgotten, ForgottenState
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member
 from troth.errors import InvariantViolation
@@ -153,6 +153,13 @@ def test_forgotten_is_bounded_and_never_denies_what_was_added(added: list[tuple[
     assert all(forgotten.may_hold(*pair) for pair in added)
 
 
+def test_forgotten_is_bounded_also_when_every_epoch_has_one_byte() -> None:
+    forgotten = Forgotten(bytes_max=1)
+    for epoch in (1, 2, 3):
+        forgotten.add(epoch, 1)
+    assert forgotten.state() == ForgottenState((2, 7), {3: (0, b"\x02")})
+
+
 def test_an_unapplied_decision_is_never_forgotten() -> None:
     cells = opened(applied_kept=1)
     win(cells, gid(1, 1))
@@ -182,12 +189,13 @@ def test_a_refusing_last_resource_frees_the_key() -> None:
 
 def test_members_and_heuristics_are_carried() -> None:
     cells = opened()
-    replay(cells, [Member("a", "postgresql", "pg:1"), Heuristic("g", "a", "rolled back"), Heuristic("h", "a", "x"),
-                   Forget("h", "me")])  # fmt: skip
+    replay(cells, [Member("a", "postgresql", "pg:1"), Heuristic("g", "a", "rolled back"), Heuristic("g", "b", "y"),
+                   Heuristic("h", "a", "x"), Forget("h", "me")])  # fmt: skip
     copy = opened()
     replay(copy, cells.carried())
     assert copy.members == {"a": Member("a", "postgresql", "pg:1")}
-    assert copy.heuristics == {"g": {"a": "rolled back"}}
+    assert copy.dealt_with == {"h": Forget("h", "me")}
+    assert copy.heuristics == cells.heuristics == {"g": {"a": "rolled back", "b": "y"}}
 
 
 def test_a_key_commits_once() -> None:
