@@ -19,9 +19,10 @@ from paxos_stage import (
 )
 
 from troth.core.interface import CHOSEN, EntryKind, Slot
-from troth.core.paxos.messages import Accept, Outbid, Prepare, Probe, ProbeReply, Promise
+from troth.core.membership import encode_membership
+from troth.core.paxos.messages import Accept, AcceptReply, Outbid, Prepare, Probe, ProbeReply, Promise
 from troth.ids import LogIndex, NodeId
-from troth.simulate.stage import Stage
+from troth.simulate.stage import Stage, membership_of
 
 
 def candidate(stage: Stage, node: int, *granted_by: int) -> None:
@@ -268,6 +269,24 @@ def test_a_gap_is_filled_with_a_no_op_and_delivery_goes_on() -> None:
     stage.run(3)
     assert payloads(stage, 2) == payloads(stage, 3) == [b"1", b"", b"3"]
     assert stage[2].applied[1].kind == EntryKind.NOOP
+
+
+def test_what_the_leader_accepted_behind_a_membership_counts_only_at_its_own_ballot() -> None:
+    """It waits for the membership, and only then is it accepted anew, durably."""
+    stage = paxos()
+    payload = encode_membership(membership_of((1, 2, 3)))
+    before = Slot(ballot(1, 2), entry(1, 1, payload, EntryKind.MEMBERSHIP))
+    stage.load_slots(1, before, slot(2, 1, 2), promised=ballot(1, 2))
+    candidate(stage, 1, 2, 3)
+    promise(stage, 1, 2)
+    at = stage[1].view.ballot
+    assert stage.role(1) == "Leader"
+    stage[1].syncs = False
+    stage.hand(2, 1, AcceptReply(at, LogIndex(1)))
+    stage.hand(2, 1, AcceptReply(at, LogIndex(2)))
+    assert stage.commit(1) == 1
+    stage.sync(1)
+    assert stage.commit(1) == 2
 
 
 def test_the_open_window_has_its_slots_before_any_new_value() -> None:

@@ -218,8 +218,9 @@ def test_reads_of_a_deposed_leader_are_refused() -> None:
     stage = leading()
     stage.read(1, 4)
     stage.read(1, 5)
+    stage.hand(2, 1, ReadRequest(Term(1), 6))
     stage.hand(3, 1, AppendEntries(Term(2), at(1, 1), (), LogIndex(0)))
-    assert stage[1].reads_refused == [4, 5]
+    assert stage[1].reads_refused == [4, 5], "those of followers have numbers of their own"
     stage.settle()
     assert not stage[1].reads
 
