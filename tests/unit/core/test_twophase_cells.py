@@ -181,6 +181,7 @@ def test_an_operators_abort_stands_though_the_owner_may_still_decide() -> None:
 def test_a_refusing_last_resource_frees_the_key() -> None:
     cells = opened()
     assert win(cells, gid(1, 1), key="k", delegate="lite") is Verdict.DELEGATED
+    assert cells.judge(Commit(str(gid(1, 2)), (), key="k")) == (Verdict.COMMIT, str(gid(1, 1))), "until it has"
     cells.apply(Abort(str(gid(1, 1)), "the last resource"))
     assert cells.verdict(gid(1, 1)) is Verdict.ABORT
     assert cells.holder_of("k") is None
