@@ -258,8 +258,9 @@ def test_the_register_in_which_a_configuration_was_decided_goes_with_it() -> Non
     alone = Alone()
     alone.accept(b"config", ballot(5), key=config_key(2))
     alone.accept(b"v", ballot(5))
+    alone.prepare(ballot(5), key=config_key(9))
     alone.ask(Configure(next_epoch(CONFIG, 2)))
-    assert list(alone.acceptor.slots) == [KEY]
+    assert (list(alone.acceptor.slots), alone.acceptor.idle) == ([KEY], {}), "nor does a promise for one stay"
 
 
 # ---- records and snapshots ----

@@ -299,6 +299,7 @@ def test_the_open_window_has_its_slots_before_any_new_value() -> None:
     stage.run(2)
     assert result.id.index == 3
     assert payloads(stage, 1) == [b"", b"old", b"new"]
+    assert stage[1].view.term_at(LogIndex(1)) == result.id.term, "what fills a gap is a value of this round"
 
 
 def test_nothing_is_proposed_before_a_quorum_has_promised() -> None:

@@ -531,6 +531,15 @@ def test_a_lease_is_respected_by_a_voter_whose_term_was_raised_by_other_means() 
     assert stage.sent(VoteReply) == [VoteReply(Term(2), True)], "a leader that offers its place has no lease"
 
 
+def test_once_the_lease_must_be_over_such_a_voter_votes() -> None:
+    stage = leading(config=LEASE)
+    stage.hand(3, 2, PreVoteReply(Term(2), False))
+    stage.drop()
+    stage.now = Tick(stage.now + TIMEOUT)
+    stage.hand(3, 2, RequestVote(Term(2), at(1, 1)))
+    assert stage.sent(VoteReply) == [VoteReply(Term(2), True)]
+
+
 def test_without_leases_such_a_voter_votes() -> None:
     stage = leading()
     stage.hand(3, 2, PreVoteReply(Term(2), False))
