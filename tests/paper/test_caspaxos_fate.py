@@ -82,6 +82,10 @@ def test_a_change_keeps_birth_and_floor_and_replaces_the_mark_of_its_proposer() 
     assert after == State(None, 10, BORN, ballot(1), (Mark(ballot(6, OTHER), 9), Mark(MINE, 10)), 1, False)
 
 
+def test_what_is_held_already_may_be_decided() -> None:
+    assert next_state(BASE, Write(value=b"v", decide=True), MINE, ZERO).decided
+
+
 def test_of_too_many_proposers_the_oldest_mark_goes_and_its_version_is_forgotten() -> None:
     full = seen(*(Mark(ballot(20 + n, 100 + n), 2 + n) for n in range(MARKS_KEPT)), version=30)
     after = next_state(full, Write(value=b"v"), ballot(90, ME), ZERO)
@@ -102,5 +106,5 @@ def test_without_anything_accepted_nothing_is_adopted() -> None:
 def test_versions_count_the_changes() -> None:
     now: State | None = None
     for version in range(1, 12):
-        now = next_state(now, Write(value=b"v"), ballot(version), ZERO)
-        assert now.version == version
+        now = next_state(now, Write(value=None if version == 6 else b"v"), ballot(version), ZERO)
+        assert (now.version, now.born) == (version, ballot(1)), "a tombstone does not end a register's life"

@@ -254,7 +254,9 @@ def test_no_change_before_the_recovered_window_is_chosen() -> None:
 def test_a_leader_that_is_removed_leads_until_that_is_settled_and_names_a_successor() -> None:
     stage = ready(paxos())
     stage.change(1, MembershipChange(remove=(NodeId(1),)))
-    while voters(stage, 1) != ((2, 3), ()):
+    for _ in range(20):
+        if voters(stage, 1) == ((2, 3), ()):
+            break
         stage.tick_all()
         stage.deliver()
     assert stage.role(1) == "Leader", "the slot behind it is not chosen yet"
