@@ -35,8 +35,13 @@ def test_a_cluster_speaks_tls_and_nothing_else(tmp_path: Path) -> None:
             assert client.get("secret").value == b"kept still"
         with cluster.connect() as client:
             client.put("through", "the servers' own certificate")
-        for stranger in (f"troth://{addresses}", url(tmp_path / "foreign")):
-            with pytest.raises(TrothError):
+        distrustful = url(tmp_path).replace(f"ca={tmp_path}", f"ca={tmp_path}/foreign")
+        for stranger, told in (
+            (f"troth://{addresses}", "does it want TLS"),
+            (url(tmp_path / "foreign"), "does it want another certificate"),
+            (distrustful, "certificate is not accepted"),
+        ):
+            with pytest.raises(TrothError, match=told):
                 with troth.connect(stranger, timeout=1.0) as client:
                     client.get("secret")
             with pytest.raises(TrothError):

@@ -136,7 +136,9 @@ class Connection(asyncio.Protocol):
         self.is_open = False
         if not self.greeted.done() and self.error is None:
             # What a TLS port does to a plain client, and one that demands a certificate to a client without.
-            hint = "the server closed the connection without a greeting; does it want TLS (troth+tls://...?ca=&cert=&key=)?"
+            is_tls = self._transport is not None and self._transport.get_extra_info("ssl_object") is not None
+            wanted = "another certificate (?cert=&key=)" if is_tls else "TLS (troth+tls://...?ca=&cert=&key=)"
+            hint = f"the server closed the connection without a greeting; does it want {wanted}?"
             self.error = ConnectionResetError(hint)
         self.error = self.error or error or ConnectionResetError("the server closed the connection")
         if not self.greeted.done():
@@ -325,5 +327,9 @@ async def open_connection(
         OSError: nobody there, or TLS failed.
     """
     connection = Connection(hello=hello, on_welcome=on_welcome, on_message=on_message, on_lost=on_lost)
-    await streams.open_connection(connection, parse_address(address), tls=tls)
+    try:
+        await streams.open_connection(connection, parse_address(address), tls=tls)
+    except ssl.SSLCertVerificationError as error:
+        text = f"the server's certificate is not accepted ({error.verify_message}); check ?ca= and the address"
+        raise ConnectionError(text) from error
     return connection

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote
 
 from troth.errors import UsageError
 from troth.runtime.addresses import parse_address
+from troth.runtime.files import check_readable
 
 _EXAMPLE = "for example troth://127.0.0.1:7001,127.0.0.1:7002"
 
@@ -36,6 +37,7 @@ class ClusterUrl:
         if not self.tls:
             return None
         try:
+            check_readable(*filter(None, (self.ca, self.cert, self.key)))
             context = ssl.create_default_context(cafile=self.ca or None)
             if self.cert:
                 context.load_cert_chain(self.cert, self.key or None)

@@ -145,6 +145,13 @@ class DiskFiles:
             self._handle = -1
 
 
+def check_readable(*paths: str) -> None:
+    """Raise an OSError that names the first of *paths* that can not be read: OpenSSL's own names none."""
+    for path in paths:
+        with open(path, "rb"):
+            pass
+
+
 def make_durably(directory: Path) -> None:
     """Create *directory* with all above it that is missing. Its name stands in the directory above, so without a sync
     of that one the power may take it back, and all that was synced in it."""

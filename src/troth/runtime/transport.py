@@ -219,7 +219,8 @@ class PeerTransport:
         """Log a warning the first time a *kind* of thing happens; the counters tell the rest."""
         if kind not in self._warned:
             self._warned.add(kind)
-            _log.warning("%s (%s); further ones are only counted", text, "; ".join(str(fact) for fact in facts))
+            told = "; ".join(str(fact) or type(fact).__name__ for fact in facts)  # a TimeoutError has no text
+            _log.warning("%s (%s); further ones are only counted", text, told)
 
     def calmed(self, kind: str) -> None:
         """What `warn_once` told under *kind* is over; tell it again if it comes back."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from troth.errors import UsageError
 from troth.runtime import shortcut
 from troth.runtime.addresses import is_loopback, parse_address, resolved
+from troth.runtime.files import check_readable
 from troth.runtime.streams import HANDSHAKE_SECONDS_MAX
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def tls_contexts(config: "ServerConfig") -> tuple[ssl.SSLContext, ssl.SSLContext
     if not config.has_tls:
         return None, None
     try:
+        check_readable(config.tls_ca, config.tls_cert, config.tls_key)
         accepting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=config.tls_ca)
         accepting.verify_mode = ssl.CERT_REQUIRED
         dialing = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=config.tls_ca)

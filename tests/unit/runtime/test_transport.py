@@ -397,3 +397,9 @@ async def test_a_peer_that_welcomes_and_hangs_up_is_not_dialed_in_a_tight_loop()
     async with dialing(lambda: Port(welcome_and_hang_up)) as a:
         await until(lambda: a.counters.connects >= 5)
         assert loop.time() - began_s > 0.07, "half of 10, 20, 40 and 80 ms"
+
+
+def test_what_is_told_of_a_failure_without_words_is_its_kind(caplog: pytest.LogCaptureFixture) -> None:
+    transport = PeerTransport(node_id=NodeId(1), name="n1", sink=Sink(), seed=1)
+    transport.warn_once("dial", "server 2 can not be reached", TimeoutError())
+    assert "can not be reached (TimeoutError)" in caplog.text
