@@ -92,7 +92,7 @@ bench-paxos: $(DEV) ## Leaderless registers beside Raft: latency of a put, and t
 bench-2pc: $(DATABASES) ## Two-phase commit over two PostgreSQL servers, on this disk and on a slow one (four minutes)
 	$(BIN)/python benchmarks/bench_2pc.py $(ARGS)
 
-bench-simulation: $(DEV) ## How fast whole servers are simulated (a minute)
+bench-simulation: $(DEV) ## How fast whole servers are simulated (two minutes)
 	$(BIN)/python benchmarks/bench_simulation.py $(ARGS)
 
 rewrite: $(DEV) ## Write the expected traces of tests/scenarios anew; then read the diff

@@ -51,6 +51,8 @@ class Subject:
     tests: tuple[str, ...]
     simulation: str
     length: str = "{seconds} simulated seconds of faults"
+    pace: int = 1
+    """So many times longer a seed lasts than asked for: as much happens in it as in a second of cores."""
     """What a seed stands for."""
 
 
@@ -83,7 +85,7 @@ SUBJECTS = (
         simulation="twophase",
         length=f"{worlds.TRANSACTIONS} transactions of each of two owners",
     ),
-    Subject(title="Servers, storage, clients", pitfalls=SERVER_PITFALLS, tests=(), simulation="servers"),
+    Subject(title="Servers, storage, clients", pitfalls=SERVER_PITFALLS, tests=(), simulation="servers", pace=3),
 )
 
 PLANTED = "Planted by hand"
@@ -138,7 +140,7 @@ def row_of(pitfall: Pitfall, subject: Subject, options: argparse.Namespace) -> t
         sources,
         tests=(),
         seeds=options.seeds,
-        chaos_seconds=options.seconds,
+        chaos_seconds=options.seconds * subject.pace,
         simulation=subject.simulation,
         cpu_seconds=options.cpu,
         shrink_seconds=options.shrink,
@@ -178,7 +180,7 @@ def part_of(subject: Subject, options: argparse.Namespace) -> tuple[list[str], i
     middle = sorted(verdict.seeds for verdict in found)[len(found) // 2] if found else 0
     summary = (
         f"Of {len(verdicts)} bugs {named} fail a named test, and the simulation alone finds {len(found)}, half of them "
-        f"within {middle} seeds. A seed is {subject.length.format(seconds=options.seconds)}. The search for a bug ends "
+        f"within {middle} seeds. A seed is {subject.length.format(seconds=options.seconds * subject.pace)}. The search for a bug ends "
         f'after {options.seeds} seeds or {options.cpu} s of CPU time: "> n" means that it was stopped after n.'
     )
     untried = len([pitfall for pitfall in subject.pitfalls if options.only in pitfall.name]) - len(verdicts)

@@ -24,4 +24,4 @@ def test_server_pitfall_can_still_be_put_back(pitfall: Pitfall) -> None:
 def test_server_pitfall_is_found(name: str) -> None:
     pitfall = next(pitfall for pitfall in SERVER_PITFALLS if name in pitfall.name)
     sources = {module_name(pitfall.file): changed(pitfall)}
-    assert try_mutant(sources, tests=(), seeds=60, simulation="servers").caught_by
+    assert try_mutant(sources, tests=(), seeds=60, chaos_seconds=30, simulation="servers").caught_by

@@ -4,7 +4,6 @@ import asyncio
 import random
 import subprocess
 import sys
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +12,16 @@ import pytest
 
 from troth.errors import InvariantViolation
 from troth.rehearsal.judge import judge_consistency
+from troth.rehearsal.levels import decode_scenario
 from troth.rehearsal.loop import Clock, ProcessLoop
 from troth.rehearsal.network import Network
 from troth.rehearsal.plan import draw
-from troth.rehearsal.run import Outcome, Rehearsal, run_plan, run_seed
+from troth.rehearsal.run import Outcome, Rehearsal, run_seed
 from troth.simulate.choices import Choices
 from troth.simulate.world import World
 from troth.verify.history import EventType
 
-PINNED = tomllib.loads(Path(__file__).with_name("seeds.toml").read_text())["seed"]
+PINNED = sorted(Path(__file__).with_name("pinned").glob("*.json"))
 
 
 def assert_green(outcome: Outcome) -> None:
@@ -32,23 +32,23 @@ def assert_green(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("seed", range(1, 13))
 def test_smoke_seed_keeps_every_promise(seed: int) -> None:
-    outcome = run_seed(seed, chaos_seconds=5)
+    outcome = run_seed(seed, chaos_seconds=10)
     assert_green(outcome)
     assert outcome.committed > 0 and outcome.operations["ok"] > 0
 
 
 @pytest.mark.parametrize("seed", range(1, 7))
 def test_smoke_seed_of_paxos_keeps_every_promise(seed: int) -> None:
-    outcome = run_seed(seed, chaos_seconds=4, consensus="paxos")
+    outcome = run_seed(seed, chaos_seconds=8, consensus="paxos")
     assert_green(outcome)
     assert outcome.committed > 0 and outcome.operations["ok"] > 0
 
 
-@pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["seed"]))
-def test_seed_that_was_red_once_is_green(pinned: dict[str, int]) -> None:
-    # As it was when it was red: without the clients of registers that came later.
-    plan = replace(draw(pinned["seed"], chaos_seconds=pinned["seconds"]), register_clients=0)
-    assert_green(run_plan(plan))
+@pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: pinned.stem)
+def test_run_that_was_red_once_is_green(pinned: Path) -> None:
+    """Whole plans, since what is drawn for a seed changes; each holds what was violated."""
+    report = decode_scenario(pinned.read_bytes()).run()
+    assert not report.violation, report.violation
 
 
 @pytest.mark.parametrize("permille", [1000, 1100, 900])
@@ -91,7 +91,7 @@ def test_every_kind_of_fault_really_happens() -> None:
     """Counted where it takes effect, over as many seeds as that needs."""
     missing = {*FAULTS, *TOLD}
     for seed in range(500, 600):
-        outcome = run_seed(seed, chaos_seconds=10)
+        outcome = run_seed(seed, chaos_seconds=30)
         assert_green(outcome)
         for counts in (outcome.faults, outcome.traces, outcome.operations):
             missing -= {name for name, count in counts.items() if count}
@@ -104,14 +104,14 @@ def test_every_kind_of_fault_really_happens() -> None:
 @pytest.mark.parametrize("first", range(20_000, 20_060, 20))
 def test_many_seeds_keep_every_promise(first: int) -> None:
     for seed in range(first, first + 20):
-        assert_green(run_seed(seed, chaos_seconds=15))
+        assert_green(run_seed(seed, chaos_seconds=45))
 
 
 def test_same_seed_same_bytes_in_any_process() -> None:
     """Two processes with different hash salts send the same bytes at the same times."""
     program = (
         "from troth.rehearsal.run import run_seed\n"
-        "outcome = run_seed(8, chaos_seconds=4, traffic=True)\n"
+        "outcome = run_seed(8, chaos_seconds=8, traffic=True)\n"
         "print(outcome.digest, outcome.violation, outcome.events)"
     )
     told = {
@@ -134,8 +134,7 @@ def test_other_seed_other_bytes() -> None:
 
 def test_leaderless_registers_are_used_beside_the_log() -> None:
     """A seed with clients of registers: they are answered while servers fail, and what they saw is judged."""
-    plan = replace(draw(4, chaos_seconds=2), calm=False)
-    assert plan.register_clients == 3
+    plan = replace(draw(4, chaos_seconds=5), calm=False, servers=3, register_clients=3, think_us=20_000)
     rehearsal = Rehearsal(plan)
     outcome = rehearsal.run()
     assert not outcome.violation, outcome.violation

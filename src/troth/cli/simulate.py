@@ -30,7 +30,7 @@ _level = click.option(
 )
 _consensus = click.option("--consensus", default="raft", show_default=True, help="The protocol: raft or paxos.")
 _seconds = click.option(
-    "--seconds", type=POSITIVE, help="Simulated seconds of chaos a seed.  [default: 20; 60 for cores]"
+    "--seconds", type=POSITIVE, help="Simulated seconds of chaos a seed.  [default: 60]"
 )
 
 

@@ -24,7 +24,7 @@ from troth.simulate.shrink import Shrinker, Shrunk, Trial
 
 SCENARIO_VERSION = 1
 RELATIVES = 6
-RELATIVE_US = 4_000_000
+RELATIVE_US = 8_000_000
 OFTEN = 80
 """Seeds, length, and rate of faults of the simple runs that `relatives` tries."""
 
@@ -155,7 +155,7 @@ def simpler_servers(plan: server_plan.Plan) -> Iterator[server_plan.Plan]:
 
 SERVERS = Level(
     name="server",
-    seconds=20,
+    seconds=60,
     draw=lambda seed, seconds, consensus: server_plan.draw(seed, chaos_seconds=seconds, consensus=consensus),
     run=run_servers,
     simpler=simpler_servers,

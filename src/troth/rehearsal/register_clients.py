@@ -11,6 +11,9 @@ from troth.rehearsal.record import Record
 from troth.simulate.choices import OPERATION
 from troth.simulate.rng import stream
 
+PAUSES = 4
+"""Pauses of the other clients: what is asked of all acceptors costs more than what is asked of a leader."""
+
 
 class Register:
     """A client of leaderless registers, straight against the acceptors in the servers: linearizable, key by key."""
@@ -37,7 +40,7 @@ class Register:
         while not self.stopped:
             rng = stream(self._cluster.plan.seed, "register client", self._number, number)
             number += 1
-            await asyncio.sleep(rng.random() * 2 * self._cluster.plan.think_us / 1e6)
+            await asyncio.sleep(rng.random() * 2 * PAUSES * self._cluster.plan.think_us / 1e6)
             if not self._cluster.choices.take(f"{OPERATION} {self.name}"):
                 continue
             try:

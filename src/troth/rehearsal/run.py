@@ -270,7 +270,7 @@ def _quiet(seed: int) -> Iterator[None]:
         requests.draw_bits = draw_bits
 
 
-def run_seed(seed: int, *, chaos_seconds: float = 20, consensus: str = "raft", traffic: bool = False) -> Outcome:
+def run_seed(seed: int, *, chaos_seconds: float = 60, consensus: str = "raft", traffic: bool = False) -> Outcome:
     """Run one seed; never raises for a violation. *traffic*: every byte sent is part of the digest."""
     return run_plan(draw(seed, chaos_seconds=chaos_seconds, consensus=consensus), traffic=traffic)
 

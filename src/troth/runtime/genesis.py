@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from troth.core.interface import Member, Membership, MembershipChange
-from troth.errors import DecodeError, IdentityLost, StorageError, TrothError, UsageError, WrongCluster
+from troth.errors import Corrupt, DecodeError, IdentityLost, StorageError, TrothError, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.ports import FileSystem, Rng
 from troth.replica.protocol import (
@@ -84,6 +84,7 @@ def draw_node_id(files: FileSystem, chance: Rng) -> NodeId:
     The others may have settled on it when we crash before our identity is written.
 
     Raises:
+        Corrupt: the file is damaged.
         StorageError: the disk can not be written.
     """
     try:
@@ -94,16 +95,27 @@ def draw_node_id(files: FileSystem, chance: Rng) -> NodeId:
             file.close()
             # A file without its line's end was torn before it was synced, so its id was never told.
             if text.endswith("\n") and len(text) == _NEWBORN_CHARACTERS:
-                node_id = NodeId(int(text, 16))
+                node_id = _node_id_in(text)
         # Written anew even so: if the sync of the last start failed, what was read is in the page cache alone.
         file = files.create(NEWBORN)
         file.write_at(0, f"{node_id:016x}\n".encode("ascii"))
         file.sync()
         file.close()
         files.sync_directory()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise StorageError(f"{NEWBORN}: {error}. Make room in the data directory, or repair the disk") from error
     return node_id
+
+
+def _node_id_in(text: str) -> NodeId:
+    try:
+        return NodeId(int(text, 16))
+    except ValueError:
+        raise Corrupt(
+            f"{NEWBORN} is damaged: it holds {text!r}, which is no node id. The others may know this server by the id "
+            "that stood there: remove it from the cluster and add it again with an empty data directory",
+            path=NEWBORN,
+        ) from None
 
 
 def remove_newborn(files: FileSystem) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from troth.core.interface import Member, Membership
-from troth.errors import IdentityLost, UsageError, WrongCluster
+from troth.errors import Corrupt, IdentityLost, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import (
     CallRefused,
@@ -166,6 +166,18 @@ def test_a_node_id_is_drawn_once_and_survives_a_crash_before_the_identity(tmp_pa
     assert draw_node_id(files, random.SystemRandom()) != drawn, "a torn file was never told to anybody"
     remove_newborn(files)
     assert NEWBORN not in files.names()
+    files.close()
+
+
+def test_a_damaged_node_id_is_told_as_such_and_never_replaced_by_another(tmp_path: Path) -> None:
+    files = DiskFiles(tmp_path)
+    draw_node_id(files, random.SystemRandom())
+    rotten = files.open(NEWBORN)
+    rotten.write_at(3, b"u")
+    rotten.close()
+    for _ in range(2):
+        with pytest.raises(Corrupt, match="empty data directory"):
+            draw_node_id(files, random.SystemRandom())
     files.close()
 
 
