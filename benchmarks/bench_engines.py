@@ -37,7 +37,8 @@ from cluster.workload import gap, measure
 
 from troth.core.engines import ENGINES, EngineConfig
 from troth.replica.peers import PeerCodec
-from troth.simulate.stage import InFlight, Stage
+from troth.simulate.actor import InFlight
+from troth.simulate.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "engines.json"

@@ -173,6 +173,7 @@ def rows_of(subject: Subject, options: argparse.Namespace) -> Iterator[tuple[str
 def part_of(subject: Subject, options: argparse.Namespace) -> tuple[list[str], int]:
     """The table of bugs that have named tests; how many of them nothing has caught."""
     print(f"\n### {subject.title}\n\n{HEAD}", flush=True)
+    length = subject.length.format(seconds=options.seconds * subject.pace)
     verdicts = list(rows_of(subject, options))
     found = [by_seed for _, _, by_seed in verdicts if by_seed.caught_by]
     missed = sum(not by_test.caught_by and not by_seed.caught_by for _, by_test, by_seed in verdicts)
@@ -180,7 +181,7 @@ def part_of(subject: Subject, options: argparse.Namespace) -> tuple[list[str], i
     middle = sorted(verdict.seeds for verdict in found)[len(found) // 2] if found else 0
     summary = (
         f"Of {len(verdicts)} bugs {named} fail a named test, and the simulation alone finds {len(found)}, half of them "
-        f"within {middle} seeds. A seed is {subject.length.format(seconds=options.seconds * subject.pace)}. The search for a bug ends "
+        f"within {middle} seeds. A seed is {length}. The search for a bug ends "
         f'after {options.seeds} seeds or {options.cpu} s of CPU time: "> n" means that it was stopped after n.'
     )
     untried = len([pitfall for pitfall in subject.pitfalls if options.only in pitfall.name]) - len(verdicts)

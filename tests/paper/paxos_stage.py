@@ -6,7 +6,8 @@ from troth.core.engines import EngineConfig
 from troth.core.interface import Ballot, Entry, EntryKind, Member, Slot
 from troth.core.paxos.messages import Accept, Prepare, Promise
 from troth.ids import LogIndex, NodeId, Term, Tick
-from troth.simulate.stage import InFlight, Stage
+from troth.simulate.actor import InFlight
+from troth.simulate.stage import Stage
 
 TIMEOUT = 20
 

@@ -7,7 +7,8 @@ from troth.core.interface import Accepted, Entry, EntryKind, Member, MembershipC
 from troth.core.membership import encode_membership
 from troth.core.paxos.messages import Accept, AcceptReply, Prepare, ProbeReply, Promise
 from troth.ids import LogIndex, NodeId, Term
-from troth.simulate.stage import Stage, membership_of
+from troth.simulate.actor import membership_of
+from troth.simulate.stage import Stage
 
 
 def joining(*nodes: int) -> dict[NodeId, Member]:

@@ -26,7 +26,8 @@ from troth.core.interface import (
 from troth.core.membership import encode_membership
 from troth.core.paxos.messages import AcceptReply, Heartbeat, HeartbeatReply, Probe, Promise, TimeoutNow
 from troth.ids import LogIndex, NodeId, Tick
-from troth.simulate.stage import Actor, Stage, membership_of
+from troth.simulate.actor import Actor, membership_of
+from troth.simulate.stage import Stage
 
 # ---- what is said in one turn ----
 

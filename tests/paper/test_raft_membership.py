@@ -26,7 +26,8 @@ from troth.core.raft.messages import (
 from troth.core.raft.state import RaftConfig
 from troth.errors import InvariantViolation
 from troth.ids import LogIndex, NodeId, Term
-from troth.simulate.stage import Stage, membership_of
+from troth.simulate.actor import membership_of
+from troth.simulate.stage import Stage
 
 TIMEOUT = 20
 

@@ -33,7 +33,8 @@ from pathlib import Path
 from troth.core.interface import Accepted, Member, Membership, MembershipChange, Refused
 from troth.core.raft.state import RaftConfig
 from troth.ids import NodeId
-from troth.simulate.stage import InFlight, Stage, membership_of
+from troth.simulate.actor import InFlight, membership_of
+from troth.simulate.stage import Stage
 
 RULE = "----"
 

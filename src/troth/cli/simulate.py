@@ -29,9 +29,7 @@ _level = click.option(
     help="Whole servers with their clients, or bare consensus cores.",
 )
 _consensus = click.option("--consensus", default="raft", show_default=True, help="The protocol: raft or paxos.")
-_seconds = click.option(
-    "--seconds", type=POSITIVE, help="Simulated seconds of chaos a seed.  [default: 60]"
-)
+_seconds = click.option("--seconds", type=POSITIVE, help="Simulated seconds of chaos a seed.  [default: 60]")
 
 
 @click.group(invoke_without_command=True)

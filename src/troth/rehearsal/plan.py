@@ -115,7 +115,7 @@ def draw(seed: int, *, chaos_seconds: float, consensus: str = "raft", servers: i
     def maybe(chance: float, lo: int, hi: int) -> int:
         return rng.randint(lo, hi) if rng.random() < chance else 0
 
-    tick_ms = rng.choice((25, 50, 100, 100))
+    tick_ms = rng.choice((50, 100, 100))
     heartbeat_ms = tick_ms * rng.choice((2, 3, 4))
     election_timeout_ms = heartbeat_ms * rng.choice((5, 8, 10))
     timeout_us = election_timeout_ms * 1000
@@ -161,7 +161,7 @@ def draw(seed: int, *, chaos_seconds: float, consensus: str = "raft", servers: i
         hints=maybe(0.3, 2, 14),
         clients=rng.choice((2, 3, 4)),
         keys=rng.choice((2, 4, 8)),
-        think_us=rng.choice((150_000, 500_000, 1_500_000)),
+        think_us=rng.choice((100_000, 300_000, 1_000_000)),
         watchers=rng.choice((0, 1, 2)),
         leases=rng.random() < 0.4,
         register_clients=stream(seed, "register plan").choice((0, 0, 0, 1, 2)),

@@ -26,7 +26,7 @@ from troth.errors import invariant
 from troth.ids import LogIndex, NodeId, Term
 from troth.replica.machine import Outcome
 from troth.replica.protocol import Writes
-from troth.simulate.core_node import AskedRead
+from troth.simulate.core_reads import AskedRead
 from troth.simulate.journal import Journal, Stored, Write, chained, replayed
 from troth.simulate.monitor import Monitor
 from troth.simulate.paxos_view import PaxosView

@@ -136,7 +136,7 @@ class Faults:
 
     def _compact_soon(self, node: CoreNode) -> None:
         if not self._stopped and self._choices.take("compaction"):
-            node.wants_snapshots = True
+            node.snapshots.wanted = True
 
     # ---- kinds ----
 
@@ -282,5 +282,5 @@ class Faults:
         return MembershipChange(add_learners=joining, remove=tuple(going), promote=promote)
 
     def _compact(self) -> str:
-        self._some().wants_snapshots = True
+        self._some().snapshots.wanted = True
         return "compaction"

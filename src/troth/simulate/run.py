@@ -117,7 +117,7 @@ class Simulation:
         outcome.simulated_us = self.world.now_us
         outcome.events = self.world.events
         outcome.committed = self.monitor.ledger.highest
-        outcome.reads = sum(node.reads_answered for node in self.nodes.values())
+        outcome.reads = sum(node.reads.answered for node in self.nodes.values())
         outcome.traces = dict(sorted(self.monitor.trace_counts.items()))
         outcome.faults = {**self.network.counts, **dict(sorted(self.faults.counts.items()))}
         outcome.taken = self.choices.taken
@@ -167,7 +167,7 @@ class Simulation:
         outside = [node for node in self.nodes if node not in members]
         if not outside or rng.random() >= NEWCOMERS:
             return
-        leader.wants_snapshots = True
+        leader.snapshots.wanted = True
         self.world.run_until(self.world.now_us + timeout_us)
         if leader.view.leads:
             node = rng.choice(outside)
@@ -199,13 +199,13 @@ class Simulation:
         """Every member answers a linearizable read."""
         for node_id in leader.view.membership.everyone():
             node = self.nodes[node_id]
-            answered = node.reads_answered
+            answered = node.reads.answered
             node.read()
-            while node.reads_answered == answered and self.world.now_us < deadline:
+            while node.reads.answered == answered and self.world.now_us < deadline:
                 self.world.run_until(self.world.now_us + 10 * TICK_US)
                 node.read()
             invariant(
-                node.reads_answered > answered,
+                node.reads.answered > answered,
                 "a read is never answered",
                 node=node_id,
                 situation=self._situation(),

@@ -12,25 +12,20 @@ server *n* is the shortest possible plus three ticks for each server before it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
 
 from troth.core.engines import EngineConfig, engine_kind
 from troth.core.interface import (
     Ballot,
     Effects,
-    Engine,
     Entry,
     EntryId,
     EntryKind,
     HardState,
-    Member,
     Membership,
     MembershipChange,
     Message,
     Persist,
     ProposeResult,
-    ReadState,
     Refused,
     Send,
     Slot,
@@ -38,82 +33,13 @@ from troth.core.interface import (
     Status,
 )
 from troth.core.membership import encode_membership
-from troth.core.raft.messages import (
-    AppendEntries,
-    AppendRejected,
-    AppendReply,
-    Heartbeat,
-    HeartbeatReply,
-    PreVote,
-    PreVoteReply,
-    ReadReply,
-    ReadRequest,
-    RequestVote,
-    VoteReply,
-)
 from troth.ids import LogIndex, NodeId, Term, Tick
+from troth.simulate.actor import NO_LUCK, Actor, FixedRng, InFlight, membership_of
 from troth.simulate.journal import Journal
-from troth.simulate.view import EngineView, view_of
-
-T = TypeVar("T")
+from troth.simulate.transcript import entry_ids, shown, spoken
+from troth.simulate.view import view_of
 
 ROUNDS_MAX = 10_000
-
-
-@dataclass(slots=True)
-class FixedRng:
-    """Always the same: the shortest patience, *offset* later."""
-
-    offset: int
-
-    def randrange(self, start: int, stop: int) -> int:
-        return min(start + self.offset, stop - 1)
-
-    def random(self) -> float:
-        return 0.0
-
-    def getrandbits(self, k: int, /) -> int:
-        return 0
-
-    def choice(self, seq: Sequence[T], /) -> T:
-        return seq[0]
-
-
-@dataclass(slots=True)
-class InFlight:
-    """A message on its way."""
-
-    sender: NodeId
-    to: NodeId
-    message: Message
-
-
-@dataclass(slots=True)
-class Actor:
-    """One server on the stage."""
-
-    node_id: NodeId
-    journal: Journal
-    rng: FixedRng
-    up: bool = True
-    syncs: bool = True
-    """Whether its disk syncs by itself."""
-    engine: Engine = field(init=False)
-    view: EngineView = field(init=False)
-    outbox: list[tuple[int, Send]] = field(default_factory=list)
-    applied: list[Entry] = field(default_factory=list)
-    reads: list[ReadState] = field(default_factory=list)
-    reads_refused: list[int] = field(default_factory=list)
-    wanted: list[NodeId] = field(default_factory=list)
-    last: Effects = field(default_factory=Effects)
-
-
-def membership_of(voters: Iterable[int], outgoing: Iterable[int] = (), learners: Iterable[int] = ()) -> Membership:
-    """A membership whose servers are called n1, n2, ..."""
-    sets = [tuple(sorted(NodeId(node) for node in nodes)) for nodes in (voters, outgoing, learners)]
-    everyone = sorted({node for nodes in sets for node in nodes})
-    members = {node: Member(f"n{node}") for node in everyone}
-    return Membership(voters=sets[0], outgoing=sets[1], learners=sets[2], members=members)
 
 
 class Stage:
@@ -297,7 +223,7 @@ class Stage:
         """End a server; what it had not synced is lost."""
         actor = self[node]
         actor.up = False
-        actor.journal.crash(_NO_LUCK, 0)
+        actor.journal.crash(NO_LUCK, 0)
         actor.outbox.clear()
 
     def restart(self, node: int, *, may_vote: bool = True) -> None:
@@ -378,7 +304,7 @@ class Stage:
     def _carry_out(self, actor: Actor, effects: Effects) -> None:
         name = f"n{actor.node_id}"
         for trace in effects.trace:
-            self._say(name, trace.name, *(f"{fact}={_shown(value)}" for fact, value in trace.facts.items()))
+            self._say(name, trace.name, *(f"{fact}={shown(value)}" for fact, value in trace.facts.items()))
         for send in effects.send:
             self._fly(actor, send)
         if effects.persist is not None:
@@ -392,9 +318,9 @@ class Stage:
                     if persist.hard_state
                     else []
                 ),
-                *([f"snapshot={_shown(snapshot.last)}"] if snapshot else []),
-                *([_entries(persist.entries)] if persist.entries else []),
-                *([_entries(slot.entry for slot in persist.slots)] if persist.slots else []),
+                *([f"snapshot={shown(snapshot.last)}"] if snapshot else []),
+                *([entry_ids(persist.entries)] if persist.entries else []),
+                *([entry_ids(slot.entry for slot in persist.slots)] if persist.slots else []),
             )
             actor.journal.append(persist, actor.journal.file_digest if snapshot else 0)
         actor.outbox += [(actor.journal.written, send) for send in effects.after_persist]
@@ -402,7 +328,7 @@ class Stage:
             actor.applied.clear()
         if effects.committed:
             self._say(
-                name, "commits", " ".join(_shown(EntryId(each.term, each.index)) for each in effects.committed)
+                name, "commits", " ".join(shown(EntryId(each.term, each.index)) for each in effects.committed)
             )
             actor.applied += effects.committed
             actor.engine.applied(effects.committed[-1].index)
@@ -432,56 +358,3 @@ class Stage:
 
     def _say(self, *words: str) -> None:
         self.lines.append(" ".join(words))
-
-
-class _NoLuck:
-    def randrange(self, start: int) -> int:
-        return start - 1
-
-    def random(self) -> float:
-        return 1.0
-
-
-_NO_LUCK = _NoLuck()
-
-
-def spoken(message: Message) -> str:
-    """A message in one line."""
-    name = type(message).__name__
-    match message:
-        case PreVote():
-            return f"{name} {message.term} last={_shown(message.last)}"
-        case RequestVote():
-            return f"{name} {message.term} last={_shown(message.last)}" + (" transfer" if message.transfer else "")
-        case PreVoteReply() | VoteReply():
-            return f"{name} {message.term} {'granted' if message.granted else 'refused'}"
-        case AppendEntries():
-            entries = _entries(message.entries)
-            return f"{name} {message.term} {_shown(message.prev)} {entries} c{message.commit}"
-        case AppendReply():
-            return f"{name} {message.term} match={message.match}"
-        case AppendRejected():
-            return f"{name} {message.term} rejected={message.rejected} hint={_shown(message.hint)}"
-        case Heartbeat():
-            return f"{name} {message.term} c{_shown(message.commit)} token={message.token}"
-        case HeartbeatReply():
-            return f"{name} {message.term} token={message.token}"
-        case ReadRequest():
-            return f"{name} {message.term} number={message.number}"
-        case ReadReply():
-            return f"{name} {message.term} number={message.number} index={message.index}"
-        case _:
-            return f"{name} {getattr(message, 'term', '')}"
-
-
-def _entries(entries: Iterable[Entry]) -> str:
-    return "[" + " ".join(_shown(EntryId(entry.term, entry.index)) for entry in entries) + "]"
-
-
-def _shown(value: object) -> str:
-    """An entry id as term/index."""
-    if isinstance(value, EntryId):
-        return f"{value.term}/{value.index}"
-    if isinstance(value, tuple):
-        return ",".join(str(each) for each in value) or "-"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -14,7 +14,7 @@ from troth.core.membership import (
 )
 from troth.errors import DecodeError
 from troth.ids import LogIndex, NodeId, Term
-from troth.simulate.stage import membership_of
+from troth.simulate.actor import membership_of
 
 THREE = membership_of((1, 2, 3))
 

@@ -23,7 +23,7 @@ from troth.core.raft.messages import (
     is_well_formed,
 )
 from troth.ids import LogIndex, Term
-from troth.simulate.stage import membership_of
+from troth.simulate.actor import membership_of
 
 LAST = EntryId(Term(3), LogIndex(9))
 

@@ -39,7 +39,8 @@ from troth.core.raft.node import start
 from troth.core.raft.state import RaftConfig
 from troth.errors import InvariantViolation
 from troth.ids import LogIndex, NodeId, Term, Tick
-from troth.simulate.stage import FixedRng, Stage, membership_of
+from troth.simulate.actor import FixedRng, membership_of
+from troth.simulate.stage import Stage
 
 TIMEOUT = 20
 
