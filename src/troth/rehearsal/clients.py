@@ -210,6 +210,7 @@ class Worker:
     async def _transfer(self, key: str, rng: Any) -> None:
         source, target = rng.sample(range(ACCOUNTS), 2)
         reply = await self._client.range(prefix="account/")
+        invariant(bool(reply.kvs), "a linearizable read lacks what was acknowledged before", prefix="account/")
         _add_up(reply.kvs)
         held = {kv.key.decode(): kv for kv in reply.kvs}
         one, other = held[f"account/{source}"], held[f"account/{target}"]
