@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ pytest.importorskip("aiosqlite")
 import sqlalchemy as sa
 from fake_server import Served
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.util.concurrency import await_only
 from typing_extensions import override
 
 import troth
 from troth.transactions import coordinator
-from troth.transactions.aio import AsyncTwoPhaseCommit
+from troth.transactions.aio import AsyncTransaction, AsyncTwoPhaseCommit
 from troth.transactions.log.file import FileLog
 from troth.transactions.outcome import Outcome
 
@@ -129,3 +131,82 @@ def test_a_cluster_is_never_waited_for_in_the_loop(served: Served, tmp_path: Pat
         threads.pop()
     assert {name for name, _ in threads} == {"get", "txn", "range", "status"}
     assert [name for name, thread in threads if thread == threading.get_ident()] == []
+
+
+class Slow:
+    """A transaction all of whose work waits for the gate."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        self._gate = gate
+        self.done: list[str] = []
+
+    def commit(self) -> None:
+        await_only(self._gate.wait())
+        self.done.append("commit")
+
+    def rollback(self) -> None:
+        await_only(self._gate.wait())
+        self.done.append("rollback")
+
+    def __getitem__(self, name: str) -> str:
+        await_only(self._gate.wait())
+        self.done.append("opened")
+        return name
+
+    def __exit__(self, *error: object) -> bool:
+        self.commit()
+        return False
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "done"),
+    [
+        ("commit", (), "commit"),
+        ("rollback", (), "rollback"),
+        ("connection", ("bank",), "opened"),
+        ("__aexit__", (None, None, None), "commit"),
+    ],
+)
+def test_a_cancelled_task_is_told_so_when_what_it_began_has_ended(
+    verb: str, arguments: tuple[object, ...], done: str
+) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        slow: Any = Slow(gate)
+        transaction = AsyncTransaction(lambda: slow)
+        await transaction.__aenter__()
+        task = asyncio.ensure_future(getattr(transaction, verb)(*arguments))
+        for _ in range(2):
+            for _ in range(5):
+                await asyncio.sleep(0)
+            task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not task.done()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert slow.done == [done]
+
+    asyncio.run(main())
+
+
+def test_the_end_waits_for_second_phases_that_go_on_as_tasks() -> None:
+    async def main() -> None:
+        order: list[str] = []
+        gate = asyncio.Event()
+
+        def work() -> None:
+            await_only(gate.wait())
+            order.append("second phase")
+
+        tpc = AsyncTwoPhaseCommit([])
+        sync: Any = SimpleNamespace(close=lambda: order.append("end"))
+        tpc._sync = sync
+        tpc._waiting.later(work)
+        asyncio.get_running_loop().call_soon(gate.set)
+        await tpc.close()
+        assert order == ["second phase", "end"]
+        tpc._waiting.end()
+
+    asyncio.run(main())

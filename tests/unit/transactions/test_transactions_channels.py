@@ -44,9 +44,13 @@ def test_votes_that_wait_for_locks_do_not_keep_the_commit_from_being_sent_that_l
         has_committed.set()
         return []
 
-    votes = [_in_thread(vote) for _ in range(80)]
-    _in_thread(commit)()
-    assert [finish() for finish in votes] == [[]] * 80
+    before = threading.stack_size(256 << 10)
+    try:
+        votes = [_in_thread(vote) for _ in range(80)]
+        _in_thread(commit)()
+        assert [finish() for finish in votes] == [[]] * 80
+    finally:
+        threading.stack_size(before)
 
 
 class _Ending:

@@ -1,9 +1,14 @@
 """Cycles of waits, and who has to give way."""
 
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troth.transactions.deadlocks import cycles, youngest
+from troth.transactions.deadlocks import Detector, cycles, youngest
+from troth.transactions.participants.base import Wait
 
 
 def test_a_circle_over_two_databases_is_found() -> None:
@@ -33,3 +38,21 @@ def test_without_one_of_each_circle_no_circle_is_left(edges: list[tuple[str, str
 def test_the_youngest_is_named_by_epoch_then_sequence() -> None:
     assert youngest(["T1.logname0.c.2.1", "T1.logname0.c.1.zz"]) == "T1.logname0.c.2.1"
     assert youngest(["T1.logname0.c.2.z", "T1.logname0.c.2.10"]) == "T1.logname0.c.2.10"
+
+
+def test_a_circle_is_broken_when_two_looks_in_a_row_have_seen_it() -> None:
+    """The looks at different databases are not of one moment: a circle seen once may never have been one."""
+    old, young = (f"T1.abcdefgh.0.1.{number}" for number in (1, 2))
+    edges: list[tuple[str, str]] = []
+    cancelled: list[str] = []
+
+    def waits() -> list[Wait]:
+        return [Wait(waiter, holder, partial(cancelled.append, waiter)) for waiter, holder in edges]
+
+    core: Any = SimpleNamespace(participants=[SimpleNamespace(waits=waits)])
+    detector = Detector(core)
+    circle = [(old, young), (young, old)]
+    for seen, victims in ((circle, []), ([], []), (circle, []), (circle, [young])):
+        edges[:] = seen
+        assert detector.look() == victims
+    assert cancelled == [young]

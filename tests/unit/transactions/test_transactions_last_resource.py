@@ -1,6 +1,7 @@
 """What a last resource's connection is set to while it works for a transaction, and afterwards."""
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ sa = pytest.importorskip("sqlalchemy")
 from typing_extensions import override  # noqa: E402
 
 from troth.core.twophase.gid import Epoch  # noqa: E402
-from troth.errors import PreflightFailed  # noqa: E402
+from troth.errors import Aborted, PreflightFailed, UsageError  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
 from troth.transactions.participants import sqlite  # noqa: E402
@@ -133,6 +134,45 @@ def test_who_is_interrupted_while_waiting_for_begin_waits_for_it_no_more(tmp_pat
         assert len(closed) == 1  # nor does whoever has the connection next
 
 
+@pytest.fixture
+def last(tmp_path: Path) -> Iterator[sqlite.Sqlite]:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", connect_args={"timeout": 0.01})
+    participant = sqlite.Sqlite("last", engine, engine)
+    participant.facts()
+    yield participant
+    participant.close()
+    engine.dispose()
+
+
+def test_its_marker_is_written_by_the_owner_or_by_who_refuses_and_then_stays(last: sqlite.Sqlite) -> None:
+    for gid, is_refused in (("T1.log.0.1.1", False), ("T1.log.0.1.2", True)):
+        if is_refused:
+            assert last.marker(gid, refuse=False) is None
+            assert last.marker(gid, refuse=True) is False
+        branch = last.open(0, Begun(gid, Epoch("log", "0", 1), None, False))
+        branch.handle.exec_driver_sql(f"CREATE TABLE made_{is_refused} (x)")
+        if is_refused:
+            with pytest.raises(Aborted, match="recovery has refused"):
+                branch.commit_with_marker()
+            branch.roll_back()
+        else:
+            branch.commit_with_marker()
+        branch.release(broken=False)
+        assert last.marker(gid, refuse=True) is not is_refused
+    with last.engine.connect() as connection:
+        made = connection.scalars(sa.text("SELECT name FROM sqlite_master WHERE name LIKE 'made%'")).all()
+    assert made == ["made_False"]
+
+
+def test_two_that_read_before_they_write_queue_at_the_beginning(last: sqlite.Sqlite) -> None:
+    """Or both would read, and the second to write would be refused at once, however long it may wait."""
+    first = last.open(0, Begun("T1.log.0.1.1", Epoch("log", "0", 1), None, False))
+    with pytest.raises(sa.exc.OperationalError, match="locked"):
+        last.open(0, Begun("T1.log.0.1.2", Epoch("log", "0", 1), 0.01, False))
+    first.roll_back()
+    first.release(broken=False)
+
+
 def test_markers_are_pruned_of_ones_own_name_and_not_of_one_like_it(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
     with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc:
@@ -183,3 +223,52 @@ def test_one_dead_connection_tells_of_all_that_the_pool_has_from_before(tmp_path
         Dead(SqlParticipant("last", engine, engine), 0, Begun("gid", Epoch("log", "0", 1), None, False))
     with engine.connect() as one, engine.connect() as other:
         assert not stale & {each.connection.driver_connection for each in (one, other)}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[tuple[TwoPhaseCommit, Any]]:
+    """A coordinator, and its engine with a table `t` whose numbers are unique."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", pool_size=1, max_overflow=0)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (x PRIMARY KEY)")
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc:
+        yield tpc, engine
+        with engine.connect() as connection:
+            assert not connection.connection.driver_connection.in_transaction  # type: ignore[union-attr]
+
+
+def rows(engine: Any) -> list[int]:
+    with engine.connect() as connection:
+        return list(connection.scalars(sa.text("SELECT x FROM t ORDER BY x")))
+
+
+def test_an_error_that_a_savepoint_has_undone_is_forgiven_and_no_other(made: tuple[TwoPhaseCommit, Any]) -> None:
+    tpc, engine = made
+    insert = "INSERT INTO t VALUES (1)"
+    with tpc.begin() as tx:
+        tx[engine].exec_driver_sql(insert)
+        with pytest.raises(sa.exc.IntegrityError), tx.savepoint():
+            tx[engine].exec_driver_sql(insert)
+    with pytest.raises(Aborted), tpc.begin() as tx:
+        tx[engine].exec_driver_sql("INSERT INTO t VALUES (2)")
+        with pytest.raises(sa.exc.IntegrityError):
+            tx[engine].exec_driver_sql(insert)
+        with pytest.raises(sa.exc.IntegrityError), tx.savepoint():
+            tx[engine].exec_driver_sql(insert)
+    assert rows(engine) == [1]
+
+
+def test_a_branch_that_was_rolled_back_inside_does_not_commit(made: tuple[TwoPhaseCommit, Any]) -> None:
+    tpc, engine = made
+    with pytest.raises(Aborted, match="was rolled back"), tpc.begin() as tx:
+        tx[engine].exec_driver_sql("INSERT INTO t VALUES (1)")
+        tx[engine].get_transaction().rollback()
+    assert rows(engine) == []
+
+
+def test_a_refused_commit_leaves_nothing_open_in_the_pool(made: tuple[TwoPhaseCommit, Any]) -> None:
+    tpc, engine = made
+    with pytest.raises(UsageError, match="inside of a global transaction"), tpc.begin() as tx:
+        tx[engine].exec_driver_sql("INSERT INTO t VALUES (1)")
+        tx[engine].commit()
+    assert rows(engine) == []

@@ -200,6 +200,24 @@ def test_what_a_replayed_transaction_could_not_roll_back_is_left_under_its_own_n
     core.close()
 
 
+def test_the_end_waits_for_what_goes_on_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, is_ending, order = InThreads(), threading.Event(), list[str]()
+    real = ThreadPoolExecutor.shutdown
+
+    def shutdown(pool: ThreadPoolExecutor, wait: bool = True) -> None:
+        is_ending.set()
+        real(pool, wait=wait)
+
+    def work() -> None:
+        assert is_ending.wait(5)
+        order.append("work")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", shutdown)
+    waiting.later(work)
+    waiting.close(lambda: order.append("end"))
+    assert order == ["work", "end"]
+
+
 def test_a_second_phase_that_no_thread_can_be_had_for_is_done_by_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,12 +13,21 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.records import Commit
 from troth.core.twophase.table import Finding
-from troth.errors import Aborted, NotApplied, OutcomeUnknown, TransactionInDoubt, Unavailable, UsageError
+from troth.errors import (
+    Aborted,
+    NotApplied,
+    OutcomeUnknown,
+    StorageError,
+    TransactionInDoubt,
+    Unavailable,
+    UsageError,
+)
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
 from troth.transactions.outcome import Outcome
-from troth.transactions.participants.base import Begun
+from troth.transactions.participants.base import Begun, Prepared
+from troth.transactions.snapshot import _standing
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Transaction
 
@@ -219,6 +228,34 @@ def test_while_the_log_is_silent_nobody_is_told_anything(place: Place, monkeypat
     assert place.trace[2:] == ["bank is closed", "stock is closed"]
     ((gid, record),) = place.core.all_in_doubt()
     assert (gid, len(record.branches)) == (tx.gid, 2)
+
+
+def test_when_the_log_has_failed_nothing_more_is_begun(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(place, monkeypatch, StorageError("the disk is full"))
+    with pytest.raises(TransactionInDoubt):
+        place.begin().commit()
+    with pytest.raises(StorageError, match="full"):
+        place.begin()
+
+
+@pytest.mark.parametrize("told", [(), ("bank",), ("bank", "stock")])
+def test_a_snapshot_holds_what_no_database_or_every_one_was_told(
+    told: tuple[str, ...], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.bank.fails["commit"] = place.stock.fails["commit"] = LOST
+    tx = place.begin()
+    tx.commit()
+    branches = {"bank": f"{tx.gid}.0", "stock": f"{tx.gid}.1"}
+    found = parse_gid(tx.gid)
+    assert found is not None
+
+    def prepared(database: Database) -> list[Prepared]:
+        is_listed = database.name in branches and database.name not in told
+        return [Prepared(found[0], branches[database.name], 0.0)] if is_listed else []
+
+    monkeypatch.setattr(Database, "prepared", prepared, raising=False)
+    whole = {(): set(branches.values()), ("bank", "stock"): set()}
+    assert _standing(place.core) == whole.get(told)
 
 
 def test_what_interrupts_the_log_is_raised_and_leaves_a_doubt(
