@@ -15,40 +15,29 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-import msgspec
-
-from troth.core.engines import EngineConfig, engine_kind
-from troth.core.interface import ORIGIN, Membership, SnapshotMeta, Trace
-from troth.errors import IdentityLost, RequestError, UsageError
-from troth.ids import ClusterId, NodeId, Tick
+from troth.core.engines import engine_kind
+from troth.core.interface import ORIGIN, SnapshotMeta, Trace
+from troth.errors import IdentityLost, RequestError
+from troth.ids import NodeId
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
 from troth.replica.protocol import ServerStatus
 from troth.replica.replica import Replica
 from troth.replica.state import ReplicaConfig, ReplicaStart
 from troth.runtime.disk_machine import Directory
-from troth.runtime.genesis import (
-    Founding,
-    Introduction,
-    check_known,
-    cluster_id_of,
-    draw_node_id,
-    encode_introduction,
-    form,
-    genesis_of,
-    join,
-    remove_newborn,
-)
+from troth.runtime.genesis import Founding, encode_introduction, remove_newborn
 from troth.runtime.machine import Machine
 from troth.runtime.node import Node, peer_addresses
 from troth.runtime.snapshots import SnapshotKeeper
 from troth.runtime.transport import PeerTransport
 from troth.runtime.writer import LogWriter
 from troth.server.acceptors import Registers
+from troth.server.belonging import Early, advice, introduction, node_id_of, settled
 from troth.server.clients import ClientPort
 from troth.server.config import ServerConfig
 from troth.server.listener import check_addresses, listen, tls_contexts
 from troth.server.logs import with_facts
+from troth.server.recovering import started_engine, warn_of_amnesia
 from troth.storage import identity as identities
 from troth.storage.directory import DataDirectory, open_directory
 from troth.storage.identity import Identity
@@ -136,13 +125,13 @@ class Server:
         accepting, dialing = tls_contexts(config)
         files = self._files = self._machine.directory(config.data_dir)
         known = identities.load(files)
-        node_id = self._node_id(files, known)
-        self.transport = self._machine.transport(node_id=node_id, name=config.name, sink=_Early(), tls=dialing)
-        me = self._introduction(node_id, known)
+        node_id = node_id_of(config, files, known, founding=self._founding, chance=self._machine.chance)
+        self.transport = self._machine.transport(node_id=node_id, name=config.name, sink=Early(), tls=dialing)
+        me = introduction(config, node_id, known)
         self.transport.answer_probe = lambda: encode_introduction(me)
         if peer := config.peer_listen or config.peer_address:
             await self._listen(self.transport.accept, "peer_listen", peer, accepting)
-        who = known or await self._settle(me, dialing)
+        who = known or await settled(config, me, founding=self._founding, tls=dialing)
         directory = self._directory = open_directory(
             files, who, segment_bytes=self._machine.segment_bytes, salvage=config.salvage
         )
@@ -150,15 +139,17 @@ class Server:
         if amnesia is not None and amnesia.hard_state_lost:
             raise IdentityLost(
                 "this server has lost its last term and vote with a part of its log, so it may have promised what it "
-                f"does not know of. It must come back as a new one, with an empty data directory. {self._advice()}"
+                f"does not know of. It must come back as a new one, with an empty data directory. {advice(config)}"
             )
         remove_newborn(files)
         if directory.recovered.damaged is not None:
             _log.warning("the log was damaged: %s", directory.recovered.damaged.text)
         self._assemble(who, directory)
         if amnesia is not None:
-            self._warn_of_amnesia()
-        self.transport.answer_probe = lambda: encode_introduction(self._introduction(node_id, who))
+            warn_of_amnesia(node_id, self.node.membership)
+        self.transport.answer_probe = lambda: encode_introduction(
+            introduction(config, node_id, who, self.node.membership)
+        )
         await self._let_in(accepting)
         self._machine.settle()
         facts = {
@@ -171,59 +162,6 @@ class Server:
         }
         _log.info("serving", extra=with_facts(facts))
 
-    def _node_id(self, files: Directory, known: Identity | None) -> NodeId:
-        config = self.config
-        if known is None:
-            return draw_node_id(files, self._machine.chance) if self._founding is None else self._founding.node_id
-        if known.name != config.name:
-            raise UsageError(
-                f"the data directory {config.data_dir} belongs to server {known.name}, not {config.name}: give that "
-                "name, or another directory"
-            )
-        identities.check_consensus(known, config.engine)
-        return known.node_id
-
-    def _introduction(self, node_id: NodeId, known: Identity | None) -> Introduction:
-        config = self.config
-        current = self.node.membership if hasattr(self, "node") else None
-        return Introduction(
-            node_id=node_id,
-            name=config.name,
-            peer_address=config.peer_address,
-            client_address=config.client_address,
-            cluster_id=known.cluster_id if known else ClusterId(0),
-            genesis=known.genesis if known and known.genesis.voters else None,
-            current=current,
-            consensus=config.engine,
-        )
-
-    async def _settle(self, me: Introduction, tls: ssl.SSLContext | None) -> Identity:
-        """Who this new server is: what its cluster began with, or which one it joins."""
-        config = self.config
-        if self._founding is not None:
-            genesis = self._founding.genesis
-            cluster_id = cluster_id_of(genesis, config.engine)
-            known = msgspec.structs.replace(me, node_id=NodeId(0), cluster_id=cluster_id, genesis=genesis)
-            check_known(me, known, self._advice())
-        elif config.join:
-            cluster_id = await join(me, config.join, tls=tls, advice=self._advice())
-            return Identity(cluster_id, me.node_id, config.name, Membership(voters=()), config.engine)
-        elif config.initial_cluster:
-            genesis = await form(me, config.initial_cluster, tls=tls, advice=self._advice())
-        else:
-            genesis = genesis_of([me])
-        cluster_id = cluster_id_of(genesis, config.engine)
-        return Identity(cluster_id, me.node_id, config.name, genesis, config.engine)
-
-    def _advice(self) -> str:
-        config = self.config
-        return (
-            "Run, with the URL of a server that is up:\n"
-            f"  troth member remove {config.name} --url troth://HOST:PORT\n"
-            f"  troth serve --name {config.name} --data-dir {config.data_dir} "
-            f"--client-address {config.client_address} --peer-address {config.peer_address} --join HOST:PORT"
-        )
-
     def _assemble(self, who: Identity, directory: DataDirectory) -> None:
         config, recovered = self.config, directory.recovered
         loop = asyncio.get_running_loop()
@@ -235,29 +173,8 @@ class Server:
         amnesia = recovered.amnesia is not None
         chance = self._machine.chance
         now = self._clock.now()
-        ticks = config.tick_ms
-        election_ticks = max(2, config.election_timeout_ms // ticks)
-        # Nobody can lead a cluster whose servers have never run, so its first election need not be waited for in full;
-        # a quarter is left for the others to come up.
-        begun = Tick(now - election_ticks * 3 // 4) if directory.begins_cluster else now
-        engine = kind.start(
-            node_id=who.node_id,
-            config=EngineConfig(
-                heartbeat_ticks=max(1, config.heartbeat_ms // ticks),
-                election_timeout_ticks=election_ticks,
-                lease_reads=config.lease_reads,
-                phase1_size=config.phase1_size,
-                phase2_size=config.phase2_size,
-            ),
-            rng=random.Random(chance.getrandbits(64)),
-            snapshot=snapshot,
-            hard_state=recovered.hard_state,
-            # The log keeps whole segments, so it may begin before the snapshot.
-            entries=[entry for entry in recovered.entries if entry.index > snapshot.last.index],
-            slots=recovered.slots,
-            chosen=recovered.chosen,
-            now=begun,
-            may_vote=not amnesia,
+        engine = started_engine(
+            config, who, directory, snapshot=snapshot, rng=random.Random(chance.getrandbits(64)), now=now
         )
         engine = self._machine.engine(engine)
         tracer = None
@@ -275,7 +192,7 @@ class Server:
                 snapshot=snapshot,
                 config=self._machine.replica(
                     ReplicaConfig(
-                        ticks_per_second=1000 // ticks,
+                        ticks_per_second=1000 // config.tick_ms,
                         snapshot_log_bytes=config.snapshot_log_bytes,
                         snapshot_log_entries=config.snapshot_entries,
                         consensus=config.engine,
@@ -333,20 +250,6 @@ class Server:
         transport.refuse_stranger = node.refuse_stranger
         transport.accept_peers = True
         node.start(writer=writer, snapshots=keeper)
-
-    def _warn_of_amnesia(self) -> None:
-        membership = self.node.membership
-        others = [peer for peer in membership.everyone() if peer != self.node.node_id] if membership else []
-        if others:
-            _log.warning(
-                "a part of the log is lost: this server does not vote before it has caught up with the others"
-            )
-        else:
-            _log.error(
-                "a part of the log is lost, and no other server has it: this one serves reads at level eventual and "
-                "nothing else. Save what is left (troth range --prefix '' --level eventual -o json), or restore a "
-                "backup into an empty directory (troth snapshot restore)"
-            )
 
     def _new_store(self) -> Store:
         return Store(quota_bytes=self.config.quota_bytes)
@@ -479,21 +382,3 @@ class Server:
             await asyncio.wait_for(self._follows.wait(), TRANSFER_SECONDS_MAX)
         except TimeoutError:
             _log.info("nobody took leadership over in time")
-
-
-class _Early:
-    """Stands in for the node until the cluster is known; peers are not accepted before."""
-
-    def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
-        del sender, body
-
-    def on_heard(self) -> None: ...
-
-    def on_suspect(self, peer: NodeId) -> None:
-        del peer
-
-    def on_unreachable(self, peer: NodeId) -> None:
-        del peer
-
-    def on_removed(self, peer: NodeId, term: int, text: str) -> None:
-        del peer, term, text

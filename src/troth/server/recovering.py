@@ -1,0 +1,64 @@
+"""What a data directory holds becomes an engine that goes on from there."""
+
+import logging
+import random
+
+from troth.core.engines import EngineConfig, engine_kind
+from troth.core.interface import Engine, Membership, SnapshotMeta
+from troth.ids import NodeId, Tick
+from troth.server.config import ServerConfig
+from troth.storage.directory import DataDirectory
+from troth.storage.identity import Identity
+
+_log = logging.getLogger("troth.server")
+
+
+def started_engine(
+    config: ServerConfig,
+    who: Identity,
+    directory: DataDirectory,
+    *,
+    snapshot: SnapshotMeta,
+    rng: random.Random,
+    now: Tick,
+) -> Engine:
+    """The engine of *who*, with all that *directory* has of its log behind *snapshot*."""
+    recovered = directory.recovered
+    election_ticks = max(2, config.election_timeout_ms // config.tick_ms)
+    # Nobody can lead a cluster whose servers have never run, so its first election need not be waited for in full;
+    # a quarter is left for the others to come up.
+    begun = Tick(now - election_ticks * 3 // 4) if directory.begins_cluster else now
+    return engine_kind(config.consensus).start(
+        node_id=who.node_id,
+        config=EngineConfig(
+            heartbeat_ticks=max(1, config.heartbeat_ms // config.tick_ms),
+            election_timeout_ticks=election_ticks,
+            lease_reads=config.lease_reads,
+            phase1_size=config.phase1_size,
+            phase2_size=config.phase2_size,
+        ),
+        rng=rng,
+        snapshot=snapshot,
+        hard_state=recovered.hard_state,
+        # The log keeps whole segments, so it may begin before the snapshot.
+        entries=[entry for entry in recovered.entries if entry.index > snapshot.last.index],
+        slots=recovered.slots,
+        chosen=recovered.chosen,
+        now=begun,
+        may_vote=recovered.amnesia is None,
+    )
+
+
+def warn_of_amnesia(node_id: NodeId, membership: Membership | None) -> None:
+    """Tell the operator what a lost part of the log means for the server *node_id*."""
+    others = [peer for peer in membership.everyone() if peer != node_id] if membership else []
+    if others:
+        _log.warning(
+            "a part of the log is lost: this server does not vote before it has caught up with the others"
+        )
+    else:
+        _log.error(
+            "a part of the log is lost, and no other server has it: this one serves reads at level eventual and "
+            "nothing else. Save what is left (troth range --prefix '' --level eventual -o json), or restore a "
+            "backup into an empty directory (troth snapshot restore)"
+        )
