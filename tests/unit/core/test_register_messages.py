@@ -8,6 +8,7 @@ from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import (
     KEY_BYTES_MAX,
     NUMBER_MAX,
+    SEATS_MAX,
     VALUE_BYTES_MAX,
     decode_answer,
     decode_ask,
@@ -107,6 +108,9 @@ def test_garbage_is_no_answer() -> None:
 
 TOO_MUCH: list[RequestMessage] = [
     Prepare(CONFIG.id, b"", BALLOT),
+    Collect(CONFIG.id, b"", BALLOT),
+    Read(CONFIG.id, b""),
+    Accept(CONFIG.id, b"", BALLOT, STATE),
     Prepare(CONFIG.id, bytes(KEY_BYTES_MAX + 1), BALLOT),
     Accept(CONFIG.id, b"k", BALLOT, State(bytes(VALUE_BYTES_MAX + 1), 1, BALLOT, ZERO)),
     Accept(CONFIG.id, b"k", BALLOT, State(b"v", 1, BALLOT, ZERO, tuple(Mark(BALLOT, n) for n in range(99)))),
@@ -117,7 +121,10 @@ TOO_MUCH: list[RequestMessage] = [
     Accept(CONFIG.id, b"k", BALLOT, State(b"v", NUMBER_MAX, BALLOT, ZERO)),
     Accept(CONFIG.id, b"k", BALLOT, State(b"v", 1, BALLOT, Ballot(NUMBER_MAX, 1))),
     Accept(CONFIG.id, b"k", BALLOT, State(b"v", 1, BALLOT, ZERO, (Mark(Ballot(NUMBER_MAX, 1), 1),))),
+    Accept(CONFIG.id, b"k", BALLOT, State(b"v", 1, BALLOT, ZERO, (Mark(BALLOT, NUMBER_MAX),))),
     Configure(Configuration(CONFIG.id, CONFIG.groups, Ballot(NUMBER_MAX, 1))),
+    Configure(Configuration(CONFIG.id, CONFIG.groups, ZERO, Ballot(NUMBER_MAX, 1))),
+    Configure(Configuration(CONFIG.id, (Group(CONFIG.groups[0].seats * (SEATS_MAX + 1), 1, 1),))),
     Configure(Configuration(CONFIG.id, ())),
     Configure(Configuration(CONFIG.id, CONFIG.groups * 3)),
     Configure(Configuration(CONFIG.id, (Group((), 1, 1),))),
