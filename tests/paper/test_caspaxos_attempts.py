@@ -270,6 +270,17 @@ def test_one_acceptor_that_is_asked_again_hides_no_refusal_of_another() -> None:
     assert attempt.open == attempt.doubtful == {1, 2}
 
 
+def test_what_phase_1_has_found_is_void_in_another_configuration() -> None:
+    table, proposer = kept()
+    task = proposer.change(KEY, changes.put(b"2"))
+    first = accepts(task)
+    task._parked = (None, ZERO)
+    following = msgspec.structs.replace(table.config, id=ConfigId(table.config.id.cluster, 2))
+    task.on_reply(first[2], WrongConfig(following))
+    assert task.phase is Phase.PREPARING
+    assert all(isinstance(send.request, Prepare) for send in task.take())
+
+
 def test_what_comes_when_a_change_is_over_takes_nothing_up_again() -> None:
     _, proposer = kept()
     task = proposer.change(KEY, changes.put(b"2"))
