@@ -235,3 +235,16 @@ def test_a_change_behind_a_collection_of_the_same_client_begins_with_a_prepare()
     task = proposer.change(KEY, changes.put(b"w"))
     assert table.run(task).value == b"w"
     assert task.phases == 2
+
+
+def test_nothing_that_is_accepted_remembers_the_fence_that_it_met() -> None:
+    """Or a change in doubt from before the deletion would be taken for one that never happened."""
+    table = Table()
+    for change in (changes.put(b"v"), changes.delete()):
+        table.run(table.proposer(1).change(KEY, change))
+    table.run(table.proposer(1).collect(KEY))
+    fence = max(acceptor.fence for acceptor in table.acceptors.values())
+    table.log.clear()
+    table.run(table.proposer(2).collect(KEY))
+    floors = {request.state.floor for _, request, _ in table.log if isinstance(request, Accept)}
+    assert floors == {fence} != {ZERO}
