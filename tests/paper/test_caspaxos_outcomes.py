@@ -3,6 +3,7 @@
 from caspaxos import Table
 
 from troth.core.register import changes
+from troth.core.register.messages import Full
 from troth.errors import AlreadyDecided, ChangeFailed, NotApplied, OutcomeUnknown, QuotaExceeded, Unavailable
 
 KEY = b"k"
@@ -183,3 +184,13 @@ def test_acceptors_that_are_full_refuse_and_say_so() -> None:
     outcome = table.run(table.proposer(1).change(b"large", changes.put(bytes(400))))
     assert isinstance(outcome.error, QuotaExceeded)
     assert table.run(table.proposer(2).read(b"small")).value == b"v"
+
+
+def test_while_enough_acceptors_may_have_room_a_full_one_ends_nothing() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"v"))
+    sends = task.take()
+    task.on_reply(sends[0], Full("no room"))
+    task.on_lost(sends[1])
+    assert task.outcome is None
+    assert table.run(task).changed

@@ -395,6 +395,13 @@ def test_a_learner_that_sees_the_death_asks_for_nothing() -> None:
 # ---- a disk that hangs ----
 
 
+def test_a_learner_that_hears_nobody_sleeps_on() -> None:
+    stage = Stage((1, 2), learners=(3,))
+    stage.tick(3, 3 * TIMEOUT)
+    assert stage.role(3) == "Follower"
+    assert stage[3].engine.asleep_until() > stage.now
+
+
 def test_a_leader_whose_disk_hangs_steps_down() -> None:
     """Pitfall: hashicorp#503, it goes on heartbeating and nobody replaces it."""
     stage = leading(3, RaftConfig(heartbeat_ticks=2, election_timeout_ticks=20, disk_timeout_ticks=50))
