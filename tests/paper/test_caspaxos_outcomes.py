@@ -1,9 +1,9 @@
 """What a client of a register is told: applied, not applied, or unknown, and never more than is known."""
 
-from caspaxos import Table
+from caspaxos import Table, ballot
 
 from troth.core.register import changes
-from troth.core.register.messages import Full
+from troth.core.register.messages import ZERO, Full, Promise
 from troth.errors import AlreadyDecided, ChangeFailed, NotApplied, OutcomeUnknown, QuotaExceeded, Unavailable
 
 KEY = b"k"
@@ -194,3 +194,11 @@ def test_while_enough_acceptors_may_have_room_a_full_one_ends_nothing() -> None:
     task.on_lost(sends[1])
     assert task.outcome is None
     assert table.run(task).changed
+
+
+def test_a_new_register_remembers_the_highest_fence_that_its_maker_met() -> None:
+    table = Table()
+    task = table.proposer(1).change(KEY, changes.put(b"v"))
+    for send, fence in zip(task.take(), (ballot(3), ballot(2)), strict=False):
+        task.on_reply(send, Promise(ZERO, None, fence))
+    assert {send.request.state.floor for send in task.take()} == {ballot(3)}  # type: ignore[union-attr]

@@ -1,7 +1,7 @@
 """Reads of registers: one round trip where a quorum agrees (RMWPaxos §3), else the identity change (CASPaxos §2.1)."""
 
 import pytest
-from caspaxos import Table
+from caspaxos import Table, ballot
 
 from troth.core.register import changes
 from troth.core.register.messages import Read
@@ -59,3 +59,16 @@ def test_a_read_needs_a_quorum_of_both_phases(prepare: int, accept: int, reached
     assert task.outcome is None
     assert isinstance(table.run(table.proposer(3).read(KEY), up=(2, 3)[:reached]).error, Unavailable)
     assert table.run(table.proposer(4).read(KEY)).value == b"v"
+
+
+def test_of_states_that_few_hold_a_read_gives_the_newest() -> None:
+    """Where one acceptor suffices to choose, an older state is held as widely as one that is chosen."""
+    table = Table(prepare=3, accept=1)
+    table.run(table.proposer(1).change(KEY, changes.put(b"old")))
+    later = table.proposer(2)
+    later.observe(ballot(9))
+    task = later.change(KEY, changes.put(b"new"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    table.step(task, reach=(3,), answer=(3,))
+    assert task.outcome is not None and task.outcome.changed
+    assert table.run(table.proposer(3).read(KEY)).value == b"new"

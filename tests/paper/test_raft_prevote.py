@@ -397,6 +397,12 @@ def test_a_transfer_goes_to_another_voter_only() -> None:
     assert stage.transfer(1, 4) == Refused(RefusalReason.BAD_TARGET, NodeId(1), "4 is not another voter")
     assert stage.transfer(1, 9) == Refused(RefusalReason.BAD_TARGET, NodeId(1), "9 is not another voter")
     assert stage.transfer(2, 1) == Refused(RefusalReason.NOT_LEADER, NodeId(1))
+    stage.run(4)
+    stage.isolate(1)
+    stage.change(1, MembershipChange(remove=(NodeId(3),)))
+    assert stage.transfer(1, 3) == Refused(RefusalReason.BAD_TARGET, NodeId(1), "3 is not another voter"), (
+        "it leaves"
+    )
     single = Stage((1,))
     single.elect(1)
     assert single.transfer(1) == Refused(RefusalReason.BAD_TARGET, NodeId(1), "there is no other voter")
