@@ -195,6 +195,26 @@ def test_a_register_with_its_own_step_is_searched_by_it() -> None:
     assert not check(history, object=Register())
 
 
+@pytest.mark.parametrize(
+    ("text", "decided", "smallest"),
+    [
+        ("0+add:2 0- 1+read 1-3", "counter-bounds", 2),
+        ("0+add:2 0- 1+read 1-2 1+read 1-1", "counter-bounds", 2),
+        ("0+add:2 0? 1+read 1-2 1+read 1-3 0+read", "counter-bounds", 2),
+        ("0+add:2 0- 0+dec:3 1+read 1-3 0-", "counter-bounds", 3),
+        # Between the bounds, and still nothing adds up to it.
+        ("0+add:2 1+read 1-1 0-", "jit-model", 2),
+        ("0+add:2 1+read 1-2 1+read 1-0 0-", "jit-model", 3),
+    ],
+)
+def test_a_counter_that_was_read_wrong(text: str, decided: str, smallest: int) -> None:
+    """Out of bounds it takes no search."""
+    verdict = check(script(text), object="counter")
+    assert (bool(verdict), verdict.algorithms) == (False, (decided,))
+    example = verdict.counterexample
+    assert example is not None and example.reason and len(example.minimal) == smallest
+
+
 def test_a_repeated_value_of_one_key_leaves_the_other_keys_alone() -> None:
     """Each key is decided by what is cheapest for it."""
     words = [

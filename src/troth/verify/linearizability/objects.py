@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from troth.verify.history import History, Value
-from troth.verify.linearizability import generic, minimal, pairing, queues, sets, witness
+from troth.verify.linearizability import counters, generic, minimal, pairing, queues, sets, witness
 from troth.verify.linearizability.foresight import foreseeing
 from troth.verify.linearizability.outcome import Budget, Outcome
 from troth.verify.linearizability.result import (
@@ -17,7 +17,7 @@ from troth.verify.linearizability.result import (
     small_budget,
     smallest_part,
 )
-from troth.verify.models import Call, Model, Queue, SetObject, UnorderedQueue
+from troth.verify.models import Call, Counter, Model, Queue, SetObject, UnorderedQueue
 
 _UNPAIRED: Final = "however equal elements are told apart, some dequeue took what was not first"
 
@@ -43,6 +43,10 @@ class Objects:
                     found = None
             if found is not None:
                 return self._queue(key, timeline, *found)
+        if type(self.model) is Counter:
+            wrong = counters.refuted(self.model, self.calls, timeline)
+            if wrong is not None:
+                return self._miscounted(key, timeline, self.model, *wrong)
         model = foreseeing(self.model, self.calls, timeline)
         outcome = generic.search(model, self.calls, timeline, budget=self.budget)
 
@@ -113,6 +117,26 @@ class Objects:
             part=part_of(self.history, key, "queue-order", timeline, outcome),
             order=list,
             explain=lambda: explained(self.history, outcome, because=_UNPAIRED, smallest=smallest),
+        )
+
+    def _miscounted(self, key: Value, timeline: Sequence[int], counter: Counter, place: int, why: str) -> Result:
+        """A counter of which a read is out of bounds."""
+        failed = timeline[place] >> 1
+        outcome = Outcome(status="illegal", failed=failed, events_done=place, reason=why)
+
+        def tried(part: Sequence[int]) -> Outcome:
+            found = counters.refuted(counter, self.calls, part)
+            if found is None:
+                return Outcome(status="unknown")
+            return Outcome(status="illegal", failed=part[found[0]] >> 1, reason=found[1])
+
+        def smallest() -> tuple[list[int], Outcome]:
+            return smallest_part(timeline[: place + 1], minimal.removable_calls(counter, self.calls), tried)
+
+        return Result(
+            part=part_of(self.history, key, "counter-bounds", timeline, outcome),
+            order=list,
+            explain=lambda: explained(self.history, outcome, because=why, smallest=smallest),
         )
 
     def _chain(self, key: Value, timeline: Sequence[int]) -> Result:

@@ -22,6 +22,7 @@ COST: Final = {
     "jit-model": "linear in the history, exponential in concurrency at worst",
     "chains": "O(n log n)",
     "set-chain": "linear",
+    "counter-bounds": "linear",
     "queue-order": "O(n log n)",
 }
 
