@@ -19,7 +19,6 @@
           Unavailable             no quorum (or no fresh enough replica) within the time allowed
           QuotaExceeded           the space quota is used up
           SessionExpired          the session of this request is gone, and the request was never sent before
-          StaleFencingToken       somebody newer holds the lock
           Aborted                 a transaction over several databases is rolled back in all; __cause__ says why
           AlreadyDecided          this register holds a decision, which never changes
           ChangeFailed            the caller's change function raised (its error is the cause)
@@ -197,12 +196,6 @@ class SessionExpired(NotApplied):
     """The client's session is gone from the cluster, and this request had not been sent before."""
 
     code = "session_expired"
-
-
-class StaleFencingToken(NotApplied):
-    """A newer holder has used the resource; this one's lock is lost."""
-
-    code = "stale_fencing_token"
 
 
 class Aborted(NotApplied):

@@ -155,10 +155,9 @@ async def _perform(cluster: "LocalCluster", rows: list[Row]) -> list[str]:
         _say(
             f"loaded {len(ledger.times_s):,} rows in {took_s:.1f} s: {len(ledger.times_s) / took_s:,.0f} writes/s"
         )
-        _say(
-            f"{killer.killed} was killed after {killer.at:,} rows; "
-            f"no write succeeded for {ledger.gap_s(killer.killed_at_s):.3f} s"
-        )
+        gap_s = ledger.gap_s(killer.killed_at_s)
+        gap = f"no write succeeded for {gap_s:.3f} s" if gap_s else "that was the last"
+        _say(f"{killer.killed} was killed after row {killer.at:,}; {gap}")
         if not killer.killed:
             return ["no leader was known to kill"]
         failures = [] if len(ledger.rows) == len({row.key for row in rows}) else ["not all rows were acknowledged"]

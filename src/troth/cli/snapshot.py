@@ -37,14 +37,15 @@ def save(file: Path, server: str | None, cluster: Cluster) -> None:
     Example:
       troth snapshot save backup.troth
     """
-    size_bytes = asyncio.run(_save(cluster, file, server))
+    asyncio.run(_save(cluster, file, server))
+    size_bytes = file.stat().st_size
     if cluster.json:
         output.print_json({"file": str(file), "bytes": size_bytes})
     else:
         click.echo(f"saved {size_bytes:,} bytes to {file}")
 
 
-async def _save(cluster: Cluster, file: Path, server: str | None) -> int:
+async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
     from troth.client.backup import finish_file
 
     part = file.with_name(file.name + ".part")
@@ -52,14 +53,13 @@ async def _save(cluster: Cluster, file: Path, server: str | None) -> int:
         async with await cluster.connect_aio() as client:
             with part.open("wb") as out:
                 sink = SealingSink(out)
-                size_bytes = await client.snapshot(cast(BinaryIO, sink), server=server)
+                await client.snapshot(cast(BinaryIO, sink), server=server)
                 sink.seal()
                 finish_file(out, part, file)
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error}") from error
     finally:
         part.unlink(missing_ok=True)
-    return size_bytes
 
 
 @snapshot.command()

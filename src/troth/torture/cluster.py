@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from troth import aio
 from troth.errors import TrothError
+from troth.server.ending import EXIT_STORAGE
 from troth.server.process import RaftServer
 from troth.torture.client import TrothClient
 from troth.torture.links import ApartCluster, CutCluster, Links, ProxiedCluster, Proxies
@@ -27,7 +28,6 @@ FULL_BYTES: Final = 4096
 """No file may grow beyond this while a disk is "full": less than any log segment holds."""
 
 BUG_WORDS: Final = ("because of a bug", "Traceback (most recent call last)")
-EXIT_STORAGE: Final = 3
 SERVERS_MAX: Final = 7
 
 

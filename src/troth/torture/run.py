@@ -15,7 +15,8 @@ from troth.torture.background import Background
 from troth.torture.nemesis import NEMESES, Fault, Inflicted, schedule
 from troth.torture.record import Record
 from troth.torture.system import Definite, Indefinite, SystemUnderTest, TortureClient, Unquiet
-from troth.torture.workloads import WORKLOADS, Finding, Workload
+from troth.torture.workload import Finding, Workload
+from troth.torture.workloads import WORKLOADS
 from troth.verify.verdict import Status, combine
 
 CALM_SECONDS: Final = 2.0
