@@ -90,6 +90,7 @@ SUBJECTS = (
     ),
     Subject(("runtime/*.py",), ("tests/unit/runtime/*.py",), "servers"),
     Subject(("client/*.py",), ("tests/unit/client/*.py",), "servers"),
+    Subject(("wire/*.py",), ("tests/unit/wire/*.py",)),
     Subject(
         ("transactions/*.py", "transactions/log/*.py"),
         ("tests/unit/transactions/*.py", "tests/conformance/test_decision_log.py"),

@@ -15,6 +15,31 @@ from troth.replica.protocol import WRITES_COMMANDS_MAX
 
 
 @asynchronous
+async def test_the_revision_seen_never_falls() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        client._reads.on_revision(100)
+        assert (await client.put("a", "1")).revision < 100 == client.seen_revision
+
+
+@asynchronous
+async def test_what_is_on_its_way_is_not_acknowledged() -> None:
+    """Else the cluster would forget an answer that is still waited for, and take a retry for a new write."""
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        (server,) = cluster.servers
+        await client.put("warm", "")
+        server.stop()
+        first = client.put("a", "1")
+        await asyncio.sleep(0)
+        second = client.put("b", "2")
+        await asyncio.sleep(0)
+        server.go_on()
+        await asyncio.gather(first, second)
+        await client.put("c", "3")
+        batches = server.writes()[1:]
+        assert [(batch.first_seq, batch.acked_below) for batch in batches] == [(2, 2), (3, 2), (4, 4)]
+
+
+@asynchronous
 async def test_an_answer_may_be_larger_than_any_request() -> None:
     async with running(1) as cluster, await aio.connect(cluster.url) as client:
         for number in range(20):

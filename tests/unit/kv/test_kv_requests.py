@@ -157,7 +157,7 @@ def test_keys_only_keeps_everything_but_the_value() -> None:
 
 def test_an_unknown_sort_is_refused() -> None:
     store = filled(b"a")
-    for request in (Range(b"a", b"z", sort_order=7), Range(b"a", b"z", sort_target=7)):  # type: ignore[arg-type]
+    for request in (Range(b"a", b"z", sort_order=3), Range(b"a", b"z", sort_target=5)):  # type: ignore[arg-type]
         assert refused(store.range(request), "invalid", "etcdserver: invalid sort option")
         assert refused(store.validate(Txn(success=(request,))), "invalid", "etcdserver: invalid sort option")
 
@@ -527,6 +527,13 @@ def test_alarms_are_kept_by_member_and_type() -> None:
     assert isinstance(store.apply(Put(b"a", b"")), PutResult)
 
 
+def test_a_plain_put_of_a_key_on_a_lease_takes_room_from_what_stands_behind_it() -> None:
+    store = Store(quota_bytes=2000)
+    store.apply_batch([LeaseGrant(1, 60), Put(b"a", b"", 1)])
+    fits, does_not = store.apply_batch([Put(b"a", b"x" * 600), Put(b"b", b"x" * 600)])
+    assert isinstance(fits, PutResult) and refused(does_not, "quota", NO_SPACE)
+
+
 def test_an_alarm_is_kept_through_a_snapshot_and_only_one_of_space_refuses_writes() -> None:
     store = Store()
     for alarm, refuses in ((AlarmType.CORRUPT, False), (AlarmType.NOSPACE, True)):
@@ -553,8 +560,32 @@ def test_an_alarm_is_kept_through_a_snapshot_and_only_one_of_space_refuses_write
 )
 def test_a_large_request_is_refused_before_the_log_only(command: Command) -> None:
     store = Store(request_bytes_max=100)
+    assert Store(request_bytes_max=payload_bytes(command)).validate(command) is None
     assert refused(store.validate(command), "invalid", "etcdserver: request is too large")
     assert not isinstance(store.apply(command), Failure)
+
+
+def test_the_last_byte_of_the_quota_and_the_longest_time_are_granted() -> None:
+    store = Store(quota_bytes=256)
+    assert store.apply(LeaseGrant(1, 9_000_000_000)) == LeaseGrantResult(1, 1, 9_000_000_000)
+    assert (store.db_size_bytes, store.alarms) == (256, [])
+
+
+def test_a_lease_whose_grant_is_not_known_is_ended_by_whoever_names_it() -> None:
+    store = Store()
+    store.apply(LeaseGrant(5, 10))
+    assert store.apply(LeaseRevoke(5, 7)) == LeaseRevokeResult(1)
+
+
+def test_a_comparison_of_a_range_needs_its_key() -> None:
+    unnamed = Txn((Compare(b"", range_end=b"z"),))
+    assert refused(Store().apply(unnamed), "invalid", "etcdserver: key is not provided")
+
+
+def test_leases_are_listed_in_the_order_of_their_ids() -> None:
+    store = Store()
+    store.apply_batch([LeaseGrant(5, 10), LeaseGrant(-3, 10), LeaseGrant(4, 10)])
+    assert store.leases() == [-3, 4, 5]
 
 
 def test_the_end_of_a_lease_does_not_end_another_one_of_the_same_id() -> None:

@@ -64,6 +64,14 @@ def test_loading_a_state_forgets_the_sessions_that_were_there() -> None:
     assert again.store.range(Range(b"k")) == RangeResult(1, [], 0)
 
 
+@pytest.mark.parametrize("session", [0, 1])
+def test_a_lease_knows_where_in_the_log_it_was_granted(session: int) -> None:
+    machine = StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7))
+    applied(machine, 5, Writes(session, 1, 0, (LeaseGrant(77, 9),)))
+    assert restored(machine).store.lease_table.grants == {77: 5}
+
+
 def test_a_restored_machine_has_the_same_leases_and_chooses_the_same_ids() -> None:
     machine = StateMachine(Store)
     applied(machine, 1, Writes(0, 1, 0, (LeaseGrant(0, 5), LeaseGrant(77, 9), Put(b"k", b"v", lease=77))))

@@ -194,6 +194,19 @@ def test_a_snapshot_larger_than_a_chunk_is_read_back() -> None:
     assert list(opened(files)[1].snapshot()) == list(acceptor.snapshot())
 
 
+def test_the_log_behind_a_snapshot_stays() -> None:
+    files = disk()
+    store, acceptor = opened(files, segment_bytes=1)  # a segment for each entry
+    write(store, ask(acceptor, Configure(CONFIG)))
+    covered, index = list(acceptor.snapshot()), store.index
+    for number in (1, 2):
+        write(store, ask(acceptor, prepare(number)))
+    store.save(index, covered)
+    store.drop_before(index)
+    store.close()
+    assert opened(files)[1].promised(b"k") == Ballot(2, 1)
+
+
 def test_what_the_newest_snapshot_covers_does_not_count_as_log() -> None:
     files = disk()
     store, acceptor = opened(files)

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 from log_kit import batch, disk, entry_id, snapshot
 
-from troth.core.interface import Member, Membership
+from troth.core.interface import HardState, Member, Membership, Persist
 from troth.errors import Corrupt, IdentityLost, StorageError, UsageError
-from troth.ids import ClusterId, NodeId
+from troth.ids import ClusterId, NodeId, Term
 from troth.simulate.disk import SimulatedDisk
-from troth.storage import block, identity
+from troth.storage import block, identity, record
 from troth.storage.directory import open_directory
 from troth.storage.identity import Identity
 from troth.storage.log import WriteAheadLog
+from troth.storage.names import segment_numbers, snapshot_name
 from troth.storage.replay import LogDamaged
 
 GENESIS = Membership(
@@ -173,6 +174,10 @@ def test_a_crash_at_any_time_of_the_first_start_leaves_a_directory_that_starts()
         assert open_directory(files, NEWBORN).identity == opened.identity
 
 
+def test_segments_are_read_in_their_order_however_they_are_listed() -> None:
+    assert segment_numbers([record.segment_name(number) for number in (12, 3, 11)]) == [3, 11, 12]
+
+
 def test_an_identity_without_a_log_is_refused() -> None:
     files = disk()
     open_directory(files, NEWBORN).close()
@@ -183,22 +188,30 @@ def test_an_identity_without_a_log_is_refused() -> None:
         open_directory(files, NEWBORN)
 
 
-@pytest.mark.parametrize("owner", [NEWBORN.node_id, NodeId(99)])
-def test_a_log_without_an_identity_is_refused(owner: NodeId) -> None:
+VOTE = Persist(hard_state=HardState(Term(3), NodeId(1)))
+
+
+@pytest.mark.parametrize(
+    ("owner", "written"), [(NEWBORN.node_id, batch(1)), (NodeId(99), batch(1)), (NEWBORN.node_id, VOTE)]
+)
+def test_a_log_without_an_identity_is_refused(owner: NodeId, written: Persist) -> None:
     files = disk()
     log, _ = WriteAheadLog.open(files, owner=owner)
-    log.append([batch(1)])
+    log.append([written])
     log.close()
     with pytest.raises(IdentityLost, match="has a log"):
         open_directory(files, NEWBORN)
 
 
-def test_snapshots_without_an_identity_are_refused() -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_snapshots_without_an_identity_are_refused(is_damaged: bool) -> None:
     files = disk()
     opened = open_directory(files, NEWBORN)
     opened.snapshots.write(snapshot(1, 1), [b"state"])
     opened.close()
     files.remove("identity")
+    if is_damaged:
+        files.open(snapshot_name(snapshot(1, 1).last)).write_at(0, b"not")
     with pytest.raises(IdentityLost, match="has snapshots"):
         open_directory(files, NEWBORN)
 

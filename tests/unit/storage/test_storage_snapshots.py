@@ -69,7 +69,25 @@ def test_what_is_written_is_loaded(size: int, piece: int) -> None:
     assert store.newest() == META
     parts = list(store.load(META))
     assert b"".join(parts) == data
-    assert all(len(part) <= 100 for part in parts)
+    assert all(0 < len(part) <= 100 for part in parts)
+
+
+def test_the_newest_is_the_one_that_ends_last_whichever_was_written_last() -> None:
+    store = store_with(snapshot(1, 9))
+    store.write(snapshot(1, 4), [b"older"])
+    assert store.newest() == snapshot(1, 9)
+
+
+def test_what_stood_behind_a_damaged_chunk_is_not_taken_for_the_rest() -> None:
+    source, files = store_with(), disk()
+    target = SnapshotStore.open(files)
+    stream(source, target, META, upto=500)
+    target.close()
+    files.open(PART).write_at(300, data_of(5000))
+    target = SnapshotStore.open(files)
+    stream(source, target, META)
+    target.finish(META)
+    assert target.newest() == META
 
 
 def test_there_is_none_in_the_beginning() -> None:

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from troth.errors import DecodeError
-from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HEAD, FrameSplitter, first_frame, frame
+from troth.wire.frames import (
+    FRAME_BYTES_MAX,
+    HANDSHAKE_BYTES_MAX,
+    HEAD,
+    FrameSplitter,
+    first_frame,
+    frame,
+    head_of,
+)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=20), st.lists(st.integers(1, 50), max_size=200))
@@ -47,6 +55,18 @@ def test_an_impossible_length_is_refused_behind_a_good_frame_and_when_cut() -> N
     assert splitter.feed(frame(b"x") + b"\0\0") == [b"x"]
     with pytest.raises(DecodeError):
         splitter.feed(bytes(HEAD.size - 2))
+
+
+def test_a_frame_has_a_byte_at_least_and_its_limit_at_most() -> None:
+    for read in (FrameSplitter(10).feed, lambda stream: first_frame(stream, 10)):
+        assert read(frame(b"0123456789")) in ([b"0123456789"], b"0123456789")
+    for read in (FrameSplitter(10).feed, lambda stream: first_frame(stream, 10)):
+        with pytest.raises(DecodeError, match="a frame of 0 bytes"):
+            read(frame(b""))
+
+
+def test_a_body_in_pieces_has_the_head_of_the_whole() -> None:
+    assert head_of([b"one", bytearray(b"two"), b""]) + b"onetwo" == frame(b"onetwo")
 
 
 def test_the_bytes_of_a_frame() -> None:
