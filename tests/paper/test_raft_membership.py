@@ -288,6 +288,26 @@ def test_a_removed_leader_names_one_that_answers_and_has_most() -> None:
     assert told in (3, 4)
 
 
+def test_a_removed_leader_names_no_learner_though_it_has_most() -> None:
+    """§3.10: only a voter may stand."""
+    stage = leading(3, others=(4,))
+    stage.change(1, MembershipChange(add_learners=joining(4, promote=False)))
+    stage.run(8)
+    stage.change(1, MembershipChange(remove=nodes(1)))
+    stage.deliver(lambda flying: flying.to in (2, 3))
+    stage.deliver(lambda flying: flying.to == 1)
+    assert stage.role(1) == "Leader"
+    left = stage.status(1).last.index
+    stage.propose(1)
+    stage.drop()
+    stage.hand(4, 1, AppendReply(Term(1), LogIndex(left + 1)))
+    for voter in (2, 3):
+        stage.hand(voter, 1, AppendReply(Term(1), left))
+    assert stage.role(1) == "Follower"
+    (told,) = [flying.to for flying in stage.in_flight if isinstance(flying.message, TimeoutNow)]
+    assert told in (2, 3)
+
+
 def test_a_leader_that_removed_itself_and_crashed_stands_again() -> None:
     """Thesis §4.2.2: "a server that is not part of its own latest configuration should still start new elections":
     the others' logs are shorter, and they need its vote."""

@@ -196,6 +196,18 @@ def test_a_read_that_came_during_a_round_waits_for_the_next() -> None:
     assert [state.context for state in stage[1].reads] == [1, 2]
 
 
+def test_one_read_that_waits_is_enough_for_no_other_round_to_begin() -> None:
+    """§6.4: those who come while a round is under way share the next, however few that one is for."""
+    stage = leading()
+    stage.read(1, 1)
+    begun = rounds(stage)
+    stage.read(1, 2)
+    assert rounds(stage) == begun
+    stage.deliver(lambda flying: flying.to == 2)
+    stage.deliver(lambda flying: flying.to == 1)
+    assert len(rounds(stage)) == len(begun) + 1
+
+
 def test_a_single_server_reads_at_once() -> None:
     stage = leading(1)
     stage.read(1, 9)
@@ -318,6 +330,17 @@ def test_a_forwarded_read_that_is_lost_is_given_up() -> None:
     assert not stage[2].reads_refused
     stage.run(1)
     assert stage[2].reads_refused == [6]
+
+
+def test_who_waits_for_an_answer_to_a_read_does_not_sleep() -> None:
+    """Each tick may be the one at which the read is given up."""
+    stage = leading()
+    assert stage[2].engine.asleep_until() > stage.now
+    stage.read(2, 6)
+    assert stage[2].engine.asleep_until() <= stage.now
+    stage.settle()
+    assert [state.context for state in stage[2].reads] == [6]
+    assert stage[2].engine.asleep_until() > stage.now
 
 
 def test_forwarded_reads_are_refused_when_the_leader_is_lost() -> None:

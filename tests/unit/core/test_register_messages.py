@@ -218,3 +218,11 @@ def test_everyone_is_everyone_of_both_groups_while_there_are_two() -> None:
     joint = Configuration(CONFIG.id, (old, new))
     assert joint.everyone({NodeId(2): True, NodeId(3): True}) is VoteResult.PENDING
     assert joint.everyone({NodeId(n): True for n in (1, 2, 3)}) is VoteResult.WON
+
+
+def test_of_two_groups_the_newer_says_where_an_acceptor_is_and_since_when() -> None:
+    older = group_of((Seat(NodeId(1), "old:1"), Seat(NodeId(2), "same:2")))
+    newer = group_of((Seat(NodeId(1), "new:1", 5), Seat(NodeId(3), "new:3", 5)))
+    config = Configuration(ConfigId(7, 5), (older, newer))
+    assert config.seats == (newer.seats[0], older.seats[1], newer.seats[1])
+    assert [config.seat_of(NodeId(acceptor)) for acceptor in (1, 2, 3, 4)] == [*config.seats, None]
