@@ -42,7 +42,7 @@ def check_bounded(
         return check_linearizable(history, remembering, budget=budget, name=f"bounded:{versions_behind_max}")
     if staleness_ns_max is None or staleness_ns_max < 0:
         raise UsageError(f"staleness_ns_max={staleness_ns_max} must not be negative")
-    name = f"bounded:{staleness_ns_max}ns"
+    name = f"bounded:{staleness_ns_max / 1e9:g}s"
     found = check_linearizable(_earlier_reads(history, staleness_ns_max), object, budget=budget, name=name)
     # Indexes of the shifted history follow its own order of invocation; the verdict must speak of the original.
     return _translated(found, history, staleness_ns_max)
