@@ -140,8 +140,6 @@ def test_a_simulated_run_is_scrubbed_zoomed_and_played(page: Page, tmp_path: Pat
     )
     at_the_end, drawn_there = page.value(clock), page.value(ink)
     assert drawn_there > 5000, "nodes, a ruler and messages"
-    page.click(NAMED.format("start"))
-    assert page.value(clock).startswith("0.0000") and page.value(clock) != at_the_end
     # The mouse on a message, or on a node's own event, says what it is.
     where = page.value(
         "(([a, b, c, d]) => { const o = canvas.getBoundingClientRect();"
@@ -152,6 +150,8 @@ def test_a_simulated_run_is_scrubbed_zoomed_and_played(page: Page, tmp_path: Pat
     before = page.value("span")
     page.call("Input.dispatchMouseEvent", type="mouseWheel", x=where[0], y=where[1], deltaX=0, deltaY=-100)
     assert page.value("span") < before
+    page.click(NAMED.format("start"))
+    assert page.value(clock).startswith("0.0000") and page.value(clock) != at_the_end
     page.press("ArrowRight")
     begun = page.value("at")
     assert begun > 0
