@@ -15,7 +15,7 @@ from typing_extensions import override
 from troth.errors import DecodeError, Removed, TrothError, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
 from troth.runtime.addresses import parse_address
-from troth.runtime.streams import FrameConnection, is_refusal, open_connection
+from troth.runtime.streams import FrameConnection, entrust, is_refusal, open_connection
 from troth.wire.frames import FRAME_BYTES_MAX
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
@@ -316,9 +316,8 @@ class InheritedLink(Link):
         if self.connection is not None:
             self.connection.transport.abort()
             self.connection = None
-        loop = asyncio.get_running_loop()
         end.setblocking(False)
-        await loop.create_unix_connection(lambda: InheritedConnection(self), sock=end)
+        await entrust(InheritedConnection(self), end)
 
     @override
     def on_lost(self, connection: LinkConnection) -> None:

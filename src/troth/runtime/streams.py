@@ -212,9 +212,21 @@ async def open_connection(
     if address.is_unix:
         await loop.create_unix_connection(lambda: connection, address.path)
     elif tls is None and (near := shortcut.dialed(address.host, address.port)) is not None:
-        await loop.create_unix_connection(lambda: connection, sock=near)
+        await entrust(connection, near)
     else:
         await loop.create_connection(lambda: connection, address.host, address.port, ssl=tls)
+
+
+async def entrust(connection: asyncio.BaseProtocol, end: socket.socket) -> None:
+    """Hand *end*, a connected unix socket, over to the loop.
+
+    A loop of uvloop takes the descriptor at once, but *end* learns of it only when `connection_made` has returned. Had
+    that closed the connection, *end* would go on to hold a number that is free, and close whatever has it by then.
+    """
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_unix_connection(lambda: connection, sock=end)
+    if transport.is_closing() and not isinstance(loop, asyncio.BaseEventLoop):
+        end.detach()
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -5,15 +5,17 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import cast
 
 import pytest
+import uvloop
 from test_transport import A, B, make, until
 from typing_extensions import override
 
 from troth.runtime import shortcut
 from troth.runtime.addresses import Address
-from troth.runtime.streams import FrameConnection, open_connection, origin_of
+from troth.runtime.streams import FrameConnection, entrust, open_connection, origin_of
 from troth.server.listener import listen
 from troth.wire.frames import FRAME_BYTES_MAX
 from troth.wire.handshake import Greeting
@@ -210,3 +212,28 @@ def test_a_name_that_another_user_holds_is_not_trusted(port: tuple[socket.socket
     os.waitpid(child, 0)
     for end in (*ready, *done):
         os.close(end)
+
+
+class Leaves(asyncio.Protocol):
+    """Is gone before it has begun."""
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_who_hangs_up_at_once_leaves_no_number_that_is_anothers_by_then(
+    run: Callable[[Coroutine[object, object, None]], None],
+) -> None:
+    """An object that held the number of a closed descriptor would close whatever has it when it goes itself."""
+
+    async def hang_up() -> None:
+        end, other = socket.socketpair()
+        end.setblocking(False)
+        with other:
+            await entrust(Leaves(), end)
+            await asyncio.to_thread(other.recv, 1)
+            assert end.fileno() < 0
+
+    run(hang_up())
