@@ -156,6 +156,7 @@ def test_a_claim_that_was_never_opened_is_passed_over(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.slow
 def test_an_owner_that_was_fenced_by_one_that_died_at_once_goes_on(tmp_path: Path) -> None:
     """The next file is claimed and never opened; nobody else has the place, so the owner itself settles it."""
     log = FileLog(tmp_path)
