@@ -298,11 +298,33 @@ def crowded_register(seed: int) -> History:
     return pair(events)
 
 
+def _texts_of(process: int, number: int) -> tuple[Value, ...]:
+    """What one client may write: a text as clients of key-value stores make them, of more than one length."""
+    return (f"x {process} {number} y",)
+
+
+def _lists_of(process: int, number: int) -> tuple[Value, ...]:
+    return ((process, number),)
+
+
+def _lie(rng: random.Random, past: list[Value]) -> Value:
+    """What was true before, or a part of it, or a mixture."""
+    value, other = rng.choice(past), rng.choice(past)
+    if isinstance(value, str) and isinstance(other, str) and rng.random() < 0.5:
+        return value[rng.choice((0, 1, len(value) // 2)) :] + rng.choice(("", other))
+    return value
+
+
 def crowded_texts(seed: int) -> History:
-    """Get, put and append of a few texts on one key by up to twelve clients, with crashes, lies in some."""
+    """Get, put and append of texts on one key by up to twelve clients, with crashes, lies in some.
+
+    The texts are few, or all of them distinct."""
     rng = random.Random(f"texts {seed}")
-    texts: tuple[Value, ...] = rng.choice(
+    texts: tuple[Value, ...] | Callable[[int, int], tuple[Value, ...]] = rng.choice(
         (
+            _texts_of,
+            _texts_of,
+            _lists_of,
             ("a", "b"),
             ("xy", "z", "xz", "zy"),
             ((1,), (2,), (3,)),
@@ -327,7 +349,8 @@ def crowded_texts(seed: int) -> History:
             operations -= 1
             process, f = free.pop(rng.randrange(len(free))), rng.choice(names)
             # An append of nothing says nothing.
-            value = None if f == "get" else rng.choice(texts if f == "put" else [text for text in texts if text])
+            known = texts(process, operations) if callable(texts) else texts
+            value = None if f == "get" else rng.choice(known if f == "put" else [text for text in known if text])
             working[process] = (f, value, False)
             events.append(Event(type=EventType.INVOKE, process=process, f=f, value=value))
             continue
@@ -335,7 +358,7 @@ def crowded_texts(seed: int) -> History:
         f, value, done = working[process]
         if not done:
             if f == "get":
-                value = rng.choice(past) if rng.random() < lie else state
+                value = _lie(rng, past) if rng.random() < lie else state
             elif rng.random() >= lie:
                 state = joined(state, value) if f == "append" else value
                 past.append(state)

@@ -25,33 +25,27 @@ anything is written twice, or a failed cas must be placed, `register.search` dec
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, cast
 
 from msgspec import Struct
 
 from troth.verify.history import FOREVER, EventType, Operation, Value, show
 from troth.verify.linearizability.keys import Key
 
-
-class _Initial:
-    """Stands for the initial value as the root of a chain."""
-
-    __slots__ = ()
-
-
-_ROOT: Final = _Initial()
 _NOTHING: Final = object()
-_CIRCLE: Final = "cas in a circle: none of them can be first"
 
 
-class Chain(Struct):
-    """Operations in their one possible order: the writer of `root`, whoever read it, the writer of what follows, ..."""
+class Chain(Struct, gc=False):
+    """Writes in their one possible order, each with what was read right after it, or _NOTHING; and the zone.
 
-    root: Value
-    f: int
-    s: int
+    None as the first of them is the initial value.
+    """
+
+    steps: list[tuple[Operation | None, Value]]
+    f: int = FOREVER
+    s: int = -1
 
 
 class Found(Struct, frozen=True):
@@ -59,51 +53,72 @@ class Found(Struct, frozen=True):
 
     conflict: str
     chains: list[Chain] = []
-    following: dict[Value, Value] = {}
-    """text -> the one right after it in its chain"""
     loose: list[Operation] = []
     """Writes and appends that nobody observed."""
-
-    def levels(self, chain: Chain) -> list[Value]:
-        """The texts of a chain in their order."""
-        found = [chain.root]
-        while found[-1] in self.following:
-            found.append(self.following[found[-1]])
-        return found
 
 
 def examine(key: Key) -> Found | None:
     """Decide one key; None when its texts cannot be told apart after all."""
-    written, initial = key.written, key.initial
-    following: dict[Value, Value] = {}
-    # The last text of a value read -> that value.
-    read_from: dict[Value, Value] = {}
-    conflict = ""
+    unseen = dict(key.written)
     if key.appended:
-        if key.changed or initial not in (None, ""):
+        if key.changed or key.initial not in (None, ""):
             return None
-        texts = [text for text in written if text.__class__ is str or isinstance(text, str | tuple)]
-        if len(texts) < len(written):
+        texts = [text for text in unseen if text.__class__ is str or isinstance(text, str | tuple)]
+        if len(texts) < len(unseen):
             # Something that cannot be part of anything.
             return None
-        conflict = _parse(key, initial, sorted(set(map(len, texts)), reverse=True), following, read_from)
+        chains = _taken_apart(key, sorted(set(map(len, texts)) - {0}, reverse=True), unseen)
     else:
-        for value in key.first_return:
-            if value in written:
-                read_from[value] = value
-            elif value == initial:
-                read_from[_ROOT] = value
-            else:
-                conflict = f"{show(value)} was read but never written"
-        for before, after in key.changed.items():
-            if written[after].outcome is EventType.INFO and not _wanted(key, after):
-                continue
-            if before != initial and before not in written:
-                conflict = f"a cas from {show(before)} succeeded, which was never written"
-            following[_ROOT if before == initial else before] = after
-    found = Found(conflict) if conflict else _fit(key, following, read_from)
+        chains = _linked(key, unseen)
+    found = Found(chains) if isinstance(chains, str) else _fit(key, chains, unseen)
     # One way of taking values apart that fits is proof enough; one that does not proves nothing unless it is the only.
-    return None if found.conflict and key.appended and not _told_apart(written) else found
+    return None if found.conflict and key.appended and not _told_apart(key.written) else found
+
+
+def _linked(key: Key, unseen: dict[Value, Operation]) -> str | list[Chain]:
+    """The chains of a key without appends, which go on by cas; or what contradicts that there are such.
+
+    What is in them is taken out of *unseen*.
+    """
+    written, initial = key.written, key.initial
+    chains: dict[Value, Chain] = {}
+    for value in key.first_return:
+        if value in written:
+            chains[value] = Chain([(unseen.pop(value), value)])
+        elif value == initial:
+            chains[value] = Chain([(None, value)])
+        else:
+            return f"{show(value)} was read but never written"
+    return _by_cas(key, chains, unseen) if key.changed else list(chains.values())
+
+
+def _by_cas(key: Key, chains: dict[Value, Chain], unseen: dict[Value, Operation]) -> str | list[Chain]:
+    """Chains of one write each, joined where a cas goes from one to the next."""
+    written = key.written
+    following: dict[Value, Value] = {}
+    for before, after in key.changed.items():
+        if written[after].outcome is EventType.INFO and not _wanted(key, after):
+            continue
+        if before != key.initial and before not in written:
+            return f"a cas from {show(before)} succeeded, which was never written"
+        following[before] = after
+        for value in (before, after):
+            if value not in chains:
+                chains[value] = Chain([(unseen.pop(value, None), _NOTHING)])
+    inner = set(following.values())
+    joined: list[Chain] = []
+    for value, chain in chains.items():
+        if value in inner:
+            continue
+        if value in written and written[value].f == "cas":
+            return f"{show(value)} is read, but the cas to it cannot have succeeded"
+        joined.append(chain)
+        while value in following:
+            value = following[value]
+            chain.steps += chains[value].steps
+    if sum(len(chain.steps) for chain in joined) < len(chains):
+        return "cas in a circle: none of them can be first"
+    return joined
 
 
 def _wanted(key: Key, value: Value) -> bool:
@@ -130,107 +145,100 @@ def _told_apart(written: Iterable[Value]) -> bool:
     return not any(map(str.startswith, texts[1:], texts))
 
 
-def _parse(
-    key: Key, initial: Value, lengths: list[int], following: dict[Value, Value], read_from: dict[Value, Value]
-) -> str:
-    """Take every value read apart into the texts it is made of. Returns the first contradiction, "" if none."""
-    written = key.written
-    values: list[str | tuple[Value, ...]] = []
+def _taken_apart(key: Key, lengths: Sequence[int], unseen: dict[Value, Operation]) -> str | list[Chain]:
+    """The chains of a key with appends, from the values read; or the first contradiction.
+
+    What is in them is taken out of *unseen*.
+    """
+    written, initial = key.written, key.initial
+    values: list[str] = []
+    # By what was put first, None where it was appended to nothing.
+    begun: dict[Value, Chain] = {}
+    is_text = True
     for value in key.first_return:
         if value.__class__ is str and value:
             values.append(value)
         elif value is None or value in ("", ()):
             if value != initial:
                 return f"{show(value)} was read, but the key starts as {show(initial)}"
-            read_from[_ROOT] = value
+            begun[None] = Chain([(None, value)])
         elif isinstance(value, str | tuple):
-            values.append(value)
+            # A list is taken apart as a text is.
+            values.append(cast(str, value))
+            is_text = False
         else:
             return f"{show(value)} was read but never written"
-    # Shorter values first: a value is then found to go on from the longest one that is its beginning.
-    values.sort(key=len)
-    placed: set[Value] = set()
-    # The longest value so far of every chain and its last text, by its root; longer ones must begin with it.
-    ends: dict[Value, tuple[str | tuple[Value, ...], Value]] = {}
+    # What goes on from a value comes later, and mostly right behind it.
+    values.sort(key=None if is_text else len)
+    known = ""
+    steps: list[tuple[Operation | None, Value]] = []
     for value in values:
-        size = len(value)
-        for length in lengths:
-            head = value[:length]
-            if head in written:
-                break
-        else:
-            return f"{show(value)} was read, but nobody wrote how it begins"
-        if written[head].f == "append":
-            root: Value = _ROOT
-            offset, node = 0, root
-        else:
-            root = head
-            offset, node = len(head), head
-        end = ends.get(root)
-        if end is not None:
-            known, node = end
+        offset, size, end = len(known), len(value), value[-1]
+        if not offset or value in written or value[:offset] != known:
+            head = _standing(value, 0, written, lengths)
+            if head is None:
+                return f"{show(value)} was read, but nobody wrote how it begins"
+            root = None if written[head].f == "append" else head
+            if root in begun:
+                steps = begun[root].steps
+                known = cast(str, steps[-1][1] or "")
+            else:
+                begun[root] = Chain([(unseen.pop(root, None), _NOTHING)])
+                steps = begun[root].steps
+                known = root or ""
             offset = len(known)
-            if value[:offset] != known:
+            if offset and value[:offset] != known:
                 return f"{show(value)} and {show(known)} were both read, and neither can become the other"
         while offset < size:
-            text = value[offset:]
-            # Mostly one text is new.
-            if size - offset > lengths[0] or text not in written:
-                for length in lengths:
-                    text = value[offset : offset + length]
-                    if text in written:
-                        break
-                else:
+            text = value[offset : value.index(end, offset) + 1]
+            op = unseen.pop(text, None)
+            if op is None or op.f != "append":
+                standing = _standing(value, offset, written, lengths)
+                if standing is None:
                     return f"{show(value)} was read, but nobody wrote what stands in it at {offset}"
-            if text in placed or written[text].f != "append":
-                return f"{show(value)} was read, but {show(text)} cannot stand where it does"
-            placed.add(text)
-            following[node] = text
-            node = text
+                text, op = standing, unseen.pop(standing, None)
+                if op is None or op.f != "append":
+                    return f"{show(value)} was read, but {show(text)} cannot stand where it does"
+            steps.append((op, _NOTHING))
             offset += len(text)
-        read_from[node] = value
-        ends[root] = (value, node)
-    return ""
+        steps[-1] = steps[-1][0], value
+        known = value
+    return list(begun.values())
 
 
-def _fit(key: Key, following: dict[Value, Value], read_from: dict[Value, Value]) -> Found:
+def _standing(value: str, offset: int, written: Container[Value], lengths: Sequence[int]) -> str | None:
+    """The text that stands in *value* at *offset*, None if there is none."""
+    # Mostly a text ends in something that stands nowhere else in it.
+    text = value[offset : value.index(value[-1], offset) + 1]
+    if text in written:
+        return text
+    for length in lengths:
+        text = value[offset : offset + length]
+        if text in written:
+            return text
+    return None
+
+
+def _fit(key: Key, chains: list[Chain], unseen: dict[Value, Operation]) -> Found:
     """Check the chains against real time and against one another."""
-    written, first_return, last_invoke = key.written, key.first_return, key.last_invoke
+    first_return, last_invoke = key.first_return, key.last_invoke
     ok = EventType.OK
-    inner = set(following.values())
-    roots: list[Value] = [_ROOT] if _ROOT in following or _ROOT in read_from else []
-    loose: list[Operation] = []
-    for text, op in written.items():
-        if text in inner:
-            continue
-        if text in read_from or text in following:
-            roots.append(text)
-        elif op.outcome is ok:
-            loose.append(op)
-    if key.changed:
-        for text in roots:
-            if text is not _ROOT and written[text].f == "cas":
-                return Found(f"{show(text)} is read, but the cas to it cannot have succeeded")
-    chains: list[Chain] = []
+    loose = [op for op in unseen.values() if op.outcome is ok]
     forward: list[tuple[int, int]] = []
     backward: list[tuple[int, int]] = []
-    left = len(inner)
-    for root in roots:
+    for chain in chains:
         f, s = FOREVER, -1
-        node: Value = root
-        while True:
-            if node is _ROOT:
+        for op, value in chain.steps:
+            if op is None:
                 f = -1
             else:
-                op = written[node]
                 done = op.completed if op.outcome is ok else FOREVER
                 if op.invoked > s:
                     s = op.invoked
                 if done < f:
                     f = done
                 if done < s:
-                    return Found(f"{op.f} {show(node)} returned before something that must precede it was invoked")
-            value = read_from.get(node, _NOTHING)
+                    return Found(f"{op.describe()} returned before something that must precede it was invoked")
             if value is not _NOTHING:
                 done = first_return[value]
                 if done < s:
@@ -239,25 +247,17 @@ def _fit(key: Key, following: dict[Value, Value], read_from: dict[Value, Value])
                     f = done
                 if last_invoke[value] > s:
                     s = last_invoke[value]
-            node = following.get(node, _NOTHING)
-            if node is _NOTHING:
-                break
-            left -= 1
-            if left < 0:
-                return Found(_CIRCLE)
-        chains.append(Chain(root, f, s))
+        chain.f, chain.s = f, s
         if f < s:
             forward.append((f, s))
-        elif root is not _ROOT:
+        elif f >= 0:
             backward.append((s, f))
-    if left:
-        return Found(_CIRCLE)
     forward.sort()
     for (_, end), (start, _) in pairwise(forward):
         if start < end:
             return Found(f"two values must both be held between events {start} and {end}")
     if not forward:
-        return Found("", chains, following, loose)
+        return Found("", chains, loose)
     starts = [start for start, _ in forward]
     for op in loose:
         at = bisect_right(starts, op.invoked) - 1
@@ -267,7 +267,7 @@ def _fit(key: Key, following: dict[Value, Value], read_from: dict[Value, Value])
         at = bisect_right(starts, s) - 1
         if at >= 0 and f < forward[at][1]:
             return Found(f"a value written and read between events {s} and {f} lies inside the time of another")
-    return Found("", chains, following, loose)
+    return Found("", chains, loose)
 
 
 def order(key: Key, found: Found) -> list[tuple[int, int]]:
@@ -280,59 +280,29 @@ def order(key: Key, found: Found) -> list[tuple[int, int]]:
         at = bisect_right(starts, s) - 1
         return (2 * forward[at][1] + 1, 1) if at >= 0 and s < forward[at][1] else (2 * s + 1, 0)
 
-    level_of: dict[Value, tuple[int, int]] = {}
-    rows: list[tuple[int, int, int, int, int, int]] = []
-    for number, chain in enumerate(found.chains):
-        for depth, node in enumerate(found.levels(chain)):
-            level_of[node] = (number, depth)
+    rows: list[tuple[int, int, int, int, int]] = []
     readers: dict[Value, list[Operation]] = {}
-    nodes = _nodes(key, found)
     for op in key.reads:
-        readers.setdefault(nodes[key.seen.get(op.index, op.result)], []).append(op)
+        readers.setdefault(key.seen.get(op.index, op.result), []).append(op)
     for number, chain in enumerate(found.chains):
         rank = 0
         instant = max(2 * chain.f, 0)
         if chain.f >= chain.s:
             instant, rank = anywhere(chain.s)
         step = 0
-        for node in found.levels(chain):
-            level = [] if node is _ROOT else [key.written[node]]
-            for op in (*level, *sorted(readers.get(node, ()), key=_invoked)):
+        for write, value in chain.steps:
+            level = [] if write is None else [write]
+            seen = [] if value is _NOTHING else readers[value]
+            for op in (*level, *sorted(seen, key=_invoked)):
                 instant = max(instant, 2 * op.invoked + 1)
-                rows.append((instant, rank, number, step, 0, op.index))
+                rows.append((instant, rank, number, step, op.index))
                 step += 1
     for op in found.loose:
         instant, rank = anywhere(op.invoked)
-        rows.append((instant, rank, len(found.chains) + op.invoked, 0, 0, op.index))
+        rows.append((instant, rank, len(found.chains) + op.invoked, 0, op.index))
     rows.sort()
-    return [(row[0], row[5]) for row in rows]
+    return [(row[0], row[4]) for row in rows]
 
 
 def _invoked(op: Operation) -> int:
     return op.invoked
-
-
-def _nodes(key: Key, found: Found) -> dict[Value, Value]:
-    """Value read -> the node of its chain, worked out from the chains."""
-    nodes: dict[Value, Value] = {}
-    for chain in found.chains:
-        state: str | tuple[Value, ...] | None = None
-        for node in found.levels(chain):
-            if node is _ROOT:
-                nodes[None] = nodes[""] = nodes[()] = node
-                nodes.setdefault(key.initial, node)
-                continue
-            if key.seen or key.written[node].f != "append":
-                nodes[node] = node
-                state = node if isinstance(node, str | tuple) else None
-                continue
-            if isinstance(state, str) and isinstance(node, str):
-                joined: str | tuple[Value, ...] = state + node
-            elif isinstance(state, tuple) and isinstance(node, tuple):
-                joined = (*state, *node)
-            else:
-                # The first append to an absent value.
-                joined = node if isinstance(node, str | tuple) else ()
-            state = joined
-            nodes[state] = node
-    return nodes
