@@ -47,7 +47,7 @@ def load(
     if cluster.json:
         output.print_json({"rows": loaded, "seconds": round(seconds, 3), "rows_per_second": round(rate)})
     else:
-        click.echo(f"{loaded:,} rows in {seconds:.1f} s ({rate:,.0f} rows/s)")
+        click.echo(f"{loaded:,} {'row' if loaded == 1 else 'rows'} in {seconds:.1f} s ({rate:,.0f} rows/s)")
 
 
 async def _load(cluster: Cluster, rows: list[Row], outstanding: int) -> tuple[int, float]:

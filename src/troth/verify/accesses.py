@@ -16,7 +16,7 @@ from typing import Final
 from msgspec import Struct, structs
 
 from troth.errors import UsageError
-from troth.verify.history import EventType, History, Operation, Process, Value, show
+from troth.verify.history import EventType, History, Operation, Process, Value, counted, show
 from troth.verify.models import Model, Register
 from troth.verify.verdict import Counterexample, Status, Verdict
 
@@ -192,10 +192,11 @@ def verdict_of(
         return Verdict(Status.UNKNOWN, history=history, model=model, object="register", reason=gave_up)
     if accesses.doubtful:
         reason = (
-            f"{accesses.doubtful} reads returned values that were written more than once; the rest is in order"
+            f"{counted(accesses.doubtful, 'read')} returned what was written more than once; the rest is in order"
         )
         return Verdict(Status.UNKNOWN, history=history, model=model, object="register", reason=reason)
     if accesses.detached:
-        reason = f"{accesses.detached} crashed writes were read, and their processes went on; the rest is in order"
+        writes = counted(accesses.detached, "write")
+        reason = f"{writes} crashed and seen all the same, by a process that went on; the rest is in order"
         return Verdict(Status.UNKNOWN, history=history, model=model, object="register", reason=reason)
     return Verdict(Status.OK, history=history, model=model, object="register")

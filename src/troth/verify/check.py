@@ -54,6 +54,11 @@ MODELS: Final = (
 )
 """Names that `check` accepts as *model*."""
 
+_SESSIONS: Final[dict[str, tuple[str, ...]]] = {
+    "session": GUARANTEES[:2],
+    "session-guarantees": GUARANTEES,
+    **{guarantee: (guarantee,) for guarantee in GUARANTEES},
+}
 _OF_REAL_TIME: Final = frozenset({"linearizable", "bounded", "eventual", "lock-safety"})
 
 
@@ -95,16 +100,8 @@ def check(
         return check_linearizable(history, model_of(object), budget=budget, every_part=every_part)
     if model == "sequential":
         return check_sequential(history, model_of(object), expired=expired, states_max=configurations_max)
-    if model in (*CAUSAL_MODELS, *GUARANTEES, "session", "session-guarantees") and isinstance(object, Register):
-        history = starting_as(history, object)
-    if model in CAUSAL_MODELS:
-        return check_causal(history, model, expired=expired)
-    if model in GUARANTEES:
-        return check_session_guarantees(history, (model,), expired=expired)
-    if model == "session":
-        return check_session_guarantees(history, GUARANTEES[:2], name=model, expired=expired)
-    if model == "session-guarantees":
-        return check_session_guarantees(history, name=model, expired=expired)
+    if model in CAUSAL_MODELS or model in _SESSIONS:
+        return _check_weak(history, model, object, expired)
     if model == "eventual":
         return check_convergence(history, model_of(object), quiet_ns=quiet_ns)
     if model == "atomic-commit":
@@ -128,3 +125,15 @@ def check(
             budget=budget,
         )
     raise UsageError(f"no consistency model is called {model!r}; there are {', '.join(MODELS)}")
+
+
+def _check_weak(history: History, model: str, object: str | Model, expired: Callable[[], bool] | None) -> Verdict:
+    """The models that speak of reads and writes only, whatever the object calls them."""
+    if isinstance(object, Register):
+        history = starting_as(history, object)
+    if model in CAUSAL_MODELS:
+        verdict = check_causal(history, model, expired=expired)
+    else:
+        verdict = check_session_guarantees(history, _SESSIONS[model], name=model, expired=expired)
+    verdict.object = object if isinstance(object, str) else object.name
+    return verdict

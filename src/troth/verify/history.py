@@ -129,6 +129,11 @@ def show(value: Value) -> str:
     return repr(value)
 
 
+def counted(number: int, name: str) -> str:
+    """So many of what *name* calls one of: 1 operation, 2 operations."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
 class Fault(Struct, frozen=True, kw_only=True):
     """Something done to the system under test, or said about it, at one position of the history."""
 
@@ -202,7 +207,7 @@ class History:
 
     @override
     def __repr__(self) -> str:
-        return f"History({len(self.operations)} operations, format {self.format!r})"
+        return f"History({counted(len(self.operations), 'operation')}, format {self.format!r})"
 
     def all_keys(self) -> tuple[Value, ...]:
         """The keys that occur, in order of first use."""

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from troth.errors import UsageError
 from troth.verify.accesses import starting_as
 from troth.verify.causal import check_causal
-from troth.verify.history import FOREVER, History, Process, Value
+from troth.verify.history import FOREVER, History, Process, Value, counted
 from troth.verify.linearizability import Budget, check_linearizable
 from troth.verify.linearizability.minimal import removable_calls, shrink, unseen
 from troth.verify.models import ILLEGAL, Model, Register, Several
@@ -113,7 +113,9 @@ class _Search:
             if len(seen) > self.states_max or (
                 not len(seen) & 255 and self.expired is not None and self.expired()
             ):
-                reason = f"gave up after {len(seen)} states, {deepest[3]} of {sum(ends)} operations placed"
+                reason = (
+                    f"gave up after {len(seen)} states, {deepest[3]} of {counted(sum(ends), 'operation')} placed"
+                )
                 return self._verdict(Status.UNKNOWN, len(seen), deepest[3], reason=reason)
             heads = [
                 (lane[at], number)
@@ -128,7 +130,7 @@ class _Search:
                     stack.append((moved, changed, (order, index), depth + 1))
         prefix = _unlinked(deepest[2])
         stuck = tuple(lane[at] for lane, at in zip(self.lanes, deepest[0], strict=True) if at < len(lane))
-        reason = f"after the longest legal order ({len(prefix)} operations) no process can go on"
+        reason = f"after the longest legal order ({counted(len(prefix), 'operation')}) no process can go on"
 
         def example() -> Counterexample:
             kept = self._smallest()

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 from typing_extensions import override
 
-from troth.verify.history import FOREVER, History, Operation, Reading, Value, show
+from troth.verify.history import FOREVER, History, Operation, Reading, Value, counted, show
 
 _CONFIGURATIONS_SHOWN: Final = 8
 
@@ -124,8 +124,8 @@ class Verdict:
 
     @override
     def __repr__(self) -> str:
-        size = len(self.history)
-        return f"Verdict({self.status.value}, {self.model} {self.object}, {size} operations: {self.reason})"
+        size = counted(len(self.history), "operation")
+        return f"Verdict({self.status.value}, {self.model} {self.object}, {size}: {self.reason})"
 
     @property
     def counterexample(self) -> Counterexample | None:
@@ -153,7 +153,7 @@ class Verdict:
 
     def text(self, *, lines_max: int = 20) -> str:
         """The verdict for a terminal or a CI log, at most *lines_max* lines."""
-        head = f"{self.status.value.upper()}: {len(self.history)} operations"
+        head = f"{self.status.value.upper()}: {counted(len(self.history), 'operation')}"
         if len(self.parts) > 1:
             head += f" in {len(self.parts)} parts"
         head += f", {self.model}, object {self.object}"
@@ -180,12 +180,10 @@ class Verdict:
                 rows.append(f"    state {show(view.state)}" + (f"; not placed yet: {waiting}" if waiting else ""))
             hidden = len(found.configurations) - _CONFIGURATIONS_SHOWN
             if hidden > 0:
-                rows.append(f"    and {hidden} more states")
+                rows.append(f"    and {counted(hidden, 'more state')}")
             if found.minimal:
-                rows.append(
-                    f"  the smallest illegal part, {len(found.minimal)} of {len(self.history)} operations, time to "
-                    f"the right:"
-                )
+                size = counted(len(self.history), "operation")
+                rows.append(f"  the smallest illegal part, {len(found.minimal)} of {size}, time to the right:")
                 rows.extend(f"    {line}" for line in drawn([self.operation(at) for at in found.minimal]))
             elif not found.cycle and found.involved:
                 about = sorted({*found.involved, *(() if found.operation is None else (found.operation,))})

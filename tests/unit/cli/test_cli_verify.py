@@ -209,3 +209,17 @@ def test_the_page_says_the_whole_command(run: Run, tmp_path: Path) -> None:
     run("verify", str(path), "--model", "bounded", "--versions-behind", "1", "--nil-read", "unknown")
     page = (tmp_path / "a run.jsonl.html").read_text()
     assert "troth verify 'a run.jsonl' --model bounded --object kv --nil-read unknown --versions-behind 1" in page
+
+
+def test_every_model_names_the_object_that_was_found_out(run: Run, tmp_path: Path) -> None:
+    path = str(history(tmp_path / "run.jsonl", "1"))
+    for model in ("linearizable", "sequential", "causal", "session", "monotonic-reads", "eventual"):
+        shown = run("verify", path, "--no-html", "--model", model).stdout
+        assert f"2 operations, {model}, object kv" in shown, model
+        assert "taken for a kv" in shown
+
+
+def test_one_operation_is_not_called_operations(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text('{"process": 0, "type": "invoke", "f": "put", "key": "k", "value": "1"}\n')
+    assert run("verify", str(path), "--no-html").stdout.startswith("OK: 1 operation, ")

@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from troth.verify.history import History, Value, show
+from troth.verify.history import History, Value, counted, show
 from troth.verify.linearizability import minimal
 from troth.verify.linearizability.outcome import Budget, Outcome
 from troth.verify.verdict import ConfigurationView, Counterexample, Part, Status
@@ -72,7 +72,7 @@ def part_of(history: History, key: Value, algorithm: str, timeline: Sequence[int
     elif outcome.status == "illegal":
         reason = f"{at}{outcome.reason}"
     elif outcome.status == "unknown":
-        reason = f"{at}{outcome.reason} after {outcome.events_done} of {len(timeline)} events"
+        reason = f"{at}{outcome.reason} after {outcome.events_done} of {counted(len(timeline), 'event')}"
     return Part(
         key=key,
         status=Status(outcome.status),

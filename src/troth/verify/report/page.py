@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from troth.errors import TrothError
-from troth.verify.history import FOREVER, EventType, History, Operation, Value, show
+from troth.verify.history import FOREVER, EventType, History, Operation, Value, counted, show
 from troth.verify.models import ILLEGAL, OBJECTS, Model, Several, model_of
 from troth.verify.report.template import PAGE
 from troth.verify.transactions.outcome import TransactionVerdict
@@ -79,7 +79,7 @@ def html(
     data = {
         "title": title,
         "status": verdict.status.value,
-        "headline": f"{len(history)} operations, {verdict.model}, object {verdict.object}",
+        "headline": f"{counted(len(history), 'operation')}, {verdict.model}, object {verdict.object}",
         "reason": verdict.reason,
         "reading": verdict.reading.sentence(),
         "algorithms": sorted({f"{part.algorithm} ({part.cost})" for part in verdict.parts}),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from typing_extensions import override
 
-from troth.verify.history import History
+from troth.verify.history import History, counted
 from troth.verify.transactions.explain import CycleView
 from troth.verify.transactions.svg import cycle_svg
 from troth.verify.verdict import Counterexample, Part, Status, Verdict
@@ -75,9 +75,8 @@ class TransactionVerdict(Verdict):
     def text(self, *, lines_max: int = 20) -> str:
         """For a terminal: the verdict, what is ruled out, and the first contradiction in words."""
         cost = self.parts[0]
-        rows_ = [
-            f"{self.status.value.upper()}: {len(self.history)} transactions, {self.model}, workload {self.object}"
-        ]
+        size = counted(len(self.history), "transaction")
+        rows_ = [f"{self.status.value.upper()}: {size}, {self.model}, workload {self.object}"]
         if self.reason:
             rows_.append(f"  {self.reason}")
         rows_.append(f"  decided by: {cost.algorithm} ({cost.cost})")
