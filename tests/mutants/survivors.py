@@ -117,6 +117,8 @@ NEAR = {
     "test_caspaxos_tasks": ("task", "round"),
     "test_caspaxos_attempts": ("attempts", "round"),
     "test_caspaxos_change_steps": ("reconfigure",),
+    "test_caspaxos_copies": ("reconfigure",),
+    "test_caspaxos_answers": ("round",),
     "test_register_life": ("reach", "aio_reach", "turns"),
     "test_register_lines": ("lines", "aio_lines"),
     "test_reads": ("reading", "reads"),
