@@ -23,8 +23,9 @@ from troth.ids import ClusterId, NodeId
 from troth.kv.requests import Put
 from troth.replica.peers import PeerCodec
 from troth.replica.protocol import Writes
+from troth.runtime.clock import Clock
 from troth.runtime.links import Link
-from troth.runtime.node import Clock, Node
+from troth.runtime.node import Node
 from troth.runtime.streams import FrameConnection
 from troth.runtime.transport import AcceptedPeer, PeerTransport
 from troth.server.clients import ClientConnection, ClientPort

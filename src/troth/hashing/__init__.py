@@ -21,6 +21,7 @@ errors.
 from troth.hashing.anchor import Anchor
 from troth.hashing.balance import Balance, Movement, balance, balance_of_keys, movement
 from troth.hashing.bounded import BoundedLoad
+from troth.hashing.capabilities import Capabilities
 from troth.hashing.digest import Agreement, Digest
 from troth.hashing.draw import ring_html, ring_svg
 from troth.hashing.errors import (
@@ -33,20 +34,21 @@ from troth.hashing.errors import (
     TooFewNodes,
     UnknownNode,
 )
-from troth.hashing.interface import Capabilities, Locator
+from troth.hashing.interface import Locator
 from troth.hashing.judge import Judgement, Needs, judge
 from troth.hashing.jump import Jump
 from troth.hashing.ketama import KetamaRing
 from troth.hashing.keys import Key, hash_batch, hash_one, ketama_hash
 from troth.hashing.maglev import Maglev
 from troth.hashing.memento import Memento
-from troth.hashing.moves import Move, Mover, Plan, Progress, Throttle
+from troth.hashing.moves import Move, Mover, Plan, Progress
 from troth.hashing.multiprobe import MultiProbe
 from troth.hashing.placement import Domain, Placed, Placement, PlacementProof, Topology
 from troth.hashing.rendezvous import Rendezvous
 from troth.hashing.ring import HashRing
 from troth.hashing.skeleton import SkeletonRendezvous
 from troth.hashing.spec import ALGORITHMS, RingSpec, build, describe
+from troth.hashing.throttle import Throttle
 
 __all__ = [
     "ALGORITHMS",

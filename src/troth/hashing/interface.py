@@ -16,7 +16,6 @@ and put that in the ring's place.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from troth.hashing.between import plan_between
+from troth.hashing.capabilities import Capabilities, Setting
 from troth.hashing.digest import Digest
 from troth.hashing.errors import BadSetting, DuplicateNode, NoNodes, NotSupported, TooFewNodes, UnknownNode
 from troth.hashing.keys import GOLDEN, MASK, Hashes, Key, Keys, as_bytes, digester, hash_batch, mix, stream, whole
@@ -32,33 +32,8 @@ from troth.hashing.moves import Plan
 from troth.hashing.nodes import Nodes, checked_weight, parse_nodes
 from troth.hashing.planning import Arcs
 
-Item = str | int | float | list[str]
-Setting = str | int | float | bool | list[Item]
-"""A constructor argument as it is written to JSON."""
-
 SAMPLE = 1 << 17
 """Hashes that stand for all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """What an algorithm can do by its design.
-
-    Attributes:
-        weights: nodes may have different weights.
-        replicas: `nodes` gives distinct nodes, and a change of membership moves no more of them than it must.
-        remove_any: any node may leave; otherwise only the one that was added last.
-        minimal: a change moves keys only to a node that gained, or from a node that lost, and no others.
-        order_free: the same nodes give the same placement, in whatever order they came.
-        ranges: each node owns ranges of hashes, so that a plan needs no list of keys.
-    """
-
-    weights: bool
-    replicas: bool
-    remove_any: bool
-    minimal: bool
-    order_free: bool
-    ranges: bool
 
 
 class Locator(ABC):

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.capabilities import Capabilities
 from troth.hashing.errors import NoNodes, NotSupported
-from troth.hashing.interface import Capabilities, Locator
+from troth.hashing.interface import Locator
 from troth.hashing.keys import MASK, Hashes, Keys
 
 _MULTIPLIER = 2862933555777941757

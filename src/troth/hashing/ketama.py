@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.capabilities import Capabilities, Setting
 from troth.hashing.continuum import Continuum
 from troth.hashing.errors import BadSetting
-from troth.hashing.interface import Capabilities, Setting
 from troth.hashing.keys import as_bytes
 from troth.hashing.nodes import Nodes
 from troth.hashing.ring import PointLocator

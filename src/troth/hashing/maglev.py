@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.capabilities import Capabilities, Setting
 from troth.hashing.errors import BadSetting, CapacityExceeded, NoNodes
-from troth.hashing.interface import Capabilities, Locator, Setting
+from troth.hashing.interface import Locator
 from troth.hashing.keys import Keys, as_bytes, mix, whole
 from troth.hashing.nodes import Nodes
 

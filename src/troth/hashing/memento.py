@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from troth.hashing.anchor import draw, draw_array, taken_buckets
+from troth.hashing.capabilities import Capabilities, Setting
 from troth.hashing.errors import BadSetting, NoNodes
-from troth.hashing.interface import Capabilities, Locator, Setting
+from troth.hashing.interface import Locator
 from troth.hashing.jump import jump, jump_array
 from troth.hashing.keys import Keys
 from troth.hashing.nodes import Nodes

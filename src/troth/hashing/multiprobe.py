@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.capabilities import Capabilities, Setting
 from troth.hashing.continuum import Continuum
 from troth.hashing.errors import NoNodes
-from troth.hashing.interface import Capabilities, Locator, Setting
+from troth.hashing.interface import Locator
 from troth.hashing.keys import GOLDEN, MASK, Hashes, Keys, as_bytes, mix, mix_array, whole
 from troth.hashing.nodes import Nodes
 

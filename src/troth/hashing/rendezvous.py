@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.capabilities import Capabilities
 from troth.hashing.errors import NoNodes
-from troth.hashing.interface import Capabilities, Locator
+from troth.hashing.interface import Locator
 from troth.hashing.keys import MASK, Hashes, Keys, as_bytes, mix, mix_array
 
 CELLS = 1 << 17

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.capabilities import Capabilities, Setting
 from troth.hashing.continuum import Continuum, with_node, without_node
 from troth.hashing.errors import BadSetting, NoNodes, UnknownNode
-from troth.hashing.interface import Capabilities, Locator, Setting
+from troth.hashing.interface import Locator
 from troth.hashing.keys import Hashes, Key, Keys, as_bytes, stream, whole
 from troth.hashing.nodes import Nodes
 from troth.hashing.planning import Arcs

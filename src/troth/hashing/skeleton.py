@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from troth.hashing.capabilities import Capabilities, Setting
 from troth.hashing.errors import BadSetting, NoNodes
-from troth.hashing.interface import Capabilities, Locator, Setting
+from troth.hashing.interface import Locator
 from troth.hashing.keys import Hashes, Keys, as_bytes, whole
 from troth.hashing.nodes import Nodes
 from troth.hashing.rendezvous import CELLS, Contest

@@ -17,8 +17,9 @@ import msgspec
 
 from troth.errors import DecodeError
 from troth.hashing.anchor import Anchor
+from troth.hashing.capabilities import Setting
 from troth.hashing.errors import BadSetting
-from troth.hashing.interface import Locator, Setting
+from troth.hashing.interface import Locator
 from troth.hashing.jump import Jump
 from troth.hashing.ketama import KetamaRing
 from troth.hashing.maglev import Maglev

@@ -19,10 +19,10 @@ from troth.errors import DecodeError
 from troth.ids import NodeId, Tick
 from troth.replica.peers import PeerCodec
 from troth.replica.state import ReplicaConfig
+from troth.runtime.clock import Clock
 from troth.runtime.disk_machine import Directory, Worker
 from troth.runtime.links import PeerSink
 from troth.runtime.machine import Machine
-from troth.runtime.node import Clock
 from troth.runtime.transport import PeerTransport
 from troth.runtime.writer import DurableLog, LogWriter, WriterCounters
 from troth.server.acceptors import DIRECTORY as REGISTERS

@@ -11,9 +11,9 @@ from troth.core.interface import Engine
 from troth.ids import NodeId
 from troth.replica.peers import PeerCodec
 from troth.replica.state import ReplicaConfig
+from troth.runtime.clock import Clock
 from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.links import PeerSink
-from troth.runtime.node import Clock
 from troth.runtime.transport import PeerTransport
 
 

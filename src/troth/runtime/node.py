@@ -24,7 +24,6 @@ input is not one to go on with.
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -39,6 +38,7 @@ from troth.replica.peers import PeerCodec
 from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import ClientMessage, ServerMessage, ServerStatus
 from troth.replica.replica import Replica
+from troth.runtime.clock import Clock
 from troth.runtime.links import PeerSink
 from troth.runtime.transport import PeerTransport
 from troth.runtime.writer import LogWriter
@@ -73,26 +73,6 @@ class SnapshotWorker(Protocol):
     """Who carries out snapshot work (runtime/snapshots.py)."""
 
     def start(self, work: SnapshotWork) -> None: ...
-
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-class Clock:
-    """Ticks since a moment in the past. The first ones are past already: an engine may be told that it was started a
-    while ago.
-
-    Time goes on while the machine is suspended, which Linux's CLOCK_MONOTONIC does not count: a leader would wake up
-    with its lease as it was, and the others would have elected another one long ago.
-    """
-
-    def __init__(self, tick_ms: int) -> None:
-        self.tick_ms = tick_ms
-        self._tick_ns = tick_ms * 1_000_000
-        self._begin_ns = time.clock_gettime_ns(_CLOCK) - 10_000 * self._tick_ns
-
-    def now(self) -> Tick:
-        return Tick((time.clock_gettime_ns(_CLOCK) - self._begin_ns) // self._tick_ns)
 
 
 class NodeCounters:

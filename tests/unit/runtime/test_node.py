@@ -16,12 +16,12 @@ from troth.ids import ClusterId, NodeId, Term, Tick
 from troth.replica.effects import ClientId, ReplicaEffects, SnapshotWork
 from troth.replica.peers import PeerCodec, TellRevision
 from troth.replica.protocol import Done, Ping, ServerMessage
+from troth.runtime.clock import Clock
 from troth.runtime.node import (
     BACKLOG_WRITES_MAX,
     LATE_TICKS,
     LONE_BYTES_MAX,
     SLEEP_TICKS_MAX,
-    Clock,
     Node,
 )
 from troth.runtime.writer import StorageWriter
