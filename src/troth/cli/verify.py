@@ -24,7 +24,7 @@ from troth.verify.transactions.register import RegisterAssumptions
 from troth.verify.transactions.scans import SCANS
 from troth.verify.verdict import Status, Verdict
 
-_ONE_OBJECT = {"atomic-commit": "transaction", "lock-safety": "lock"}
+_ONE_OBJECT = {"atomic-commit": "transaction", "lock-safety": "lock", "watch": "kv"}
 """Models that are about one kind of object only."""
 _ASK_MEMORY_EVERY = 16
 _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
@@ -104,6 +104,7 @@ def verify(
     Examples:
       troth verify run.jsonl
       troth verify run.jsonl --model session-guarantees
+      troth verify run.jsonl --model watch
       troth verify run.jsonl --model bounded --staleness-ms 2000
       troth verify history.edn --object list-append --model snapshot-isolation
       troth verify register.edn.gz --failed observed --nil-read value --timeout 10

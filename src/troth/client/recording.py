@@ -17,10 +17,13 @@ cas       a transaction that compares one key to a value (or to "absent") and th
 txn       any other transaction: at ok the operations that ran, ["r", key, value] and ["w", key, value]
 ========  ============================================================================================
 
-Watches are not recorded, nor reads of spans that leave something out, or of the past. Concurrent operations of one
-client are written as operations of several processes, since a process of a history does one thing at a time; no process
-stands for two clients, so that what a client is promised about its own operations (session guarantees) can be
-checked.
+An update that changed something has at ok the revision that it made. Watches are remarks, one for everything that a
+watch was handed: ``f`` "watch", [start, end, from, upto, [[revision, key, value or null], ...]]; none is written of
+watches that leave out puts or deletions. Nor are reads of spans that leave something out, or of the past.
+
+Concurrent operations of one client are written as operations of several processes, since a process of a history does
+one thing at a time; no process stands for two clients, so that what a client is promised about its own operations
+(session guarantees) can be checked.
 
 While nothing is recorded the clients pay one test of a global for each call.
 """
@@ -32,21 +35,22 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
+from troth.client.replies import DeleteReply, GetReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.errors import NotApplied, UsageError
-from troth.kv.requests import Compare, CompareResult, CompareTarget, DeleteRange, Put, Range, Txn
+from troth.kv.requests import Compare, CompareResult, CompareTarget, DeleteRange, EventType, Put, Range, Txn
+from troth.kv.requests import Event as KeyEvent
 from troth.models import LevelName, ReadLevel
 
 _encode = msgspec.json.Encoder().encode
 
 numbers = itertools.count(1)
-"""Names each client of this process."""
+"""Names each client of this process, and each watch."""
 
 active: "Recorder | None" = None
 """Where clients record to at present."""
@@ -98,7 +102,7 @@ class Recorder:
         fields: dict[str, Any] = {"key": shown(key), "value": told}
         if lease:
             fields["lease"] = lease
-        self._track(client, future, "put", fields, lambda reply: told)
+        self._track(client, future, "put", fields, lambda reply: told, _made)
 
     def get(self, client: int, key: bytes, level: ReadLevel, future: "asyncio.Future[GetReply]") -> None:
         """A get was asked for."""
@@ -118,14 +122,14 @@ class Recorder:
         if end:
             self._track(client, future, "delete-range", {"value": [shown(start), shown(end)]}, lambda reply: None)
         else:
-            self._track(client, future, "delete", {"key": shown(start)}, lambda reply: None)
+            self._track(client, future, "delete", {"key": shown(start)}, lambda reply: None, _made)
 
     def txn(self, client: int, request: Txn, future: "asyncio.Future[TxnReply]") -> None:
         """A transaction was asked for."""
         cas = _as_cas(request)
         if cas is None:
             fields = {} if (asked := _asked(request)) is None else {"value": asked}
-            self._track(client, future, "txn", fields, lambda reply: _operations(request, reply))
+            self._track(client, future, "txn", fields, lambda reply: _operations(request, reply), _made)
             return
         key, expected, wanted = cas
         pair = [expected, wanted]
@@ -133,7 +137,23 @@ class Recorder:
         def outcome(reply: TxnReply) -> Any:
             return pair if reply.succeeded else _REFUSED
 
-        self._track(client, future, "cas", {"key": key, "value": pair}, outcome)
+        self._track(client, future, "cas", {"key": key, "value": pair}, outcome, _made)
+
+    def watch(
+        self, number: int, span: tuple[bytes, bytes], first: int, upto: int, events: Sequence[KeyEvent]
+    ) -> None:
+        """Watch *number* was handed all *events* of revisions *first* to *upto*."""
+        told = [
+            [
+                event.kv.mod_revision,
+                shown(event.kv.key),
+                None if event.type is EventType.DELETE else shown(event.kv.value),
+            ]
+            for event in events
+        ]
+        value = [shown(span[0]), shown(span[1]), first, upto, told]
+        with self._lock:
+            self._write(f"watch/{number}", "info", "watch", {"value": value})
 
     def _track(
         self,
@@ -142,6 +162,7 @@ class Recorder:
         f: str,
         fields: dict[str, Any],
         result: Callable[[Any], Any],
+        revision: Callable[[Any], int] = lambda reply: 0,
     ) -> None:
         process = self.begin(f, fields, client)
 
@@ -152,11 +173,14 @@ class Recorder:
                 return
             error = future.exception()
             if error is None:
-                value = result(future.result())
+                reply = future.result()
+                value = result(reply)
                 if value is _REFUSED:
                     self.end(process, "fail", f, fields, fields.get("value"), "the comparison did not hold")
                 else:
-                    self.end(process, "ok", f, fields, value, None)
+                    made = revision(reply)
+                    told = {**fields, "revision": made} if made else fields
+                    self.end(process, "ok", f, told, value, None)
             else:
                 kind = "fail" if isinstance(error, NotApplied | UsageError) else "info"
                 text = f"{type(error).__name__}: {error}"
@@ -186,13 +210,24 @@ class Recorder:
                 heapq.heappush(self._free[self._client_of[process]], process)
             self._write(process, kind, f, told)
 
-    def _write(self, process: int, kind: str, f: str, fields: dict[str, Any]) -> None:
+    def _write(self, process: int | str, kind: str, f: str, fields: dict[str, Any]) -> None:
         if not self._is_closed:
             line = {"process": process, "type": kind, "f": f, **fields, "time": time.monotonic_ns()}
             self._file.write(_encode(line) + b"\n")
 
 
 _REFUSED = object()
+
+
+def _made(reply: OperationReply) -> int:
+    """The revision that an update made, 0 if it changed nothing."""
+    if isinstance(reply, PutReply):
+        return reply.revision
+    if isinstance(reply, DeleteReply):
+        return reply.revision if reply.deleted else 0
+    if isinstance(reply, TxnReply):
+        return reply.revision if any(_made(each) for each in reply.responses) else 0
+    return 0
 
 
 def _whole(request: Range) -> Range:
@@ -261,6 +296,9 @@ def _operations(request: Txn, reply: TxnReply) -> list[list[str | None]]:
     branch = request.success if reply.succeeded else request.failure
     for operation, response in zip(branch, reply.responses, strict=True):
         if isinstance(operation, Put):
+            if operation.ignore_value:
+                # What stands there stays, whatever it is.
+                continue
             done.append(["w", shown(operation.key), shown(operation.value)])
         elif isinstance(operation, DeleteRange) and not operation.range_end:
             done.append(["w", shown(operation.key), None])

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from typing_extensions import override
 
+from troth.client import recording
 from troth.client.link import Connection, checked_frame_of, frame_of
 from troth.client.request import ANY, LEADER, Request
 from troth.client.retry import error_of
@@ -65,6 +66,8 @@ class Watch:
         self._error: TrothError | None = None
         self._is_closed = False
         self.number = 0
+        self._recorded_as = next(recording.numbers)
+        self._is_whole = not no_put and not no_delete
         self.connection: Connection | None = None
         self.is_paused = False
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -116,10 +119,14 @@ class Watch:
                 await self._waiter
             finally:
                 self._waiter = None
-        message = self._buffer.popleft()
+        message, first = self._buffer.popleft(), self.revision + 1
         self._buffer_events -= len(message.events)
         self._buffer_bytes -= _size_bytes(message)
         self.revision = message.revision
+        if (recorder := recording.active) is not None and self._is_whole:
+            recorder.watch(
+                self._recorded_as, (self._key, self._range_end), first, message.revision, message.events
+            )
         if (
             self.is_paused
             and self._buffer_events * 2 < BUFFER_EVENTS_MAX

@@ -16,6 +16,7 @@ writes-follow-reads    /
 bounded                a read is at most so much time, or so many versions, behind
 eventual               once writing has stopped, everybody reads the same and nothing is lost
 atomic-commit          two-phase commit: no participant commits what another aborts
+watch                  every change of a span of keys is shown once, in order, and none is missing
 lock-safety            one holder at a time, growing tokens, stale holders fenced off
 scan                   what one pass shows about a workload of Jepsen's (bank, long-fork, set, ...)
 =====================  ==================================================================================
@@ -38,6 +39,7 @@ from troth.verify.sessions import GUARANTEES, check_session_guarantees
 from troth.verify.staleness import check_bounded
 from troth.verify.transactions.scans import SCANS
 from troth.verify.verdict import Verdict
+from troth.verify.watches import WATCH, check_watches
 
 MODELS: Final = (
     "linearizable",
@@ -50,6 +52,7 @@ MODELS: Final = (
     "eventual",
     "atomic-commit",
     "lock-safety",
+    "watch",
     "scan",
 )
 """Names that `check` accepts as *model*."""
@@ -59,7 +62,7 @@ _SESSIONS: Final[dict[str, tuple[str, ...]]] = {
     "session-guarantees": GUARANTEES,
     **{guarantee: (guarantee,) for guarantee in GUARANTEES},
 }
-_OF_REAL_TIME: Final = frozenset({"linearizable", "bounded", "eventual", "lock-safety"})
+_OF_REAL_TIME: Final = frozenset({"linearizable", "bounded", "eventual", "lock-safety", "watch"})
 
 
 def check(
@@ -108,6 +111,8 @@ def check(
         return check_atomic_commit(history)
     if model == "lock-safety":
         return check_lock(history)
+    if model == WATCH:
+        return check_watches(history)
     if model == "scan":
         scan = SCANS.get(object if isinstance(object, str) else object.name)
         if scan is None:

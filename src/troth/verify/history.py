@@ -28,6 +28,7 @@ key       the object acted upon, left out when there is one only
 value     argument at invoke, result at ok: ``[from, to]`` for cas, ``[["r", k, v], ...]`` for txn
 time      nanoseconds from any origin, optional
 error     text, optional, on fail and info
+revision  at ok, what the store calls the state that an update made; optional (`watches.py`)
 ========  ===========================================================================================
 
 JSON arrays become tuples, so that every value can be hashed and compared.
@@ -71,6 +72,7 @@ class Event(Struct, frozen=True, kw_only=True):
     time: int | None = None
     error: str | None = None
     line: int = 0
+    revision: int | None = None
 
 
 class Operation(Struct, frozen=True, kw_only=True, gc=False):
@@ -94,6 +96,7 @@ class Operation(Struct, frozen=True, kw_only=True, gc=False):
     end_ns: int | None = None
     error: str | None = None
     line: int = 0
+    revision: int | None = None
 
     @property
     def returned(self) -> int:
@@ -258,6 +261,7 @@ class History:
                     value=op.result,
                     time=op.end_ns,
                     error=op.error,
+                    revision=op.revision,
                 )
                 slots.append((op.completed, done))
         for fault in self.faults:
@@ -385,6 +389,7 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
             end_ns=event.time,
             error=event.error,
             line=request.line,
+            revision=event.revision,
         )
         if kind is not info:
             timeline.append(2 * index + 1)

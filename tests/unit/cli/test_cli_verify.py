@@ -219,6 +219,22 @@ def test_every_model_names_the_object_that_was_found_out(run: Run, tmp_path: Pat
         assert "taken for a kv" in shown
 
 
+def test_watches_are_checked_where_they_are_asked_for(run: Run, tmp_path: Path) -> None:
+    path = history(tmp_path / "run.jsonl", "1")
+    assert run("verify", str(path), "--no-html", "--model", "watch").exit_code == 3
+    shown = {
+        "process": "watch/1",
+        "type": "info",
+        "f": "watch",
+        "value": ["k", "", 1, 2, [[2, "k", "1"], [2, "k", "1"]]],
+    }
+    path.write_text(path.read_text() + json.dumps(shown) + "\n")
+    assert run("verify", str(path), "--no-html").exit_code == 0
+    result = run("verify", str(path), "--no-html", "--model", "watch")
+    assert result.exit_code == 1
+    assert 'watch-repeats: watch/1 is shown "k" at revision 2 twice' in result.stdout
+
+
 def test_one_operation_is_not_called_operations(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     path.write_text('{"process": 0, "type": "invoke", "f": "put", "key": "k", "value": "1"}\n')

@@ -101,6 +101,48 @@ def test_spans_and_leases_are_told(tmp_path: Path) -> None:
     assert not check(read_history(leased.replace(',"lease":7', "")), object="kv")
 
 
+def test_watches_are_told_with_the_revisions_that_updates_made(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with running() as cluster, await aio.connect(cluster.url) as client:
+            with troth.recording(path):
+                async with client.watch("k", "m") as watch, client.watch(prefix="", no_put=True) as filtered:
+                    await client.put("k", "1")
+                    await client.put("x", "not watched")
+                    await client.txn([troth.value("k") == "1"], [troth.Put("k", "2")])
+                    await client.txn([], [troth.Put("l", "3"), troth.Delete("k")])
+                    await client.txn([], [troth.Put("x", ignore_value=True), troth.Get("x")])
+                    await client.delete("k")
+                    await client.delete("l")
+                    shown = 0
+                    while shown < 5:
+                        shown += len(await watch.__anext__())
+                    await filtered.__anext__()
+
+    run()
+    told = events(path)
+    made = [(e["f"], e["revision"] - told[1]["revision"]) for e in told if "revision" in e]
+    assert made == [("put", 0), ("put", 1), ("cas", 2), ("txn", 3), ("txn", 4), ("delete", 5)]
+    begun = told[1]["revision"]
+    watched = [e["value"] for e in told if e["f"] == "watch"]
+    assert {e["process"] for e in told if e["f"] == "watch"} == {told[-1]["process"]}
+    assert [event for value in watched for event in value[4]] == [
+        [begun, "k", "1"],
+        [begun + 2, "k", "2"],
+        [begun + 3, "l", "3"],
+        [begun + 3, "k", None],
+        [begun + 5, "l", None],
+    ]
+    assert all(value[:2] == ["k", "m"] for value in watched)
+    assert watched[0][2] == begun and watched[-1][3] == begun + 5
+    history = read_history(path.read_bytes())
+    assert check(history, "watch")
+    # What a put leaves as it was is no write of nothing.
+    assert check(history, "linearizable", "multi-register")
+
+
 def test_what_overlaps_or_stays_unknown_gets_processes_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
 

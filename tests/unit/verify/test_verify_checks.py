@@ -65,7 +65,7 @@ THIN_AIR = one_by_one(r(0, "x", 7))
 )
 def test_the_classic_anomalies(history: History, legal: set[str]) -> None:
     """Each is legal for exactly the models named (and what those imply), illegal for the rest."""
-    asked = set(MODELS) - {"bounded", "eventual", "atomic-commit", "lock-safety", "scan"}
+    asked = set(MODELS) - {"bounded", "eventual", "atomic-commit", "lock-safety", "watch", "scan"}
     found = {model for model in asked if check(history, model, "register").status is Status.OK}
     assert legal <= found
     strong = {"linearizable"} if legal else asked

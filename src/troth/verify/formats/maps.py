@@ -322,7 +322,7 @@ def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Eve
                 raise DecodeError(f"line {line}, column 1: f {f!r}, expected the name of an operation")
             f = str(f)
         time = row.get("time")
-        error = row.get("error")
+        error, revision = row.get("error"), row.get("revision")
         value = freeze(row.get("value"))
         f = f.lstrip(":")
         if f == "txn" and isinstance(value, tuple):
@@ -336,6 +336,7 @@ def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Eve
             time=int(time) if isinstance(time, int | float) and abs(time) < FOREVER else None,
             error=None if error is None else str(error),
             line=line,
+            revision=revision if isinstance(revision, int) else None,
         )
 
 

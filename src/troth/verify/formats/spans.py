@@ -18,6 +18,7 @@ from troth.verify.history import EventType, History, Operation, Value
 SPANS: Final = frozenset({"range", "delete-range"})
 _PIECES_MAX: Final = 5_000_000
 _BASE64: Final = "base64:"
+_LAST: Final = b"\0"
 
 
 def without_spans(history: History) -> History:
@@ -53,7 +54,7 @@ def _pieces(op: Operation, keys: dict[str, bytes]) -> list[Operation]:
     found = dict(_pairs(op.result)) if op.f == "range" else {}
     pieces: list[Operation] = []
     for key, at in keys.items():
-        if start <= at and (at < end or end == b"\0"):
+        if start <= at and (at < end or end == _LAST):
             read = op.f == "range"
             pieces.append(
                 structs.replace(
@@ -83,6 +84,11 @@ def _pairs(value: Value) -> list[tuple[Value, Value]]:
 
 def _items(value: Value) -> tuple[Value, ...]:
     return value if isinstance(value, tuple) else ()
+
+
+def lies_in(key: Value, start: Value, end: Value) -> bool:
+    """Whether *key* is in the span [start, end)."""
+    return _bytes(start) <= _bytes(key) and (_bytes(key) < _bytes(end) or _bytes(end) == _LAST)
 
 
 def _bytes(text: Value) -> bytes:

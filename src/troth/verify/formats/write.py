@@ -29,7 +29,14 @@ def write_jsonl(history: History) -> str:
 
 def _row(event: Event) -> dict[str, object]:
     row: dict[str, object] = {"process": event.process, "type": event.type.value, "f": event.f}
-    for name, value in (("key", event.key), ("value", event.value), ("time", event.time), ("error", event.error)):
+    fields = (
+        ("key", event.key),
+        ("value", event.value),
+        ("time", event.time),
+        ("error", event.error),
+        ("revision", event.revision),
+    )
+    for name, value in fields:
         if value is not None:
             row[name] = dict(value) if isinstance(value, edn.Record) else value
     return row

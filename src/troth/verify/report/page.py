@@ -18,6 +18,7 @@ from troth.verify.models import ILLEGAL, OBJECTS, Model, Several, model_of
 from troth.verify.report.template import PAGE
 from troth.verify.transactions.outcome import TransactionVerdict
 from troth.verify.verdict import Counterexample, Status, Verdict
+from troth.verify.watches import WATCH
 
 OPERATIONS_MAX: Final = 2_000
 """Bars on a page; browsers stay quick up to here."""
@@ -264,7 +265,7 @@ def _faults(history: History, low: int, high: int) -> list[dict[str, object]]:
     """Bands: from a fault to the next one of the same process, unless it reads like an end."""
     bands: list[dict[str, object]] = []
     for at, fault in enumerate(history.faults):
-        if _ends(fault.f):
+        if _ends(fault.f) or fault.f == WATCH:
             continue
         later = next(
             (other for other in history.faults[at + 1 :] if other.process == fault.process and _ends(other.f)),
