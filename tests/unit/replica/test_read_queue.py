@@ -144,3 +144,26 @@ def test_the_bound_is_reached_with_the_last_read_that_has_room() -> None:
     assert queue.full
     release(queue, 1, 1, revision=5)
     assert not queue.full
+
+
+def test_what_was_refused_is_not_answered_once_more() -> None:
+    queue, read = ReadQueue(count_max=9), Asked()
+    context = asked(queue, 1, read)
+    queue.on_refused(context, "leadership_lost", "")
+    queue.on_confirmed(ReadState(context, LogIndex(1)))
+    queue.on_refused(context, "leadership_lost", "")
+    release(queue, 9, 2)
+    assert (read.served, read.refused, len(queue)) == ([], ["leadership_lost"], 0)
+
+
+def test_reads_for_revisions_are_served_in_their_order_when_one_of_them_was_too_late() -> None:
+    queue, late = ReadQueue(count_max=9), Asked(deadline=5)
+    reads = {revision: Asked() for revision in (9, 6, 8, 7)}
+    queue.wait_revision(5, late.waiting)
+    for revision, read in reads.items():
+        queue.wait_revision(revision, read.waiting)
+    queue.expire(Tick(5), "timeout", "")
+    assert (late.refused, len(queue)) == (["timeout"], 4)
+    for revision in (6, 7, 8, 9):
+        release(queue, 0, 6, revision)
+        assert [each for each in sorted(reads) if reads[each].served] == list(range(6, revision + 1))

@@ -201,3 +201,20 @@ def test_the_session_that_is_forgotten_is_the_one_that_was_idle_longest(monkeypa
             longest = min(states.values(), key=lambda state: (state.last_used, state.id), default=None)
             assert gone == ({longest.id} if longest is not None and len(states) == 20 else set())
     assert len(table._idle) <= 2 * 20 + 65
+
+
+def test_a_state_that_ends_behind_its_header_is_corrupt() -> None:
+    """It is no state without sessions: where the list of them ends is written."""
+    machine = StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7))
+    header, *_ = [chunk for chunk in machine.dump() if chunk]
+    with pytest.raises(Corrupt, match="within its header"):
+        StateMachine(Store).load([header])
+
+
+def test_how_large_the_state_was_is_known_when_it_was_saved_and_when_it_was_loaded() -> None:
+    machine, again = StateMachine(Store), StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7), put(1, 1))
+    chunks = list(machine.dump())
+    again.load(chunks)
+    assert machine.saved_bytes == again.saved_bytes == sum(map(len, chunks)) > 0
