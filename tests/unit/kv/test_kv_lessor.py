@@ -80,6 +80,7 @@ def test_leases_that_come_and_go_leave_nothing_behind() -> None:
     for lease in range(100, 1000):
         lessor.on_granted(lease, 1, 0)
         lessor.on_revoked(lease)
+        assert len(lessor._due) < 100
     lessor.on_revoked(7)
     assert lessor.expired(100) == []
     assert len(lessor) == len(lessor._deadline) == 0
@@ -152,3 +153,13 @@ def test_many_leases_are_entered_in_steps_and_none_of_them_ends_early_or_never(m
             ended[lease] = now
             lessor.on_revoked(lease)
     assert ended == {**dict.fromkeys(set(range(1, 101)) - {5, 6, 7}, 20), 101: 11, 5: 30, 7: 50}
+
+
+def test_a_lease_that_goes_does_not_put_all_others_in_order_anew(monkeypatch: MonkeyPatch) -> None:
+    rebuilt: list[int] = []
+    monkeypatch.setattr(Lessor, "_rebuild", lambda self: rebuilt.append(len(self)))
+    lessor = lessor_of(**{f"_{lease}": 60 for lease in range(1, 200)})
+    assert lessor.expired(0) == []
+    for lease in range(1, 50):
+        lessor.on_revoked(lease)
+    assert rebuilt == []
