@@ -108,13 +108,13 @@ class Directory:
         lock = os.open(self.root / name / "holder", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        except BaseException as error:
             os.close(lock)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
+            if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.EACCES):
                 return None
             raise
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
         return lock
 
     @contextmanager
@@ -153,7 +153,11 @@ class Directory:
                     yield True
                     return
         finally:
-            let_go(lock)
+            # `let_go`, but not by a call, at whose beginning a signal may cut in: it would be held for ever.
+            try:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            finally:
+                os.close(lock)
 
 
 def _log_id(root: Path) -> str:

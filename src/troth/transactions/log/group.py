@@ -34,9 +34,18 @@ class _Waiting:
         self.ready: threading.Lock | None = None
         """Released for a thread that waits: when its answer is there, or when it is to write the next batch."""
 
+    def wake(self) -> None:
+        """Done twice it comes to the same."""
+        if self.ready is not None and self.ready.locked():
+            self.ready.release()
+
 
 class GroupCommit:
-    """Decisions of many threads, written together into one log."""
+    """Decisions of many threads, written together into one log.
+
+    A signal may cut in between any two bytecodes. So who is at work stands in `_writer` and `_batch`, and whatever a
+    writer has begun is ended by `_hand_on`, once or twice.
+    """
 
     def __init__(self, log: DecisionLog, on_batch: Callable[[int], None]) -> None:
         """*on_batch* is told the size of each batch."""
@@ -44,7 +53,11 @@ class GroupCommit:
         self._on_batch = on_batch
         self._lock = threading.Lock()
         self._queue: list[_Waiting] = []
-        self._is_writing = False
+        self._writer: _Waiting | None = None
+        """Who writes, or is just about to. None: nobody, and nobody waits."""
+        self._batch: list[_Waiting] = []
+        self._answers: Sequence[Decided | BaseException] = ()
+        """What the log said to `_batch`; empty: nothing yet."""
         self._sync_s = 0.0
         self._batch_mean = 1.0
         self._full = threading.Event()
@@ -58,23 +71,22 @@ class GroupCommit:
         Raises:
             Overloaded: too many wait already; nothing was handed in.
             StorageError, RequestError: what the log raised for the batch.
+            KeyboardInterrupt, and whatever else a signal raises: *commit* is written, or never will be; nobody can say
+                which but the log.
         """
         mine = _Waiting(commit)
-        with self._lock:
-            if len(self._queue) >= QUEUE_MAX:
-                raise Overloaded(f"{QUEUE_MAX} decisions wait for the log already")
-            self._queue.append(mine)
-            if self._is_writing:
-                mine.ready = threading.Lock()
+        try:
+            self._come(mine)
+            if mine.ready is not None:
                 mine.ready.acquire()
-            self._is_writing = True
-            if self._wanted and len(self._queue) >= self._wanted:
-                self._full.set()
-        interrupt = self._wait(mine, mine.ready) if mine.ready is not None else None
-        if mine.answer is None:
-            self._write()
-        if interrupt is not None:
-            raise interrupt
+            if mine.answer is None:
+                self._write()
+        except BaseException:
+            try:
+                self._leave(mine)
+            finally:
+                self._leave(mine)  # a second Ctrl-C may have cut the first short
+            raise
         answer = mine.answer
         if isinstance(answer, BaseException):
             raise answer
@@ -82,17 +94,29 @@ class GroupCommit:
             raise AssertionError("a batch was written without this one")
         return answer
 
-    def _wait(self, mine: _Waiting, ready: threading.Lock) -> BaseException | None:
-        """Until *mine* is answered, or leads; what interrupted the wait: the decision is handed in, and others may
-        wait for us."""
-        interrupt: BaseException | None = None
-        while True:
-            try:
-                ready.acquire()
-            except BaseException as error:  # noqa: BLE001  (returned)
-                interrupt = error
+    def _come(self, mine: _Waiting) -> None:
+        with self._lock:
+            if len(self._queue) >= QUEUE_MAX:
+                raise Overloaded(f"{QUEUE_MAX} decisions wait for the log already")
+            if self._writer is None:
+                self._writer = mine
             else:
-                return interrupt
+                mine.ready = threading.Lock()
+                mine.ready.acquire()
+            self._queue.append(mine)
+            if self._wanted and len(self._queue) >= self._wanted:
+                self._full.set()
+
+    def _leave(self, mine: _Waiting) -> None:
+        """The thread of *mine* goes, and leaves no work behind: no place in the queue, and no batch."""
+        with self._lock:
+            if mine in self._queue:
+                self._queue.remove(mine)
+            if self._writer is not mine:
+                if self._writer is not None:
+                    self._writer.wake()  # it may have been named, and not been told yet
+                return
+        self._hand_on()
 
     def _gather(self) -> None:
         """When very many are under way, give those who are just preparing a moment, so that they share this sync."""
@@ -106,38 +130,32 @@ class GroupCommit:
         self._wanted = 0
 
     def _write(self) -> None:
-        """Write what is queued; answer it; hand the place on. Whatever interrupts that is raised afterwards."""
-        interrupt: BaseException | None = None
-        try:
-            if self.expecting >= 2 * GATHER_FROM and self._batch_mean < GATHER_BELOW:
-                self._gather()
-        except BaseException as caught:  # noqa: BLE001  (raised below: others wait for what this thread writes)
-            interrupt = caught
+        """Write what is queued, answer it, and hand the place on."""
+        if self.expecting >= 2 * GATHER_FROM and self._batch_mean < GATHER_BELOW:
+            self._gather()
         with self._lock:
-            batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
-        answers: Sequence[Decided | BaseException]
+            self._batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
+        batch = self._batch
         before = time.monotonic()
         try:
-            answers = self._log.decide([waiting.commit for waiting in batch])
+            self._answers = self._log.decide([waiting.commit for waiting in batch])
         except Exception as caught:  # noqa: BLE001  (handed to every thread of the batch, which raises it)
-            answers = [caught] * len(batch)
-        except BaseException as caught:  # noqa: BLE001  (this thread's own: the others are told that nothing is known)
-            interrupt = caught
-            answers = [OutcomeUnknown("the thread that wrote this decision was interrupted")] * len(batch)
+            self._answers = [caught] * len(batch)
         self._sync_s = time.monotonic() - before
         self._batch_mean += (len(batch) - self._batch_mean) / 8
-        with self._lock:
-            successor = self._queue[0].ready if self._queue else None
-            self._is_writing = successor is not None
-        for waiting, answer in zip(batch, answers, strict=True):
+        self._hand_on()
+        self._on_batch(len(batch))
+
+    def _hand_on(self) -> None:
+        """Answer the batch, and give the writer's place to whoever has waited longest."""
+        batch = self._batch
+        # Without answers: this thread was interrupted while it wrote, and the others are told that nothing is known.
+        unknown = OutcomeUnknown("the thread that wrote this decision was interrupted")
+        for waiting, answer in zip(batch, self._answers or [unknown] * len(batch), strict=True):
             waiting.answer = answer
-            if waiting.ready is not None:
-                waiting.ready.release()
-        if successor is not None:
-            successor.release()
-        try:
-            self._on_batch(len(batch))
-        except BaseException as caught:  # noqa: BLE001  (raised below, or something else before it)
-            interrupt = interrupt or caught
-        if interrupt is not None:
-            raise interrupt
+            waiting.wake()
+        with self._lock:
+            self._batch, self._answers = [], ()
+            self._writer = self._queue[0] if self._queue else None
+            if self._writer is not None:
+                self._writer.wake()

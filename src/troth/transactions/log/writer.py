@@ -50,6 +50,12 @@ class Writer:
             self._take(self.place.open(Owner.NEW))
         except OSError as error:
             raise self._give_up(self._no_next_file(error)) from error
+        except StorageError:
+            raise
+        except BaseException as error:
+            # Perhaps the next file is there, and this one still open: what is written here would count for nothing.
+            self._give_up(_cut_short(error))
+            raise
         before.close()
         self.is_fenced = False
 
@@ -71,6 +77,18 @@ class Writer:
             raise Fenced
         if self._pid != os.getpid():
             raise UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
+        try:
+            self._append(records)
+        except (Fenced, StorageError):
+            raise
+        except BaseException as error:
+            # A signal cut in, or a bug: what the file holds is not known here, so nothing may be written over it.
+            fault = self._give_up(_cut_short(error))
+            if not isinstance(error, Exception):
+                raise
+            raise fault from error
+
+    def _append(self, records: Sequence[Record]) -> None:
         place = self.place
         done, self._done = self._done, []
         batch: tuple[Record, ...] = (*records, Applied(tuple(done))) if done else tuple(records)
@@ -83,20 +101,14 @@ class Writer:
             self._file.write_at(place.end, content)
             if records and isinstance(records[0], Commit):
                 self._on_step("decision_written")
-            self._sync()
-        except BaseException as error:
-            # Also when a signal cuts in: what is in the file now is not known here, so nothing may be written over it.
-            if isinstance(error, StorageError):
-                raise
-            fault = self._give_up(
+        except OSError as error:
+            raise self._give_up(
                 StorageError(
                     f"the decision log {place.path(place.number)} can not be written: {error}. Make room or repair the"
                     " disk, then start again: prepared branches wait until then"
                 )
-            )
-            if not isinstance(error, Exception):
-                raise
-            raise fault from error
+            ) from error
+        self._sync()
         place.end, place.sequence = end, place.sequence + 1
         if place.is_superseded(place.number):
             # Our own memory of the file stops before this record: only the successor's counts.
@@ -164,3 +176,9 @@ class Writer:
             self._is_closed = True
             self.fault = self.fault or StorageError("the decision log is closed")
         return True
+
+
+def _cut_short(error: BaseException) -> StorageError:
+    return StorageError(
+        f"a write of the decision log was cut short by {type(error).__name__}. Start again: prepared branches wait"
+    )
