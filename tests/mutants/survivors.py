@@ -104,6 +104,7 @@ FILES = ("core/quorum.py", "core/membership.py", "core/config.py", "core/leading
 NEAR = {
     "test_storage_log": ("replay", "record", "scan", "log"),
     "test_storage_log_damage": ("replay", "scan", "log"),
+    "test_storage_files": ("log", "opening", "record", "snapshots"),
     "test_storage_identity": ("directory", "identity"),
     "test_caspaxos_phases": ("acceptor", "round", "task", "messages"),
     "test_caspaxos_outcomes": ("round", "states", "changes"),
@@ -112,6 +113,8 @@ NEAR = {
     "test_caspaxos_deletion": ("acceptor", "states"),
     "test_kv_requests": ("store", "txn", "ranges", "writer", "checks"),
     "test_kv_lessor": ("leases", "lessor"),
+    "test_kv_checks": ("checks",),
+    "test_kv_order": ("order",),
     "test_caspaxos_acceptors": ("acceptor",),
     "test_caspaxos_fate": ("states",),
     "test_caspaxos_tasks": ("task", "round"),
@@ -132,6 +135,7 @@ NEAR = {
     "test_snapshot_sending": ("snapshots",),
     "test_forwarding": ("writes",),
     "test_administration": ("admin", "leasing", "watching", "replica"),
+    "test_watching": ("leasing", "watching"),
     "test_transactions_file_log": ("file", "framing", "writer", "place", "directory"),
 }
 """Tests that are about files which they are not named after."""
