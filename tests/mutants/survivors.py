@@ -104,7 +104,7 @@ FILES = ("core/quorum.py", "core/membership.py", "core/config.py", "core/leading
 NEAR = {
     "test_storage_log": ("replay", "record", "scan", "log"),
     "test_storage_log_damage": ("replay", "scan", "log"),
-    "test_storage_files": ("log", "opening", "record", "snapshots"),
+    "test_storage_files": ("log", "opening", "record"),
     "test_storage_identity": ("directory", "identity"),
     "test_caspaxos_phases": ("acceptor", "round", "task", "messages"),
     "test_caspaxos_outcomes": ("round", "states", "changes"),

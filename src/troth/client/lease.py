@@ -180,7 +180,7 @@ class LeaseKeeper:
     def _wake(self) -> None:
         self._timer = None
         now_s = self._loop.time()
-        renew: list[Lease] = []
+        alive: list[Lease] = []
         # A little ahead: leases that were granted together are renewed together.
         while self._due and self._due[0][0] <= now_s + 0.01:
             _, _, lease = heapq.heappop(self._due)
@@ -188,13 +188,13 @@ class LeaseKeeper:
                 continue
             if lease.deadline_s <= now_s:
                 lease.lose()
-            elif lease.keep:
-                renew.append(lease)
             else:
-                self._push(lease, lease.deadline_s)  # the caller has renewed it meanwhile
-        # Each comes up again whatever becomes of the request: to be renewed anew, or to be declared lost.
-        for lease in renew:
+                alive.append(lease)
+        # Each comes up again whatever becomes of the request: to be renewed anew, or to be declared lost. (Not before
+        # the loop is over: what ends a little ahead would be taken out again, for ever.)
+        for lease in alive:
             self._push(lease, self._next_due_s(lease))
+        renew = [lease for lease in alive if lease.keep]
         for start in range(0, len(renew), RENEW_BATCH_MAX):
             self._client.keep_task(self._renew(renew[start : start + RENEW_BATCH_MAX]))
         self._set_timer()

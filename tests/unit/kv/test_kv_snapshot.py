@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from troth.errors import DecodeError
+from troth.kv import snapshot
 from troth.kv.leases import LeaseTable
 from troth.kv.requests import (
     Alarm,
@@ -275,3 +276,32 @@ def test_a_hash_made_in_steps_is_that_of_its_beginning_whatever_is_compacted_mea
         while True:
             next(steps)
     assert done.value.value == expected != store.hash()
+
+
+def test_leases_that_come_and_go_while_it_is_read_are_not_in_it() -> None:
+    store = example()
+    expected = stream_of(store)
+    with store.snapshot() as view:
+        chunks = iter(view)
+        parts = [next(chunks)]
+        store.apply_batch([LeaseGrant(77, 10), LeaseRevoke(-5)], 99)
+        store.apply_batch([LeaseGrant(-5, 20)], 100)
+        parts += chunks
+    assert b"".join(parts) == expected
+
+
+def test_whatever_follows_the_end_is_refused() -> None:
+    whole = stream_of(example())
+    for behind in (b"\0", b"\1\0\0\0", frames(END)):
+        with pytest.raises(DecodeError):
+            Store.restore([whole, behind])
+
+
+def test_a_frame_of_just_the_bound_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = frames(HEADER, LogPage([VERSION]), END)
+    largest = max(len(msgspec.msgpack.encode(part)) for part in (HEADER, LogPage([VERSION]), END))
+    monkeypatch.setattr(snapshot, "FRAME_BYTES_MAX", largest)
+    assert Store.restore([stream]).revision == 2
+    monkeypatch.setattr(snapshot, "FRAME_BYTES_MAX", largest - 1)
+    with pytest.raises(DecodeError, match="a frame of"):
+        Store.restore([stream])
