@@ -114,6 +114,7 @@ NEAR = {
     "test_kv_requests": ("store", "txn", "ranges", "writer", "checks"),
     "test_kv_lessor": ("leases", "lessor"),
     "test_kv_checks": ("checks",),
+    "test_kv_preparing": ("preparing", "telling", "ranges"),
     "test_kv_order": ("order",),
     "test_caspaxos_acceptors": ("acceptor",),
     "test_caspaxos_fate": ("states",),
