@@ -120,6 +120,24 @@ def test_knossos_reads_nil_as_unknown_and_fail_as_absent() -> None:
     assert not check(history.with_reading(Reading()), object="register")
 
 
+@pytest.mark.parametrize("more", ["", ", :time 7"], ids=["as Porcupine writes it", "with another field"])
+def test_absent_keys_may_be_told_as_nil_or_as_nothing(more: str) -> None:
+    """However the lines are spelled otherwise."""
+    row = '{{:process 0, :type :{}, :f :{}, :key "a", :value {}}}'
+    for absent in ("nil", '""'):
+        asked = [
+            ("invoke", "get", "nil"),
+            ("ok", "get", absent),
+            ("invoke", "append", '"x"'),
+            ("ok", "append", '"x"'),
+        ]
+        rows = [row.format(*each) for each in (*asked, ("invoke", "get", "nil"), ("ok", "get", '"x"'))]
+        history = read_history("\n".join([rows[0][:-1] + more + "}", *rows[1:]]), format="porcupine-kv")
+        assert check(history, object="kv"), absent
+        lost = read_history("\n".join([*rows, *rows[:2]]), format="porcupine-kv")
+        assert not check(lost, object="kv")
+
+
 def test_awdit_sessions_become_processes() -> None:
     """Dashes end transactions, equals signs end sessions."""
     history = read_history(AWDIT)

@@ -86,7 +86,8 @@ def _initial(events: Iterable[Event]) -> Value:
 
 
 def read_kv(text: str) -> History:
-    """Read Porcupine's kv text: one map a line, string values, each key starting as the empty string."""
+    """Read Porcupine's kv text: one map a line, string values, each key starting as the empty string, or as nil where
+    that was read."""
     events: list[Event] = []
     for number, line in enumerate(text.split("\n"), 1):
         found = _KV_LINE.match(line)
@@ -94,13 +95,13 @@ def read_kv(text: str) -> History:
             if line.strip():
                 # Not of the usual shape somewhere: read everything with the full parser instead.
                 events = list(_events(_edn_maps(text)))
-                gets = [event for event in events if event.f == "get" and event.type is EventType.OK]
-                absent = any(event.value is None for event in gets)
-                return pair(events, reading=Reading() if absent else _KV)
+                break
             continue
         process, type_name, f, key, value = found.groups()
         events.append(Event(type=_TYPES[type_name], process=int(process), f=f, key=key, value=value, line=number))
-    return pair(events, reading=_KV)
+    # Who is told nil of an absent key knows of no empty strings.
+    absent = any(event.value is None and event.f == "get" and event.type is EventType.OK for event in events)
+    return pair(events, reading=Reading() if absent else _KV)
 
 
 def read_json(text: str) -> History:
