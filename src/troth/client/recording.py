@@ -14,7 +14,8 @@ get       key; at ok its value (null: absent) and the level asked for
 range     [start, end] of a span that is read whole, as it is now; at ok [[key, value], ...]
 delete    of a single key; ``delete-range`` [start, end] of a span
 cas       a transaction that compares one key to a value (or to "absent") and then puts it: [from, to]
-txn       any other transaction: at ok the operations that ran, ["r", key, value] and ["w", key, value]
+txn       any other transaction: at ok the operations that ran, ["r", key, value], ["w", key, value] and
+          ["delete-range", start, end]; ``leased``, here and at a cas: the keys that it may put under leases
 ========  ============================================================================================
 
 An update that changed something has at ok the revision that it made. Watches are remarks, one for everything that a
@@ -126,18 +127,21 @@ class Recorder:
 
     def txn(self, client: int, request: Txn, future: "asyncio.Future[TxnReply]") -> None:
         """A transaction was asked for."""
-        cas = _as_cas(request)
+        cas, leased = _as_cas(request), _leased(request)
+        fields: dict[str, Any] = {"leased": leased} if leased else {}
         if cas is None:
-            fields = {} if (asked := _asked(request)) is None else {"value": asked}
+            if (asked := _asked(request)) is not None:
+                fields["value"] = asked
             self._track(client, future, "txn", fields, lambda reply: _operations(request, reply), _made)
             return
         key, expected, wanted = cas
         pair = [expected, wanted]
+        fields |= {"key": key, "value": pair}
 
         def outcome(reply: TxnReply) -> Any:
             return pair if reply.succeeded else _REFUSED
 
-        self._track(client, future, "cas", {"key": key, "value": pair}, outcome, _made)
+        self._track(client, future, "cas", fields, outcome, _made)
 
     def watch(
         self, number: int, span: tuple[bytes, bytes], first: int, upto: int, events: Sequence[KeyEvent]
@@ -283,11 +287,28 @@ def _asked(request: Txn) -> list[list[str | None]] | None:
     for operation in request.success:
         if isinstance(operation, Put) and not operation.ignore_value:
             writes.append(["w", shown(operation.key), shown(operation.value)])
-        elif isinstance(operation, DeleteRange) and not operation.range_end:
-            writes.append(["w", shown(operation.key), None])
+        elif isinstance(operation, DeleteRange):
+            writes.append(_deletion(operation))
         elif not isinstance(operation, Range):
             return None
     return writes
+
+
+def _deletion(operation: DeleteRange) -> list[str | None]:
+    if operation.range_end:
+        return ["delete-range", shown(operation.key), shown(operation.range_end)]
+    return ["w", shown(operation.key), None]
+
+
+def _leased(request: Txn) -> list[str]:
+    """The keys that *request* may put under a lease, whichever branch runs."""
+    keys: list[str] = []
+    for operation in (*request.success, *request.failure):
+        if isinstance(operation, Put) and operation.lease:
+            keys.append(shown(operation.key))
+        elif isinstance(operation, Txn):
+            keys += _leased(operation)
+    return keys
 
 
 def _operations(request: Txn, reply: TxnReply) -> list[list[str | None]]:
@@ -300,8 +321,8 @@ def _operations(request: Txn, reply: TxnReply) -> list[list[str | None]]:
                 # What stands there stays, whatever it is.
                 continue
             done.append(["w", shown(operation.key), shown(operation.value)])
-        elif isinstance(operation, DeleteRange) and not operation.range_end:
-            done.append(["w", shown(operation.key), None])
+        elif isinstance(operation, DeleteRange):
+            done.append(_deletion(operation))
         elif isinstance(operation, Txn) and isinstance(response, TxnReply):
             done += _operations(operation, response)
         elif isinstance(operation, Range) and isinstance(response, RangeReply):

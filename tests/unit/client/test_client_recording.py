@@ -101,6 +101,34 @@ def test_spans_and_leases_are_told(tmp_path: Path) -> None:
     assert not check(read_history(leased.replace(',"lease":7', "")), object="kv")
 
 
+def test_leases_and_deleted_spans_of_transactions_are_told(tmp_path: Path) -> None:
+    """What a lease or a transaction has taken away is no lost write."""
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with running() as cluster, await aio.connect(cluster.url) as client:
+            lease = await client.lease(60, keep=False)
+            with troth.recording(path):
+                await client.txn([troth.version("lock") == 0], [troth.Put("lock", "1", lease=lease.id)])
+                await client.put("a/1", "1")
+                await client.put("b", "1")
+                await client.txn([], [troth.Put("a/2", "2", lease=lease.id), troth.Get("b")])
+                await lease.revoke()
+                await client.get("lock")
+                await client.get("a/2")
+                await client.txn([], [troth.Delete(prefix="a/"), troth.Put("c", "3")])
+                await client.range(prefix="a/")
+
+    run()
+    text = path.read_text()
+    assert check(read_history(text), object="multi-register")
+    for told in ('"leased":["lock"]', '"leased":["a/2"]', '["delete-range","a/","a0"],'):
+        assert told in text
+        without = text.replace(told, '"leased":[]' if "leased" in told else "")
+        assert not check(read_history(without), object="multi-register"), told
+
+
 def test_watches_are_told_with_the_revisions_that_updates_made(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
 

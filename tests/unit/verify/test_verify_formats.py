@@ -8,6 +8,7 @@ from troth.errors import DecodeError, UsageError
 from troth.verify.check import check
 from troth.verify.formats import FORMATS, detect, read_history, write_edn, write_jsonl
 from troth.verify.formats.edn import Keyword, Record, dump, freeze, read_all
+from troth.verify.guess import guess
 from troth.verify.history import FOREVER, EventType, Reading
 from troth.verify.transactions import check_transactions
 
@@ -136,6 +137,13 @@ def test_absent_keys_may_be_told_as_nil_or_as_nothing(more: str) -> None:
         assert check(history, object="kv"), absent
         lost = read_history("\n".join([*rows, *rows[:2]]), format="porcupine-kv")
         assert not check(lost, object="kv")
+
+
+def test_a_register_that_nobody_could_read_is_no_set() -> None:
+    """Writes are additions only where a collection was read."""
+    rows = [("write", "invoke", 1), ("write", "ok", 1), ("read", "invoke", None), ("read", "fail", None)]
+    text = "".join(f'{{"process":0,"type":"{kind}","f":"{f}","value":{json.dumps(v)}}}\n' for f, kind, v in rows)
+    assert guess(read_history(text)).object == "register"
 
 
 def test_awdit_sessions_become_processes() -> None:

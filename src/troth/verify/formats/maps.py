@@ -129,16 +129,24 @@ def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
             reading = _header(value, line)
             continue
         rows.append((value, line))
-        if value.get("lease") and value.get("type") == "invoke":
-            # The key goes when its lease ends, which nobody records: a deletion that may happen at any time from here.
-            rows.append(
-                ({"process": f"lease/{len(rows)}", "type": "invoke", "f": "delete", "key": value.get("key")}, line)
-            )
+        # A key goes when its lease ends, which nobody records: a deletion that may happen at any time from here.
+        rows += [
+            ({"process": f"lease/{len(rows)}/{at}", "type": "invoke", "f": "delete", "key": key}, line)
+            for at, key in enumerate(_leased(value))
+        ]
     history = without_spans(_paired(list(_events(rows)), reading))
     weaker = sum(1 for row, _ in rows if row.get("level") and row.get("type") == "invoke")
     if weaker:
         history.remarks += (f"{weaker} reads asked for a weaker level than linearizable, and may say so",)
     return history
+
+
+def _leased(row: Mapping[object, object]) -> list[object]:
+    """The keys that an update puts under a lease."""
+    if row.get("type") != "invoke":
+        return []
+    keys = row.get("leased")
+    return keys if isinstance(keys, list) else [row.get("key")] if row.get("lease") else []
 
 
 def _paired(events: list[Event], reading: Reading) -> History:
@@ -160,7 +168,11 @@ def _added(events: list[Event]) -> list[Event]:
         return events
     reads = [event.value for event in events if event.f == "read" and event.type is EventType.OK]
     writes = [event.value for event in events if event.f == "write" and event.type is EventType.INVOKE]
-    if not all(_is_collection(value) for value in reads) or any(_is_collection(value) for value in writes):
+    if (
+        not reads
+        or not all(_is_collection(value) for value in reads)
+        or any(_is_collection(value) for value in writes)
+    ):
         return events
     return [structs.replace(event, f="add") if event.f == "write" else event for event in events]
 

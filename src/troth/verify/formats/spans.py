@@ -1,10 +1,12 @@
 """Reads and deletions of spans of keys, as clients of troth record them, key by key.
 
-``range`` is asked with [start, end] and answered with [[key, value], ...]; ``delete-range`` is asked with [start, end].
+``range`` is asked with [start, end] and answered with [[key, value], ...]; ``delete-range`` is asked with [start, end],
+or stands in a transaction as ["delete-range", start, end].
 A span holds keys with start <= key < end, or to the last key if end is a single zero byte, in the order of their bytes.
 
-Each becomes one get, or one delete, of every key of the history that lies in it, at any time until it returned. That
-it happened to all of them at one instant is thereby not checked; everything found wrong is wrong all the same.
+Outside of transactions each becomes one get, or one delete, of every key of the history that lies in it, at any time
+until it returned. That it happened to all of them at one instant is thereby not checked; everything found wrong is
+wrong all the same. In a transaction it becomes a deletion of each of those keys.
 """
 
 import base64
@@ -18,6 +20,7 @@ from troth.verify.history import EventType, History, Operation, Value
 SPANS: Final = frozenset({"range", "delete-range"})
 _PIECES_MAX: Final = 5_000_000
 _BASE64: Final = "base64:"
+_DELETION: Final = "delete-range"
 _LAST: Final = b"\0"
 
 
@@ -28,23 +31,46 @@ def without_spans(history: History) -> History:
         UsageError: a span that is not [start, end], or more pieces than can be looked at.
     """
     spans = [op for op in history.operations if op.f in SPANS]
-    if not spans:
+    in_transactions = any(op.f == "txn" and _has_span(op) for op in history.operations)
+    if not spans and not in_transactions:
         return history
     keys = {key: _bytes(key) for op in history.operations for key in _keys(op) if isinstance(key, str)}
-    if len(keys) * len(spans) > _PIECES_MAX:
+    if len(keys) * (len(spans) + in_transactions * len(history)) > _PIECES_MAX:
         raise UsageError(f"{len(spans)} spans over {len(keys)} keys are too many to be taken apart")
     operations: list[Operation] = []
     for op in history.operations:
-        if op.f not in SPANS:
+        if op.f == "txn":
+            micros = (_deleting(op.argument, keys), _deleting(op.result, keys))
+            operations.append(structs.replace(op, argument=micros[0], result=micros[1]))
+        elif op.f not in SPANS:
             operations.append(op)
         elif op.outcome is EventType.OK or (op.f == "delete-range" and op.outcome is EventType.INFO):
             operations.extend(_pieces(op, keys))
     apart = History.of(operations, faults=history.faults, reading=history.reading)
-    apart.remarks = (
-        *history.remarks,
-        f"{len(spans)} reads and deletions of spans are taken for as many of single keys, not all at one instant",
-    )
+    apart.remarks = history.remarks
+    if spans:
+        apart.remarks += (
+            f"{len(spans)} reads and deletions of spans are taken for as many of single keys, not all at one instant",
+        )
     return apart
+
+
+def _has_span(op: Operation) -> bool:
+    items = (*_items(op.argument), *_items(op.result))
+    return any(isinstance(item, tuple) and item[:1] == (_DELETION,) for item in items)
+
+
+def _deleting(micros: Value, keys: dict[str, bytes]) -> Value:
+    """A transaction in which every span that it deletes stands as the keys that lie in it."""
+    if not isinstance(micros, tuple):
+        return micros
+    found: list[Value] = []
+    for item in micros:
+        if isinstance(item, tuple) and item[:1] == (_DELETION,) and len(item) == 3:
+            found += [("w", key, None) for key in keys if lies_in(key, item[1], item[2])]
+        else:
+            found.append(item)
+    return tuple(found)
 
 
 def _pieces(op: Operation, keys: dict[str, bytes]) -> list[Operation]:
@@ -74,7 +100,7 @@ def _keys(op: Operation) -> list[Value]:
         return [key for key, _ in _pairs(op.result)] if op.outcome is EventType.OK else []
     if op.f == "txn":
         micros = [*_items(op.argument), *_items(op.result)]
-        return [item[1] for item in micros if isinstance(item, tuple) and len(item) == 3]
+        return [item[1] for item in micros if isinstance(item, tuple) and len(item) == 3 and item[0] != _DELETION]
     return [op.key]
 
 
