@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -270,11 +271,19 @@ def forget(gid: str, databases: tuple[str, ...], log: str, name: str, as_json: b
       troth tx forget T1.k3f09qpx.0.2.5 --db bank=postgresql+psycopg://app@db1/bank
     """
     with _opened(databases, log, name, needs_all=False) as tpc:
-        is_forgotten = tpc.log.forget(str(_parsed(gid)), getpass.getuser())
+        is_forgotten = tpc.log.forget(str(_parsed(gid)), _operator())
         if as_json:
             output.print_json({"gid": gid, "forgotten": is_forgotten})
         else:
             click.echo("forgotten" if is_forgotten else "nothing was noted about it", err=not is_forgotten)
+
+
+def _operator() -> str:
+    """Who says so. A process in a container may run under a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _parsed(gid: str) -> Gid:

@@ -1,6 +1,7 @@
 """The operator's commands over a log that cannot be asked."""
 
 import json
+import pwd
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from troth.cli.failures import EXIT_UNAVAILABLE
 from troth.cli.main import cli
 from troth.core.twophase.gid import Gid
+from troth.core.twophase.records import Heuristic
 from troth.errors import StorageError
 from troth.transactions.log.file import FileLog
 
@@ -82,3 +84,21 @@ def test_a_database_that_does_not_answer_is_told_in_two_lines(tmp_path: Path) ->
     assert result.exit_code == EXIT_UNAVAILABLE
     cause, advice = result.stderr.splitlines()
     assert "unable to open database file" in cause and "every --db answer" in advice
+
+
+def test_an_outcome_is_forgotten_by_a_user_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container often runs under a number that stands in no file of users."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    log = FileLog(tmp_path / "log")
+    gid = str(Gid(log.log_id, "0", 1, 1))
+    log.note_heuristic(Heuristic(gid, "bank", "rolled back, although the decision is commit"))
+    log.close()
+    where = ["--log", f"{tmp_path}/log", "--db", f"last=sqlite:///{tmp_path}/last.db"]
+    result = CliRunner().invoke(cli, ["tx", "forget", gid, *where])
+    assert (result.exit_code, result.output) == (0, "forgotten\n")
