@@ -9,7 +9,7 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 pytest.importorskip("pymysql")
 
-from troth.transactions.participants.mysql import MySql  # noqa: E402
+from troth.transactions.participants.mysql import MySql, Session  # noqa: E402
 
 MYSQL = ("8.0.36", "MySQL Community Server - GPL", "ledger")
 MARIADB = ("10.11.6-MariaDB-0+deb12u1", "Debian 12", "ledger")
@@ -78,7 +78,10 @@ def test_who_waits_for_whom_is_asked_where_the_server_keeps_it(version: tuple[st
     server = Server({"SELECT VERSION()": [version], "SELECT w.": [(7, 8), (7, 99)]})
     ledger = participant(server)
     ledger.facts()
-    ledger.sessions.update({7: "T1.log.0.1.2", 8: "T1.log.0.1.3"})
+    ledger.sessions[7] = ("T1.log.0.1.2", Session(7, "0123456789abcdef"))
+    ledger.sessions[8] = ("T1.log.0.1.3", Session(8, "fedcba9876543210"))
     (wait,) = ledger.waits()
     assert (wait.waiter, wait.holder) == ("T1.log.0.1.2", "T1.log.0.1.3")
     assert table in server.asked[-1]
+    wait.cancel()
+    assert server.asked[-1] == "KILL QUERY IS_USED_LOCK('troth.0123456789abcdef')"

@@ -3,16 +3,20 @@
 * XA START comes before the work: there is no late decision to use two phases. A lone writer ends with
   ``XA COMMIT ... ONE PHASE``, which costs what a plain COMMIT costs.
 * MariaDB answers "no such transaction" (XAER_NOTA) to a session that wants to finish a branch which another live
-  session prepared, although XA RECOVER lists it. So the branch's name carries the session's id, and recovery ends
-  that session first. MySQL from 8.0.29 lets go of a branch when it is prepared (xa_detach_on_prepare).
+  session prepared, although XA RECOVER lists it. So recovery ends that session first. Its number would not do to name
+  it: after a restart of the server somebody else has it. So each session holds a user lock of a name that was drawn for
+  it, which the branch's name carries, and ``KILL IS_USED_LOCK(...)`` ends whoever holds that, or nobody.
+  MySQL from 8.0.29 lets go of a branch when it is prepared (xa_detach_on_prepare).
 * XAER_NOTA for a branch that is not listed proves nothing about its outcome; the server keeps no such knowledge.
 * The list of prepared branches is the whole server's, and so is the right to finish them.
 """
 
+import re
+import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Engine, event, exc
 from typing_extensions import override
@@ -24,6 +28,9 @@ from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autoc
 
 FORMAT_ID = 0x54524F54
 """``TROT``: with it, other programs' branches are never taken for ours."""
+_SESSION = "troth.session"
+"""Where a pooled connection's `info` keeps its `Session`."""
+_SESSION_NAME = re.compile(r"[0-9a-f]{16}")
 _WAIT = "troth.lock_wait_s"
 _WAIT_BEFORE = "troth.lock_wait_before"
 _NOTA = 1397
@@ -61,6 +68,20 @@ def _give_back(dbapi: Any, record: Any, _: Any) -> None:
     record.info[_WAIT] = None
 
 
+class Session(NamedTuple):
+    """One session of the server."""
+
+    number: int
+    """Until the server is started again."""
+    name: str
+    """For ever: nobody else holds its lock."""
+
+    @property
+    def holder(self) -> str:
+        """An expression of SQL: the number of the session, while it lives, or else NULL."""
+        return f"IS_USED_LOCK('troth.{self.name}')"
+
+
 class MySqlBranch(SqlBranch):
     """A branch in MariaDB or MySQL. See the module."""
 
@@ -70,17 +91,13 @@ class MySqlBranch(SqlBranch):
 
     @override
     def release(self, *, broken: bool) -> None:
-        self._sessions.sessions.pop(self._session, None)
+        self._sessions.sessions.pop(self._session.number, None)
         super().release(broken=broken)
 
     @override
     def begin(self, begun: Begun) -> None:
-        raw = self._pooled.dbapi_connection
-        session = getattr(raw, "thread_id", None)
-        number = session() if session is not None else None
-        if number is None:
-            number = self._first("SELECT CONNECTION_ID()")
-        self.name = f"'{begun.gid}','{self.number}.{number}',{FORMAT_ID}"
+        self._session = self._info.get(_SESSION) or self._named()
+        self.name = f"'{begun.gid}','{self.number}.{self._session.name}',{FORMAT_ID}"
         wait_s = None if begun.timeout_s is None else max(1, round(begun.timeout_s))
         if self._info.get(_WAIT) != wait_s:
             if _WAIT_BEFORE not in self._info:
@@ -89,9 +106,14 @@ class MySqlBranch(SqlBranch):
             self.channel.start([f"SET SESSION innodb_lock_wait_timeout = {set_s}"])()
             self._info[_WAIT] = wait_s
         self.channel.start([f"XA START {self.name}"])()
-        self._session = int(number)
-        self._sessions.sessions[self._session] = begun.gid
+        self._sessions.sessions[self._session.number] = (begun.gid, self._session)
         self._phase = "ACTIVE"
+
+    def _named(self) -> Session:
+        name = secrets.token_hex(8)
+        number = self._first(f"SELECT IF(GET_LOCK('troth.{name}', 0), CONNECTION_ID(), NULL)")
+        session = self._info[_SESSION] = Session(int(number), name)
+        return session
 
     def _first(self, query: str) -> Any:
         row = self.channel.start([query])()[0].row
@@ -147,7 +169,7 @@ class MySql(SqlParticipant):
 
     def __init__(self, name: str, engine: Engine, key: Any) -> None:
         super().__init__(name, engine, key)
-        self.sessions: dict[int, str] = {}
+        self.sessions: dict[int, tuple[str, Session]] = {}
         """The server's number of a session -> the transaction of this process that it works for."""
         self._waits = _WAITS_OF_MARIADB
         if not event.contains(engine, "checkout", _give_back):
@@ -242,12 +264,14 @@ class MySql(SqlParticipant):
 
     @override
     def detach(self, branch: str) -> None:
-        session = branch.split("','")[1].split("'")[0].partition(".")[2]
-        if not session.isdigit():
-            return
+        name = branch.split("','")[1].split("'")[0].partition(".")[2]
+        if _SESSION_NAME.fullmatch(name):
+            self._kill("KILL", Session(0, name))
+
+    def _kill(self, verb: str, session: Session) -> None:
         try:
             with self.connected() as connection:
-                connection.exec_driver_sql(f"KILL {session}")
+                connection.exec_driver_sql(f"{verb} {session.holder}")
         except exc.DBAPIError as error:
             if _number(error.orig) != _NO_SUCH_THREAD:
                 raise
@@ -260,14 +284,10 @@ class MySql(SqlParticipant):
         with self.connected() as connection:
             rows = connection.exec_driver_sql(self._waits).all()
         return [
-            Wait(sessions[waiter], sessions[holder], partial(self._cancel, waiter))
+            Wait(sessions[waiter][0], sessions[holder][0], partial(self._kill, "KILL QUERY", sessions[waiter][1]))
             for waiter, holder in rows
             if waiter in sessions and holder in sessions
         ]
-
-    def _cancel(self, session: int) -> None:
-        with self.connected() as connection:
-            connection.exec_driver_sql(f"KILL QUERY {session}")
 
 
 def _number(error: Any) -> int:
