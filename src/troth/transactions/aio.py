@@ -42,11 +42,17 @@ class _InTasks(Waiting):
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="troth 2pc aio")
+        # Of its own: those who wait for a snapshot would take all the others, and it needs one to be taken.
+        self._line = ThreadPoolExecutor(1, thread_name_prefix="troth 2pc aio line")
         self._tasks: set[asyncio.Task[None]] = set()
 
     @override
     def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
         return await_only(asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments))
+
+    @override
+    def in_line(self, work: Callable[[], None]) -> None:
+        await_only(asyncio.get_running_loop().run_in_executor(self._line, work))
 
     @override
     def later(self, work: Callable[[], None]) -> None:
@@ -65,6 +71,7 @@ class _InTasks(Waiting):
     def end(self) -> None:
         """Have no threads any more."""
         self._threads.shutdown(wait=False)
+        self._line.shutdown(wait=False)
 
     async def drained(self) -> None:
         """Wait for second phases that are still under way."""

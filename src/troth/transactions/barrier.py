@@ -41,11 +41,14 @@ class Barrier:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
         _close_in_children(self)
 
-    def enter_shared(self) -> None:
-        """A second phase begins here; waits while a snapshot is being taken, but not for ever."""
+    def enter_shared(self, until: float | None = None) -> None:
+        """A second phase begins here; waits while a snapshot is being taken, but not for ever.
+
+        *until*: of `time.monotonic`; for one who has waited before, to be let in here. None: `WAIT_MAX_S` from now.
+        """
         with self._lock:
             if not self._may_share():
-                self._wait_to_share()
+                self._wait_to_share(time.monotonic() + WAIT_MAX_S if until is None else until)
             self._sharing += 1
 
     def try_enter_shared(self) -> bool:
@@ -56,8 +59,7 @@ class Barrier:
             self._sharing += 1
             return True
 
-    def _wait_to_share(self) -> None:
-        until = time.monotonic() + WAIT_MAX_S
+    def _wait_to_share(self, until: float) -> None:
         while not self._may_share():
             left_s = until - time.monotonic()
             if left_s <= 0:

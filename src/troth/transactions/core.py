@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, exc
@@ -15,7 +16,7 @@ from troth.core.twophase.gid import Epoch, Gid, parse_gid
 from troth.core.twophase.records import Commit
 from troth.core.twophase.table import Event, Finding
 from troth.errors import NotApplied, RequestError, StorageError, TrothError, UsageError
-from troth.transactions.barrier import Barrier
+from troth.transactions.barrier import WAIT_MAX_S, Barrier
 from troth.transactions.log.group import GroupCommit
 from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.metrics import Metrics
@@ -153,6 +154,11 @@ class Core:
     def left(self, gid: str) -> None:
         self._under_way.discard(gid)
         self._group.expecting = len(self._under_way)
+
+    def share_barrier(self) -> None:
+        """Enter the shared side of the barrier, whose snapshot may have to be waited for."""
+        if not self.barrier.try_enter_shared():
+            self.waiting.in_line(partial(self.barrier.enter_shared, time.monotonic() + WAIT_MAX_S))
 
     def decide(self, record: Commit) -> Decided:
         """Hand *record* to the log; a key whose holder was refused by its last resource is free again."""

@@ -303,9 +303,7 @@ class Owner(Fan):
     def _share_barrier(self) -> None:
         """From the first commit that others can see until the last; entered once, also when two steps ask for it."""
         if not self._shares:
-            core = self._core
-            if not core.barrier.try_enter_shared():
-                core.waiting.blocking(core.barrier.enter_shared)
+            self._core.share_barrier()
             self._shares = True
 
     def _tell_commit(self) -> Event:

@@ -38,7 +38,7 @@ class Resolver:
         """It commits one branch after the other, as a second phase does: no snapshot in between. And none is kept
         waiting for one that only looks."""
         if not self._shares:
-            self._core.waiting.blocking(self._core.barrier.enter_shared)
+            self._core.share_barrier()
             self._shares = True
 
     def resolve(self, participants: Sequence[Participant]) -> set[tuple[str, str]]:

@@ -19,6 +19,9 @@ class Waiting(Protocol):
     def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do *work*, which may block, and return what it returns."""
 
+    def in_line(self, work: Callable[[], None]) -> None:
+        """Do *work*, for which all wait that come here: when the first may go on, so may the others."""
+
     def later(self, work: Callable[[], None]) -> None:
         """Do *work* soon, without the caller."""
 
@@ -38,6 +41,10 @@ class InThreads(Waiting):
     @override
     def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
         return work(*arguments)
+
+    @override
+    def in_line(self, work: Callable[[], None]) -> None:
+        work()
 
     @override
     def later(self, work: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,61 @@ def test_a_paused_reader_keeps_no_commit_waiting_for_ever(
     reader.enter_exclusive(1)
     assert reader.is_whole(), "it was whole for the next look"
     reader.leave_exclusive()
+
+
+def test_tasks_that_wait_for_a_snapshot_leave_it_the_threads_to_be_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `snapshot` does: what it reads of the log, and the way out, go through the threads of all tasks."""
+    from sqlalchemy.util.concurrency import greenlet_spawn
+
+    from troth.transactions import aio
+
+    async def main() -> None:
+        commits = 3 * aio.THREADS
+        waiting, gate = aio._InTasks(), Barrier(tmp_path / "barrier")
+        place = Place(gate, waiting, commits)
+        await greenlet_spawn(waiting.blocking, gate.enter_exclusive, 1.0)
+        tasks = [asyncio.ensure_future(greenlet_spawn(place.share)) for _ in range(commits)]
+        await place.all_asked.wait()
+        assert await greenlet_spawn(waiting.blocking, gate.is_whole), "the snapshot is not kept from being taken"
+        await greenlet_spawn(waiting.blocking, gate.leave_exclusive)
+        await asyncio.gather(*tasks)
+        assert gate._sharing == commits
+        waiting.end()
+
+    asyncio.run(main())
+
+
+class Place:
+    """What `Core.share_barrier` needs of a core, until *commits* of them have come."""
+
+    def __init__(self, gate: Barrier, waiting: object, commits: int) -> None:
+        self.barrier = gate
+        self.waiting = waiting
+        self.all_asked = asyncio.Event()
+        self._left = commits
+
+    def share(self) -> None:
+        from troth.transactions.core import Core
+
+        self._left -= 1
+        if not self._left:
+            self.all_asked.set()
+        Core.share_barrier(self)  # type: ignore[arg-type]
+
+
+def test_who_has_waited_behind_others_does_not_wait_anew(
+    sides: tuple[Barrier, Barrier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(barrier, "WAIT_MAX_S", 3600.0)
+    reader, writer = sides
+    reader.enter_exclusive(1)
+    commit = threading.Thread(target=writer.enter_shared, args=(time.monotonic() - 1.0,), daemon=True)
+    commit.start()
+    commit.join(10)
+    assert not commit.is_alive()
+    assert not reader.is_whole()
 
 
 def test_a_commit_waits_for_a_reader_that_is_quick(sides: tuple[Barrier, Barrier]) -> None:
