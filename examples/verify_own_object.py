@@ -4,8 +4,9 @@ python examples/verify_own_object.py
 """
 
 from troth.verify.check import check
-from troth.verify.history import Recorder, Value
+from troth.verify.history import Value
 from troth.verify.models import ILLEGAL, Call, Model
+from troth.verify.recorder import Recorder
 from troth.verify.report import html
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from troth.verify.accesses import accesses_of
 from troth.verify.check import check
-from troth.verify.history import FOREVER, EventType, History, Operation, Recorder, Value
+from troth.verify.history import FOREVER, EventType, History, Operation, Value
 from troth.verify.models import ILLEGAL, Register
+from troth.verify.recorder import Recorder
 from troth.verify.transactions.scans import check_counter, check_set, check_set_full, check_unique_ids
 from troth.verify.verdict import Status
 

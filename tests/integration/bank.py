@@ -28,7 +28,8 @@ from troth import TwoPhaseCommit
 from troth.errors import Aborted, OutcomeUnknown, StorageError, TrothError
 from troth.verify.atomicity import check_atomic_commit
 from troth.verify.formats import read_history
-from troth.verify.history import History, Recorder
+from troth.verify.history import History
+from troth.verify.recorder import Recorder
 from troth.verify.transactions import check_transactions
 
 ACCOUNTS = 6

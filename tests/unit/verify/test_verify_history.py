@@ -3,7 +3,8 @@
 import pytest
 
 from troth.errors import DecodeError, UsageError
-from troth.verify.history import FOREVER, Event, EventType, History, Operation, Recorder, pair, show
+from troth.verify.history import FOREVER, Event, EventType, History, Operation, pair, show
+from troth.verify.recorder import Recorder
 
 
 def op(process: int, invoked: int, completed: int, f: str = "read") -> Operation:

@@ -23,7 +23,7 @@ from troth.simulate.registers.stage import AcceptorNode, ClientNode, Ledger, Net
 from troth.simulate.rng import stream
 from troth.simulate.world import World
 from troth.verify.check import check
-from troth.verify.history import Recorder
+from troth.verify.recorder import Recorder
 from troth.verify.verdict import Status
 
 CHANGE_PATIENCE = 10

@@ -17,6 +17,7 @@ from typing import Final
 from troth.errors import DecodeError
 from troth.verify.specification import actions
 from troth.verify.specification.explore import forgotten
+from troth.verify.specification.known import Known, NotAllowed
 from troth.verify.specification.state import (
     CANDIDATE,
     FOLLOWER,
@@ -33,7 +34,7 @@ from troth.verify.specification.state import (
     State,
     agreeing,
 )
-from troth.verify.specification.trace import Step, value_of
+from troth.verify.specification.trace import Step
 
 FORGET_EVERY: Final = 64
 
@@ -78,24 +79,13 @@ def check_trace(steps: Iterable[Step], *, voters: Collection[int]) -> Conformanc
     )
 
 
-class _NotAllowed(Exception):
-    """No action explains the rest of a step."""
-
-
-class TraceChecker:
+class TraceChecker(Known):
     """Follows a cluster step by step."""
 
     def __init__(self, *, voters: Collection[int]) -> None:
-        self._numbers: dict[int, int] = {}
+        super().__init__(voters=voters)
         self._booted: set[int] = set()
         self._reach: dict[int, int] = {}
-        self.state = State(servers=(), initial=Config(()))
-        initial = Config(tuple(sorted(self._number(voter) for voter in sorted(voters))))
-        self.state = self.state._replace(initial=initial)
-        self._at = self.state
-        self._new: tuple[tuple[int, object], ...] = ()
-        self.steps = 0
-        self.counts: dict[str, int] = {}
 
     def take(self, step: Step) -> Refusal | None:
         """The next step of the trace; what is wrong with it, or None.
@@ -116,7 +106,7 @@ class TraceChecker:
                     self._durable(node, step)
                 case "change":
                     self._change(node, step)
-        except _NotAllowed as refused:
+        except NotAllowed as refused:
             return Refusal(number=self.steps, step=step, reason=str(refused))
         self.state = self._at
         if self.steps % FORGET_EVERY == 0:
@@ -124,49 +114,7 @@ class TraceChecker:
             self.state = self.state._replace(sent=forgotten(self.state).sent)
         return None
 
-    # ---- names --------------------------------------------------------------------------------------------
-
-    def _number(self, node: int) -> int:
-        """The specification numbers servers from 1; new ones may turn up at any time."""
-        if node == NOBODY:
-            return NOBODY
-        number = self._numbers.get(node)
-        if number is None:
-            number = self._numbers[node] = len(self._numbers) + 1
-            self.state = self.state._replace(servers=(*self.state.servers, Server()))
-        return number
-
-    def _name(self, number: int) -> str:
-        return next((f"n{node:x}" for node, known in self._numbers.items() if known == number), "nobody")
-
-    def _entries(self, step: Step) -> tuple[tuple[int, object], ...]:
-        """(term, value) of the entries of *step*."""
-        if step.log is None:
-            return ()
-        found: list[tuple[int, object]] = []
-        for entry in step.log.entries:
-            value = value_of(entry)
-            if isinstance(value, Config):
-                value = Config(
-                    tuple(sorted(map(self._number, value.voters))),
-                    tuple(sorted(map(self._number, value.outgoing))),
-                )
-            found.append((int(str(entry[0])), value))
-        return tuple(found)
-
     # ---- explaining ---------------------------------------------------------------------------------------
-
-    def _do(self, name: str, after: State | None) -> bool:
-        """Take an action if it is allowed."""
-        if after is None:
-            return False
-        self._at = after
-        self.counts[name] = self.counts.get(name, 0) + 1
-        return True
-
-    def _must(self, name: str, after: State | None, reason: str) -> None:
-        if not self._do(name, after):
-            raise _NotAllowed(reason)
 
     def _boot(self, node: int, step: Step) -> None:
         term, index = step.snapshot or (0, 0)
@@ -174,14 +122,14 @@ class TraceChecker:
         if node not in self._booted:
             self._booted.add(node)
             if step.term or log:
-                raise _NotAllowed("it starts with a past that this trace does not know")
+                raise NotAllowed("it starts with a past that this trace does not know")
             return
         server = self._at.server(node)
         stable = server.stable
         if step.term == stable.term and stable.voted_for not in (NOBODY, self._number(step.voted_for)):
-            raise _NotAllowed(f"its vote for {self._name(stable.voted_for)} was durable, and it has forgotten it")
+            raise NotAllowed(f"its vote for {self._name(stable.voted_for)} was durable, and it has forgotten it")
         if log[: stable.length] != server.log[: stable.length]:
-            raise _NotAllowed(f"{stable.length} entries were durable, of which it has {agreeing(log, server.log)}")
+            raise NotAllowed(f"{stable.length} entries were durable, of which it has {agreeing(log, server.log)}")
         after = actions.restart(
             self._at,
             node,
@@ -196,12 +144,12 @@ class TraceChecker:
         server = self._at.server(node)
         old = server.stable
         if not old.term <= step.term <= server.term:
-            raise _NotAllowed(
+            raise NotAllowed(
                 f"term {step.term} is durable; before it was {old.term}, in memory it is {server.term}"
             )
         vote = self._number(step.voted_for)
         if step.term == old.term and old.voted_for and vote != old.voted_for:
-            raise _NotAllowed(f"its vote in term {step.term} for {self._name(old.voted_for)} was overwritten")
+            raise NotAllowed(f"its vote in term {step.term} for {self._name(old.voted_for)} was overwritten")
         count = old.length
         term, index = step.stored or (0, 0)
         log = server.log
@@ -212,13 +160,13 @@ class TraceChecker:
     def _change(self, node: int, step: Step) -> None:
         server = self._at.server(node)
         if step.term < server.term:
-            raise _NotAllowed(f"its term falls from {server.term}")
+            raise NotAllowed(f"its term falls from {server.term}")
         if step.commit < server.commit:
-            raise _NotAllowed(f"its commit index falls from {server.commit}")
+            raise NotAllowed(f"its commit index falls from {server.commit}")
         log = self._target(node, step)
         kept = agreeing(log, server.log)
         if kept < server.commit:
-            raise _NotAllowed(f"it drops index {kept + 1}, which it knew to be committed")
+            raise NotAllowed(f"it drops index {kept + 1}, which it knew to be committed")
         if step.term != server.term or kept < len(server.log):
             self._probe(node)
         if server.role == LEADER:
@@ -247,31 +195,6 @@ class TraceChecker:
         if step.role == LEADER:
             makes.add(step.term)
         return log[: first - 1] + self._placed(first - 1, node, makes)
-
-    def _prefix(self, node: int, term: int, index: int) -> Log:
-        """The entries that a snapshot up to *index* stands for."""
-        if not index:
-            return ()
-        own = self._at.server(node).log
-        if len(own) >= index and own[index - 1].term == term:
-            return own[:index]
-        agreed = self._at.committed
-        if len(agreed) < index or agreed[index - 1].entry.term != term:
-            raise _NotAllowed(f"its snapshot of index {index}, term {term}, is of something that is not committed")
-        return tuple(committed.entry for committed in agreed[:index])
-
-    def _placed(self, behind: int, node: int = NOBODY, makes: Collection[int] = ()) -> Log:
-        """The entries of the step, behind that index, as the leaders of their terms made them; *node* leads the terms
-        *makes* and may have made new ones just now. An entry that nobody made has no leader."""
-        placed: list[Entry] = []
-        for at, (term, value) in enumerate(self._new, start=behind):
-            reign = self._at.reign(term)
-            made = reign.log[at] if reign is not None and at < len(reign.log) else None
-            if made is not None and made.term == term and made.value == value:
-                placed.append(made)
-            else:
-                placed.append(Entry(term, node if term in makes else NOBODY, value))
-        return tuple(placed)
 
     # ---- a leader -----------------------------------------------------------------------------------------
 
@@ -411,7 +334,7 @@ class TraceChecker:
         if candidate == server.voted_for:
             return
         if server.voted_for != NOBODY:
-            raise _NotAllowed(
+            raise NotAllowed(
                 f"it votes twice in term {step.term}: for {self._name(server.voted_for)}, then {self._name(candidate)}"
             )
         request = next(
@@ -423,7 +346,7 @@ class TraceChecker:
             None,
         )
         if request is None:
-            raise _NotAllowed(f"{self._name(candidate)} has not durably stood in term {step.term}")
+            raise NotAllowed(f"{self._name(candidate)} has not durably stood in term {step.term}")
         last = f"term {request.last_term}, index {request.last_index}"
         self._must(
             "handle_vote_request",
@@ -436,7 +359,7 @@ class TraceChecker:
         votes = sorted(map(self._name, actions.votes_for(self._at, node)))
         other = self._at.reign(server.term)
         if other is not None and other.leader != node:
-            raise _NotAllowed(f"{self._name(other.leader)} leads term {server.term} already")
+            raise NotAllowed(f"{self._name(other.leader)} leads term {server.term} already")
         self._must(
             "become_leader",
             actions.become_leader(self._at, node),
@@ -444,24 +367,24 @@ class TraceChecker:
         )
         for at, committed in enumerate(self._at.committed):
             if committed.term < server.term and (len(server.log) <= at or server.log[at] != committed.entry):
-                raise _NotAllowed(f"it leads without index {at + 1}, committed in term {committed.term}")
+                raise NotAllowed(f"it leads without index {at + 1}, committed in term {committed.term}")
 
     # ---- what is left -------------------------------------------------------------------------------------
 
     def _compare(self, node: int, step: Step, log: Log) -> None:
         server = self._at.server(node)
         if server.log != log:
-            raise _NotAllowed(self._why_log(server, log, step))
+            raise NotAllowed(self._why_log(server, log, step))
         if server.commit != step.commit:
-            raise _NotAllowed(self._why_commit(node, server, step))
+            raise NotAllowed(self._why_commit(node, server, step))
         if (server.term, server.role) != (step.term, step.role):
-            raise _NotAllowed(f"nothing makes it {step.role} of term {step.term}; it would be {server.role} there")
+            raise NotAllowed(f"nothing makes it {step.role} of term {step.term}; it would be {server.role} there")
         agreed = self._at.committed
         known = min(server.commit, len(agreed))
         if server.log[self._checked(node, known) : known] != _entries_of(
             agreed[self._checked(node, known) : known]
         ):
-            raise _NotAllowed("it takes another entry for committed than was agreed")
+            raise NotAllowed("it takes another entry for committed than was agreed")
         self._reach[node] = known
 
     def _checked(self, node: int, known: int) -> int:

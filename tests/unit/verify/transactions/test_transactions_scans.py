@@ -4,7 +4,8 @@ import pytest
 
 from troth.errors import UsageError
 from troth.verify.formats.edn import Record
-from troth.verify.history import History, Recorder, Value
+from troth.verify.history import History, Value
+from troth.verify.recorder import Recorder
 from troth.verify.transactions.scans import (
     SCANS,
     check_bank,
