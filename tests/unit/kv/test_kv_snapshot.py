@@ -305,3 +305,48 @@ def test_a_frame_of_just_the_bound_is_read(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(snapshot, "FRAME_BYTES_MAX", largest - 1)
     with pytest.raises(DecodeError, match="a frame of"):
         Store.restore([stream])
+
+
+LATER = KeyValue(b"b", 3, 3, 1, b"")
+
+
+@pytest.mark.parametrize(
+    ("revision", "compacted", "page"),
+    [
+        (3, 0, LogPage([LATER, VERSION])),
+        (2, 0, LogPage([VERSION, LATER])),
+        (4, 3, LogPage([VERSION, LATER])),
+    ],
+)
+def test_revisions_of_the_log_rise_from_the_compacted_one_to_that_of_the_header(
+    revision: int, compacted: int, page: LogPage
+) -> None:
+    with pytest.raises(DecodeError, match=r"has revision \d out of order"):
+        Store.restore([frames(Header("troth-kv", 1, revision, compacted, 0), page, End(0, 0, 2))])
+
+
+def test_a_version_of_the_compacted_revision_is_one_of_the_log() -> None:
+    header = Header("troth-kv", 1, 3, 2, 0)
+    with pytest.raises(DecodeError, match="of the log among the older ones"):
+        Store.restore([frames(header, BasePage([VERSION]), LogPage([LATER]), End(0, 1, 1))])
+    assert Store.restore([frames(header, LogPage([VERSION, LATER]), End(0, 0, 2))]).revision == 3
+
+
+@pytest.mark.parametrize(("first", "then"), [(7, 0), (0, 7), (7, 8)])
+def test_a_key_is_held_by_the_lease_of_its_newest_version(first: int, then: int) -> None:
+    store = Store()
+    store.apply_batch([LeaseGrant(7, 60), LeaseGrant(8, 60), Put(b"a", b"", first), Put(b"a", b"", then)])
+    restored = Store.restore([stream_of(store)])
+    for lease in (7, 8):
+        held = [b"a"] if lease == then else []
+        assert list(restored.lease_table.unsorted_keys(lease)) == held
+
+
+def test_what_the_compacted_revision_itself_deleted_counts_as_freed_in_a_restored_store_too() -> None:
+    store = Store()
+    store.apply_batch([Put(b"a", b"value"), Put(b"b", b""), DeleteRange(b"a"), Compact(4)])
+    restored = Store.restore([stream_of(store)])
+    assert restored.db_size_bytes == store.db_size_bytes
+    for each in (store, restored):
+        each.apply_batch([Put(b"b", b"2"), Compact(5)])
+    assert restored.db_size_bytes == store.db_size_bytes
