@@ -22,6 +22,42 @@ class Pitfall:
     new: str
 
 
+_FIRST = {
+    "changes": ("paper/test_raft_membership",),
+    "elections": (
+        "paper/test_raft_elections",
+        "paper/test_raft_prevote",
+        "paper/test_raft_membership",
+        "paper/test_raft_reads",
+    ),
+    "log": ("paper/test_raft_replication", "paper/test_raft_membership"),
+    "node": (
+        "unit/core/test_raft_node",
+        "paper/test_raft_elections",
+        "paper/test_raft_prevote",
+        "paper/test_raft_membership",
+    ),
+    "progress": ("paper/test_raft_replication",),
+    "reads": ("paper/test_raft_reads",),
+    "replication": ("paper/test_raft_replication", "paper/test_raft_membership"),
+    "snapshots": ("paper/test_raft_membership",),
+    "state": ("paper/test_raft_replication", "paper/test_raft_membership", "paper/test_raft_elections"),
+    "../config": ("paper/test_raft_elections",),
+    "../membership": ("paper/test_raft_membership",),
+    "../quorum": ("unit/core/test_quorum", "paper/test_raft_reads", "paper/test_raft_elections"),
+    "../leading/engine": ("paper/test_raft_replication", "unit/core/test_raft_node", "paper/test_raft_prevote"),
+    "../leading/leadership": ("paper/test_raft_prevote", "unit/core/test_raft_node", "paper/test_raft_membership"),
+    "../leading/rounds": ("paper/test_raft_reads",),
+    "../leading/server": ("paper/test_raft_elections", "unit/core/test_raft_node", "paper/test_raft_reads"),
+}
+"""Which tests are tried first for a bug in a file: all the others take longer and find it too, or not."""
+
+
+def first_tests(pitfall: Pitfall) -> tuple[str, ...]:
+    """The tests that are most likely to see a bug of Raft."""
+    return tuple(f"tests/{name}.py" for name in _FIRST.get(pitfall.file, ()))
+
+
 PITFALLS = (
     Pitfall(
         name="commit an earlier term's entry by counting replicas",

@@ -23,7 +23,7 @@ import register_pitfalls
 import survivors
 import twophase
 import worlds
-from pitfalls import PITFALLS, Pitfall, changed_source, path_of
+from pitfalls import PITFALLS, Pitfall, changed_source, first_tests, path_of
 from servers import SERVER_PITFALLS
 from trial import ROOT, Verdict, module_name, try_mutant
 
@@ -102,21 +102,10 @@ def sources_of(pitfall: Pitfall) -> dict[str, str]:
     return {module_name(pitfall.file): changed_source(pitfall, (ROOT / pitfall.file).read_text())}
 
 
-FIRST = {
-    "elections": ("elections", "prevote"),
-    "replication": ("replication",),
-    "reads": ("reads",),
-    "snapshots": ("membership",),
-    "changes": ("membership",),
-    "membership": ("membership",),
-}
-"""Which paper tests of Raft are tried first for a bug in a file: the others take longer and find it too, or not."""
-
-
 def named_test(pitfall: Pitfall, sources: dict[str, str], subject: Subject) -> Verdict:
     """The first test that fails."""
-    first = [f"tests/paper/test_raft_{name}.py" for name in FIRST.get(Path(pitfall.file).stem, ())]
-    if first and subject.simulation == "core" and (verdict := try_mutant(sources, tests=first)).caught_by:
+    first = first_tests(pitfall) if pitfall in PITFALLS else ()
+    if first and (verdict := try_mutant(sources, tests=first)).caught_by:
         return verdict
     if subject.tests:
         return try_mutant(sources, tests=subject.tests)
