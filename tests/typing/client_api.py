@@ -26,6 +26,12 @@ class Counter(troth.Replicated):
         return self.n
 
 
+class Marked(troth.Replicated):
+    @troth.replicated
+    def add(self, by: int) -> int:
+        return by
+
+
 @troth.replicated
 class Plain:
     @troth.command
@@ -109,3 +115,4 @@ def wrong(client: troth.Client) -> None:
     client.txn([True])  # type: ignore[list-item]
     client.watch("k", start_revision="1")  # type: ignore[arg-type]
     Counter().add("x")  # type: ignore[arg-type]
+    assert_type(Marked().add(1), int)

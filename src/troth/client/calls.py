@@ -29,7 +29,7 @@ def commands_of(kind: type[Any]) -> dict[str, Callable[..., Any]]:
     """
     found = {name: method for name, method in inspect.getmembers(kind, callable) if getattr(method, MARK, False)}
     if not found:
-        raise UsageError(f"{kind.__name__} marks no method with @troth.command")
+        raise UsageError(f"{kind.__name__} marks no method with @troth.command (or @troth.replicated)")
     for name in found:
         if name.startswith("_") or name in _RESERVED:
             raise UsageError(f"{kind.__name__}.{name}: a command cannot be called that; choose another name")

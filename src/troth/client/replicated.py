@@ -17,7 +17,8 @@
     counter.read(lambda c: c.n)           # linearizable
     counter.read(lambda c: c.n, level=troth.eventual)   # as it stands here, at once
 
-(For type checkers derive from `Replicated` instead of using the decorator.)
+For type checkers derive from `Replicated` instead of decorating the class. On a method ``@troth.replicated`` means
+the same as ``@troth.command``, as users of PySyncObj know it.
 
 How it works. Under the object's name lie ordinary keys::
 
@@ -50,6 +51,7 @@ from troth.client.background import ClosingTwin
 from troth.client.calls import MARK, commands_of
 from troth.client.replica import Replica
 from troth.client.sync import Client
+from troth.errors import UsageError
 from troth.models import ReadLevel, linearizable
 
 T = TypeVar("T")
@@ -92,15 +94,23 @@ class Replicated:
         """Stop following the object. Nothing to do for a local one."""
 
 
-def replicated(kind: type[T]) -> type[T]:
-    """Class decorator that gives *kind* an ``on(client, name)``, as `Replicated` does.
+@overload
+def replicated(marked: type[T]) -> type[T]: ...
+@overload
+def replicated(marked: F) -> F: ...
+def replicated(marked: Any) -> Any:
+    """Decorator of a class, which gets an ``on(client, name)`` as `Replicated` has it; or of a method, as `command`.
 
     Raises:
-        UsageError: the class marks no command.
+        UsageError: the class marks no command, or what is marked is neither.
     """
-    commands_of(kind)
-    kind.on = classmethod(_hold)  # type: ignore[attr-defined]
-    return kind
+    if not isinstance(marked, type):
+        if not callable(marked):
+            raise UsageError(f"{marked!r:.80}: @troth.replicated stands above a class, or above a method of one")
+        return command(marked)
+    commands_of(marked)
+    marked.on = classmethod(_hold)  # type: ignore[attr-defined]
+    return marked
 
 
 def _hold(kind: type[Any], client: Client | AsyncClient, name: str) -> Any:

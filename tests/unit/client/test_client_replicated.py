@@ -67,6 +67,32 @@ class Tally(troth.Replicated):
         return made
 
 
+class Board(troth.Replicated):
+    """As users of PySyncObj write it: a class that derives, and methods that are marked."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, int] = {}
+
+    @troth.replicated
+    def score(self, name: str, points: int = 1) -> int:
+        self.scores[name] = self.scores.get(name, 0) + points
+        return self.scores[name]
+
+    def best(self) -> int:
+        return max(self.scores.values())
+
+
+@asynchronous
+async def test_a_method_is_marked_as_a_command_by_replicated_too() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        here, there = [await Board.on(client, "boards/1") for _ in range(2)]
+        assert await here.score("ann", points=2) == 2
+        assert await there.score("ann") == 3
+        assert await here.read(Board.best) == 3
+    with pytest.raises(UsageError, match="above a class, or above a method"):
+        troth.replicated(property(lambda self: 1))  # type: ignore[type-var]
+
+
 @asynchronous
 async def test_every_holder_sees_the_same_calls_in_the_same_order() -> None:
     async with running(3) as cluster:
