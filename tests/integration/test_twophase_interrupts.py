@@ -86,7 +86,7 @@ def test_an_interruption_while_a_snapshot_is_waited_for_leaves_the_next_one_alon
         barrier = tpc._core.barrier
         barrier.enter_exclusive(1.0)
 
-        def interrupted(until: float) -> None:
+        def interrupted(who: str, until: float) -> None:
             raise Interrupted
 
         with monkeypatch.context() as patch:

@@ -32,7 +32,8 @@ class Barrier:
         """*path*: the file that other processes lock too; None: this process alone."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._sharing = 0
+        self._sharing: set[str] = set()
+        """By name: a signal may cut in anywhere, so whoever enters or leaves must be able to say so again."""
         self._is_locked = False
         """Whether the file is locked for those who share."""
         self._excluded = False
@@ -41,22 +42,22 @@ class Barrier:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
         _close_in_children(self)
 
-    def enter_shared(self, until: float | None = None) -> None:
-        """A second phase begins here; waits while a snapshot is being taken, but not for ever.
+    def enter_shared(self, who: str, until: float | None = None) -> None:
+        """The second phase of *who* begins; waits while a snapshot is being taken, but not for ever.
 
         *until*: of `time.monotonic`; for one who has waited before, to be let in here. None: `WAIT_MAX_S` from now.
         """
         with self._lock:
             if not self._may_share():
                 self._wait_to_share(time.monotonic() + WAIT_MAX_S if until is None else until)
-            self._sharing += 1
+            self._sharing.add(who)
 
-    def try_enter_shared(self) -> bool:
+    def try_enter_shared(self, who: str) -> bool:
         """`enter_shared` if nothing has to be waited for; whether it was done."""
         with self._lock:
             if not self._may_share():
                 return False
-            self._sharing += 1
+            self._sharing.add(who)
             return True
 
     def _wait_to_share(self, until: float) -> None:
@@ -80,12 +81,12 @@ class Barrier:
             self._is_locked = True
         return True
 
-    def leave_shared(self) -> None:
-        """It has ended."""
+    def leave_shared(self, who: str) -> None:
+        """It has ended, or was cut short, perhaps before it had entered."""
         with self._lock:
-            self._sharing -= 1
+            self._sharing.discard(who)
             if not self._sharing:
-                if self._is_locked:
+                if self._is_locked or (self._file >= 0 and not self._excluded):
                     fcntl.flock(self._file, fcntl.LOCK_UN)
                     self._is_locked = False
                 if self._excluded:

@@ -155,10 +155,10 @@ class Core:
         self._under_way.discard(gid)
         self._group.expecting = len(self._under_way)
 
-    def share_barrier(self) -> None:
+    def share_barrier(self, who: str) -> None:
         """Enter the shared side of the barrier, whose snapshot may have to be waited for."""
-        if not self.barrier.try_enter_shared():
-            self.waiting.in_line(partial(self.barrier.enter_shared, time.monotonic() + WAIT_MAX_S))
+        if not self.barrier.try_enter_shared(who):
+            self.waiting.in_line(partial(self.barrier.enter_shared, who, time.monotonic() + WAIT_MAX_S))
 
     def decide(self, record: Commit) -> Decided:
         """Hand *record* to the log; a key whose holder was refused by its last resource is free again."""

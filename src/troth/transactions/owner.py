@@ -57,6 +57,8 @@ class Owner(Fan):
         self._wait = wait
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._branches: list[Branch] = []
+        self._held: list[Branch] = []
+        """Those of them whose connection is to be given back."""
         self._by_name: dict[str, Branch] = {}
         self._lost = set()
         self._untold = set()
@@ -76,18 +78,24 @@ class Owner(Fan):
 
     def _run(self, event: Event | None) -> None:
         core = self._core
-        core.entered(self._own_gid)
         try:
+            core.entered(self._own_gid)
             self._go_through(event)
         except BaseException:
             if not self._goes_on:
                 self._cut_short()
             raise
         finally:
-            ended_as = _ENDED_AS.get(self._state, "in_doubt")
-            core.ended(self._own_gid, ended_as, alone=self._is_alone, only_read=self._only_read)
-            if not self._goes_on:
-                self._leave()
+            try:
+                ended_as = _ENDED_AS.get(self._state, "in_doubt")
+                core.ended(self._own_gid, ended_as, alone=self._is_alone, only_read=self._only_read)
+            finally:
+                if not self._goes_on:
+                    try:
+                        self._leave()
+                    except BaseException:
+                        self._leave()  # Ctrl-C: what it has cut short is still to be done
+                        raise
 
     def _go_through(self, event: Event | None) -> None:
         while event is not None:
@@ -108,10 +116,13 @@ class Owner(Fan):
         self._go_through(_CUT_SHORT.get(self._state))
 
     def _leave(self) -> None:
-        """Nothing more is done here; also for the thread that has the second phase, and then for it alone."""
-        self._leave_barrier()
+        """Nothing more is done here; also for the thread that has the second phase, and then for it alone. Done twice
+        it comes to the same."""
+        if self._shares:
+            self._core.barrier.leave_shared(self._own_gid)
         self._core.left(self._own_gid)
-        for branch in self._branches:
+        held, self._held = self._held, []
+        for branch in held:
             branch.release(broken=branch.number in self._lost or self._state is State.IN_DOUBT)
 
     def _tell(self) -> None:
@@ -283,9 +294,9 @@ class Owner(Fan):
     def _commit_branches(self) -> Event | None:
         core = self._core
         if self._wait == "decided":
-            self._goes_on = True
             untaken = threading.Lock()
             try:
+                self._goes_on = True
                 core.waiting.later(partial(self._commit_later, untaken))
             except BaseException:
                 # Whether it was handed over nobody knows: whoever comes first does it.
@@ -295,16 +306,11 @@ class Owner(Fan):
         self._share_barrier()
         return self._tell_commit()
 
-    def _leave_barrier(self) -> None:
-        if self._shares:
-            self._shares = False
-            self._core.barrier.leave_shared()
-
     def _share_barrier(self) -> None:
         """From the first commit that others can see until the last; entered once, also when two steps ask for it."""
         if not self._shares:
-            self._core.share_barrier()
             self._shares = True
+            self._core.share_barrier(self._own_gid)
 
     def _tell_commit(self) -> Event:
         core = self._core

@@ -15,6 +15,8 @@ from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Participant, Prepared
 from troth.transactions.report import UNREACHABLE, Report
 
+RECOVERY = "recovery"
+"""Who it is in the barrier, and in the log when it writes an abort. One pass at a time in a process."""
 LOOKS_MAX = 20
 DETACHES_MAX = 5
 DETACH_PAUSE_S = 0.02
@@ -32,14 +34,14 @@ class Resolver:
         """The pass is over."""
         if self._shares:
             self._shares = False
-            self._core.barrier.leave_shared()
+            self._core.barrier.leave_shared(RECOVERY)
 
     def _share_barrier(self) -> None:
         """It commits one branch after the other, as a second phase does: no snapshot in between. And none is kept
         waiting for one that only looks."""
         if not self._shares:
-            self._core.share_barrier()
             self._shares = True
+            self._core.share_barrier(RECOVERY)
 
     def resolve(self, participants: Sequence[Participant]) -> set[tuple[str, str]]:
         """Finish what is listed, until a look finds nothing to do; (branch, participant) of all that was finished."""
@@ -99,7 +101,7 @@ class Resolver:
                 return Finding.CELL_COMMIT if said is Outcome.COMMITTED else Finding.LOG_SILENT
             if verdict is Verdict.OPEN and is_over and core.may_be_in_doubt(gid):
                 # We were interrupted, or not answered, and nothing is written: whoever writes the cell first decides.
-                verdict = core.waiting.blocking(core.log.abort, Abort(name, "recovery"))
+                verdict = core.waiting.blocking(core.log.abort, Abort(name, RECOVERY))
         except UNREACHABLE:
             return Finding.LOG_SILENT
         match verdict:
@@ -262,6 +264,6 @@ class Resolver:
         verdict = core.waiting.blocking(core.log.verdict, found[0])
         if verdict is Verdict.OPEN and (record.branches or record.delegate):
             # Listed nowhere, when its only writer cannot prepare: whoever asks would be told "open" for ever.
-            verdict = core.waiting.blocking(core.log.abort, Abort(gid, "recovery"))
+            verdict = core.waiting.blocking(core.log.abort, Abort(gid, RECOVERY))
         if not is_unapplied and verdict is not Verdict.OPEN:
             core.settled(gid)

@@ -61,6 +61,7 @@ class Transaction(Owner):
             begun = Begun(self.gid, self._core.epoch, left, self._core.finds_deadlocks)
             branch = found.open(len(self._branches), begun)
             self._branches.append(branch)
+            self._held.append(branch)
             self._by_name[found.name] = branch
             self._core.on_step("branch_opened")
         return branch.handle

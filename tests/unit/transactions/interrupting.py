@@ -5,6 +5,7 @@ round. So a run is interrupted at the first such place that it comes to, the nex
 uninterrupted. What a profile or trace function raises comes up as the exception of a signal handler does.
 """
 
+import gc
 import linecache
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ class Interruption:
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Do *work* in this thread; what it returns or raises."""
+        gc.disable()  # or what another test has left would be collected, and interrupted, here
         sys.settrace(self._trace)
         sys.setprofile(self._profile)
         try:
@@ -42,6 +44,7 @@ class Interruption:
         finally:
             sys.setprofile(None)
             sys.settrace(None)
+            gc.enable()
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Where a loop goes round; and where the other one, which is switched off when it raises, is switched on."""
