@@ -371,3 +371,40 @@ def crowded_texts(seed: int) -> History:
         free.append(fresh if crashed else process)
         fresh += crashed
     return pair(events, reading=Reading(initial=initial))
+
+
+def crowded_bag(seed: int) -> History:
+    """An unordered queue of one to three values, found empty at times: up to six clients, crashes, lies in some."""
+    rng = random.Random(f"bag {seed}")
+    clients, values, operations = rng.choice((2, 4, 6)), rng.choice((1, 2, 3)), rng.choice((8, 14, 24, 40))
+    crash, lie = rng.choice((0.0, 0.1, 0.25)), rng.choice((0.0, 0.0, 0.05, 0.15))
+    takes, busy = rng.choice((0.4, 0.5, 0.6)), rng.choice((0.4, 0.7))
+    held: list[int] = []
+    free, events = list(range(clients)), list[Event]()
+    working: dict[int, tuple[str, int | None, bool]] = {}
+    fresh = clients
+    while operations or working:
+        if operations and free and (not working or rng.random() < busy):
+            operations -= 1
+            process, f = free.pop(rng.randrange(len(free))), "dequeue" if rng.random() < takes else "enqueue"
+            value = rng.randrange(values) if f == "enqueue" else None
+            working[process] = (f, value, False)
+            events.append(Event(type=EventType.INVOKE, process=process, f=f, value=value))
+            continue
+        process = rng.choice(sorted(working))
+        f, value, done = working[process]
+        if not done and rng.random() >= crash / 2:
+            if value is not None:
+                held.append(value)
+            else:
+                value = held.pop(rng.randrange(len(held))) if held else None
+                value = rng.choice([None, *range(values)]) if rng.random() < lie else value
+            working[process] = (f, value, True)
+            continue
+        del working[process]
+        crashed = not done or rng.random() < crash
+        kind = EventType.INFO if crashed else EventType.OK
+        events.append(Event(type=kind, process=process, f=f, value=None if crashed else value))
+        free.append(fresh if crashed else process)
+        fresh += crashed
+    return pair(events)

@@ -4,20 +4,21 @@ The default run is a smoke test; ``TROTH_FUZZ=20000 pytest -m slow tests/checker
 """
 
 import os
+from collections import Counter
 
 import pytest
 
 from troth.verify.accesses import accesses_of
 from troth.verify.check import check
-from troth.verify.linearizability import Budget, check_linearizable
+from troth.verify.linearizability import Budget, check_linearizable, generic
 from troth.verify.linearizability.register import search
-from troth.verify.models import Kv, Register
+from troth.verify.models import Kv, Register, UnorderedQueue
 from troth.verify.staleness import RememberingRegister
 from troth.verify.verdict import Status
 
 from .brute import linearizable, replays
 from .brute_weak import convergent, others_guarantee, own_guarantee, views
-from .random_histories import OBJECTS, crowded_register, crowded_texts, random_history
+from .random_histories import OBJECTS, crowded_bag, crowded_register, crowded_texts, random_history
 from .strange_histories import STRANGE, strange_history
 from .weak_histories import weak_history
 
@@ -97,6 +98,32 @@ def test_repeated_texts_are_told_apart_as_a_search_says(start: int, count: int) 
             assert verdict.witness is not None
             assert replays(history, Kv(), verdict.witness) == "", seed
     assert {(Status.OK, "chains"), (Status.OK, "jit"), (Status.ILLEGAL, "jit")} <= seen
+
+
+@pytest.mark.parametrize(("start", "count"), COUNTS)
+def test_equal_elements_of_unordered_queues_are_told_apart_as_a_search_says(start: int, count: int) -> None:
+    seen: Counter[tuple[Status, str]] = Counter()
+    bag, budget = UnorderedQueue(), Budget(configurations_max=20_000)
+    for seed in range(start, start + count):
+        history = crowded_bag(seed)
+        verdict = check_linearizable(history, bag, budget=budget)
+        searched = generic.search(bag, bag.calls(history), history.timeline, budget=budget)
+        if "unknown" not in (verdict.status.value, searched.status):
+            assert verdict.status.value == searched.status, seed
+        seen.update((verdict.status, algorithm) for algorithm in verdict.algorithms)
+        if verdict:
+            assert verdict.witness is not None
+            assert replays(history, bag, verdict.witness) == "", seed
+        elif verdict.status is Status.ILLEGAL and not seed % 10:
+            example = verdict.counterexample
+            assert example is not None
+            if example.minimal:
+                part = history.where(example.minimal)
+                again = generic.search(bag, bag.calls(part), part.timeline)
+                assert again.status == "illegal", seed
+    # Few are left to the search.
+    assert seen[Status.OK, "queue-order"] > 50 * seen[Status.OK, "jit-model"]
+    assert seen[Status.ILLEGAL, "queue-order"] > count // 20
 
 
 @pytest.mark.parametrize(("start", "count"), COUNTS)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from troth.verify.history import History, Value
-from troth.verify.linearizability import counters, generic, minimal, pairing, queues, sets, witness
+from troth.verify.linearizability import bags, counters, generic, minimal, pairing, queues, sets, witness
 from troth.verify.linearizability.foresight import foreseeing
 from troth.verify.linearizability.outcome import Budget, Outcome
 from troth.verify.linearizability.result import (
@@ -92,7 +92,9 @@ class Objects:
     def _examine_queue(
         self, calls: Sequence[Call | None], timeline: Sequence[int]
     ) -> tuple[int | None, str, queues.Queued] | None:
-        return queues.examine(calls, timeline, ordered=type(self.model) is Queue)
+        if type(self.model) is Queue:
+            return queues.examine(calls, timeline)
+        return queues.examine(calls, timeline, ordered=False) or bags.examine(calls, timeline)
 
     def _unpaired(self, key: Value, timeline: Sequence[int]) -> Result:
         """A queue in which elements repeat, and whose operations cannot be paired in any way."""
