@@ -153,6 +153,8 @@ def _trial(
     if tests:
         seen = _FirstFailure()
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-m", QUICK, *tests]
+        # The time-out of a test takes the place of the alarm: who waits for ever uses no CPU time.
+        options += ["-o", f"timeout={PATIENCE_SECONDS}"]
         if pytest.main(options, plugins=[seen]) != 0:
             Path(told).write_text(f"{seen.name or 'pytest'}\n0\n")
             return 1
