@@ -2,11 +2,12 @@
 
 from troth.errors import InvariantViolation, invariant
 from troth.rehearsal.clients import BEHIND
-from troth.rehearsal.record import Record, Seen, history_of
+from troth.rehearsal.record import Record, history_of
 from troth.verify.check import check
 from troth.verify.verdict import Status, Verdict
 
 CONFIGURATIONS_MAX = 100_000
+_OF_WATCHES = {"watch-goes-back": "a watch goes back", "watch-repeats": "a watch shows an event twice"}
 
 
 def judge(record: Record, versions: dict[str, int]) -> list[str]:
@@ -35,8 +36,7 @@ def judge(record: Record, versions: dict[str, int]) -> list[str]:
             found=found,
             **_of(appends),
         )
-    for seen in record.watches:
-        _judge_watch(record, seen)
+    _judge_watches(record)
     return undecided
 
 
@@ -82,27 +82,11 @@ def _demand(claim: str, verdict: Verdict) -> str:
     return "" if verdict.status is Status.OK else claim
 
 
-def _judge_watch(record: Record, seen: Seen) -> None:
+def _judge_watches(record: Record) -> None:
     """Once each, in order, and nothing that was acknowledged is missing."""
-    shown: dict[tuple[int, bytes], bytes] = {}
-    last = 0
-    for revision, key, value in seen.events:
-        invariant(revision >= last, "a watch goes back", watcher=seen.name, revision=revision, last=last)
-        invariant(
-            (revision, key) not in shown, "a watch shows an event twice", watcher=seen.name, event=(revision, key)
+    verdict = check(record.watched(), "watch")
+    if verdict.status is Status.ILLEGAL:
+        claim = _OF_WATCHES.get(
+            verdict.anomalies[0], "a watch lacks what was acknowledged, or shows something else"
         )
-        shown[revision, key] = value
-        last = revision
-    for revision, writes in record.written.items():
-        if not seen.from_revision <= revision <= seen.upto or any(lo <= revision < hi for lo, hi in seen.gaps):
-            continue
-        for key, value in writes:
-            invariant(
-                shown.get((revision, key)) == value,
-                "a watch lacks what was acknowledged, or shows something else",
-                watcher=seen.name,
-                revision=revision,
-                key=key,
-                value=value,
-                shown=shown.get((revision, key)),
-            )
+        raise InvariantViolation(f"{claim}: {verdict.reason}")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from troth.errors import OutcomeUnknown, TrothError
 from troth.simulate.world import World
-from troth.verify.history import Event, EventType, History, pair
+from troth.verify.history import Event, EventType, Fault, History, Operation, pair
 
 T = TypeVar("T")
 
@@ -25,12 +25,9 @@ class Seen:
     """What one watcher was shown."""
 
     name: str
-    from_revision: int
-    events: list[tuple[int, bytes, bytes]] = field(default_factory=list)
-    """(revision, key, value or b"" for a deletion), as they came."""
-    upto: int = 0
-    gaps: list[tuple[int, int]] = field(default_factory=list)
-    """Revisions ``[lo, hi)`` that were compacted away before they could be shown."""
+    upto: int
+    """The revision up to which everything was shown, or compacted away before it could be."""
+    handed: list[Fault] = field(default_factory=list)
 
 
 class Record:
@@ -47,8 +44,8 @@ class Record:
         """Writes of sessions, and what bounded reads saw."""
         self.appends: dict[str, Appends] = {}
         self.watches: list[Seen] = []
-        self.written: dict[int, list[tuple[bytes, bytes]]] = {}
-        """Revision -> what was acknowledged to have been written at it."""
+        self.written: list[Operation] = []
+        """What was acknowledged to have been written, with its revision."""
         self.counts: Counter[str] = Counter()
         self._world = world
         self._processes = 0
@@ -98,7 +95,25 @@ class Record:
 
     def wrote(self, revision: int, key: str, value: str | None) -> None:
         """The cluster has acknowledged that *key* was written at *revision*."""
-        self.written.setdefault(revision, []).append((key.encode(), (value or "").encode()))
+        # When that was is not told: all of it overlaps.
+        self.written.append(
+            Operation(
+                index=len(self.written),
+                process=len(self.written),
+                f="delete" if value is None else "put",
+                key=key,
+                argument=value,
+                result=value,
+                outcome=EventType.OK,
+                invoked=0,
+                completed=1,
+                revision=revision,
+            )
+        )
+
+    def watched(self) -> History:
+        """What was written and what watchers were shown of it."""
+        return History(self.written, timeline=[], faults=[each for seen in self.watches for each in seen.handed])
 
 
 def history_of(events: list[Event]) -> History:

@@ -169,7 +169,7 @@ class Rehearsal:
         for host in cluster.hosts.values():
             if host.seat is not None:
                 host.seat.compare()
-        newest = max(self.record.written, default=0)
+        newest = max((op.revision or 0 for op in self.record.written), default=0)
         self._wait(
             "a watch stands still",
             bound_us,

@@ -3,17 +3,20 @@
 import asyncio
 
 from troth.client.aio import AsyncClient
-from troth.errors import InvariantViolation, TrothError, WatchCompacted
+from troth.errors import TrothError, WatchCompacted
 from troth.kv.requests import Event as KeyEvent
+from troth.kv.requests import EventType
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.record import Record, Seen
+from troth.verify.history import Fault
+from troth.verify.watches import WATCH
 
 
 class Watcher:
     """A client that looks on, from the beginning."""
 
     def __init__(self, cluster: Cluster, record: Record, number: int) -> None:
-        self.seen = Seen(f"w{number}", 2)
+        self.seen = Seen(f"w{number}", 1)
         record.watches.append(self.seen)
         self._cluster = cluster
         self._loop = cluster.client_loop(self.seen.name)
@@ -27,30 +30,27 @@ class Watcher:
 
     async def _watch(self) -> None:
         seen = self.seen
-        start = seen.from_revision
         while True:
-            watch = self._client.watch(prefix="", start_revision=start)
+            watch = self._client.watch(prefix="", start_revision=seen.upto + 1)
             try:
                 async for events in watch:
-                    self._on_events(events)
-                    seen.upto = max(seen.upto, watch.revision)
+                    self._on_events(events, watch.revision)
                 return
             except WatchCompacted as error:
-                gone_from = seen.events[-1][0] + 1 if seen.events else seen.from_revision
-                gone_from = max(gone_from, watch.revision + 1, start)
-                seen.gaps.append((gone_from, max(gone_from, error.compact_revision)))
-                start = max(error.compact_revision, gone_from)
+                seen.upto = max(seen.upto, error.compact_revision - 1)
             except TrothError:
-                start = max(start, watch.revision + 1)
                 await asyncio.sleep(0.2)
 
-    def _on_events(self, events: list[KeyEvent]) -> None:
+    def _on_events(self, events: list[KeyEvent], upto: int) -> None:
         seen = self.seen
-        for event in events:
-            revision = event.kv.mod_revision
-            if seen.events and revision < seen.events[-1][0]:
-                self._cluster.violated(
-                    InvariantViolation(f"a watch goes back: {seen.name} sees {event} after {seen.events[-1]}")
-                )
-            value = b"" if event.type.name == "DELETE" else event.kv.value
-            seen.events.append((revision, event.kv.key, value))
+        shown = tuple(
+            (
+                event.kv.mod_revision,
+                event.kv.key.decode(),
+                None if event.type is EventType.DELETE else event.kv.value.decode(),
+            )
+            for event in events
+        )
+        told = ("", "\0", seen.upto + 1, upto, shown)
+        seen.handed.append(Fault(position=len(seen.handed) + 2, process=seen.name, f=WATCH, value=told))
+        seen.upto = upto

@@ -21,7 +21,7 @@ inside transactions may have found nothing, so they need not be shown.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 
@@ -31,6 +31,8 @@ from troth.verify.history import EventType, Fault, History, Operation, Process, 
 from troth.verify.verdict import Counterexample, Part, Status, Verdict, combine
 
 WATCH: Final = "watch"
+_Event: TypeAlias = tuple[int, Value, Value]
+"""(revision, key, value; None: deleted)"""
 _WRITES: Final = frozenset({"put", "write", "set"})
 
 
@@ -51,7 +53,11 @@ class _Delivery(Struct, frozen=True, kw_only=True):
     end: str
     first: int
     upto: int
-    events: tuple[tuple[int, Value, Value], ...]
+    events: tuple[_Event, ...]
+
+    def told(self, event: _Event) -> str:
+        revision, key, value = event
+        return f"{self.watch} is shown {show(key)} = {show(value)} at revision {revision}"
 
     def holds(self, key: Value) -> bool:
         return key == self.start if self.end == "" else lies_in(key, self.start, self.end)
@@ -144,38 +150,42 @@ class _Checker:
         seen: set[tuple[int, Value]] = set()
         upto = last = -1
         for delivery in deliveries:
-            for revision, key, value in delivery.events:
-                event = f"{show(key)} at revision {revision}"
+            for event in delivery.events:
+                revision, key, _ = event
                 if (revision, key) in seen:
-                    yield _Broken("watch-repeats", f"{delivery.watch} is shown {event} twice")
+                    yield _Broken("watch-repeats", f"{delivery.told(event)} twice")
                 elif revision < last or revision <= upto:
-                    yield _Broken("watch-goes-back", f"{delivery.watch} is shown {event} after {max(last, upto)}")
+                    yield _Broken("watch-goes-back", f"{delivery.told(event)} after {max(last, upto)}")
                 if not delivery.first <= revision <= delivery.upto or not delivery.holds(key):
                     yield _Broken(
                         "watch-strays",
-                        f"{delivery.watch} is shown {event}, but asked for revisions {delivery.first} to "
-                        f"{delivery.upto} of [{show(delivery.start)}, {show(delivery.end)}]",
+                        f"{delivery.told(event)}, but asked for revisions {delivery.first} to {delivery.upto} of "
+                        f"[{show(delivery.start)}, {show(delivery.end)}]",
                     )
-                yield from self._event(delivery, revision, key, value)
+                yield from self._agrees(delivery, event)
                 seen.add((revision, key))
                 last = revision
             yield from self._missing(delivery, seen)
             upto = max(upto, delivery.upto)
 
-    def _event(self, delivery: _Delivery, revision: int, key: Value, value: Value) -> Iterator[_Broken]:
-        event = f"{delivery.watch} is shown {show(key)} = {show(value)} at revision {revision}"
+    def _agrees(self, delivery: _Delivery, event: _Event) -> Iterator[_Broken]:
+        """What is wrong with an event beside updates and other watches."""
+        revision, key, value = event
         known = self.shown.setdefault((revision, key), value)
         if known != value:
-            yield _Broken("watch-lies", f"{event}, and another watch {show(known)}")
+            yield _Broken("watch-lies", f"{delivery.told(event)}, and another time it is {show(known)}")
         op = self.updates.get(revision)
         if op is None:
             return
         writes = _writes(op)
         # A transaction may also have deleted a span, of which its result says nothing.
         if writes is not None and (writes[key] != value if key in writes else op.f != "txn"):
-            yield _Broken("watch-lies", f"{event}, which was [{op.index}] {op.describe()}", op.index)
+            yield _Broken(
+                "watch-lies", f"{delivery.told(event)}, which was [{op.index}] {op.describe()}", op.index
+            )
         if op.invoked > delivery.position:
-            yield _Broken("watch-foresees", f"{event} before [{op.index}] {op.describe()} was asked for", op.index)
+            why = f"{delivery.told(event)} before [{op.index}] {op.describe()} was asked for"
+            yield _Broken("watch-foresees", why, op.index)
 
     def _missing(self, delivery: _Delivery, seen: set[tuple[int, Value]]) -> Iterator[_Broken]:
         low, high = bisect_left(self.ordered, delivery.first), bisect_right(self.ordered, delivery.upto)
@@ -221,7 +231,7 @@ def _delivery(fault: Fault) -> _Delivery:
             raise UsageError(f"a watch is handed [start, end, from, upto, events], found {show(other)}")
 
 
-def _shown(event: Value) -> tuple[int, Value, Value]:
+def _shown(event: Value) -> _Event:
     match event:
         case (int(revision), key, value):
             return revision, key, value

@@ -232,7 +232,7 @@ def test_watches_are_checked_where_they_are_asked_for(run: Run, tmp_path: Path) 
     assert run("verify", str(path), "--no-html").exit_code == 0
     result = run("verify", str(path), "--no-html", "--model", "watch")
     assert result.exit_code == 1
-    assert 'watch-repeats: watch/1 is shown "k" at revision 2 twice' in result.stdout
+    assert 'watch-repeats: watch/1 is shown "k" = "1" at revision 2 twice' in result.stdout
 
 
 def test_one_operation_is_not_called_operations(run: Run, tmp_path: Path) -> None:
