@@ -191,6 +191,7 @@ class ClientPort:
         if len(self._strangers) >= STRANGERS_MAX:
             self.counters.refused += 1
             connection.transport.abort()
+            return
         self._strangers.add(connection)
 
     def introduced(self, connection: "ClientConnection") -> None:
