@@ -10,8 +10,10 @@ import pytest
 
 from troth.verify.history import EventType, History, Value
 from troth.verify.transactions import check_transactions
+from troth.verify.transactions.levels import ruled_out
 from troth.verify.verdict import Status
 
+from .anomalies_brute import PLAIN, Lists, cycles, plain
 from .transactions_brute import (
     LIST,
     REGISTER,
@@ -201,3 +203,39 @@ def test_a_serializable_history_comes_with_an_order_that_can_be_replayed() -> No
                 assert oks <= set(verdict.witness)
                 replayed += 1
     assert replayed > 300
+
+
+def compare_names(seeds: range) -> Counter[str]:
+    """The anomalies that are named against their definitions; returns how often each was there."""
+    tally: Counter[str] = Counter()
+    for seed in seeds:
+        for make in (random_transactions, random_skews, random_answers):
+            history = make(seed, LIST)
+            lists = Lists(transactions_of(history))
+            verdict = check_transactions(history, LIST, "strict-serializable")
+            named = {name for name in verdict.anomalies if name.startswith("G") and name not in PLAIN}
+            told = (make.__name__, seed, verdict.text(lines_max=60))
+            assert {*verdict.anomalies} & PLAIN == plain(lists), told
+            there = cycles(lists)
+            assert there >= named, told
+            if not plain(lists):
+                # Not everything is named, but all that it says.
+                assert ruled_out(verdict.anomalies) >= ruled_out(there), told
+            for view in verdict.views:
+                assert not view.steps or len(set(view.transactions)) == len(view.transactions), told
+            tally.update(verdict.anomalies)
+    return tally
+
+
+def test_anomalies_are_called_by_their_names() -> None:
+    tally = compare_names(range(450, 550))
+    assert {*tally} >= PLAIN
+    assert {base + suffix for base in ("G0", "G1c", "G-single", "G2-item") for suffix in ("", "-process")} <= {
+        *tally
+    }
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+def test_names_in_tens_of_thousands() -> None:
+    compare_names(range(1_000, 21_000))

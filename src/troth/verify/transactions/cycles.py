@@ -21,6 +21,7 @@ but not always the shortest in a history that is full of them.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -289,20 +290,20 @@ class CycleSearch:
             alternate=alternate,
         )
         closing = {"G0": WW, "G1c": WR}.get(name.split("-")[0], RW)
-        best: list[tuple[int, int]] | None = None
-        best_edge = (0, 0)
+        best: tuple[list[int], list[int]] | None = None
         for edge in candidates:
-            path = walk.path(edge[1], edge[0], len(best) - 1 if best is not None else self.size * 2)
-            if path is not None and (best is None or len(path) < len(best)):
-                best, best_edge = path, edge
-                if len(best) == 1:
+            path = walk.path(edge[1], edge[0], len(best[0]) - 2 if best is not None else self.size * 2)
+            if path is not None and (best is None or len(path) < len(best[0]) - 1):
+                nodes = [edge[0], edge[1], *(node for node, _ in path[:-1])]
+                found = _without_loops(nodes, [closing, *(kind for _, kind in path)])
+                best = found or best
+                if best is not None and len(best[0]) == 2:
                     break
             if walk.visits > _SEARCH_VISITS:
                 break
         if best is None:
             return None
-        nodes = [best_edge[0], best_edge[1], *(node for node, _ in best[:-1])]
-        kinds = [closing, *(kind for _, kind in best)]
+        nodes, kinds = best
         # A process's own order is told in one step, however long it is.
         kept = [at for at, kind in enumerate(kinds) if not at or not kind == kinds[at - 1] == PROCESS]
         nodes, kinds = [nodes[at] for at in kept], [kinds[at] for at in kept]
@@ -310,6 +311,29 @@ class CycleSearch:
         first = nodes.index(min(nodes))
         nodes, kinds = nodes[first:] + nodes[:first], kinds[first:] + kinds[:first]
         return Cycle(anomaly=name, nodes=tuple(self.core[node] for node in nodes), kinds=tuple(kinds))
+
+
+def _without_loops(nodes: list[int], kinds: list[int]) -> tuple[list[int], list[int]] | None:
+    """The same cycle, or a part of it, that is nowhere twice.
+
+    Only a way without two rw edges in a row may come to a node twice: by rw and by another edge, and go on by either.
+    Of its two parts there the one with an rw edge and no two in a row is taken. If there is none, one part is a cycle
+    without rw edges, which has a name of its own.
+    """
+    while len(set(nodes)) < len(nodes):
+        later = next(at for at, node in enumerate(nodes) if node in nodes[:at])
+        first = nodes.index(nodes[later])
+        parts = (
+            (nodes[first:later], kinds[first:later]),
+            (nodes[:first] + nodes[later:], kinds[:first] + kinds[later:]),
+        )
+        for part_nodes, part in parts:
+            if RW in part and not any(one == other == RW for one, other in pairwise((*part, part[0]))):
+                nodes, kinds = part_nodes, part
+                break
+        else:
+            return None
+    return nodes, kinds
 
 
 def _covering(base: str, level: int) -> list[str]:
