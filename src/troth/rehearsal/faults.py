@@ -363,8 +363,11 @@ class Faults:
         leader = self._cluster.leader()
         if leader is None or leader.seat is None or host.out_of_service or host.leaving or not host.up:
             return None
-        if len(leader.seat.view.membership.voters) < 2 or self._operator.busy:
+        membership = leader.seat.view.membership
+        if len(membership.voters) < 2 or self._operator.busy:
             return None
+        if host.seat is None or host.seat.node_id not in membership.everyone():
+            return None  # it is about to join, and whoever looks for it now finds nobody to remove
         if self._weak is not None and not self._is_whole(self._weak):
             return None  # the others may be just the quorum that it takes
         host.leaving = True

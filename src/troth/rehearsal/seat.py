@@ -65,6 +65,8 @@ class Seat:
         self.clock = host.ticks
         self.lost = False
         """Something that was durable is gone, and not everything has been made good."""
+        self._owed: list[Stored] = []
+        """What was durable before each such loss."""
         self.handling: tuple[NodeId, Message] | None = None
         self.transfer_us = 0
         self.plan = EnginePlan(EngineConfig())
@@ -107,6 +109,11 @@ class Seat:
                 recovered=stored.hard_state,
                 recovered_upto=stored.last_index,
             )
+            self._owed.append(self.journal.durable)
+        # One that votes says that it has all of it again, which may be the work of a life before.
+        if not self._owed or (engine._may_vote and all(_holds(stored, owed) for owed in self._owed)):  # type: ignore[attr-defined]
+            self.has_all_again()
+        else:
             self.lost = True
         self.journal = Journal(meta.membership)
         self.journal.durable = stored
@@ -125,6 +132,11 @@ class Seat:
         return any(
             _holds(stored, replayed(durable, self._unsynced[:count])) for count in range(len(self._unsynced) + 1)
         )
+
+    def has_all_again(self) -> None:
+        """What was lost has been made good."""
+        self.lost = False
+        self._owed.clear()
 
     def end(self) -> None:
         """The process is gone."""

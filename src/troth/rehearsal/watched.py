@@ -86,7 +86,7 @@ class WatchedEngine:
 
     def restore_vote(self) -> None:
         self._engine.restore_vote()
-        self._seat.lost = False
+        self._seat.has_all_again()
         self._seat.after_input()
 
     @property

@@ -286,6 +286,10 @@ class _Later(TrothError):
     """This server can not answer now; another one, or a later question, may do."""
 
 
+class _Refused(TrothError):
+    """The leader does not add us, and would not if it were asked again."""
+
+
 async def join(
     me: Introduction,
     addresses: Sequence[str],
@@ -305,6 +309,7 @@ async def join(
     pause_s = PROBE_PAUSE_SECONDS_MIN
     tell_at = loop.time() + TELL_EVERY_SECONDS
     hint = ""
+    was_refused = False
     while True:
         reasons: list[str] = []
         for address in dict.fromkeys(each for each in (hint, *addresses) if each):
@@ -315,6 +320,12 @@ async def join(
                         return cluster_id
                     reasons.append(f"{address}: not the leader")
                     break
+            except _Refused as error:
+                # An attempt before may have been carried out behind the leader's first answer: look once more.
+                if was_refused:
+                    raise UsageError(f"the cluster does not add {me.name}: {error}") from None
+                was_refused, hint = True, address
+                break
             except (OSError, DecodeError, _Later) as error:
                 reasons.append(f"{address}: {str(error) or type(error).__name__}")
                 hint = ""
@@ -367,7 +378,7 @@ async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advic
         case CallRefused(code="not_leader") if answer.leader and answer.leader != address:
             return cluster_id, answer.leader
         case CallRefused(code="invalid" | "usage"):
-            raise UsageError(f"the cluster does not add {me.name}: {answer.text}")
+            raise _Refused(answer.text)
         case CallRefused():
             raise _Later(answer.text)
         case _:

@@ -191,6 +191,8 @@ class ClusterOfOne:
         """So many questions are answered as a follower that knows of "e" what is true no more."""
         self.asked: list[ClientMessage] = []
         self.refusals: list[CallRefused] = []
+        self.peers_behind: list[PeerView] = []
+        """Who is a member once something was refused."""
         self.port = ClientPort(node=self, connections_max=10, queue_bytes_max=1 << 20)
 
     def client_opened(self, client: int) -> None:
@@ -216,6 +218,7 @@ class ClusterOfOne:
                 return _status(message.call, [PeerView(NodeId(4), Member("e"), True)], leader=3)
             return _status(message.call, self.peers)
         assert isinstance(message, ChangeMembers)
+        self.peers = self.peers_behind
         return self.refusals.pop(0) if self.refusals else Done(message.call)
 
 
@@ -269,8 +272,24 @@ async def test_a_joiner_does_not_believe_a_follower_that_its_name_is_taken() -> 
 
 async def test_a_joiner_that_is_refused_for_good_stops() -> None:
     server = ClusterOfOne([])
-    server.refusals = [CallRefused(2, "invalid", "no such change")]
-    with pytest.raises(UsageError, match="no such change"):
+    server.refusals = [CallRefused(2, "invalid", "no such change") for _ in range(2)]
+    with pytest.raises(UsageError, match="does not add e: no such change"):
+        await joined(server, ME)
+
+
+async def test_a_joiner_that_was_added_while_it_asked_again_is_a_member() -> None:
+    """Its first attempt was carried out, unheard, between the two answers to its second."""
+    server = ClusterOfOne([])
+    server.refusals = [CallRefused(2, "invalid", "server 5 is a member already")]
+    server.peers_behind = [PeerView(NodeId(5), Member("e"), False)]
+    assert await joined(server, ME) == 77
+
+
+async def test_a_joiner_whose_name_was_taken_while_it_asked_is_told_what_to_do() -> None:
+    server = ClusterOfOne([])
+    server.refusals = [CallRefused(2, "invalid", "the name 'e' is taken")]
+    server.peers_behind = [PeerView(NodeId(4), Member("e"), True)]
+    with pytest.raises(IdentityLost, match="member remove"):
         await joined(server, ME)
 
 
