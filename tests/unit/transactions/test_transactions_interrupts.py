@@ -21,7 +21,7 @@ from troth.transactions.log.file import FileLog
 from troth.transactions.log.group import GroupCommit
 from troth.transactions.log.interface import Decided, DecisionLog
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 class Ledger:
@@ -56,8 +56,8 @@ class Clients:
                 self.told[gid] = error
 
         thread = threading.Thread(target=decide, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # perhaps while another thread joins them all
 
     def wait_queued(self, gid: str) -> None:
         while all(waiting.commit.gid != gid for waiting in list(self._group._queue)):
