@@ -7,10 +7,11 @@ from typing import Any, cast
 import pytest
 from node_rig import CODEC, ME, OTHER, PEER, Rig, message, persist
 
-from troth.core.interface import RefusalReason
+from troth.core.interface import RefusalReason, Trace
 from troth.errors import NotLeader, Removed, Unavailable
 from troth.ids import NodeId, Term, Tick
-from troth.replica.effects import ReplicaEffects
+from troth.replica.effects import ClearAmnesia, ReplicaEffects
+from troth.replica.protocol import Done
 from troth.runtime.node import BACKLOG_WRITES_MAX, STRANGERS_TICKS
 
 LED_TERM = 5
@@ -224,3 +225,70 @@ async def test_why_a_node_has_failed_is_its_first_failure() -> None:
     rig.node.fail(first)
     rig.node.fail(ValueError("second"))
     assert rig.node.failed.exception() is first
+
+
+# ---- what a turn gives ----
+
+
+async def test_answers_leave_when_what_they_rest_on_was_given_to_the_disk() -> None:
+    rig = Rig()
+    done: list[str] = []
+    rig.writer.submit = lambda persist: done.append("disk")  # type: ignore[method-assign]
+    rig.clients.deliver = lambda replies: done.append("answers")  # type: ignore[method-assign]
+    await rig.turn(ReplicaEffects(persists=[persist(1)], replies=[(7, Done(1))]))
+    assert done == ["disk", "answers"]
+    rig.node.stop()
+
+
+async def test_what_is_for_this_very_server_is_heard_and_has_a_turn() -> None:
+    rig = Rig()
+    await asyncio.sleep(0)
+    turns = rig.node.counters.turns
+    await rig.turn(ReplicaEffects(send=[(ME, message(1)), (PEER, message(2))]))
+    assert rig.replica.heard == [("peer", ME, message(1))]
+    assert rig.transport.sent == [(PEER, [message(2)])]
+    await asyncio.sleep(0)
+    assert rig.node.counters.turns == turns + 2
+    rig.node.stop()
+
+
+async def test_a_turn_that_is_not_over_goes_on_in_the_next() -> None:
+    rig = Rig()
+    await asyncio.sleep(0)
+    turns = rig.node.counters.turns
+    await rig.turn(ReplicaEffects(again=True))
+    await asyncio.sleep(0)
+    assert rig.node.counters.turns == turns + 2
+    rig.node.stop()
+
+
+async def test_all_of_the_snapshot_work_of_a_turn_is_begun() -> None:
+    rig = Rig()
+    begun: list[object] = []
+    rig.node._snapshots = cast(Any, SimpleNamespace(start=begun.append))
+    work = [ClearAmnesia(), ClearAmnesia()]
+    await rig.turn(ReplicaEffects(snapshot_work=[*work]))
+    assert begun == work
+    rig.node.stop()
+
+
+async def test_all_that_waited_for_what_is_durable_now_leaves_in_one_frame() -> None:
+    rig = Rig()
+    await rig.turn(
+        *[
+            ReplicaEffects(persists=[persist(number)], after_persist=[(PEER, message(number))])
+            for number in (1, 2, 3)
+        ]
+    )
+    rig.node.on_durable(2)
+    assert rig.transport.sent == [(PEER, [message(1), message(2)])]
+    rig.node.stop()
+
+
+async def test_elections_and_leaders_are_counted_and_votes_before_an_election_are_not() -> None:
+    rig = Rig()
+    names = ("pre_candidate", "candidate", "leader", "pre_candidate", "candidate")
+    await rig.turn(ReplicaEffects(events=[Trace(name=name) for name in names]))
+    assert (rig.node.counters.elections, rig.node.counters.leader_changes) == (2, 1)
+    assert [event.name for event in rig.events] == list(names)
+    rig.node.stop()
