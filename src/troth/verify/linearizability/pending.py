@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from troth.verify.history import FOREVER, Value
-from troth.verify.linearizability.observers import Observers
+from troth.verify.linearizability.observers import DEAD, Observers
 from troth.verify.linearizability.outcome import Budget, Configuration, Outcome, Pending
 from troth.verify.linearizability.presence import Presence
 from troth.verify.primitives import CAS, READ, Primitive
@@ -41,6 +41,7 @@ class OpenOperations:
         "crashed",
         "furthest",
         "initial",
+        "least",
         "limit",
         "makers",
         "not_of",
@@ -69,6 +70,8 @@ class OpenOperations:
         self.initial: Value = None
         self.furthest = -1
         """the furthest place at which a narrowed search came to nothing"""
+        self.least = 0
+        """the narrowest beam"""
         self.limit = 0
         """placements that may be tried for one return; 0 is all"""
         self.op_at: dict[int, int] = {}
@@ -92,7 +95,8 @@ class OpenOperations:
         self.returns: dict[int, int] = {}
 
     def narrow(self, configs: list[Configuration], place: int, beam: int, top: int) -> list[Configuration]:
-        """Keep the *beam* configurations that have spent the least; remember all of them, to come back to."""
+        """Keep the *beam* configurations that have spent the least, first those whose state is asked for next; remember
+        all of them, to come back to."""
         self.checkpoints.append(
             (
                 configs,
@@ -107,12 +111,12 @@ class OpenOperations:
         if len(self.checkpoints) > _CHECKPOINTS_MAX:
             # The first must stay: before it nothing was left out.
             del self.checkpoints[1 : _CHECKPOINTS_MAX // 2]
-        crashed, partial = self.crashed, self.partial
-        ranked = sorted(
-            configs,
-            key=lambda config: 2 * (config[1] & crashed).bit_count() - (config[2] & partial).bit_count(),
-        )
-        return ranked[:beam]
+        return sorted(configs, key=self._rank)[:beam]
+
+    def _rank(self, config: Configuration) -> tuple[int, int]:
+        state, used, free, _ = config
+        spent = 2 * (used & self.crashed).bit_count() - (free & self.partial).bit_count()
+        return spent, FOREVER if self.observers is None or state is DEAD else self.observers.until(state)
 
     def go_back(self, steps: int) -> tuple[list[Configuration], int]:
         """To how things stood when configurations were left out *steps* times ago."""

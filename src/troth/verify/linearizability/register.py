@@ -48,10 +48,12 @@ from troth.verify.linearizability.outcome import (
     Outcome,
 )
 from troth.verify.linearizability.placing import Placing
-from troth.verify.primitives import CAS, NOT, READ, WRITE, Primitive
+from troth.verify.primitives import APPEND, CAS, NOT, READ, WRITE, Primitive
 
 _BEAM: Final = 1
 """How many configurations are followed at once at first; where that comes to nothing, more (`_Search.run`)."""
+_BEAM_OF_APPENDS: Final = 2
+"""The same where texts grow: which order was right shows later."""
 _WIDER: Final = 6
 _BEAM_MAX: Final = 216
 _STEPS_MAX: Final = 30
@@ -88,13 +90,15 @@ class _Search(Placing):
         the first was left out: only that may say illegal."""
         self.initial = initial
         configs: list[Configuration] = [(initial, 0, 0, None)]
-        beam, back, start = _BEAM, 1, 0
+        kinds = {primitive[0] for code in self.timeline if (primitive := self.primitives[code >> 1]) is not None}
+        self.least = beam = _BEAM_OF_APPENDS if APPEND in kinds else _BEAM
+        back, start = 1, 0
         while True:
             outcome = self._scan(configs, start, beam)
             if outcome is not None:
                 return outcome
             if self.place > self.furthest:
-                self.furthest, beam, back = self.place, _BEAM, 1
+                self.furthest, beam, back = self.place, self.least, 1
             beam *= _WIDER
             back *= 2
             if beam > _BEAM_MAX:
@@ -231,8 +235,8 @@ class _Search(Placing):
                 self.apps ^= bit
                 self.totals ^= bit
             if beam and not single:
-                if beam > _BEAM and place > self.furthest:
-                    beam = _BEAM
+                if beam > self.least and place > self.furthest:
+                    beam = self.least
                 if len(configs) > beam:
                     configs = self.narrow(configs, place, beam, top)
                     self.limit = beam * _STEPS_MAX
