@@ -73,7 +73,9 @@ async def troubled(cluster: LocalCluster, *, rounds: int, seed: int) -> AsyncIte
 
 @pytest.mark.usefixtures("consensus")
 async def test_what_clients_saw_is_linearizable_while_leaders_die(tmp_path: Path) -> None:
-    """Puts, gets, deletes and compare-and-sets of five clients, over kills and pauses; judged by troth.verify."""
+    """Puts, gets, deletes and compare-and-sets of five clients, and what a sixth was shown of them, over kills and
+    pauses; judged by troth.verify."""
+    from troth.verify.check import check
     from troth.verify.formats.read import read_history
     from troth.verify.linearizability.dispatch import check_linearizable
     from troth.verify.models import Register
@@ -103,11 +105,20 @@ async def test_what_clients_saw_is_linearizable_while_leaders_die(tmp_path: Path
                                     await client.get(key)
                         await asyncio.sleep(0.001)
 
-            await asyncio.gather(*(use(number) for number in range(5)))
+            async def look_on() -> None:
+                async with await aio.connect(cluster.url, timeout=20) as client, client.watch(prefix="k") as watch:
+                    while not over.is_set():
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(watch.next_events(), 1)
+
+            await asyncio.gather(look_on(), *(use(number) for number in range(5)))
     history = read_history(path.read_bytes())
     assert len(history) > 1000
     verdict = check_linearizable(history, Register())
     assert verdict.status is Status.OK, verdict
+    shown = check(history, "watch")
+    assert shown.status is Status.OK, shown.text()
+    assert sum(part.events for part in shown.parts) > 100
 
 
 @pytest.mark.usefixtures("consensus")
