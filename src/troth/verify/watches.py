@@ -104,7 +104,9 @@ def check_watches(history: History) -> Verdict:
         object="kv",
         reason=f"{first.anomaly}: {first.reason}",
         parts=parts,
-        counterexample=Counterexample(operation=first.operation, reason=first.reason),
+        counterexample=Counterexample(
+            operation=None, reason=first.reason, involved=() if first.operation is None else (first.operation,)
+        ),
         anomalies=tuple(dict.fromkeys(each.anomaly for each in broken)),
     )
 

@@ -82,6 +82,7 @@ def test_each_promise_can_be_broken(anomaly: str, deliveries: list[Row]) -> None
     assert verdict.status is Status.ILLEGAL
     assert verdict.anomalies == (anomaly,), verdict.text()
     assert verdict.counterexample is not None and anomaly in verdict.text()
+    assert anomaly in html(verdict, title="run", command="")
 
 
 def test_nothing_is_shown_before_it_was_asked_for() -> None:
@@ -100,7 +101,7 @@ def test_revisions_grow_with_time() -> None:
     )
     back = check(history(update("put", "a", "1", 3), update("put", "a", "2", 2), shown), "watch")
     assert back.anomalies == ("revision-goes-back",)
-    assert back.counterexample is not None and back.counterexample.operation == 1
+    assert back.counterexample is not None and back.counterexample.involved == (1,)
     concurrent = [
         {"process": 0, "type": "invoke", "f": "put", "key": "a", "value": "1"},
         *update("put", "a", "2", 3, process=1),
