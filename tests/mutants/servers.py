@@ -79,8 +79,8 @@ SERVER_PITFALLS = (
         name="log segments go that are still needed",
         row=0,
         file="storage/log.py",
-        old="self._segments[0].top < keep_from:",
-        new="self._segments[0].top < keep_from + 20:",
+        old="return segment.top < keep_from and",
+        new="return segment.top < keep_from + 20 and",
     ),
     bug(
         name="a snapshot gets its name before it is on the disk",

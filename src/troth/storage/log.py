@@ -309,11 +309,16 @@ class WriteAheadLog:
             elif self._offset == SEGMENT_HEAD_BYTES:
                 self._write([self._body_of(Persist())])
             self._sync()
-        while len(self._segments) > 1 and self._segments[0].top < keep_from:
+        while len(self._segments) > 1 and self._is_superfluous(self._segments[0], keep_from):
             self._files.remove(record.segment_name(self._segments[0].number))
             # One at a time: directory changes may become durable in any order, and a hole reads as a lost file.
             self._files.sync_directory()
             del self._segments[0]
+
+    def _is_superfluous(self, segment: _Segment, keep_from: LogIndex) -> bool:
+        """Whether *segment* may go. An acceptor's record may have begun another one just now; the one before, which it
+        calls needed, goes next time."""
+        return segment.top < keep_from and not (self._acceptor and segment.number >= self._oldest)
 
     def _take_over(self, segments: Sequence[Segment], replayed: Replayed) -> int:
         """Go on writing where the last run stopped. Returns how many bytes of torn tail were cut."""

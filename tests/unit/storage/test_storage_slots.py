@@ -269,3 +269,20 @@ def test_chosen_never_falls_though_a_record_says_less() -> None:
     log.append([Persist(slots=(slot(1), slot(2)), chosen=LogIndex(2)), Persist(slots=(slot(3),))])
     log.close()
     assert open_slots(files)[1].chosen == 2
+
+
+def test_a_compaction_whose_record_begins_a_segment_leaves_what_that_record_calls_needed() -> None:
+    """At some fill its record does not fit into the newest segment, which is no longer the newest then."""
+    began_one = 0
+    for fill_bytes in range(0, 600, 8):
+        files = disk()
+        log, _ = open_slots(files, segment_bytes=600)
+        for index, size_bytes in enumerate((500, 500, fill_bytes), 1):
+            log.append([Persist(slots=(slot(index, b"x" * size_bytes),), chosen=LogIndex(index))])
+            log.sync()
+        before = max(files.names())
+        log.compact(LogIndex(4))
+        began_one += max(files.names()) > before
+        _, recovered = open_slots(files, 3, segment_bytes=600)
+        assert (recovered.chosen, recovered.amnesia) == (3, None)
+    assert 0 < began_one < 75
