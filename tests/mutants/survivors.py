@@ -90,6 +90,7 @@ SUBJECTS = (
     ),
     Subject(("runtime/*.py",), ("tests/unit/runtime/*.py",), "servers"),
     Subject(("client/*.py",), ("tests/unit/client/*.py",), "servers"),
+    Subject(("server/*.py",), ("tests/unit/server/*.py",)),
     Subject(("wire/*.py",), ("tests/unit/wire/*.py",)),
     Subject(
         ("transactions/*.py", "transactions/log/*.py"),
@@ -137,6 +138,14 @@ NEAR = {
     "test_forwarding": ("writes",),
     "test_administration": ("admin", "leasing", "watching", "replica"),
     "test_watching": ("leasing", "watching"),
+    "test_node": ("node",),
+    "test_node_news": ("node",),
+    "test_peers": ("transport",),
+    "test_client_port": ("clients",),
+    "test_client_pipeline": ("writes",),
+    "test_client_router": ("router",),
+    "test_client_watch_stream": ("watch",),
+    "test_client_lease_clock": ("lease",),
     "test_transactions_file_log": ("file", "framing", "writer", "place", "directory"),
 }
 """Tests that are about files which they are not named after."""
