@@ -1,0 +1,376 @@
+"""What PostgreSQL and MariaDB do with one branch, and what recovery is told of it: each word of the protocol alone."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from bank import settle
+from sqlalchemy import exc
+
+from troth.core.twophase.gid import Epoch
+from troth.core.twophase.table import Finding
+from troth.errors import Aborted
+from troth.torture.databases import MariaDBServer, PostgresServer
+from troth.transactions.channels import Answer
+from troth.transactions.participants.base import Begun
+from troth.transactions.participants.mysql import MySql, MySqlBranch
+from troth.transactions.participants.postgresql import Postgres, PostgresBranch
+
+pytestmark = pytest.mark.integration
+
+EPOCH = Epoch("partlogx", "me", 7)
+OTHER = Epoch("partlogx", "me", 8)
+
+
+@pytest.fixture
+def bank(postgres: PostgresServer) -> Iterator[Postgres]:
+    settle(postgres.url())
+    engine = sa.create_engine(postgres.url(), pool_size=1, max_overflow=4)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS told")
+        connection.exec_driver_sql(
+            "CREATE TABLE told (id INTEGER PRIMARY KEY, above INTEGER REFERENCES told DEFERRABLE INITIALLY DEFERRED)"
+        )
+    found = Postgres("bank", engine, engine)
+    yield found
+    found.close()
+    engine.dispose()
+    settle(postgres.url())
+
+
+@pytest.fixture
+def ledger(mariadb: MariaDBServer) -> Iterator[MySql]:
+    settle(mariadb.url())
+    engine = sa.create_engine(mariadb.url(), pool_size=1, max_overflow=4)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE OR REPLACE TABLE told (id INTEGER PRIMARY KEY)")
+    found = MySql("ledger", engine, engine)
+    yield found
+    found.close()
+    engine.dispose()
+    settle(mariadb.url())
+
+
+def begun(sequence: int, *, timeout_s: float | None = 5.0, names_session: bool = False) -> Begun:
+    return Begun(EPOCH.name(sequence), EPOCH, timeout_s, names_session)
+
+
+def rows(participant: Postgres | MySql) -> list[int]:
+    with participant.connected() as connection:
+        return list(connection.scalars(sa.text("SELECT id FROM told ORDER BY id")))
+
+
+def listed(participant: Postgres | MySql) -> list[str]:
+    return [found.branch for found in participant.prepared()]
+
+
+def one(branch: PostgresBranch | MySqlBranch, query: str) -> Any:
+    return branch.handle.exec_driver_sql(query).scalar()
+
+
+def opened(bank: Postgres, sequence: int, row: int | None = None, **options: Any) -> PostgresBranch:
+    branch = bank.open(0, begun(sequence, **options))
+    if row is not None:
+        branch.handle.exec_driver_sql(f"INSERT INTO told (id) VALUES ({row})")
+    return branch
+
+
+def fail_below(branch: PostgresBranch) -> None:
+    """A statement fails of which SQLAlchemy hears nothing: the caller works with the driver itself."""
+    cursor = branch.handle.connection.cursor()
+    with pytest.raises(Exception, match="division by zero"):
+        cursor.execute("SELECT 1 / 0")
+
+
+@pytest.mark.parametrize("verb", ["prepare", "commit_alone"])
+def test_the_tag_is_looked_at_and_a_failed_transaction_votes_no(verb: str, bank: Postgres) -> None:
+    branch = opened(bank, 1, row=1)
+    branch.proof = "1"  # known: so nothing but the one statement goes to the server
+    fail_below(branch)
+    with pytest.raises(Aborted, match="rolled the transaction back instead"):
+        getattr(branch, verb)()()
+    branch.roll_back()()
+    branch.release(broken=False)
+    assert rows(bank) == [] and listed(bank) == []
+
+
+def test_a_vote_that_asks_for_its_proof_first_is_refused_when_the_transaction_has_failed(bank: Postgres) -> None:
+    branch = opened(bank, 1, row=1)
+    fail_below(branch)
+    with pytest.raises(Aborted, match="rolled the transaction back instead"):
+        branch.prepare()()
+    branch.roll_back()()
+    branch.release(broken=False)
+    assert rows(bank) == [] and listed(bank) == []
+
+
+def test_the_reason_of_a_failed_transaction_is_told(bank: Postgres) -> None:
+    branch = opened(bank, 1, row=1)
+    with pytest.raises(exc.DataError) as raised:
+        branch.handle.exec_driver_sql("SELECT 1 / 0")
+    with pytest.raises(Aborted) as caught:
+        branch.prepare()()
+    assert caught.value.__cause__ is raised.value
+    branch.roll_back()()
+    branch.release(broken=False)
+
+
+def test_a_vote_that_is_refused_leaves_a_transaction_that_is_over_and_not_prepared(bank: Postgres) -> None:
+    branch = opened(bank, 1)
+    branch.handle.exec_driver_sql("INSERT INTO told VALUES (1, 99)")
+    with pytest.raises(exc.IntegrityError):
+        branch.prepare()()
+    branch.roll_back()()
+    branch.release(broken=False)
+    assert rows(bank) == [] and listed(bank) == []
+
+
+def test_the_proof_of_a_vote_tells_what_became_of_it(bank: Postgres) -> None:
+    kept, undone = opened(bank, 1, row=1), opened(bank, 2, row=2)
+    for branch in (kept, undone):
+        branch.prepare()()
+        assert bank.prove(branch.proof) is Finding.UNREACHED, "nothing yet"
+    assert sorted(listed(bank)) == [kept.name, undone.name]
+    kept.commit_prepared()()
+    undone.roll_back()()
+    assert listed(bank) == []
+    assert rows(bank) == [1]
+    assert bank.prove(kept.proof) is Finding.PROVED_COMMITTED
+    assert bank.prove(undone.proof) is Finding.PROVED_ABORTED
+    for branch in (kept, undone):
+        branch.release(broken=False)
+
+
+def test_an_id_that_the_server_has_never_given_was_given_before_it_was_restored(bank: Postgres) -> None:
+    assert bank.prove("4000000000") is Finding.PROVED_ABORTED
+    assert bank.prove("") is Finding.UNPROVEN
+
+
+def test_an_id_of_which_the_server_knows_nothing_proves_nothing(bank: Postgres) -> None:
+    assert bank.prove("0") is Finding.UNPROVEN
+
+
+def test_who_has_written_is_known_by_its_id_or_by_its_statements(bank: Postgres) -> None:
+    reader, writer = opened(bank, 1), opened(bank, 2, row=1)
+    one(reader, "SELECT count(*) FROM told")
+    reader.ask()()
+    assert (reader.wrote, reader.proof) == (False, "")
+    writer.wrote = None
+    writer.ask()()
+    assert writer.wrote is True and writer.proof
+    reader.wrote = True  # as after an INSERT into a foreign table, which has no id here
+    reader.ask()()
+    assert reader.wrote is True
+    for branch in (reader, writer):
+        branch.roll_back()()
+        branch.release(broken=False)
+
+
+def test_a_vote_whose_answer_was_lost_is_rolled_back_where_it_is_prepared(bank: Postgres) -> None:
+    branch = opened(bank, 1, row=1)
+    real = branch.channel.start
+    lost = exc.DBAPIError("PREPARE TRANSACTION", None, OSError("gone"), connection_invalidated=True)
+
+    def start(statements: Any) -> Callable[[], list[Answer]]:
+        finish = real(statements)
+
+        def answered() -> list[Answer]:
+            finish()
+            raise lost
+
+        return answered
+
+    branch.channel.start = start  # type: ignore[method-assign]
+    with pytest.raises(exc.DBAPIError):
+        branch.prepare()()
+    branch.channel.start = real  # type: ignore[method-assign]
+    assert listed(bank) == [branch.name]
+    branch.roll_back()()
+    assert listed(bank) == []
+    branch.release(broken=True)
+
+
+def test_recovery_finishes_what_is_listed_as_it_is_told_and_once(bank: Postgres) -> None:
+    kept, undone = opened(bank, 1, row=1), opened(bank, 2, row=2)
+    for branch in (kept, undone):
+        branch.prepare()()
+        branch.release(broken=True)
+    assert bank.finish(kept.name, commit=True) is Finding.FINISHED
+    assert bank.finish(undone.name, commit=False) is Finding.FINISHED
+    assert bank.finish(kept.name, commit=True) is Finding.ABSENT
+    assert rows(bank) == [1]
+
+
+def test_a_branch_of_another_database_of_the_server_is_not_listed_and_cannot_be_finished(
+    bank: Postgres, postgres: PostgresServer
+) -> None:
+    with bank.connected() as connection:
+        if not connection.exec_driver_sql("SELECT 1 FROM pg_database WHERE datname = 'part'").scalar():
+            connection.exec_driver_sql("CREATE DATABASE part")
+    engine = sa.create_engine(sa.make_url(postgres.url()).set(database="part"))
+    part = Postgres("part", engine, engine)
+    settle(str(engine.url))
+    branch = part.open(0, begun(77))
+    branch.handle.exec_driver_sql("CREATE TABLE made (id INTEGER)")  # it is never committed
+    branch.prepare()()
+    branch.release(broken=False)
+    assert listed(part) == [branch.name] and listed(bank) == []
+    assert bank.finish(branch.name, commit=True) is Finding.UNREACHED
+    assert part.finish(branch.name, commit=False) is Finding.FINISHED
+    assert part.facts().identity != bank.facts().identity
+    part.close()
+    engine.dispose()
+
+
+def test_one_database_under_two_addresses_is_one(bank: Postgres, postgres: PostgresServer) -> None:
+    engine = sa.create_engine(sa.make_url(postgres.url()).set(host="localhost"))
+    again = Postgres("again", engine, engine)
+    assert again.facts().identity == bank.facts().identity
+    again.close()
+    engine.dispose()
+
+
+def test_sessions_of_closed_epochs_are_ended_in_a_transaction_and_left_alone_outside_of_one(
+    bank: Postgres,
+) -> None:
+    idle, working = opened(bank, 1), opened(bank, 2, row=1)
+    one(idle, "SELECT 1")
+    idle.roll_back()()
+    idle.release(broken=False)  # it lies in the pool, under its epoch's name
+    assert bank.fence(lambda epoch: epoch == OTHER) == 0
+    assert one(working, "SELECT count(*) FROM told") == 1
+    assert bank.fence(lambda epoch: epoch == EPOCH) == 1
+    with pytest.raises(exc.DBAPIError):
+        working.prepare()()
+    working.release(broken=True)
+    again = opened(bank, 3)
+    assert one(again, "SELECT 1") == 1, "the one in the pool was not ended"
+    again.roll_back()()
+    again.release(broken=False)
+
+
+@pytest.mark.parametrize("names_session", [True, False])
+def test_a_session_is_named_and_waits_for_locks_as_long_as_its_transaction_may(
+    names_session: bool, bank: Postgres
+) -> None:
+    branch = opened(bank, 1, timeout_s=7.0, names_session=names_session)
+    assert one(branch, "SHOW lock_timeout") == "7s"
+    assert one(branch, "SHOW application_name") == (EPOCH.name(1) if names_session else EPOCH.prefix)
+    branch.roll_back()()
+    branch.release(broken=False)
+    with bank.engine.connect() as connection:  # the same one, out of the pool
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "0"
+        assert connection.exec_driver_sql("SHOW application_name").scalar() == EPOCH.prefix
+        connection.exec_driver_sql("SET application_name = 'somebody'")
+        connection.commit()
+    branch = opened(bank, 2, timeout_s=None)
+    assert one(branch, "SHOW application_name") == EPOCH.prefix
+    assert one(branch, "SHOW lock_timeout") == "0"
+    branch.roll_back()()
+    branch.release(broken=False)
+
+
+# ---- MariaDB ----
+
+
+def written(ledger: MySql, sequence: int, row: int, **options: Any) -> MySqlBranch:
+    branch = ledger.open(0, begun(sequence, **options))
+    branch.handle.exec_driver_sql(f"INSERT INTO told VALUES ({row})")
+    return branch
+
+
+@pytest.mark.parametrize("verb", ["prepare", "commit_alone"])
+def test_mariadb_goes_on_after_an_error_and_the_branch_does_not(verb: str, ledger: MySql) -> None:
+    branch = written(ledger, 1, 1)
+    with pytest.raises(exc.IntegrityError) as raised:
+        branch.handle.exec_driver_sql("INSERT INTO told VALUES (1)")
+    with pytest.raises(Aborted) as caught:
+        getattr(branch, verb)()()
+    assert caught.value.__cause__ is raised.value
+    branch.roll_back()()
+    branch.release(broken=False)
+    assert rows(ledger) == [] and listed(ledger) == []
+
+
+def test_mariadb_commits_alone_or_after_a_vote_and_rolls_back_before_it_or_after(ledger: MySql) -> None:
+    alone, voted, undone, early = (written(ledger, number, number) for number in (1, 2, 3, 4))
+    alone.commit_alone()()
+    for branch in (voted, undone):
+        branch.prepare()()
+    assert sorted(listed(ledger)) == [voted.name, undone.name]
+    voted.commit_prepared()()
+    undone.roll_back()()
+    early.roll_back()()
+    assert rows(ledger) == [1, 2] and listed(ledger) == []
+    for branch in (alone, voted, undone, early):
+        branch.roll_back()()  # over: nothing is said
+        branch.release(broken=False)
+    assert ledger.sessions == {}
+    with ledger.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1, "the pool got it back as it was"
+
+
+def test_mariadb_rolls_back_what_was_told_to_end_before(ledger: MySql) -> None:
+    """As after a deadlock, or a vote that was cut off in the middle."""
+    branch = written(ledger, 1, 1)
+    branch.channel.start([f"XA END {branch.name}"])()
+    branch.roll_back()()
+    branch.release(broken=False)
+    assert rows(ledger) == []
+
+
+def test_mariadb_lists_our_branches_alone_each_as_it_wants_to_be_told(ledger: MySql) -> None:
+    kept, undone = written(ledger, 1, 1), written(ledger, 2, 2)
+    for branch in (kept, undone):
+        branch.prepare()()
+        branch.release(broken=True)
+    foreign = [f"'{EPOCH.name(3)}','0.1',1", "'else','0.1',1414680404", f"'{EPOCH.name(3)}.0','1',1414680404"]
+    with ledger.connected() as connection:
+        for number, name in enumerate(foreign):
+            for verb in ("START", "END", "PREPARE"):
+                connection.exec_driver_sql(f"XA {verb} {name}")
+                if verb == "START":
+                    connection.exec_driver_sql(f"INSERT INTO told VALUES ({10 + number})")
+            connection.exec_driver_sql("DO 0")
+            assert len(listed(ledger)) == 2
+            connection.exec_driver_sql(f"XA ROLLBACK {name}")
+    found = {str(each.gid): each.branch for each in ledger.prepared()}
+    assert found == {EPOCH.name(1): kept.name, EPOCH.name(2): undone.name}
+    assert ledger.finish(kept.name, commit=True) is Finding.FINISHED
+    assert ledger.finish(undone.name, commit=False) is Finding.FINISHED
+    assert ledger.finish(kept.name, commit=True) is Finding.ABSENT
+    assert ledger.finish("'no name of a branch", commit=True) is Finding.UNREACHED
+    assert rows(ledger) == [1]
+
+
+def test_mariadb_waits_for_locks_as_long_as_the_transaction_may_and_no_other(ledger: MySql) -> None:
+    waited = "SELECT @@innodb_lock_wait_timeout"
+    with ledger.engine.connect() as connection:
+        own = connection.exec_driver_sql(waited).scalar()
+    for timeout_s, expected in ((7.0, 7), (None, own), (0.2, 1)):
+        branch = ledger.open(0, begun(1, timeout_s=timeout_s))
+        assert one(branch, waited) == expected
+        branch.roll_back()()
+        branch.release(broken=False)
+    with ledger.engine.connect() as connection:
+        assert connection.exec_driver_sql(waited).scalar() == own
+
+
+def test_two_databases_of_a_mariadb_are_two_and_two_addresses_of_one_are_one(
+    ledger: MySql, mariadb: MariaDBServer
+) -> None:
+    url = sa.make_url(mariadb.url())
+    with ledger.connected() as connection:
+        connection.exec_driver_sql("CREATE DATABASE IF NOT EXISTS troth_other")
+    identities = []
+    for engine in (
+        sa.create_engine(url.set(database="troth_other")),
+        sa.create_engine(url.set(query={"charset": "utf8mb4"})),
+    ):
+        participant = MySql("again", engine, engine)
+        identities.append(participant.facts().identity)
+        participant.close()
+        engine.dispose()
+    own = ledger.facts().identity
+    assert identities[0] != own == identities[1]
