@@ -257,7 +257,7 @@ def test_a_session_is_named_and_waits_for_locks_as_long_as_its_transaction_may(
     branch = opened(bank, 1, timeout_s=7.0, names_session=names_session)
     assert one(branch, "SHOW lock_timeout") == "7s"
     assert one(branch, "SHOW application_name") == (EPOCH.name(1) if names_session else EPOCH.prefix)
-    branch.roll_back()()
+    branch.commit_alone()()
     branch.release(broken=False)
     with bank.engine.connect() as connection:  # the same one, out of the pool
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "0"

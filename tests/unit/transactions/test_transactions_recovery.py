@@ -556,6 +556,30 @@ def test_unapplied_decisions_of_an_owner_that_lives_are_its_own_business(place: 
     assert [record.gid for record in place.other.unapplied()] == [gid]
 
 
+def test_each_branch_that_is_gone_when_it_is_told_is_proved_by_its_own_proof(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gid = name(place.other)
+    prepared(gid, place.bank, place.stock)
+    decided(place.other, gid, place.bank, place.stock)
+    place.die()
+    for database in (place.bank, place.stock):
+        monkeypatch.setattr(database, "finish", lambda branch, *, commit: Finding.ABSENT)
+        database.proof = Finding.PROVED_COMMITTED
+    place.run()
+    assert (set(place.bank.proofs), set(place.stock.proofs)) == ({"proof 0"}, {"proof 1"})
+
+
+def test_a_branch_whose_name_the_log_has_forgotten_is_reported_and_left(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (branch,) = prepared(name(place.other), place.bank)
+    place.die()
+    monkeypatch.setattr(FileLog, "verdict", lambda log, gid: Verdict.FORGOTTEN)
+    assert place.run().orphans == [branch]
+    assert place.bank.states[branch] == "prepared"
+
+
 # ---- sessions that hold a branch ----
 
 
@@ -569,6 +593,7 @@ def test_a_session_that_holds_a_branch_is_ended_and_the_branch_told_again(
     place.die()
     place.bank.held[branch] = 2
     assert place.run().committed == [branch]
+    assert place.bank.states[branch] == "committed", "it was told what it is to be told, each time"
     place.bank.states[branch], place.bank.held[branch] = "prepared", DETACHES_MAX + 1
     assert place.run().left == [branch], "not for ever in one pass"
     assert place.run().committed == [branch]

@@ -111,17 +111,16 @@ class PostgresBranch(SqlBranch):
     def _refuse(self, error: exc.DBAPIError) -> NoReturn:
         """Raise *error*; that the transaction has failed before is told with the reason."""
         if sqlstate(error.orig) == _FAILED_TRANSACTION:
-            raise self._failed_before() from self.last_error
+            raise self._failed_before() from error
         raise error
 
     def _failed_before(self) -> Aborted:
-        failed = Aborted(
+        """Of an error that SQLAlchemy has seen, `check_whole` tells."""
+        return Aborted(
             f"{self.participant.name}: a statement had failed, so the database rolled the transaction back instead",
             self._begun.gid,
             self.participant.name,
         )
-        failed.__cause__ = self.last_error
-        return failed
 
     def commit_prepared(self) -> Callable[[], None]:
         finish = self.channel.start([f"COMMIT PREPARED '{self.name}'"])

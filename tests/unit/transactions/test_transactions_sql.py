@@ -1,0 +1,152 @@
+"""What is known of a branch behind an engine from its statements and its errors; SQLite stands for all."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sa = pytest.importorskip("sqlalchemy")
+
+from sqlalchemy import exc  # noqa: E402
+
+from troth.core.twophase.gid import Epoch  # noqa: E402
+from troth.errors import Aborted, NotApplied  # noqa: E402
+from troth.transactions.participants.base import Begun  # noqa: E402
+from troth.transactions.participants.sql import was_lost  # noqa: E402
+from troth.transactions.participants.sqlite import Sqlite, SqliteBranch  # noqa: E402
+
+EPOCH = Epoch("sqllogxx", "me", 1)
+
+
+@pytest.fixture
+def last(tmp_path: Path) -> Iterator[Sqlite]:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", pool_size=1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE work (x INTEGER PRIMARY KEY)")
+    found = Sqlite("last", engine, engine)
+    assert found.facts().problems == ()
+    yield found
+    found.close()
+    engine.dispose()
+
+
+def opened(last: Sqlite) -> SqliteBranch:
+    return last.open(0, Begun(EPOCH.name(1), EPOCH, None, False))
+
+
+def over(branch: SqliteBranch) -> None:
+    branch.roll_back()()
+    branch.release(broken=False)
+
+
+@pytest.mark.parametrize(
+    ("statement", "wrote"),
+    [
+        ("INSERT INTO work VALUES (1)", True),
+        (" update work SET x = 8", True),
+        ("REPLACE INTO work VALUES (1)", True),
+        ("DELETE FROM work WHERE x = 7", True),
+        ("DELETE FROM work WHERE x = 99", None),
+        ("SELECT x FROM work", None),
+    ],
+)
+def test_a_statement_that_has_changed_rows_tells_so(statement: str, wrote: bool | None, last: Sqlite) -> None:
+    with last.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO work VALUES (7)")
+    branch = opened(last)
+    branch.handle.exec_driver_sql(statement)
+    assert branch.wrote is wrote
+    branch.ask()()
+    assert branch.wrote is bool(wrote)
+    over(branch)
+
+
+def test_work_that_was_given_to_the_driver_itself_is_found_out(last: Sqlite) -> None:
+    branch = opened(last)
+    branch.handle.connection.driver_connection.execute("INSERT INTO work VALUES (1)")
+    assert branch.wrote is None
+    branch.ask()()
+    assert branch.wrote is True
+    over(branch)
+
+
+def test_a_number_of_rows_is_no_change_of_them(last: Sqlite) -> None:
+    branch = opened(last)
+    selected: Any = type("Context", (), {"rowcount": 3, "statement": "SELECT x FROM work"})
+    branch.saw(selected)
+    assert branch.wrote is None
+    over(branch)
+
+
+def test_the_decision_is_not_made_after_an_error_that_was_swallowed(last: Sqlite) -> None:
+    branch = opened(last)
+    branch.handle.exec_driver_sql("INSERT INTO work VALUES (1)")
+    with pytest.raises(exc.IntegrityError):
+        branch.handle.exec_driver_sql("INSERT INTO work VALUES (1)")
+    with pytest.raises(Aborted):
+        branch.commit_with_marker()
+    over(branch)
+    assert last.marker(EPOCH.name(1), refuse=False) is None
+
+
+def test_a_connection_whose_transaction_is_not_over_never_goes_back_to_the_pool(last: Sqlite) -> None:
+    branch = opened(last)
+    branch.handle.exec_driver_sql("INSERT INTO work VALUES (1)")
+    raw = branch.handle.connection.driver_connection
+    branch.release(broken=False)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        raw.execute("SELECT 1")
+    with last.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM work").scalar() == 0
+
+
+def test_recovery_waits_for_a_paused_owner_for_a_moment_and_syncs_what_it_refuses(
+    last: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    real = sa.Connection.exec_driver_sql
+
+    def heard(connection: Any, statement: str, *arguments: Any) -> Any:
+        said.append(statement)
+        return real(connection, statement, *arguments)
+
+    monkeypatch.setattr(sa.Connection, "exec_driver_sql", heard)
+    assert last.marker(EPOCH.name(1), refuse=True) is False
+    before = said[: next(place for place, statement in enumerate(said) if statement.startswith("INSERT"))]
+    assert {"PRAGMA synchronous = FULL", "PRAGMA busy_timeout = 500"} <= set(before)
+    assert last.marker(EPOCH.name(1), refuse=True) is False, "the second refusal finds the first"
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_takes_no_part(url: str) -> None:
+    engine = sa.create_engine(url)
+    (problem,) = Sqlite("last", engine, engine).facts().problems
+    assert "in memory" in problem
+    engine.dispose()
+
+
+def failed(name: str | None, *, is_gone: bool = False) -> exc.DBAPIError:
+    error = sqlite3.OperationalError("it failed") if name else Exception("it failed")
+    if name:
+        error.sqlite_errorname = name  # type: ignore[union-attr]
+    return exc.DBAPIError("COMMIT", None, error, connection_invalidated=is_gone)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (failed("SQLITE_FULL"), False),
+        (failed("SQLITE_BUSY_SNAPSHOT"), False),
+        (failed("SQLITE_CONSTRAINT_UNIQUE"), False),
+        (failed("SQLITE_IOERR_FSYNC"), True),
+        (failed(None), False),
+        (failed(None, is_gone=True), True),
+        (NotApplied("no"), False),
+        (ConnectionError("gone"), True),
+        (KeyboardInterrupt(), True),
+    ],
+)
+def test_a_refusal_is_told_from_silence(error: BaseException, lost: bool) -> None:
+    assert was_lost(error) is lost
