@@ -45,10 +45,9 @@ def test_the_session_that_holds_a_branch_is_ended(ledger: MySql) -> None:
     branch = prepared(ledger, 1)
     assert ledger.finish(branch.name, commit=True) is Finding.ATTACHED
     ledger.detach(branch.name)
-    found = Finding.ATTACHED
-    while found is Finding.ATTACHED:  # it ends a moment after it was told to
-        found = ledger.finish(branch.name, commit=True)
-    assert found is Finding.FINISHED
+    # It ends a moment after it was told to.
+    answers = (ledger.finish(branch.name, commit=True) for _ in range(2000))
+    assert next(found for found in answers if found is not Finding.ATTACHED) is Finding.FINISHED
     ledger.detach(branch.name)  # another recoverer was slower: nobody is there any more
     branch.release(broken=True)
 

@@ -15,7 +15,7 @@ from survivors import HEAVY, tried
 from trial import ROOT
 
 
-def _read(text: str) -> Iterator[Pitfall]:
+def read(text: str) -> Iterator[Pitfall]:
     """Blocks with an empty line between them: ``file: name``, then lines with ``-``, then lines with ``+``."""
     for block in text.split("\n\n"):
         if block.startswith("#"):
@@ -26,7 +26,7 @@ def _read(text: str) -> Iterator[Pitfall]:
         yield Pitfall(name=name, row=0, found="", file=f"src/troth/{file}", old=old, new=new)
 
 
-PLANTED = tuple(_read((Path(__file__).parent / "planted.txt").read_text()))
+PLANTED = tuple(read((Path(__file__).parent / "planted.txt").read_text()))
 
 
 def changed(pitfall: Pitfall) -> str:

@@ -42,7 +42,7 @@ class Verdict:
     """What is left of the red seed: the fewest faults and operations under which the same rule breaks."""
 
 
-class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Loads changed sources in place of modules."""
 
     def __init__(self, sources: dict[str, str]) -> None:
@@ -110,7 +110,7 @@ def try_mutant(
     return Verdict("" if os.WEXITSTATUS(status) == 0 else "fails outside of any test")
 
 
-class _FirstFailure:
+class FirstFailure:
     """Remembers which test failed."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class _FirstFailure:
             self.name = f"import of {report.nodeid}"
 
 
-def _forget_project() -> None:
+def forget_project() -> None:
     """Let the changed sources be imported anew, and the tests with them, whatever the parent has imported."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
@@ -148,10 +148,10 @@ def _trial(
     os.dup2(quiet, 2)
     os.chdir(ROOT)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    _forget_project()
-    sys.meta_path.insert(0, _Changed(sources))
+    forget_project()
+    sys.meta_path.insert(0, Changed(sources))
     if tests:
-        seen = _FirstFailure()
+        seen = FirstFailure()
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-m", QUICK, *tests]
         # The time-out of a test takes the place of the alarm: who waits for ever uses no CPU time.
         options += ["-o", f"timeout={PATIENCE_SECONDS}"]

@@ -70,6 +70,34 @@ def test_preflight_finds_out_whether_recovery_may_list_what_is_prepared(version:
 
 
 @pytest.mark.parametrize(
+    ("version", "settings", "problem"),
+    [
+        (("10.5.1-MariaDB", "Debian", "ledger"), [], "10.5.2 or newer"),
+        (("10.5.2-MariaDB", "Debian", "ledger"), [], None),
+        (("8.0.28", "MySQL", "ledger"), [], "8.0.29 or newer"),
+        (("8.0.29", "MySQL", "ledger"), [], None),
+        (MYSQL, [("xa_detach_on_prepare", "OFF")], "xa_detach_on_prepare"),
+        (MYSQL, [("xa_detach_on_prepare", "ON")], None),
+        (MARIADB, [("wsrep_on", "ON")], "Galera"),
+        (MARIADB, [("wsrep_on", "OFF")], None),
+    ],
+)
+def test_preflight_refuses_what_loses_or_keeps_prepared_branches(
+    version: tuple[str, ...], settings: list[tuple[str, str]], problem: str | None
+) -> None:
+    server = Server({"SELECT VERSION()": [version], "SHOW VARIABLES": settings, "XA RECOVER": ()})
+    found = participant(server).facts().problems
+    assert len(found) == (problem is not None)
+    assert problem is None or problem in found[0]
+
+
+def test_a_server_that_may_forget_a_vote_is_warned_of() -> None:
+    server = Server({"SELECT VERSION()": [MARIADB], "SHOW VARIABLES": [("innodb_flush_log_at_trx_commit", "2")]})
+    (warning,) = participant(server).facts().warnings
+    assert "innodb_flush_log_at_trx_commit" in warning
+
+
+@pytest.mark.parametrize(
     ("version", "table"),
     [(MYSQL, "performance_schema.data_lock_waits"), (MARIADB, "information_schema.innodb_lock_waits")],
     ids=["mysql", "mariadb"],
