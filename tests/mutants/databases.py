@@ -44,9 +44,9 @@ class Given:
         return server
 
 
-def caught_by(pitfall: Pitfall, servers: dict[str, DatabaseServer]) -> str:
-    """The first test that fails with the bug in place; empty if none does."""
-    of_mariadb = pitfall.file.endswith("mysql.py")
+def caught_by(pitfall: Pitfall | None, servers: dict[str, DatabaseServer]) -> str:
+    """The first test that fails with the bug in place (None: with the code as it is); empty if none does."""
+    sources = {} if pitfall is None else {module_name(pitfall.file): changed(pitfall)}
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -57,15 +57,17 @@ def caught_by(pitfall: Pitfall, servers: dict[str, DatabaseServer]) -> str:
         os.chdir(ROOT)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         forget_project()
-        sys.meta_path.insert(0, Changed({module_name(pitfall.file): changed(pitfall)}))
+        sys.meta_path.insert(0, Changed(sources))
         seen = FirstFailure()
-        chosen = ["-k", OF_MARIADB if of_mariadb else "not mariadb and not mysql and not sessions"]
+        chosen = ["-k", OF_MARIADB if "mariadb" in servers else "not mariadb and not mysql and not sessions"]
+        code = 1
         try:
             code = pytest.main(
-                ["-x", "-q", "-p", "no:cacheprovider", *chosen, *TESTS], plugins=[seen, Given(servers)]
+                ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", *chosen, *TESTS],
+                plugins=[seen, Given(servers)],
             )
-            os.write(writing, (seen.name or ("nothing" if code == 0 else "pytest")).encode())
         finally:
+            os.write(writing, (seen.name or ("nothing" if code == 0 else "pytest")).encode())
             os._exit(0)
     os.close(writing)
     said = os.read(reading, 4096).decode()
@@ -81,8 +83,10 @@ def main() -> int:
     chosen = [each for each in PLANTED if wanted in each.name or wanted in each.file]
     missed = 0
     with PostgresServer() as postgres, PostgresServer() as other:
+        servers: dict[str, DatabaseServer] = {"postgres": postgres, "postgres_other": other}
+        if found := caught_by(None, servers):
+            sys.exit(f"the code as it is fails {found}: nothing can be said about bugs in it")
         for pitfall in chosen:
-            servers: dict[str, DatabaseServer] = {"postgres": postgres, "postgres_other": other}
             if pitfall.file.endswith("mysql.py"):
                 with MariaDBServer() as mariadb:
                     found = caught_by(pitfall, {**servers, "mariadb": mariadb})

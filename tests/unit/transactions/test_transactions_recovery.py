@@ -570,6 +570,23 @@ def test_each_branch_that_is_gone_when_it_is_told_is_proved_by_its_own_proof(
     assert (set(place.bank.proofs), set(place.stock.proofs)) == ({"proof 0"}, {"proof 1"})
 
 
+def test_a_database_that_proves_but_cannot_be_listed_has_not_said_that_a_branch_is_gone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gid = name(place.other)
+    (branch,) = prepared(gid, place.bank)
+    decided(place.other, gid, place.bank)
+    place.die()
+
+    def refused() -> None:
+        raise OSError("too many connections")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.bank, "prepared", refused)
+        assert place.run().left == [branch]
+    assert place.run().committed == [branch]
+
+
 def test_a_branch_whose_name_the_log_has_forgotten_is_reported_and_left(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
