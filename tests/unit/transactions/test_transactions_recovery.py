@@ -587,6 +587,24 @@ def test_a_database_that_proves_but_cannot_be_listed_has_not_said_that_a_branch_
     assert place.run().committed == [branch]
 
 
+def test_a_database_whose_sessions_could_not_be_ended_is_left_for_the_next_pass(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session of the dead may be about to prepare: what is found there is not all."""
+    (branch,) = prepared(name(place.other), place.bank)
+    place.die()
+
+    def refused(is_closed: Callable[[Epoch], bool]) -> int:
+        raise OSError("too many connections")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.bank, "fence", refused)
+        report = place.run()
+        assert "too many connections" in report.unreachable["bank"]
+        assert place.bank.states[branch] == "prepared"
+    assert place.run().rolled_back == [branch]
+
+
 def test_a_branch_whose_name_the_log_has_forgotten_is_reported_and_left(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
