@@ -28,13 +28,32 @@ from troth.transactions.outcome import Outcome
 from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Transaction
-from troth.transactions.waiting import Waiting
+from troth.transactions.waiting import Flag, Waiting
 
 T = TypeVar("T")
 
 THREADS = 64
 
 _log = logging.getLogger("troth.transactions")
+
+
+class _Flag:
+    """What common code in a greenlet of the loop waits for."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def wait(self, seconds_max: float) -> None:
+        await_only(self._within(seconds_max))
+
+    async def _within(self, seconds_max: float) -> None:
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds_max)
+        except TimeoutError:
+            pass
 
 
 class _InTasks(Waiting):
@@ -45,6 +64,10 @@ class _InTasks(Waiting):
         # Of its own: those who wait for a snapshot would take all the others, and it needs one to be taken.
         self._line = ThreadPoolExecutor(1, thread_name_prefix="troth 2pc aio line")
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @override
+    def flag(self) -> Flag:
+        return _Flag()
 
     @override
     def blocking(self, work: Callable[..., T], *arguments: Any) -> T:

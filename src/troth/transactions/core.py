@@ -17,6 +17,7 @@ from troth.core.twophase.records import Commit
 from troth.core.twophase.table import Event, Finding
 from troth.errors import NotApplied, RequestError, StorageError, TrothError, UsageError
 from troth.transactions.barrier import WAIT_MAX_S, Barrier
+from troth.transactions.company import Company
 from troth.transactions.log.group import GroupCommit
 from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.metrics import Metrics
@@ -24,7 +25,7 @@ from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch, Participant
 from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.steps import OnStep
-from troth.transactions.waiting import InThreads, Waiting
+from troth.transactions.waiting import Flag, InThreads, Waiting
 
 UNFINISHED_MAX = 10_000
 APPLIED_AT_ONCE = 16
@@ -70,10 +71,13 @@ class Core:
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
         self._only_read: OrderedDict[str, None] = OrderedDict()
         self._under_way: set[str] = set()
+        self._in_front: set[str] = set()
+        """Those of them whose callers wait."""
         self._in_doubt: OrderedDict[str, Commit] = OrderedDict()
         # Up to these numbers, some of ours have ended so of which nothing more is kept.
         self._doubted_up_to = self._alone_up_to = 0
         self.waiting = waiting or InThreads()
+        self.company = Company(self.waiting.flag)
         self._applied: deque[str] = deque()
         self._alone: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
         _refuse_in_children(self)
@@ -149,16 +153,28 @@ class Core:
     def entered(self, gid: str) -> None:
         """The end of *gid* has begun: recovery must leave it to its owner."""
         self._under_way.add(gid)
+        self._in_front.add(gid)
         self._group.expecting = len(self._under_way)
 
     def left(self, gid: str) -> None:
         self._under_way.discard(gid)
+        self._in_front.discard(gid)
         self._group.expecting = len(self._under_way)
 
     def share_barrier(self, who: str) -> None:
         """Enter the shared side of the barrier, whose snapshot may have to be waited for."""
         if not self.barrier.try_enter_shared(who):
             self.waiting.in_line(partial(self.barrier.enter_shared, who, time.monotonic() + WAIT_MAX_S))
+
+    def company_for(self, gid: str) -> Flag | None:
+        """What the second phase of *gid* waits for, which goes on behind its caller's back. None: nothing, since others
+        are in their commit."""
+        self._in_front.discard(gid)
+        return None if self._in_front else self.company.expect()
+
+    def await_company(self, flag: Flag) -> None:
+        """A sync's time at most, which is what it may save."""
+        self.company.wait(flag, self._group.sync_s)
 
     def decide(self, record: Commit) -> Decided:
         """Hand *record* to the log; a key whose holder was refused by its last resource is free again."""

@@ -43,6 +43,8 @@ class Fan:
                 finishes.append((branch, start()))
             except BaseException as error:  # noqa: BLE001  (kept, and raised when all branches are settled)
                 went_well = self._failed(branch, error)
+        if self._state is State.VOTING:
+            self._core.company.votes_sent()
         # The last to be asked is, most likely, the last to answer: by then the others have.
         for place, (branch, finish) in enumerate(reversed(finishes)):
             try:

@@ -17,6 +17,7 @@ from troth.errors import Aborted, NotApplied, TransactionInDoubt, TrothError, Us
 from troth.transactions.fan import Fan
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch
+from troth.transactions.waiting import Flag
 
 if TYPE_CHECKING:
     from troth.transactions.core import Core
@@ -295,12 +296,13 @@ class Owner(Fan):
         core = self._core
         if self._wait == "decided":
             untaken = threading.Lock()
+            company = core.company_for(self._own_gid)
             try:
                 self._goes_on = True
-                core.waiting.later(partial(self._commit_later, untaken))
+                core.waiting.later(partial(self._commit_later, untaken, company))
             except BaseException:
                 # Whether it was handed over nobody knows: whoever comes first does it.
-                self._commit_later(untaken)
+                self._commit_later(untaken, None)
                 raise
             return None
         self._share_barrier()
@@ -325,11 +327,13 @@ class Owner(Fan):
         core.metrics.count_prepared(time.monotonic() - self._prepared_at)
         return Event.BRANCH_LOST if self.pending else Event.BRANCHES_DONE
 
-    def _commit_later(self, untaken: threading.Lock) -> None:
+    def _commit_later(self, untaken: threading.Lock, company: Flag | None) -> None:
         """The second phase of ``wait="decided"``, in another thread, on the connections that prepared."""
         if not untaken.acquire(blocking=False):
             return
         try:
+            if company is not None:
+                self._core.await_company(company)
             self._share_barrier()
             self._go_through(self._tell_commit())
         except BaseException:

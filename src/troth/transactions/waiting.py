@@ -13,8 +13,21 @@ LATER_THREADS = 32
 LATER_MAX = 1024
 
 
+class Flag(Protocol):
+    """Something that may be waited for, and is set once."""
+
+    def set(self) -> None:
+        """Let who waits go on."""
+
+    def wait(self, seconds_max: float) -> object:
+        """Until it is set, or the time is up."""
+
+
 class Waiting(Protocol):
     """How to wait, and how to go on in the background: differs between threads and asyncio."""
+
+    def flag(self) -> Flag:
+        """One that is not set."""
 
     def blocking(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do *work*, which may block, and return what it returns."""
@@ -37,6 +50,10 @@ class InThreads(Waiting):
         self._slots = threading.BoundedSemaphore(LATER_MAX)
         self._lock = threading.Lock()
         self._is_closed = False
+
+    @override
+    def flag(self) -> Flag:
+        return threading.Event()
 
     @override
     def blocking(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -58,7 +58,8 @@ class GroupCommit:
         self._batch: list[_Waiting] = []
         self._answers: Sequence[Decided | BaseException] = ()
         """What the log said to `_batch`; empty: nothing yet."""
-        self._sync_s = 0.0
+        self.sync_s = 0.0
+        """How long the last batch took."""
         self._batch_mean = 1.0
         self._full = threading.Event()
         self._wanted = 0
@@ -126,7 +127,7 @@ class GroupCommit:
                 self._wanted = 0
                 return
             self._full.clear()
-        self._full.wait(self._sync_s * GATHER_SHARE)
+        self._full.wait(self.sync_s * GATHER_SHARE)
         self._wanted = 0
 
     def _write(self) -> None:
@@ -141,7 +142,7 @@ class GroupCommit:
             self._answers = self._log.decide([waiting.commit for waiting in batch])
         except Exception as caught:  # noqa: BLE001  (handed to every thread of the batch, which raises it)
             self._answers = [caught] * len(batch)
-        self._sync_s = time.monotonic() - before
+        self.sync_s = time.monotonic() - before
         self._batch_mean += (len(batch) - self._batch_mean) / 8
         self._hand_on()
         self._on_batch(len(batch))
