@@ -177,10 +177,13 @@ class ClusterCalls:
 
     async def members(self) -> list[PeerView]:
         """The members as the leader sees them; while there is none, as the most informed server does."""
+        return (await self._best_informed()).peers
+
+    async def _best_informed(self) -> ServerStatus:
         statuses = await self.status()
         if not statuses:
             raise Unavailable(f"no server answers; {self.router.describe()}")
-        return max(statuses, key=lambda status: (status.node_id == status.leader, status.term)).peers
+        return max(statuses, key=lambda status: (status.node_id == status.leader, status.term))
 
     async def hash(self, server: str | None = None, *, revision: int = 0) -> dict[str, StateHash]:
         """The hash of the state on each connected server (or on *server*), by server name."""
@@ -243,12 +246,17 @@ class ClusterCalls:
     async def _node_id(self, member: str | int) -> NodeId:
         if isinstance(member, int):
             return NodeId(member)
-        members = await self.members()
-        for peer in members:
+        status = await self._best_informed()
+        for peer in status.peers:
             known = (peer.member.name, peer.member.peer_address, peer.member.client_address, f"{peer.node_id:x}")
             if member in known:
                 return peer.node_id
-        names = ", ".join(peer.member.name or f"{peer.node_id:x}" for peer in members)
+        names = ", ".join(peer.member.name or f"{peer.node_id:x}" for peer in status.peers)
+        if status.node_id != status.leader:
+            # A removal that is not decided yet may need the server that it removes: nobody may take it for done.
+            raise Unavailable(
+                f"no leader says whether a member is called {member!r} ({status.name} knows {names}); try again"
+            )
         raise UsageError(f"no member is called {member!r}; there are: {names}")
 
     # ---- the store as a whole --------------------------------------------------------------------------

@@ -47,6 +47,8 @@ class Host:
         self.loop: ProcessLoop | None = None
         self.server: Server | None = None
         self.seat: Seat | None = None
+        self.last_id = 0
+        """Who the last process here was, or is."""
         self.joins = False
         """An operator starts it with --join: it is to become a member of the running cluster."""
         self.salvages = False
@@ -201,7 +203,7 @@ class Host:
     def watched(self, engine: Engine) -> Engine:
         """The engine of this process has just been made."""
         seat = self.cluster.seat(self, engine.node_id)
-        self.seat = seat
+        self.seat, self.last_id = seat, engine.node_id
         seat.begin(engine, damaged=self.damaged)
         self.damaged = False
         return WatchedEngine(engine, seat)  # type: ignore[return-value]

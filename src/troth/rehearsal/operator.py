@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from troth.client.aio import AsyncClient
-from troth.errors import TrothError, UsageError
+from troth.errors import InvalidRequest, TrothError
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.host import Host
 
@@ -63,7 +63,7 @@ class Operator:
 
         async def job() -> None:
             await asyncio.sleep(after_us / 1e6)
-            await self._remove(host.name)
+            await self._remove(host)
             host.joins, host.out_of_service = True, False
             self._cluster.tell(host.name, "joins anew")
             host.boot()
@@ -74,7 +74,7 @@ class Operator:
         """Remove the server on *host* while it runs; then give it an empty disk, and let it join."""
 
         async def job() -> None:
-            await self._remove(host.name)
+            await self._remove(host)
             host.leaving, host.out_of_service = False, True
             self._cluster.tell(host.name, "was removed")
             await asyncio.sleep(after_us / 1e6)
@@ -86,16 +86,22 @@ class Operator:
 
         self._add(job)
 
-    async def _remove(self, name: str) -> None:
-        """Until it is sure that no member is called *name*."""
+    async def _remove(self, host: Host) -> None:
+        """Until a leader has said that no member is the server that *host* was, nor called like it. What lists show may
+        not be decided yet: a server that they no longer name, and that is wiped then, may be needed to decide it."""
         while True:
             try:
                 members = await self._client.members()
-                if all(member.member.name != name for member in members):
-                    return
-                await self._client.remove_member(name, within_s=CALL_S)
-                return
-            except UsageError:
+                called = {member.node_id for member in members if member.member.name == host.name}
+                for node_id in sorted(called | {host.last_id} - {0}):
+                    await self._remove_one(node_id)
                 return
             except TrothError:
                 await asyncio.sleep(AGAIN_S)
+
+    async def _remove_one(self, node_id: int) -> None:
+        try:
+            await self._client.remove_member(node_id, within_s=CALL_S)
+        except InvalidRequest as error:
+            if "is not a member" not in str(error):
+                raise

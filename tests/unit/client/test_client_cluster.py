@@ -49,6 +49,16 @@ async def test_a_server_that_is_still_being_connected_is_waited_for_but_not_for_
 
 
 @asynchronous
+async def test_without_a_leader_nobody_says_that_there_is_no_such_member() -> None:
+    """Whoever asks for a removal, and is told that, may wipe a server that is still needed to decide it."""
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        await client.put("warm", "")
+        cluster.elect(None)
+        with pytest.raises(Unavailable, match="no leader says whether a member is called 'n9'"):
+            await client.remove_member("n9")
+
+
+@asynchronous
 async def test_replicas_can_be_compared_by_hash() -> None:
     async with running(3) as cluster, await aio.connect(cluster.url) as client:
         await client.put("a", "1")
