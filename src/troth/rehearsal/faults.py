@@ -342,7 +342,7 @@ class Faults:
             return
         if isinstance(error, LogDamaged):
             host.salvages = True
-        if not host.disk.capacity_bytes and host.trouble != "rot":
+        if not host.disk.capacity_bytes and not host.disk.is_about_to_fail and host.trouble != "rot":
             host.trouble = ""
         self._world.after(rng.randrange(10_000, RESTART_US_MAX), self._boot, host)
 

@@ -297,6 +297,11 @@ class SimulatedDisk:
         """The next sync (after *skip* good ones) fails, and what it should have written is dropped, or most of it."""
         self._sync_fails_in = skip
 
+    @property
+    def is_about_to_fail(self) -> bool:
+        """Whether `fail_next_sync` or `fail_next_read` has been asked for, and has not happened yet."""
+        return self._sync_fails_in is not None or bool(self._read_fails_in)
+
     def fail_next_read(self, name: str, *, skip: int = 0) -> None:
         """The next read of *name* (after *skip* good ones) fails with EIO."""
         self._read_fails_in[name] = skip
