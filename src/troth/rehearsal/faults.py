@@ -252,14 +252,14 @@ class Faults:
 
     def _fill_disk(self, rng: random.Random) -> str:
         host = self._one_or_leader(rng)
-        host.trouble = "full"
+        _be_in_trouble(host, "full")
         host.disk.capacity_bytes = host.disk.used_bytes() + rng.choice((0, 500, 5_000))
         self._world.after(self._duration_us(rng, 20), self._mend_disk, host)
         return host.name
 
     def _fail_sync(self, rng: random.Random) -> str:
         host = self._one_or_leader(rng)
-        host.trouble = "sync failed"
+        _be_in_trouble(host, "sync failed")
         host.disk.fail_next_sync(skip=rng.choice((0, 0, 1, 3)))
         if rng.random() < 0.5:
             # What the page cache shows and the platter lacks is found out only by whoever loses power.
@@ -377,6 +377,12 @@ class Faults:
     def _compact(self, rng: random.Random) -> str:
         self._operator.compact(rng.choice((0, 3, 20)))
         return ""
+
+
+def _be_in_trouble(host: Host, why: str) -> None:
+    """What has rotted is found whenever it is read, whatever else comes in between."""
+    if host.trouble != "rot":
+        host.trouble = why
 
 
 def _transfer(host: Host, target: int) -> None:
