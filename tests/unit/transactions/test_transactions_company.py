@@ -2,8 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from memory_database import Database
 from sqlalchemy.util.concurrency import greenlet_spawn
 from typing_extensions import override
 
@@ -19,7 +18,6 @@ from troth.transactions.barrier import Barrier
 from troth.transactions.company import WAIT_MAX_S, Company
 from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
-from troth.transactions.participants.base import Begun
 from troth.transactions.steps import nothing
 from troth.transactions.transaction import Transaction
 from troth.transactions.waiting import Flag, InThreads
@@ -50,52 +48,6 @@ class Flags(InThreads):
     def flag(self) -> Flag:
         self.made.append(Noted())
         return self.made[-1]
-
-
-class Branch:
-    """One that votes yes, and notes what it is told."""
-
-    wrote = True
-    proof = ""
-    handle = None
-
-    def __init__(self, participant: "Database", number: int, begun: Begun) -> None:
-        self.participant = participant
-        self.number = number
-        self.name = f"{begun.gid}.{number}"
-
-    def ask(self) -> Callable[[], None]:
-        return lambda: None
-
-    roll_back = ask
-
-    def prepare(self) -> Callable[[], None]:
-        self.participant.told.append(f"prepare {self.name[-3:]}")
-        return lambda: None
-
-    def commit_prepared(self) -> Callable[[], None]:
-        self.participant.told.append(f"commit {self.name[-3:]}")
-        return lambda: None
-
-    def release(self, *, broken: bool) -> None: ...
-
-    def savepoint(self) -> Any:
-        return nullcontext()
-
-
-class Database:
-    kind = "memory"
-    can_prepare = True
-    key = None
-
-    def __init__(self, name: str, told: list[str]) -> None:
-        self.name = name
-        self.told = told
-
-    def open(self, number: int, begun: Begun) -> Branch:
-        return Branch(self, number, begun)
-
-    def close(self) -> None: ...
 
 
 def run(core: Core, wait: str) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from memory_database import Database
 from typing_extensions import override
 
 from troth.errors import Unavailable, UsageError
@@ -21,51 +21,11 @@ from troth.transactions.core import Core
 from troth.transactions.deadlocks import Detector
 from troth.transactions.log.file import FileLog
 from troth.transactions.outcome import Outcome
-from troth.transactions.participants.base import Begun
 from troth.transactions.recovery import Recovery
 from troth.transactions.report import Report
 from troth.transactions.steps import nothing
 from troth.transactions.transaction import Transaction
 from troth.transactions.waiting import InThreads
-
-
-class Branch:
-    """One that votes yes and does what it is told."""
-
-    wrote = True
-    proof = ""
-    handle = None
-
-    def __init__(self, participant: "Database", number: int, begun: Begun) -> None:
-        self.participant = participant
-        self.number = number
-        self.name = f"{begun.gid}.{number}"
-
-    def ask(self) -> Callable[[], None]:
-        return lambda: None
-
-    prepare = commit_prepared = roll_back = ask
-
-    def release(self, *, broken: bool) -> None: ...
-
-    def savepoint(self) -> Any:
-        return nullcontext()
-
-
-class Database:
-    """A participant that always answers."""
-
-    kind = "memory"
-    can_prepare = True
-    key = None
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def open(self, number: int, begun: Begun) -> Branch:
-        return Branch(self, number, begun)
-
-    def close(self) -> None: ...
 
 
 def core_of(tmp_path: Path, **options: Any) -> Core:
