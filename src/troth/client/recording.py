@@ -14,8 +14,8 @@ get       key; at ok its value (null: absent) and the level asked for
 range     [start, end] of a span that is read whole, as it is now; at ok [[key, value], ...]
 delete    of a single key; ``delete-range`` [start, end] of a span
 cas       a transaction that compares one key to a value (or to "absent") and then puts it: [from, to]
-txn       any other transaction: at ok the operations that ran, ["r", key, value], ["w", key, value] and
-          ["delete-range", start, end]; ``leased``, here and at a cas: the keys that it may put under leases
+txn       any other transaction: what it may write; at ok the operations that ran, ["r", key, value], ["w", key, value]
+          and ["delete-range", start, end]; ``leased``, here and at a cas: the keys that it may put under leases
 ========  ============================================================================================
 
 An update that changed something has at ok the revision that it made. Watches are remarks, one for everything that a
@@ -44,7 +44,17 @@ import msgspec
 
 from troth.client.replies import DeleteReply, GetReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.errors import NotApplied, UsageError
-from troth.kv.requests import Compare, CompareResult, CompareTarget, DeleteRange, EventType, Put, Range, Txn
+from troth.kv.requests import (
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRange,
+    EventType,
+    Operation,
+    Put,
+    Range,
+    Txn,
+)
 from troth.kv.requests import Event as KeyEvent
 from troth.models import LevelName, ReadLevel
 
@@ -130,8 +140,7 @@ class Recorder:
         cas, leased = _as_cas(request), _leased(request)
         fields: dict[str, Any] = {"leased": leased} if leased else {}
         if cas is None:
-            if (asked := _asked(request)) is not None:
-                fields["value"] = asked
+            fields["value"] = _asked(request)
             self._track(client, future, "txn", fields, lambda reply: _operations(request, reply), _made)
             return
         key, expected, wanted = cas
@@ -276,21 +285,27 @@ def _is_absence(compare: Compare) -> bool:
     return compare.target in counts and compare.number == 0
 
 
-def _asked(request: Txn) -> list[list[str | None]] | None:
-    """What *request* may write: all that counts of it if its answer is lost. None if that cannot be said.
+def _asked(request: Txn) -> list[list[Any]]:
+    """What *request* may write: all that counts of it if its answer is lost.
 
-    Either its first branch ran, or the other one, which may write nothing here and so is the same as not at all.
+    A branch that writes nothing is the same as not to have run at all, which it may not have either.
     """
-    if not all(isinstance(each, Range) for each in request.failure):
-        return None
-    writes: list[list[str | None]] = []
-    for operation in request.success:
+    then, otherwise = _branch(request.success), _branch(request.failure)
+    return [["either", then, otherwise]] if then and otherwise else then or otherwise
+
+
+def _branch(operations: "Sequence[Operation]") -> list[list[Any]]:
+    """What the *operations* of one branch write. Those that keep their values change nothing that is told, or fail and
+    let none of the others happen."""
+    writes: list[list[Any]] = []
+    for operation in operations:
         if isinstance(operation, Put) and not operation.ignore_value:
             writes.append(["w", shown(operation.key), shown(operation.value)])
         elif isinstance(operation, DeleteRange):
             writes.append(_deletion(operation))
-        elif not isinstance(operation, Range):
-            return None
+        elif isinstance(operation, Txn):
+            then, otherwise = _branch(operation.success), _branch(operation.failure)
+            writes += then if then == otherwise else [["either", then, otherwise]]
     return writes
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from troth.errors import UsageError
+from troth.verify.branches import flat
 from troth.verify.formats.edn import Record
 from troth.verify.formats.maps import DRAINED
 from troth.verify.history import EventType, History, Operation, Value
@@ -115,8 +116,7 @@ def _items(op: Operation) -> list[tuple[Value, Value, Value]]:
 
 
 def _micros(value: Value) -> list[tuple[Value, Value, Value]]:
-    items = value if isinstance(value, tuple) else ()
-    return [(item[0], item[1], item[2]) for item in items if isinstance(item, tuple) and len(item) == 3]
+    return list(flat(value))
 
 
 def _lock(history: History, names: set[str]) -> Guess:

@@ -25,7 +25,8 @@ process   integer or string; "nemesis" (or any process that only ever emits info
 type      "invoke", "ok", "fail" or "info"
 f         name of the operation, as its object calls it (read, write, cas, get, put, append, add, ...)
 key       the object acted upon, left out when there is one only
-value     argument at invoke, result at ok: ``[from, to]`` for cas, ``[["r", k, v], ...]`` for txn
+value     argument at invoke, result at ok: ``[from, to]`` for cas, ``[["r", k, v], ...]`` for txn (and, should its
+          answer be lost, what it may have done: `branches.py`)
 time      nanoseconds from any origin, optional
 error     text, optional, on fail and info
 revision  at ok, what the store calls the state that an update made; optional (`watches.py`)

@@ -61,7 +61,11 @@ def check_sequential(
                 counterexample=causal.counterexample,
                 anomalies=causal.anomalies,
             )
-    return _Search(history, model, expired, states_max).run()
+    verdict = _Search(history, model, expired, states_max).run()
+    if verdict.status is Status.ILLEGAL and any(model.unsaid(op) for op in history.operations):
+        reason = "there is no legal order without what crashed and may have done anything"
+        return Verdict(Status.UNKNOWN, history=history, model="sequential", object=model.name, reason=reason)
+    return verdict
 
 
 Order: TypeAlias = "tuple[Order, int] | None"

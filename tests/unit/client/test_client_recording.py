@@ -1,6 +1,7 @@
 """Histories that clients write, and what troth.verify makes of them."""
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,69 @@ def test_transactions_beside_single_keys_are_judged_together(tmp_path: Path) -> 
     *others, last = text.splitlines()
     wrong = json.loads(last) | {"value": "7"}
     assert not check(read_history("\n".join([*others, json.dumps(wrong)])), found.model, found.object)
+
+
+def test_a_lost_answer_leaves_open_which_branch_ran(tmp_path: Path) -> None:
+    """What either branch may write is in the file, whatever stands in them; nobody may have run either."""
+    from troth.verify.check import check
+    from troth.verify.formats.read import read_history
+    from troth.verify.guess import guess
+
+    path = tmp_path / "run.jsonl"
+
+    @asynchronous
+    async def run() -> None:
+        async with running(2) as cluster, await aio.connect(cluster.url, session=False) as client:
+            with troth.recording(path):
+                await client.put("k", "1")
+                cluster.servers[0].lose_replies = 1
+                with pytest.raises(OutcomeUnknown):
+                    await client.txn(
+                        [troth.value("k") == "7"],
+                        [troth.Put("k", "2"), troth.Get("k")],
+                        [
+                            troth.Put("k", ignore_value=True),
+                            troth.Txn(
+                                [troth.version("m") == 0], [troth.Put("m", "3")], [troth.Delete(prefix="k")]
+                            ),
+                            troth.Put("l", "3"),
+                        ],
+                    )
+                for key in "klm":
+                    await client.get(key)
+
+    run()
+    lost = next(line for line in events(path) if line["f"] == "txn")
+    nested = ["either", [["w", "m", "3"]], [["delete-range", "k", "l"]]]
+    assert lost["value"] == [["either", [["w", "k", "2"]], [nested, ["w", "l", "3"]]]]
+    text = path.read_text()
+
+    def seeing(*seen: str | None) -> str:
+        """The file, had the last reads seen this."""
+        instead = dict(zip("klm", seen, strict=True))
+        rows = [json.loads(line) for line in text.splitlines()]
+        for row in rows:
+            if row.get("f") == "get" and row["type"] == "ok":
+                row["value"] = instead[row["key"]]
+        return "\n".join(json.dumps(row) for row in rows)
+
+    def told(*seen: str | None) -> bool:
+        history = read_history(seeing(*seen))
+        found = guess(history)
+        assert found.object == "multi-register"
+        return bool(check(history, found.model, found.object))
+
+    # It may also have run after k was read, or after l.
+    legal = {
+        ("2", None, None),
+        (None, "3", None),
+        *(("1", *rest) for rest in itertools.product(("3", None), repeat=2)),
+    }
+    assert {seen for seen in itertools.product(("1", "2", None), ("3", None), ("3", None)) if told(*seen)} == legal
+    # As older files have it.
+    history = read_history(seeing("2", "3", None).replace(json.dumps(lost["value"]), "null"))
+    verdict = check(history, "linearizable", "multi-register")
+    assert verdict.status.value == "unknown" and "is not known" in verdict.reason
 
 
 def test_no_process_stands_for_two_clients(tmp_path: Path) -> None:

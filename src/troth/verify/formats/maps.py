@@ -13,6 +13,7 @@ import msgspec
 from msgspec import structs
 
 from troth.errors import DecodeError
+from troth.verify.branches import EITHER
 from troth.verify.formats import edn
 from troth.verify.formats.spans import without_spans
 from troth.verify.history import FOREVER, Event, EventType, History, Process, Reading, Value, pair, show
@@ -370,5 +371,10 @@ def _micro_operations(value: tuple[object, ...], line: int) -> tuple[object, ...
             item = (*item, None)
         if not isinstance(item, tuple) or len(item) != 3 or not isinstance(item[0], str):
             raise DecodeError(f"line {line}, column 1: {edn.dump(item)[:40]} in a txn, expected [f key value]")
-        normal.append((item[0].lstrip(":"), item[1], item[2]))
+        f, key, wanted = item[0].lstrip(":"), item[1], item[2]
+        if f == EITHER:
+            if not isinstance(key, tuple) or not isinstance(wanted, tuple):
+                raise DecodeError(f"line {line}, column 1: {edn.dump(item)[:40]} in a txn, expected two branches")
+            key, wanted = _micro_operations(key, line), _micro_operations(wanted, line)
+        normal.append((f, key, wanted))
     return tuple(normal)

@@ -15,6 +15,7 @@ from typing import Final
 from msgspec import structs
 
 from troth.errors import UsageError
+from troth.verify.branches import EITHER, flat
 from troth.verify.history import EventType, History, Operation, Value
 
 SPANS: Final = frozenset({"range", "delete-range"})
@@ -56,8 +57,7 @@ def without_spans(history: History) -> History:
 
 
 def _has_span(op: Operation) -> bool:
-    items = (*_items(op.argument), *_items(op.result))
-    return any(isinstance(item, tuple) and item[:1] == (_DELETION,) for item in items)
+    return any(f == _DELETION for f, _, _ in (*flat(op.argument), *flat(op.result)))
 
 
 def _deleting(micros: Value, keys: dict[str, bytes]) -> Value:
@@ -68,6 +68,8 @@ def _deleting(micros: Value, keys: dict[str, bytes]) -> Value:
     for item in micros:
         if isinstance(item, tuple) and item[:1] == (_DELETION,) and len(item) == 3:
             found += [("w", key, None) for key in keys if lies_in(key, item[1], item[2])]
+        elif isinstance(item, tuple) and item[:1] == (EITHER,) and len(item) == 3:
+            found.append((EITHER, _deleting(item[1], keys), _deleting(item[2], keys)))
         else:
             found.append(item)
     return tuple(found)
@@ -99,8 +101,7 @@ def _keys(op: Operation) -> list[Value]:
     if op.f == "range":
         return [key for key, _ in _pairs(op.result)] if op.outcome is EventType.OK else []
     if op.f == "txn":
-        micros = [*_items(op.argument), *_items(op.result)]
-        return [item[1] for item in micros if isinstance(item, tuple) and len(item) == 3 and item[0] != _DELETION]
+        return [key for f, key, _ in (*flat(op.argument), *flat(op.result)) if f != _DELETION]
     return [op.key]
 
 

@@ -77,7 +77,10 @@ def _decisions(history: History, model: Model, budget: Budget) -> Iterator[Resul
     if not isinstance(model, Register) or type(model).step is not Register.step:
         objects = Objects(history, model, model.calls(history), budget)
         for key, timeline in _parts(history, model):
-            yield objects.decide(key, timeline)
+            result = objects.decide(key, timeline)
+            if result.part.status is Status.ILLEGAL:
+                result = _despite_unsaid(history, model, objects, timeline, result)
+            yield result
         return
     gathered = gather(operations, reading, model.init())
     registers: _Registers | None = None
@@ -95,6 +98,24 @@ def _decisions(history: History, model: Model, budget: Budget) -> Iterator[Resul
         registers = _Registers(history, model, budget)
         for part, timeline in _parts(history, model):
             yield registers.decide(part, timeline)
+
+
+def _despite_unsaid(
+    history: History, model: Model, objects: Objects, timeline: Sequence[int], illegal: Result
+) -> Result:
+    """An illegal part in which something crashed that may have done anything: only what came before it is certain."""
+    unsaid = {op.index for op in history.operations if model.unsaid(op)}
+    at = next((place for place, code in enumerate(timeline) if code >> 1 in unsaid), None)
+    if at is None:
+        return illegal
+    before = objects.decide(illegal.part.key, timeline[:at])
+    if before.part.status is Status.ILLEGAL:
+        return before
+    op = history.operations[timeline[at] >> 1]
+    reason = (
+        f"there is no legal order without [{op.index}] {op.describe()}, and what that may have done is not known"
+    )
+    return structs.replace(before, part=structs.replace(illegal.part, status=Status.UNKNOWN, reason=reason))
 
 
 def _merged(results: Sequence[Result]) -> list[int]:

@@ -75,6 +75,11 @@ class Model:
         reading = history.reading
         return [self.call(op, reading) for op in history.operations]
 
+    def unsaid(self, op: Operation) -> bool:
+        """Whether *op*, which has no call, may have changed the state all the same. Then no verdict may rest on that it
+        did not."""
+        return False
+
     def shown(self, state: Value) -> Value:
         """A state as people should see it."""
         return state

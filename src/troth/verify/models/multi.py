@@ -7,16 +7,17 @@ from msgspec import structs
 from typing_extensions import override
 
 from troth.errors import UsageError
+from troth.verify.branches import branches, flat, is_unsaid, ways
 from troth.verify.formats.edn import Record
 from troth.verify.history import Operation, Reading, Value
-from troth.verify.models.model import ILLEGAL, Call, Model, pair_of, unknown
+from troth.verify.models.model import ILLEGAL, Call, Model, Several, pair_of, unknown
 
 
 class MultiRegister(Model):
     """Registers that one transaction reads and writes together: txn [[r k v], [w k v], ...].
 
     Operations on one key (get, put, delete, cas, read, write) may stand beside them, as in what a client of a store
-    records.
+    records; and transactions whose answer was lost, of which nobody knows which branch ran (`verify.branches`).
     """
 
     name: ClassVar[str] = "multi-register"
@@ -43,7 +44,7 @@ class MultiRegister(Model):
     @override
     def call(self, op: Operation, reading: Reading) -> Call | None:
         """Everything as a transaction."""
-        call = super().call(op, reading)
+        call = None if is_unsaid(op) else super().call(op, reading)
         if call is None or call.f == "txn":
             return call
         if call.f in ("get", "read"):
@@ -57,11 +58,23 @@ class MultiRegister(Model):
         return structs.replace(call, f="txn", argument=micros, result=micros if call.known else None)
 
     @override
+    def unsaid(self, op: Operation) -> bool:
+        """A transaction that crashed and that the history shows nothing of."""
+        return is_unsaid(op)
+
+    @override
     def step(self, state: Value, call: Call) -> Value:
         """Reads see the writes before them in the same transaction."""
         if call.f != "txn":
             raise unknown(self, call)
         value = self._micros(call)
+        if not branches(value):
+            return self._run(state, call, value)
+        reached = dict.fromkeys(self._run(state, call, way) for way in ways(value) or ())
+        reached.pop(ILLEGAL, None)
+        return Several(tuple(reached)) if reached else ILLEGAL
+
+    def _run(self, state: Value, call: Call, value: Value) -> Value:
         if not isinstance(value, tuple) or not isinstance(state, Record):
             raise UsageError(f"a txn of a multi-register takes [[f, key, value], ...], found {value!r}")
         registers, absent = dict(state), self._absent
@@ -92,10 +105,7 @@ class MultiRegister(Model):
     def removable(self, calls: Mapping[int, Call]) -> list[tuple[int, ...]]:
         """Transactions of whose writes nobody reads any."""
         micros = {index: self._micros(call) for index, call in calls.items()}
-        items = {
-            index: [item for item in value if isinstance(item, tuple)] if isinstance(value, tuple) else []
-            for index, value in micros.items()
-        }
+        items = {index: list(flat(value)) for index, value in micros.items()}
         read = {(key, value) for mine in items.values() for f, key, value in mine if f in ("r", "read")}
         read |= {(key, pair_of(value, f)[0]) for mine in items.values() for f, key, value in mine if f == "cas"}
         looks_away = {key for mine in items.values() for f, key, _ in mine if f == "unless"}
