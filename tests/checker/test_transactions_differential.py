@@ -29,8 +29,6 @@ from .transactions_brute import (
     transactions_of,
 )
 
-pytestmark = pytest.mark.slow
-
 LEVELS = (("", ""), ("strong-session-", "process"), ("strong-", "realtime"))
 
 
@@ -135,7 +133,7 @@ def compare_axioms(seeds: range) -> Counter[tuple[str, str]]:
     return tally
 
 
-@pytest.mark.parametrize("count", [100, 500])
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workload", [LIST, REGISTER])
 def test_no_model_is_judged_wrongly(workload: str, count: int) -> None:
     tally = compare(workload, range(count))
@@ -146,7 +144,7 @@ def test_no_model_is_judged_wrongly(workload: str, count: int) -> None:
     assert not any(status == "unknown" for _, status in tally)
 
 
-@pytest.mark.parametrize("count", [40, 200])
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workload", [LIST, REGISTER])
 def test_write_skew_and_unread_writes_are_judged_rightly(workload: str, count: int) -> None:
     tally = compare(workload, range(count), random_skews)

@@ -38,6 +38,8 @@ STORAGE = (
 )
 REPLICA = ("tests/unit/replica/test_*.py",)
 HASHING = ("tests/unit/hashing/test_hashing_[!c]*.py", "tests/unit/hashing/test_hashing_compat.py")
+VERIFY = ("tests/unit/verify/test_verify_*.py",)
+CHECKER = "tests/checker/test"
 SUBJECTS = (
     Subject(
         ("core/quorum.py", "core/membership.py", "core/config.py", "core/interface.py"),
@@ -93,6 +95,20 @@ SUBJECTS = (
     Subject(("server/*.py",), ("tests/unit/server/*.py",)),
     Subject(("wire/*.py",), ("tests/unit/wire/*.py",)),
     Subject(
+        ("verify/transactions/*.py",),
+        ("tests/unit/verify/transactions/*.py", "tests/unit/verify/test_verify_branches.py", f"{CHECKER}_t*.py"),
+    ),
+    Subject(("verify/specification/*.py",), ("tests/unit/verify/specification/*.py",)),
+    Subject(
+        ("verify/linearizability/*.py", "verify/models/*.py", "verify/primitives.py", "verify/sequential.py"),
+        (*VERIFY, f"{CHECKER}_branches.py", f"{CHECKER}_minimal.py", f"{CHECKER}_differential.py"),
+    ),
+    Subject(("verify/formats/*.py", "verify/guess.py", "verify/history.py", "verify/recorder.py"), VERIFY),
+    Subject(
+        ("verify/*.py",),
+        (*VERIFY, f"{CHECKER}_branches.py", f"{CHECKER}_[opw]*.py", f"{CHECKER}_differential.py"),
+    ),
+    Subject(
         ("transactions/*.py", "transactions/log/*.py"),
         ("tests/unit/transactions/*.py", "tests/conformance/test_decision_log.py"),
     ),
@@ -146,6 +162,50 @@ NEAR = {
     "test_client_router": ("router",),
     "test_client_watch_stream": ("watch",),
     "test_client_lease_clock": ("lease",),
+    "test_transactions_sessions": ("check", "judging", "register", "snapshot", "weak", "serial", "runs", "levels"),
+    "test_transactions_anomalies": (
+        "append",
+        "cycles",
+        "explain",
+        "graph",
+        "judging",
+        "micro",
+        "outcome",
+        "levels",
+    ),
+    "test_transactions_scans": ("scans",),
+    "test_verify_branches": ("branches", "unsettled", "multi"),
+    "test_specification_conformance": ("conformance", "trace"),
+    "test_specification_explorer": ("actions", "explore", "properties", "state", "known"),
+    "test_specification_multipaxos": ("multipaxos_explore", "multipaxos_trace"),
+    "test_verify_queues": ("queues", "pairing", "bags", "foresight"),
+    "test_verify_linearizability": (
+        *(
+            "register",
+            "placing",
+            "pending",
+            "presence",
+            "observers",
+            "chains",
+            "keys",
+            "repeats",
+            "concatenations",
+        ),
+        *("sets", "counters", "generic", "dispatch", "objects", "witness", "antichain", "result", "primitives"),
+    ),
+    "test_verify_checks": (
+        "sessions",
+        "causal",
+        "staleness",
+        "convergence",
+        "locks",
+        "atomicity",
+        "accesses",
+        "check",
+    ),
+    "test_verify_wild": ("maps", "edn", "jepsen_log", "awdit", "read", "guess", "spans"),
+    "test_verify_formats": ("maps", "edn", "jepsen_log", "awdit", "read", "write"),
+    "test_verify_history": ("history", "recorder", "verdict"),
     "test_transactions_file_log": ("file", "framing", "writer", "place", "directory"),
 }
 """Tests that are about files which they are not named after."""
