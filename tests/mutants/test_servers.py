@@ -10,7 +10,10 @@ from planted import changed
 from servers import SERVER_PITFALLS
 from trial import module_name, try_mutant
 
-QUICK = ("sessions remember no answers", "leaves when it is handed to it", "begins one revision too late")
+QUICK = (
+    *("sessions remember no answers", "leaves when it is handed to it", "begins one revision too late"),
+    *("shows what it has shown", "while a snapshot is loaded", "segments go that are still needed"),
+)
 
 
 @pytest.mark.parametrize("pitfall", SERVER_PITFALLS, ids=lambda pitfall: pitfall.name)

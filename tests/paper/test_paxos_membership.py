@@ -281,6 +281,27 @@ def test_a_learner_receives_everything_decides_nothing_and_is_promoted_when_it_h
     assert stage.commit(4) >= 6
 
 
+def test_a_new_leader_says_whether_it_knows_the_members_that_were_chosen_before_it_led() -> None:
+    """A new member that it does not know yet was not removed (`Replica.was_removed`)."""
+    stage = ready(paxos(others=(4,)))
+    stage.isolate(2)
+    stage.change(1, MembershipChange(add_learners=joining(4)))
+    while stage.status(1).membership.learners != (4,):
+        stage.tick(1)
+        stage.deliver(lambda flying: isinstance(flying.message, Accept | AcceptReply))
+    assert stage.status(1).knows_committed
+    stage.drop()
+    stage.crash(1)
+    stage.heal()
+    while stage.role(2) != "Leader":
+        stage.tick(2)
+        stage.deliver(lambda flying: not isinstance(flying.message, Accept))
+    assert 4 not in stage.status(2).membership.everyone() and not stage.status(2).knows_committed
+    stage.run(4)
+    assert 4 in stage.status(2).membership.everyone() and stage.status(2).knows_committed
+    assert not stage.status(3).knows_committed, "it does not lead"
+
+
 def test_a_change_that_is_not_possible_is_refused_with_a_reason() -> None:
     stage = ready(paxos())
     refused = stage.change(1, MembershipChange(remove=(NodeId(9),)))

@@ -76,12 +76,12 @@ def test_whoever_waits_for_what_is_left_of_a_deadline_gets_there(permille: int) 
 
 FAULTS = (
     *("partition", "flap", "reset", "crash", "power", "power_all", "pause", "clock", "slow_disk", "disk_hang"),
-    *("full_disk", "failed_sync", "rot", "wipe", "transfer", "change", "compaction", "hint"),
+    *("full_disk", "failed_sync", "rot", "wipe", "transfer", "change", "compaction", "hint", "late follower"),
     *("loss", "duplicate", "garble", "late", "stalled", "cut"),
     *("disk sync_failed", "disk no_space", "disk rot", "disk sector_write_lost"),
 )
 TOLD = (
-    *("QuotaExceeded", "leases relied on", "transfers", "audits"),
+    *("QuotaExceeded", "leases relied on", "transfers", "audits", "fresh watches"),
     *("leader", "truncate", "install", "snapshot", "membership", "transfer", "quorum_lost"),
 )
 

@@ -247,6 +247,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     membership: Membership
     membership_index: LogIndex
     progress: Mapping[NodeId, Progress]
+    knows_committed: bool = False
+    """Whether it leads, and knows all that was committed before it led."""
     transferring_to: NodeId = NodeId(0)
     sizes: QuorumSizes = QuorumSizes()
     """How many voters it takes; majorities, unless Paxos was told otherwise."""

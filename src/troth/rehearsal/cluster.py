@@ -170,6 +170,19 @@ class Cluster:
         """The leader of the newest term."""
         return max(self.leaders(), key=lambda host: host.seat.view.term, default=None)  # type: ignore[union-attr]
 
+    def is_taken(self, name: str) -> bool:
+        """Whether a member is called *name*, as the newest leader has it or as it was committed last."""
+        leader = self.leader()
+        memberships = [self.monitor.ledger.committed_membership]
+        if leader is not None and leader.seat is not None:
+            memberships.append(leader.seat.view.membership)
+        return any(
+            member.name == name
+            for membership in memberships
+            if membership
+            for member in membership.members.values()
+        )
+
     def situation(self) -> str:
         """One line about every server, for reports."""
         parts = []

@@ -19,6 +19,7 @@ from troth.rehearsal.plan import SECOND_US
 from troth.simulate.rng import stream
 from troth.storage.replay import LogDamaged
 
+LATE = "late follower"
 FLAPS = 6
 TRIES = 40
 MOMENT_US = 25_000
@@ -40,6 +41,9 @@ class Faults:
         self._weak: Host | None = None
         """The one server whose disk may have lost what was durable."""
         cluster.repair = self._repair  # type: ignore[method-assign]
+        if cluster.plan.late_followers:
+            operator.before_removal = self._cut_a_follower_off
+        self._removals = 0
         plan = cluster.plan
         kinds: tuple[tuple[str, int, Callable[[random.Random], str | None]], ...] = (
             ("partition", plan.partitions, self._partition),
@@ -373,6 +377,36 @@ class Faults:
         host.leaving = True
         self._operator.remove_and_replace(host, after_us=self._duration_us(rng, 6))
         return host.name
+
+    def _cut_a_follower_off(self, host: Host) -> None:
+        """*host* is about to be removed. One of those that stay does not hear of it, and is asked first by whoever
+        joins in its place."""
+        host.asks_first = ""
+        rng = stream(self._plan.seed, LATE, self._removals)
+        self._removals += 1
+        leader = self._cluster.leader()
+        if (
+            self.stopped
+            or leader is None
+            or leader.seat is None
+            or rng.randrange(100) >= self._plan.late_followers
+        ):
+            return
+        voters = leader.seat.view.membership.voters
+        late = [
+            other
+            for other in self._hosts()
+            if other not in (host, leader) and other.seat is not None and other.seat.node_id in voters
+        ]
+        if len(late) < 2 or not self._cluster.choices.take(LATE):
+            return  # the others have to be a majority without it
+        one = pick(rng, late)
+        host.asks_first = one.name
+        rest = [name for name in self._cluster.hosts if name not in (one.name, host.name)]
+        self._network.partition({one.name}, rest, one_way=False)
+        self._world.after(self._timeout_us + self._duration_us(rng, 10), self._heal)
+        self.counts[LATE] += 1
+        self._cluster.tell(one.name, f"does not hear that {host.name} is removed")
 
     def _compact(self, rng: random.Random) -> str:
         self._operator.compact(rng.choice((0, 3, 20)))

@@ -49,6 +49,8 @@ class Host:
         self.seat: Seat | None = None
         self.last_id = 0
         """Who the last process here was, or is."""
+        self.asks_first = ""
+        """The server that it asks first when it joins."""
         self.joins = False
         """An operator starts it with --join: it is to become a member of the running cluster."""
         self.salvages = False
@@ -103,9 +105,7 @@ class Host:
             client_address=self.client_address,
             peer_address=self.peer_address,
             initial_cluster={} if self.joins else {host.name: host.peer_address for host in hosts},
-            join=tuple(host.client_address for host in self.cluster.hosts.values() if host is not self)
-            if self.joins
-            else (),
+            join=self._seeds() if self.joins else (),
             insecure=True,
             tcp_only=True,
             consensus=plan.consensus,
@@ -117,6 +117,14 @@ class Host:
             quota_bytes=plan.quota_bytes,
             snapshot_entries=plan.snapshot_entries,
         )
+
+    def _seeds(self) -> tuple[str, ...]:
+        """Whom it asks to be let in, in this order."""
+        others = sorted(
+            (host for host in self.cluster.hosts.values() if host is not self),
+            key=lambda host: host.name != self.asks_first,
+        )
+        return tuple(host.client_address for host in others)
 
     def _start(self, loop: ProcessLoop) -> None:
         self.server = Server(self._config(), machine=self.machine, on_event=self._on_event)
@@ -145,9 +153,12 @@ class Host:
     def _is_expected(self, error: Exception) -> bool:
         if isinstance(error, Removed):
             return self.leaving or self.out_of_service
-        if isinstance(error, IdentityLost | WrongCluster) and self.joins:
+        if isinstance(error, StorageError) and self.trouble:
             return True
-        return isinstance(error, StorageError) and bool(self.trouble)
+        if isinstance(error, IdentityLost) and self.joins:
+            # An operator starts it when the old server is gone. What that one asked for may come late, though.
+            return self.cluster.is_taken(self.name)
+        return isinstance(error, WrongCluster) and self.joins
 
     def _on_error(self, error: BaseException) -> None:
         self.cluster.violated(

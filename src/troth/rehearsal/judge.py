@@ -7,7 +7,11 @@ from troth.verify.check import check
 from troth.verify.verdict import Status, Verdict
 
 CONFIGURATIONS_MAX = 100_000
-_OF_WATCHES = {"watch-goes-back": "a watch goes back", "watch-repeats": "a watch shows an event twice"}
+_OF_WATCHES = {
+    "watch-goes-back": "a watch goes back",
+    "watch-repeats": "a watch shows an event twice",
+    "watch-strays": "a watch shows what it was not asked for",
+}
 
 
 def judge(record: Record, versions: dict[str, int]) -> list[str]:

@@ -142,6 +142,9 @@ def simpler_servers(plan: server_plan.Plan) -> Iterator[server_plan.Plan]:
         yield _without(plan, (name,))
     if plan.watchers:
         yield replace(plan, watchers=0)
+    for name in server_plan.RARE:
+        if getattr(plan, name):
+            yield _without(plan, (name,))
     if plan.leases:
         yield replace(plan, leases=False)
     if plan.clients > 1:

@@ -332,6 +332,16 @@ class SimulatedMachine(Machine):
         return codec
 
     @override
+    def after_turn(self, step: Callable[..., object], *arguments: Any) -> None:
+        load_us = self._host.plan.load_us
+        if load_us:
+            self._loop.world.after(
+                int(self._host.rng.expovariate(1.0) * load_us), self._loop.enter, step, *arguments
+            )
+        else:
+            self._loop.call_soon(step, *arguments)
+
+    @override
     def replica(self, config: ReplicaConfig) -> ReplicaConfig:
         plan = self._host.plan
         return replace(

@@ -17,6 +17,8 @@ class Operator:
 
     def __init__(self, cluster: Cluster) -> None:
         self.done = 0
+        self.before_removal: Callable[[Host], None] = lambda host: None
+        """What happens just before a server is removed."""
         self._cluster = cluster
         self._waiting = 0
         self._loop = cluster.client_loop("operator")
@@ -89,6 +91,7 @@ class Operator:
     async def _remove(self, host: Host) -> None:
         """Until a leader has said that no member is the server that *host* was, nor called like it. What lists show may
         not be decided yet: a server that they no longer name, and that is wiped then, may be needed to decide it."""
+        self.before_removal(host)
         while True:
             try:
                 members = await self._client.members()

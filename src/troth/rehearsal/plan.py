@@ -4,7 +4,7 @@ Swarm testing (Groce et al., ISSTA 2012): every seed draws its own rates, and le
 that some runs dwell on what runs with everything at once never reach.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from troth.simulate.rng import stream
@@ -16,6 +16,12 @@ RATES = (
     *("disk_hangs", "full_disks", "failed_syncs", "rot", "wipes", "transfers", "changes", "compactions", "hints"),
 )
 """Fields that are numbers of events per 100 simulated seconds."""
+
+RARE = ("load_us", "fresh_watchers", "late_followers")
+"""Fields of moments that chance alone makes too seldom."""
+
+RARE_SHARE = 0.2
+"""Of all seeds, for each of those moments."""
 
 CHANCES = ("loss", "duplicate", "garble", "delay_long")
 """Fields that are per mille of packets."""
@@ -82,6 +88,14 @@ class Plan:
     register_clients: int = 0
     """Clients of leaderless registers, beside the others."""
 
+    load_us: int = 0
+    """Mean time of a step of loading a snapshot; writes go on meanwhile."""
+    fresh_watchers: int = 0
+    """Clients that begin watches from now on, again and again, at a server that may lag behind what they have seen."""
+    late_followers: int = 0
+    """Of 100 servers that are replaced in a cluster of four or more so many ask somebody first, when they join again,
+    who has not heard of it."""
+
     @property
     def election_timeout_us(self) -> int:
         return self.election_timeout_ms * 1000
@@ -91,6 +105,8 @@ class Plan:
         on = ", ".join(f"{name} {getattr(self, name)}" for name in (*CHANCES, *RATES) if getattr(self, name))
         how = "frames" if self.datagrams else "streams"
         reads = "lease reads" if self.lease_reads else "read index"
+        if rare := ", ".join(f"{name} {getattr(self, name)}" for name in RARE if getattr(self, name)):
+            on = f"{on}, {rare}".removeprefix(", ")
         return (
             f"{self.consensus}, {self.servers} servers over {how}, {reads}, election timeout "
             f"{self.election_timeout_ms} ms, {self.clients} clients; {on or 'no faults'}"
@@ -119,7 +135,7 @@ def draw(seed: int, *, chaos_seconds: float, consensus: str = "raft", servers: i
     heartbeat_ms = tick_ms * rng.choice((2, 3, 4))
     election_timeout_ms = heartbeat_ms * rng.choice((5, 8, 10))
     timeout_us = election_timeout_ms * 1000
-    return Plan(
+    plan = Plan(
         seed=seed,
         consensus=consensus,
         servers=servers or rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5, 5)),
@@ -166,3 +182,34 @@ def draw(seed: int, *, chaos_seconds: float, consensus: str = "raft", servers: i
         leases=rng.random() < 0.4,
         register_clients=stream(seed, "register plan").choice((0, 0, 0, 1, 2)),
     )
+    return _made_likely(plan)
+
+
+def _made_likely(plan: Plan) -> Plan:
+    """*plan*, with the rare moments that its seed has drawn, from a stream of their own: all other seeds stay what they
+    are (FoundationDB's "buggify")."""
+    rng = stream(plan.seed, "rarely")
+    long_load, short_segments, late_follower, fresh_watches = (rng.random() < RARE_SHARE for _ in range(4))
+    if long_load:
+        # Who was away for a moment finds the log gone, and loads a snapshot while others write.
+        plan = replace(
+            plan,
+            load_us=plan.election_timeout_us // rng.choice((4, 20)),
+            snapshot_entries=rng.choice((3, 10)),
+            log_kept_entries=0,
+            crashes=max(plan.crashes, 10),
+        )
+    if short_segments:
+        # Each holds an entry or two, and one that is removed too early is missed by whoever starts again.
+        plan = replace(
+            plan,
+            segment_bytes=rng.choice((300, 1000)),
+            snapshot_entries=10,
+            log_kept_entries=rng.choice((0, 3)),
+            power_losses=max(plan.power_losses, 10),
+        )
+    if fresh_watches:
+        plan = replace(plan, fresh_watchers=rng.choice((1, 2)))
+    if late_follower and plan.servers > 3:
+        plan = replace(plan, late_followers=90, changes=max(plan.changes, 12))
+    return plan

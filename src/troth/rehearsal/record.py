@@ -28,6 +28,8 @@ class Seen:
     upto: int
     """The revision up to which everything was shown, or compacted away before it could be."""
     handed: list[Fault] = field(default_factory=list)
+    is_over: bool = False
+    """Nobody waits for more."""
 
 
 class Record:

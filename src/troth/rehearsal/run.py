@@ -24,7 +24,7 @@ from troth.rehearsal.operator import Operator
 from troth.rehearsal.plan import SECOND_US, Plan, draw
 from troth.rehearsal.record import Record, value_of
 from troth.rehearsal.register_clients import Register
-from troth.rehearsal.watchers import Watcher
+from troth.rehearsal.watchers import FreshWatcher, Watcher
 from troth.simulate.choices import Choice, Choices
 from troth.simulate.monitor import Invariant
 from troth.simulate.world import uncollected
@@ -130,13 +130,14 @@ class Rehearsal:
         registers = [Register(cluster, self.record, number) for number in range(1, register_clients + 1)]
         for number in range(1, plan.watchers + 1):
             Watcher(cluster, self.record, number)
+        fresh = [FreshWatcher(cluster, self.record, number) for number in range(1, plan.fresh_watchers + 1)]
         cluster.run_until(world.now_us + plan.chaos_us)
         if not plan.calm:
             judge_consistency(self.record)
             return
 
         faults.stop()
-        clients: list[Worker | Register] = [*workers, *registers]
+        clients: list[Worker | Register | FreshWatcher] = [*workers, *registers, *fresh]
         for client in clients:
             client.stopped = True
         cluster.tell("", "calm")
@@ -173,7 +174,7 @@ class Rehearsal:
         self._wait(
             "a watch stands still",
             bound_us,
-            lambda: all(seen.upto >= newest for seen in self.record.watches),
+            lambda: all(seen.upto >= newest or seen.is_over for seen in self.record.watches),
         )
         self.undecided = judge(self.record, versions)
 
@@ -233,7 +234,8 @@ class Rehearsal:
         members = self._members()
         highest = self.cluster.monitor.ledger.highest
         return bool(members) and all(
-            host.seat is not None and host.seat.applied.index >= highest for host in members
+            host.seat is not None and host.seat.applied.index >= highest and host.seat.is_loaded
+            for host in members
         )
 
     def _end(self) -> None:

@@ -156,6 +156,12 @@ class Seat:
         server = self.host.serving
         return self.journal.synced < self.journal.written or server is None or server.node._turn_scheduled
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the state is that of `applied`: a snapshot that was installed may still be loaded."""
+        server = self.host.serving
+        return server is not None and server.node.replica._applied == self.applied.index
+
     def asked_read(self, context: int) -> AskedRead | None:
         """The read that goes by *context* and waits for its index."""
         return self._reads.get(context)
@@ -236,7 +242,7 @@ class Seat:
     def compare(self) -> None:
         """Let the state as it is be compared with that of others after the same entry."""
         server = self.host.serving
-        if server is not None:
+        if server is not None and self.is_loaded:
             machine = server.node.replica.machine
             store = machine.store
             sessions, next_session = machine.sessions.dump()

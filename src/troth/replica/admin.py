@@ -97,11 +97,12 @@ class AdminPath(WatchPath):
             self._refuse_call(transfer.client, transfer.call, "timeout", text)
 
     def was_removed(self, node: NodeId) -> bool:
-        """Whether a committed membership, and the newest one as well, are without *node*. Only a leader's word counts:
-        all others may be behind."""
+        """Whether a committed membership, and the newest one as well, are without *node*. Only the word of a leader
+        counts that knows what was committed before it led: all others may be behind."""
         engine = self.engine
-        memberships = engine.status().membership, engine.membership_at(self._applied)
-        return not any(node in membership.everyone() for membership in memberships)
+        status = engine.status()
+        memberships = status.membership, engine.membership_at(self._applied)
+        return status.knows_committed and not any(node in membership.everyone() for membership in memberships)
 
     def _role(self, status: Status) -> str:
         if self._amnesia:

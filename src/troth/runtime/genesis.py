@@ -14,7 +14,9 @@ our *name* under another id, our directory was wiped or replaced: that server mu
 as itself it might vote twice in one term (`IdentityLost`).
 
 Joining. A new server asks a running cluster, through the clients' protocol, to be added as a learner that becomes a
-voter once it has caught up. It starts with an empty log and no voters, and learns everything from the leader.
+voter once it has caught up. It starts with an empty log and no voters, and learns everything from the leader. That its
+name is taken it believes only of a server that a quorum has just confirmed to be up to date: a follower may lag, a
+leader may have been replaced, or not know yet what was committed before it led.
 """
 
 import asyncio
@@ -28,6 +30,7 @@ import msgspec
 from troth.core.interface import Member, Membership, MembershipChange
 from troth.errors import Corrupt, DecodeError, IdentityLost, StorageError, TrothError, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
+from troth.models import ReadLevel
 from troth.ports import FileSystem, Rng
 from troth.replica.protocol import (
     CallRefused,
@@ -35,6 +38,9 @@ from troth.replica.protocol import (
     ClientMessage,
     Done,
     GetStatus,
+    PeerView,
+    ReadResults,
+    Reads,
     ServerMessage,
     ServerStatus,
 )
@@ -346,29 +352,27 @@ async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advic
             raise _Later(greeting.text)
         if not isinstance(greeting, Welcome):
             raise DecodeError("the server did not welcome us")
-        status = await _answer(call, GetStatus(1))
-        if not isinstance(status, ServerStatus):
-            raise _Later("no status")
-        if status.consensus != me.consensus:
-            raise _other_consensus(me, status.name, status.consensus)
-        cluster_id = ClusterId(status.cluster_id)
-        for peer in status.peers:
-            if peer.node_id == me.node_id:
-                return cluster_id, ""
-            if peer.member.name == me.name:
-                if status.node_id != status.leader:
-                    # A follower may not have heard yet that the old server of this name was removed.
-                    leader = next((each.member.client_address for each in status.peers if each.leader), "")
-                    if leader and leader != address:
-                        return cluster_id, leader
-                    raise _Later(f"it still knows another server called {me.name}, and does not lead")
-                others = [each.member for each in status.peers if each is not peer]
-                raise IdentityLost(
-                    f"cluster {status.cluster_id:x} has a server called {me.name} already ({peer.node_id:x}), and this "
-                    f"data directory ({me.node_id:x}) is not its. {_with_addresses(advice, others)}"
+        status = await _status(call, me)
+        if _namesake(status, me) is not None:
+            # It may not have heard yet that the old server of this name was removed. Who answers a linearizable read
+            # has heard of all that was done before.
+            if not isinstance(await _answer(call, Reads(2, ReadLevel(), ())), ReadResults):
+                raise _Later(
+                    f"it knows another server called {me.name}, and can not tell whether that is still so"
                 )
+            status = await _status(call, me)
+        cluster_id = ClusterId(status.cluster_id)
+        if any(peer.node_id == me.node_id for peer in status.peers):
+            return cluster_id, ""
+        other = _namesake(status, me)
+        if other is not None:
+            others = [each.member for each in status.peers if each is not other]
+            raise IdentityLost(
+                f"cluster {status.cluster_id:x} has a server called {me.name} already ({other.node_id:x}), and this "
+                f"data directory ({me.node_id:x}) is not its. {_with_addresses(advice, others)}"
+            )
         member = Member(name=me.name, peer_address=me.peer_address, client_address=me.client_address)
-        answer = await _answer(call, ChangeMembers(2, MembershipChange(add_learners={me.node_id: member})))
+        answer = await _answer(call, ChangeMembers(3, MembershipChange(add_learners={me.node_id: member})))
     finally:
         if hasattr(call, "transport"):
             call.transport.abort()
@@ -385,6 +389,23 @@ async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advic
             raise _Later("an unexpected answer")
 
 
+async def _status(call: Call, me: Introduction) -> ServerStatus:
+    """What the server that *call* has reached tells of itself and its cluster."""
+    status = await _answer(call, GetStatus(1))
+    if not isinstance(status, ServerStatus):
+        raise _Later("no status")
+    if status.consensus != me.consensus:
+        raise _other_consensus(me, status.name, status.consensus)
+    return status
+
+
+def _namesake(status: ServerStatus, me: Introduction) -> PeerView | None:
+    """A member called as we are that is not we."""
+    return next(
+        (peer for peer in status.peers if peer.member.name == me.name and peer.node_id != me.node_id), None
+    )
+
+
 async def _answer(call: Call, message: ClientMessage) -> ServerMessage:
     """The answer to *message*, which carries a `call` number; pushed messages are skipped.
 
@@ -398,7 +419,7 @@ async def _answer(call: Call, message: ClientMessage) -> ServerMessage:
             reply = _decode_reply(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DecodeError(f"the server answers what this version does not understand ({error})") from None
-        if isinstance(reply, Done | CallRefused | ServerStatus):
+        if isinstance(reply, Done | CallRefused | ReadResults | ServerStatus):
             return reply
 
 

@@ -4,7 +4,9 @@
 nothing else of them is exchanged: the event loop that they are started in is the simulator's as well.
 """
 
+import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from troth.core.interface import Engine
@@ -33,6 +35,10 @@ class Machine(DiskMachine):
     def engine(self, engine: Engine) -> Engine:
         """The consensus engine as the server shall use it (a place for whoever watches it)."""
         return engine
+
+    def after_turn(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Have *step* called when the loop has been round once: long work is done so, a step at a time."""
+        asyncio.get_running_loop().call_soon(step, *arguments)
 
     def codec(self, messages: Any) -> PeerCodec:
         """How messages between servers become bytes (*messages*: the engine's)."""

@@ -62,7 +62,9 @@ class SnapshotKeeper:
         now: Callable[[], Tick],
         wake: Callable[[], None],
         fail: Callable[[BaseException], None],
+        after_turn: Callable[..., object],
     ) -> None:
+        """*after_turn* has a step (and its arguments) called when the loop has been round once."""
         self.counters = SnapshotCounters()
         self._replica = replica
         self._store = store
@@ -71,6 +73,7 @@ class SnapshotKeeper:
         self._now = now
         self._wake = wake
         self._fail = fail
+        self._after_turn = after_turn
         self._loop = asyncio.get_running_loop()
         self._loading: Iterator[None] | None = None
         self._to_load: SnapshotMeta | None = None
@@ -182,7 +185,7 @@ class SnapshotKeeper:
             return
         try:
             if next(steps, _LOADED) is not _LOADED:
-                self._loop.call_soon(self._load_more, meta)
+                self._after_turn(self._load_more, meta)
                 return
         # A snapshot that was verified when it came and can not be read now is as bad as a log that can not.
         except Exception as error:  # noqa: BLE001

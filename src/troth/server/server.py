@@ -233,6 +233,7 @@ class Server:
             now=self._clock.now,
             wake=node.after_work,
             fail=node.fail,
+            after_turn=self._machine.after_turn,
         )
         registers = self._registers = Registers(
             config.data_dir, machine=self._machine, failed=node.fail, bytes_max=config.quota_bytes

@@ -4,7 +4,7 @@ import pytest
 from replica_cluster import Cluster, client_of, encode
 
 from troth.core.interface import ORIGIN, EntryId, Member, Membership, MembershipChange, SnapshotMeta
-from troth.core.raft.messages import Heartbeat
+from troth.core.raft.messages import AppendEntries, Heartbeat
 from troth.errors import Corrupt
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.kv.requests import Compact, EventType, LeaseGrant, LeaseGrantResult, LeaseRevoke, Put, Range
@@ -345,6 +345,24 @@ def test_a_removed_leader_hands_over() -> None:
     assert Done(1) in answers
     survivors = [node for node in cluster.ids if node != leader]
     assert cluster.replicas[survivors[0]].engine.leader()[1] in survivors
+
+
+def test_only_a_leader_that_knows_what_was_committed_before_says_that_a_server_was_removed() -> None:
+    """Anybody else may not have heard yet that it was added."""
+    cluster = Cluster()
+    leader, stranger = cluster.leader, NodeId(77)
+    assert cluster.replicas[leader].was_removed(stranger)
+    assert not cluster.replicas[leader].was_removed(cluster.follower)
+    assert not cluster.replicas[cluster.follower].was_removed(stranger)
+    cluster.on_send = lambda sender, to, message: not isinstance(message, AppendEntries)
+    cluster.isolate(leader)
+    others = [cluster.replicas[node] for node in cluster.ids if node != leader]
+    while not (leading := [each for each in others if each.engine.leader()[1] == each.engine.node_id]):
+        cluster.step(1)
+    assert not leading[0].was_removed(stranger)
+    cluster.on_send = lambda sender, to, message: True
+    cluster.step(SECOND)
+    assert leading[0].was_removed(stranger)
 
 
 def test_an_impossible_change_is_refused_with_the_reason() -> None:

@@ -12,6 +12,7 @@ import pytest
 from troth.core.interface import Member, Membership
 from troth.errors import Corrupt, IdentityLost, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
+from troth.models import LevelName
 from troth.replica.protocol import (
     CallRefused,
     ChangeMembers,
@@ -20,6 +21,8 @@ from troth.replica.protocol import (
     GetStatus,
     LeaderChanged,
     PeerView,
+    ReadResults,
+    Reads,
     ServerMessage,
     ServerStatus,
 )
@@ -188,7 +191,9 @@ class ClusterOfOne:
         self.node_id, self.name, self.cluster_id = NodeId(1), "a", ClusterId(77)
         self.peers = peers
         self.stale_answers = 0
-        """So many questions are answered as a follower that knows of "e" what is true no more."""
+        """So often "e" is still known under the id of a server that was removed."""
+        self.unconfirmed = 0
+        """So many reads are refused before one is confirmed by a quorum."""
         self.asked: list[ClientMessage] = []
         self.refusals: list[CallRefused] = []
         self.peers_behind: list[PeerView] = []
@@ -215,16 +220,22 @@ class ClusterOfOne:
         if isinstance(message, GetStatus):
             if self.stale_answers:
                 self.stale_answers -= 1
-                return _status(message.call, [PeerView(NodeId(4), Member("e"), True)], leader=3)
+                return _status(message.call, [PeerView(NodeId(4), Member("e"), True)])
             return _status(message.call, self.peers)
+        if isinstance(message, Reads):
+            assert message.level.name is LevelName.LINEARIZABLE
+            if self.unconfirmed:
+                self.unconfirmed -= 1
+                return CallRefused(message.call, "not_leader", "the leader could not be confirmed; ask again")
+            return ReadResults(message.call, LevelName.LINEARIZABLE, 1, [])
         assert isinstance(message, ChangeMembers)
         self.peers = self.peers_behind
         return self.refusals.pop(0) if self.refusals else Done(message.call)
 
 
-def _status(call: int, peers: list[PeerView], leader: int = 1) -> ServerStatus:
+def _status(call: int, peers: list[PeerView]) -> ServerStatus:
     return ServerStatus(
-        call, NodeId(1), "a", 77, "0", "leader", 1, NodeId(leader), 1, 0, 1, 1, 1, 1, 0, 0, False, peers
+        call, NodeId(1), "a", 77, "0", "leader", 1, NodeId(1), 1, 0, 1, 1, 1, 1, 0, 0, False, peers
     )
 
 
@@ -263,11 +274,20 @@ async def test_a_joiner_whose_name_is_taken_is_told_what_to_do() -> None:
         await joined(server, ME)
 
 
-async def test_a_joiner_does_not_believe_a_follower_that_its_name_is_taken() -> None:
-    """A follower that lags still knows the server of that name that was just removed; the joiner asks again."""
+async def test_a_joiner_believes_nobody_that_its_name_is_taken_before_a_quorum_has_confirmed_it() -> None:
+    """A follower that lags still knows the server of that name that was just removed; so does a leader that others have
+    replaced, and one that does not know yet what was committed before it led."""
     server = ClusterOfOne([])
-    server.stale_answers = 2
+    server.stale_answers = 1
     assert await joined(server, ME) == 77
+    assert [type(asked) for asked in server.asked] == [GetStatus, Reads, GetStatus, ChangeMembers]
+
+
+async def test_a_joiner_asks_again_when_nobody_confirms_that_its_name_is_taken() -> None:
+    server = ClusterOfOne([])
+    server.stale_answers = server.unconfirmed = 3
+    assert await joined(server, ME) == 77
+    assert sum(isinstance(asked, Reads) for asked in server.asked) == 3
 
 
 async def test_a_joiner_that_is_refused_for_good_stops() -> None:

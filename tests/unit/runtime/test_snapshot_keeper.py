@@ -55,6 +55,7 @@ def keeper_of(files: SimulatedDisk, told: Told) -> SnapshotKeeper:
         now=lambda: Tick(0),
         wake=lambda: None,
         fail=lambda error: pytest.fail(str(error)),
+        after_turn=lambda step, *arguments: step(*arguments),
     )
 
 

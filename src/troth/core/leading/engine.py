@@ -125,6 +125,7 @@ class LeaderEngine(Leadership[LeaderT]):
         first_index, last = self._ends
         progress: dict[NodeId, Progress] = {}
         transferring_to = NOBODY
+        knows_committed = leader is not None and self._knows_committed(leader)
         if leader is not None:
             transferring_to = leader.transfer.target if leader.transfer else NOBODY
             progress = {
@@ -150,6 +151,7 @@ class LeaderEngine(Leadership[LeaderT]):
             membership=self._announced,
             membership_index=self._memberships.index,
             progress=progress,
+            knows_committed=knows_committed,
             transferring_to=transferring_to,
             sizes=self._sizes,
         )
