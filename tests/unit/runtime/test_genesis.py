@@ -274,7 +274,7 @@ async def test_a_joiner_whose_name_is_taken_is_told_what_to_do() -> None:
         await joined(server, ME)
 
 
-async def test_a_joiner_believes_nobody_that_its_name_is_taken_before_a_quorum_has_confirmed_it() -> None:
+async def test_a_joiner_does_not_believe_a_follower_that_its_name_is_taken() -> None:
     """A follower that lags still knows the server of that name that was just removed; so does a leader that others have
     replaced, and one that does not know yet what was committed before it led."""
     server = ClusterOfOne([])
