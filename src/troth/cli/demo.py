@@ -18,6 +18,7 @@ import click
 
 from troth.cli.feed import feed
 from troth.cli.inventory import inventory, often_enough
+from troth.cli.numbers import counted
 from troth.cli.progress import Progress
 from troth.cli.rows import FORMATS, Row, format_of, read_rows
 from troth.errors import TrothError, Unavailable, UsageError
@@ -94,10 +95,12 @@ def demo(source: Path | None, key: str | None, file_format: str | None, rows: in
     began_s = time.perf_counter()
     if source is not None:
         rows_in = list(read_rows(source, file_format=file_format or format_of(source), key=key))
-        _say(f"read {len(rows_in):,} rows of {source}")
+        _say(f"read {counted(len(rows_in), 'row')} of {source}")
     else:
         files = inventory(rows_min=min(ROWS_MIN, rows), rows_max=rows)
-        _say(f"made an inventory of {len(files):,} files of this machine: path -> size, mtime, Debian package")
+        _say(
+            f"made an inventory of {counted(len(files), 'file')} of this machine: path -> size, mtime, Debian package"
+        )
         rows_in = often_enough(files, min(ROWS_MIN, rows))
         if len(rows_in) > len(files):
             _say(f"these are few, so each is written {len(rows_in) // len(files)} times: {len(rows_in):,} writes")
@@ -112,7 +115,11 @@ def demo(source: Path | None, key: str | None, file_format: str | None, rows: in
         pids = [server.pid for server in cluster.servers.values()]
     failures += [f"process {pid} is still running" for pid in pids if Path(f"/proc/{pid}").exists()]
     if failures:
-        click.secho(f"FAILED: {len(failures)} claims do not hold", fg="red", bold=True)
+        click.secho(
+            f"FAILED: {counted(len(failures), 'claim')} {'does' if len(failures) == 1 else 'do'} not hold",
+            fg="red",
+            bold=True,
+        )
         for failure in failures[:20]:
             click.echo(f"  {failure}")
         raise SystemExit(1)
@@ -152,9 +159,8 @@ async def _perform(cluster: "LocalCluster", rows: list[Row]) -> list[str]:
 
             await feed(client, rows, acknowledged=acknowledged)
         took_s = time.perf_counter() - started_s
-        _say(
-            f"loaded {len(ledger.times_s):,} rows in {took_s:.1f} s: {len(ledger.times_s) / took_s:,.0f} writes/s"
-        )
+        loaded = len(ledger.times_s)
+        _say(f"loaded {counted(loaded, 'row')} in {took_s:.1f} s: {loaded / took_s:,.0f} writes/s")
         gap_s = ledger.gap_s(killer.killed_at_s)
         gap = f"no write succeeded for {gap_s:.3f} s" if gap_s else "that was the last"
         _say(f"{killer.killed} was killed after row {killer.at:,}; {gap}")

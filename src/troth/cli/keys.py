@@ -7,7 +7,7 @@ import click
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.levels import level_option
-from troth.cli.numbers import COUNT, INT64_MAX
+from troth.cli.numbers import COUNT, INT64_MAX, counted
 from troth.client.operations import as_bytes
 from troth.errors import UsageError
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
@@ -215,7 +215,7 @@ def range_(
     else:
         output.print_table(_KEY_COLUMNS, [_row(kv) for kv in reply.kvs])
         if reply.more:
-            click.echo(f"{len(reply.kvs)} of {reply.count} keys; raise --limit to see more", err=True)
+            click.echo(f"{len(reply.kvs)} of {counted(reply.count, 'key')}; raise --limit to see more", err=True)
     output.print_trailer(reply)
 
 

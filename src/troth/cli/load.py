@@ -10,6 +10,7 @@ import click
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.feed import OUTSTANDING, feed
+from troth.cli.numbers import counted
 from troth.cli.progress import Progress
 from troth.cli.rows import FORMATS, Row, format_of, read_rows
 
@@ -47,7 +48,7 @@ def load(
     if cluster.json:
         output.print_json({"rows": loaded, "seconds": round(seconds, 3), "rows_per_second": round(rate)})
     else:
-        click.echo(f"{loaded:,} {'row' if loaded == 1 else 'rows'} in {seconds:.1f} s ({rate:,.0f} rows/s)")
+        click.echo(f"{counted(loaded, 'row')} in {seconds:.1f} s ({rate:,.0f} rows/s)")
 
 
 async def _load(cluster: Cluster, rows: list[Row], outstanding: int) -> tuple[int, float]:

@@ -25,3 +25,8 @@ class Positive(click.FloatRange):
 
 COUNT = click.IntRange(min=0)
 POSITIVE = Positive("seconds")
+
+
+def counted(count: int, name: str) -> str:
+    """So many of what *name* calls one of: 1 row, 1,200 rows."""
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"

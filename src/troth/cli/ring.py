@@ -6,6 +6,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
+from troth.cli.numbers import counted
 from troth.cli.output import json_options, print_json, print_table, text_fields
 from troth.cli.ring_apply import apply
 from troth.cli.ring_change import diff, plan
@@ -106,7 +107,7 @@ def _print_judgement(session: Session, needs: Needs, *, as_json: bool) -> None:
         print_json(msgspec.to_builtins(found))
         return
     click.echo(
-        f"{found.keys:,} keys, {found.distinct:,} distinct; the most frequent is {found.hottest[0]!r} with "
+        f"{counted(found.keys, 'key')}, {found.distinct:,} distinct; the most frequent is {found.hottest[0]!r} with "
         f"{found.hottest[1]:.2%}. A perfect spread of so many keys would show a std of {found.chance_std:.1%}."
     )
     rows = [
@@ -164,7 +165,7 @@ def show(
             }
         )
         return
-    click.echo(f"{located.algorithm}, {len(located)} nodes, digest {located.digest}")
+    click.echo(f"{located.algorithm}, {counted(len(located), 'node')}, digest {located.digest}")
     rows = [
         (
             name,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from troth.cli.numbers import Positive
+from troth.cli.numbers import Positive, counted
 from troth.cli.progress import Progress as Bar
 from troth.cli.ring_files import alone_with, read_decoded, write_whole
 from troth.cli.ring_movers import CommandMover, DirectoryMover
@@ -95,6 +95,8 @@ def _apply(
         finally:
             write_whole(plan_file, work.to_json())
     if work.finished:
-        click.echo(f"done: {len(work.moves)} moves; the ring is now {work.after}")
+        click.echo(f"done: {counted(len(work.moves), 'move')}; the ring is now {work.after}")
     else:
-        click.echo(f"paused after {len(work.done)} of {len(work.moves)} moves; the same command goes on")
+        click.echo(
+            f"paused after {len(work.done)} of {counted(len(work.moves), 'move')}; the same command goes on"
+        )

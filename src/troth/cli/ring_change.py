@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from troth.cli.numbers import counted
 from troth.cli.output import json_options, print_json, print_table
 from troth.cli.ring_files import read_decoded, refuse_to_forget, write_whole
 from troth.cli.ring_session import SHOWN, Session, parse_node_list
@@ -129,14 +130,16 @@ def plan(
     if save_after is not None:
         write_whole(save_after, after_spec.to_json())
     click.echo(
-        f"{len(made.moves)} moves in {len(made.waves)} waves, {made.moved_fraction:.3%} of all copies "
-        f"(an even share is {made.ideal_fraction:.3%})"
+        f"{counted(len(made.moves), 'move')} in {counted(len(made.waves), 'wave')}, {made.moved_fraction:.3%} of all "
+        f"copies (an even share is {made.ideal_fraction:.3%})"
     )
     keys_moved = [move.key_count for move in made.moves if move.key_count is not None]
     if keys_moved:
         click.echo(f"{sum(keys_moved):,} of the keys given move")
     if made.unrecoverable:
-        click.echo(f"{len(made.unrecoverable)} moves have no node left to copy from: restore them from a backup")
+        gone = len(made.unrecoverable)
+        have, them = ("has", "it") if gone == 1 else ("have", "them")
+        click.echo(f"{counted(gone, 'move')} {have} no node left to copy from: restore {them} from a backup")
 
 
 def _planned(

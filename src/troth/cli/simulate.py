@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from troth.cli.numbers import COUNT, POSITIVE, Positive
+from troth.cli.numbers import COUNT, POSITIVE, Positive, counted
 from troth.errors import UsageError
 
 if TYPE_CHECKING:
@@ -155,8 +155,9 @@ def _campaign(reports: "Iterator[Report]", *, total: int, stop: bool, command: o
     shown = ", ".join(f"{name} {count}" for name, count in sorted(totals.items()) if count)
     click.echo(f"{shown}")
     click.echo(
-        f"{done} seeds, {len(red)} red, {undecided} with a check undecided; {simulated_s:.0f} simulated seconds "
-        f"and {events} events in {took_s:.1f} s, {simulated_s / max(took_s, 1e-9):.0f} simulated seconds a second\n"
+        f"{counted(done, 'seed')}, {len(red)} red, {undecided} with a check undecided; {simulated_s:.0f} simulated "
+        f"seconds and {counted(events, 'event')} in {took_s:.1f} s, {simulated_s / max(took_s, 1e-9):.0f} simulated "
+        f"seconds a second\n"
         f"{simulated_s / cpu_s:.0f} simulated seconds a CPU second, {60 * done / cpu_s:.0f} seeds a CPU minute"
     )
     return red
@@ -206,7 +207,8 @@ def replay(
         report = scenario.run(traffic=digest)
     click.echo(f"seed {report.seed} ({scenario.level.name}s): {report.described}")
     click.echo(
-        f"{report.simulated_us / 1e6:.1f} simulated seconds, {report.events} events, {report.committed} entries"
+        f"{report.simulated_us / 1e6:.1f} simulated seconds, {counted(report.events, 'event')}, "
+        f"{'1 entry' if report.committed == 1 else f'{report.committed:,} entries'}"
     )
     click.echo("counted: " + ", ".join(f"{name} {count}" for name, count in report.counts.items() if count))
     click.echo("told:    " + ", ".join(f"{name} {count}" for name, count in report.told.items()))
@@ -262,7 +264,9 @@ def shrink(
         click.echo(f"  {kind}: {', '.join(map(str, numbers))}")
     click.echo("\n".join(report.last_events[-20:]))
     click.secho(f"violation: {report.violation}", fg="red")
-    click.echo(f"{shrunk.faults} faults and {shrunk.operations} operations left; the same again:")
+    click.echo(
+        f"{counted(shrunk.faults, 'fault')} and {counted(shrunk.operations, 'operation')} left; the same again:"
+    )
     click.echo(f"  troth simulate replay {path}")
     sys.exit(1)
 
@@ -299,7 +303,7 @@ def registers(seed: int | None, seeds: int, first: int, ms: int, stop: bool) -> 
             if stop:
                 break
     told = ", ".join(f"{count} {name}" for name, count in sorted(totals.items()))
-    click.echo(f"{red} red of {len(chosen)} seeds; {told}")
+    click.echo(f"{red} red of {counted(len(chosen), 'seed')}; {told}")
     if red:
         raise SystemExit(1)
 

@@ -8,6 +8,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.numbers import counted
 from troth.errors import UsageError
 from troth.server.config import load_config
 from troth.storage.backup import SealingSink
@@ -42,7 +43,7 @@ def save(file: Path, server: str | None, cluster: Cluster) -> None:
     if cluster.json:
         output.print_json({"file": str(file), "bytes": size_bytes})
     else:
-        click.echo(f"saved {size_bytes:,} bytes to {file}")
+        click.echo(f"saved {counted(size_bytes, 'byte')} to {file}")
 
 
 async def _save(cluster: Cluster, file: Path, server: str | None) -> None:

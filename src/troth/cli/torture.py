@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from troth.cli.numbers import Positive
+from troth.cli.numbers import Positive, counted
 from troth.errors import UsageError
 from troth.torture import NEMESES, WORKLOADS, Plan
 from troth.torture import torture as run_torture
@@ -151,7 +151,7 @@ def torture(
         + ([f" --network {network}"] if network != "auto" else [])
         + ([f" --system {system_name}"] if system_name != "cluster" else [])
     )
-    click.echo(f"{system.name}, {len(faults)} faults; the same again: ", nl=False)
+    click.echo(f"{system.name}, {counted(len(faults), 'fault')}; the same again: ", nl=False)
     click.echo(f"troth torture --minutes {minutes:g} --seed {seed}{again}")
     with _shown(plan.seconds, verbose) as tell:
         outcome = run_torture(system, plan, where, tell=tell)
@@ -228,7 +228,7 @@ def _shown(seconds: float, verbose: bool) -> "Iterator[Tell]":
             line(f"{at_s:7.1f} s  {what}")
         elif not live and at_s - told_s >= seconds / 10:
             told_s = at_s
-            line(f"{at_s:7.1f} s  {operations:,} operations")
+            line(f"{at_s:7.1f} s  {counted(operations, 'operation')}")
 
     with bar if live else nullcontext():
         yield tell

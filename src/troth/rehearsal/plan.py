@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from troth.simulate.rng import stream
+from troth.verify.history import counted
 
 SECOND_US = 1_000_000
 
@@ -108,8 +109,8 @@ class Plan:
         if rare := ", ".join(f"{name} {getattr(self, name)}" for name in RARE if getattr(self, name)):
             on = f"{on}, {rare}".removeprefix(", ")
         return (
-            f"{self.consensus}, {self.servers} servers over {how}, {reads}, election timeout "
-            f"{self.election_timeout_ms} ms, {self.clients} clients; {on or 'no faults'}"
+            f"{self.consensus}, {counted(self.servers, 'server')} over {how}, {reads}, election timeout "
+            f"{self.election_timeout_ms} ms, {counted(self.clients, 'client')}; {on or 'no faults'}"
         )
 
 
