@@ -162,7 +162,7 @@ class Network:
                 self._world.after(USER_TIMEOUT_US, end.time_out, end.last_arrival_us)
             return
         item = end.pipe.popleft()
-        if not peer.loop.alive:
+        if not peer.loop.alive or peer._gone:
             if item is not None:
                 # Nobody holds that socket any more: the kernel there says so.
                 self._world.after(self._delay_us(), end.loop.enter, end.take, None)
