@@ -125,12 +125,13 @@ class Core:
         """*gid* is over, as far as its block goes. What one database committed alone, and what only read, is not in the
         log: kept here, each for itself, since the readers may be many."""
         with self._lock:
-            self._open.discard(gid)
-            self.metrics.outcomes[outcome] += 1
             if alone or only_read:
                 kept = self._committed_alone if alone else self._only_read
                 kept[gid] = None
                 self._alone_up_to = max(self._alone_up_to, _shorten(kept))
+            if gid in self._open:  # or it is said again, since Ctrl-C may have cut the first time short
+                self.metrics.outcomes[outcome] += 1
+                self._open.discard(gid)
 
     def dropped(self, gid: str) -> None:
         """The last one who knew *gid* has let go of it: it is over, if it was not. The collector calls this at any
@@ -323,6 +324,8 @@ class Core:
             raise UsageError(
                 f"{gid!r} is no transaction's name; it looks like T1.<log>.<coordinator>.<epoch>.<number>"
             )
+        # Asked before all that may change until then: the log, and what is kept here of those that it does not have.
+        is_over = self.is_over(found[0])
         alone = self._alone.get(gid)
         if alone is not None:
             return self._outcome_alone(*alone)
@@ -339,7 +342,7 @@ class Core:
             return Outcome.COMMITTED if is_applied else said or Outcome.OPEN
         if gid in self._committed_alone or gid in self._only_read:
             return Outcome.COMMITTED
-        if verdict is Verdict.OPEN and self.is_over(found[0]) and not self.may_be_in_doubt(found[0]):
+        if verdict is Verdict.OPEN and is_over and not self.may_be_in_doubt(found[0]):
             return Outcome.ABORTED
         return _OUTCOMES[verdict]
 

@@ -4,7 +4,6 @@
 action's outcome is the next event. No rule of the protocol stands here.
 """
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,6 +36,7 @@ _CUT_SHORT = {
     State.DELEGATED: Event.RESOURCE_SILENT,
     State.COMMITTING: Event.BRANCH_LOST,
     State.ABORTING: Event.BRANCH_LOST,
+    State.IN_DOUBT: Event.LOG_SILENT,
 }
 """What it means for a transaction in this state that its owner is interrupted."""
 
@@ -84,19 +84,21 @@ class Owner(Fan):
             self._go_through(event)
         except BaseException:
             if not self._goes_on:
-                self._cut_short()
+                try:
+                    self._cut_short()
+                finally:
+                    self._cut_short()  # a second Ctrl-C may have cut the first short
             raise
         finally:
             try:
-                ended_as = _ENDED_AS.get(self._state, "in_doubt")
-                core.ended(self._own_gid, ended_as, alone=self._is_alone, only_read=self._only_read)
-            finally:
-                if not self._goes_on:
-                    try:
-                        self._leave()
-                    except BaseException:
-                        self._leave()  # Ctrl-C: what it has cut short is still to be done
-                        raise
+                self._end()
+            except BaseException:
+                # Ctrl-C, perhaps twice: what it has cut short is still to be done.
+                try:
+                    self._end()
+                finally:
+                    self._end()
+                raise
 
     def _go_through(self, event: Event | None) -> None:
         while event is not None:
@@ -106,7 +108,8 @@ class Owner(Fan):
     def _cut_short(self) -> None:
         """Something was raised between two statements (Ctrl-C, a cancelled task, a bug): recovery has to go on.
 
-        Answers may be outstanding on any connection, so none is used again; what stands in the log stands.
+        Answers may be outstanding on any connection, so none is used again; what stands in the log stands. Done twice
+        it comes to the same.
         """
         self._lost.update(branch.number for branch in self._branches)
         if self._state is State.ONE_PHASE:
@@ -116,15 +119,26 @@ class Owner(Fan):
                     self._core.keep_proof(self.gid, branch)
         self._go_through(_CUT_SHORT.get(self._state))
 
+    def _end(self) -> None:
+        """The block is over, however that came. Done twice it comes to the same."""
+        ended_as = _ENDED_AS.get(self._state, "in_doubt")
+        self._core.ended(self._own_gid, ended_as, alone=self._is_alone, only_read=self._only_read)
+        if not self._goes_on:
+            self._leave()
+
     def _leave(self) -> None:
         """Nothing more is done here; also for the thread that has the second phase, and then for it alone. Done twice
         it comes to the same."""
         if self._shares:
             self._core.barrier.leave_shared(self._own_gid)
         self._core.left(self._own_gid)
-        held, self._held = self._held, []
-        for branch in held:
-            branch.release(broken=branch.number in self._lost or self._state is State.IN_DOUBT)
+        held = self._held
+        while held:
+            branch = held[0]
+            is_broken = branch.number in self._lost or self._state is State.IN_DOUBT
+            self._lost.add(branch.number)  # what is cut short here is not used again
+            branch.release(broken=is_broken)
+            del held[0]
 
     def _tell(self) -> None:
         """Set the outcome, or raise it."""
@@ -295,14 +309,17 @@ class Owner(Fan):
     def _commit_branches(self) -> Event | None:
         core = self._core
         if self._wait == "decided":
-            untaken = threading.Lock()
+            takers: list[str] = []
             company = core.company_for(self._own_gid)
             try:
                 self._goes_on = True
-                core.waiting.later(partial(self._commit_later, untaken, company))
+                core.waiting.later(partial(self._commit_later, takers, "another", company))
             except BaseException:
                 # Whether it was handed over nobody knows: whoever comes first does it.
-                self._commit_later(untaken, None)
+                try:
+                    self._commit_later(takers, "its owner", None)
+                finally:
+                    self._commit_later(takers, "its owner", None)  # a second Ctrl-C may have cut the first short
                 raise
             return None
         self._share_barrier()
@@ -327,20 +344,33 @@ class Owner(Fan):
         core.metrics.count_prepared(time.monotonic() - self._prepared_at)
         return Event.BRANCH_LOST if self.pending else Event.BRANCHES_DONE
 
-    def _commit_later(self, untaken: threading.Lock, company: Flag | None) -> None:
-        """The second phase of ``wait="decided"``, in another thread, on the connections that prepared."""
-        if not untaken.acquire(blocking=False):
-            return
+    def _commit_later(self, takers: list[str], who: str, company: Flag | None) -> None:
+        """The second phase of ``wait="decided"``, in another thread, on the connections that prepared; done by *who*
+        comes first, who may come again."""
         try:
-            if company is not None:
-                self._core.await_company(company)
-            self._share_barrier()
-            self._go_through(self._tell_commit())
+            takers.append(who)  # atomic; and whoever is interrupted from here on ends what he has begun
+            if takers[0] == who and self._state is State.COMMITTING and self._held:
+                if company is not None:
+                    self._core.await_company(company)
+                self._share_barrier()
+                self._go_through(self._tell_commit())
         except BaseException:
-            self._cut_short()
+            if takers[:1] == [who]:
+                try:
+                    self._cut_short()
+                finally:
+                    self._cut_short()
             raise
         finally:
-            self._leave()
+            if takers[:1] == [who]:
+                try:
+                    self._leave()
+                except BaseException:
+                    try:
+                        self._leave()
+                    finally:
+                        self._leave()
+                    raise
 
     def _roll_back_branches(self) -> Event:
         self._untold = set(self._lost)

@@ -28,6 +28,7 @@ class Interruption:
         self._count = 0
         self.where: list[str] = []
         """Module and line of each that was raised."""
+        self.on_raise: Callable[[], None] | None = None
 
     @property
     def came(self) -> bool:
@@ -68,6 +69,8 @@ class Interruption:
         self._count += 1
         if self._count in self._places:
             self.where.append(f"{frame.f_globals['__name__']}:{frame.f_lineno}")
+            if self.on_raise is not None:
+                self.on_raise()
             raise Interrupted(self.where[-1])
 
 

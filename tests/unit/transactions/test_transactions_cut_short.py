@@ -12,13 +12,16 @@ pytest.importorskip("sqlalchemy")
 
 from interrupting import Interrupted, Interruption, everywhere
 
+from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import parse_gid
-from troth.core.twophase.table import Finding
+from troth.core.twophase.records import Commit
+from troth.core.twophase.table import Finding, State
 from troth.errors import TrothError
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.log import place, writer
 from troth.transactions.log.file import FileLog
+from troth.transactions.log.interface import Decided
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Begun, Prepared
 from troth.transactions.recovery import Recovery
@@ -40,6 +43,8 @@ class Database:
     def __init__(self, name: str) -> None:
         self.name = name
         self.states: dict[str, str] = {}
+        self.held: set[str] = set()
+        """Branches whose connection was not given back."""
 
     def open(self, number: int, begun: Begun) -> "Branch":
         return Branch(self, f"{begun.gid}.{number}", number)
@@ -68,6 +73,8 @@ class Database:
 
 
 class Branch:
+    """`is_asked`: its connection has an answer outstanding, which the next one to use it would take for its own."""
+
     handle = None
     wrote = True
 
@@ -75,11 +82,19 @@ class Branch:
         self.participant = participant
         self.name = self.proof = name
         self.number = number
+        self.is_asked = False
         participant.states[name] = "active"
+        participant.held.add(name)
 
     def _becomes(self, state: str) -> Callable[[], None]:
+        assert self.name in self.participant.held, "it is told something on a connection that is another's"
         self.participant.states[self.name] = state
-        return lambda: None
+        self.is_asked = True
+
+        def answered() -> None:
+            self.is_asked = False
+
+        return answered
 
     def ask(self) -> Callable[[], None]:
         return lambda: None
@@ -100,63 +115,114 @@ class Branch:
         if self.participant.states[self.name] == "active":
             assert broken, "the pool has a connection with the transaction still open in it"
             self._becomes("rolled back")
+        assert broken or not self.is_asked, "the pool has a connection with an answer outstanding"
+        self.participant.held.discard(self.name)
 
     def __del__(self) -> None:
         """As a connection that is dropped goes back into its pool, and is rolled back there."""
         if self.participant.states[self.name] == "active":
-            self._becomes("rolled back")
+            self.participant.states[self.name] = "rolled back"
 
 
 class Process:
-    """A coordinator over *databases*."""
+    """A coordinator over *databases*, in the next epoch of *log*."""
 
-    def __init__(self, path: Path, databases: list[Any]) -> None:
-        self.log = FileLog(path, coordinator="0")
-        self.core = Core(databases, self.log, barrier=Barrier(None), on_step=nothing, finds_deadlocks=False)
+    def __init__(self, log: FileLog, databases: list[Any]) -> None:
+        log.renew()
+        self.core = Core(databases, log, barrier=Barrier(None), on_step=nothing, finds_deadlocks=False)
         self.recovery = Recovery(self.core)
 
 
-@pytest.fixture(autouse=True)
-def a_quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileLog:
+    """On a quick disk."""
     for module in (place, writer):
         monkeypatch.setattr(module, "AHEAD_BYTES", 4096)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: None)
+    return FileLog(tmp_path)
 
 
-def interrupted(interruption: Interruption, path: Path, names: tuple[str, ...], wait: str) -> None:
+def interrupted(interruption: Interruption, log: FileLog, names: tuple[str, ...], wait: str) -> tuple[State, bool]:
+    """Commit in the databases *names*, be interrupted, and recover; where the transaction stood at the first interrupt,
+    and whether its second phase may have been handed over."""
     databases = [Database("bank"), Database("stock")]
-    process = Process(path, databases)
+    process = Process(log, databases)
     tx = Transaction(process.core, timeout=None, key="", wait=wait)
     for name in names:
         tx[name]
+    then: list[tuple[State, bool]] = []
+    interruption.on_raise = lambda tx=tx: then.append((tx._state, tx._goes_on))  # type: ignore[misc]
     try:
         interruption.run(partial(tx.__exit__, None, None, None))
     except (Interrupted, TrothError):
         pass
-    told, gid = tx.outcome, tx.gid
+    interruption.on_raise = None
+    told, gid, has_begun = tx.outcome, tx.gid, tx._state is not State.ACTIVE
     del tx
     if process.core.waiting._pool is not None:  # type: ignore[attr-defined]
         process.core.waiting._pool.shutdown()  # type: ignore[attr-defined]
     process.recovery.run()
     assert not process.core._under_way, "recovery leaves it to its owner for ever"
+    assert not has_begun or not any(database.held for database in databases), "a connection is not given back"
     process.core.barrier.enter_exclusive(0.001)  # nobody keeps a snapshot waiting
     process.core.barrier.leave_exclusive()
     states = [database.states.get(f"{gid}.{number}") for number, database in enumerate(databases[: len(names)])]
     assert states in (["committed"] * len(names), ["rolled back"] * len(names))
-    if told is not None:
-        assert told is (Outcome.COMMITTED if states[0] == "committed" else Outcome.ABORTED)
-    process.log.close()
+    was_handed_in = len(names) > 1 and any(state in (State.DECIDING, State.IN_DOUBT) for state, _ in then)
+    if states[0] == "rolled back" and was_handed_in:
+        (late,) = log.decide([Commit(gid, ())])
+        assert late == Decided(Verdict.ABORT, gid), "what was handed to the log may still come to be written"
+    outcome = Outcome.COMMITTED if states[0] == "committed" else Outcome.ABORTED
+    assert told in (outcome, None)
+    assert process.core.decision(gid) is outcome or (not has_begun and len(names) == 1)
+    return then[0] if then else (State.ACTIVE, False)
 
 
-@pytest.mark.parametrize("wait", ["applied", "decided"])
-@pytest.mark.parametrize("names", [("bank", "stock"), ("bank",)], ids=["two", "one"])
+WAYS = pytest.mark.parametrize(
+    ("names", "wait"),
+    [(("bank", "stock"), "applied"), (("bank", "stock"), "decided"), (("bank",), "applied")],
+    ids=["two", "two, the second phase in the background", "one"],
+)
+
+
+def is_finished(interruption: Interruption, log: FileLog, names: tuple[str, ...], wait: str) -> tuple[State, bool]:
+    try:
+        return interrupted(interruption, log, names, wait)
+    except BaseException as error:
+        raise AssertionError(f"interrupted at {interruption.where}") from error
+
+
+def twice(at: int, log: FileLog, names: tuple[str, ...], wait: str) -> bool:
+    """Interrupt the commit at its place *at*, and again at each that it comes to from there; False: it has no *at*."""
+    again_after = 0
+    while True:
+        again_after += 1
+        interruption = Interruption(at, *MODULES, again_after=again_after)
+        is_finished(interruption, log, names, wait)
+        if len(interruption.where) < 2:
+            return interruption.came
+
+
+@WAYS
 def test_a_commit_that_is_interrupted_anywhere_is_finished_by_recovery(
-    names: tuple[str, ...], wait: str, tmp_path: Path
+    names: tuple[str, ...], wait: str, log: FileLog
 ) -> None:
+    """Also if a second one comes where the first has led to: at the first place in each state, or in the end."""
+    found: dict[tuple[State, bool], int] = {}
     for number, interruption in enumerate(everywhere(*MODULES)):
-        try:
-            interrupted(interruption, tmp_path / str(number), names, wait)
-        except BaseException as error:
-            raise AssertionError(f"interrupted at {interruption.where}") from error
-    assert number > 10
+        stood = is_finished(interruption, log, names, wait)
+        if interruption.came:
+            found.setdefault(stood, number + 1)
+    assert number > 10 and len(found) >= 4
+    for at in (*found.values(), *range(number - 12, number)):
+        twice(at, log, names, wait)
+
+
+@pytest.mark.slow
+@WAYS
+def test_two_interrupts_anywhere_are_finished_by_recovery(names: tuple[str, ...], wait: str, log: FileLog) -> None:
+    at = 1
+    while twice(at, log, names, wait):
+        at += 1
+    assert at > 10

@@ -219,3 +219,24 @@ def test_an_interrupt_while_a_second_phase_is_handed_over_loses_it_not(is_taken:
     assert sorted(told) == ["bank", "stock"]
     assert not core.is_under_way(tx.gid), "or recovery would leave it to an owner that has gone"
     core.close()
+
+
+def test_an_interrupt_does_not_do_again_what_another_thread_does_already(tmp_path: Path) -> None:
+    class Interrupted(Behind):
+        @override
+        def later(self, work: Callable[[], None]) -> None:
+            super().later(work)
+            raise KeyboardInterrupt
+
+    waiting = Interrupted()
+    core = core_of(tmp_path, on_step=waiting.on_step, waiting=waiting)
+    with pytest.raises(KeyboardInterrupt), Transaction(core, timeout=None, key="", wait="decided") as tx:
+        for name in ("bank", "stock"):
+            tx[name]
+    assert core.is_under_way(tx.gid), "its connections are in use"
+    waiting.go_on.set()
+    waiting.thread.join(5)
+    told = [word for database in core.participants for word in database.told]  # type: ignore[attr-defined]
+    assert [word[:6] for word in told] == ["prepar", "commit"] * 2
+    assert not core.is_under_way(tx.gid)
+    core.close()

@@ -91,6 +91,23 @@ def test_preflight_refuses_what_loses_or_keeps_prepared_branches(
     assert problem is None or problem in found[0]
 
 
+def test_a_server_is_known_by_the_id_that_it_has_drawn_and_not_by_where_it_stands() -> None:
+    """In containers hostname, port and datadir are often the same for all, and another one after each start."""
+
+    def identity(version: tuple[str, ...], **settings: str) -> str:
+        return (
+            participant(Server({"SELECT VERSION()": [version], "SHOW VARIABLES": settings.items()}))
+            .facts()
+            .identity
+        )
+
+    for version, name in ((MYSQL, "server_uuid"), (MARIADB, "server_uid")):
+        here, elsewhere = {"hostname": "db", "port": "3306", "datadir": "/data"}, {"hostname": "db2"}
+        assert identity(version, **{name: "one"}, **here) == identity(version, **{name: "one"}, **elsewhere)
+        assert identity(version, **{name: "one"}, **here) != identity(version, **{name: "another"}, **here)
+    assert identity(MARIADB, **here) != identity(MARIADB, **elsewhere)
+
+
 def test_a_server_that_may_forget_a_vote_is_warned_of() -> None:
     server = Server({"SELECT VERSION()": [MARIADB], "SHOW VARIABLES": [("innodb_flush_log_at_trx_commit", "2")]})
     (warning,) = participant(server).facts().warnings
