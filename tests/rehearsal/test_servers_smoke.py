@@ -81,7 +81,7 @@ FAULTS = (
     *("disk sync_failed", "disk no_space", "disk rot", "disk sector_write_lost"),
 )
 TOLD = (
-    *("QuotaExceeded", "leases relied on", "transfers", "audits", "fresh watches"),
+    *("QuotaExceeded", "leases relied on", "transfers", "audits", "fresh watches", "sweeps"),
     *("leader", "truncate", "install", "snapshot", "membership", "transfer", "quorum_lost"),
 )
 

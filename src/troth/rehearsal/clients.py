@@ -6,6 +6,7 @@ session     keys of their own, through `client.session()`: reads its writes, and
 bounded     reads at most so many revisions behind
 append      a key that one client writes, counted by its version: no write is lost, none is applied twice
 transfer    money between accounts, and readers who add it up: transactions are all or nothing
+sweep       a range of keys, or those of a lease, deleted at once, in the smallest steps, where a seed wants that
 lease       a key that lives as long as a lease: it does not vanish while its holder may rely on it
 watch       everything that happens to all keys, once and in order (watchers.py)
 cells       leaderless registers, straight against the acceptors (register_clients.py): linearizable, key by key
@@ -38,6 +39,9 @@ MONEY_EACH = 100
 BEHIND = 3
 """Revisions that bounded reads may be behind."""
 
+SWEEP_OF = 8
+"""Of so many operations one is a sweep, where long work is done in small steps."""
+
 KINDS = (
     *(
         ("put", 20),
@@ -65,6 +69,7 @@ class Worker:
         self._record = record
         self._number = number
         self._value = 0
+        self._sweeps = 0
         self._last: dict[str, str | None] = {}
         self._loop = cluster.client_loop(self.name)
         self._client: AsyncClient
@@ -91,6 +96,8 @@ class Worker:
             what = rng.choice(names)
             if what == "lease" and not self._plan.leases:
                 what = "put"
+            if self._plan.round_us and rng.randrange(SWEEP_OF) == 0:
+                what = "sweep"
             key = f"k{rng.randrange(self._plan.keys)}"
             if not self._cluster.choices.take(kind):
                 continue
@@ -231,6 +238,26 @@ class Worker:
         level = rng.choice((eventual, sequential, bounded(revisions=BEHIND)))
         _add_up((await self._client.range(prefix="account/", level=level)).kvs)
         self._record.counts["audits"] += 1
+
+    async def _sweep(self, key: str, rng: Any) -> None:
+        """Some keys that only this client writes, all of which go at once."""
+        client, prefix = self._client, f"sweep/{self.name}/{self._sweeps}/"
+        lease = await client.lease(60) if rng.random() < 0.3 else None
+        puts = [
+            operations.Put(f"{prefix}{number}", self._new_value(), lease=0 if lease is None else lease.id)
+            for number in range(rng.randint(2, 6))
+        ]
+        # What has an unknown outcome may come to be later: the next sweep is of other keys.
+        self._sweeps += 1
+        await client.txn([], puts)
+        if lease is None:
+            reply = await client.delete(prefix=prefix)
+            invariant(reply.deleted == len(puts), "not all of a range is deleted", prefix=prefix, reply=reply)
+        else:
+            await lease.revoke()
+        left = await client.range(prefix=prefix)
+        invariant(not left.kvs, "what was deleted is there", prefix=prefix, left=left)
+        self._record.counts["sweeps"] += 1
 
     async def _lease(self, key: str, rng: Any) -> None:
         """A key under a lease is there as long as the lease may be relied on."""

@@ -99,6 +99,9 @@ class ProcessLoop:
         self.clock = clock
         self.alive = True
         self.paused = False
+        self.rounds_max = ROUNDS_MAX
+        self.round_us = ROUND_US
+        """A slow computer has other values."""
         self._network = network
         self._on_error = on_error
         self._ready: deque[Handle] = deque()
@@ -277,7 +280,7 @@ class ProcessLoop:
                 # As below.
                 except Exception as error:  # noqa: BLE001
                     self._on_error(error)
-            while ready and rounds < ROUNDS_MAX:
+            while ready and rounds < self.rounds_max:
                 rounds += 1
                 for _ in range(len(ready)):
                     handle = ready.popleft()
@@ -296,7 +299,7 @@ class ProcessLoop:
             self._running = False
             _set_running_loop(before)
         if ready:
-            self._arm(ROUND_US)
+            self._arm(self.round_us)
 
 
 def _close(task: "asyncio.Task[Any]") -> None:

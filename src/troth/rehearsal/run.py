@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from troth.client import request as requests
 from troth.client.aio import AsyncClient
 from troth.errors import InvariantViolation, TrothError, invariant
+from troth.kv import order, preparing, ranges
 from troth.rehearsal.clients import Worker, Workload, prepare
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.faults import Faults
@@ -25,6 +26,7 @@ from troth.rehearsal.plan import SECOND_US, Plan, draw
 from troth.rehearsal.record import Record, value_of
 from troth.rehearsal.register_clients import Register
 from troth.rehearsal.watchers import FreshWatcher, Watcher
+from troth.replica import reading
 from troth.simulate.choices import Choice, Choices
 from troth.simulate.monitor import Invariant
 from troth.simulate.world import uncollected
@@ -81,7 +83,7 @@ class Rehearsal:
         """All of it; never raises for a violation."""
         plan, cluster = self.plan, self.cluster
         outcome = Outcome(plan=plan)
-        with uncollected(), _quiet(plan.seed):
+        with uncollected(), _quiet(plan.seed), _small_steps(plan):
             try:
                 self._run()
             except InvariantViolation as violation:
@@ -270,6 +272,31 @@ def _quiet(seed: int) -> Iterator[None]:
         logger.setLevel(level)
         random.setstate(state)
         requests.draw_bits = draw_bits
+
+
+STEPS = (
+    *(
+        (preparing, "SLICE_KEYS", 1),
+        (order, "STEP_KEYS", 2),
+        (ranges, "STEP_KEYS", 2),
+        (ranges, "STEP_BYTES", 100),
+    ),
+    *((reading, "STEP_KEYS", 2), (reading, "ORDER_STEP_KEYS", 2), (reading, "KEYS_PER_TURN", 4)),
+)
+"""How much is done in one step, where that is to be as little as can be."""
+
+
+@contextmanager
+def _small_steps(plan: Plan) -> Iterator[None]:
+    """What takes long only with very many keys does so with a few, if *plan* says so."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in STEPS]
+    try:
+        for module, name, least in STEPS if plan.round_us else ():
+            setattr(module, name, least)
+        yield
+    finally:
+        for module, name, usual in before:
+            setattr(module, name, usual)
 
 
 def run_seed(seed: int, *, chaos_seconds: float = 60, consensus: str = "raft", traffic: bool = False) -> Outcome:
