@@ -149,7 +149,7 @@ OBJECTS: dict[str, tuple[Callable[[], Model], Script]] = {
 }
 
 
-def _answers(model: Model, state: Value, f: str, key: Value, argument: Value, process: int) -> tuple[Value, Value]:
+def answers(model: Model, state: Value, f: str, key: Value, argument: Value, process: int) -> tuple[Value, Value]:
     """(state after, result) of one call, by asking the model which result it accepts."""
     candidates: list[Value] = [argument, None, True, False]
     if isinstance(state, tuple):
@@ -211,7 +211,7 @@ def random_history(name: str, seed: int, *, operations: int = 12) -> tuple[Histo
         f, key, argument = request
         key = key if model.keyed else None
         state = states.get(key, model.init())
-        after, result = _answers(model, state, f, request[1], argument, process)
+        after, result = answers(model, state, f, request[1], argument, process)
         if result is ILLEGAL:
             # Some say that they did what they cannot have done.
             return argument if rng.random() < lie else ILLEGAL

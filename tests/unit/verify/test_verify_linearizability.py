@@ -59,6 +59,12 @@ def value(text: str) -> Value:
         ("0+cas:nil,1 0? 1+read 1-1", True, "chains"),
         ("0+cas:nil,1 0? 1+read 1-nil", True, "chains"),
         ("0+cas:7,1 0? 1+read 1-1", False, "chains"),
+        # One from which another went on happened, too, though nobody read what it made.
+        ("0+write:1 0- 1+cas:1,2 1? 2+cas:2,3 2-", True, "chains"),
+        ("0+write:1 0- 1+cas:1,2 1? 2+cas:2,3 2? 3+cas:3,4 3-", True, "chains"),
+        # A circle of cas beside what is in order.
+        ("0+cas:1,2 1+cas:2,1 0- 1- 2+read 2-nil", False, "chains"),
+        ("0+cas:1,2 1+cas:2,1 0- 1- 3+write:5 3- 2+read 2-5", False, "chains"),
         # A value read before its write was invoked, or never written.
         ("1+read 1-5 0+write:5 0-", False, "chains"),
         ("1+read 1-5", False, "chains"),
@@ -69,6 +75,7 @@ def value(text: str) -> Value:
         ("0+append:a 0- 1+append:ab 1- 2+get 2-aab", True, "chains"),
         ("0+append:a 1+append:ab 2+append:b 0- 1- 2- 3+get 3-abab", True, "jit"),
         ("0+append:ab 0- 1+append:a 1- 2+append:b 2- 3+get 3-abab", True, "jit"),
+        ("0+append:[1,2] 0- 0+append:[1] 0- 1+get 1-[1,2,1] 0+append:[2,1] 0-", True, "jit"),
         # The same text twice.
         ("0+append:a 0- 0+append:a 0- 1+get 1-aa", True, "chains"),
         ("0+append:a 0- 1+append:b 0+append:a 0- 2+get 2-aa 1- 2+get 2-aab", True, "chains"),
@@ -104,6 +111,20 @@ def value(text: str) -> Value:
             "jit",
         ),
         ("0+cas:1,1 0- 1+write:1 1-", False, "jit"),
+        # A cas that goes on from the state just before it is overwritten. (That from nil to nil makes it a search.)
+        ("9+cas:nil,nil 9- 0+write:1 0- 1+cas:1,2 2+write:3 2- 3+read 3-3 1-", True, "jit"),
+        # Of two writes of 1 the one that was covered is needed now, the other once it has returned.
+        (
+            "9+cas:nil,nil 9- 0+write:1 1+write:2 1- 2+write:1 3+read 3-1 0- 1+write:2 1- 3+read 3-1 2-",
+            True,
+            "jit",
+        ),
+        # What crashed may be used at any time, so it is kept for later.
+        (
+            "9+cas:nil,nil 9- 5+write:1 5? 0+write:1 3+read 3-1 1+write:2 1- 3+read 3-2 0- 3+read 3-2 3+read 3-1",
+            True,
+            "jit",
+        ),
     ],
 )
 def test_one_key(text: str, legal: bool, decided: str) -> None:
@@ -157,6 +178,8 @@ def test_queue_by_its_order(text: str, legal: bool) -> None:
         ("1+read 1-[4]", False),
         ("0+add:1 0? 1+read 1-[] 1+read 1-[1]", True),
         ("0+add:1 0- 1+add:1 2+read 2-[1] 1-", True),
+        # The second of two adds of 1 returned before it was found missing.
+        ("0+add:1 1+add:1 1- 2+read 2-[] 2+read 2-[1] 0-", False),
     ],
 )
 def test_grow_only_set_by_its_chain(text: str, legal: bool) -> None:
@@ -164,6 +187,22 @@ def test_grow_only_set_by_its_chain(text: str, legal: bool) -> None:
     verdict = check(script(text), object="set")
     assert (bool(verdict), verdict.algorithms) == (legal, ("set-chain",))
     assert (verdict.witness is not None) is legal
+
+
+def test_a_part_that_stayed_open_leaves_the_whole_open() -> None:
+    """Set 0 takes a search, for which there is no time; set 1 is decided without, before or after it."""
+    searched = [("add", 0, 5, 5), ("remove", 0, 5, 5), ("contains", 0, 5, False)]
+    chained = [("add", 1, 5, 5), ("read", 1, None, (5,))]
+    for rows in (searched + chained, chained + searched):
+        events = []
+        for f, key, asked, answer in rows:
+            events.append(Event(type=INVOKE, process=0, f=f, key=key, value=asked))
+            events.append(Event(type=OK, process=0, f=f, key=key, value=answer))
+        assert check(pair(events), object="set").algorithms == tuple(
+            dict.fromkeys("set-chain" if row[1] else "jit-model" for row in rows)
+        )
+        verdict = check(pair(events), object="set", expired=lambda: True)
+        assert verdict.status is Status.UNKNOWN and "out of time" in verdict.reason
 
 
 def test_narrow_tries_fall_back_to_the_full_search() -> None:

@@ -8,6 +8,9 @@ import pytest
 from troth.errors import UsageError
 from troth.verify.check import check
 from troth.verify.history import Event, EventType, History, Value, pair
+from troth.verify.linearizability import Budget
+from troth.verify.linearizability.pairing import told_apart
+from troth.verify.models import Queue
 from troth.verify.verdict import Status
 
 pytestmark = pytest.mark.timeout(20)
@@ -180,6 +183,18 @@ def test_no_way_to_tell_elements_apart_is_found_without_a_long_search(seed: int)
     assert example is not None and example.operation in example.minimal
     assert not check(told(*steps).where(example.minimal), object="queue")
     assert "some dequeue took what was not first" in verdict.text()
+
+
+@pytest.mark.parametrize("stops", ["steps", "time"])
+def test_a_search_for_pairs_that_was_cut_short_proves_nothing(stops: str) -> None:
+    steps = [step for _ in range(300) for step in (*alone(0, "enqueue", 1), *alone(1, "dequeue", 1))]
+    history = told(*steps)
+    calls = Queue().calls(history)
+    paired = told_apart(calls, history.timeline)
+    assert paired.calls is not None and not paired.certain
+    budget = Budget(configurations_max=10) if stops == "steps" else Budget(expired=lambda: True)
+    paired = told_apart(calls, history.timeline, budget)
+    assert paired.calls is None and not paired.certain
 
 
 def test_dequeues_that_found_nothing_stand_in_any_order() -> None:
