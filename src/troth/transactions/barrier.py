@@ -36,7 +36,8 @@ class Barrier:
         """By name: a signal may cut in anywhere, so whoever enters or leaves must be able to say so again."""
         self._is_locked = False
         """Whether the file is locked for those who share."""
-        self._excluded = False
+        self._excluded = ""
+        """Who has the exclusive side, by name as well; empty: nobody."""
         self._went_on = 0
         self._seen = (0, b"")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
@@ -93,24 +94,24 @@ class Barrier:
                     # Who waits for nobody to share has excluded newcomers first.
                     self._changed.notify_all()
 
-    def enter_exclusive(self, within_s: float) -> None:
-        """Wait until nobody is in a second phase; whoever gets in here calls `leave_exclusive`.
+    def enter_exclusive(self, within_s: float, who: str = "a snapshot") -> None:
+        """Wait until nobody is in a second phase; whoever calls this calls `leave_exclusive`, however it ends.
 
         Raises:
             Unavailable: some second phase takes longer than *within_s*.
         """
         until = time.monotonic() + within_s
-        with self._changed:
-            while self._excluded:
-                self._wait(until)
-            self._excluded = True
         try:
+            with self._changed:
+                while self._excluded:
+                    self._wait(until)
+                self._excluded = who
             self._wait_alone(until)
             self._lock_file(until)
             # Again: while the file was waited for, some of this process may have gone on.
             self._wait_alone(until)
         except BaseException:
-            self.leave_exclusive()
+            self.leave_exclusive(who)
             raise
 
     def _wait_alone(self, until: float) -> None:
@@ -127,13 +128,15 @@ class Barrier:
     def _marks(self) -> tuple[int, bytes]:
         return self._went_on, os.pread(self._file, MARK_BYTES, 0) if self._file >= 0 else b""
 
-    def leave_exclusive(self) -> None:
-        """Let second phases go on."""
+    def leave_exclusive(self, who: str = "a snapshot") -> None:
+        """Let second phases go on, if *who* keeps them out; perhaps it had not entered."""
         with self._changed:
+            if self._excluded != who:
+                return
             if self._file >= 0 and not self._is_locked:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._excluded = False
             self._changed.notify_all()
+            self._excluded = ""
 
     def _wait(self, until: float) -> None:
         if not self._changed.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:

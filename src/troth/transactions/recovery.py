@@ -77,7 +77,15 @@ class Recovery:
                 core.on_step("resolved")
                 resolver.apply(reached, finished)
             finally:
-                resolver.leave_barrier()
+                try:
+                    resolver.leave_barrier()
+                except BaseException:
+                    # Ctrl-C, perhaps twice: snapshots wait.
+                    try:
+                        resolver.leave_barrier()
+                    finally:
+                        resolver.leave_barrier()
+                    raise
             self._count(report)
             return report
 

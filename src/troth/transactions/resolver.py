@@ -33,8 +33,8 @@ class Resolver:
     def leave_barrier(self) -> None:
         """The pass is over."""
         if self._shares:
-            self._shares = False
             self._core.barrier.leave_shared(RECOVERY)
+            self._shares = False
 
     def _share_barrier(self) -> None:
         """It commits one branch after the other, as a second phase does: no snapshot in between. And none is kept

@@ -1,5 +1,6 @@
 """`TwoPhaseCommit.snapshot`: one look at several databases, at one moment."""
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,9 @@ FIRST_LOOK = {
     "sqlite": ("BEGIN", "SELECT count(*) FROM sqlite_master"),
 }
 """How each kind begins, and the statement that takes its snapshot where beginning does not."""
+
+
+_numbers = itertools.count()
 
 
 class Snapshot:
@@ -55,9 +59,11 @@ def open_snapshot(
                 raise UsageError(f"{participant.name}: snapshots are of SQL databases")
             connection = stack.enter_context(participant.connected())
             snapshot.connections[participant.name] = connection
+        who = f"snapshot {next(_numbers)}"
         while True:
-            core.waiting.blocking(partial(core.barrier.enter_exclusive, max(0.001, until - time.monotonic())))
+            within_s = max(0.001, until - time.monotonic())
             try:
+                core.waiting.blocking(partial(core.barrier.enter_exclusive, within_s, who))
                 standing = _standing(core)
                 is_taken = standing is not None
                 if standing is not None:
@@ -67,7 +73,15 @@ def open_snapshot(
                         _look_away(snapshot)
                         is_taken = False
             finally:
-                core.barrier.leave_exclusive()
+                try:
+                    core.barrier.leave_exclusive(who)
+                except BaseException:
+                    # Ctrl-C, perhaps twice: commits wait.
+                    try:
+                        core.barrier.leave_exclusive(who)
+                    finally:
+                        core.barrier.leave_exclusive(who)
+                    raise
             if is_taken:
                 break
             # A second phase was cut off by a crash: until it is finished, every look would see half of it.

@@ -193,3 +193,16 @@ async def _snapshots(tmp_path: Path) -> None:
 async def _open(tpc: "AsyncTwoPhaseCommit") -> None:
     async with tpc.snapshot():
         raise AssertionError("it was cancelled")
+
+
+def test_who_was_not_let_in_lets_nobody_else_out(sides: tuple[Barrier, Barrier]) -> None:
+    """A snapshot that was interrupted, or waited in vain, says that it leaves while another one looks."""
+    reader, writer = sides
+    reader.enter_exclusive(1, "one")
+    with pytest.raises(Unavailable):
+        reader.enter_exclusive(0.001, "another")
+    reader.leave_exclusive("another")
+    assert not writer.try_enter_shared("a commit")
+    reader.leave_exclusive("one")
+    assert writer.try_enter_shared("a commit")
+    writer.leave_shared("a commit")

@@ -1,10 +1,11 @@
 """The bytes of the embedded decision log: golden file, torn tails, damage, carry-over, and places."""
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,24 @@ def test_damage_in_front_of_an_intact_record_is_refused() -> None:
     data[first + 50] ^= 1
     with pytest.raises(Corrupt, match="damaged"):
         list(framing.scan(bytes(data), number=2, log_id=LOG, path="x"))
+
+
+def test_the_zeros_behind_the_last_record_are_searched_and_not_walked_through() -> None:
+    """A file grows by a MiB of them; who looks at other places (for each key) reads them again."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    data = golden_bytes() + bytes(1 << 20)
+    sys.settrace(trace)
+    try:
+        assert list(framing.scan(data, number=2, log_id=LOG, path="x"))
+    finally:
+        sys.settrace(None)
+    assert lines < 1000
 
 
 def test_a_file_of_another_log_or_of_the_future_is_refused() -> None:

@@ -118,9 +118,7 @@ def scan(
         yield found
         at = found.end - start
         sequence += 1
-    for later in range(at + ALIGN_BYTES, len(data) - RECORD_HEAD_BYTES, ALIGN_BYTES):
-        if data[later : later + 3] != record.RECORD_MAGIC:
-            continue
+    for later in _marked(data, at + ALIGN_BYTES):
         head = record.decode_record_head(memoryview(data)[later:], _seed(number, log_id))
         if head is not None and head.sequence > sequence and _body(data, later, head) is not None:
             raise Corrupt(
@@ -129,6 +127,15 @@ def scan(
                 " resolve what is prepared by hand (troth tx list)",
                 path=path,
             )
+
+
+def _marked(data: bytes, start: int) -> Iterator[int]:
+    """Where records may begin from *start* on, one after the other; most of what is searched are zeros."""
+    found = data.find(record.RECORD_MAGIC, start)
+    while 0 <= found < len(data) - RECORD_HEAD_BYTES:
+        if (found - start) % ALIGN_BYTES == 0:
+            yield found
+        found = data.find(record.RECORD_MAGIC, found + 1)
 
 
 def _has_head(data: bytes, number: int, log_id: str, path: str) -> bool:

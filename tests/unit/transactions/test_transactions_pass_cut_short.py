@@ -1,0 +1,75 @@
+"""Ctrl-C anywhere in a pass of recovery, or in a snapshot: nobody is kept waiting, and the next one does the rest."""
+
+from pathlib import Path
+
+import pytest
+
+sa = pytest.importorskip("sqlalchemy")
+
+from interrupting import Interrupted, everywhere  # noqa: E402
+from recovering import Place, decided, name, prepared  # noqa: E402
+
+from troth.transactions.barrier import Barrier  # noqa: E402
+from troth.transactions.core import Core  # noqa: E402
+from troth.transactions.log.file import FileLog  # noqa: E402
+from troth.transactions.participants.sqlite import Sqlite  # noqa: E402
+from troth.transactions.recovery import Recovery  # noqa: E402
+from troth.transactions.snapshot import open_snapshot  # noqa: E402
+from troth.transactions.steps import nothing  # noqa: E402
+
+MODULES = tuple(f"troth.transactions.{name}" for name in ("recovery", "resolver", "snapshot", "core", "barrier"))
+
+
+def let_in(barrier: Barrier) -> None:
+    """A commit is, and then a snapshot."""
+    assert barrier.try_enter_shared("a commit")
+    barrier.leave_shared("a commit")
+    barrier.enter_exclusive(0.001)
+    barrier.leave_exclusive()
+
+
+@pytest.mark.parametrize("again_after", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_pass_that_is_interrupted_anywhere_keeps_nobody_waiting_and_is_done_by_the_next(
+    again_after: int, place: Place, tmp_path: Path
+) -> None:
+    place.die()
+    for number, interruption in enumerate(everywhere(*MODULES, again_after=again_after)):
+        with_cell, without = name(place.log, 2 * number + 1), name(place.log, 2 * number + 2)
+        one, two = prepared(with_cell, place.bank, place.stock)
+        (three,) = prepared(without, place.bank)
+        decided(place.log, with_cell, place.bank, place.stock)
+        try:
+            interruption.run(place.run)
+        except Interrupted:
+            pass
+        let_in(place.core.barrier)
+        place.run()
+        assert (place.bank.states.pop(one), place.stock.states.pop(two)) == ("committed", "committed")
+        assert place.bank.states.pop(three) == "rolled back"
+        assert place.log.unapplied() == []
+    assert number > 50
+
+
+@pytest.mark.parametrize("again_after", [0, 1, 3])
+def test_a_snapshot_that_is_interrupted_anywhere_keeps_no_commit_waiting(again_after: int, tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/bank.db")
+    barrier = Barrier(tmp_path / "barrier")
+    core = Core(
+        [Sqlite("bank", engine, engine)],
+        FileLog(tmp_path / "log"),
+        barrier=barrier,
+        on_step=nothing,
+        finds_deadlocks=False,
+    )
+
+    def look() -> None:
+        with open_snapshot(core, Recovery(core), None, 1.0) as snap:
+            snap["bank"].scalar(sa.text("SELECT 1"))
+
+    for interruption in everywhere(*MODULES, again_after=again_after):
+        try:
+            interruption.run(look)
+        except Interrupted:
+            pass
+        let_in(barrier)
+    core.close()
