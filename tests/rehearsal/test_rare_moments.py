@@ -1,17 +1,20 @@
 """Moments that a seed makes likely on purpose: that they come, and that what they would show is noticed."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from troth.client.watch import Watch
+from troth.core.interface import Entry
 from troth.errors import IdentityLost
 from troth.ids import NodeId
 from troth.rehearsal.cluster import Cluster
 from troth.rehearsal.levels import simpler_servers
 from troth.rehearsal.plan import CHANCES, RARE, RATES, Plan, draw
 from troth.rehearsal.run import STEPS, Outcome, Rehearsal
+from troth.replica.machine import LoggedCommand
 from troth.replica.protocol import ServerStatus, WatchEvents
 from troth.replica.replica import Replica
 from troth.runtime import genesis
@@ -84,6 +87,34 @@ def test_long_work_is_done_in_small_steps_with_other_work_in_between(monkeypatch
     assert outcome.operations["sweeps"] > 5
     assert sum(entries > 1 for entries in waited) > 5
     assert [getattr(module, name) for module, name, _ in STEPS] == usual
+
+
+def test_bounds_are_met_where_they_are_tight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes are refused, committed entries are passed over while a snapshot is loaded, and watches pause."""
+    met: Counter[str] = Counter()
+    put_off, refuse, on_events = Replica._put_off, Replica._refuse_command, Watch.on_events
+
+    def counted_backlog(self: Replica, entries: Sequence[Entry]) -> None:
+        put_off(self, entries)
+        met["backlog"] += self._backlog_full
+
+    def counted_refusal(self: Replica, client: int, command: LoggedCommand, code: str, text: str) -> None:
+        met[code] += 1
+        refuse(self, client, command, code, text)
+
+    def counted_watch(self: Watch, message: WatchEvents) -> None:
+        on_events(self, message)
+        met["watch"] += self.is_paused
+
+    monkeypatch.setattr(Replica, "_put_off", counted_backlog)
+    monkeypatch.setattr(Replica, "_refuse_command", counted_refusal)
+    monkeypatch.setattr(Watch, "on_events", counted_watch)
+    settings = {"load_us": 400_000, "snapshot_entries": 3, "log_kept_entries": 0, "watchers": 1, "clients": 4}
+    for seed in range(20):
+        green(plan_with(seed, servers=3, crashes=40, tight=1, **settings))
+        if met["backlog"] and met["overloaded"] and met["watch"]:
+            return
+    pytest.fail(f"met: {met}")
 
 
 def test_servers_start_again_from_segments_of_an_entry_or_two(monkeypatch: pytest.MonkeyPatch) -> None:

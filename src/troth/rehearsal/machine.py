@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from typing_extensions import override
 
+from troth.core.engines import EngineConfig
 from troth.core.interface import Engine, Message, Persist
 from troth.errors import DecodeError
 from troth.ids import NodeId, Tick
@@ -322,6 +323,19 @@ class SimulatedMachine(Machine):
         return SimulatedWorker(self.disk, on_failed)
 
     @override
+    def engine_settings(self, config: EngineConfig) -> EngineConfig:
+        if not self._host.plan.tight:
+            return config
+        return replace(
+            config,
+            append_bytes_max=300,
+            uncommitted_bytes_max=400,
+            reads_pending_max=3,
+            promote_lag_max=1,
+            disk_timeout_ticks=config.election_timeout_ticks,
+        )
+
+    @override
     def engine(self, engine: Engine) -> Engine:
         return self._host.watched(engine)
 
@@ -344,6 +358,17 @@ class SimulatedMachine(Machine):
     @override
     def replica(self, config: ReplicaConfig) -> ReplicaConfig:
         plan = self._host.plan
+        if plan.tight:
+            config = replace(
+                config,
+                proposals_bytes_max=300,
+                entry_bytes_max=200,
+                entries_in_flight_max=1,
+                reads_waiting_max=4,
+                lag_bytes_max=1_000,
+                backlog_bytes_max=300,
+                snapshot_bytes_per_second=20_000,
+            )
         return replace(
             config, log_kept_entries=plan.log_kept_entries, chunk_bytes=plan.chunk_bytes, progress_notify_ticks=100
         )

@@ -18,7 +18,7 @@ RATES = (
 )
 """Fields that are numbers of events per 100 simulated seconds."""
 
-RARE = ("load_us", "round_us", "fresh_watchers", "late_followers")
+RARE = ("load_us", "round_us", "tight", "fresh_watchers", "late_followers")
 """Fields of moments that chance alone makes too seldom."""
 
 RARE_SHARE = 0.2
@@ -94,6 +94,8 @@ class Plan:
     round_us: int = 0
     """What a round of a server's loop takes that has left something to do. Long work is done in the smallest steps
     then, and clients delete ranges."""
+    tight: int = 0
+    """Whether all bounds of servers, and of what a client keeps for a watch, are so low that they are met."""
     fresh_watchers: int = 0
     """Clients that begin watches from now on, again and again, at a server that may lag behind what they have seen."""
     late_followers: int = 0
@@ -193,8 +195,8 @@ def _made_likely(plan: Plan) -> Plan:
     """*plan*, with the rare moments that its seed has drawn, from a stream of their own: all other seeds stay what they
     are (FoundationDB's "buggify")."""
     rng = stream(plan.seed, "rarely")
-    long_load, short_segments, late_follower, fresh_watches, small_steps = (
-        rng.random() < RARE_SHARE for _ in range(5)
+    long_load, short_segments, late_follower, fresh_watches, small_steps, tight = (
+        rng.random() < RARE_SHARE for _ in range(6)
     )
     if long_load:
         # Who was away for a moment finds the log gone, and loads a snapshot while others write.
@@ -218,6 +220,8 @@ def _made_likely(plan: Plan) -> Plan:
         plan = replace(plan, fresh_watchers=rng.choice((1, 2)))
     if small_steps:
         plan = replace(plan, round_us=rng.choice((1_000, 10_000)))
+    if tight:
+        plan = replace(plan, tight=1)
     if late_follower and plan.servers > 3:
         plan = replace(plan, late_followers=90, changes=max(plan.changes, 12))
     return plan

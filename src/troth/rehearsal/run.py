@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from troth.client import request as requests
+from troth.client import watch as client_watch
 from troth.client.aio import AsyncClient
 from troth.errors import InvariantViolation, TrothError, invariant
 from troth.kv import order, preparing, ranges
@@ -83,7 +84,7 @@ class Rehearsal:
         """All of it; never raises for a violation."""
         plan, cluster = self.plan, self.cluster
         outcome = Outcome(plan=plan)
-        with uncollected(), _quiet(plan.seed), _small_steps(plan):
+        with uncollected(), _quiet(plan.seed), _small_measures(plan):
             try:
                 self._run()
             except InvariantViolation as violation:
@@ -274,6 +275,9 @@ def _quiet(seed: int) -> Iterator[None]:
         requests.draw_bits = draw_bits
 
 
+LITTLE_ROOM = ((client_watch, "BUFFER_EVENTS_MAX", 2), (client_watch, "BUFFER_BYTES_MAX", 300))
+"""What is kept for the consumer of a watch."""
+
 STEPS = (
     *(
         (preparing, "SLICE_KEYS", 1),
@@ -287,11 +291,12 @@ STEPS = (
 
 
 @contextmanager
-def _small_steps(plan: Plan) -> Iterator[None]:
-    """What takes long only with very many keys does so with a few, if *plan* says so."""
-    before = [(module, name, getattr(module, name)) for module, name, _ in STEPS]
+def _small_measures(plan: Plan) -> Iterator[None]:
+    """What takes long only with very many keys does so with a few, and what has room for very many has room for few, if
+    *plan* says so."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in (*STEPS, *LITTLE_ROOM)]
     try:
-        for module, name, least in STEPS if plan.round_us else ():
+        for module, name, least in (*(STEPS if plan.round_us else ()), *(LITTLE_ROOM if plan.tight else ())):
             setattr(module, name, least)
         yield
     finally:

@@ -13,6 +13,9 @@ from troth.simulate.rng import stream
 from troth.verify.history import Fault
 from troth.verify.watches import WATCH
 
+READING_S = 0.2
+"""How long a client looks at what a watch has shown, where there is little room for what comes meanwhile."""
+
 PAUSES = 2
 """Pauses of the other clients between two watches from now on."""
 
@@ -40,6 +43,8 @@ class Watcher:
             try:
                 async for events in watch:
                     _show(seen, events, watch.revision)
+                    if self._cluster.plan.tight:
+                        await asyncio.sleep(READING_S)
                 return
             except WatchCompacted as error:
                 seen.upto = max(seen.upto, error.compact_revision - 1)

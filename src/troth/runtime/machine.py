@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+from troth.core.engines import EngineConfig
 from troth.core.interface import Engine
 from troth.ids import NodeId
 from troth.replica.peers import PeerCodec
@@ -31,6 +32,10 @@ class Machine(DiskMachine):
     ) -> PeerTransport:
         """Links to the other servers."""
         return PeerTransport(node_id=node_id, name=name, sink=sink, tls=tls)
+
+    def engine_settings(self, config: EngineConfig) -> EngineConfig:
+        """Settings of the consensus engine as the server shall use them."""
+        return config
 
     def engine(self, engine: Engine) -> Engine:
         """The consensus engine as the server shall use it (a place for whoever watches it)."""

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Callable
 
 from troth.core.engines import EngineConfig, engine_kind
 from troth.core.interface import Engine, Membership, SnapshotMeta
@@ -21,8 +22,10 @@ def started_engine(
     snapshot: SnapshotMeta,
     rng: random.Random,
     now: Tick,
+    settings: Callable[[EngineConfig], EngineConfig],
 ) -> Engine:
-    """The engine of *who*, with all that *directory* has of its log behind *snapshot*."""
+    """The engine of *who*, with all that *directory* has of its log behind *snapshot*, and *settings* made of those
+    that *config* has."""
     recovered = directory.recovered
     election_ticks = max(2, config.election_timeout_ms // config.tick_ms)
     # Nobody can lead a cluster whose servers have never run, so its first election need not be waited for in full;
@@ -30,12 +33,14 @@ def started_engine(
     begun = Tick(now - election_ticks * 3 // 4) if directory.begins_cluster else now
     return engine_kind(config.consensus).start(
         node_id=who.node_id,
-        config=EngineConfig(
-            heartbeat_ticks=max(1, config.heartbeat_ms // config.tick_ms),
-            election_timeout_ticks=election_ticks,
-            lease_reads=config.lease_reads,
-            phase1_size=config.phase1_size,
-            phase2_size=config.phase2_size,
+        config=settings(
+            EngineConfig(
+                heartbeat_ticks=max(1, config.heartbeat_ms // config.tick_ms),
+                election_timeout_ticks=election_ticks,
+                lease_reads=config.lease_reads,
+                phase1_size=config.phase1_size,
+                phase2_size=config.phase2_size,
+            )
         ),
         rng=rng,
         snapshot=snapshot,

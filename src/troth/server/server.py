@@ -174,7 +174,13 @@ class Server:
         chance = self._machine.chance
         now = self._clock.now()
         engine = started_engine(
-            config, who, directory, snapshot=snapshot, rng=random.Random(chance.getrandbits(64)), now=now
+            config,
+            who,
+            directory,
+            snapshot=snapshot,
+            rng=random.Random(chance.getrandbits(64)),
+            now=now,
+            settings=self._machine.engine_settings,
         )
         engine = self._machine.engine(engine)
         tracer = None
