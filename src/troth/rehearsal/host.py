@@ -94,7 +94,7 @@ class Host:
         cluster.network.host_is_back(self.name)
         loop = self.loop = ProcessLoop(cluster.world, cluster.network, self.name, self.clock, self._on_error)
         if self.plan.round_us:
-            loop.rounds_max, loop.round_us = 1, self.plan.round_us
+            loop.rounds_max, loop.round_us = 2, self.plan.round_us
         self.machine = SimulatedMachine(self, loop)
         loop.enter(self._start, loop)
 

@@ -16,7 +16,7 @@ from troth.verify.watches import WATCH
 READING_S = 0.2
 """How long a client looks at what a watch has shown, where there is little room for what comes meanwhile."""
 
-PAUSES = 2
+PAUSES = 4
 """Pauses of the other clients between two watches from now on."""
 
 
