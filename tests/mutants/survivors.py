@@ -207,9 +207,23 @@ NEAR = {
     "test_verify_formats": ("maps", "edn", "jepsen_log", "awdit", "read", "write"),
     "test_verify_history": ("history", "recorder", "verdict"),
     "test_transactions_file_log": ("file", "framing", "writer", "place", "directory"),
+    "test_decision_log": ("file", "writer", "place", "replicated", "cluster_place", "pruning", "keys"),
+    "test_transactions_owner": ("owner", "fan", "core", "transaction", "sqlite", "snapshot"),
+    "test_transactions_cut_short": ("owner", "fan"),
+    "test_transactions_pass_cut_short": ("recovery", "resolver", "snapshot", "barrier"),
+    "test_transactions_left_behind": ("core", "resolver"),
+    "test_transactions_keys": ("core", "transaction", "keys"),
+    "test_transactions_later": ("core", "owner", "waiting"),
+    "test_transactions_fencing": ("core", "file"),
+    "test_transactions_recovery": ("recovery", "resolver"),
+    "test_transactions_resolver": ("resolver", "recovery"),
+    "test_transactions_barrier": ("barrier", "snapshot"),
+    "test_transactions_last_resource": ("sqlite", "sql", "connection", "core"),
+    "test_transactions_cluster": ("cluster",),
+    "test_transactions_sql": ("sql", "connection"),
 }
 """Tests that are about files which they are not named after."""
-TESTS_SECONDS = 12
+TESTS_SECONDS = 24
 """CPU time for one group of tests; as they are they take less than half of it."""
 HEAVY = ("hypothesis", "sqlalchemy", "sqlalchemy.ext.asyncio", "msgspec", "sortedcontainers", "asyncio")
 """Imported once, before the trials fork; what belongs to the project is imported anew by each."""

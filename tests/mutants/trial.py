@@ -4,6 +4,8 @@ Each trial is a forked process, so that nothing imported by one is seen by the n
 tests have noticed nothing.
 """
 
+import contextlib
+import ctypes
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -12,6 +14,7 @@ import resource
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +33,10 @@ SEED_SECONDS = 10
 """CPU time that the last seed may take."""
 MEMORY_BYTES = 1 << 30
 """What a trial may use: a mutant that goes round for ever, or grows for ever, is caught by that."""
+
+STACK_BYTES = 1 << 20
+M_ARENA_MAX = -8
+"""As in malloc.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ def try_mutant(
             signal.alarm(PATIENCE_SECONDS + 4 * seeds + 4 * shrink_seconds)
             limit = tests_seconds + shrink_seconds + (cpu_seconds + SEED_SECONDS if cpu_seconds else seeds)
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            _threads_are_small()
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
             code = 1
             try:
@@ -108,6 +116,14 @@ def try_mutant(
     if os.WIFSIGNALED(status):
         return Verdict("does not come to an end")
     return Verdict("" if os.WEXITSTATUS(status) == 0 else "fails outside of any test")
+
+
+def _threads_are_small() -> None:
+    """Or else a few dozen take all of `MEMORY_BYTES`, and what is right fails: each has a stack of 8 MiB, and eight
+    for each core reserve 64 MiB each for what they allocate."""
+    threading.stack_size(STACK_BYTES)
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 class FirstFailure:

@@ -9,7 +9,8 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 pytest.importorskip("pymysql")
 
-from troth.transactions.participants.mysql import MySql, Session  # noqa: E402
+from troth.core.twophase.table import Finding  # noqa: E402
+from troth.transactions.participants.mysql import FORMAT_ID, MySql, Session  # noqa: E402
 
 MYSQL = ("8.0.36", "MySQL Community Server - GPL", "ledger")
 MARIADB = ("10.11.6-MariaDB-0+deb12u1", "Debian 12", "ledger")
@@ -67,6 +68,25 @@ def test_preflight_finds_out_whether_recovery_may_list_what_is_prepared(version:
     assert participant(asked).facts().problems == ()
     (problem,) = participant(Server({"SELECT VERSION()": [version], "XA RECOVER": denied()})).facts().problems
     assert "GRANT XA_RECOVER_ADMIN ON *.* TO" in problem
+
+
+def test_a_server_that_is_lost_while_it_is_asked_lacks_no_right() -> None:
+    lost = denied()
+    lost.connection_invalidated = True  # type: ignore[attr-defined]
+    with pytest.raises(sa.exc.OperationalError):
+        participant(Server({"SELECT VERSION()": [MYSQL], "XA RECOVER": lost})).facts()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_branch_that_a_session_does_not_know_is_absent_if_it_is_certainly_not_listed(listed: bool) -> None:
+    """Of an absent one that is to commit it is noted that it is done."""
+    branch = f"'T1.logname0.c.1.1','0.0123456789abcdef',{FORMAT_ID}"
+    unknown = sa.exc.OperationalError("XA COMMIT", None, Exception(1397, "XAER_NOTA: Unknown XID"))
+    rows = [(FORMAT_ID, 17, 18, "T1.logname0.c.1.10.0123456789abcdef")] if listed else []
+    known = participant(Server({"XA COMMIT": unknown, "XA RECOVER": rows}))
+    assert known.finish(branch, commit=True) is (Finding.ATTACHED if listed else Finding.ABSENT)
+    silent = participant(Server({"XA COMMIT": unknown, "XA RECOVER": denied()}))
+    assert silent.finish(branch, commit=True) is Finding.UNREACHED
 
 
 @pytest.mark.parametrize(
