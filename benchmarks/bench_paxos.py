@@ -6,6 +6,7 @@ one request at a time. Rounds of the two alternate, so that whatever else the ma
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -118,9 +119,15 @@ def gaps_around(
 
 
 ALONE = "registers, acceptors alone"
+APART = "registers, the victim on a core of its own"
 NOTHING, LATER = "nothing happens", "nothing happens, one is dead"
 BYSTANDER = "its like, of another set, dies"
-VICTIMS = {ALONE: "an acceptor dies", "registers": "a server dies", "raft": "the leader dies"}
+VICTIMS = {
+    ALONE: "an acceptor dies",
+    APART: "an acceptor dies",
+    "registers": "a server dies",
+    "raft": "the leader dies",
+}
 
 
 def gaps(directory: Path, times: int) -> dict[str, list[dict[str, dict[str, Any]]]]:
@@ -130,10 +137,14 @@ def gaps(directory: Path, times: int) -> dict[str, list[dict[str, dict[str, Any]
     Beside each death stands a moment at which nothing happens; one at which a process of the same kind and size dies
     that has nothing to do with them, since the kernel clears a dead process away on a core that the others want, and
     what that does to puts is nobody's unavailability; and one half a second after the death: with two left both have
-    to answer, and neither hides the other's stalls."""
-    found: dict[str, list[dict[str, dict[str, Any]]]] = {ALONE: [], "registers": [], "raft": []}
+    to answer, and neither hides the other's stalls.
+
+    Where acceptors have machines of their own nobody's core is taken. So acceptors alone are measured once more with
+    those that die on one core and everybody else on another."""
+    found: dict[str, list[dict[str, dict[str, Any]]]] = {ALONE: [], APART: [], "registers": [], "raft": []}
     for number in range(times):
         found[ALONE].append(gap_alone(directory / f"alone-{number}", number))
+        found[APART].append(gap_alone(directory / f"apart-{number}", number, is_apart=True))
         in_server, raft = gaps_of_servers(directory / f"gap-{number}", number)
         found["registers"].append(in_server)
         found["raft"].append(raft)
@@ -147,7 +158,14 @@ def strikes_of(
     return {NOTHING: lambda: None, BYSTANDER: bystander, victim: kill, LATER: lambda: None}
 
 
-def gap_alone(directory: Path, number: int) -> dict[str, dict[str, Any]]:
+def stay_on(core: int, *processes: int) -> None:
+    """Keep *processes*, with all their threads, on one core."""
+    for process in processes:
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+
+def gap_alone(directory: Path, number: int, *, is_apart: bool = False) -> dict[str, dict[str, Any]]:
     with ExitStack() as stack:
         registers = stack.enter_context(troth.PaxosClient.local(directory / "acceptors", 3))
         acceptors = registers.local_acceptors
@@ -156,10 +174,15 @@ def gap_alone(directory: Path, number: int) -> dict[str, dict[str, Any]]:
         def put(key: str) -> None:
             registers.put(key, VALUE)
 
-        kill = acceptors.processes[acceptors.names[number % 3]].kill
-        strikes = strikes_of(VICTIMS[ALONE], kill, beside.processes[beside.names[0]].kill)
+        victim, bystander = acceptors.processes[acceptors.names[number % 3]], beside.processes[beside.names[0]]
+        if is_apart:
+            every = os.sched_getaffinity(0)
+            ours, theirs = min(every), max(every)
+            stack.callback(os.sched_setaffinity, 0, every)
+            stay_on(ours, os.getpid(), *(each.pid for each in acceptors.processes.values()))
+            stay_on(theirs, victim.pid, bystander.pid)
         timed(put, 20 * KEYS)
-        return gaps_around(put, strikes)
+        return gaps_around(put, strikes_of(VICTIMS[ALONE], victim.kill, bystander.kill))
 
 
 def gaps_of_servers(directory: Path, number: int) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
