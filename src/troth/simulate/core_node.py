@@ -101,6 +101,7 @@ class CoreNode:
         self.view: EngineView = view_of(self.engine)
         self.applied, self.digest = stored.base.last, stored.base_digest
         self._outbox: deque[tuple[int, Send]] = deque()
+        self._releasing = False
         self._apply_queue: deque[Entry] = deque()
         self._applying = self._syncing = self._pump_planned = False
         self._backlog: list[tuple[Tick, Callable[..., None], tuple[Any, ...]]] = []
@@ -356,17 +357,23 @@ class CoreNode:
         self._release_outbox()
 
     def _release_outbox(self) -> None:
+        if self._releasing:
+            return  # our own message has led here: after it, the loop below goes on with what has come meanwhile
         outbox = self._outbox
         life = self.life
-        while outbox and outbox[0][0] <= self.journal.synced:
-            send = outbox.popleft()[1]
-            self.monitor.on_sent(self, send.to, send.message)
-            if send.to == self.node_id:
-                self._receive(self.node_id, send.message, self.clock.ticks())
-                if life != self.life:
-                    return
-            else:
-                self.network.send(self.node_id, send.to, send.message)
+        self._releasing = True
+        try:
+            while outbox and outbox[0][0] <= self.journal.synced:
+                send = outbox.popleft()[1]
+                self.monitor.on_sent(self, send.to, send.message)
+                if send.to == self.node_id:
+                    self._receive(self.node_id, send.message, self.clock.ticks())
+                    if life != self.life:
+                        return
+                else:
+                    self.network.send(self.node_id, send.to, send.message)
+        finally:
+            self._releasing = False
 
     # ---- state machine ----
 
