@@ -15,6 +15,13 @@ TICK_US = 10_000
 """What a tick lasts on a clock that runs right: 10 ms."""
 
 
+_TOLD = (
+    "loss duplicate delay_us delay_long shorten disk_us defer partitions one_way crashes crash_all pauses disk_hangs rot"
+    " clock_changes wrong_hints transfers changes change_then_crash compactions proposals reads"
+).split()
+"""What `Plan.describe` tells."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Probabilities are per mille of messages or events. Rates are events per 100 election timeouts, since it is that
@@ -75,34 +82,7 @@ class Plan:
         """One line for the report of a red seed."""
         config = self.config
         mode = f"lease reads, drift {config.clock_drift_percent} %" if config.lease_reads else "read index"
-        rates = ", ".join(
-            f"{name} {getattr(self, name)}"
-            for name in (
-                *(
-                    "loss",
-                    "duplicate",
-                    "delay_us",
-                    "delay_long",
-                    "shorten",
-                    "disk_us",
-                    "defer",
-                    "partitions",
-                    "one_way",
-                    "crashes",
-                ),
-                *(
-                    "crash_all",
-                    "pauses",
-                    "disk_hangs",
-                    "rot",
-                    "clock_changes",
-                    "wrong_hints",
-                    "transfers",
-                    "changes",
-                ),
-                *("change_then_crash", "compactions", "proposals", "reads"),
-            )
-        )
+        rates = ", ".join(f"{name} {getattr(self, name)}" for name in _TOLD)
         return f"{self.voters} voters, {self.spares} spares, {mode}; {rates}"
 
 

@@ -7,9 +7,9 @@ from troth.simulate.plan import Plan, draw
 from troth.simulate.run import Simulation
 
 FAULTS = (
-    *("loss", "duplicate", "delay_long", "shorten", "defer", "partitions", "crashes", "crash_all", "pauses", "rot"),
-    *("clock_changes", "wrong_hints", "transfers", "changes", "compactions", "apply_us", "reads"),
-)
+    "loss duplicate delay_long shorten defer partitions crashes crash_all pauses rot clock_changes wrong_hints transfers"
+    " changes compactions apply_us reads"
+).split()
 
 
 def lone_voter_whose_disk_hangs() -> Plan:
