@@ -15,11 +15,7 @@ TICK_US = 10_000
 """What a tick lasts on a clock that runs right: 10 ms."""
 
 
-_TOLD = (
-    "loss duplicate delay_us delay_long shorten disk_us defer partitions one_way crashes crash_all pauses disk_hangs rot"
-    " clock_changes wrong_hints transfers changes change_then_crash compactions proposals reads"
-).split()
-"""What `Plan.describe` tells."""
+_TOLD_APART = ("seed", "consensus", "voters", "spares", "chaos_us", "config")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +78,7 @@ class Plan:
         """One line for the report of a red seed."""
         config = self.config
         mode = f"lease reads, drift {config.clock_drift_percent} %" if config.lease_reads else "read index"
-        rates = ", ".join(f"{name} {getattr(self, name)}" for name in _TOLD)
+        rates = ", ".join(f"{name} {getattr(self, name)}" for name in self.__slots__ if name not in _TOLD_APART)
         return f"{self.voters} voters, {self.spares} spares, {mode}; {rates}"
 
 
