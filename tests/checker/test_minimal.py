@@ -10,7 +10,7 @@ from troth.verify.check import check
 from troth.verify.history import Event, EventType, History, pair
 from troth.verify.linearizability import Budget, check_linearizable
 from troth.verify.linearizability.minimal import cut, removable_calls, shrink, unseen
-from troth.verify.models import Model, Register
+from troth.verify.models import Call, Model, MultiRegister, Register
 from troth.verify.verdict import Status
 
 from .brute import linearizable
@@ -103,6 +103,16 @@ def test_a_write_may_not_go_while_a_failed_cas_looks_at_what_it_overwrote() -> N
     primitives = [Register().primitive(op, whole.reading) for op in whole.operations]
     assert sorted(unseen(primitives, range(3))) == [(0,), (2,)]
     assert unseen(primitives, range(2)) == [(0,), (1,)]
+
+
+def test_a_transaction_may_not_go_while_a_failed_cas_looks_at_what_it_overwrote() -> None:
+    """The same of registers that are written together."""
+    writes = {at: Call(f="txn", argument=(("w", "x", at),), result=(("w", "x", at),)) for at in (1, 2)}
+    refused = Call(f="txn", argument=(("unless", "x", (1, 3)),), result=(("unless", "x", (1, 3)),))
+    assert MultiRegister().removable(writes) == [(1,), (2,)]
+    assert MultiRegister().removable({**writes, 3: refused}) == [(3,)]
+    elsewhere = Call(f="txn", argument=(("unless", "y", (1, 3)),), result=(("unless", "y", (1, 3)),))
+    assert MultiRegister().removable({**writes, 3: elsewhere}) == [(1,), (2,), (3,)]
 
 
 def test_an_unobserved_write_may_not_go_where_what_follows_would_be_seen() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from troth.verify.history import EventType, History, Value
 from troth.verify.transactions import check_transactions
+from troth.verify.transactions.explain import CycleView
 from troth.verify.transactions.levels import ruled_out
 from troth.verify.verdict import Status
 
@@ -203,6 +204,23 @@ def test_a_serializable_history_comes_with_an_order_that_can_be_replayed() -> No
     assert replayed > 300
 
 
+def _is_what_it_is_called(view: CycleView) -> bool:
+    """Whether the steps of a cycle are of the kinds that its name allows."""
+    kinds = [step.kind for step in view.steps]
+    base = view.anomaly.removesuffix("-process").removesuffix("-realtime")
+    allowed = {"ww"} if base == "G0" else {"ww", "wr"} if base == "G1c" else {"ww", "wr", "rw"}
+    if view.anomaly != base:
+        allowed |= {"process"} | ({"realtime"} if view.anomaly.endswith("realtime") else set())
+    rushes = kinds.count("rw")
+    follow = any(one == other == "rw" for one, other in zip(kinds, [*kinds[1:], kinds[0]], strict=True))
+    return (
+        {*kinds} <= allowed
+        and (base != "G-single" or rushes == 1)
+        and (base != "G-nonadjacent" or (rushes > 1 and not follow))
+        and (base != "G2-item" or rushes > 0)
+    )
+
+
 def compare_names(seeds: range) -> Counter[str]:
     """The anomalies that are named against their definitions; returns how often each was there."""
     tally: Counter[str] = Counter()
@@ -221,6 +239,7 @@ def compare_names(seeds: range) -> Counter[str]:
                 assert ruled_out(verdict.anomalies) >= ruled_out(there), told
             for view in verdict.views:
                 assert not view.steps or len(set(view.transactions)) == len(view.transactions), told
+                assert not view.steps or view.anomaly[0] != "G" or _is_what_it_is_called(view), told
             tally.update(verdict.anomalies)
     return tally
 
