@@ -99,6 +99,16 @@ def test_what_was_illegal_before_such_a_crash_stays_illegal() -> None:
     assert check(begun, object="multi-register").status is Status.UNKNOWN
 
 
+def test_a_branch_may_do_nothing_and_branches_stand_in_branches() -> None:
+    """Of what comes with it, that it ran says nothing of the branch."""
+    asked = [["w", "x", "1"], ["either", [["either", [["w", "y", "1"]], [["w", "y", "2"]]]], []]]
+    for y, legal in ((None, True), ("1", True), ("2", True), ("3", False)):
+        for history in (reading(asked, ("x", "1"), ("y", y)), reading(asked, ("y", y))):
+            assert guess(history).object == "rw-register"
+            assert bool(check(history, object="multi-register")) is legal, y
+            assert bool(check_transactions(history, "rw-register")) is legal, y
+
+
 def test_too_many_ways_leave_the_verdict_open() -> None:
     many = [["either", [["w", "x", str(at)]], [["w", "x", str(-at)]]] for at in range(1, 10)]
     # One transaction of 512 ways; then four of four, of which 256 histories would have to be judged.

@@ -3,7 +3,7 @@
 import pytest
 
 from troth.verify.check import check
-from troth.verify.history import Event, EventType, History, Value, pair
+from troth.verify.history import Event, EventType, History, Reading, Value, pair
 from troth.verify.verdict import Status
 
 INVOKE, OK, INFO = EventType.INVOKE, EventType.OK, EventType.INFO
@@ -186,3 +186,29 @@ def test_a_transaction_reads_what_it_wrote_itself() -> None:
     assert check(one_by_one(before, (1, "txn", "", None, own)), "linearizable", "multi-register")
     for wrong in ((("r", "x", 2), *own[1:]), (*own[:2], ("r", "x", 1))):
         assert not check(one_by_one(before, (1, "txn", "", None, wrong)), "linearizable", "multi-register")
+
+
+@pytest.mark.parametrize(
+    ("f", "element", "says", "legal"),
+    [
+        *(("add", 1, True, False), ("add", 1, False, True), ("add", 2, True, True), ("add", 2, False, False)),
+        *(("remove", 1, True, True), ("remove", 1, False, False)),
+        *(("remove", 2, True, False), ("remove", 2, False, True)),
+    ],
+)
+def test_a_set_that_says_whether_it_changed_is_held_to_it(f: str, element: int, says: bool, legal: bool) -> None:
+    """1 is in it, 2 is not."""
+    steps = ((0, "add", "s", 1, True), (0, f, "s", element, says))
+    assert bool(check(one_by_one(*steps), "linearizable", "set")) is legal
+
+
+def test_a_cas_that_failed_for_another_reason_observed_nothing() -> None:
+    """In a log in which a failed cas is an observation, one that timed out is none."""
+    for error, legal in ((None, False), ("timed out", True)):
+        events = [
+            Event(type=INVOKE, process=0, f="cas", value=(None, 1)),
+            Event(type=EventType.FAIL, process=0, f="cas", value=(None, 1), error=error),
+        ]
+        history = pair(events, reading=Reading(failed="observed"))
+        for object in ("cas-register", "multi-register"):
+            assert bool(check(history, "linearizable", object)) is legal, object

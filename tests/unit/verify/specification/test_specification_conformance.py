@@ -269,3 +269,97 @@ def test_a_gap_is_refused() -> None:
     step = Step(node=1, event="change", term=0, voted_for=0, role="follower", commit=0, log=Change(first=5))
     with pytest.raises(DecodeError, match="leaves a gap"):
         check_trace([step], voters=(1,))
+
+
+def test_a_server_that_never_voted_restarts_without_a_vote() -> None:
+    script = lead(Script())
+    script.add(3, term=1)
+    script.durable(3, 1)
+    script.add(3, "boot", term=1, snapshot=(0, 0))
+    assert script.verdict().refusal is None
+
+
+def test_a_durable_vote_that_is_overwritten_is_refused() -> None:
+    script = Script()
+    script.elect(1, 2, 1)
+    script.durable(2, 1, 3)
+    assert_refused(script, "its vote in term 1 for n1 was overwritten")
+
+
+def test_a_copy_in_memory_does_not_count_for_a_commit() -> None:
+    script = Script()
+    script.elect(1, 2, 1)
+    script.add(1, term=1, vote=1, role="leader", log=(1, [1]))
+    script.durable(1, 1, 1, (1, 1))
+    script.add(2, term=1, vote=1, log=(1, [1]))
+    script.add(1, term=1, vote=1, role="leader", commit=1)
+    assert_refused(script, "it commits index 1, which only n1 durably holds")
+
+
+def test_a_sync_of_what_was_replaced_meanwhile_makes_nothing_durable() -> None:
+    """Of five, server 3 has written entry 1 of term 1, then that of term 2 in its place, when the first sync ends."""
+    script = Script()
+    for node in (4, 5):
+        script.add(node, "boot", snapshot=(0, 0))
+    for candidate, voters, term in ((1, (2, 4), 1), (2, (4, 5), 2)):
+        script.elect(candidate, voters[0], term)
+        script.add(voters[1], term=term, vote=candidate)
+        script.durable(voters[1], term, candidate)
+        script.add(candidate, term=term, vote=candidate, role="leader", log=(1, [term]))
+        script.durable(candidate, term, candidate, (term, 1))
+        script.add(3, term=term, log=(1, [term]))
+    script.add(4, term=2, vote=2, log=(1, [2]))
+    script.durable(4, 2, 2, (2, 1))
+    script.durable(3, 2, 0, (1, 1))
+    commit = {"term": 2, "vote": 2, "role": "leader", "commit": 1}
+    script.add(2, **commit)  # type: ignore[arg-type]
+    refusal = check_trace(script.steps, voters=range(1, 6)).refusal
+    assert refusal is not None and "it commits index 1, which only n2, n4 durably holds" in refusal.text()
+    script.steps[-1:] = []
+    script.durable(3, 2, 0, (2, 1))
+    script.add(2, **commit)  # type: ignore[arg-type]
+    assert check_trace(script.steps, voters=range(1, 6)).refusal is None
+
+
+def test_a_commit_index_that_no_leader_knew_is_refused() -> None:
+    script = lead(Script())
+    script.add(2, term=1, vote=1, commit=1)
+    assert_refused(script, "it takes index 1 for committed, which no leader that it may have heard of knew")
+
+
+@pytest.mark.parametrize("role", ["candidate", "leader"])
+def test_a_role_that_nothing_gives_is_refused(role: Role) -> None:
+    script = lead(Script())
+    script.add(2, term=1, vote=1, role=role)
+    assert_refused(
+        script, f"nothing makes it {role} of term 1" if role == "candidate" else "n1 leads term 1 already"
+    )
+
+
+@pytest.mark.parametrize("is_hasty", [False, True])
+def test_a_joint_membership_is_left_once_it_has_committed(is_hasty: bool) -> None:
+    script = lead(Script())
+    script.add(1, term=1, vote=1, role="leader", commit=1)
+
+    def configured(index: int, outgoing: tuple[int, ...], *, commit: int) -> None:
+        change = Change(first=index, entries=((1, "m", ((1, 2), outgoing)),))
+        script.steps.append(
+            Step(node=1, event="change", term=1, voted_for=1, role="leader", commit=commit, log=change)
+        )
+        script.durable(1, 1, 1, (1, index))
+        script.steps.append(
+            Step(node=2, event="change", term=1, voted_for=1, role="follower", commit=commit, log=change)
+        )
+        script.durable(2, 1, 1, (1, index))
+
+    configured(2, (1, 2, 3), commit=1)
+    if not is_hasty:
+        script.add(1, term=1, vote=1, role="leader", commit=2)
+    configured(3, (), commit=1 if is_hasty else 2)
+    verdict = script.verdict()
+    if is_hasty:
+        assert verdict.refusal is not None and verdict.refusal.number == len(script.steps) - 3
+        assert "it leaves the joint membership before that has committed" in verdict.refusal.text()
+        return
+    assert verdict.refusal is None, verdict.refusal.text()
+    assert verdict.actions["begin_change"] == verdict.actions["leave_joint"] == 1
