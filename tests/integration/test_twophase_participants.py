@@ -1,5 +1,6 @@
 """What PostgreSQL and MariaDB do with one branch, and what recovery is told of it: each word of the protocol alone."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -314,6 +315,38 @@ def test_mariadb_commits_alone_or_after_a_vote_and_rolls_back_before_it_or_after
         )
 
 
+def test_mariadb_names_a_session_once(ledger: MySql) -> None:
+    """Each name is a lock that the session holds."""
+    names = set()
+    for sequence in (1, 2):
+        branch = written(ledger, sequence, sequence)
+        names.add(branch._session)
+        branch.roll_back()()
+        branch.release(broken=False)
+    assert len(names) == 1
+
+
+def test_mariadb_has_not_voted_when_its_session_is_gone(ledger: MySql) -> None:
+    """The vote goes out all the same: to a socket of which nobody has heard yet."""
+    branch = written(ledger, 1, 1)
+    with ledger.connected() as connection:
+        connection.exec_driver_sql(f"KILL {branch._session.number}")
+    with pytest.raises(exc.DBAPIError) as raised:
+        branch.prepare()()
+    assert raised.value.connection_invalidated
+    branch.release(broken=True)
+    assert rows(ledger) == [] and listed(ledger) == []
+
+
+def test_mariadb_answers_each_of_many_statements_and_the_first_that_fails_is_told(ledger: MySql) -> None:
+    branch = written(ledger, 1, 1)
+    with pytest.raises(exc.DBAPIError, match="no_such_column"):
+        branch.channel.start(["SELECT no_such_column", "SELECT nor_such", "SELECT 1"])()
+    assert branch.channel.start(["SELECT 2", "SELECT 3"])() == [Answer("", (2,)), Answer("", (3,))]
+    branch.roll_back()()
+    branch.release(broken=False)
+
+
 def test_mariadb_rolls_back_what_was_told_to_end_before(ledger: MySql) -> None:
     """As after a deadlock, or a vote that was cut off in the middle."""
     branch = written(ledger, 1, 1)
@@ -377,3 +410,38 @@ def test_two_databases_of_a_mariadb_are_two_and_two_addresses_of_one_are_one(
         engine.dispose()
     own = ledger.facts().identity
     assert identities[0] != own == identities[1]
+
+
+def test_a_branch_that_is_gone_cannot_be_told_to_commit(bank: Postgres) -> None:
+    branch = opened(bank, 1, row=1)
+    branch.prepare()()
+    (found,) = bank.prepared()
+    assert 0 <= found.age_s < 60, "in seconds"
+    assert bank.finish(branch.name, commit=False) is Finding.FINISHED
+    with pytest.raises(exc.DBAPIError, match="does not exist"):
+        branch.commit_prepared()()
+    branch.release(broken=True)
+    assert bank.prove("") is Finding.UNPROVEN
+
+
+def test_who_waits_for_whom_is_told_by_their_names(bank: Postgres) -> None:
+    first, second = opened(bank, 1, row=1, names_session=True), opened(bank, 2, names_session=True)
+    failed: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            second.handle.exec_driver_sql("INSERT INTO told (id) VALUES (1)")
+        except exc.DBAPIError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not (waits := bank.waits()):
+        assert thread.is_alive()
+    assert [(found.waiter, found.holder) for found in waits] == [(EPOCH.name(2), EPOCH.name(1))]
+    waits[0].cancel()
+    thread.join(10)
+    assert "canceling statement due to user request" in str(failed[0])
+    for branch in (first, second):
+        branch.roll_back()()
+        branch.release(broken=False)

@@ -206,3 +206,25 @@ def test_who_was_not_let_in_lets_nobody_else_out(sides: tuple[Barrier, Barrier])
     reader.leave_exclusive("one")
     assert writer.try_enter_shared("a commit")
     writer.leave_shared("a commit")
+
+
+def test_in_a_process_without_a_file_a_commit_that_did_not_wait_is_seen_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(barrier, "WAIT_MAX_S", 0.01)
+    gate = Barrier(None)
+    gate.enter_exclusive(1)
+    gate.enter_shared("a")
+    gate.leave_shared("a")
+    assert not gate.is_whole()
+    gate.leave_exclusive()
+
+
+def test_who_is_let_in_at_once_is_waited_for(sides: tuple[Barrier, Barrier]) -> None:
+    reader, writer = sides
+    assert writer.try_enter_shared("a")
+    with pytest.raises(Unavailable):
+        reader.enter_exclusive(0.01)
+    writer.leave_shared("a")
+    reader.enter_exclusive(1)
+    reader.leave_exclusive()

@@ -8,8 +8,11 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 
 from troth.errors import UsageError  # noqa: E402
+from troth.transactions.coordinator import preflight  # noqa: E402
 from troth.transactions.participants import choose as choose_module  # noqa: E402
+from troth.transactions.participants.base import Facts  # noqa: E402
 from troth.transactions.participants.choose import choose  # noqa: E402
+from troth.transactions.participants.sqlite import LastResource  # noqa: E402
 from troth.transactions.waiting import InThreads  # noqa: E402
 
 
@@ -36,3 +39,27 @@ def test_who_is_refused_leaves_no_client_of_ours_open(
     with pytest.raises(UsageError):
         choose({"troth://a": "troth://a", **refused}, InThreads())
     assert [client.is_closed for client in made] == [True]
+
+
+def test_two_without_a_name_of_their_own_have_to_be_named(tmp_path: Path) -> None:
+    engines = [sa.create_engine(f"sqlite:///{tmp_path}/one.db") for _ in range(2)]
+    with pytest.raises(UsageError, match="two participants would be called"):
+        choose(engines, InThreads())
+
+
+def test_one_database_takes_part_once(tmp_path: Path) -> None:
+    """Its two branches would wait for each other."""
+    engines = {name: sa.create_engine(f"sqlite:///{tmp_path}/{name}.db") for name in ("bank", "ledger")}
+    found = choose(engines, InThreads())
+    for each in found:
+        each.can_prepare = True
+    facts = {"bank": Facts("one", ()), "ledger": Facts("another", ())}
+    assert preflight(found, facts) == []
+    (problem,) = preflight(found, {**facts, "ledger": facts["bank"]})
+    assert "bank and ledger are the same database" in problem
+
+
+def test_who_can_prepare_is_no_last_resource() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(UsageError, match="postgresql can"):
+        choose({"bank": LastResource(sa.create_engine("postgresql+psycopg://host/bank"))}, InThreads())

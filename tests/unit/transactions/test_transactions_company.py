@@ -157,3 +157,12 @@ def test_company_with_asyncio(is_set: bool) -> None:
 
     order = asyncio.run(main())
     assert order == ["votes", "waited"] if is_set else sorted(order) == ["none", "waited"]
+
+
+def test_votes_let_all_go_on_who_wait_for_company() -> None:
+    company = Company(Noted)
+    flags = [company.expect() for _ in range(3)]
+    company.votes_sent()
+    for flag in flags:
+        company.wait(flag, 0)
+    assert all(flag.was_set for flag in flags)  # type: ignore[attr-defined]

@@ -176,6 +176,68 @@ def test_a_claim_that_was_never_opened_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_claim_on_a_closed_place_is_taken_over_by_who_closes_it_again(tmp_path: Path) -> None:
+    """Whoever made it has died, so nobody could read the place any more."""
+    log, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    gid = Gid(log.log_id, "0", log.epoch.number, 1)
+    log.close()
+    assert other.close_epoch("0")
+    (tmp_path / "0" / framing.file_name(3)).write_bytes(b"")
+    assert other.close_epoch("0")
+    assert other.verdict(gid) is Verdict.ABORT
+    other.close()
+
+
+def test_a_coordinator_that_lives_writes_in_its_place_alone(tmp_path: Path) -> None:
+    """Whoever opens a file there fences it; whoever notes something for the dead may have seen it dead before."""
+    mine, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    decided = decide(mine, 1)
+    open_gid = Gid(mine.log_id, "0", mine.epoch.number, 2)
+    other.note_applied([decided])
+    other.note_refused(decided)
+    assert other.abort(Abort(str(open_gid), "recovery")) is Verdict.OPEN
+    assert other.verdict(open_gid) is Verdict.OPEN
+    decide(mine, 2)
+    assert [other.verdict(open_gid), mine.verdict(open_gid)] == [Verdict.COMMIT] * 2
+    mine.close()
+    other.close()
+
+
+def test_a_decision_that_could_not_be_written_does_not_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(tmp_path)
+    gid = Gid(log.log_id, "0", log.epoch.number, 1)
+
+    def full(at: int, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log._writer._file, "write_at", full)
+    with pytest.raises(StorageError, match="No space left"):
+        log.decide([Commit(str(gid), (BranchRef("a", f"{gid}.0"),))])
+    assert log.verdict(gid) is Verdict.OPEN
+    assert log.unapplied() == []
+    log.close()
+
+
+def test_files_go_oldest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that is gone its owner knows thereby that there was a next one."""
+    log = FileLog(tmp_path)
+    decide(log, 1)
+    log.close()
+    (tmp_path / "0" / framing.file_name(2)).write_bytes(b"")
+    gone: list[str] = []
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        gone.append(path.name)
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    FileLog(tmp_path).close()
+    assert gone == [framing.file_name(1), framing.file_name(2)]
+
+
 def test_an_owner_that_was_fenced_by_one_that_died_at_once_goes_on(tmp_path: Path) -> None:
     """The next file is claimed and never opened; nobody else has the place, so the owner itself settles it."""
     log = FileLog(tmp_path)

@@ -25,6 +25,7 @@ from troth.errors import (
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
+from troth.transactions.log.interface import Decided
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Begun, Prepared
 from troth.transactions.snapshot import _standing
@@ -187,6 +188,49 @@ def test_one_no_rolls_all_back(name: str, when: str, place: Place) -> None:
     assert (error.__cause__, error.participant) == (REFUSED, name)
     assert place.trace[-4:] == ROLLED_BACK + ENDED
     assert place.core.metrics.refusals == {name: 1}
+
+
+def test_a_no_of_who_turned_out_to_have_written_rolls_all_back(place: Place) -> None:
+    place.stock.wrote = None
+    place.stock.fails["prepare"] = REFUSED
+    assert place.aborted(place.begin()).__cause__ is REFUSED
+    assert place.trace == ["bank ask", "stock ask", "bank prepare", "stock prepare", *ROLLED_BACK, *ENDED]
+
+
+def test_behind_a_no_the_other_answers_are_waited_for(place: Place) -> None:
+    """The last to be asked is heard first. What of the others is still to come would be taken for the next answer."""
+    place.stock.fails["prepare"] = REFUSED
+    place.bank.fails["prepare"] = LOST
+    place.aborted(place.begin())
+    assert place.trace[-3:] == ["stock roll back", "bank is closed", "stock is free"]
+
+
+def test_one_that_cannot_be_told_of_a_commit_keeps_no_other_from_being_told(place: Place) -> None:
+    place.bank.fails["commit!"] = LOST
+    tx = place.begin()
+    tx.commit()
+    assert place.trace[-4:] == ["bank commit", "stock commit", "bank is closed", "stock is free"]
+    assert tx.pending == ("bank",)
+
+
+@pytest.mark.parametrize("when", ["prepare!", "prepare", "roll back"])
+def test_what_interrupts_a_branch_is_raised_when_all_are_rolled_back(when: str, place: Place) -> None:
+    place.bank.fails |= {when: KeyboardInterrupt(), "prepare" if when == "roll back" else "none": REFUSED}
+    tx = place.begin()
+    with pytest.raises(KeyboardInterrupt):
+        tx.commit()
+    assert tx.outcome is Outcome.ABORTED
+    assert place.trace[-3:] == ["stock roll back", "bank is closed", "stock is free"]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FORGOTTEN, Verdict.FOREIGN, Verdict.OPEN])
+def test_what_the_log_says_and_is_no_decision_decides_nothing(
+    verdict: Verdict, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place.log, "decide", lambda commits: [Decided(verdict, commits[0].gid)])
+    with pytest.raises(TransactionInDoubt, match=verdict.name):
+        place.begin().commit()
+    assert place.trace[-2:] == ["bank is closed", "stock is closed"]
 
 
 def test_the_first_no_is_the_reason(place: Place) -> None:
