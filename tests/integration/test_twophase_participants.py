@@ -421,7 +421,16 @@ def test_a_branch_that_is_gone_cannot_be_told_to_commit(bank: Postgres) -> None:
     with pytest.raises(exc.DBAPIError, match="does not exist"):
         branch.commit_prepared()()
     branch.release(broken=True)
-    assert bank.prove("") is Finding.UNPROVEN
+    assert bank.finish(f"{EPOCH.name(1)}.it's 1%", commit=True) is Finding.ABSENT
+
+
+def test_a_connection_of_the_pool_goes_by_the_epoch_that_uses_it_now(bank: Postgres) -> None:
+    """Or else who closes the old one would end the sessions of the new."""
+    for epoch in (EPOCH, OTHER):
+        branch = bank.open(0, Begun(epoch.name(1), epoch, None, False))
+        assert one(branch, "SHOW application_name") == epoch.prefix
+        branch.roll_back()()
+        branch.release(broken=False)
 
 
 def test_who_waits_for_whom_is_told_by_their_names(bank: Postgres) -> None:

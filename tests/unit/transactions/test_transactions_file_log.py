@@ -14,7 +14,8 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import Abort, Applied, BranchRef, Commit, Heuristic, Member, Opened
 from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, SyncFailed, UsageError
-from troth.transactions.log import directory, framing
+from troth.transactions.barrier import Barrier
+from troth.transactions.log import directory, framing, place
 from troth.transactions.log.file import FileLog
 
 GOLDEN = Path(__file__).with_name("golden") / "decisions-v1.log"
@@ -560,3 +561,101 @@ def test_a_forked_child_does_not_write_in_its_parents_place(
         assert [path.read_bytes() for path in files(tmp_path)] == before
     decide(log, 3)
     log.close()
+
+
+def in_child(check: Callable[[], bool]) -> bool:
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if check() else 1)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_forked_child_holds_nothing_of_its_parents(tmp_path: Path) -> None:
+    """A lock goes with its last descriptor: a child would hold it for a parent that has died."""
+    log, gate = FileLog(tmp_path), Barrier(tmp_path / "barrier")
+    assert in_child(lambda: log._hold._descriptor < 0 and gate._file < 0)
+    log.close()
+    gate.close()
+
+
+def test_who_opens_a_place_is_fenced_by_who_opens_the_next_file_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, is_first = place.sync_directory, [True]
+
+    def synced(path: Path) -> None:
+        if path.name == "0" and is_first.pop():
+            (path / framing.file_name(2)).write_bytes(b"")
+            monkeypatch.undo()
+        real(path)
+
+    monkeypatch.setattr(place, "sync_directory", synced)
+    log = FileLog(tmp_path)
+    assert log.epoch.number == 3
+    log.close()
+
+
+def test_while_a_place_is_being_taken_over_nobody_says_what_counts_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner may have written after its successor has read."""
+    monkeypatch.setattr(place, "SETTLE_PAUSE_S", 0)
+    mine, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    gid = Gid(mine.log_id, "0", mine.epoch.number, 1)
+    assert other.verdict(gid) is Verdict.OPEN
+    (tmp_path / "0" / framing.file_name(2)).write_bytes(b"")
+    with pytest.raises(StorageError, match="began to take this place over"):
+        other.verdict(gid)
+    mine.close()
+    other.close()
+
+
+def test_an_epoch_that_is_closed_is_not_closed_again(tmp_path: Path) -> None:
+    """By none of those who recover, each pass, for ever."""
+    FileLog(tmp_path, coordinator="0").close()
+    logs = [FileLog(tmp_path, coordinator=name) for name in ("1", "2")]
+    for _ in range(2):
+        for log in logs:
+            assert log.close_epoch("0")
+    assert [framing.number_of(path.name) for path in files(tmp_path)] == [2]
+    for log in logs:
+        log.close()
+
+
+def test_a_commit_whose_name_is_dropped_is_none_that_was_aborted_in_any_later_file(tmp_path: Path) -> None:
+    log = FileLog(tmp_path)
+    log._place.cells._applied_kept = 1
+    gids = [decide(log, sequence) for sequence in (1, 2, 3)]
+    log.note_applied(gids)
+    first = Gid(log.log_id, "0", log.epoch.number, 1)
+    assert log.verdict(first) is Verdict.FORGOTTEN
+    log.renew()
+    for _ in range(2):
+        assert log.verdict(first) is Verdict.FORGOTTEN
+        log.close()
+        log = FileLog(tmp_path)
+    log.close()
+
+
+def test_a_record_counts_once() -> None:
+    data = golden_bytes()
+    first, second = framing.scan(data, number=2, log_id=LOG, path="x")
+    again = data[: second.end] + data[first.end : second.end] + bytes(64)
+    assert len(list(framing.scan(again, number=2, log_id=LOG, path="x"))) == 2
+
+
+def test_a_log_has_the_name_that_was_drawn_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = directory.Directory(tmp_path).log_id
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert directory.Directory(tmp_path).log_id == first
+
+
+def test_one_at_a_time_decides_about_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "KEYS_WAIT_S", 0.01)
+    one, two = (directory.Directory(tmp_path) for _ in range(2))
+    with one.keys_held() as first:
+        with two.keys_held() as second:
+            assert (first, second) == (True, False)
+    with two.keys_held() as second:
+        assert second

@@ -14,7 +14,8 @@ pytest.importorskip("sqlalchemy")
 from memory_database import Database
 from typing_extensions import override
 
-from troth.errors import Unavailable, UsageError
+from troth.errors import StorageError, Unavailable, UsageError
+from troth.transactions import waiting as waiting_module
 from troth.transactions.aio import AsyncTwoPhaseCommit
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
@@ -74,6 +75,23 @@ def test_no_snapshot_is_taken_while_a_second_phase_goes_on_behind_the_callers_ba
     core.barrier.enter_exclusive(5)
     core.barrier.leave_exclusive()
     core.close()
+
+
+def test_a_log_out_of_reach_does_not_end_the_thread_of_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = threading.Event()
+    passes = iter((False, True))
+
+    def once(self: Recovery) -> Report:
+        if not next(passes, True):
+            raise StorageError("as asked")
+        again.set()
+        return Report()
+
+    monkeypatch.setattr(Recovery, "run", once)
+    recovery = Recovery(None)  # type: ignore[arg-type]
+    recovery.start(lambda: 0.001)
+    assert again.wait(5)
+    recovery.stop()
 
 
 @pytest.mark.parametrize("kind", [Recovery, Detector])
@@ -240,3 +258,35 @@ def test_an_interrupt_does_not_do_again_what_another_thread_does_already(tmp_pat
     assert [word[:6] for word in told] == ["prepar", "commit"] * 2
     assert not core.is_under_way(tx.gid)
     core.close()
+
+
+def test_a_place_in_the_background_is_free_again_when_its_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_module, "LATER_MAX", 1)
+    waiting, done = InThreads(), threading.Semaphore(0)
+    threads: list[threading.Thread] = []
+
+    def work() -> None:
+        threads.append(threading.current_thread())
+
+    for _ in range(3):
+        waiting.later(work)
+        assert waiting._slots.acquire(timeout=5)  # its work is done
+        waiting._slots.release()
+    waiting.close(done.release)
+    assert len(threads) == 3 and threading.current_thread() not in threads
+
+
+def test_what_is_in_the_queue_though_no_thread_could_be_started_is_done_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = ThreadPoolExecutor.submit
+
+    def submitted(pool: ThreadPoolExecutor, work: Callable[[], None]) -> None:
+        real(pool, work)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submitted)
+    waiting, done = InThreads(), list[int]()
+    waiting.later(lambda: done.append(1))
+    waiting.close(lambda: None)
+    assert done == [1]

@@ -55,6 +55,14 @@ def test_what_we_left_in_doubt_and_nobody_lists_is_settled_too(place: Place) -> 
     assert place.core.all_in_doubt() == []
 
 
+def test_what_a_last_resource_alone_was_to_decide_is_settled_too(place: Place) -> None:
+    gid = name(place.log)
+    place.core.leave_in_doubt(gid, Commit(gid, (), delegate="stock"))
+    place.run()
+    assert place.verdict(gid) is Verdict.ABORT
+    assert place.core.all_in_doubt() == []
+
+
 def test_what_we_were_rolling_back_is_rolled_back_whenever_it_becomes_prepared(place: Place) -> None:
     """The block is over, so nobody can decide otherwise: nothing has to be remembered of it."""
     gid = name(place.log)

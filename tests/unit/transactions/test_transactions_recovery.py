@@ -1,5 +1,7 @@
 """Passes of recovery: what the cells say, whose sessions are ended, how often it looks, and what is told of it."""
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from troth.core.twophase.gid import Epoch, Gid
 from troth.core.twophase.records import Abort, Commit
 from troth.errors import StorageError
 from troth.transactions.log.file import FileLog
+from troth.transactions.participants.base import Prepared
 from troth.transactions.resolver import LOOKS_MAX
 from troth.transactions.snapshot import _standing as standing
 
@@ -255,3 +258,47 @@ def test_a_pass_is_in_nobodys_way_but_while_it_commits(place: Place, monkeypatch
     assert told == [1, 1], "no snapshot between the two"
     assert sharing[0] == ("prepared", 0)
     assert not barrier._sharing
+
+
+def test_one_pass_at_a_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two would end each other's sessions, and find absent what the other has just finished."""
+    under_way: list[int] = []
+    inside = 0
+    real = place.bank.prepared
+
+    def looked() -> list[Prepared]:
+        nonlocal inside
+        inside += 1
+        under_way.append(inside)
+        time.sleep(0.01)
+        inside -= 1
+        return real()
+
+    monkeypatch.setattr(place.bank, "prepared", looked)
+    threads = [threading.Thread(target=place.recovery.run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(under_way) >= 3 and set(under_way) == {1}
+
+
+def test_the_end_waits_for_a_pass_that_is_under_way(place: Place) -> None:
+    """Or else it would ask a log that is closed."""
+    begun, go_on, order = threading.Event(), threading.Event(), list[str]()
+
+    def on_step(step: str) -> None:
+        if step == "fenced":
+            begun.set()
+            assert go_on.wait(5)
+            order.append("pass")
+
+    place.core.on_step = on_step
+    place.recovery.start(lambda: 60.0)
+    assert begun.wait(5)
+    stopping = threading.Thread(target=lambda: (place.recovery.stop(), order.append("end")))
+    stopping.start()
+    stopping.join(0.05)
+    go_on.set()
+    stopping.join(5)
+    assert order == ["pass", "end"]

@@ -1,6 +1,7 @@
 """Branches that are gone, that a session holds, or that a last resource decides: what recovery makes of them."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -179,7 +180,81 @@ def test_a_session_that_holds_a_branch_is_ended_and_the_branch_told_again(
     assert place.run().committed == [branch]
 
 
+def no_answer(*arguments: object, **named: object) -> Finding:
+    raise OSError("too many connections")
+
+
+@pytest.mark.parametrize("call", ["finish", "detach"])
+def test_a_database_that_does_not_answer_has_not_said_that_it_does_not_know_a_branch(
+    call: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else it would be noted as applied, and stay prepared."""
+    gid = name(place.other)
+    (branch,) = prepared(gid, place.bank)
+    decided(place.other, gid, place.bank)
+    place.die()
+    place.bank.held[branch] = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(place.bank, call, no_answer)
+        assert set(place.run().left) == {branch}
+        assert [record.gid for record in place.log.unapplied()] == [gid]
+    assert place.run().committed == [branch]
+
+
+def test_a_database_that_does_not_answer_proves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    gid = name(place.other)
+    decided(place.other, gid, place.bank)
+    place.die()
+    with monkeypatch.context() as patch:
+        patch.setattr(place.bank, "prove", no_answer)
+        assert place.run().left == [f"{gid}.0"]
+    assert [record.gid for record in place.log.unapplied()] == [gid]
+
+
+def test_a_database_that_cannot_be_listed_keeps_no_other_from_being_finished(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (branch,) = prepared(name(place.other), place.stock)
+    place.die()
+    monkeypatch.setattr(place.bank, "prepared", no_answer)
+    report = place.run()
+    assert report.rolled_back == [branch]
+    assert "too many connections" in report.unreachable["bank"]
+
+
+def test_a_branch_that_is_left_keeps_no_other_of_its_database_from_being_finished(place: Place) -> None:
+    (kept,) = prepared(name(place.other), place.bank)
+    (branch,) = prepared(name(place.log), place.bank)
+    report = place.run()
+    assert (report.left, report.rolled_back) == ([kept], [branch])
+
+
+def test_what_is_known_of_a_part_of_the_log_that_is_damaged_now_is_left(place: Place, tmp_path: Path) -> None:
+    """Its coordinator may live, and have decided more than can be read."""
+    gid = name(place.other)
+    decided(place.other, gid, place.bank)
+    place.run()
+    decided(place.other, name(place.other, 2), place.stock)
+    decided(place.other, name(place.other, 3), place.stock)
+    (damaged,) = (tmp_path / "other").glob("decisions-*.log")
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"T1.", content.index(gid.encode()) + 40)] ^= 1
+    damaged.write_bytes(content)
+    place.die()
+    assert list(place.run().unreachable) == ["log of other"]
+    assert place.bank.proofs == []
+
+
 # ---- the last resource ----
+
+
+def test_the_last_resource_of_our_own_past_is_made_to_refuse(place: Place) -> None:
+    gid = name(place.log)
+    (branch,) = prepared(gid, place.bank)
+    decided(place.log, gid, place.bank, delegate="stock")
+    assert place.run().rolled_back == [branch]
+    assert place.stock.refusals[0] is True
+    assert place.verdict(gid) is Verdict.ABORT
 
 
 def test_a_dead_owners_last_resource_is_made_to_refuse_and_the_log_is_told(place: Place) -> None:
