@@ -454,3 +454,63 @@ def test_who_waits_for_whom_is_told_by_their_names(bank: Postgres) -> None:
     for branch in (first, second):
         branch.roll_back()()
         branch.release(broken=False)
+
+
+@pytest.mark.parametrize("verb", ["prepare", "commit_alone"])
+def test_what_is_lost_with_its_session_is_told_as_lost_and_why(verb: str, bank: Postgres) -> None:
+    """A refusal would be an abort; of what was lost nobody knows."""
+    branch = opened(bank, 1, row=1)
+    with bank.connected() as connection:
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend({one(branch, 'SELECT pg_backend_pid()')}, 5000)")
+    with pytest.raises(exc.DBAPIError, match="terminating connection") as raised:
+        getattr(branch, verb)()()
+    assert raised.value.connection_invalidated
+    branch.release(broken=True)
+    assert rows(bank) == [] and listed(bank) == []
+
+
+def test_a_branch_in_which_nothing_was_done_can_be_asked_and_ended(bank: Postgres) -> None:
+    branch = opened(bank, 1)
+    branch.ask()()
+    assert branch.wrote is False
+    branch.commit_alone()()
+    branch.release(broken=False)
+
+
+def test_a_connection_in_an_unknown_state_is_not_used_again(bank: Postgres) -> None:
+    pids = []
+    for broken in (True, False):
+        branch = opened(bank, 1)
+        pids.append(one(branch, "SELECT pg_backend_pid()"))
+        branch.roll_back()()
+        branch.release(broken=broken)
+    assert pids[0] != pids[1]
+
+
+def test_whatever_is_done_first_is_done_in_the_transaction(bank: Postgres) -> None:
+    """Its beginning goes out alone, and is answered before anything else is sent, whichever way that goes."""
+    drawn = sa.Table(
+        "drawn", sa.MetaData(), sa.Column("id", sa.Integer, sa.Sequence("drawn_ids"), primary_key=True)
+    )
+    told = sa.table("told", sa.column("id"))
+    with bank.engine.begin() as connection:
+        drawn.drop(connection, checkfirst=True)
+        drawn.create(connection)
+
+    def by_the_driver(connection: sa.Connection) -> None:
+        connection.connection.cursor().execute("INSERT INTO told VALUES (7)")
+
+    for first in (
+        lambda connection: connection.execute(sa.insert(told).returning(told.c.id), [{"id": 7}, {"id": 8}]).all(),
+        lambda connection: connection.execute(sa.insert(drawn)),
+        lambda connection: connection.scalar(sa.Sequence("drawn_ids")),
+        by_the_driver,
+    ):
+        branch = opened(bank, 1)
+        first(branch.handle)
+        assert one(branch, "SELECT pg_current_xact_id_if_assigned() IS NOT NULL") in (True, False)
+        branch.roll_back()()
+        branch.release(broken=False)
+    assert rows(bank) == []
+    with bank.connected() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM drawn")) == 0

@@ -56,3 +56,24 @@ def test_a_circle_is_broken_when_two_looks_in_a_row_have_seen_it() -> None:
         edges[:] = seen
         assert detector.look() == victims
     assert cancelled == [young]
+
+
+def test_what_cannot_be_asked_or_cancelled_keeps_no_other_circle_from_being_broken() -> None:
+    gids = [f"T1.abcdefgh.0.1.{number}" for number in (1, 2, 3, 4)]
+    cancelled: list[str] = []
+
+    def away() -> list[Wait]:
+        raise OSError("as asked")
+
+    def waits() -> list[Wait]:
+        edges = [(gids[0], gids[1]), (gids[1], gids[0]), (gids[2], gids[3]), (gids[3], gids[2])]
+        return [
+            Wait(waiter, holder, away if waiter == gids[1] else partial(cancelled.append, waiter))  # type: ignore[arg-type]
+            for waiter, holder in edges
+        ]
+
+    core: Any = SimpleNamespace(participants=[SimpleNamespace(waits=away), SimpleNamespace(waits=waits)])
+    detector = Detector(core)
+    detector.look()
+    assert set(detector.look()) == {gids[1], gids[3]}
+    assert cancelled == [gids[3]]

@@ -272,3 +272,35 @@ def test_a_refused_commit_leaves_nothing_open_in_the_pool(made: tuple[TwoPhaseCo
         tx[engine].exec_driver_sql("INSERT INTO t VALUES (1)")
         tx[engine].commit()
     assert rows(engine) == []
+
+
+def test_refusals_are_kept_when_old_markers_go(tmp_path: Path) -> None:
+    """Whoever was refused may be paused for as long as it likes, and then commit."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        (last,) = tpc.participants
+        gids = [tpc._core.epoch.name(number) for number in range(1, 2 * sqlite.KEPT + 5)]
+        assert last.marker(gids[0], refuse=True) is False
+        with engine.begin() as connection:
+            raw = connection.connection.driver_connection
+            raw.executemany(f"INSERT INTO {sqlite.TABLE} VALUES (?, 1)", [(gid,) for gid in gids[1:]])  # type: ignore[union-attr]
+        last.prune("T1.", {gids[1]})
+        assert [last.marker(gid, refuse=False) for gid in gids[:3]] == [False, True, None]
+        assert last.marker(gids[-1], refuse=False) is True
+
+
+def test_a_branch_that_could_not_be_begun_gives_its_connection_up(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    sa.event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA journal_mode = OFF"))
+    with TwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None) as tpc:
+        with pytest.raises(PreflightFailed) as kept, tpc.begin() as tx:
+            tx[engine]
+        assert kept.value is not None
+        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_an_engine_whose_statements_are_transactions_is_refused(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", isolation_level="AUTOCOMMIT")
+    for each in (engine, sa.create_engine(engine.url).execution_options(isolation_level="AUTOCOMMIT")):
+        with pytest.raises(PreflightFailed, match="AUTOCOMMIT"):
+            TwoPhaseCommit([each], log=tmp_path / "log", recover_every=None)

@@ -467,3 +467,20 @@ def test_a_failed_savepoint_that_can_not_undo_all_ends_in_an_abort(place: Place)
         raise ZeroDivisionError
     tx.commit()
     assert tx.outcome is Outcome.COMMITTED
+
+
+def test_a_statement_may_wait_for_a_lock_as_long_as_the_transaction_may(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float | None] = []
+    real = place.bank.open
+
+    def opened(number: int, begun: Begun) -> Branch:
+        waits.append(begun.timeout_s)
+        return real(number, begun)
+
+    monkeypatch.setattr(place.bank, "open", opened)
+    for timeout in (5.0, None):
+        place.begin("bank", timeout=timeout).rollback()
+    assert waits[0] is not None and 0 < waits[0] <= 5
+    assert waits[1] is None
