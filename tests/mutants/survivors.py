@@ -101,7 +101,7 @@ SUBJECTS = (
     Subject(("verify/specification/*.py",), ("tests/unit/verify/specification/*.py",)),
     Subject(
         ("verify/linearizability/*.py", "verify/models/*.py", "verify/primitives.py", "verify/sequential.py"),
-        (*VERIFY, f"{CHECKER}_branches.py", f"{CHECKER}_minimal.py", f"{CHECKER}_differential.py"),
+        (*VERIFY, *(f"{CHECKER}_{name}.py" for name in ("branches", "minimal", "tangled", "differential"))),
     ),
     Subject(("verify/formats/*.py", "verify/guess.py", "verify/history.py", "verify/recorder.py"), VERIFY),
     Subject(

@@ -1,9 +1,11 @@
 """Rules of the weaker models that random histories seldom lean on, one small history each."""
 
 import pytest
+from typing_extensions import override
 
 from troth.verify.check import check
 from troth.verify.history import Event, EventType, History, Reading, Value, pair
+from troth.verify.models import ILLEGAL, Call, Lock
 from troth.verify.verdict import Status
 
 INVOKE, OK, INFO = EventType.INVOKE, EventType.OK, EventType.INFO
@@ -171,13 +173,22 @@ def test_what_crashed_comes_after_what_its_process_did_before() -> None:
 
 
 def test_what_crashed_need_not_have_happened() -> None:
-    """Process 0 takes the mutex after process 1 in the only order; then there is no room for process 2."""
-    steps = [(0, "acquire"), (1, "acquire"), (1, "release")]
+    """Process 0 takes the lock after process 1 in the only order; then there is no room for process 2, which would have
+    to be told a token."""
     events = [Event(type=INVOKE, process=2, f="acquire")]
-    for process, f in steps:
-        events += [Event(type=INVOKE, process=process, f=f), Event(type=OK, process=process, f=f)]
-    assert not check(pair(events), "linearizable", "mutex")
-    assert check(pair(events), "sequential", "mutex")
+    for process, f, token in ((0, "acquire", 2), (1, "acquire", 1), (1, "release", None)):
+        events += [Event(type=INVOKE, process=process, f=f), Event(type=OK, process=process, f=f, value=token)]
+    assert not check(pair(events), "linearizable", Strict())
+    verdict = check(pair(events), "sequential", Strict())
+    assert verdict and verdict.witness == (2, 3, 1)
+
+
+class Strict(Lock):
+    """A lock that nobody acquires without being told so."""
+
+    @override
+    def step(self, state: Value, call: Call) -> Value:
+        return super().step(state, call) if call.known else ILLEGAL
 
 
 def test_a_transaction_reads_what_it_wrote_itself() -> None:
