@@ -170,7 +170,7 @@ def part_of(subject: Subject, options: argparse.Namespace) -> tuple[list[str], i
     middle = sorted(verdict.seeds for verdict in found)[len(found) // 2] if found else 0
     summary = (
         f"Of {len(verdicts)} bugs {named} fail a named test, and the simulation alone finds {len(found)}, half of them "
-        f"within {middle} seeds. A seed is {length}. The search for a bug ends "
+        f"within {middle} {'seed' if middle == 1 else 'seeds'}. A seed is {length}. The search for a bug ends "
         f'after {options.seeds} seeds or {options.cpu} s of CPU time: "> n" means that it was stopped after n.'
     )
     untried = len([pitfall for pitfall in subject.pitfalls if options.only in pitfall.name]) - len(verdicts)

@@ -117,7 +117,7 @@ class Operation(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def show(value: Value) -> str:
-    """A value as people write it: nil, [1, 2], "text"."""
+    """A value as people write it: nil, [1, 2], "text". What ends a line or moves a cursor is written out."""
     if value is None:
         return "nil"
     if isinstance(value, tuple):
@@ -129,7 +129,10 @@ def show(value: Value) -> str:
     if isinstance(value, frozenset):
         return "{" + ", ".join(sorted(show(item) for item in value)) + "}"
     if isinstance(value, str):
-        return '"' + (value if len(value) <= 60 else value[:28] + "..." + value[-28:]) + '"'
+        text = value if len(value) <= 60 else value[:28] + "..." + value[-28:]
+        if not text.isprintable():
+            text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+        return f'"{text}"'
     return repr(value)
 
 

@@ -75,3 +75,4 @@ def test_values_are_shown_as_people_write_them() -> None:
     """nil, lists, sets, long strings."""
     assert show((None, "a", frozenset({2, 1}))) == '[nil, "a", {1, 2}]'
     assert len(show("x" * 500)) < 70
+    assert show("a\0b\n\x1b[2Jé") == r'"a\x00b\n\x1b[2Jé"'
