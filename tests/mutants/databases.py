@@ -90,7 +90,7 @@ def main() -> int:
         if found := caught_by(None, servers):
             sys.exit(f"the code as it is fails {found}: nothing can be said about bugs in it")
         for pitfall in chosen:
-            if pitfall.file.endswith("mysql.py"):
+            if pitfall.file.endswith("mysql.py") or "MariaDB" in pitfall.name:
                 with MariaDBServer() as mariadb:
                     found = caught_by(pitfall, {**servers, "mariadb": mariadb})
             else:

@@ -290,3 +290,19 @@ def test_what_is_in_the_queue_though_no_thread_could_be_started_is_done_once(
     waiting.later(lambda: done.append(1))
     waiting.close(lambda: None)
     assert done == [1]
+
+
+def test_the_block_of_a_replayed_transaction_ends_through_those_inside_of_it(tmp_path: Path) -> None:
+    core = core_of(tmp_path)
+    with Transaction(core, timeout=None, key="order-1", wait="applied") as first:
+        for name in ("bank", "stock"):
+            first[name]
+    went_on = False
+    with Transaction(core, timeout=None, key="order-1", wait="applied") as outer:
+        with Transaction(core, timeout=None, key="", wait="applied") as inner:
+            inner["stock"]
+            outer["bank"]
+        went_on = True
+    assert (outer.replayed, outer.gid, went_on) == (True, first.gid, False)
+    assert inner.outcome is Outcome.ABORTED
+    core.close()
