@@ -230,7 +230,7 @@ def test_members_and_heuristics_are_kept(opened: Opener) -> None:
     first = opened("one")
     first.register([Member("a", "postgresql", "pg:0:0")])
     first.register([Member("a", "postgresql", "pg:1:2")])
-    longer = gid(first, 10)
+    longer = gid(first, 36)  # "10"
     for name, participant in ((gid(first, 1), "a"), (gid(first, 1), "b"), (longer, "a")):
         first.note_heuristic(Heuristic(name, participant, "rolled back"))
     first.close()

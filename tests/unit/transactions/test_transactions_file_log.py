@@ -176,7 +176,6 @@ def test_a_claim_that_was_never_opened_is_passed_over(tmp_path: Path) -> None:
     again.close()
 
 
-@pytest.mark.slow
 def test_a_claim_on_a_closed_place_is_taken_over_by_who_closes_it_again(tmp_path: Path) -> None:
     """Whoever made it has died, so nobody could read the place any more."""
     log, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
@@ -239,6 +238,7 @@ def test_files_go_oldest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert gone == [framing.file_name(1), framing.file_name(2)]
 
 
+@pytest.mark.slow
 def test_an_owner_that_was_fenced_by_one_that_died_at_once_goes_on(tmp_path: Path) -> None:
     """The next file is claimed and never opened; nobody else has the place, so the owner itself settles it."""
     log = FileLog(tmp_path)
