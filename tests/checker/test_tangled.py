@@ -101,3 +101,14 @@ def test_what_is_refuted_without_search_has_no_place(name: str, start: int, coun
                 refuted += 1
                 break
     assert refuted > count // 50 or name.startswith("kv")
+
+
+@pytest.mark.parametrize("seed", [10_005_583, 10_007_369, 10_011_390])
+def test_a_crashed_cas_may_look_at_a_state_at_any_later_time(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No read looks at what it goes on from, and yet that state is not given up."""
+    monkeypatch.setattr(placing, "_COLLAPSE_FROM", 2)
+    history, model = tangled_history("cas-register", seed, operations=10)
+    assert isinstance(model, Register)
+    primitives = [model.primitive(op, history.reading) for op in history.operations]
+    assert register.search(primitives, history.timeline, initial=model.init()).status == "ok"
+    assert linearizable(history, model)

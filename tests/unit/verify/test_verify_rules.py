@@ -223,3 +223,12 @@ def test_a_cas_that_failed_for_another_reason_observed_nothing() -> None:
         history = pair(events, reading=Reading(failed="observed"))
         for object in ("cas-register", "multi-register"):
             assert bool(check(history, "linearizable", object)) is legal, object
+
+
+def test_the_later_of_two_tokens_is_blamed_and_writes_without_one_are_not() -> None:
+    verdict = check(pair([*lease(0, (7, 1), 0), *lease(1, (3, 1), 2)]), "lock-safety")
+    assert verdict.anomalies == ("token-order",)
+    assert verdict.counterexample is not None and verdict.counterexample.operation == 1
+    for value in ((), ("text", 1), "text", None):
+        events = [Event(type=kind, process=0, f="write", key="l", value=value) for kind in (INVOKE, OK)]
+        assert check(pair(events), "lock-safety"), value
