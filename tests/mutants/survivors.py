@@ -96,7 +96,10 @@ SUBJECTS = (
     Subject(("wire/*.py",), ("tests/unit/wire/*.py",)),
     Subject(
         ("verify/transactions/*.py",),
-        ("tests/unit/verify/transactions/*.py", "tests/unit/verify/test_verify_branches.py", f"{CHECKER}_t*.py"),
+        (
+            *("tests/unit/verify/transactions/*.py", "tests/unit/verify/test_verify_branches.py"),
+            *(f"{CHECKER}_runs.py", f"{CHECKER}_transactions_differential.py"),
+        ),
     ),
     Subject(("verify/specification/*.py",), ("tests/unit/verify/specification/*.py",)),
     Subject(

@@ -232,3 +232,26 @@ def test_the_later_of_two_tokens_is_blamed_and_writes_without_one_are_not() -> N
     for value in ((), ("text", 1), "text", None):
         events = [Event(type=kind, process=0, f="write", key="l", value=value) for kind in (INVOKE, OK)]
         assert check(pair(events), "lock-safety"), value
+
+
+def test_what_a_transaction_of_two_writes_is_shown_as() -> None:
+    """Not as the compare-and-set that a pair would be."""
+    writes = (("w", "a", "1"), ("w", "b", "2"))
+    asked = [
+        Event(type=INVOKE, process=0, f="txn", value=writes),
+        Event(type=OK, process=0, f="txn", value=writes, revision=2),
+    ]
+    for shown, legal in (
+        (((2, "a", "1"), (2, "b", "2")), True),
+        (((2, "a", "1"),), False),
+        (((2, "a", "2"),), False),
+    ):
+        told = Event(type=INFO, process="watch/1", f="watch", value=("a", "c", 1, 2, shown))
+        assert bool(check(pair([*asked, told]), "watch")) is legal, shown
+
+
+def test_a_read_of_nil_that_says_nothing_shows_no_convergence() -> None:
+    events = list(one_by_one(w(0, "x", 1), r(1, "x", None)).events())
+    for nil_read, status in (("value", Status.ILLEGAL), ("unknown", Status.UNKNOWN)):
+        history = pair(events, reading=Reading(nil_read=nil_read))  # type: ignore[arg-type]
+        assert check(history, "eventual", "register").status is status
