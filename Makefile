@@ -89,7 +89,7 @@ bench-engines: $(BENCH) ## Raft beside Multi-Paxos, same workload and faults; wr
 bench-paxos: $(DEV) ## Leaderless registers beside Raft: latency of a put, and the gap when a server dies (two minutes)
 	$(BIN)/python benchmarks/bench_paxos.py $(ARGS)
 
-bench-2pc: $(DATABASES) ## Two-phase commit over two PostgreSQL servers, on this disk and on a slow one (four minutes)
+bench-2pc: $(DATABASES) ## Two-phase commit over two PostgreSQL servers, on this disk and on a slow one (six minutes)
 	$(BIN)/python benchmarks/bench_2pc.py $(ARGS)
 
 bench-simulation: $(DEV) ## How fast whole servers are simulated (two minutes)

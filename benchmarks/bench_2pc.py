@@ -1,6 +1,6 @@
 """Transfers between two PostgreSQL servers: `TwoPhaseCommit`, beside two unsafe commits and Session(twophase=True).
 
-    python benchmarks/bench_2pc.py             tables, about four minutes
+    python benchmarks/bench_2pc.py             tables, about six minutes
     python benchmarks/bench_2pc.py --write     and benchmarks/results/2pc.json and .md with machine and commit
     python benchmarks/bench_2pc.py --quick     a few seconds, to see that it runs
 
@@ -358,7 +358,7 @@ def tables(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--threads", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 32])
     parser.add_argument("--quick", action="store_true", help="one short round")

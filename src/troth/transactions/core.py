@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -20,14 +20,13 @@ from troth.transactions.barrier import WAIT_MAX_S, Barrier
 from troth.transactions.company import Company
 from troth.transactions.log.group import GroupCommit
 from troth.transactions.log.interface import Decided, DecisionLog
-from troth.transactions.metrics import Metrics
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch, Participant
 from troth.transactions.participants.sql import SqlParticipant
+from troth.transactions.remembered import Remembered
 from troth.transactions.steps import OnStep
 from troth.transactions.waiting import Flag, InThreads, Waiting
 
-UNFINISHED_MAX = 10_000
 APPLIED_AT_ONCE = 16
 """So many are noted as applied together. After a crash that many more have to be looked for in the databases."""
 PROVE_WITHIN_S = 2.0
@@ -35,7 +34,7 @@ PROVE_PAUSE_S = 0.05
 KEY_TRIES = 3
 
 
-class Core:
+class Core(Remembered):
     """The state of one coordinator process."""
 
     def __init__(
@@ -48,13 +47,13 @@ class Core:
         finds_deadlocks: bool,
         waiting: Waiting | None = None,
     ) -> None:
+        super().__init__()
         self.participants = participants
         self.log = log
         self.epoch = log.epoch
         self.barrier = barrier
         self.on_step = on_step
         self.finds_deadlocks = finds_deadlocks
-        self.metrics = Metrics()
         self._group = GroupCommit(log, self._on_batch)
         self._sequence = itertools.count(1)
         self._by_key: dict[Any, Participant] = {}
@@ -62,24 +61,16 @@ class Core:
             for key in (participant.name, participant.key, getattr(participant, "engine", None)):
                 if key is not None:
                     self._by_key[key] = participant
-        self._lock = threading.Lock()
         self._log_fault: StorageError | UsageError | None = None
         self._fenced: Epoch | None = None
         self._renewing = threading.Lock()
-        # One operation on a set is atomic, so these two need no lock.
-        self._open: set[str] = set()
-        self._committed_alone: OrderedDict[str, None] = OrderedDict()
-        self._only_read: OrderedDict[str, None] = OrderedDict()
+        # One operation on a set is atomic, so these need no lock.
         self._under_way: set[str] = set()
         self._in_front: set[str] = set()
         """Those of them whose callers wait."""
-        self._in_doubt: OrderedDict[str, Commit] = OrderedDict()
-        # Up to these numbers, some of ours have ended so of which nothing more is kept.
-        self._doubted_up_to = self._alone_up_to = 0
         self.waiting = waiting or InThreads()
         self.company = Company(self.waiting.flag)
         self._applied: deque[str] = deque()
-        self._alone: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
         _refuse_in_children(self)
 
     def _on_batch(self, size: int) -> None:
@@ -120,23 +111,6 @@ class Core:
             if self._is_closed():
                 # The log may have done so by itself.
                 self.epoch = self.log.renew() if self.log.epoch == self.epoch else self.log.epoch
-
-    def ended(self, gid: str, outcome: str, *, alone: bool = False, only_read: bool = False) -> None:
-        """*gid* is over, as far as its block goes. What one database committed alone, and what only read, is not in the
-        log: kept here, each for itself, since the readers may be many."""
-        with self._lock:
-            if alone or only_read:
-                kept = self._committed_alone if alone else self._only_read
-                kept[gid] = None
-                self._alone_up_to = max(self._alone_up_to, _shorten(kept))
-            if gid in self._open:  # or it is said again, since Ctrl-C may have cut the first time short
-                self.metrics.outcomes[outcome] += 1
-                self._open.discard(gid)
-
-    def dropped(self, gid: str) -> None:
-        """The last one who knew *gid* has let go of it: it is over, if it was not. The collector calls this at any
-        moment, also while this thread has the lock, so it takes none."""
-        self._open.discard(gid)
 
     def participant(self, named: Any) -> Participant:
         """The participant of this name, engine or client. Raises UsageError."""
@@ -240,12 +214,6 @@ class Core:
         except TrothError:
             pass  # recovery asks the last resource again, and is told the same
 
-    def leave_in_doubt(self, gid: str, record: Commit) -> None:
-        """The owner was not answered; recovery goes on. Kept in memory: after a crash the log knows enough."""
-        with self._lock:
-            self._in_doubt[gid] = record
-            self._doubted_up_to = max(self._doubted_up_to, _shorten(self._in_doubt))
-
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
         holder = self.waiting.blocking(self.log.holder_of, key)
@@ -273,12 +241,6 @@ class Core:
         self.keep_proof(gid, branch)
         return Event.RESOURCE_SILENT
 
-    def keep_proof(self, gid: str, branch: Branch) -> None:
-        """How *gid* ended, only the database of *branch* knows, its one writer: `outcome` asks there."""
-        with self._lock:
-            self._alone[gid] = (branch.participant, branch.proof)
-            _shorten(self._alone)
-
     # ---- for recovery and for questions ------------------------------------------------------------------
 
     def is_under_way(self, gid: str) -> bool:
@@ -287,19 +249,6 @@ class Core:
     def is_over(self, gid: Gid) -> bool:
         """Whether *gid* is ours, and its block has ended."""
         return self._is_of_this_run(gid) and str(gid) not in self._open
-
-    def may_be_in_doubt(self, gid: Gid) -> bool:
-        """Whether its owner, which is this process, may have been left without an answer."""
-        with self._lock:
-            return str(gid) in self._in_doubt or gid.sequence <= self._doubted_up_to
-
-    def all_in_doubt(self) -> list[tuple[str, Commit]]:
-        with self._lock:
-            return list(self._in_doubt.items())
-
-    def settled(self, gid: str) -> None:
-        with self._lock:
-            self._in_doubt.pop(gid, None)
 
     def outcome(self, gid: str) -> Outcome:
         """What is known of *gid* now. The log's silence alone proves nothing about a transaction of another process, or
@@ -397,15 +346,6 @@ def _refuse_in_children(core: Core) -> None:
             core._log_fault = UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
 
     os.register_at_fork(after_in_child=refuse)
-
-
-def _shorten(kept: "OrderedDict[str, Any]") -> int:
-    """Drop the oldest transactions; the highest number of those, or 0."""
-    dropped = 0
-    while len(kept) > UNFINISHED_MAX:
-        found = parse_gid(kept.popitem(last=False)[0])
-        dropped = max(dropped, found[0].sequence if found else 0)
-    return dropped
 
 
 _OUTCOMES = {

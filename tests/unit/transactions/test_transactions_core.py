@@ -14,6 +14,7 @@ from troth.core.twophase.records import BranchRef, Commit, Heuristic, Member  # 
 from troth.core.twophase.table import Event, Finding  # noqa: E402
 from troth.errors import HeuristicMixed, NotApplied, StorageError, UsageError  # noqa: E402
 from troth.transactions import core as core_module  # noqa: E402
+from troth.transactions import remembered  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit, check_identities  # noqa: E402
 from troth.transactions.core import APPLIED_AT_ONCE  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
@@ -54,7 +55,7 @@ def test_a_decision_stands_whether_or_not_it_could_be_noted_what_is_applied(
 
 
 def test_how_many_names_were_dropped_is_kept_when_none_is(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_module, "UNFINISHED_MAX", 2)
+    monkeypatch.setattr(remembered, "UNFINISHED_MAX", 2)
     gids = [place.core.next_gid() for _ in range(4)]
     for gid in gids[:3]:
         place.core.ended(gid, "committed", alone=True)

@@ -26,7 +26,7 @@ from troth.errors import (  # noqa: E402
     TransactionInDoubt,
     UsageError,
 )
-from troth.transactions import core as core_module  # noqa: E402
+from troth.transactions import remembered  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.log.group import GroupCommit  # noqa: E402
@@ -380,7 +380,7 @@ def test_one_that_only_read_is_told_to_be_committed_whoever_asks(key: str, tmp_p
 def test_readers_do_not_push_out_what_is_known_of_lone_writers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_module, "UNFINISHED_MAX", 2)
+    monkeypatch.setattr(remembered, "UNFINISHED_MAX", 2)
     with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
         with tpc.begin() as writer:
             writer["last"].exec_driver_sql("INSERT INTO work VALUES (1)")

@@ -15,7 +15,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import BranchRef, Commit
 from troth.core.twophase.table import Finding
-from troth.transactions import core as core_module
+from troth.transactions import remembered
 from troth.transactions.outcome import Outcome
 
 
@@ -84,7 +84,7 @@ def test_what_we_have_not_ended_is_left(place: Place) -> None:
 def test_more_in_doubt_than_there_is_room_for_are_never_said_to_be_aborted(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_module, "UNFINISHED_MAX", 2)
+    monkeypatch.setattr(remembered, "UNFINISHED_MAX", 2)
     gids = [name(place.log, sequence) for sequence in range(1, 6)]
     (branch,) = prepared(gids[0], place.bank)
     for gid in gids[:4]:
@@ -109,7 +109,7 @@ def test_what_we_left_and_is_under_way_again_is_not_settled(place: Place) -> Non
 def test_what_one_database_committed_long_ago_is_not_said_to_be_aborted(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_module, "UNFINISHED_MAX", 2)
+    monkeypatch.setattr(remembered, "UNFINISHED_MAX", 2)
     gids = [place.core.next_gid() for _ in range(4)]
     for gid in gids[:3]:
         place.core.ended(gid, "committed", alone=True)
