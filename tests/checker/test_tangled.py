@@ -17,7 +17,7 @@ from .tangled_histories import TANGLED, tangled_history
 
 DEEP = int(os.environ.get("TROTH_FUZZ", "3000"))
 COUNTS = [
-    pytest.param(0, 600, id="smoke"),
+    pytest.param(0, 200, id="smoke"),
     pytest.param(1_000_000, DEEP, id="deep", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
 ]
 REGISTERS = tuple(name for name in TANGLED if name.startswith(("register", "cas-register", "kv")))

@@ -89,6 +89,7 @@ def test_long_work_is_done_in_small_steps_with_other_work_in_between(monkeypatch
     assert [getattr(module, name) for module, name, _ in STEPS] == usual
 
 
+@pytest.mark.slow
 def test_bounds_are_met_where_they_are_tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes are refused, committed entries are passed over while a snapshot is loaded, and watches pause."""
     met: Counter[str] = Counter()
@@ -163,6 +164,7 @@ def test_a_watch_that_shows_what_its_client_has_seen_is_noticed(monkeypatch: pyt
     assert outcome.violation.startswith("a watch shows what it was not asked for")
 
 
+@pytest.mark.slow
 def test_who_joins_asks_somebody_first_who_has_not_heard_that_its_predecessor_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
