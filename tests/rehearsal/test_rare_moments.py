@@ -55,8 +55,8 @@ def test_the_shrinker_tries_to_do_without_each_moment() -> None:
     assert all(name in plan.describe() for name in RARE)
 
 
-def test_writes_go_on_while_a_snapshot_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what is committed meanwhile is applied behind it, before states are compared."""
+def backlogs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many entries had waited, each time that a server caught up; filled while simulations run."""
     waited: list[int] = []
     catch_up = Replica._catch_up
 
@@ -65,6 +65,12 @@ def test_writes_go_on_while_a_snapshot_is_loaded(monkeypatch: pytest.MonkeyPatch
         catch_up(self)
 
     monkeypatch.setattr(Replica, "_catch_up", counted)
+    return waited
+
+
+def test_writes_go_on_while_a_snapshot_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is committed meanwhile is applied behind it, before states are compared."""
+    waited = backlogs(monkeypatch)
     for seed in range(20):
         green(plan_with(seed, servers=3, crashes=40, load_us=200_000, snapshot_entries=3, log_kept_entries=0))
         if any(waited):
@@ -74,14 +80,7 @@ def test_writes_go_on_while_a_snapshot_is_loaded(monkeypatch: pytest.MonkeyPatch
 
 def test_long_work_is_done_in_small_steps_with_other_work_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is committed while a deletion is made ready waits; the usual measures hold again behind the run."""
-    waited: list[int] = []
-    catch_up = Replica._catch_up
-
-    def counted(self: Replica) -> None:
-        waited.append(len(self._backlog))
-        catch_up(self)
-
-    monkeypatch.setattr(Replica, "_catch_up", counted)
+    waited = backlogs(monkeypatch)
     usual = [getattr(module, name) for module, name, _ in STEPS]
     outcome = green(plan_with(4, servers=3, round_us=10_000))
     assert outcome.operations["sweeps"] > 5

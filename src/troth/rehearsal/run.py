@@ -279,13 +279,13 @@ LITTLE_ROOM = ((client_watch, "BUFFER_EVENTS_MAX", 2), (client_watch, "BUFFER_BY
 """What is kept for the consumer of a watch."""
 
 STEPS = (
-    *(
-        (preparing, "SLICE_KEYS", 1),
-        (order, "STEP_KEYS", 2),
-        (ranges, "STEP_KEYS", 2),
-        (ranges, "STEP_BYTES", 100),
-    ),
-    *((reading, "STEP_KEYS", 2), (reading, "ORDER_STEP_KEYS", 2), (reading, "KEYS_PER_TURN", 4)),
+    (preparing, "SLICE_KEYS", 1),
+    (order, "STEP_KEYS", 2),
+    (ranges, "STEP_KEYS", 2),
+    (ranges, "STEP_BYTES", 100),
+    (reading, "STEP_KEYS", 2),
+    (reading, "ORDER_STEP_KEYS", 2),
+    (reading, "KEYS_PER_TURN", 4),
 )
 """How much is done in one step, where that is to be as little as can be."""
 
