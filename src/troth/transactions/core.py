@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -56,6 +57,8 @@ class Core(Remembered):
         self.finds_deadlocks = finds_deadlocks
         self._group = GroupCommit(log, self._on_batch)
         self._sequence = itertools.count(1)
+        self._newest = 0
+        """The number of a transaction that has begun, of late."""
         self._by_key: dict[Any, Participant] = {}
         for participant in participants:
             for key in (participant.name, participant.key, getattr(participant, "engine", None)):
@@ -98,8 +101,10 @@ class Core(Remembered):
             raise self._log_fault.with_traceback(None)  # or it would grow with each that is refused
         if self._is_closed():
             self.waiting.blocking(self._renew)
-        gid = self.epoch.name(next(self._sequence))
+        number = next(self._sequence)
+        gid = self.epoch.name(number)
         self._open.add(gid)
+        self._newest = number
         return gid
 
     def _is_closed(self) -> bool:
@@ -245,6 +250,12 @@ class Core(Remembered):
 
     def is_under_way(self, gid: str) -> bool:
         return gid in self._under_way
+
+    def at_work(self) -> Callable[[Gid], bool]:
+        """Which transactions of this run have owners that are at work now, or will be. To be asked before a database
+        is: what it lists belongs to these, though they may have ended by the time that the list is here."""
+        known, newest = self._open | self._under_way, self._newest
+        return lambda gid: self._is_of_this_run(gid) and (gid.sequence > newest or str(gid) in known)
 
     def is_over(self, gid: Gid) -> bool:
         """Whether *gid* is ours, and its block has ended."""

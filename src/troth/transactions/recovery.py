@@ -35,6 +35,8 @@ class Recovery:
         self._one_at_a_time = threading.Lock()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+        self._of_the_living: set[str] = set()
+        """See `Resolver`; of the last pass."""
 
     def start(self, every_s: Callable[[], float]) -> None:
         """Make a pass now and then after each *every_s*() seconds (a function, for jitter), in a thread."""
@@ -71,9 +73,10 @@ class Recovery:
             closed = self._close_epochs(even_if_alive, report)
             reached = [p for p in core.participants if self._fence(p, closed, report)]
             core.on_step("fenced")
-            resolver = Resolver(core, report)
+            resolver = Resolver(core, report, self._of_the_living)
             try:
                 finished = resolver.resolve(reached)
+                self._of_the_living = resolver.of_the_living
                 core.on_step("resolved")
                 resolver.apply(reached, finished)
             finally:

@@ -4,7 +4,7 @@ The table says what (core/twophase/table.py); this reads the cells, tells the da
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import FORMAT, Gid, parse_gid
@@ -25,10 +25,15 @@ DETACH_PAUSE_S = 0.02
 class Resolver:
     """Of one pass, into whose *report* it writes."""
 
-    def __init__(self, core: Core, report: Report) -> None:
+    def __init__(self, core: Core, report: Report, seen_before: Set[str] = frozenset()) -> None:
+        """*seen_before*: `of_the_living` of the pass before."""
         self._core = core
         self.report = report
         self._shares = False
+        self._seen_before = seen_before
+        self.of_the_living: set[str] = set()
+        """Branches that other coordinators are most likely about to finish: decided, and their owners live. What the
+        next pass still finds, it finishes."""
 
     def leave_barrier(self) -> None:
         """The pass is over."""
@@ -51,6 +56,7 @@ class Resolver:
         for participant in participants:
             seen: set[str] = set()
             for _ in range(LOOKS_MAX):
+                is_at_work = core.at_work()
                 try:
                     listed = [found for found in participant.prepared() if found.branch not in seen]
                 except UNREACHABLE as error:
@@ -62,7 +68,7 @@ class Resolver:
                 for found in listed:
                     seen.add(found.branch)
                     core.on_step("before_resolve")
-                    if self._finish_listed(participant, found):
+                    if self._finish_listed(participant, found, is_at_work):
                         finished.add((found.branch, participant.name))
                         seen.discard(found.branch)
                         did_something = True
@@ -73,9 +79,13 @@ class Resolver:
                     break
         return finished
 
-    def _finish_listed(self, participant: Participant, found: Prepared) -> bool:
+    def _finish_listed(self, participant: Participant, found: Prepared, is_at_work: Callable[[Gid], bool]) -> bool:
         """Do with a listed branch what the table says; whether it is finished."""
-        finding = self._cell(found.gid)
+        finding = Finding.EPOCH_OPEN if is_at_work(found.gid) else self._cell(found.gid)
+        if finding is Finding.CELL_COMMIT and self._is_others(found.gid):
+            self.of_the_living.add(found.branch)
+            if found.branch not in self._seen_before:
+                finding = Finding.EPOCH_OPEN
         case = self._follow(participant, found.branch, Case.FOUND, finding, gid=str(found.gid), proof=None)
         return case is Case.DONE
 
@@ -200,11 +210,12 @@ class Resolver:
         names = {participant.name for participant in reached}
         applied = []
         listed: dict[str, set[str] | None] = {}
+        is_at_work = core.at_work()
         for record in core.unapplied():
             if core.is_under_way(record.gid):
                 continue
             found = parse_gid(record.gid)
-            if found is None or self._is_others(found[0]):
+            if found is None or is_at_work(found[0]) or self._is_others(found[0]):
                 continue
             if record.delegate and self._cell(found[0]) is not Finding.CELL_COMMIT:
                 continue

@@ -7,7 +7,7 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy")
 
-from recovering import Place, decided, name, prepared  # noqa: E402
+from recovering import OVER, Place, decided, name, prepared  # noqa: E402
 
 from troth.core.twophase.cells import Verdict  # noqa: E402
 from troth.core.twophase.records import BranchRef, Commit, Heuristic, Member  # noqa: E402
@@ -37,7 +37,7 @@ def test_who_begins_after_the_log_has_failed_is_told_why(place: Place) -> None:
 def test_an_epoch_that_the_log_has_opened_itself_is_gone_on_in(place: Place) -> None:
     """It does so when whoever fenced it has died: to open one more would close it under others."""
     opened = place.log.renew()
-    assert place.core.next_gid() == opened.name(1)
+    assert place.core.next_gid() == opened.name(OVER + 1)
     assert place.log.epoch == place.core.epoch == opened
 
 

@@ -7,7 +7,7 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 
 from interrupting import Interrupted, everywhere  # noqa: E402
-from recovering import Place, decided, name, prepared  # noqa: E402
+from recovering import Place, decided, prepared  # noqa: E402
 
 from troth.transactions.barrier import Barrier  # noqa: E402
 from troth.transactions.core import Core  # noqa: E402
@@ -33,8 +33,12 @@ def test_a_pass_that_is_interrupted_anywhere_keeps_nobody_waiting_and_is_done_by
     again_after: int, place: Place, tmp_path: Path
 ) -> None:
     place.die()
-    for number, interruption in enumerate(everywhere(*MODULES, again_after=again_after)):
-        with_cell, without = name(place.log, 2 * number + 1), name(place.log, 2 * number + 2)
+    passes = 0
+    for interruption in everywhere(*MODULES, again_after=again_after):
+        passes += 1
+        with_cell, without = place.core.next_gid(), place.core.next_gid()
+        place.core.dropped(with_cell)
+        place.core.dropped(without)
         one, two = prepared(with_cell, place.bank, place.stock)
         (three,) = prepared(without, place.bank)
         decided(place.log, with_cell, place.bank, place.stock)
@@ -47,7 +51,7 @@ def test_a_pass_that_is_interrupted_anywhere_keeps_nobody_waiting_and_is_done_by
         assert (place.bank.states.pop(one), place.stock.states.pop(two)) == ("committed", "committed")
         assert place.bank.states.pop(three) == "rolled back"
         assert place.log.unapplied() == []
-    assert number > 50
+    assert passes > 50
 
 
 @pytest.mark.parametrize("again_after", [0, 1, 3])

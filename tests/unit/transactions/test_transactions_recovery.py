@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from recovering import Database, Place, decided, name, prepared
+from recovering import OVER, Database, Place, decided, name, prepared
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid
@@ -38,9 +38,10 @@ def test_what_was_decided_is_committed_everywhere_and_noted(place: Place) -> Non
     assert place.verdict(gid) is Verdict.COMMIT
 
 
-def test_without_a_cell_it_is_rolled_back_once_the_epoch_is_closed(place: Place) -> None:
+@pytest.mark.parametrize("sequence", [1, OVER + 1])
+def test_without_a_cell_it_is_rolled_back_once_the_epoch_is_closed(sequence: int, place: Place) -> None:
     """The closing is what makes "no cell" final: the owner, if it only sleeps, can write none any more."""
-    gid = name(place.other)
+    gid = name(place.other, sequence)
     (branch,) = prepared(gid, place.bank)
     place.die()
     assert place.run().rolled_back == [branch]
@@ -57,7 +58,74 @@ def test_what_a_living_owner_may_still_decide_is_left(place: Place) -> None:
     assert place.bank.states[branch] == "prepared"
     assert place.verdict(gid) is Verdict.OPEN
     decided(place.other, gid, place.bank)
-    assert place.run().committed == [branch]
+    assert place.run().left == [branch], "it has just decided, and tells the branch itself"
+    assert place.bank.states[branch] == "prepared"
+    assert place.run().committed == [branch], "decided for a whole pause between passes, and not told"
+
+
+@pytest.mark.parametrize("in_the_background", [False, True])
+def test_what_ends_while_a_database_lists_it_is_left_to_its_owner(
+    in_the_background: bool, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or under load each pass would take what is just ending for left behind, and connect to tell it once more."""
+    log, core = place.log, place.core
+    gid = core.next_gid()
+    core.entered(gid)
+    (branch,) = prepared(gid, place.bank)
+    decided(log, gid, place.bank)
+    if in_the_background:
+        core.ended(gid, "committed")
+    look, told = place.bank.prepared, []
+
+    def listed() -> list[Prepared]:
+        found = look()
+        place.bank.states[branch] = "committed"
+        core.note_applied(gid)
+        core.left(gid)
+        core.ended(gid, "committed")
+        return found
+
+    monkeypatch.setattr(place.bank, "prepared", listed)
+    monkeypatch.setattr(place.bank, "finish", lambda branch, *, commit: told.append(branch))
+    assert place.run().committed == []
+    assert (told, place.bank.proofs) == ([], [])
+
+
+def test_what_begins_while_a_database_lists_it_is_left_to_its_owner(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, begun = place.bank.prepared, []
+
+    def listed() -> list[Prepared]:
+        gid = place.core.next_gid()
+        begun.extend(prepared(gid, place.bank))
+        decided(place.log, gid, place.bank)
+        found = look()
+        place.core.ended(gid, "committed")
+        return found
+
+    monkeypatch.setattr(place.bank, "prepared", listed)
+    report = place.run()
+    assert begun[0] in report.left
+
+
+def test_what_ends_while_unapplied_decisions_are_looked_at_is_not_asked_about(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gid = place.core.next_gid()
+    place.core.entered(gid)
+    decided(place.log, gid, place.bank)
+    unapplied = place.core.unapplied
+
+    def ending() -> list[Commit]:
+        found = unapplied()
+        place.core.left(gid)
+        place.core.ended(gid, "committed")
+        return found
+
+    monkeypatch.setattr(place.core, "unapplied", ending)
+    place.run()
+    assert place.bank.proofs == []
 
 
 def test_an_owner_that_is_taken_for_dead_is_fenced_off_first(place: Place) -> None:
