@@ -16,8 +16,9 @@ import select
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
+import msgspec
 from sqlalchemy import exc
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
@@ -32,7 +33,7 @@ LOOK_UP_EVERY_S = 0.1
 """How long a wait may keep Ctrl-C from being seen."""
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What the database said to one statement: the command tag where there is one, and the first row."""
 
     tag: str

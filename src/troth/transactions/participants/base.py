@@ -94,6 +94,28 @@ class Branch(Protocol):
         """A context manager: a savepoint that is rolled back if its block fails."""
 
 
+class WithoutExtras:
+    """What a participant says to recovery about things that it does not have; each kind overrides what it has."""
+
+    def detach(self, branch: str) -> None:
+        """No session holds it."""
+
+    def prove(self, proof: str) -> Finding:
+        return Finding.UNPROVEN
+
+    def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
+        return 0
+
+    def waits(self) -> list[Wait]:
+        return []
+
+    def marker(self, gid: str, *, refuse: bool) -> bool | None:
+        return None
+
+    def prune(self, coordinator: str, needed: Collection[str]) -> None:
+        """It keeps no markers."""
+
+
 class Participant(Protocol):
     """One database."""
 

@@ -19,11 +19,11 @@ import msgspec
 from troth.client.operations import Delete, Put, as_bytes, create_revision, mod_revision
 from troth.client.replies import TxnReply
 from troth.client.sync import Client
-from troth.core.twophase.gid import Epoch, parse_gid
+from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, RequestError, UsageError
 from troth.kv.requests import Compare, Operation
-from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
+from troth.transactions.participants.base import Begun, Facts, Prepared, WithoutExtras
 from troth.transactions.waiting import Waiting
 
 INTENT = b"troth.2pc/intent/"
@@ -176,7 +176,7 @@ def _nothing() -> None:
     """The client has waited already."""
 
 
-class Cluster:
+class Cluster(WithoutExtras):
     """One troth cluster."""
 
     kind = "troth"
@@ -225,25 +225,6 @@ class Cluster:
             return Finding.FINISHED if reply.succeeded else Finding.ABSENT
         except RequestError:
             return Finding.UNREACHED
-
-    def detach(self, branch: str) -> None:
-        """No session holds an intent."""
-
-    def prove(self, proof: str) -> Finding:
-        return Finding.UNPROVEN
-
-    def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
-        return 0
-
-    def waits(self) -> list[Wait]:
-        """Nobody waits here: a held key refuses at once."""
-        return []
-
-    def marker(self, gid: str, *, refuse: bool) -> bool | None:
-        return None
-
-    def prune(self, coordinator: str, needed: Collection[str]) -> None:
-        """It keeps no markers."""
 
     def close(self) -> None:
         if self._owns:

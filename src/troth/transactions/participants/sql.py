@@ -5,18 +5,17 @@ changed rows spares us the question "did this branch write?"; and ``connection.c
 transaction is refused, since it would commit one branch alone.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, exc
 from sqlalchemy.pool import NullPool
 
-from troth.core.twophase.gid import Epoch
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied
 from troth.transactions.channels import Channel, Finish, channel_of
-from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, Wait
+from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, WithoutExtras
 from troth.transactions.participants.connection import BranchConnection
 
 _CHANGES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLAC"})
@@ -176,7 +175,7 @@ def _done() -> None:
     """Nothing is left to wait for."""
 
 
-class SqlParticipant:
+class SqlParticipant(WithoutExtras):
     """The common half of a participant behind an engine."""
 
     kind = ""
@@ -212,24 +211,6 @@ class SqlParticipant:
 
     def finish(self, branch: str, *, commit: bool) -> Finding:
         return Finding.ABSENT
-
-    def detach(self, branch: str) -> None:
-        """Nothing holds it."""
-
-    def prove(self, proof: str) -> Finding:
-        return Finding.UNPROVEN
-
-    def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
-        return 0
-
-    def waits(self) -> list[Wait]:
-        return []
-
-    def marker(self, gid: str, *, refuse: bool) -> bool | None:
-        return None
-
-    def prune(self, coordinator: str, needed: Collection[str]) -> None:
-        """It keeps no markers."""
 
     def close(self) -> None:
         self._own.dispose()
