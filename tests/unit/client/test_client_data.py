@@ -167,6 +167,7 @@ async def test_misuse_is_told_before_anything_is_sent() -> None:
         assert cluster.servers[0].writes() == []
 
 
+@pytest.mark.slow
 @asynchronous
 async def test_more_writes_than_may_wait_are_refused() -> None:
     async with running() as cluster, await aio.connect(cluster.url, timeout=60) as client:
@@ -229,6 +230,7 @@ async def test_weaker_reads_go_where_the_client_reads_from() -> None:
             await aio.connect(cluster.url, read_from="n7")
 
 
+@pytest.mark.slow
 @asynchronous
 async def test_more_reads_than_may_wait_are_refused() -> None:
     async with running() as cluster, await aio.connect(cluster.url) as client:

@@ -134,10 +134,10 @@ def test_a_look_that_a_commit_did_not_wait_for_is_thrown_away(
 ) -> None:
     """The reader is paused between its looks at two databases for longer than a commit waits."""
     sa = pytest.importorskip("sqlalchemy")
-    from troth.transactions import snapshot
+    from troth.transactions import core, snapshot
     from troth.transactions.coordinator import TwoPhaseCommit
 
-    monkeypatch.setattr(barrier, "WAIT_MAX_S", 0.01)
+    monkeypatch.setattr(core, "WAIT_MAX_S", 0.01)
     writer = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
     with writer.begin() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
