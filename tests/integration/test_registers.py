@@ -363,6 +363,27 @@ def test_servers_of_a_cluster_are_acceptors_too(tmp_path: Path) -> None:
                 registers.get("k", within_s=0.5)
 
 
+def test_registers_outlive_the_exchange_of_every_server_of_their_cluster() -> None:
+    """The set does not follow the members by itself: a server with a seat is not removed before another has it."""
+    with troth.LocalCluster(3) as cluster:
+        before = cluster.names
+        with troth.PaxosClient(cluster.url) as registers:
+            assert registers.propose("builder", "host-3").decided
+            with pytest.raises(UsageError, match="acceptors that hold registers"):
+                cluster.remove_server(before[0])
+            newcomers = [cluster.add_server() for _ in range(3)]
+            with cluster.connect() as client:
+                members = {peer.member.name: peer.member.client_address for peer in client.members()}
+            addresses = [members[name] for name in newcomers]
+            with pytest.raises(UsageError, match="came later"):
+                troth.PaxosClient(addresses).close()
+            registers.set_acceptors(addresses)
+        for name in before:
+            cluster.remove_server(name)
+        with troth.PaxosClient(cluster.url) as registers:
+            assert registers.propose("builder", "host-9").value == b"host-3"
+
+
 def test_two_acceptors_do_not_become_a_set_by_themselves(acceptors: LocalAcceptors) -> None:
     with pytest.raises(UsageError, match="found=True"):
         troth.PaxosClient(acceptors.addresses[:2])

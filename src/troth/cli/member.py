@@ -71,10 +71,16 @@ def add(client_address: str, peer_address: str, name: str, learner: bool, within
 
 @member.command("remove")
 @click.argument("server")
+@click.option(
+    "--despite-registers", is_flag=True, help="Also if its acceptor holds registers: they have one copy less then."
+)
 @_CHANGE_S
 @cluster_options
-def remove(server: str, within: float, cluster: Cluster) -> None:
+def remove(server: str, despite_registers: bool, within: float, cluster: Cluster) -> None:
     """Remove SERVER, given by name, address or node id.
+
+    The acceptors of registers (troth paxos) are a set of their own, which does not follow the members. A server that
+    has a seat in it is not removed before another has that seat (troth paxos acceptors set).
 
     \b
     Example:
@@ -82,7 +88,7 @@ def remove(server: str, within: float, cluster: Cluster) -> None:
     """
 
     with cluster.connect() as client:
-        client.remove_member(server, within_s=within)
+        client.remove_member(server, within_s=within, despite_registers=despite_registers)
     _done(cluster, "removed", server)
 
 

@@ -228,10 +228,35 @@ class ClusterCalls:
         await self.change_members(change, within_s=within_s)
         return NodeId(node_id)
 
-    async def remove_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
-        """Remove a server, named by its name, an address, or its node id."""
-        change = MembershipChange(remove=(await self._node_id(member),))
+    async def remove_member(
+        self, member: str | int, *, within_s: float = CHANGE_WITHIN_S, despite_registers: bool = False
+    ) -> None:
+        """Remove a server, named by its name, an address, or its node id.
+
+        Raises:
+            UsageError: no such member; or it is one of the acceptors of registers (`PaxosClient`), whose set does not
+                follow the members, and *despite_registers* is not set.
+        """
+        node_id = await self._node_id(member)
+        if not despite_registers:
+            await self._require_no_seat(node_id, member)
+        change = MembershipChange(remove=(node_id,))
         await self.change_members(change, within_s=within_s)
+
+    async def _require_no_seat(self, node_id: NodeId, named: str | int) -> None:
+        """Of a server that does not answer it is not known; it may have a seat if others have. One that has not heard
+        of the newest configuration says nothing about seats."""
+        statuses = await self.status()
+        newest = max((status.acceptor.get("epoch", 0) for status in statuses), default=0)
+        own = [status for status in statuses if status.node_id == node_id]
+        seated = [each.acceptor for each in own or statuses if each.acceptor.get("seats")]
+        if any(acceptor.get("epoch") == newest for acceptor in seated):
+            raise UsageError(
+                f"{named} {'is' if own else 'does not answer, and may be'} one of the acceptors that hold registers:"
+                " they would have one copy less with each server that goes, and in the end none. First give its seat"
+                " to another one, or do without it: troth paxos acceptors set ADDRESS... (the servers that stay). Or"
+                " remove it all the same: troth member remove --despite-registers"
+            )
 
     async def promote_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
         """Make a learner a voter now."""

@@ -104,7 +104,7 @@ class Operator:
 
     async def _remove_one(self, node_id: int) -> None:
         try:
-            await self._client.remove_member(node_id, within_s=CALL_S)
+            await self._client.remove_member(node_id, within_s=CALL_S, despite_registers=True)
         except InvalidRequest as error:
             if "is not a member" not in str(error):
                 raise

@@ -84,13 +84,24 @@ class Registers:
     """The acceptor of a server, opened when the first proposer comes, or at the start if it has been there before."""
 
     def __init__(
-        self, data_dir: str, *, machine: DiskMachine, failed: Callable[[BaseException], None], bytes_max: int
+        self,
+        data_dir: str,
+        *,
+        machine: DiskMachine,
+        failed: Callable[[BaseException], None],
+        bytes_max: int,
+        came_late: bool = False,
     ) -> None:
-        """Raises StorageError when the directory is there and can not be used."""
+        """*came_late*: the server joined a cluster that ran already.
+
+        Raises:
+            StorageError: the directory is there and can not be used.
+        """
         self._machine = machine
         self._directory = Path(data_dir) / DIRECTORY
         self._failed = failed
         self._bytes_max = bytes_max
+        self._came_late = came_late
         self.node: AcceptorNode | None = None
         self._failure: StorageError | None = None
         if self._directory.exists():
@@ -114,6 +125,7 @@ class Registers:
             except StorageError as error:
                 self._failure = error
                 raise
+            self.node.acceptor.came_late = self._came_late
         return self.node
 
     def numbers(self) -> dict[str, int]:
@@ -126,6 +138,7 @@ class Registers:
             "tombstones": held.tombstones,
             "bytes": held.bytes,
             "epoch": 0 if held.config is None else held.config.id.epoch,
+            "seats": int(held.config is not None and held.config.seat_of(held.acceptor) is not None),
             "requests": done.requests,
             "conflicts": done.conflicts,
             "snapshots": done.snapshots,

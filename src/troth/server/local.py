@@ -266,18 +266,19 @@ class LocalCluster:
         self._join(name)
         return name
 
-    def remove_server(self, name: str) -> None:
+    def remove_server(self, name: str, *, despite_registers: bool = False) -> None:
         """Take the server called *name*, dead or alive, out of the cluster, and stop it. Its directory stays.
 
         Raises:
+            UsageError: no such server; or its acceptor holds registers (see `Client.remove_member`).
             TrothError: the cluster does not let it go.
         """
         self._server(name)
         self._layout.changing[name] = LEAVING
         self._write_layout()
         try:
-            self._take_out(name)
-        except NotApplied:
+            self._take_out(name, despite_registers=despite_registers)
+        except (NotApplied, UsageError):
             del self._layout.changing[name]
             self._write_layout()
             raise
@@ -295,17 +296,17 @@ class LocalCluster:
                 # It may have been taken in and not have come up: a member that is no more would count against the
                 # others.
                 with contextlib.suppress(TrothError), self.connect() as client:
-                    client.remove_member(name)
+                    client.remove_member(name, despite_registers=True)
             self._write_layout()
             raise
         del self._layout.changing[name]
         self._write_layout()
 
-    def _take_out(self, name: str) -> None:
+    def _take_out(self, name: str, *, despite_registers: bool = True) -> None:
         """See to it that the server called *name* is no member, and stop it."""
         with self.connect() as client:
             if any(peer.member.name == name for peer in client.members()):
-                client.remove_member(name)
+                client.remove_member(name, despite_registers=despite_registers)
         server = self.servers.pop(name)
         server.stop()
         server.close()

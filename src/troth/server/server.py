@@ -242,7 +242,11 @@ class Server:
             after_turn=self._machine.after_turn,
         )
         registers = self._registers = Registers(
-            config.data_dir, machine=self._machine, failed=node.fail, bytes_max=config.quota_bytes
+            config.data_dir,
+            machine=self._machine,
+            failed=node.fail,
+            bytes_max=config.quota_bytes,
+            came_late=not who.genesis.is_member(who.node_id),
         )
         replica.acceptor_numbers = registers.numbers
         self.clients = ClientPort(

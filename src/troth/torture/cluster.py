@@ -188,7 +188,7 @@ class TrothCluster:
 
     def remove_server(self, server: str) -> None:
         with self._cluster.connect(timeout=CLIENT_TIMEOUT_S) as client:
-            client.remove_member(server, within_s=MEMBER_SECONDS_MAX)
+            client.remove_member(server, within_s=MEMBER_SECONDS_MAX, despite_registers=True)
         self._drop(server)
 
     def _drop(self, name: str) -> None:
@@ -228,7 +228,7 @@ class TrothCluster:
             members = {peer.node_id: peer.member.name for peer in client.members()}
             running = {process.node_id: name for name, process in self._cluster.servers.items()}
             for node_id in members.keys() - running.keys():
-                client.remove_member(int(node_id), within_s=MEMBER_SECONDS_MAX)
+                client.remove_member(int(node_id), within_s=MEMBER_SECONDS_MAX, despite_registers=True)
             for node_id in running.keys() - members.keys():
                 self._drop(running[node_id])
             return members.keys() == running.keys()

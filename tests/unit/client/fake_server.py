@@ -221,6 +221,8 @@ class FakeServer:
         """(code, text, leader): answers to the next batches, reads and calls."""
         self.answer_after: asyncio.Event | None = None
         """Answers wait for this."""
+        self.acceptor: dict[str, int] = {}
+        """What its status tells of an acceptor."""
         self._listener: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -486,4 +488,5 @@ class Peer(asyncio.Protocol):
             joint=False,
             peers=peers,
             alarms=cluster.store.alarms,
+            acceptor=self.server.acceptor,
         )

@@ -85,6 +85,32 @@ async def test_members_are_named_as_people_name_them() -> None:
 
 
 @asynchronous
+async def test_a_server_whose_acceptor_has_a_seat_is_not_removed_unless_told() -> None:
+    """The set of acceptors does not follow the members: with the last of them the registers would be gone."""
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        one, two, three = cluster.servers
+
+        def removals() -> list[tuple[NodeId, ...]]:
+            asked = [message for server in cluster.servers for message in server.received]
+            return [message.change.remove for message in asked if isinstance(message, ChangeMembers)]
+
+        one.acceptor = two.acceptor = {"seats": 1, "epoch": 2}
+        with pytest.raises(UsageError, match=r"^n2 is one of the acceptors (?s:.*)troth paxos acceptors set"):
+            await client.remove_member("n2")
+        await client.remove_member("n3")
+        assert removals() == [(three.node_id,)]
+        three.kill()
+        with pytest.raises(UsageError, match=r"^n3 does not answer, and may be one"):
+            await client.remove_member("n3")
+        await client.remove_member("n3", despite_registers=True)
+        two.acceptor = {"seats": 0, "epoch": 2}
+        await client.remove_member("n2")
+        two.acceptor = {"seats": 1, "epoch": 1}
+        await client.remove_member("n2")  # nobody has told it that another has its seat now
+        assert [len(removals()), *removals()[-2:]] == [4, (two.node_id,), (two.node_id,)]
+
+
+@asynchronous
 async def test_a_new_server_is_asked_who_it_is() -> None:
     async with running(1) as cluster, running(1) as other, await aio.connect(cluster.url) as client:
         other.servers[0].name, other.servers[0].node_id = "fresh", NodeId(0xF)

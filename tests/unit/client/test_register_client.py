@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import msgspec
 import pytest
 from fake_server import asynchronous
 
@@ -102,6 +103,18 @@ def test_three_blank_acceptors_become_a_set_and_two_only_when_told() -> None:
     with pytest.raises(UsageError, match="found=True"):
         two.to_found()
     assert told.to_found() == OTHER
+
+
+def test_acceptors_of_servers_that_came_later_become_a_set_only_when_told() -> None:
+    """Their cluster may have had registers, all copies of which went with the servers that left."""
+    unasked, told = (Finding(ADDRESSES, prepare=0, accept=0, found=found) for found in (None, True))
+    for finding in (unasked, told):
+        finding.on_described("a1:1", described(1))
+        finding.on_described("a2:1", described(2))
+        finding.on_described("a3:1", msgspec.structs.replace(described(3), came_late=True))
+    with pytest.raises(UsageError, match=r"a3:1 came later(?s:.*)found=True"):
+        unasked.to_found()
+    assert told.to_found() == CONFIG
 
 
 def test_an_emptied_acceptor_among_others_founds_nothing() -> None:

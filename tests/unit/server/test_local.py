@@ -35,7 +35,7 @@ class Client:
     def members(self) -> list[PeerView]:
         return [PeerView(NodeId(1), Member(name), True) for name in self._members]
 
-    def remove_member(self, name: str) -> None:
+    def remove_member(self, name: str, *, despite_registers: bool) -> None:
         if self._refuses is not None:
             raise self._refuses
         self.removed.append(name)

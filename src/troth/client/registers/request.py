@@ -170,6 +170,9 @@ class Finding:
         self._sizes = (prepare, accept)
         self._may_found = len(self._given) >= FOUND_BY_ITSELF if found is None else found
         self._blank: dict[str, NodeId] = {}
+        self._may_found_late = found is True
+        self._late: list[str] = []
+        """Blank ones of servers that joined a running cluster."""
 
     @property
     def is_enough(self) -> bool:
@@ -186,6 +189,8 @@ class Finding:
         theirs = described.config
         if theirs is None:
             self._blank[address] = described.acceptor
+            if described.came_late:
+                self._late.append(address)
             return
         mine = self.config
         if mine is not None and mine.id.cluster != theirs.id.cluster:
@@ -216,6 +221,13 @@ class Finding:
             raise UsageError(
                 f"the acceptors at {', '.join(self._given)} belong to no set yet; fewer than {FOUND_BY_ITSELF} become "
                 "one only when told to, with found=True (`troth paxos acceptors found`)"
+            )
+        if self._late and not self._may_found_late:
+            raise UsageError(
+                f"the acceptors at {', '.join(self._given)} belong to no set, and {', '.join(self._late)} came later"
+                " than their cluster: if servers before them had registers, put those acceptors back and exchange them"
+                " (`troth paxos acceptors set`); if there never were any, found a new set with found=True"
+                " (`troth paxos acceptors found`)"
             )
         seats = tuple(Seat(node, address) for address, node in self._blank.items())
         prepare, accept = self._sizes

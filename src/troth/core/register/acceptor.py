@@ -91,6 +91,8 @@ class Acceptor:
 
     def __init__(self, acceptor: NodeId, *, bytes_max: int = 1 << 30) -> None:
         self.id = acceptor
+        self.came_late = False
+        """See `Described`; said by whoever opens it."""
         self.config: Configuration | None = None
         self.fence = ZERO
         self.highest = ZERO
@@ -225,7 +227,9 @@ class Acceptor:
     def describe(self) -> Described:
         """What an operator sees."""
         held = len(self.slots) + len(self.idle)
-        return Described(self.id, self.config, held, self._tombstones, self.bytes, self.fence)
+        return Described(
+            self.id, self.config, held, self._tombstones, self.bytes, self.fence, came_late=self.came_late
+        )
 
     def _no_room(self, key: bytes, cost: int) -> Full | None:
         slot = self._slot(key)

@@ -311,6 +311,9 @@ class Described(Reply, frozen=True, tag=9):
     tombstones: int
     bytes: int
     fence: Ballot
+    came_late: bool = False
+    """It stands beside a server that joined a running cluster: without a configuration it may be the successor of one
+    that had one, so nobody takes it for the beginning of a new set unasked."""
 
 
 RequestMessage: TypeAlias = Prepare | Accept | Read | Collect | Scan | Configure | Describe
