@@ -80,6 +80,7 @@ class Recovery:
                 self._of_the_living = resolver.of_the_living
                 core.on_step("resolved")
                 resolver.apply(reached, finished)
+                report.left = list(resolver.left)
             finally:
                 try:
                     resolver.leave_barrier()

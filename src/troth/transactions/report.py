@@ -15,10 +15,13 @@ class Report:
     """What one pass has seen and done."""
 
     committed: list[str] = field(default_factory=list)
-    """Branches told to commit."""
+    """Branches that this pass has committed."""
+    proved: list[str] = field(default_factory=list)
+    """Branches of a commit that were not there any more, which somebody else must have committed. They are asked about
+    in each pass until all others of their transaction are done."""
     rolled_back: list[str] = field(default_factory=list)
     heuristic: list[str] = field(default_factory=list)
-    """Branches that somebody had finished against the decision."""
+    """Branches that somebody had finished against the decision, and that were not known as such before."""
     orphans: list[str] = field(default_factory=list)
     """Branches of another log, or of one that has forgotten them: not touched. `troth tx list` shows them."""
     left: list[str] = field(default_factory=list)

@@ -29,6 +29,8 @@ class Resolver:
         """*seen_before*: `of_the_living` of the pass before."""
         self._core = core
         self.report = report
+        self.left: dict[str, None] = {}
+        """Branches, in the order in which they were met, that are still to be finished."""
         self._shares = False
         self._seen_before = seen_before
         self.of_the_living: set[str] = set()
@@ -156,22 +158,33 @@ class Resolver:
                 case Step.PROVE:
                     finding = self._prove(participant, gid, proof)
                 case Step.NOTE_HEURISTIC:
-                    self.report.heuristic.append(branch)
-                    found = Heuristic(gid, participant.name, "rolled back, although the decision is commit")
-                    self._core.waiting.blocking(self._core.log.note_heuristic, found)
+                    self._note_heuristic(gid, participant, branch)
                     return case
                 case Step.NOTE_APPLIED | Step.REPORT | Step.NOTHING:
-                    self._report(case, todo, branch)
+                    self._report(case, todo, finding, branch)
                     return case
 
-    def _report(self, case: Case, todo: Step, branch: str) -> None:
+    def _note_heuristic(self, gid: str, participant: Participant, branch: str) -> None:
+        """Write down, durably, what was found. The same is found again while another branch is out of reach."""
+        found = Heuristic(gid, participant.name, "rolled back, although the decision is commit")
+        blocking, log = self._core.waiting.blocking, self._core.log
+        self.left.pop(branch, None)
+        if found not in blocking(log.heuristics):
+            self.report.heuristic.append(branch)
+            blocking(log.note_heuristic, found)
+
+    def _report(self, case: Case, todo: Step, finding: Finding, branch: str) -> None:
+        """A branch may be met twice: where it is listed, and where it is decided. What was seen last counts."""
+        self.left.pop(branch, None)
         match case:
+            case Case.DONE if todo is not Step.NOTE_APPLIED:
+                self.report.rolled_back.append(branch)
             case Case.DONE:
-                (self.report.committed if todo is Step.NOTE_APPLIED else self.report.rolled_back).append(branch)
+                (self.report.committed if finding is Finding.FINISHED else self.report.proved).append(branch)
             case Case.ORPHAN:
                 self.report.orphans.append(branch)
             case _:
-                self.report.left.append(branch)
+                self.left[branch] = None
 
     def _proof_of(self, gid: str, participant: str) -> str:
         found = parse_gid(gid)
@@ -184,7 +197,8 @@ class Resolver:
             self._share_barrier()
         try:
             return participant.finish(branch, commit=commit)
-        except UNREACHABLE:
+        except UNREACHABLE as error:
+            self.report.unreachable.setdefault(participant.name, str(error))
             return Finding.UNREACHED
 
     def _detach(self, participant: Participant, branch: str, *, commit: bool) -> Finding:

@@ -7,13 +7,17 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+import msgspec
 from fake_server import Served
 
 import troth
+from troth.client.replies import TxnReply
 from troth.client.sync import Client
 from troth.core.twophase.gid import Epoch
 from troth.core.twophase.table import Finding
-from troth.errors import Aborted, RequestError, RequestTimeout, UsageError
+from troth.errors import Aborted, InvalidRequest, RequestError, RequestTimeout, UsageError
+from troth.kv.checks import payload_bytes
+from troth.kv.requests import Txn
 from troth.transactions.participants.base import Begun
 from troth.transactions.participants.cluster import HOLD, INTENT, Cluster, ClusterBranch
 from troth.transactions.waiting import InThreads
@@ -245,6 +249,47 @@ def test_no_more_is_voted_for_than_can_be_committed(kv: Cluster, client: Client)
     branch.prepare()()
     branch.commit_prepared()()
     assert len(written(client)) == 63
+
+
+@pytest.mark.parametrize(("key", "why"), [("", "not empty"), (b"troth.2pc/hold/a", "own"), (7, "str or bytes")])
+def test_a_key_that_could_not_be_committed_is_refused_at_once(key: Any, why: str, kv: Cluster) -> None:
+    work = begin(kv, 1).handle
+    for verb in (work.get, work.delete, lambda key: work.put(key, "1")):
+        with pytest.raises(UsageError, match=why):
+            verb(key)
+    with pytest.raises(UsageError, match="str or bytes"):
+        work.put("a", 1)  # type: ignore[arg-type]
+    assert not work.reads
+    assert not work.writes
+
+
+@pytest.mark.parametrize("key_bytes", [1, 2_000, 5_000])
+def test_whatever_fits_into_a_vote_fits_into_its_commit(key_bytes: int, kv: Cluster) -> None:
+    """The bound of a request is one on what it carries; keys travel in a vote more often than in a commit."""
+    branch = begin(kv, 1)
+    for number in range(20):
+        branch.handle.put(f"{number:02}" + "k" * key_bytes, "v" * 700)
+        branch.handle.get(f"read {number:02}")
+    sizes: list[int] = []
+
+    def measured(compares: Any, operations: Any) -> TxnReply:
+        sizes.append(payload_bytes(Txn(tuple(compares), tuple(operations))))
+        return Client.txn(kv.client, compares, operations)
+
+    kv.txn = measured  # type: ignore[method-assign]
+    branch.prepare()()
+    branch.commit_prepared()()
+    vote, commit = sizes
+    assert commit <= vote
+
+
+def test_what_the_cluster_will_never_do_is_told_from_what_it_was_not_asked(kv: Cluster, client: Client) -> None:
+    """An intent that somebody else wrote: its commit is refused, and waiting would not change that."""
+    name = f"{EPOCH.name(1)}.0"
+    client.put(INTENT + name.encode(), msgspec.msgpack.encode([[[b"", b"x"]], []]))
+    with pytest.raises(InvalidRequest):
+        kv.finish(name, commit=True)
+    assert kv.finish(name, commit=False) is Finding.FINISHED
 
 
 def test_only_intents_of_transactions_are_listed_and_each_under_its_name(kv: Cluster, client: Client) -> None:

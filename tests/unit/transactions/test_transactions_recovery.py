@@ -16,10 +16,11 @@ from recovering import OVER, Database, Place, decided, name, prepared
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid
 from troth.core.twophase.records import Abort, Commit
+from troth.core.twophase.table import Finding
 from troth.errors import StorageError
 from troth.transactions.log.file import FileLog
 from troth.transactions.participants.base import Prepared
-from troth.transactions.resolver import LOOKS_MAX
+from troth.transactions.resolver import DETACHES_MAX, LOOKS_MAX
 from troth.transactions.snapshot import _standing as standing
 
 # ---- what the cell says ----
@@ -100,9 +101,7 @@ def test_what_begins_while_a_database_lists_it_is_left_to_its_owner(
         gid = place.core.next_gid()
         begun.extend(prepared(gid, place.bank))
         decided(place.log, gid, place.bank)
-        found = look()
-        place.core.ended(gid, "committed")
-        return found
+        return look()
 
     monkeypatch.setattr(place.bank, "prepared", listed)
     report = place.run()
@@ -238,7 +237,8 @@ def test_a_database_that_cannot_be_fenced_is_left_and_the_others_are_finished(pl
     assert place.stock.states[two] == "prepared"
     assert [record.gid for record in place.log.unapplied()] == [gid]
     place.stock.is_up = True
-    assert place.run().committed == [two, one], "the one is proved again, as it is not noted"
+    report = place.run()
+    assert (report.committed, report.proved) == ([two], [one]), "the one is proved again, as it is not noted"
     assert place.log.unapplied() == []
 
 
@@ -297,6 +297,35 @@ def test_metrics_say_what_is_still_in_doubt(place: Place) -> None:
     assert metrics.recovered == Counter(rolled_back=1)
 
 
+def test_a_branch_is_counted_once_however_often_it_is_met(place: Place) -> None:
+    """Each pass asks again about what is done of a transaction, until all of it is."""
+    gid = name(place.other)
+    lost, told, last = prepared(gid, place.bank, place.stock, third := Database("third"))
+    place.core.participants.append(third)  # type: ignore[arg-type]
+    decided(place.other, gid, place.bank, place.stock, third)
+    place.die()
+    place.bank.states[lost], place.bank.proof = "rolled back", Finding.PROVED_ABORTED
+    third.held[last] = 99
+    reports = [place.run() for _ in range(3)]
+    assert [report.left for report in reports] == [[last]] * 3, "it is listed, and decided: one branch"
+    assert [report.in_doubt for report in reports] == [1, 1, 1]
+    assert [report.committed for report in reports] == [[told], [], []]
+    assert [report.heuristic for report in reports] == [[lost], [], []]
+    third.held.clear()
+    assert place.run().left == []
+    assert place.core.metrics.recovered == Counter(committed=2, heuristic=1)
+
+
+def test_what_was_left_and_then_done_is_not_left(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    gid = name(place.other)
+    (branch,) = prepared(gid, place.bank)
+    decided(place.other, gid, place.bank)
+    place.die()
+    place.bank.held[branch] = DETACHES_MAX + 1
+    report = place.run()
+    assert (report.left, report.committed) == ([], [branch])
+
+
 def test_a_pass_is_in_nobodys_way_but_while_it_commits(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """To look and to prove may take long, and a snapshot waits for whoever shares the barrier."""
     barrier = place.core.barrier
@@ -318,7 +347,9 @@ def test_a_pass_is_in_nobodys_way_but_while_it_commits(place: Place, monkeypatch
     decided(place.other, gone, place.bank)
     decided(place.other, found, place.bank, place.stock)
     place.die()
-    assert place.run().committed and {shared for _, shared in sharing} == {0}, "it is proved, and nothing told"
+    report = place.run()
+    assert (len(report.proved), report.committed) == (3, [])
+    assert {shared for _, shared in sharing} == {0}, "nothing is told"
     one, two = prepared(found, place.bank, place.stock)
     sharing.clear()
     assert place.run().committed == [one, two]

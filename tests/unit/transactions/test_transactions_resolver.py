@@ -26,7 +26,8 @@ def test_an_absent_branch_of_a_commit_is_asked_about_and_then_noted(place: Place
     decided(place.other, gid, place.bank)
     place.die()
     place.bank.proof = proof
-    assert place.run().committed == [f"{gid}.0"]
+    report = place.run()
+    assert (report.proved, report.committed) == ([f"{gid}.0"], [])
     assert place.bank.proofs == ["proof 0"]
     assert place.log.unapplied() == []
 

@@ -21,13 +21,14 @@ from troth.client.replies import TxnReply
 from troth.client.sync import Client
 from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.table import Finding
-from troth.errors import Aborted, RequestError, UsageError
+from troth.errors import Aborted, InvalidRequest, RequestError, UsageError
 from troth.kv.requests import Compare, Operation
 from troth.transactions.participants.base import Begun, Facts, Prepared, WithoutExtras
 from troth.transactions.waiting import Waiting
 
-INTENT = b"troth.2pc/intent/"
-HOLD = b"troth.2pc/hold/"
+RESERVED = b"troth.2pc/"
+INTENT = RESERVED + b"intent/"
+HOLD = RESERVED + b"hold/"
 OPERATIONS_MAX = 128
 """What a troth cluster (as etcd) takes in one transaction. Commit must fit in, or it could never be done."""
 
@@ -56,7 +57,7 @@ class ClusterWork:
     def get(self, key: str | bytes) -> bytes | None:
         """The value of *key*, or None. If somebody changes it meanwhile, the commit of what was written (here or in
         another database) is refused; without a write there is nothing to refuse."""
-        name = as_bytes(key)
+        name = _name_of(key)
         if name in self.writes:
             return self.writes[name]
         kv = self._client.get(name).kv
@@ -69,11 +70,11 @@ class ClusterWork:
 
     def put(self, key: str | bytes, value: str | bytes) -> None:
         """Write *key* when the transaction commits."""
-        self._write(as_bytes(key), as_bytes(value))
+        self._write(_name_of(key), as_bytes(value))
 
     def delete(self, key: str | bytes) -> None:
         """Delete *key* when the transaction commits."""
-        self._write(as_bytes(key), None)
+        self._write(_name_of(key), None)
 
     def _write(self, key: bytes, value: bytes | None) -> None:
         if key not in self.writes:
@@ -88,6 +89,21 @@ class ClusterWork:
                 f"a transaction may write {(OPERATIONS_MAX - 1) // 2} keys of a cluster, and read as many (of which"
                 " it may write some); split it"
             )
+
+
+def _name_of(key: str | bytes) -> bytes:
+    """*key* as it is stored. A vote takes any key, as a part of the intent and of a hold: what the cluster would refuse
+    to commit has to be refused before.
+
+    Raises:
+        UsageError: no key of a cluster, or one that the protocol keeps for itself.
+    """
+    name = as_bytes(key)
+    if not name:
+        raise UsageError("a key of a cluster is not empty")
+    if name.startswith(RESERVED):
+        raise UsageError(f"{name!r:.60}: keys that begin with {RESERVED.decode()} are TwoPhaseCommit's own")
+    return name
 
 
 def _operations(writes: Iterable[tuple[bytes, bytes | None]]) -> list[Operation]:
@@ -132,6 +148,7 @@ class ClusterBranch:
         return _nothing
 
     def prepare(self) -> Callable[[], None]:
+        """Vote. This is the larger request: what the cluster takes here, it takes from `Cluster.finish` too."""
         intent = INTENT + self.name.encode()
         holds: list[Operation] = [Put(HOLD + key, self.name) for key in self._keys]
         content = _Intent(tuple(self.handle.writes.items()), tuple(self._keys))
@@ -212,6 +229,7 @@ class Cluster(WithoutExtras):
         return found
 
     def finish(self, branch: str, *, commit: bool) -> Finding:
+        """See `Participant.finish`. Raises InvalidRequest: the cluster was reached, and will never do it."""
         intent = INTENT + branch.encode()
         try:
             kv = self.waiting.blocking(self.client.get, intent).kv
@@ -223,6 +241,8 @@ class Cluster(WithoutExtras):
             # Two recoverers, or the owner and one: only the first finds the intent as it was.
             reply = self.txn([mod_revision(intent) == kv.mod_revision], [*work, *gone])
             return Finding.FINISHED if reply.succeeded else Finding.ABSENT
+        except InvalidRequest:
+            raise
         except RequestError:
             return Finding.UNREACHED
 
