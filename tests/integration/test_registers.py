@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -458,3 +460,55 @@ def test_arguments_that_make_no_sense_are_refused(acceptors: LocalAcceptors) -> 
         troth.PaxosClient([])
     with pytest.raises(UsageError):
         troth.PaxosClient(["nonsense"])
+
+
+_ENDS_UNCLOSED = """
+import sys, time, troth
+registers = troth.PaxosClient.local(sys.argv[1], 3, timeout=600)
+for number in range(5):
+    registers.put(f"k{number}", "v")
+registers.local_acceptors.pause("a3")
+for number in range(5):
+    registers.put(f"k{number}", "w")
+    registers.delete(f"k{number}")
+print(registers.local_acceptors.address("a1").removeprefix("unix:"))
+"""
+
+
+def test_a_program_that_does_not_close_its_client_ends_at_once_and_leaves_no_sockets(tmp_path: Path) -> None:
+    """Threads wait for an acceptor that hangs, and five deleted registers to be collected, for ten minutes."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _ENDS_UNCLOSED, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stderr == ""
+    assert not Path(ended.stdout.strip()).parent.exists()
+
+
+_IS_INTERRUPTED = """
+import signal, sys, troth
+with troth.PaxosClient.local(sys.argv[1], 3, timeout=10) as registers:
+    registers.put("k", "v")
+    try:
+        print("ready", flush=True)
+        signal.pause()
+    except KeyboardInterrupt:
+        print(registers.put("k", "last").changed)
+    print([process.poll() for process in registers.local_acceptors.processes.values()])
+"""
+
+
+def test_ctrl_c_reaches_the_program_and_leaves_it_its_acceptors(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to all processes of the group; what becomes of acceptors is for the program to say."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _IS_INTERRUPTED, str(tmp_path / "data")],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None and program.stdout.readline() == "ready\n"
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.stdout.read().split("\n") == ["True", "[None, None, None]", ""]

@@ -134,9 +134,10 @@ async def _serve(config: AcceptorConfig) -> None:
         listeners += await listen(
             port.accept, config.listen, setting="listen", tls=accepting, shortcuts=not config.tcp_only
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        if config.ends_with_stdin:
+        loop.add_signal_handler(signal.SIGTERM, stop)
+        if not config.ends_with_stdin:
+            loop.add_signal_handler(signal.SIGINT, stop)
+        else:
             threading.Thread(target=_wait_for_end, args=(loop, stop), name="troth-parent", daemon=True).start()
         machine.settle()
         _log.info("acceptor %x serves at %s", node.acceptor.id, config.listen)
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("--die-with-parent", action="store_true", help="be killed when the parent's thread ends")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which decides what becomes of us
     if options.die_with_parent and sys.platform == "linux":
         # Reaches also one that is stopped, which would not notice the end of its standard input.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -11,9 +11,10 @@ import pytest
 from fake_server import asynchronous
 
 from troth import aio
+from troth.client.registers import leaving
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.aio_reach import AsyncReach
-from troth.client.registers.lines import LineLost
+from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.reach import Reach
 from troth.client.registers.request import WITHIN_MAX_S, seconds
 from troth.client.registers.sync import PaxosClient
@@ -24,6 +25,7 @@ from troth.core.register.messages import (
     Accept,
     Configuration,
     Configure,
+    Describe,
     Described,
     ReplyMessage,
     Seat,
@@ -149,6 +151,17 @@ async def test_an_asyncio_call_that_runs_while_the_client_is_closed_ends(accepto
         await asyncio.wait_for(call, 30)
     with pytest.raises(UsageError, match="closed"):
         await registers.get("k")
+
+
+def test_what_nobody_has_closed_is_closed_when_the_program_ends(acceptors: Acceptors) -> None:
+    """Threads of its lines may wait for an acceptor that hangs, and the interpreter would wait for them."""
+    registers = PaxosClient(ADDRESSES)
+    line = Line("a1:1", None)
+    leaving._close_all()
+    with pytest.raises(UsageError, match="closed"):
+        registers.get("k")
+    with pytest.raises(LineLost, match="closed"):
+        line.ask(Describe(), time.monotonic() + LONG_S).result(30)
 
 
 # ---- forks ----

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
+from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lookup import Lookup
 from troth.client.retry import error_of
 from troth.core.register.codec import decode_answer, encode_ask
@@ -122,10 +123,9 @@ class _Socket:
 
     def interrupt(self) -> None:
         """From another thread: end it, or let the thread that waits in it do so."""
-        if self._is_busy:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-        else:
+        with contextlib.suppress(OSError):  # to close it would not wake whoever waits, or is about to
+            self._socket.shutdown(socket.SHUT_RDWR)
+        if not self._is_busy:
             self.close()
 
 
@@ -179,6 +179,7 @@ class Line:
         self._rests = 0
         self._rest_until = 0.0
         self._closed = False
+        close_at_exit(self)
 
     def ask(self, request: RequestMessage, deadline: float, *, expect: int = 0) -> "Future[ReplyMessage]":
         """The answer to *request*, or `LineLost`. *expect*: the acceptor meant, if it matters who answers."""

@@ -6,6 +6,7 @@ sockets, open no port, and end with the process that started them, however that 
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 
 from troth.errors import Unavailable, UsageError
@@ -40,6 +43,8 @@ class LocalAcceptors:
         self._sockets = Path(tempfile.mkdtemp(prefix="troth-"))
         self.names = tuple(f"a{number + 1}" for number in range(count))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        # Also for who forgets to close it, in this process.
+        weakref.finalize(self, _end, self.processes, self._sockets, os.getpid())
         try:
             for name in self.names:
                 self.start(name, wait=False)
@@ -124,13 +129,20 @@ class LocalAcceptors:
 
     def close(self) -> None:
         """End them; their data stays."""
-        for process in self.processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-        for process in self.processes.values():
-            _reap(process)
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        _end(self.processes, self._sockets, os.getpid())
+
+
+def _end(processes: "Mapping[str, subprocess.Popen[bytes]]", sockets: Path, pid: int) -> None:
+    """End the *processes* that the process *pid* has started: a forked child of it leaves them alone."""
+    if os.getpid() != pid:
+        return
+    for process in processes.values():
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+    for process in processes.values():
+        _reap(process)
+    shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _reap(process: "subprocess.Popen[bytes]") -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
+from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lines import failure_of, may_have_arrived
 from troth.client.registers.reach import Reach
 from troth.client.registers.request import (
@@ -111,6 +112,7 @@ class PaxosClient:
         tls = parse_url(place.url).ssl_context() if place.url else None
         finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
         self._reach = Reach(place.addresses, tls, finding)
+        close_at_exit(self)
         try:
             config = self._reach.find(time.monotonic() + seconds(timeout))
         except BaseException:
