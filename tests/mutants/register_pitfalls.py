@@ -116,8 +116,8 @@ REGISTER_PITFALLS = (
         "in a joint configuration one quorum is enough",
         17,
         "messages",
-        "return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON",
-        "return VoteResult.WON if VoteResult.WON in results else VoteResult.PENDING",
+        "return combined([vote_result(group.acceptors, votes, size=group.prepare) for group in self.groups])",
+        "return combined([vote_result(group.acceptors, votes, size=group.prepare) for group in self.groups[-1:]])",
     ),
     pitfall(
         "a prepare below the promise is granted",
@@ -158,7 +158,7 @@ REGISTER_PITFALLS = (
         "a collection raises no fence",
         50,
         "acceptor",
-        "self._do(CollectedRecord(request.key, max(self.fence, slot.promised)))",
+        "self._do(CollectedRecord(request.key, max(self.fence, request.ballot)))",
         "self._do(CollectedRecord(request.key, self.fence))",
     ),
     pitfall(
@@ -171,15 +171,15 @@ REGISTER_PITFALLS = (
     pitfall(
         "a tombstone is collected when a quorum has it",
         50,
-        "round",
-        "return self.config.everyone(votes) if self._collecting else self.config.accepted(votes)",
-        "return self.config.accepted(votes)",
+        "collection",
+        "if len(self._answers) < len(self.config.acceptors):",
+        "if len(self._answers) <= len(self.config.acceptors) // 2:",
     ),
     pitfall(
         "a register is collected whatever it holds",
         50,
         "acceptor",
-        "if not slot.is_tombstone or slot.accepted != request.ballot:",
+        "if not slot.is_tombstone or not slot.accepted == slot.promised == request.ballot:",
         "if False:",
     ),
     pitfall(
@@ -207,8 +207,8 @@ REGISTER_PITFALLS = (
         "a refused comparison is told without a quorum",
         12,
         "round",
-        "if state is None and not self.attempts and not self._collecting:",
-        "if not self.attempts and not self._collecting:",
+        "if state is None and not self.attempts:",
+        "if not self.attempts:",
     ),
     pitfall(
         "a read believes any quorum",

@@ -161,10 +161,18 @@ def test_the_fences_own_ballot_is_refused_where_nothing_is_held() -> None:
     assert alone.prepare(ballot(6)) == Promise(ZERO, None, ballot(5))
 
 
-def test_the_fence_is_what_the_collected_register_had_promised_not_what_it_had_accepted() -> None:
+def test_a_tombstone_is_kept_while_somebody_has_prepared_to_change_it() -> None:
+    """The fence would refuse that change, and some may have accepted it: nobody could tell what it came to."""
     alone = Alone()
     alone.accept(None, ballot(5), ballot(8))
-    assert alone.collect(ballot(5)) == Gone(True)
+    assert alone.collect(ballot(5)) == Gone(False)
+    assert isinstance(alone.accept(b"v", ballot(8)), Took)
+
+
+def test_the_fence_is_the_ballot_of_the_collection() -> None:
+    alone = Alone()
+    alone.accept(None, ballot(8))
+    assert alone.collect(ballot(8)) == Gone(True)
     assert alone.prepare(ballot(8)) == Conflict(ballot(8))
 
 
@@ -272,8 +280,8 @@ def test_a_snapshot_holds_promises_accepted_states_tombstones_and_the_fence() ->
     alone.prepare(ballot(4), key=b"promised")
     alone.accept(b"v", ballot(5), ballot(6), key=b"value")
     alone.accept(None, ballot(5), ballot(7), key=b"tombstone")
-    alone.accept(None, ballot(8), ballot(9), key=b"collected")
-    alone.collect(ballot(8), key=b"collected")
+    alone.accept(None, ballot(9), key=b"collected")
+    alone.collect(ballot(9), key=b"collected")
     again = alone.restored()
     assert again.config == CONFIG
     assert again.fence == ballot(9)
@@ -347,8 +355,8 @@ def test_the_next_ballot_that_an_accept_promises_is_the_highest() -> None:
 def test_a_promise_tells_the_fence_also_of_a_key_that_holds_something() -> None:
     """Without it a change in doubt would be taken for one that did not happen (`states.fate`)."""
     alone = Alone()
-    alone.accept(None, ballot(3), ballot(4), key=b"other")
-    alone.collect(ballot(3), key=b"other")
+    alone.accept(None, ballot(4), key=b"other")
+    alone.collect(ballot(4), key=b"other")
     alone.accept(b"v", ballot(5))
     assert alone.prepare(ballot(6)) == Promise(ballot(5), state(b"v", ballot(5)), ballot(4))
 

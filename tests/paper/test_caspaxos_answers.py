@@ -12,7 +12,6 @@ from troth.core.register.messages import (
     ZERO,
     Accept,
     Ballot,
-    Collect,
     ConfigId,
     Conflict,
     Full,
@@ -86,14 +85,6 @@ def reading() -> Round:
     return Table().proposer(1).read(KEY)
 
 
-def collecting() -> Round:
-    task = Table().proposer(1).collect(KEY)
-    answer(task, *[Holding(ZERO, None)] * 3)
-    answer(task, *[NOTHING] * 3)
-    answer(task, *[Took()] * 3)
-    return task
-
-
 @pytest.mark.parametrize(
     ("begun", "phase", "reply"),
     [
@@ -103,8 +94,6 @@ def collecting() -> Round:
         (accepting, Phase.ACCEPTING, Gone(True)),
         (reading, Phase.READING, Took()),
         (reading, Phase.READING, NOTHING),
-        (collecting, Phase.COLLECTING, Took()),
-        (collecting, Phase.COLLECTING, Gone(False)),
     ],
 )
 def test_an_answer_to_another_question_is_as_good_as_none(
@@ -115,12 +104,6 @@ def test_an_answer_to_another_question_is_as_good_as_none(
     answer(task, reply, reply, reply)
     assert task.outcome is None
     assert task.pause or (task.phase is Phase.PREPARING and task.has_sends), "another attempt follows"
-
-
-def test_a_collection_asks_for_the_tombstone_that_it_had_accepted() -> None:
-    task = collecting()
-    sends = task.take()
-    assert [type(send.request) for send in sends] == [Collect] * 3
 
 
 # ---- refusals ----

@@ -1,10 +1,28 @@
 """CASPaxos §3.1: a deletion is a tombstone, and a tombstone is removed only when nothing old can come back."""
 
+import pytest
 from caspaxos import Table, ballot, state
 
 from troth.core.register import changes
-from troth.core.register.messages import ZERO, Accept, Collect, Conflict, Gone, Prepare, Read
-from troth.errors import OutcomeUnknown, Unavailable
+from troth.core.register.collection import BALLOTS_MAX, Collection
+from troth.core.register.messages import (
+    ZERO,
+    Accept,
+    Collect,
+    Conflict,
+    Full,
+    Gone,
+    Holding,
+    Prepare,
+    Read,
+    ReplyMessage,
+    RequestMessage,
+    Took,
+)
+from troth.core.register.proposer import Proposer
+from troth.core.register.reconfigure import Reconfiguration
+from troth.core.register.task import Send
+from troth.errors import OutcomeUnknown, QuotaExceeded, Unavailable
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -38,18 +56,174 @@ def test_a_collection_needs_every_acceptor() -> None:
     assert table.run(table.proposer(3).read(KEY), up=(2, 3)).value is None
 
 
+def collecting(table: Table, proposer: Proposer, step: type[RequestMessage]) -> tuple[Collection, list[Send]]:
+    """A collection that has just sent the requests of *step*; these are not handed over yet."""
+    task = proposer.collect(KEY)
+    while not isinstance((sends := task.take())[0].request, step):
+        for send in sends:
+            task.on_reply(send, table.hand(send))
+    return task, sends
+
+
 def test_a_collection_that_one_acceptor_may_not_have_heard_of_is_not_done() -> None:
     table = Table()
     deleted(table)
-    task = table.proposer(2).collect(KEY)
-    sends = task.take()
-    while not isinstance(sends[0].request, Collect):
-        for send in sends:
-            task.on_reply(send, table.hand(send))
-        sends = task.take()
+    task, sends = collecting(table, table.proposer(2), Collect)
     for send in sends[:2]:
         task.on_reply(send, table.hand(send))
     assert task.outcome is None
+
+
+@pytest.mark.parametrize("step", [Read, Prepare, Accept, Collect])
+def test_a_collection_ends_at_the_first_acceptor_that_is_silent(step: type[RequestMessage]) -> None:
+    """It would ask the others again and again meanwhile, and each time they write; the tombstone may as well stay."""
+    table = Table()
+    deleted(table)
+    task, sends = collecting(table, table.proposer(2), step)
+    table.log.clear()
+    task.on_lost(sends[0])
+    assert task.outcome is not None and isinstance(task.outcome.error, Unavailable)
+    assert not task.has_sends and not task.pause
+    assert table.run(table.proposer(3).read(KEY)).value is None
+
+
+@pytest.mark.parametrize(
+    ("step", "reply"), [(Read, Gone(True)), (Prepare, Took()), (Accept, Gone(True)), (Collect, Took())]
+)
+def test_an_answer_to_another_question_ends_a_collection(step: type[RequestMessage], reply: ReplyMessage) -> None:
+    table = Table()
+    deleted(table)
+    task, sends = collecting(table, table.proposer(2), step)
+    task.on_reply(sends[0], reply)
+    assert task.outcome is not None and isinstance(task.outcome.error, Unavailable)
+
+
+def test_a_look_that_is_refused_ends() -> None:
+    task = Table().proposer(2).look(KEY)
+    for send in task.take():
+        task.on_reply(send, Conflict(ballot(9)))
+    assert task.outcome is not None and isinstance(task.outcome.error, Unavailable)
+
+
+def test_silence_behind_an_answer_is_none() -> None:
+    """A driver may count an acceptor as lost that has answered."""
+    table = Table()
+    deleted(table)
+    task, sends = collecting(table, table.proposer(2), Read)
+    task.on_reply(sends[0], table.hand(sends[0]))
+    task.on_lost(sends[0])
+    assert task.outcome is None
+
+
+def test_a_collection_while_an_acceptor_is_away_disturbs_nobody() -> None:
+    """It looks first; whoever writes the key next keeps its ballot, and nothing is written."""
+    table = Table()
+    writer = table.proposer(1)
+    table.run(writer.change(KEY, changes.put(b"v")))
+    table.run(writer.change(KEY, changes.delete()))
+    assert isinstance(table.run(writer.collect(KEY), up=(1, 2)).error, Unavailable)
+    task = writer.change(KEY, changes.put(b"w"))
+    assert table.run(task, up=(1, 2)).value == b"w"
+    assert task.phases == 1
+
+
+def test_a_collection_that_has_no_more_time_is_not_done() -> None:
+    table = Table()
+    task = table.proposer(1).collect(KEY)
+    task.give_up()
+    outcome = task.outcome
+    assert outcome is not None and isinstance(outcome.error, Unavailable)
+    task.give_up()
+    assert task.outcome is outcome
+
+
+def test_a_collection_overtakes_what_was_promised_to_others() -> None:
+    """All of them at once: each acceptor may have promised another ballot."""
+    table = Table()
+    deleted(table)
+    for node in (1, 2, 3):
+        table.ask(node, Prepare(table.config.id, KEY, ballot(20 + 10 * node, 9)))
+    table.log.clear()
+    outcome = table.run(table.proposer(2).collect(KEY))
+    assert (outcome.error, outcome.tombstone) == (None, True)
+    assert table.requests(Prepare) == 2 * 3 < BALLOTS_MAX * 3
+
+
+def test_a_collection_gives_way_to_those_who_are_at_work_on_the_key() -> None:
+    table = Table()
+    deleted(table)
+    task = table.proposer(2).collect(KEY)
+    number = 100
+    while task.outcome is None:
+        number += 1
+        for send in task.take():
+            if isinstance(send.request, Prepare):
+                task.on_reply(send, Conflict(ballot(number, 9)))
+            else:
+                task.on_reply(send, table.hand(send))
+    assert isinstance(task.outcome.error, Unavailable)
+
+
+def test_who_has_no_room_for_a_collection_says_so() -> None:
+    table = Table()
+    deleted(table)
+    task, sends = collecting(table, table.proposer(2), Prepare)
+    for send in sends:
+        task.on_reply(send, Full("no room"))
+    assert task.outcome is not None and isinstance(task.outcome.error, QuotaExceeded)
+
+
+def test_a_value_that_one_acceptor_has_accepted_is_not_collected() -> None:
+    """Its proposer could never find out that it did not happen. All are asked, so one that has it tells."""
+    table = Table()
+    deleted(table)
+    late = table.proposer(7)
+    late.observe(ballot(50))
+    change = late.change(KEY, changes.put(b"late"))
+    table.step(change, reach=(1, 2, 3), answer=(1, 2, 3))
+    collector = table.proposer(2)
+    collector.observe(ballot(100))
+    task, sends = collecting(table, collector, Prepare)
+    (only, *_) = [send for send in change.take() if send.to == 1]
+    table.hand(only)
+    for send in sends:
+        task.on_reply(send, table.hand(send))
+    assert table.run(task).value == b"late"
+
+
+def test_a_change_that_a_collection_has_refused_is_known_not_to_have_happened() -> None:
+    """It goes on by itself, though the register was collected in between."""
+    table = Table()
+    deleted(table)
+    late = table.proposer(7)
+    late.observe(ballot(50))
+    change = late.change(KEY, changes.put(b"late"))
+    table.step(change, reach=(1, 2, 3), answer=(1, 2, 3))
+    assert table.run(table.proposer(2).collect(KEY)).tombstone
+    outcome = table.run(change)
+    assert (outcome.error, outcome.value) == (None, b"late")
+
+
+def test_a_collection_needs_every_acceptor_of_both_groups_while_there_are_two() -> None:
+    table = Table(spares=1)
+    deleted(table)
+    operator = table.proposer(50)
+    change = Reconfiguration(operator, {NodeId(number): f"a{number}" for number in (2, 3, 4)})
+    while not operator.config.is_joint:
+        for send in change.take():
+            change.on_reply(send, table.hand(send))
+    assert isinstance(table.run(operator.collect(KEY), up=(2, 3, 4)).error, Unavailable)
+    assert table.run(operator.collect(KEY)).tombstone
+
+
+def test_a_collection_goes_on_in_a_new_configuration() -> None:
+    table = Table(spares=1)
+    deleted(table)
+    client = table.proposer(2)
+    change = Reconfiguration(table.proposer(50), {NodeId(number): f"a{number}" for number in (1, 2, 3, 4)})
+    assert table.run(change).error is None
+    assert table.run(client.collect(KEY)).tombstone
+    assert all(KEY not in acceptor.slots for acceptor in table.acceptors.values())
 
 
 def test_a_collected_register_is_gone_from_every_acceptor() -> None:
@@ -64,13 +238,13 @@ def test_a_collected_register_is_gone_from_every_acceptor() -> None:
 def test_the_fence_rises_with_the_removal_in_one_record() -> None:
     """Steps 2b and 2c, with ballots for ages: never the one without the other."""
     table = Table()
-    deleted(table)
+    at = ballot(7)
+    table.ask(1, Accept(table.config.id, KEY, at, state(None, at)))
     acceptor = table.acceptors[NodeId(1)]
-    held = acceptor.slots[KEY]
-    reply, record = acceptor.on_request(Collect(table.config.id, KEY, held.accepted))
+    reply, record = acceptor.on_request(Collect(table.config.id, KEY, at))
     assert reply == Gone(True)
     assert record is not None
-    assert acceptor.fence >= held.promised
+    assert acceptor.fence == at
     again = type(acceptor)(acceptor.id)
     for each in acceptor.snapshot():
         again.apply(each)
@@ -127,6 +301,21 @@ def test_a_register_that_was_written_again_is_not_collected() -> None:
     for send in collects:
         assert table.hand(send) == Gone(False)
     assert table.run(table.proposer(4).read(KEY)).value == b"new"
+
+
+def test_a_collection_is_not_done_while_one_acceptor_keeps_the_tombstone() -> None:
+    """Somebody is about to change the register; when that is given up another collection removes it everywhere."""
+    table = Table()
+    deleted(table)
+    collector = table.proposer(2)
+    collector.observe(ballot(100))
+    task, sends = collecting(table, collector, Collect)
+    table.ask(3, Prepare(table.config.id, KEY, ballot(200, 9)))
+    for send in sends:
+        task.on_reply(send, table.hand(send))
+    assert task.outcome is None
+    assert table.run(task).tombstone
+    assert all(KEY not in {*acceptor.slots, *acceptor.idle} for acceptor in table.acceptors.values())
 
 
 def test_a_collection_of_a_live_register_disturbs_nobody() -> None:
@@ -244,7 +433,10 @@ def test_nothing_that_is_accepted_remembers_the_fence_that_it_met() -> None:
         table.run(table.proposer(1).change(KEY, change))
     table.run(table.proposer(1).collect(KEY))
     fence = max(acceptor.fence for acceptor in table.acceptors.values())
+    late = table.proposer(2).collect(KEY)
+    for send in late.take():  # as if it had looked before the other collection
+        late.on_reply(send, Holding(ballot(1), state(None, ballot(1))))
     table.log.clear()
-    table.run(table.proposer(2).collect(KEY))
+    table.run(late)
     floors = {request.state.floor for _, request, _ in table.log if isinstance(request, Accept)}
     assert floors == {fence} != {ZERO}

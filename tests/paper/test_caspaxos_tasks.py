@@ -9,7 +9,6 @@ from typing_extensions import override
 from troth.core.register import changes, task
 from troth.core.register.messages import (
     ZERO,
-    Accept,
     ConfigId,
     Configuration,
     Configure,
@@ -298,20 +297,6 @@ def test_a_task_that_is_over_is_not_taken_up_again() -> None:
     task_.give_up()
     assert task_.outcome is outcome
     assert not task_.has_sends
-
-
-def test_a_collection_of_what_was_never_there_writes_a_tombstone_and_collects_it() -> None:
-    """An earlier collection may have ended half-way: this quorum has forgotten the tombstone, others have not."""
-    table = Table()
-    old = state(None, ballot(3, 8))
-    table.ask(3, Accept(table.config.id, KEY, ballot(3, 8), old))
-    task_ = table.proposer(1).collect(KEY)
-    for _ in ("it looks", "prepares"):
-        for send in task_.take()[:2]:
-            task_.on_reply(send, table.hand(send))
-    assert task_.phase is Phase.ACCEPTING
-    assert table.run(task_).error is None
-    assert all(KEY not in {*acceptor.slots, *acceptor.idle} for acceptor in table.acceptors.values())
 
 
 def test_who_overtakes_a_rival_in_the_middle_leaves_it_more_time_when_they_meet_next() -> None:

@@ -56,16 +56,20 @@ def vote_result(
     return VoteResult.PENDING
 
 
+def combined(results: Collection[VoteResult]) -> VoteResult:
+    """Outcome when all of *results* are needed."""
+    if VoteResult.LOST in results:
+        return VoteResult.LOST
+    return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
+
+
 def joint_vote_result(
     voters: Collection[NodeId], outgoing: Collection[NodeId], votes: Mapping[NodeId, bool]
 ) -> VoteResult:
     """Outcome when both sets must agree; *outgoing* is empty outside a membership change (Raft §6)."""
     if not outgoing:
         return vote_result(voters, votes)
-    results = (vote_result(voters, votes), vote_result(outgoing, votes))
-    if VoteResult.LOST in results:
-        return VoteResult.LOST
-    return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
+    return combined((vote_result(voters, votes), vote_result(outgoing, votes)))
 
 
 def quorum_value(

@@ -16,7 +16,7 @@ from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.reach import Reach
-from troth.client.registers.request import WITHIN_MAX_S, seconds
+from troth.client.registers.request import COLLECT_WITHIN_S, WITHIN_MAX_S, seconds
 from troth.client.registers.sync import PaxosClient
 from troth.client.registers.turns import AsyncTurns, Turns
 from troth.core.register.acceptor import Acceptor
@@ -27,6 +27,7 @@ from troth.core.register.messages import (
     Configure,
     Describe,
     Described,
+    Read,
     ReplyMessage,
     Seat,
     founding,
@@ -51,6 +52,10 @@ class Acceptors:
         for acceptor in self.acceptors.values():
             acceptor.on_request(Configure(CONFIG))
         self.silent: tuple[type, ...] = ()
+        self.away: set[NodeId] = set()
+        """Acceptors that answer nothing."""
+        self.looked = threading.Event()
+        """One of them was asked what it holds."""
         self.asked = threading.Event()
         """Somebody waits for an answer that does not come."""
         self.asked_aio = asyncio.Event()
@@ -60,7 +65,7 @@ class Acceptors:
         answer: Future[ReplyMessage] = Future()
         if reach.closed:
             answer.set_exception(LineLost("the client is closed", sent=False))
-        elif isinstance(send.request, self.silent):
+        elif self._is_unanswered(send):
             self.unanswered.append(answer)
             self.asked.set()
         else:
@@ -68,14 +73,20 @@ class Acceptors:
         return answer
 
     async def ask_aio(self, reach: AsyncReach, send: Send, config: Configuration) -> ReplyMessage:
-        if isinstance(send.request, self.silent):
+        if self._is_unanswered(send):
             self.asked_aio.set()
             await asyncio.get_running_loop().create_future()
         return self.acceptors[send.to].on_request(send.request)[0]
 
+    def _is_unanswered(self, send: Send) -> bool:
+        if send.to in self.away and isinstance(send.request, Read):
+            self.looked.set()
+        return isinstance(send.request, self.silent) or send.to in self.away
+
     def let_go(self) -> None:
         for answer in self.unanswered:
-            answer.set_exception(LineLost("the connection broke"))
+            if not answer.cancelled():
+                answer.set_exception(LineLost("the connection broke"))
 
 
 @pytest.fixture
@@ -361,3 +372,29 @@ async def test_a_key_is_held_by_one_task_and_forgotten_when_none_wants_it() -> N
                 pass
         assert set(turns._locks) == {b"k"}
     assert not turns._locks
+
+
+# ---- deletions while an acceptor is away ----
+
+
+def test_a_change_behind_a_deletion_waits_for_no_acceptor_that_is_away(acceptors: Acceptors) -> None:
+    """The collection of the tombstone does; but it holds the key's turn only when all acceptors are there."""
+    acceptors.away = {NodeId(3)}
+    with PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        registers.put("k", "1")
+        assert registers.delete("k").changed
+        assert acceptors.looked.wait(30)
+        assert registers.put("k", "2", within_s=COLLECT_WITHIN_S / 2).changed
+        acceptors.let_go()
+
+
+@asynchronous
+async def test_an_asyncio_change_behind_a_deletion_waits_for_no_acceptor_that_is_away(
+    acceptors: Acceptors,
+) -> None:
+    acceptors.away = {NodeId(3)}
+    async with aio.PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        await registers.put("k", "1")
+        assert (await registers.delete("k")).changed
+        assert await asyncio.to_thread(acceptors.looked.wait, 30)
+        assert (await registers.put("k", "2", within_s=COLLECT_WITHIN_S / 2)).changed

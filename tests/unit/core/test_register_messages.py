@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from troth.core.quorum import VoteResult
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import (
     KEY_BYTES_MAX,
@@ -210,14 +209,6 @@ def test_a_full_acceptor_still_takes_what_makes_it_smaller() -> None:
     tombstone = State(None, 2, BALLOT, ZERO)
     assert acceptor.on_request(Accept(CONFIG.id, b"k", Ballot(2, 1), tombstone))[0] == Took()
     assert acceptor.on_request(Accept(CONFIG.id, b"l", Ballot(1, 1), STATE))[0] == Took()
-
-
-def test_everyone_is_everyone_of_both_groups_while_there_are_two() -> None:
-    """A tombstone goes only when nobody can hold what it deleted."""
-    old, new = (group_of(tuple(Seat(NodeId(n), f"a{n}") for n in numbers)) for numbers in ((1, 2), (2, 3)))
-    joint = Configuration(CONFIG.id, (old, new))
-    assert joint.everyone({NodeId(2): True, NodeId(3): True}) is VoteResult.PENDING
-    assert joint.everyone({NodeId(n): True for n in (1, 2, 3)}) is VoteResult.WON
 
 
 def test_of_two_groups_the_newer_says_where_an_acceptor_is_and_since_when() -> None:

@@ -18,6 +18,7 @@ from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.lines import may_have_arrived
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
+    COLLECT_HOLDS_S,
     COLLECT_WITHIN_S,
     COLLECTIONS_MAX,
     TIMEOUT_S,
@@ -271,10 +272,11 @@ class PaxosClient:
         self._reach.aside(partial(self._collect, key))
 
     async def _collect(self, key: bytes) -> None:
-        deadline = now_s() + COLLECT_WITHIN_S
         try:
-            async with self._turns.of(key, COLLECT_WITHIN_S):
-                await self._drive(self._proposer.collect(key), deadline)
+            # Whoever changes the key does not wait for an acceptor that is away: the turn is taken when all are there.
+            if (await self._drive(self._proposer.look(key), self._deadline(COLLECT_WITHIN_S))).tombstone:
+                async with self._turns.of(key, COLLECT_WITHIN_S):
+                    await self._drive(self._proposer.collect(key), self._deadline(COLLECT_HOLDS_S))
         finally:
             self._collecting.discard(key)
 

@@ -20,6 +20,9 @@ from troth.ids import NodeId
 
 TIMEOUT_S = 5.0
 COLLECT_WITHIN_S = 5.0
+COLLECT_HOLDS_S = 0.5
+"""A change of a key waits no longer for its collection: only where an acceptor falls silent in the middle of it."""
+
 CHANGE_WITHIN_S = 60.0
 WITHIN_MAX_S = 1e6
 """Eleven days. "For ever" is spelled as an infinity; a lock does not take that, nor a socket a month."""

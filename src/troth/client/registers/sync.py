@@ -21,6 +21,7 @@ from troth.client.registers.lines import failure_of, may_have_arrived
 from troth.client.registers.reach import Reach
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
+    COLLECT_HOLDS_S,
     COLLECT_WITHIN_S,
     COLLECTIONS_MAX,
     TIMEOUT_S,
@@ -354,8 +355,10 @@ class PaxosClient:
     def _collect(self, key: bytes) -> None:
         try:
             deadline = self._deadline(COLLECT_WITHIN_S)
-            with self._turns.of(key, deadline):
-                self._drive(self._begin(partial(Proposer.collect, key=key)), deadline)
+            # Whoever changes the key does not wait for an acceptor that is away: the turn is taken when all are there.
+            if self._drive(self._begin(partial(Proposer.look, key=key)), deadline).tombstone:
+                with self._turns.of(key, deadline):
+                    self._drive(self._begin(partial(Proposer.collect, key=key)), self._deadline(COLLECT_HOLDS_S))
         except TrothError:
             pass  # it stays a tombstone, which is safe; `collect` tries again
         finally:

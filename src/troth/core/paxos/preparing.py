@@ -33,7 +33,7 @@ from troth.core.paxos.changes import Changes
 from troth.core.paxos.messages import Outbid, Prepare, Probe, ProbeReply, Promise, TimeoutNow
 from troth.core.paxos.roles import Candidate, Leader
 from troth.core.paxos.state import NOBODY
-from troth.core.quorum import VoteResult, vote_result
+from troth.core.quorum import VoteResult, combined, vote_result
 from troth.ids import LogIndex, NodeId, Term, Tick
 
 
@@ -42,14 +42,8 @@ class Preparing(Changes):
 
     def _tally(self, membership: Membership, votes: dict[NodeId, bool], size: Callable[[int], int]) -> VoteResult:
         """Whether *votes* have a quorum of such a *size* of *membership* (of both its sets, while it is joint)."""
-        results = [
-            vote_result(voters, votes, size=size(len(voters)))
-            for voters in (membership.voters, membership.outgoing)
-            if voters
-        ]
-        if VoteResult.LOST in results:
-            return VoteResult.LOST
-        return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
+        sets = [voters for voters in (membership.voters, membership.outgoing) if voters]
+        return combined([vote_result(voters, votes, size=size(len(voters))) for voters in sets])
 
     # ---- probes ----
 

@@ -192,13 +192,14 @@ class Acceptor:
         return Took(), self._do(record)
 
     def _on_collect(self, request: Collect) -> tuple[ReplyMessage, RecordMessage | None]:
-        """§3.1 step 2d: remove the register if it still holds the tombstone that all acceptors have accepted."""
+        """§3.1 step 2d: remove the register if it still holds the tombstone that all acceptors have accepted, and
+        nobody has prepared to change it since: the fence would refuse that change without telling why."""
         slot = self._slot(request.key)
         if slot is None:
             return Gone(True), None
-        if not slot.is_tombstone or slot.accepted != request.ballot:
+        if not slot.is_tombstone or not slot.accepted == slot.promised == request.ballot:
             return Gone(False), None
-        return Gone(True), self._do(CollectedRecord(request.key, max(self.fence, slot.promised)))
+        return Gone(True), self._do(CollectedRecord(request.key, max(self.fence, request.ballot)))
 
     def _on_configure(self, to: Configuration) -> tuple[ReplyMessage, RecordMessage | None]:
         """Epochs only rise. A seat with another `since` than ours before is a new one: what we hold is void for it."""

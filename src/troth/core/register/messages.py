@@ -16,7 +16,7 @@ from typing import TypeAlias
 import msgspec
 import xxhash
 
-from troth.core.quorum import VoteResult, check_flexible, majority, vote_result
+from troth.core.quorum import VoteResult, check_flexible, combined, majority, vote_result
 from troth.errors import UsageError
 from troth.ids import NodeId
 
@@ -134,15 +134,11 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
 
     def prepared(self, votes: dict[NodeId, bool]) -> VoteResult:
         """Whether *votes* are a phase-1 quorum."""
-        return _combined([vote_result(group.acceptors, votes, size=group.prepare) for group in self.groups])
+        return combined([vote_result(group.acceptors, votes, size=group.prepare) for group in self.groups])
 
     def accepted(self, votes: dict[NodeId, bool]) -> VoteResult:
         """Whether *votes* are a phase-2 quorum."""
-        return _combined([vote_result(group.acceptors, votes, size=group.accept) for group in self.groups])
-
-    def everyone(self, votes: dict[NodeId, bool]) -> VoteResult:
-        """Whether *votes* are those of all acceptors."""
-        return _combined([vote_result(group.acceptors, votes, size=len(group.seats)) for group in self.groups])
+        return combined([vote_result(group.acceptors, votes, size=group.accept) for group in self.groups])
 
     def describe(self) -> str:
         """For people: epoch, addresses, quorum sizes."""
@@ -151,12 +147,6 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
             for group in self.groups
         )
         return f"epoch {self.id.epoch}: {shown}"
-
-
-def _combined(results: list[VoteResult]) -> VoteResult:
-    if VoteResult.LOST in results:
-        return VoteResult.LOST
-    return VoteResult.PENDING if VoteResult.PENDING in results else VoteResult.WON
 
 
 def group_of(seats: tuple[Seat, ...], *, prepare: int = 0, accept: int = 0) -> Group:

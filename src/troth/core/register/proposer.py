@@ -16,6 +16,7 @@ applies a change twice, and an error is exact: `NotApplied` only if no accept of
 a deletion was collected; then the outcome is reported as unknown rather than guessed.
 """
 
+from troth.core.register.collection import Collection, Look
 from troth.core.register.messages import State
 from troth.core.register.round import Round
 from troth.core.register.states import Change, Decision, Keep
@@ -37,9 +38,13 @@ class Proposer(Standing):
         """The identity change: whatever *key* holds is accepted once more, under the present configuration (§2.3)."""
         return Round(self, key, _keep, bound=True)
 
-    def collect(self, key: bytes) -> Round:
-        """Remove the tombstone of *key* from all acceptors (§3.1)."""
-        return Round(self, key, _keep, collecting=True)
+    def look(self, key: bytes) -> Look:
+        """What all acceptors hold of *key*; ends at the first that is silent, and disturbs nobody."""
+        return Look(self, key)
+
+    def collect(self, key: bytes) -> Collection:
+        """Remove the tombstone of *key* from all acceptors (§3.1); ends at the first that is silent."""
+        return Collection(self, key)
 
 
 def _keep(state: State | None) -> Decision:

@@ -28,7 +28,7 @@ Whoever dies in the middle leaves a configuration that works; the next change fi
 import msgspec
 from typing_extensions import override
 
-from troth.core.quorum import VoteResult
+from troth.core.quorum import VoteResult, combined
 from troth.core.register.changes import propose
 from troth.core.register.messages import (
     ZERO,
@@ -124,10 +124,7 @@ class _Survey(Listing):
 
     @override
     def _result(self) -> VoteResult:
-        both = (self.config.prepared(self._votes), self.config.accepted(self._votes))
-        if VoteResult.LOST in both:
-            return VoteResult.LOST
-        return VoteResult.PENDING if VoteResult.PENDING in both else VoteResult.WON
+        return combined((self.config.prepared(self._votes), self.config.accepted(self._votes)))
 
 
 class _Announcing(Listing):

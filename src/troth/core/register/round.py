@@ -1,6 +1,6 @@
 """One change of one register, driven until it is known what became of it: prepare, accept, and again if need be.
 
-Paper: CASPaxos §2.1 (phases), §2.2.1 (one round trip), §3.1 (deletion).
+Paper: CASPaxos §2.1 (phases), §2.2.1 (one round trip).
 """
 
 from dataclasses import dataclass, field
@@ -8,16 +8,14 @@ from enum import Enum
 
 from typing_extensions import override
 
-from troth.core.quorum import VoteResult
+from troth.core.quorum import VoteResult, combined
 from troth.core.register.attempts import Attempting
 from troth.core.register.messages import (
     ZERO,
     Accept,
     Ballot,
-    Collect,
     Conflict,
     Full,
-    Gone,
     Holding,
     Prepare,
     Promise,
@@ -38,7 +36,7 @@ from troth.core.register.states import (
     highest_accepted,
     next_state,
 )
-from troth.core.register.task import Kept, Outcome, Standing
+from troth.core.register.task import Kept, Outcome, Standing, outcome_of
 from troth.errors import (
     AcceptorsChanged,
     AlreadyDecided,
@@ -61,7 +59,6 @@ class Phase(Enum):
     READING = "reading"
     PREPARING = "preparing"
     ACCEPTING = "accepting"
-    COLLECTING = "collecting"
 
 
 @dataclass(slots=True)
@@ -84,7 +81,6 @@ class Round(Attempting):
         change: Change,
         *,
         reading: bool = False,
-        collecting: bool = False,
         bound: bool = False,
     ) -> None:
         """*bound*: give up rather than go on in another configuration."""
@@ -93,7 +89,6 @@ class Round(Attempting):
         self.phases = 0
         """How many times all acceptors were asked something."""
         self._change = change
-        self._collecting = collecting
         self._bound = bound
         self._tries = 0
         self._full = ""
@@ -106,9 +101,8 @@ class Round(Attempting):
         self._ending = Outcome()
         self._state = State(None, 0, ZERO, ZERO)
         """What is proposed at `_ballot`."""
-        kept = None if reading or collecting else proposer.take_kept(key)
-        if reading or collecting:
-            # A collection looks first, which disturbs nobody: most keys that were deleted and written again are live.
+        kept = None if reading else proposer.take_kept(key)
+        if reading:
             self._begin(Phase.READING, Read(self.config.id, key))
         elif kept is not None:
             self._ballot = kept.ballot
@@ -133,8 +127,6 @@ class Round(Attempting):
             )
         if self._full:
             return QuotaExceeded(self._full)
-        if self._collecting:
-            return Unavailable(f"not every acceptor is up, so {self.key!r:.60} is not collected now")
         if self._strangers:
             return WrongCluster("acceptors there belong to another set of registers: check the addresses")
         return Unavailable(
@@ -186,8 +178,6 @@ class Round(Attempting):
             case Holding() if self.phase is Phase.READING:
                 self._votes.holdings[acceptor] = reply
                 self._vote(acceptor, agreed=True)
-            case Gone() if self.phase is Phase.COLLECTING:
-                self._vote(acceptor, agreed=reply.gone)
             case _:
                 self._on_silence(acceptor)
 
@@ -211,14 +201,9 @@ class Round(Attempting):
             case Phase.PREPARING:
                 return self.config.prepared(votes)
             case Phase.ACCEPTING:
-                return self.config.everyone(votes) if self._collecting else self.config.accepted(votes)
-            case Phase.COLLECTING:
-                return self.config.everyone(votes)
+                return self.config.accepted(votes)
             case Phase.READING:
-                both = (self.config.prepared(votes), self.config.accepted(votes))
-                if VoteResult.LOST in both:
-                    return VoteResult.LOST
-                return VoteResult.PENDING if VoteResult.PENDING in both else VoteResult.WON
+                return combined((self.config.prepared(votes), self.config.accepted(votes)))
 
     def _won(self) -> None:
         match self.phase:
@@ -231,8 +216,6 @@ class Round(Attempting):
                 self._propose(state, max(promise.fence for promise in promises.values()))
             case Phase.ACCEPTING:
                 self._on_accepted()
-            case Phase.COLLECTING:
-                self.outcome = self._ending
 
     def _lost(self) -> None:
         """No quorum any more in this phase."""
@@ -277,13 +260,8 @@ class Round(Attempting):
         holdings = self._votes.holdings
         newest = max(holdings.values(), key=lambda holding: holding.accepted)
         same = {acceptor: held.accepted == newest.accepted for acceptor, held in holdings.items()}
-        if self._collecting:
-            if newest.state is not None and newest.state.value is not None:
-                self.outcome = _outcome_of(newest.state, changed=False)
-            else:
-                self._prepare()
-        elif self.config.accepted(same) is VoteResult.WON:
-            self.outcome = _outcome_of(newest.state, changed=False)
+        if self.config.accepted(same) is VoteResult.WON:
+            self.outcome = outcome_of(newest.state, changed=False)
         else:
             self._prepare()
 
@@ -294,7 +272,7 @@ class Round(Attempting):
         for attempt in self.attempts:
             if fates[attempt.ballot] is Fate.APPLIED and state is not None:
                 # It may be on few acceptors only, so what has been seen is accepted once more before we say so.
-                self._ending = _outcome_of(attempt.after, changed=True)
+                self._ending = outcome_of(attempt.after, changed=True)
                 self._accept(state)
                 return
         if Fate.UNKNOWN in fates.values():
@@ -309,16 +287,15 @@ class Round(Attempting):
             after = next_state(state, decision, self._ballot, fence)
             asked = self.config.acceptors
             self.attempts.append(Attempt(self._ballot, state, after, set(asked), set(asked)))
-            self._ending = _outcome_of(after, changed=True)
+            self._ending = outcome_of(after, changed=True)
             self._accept(after)
             return
-        self._ending = _outcome_of(state, changed=False, error=decision.error)
-        if state is None and not self.attempts and not self._collecting:
+        self._ending = outcome_of(state, changed=False, error=decision.error)
+        if state is None and not self.attempts:
             # Nothing was chosen before, and a quorum has promised that nothing below our ballot ever will be.
             self.outcome = self._ending
             return
-        # With earlier attempts in doubt even "nothing" has to be accepted, or one of them might still come true. And an
-        # earlier collection may have ended half-way: this quorum has forgotten the tombstone, others have not.
+        # With earlier attempts in doubt even "nothing" has to be accepted, or one of them might still come true.
         self._accept(state or State(None, 0, self._ballot, fence))
 
     def _decide(self, state: State | None) -> Decision:
@@ -335,35 +312,14 @@ class Round(Attempting):
         return decision
 
     def _accept(self, state: State) -> None:
-        if self._collecting and state.value is not None:
-            self.outcome = _outcome_of(state, changed=False)
-            return
         self._state = state
-        if self._collecting:
-            self._proposer.take_kept(self.key)  # outbid by ourselves: the next change would be refused
         # The next ballot is promised with this accept, so that our next change needs no prepare (§2.2.1).
-        self._next = ZERO if self._collecting else self._proposer.new_ballot()
+        self._next = self._proposer.new_ballot()
         self._begin(Phase.ACCEPTING, Accept(self.config.id, self.key, self._ballot, state, self._next))
 
     def _on_accepted(self) -> None:
         """§2.1 step 6: a quorum has accepted; the state is chosen."""
-        if self._collecting:
-            self._begin(Phase.COLLECTING, Collect(self.config.id, self.key, self._ballot))
-            return
         # Those that have accepted have promised the next ballot as well, and every phase-1 quorum meets them: no ballot
         # in between can complete phase 1 any more. So the next one is prepared, whatever the sizes of the quorums are.
         self._proposer.keep(self.key, Kept(self.config.id, self._next, self._state))
         self.outcome = self._ending
-
-
-def _outcome_of(state: State | None, *, changed: bool, error: TrothError | None = None) -> Outcome:
-    if state is None:
-        return Outcome(changed=changed, error=error)
-    return Outcome(
-        value=state.value,
-        version=state.version,
-        changed=changed,
-        decided=state.decided,
-        tombstone=state.value is None,
-        error=error,
-    )

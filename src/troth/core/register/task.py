@@ -53,6 +53,20 @@ class Outcome:
     error: TrothError | None = None
 
 
+def outcome_of(state: State | None, *, changed: bool, error: TrothError | None = None) -> Outcome:
+    """An outcome that tells *state* (None: nothing is there)."""
+    if state is None:
+        return Outcome(changed=changed, error=error)
+    return Outcome(
+        value=state.value,
+        version=state.version,
+        changed=changed,
+        decided=state.decided,
+        tombstone=state.value is None,
+        error=error,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A ballot that needs no prepare any more: `state` was chosen directly before it (round.py, `_on_accepted`)."""

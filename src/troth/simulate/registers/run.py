@@ -28,6 +28,8 @@ from troth.verify.verdict import Status
 
 CHANGE_PATIENCE = 10
 """A change of the acceptors may take so many times what one request may take."""
+COLLECTIONS_MAX = 3
+"""So often a collection is tried."""
 CALM_PATIENCE = 40
 """In calm a request may take so many times what it may take in chaos."""
 
@@ -218,14 +220,19 @@ class Simulation:
 
     def _maybe_collect(self, client: ClientNode, key: bytes, outcome: Outcome) -> None:
         if outcome.error is None and outcome.tombstone and not self.stopped:
-            self.world.after(self._gap(4 * self.plan.delay_us), self._collect, client, key)
+            self.world.after(self._gap(4 * self.plan.delay_us), self._collect, client, key, COLLECTIONS_MAX)
 
-    def _collect(self, client: ClientNode, key: bytes) -> None:
-        if client.alive and not self.stopped:
-            client.drive(client.proposer.collect(key), self._on_collected)
+    def _collect(self, client: ClientNode, key: bytes, tries: int) -> None:
+        """One silent acceptor ends a collection, so it is tried a few times."""
+        if not client.alive or self.stopped:
+            return
 
-    def _on_collected(self, outcome: Outcome) -> None:
-        self.counts["collected" if outcome.error is None and outcome.tombstone else "not collected"] += 1
+        def on_done(outcome: Outcome) -> None:
+            self.counts["collected" if outcome.error is None and outcome.tombstone else "not collected"] += 1
+            if outcome.error is not None and tries > 1:
+                self.world.after(self._gap(4 * self.plan.delay_us), self._collect, client, key, tries - 1)
+
+        client.drive(client.proposer.collect(key), on_done)
 
     # ---- faults -------------------------------------------------------------------------------------------
 
