@@ -177,7 +177,7 @@ class AsyncTwoPhaseCommit:
                 await self.recover()
             except UNREACHABLE:
                 pass  # the log, most likely; the next pass tries again
-            except Exception:  # noqa: BLE001  (logged; without this thread nobody would look again)
+            except Exception:  # noqa: BLE001  (logged; without this task nobody would look again)
                 _log.exception("a pass of recovery failed; the next one tries again")
             await asyncio.sleep(every_s * random.uniform(0.8, 1.2))
 
@@ -315,6 +315,7 @@ class AsyncTransaction:
     def __init__(self, begin: Callable[[], Transaction]) -> None:
         self._begin = begin
         self._sync: Transaction | None = None
+        self._opening = asyncio.Lock()
 
     @property
     def sync(self) -> Transaction:
@@ -344,7 +345,8 @@ class AsyncTransaction:
 
     async def connection(self, participant: Any) -> Any:
         """The branch's AsyncConnection (or `ClusterWork`), opened if need be."""
-        handle = await _to_the_end(greenlet_spawn(self.sync.__getitem__, participant))
+        async with self._opening:  # asyncio.gather may touch branches at once, and each is opened once
+            handle = await _to_the_end(greenlet_spawn(self.sync.__getitem__, participant))
         return handle if not hasattr(handle, "exec_driver_sql") else _async_connection(participant, handle)
 
     def session(self, *, binds: dict[Any, Any] | None = None, **options: Any) -> AsyncSession:

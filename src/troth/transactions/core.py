@@ -315,6 +315,8 @@ class Core(Remembered):
                 return Outcome.COMMITTED
             case Finding.PROVED_ABORTED:
                 return Outcome.ABORTED
+            case Finding.UNPROVEN:
+                return Outcome.UNRECORDED  # its database keeps no such knowledge, so that nobody ever will have it
             case _:
                 return Outcome.OPEN
 

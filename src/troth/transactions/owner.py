@@ -16,7 +16,7 @@ from troth.errors import Aborted, NotApplied, TransactionInDoubt, TrothError, Us
 from troth.transactions.fan import Fan
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch
-from troth.transactions.waiting import Flag
+from troth.transactions.waiting import Flag, checked_timeout
 
 if TYPE_CHECKING:
     from troth.transactions.core import Core
@@ -50,13 +50,14 @@ class Owner(Fan):
         self._core = core
         if wait not in ("applied", "decided"):
             raise UsageError(f"wait={wait!r}: 'applied' or 'decided'")
+        within_s = checked_timeout(timeout)
         self.gid = self._own_gid = core.next_gid()
         self.outcome: Outcome | None = None
         self.pending: tuple[str, ...] = ()
         self.replayed = False
         self.key = key
         self._wait = wait
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = None if within_s is None else time.monotonic() + within_s
         self._branches: list[Branch] = []
         self._held: list[Branch] = []
         """Those of them whose connection is to be given back."""
@@ -146,9 +147,12 @@ class Owner(Fan):
         if self.replayed or state in (State.COMMITTED, State.COMMITTING):
             self.outcome = Outcome.COMMITTED
         elif state is State.IN_DOUBT:
+            asked, retry = "the decision was handed over", ", or retry with the same key"
+            if not self._prepared_at:  # there was nothing to decide, and no key
+                asked, retry = "the only database that it wrote in was told to commit", ""
             error: TrothError = TransactionInDoubt(
-                f"{self.gid}: the decision was handed over and not answered"
-                f"{f' ({self._why})' if self._why else ''}. Ask tpc.outcome({self.gid!r}), or retry with the same key",
+                f"{self.gid}: {asked} and not answered{f' ({self._why})' if self._why else ''}."
+                f" Ask tpc.outcome({self.gid!r}){retry}",
                 self.gid,
             )
             if self._interrupt is not None:

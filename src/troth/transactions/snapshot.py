@@ -18,6 +18,7 @@ from troth.transactions.participants.base import Participant
 from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.recovery import Recovery
 from troth.transactions.report import UNREACHABLE
+from troth.transactions.waiting import TIMEOUT_MAX_S, checked_timeout
 
 FIRST_LOOK = {
     "postgresql": ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "SELECT pg_current_snapshot()"),
@@ -52,7 +53,8 @@ def open_snapshot(
     """See `TwoPhaseCommit.snapshot`."""
     chosen = [core.participant(each) for each in participants] if participants else list(core.participants)
     snapshot = Snapshot(core)
-    until = time.monotonic() + timeout_s
+    within_s = checked_timeout(timeout_s)
+    until = time.monotonic() + (TIMEOUT_MAX_S if within_s is None else within_s)
     with ExitStack() as stack:
         for participant in chosen:
             if not isinstance(participant, SqlParticipant):

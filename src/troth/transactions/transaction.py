@@ -1,5 +1,6 @@
 """One transaction as its caller has it: branches are opened and worked in, and the block's end ends it (owner.py)."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ from troth.core.twophase.table import Event, State
 from troth.errors import UsageError
 from troth.transactions.outcome import Outcome
 from troth.transactions.owner import Owner
-from troth.transactions.participants.base import Begun
+from troth.transactions.participants.base import Begun, Branch, Participant
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from troth.transactions.core import Core
 
 
-class AlreadyDone(Exception):
-    """Ends the block of a transaction whose key has been committed before; the block's owner catches it."""
+class AlreadyDone(BaseException):
+    """Ends the block of a transaction whose key has been committed before; the block's owner catches it.
+
+    No Exception: a block's own ``except Exception`` is about errors, and must not have the block go on.
+    """
 
 
 class Transaction(Owner):
@@ -34,6 +38,7 @@ class Transaction(Owner):
 
     def __init__(self, core: "Core", *, timeout: float | None, key: str, wait: str) -> None:
         super().__init__(core, timeout=timeout, key=key, wait=wait)
+        self._opening = threading.Lock()
         core.on_step("begun")
         if key:
             try:
@@ -50,21 +55,32 @@ class Transaction(Owner):
         Raises:
             UsageError: no such participant, or the transaction is over.
         """
+        if self._state is not State.ACTIVE:
+            raise UsageError("this transaction is over; begin another one")
         if self.replayed:
             raise AlreadyDone
         found = self._core.participant(participant)
         branch = self._by_name.get(found.name)
-        if branch is None:
-            if self._state is not State.ACTIVE:
-                raise UsageError("this transaction is over; begin another one")
+        return (self._open(found) if branch is None else branch).handle
+
+    def _open(self, participant: Participant) -> Branch:
+        # Two at once would both be branch number so-and-so, of which a database prepares one.
+        if not self._opening.acquire(blocking=False):
+            raise UsageError(
+                "a transaction is used by one thread (or session of a task) at a time: another one is just opening a"
+                " branch of it"
+            )
+        try:
             left = None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
             begun = Begun(self.gid, self._core.epoch, left, self._core.finds_deadlocks)
-            branch = found.open(len(self._branches), begun)
+            branch = participant.open(len(self._branches), begun)
             self._branches.append(branch)
             self._held.append(branch)
-            self._by_name[found.name] = branch
-            self._core.on_step("branch_opened")
-        return branch.handle
+            self._by_name[participant.name] = branch
+        finally:
+            self._opening.release()
+        self._core.on_step("branch_opened")
+        return branch
 
     @property
     def engines(self) -> list[Any]:
@@ -105,7 +121,7 @@ class Transaction(Owner):
                 raise
 
     def rollback(self) -> None:
-        """Give up: roll back every branch now. The block's end then does nothing more."""
+        """Give up: roll back every branch now, if it is not over. The block's end then does nothing more."""
         if self.replayed:
             self._end_replayed()
         elif self._state is State.ACTIVE:
@@ -120,16 +136,15 @@ class Transaction(Owner):
         self._core.ended(self._own_gid, "replayed")
 
     def commit(self) -> None:
-        """Commit in every branch; called by the block's end.
+        """Commit in every branch; called by the block's end, if it was not before.
 
         Raises:
+            UsageError: the transaction is over, committed or rolled back.
             Aborted: rolled back everywhere; ``__cause__`` is the database's own error, if there was one.
             TransactionInDoubt: the log (or the only deciding database) did not answer.
         """
         if self.replayed:
             self._end_replayed()
-            return
-        if self.outcome is Outcome.ABORTED and self._why is None and not self._branches:
             return
         if self._state is not State.ACTIVE:
             raise UsageError("this transaction is over; begin another one")

@@ -7,10 +7,27 @@ from typing import Any, Protocol, TypeVar
 
 from typing_extensions import override
 
+from troth.errors import UsageError
+
 T = TypeVar("T")
 
 LATER_THREADS = 32
 LATER_MAX = 1024
+TIMEOUT_MAX_S = 2_147_483
+"""PostgreSQL counts milliseconds in 32 bits."""
+
+
+def checked_timeout(timeout: object) -> float | None:
+    """*timeout* in seconds; None: no bound, which infinity means too.
+
+    Raises:
+        UsageError: no number, or more than databases can count.
+    """
+    if timeout is None or timeout == float("inf"):
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout <= TIMEOUT_MAX_S:
+        raise UsageError(f"timeout={timeout!r}: seconds, {TIMEOUT_MAX_S} at most, or None")
+    return timeout
 
 
 class Flag(Protocol):

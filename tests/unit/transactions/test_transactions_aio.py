@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -21,8 +21,13 @@ from typing_extensions import override
 import troth
 from troth.transactions import coordinator
 from troth.transactions.aio import AsyncTransaction, AsyncTwoPhaseCommit
+from troth.transactions.barrier import Barrier
+from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
 from troth.transactions.outcome import Outcome
+from troth.transactions.participants.base import Begun
+from troth.transactions.steps import nothing
+from troth.transactions.transaction import Transaction
 
 Calls = list[tuple[str, int]]
 
@@ -210,3 +215,53 @@ def test_the_end_waits_for_second_phases_that_go_on_as_tasks() -> None:
         tpc._waiting.end()
 
     asyncio.run(main())
+
+
+class Opened(NamedTuple):
+    """A branch that has nothing to do."""
+
+    participant: Any
+    number: int
+    wrote: bool = False
+    handle: str = "a handle"
+
+    def roll_back(self) -> Callable[[], None]:
+        return lambda: None
+
+    def release(self, *, broken: bool) -> None: ...
+
+
+class Pool(NamedTuple):
+    """A participant whose connections are waited for."""
+
+    name: str
+    kind: str = "memory"
+    can_prepare: bool = True
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def open(self, number: int, begun: Begun) -> Opened:
+        await_only(asyncio.sleep(0))
+        return Opened(self, number)
+
+    def close(self) -> None: ...
+
+
+def test_branches_that_tasks_touch_at_once_are_opened_once_each_and_have_numbers_of_their_own(
+    tmp_path: Path,
+) -> None:
+    log = FileLog(tmp_path)
+    pools: list[Any] = [Pool("bank"), Pool("stock")]
+    core = Core(pools, log, barrier=Barrier(None), on_step=nothing, finds_deadlocks=False)
+
+    async def main() -> None:
+        async with AsyncTransaction(lambda: Transaction(core, timeout=None, key="", wait="applied")) as tx:
+            await asyncio.gather(*(tx.connection(name) for name in ("bank", "stock", "bank", "stock")))
+            opened = [(branch.participant.name, branch.number) for branch in tx.sync._branches]
+            assert opened == [("bank", 0), ("stock", 1)]
+            await tx.rollback()
+
+    asyncio.run(main())
+    log.close()

@@ -292,6 +292,20 @@ def test_what_the_cluster_will_never_do_is_told_from_what_it_was_not_asked(kv: C
     assert kv.finish(name, commit=False) is Finding.FINISHED
 
 
+@pytest.mark.parametrize("end", ["prepare", "commit_alone", "release"])
+def test_what_would_be_lost_is_not_taken(end: str, kv: Cluster) -> None:
+    branch = begin(kv, 1)
+    branch.handle.put("a", "1")
+    if end == "release":
+        branch.release(broken=False)
+    else:
+        getattr(branch, end)()()
+    for verb in (branch.handle.get, branch.handle.delete, lambda key: branch.handle.put(key, "2")):
+        with pytest.raises(UsageError, match="is over"):
+            verb("b")
+    branch.roll_back()()
+
+
 def test_only_intents_of_transactions_are_listed_and_each_under_its_name(kv: Cluster, client: Client) -> None:
     client.put(INTENT + b"of somebody else", "x")
     client.put(HOLD + b"a", EPOCH.name(1))

@@ -1,7 +1,7 @@
 """What an owner says to its branches, and in which order; what it makes of their answers, and of none."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,13 @@ class Place:
         self.core = Core(participants, self.log, barrier=Barrier(None), on_step=on_step, finds_deadlocks=False)
 
     def begin(self, *names: str, key: str = "", timeout: float | None = None) -> Transaction:
-        tx = Transaction(self.core, timeout=timeout, key=key, wait="applied")
+        tx = self.untouched(key=key, timeout=timeout)
         for name in names or ("bank", "stock"):
             tx[name]
         return tx
+
+    def untouched(self, *, key: str = "", timeout: float | None = None) -> Transaction:
+        return Transaction(self.core, timeout=timeout, key=key, wait="applied")
 
     def aborted(self, tx: Transaction) -> Aborted:
         with pytest.raises(Aborted) as caught:
@@ -357,13 +360,22 @@ def test_how_a_lost_lone_writer_ended_its_database_says(proves: Finding, outcome
 
 
 def test_a_lost_lone_writer_of_which_nothing_is_known_is_in_doubt_until_it_is(place: Place) -> None:
+    place.bank.fails["commit alone"], place.bank.proves = LOST, Finding.UNREACHED
+    tx = place.begin("bank")
+    with pytest.raises(TransactionInDoubt) as silence:
+        tx.commit()
+    assert str(silence.value).startswith(f"{tx.gid}: the only database that it wrote in was told to commit")
+    assert place.core.outcome(tx.gid) is Outcome.OPEN
+    place.bank.proves = Finding.PROVED_COMMITTED
+    assert place.core.outcome(tx.gid) is Outcome.COMMITTED
+
+
+def test_a_lost_lone_writer_whose_database_keeps_no_such_knowledge_is_not_open_for_ever(place: Place) -> None:
     place.bank.fails["commit alone"] = LOST
     tx = place.begin("bank")
     with pytest.raises(TransactionInDoubt):
         tx.commit()
-    assert place.core.outcome(tx.gid) is Outcome.OPEN
-    place.bank.proves = Finding.PROVED_COMMITTED
-    assert place.core.outcome(tx.gid) is Outcome.COMMITTED
+    assert place.core.outcome(tx.gid) is Outcome.UNRECORDED
 
 
 @pytest.mark.parametrize("key", ["", "order-1"])
@@ -484,3 +496,57 @@ def test_a_statement_may_wait_for_a_lock_as_long_as_the_transaction_may(
         place.begin("bank", timeout=timeout).rollback()
     assert waits[0] is not None and 0 < waits[0] <= 5
     assert waits[1] is None
+
+
+@pytest.mark.parametrize("timeout", ["3", True, float("nan"), 2_147_484, 1e9, [1]])
+def test_a_time_that_no_database_can_count_is_refused_before_anything_is_begun(timeout: Any, place: Place) -> None:
+    with pytest.raises(UsageError, match="timeout="):
+        place.begin(timeout=timeout)
+    assert place.core._open == set()
+
+
+def test_for_ever_is_no_bound(place: Place) -> None:
+    assert place.begin("bank", timeout=float("inf"))._deadline is None
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+@pytest.mark.parametrize("touched", [(), ("bank",)])
+def test_what_has_ended_takes_no_more_work_and_ends_once(end: str, touched: tuple[str, ...], place: Place) -> None:
+    tx = place.untouched()
+    for name in touched:
+        tx[name]
+    getattr(tx, end)()
+    for name in ("bank", "stock"):
+        with pytest.raises(UsageError, match="is over"):
+            tx[name]
+    with pytest.raises(UsageError, match="is over"):
+        tx.commit()
+    tx.rollback()
+    assert tx.outcome is (Outcome.COMMITTED if end == "commit" else Outcome.ABORTED)
+
+
+def test_work_that_was_done_before_ends_its_block_also_through_an_except_of_it(place: Place) -> None:
+    place.begin("bank", key="order-1").commit()
+    went_on = False
+    with place.untouched(key="order-1") as tx:
+        with suppress(Exception):
+            tx["bank"]
+        went_on = True
+    assert (tx.replayed, went_on) == (True, False)
+
+
+def test_two_threads_open_no_branches_of_one_transaction_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would be branch 0, of which a database with both prepares one."""
+    tx, real = place.untouched(), place.bank.open
+
+    def meanwhile(number: int, begun: Begun) -> Branch:
+        with pytest.raises(UsageError, match="at a time"):
+            tx["stock"]
+        return real(number, begun)
+
+    monkeypatch.setattr(place.bank, "open", meanwhile)
+    tx["bank"]
+    tx["stock"]
+    assert [branch.number for branch in tx._branches] == [0, 1]

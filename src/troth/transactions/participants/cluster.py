@@ -53,11 +53,13 @@ class ClusterWork:
         """Key -> revision of its last change when it was first read; 0: it was not there."""
         self.writes: dict[bytes, bytes | None] = {}
         """Key -> what it will hold; None: it will be deleted."""
+        self.is_over = False
+        """Whether it was voted on, committed or given up: what is written from then on would be lost."""
 
     def get(self, key: str | bytes) -> bytes | None:
         """The value of *key*, or None. If somebody changes it meanwhile, the commit of what was written (here or in
         another database) is refused; without a write there is nothing to refuse."""
-        name = _name_of(key)
+        name = self._name_of(key)
         if name in self.writes:
             return self.writes[name]
         kv = self._client.get(name).kv
@@ -70,11 +72,27 @@ class ClusterWork:
 
     def put(self, key: str | bytes, value: str | bytes) -> None:
         """Write *key* when the transaction commits."""
-        self._write(_name_of(key), as_bytes(value))
+        self._write(self._name_of(key), as_bytes(value))
 
     def delete(self, key: str | bytes) -> None:
         """Delete *key* when the transaction commits."""
-        self._write(_name_of(key), None)
+        self._write(self._name_of(key), None)
+
+    def _name_of(self, key: str | bytes) -> bytes:
+        """*key* as it is stored. A vote takes any key, as a part of the intent and of a hold: what the cluster would
+        refuse to commit has to be refused before.
+
+        Raises:
+            UsageError: no key of a cluster, or one that the protocol keeps for itself; or the transaction is over.
+        """
+        if self.is_over:
+            raise UsageError("this transaction is over; begin another one")
+        name = as_bytes(key)
+        if not name:
+            raise UsageError("a key of a cluster is not empty")
+        if name.startswith(RESERVED):
+            raise UsageError(f"{name!r:.60}: keys that begin with {RESERVED.decode()} are TwoPhaseCommit's own")
+        return name
 
     def _write(self, key: bytes, value: bytes | None) -> None:
         if key not in self.writes:
@@ -89,21 +107,6 @@ class ClusterWork:
                 f"a transaction may write {(OPERATIONS_MAX - 1) // 2} keys of a cluster, and read as many (of which"
                 " it may write some); split it"
             )
-
-
-def _name_of(key: str | bytes) -> bytes:
-    """*key* as it is stored. A vote takes any key, as a part of the intent and of a hold: what the cluster would refuse
-    to commit has to be refused before.
-
-    Raises:
-        UsageError: no key of a cluster, or one that the protocol keeps for itself.
-    """
-    name = as_bytes(key)
-    if not name:
-        raise UsageError("a key of a cluster is not empty")
-    if name.startswith(RESERVED):
-        raise UsageError(f"{name!r:.60}: keys that begin with {RESERVED.decode()} are TwoPhaseCommit's own")
-    return name
 
 
 def _operations(writes: Iterable[tuple[bytes, bytes | None]]) -> list[Operation]:
@@ -154,13 +157,14 @@ class ClusterBranch:
         content = _Intent(tuple(self.handle.writes.items()), tuple(self._keys))
         write: Operation = Put(intent, _encode(content))
         fresh = create_revision(intent) == 0
-        self._voted = True
+        self._voted = self.handle.is_over = True
         reply = self.participant.txn([fresh, *self._unchanged()], [write, *holds])
         if not reply.succeeded:
             raise self._refused()
         return _nothing
 
     def commit_alone(self) -> Callable[[], None]:
+        self.handle.is_over = True
         reply = self.participant.txn(self._unchanged(), _operations(self.handle.writes.items()))
         if not reply.succeeded:
             raise self._refused()
@@ -178,6 +182,7 @@ class ClusterBranch:
 
     def release(self, *, broken: bool) -> None:
         """Nothing is held but the client, which is shared."""
+        self.handle.is_over = True
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
