@@ -2,13 +2,13 @@
 
 import shlex
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
-from troth.errors import UsageError
+from troth.errors import TrothError, UsageError
 
 if TYPE_CHECKING:
     from troth.client.registers.request import AcceptorView, RegisterReply
@@ -27,10 +27,10 @@ def paxos() -> None:
     """
 
 
-def _connect(cluster: Cluster, *, found: bool | None = None, prepare: int = 0, accept: int = 0) -> "PaxosClient":
+def _connect(cluster: Cluster, **options: Any) -> "PaxosClient":
     from troth.client.registers.sync import PaxosClient
 
-    return PaxosClient(cluster.url, timeout=cluster.timeout_s, found=found, prepare=prepare, accept=accept)
+    return PaxosClient(cluster.url, timeout=cluster.timeout_s, **options)
 
 
 def _show(reply: "RegisterReply", cluster: Cluster, *, value: bool) -> None:
@@ -160,20 +160,20 @@ def propose(key: str, value: str, cluster: Cluster) -> None:
 def delete(key: str, cluster: Cluster) -> None:
     """Delete the register KEY. Exit code 1: it held nothing.
 
-    A tombstone stays until all acceptors have it; it is then collected, by this command if all of them are up.
+    A tombstone stays until all acceptors have it; it is then collected, by this command if all of them are up, else by
+    `troth paxos collect`.
 
     \b
     Example:
       troth paxos delete colour
     """
-    from troth.errors import Unavailable
-
-    with _connect(cluster) as registers:
+    with _connect(cluster, collect=False) as registers:
         reply = registers.delete(key)
-        try:
-            registers.collect(within_s=cluster.timeout_s)
-        except Unavailable as error:
-            click.echo(f"deleted; its tombstone stays for now: {error}", err=True)
+        if reply.changed:
+            try:
+                registers.collect(key, within_s=cluster.timeout_s)
+            except TrothError as error:  # it is deleted, whatever became of this
+                click.echo(f"deleted; its tombstone stays for now: {error}", err=True)
     _show(reply, cluster, value=False)
     if not reply.changed:
         raise SystemExit(EXIT_NOTHING_THERE)

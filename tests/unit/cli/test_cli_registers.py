@@ -1,16 +1,19 @@
 """`troth paxos` on a client that answers what it is told: what of it is JSON."""
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import Result
 
 from troth.client.registers.request import RegisterReply
+from troth.errors import QuotaExceeded
 
 
 class Registers:
     """What the commands ask of a `PaxosClient`."""
+
+    collected: ClassVar[list[str]] = []
 
     def __init__(self, *_: object, **__: object) -> None: ...
     def __enter__(self) -> "Registers":
@@ -24,8 +27,14 @@ class Registers:
     def keys(self, prefix: str) -> list[bytes]:
         return [b"colour", b"\xff"]
 
-    def collect(self) -> int:
+    def collect(self, key: str | None = None, *, within_s: float = 60.0) -> int:
+        if key is not None:
+            self.collected.append(key)
+            raise QuotaExceeded("no room for the tombstone")
         return 3
+
+    def delete(self, key: str) -> RegisterReply:
+        return RegisterReply(value=None, version=3, changed=key != "nothing", decided=False)
 
 
 @pytest.mark.parametrize(
@@ -44,3 +53,17 @@ def test_what_programs_read_is_json_and_loses_nothing(
     monkeypatch.setattr("troth.client.registers.sync.PaxosClient", Registers)
     result: Result = run("paxos", *words, "-o", "json", "--url", "troth://127.0.0.1:1")
     assert json.loads(result.stdout) == answer, result.output
+
+
+def test_a_deletion_that_was_done_is_told_as_done_whatever_becomes_of_its_tombstone(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("troth.client.registers.sync.PaxosClient", Registers)
+    monkeypatch.setattr(Registers, "collected", [])
+    deleted: Result = run("paxos", "delete", "colour", "--url", "troth://127.0.0.1:1")
+    assert deleted.exit_code == 0, deleted.output
+    assert "deleted; its tombstone stays for now: no room" in deleted.stderr
+    assert "changed=yes" in deleted.stderr
+    assert Registers.collected == ["colour"], "it is not for this command to collect what others have deleted"
+    assert run("paxos", "delete", "nothing", "--url", "troth://127.0.0.1:1").exit_code == 1
+    assert Registers.collected == ["colour"]

@@ -143,14 +143,17 @@ class PaxosClient:
 
     # ---- tombstones and acceptors --------------------------------------------------------------------------
 
-    async def collect(self, *, within_s: float = CHANGE_WITHIN_S) -> int:
-        """Remove all tombstones now; returns how many. Needs every acceptor."""
+    async def collect(self, key: Text | None = None, *, within_s: float = CHANGE_WITHIN_S) -> int:
+        """Remove the tombstone of *key* (None: all of them) now; returns how many. Needs every acceptor."""
         deadline = self._deadline(within_s)
-        listing = Listing(self._proposer)
-        reply_of(await self._drive(listing, deadline))
-        dead = [key for key, is_tombstone in listing.keys.items() if is_tombstone]
-        for key in dead:
-            reply_of(await self._drive(self._proposer.collect(key), deadline))
+        if key is None:
+            listing = Listing(self._proposer)
+            reply_of(await self._drive(listing, deadline))
+            dead = [name for name, is_tombstone in listing.keys.items() if is_tombstone]
+        else:
+            dead = [as_key(key)]
+        for name in dead:
+            reply_of(await self._drive(self._proposer.collect(name), deadline))
         return len(dead)
 
     async def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:

@@ -203,18 +203,21 @@ class PaxosClient:
 
     # ---- tombstones and acceptors --------------------------------------------------------------------------
 
-    def collect(self, *, within_s: float = CHANGE_WITHIN_S) -> int:
-        """Remove all tombstones now; returns how many. Needs every acceptor.
+    def collect(self, key: Text | None = None, *, within_s: float = CHANGE_WITHIN_S) -> int:
+        """Remove the tombstone of *key* (None: all of them) now; returns how many. Needs every acceptor.
 
         Raises:
             Unavailable: one of them does not answer; those collected so far stay collected.
         """
         deadline = self._deadline(within_s)
-        listing = self._begin(Listing)
-        reply_of(self._drive(listing, deadline))
-        dead = [key for key, is_tombstone in listing.keys.items() if is_tombstone]
-        for key in dead:
-            reply_of(self._drive(self._begin(partial(Proposer.collect, key=key)), deadline))
+        if key is None:
+            listing = self._begin(Listing)
+            reply_of(self._drive(listing, deadline))
+            dead = [name for name, is_tombstone in listing.keys.items() if is_tombstone]
+        else:
+            dead = [as_key(key)]
+        for name in dead:
+            reply_of(self._drive(self._begin(partial(Proposer.collect, key=name)), deadline))
         return len(dead)
 
     def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
