@@ -30,7 +30,7 @@ from troth.client.registers.request import (
     as_key,
     as_value,
     check_joins,
-    new_proposer,
+    new_client,
     pause_s,
     view_of,
     where,
@@ -38,6 +38,7 @@ from troth.client.registers.request import (
 from troth.client.registers.sync import PaxosClient
 from troth.core.register import changes
 from troth.core.register.messages import ZERO, Describe, Described, Seat, founding, group_of
+from troth.core.register.proposer import Proposer
 from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.runtime.addresses import parse_address
@@ -85,7 +86,7 @@ def test_pauses_grow_have_a_bound_and_may_be_nothing() -> None:
 
 
 def test_proposers_have_ids_of_their_own() -> None:
-    assert len({new_proposer(CONFIG).client for _ in range(100)}) == 100
+    assert len({new_client() for _ in range(100)}) == 100
 
 
 def test_three_blank_acceptors_become_a_set_and_two_only_when_told() -> None:
@@ -287,7 +288,7 @@ def test_a_recorded_change_is_the_compare_and_set_that_it_amounts_to(tmp_path: P
             record.ends(RegisterReply(b"1", 1, False))
         with recorded.call("delete", b"j") as record:
             record.ends(RegisterReply(None, 2, True))
-        task = new_proposer(CONFIG).change(b"k", changes.put(b"9"))
+        task = Proposer(new_client(), CONFIG).change(b"k", changes.put(b"9"))
         with pytest.raises(OutcomeUnknown), recorded.change(b"k") as record:
             record.attempts(task)
             raise OutcomeUnknown("nobody answered")

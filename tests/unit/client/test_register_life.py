@@ -5,10 +5,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from unittest.mock import MagicMock
 
 import pytest
 from fake_server import asynchronous
+from typing_extensions import override
 
 from troth import aio
 from troth.client.registers import leaving
@@ -17,12 +19,15 @@ from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.reach import Reach
 from troth.client.registers.request import COLLECT_WITHIN_S, WITHIN_MAX_S, seconds
+from troth.client.registers.shared import SharedProposer
 from troth.client.registers.sync import PaxosClient
 from troth.client.registers.turns import AsyncTurns, Turns
+from troth.core.register import changes
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    ConfigId,
     Configuration,
     Configure,
     Describe,
@@ -30,15 +35,19 @@ from troth.core.register.messages import (
     Read,
     ReplyMessage,
     Seat,
+    State,
     founding,
     group_of,
 )
-from troth.core.register.task import Send
+from troth.core.register.proposer import Proposer
+from troth.core.register.round import Phase
+from troth.core.register.task import Kept, Send, Standing
 from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
 SEATS = tuple(Seat(NodeId(number), f"a{number}:1") for number in (1, 2, 3))
 CONFIG = founding(group_of(SEATS))
+OTHER = founding(group_of(SEATS[:2]))
 ADDRESSES = ["a1:1", "a2:1", "a3:1"]
 LONG_S = 600.0
 """A call that takes so long is one that hangs."""
@@ -249,8 +258,7 @@ async def test_an_asyncio_client_made_before_a_fork_may_be_opened_behind_it(acce
 
 
 def of_two_sets() -> tuple[Described, Described]:
-    other = founding(group_of(SEATS[:2]))
-    return Described(NodeId(1), CONFIG, 0, 0, 0, ZERO), Described(NodeId(2), other, 0, 0, 0, ZERO)
+    return Described(NodeId(1), CONFIG, 0, 0, 0, ZERO), Described(NodeId(2), OTHER, 0, 0, 0, ZERO)
 
 
 def test_a_client_that_learns_late_that_its_acceptors_are_of_two_sets_refuses_its_work(
@@ -280,6 +288,62 @@ async def test_an_asyncio_client_that_learns_so_late_refuses_its_work(
             await registers._reach.describe(address)
         with pytest.raises(WrongCluster):
             await registers.get("k")
+
+
+# ---- threads that share a client ----
+
+
+def test_a_slow_change_function_keeps_no_other_thread_from_its_registers(acceptors: Acceptors) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(held: bytes | None) -> str:
+        begun.set()
+        assert may_end.wait(60)
+        return "slow"
+
+    with PaxosClient(ADDRESSES) as registers, ThreadPoolExecutor(2) as pool:
+        changing = pool.submit(registers.change, "a", slow)
+        assert begun.wait(30)
+        try:
+            assert pool.submit(registers.put, "b", "2").result(10).changed
+            assert pool.submit(registers.get, "a").result(10).value is None
+        finally:
+            may_end.set()
+        assert changing.result(30).value == b"slow"
+
+
+def test_all_that_tasks_of_threads_share_is_taken_under_the_lock() -> None:
+    """A method that is added to `Standing` and left out here would lose ballots, or use one twice."""
+    lock = MagicMock()
+    proposer = SharedProposer(1, CONFIG, lock)
+    steps: dict[str, Callable[[], object]] = {
+        "new_ballot": lambda: proposer.new_ballot(),
+        "new_phase": lambda: proposer.new_phase(),
+        "observe": lambda: proposer.observe(ZERO),
+        "courtesy": lambda: proposer.courtesy(2),
+        "met": lambda: proposer.met(2, served=False),
+        "adopt": lambda: proposer.adopt(CONFIG),
+        "take_kept": lambda: proposer.take_kept(b"k"),
+        "keep": lambda: proposer.keep(b"k", Kept(OTHER.id, ZERO, State(None, 0, ZERO, ZERO))),
+    }
+    assert set(steps) == {name for name, each in vars(Standing).items() if callable(each) and name[0] != "_"}
+    for name, step in steps.items():
+        step()
+        assert lock.__enter__.call_count == 1, name
+        lock.reset_mock()
+
+
+def test_a_ballot_kept_in_another_configuration_than_the_changes_own_is_not_used() -> None:
+    """Another thread may learn of a newer one between the two looks: its acceptors promised, the older ones did not."""
+    newer = ConfigId(CONFIG.id.cluster, 2)
+
+    class Overtaken(Proposer):
+        @override
+        def take_kept(self, key: bytes) -> Kept | None:
+            return Kept(newer, self.new_ballot(), State(b"v", 1, ZERO, ZERO))
+
+    change = Overtaken(1, CONFIG).change(b"k", changes.put(b"w"))
+    assert change.phase is Phase.PREPARING
 
 
 # ---- functions that raise, and time-outs ----

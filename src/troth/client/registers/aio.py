@@ -30,7 +30,7 @@ from troth.client.registers.request import (
     as_value,
     check_joins,
     listed,
-    new_proposer,
+    new_client,
     pause_s,
     reply_of,
     seconds,
@@ -91,7 +91,7 @@ class PaxosClient:
         if self._known is None:
             self._reach.settle()
             try:
-                self._known = new_proposer(await self._reach.find(now_s() + seconds(self._timeout_s)))
+                self._known = Proposer(new_client(), await self._reach.find(now_s() + seconds(self._timeout_s)))
             except BaseException:
                 await self.close()
                 raise

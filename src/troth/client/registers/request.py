@@ -11,7 +11,6 @@ from troth.client.operations import Text, as_bytes
 from troth.client.url import parse_url
 from troth.core.register.codec import KEY_BYTES_MAX, VALUE_BYTES_MAX
 from troth.core.register.messages import RESERVED, Configuration, Described, ReplyMessage, Seat, founding, group_of
-from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Listing
 from troth.core.register.states import Attempt
 from troth.core.register.task import Outcome, Task
@@ -155,9 +154,9 @@ def pause_s(tries: int, chance: float) -> float:
     return longest * chance
 
 
-def new_proposer(config: Configuration) -> Proposer:
-    """A proposer under an id that nobody has had."""
-    return Proposer(requests.draw_bits(63) | 1, config)
+def new_client() -> int:
+    """The id of a proposer, which nobody has had."""
+    return requests.draw_bits(63) | 1
 
 
 class Finding:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -33,13 +34,14 @@ from troth.client.registers.request import (
     as_value,
     check_joins,
     listed,
-    new_proposer,
+    new_client,
     pause_s,
     reply_of,
     seconds,
     view_of,
     where,
 )
+from troth.client.registers.shared import SharedProposer
 from troth.client.registers.turns import Turns
 from troth.client.url import parse_url
 from troth.core.register import changes
@@ -103,7 +105,7 @@ class PaxosClient:
         self._timeout_s = timeout
         self._collects = collect
         self._lock = threading.RLock()
-        """Guards the proposer and its tasks, which are pure and quick."""
+        """Guards the proposer and its tasks, which are pure and quick; but see `_change`."""
         self._turns = Turns()
         self._collector: ThreadPoolExecutor | None = None
         self._collecting: set[bytes] = set()
@@ -119,7 +121,7 @@ class PaxosClient:
         except BaseException:
             self.close()
             raise
-        self._proposer: Proposer = new_proposer(config)
+        self._proposer = SharedProposer(new_client(), config, self._lock)
 
     @classmethod
     def local(
@@ -288,19 +290,30 @@ class PaxosClient:
     def _change(
         self, key: bytes, change: Change, within_s: float | None, record: "recorded.Call | None" = None
     ) -> RegisterReply:
-        """One change at a time of one key: two of the same client would only refuse each other."""
+        """One change at a time of one key: two of the same client would only refuse each other. The lock is not held,
+        since *change* may be slow; a change shares nothing with others but its proposer, whose steps take the lock."""
         deadline = self._deadline(within_s)
         with self._turns.of(key, deadline):
-            outcome = self._drive(self._begin(lambda proposer: proposer.change(key, change)), deadline, record)
+            outcome = self._drive(self._proposer.change(key, change), deadline, record, guard=nullcontext())
         if outcome.error is None and outcome.tombstone and self._collects:
             self._collect_later(key)
         return reply_of(outcome)
 
-    def _drive(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
-        """Run *task* to its end: fan out, take answers as they come, never wait for the slowest."""
+    def _drive(
+        self,
+        task: Task,
+        deadline: float,
+        record: "recorded.Call | None" = None,
+        guard: AbstractContextManager[object] | None = None,
+    ) -> Outcome:
+        """Run *task* to its end: fan out, take answers as they come, never wait for the slowest.
+
+        *guard* is held while the task makes up its mind; the client's lock, if none is given.
+        """
+        guard = guard or self._lock
         pending: dict[Future[ReplyMessage], Send] = {}
         while True:
-            with self._lock:
+            with guard:
                 sends, outcome, pause = task.take(), task.outcome, task.pause
                 if record is not None:
                     record.attempts(task)
@@ -311,7 +324,7 @@ class PaxosClient:
             # Nobody waits for acceptors that a closed client does not reach any more.
             left_s = 0.0 if self._reach.closed else deadline - time.monotonic()
             if left_s <= 0:
-                with self._lock:
+                with guard:
                     for send in sends:
                         task.on_lost(send, sent=False)
                     task.give_up()
@@ -320,12 +333,18 @@ class PaxosClient:
                 pending[self._reach.ask(send, task.config, deadline)] = send
             if pause:
                 time.sleep(min(left_s, pause_s(pause, self._chance.random())))
-                with self._lock:
+                with guard:
                     task.resume()
             else:
-                self._take_answers(task, pending, left_s)
+                self._take_answers(task, pending, left_s, guard)
 
-    def _take_answers(self, task: Task, pending: dict[Future[ReplyMessage], Send], left_s: float) -> None:
+    def _take_answers(
+        self,
+        task: Task,
+        pending: dict[Future[ReplyMessage], Send],
+        left_s: float,
+        guard: AbstractContextManager[object],
+    ) -> None:
         """Feed *task* until it wants something else."""
         for future in [future for future, send in pending.items() if not task.is_current(send)]:
             future.cancel()
@@ -334,7 +353,7 @@ class PaxosClient:
             for future in as_completed(list(pending), timeout=left_s):
                 send = pending.pop(future)
                 error = future.exception()
-                with self._lock:
+                with guard:
                     if error is None:
                         task.on_reply(send, future.result())
                     else:

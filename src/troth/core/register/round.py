@@ -104,7 +104,7 @@ class Round(Attempting):
         kept = None if reading else proposer.take_kept(key)
         if reading:
             self._begin(Phase.READING, Read(self.config.id, key))
-        elif kept is not None:
+        elif kept is not None and kept.config == self.config.id:
             self._ballot = kept.ballot
             self._propose(kept.state, ZERO)
         else:
