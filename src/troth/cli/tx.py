@@ -6,6 +6,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -32,7 +33,7 @@ def tx_options(command: F) -> F:
             envvar="TROTH_TX_LOG",
             default="troth-2pc",
             show_default=True,
-            help="The decision log: its directory, or troth://host:port,... [TROTH_TX_LOG]",
+            help="The application's decision log: its directory, or troth://host:port,... [TROTH_TX_LOG]",
         ),
         click.option(
             "--db",
@@ -59,6 +60,7 @@ def _opened(
         raise UsageError(missing("this command")) from None
     from troth.transactions.coordinator import TwoPhaseCommit
 
+    _require_log(log)
     participants: dict[str, Any] = {}
     for given in databases:
         known_as, is_named, url = given.partition("=")
@@ -76,6 +78,20 @@ def _opened(
         yield tpc
     if needs_all and opened.unreachable:
         raise Unavailable(f"not asked: {'; '.join(f'{name}: {why}' for name, why in _silent(opened).items())}")
+
+
+def _require_log(log: str) -> None:
+    """Refuse to make one: in a new log nothing is in doubt, whatever is in the one that was meant."""
+    from troth.transactions.log.directory import LOG_ID
+
+    root = Path(log)
+    if "://" in log or (root / LOG_ID).exists():
+        return
+    if not root.is_dir() or any(root.iterdir()):
+        raise UsageError(
+            f"{log} is no decision log; give the one that the application uses: --log DIRECTORY, or TROTH_TX_LOG. (If"
+            " that is lost: an empty directory, and then tx resolve)"
+        )
 
 
 def _silent(tpc: TwoPhaseCommit) -> dict[str, str]:
@@ -99,12 +115,37 @@ def _prepared(tpc: TwoPhaseCommit) -> list[tuple[Participant, Prepared]]:
     return [(each, found) for each in tpc.participants for found in each.prepared()]
 
 
-def _what_next(verdict: str) -> str:
-    return {
-        "committed": "recover commits it",
-        "aborted": "recover rolls it back",
-        "open": "its coordinator lives; recover --even-if-alive fences it off",
-    }.get(verdict, "nobody's: tx resolve")
+def _living(tpc: TwoPhaseCommit) -> Callable[[Gid], bool]:
+    """Whether a transaction is one of a coordinator that lives, or may live, in another process."""
+    living = {
+        (known.name, known.epoch)
+        for known in tpc.log.coordinators()
+        if known.name != tpc.coordinator and (known.is_alive or known.problem)
+    }
+    return lambda gid: (gid.coordinator, gid.epoch) in living
+
+
+def _what_next(tpc: TwoPhaseCommit, gid: Gid, verdict: str, *, lives: bool) -> str:
+    """What becomes of a branch that is prepared."""
+    match verdict:
+        case "committed" if lives:
+            return "its coordinator lives, and commits it; recover --even-if-alive fences it off"
+        case "committed":
+            return "recover commits it"
+        case "aborted":
+            return "recover rolls it back"
+        case "open" if not lives:
+            return "recover decides it"
+        case "open":
+            return "its coordinator lives; recover --even-if-alive fences it off"
+        case "foreign" if gid.log != tpc.log.epoch.log:
+            return f"of log {gid.log}: give that one as --log; tx resolve only if it is lost"
+        case "foreign" | "forgotten":
+            return "nobody's: tx resolve"
+        case HeuristicMixed.code:
+            return "repair what was finished against the decision, then tx forget"
+        case _:
+            return "the log cannot be asked now; try again"
 
 
 @click.group()
@@ -124,19 +165,24 @@ def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> Non
     """
     with _opened(databases, log, name) as tpc:
         rows: list[dict[str, Any]] = []
+        lives = _living(tpc)
         for participant, found in _prepared(tpc):
             verdict = _verdict(tpc, found.gid, is_prepared=True)
             row: dict[str, Any] = {"gid": str(found.gid), "database": participant.name, "branch": found.branch}
-            rows.append({**row, "age_s": round(found.age_s, 1), "decision": verdict, "next": _what_next(verdict)})
+            step = _what_next(tpc, found.gid, verdict, lives=lives(found.gid))
+            rows.append({**row, "age_s": round(found.age_s, 1), "decision": verdict, "next": step})
         listed = {row["gid"] for row in rows}
         for record in tpc.log.unapplied():
             if record.gid not in listed:
                 names = ",".join(filter(None, (*(ref.participant for ref in record.branches), record.delegate)))
                 only = {"gid": record.gid, "database": names, "branch": "", "age_s": 0.0}
+                gid = _parsed(record.gid)
                 verdict, step = "committed", "recover notes it as applied"
                 if record.delegate:
-                    verdict = _verdict(tpc, _parsed(record.gid), is_prepared=True)
+                    verdict = _verdict(tpc, gid, is_prepared=True)
                     step = step if verdict == "committed" else f"recover asks {record.delegate}"
+                if lives(gid):
+                    step = "its coordinator lives, and ends it"
                 rows.append({**only, "decision": verdict, "next": step})
         if as_json:
             output.print_json(rows)

@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from troth.cli.failures import EXIT_UNAVAILABLE
+from troth.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE
 from troth.cli.main import cli
 from troth.core.twophase.gid import Gid
-from troth.core.twophase.records import Heuristic
+from troth.core.twophase.records import BranchRef, Commit, Heuristic
 from troth.errors import StorageError
 from troth.transactions.log.file import FileLog
 
 sa = pytest.importorskip("sqlalchemy")
 
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
+from troth.transactions.participants.base import Prepared  # noqa: E402
+from troth.transactions.participants.sqlite import Sqlite  # noqa: E402
 
 
 def test_resolve_goes_against_no_decision_that_cannot_be_read(
@@ -78,6 +80,7 @@ def test_what_the_others_can_do_is_done_while_one_database_is_down(tmp_path: Pat
 
 
 def test_a_database_that_does_not_answer_is_told_in_two_lines(tmp_path: Path) -> None:
+    FileLog(tmp_path / "log").close()
     result = CliRunner().invoke(
         cli, ["tx", "list", "--log", f"{tmp_path}/log", "--db", f"a=sqlite:///{tmp_path}/no/a.db"]
     )
@@ -102,3 +105,61 @@ def test_an_outcome_is_forgotten_by_a_user_without_a_name(tmp_path: Path, monkey
     where = ["--log", f"{tmp_path}/log", "--db", f"last=sqlite:///{tmp_path}/last.db"]
     result = CliRunner().invoke(cli, ["tx", "forget", gid, *where])
     assert (result.exit_code, result.output) == (0, "forgotten\n")
+
+
+def test_a_log_that_is_not_there_is_refused_and_not_made(tmp_path: Path) -> None:
+    """Nothing would be in doubt in it, whatever is in the one that was meant."""
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "a file").touch()
+    for log in (tmp_path / "none", tmp_path / "else"):
+        before = sorted(tmp_path.rglob("*"))
+        found = CliRunner().invoke(
+            cli, ["tx", "list", "--log", str(log), "--db", f"last=sqlite:///{tmp_path}/last.db"]
+        )
+        assert found.exit_code == EXIT_USAGE
+        assert "is no decision log" in found.stderr
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_when_the_log_is_lost_an_empty_directory_stands_for_it(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    found = CliRunner().invoke(
+        cli, ["tx", "list", "--log", f"{tmp_path}/new", "--db", f"last=sqlite:///{tmp_path}/last.db"]
+    )
+    assert (found.exit_code, found.stderr) == (0, "nothing is in doubt\n")
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_what_is_listed_says_whose_business_it_is(
+    lives: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = FileLog(tmp_path / "log", coordinator="other")
+    committed, applied, undecided = (Gid(other.log_id, "other", 1, number) for number in (1, 2, 3))
+    for gid in (committed, applied):
+        other.decide([Commit(str(gid), (BranchRef("last", f"{gid}.0", ""),))])
+    elsewhere = Gid("another0", "other", 1, 1)
+    listed = [Prepared(gid, f"{gid}.0", 1.0) for gid in (committed, undecided, elsewhere)]
+    monkeypatch.setattr(Sqlite, "prepared", lambda database: listed)
+    if not lives:
+        other.close()
+    where = ["--log", f"{tmp_path}/log", "--db", f"last=sqlite:///{tmp_path}/last.db"]
+    rows = json.loads(CliRunner().invoke(cli, ["tx", "list", "--json", *where]).stdout)
+    found = {row["gid"]: (row["decision"], row["next"]) for row in rows}
+    assert found == {
+        str(committed): (
+            ("committed", "its coordinator lives, and commits it; recover --even-if-alive fences it off")
+            if lives
+            else ("committed", "recover commits it")
+        ),
+        str(applied): (
+            "committed",
+            "its coordinator lives, and ends it" if lives else "recover notes it as applied",
+        ),
+        str(undecided): (
+            ("open", "its coordinator lives; recover --even-if-alive fences it off")
+            if lives
+            else ("open", "recover decides it")
+        ),
+        str(elsewhere): ("foreign", "of log another0: give that one as --log; tx resolve only if it is lost"),
+    }
+    other.close()

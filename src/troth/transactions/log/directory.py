@@ -24,6 +24,7 @@ from pathlib import Path
 from troth.core.twophase.gid import LOG_CHARS, base36, is_name
 from troth.errors import Corrupt, StorageError
 
+LOG_ID = "log-id"
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 PLACES_MAX = 4096
@@ -163,7 +164,7 @@ class Directory:
 def _log_id(root: Path) -> str:
     """The log's name; drawn, durably, by the first process that comes."""
     root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    path = root / "log-id"
+    path = root / LOG_ID
     if not path.exists():
         drawn = "".join(base36(secrets.randbelow(36)) for _ in range(LOG_CHARS))
         draft = root / f".log-id-{os.getpid()}-{threading.get_ident()}"
