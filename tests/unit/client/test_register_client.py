@@ -37,7 +37,8 @@ from troth.client.registers.request import (
 )
 from troth.client.registers.sync import PaxosClient
 from troth.core.register import changes
-from troth.core.register.messages import ZERO, Describe, Described, Seat, founding, group_of
+from troth.core.register.codec import encode_answer
+from troth.core.register.messages import ZERO, Describe, Described, Seat, Took, founding, group_of
 from troth.core.register.proposer import Proposer
 from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
@@ -243,11 +244,36 @@ async def test_an_asyncio_line_to_an_acceptor_that_hangs_stays_bounded_when_aske
             await asyncio.sleep(0)
             job.cancel()
             await asyncio.wait([job])
-        with pytest.raises(LineLost, match="has not answered"):
-            await asyncio.wait_for(line.ask(Describe()), 0.3)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(line.ask(Describe()), 0.01)
+        assert line._connection is not None and len(line._connection._asked) == lines.WAITING_MAX
     finally:
         line.close()
         port.close()
+
+
+@asynchronous
+async def test_an_asyncio_request_waits_for_room_behind_those_that_are_not_answered() -> None:
+    """Refused at once it would count as lost, and its call would make it again: with all the others, for ever."""
+    connection, transport = aio_lines._Connection(), MagicMock(spec=asyncio.Transport)
+    transport.get_extra_info.return_value = None
+    transport.is_closing.return_value = False
+    transport.get_write_buffer_size.return_value = 0
+    connection.connection_made(transport)
+    connection.data_received(frame(encode_greeting(WELCOME)))
+    line = AsyncLine("a1:1", None)
+    line._connection = connection
+    jobs = [asyncio.create_task(line.ask(Describe())) for _ in range(lines.WAITING_MAX + 2)]
+    await asyncio.sleep(0)
+    assert len(connection._asked) == lines.WAITING_MAX
+    connection.data_received(frame(encode_answer(1, Took())))
+    assert await jobs[0] == Took()
+    await asyncio.sleep(0)
+    assert len(connection._asked) == lines.WAITING_MAX, "the next one has left, and one only"
+    connection.connection_lost(None)
+    for job in jobs[1:]:
+        with pytest.raises(LineLost):
+            await job
 
 
 @asynchronous

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from unittest.mock import MagicMock
 
 import pytest
@@ -21,7 +22,7 @@ from troth.client.registers.reach import Reach
 from troth.client.registers.request import COLLECT_WITHIN_S, WITHIN_MAX_S, seconds
 from troth.client.registers.shared import SharedProposer
 from troth.client.registers.sync import PaxosClient
-from troth.client.registers.turns import AsyncTurns, Turns
+from troth.client.registers.turns import CALLS_MAX, AsyncTurns, Turns
 from troth.core.register import changes
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import (
@@ -32,6 +33,7 @@ from troth.core.register.messages import (
     Configure,
     Describe,
     Described,
+    Prepare,
     Read,
     ReplyMessage,
     Seat,
@@ -42,7 +44,7 @@ from troth.core.register.messages import (
 from troth.core.register.proposer import Proposer
 from troth.core.register.round import Phase
 from troth.core.register.task import Kept, Send, Standing
-from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
+from troth.errors import OutcomeUnknown, Overloaded, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
 SEATS = tuple(Seat(NodeId(number), f"a{number}:1") for number in (1, 2, 3))
@@ -344,6 +346,31 @@ def test_a_ballot_kept_in_another_configuration_than_the_changes_own_is_not_used
 
     change = Overtaken(1, CONFIG).change(b"k", changes.put(b"w"))
     assert change.phase is Phase.PREPARING
+
+
+# ---- more calls at once than there are places ----
+
+
+@asynchronous
+async def test_an_asyncio_call_without_a_place_for_all_its_time_is_told_so(acceptors: Acceptors) -> None:
+    acceptors.silent = (Prepare,)
+    async with aio.PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        calls = [asyncio.create_task(registers.put(f"k{number}", "v")) for number in range(CALLS_MAX)]
+        await acceptors.asked_aio.wait()
+        with pytest.raises(Overloaded, match="calls of this client"):
+            await registers.get("k", within_s=0.01)
+        calls[0].cancel()
+        assert (await registers.get("k")).value is None
+    await asyncio.wait(calls)
+
+
+def test_a_call_without_a_place_for_all_its_time_is_told_so(acceptors: Acceptors) -> None:
+    with PaxosClient(ADDRESSES) as registers, ExitStack() as others:
+        for _ in range(CALLS_MAX - 1):
+            others.enter_context(registers._places.one(0.0))
+        with registers._places.one(0.0), pytest.raises(Overloaded, match="calls of this client"):
+            registers.get("k", within_s=0.01)
+        assert registers.get("k").value is None
 
 
 # ---- functions that raise, and time-outs ----

@@ -37,7 +37,7 @@ from troth.client.registers.request import (
     view_of,
     where,
 )
-from troth.client.registers.turns import AsyncTurns
+from troth.client.registers.turns import AsyncPlaces, AsyncTurns
 from troth.client.url import parse_url
 from troth.core.register import changes
 from troth.core.register.messages import Configuration, Configure, ReplyMessage, Seat
@@ -77,6 +77,7 @@ class PaxosClient:
         self._reach = AsyncReach(place.addresses, tls, finding)
         self._known: Proposer | None = None
         self._turns = AsyncTurns()
+        self._places = AsyncPlaces()
         self._collecting: set[bytes] = set()
         self._chance = random.Random(requests.draw_bits(64))
         self._driving: set[asyncio.Event] = set()
@@ -103,7 +104,7 @@ class PaxosClient:
         """Read a register; `value` is None if it holds nothing."""
         name = as_key(key)
         with recorded.call("get", name) as record:
-            return record.ends(reply_of(await self._drive(self._proposer.read(name), self._deadline(within_s))))
+            return record.ends(reply_of(await self._call(self._proposer.read(name), self._deadline(within_s))))
 
     async def put(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
         """Write a register."""
@@ -148,18 +149,18 @@ class PaxosClient:
         deadline = self._deadline(within_s)
         if key is None:
             listing = Listing(self._proposer)
-            reply_of(await self._drive(listing, deadline))
+            reply_of(await self._call(listing, deadline))
             dead = [name for name, is_tombstone in listing.keys.items() if is_tombstone]
         else:
             dead = [as_key(key)]
         for name in dead:
-            reply_of(await self._drive(self._proposer.collect(name), deadline))
+            reply_of(await self._call(self._proposer.collect(name), deadline))
         return len(dead)
 
     async def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
         """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted; not at one instant."""
         listing = Listing(self._proposer)
-        reply_of(await self._drive(listing, self._deadline(within_s)))
+        reply_of(await self._call(listing, self._deadline(within_s)))
         return listed(listing, as_bytes(prefix))
 
     async def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
@@ -195,7 +196,7 @@ class PaxosClient:
             check_joins(address, reply, self.configuration)
             seats[reply.acceptor] = address
         reply_of(
-            await self._drive(Reconfiguration(self._proposer, seats, prepare=prepare, accept=accept), deadline)
+            await self._call(Reconfiguration(self._proposer, seats, prepare=prepare, accept=accept), deadline)
         )
         return self.configuration
 
@@ -217,10 +218,15 @@ class PaxosClient:
     ) -> RegisterReply:
         deadline = self._deadline(within_s)
         async with self._turns.of(key, deadline - now_s()):
-            outcome = await self._drive(self._proposer.change(key, change), deadline, record)
+            outcome = await self._call(self._proposer.change(key, change), deadline, record)
         if outcome.error is None and outcome.tombstone and self._collects:
             self._collect_later(key)
         return reply_of(outcome)
+
+    async def _call(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
+        """Run a call's *task*, once there is a place for it."""
+        async with self._places.one(deadline - now_s()):
+            return await self._drive(task, deadline, record)
 
     async def _drive(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
         """Run *task* to its end; answers are taken as they come."""

@@ -36,6 +36,8 @@ class _Connection(FrameConnection):
         self.ready: asyncio.Future[NodeId] = loop.create_future()
         self.ready.add_done_callback(seen)
         self._asked: dict[int, asyncio.Future[ReplyMessage]] = {}
+        self._answered = asyncio.Event()
+        """Pulsed: whoever waits for room looks again."""
         self._number = 0
         self._stands = False
 
@@ -44,6 +46,11 @@ class _Connection(FrameConnection):
         """Whether as much as is allowed was not answered. Askers that have given up count as well: what they sent waits
         in the transport while the acceptor does not read."""
         return len(self._asked) >= WAITING_MAX or self.transport.get_write_buffer_size() > UNSENT_BYTES_MAX
+
+    async def room(self) -> None:
+        """Wait until it is not full, or has ended."""
+        while self.is_full and not self.closed:
+            await self._answered.wait()
 
     def ask(self, request: RequestMessage) -> "asyncio.Future[ReplyMessage]":
         self._number += 1
@@ -90,6 +97,7 @@ class _Connection(FrameConnection):
             future = self._asked.pop(number, None)
             if future is not None and not future.done():
                 future.set_result(reply)
+        self._wake()
 
     @override
     def on_garbage(self, error: DecodeError) -> None:
@@ -106,6 +114,11 @@ class _Connection(FrameConnection):
         for future in asked.values():
             if not future.done():
                 future.set_exception(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._answered.set()
+        self._answered.clear()
 
 
 class AsyncLine:
@@ -119,29 +132,25 @@ class AsyncLine:
         self._rests = 0
         self._rest_until = 0.0
         self._complaint = ""
-        self._waiting = 0
 
     async def ask(self, request: RequestMessage, *, expect: int = 0) -> ReplyMessage:
-        """Raises LineLost when nothing comes of it."""
-        if self._waiting >= WAITING_MAX:
-            raise LineLost(f"{WAITING_MAX} requests wait for {self.address} already", sent=False)
-        self._waiting += 1
-        try:
-            connection = self._connection
-            if connection is None or connection.closed:
-                connection = await self._opened()
-            acceptor = connection.ready.result()
-            if expect and acceptor != expect:
-                raise LineLost(
-                    f"acceptor {acceptor:x} answers at {self.address}, not {expect:x}: its directory was emptied or "
-                    "replaced, so it has no voice (`troth paxos acceptors set`)",
-                    sent=False,
-                )
-            if connection.is_full:
-                raise LineLost(f"{self.address} has not answered what it was asked already", sent=False)
-            return await connection.ask(request)
-        finally:
-            self._waiting -= 1
+        """Waits for room, if too much of what was asked before is not answered, for as long as the caller does: a
+        request that is refused at once would be taken for one that the acceptor has lost, and be made again.
+
+        Raises LineLost when nothing comes of it.
+        """
+        connection = self._connection
+        if connection is None or connection.closed:
+            connection = await self._opened()
+        acceptor = connection.ready.result()
+        if expect and acceptor != expect:
+            raise LineLost(
+                f"acceptor {acceptor:x} answers at {self.address}, not {expect:x}: its directory was emptied or "
+                "replaced, so it has no voice (`troth paxos acceptors set`)",
+                sent=False,
+            )
+        await connection.room()
+        return await connection.ask(request)
 
     async def _opened(self) -> _Connection:
         if now_s() < self._rest_until:

@@ -42,7 +42,7 @@ from troth.client.registers.request import (
     where,
 )
 from troth.client.registers.shared import SharedProposer
-from troth.client.registers.turns import Turns
+from troth.client.registers.turns import Places, Turns
 from troth.client.url import parse_url
 from troth.core.register import changes
 from troth.core.register.messages import Configuration, Configure, ReplyMessage
@@ -107,6 +107,7 @@ class PaxosClient:
         self._lock = threading.RLock()
         """Guards the proposer and its tasks, which are pure and quick; but see `_change`."""
         self._turns = Turns()
+        self._places = Places()
         self._collector: ThreadPoolExecutor | None = None
         self._collecting: set[bytes] = set()
         self._chance = random.Random()
@@ -158,7 +159,7 @@ class PaxosClient:
         name = as_key(key)
         with recorded.call("get", name) as record:
             deadline = self._deadline(within_s)
-            return record.ends(reply_of(self._drive(self._begin(lambda proposer: proposer.read(name)), deadline)))
+            return record.ends(reply_of(self._call(self._begin(lambda proposer: proposer.read(name)), deadline)))
 
     def put(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
         """Write a register."""
@@ -214,12 +215,12 @@ class PaxosClient:
         deadline = self._deadline(within_s)
         if key is None:
             listing = self._begin(Listing)
-            reply_of(self._drive(listing, deadline))
+            reply_of(self._call(listing, deadline))
             dead = [name for name, is_tombstone in listing.keys.items() if is_tombstone]
         else:
             dead = [as_key(key)]
         for name in dead:
-            reply_of(self._drive(self._begin(partial(Proposer.collect, key=name)), deadline))
+            reply_of(self._call(self._begin(partial(Proposer.collect, key=name)), deadline))
         return len(dead)
 
     def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
@@ -227,7 +228,7 @@ class PaxosClient:
         written or deleted meanwhile may be there or not."""
         deadline = self._deadline(within_s)
         listing = self._begin(Listing)
-        reply_of(self._drive(listing, deadline))
+        reply_of(self._call(listing, deadline))
         return listed(listing, as_bytes(prefix))
 
     def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
@@ -273,7 +274,7 @@ class PaxosClient:
             check_joins(address, reply, self.configuration)
             seats[reply.acceptor] = address
         task = self._begin(partial(Reconfiguration, seats=seats, prepare=prepare, accept=accept))
-        reply_of(self._drive(task, deadline))
+        reply_of(self._call(task, deadline))
         return self.configuration
 
     # ---- machinery -----------------------------------------------------------------------------------------
@@ -294,10 +295,21 @@ class PaxosClient:
         since *change* may be slow; a change shares nothing with others but its proposer, whose steps take the lock."""
         deadline = self._deadline(within_s)
         with self._turns.of(key, deadline):
-            outcome = self._drive(self._proposer.change(key, change), deadline, record, guard=nullcontext())
+            outcome = self._call(self._proposer.change(key, change), deadline, record, guard=nullcontext())
         if outcome.error is None and outcome.tombstone and self._collects:
             self._collect_later(key)
         return reply_of(outcome)
+
+    def _call(
+        self,
+        task: Task,
+        deadline: float,
+        record: "recorded.Call | None" = None,
+        guard: AbstractContextManager[object] | None = None,
+    ) -> Outcome:
+        """Run a call's *task*, once there is a place for it."""
+        with self._places.one(deadline):
+            return self._drive(task, deadline, record, guard)
 
     def _drive(
         self,

@@ -1,4 +1,5 @@
-"""One change at a time of one key: two of the same client would only refuse each other."""
+"""One change at a time of one key: two of the same client would only refuse each other. And so many calls at a time
+that their requests find room on the way to the acceptors."""
 
 import asyncio
 import threading
@@ -7,7 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from troth.errors import Unavailable
+from troth.errors import Overloaded, Unavailable
+
+CALLS_MAX = 128
+"""Of one client at once; the others wait. Half of what a line has room for: what is there for nobody any more, since a
+quorum has answered without that acceptor, takes up room as well."""
 
 Lock = TypeVar("Lock", threading.Lock, asyncio.Lock)
 
@@ -43,6 +48,55 @@ class Turns:
         finally:
             with self._lock:
                 _let_go(self._locks, key)
+
+
+def _no_place() -> Overloaded:
+    return Overloaded(f"{CALLS_MAX} calls of this client were under way for all of this one's time")
+
+
+class Places:
+    """For threads."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(CALLS_MAX)
+
+    @contextmanager
+    def one(self, deadline: float) -> Iterator[None]:
+        """Hold a place, waiting until *deadline* (of the monotonic clock) for it.
+
+        Raises:
+            Overloaded: none was to be had by then.
+        """
+        if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise _no_place()
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+class AsyncPlaces:
+    """For tasks of one loop."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(CALLS_MAX)
+
+    @asynccontextmanager
+    async def one(self, left_s: float) -> AsyncIterator[None]:
+        """Hold a place, waiting no longer than *left_s* for it.
+
+        Raises:
+            Overloaded: none was to be had by then.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                await self._free.acquire()
+        except TimeoutError:
+            raise _no_place() from None
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 class AsyncTurns:
