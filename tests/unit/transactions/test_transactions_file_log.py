@@ -394,26 +394,53 @@ def test_a_lock_is_let_go_though_a_forked_child_has_it_open(
     log.close()
 
 
+def damage(place: Path) -> None:
+    """Of *place*, where two decisions were made, the first."""
+    (damaged,) = place.glob("decisions-*.log")
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"T1.")] ^= 1
+    damaged.write_bytes(content)
+
+
 def test_a_damaged_place_of_another_process_stops_only_work_with_a_key(tmp_path: Path) -> None:
     dead = FileLog(tmp_path, coordinator="dead")
     decide(dead, 1)
     decide(dead, 2)
     dead.close()
-    (damaged,) = (tmp_path / "dead").glob("decisions-*.log")
-    content = bytearray(damaged.read_bytes())
-    at = content.index(b"T1.")
-    content[at] ^= 1
-    damaged.write_bytes(content)
+    damage(tmp_path / "dead")
     log = FileLog(tmp_path)
     assert (log.members(), log.heuristics()) == ({}, [])
     decide(log, 1)
     name = str(Gid(log.log_id, log.epoch.coordinator, log.epoch.number, 2))
     (answer,) = log.decide([Commit(name, (), "order-1")])
     assert isinstance(answer, NotApplied)
-    with pytest.raises(Corrupt):
+    assert "work with one is refused" in str(answer) and "move it away" in str(answer)
+    with pytest.raises(Corrupt, match="work with one is refused"):
         log.holder_of("order-1")
     decide(log, 3)
     log.close()
+
+
+def test_a_place_that_is_damaged_is_passed_over_by_who_wants_any(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = FileLog(tmp_path)
+    decide(first, 1)
+    decide(first, 2)
+    first.close()
+    damage(tmp_path / "0")
+    before = sorted(tmp_path.joinpath("0").iterdir())
+    with pytest.raises(Corrupt):
+        FileLog(tmp_path, coordinator="0")
+    assert caplog.records == []
+    newcomer = FileLog(tmp_path)
+    assert newcomer.epoch.coordinator == "1"
+    (warning,) = caplog.records
+    assert "passed over" in warning.getMessage() and "damaged" in warning.getMessage()
+    assert sorted(tmp_path.joinpath("0").iterdir()) == before, "nor does each newcomer leave a file there"
+    with newcomer._directory.held("0") as is_held:
+        assert is_held
+    newcomer.close()
 
 
 class Calls:

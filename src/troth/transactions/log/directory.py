@@ -17,7 +17,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,14 +83,15 @@ class Directory:
         except OSError as error:
             raise StorageError(f"the decision log {self.root} can not be read: {error}") from error
 
-    def take_place(self, wanted: str | None) -> tuple[str, Hold]:
-        """The place *wanted*, or the first that nobody holds, and its lock.
+    def take_place(self, wanted: str | None, *, but: Collection[str] = ()) -> tuple[str, Hold]:
+        """The place *wanted*, or the first that nobody holds *but* these, and its lock.
 
         Raises:
             StorageError: it is held.
         """
         until = time.monotonic() + PLACE_WAIT_S
-        for name in map(base36, range(PLACES_MAX)) if wanted is None else itertools.repeat(wanted):
+        free = (name for name in map(base36, range(PLACES_MAX)) if name not in but)
+        for name in free if wanted is None else itertools.repeat(wanted):
             lock = self._lock(name)
             if lock is not None:
                 return name, Hold(lock)

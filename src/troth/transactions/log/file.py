@@ -6,6 +6,7 @@ a place without a holder may close its epoch and finish its transactions. How an
 deciding then stands in place.py, the bytes in framing.py.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from troth.core.twophase.cells import Verdict, replay
 from troth.core.twophase.gid import Epoch, Gid, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
-from troth.errors import NotApplied, OutcomeUnknown, StorageError, TrothError, UsageError, invariant
+from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, TrothError, UsageError, invariant
 from troth.transactions.log.directory import KEYS_WAIT_S, Directory
 from troth.transactions.log.interface import Coordinator, Decided
 from troth.transactions.log.place import Fenced, Owner, Place
@@ -25,6 +26,8 @@ COMPACT_BYTES = 8 << 20
 """A file that has become so long is carried over into the next one."""
 DONE_MAX = 4096
 """So many applied transactions are noted before a record is written for them alone."""
+
+_log = logging.getLogger("troth.transactions")
 
 
 class FileLog:
@@ -38,11 +41,11 @@ class FileLog:
         on_step: OnStep = nothing,
         compact_bytes: int = COMPACT_BYTES,
     ) -> None:
-        """Take a place (*coordinator*, or the first that nobody holds) and open its next epoch.
+        """Take a place (*coordinator*, or the first that nobody holds and that is not damaged) and open its next epoch.
 
         Raises:
             StorageError: the directory cannot be used, or the place is held by a process that runs.
-            Corrupt: decisions that were durable are damaged.
+            Corrupt: decisions of *coordinator* that were durable are damaged.
             UsageError: *coordinator* is not 1 to 16 small letters, digits, - or _.
         """
         if coordinator is not None and not is_name(coordinator):
@@ -52,15 +55,25 @@ class FileLog:
         self._others: dict[str, Place] = {}
         try:
             self._directory = Directory(Path(path))
-            name, self._hold = self._directory.take_place(coordinator)
-            try:
-                self._place = Place(self._directory.root, self._directory.log_id, name)
-                self._writer = Writer(
-                    self._place, compact_bytes=compact_bytes, on_step=on_step, on_fault=self._hold.let_go
-                )
-            except BaseException:
-                self._hold.let_go()
-                raise
+            damaged: list[str] = []
+            while True:
+                name, self._hold = self._directory.take_place(coordinator, but=damaged)
+                try:
+                    self._place = Place(self._directory.root, self._directory.log_id, name)
+                    self._place.refresh()  # a damaged place is to get no next file
+                    self._writer = Writer(
+                        self._place, compact_bytes=compact_bytes, on_step=on_step, on_fault=self._hold.let_go
+                    )
+                    break
+                except Corrupt as error:
+                    self._hold.let_go()
+                    if coordinator is not None:
+                        raise
+                    damaged.append(name)
+                    _log.warning("a place of the decision log is passed over: %s", error)
+                except BaseException:
+                    self._hold.let_go()
+                    raise
         except OSError as error:
             raise StorageError(
                 f"the decision log {path} can not be used: {error}. Name another directory (log=...), or give this"
@@ -109,21 +122,25 @@ class FileLog:
                     error = self._refresh_others()
                     if error is None:
                         return self._decide(commits)
-                    why = f"whether the key is taken cannot be read: {error}"
+                    why = str(error)
             # Work without a key has nothing to do with it.
             others = iter(self._decide([commit for commit in commits if not commit.key]))
             refused = NotApplied(why)
             return [refused if commit.key else next(others) for commit in commits]
 
     def _refresh_others(self) -> StorageError | None:
-        """Read what is new in the places of other processes. One that is damaged stops nothing but itself."""
-        found = None
+        """Read what is new in the places of other processes. One that is damaged stops itself, and work with keys."""
+        found: StorageError | None = None
         for name in self._directory.names():
             if name != self._place.coordinator:
                 try:
                     self._other(name).refresh()
                 except StorageError as error:
-                    found = error
+                    text = (
+                        f"whether a key is taken cannot be read, so that work with one is refused: {error}. Work"
+                        " without one goes on"
+                    )
+                    found = Corrupt(text, path=error.path) if isinstance(error, Corrupt) else StorageError(text)
         return found
 
     def _decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
