@@ -242,7 +242,7 @@ REGISTER_PITFALLS = (
         "registers are not copied to the new group",
         39,
         "reconfigure",
-        "_Copying(self._proposer, sorted(listed.keys, reverse=True))",
+        "_Copying(self._proposer, listed.keys[::-1])",
         "_Copying(self._proposer, [])",
     ),
     pitfall(

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import msgspec
 import pytest
-from caspaxos import Table, ballot
+from caspaxos import Table, ballot, state
 
 from troth.core.register import changes
 from troth.core.register.acceptor import Acceptor
@@ -19,9 +19,15 @@ from troth.core.register.messages import (
     founding,
     group_of,
 )
-from troth.core.register.reconfigure import Listing, Reconfiguration, _Announcing
+from troth.core.register.reconfigure import (
+    CENSUS_TRIES_MAX,
+    Census,
+    Listing,
+    Reconfiguration,
+    _Announcing,
+)
 from troth.core.register.task import Outcome, Send
-from troth.errors import OutcomeUnknown
+from troth.errors import OutcomeUnknown, Unavailable
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -53,11 +59,59 @@ def until_accepts_of(table: Table, task: Reconfiguration, key: bytes) -> list[Se
 
 @pytest.mark.parametrize("order", list(permutations((True, False, True))))
 def test_a_key_that_lives_on_one_acceptor_is_listed_as_live(order: tuple[bool, ...]) -> None:
+    """Where acceptors of before do not say at which ballot they have accepted it."""
     task = Listing(Table(acceptors=5).proposer(1))
     for send, is_tombstone in zip(task.take(), order, strict=False):
         task.on_reply(send, Scanned(((KEY, is_tombstone),), False, ZERO))
     assert task.outcome is not None
-    assert task.keys == {KEY: False}
+    assert (task.living, task.tombstones) == ([KEY], [])
+
+
+@pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
+def test_what_was_accepted_at_the_highest_ballot_says_whether_a_key_lives(order: tuple[int, ...]) -> None:
+    """Whoever was away at a deletion, or when the register was written again, holds what it held before."""
+    held = {1: (KEY, False), 2: (KEY, True), 3: (KEY, False)}
+    for newest, living in ((3, True), (2, False)):
+        task = Listing(Table(acceptors=5).proposer(1))
+        rounds = [number for number in order if number <= newest]
+        for send, number in zip(task.take(), rounds + rounds[:1], strict=False):
+            task.on_reply(send, Scanned((held[number],), False, ZERO, accepted=(ballot(number),)))
+        for send in task.take():
+            task.on_reply(send, Scanned((), False, ZERO))
+        assert (task.living == [KEY], task.tombstones == [KEY]) == (living, not living)
+
+
+def test_a_tombstone_that_one_acceptor_has_missed_is_one() -> None:
+    table = Table()
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    table.run(table.proposer(1).change(KEY, changes.delete()), up=(1, 2))
+    listing = Listing(table.proposer(2))
+    assert table.run(listing, up=(2, 3)).error is None
+    assert (listing.living, listing.tombstones) == ([], [KEY])
+
+
+def test_a_census_hears_every_acceptor() -> None:
+    """A tombstone may be left on one alone, where a collection has ended half-way."""
+    table = Table()
+    table.ask(3, Accept(table.config.id, KEY, ballot(3), state(None, ballot(3))))
+    census = Census(table.proposer(1))
+    for send in census.take():
+        assert census.outcome is None
+        census.on_reply(send, table.hand(send))
+    assert census.outcome is not None and census.tombstones == [KEY]
+
+
+def test_a_census_ends_soon_when_one_acceptor_is_silent() -> None:
+    """But not at once: the first silence may be that of a connection to a process that has started again since."""
+    table = Table()
+    again = Census(table.proposer(1))
+    for send in again.take():
+        again.on_lost(send)
+    assert again.pause
+    assert table.run(again).error is None
+    outcome = table.run(Census(table.proposer(1)), up=(1, 2), steps=20)
+    assert isinstance(outcome.error, Unavailable)
+    assert table.requests(Scan) <= 3 + 2 * CENSUS_TRIES_MAX
 
 
 def test_who_listed_before_a_pause_has_to_list_again() -> None:

@@ -28,14 +28,18 @@ from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Ballot,
     ConfigId,
     Configuration,
     Configure,
+    Conflict,
     Describe,
     Described,
     Prepare,
     Read,
+    RecordMessage,
     ReplyMessage,
+    RequestMessage,
     Seat,
     State,
     founding,
@@ -489,3 +493,66 @@ async def test_an_asyncio_change_behind_a_deletion_waits_for_no_acceptor_that_is
         assert (await registers.delete("k")).changed
         assert await asyncio.to_thread(acceptors.looked.wait, 30)
         assert (await registers.put("k", "2", within_s=COLLECT_WITHIN_S / 2)).changed
+
+
+# ---- what one acceptor has missed ----
+
+
+def delete_while_away(acceptors: Acceptors) -> None:
+    """`dead` is deleted and `used` is written and deleted, and acceptor 3 has heard of neither deletion."""
+    with PaxosClient(ADDRESSES, timeout=LONG_S, collect=False) as registers:
+        for key in ("dead", "live", "used"):
+            registers.put(key, "1")
+        acceptors.away = {NodeId(3)}
+        registers.delete("dead")
+        registers.delete("used")
+    acceptors.away = set()
+
+
+def test_a_key_whose_deletion_one_acceptor_has_missed_is_not_listed_and_is_collected(acceptors: Acceptors) -> None:
+    delete_while_away(acceptors)
+    with PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        for away in (1, 2):
+            acceptors.away = {NodeId(away)}
+            assert registers.keys() == [b"live"]
+        acceptors.away = set()
+        assert registers.collect("live") == 0
+        assert registers.collect() == 2
+        assert registers.collect() == 0
+    assert all(list(acceptor.slots) == [b"live"] for acceptor in acceptors.acceptors.values())
+
+
+def in_use(acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever prepares `dead` finds that somebody else has prepared it at a higher ballot."""
+    answer = Acceptor.on_request
+
+    def on_request(acceptor: Acceptor, request: RequestMessage) -> tuple[ReplyMessage, RecordMessage | None]:
+        if isinstance(request, Prepare) and request.key == b"dead":
+            return Conflict(Ballot(request.ballot.round, request.ballot.client + 1)), None
+        return answer(acceptor, request)
+
+    monkeypatch.setattr(Acceptor, "on_request", on_request)
+
+
+def test_a_key_in_use_does_not_keep_the_others_from_being_collected(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete_while_away(acceptors)
+    in_use(acceptors, monkeypatch)
+    with PaxosClient(ADDRESSES, timeout=LONG_S) as registers, pytest.raises(Unavailable, match="dead"):
+        registers.collect()
+    assert list(acceptors.acceptors[NodeId(1)].slots) == [b"dead", b"live"]
+
+
+@asynchronous
+async def test_asyncio_collects_what_it_can_and_counts_what_was_removed(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete_while_away(acceptors)
+    async with aio.PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        with monkeypatch.context() as patch:
+            in_use(acceptors, patch)
+            with pytest.raises(Unavailable, match="dead"):
+                await registers.collect()
+        assert list(acceptors.acceptors[NodeId(1)].slots) == [b"dead", b"live"]
+        assert await registers.collect() == 1

@@ -63,7 +63,7 @@ REPLIES: list[ReplyMessage] = [
     Conflict(BALLOT),
     Holding(ZERO, None),
     Gone(True),
-    Scanned(((b"k", False),), True, ZERO),
+    Scanned(((b"k", False),), True, ZERO, BALLOT, (BALLOT,)),
     WrongConfig(None),
     WrongConfig(CONFIG),
     Full("full"),
@@ -98,6 +98,16 @@ def test_the_bytes_of_version_1_are_still_read() -> None:
     assert [decode_answer(body) for body in answers] == list(enumerate(REPLIES))
     assert [encode_ask(number, request) for number, request in enumerate(REQUESTS)] == asks
     assert [encode_answer(number, reply) for number, reply in enumerate(REPLIES)] == answers
+
+
+def test_answers_of_acceptors_from_before_a_field_are_read() -> None:
+    page = "920595069192c4016bc2c3920000920000"
+    assert decode_answer(bytes.fromhex(page)) == (5, Scanned(((b"k", False),), True, ZERO))
+    described = "9209970905c00102039203cf7fffffffffffffff"
+    assert decode_answer(bytes.fromhex(described)) == (
+        9,
+        Described(NodeId(5), None, 1, 2, 3, BALLOT),
+    )
 
 
 def test_garbage_is_no_answer() -> None:
@@ -194,6 +204,7 @@ def test_a_page_of_a_scan_looks_at_no_more_registers_than_it_tells_of() -> None:
     assert len(acceptor.slots) == 1, "all that is looked through"
     reply, _ = acceptor.on_request(Scan(CONFIG.id, b"", 2))
     assert isinstance(reply, Scanned) and (reply.keys, reply.more) == (((b"z", False),), False)
+    assert reply.accepted == (BALLOT,)
     assert acceptor.describe().registers == 301
     acceptor.on_request(Accept(CONFIG.id, b"z", Ballot(BALLOT.round + 1, 1), State(None, 2, BALLOT, ZERO)))
     assert acceptor.on_request(Scan(CONFIG.id, b"", 2))[0].keys == ((b"z", True),)  # type: ignore[union-attr]

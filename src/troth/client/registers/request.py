@@ -14,7 +14,7 @@ from troth.core.register.messages import RESERVED, Configuration, Described, Rep
 from troth.core.register.reconfigure import Listing
 from troth.core.register.states import Attempt
 from troth.core.register.task import Outcome, Task
-from troth.errors import Unavailable, UsageError, WrongCluster
+from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
 TIMEOUT_S = 5.0
@@ -53,6 +53,30 @@ class RegisterReply(msgspec.Struct, frozen=True, gc=False):
     def succeeded(self) -> bool:
         """For `cas`: whether it was done."""
         return self.changed
+
+
+class Tally:
+    """What came of the collections of several keys."""
+
+    def __init__(self) -> None:
+        self._removed = 0
+        self._error: TrothError | None = None
+
+    def count(self, outcome: Outcome) -> None:
+        """One of them has ended."""
+        if outcome.error is None:
+            self._removed += outcome.tombstone
+        self._error = self._error or outcome.error
+
+    def removed(self) -> int:
+        """How many tombstones are gone.
+
+        Raises:
+            TrothError: the first that was not collected.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._removed
 
 
 class AcceptorView(msgspec.Struct, frozen=True):
@@ -247,8 +271,8 @@ class Finding:
 
 
 def listed(listing: Listing, prefix: bytes) -> list[bytes]:
-    """The live keys of a finished *listing*. One that is a tombstone on some acceptors only counts as live."""
-    return sorted(key for key, is_tombstone in listing.keys.items() if not is_tombstone and key.startswith(prefix))
+    """The live keys of a finished *listing*."""
+    return [key for key in listing.living if key.startswith(prefix)]
 
 
 def view_of(seat: Seat, config: Configuration, reply: ReplyMessage | None, complaint: str) -> AcceptorView:

@@ -29,6 +29,7 @@ from troth.client.registers.request import (
     AcceptorView,
     Finding,
     RegisterReply,
+    Tally,
     as_function,
     as_key,
     as_value,
@@ -47,7 +48,7 @@ from troth.client.url import parse_url
 from troth.core.register import changes
 from troth.core.register.messages import Configuration, Configure, ReplyMessage
 from troth.core.register.proposer import Proposer
-from troth.core.register.reconfigure import Listing, Reconfiguration
+from troth.core.register.reconfigure import Census, Listing, Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Send, Task
 from troth.errors import TrothError, UsageError
@@ -207,21 +208,23 @@ class PaxosClient:
     # ---- tombstones and acceptors --------------------------------------------------------------------------
 
     def collect(self, key: Text | None = None, *, within_s: float = CHANGE_WITHIN_S) -> int:
-        """Remove the tombstone of *key* (None: all of them) now; returns how many. Needs every acceptor.
+        """Remove the tombstone of *key* (None: all of them) now; returns how many were removed. Needs every acceptor. A
+        key that others are changing meanwhile is left to them.
 
         Raises:
-            Unavailable: one of them does not answer; those collected so far stay collected.
+            Unavailable: an acceptor does not answer, or a key is in use; what could be removed is removed all the same.
+            AcceptorsChanged: the set was changed meanwhile; call again.
         """
         deadline = self._deadline(within_s)
+        dead = [] if key is None else [as_key(key)]
         if key is None:
-            listing = self._begin(Listing)
-            reply_of(self._call(listing, deadline))
-            dead = [name for name, is_tombstone in listing.keys.items() if is_tombstone]
-        else:
-            dead = [as_key(key)]
+            census = self._begin(Census)
+            reply_of(self._call(census, deadline))
+            dead = census.tombstones
+        tally = Tally()
         for name in dead:
-            reply_of(self._call(self._begin(partial(Proposer.collect, key=name)), deadline))
-        return len(dead)
+            tally.count(self._call(self._begin(partial(Proposer.collect, key=name)), deadline))
+        return tally.removed()
 
     def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
         """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted. Not at one instant: a key that is

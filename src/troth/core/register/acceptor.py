@@ -218,12 +218,15 @@ class Acceptor:
         return self.describe(), record
 
     def _scan(self, after: bytes, limit: int) -> Scanned:
-        keys: list[tuple[bytes, bool]] = []
-        for key in self.slots.irange(after or RESERVED_END, inclusive=(not after, True)):
-            if len(keys) >= limit:
-                return Scanned(tuple(keys), True, self.fence, self.highest)
-            keys.append((key, self.slots[key].is_tombstone))
-        return Scanned(tuple(keys), False, self.fence, self.highest)
+        found = list(islice(self.slots.irange(after or RESERVED_END, inclusive=(not after, True)), limit + 1))
+        keys, slots = found[:limit], [self.slots[key] for key in found[:limit]]
+        return Scanned(
+            tuple((key, slot.is_tombstone) for key, slot in zip(keys, slots, strict=True)),
+            len(found) > limit,
+            self.fence,
+            self.highest,
+            tuple(slot.accepted for slot in slots),
+        )
 
     def describe(self) -> Described:
         """What an operator sees."""

@@ -272,12 +272,14 @@ class Gone(Reply, frozen=True, tag=5):
 
 
 class Scanned(Reply, frozen=True, tag=6):
-    """The answer to `Scan`: (key, is a tombstone). `highest`: no ballot above it was ever promised here."""
+    """The answer to `Scan`: (key, is a tombstone). `highest`: no ballot above it was ever promised here. `accepted`: at
+    which ballot each of the keys was accepted; nothing, from an acceptor of before there was this field."""
 
     keys: tuple[tuple[bytes, bool], ...]
     more: bool
     fence: Ballot
     highest: Ballot = ZERO
+    accepted: tuple[Ballot, ...] = ()
 
 
 class WrongConfig(Reply, frozen=True, tag=7):

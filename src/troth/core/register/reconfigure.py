@@ -25,10 +25,12 @@ highest that was promised, and the last step refuses all up to it (`Configuratio
 Whoever dies in the middle leaves a configuration that works; the next change finishes that one first.
 """
 
+from itertools import chain, repeat
+
 import msgspec
 from typing_extensions import override
 
-from troth.core.quorum import VoteResult, combined
+from troth.core.quorum import VoteResult, combined, vote_result
 from troth.core.register.changes import propose
 from troth.core.register.messages import (
     ZERO,
@@ -52,22 +54,41 @@ from troth.errors import AcceptorsChanged, OutcomeUnknown, TrothError, Unavailab
 from troth.ids import NodeId
 
 SCAN_PAGE_KEYS = 500
+CENSUS_TRIES_MAX = 3
+"""A connection may be to a process that has ended since, and be made anew."""
 COPIES_AT_ONCE = 16
 
 _decode = msgspec.msgpack.Decoder(Configuration).decode
 
 
 class Listing(Exchange):
-    """All keys that a phase-1 quorum holds (value: a tombstone wherever it was seen), and the highest fence."""
+    """All keys that a phase-1 quorum holds, and the highest fence."""
 
     def __init__(self, proposer: Proposer) -> None:
         super().__init__(proposer)
-        self.keys: dict[bytes, bool] = {}
+        self._newest: dict[bytes, tuple[Ballot, bool]] = {}
+        """The highest ballot at which each key was seen accepted, and whether it holds a value there: an acceptor that
+        was away at a deletion still holds what was deleted."""
         self.fence = ZERO
         self.highest = ZERO
         self._tries = 0
         self._votes: dict[NodeId, bool] = {}
         self.resume()
+
+    @property
+    def keys(self) -> list[bytes]:
+        """All, tombstones as well, sorted."""
+        return sorted(self._newest)
+
+    @property
+    def living(self) -> list[bytes]:
+        """Those that hold a value, sorted."""
+        return [key for key in self.keys if self._newest[key][1]]
+
+    @property
+    def tombstones(self) -> list[bytes]:
+        """Those that were deleted, sorted."""
+        return [key for key in self.keys if not self._newest[key][1]]
 
     def resume(self) -> None:
         self.pause = 0
@@ -84,8 +105,8 @@ class Listing(Exchange):
         if not isinstance(reply, Scanned):
             self._on_silence(acceptor)
             return
-        for key, is_tombstone in reply.keys:
-            self.keys[key] = is_tombstone and self.keys.get(key, True)
+        for (key, is_tombstone), at in zip(reply.keys, chain(reply.accepted, repeat(ZERO)), strict=False):
+            self._newest[key] = max((at, not is_tombstone), self._newest.get(key, (ZERO, False)))
         self.fence = max(self.fence, reply.fence)
         self.highest = max(self.highest, reply.highest)
         if reply.more and reply.keys:
@@ -117,6 +138,25 @@ class Listing(Exchange):
     @override
     def _on_new_config(self) -> None:
         self.outcome = Outcome(error=AcceptorsChanged(self._proposer.config.describe()))
+
+
+class Census(Listing):
+    """All keys that any acceptor holds. Needs all of them, and ends soon if one is silent."""
+
+    @override
+    def _result(self) -> VoteResult:
+        return vote_result(self.config.acceptors, self._votes, size=len(self.config.acceptors))
+
+    @override
+    def resume(self) -> None:
+        if self._tries < CENSUS_TRIES_MAX:
+            super().resume()
+        else:
+            self.give_up()
+
+    @override
+    def give_up(self) -> None:
+        self.outcome = self.outcome or Outcome(error=Unavailable("not every acceptor answers, and all are needed"))
 
 
 class _Survey(Listing):
@@ -356,7 +396,7 @@ class Reconfiguration:
             self._begin()  # somebody else has finished it
             return
         self._stage = "copying"
-        self._inner = _Copying(self._proposer, sorted(listed.keys, reverse=True))  # type: ignore[union-attr]
+        self._inner = _Copying(self._proposer, listed.keys[::-1])  # type: ignore[union-attr]
 
     def _on_copied(self) -> None:
         config = self._proposer.config
