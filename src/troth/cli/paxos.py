@@ -254,6 +254,11 @@ def found(prepare: int | None, accept: int | None, cluster: Cluster) -> None:
       troth paxos acceptors found --url troth://h1:7301,h2:7301,h3:7301,h4:7301,h5:7301 --prepare 4 --accept 2
     """
     with _connect(cluster, found=True, prepare=prepare or 0, accept=accept or 0) as registers:
+        if not registers.has_founded:
+            raise UsageError(
+                f"these acceptors are a set already ({registers.configuration.describe()}): `troth paxos acceptors "
+                "list` shows how they are, `troth paxos acceptors set` changes it"
+            )
         _show_acceptors(cluster, registers.configuration.describe(), registers.acceptors())
 
 

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import Result
 
-from troth.client.registers.request import RegisterReply
+from troth.client.registers.request import AcceptorView, RegisterReply
+from troth.core.register.messages import Configuration, Seat, founding, group_of
 from troth.errors import QuotaExceeded
+from troth.ids import NodeId
 
 
 class Registers:
@@ -32,6 +34,15 @@ class Registers:
             self.collected.append(key)
             raise QuotaExceeded("no room for the tombstone")
         return 3
+
+    @property
+    def configuration(self) -> Configuration:
+        return founding(group_of(tuple(Seat(NodeId(number), f"a{number}:1") for number in (1, 2, 3))))
+
+    has_founded = False
+
+    def acceptors(self) -> list[AcceptorView]:
+        return []
 
     def delete(self, key: str) -> RegisterReply:
         return RegisterReply(value=None, version=3, changed=key != "nothing", decided=False)
@@ -67,3 +78,15 @@ def test_a_deletion_that_was_done_is_told_as_done_whatever_becomes_of_its_tombst
     assert Registers.collected == ["colour"], "it is not for this command to collect what others have deleted"
     assert run("paxos", "delete", "nothing", "--url", "troth://127.0.0.1:1").exit_code == 1
     assert Registers.collected == ["colour"]
+
+
+def test_a_set_that_is_there_already_is_not_founded_and_that_is_said(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("troth.client.registers.sync.PaxosClient", Registers)
+    command = ("paxos", "acceptors", "found", "--url", "troth://a1:1,a2:1,a3:1")
+    refused: Result = run(*command)
+    assert refused.exit_code == 2
+    assert "a set already (epoch 1: a1:1, a2:1, a3:1" in refused.stderr
+    monkeypatch.setattr(Registers, "has_founded", True)
+    assert run(*command).exit_code == 0

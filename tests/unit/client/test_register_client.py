@@ -29,7 +29,7 @@ from troth.client.registers.request import (
     as_function,
     as_key,
     as_value,
-    check_joins,
+    give_seat,
     new_client,
     pause_s,
     view_of,
@@ -63,9 +63,54 @@ def test_addresses_are_a_list_a_text_or_a_url() -> None:
     assert where("a1:1,a2:1,a3:1").addresses == ADDRESSES
     assert where("troth://a1:1,a2:1,a3:1").addresses == ADDRESSES
     assert where(["unix:/tmp/a"]).addresses == ("unix:/tmp/a",)
-    for wrong in ([], "", ["h"], "http://h:1"):
+    for wrong in ([], "", ["h"], "http://h:1", 5, None, [5, 6], b"a1:1"):
         with pytest.raises(UsageError):
-            where(wrong)
+            where(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "given", [["a1:1", "a2:1", "a1:1"], "a1:1,a1:1", "troth://unix:/a,unix:%2Fa", "troth://a1:1,a1:1/"]
+)
+def test_an_address_is_given_once(given: str | list[str]) -> None:
+    """Three addresses that are two are another set than the caller thinks."""
+    with pytest.raises(UsageError, match="given twice"):
+        where(given)
+
+
+def test_one_acceptor_has_one_address_and_one_seat() -> None:
+    finding = Finding(["a1:1", "b1:1", "a2:1"], prepare=0, accept=0, found=None)
+    for address, number in (("a1:1", 1), ("b1:1", 1), ("a2:1", 2)):
+        finding.on_described(address, described(number))
+    with pytest.raises(UsageError, match="answers at a1:1 and at b1:1"):
+        finding.settled()
+    seats = {NodeId(1): "a1:1"}
+    with pytest.raises(UsageError, match="answers at a1:1 and at b1:1"):
+        give_seat(seats, "b1:1", described(1, CONFIG), CONFIG)
+    give_seat(seats, "a2:1", described(2), CONFIG)
+    assert seats == {NodeId(1): "a1:1", NodeId(2): "a2:1"}
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 1), (3, 0), (0, 3)])
+def test_sizes_of_quorums_that_a_set_does_not_have_are_not_passed_over(sizes: tuple[int, int]) -> None:
+    prepare, accept = sizes
+    finding = Finding(ADDRESSES, prepare=prepare, accept=accept, found=True)
+    finding.on_described("a1:1", described(1, CONFIG))
+    with pytest.raises(UsageError, match="a set already, with"):
+        finding.settled()
+    same = Finding(ADDRESSES, prepare=2, accept=0, found=None)
+    assert same.settled() is None
+    same.on_described("a1:1", described(1, CONFIG))
+    assert same.settled() == CONFIG
+
+
+def test_who_has_founded_a_set_knows_it() -> None:
+    first, second = (Finding(ADDRESSES, prepare=0, accept=0, found=None) for _ in range(2))
+    for number in (1, 2, 3):
+        first.on_described(f"a{number}:1", described(number))
+        second.on_described(f"a{number}:1", described(number, CONFIG))
+    assert first.to_found() == CONFIG
+    assert second.to_found() is None
+    assert (first.founded, second.founded) == (True, False)
 
 
 def test_keys_and_values_are_checked_before_anything_is_sent() -> None:
@@ -131,11 +176,13 @@ def test_an_emptied_acceptor_among_others_founds_nothing() -> None:
 def test_acceptors_of_two_sets_are_an_error() -> None:
     finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
     finding.on_described("a1:1", described(1, CONFIG))
-    with pytest.raises(WrongCluster):
+    finding.on_described("a3:1", described(3, CONFIG))
+    with pytest.raises(WrongCluster, match="found one set anew") as caught:
         finding.on_described("a2:1", described(2, OTHER))
+    assert "the acceptors at a1:1, a3:1 belong to one set" in str(caught.value)
+    assert "the acceptor at a2:1 belongs to another" in str(caught.value)
     with pytest.raises(WrongCluster):
-        check_joins("a9:1", described(9, OTHER), CONFIG)
-    check_joins("a9:1", described(9), CONFIG)
+        give_seat({}, "a9:1", described(9, OTHER), CONFIG)
 
 
 def test_what_is_missing_is_named() -> None:

@@ -29,7 +29,7 @@ from troth.client.registers.request import (
     as_function,
     as_key,
     as_value,
-    check_joins,
+    give_seat,
     listed,
     new_client,
     pause_s,
@@ -188,6 +188,11 @@ class PaxosClient:
         return list(await asyncio.gather(*(view(seat) for seat in config.seats)))
 
     @property
+    def has_founded(self) -> bool:
+        """Whether it was this client that made a set of the acceptors."""
+        return self._reach.has_founded
+
+    @property
     def configuration(self) -> Configuration:
         """The set of acceptors as this client knows it."""
         return self._proposer.config
@@ -200,8 +205,7 @@ class PaxosClient:
         seats: dict[NodeId, str] = {}
         for address in where(addresses).addresses:
             reply = await self._reach.insist(address, deadline)
-            check_joins(address, reply, self.configuration)
-            seats[reply.acceptor] = address
+            give_seat(seats, address, reply, self.configuration)
         reply_of(
             await self._call(Reconfiguration(self._proposer, seats, prepare=prepare, accept=accept), deadline)
         )

@@ -105,8 +105,9 @@ class AsyncReach(Whereabouts):
                 self.check()
             for job in waiting:
                 self._keep(job)  # whoever answers late is known then, and a stranger noticed
-            if finding.config is not None:
-                return finding.config
+            known = finding.settled()
+            if known is not None:
+                return known
             config = finding.to_found()
             if config is not None:
                 for address in self._given:

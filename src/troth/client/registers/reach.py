@@ -99,8 +99,9 @@ class Reach(Whereabouts):
                         break
             except TimeoutError:
                 pass
-            if finding.config is not None:
-                return finding.config
+            known = finding.settled()
+            if known is not None:
+                return known
             config = finding.to_found()
             if config is not None:
                 self._found(config, deadline)

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from urllib.parse import unquote
 
 import msgspec
 
@@ -103,14 +105,31 @@ def where(acceptors: str | Sequence[str]) -> Where:
     """Addresses out of what a caller gave: a URL, or a list of ``host:port`` (or ``unix:/path``).
 
     Raises:
-        UsageError: neither.
+        UsageError: neither, or an address twice.
     """
     if isinstance(acceptors, str) and "://" in acceptors:
-        return Where(addresses=parse_url(acceptors).addresses, url=acceptors)
-    listed = acceptors.split(",") if isinstance(acceptors, str) else list(acceptors)
-    if not listed:
+        return Where(addresses=_addresses(acceptors), url=acceptors)
+    try:
+        listed = acceptors.split(",") if isinstance(acceptors, str) else list(acceptors)
+    except TypeError:
+        listed = []
+    if not listed or not all(isinstance(each, str) for each in listed):
         raise UsageError("name the acceptors, for example PaxosClient(['h1:7001', 'h2:7001', 'h3:7001'])")
-    return Where(addresses=parse_url("troth://" + ",".join(listed)).addresses)
+    return Where(addresses=_addresses("troth://" + ",".join(listed)))
+
+
+def _addresses(url: str) -> tuple[str, ...]:
+    addresses = parse_url(url).addresses
+    named = url.partition("://")[2].partition("?")[0].rstrip("/")
+    listed = [unquote(each) for each in named.split(",")]
+    for address in addresses:
+        if listed.count(address) > 1:
+            raise UsageError(f"{address} is given twice: name each acceptor once")
+    return addresses
+
+
+def _at_two(one: str, other: str) -> UsageError:
+    return UsageError(f"one and the same acceptor answers at {one} and at {other}: name each once")
 
 
 def as_key(text: Text) -> bytes:
@@ -195,7 +214,10 @@ class Finding:
         self._given = tuple(addresses)
         self._sizes = (prepare, accept)
         self._may_found = len(self._given) >= FOUND_BY_ITSELF if found is None else found
+        self.founded = False
+        """Whether the acceptors were to become the set that they are."""
         self._blank: dict[str, NodeId] = {}
+        self._answered: dict[str, Described] = {}
         self._may_found_late = found is True
         self._late: list[str] = []
         """Blank ones of servers that joined a running cluster."""
@@ -212,6 +234,7 @@ class Finding:
             WrongCluster: it belongs to another set than one that answered before.
         """
         self.addresses[described.acceptor] = address
+        self._answered[address] = described
         theirs = described.config
         if theirs is None:
             self._blank[address] = described.acceptor
@@ -221,11 +244,49 @@ class Finding:
         mine = self.config
         if mine is not None and mine.id.cluster != theirs.id.cluster:
             raise WrongCluster(
-                f"the acceptor at {address} belongs to another set than the others: check the addresses "
-                f"({theirs.describe()}; {mine.describe()})"
+                f"{self._those_of(mine)} to one set ({mine.describe()}), {self._those_of(theirs)} to another "
+                f"({theirs.describe()}): check the addresses. If they are to be one set, as when two first clients "
+                "have founded both at once: empty the data directories of the acceptors of one set, start them again, "
+                "and put them into the other (`troth paxos acceptors set`). Where that does not work either, since "
+                "neither has a quorum, nothing was ever written: empty those of all, and found one set anew (`troth "
+                "paxos acceptors found`)"
             )
         if mine is None or theirs.id.epoch > mine.id.epoch:
             self.config = theirs
+
+    def _those_of(self, config: Configuration) -> str:
+        """The addresses at which acceptors of the set of *config* have answered."""
+        found = [
+            address
+            for address, each in self._answered.items()
+            if each.config is not None and each.config.id.cluster == config.id.cluster
+        ]
+        return f"the acceptor{'s' * (len(found) > 1)} at {', '.join(found)} belong{'s' * (len(found) == 1)}"
+
+    def settled(self) -> Configuration | None:
+        """The configuration of the acceptors that have answered; None while none is known.
+
+        Raises:
+            UsageError: it is not what the caller asks for: other quorums, or one acceptor under two addresses.
+        """
+        self._check_each_once()
+        if self.config is None:
+            return None
+        group = self.config.groups[-1]
+        for name, asked, has in zip(
+            ("prepare", "accept"), self._sizes, (group.prepare, group.accept), strict=True
+        ):
+            if asked not in (0, has):
+                raise UsageError(
+                    f"these acceptors are a set already, with {name}={has}, not {name}={asked} ("
+                    f"{self.config.describe()}): `set_acceptors` (`troth paxos acceptors set`) changes that"
+                )
+        return self.config
+
+    def _check_each_once(self) -> None:
+        for one, other in combinations(self._answered, 2):
+            if self._answered[one].acceptor == self._answered[other].acceptor:
+                raise _at_two(one, other)
 
     def address_of(self, acceptor: NodeId, config: Configuration) -> str | None:
         """Where the caller's addresses say that *acceptor* is, unless a newer configuration has moved it; None: they do
@@ -257,7 +318,9 @@ class Finding:
             )
         seats = tuple(Seat(node, address) for address, node in self._blank.items())
         prepare, accept = self._sizes
-        return founding(group_of(seats, prepare=prepare, accept=accept))
+        config = founding(group_of(seats, prepare=prepare, accept=accept))
+        self.founded = True
+        return config
 
     def unavailable(self) -> Unavailable:
         """Why there is no configuration when the time is over."""
@@ -294,18 +357,22 @@ def view_of(seat: Seat, config: Configuration, reply: ReplyMessage | None, compl
     )
 
 
-def check_joins(address: str, described: Described, config: Configuration) -> None:
-    """Whether the acceptor at *address* may get a seat in the set of *config*.
+def give_seat(seats: dict[NodeId, str], address: str, described: Described, config: Configuration) -> None:
+    """Let the acceptor at *address* have one of the *seats* of the set after *config*.
 
     Raises:
+        UsageError: it has one, under another address.
         WrongCluster: it belongs to another set.
     """
+    if described.acceptor in seats:
+        raise _at_two(seats[described.acceptor], address)
     theirs = described.config
     if theirs is not None and theirs.id.cluster != config.id.cluster:
         raise WrongCluster(
             f"the acceptor at {address} belongs to another set ({theirs.describe()}): take it out there and empty its "
             "directory first, or name another one"
         )
+    seats[described.acceptor] = address
 
 
 def attempts_of(task: Task) -> list[Attempt]:

@@ -33,7 +33,7 @@ from troth.client.registers.request import (
     as_function,
     as_key,
     as_value,
-    check_joins,
+    give_seat,
     listed,
     new_client,
     pause_s,
@@ -251,6 +251,11 @@ class PaxosClient:
         return views
 
     @property
+    def has_founded(self) -> bool:
+        """Whether it was this client that made a set of the acceptors."""
+        return self._reach.has_founded
+
+    @property
     def configuration(self) -> Configuration:
         """The set of acceptors as this client knows it; any request learns of a newer one."""
         self._reach.check()
@@ -274,8 +279,7 @@ class PaxosClient:
         seats: dict[NodeId, str] = {}
         for address in where(addresses).addresses:
             reply = self._reach.insist(address, deadline)
-            check_joins(address, reply, self.configuration)
-            seats[reply.acceptor] = address
+            give_seat(seats, address, reply, self.configuration)
         task = self._begin(partial(Reconfiguration, seats=seats, prepare=prepare, accept=accept))
         reply_of(self._call(task, deadline))
         return self.configuration

@@ -28,6 +28,10 @@ class Whereabouts:
         the same numbers, and propose different values at one ballot."""
         return os.getpid() == self._pid
 
+    @property
+    def has_founded(self) -> bool:
+        return self._finding.founded
+
     def check(self) -> None:
         """Takes no lock: in a forked child somebody may hold it for ever.
 
