@@ -29,6 +29,8 @@ THREADS_MAX = 10_000
 second phase of another transaction lets go, so that one must never wait for theirs."""
 _KEPT: Final = "troth.channel"
 """Where a pooled connection's `info` keeps its channel."""
+_IN_TRANSACTION: Final = 1
+"""SERVER_STATUS_IN_TRANS, which MariaDB and MySQL send with each answer."""
 LOOK_UP_EVERY_S = 0.1
 """How long a wait may keep Ctrl-C from being seen."""
 
@@ -182,7 +184,7 @@ class _PyMySqlChannel:
         self.dbapi = dbapi
 
     def is_idle(self) -> bool:
-        return False
+        return not self.dbapi.server_status & _IN_TRANSACTION
 
     def setting(self, name: str) -> str | None:
         return None
@@ -267,6 +269,26 @@ def _in_thread(work: Callable[[], list[Answer]]) -> Finish:
 class _ThreadChannel(_BlockingStatements):
     """psycopg2, mysqlclient and any other driver that can only block."""
 
+    @override
+    def is_idle(self) -> bool:
+        if self._dialect.driver != "psycopg2":
+            return False
+        extensions = self._dialect.loaded_dbapi.extensions
+        return bool(
+            self.dbapi.status == extensions.STATUS_READY
+            and self.dbapi.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE
+        )
+
+    @override
+    def _run(self, statement: str) -> Answer:
+        if statement != "COMMIT" or self._dialect.driver != "psycopg2":
+            return super()._run(statement)
+        # Of one in a cursor it would not take notice, and have to be told by another one.
+        extensions = self._dialect.loaded_dbapi.extensions
+        has_failed = self.dbapi.info.transaction_status == extensions.TRANSACTION_STATUS_INERROR
+        self.dbapi.commit()
+        return Answer("ROLLBACK" if has_failed else "COMMIT", None)
+
     def start(self, statements: Sequence[str]) -> Finish:
         return _in_thread(lambda: self._outside_of_transactions(statements))
 
@@ -291,6 +313,17 @@ class _ThreadChannel(_BlockingStatements):
 
 class _TaskChannel(_BlockingStatements):
     """Drivers of asyncio, behind SQLAlchemy's adapters; to be used inside of `greenlet_spawn`."""
+
+    @override
+    def is_idle(self) -> bool:
+        raw = self.dbapi.driver_connection
+        match self._dialect.driver:
+            case "psycopg" | "psycopg_async":
+                return not raw.pgconn.transaction_status
+            case "aiomysql":
+                return not raw.get_transaction_status()
+            case _:
+                return False  # asyncmy overlooks when the server takes the flag back
 
     def start(self, statements: Sequence[str]) -> Finish:
         task = asyncio.ensure_future(greenlet_spawn(self.run, statements))

@@ -116,7 +116,7 @@ def test_recovery_says_nothing_of_a_lone_writer_that_was_interrupted(tmp_path: P
     with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
 
         def interrupted() -> None:
-            tx._branches[0].end_here()
+            tx._branches[0].commit_here()
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt), tpc.begin() as tx:

@@ -5,6 +5,7 @@ fifty calls (SQLAlchemy joins the listeners of engine and connection anew for ea
 mypy checks that SQLAlchemy still has them, and tests/integration/test_twophase_guarantees.py that it still calls them.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, CursorResult, exc
@@ -86,9 +87,12 @@ class BranchConnection(Connection):
         if self.branch is None:
             super()._commit_impl()
             return
-        # For the driver a vote ends the transaction as a commit does. Listeners are told when it is one.
+        # Its listeners are told when it is one: `tell_committed`.
+        self._tell_driver(self.engine.dialect.do_commit)
+
+    def _tell_driver(self, verb: Callable[[Any], None]) -> None:
         try:
-            self.engine.dialect.do_commit(self.connection)
+            verb(self.connection)
         except BaseException as error:  # noqa: BLE001  (raised by what it is given to)
             self._handle_dbapi_exception(error, None, None, None, None)
 
@@ -109,8 +113,11 @@ class BranchConnection(Connection):
     @override
     def _rollback_impl(self) -> None:
         """Also called by `close`, to be sure; then the pool need not roll back either."""
-        if self.branch is None or not self.branch.is_left_idle or not self.branch.channel.is_idle():
+        if self.branch is None or not self.branch.is_over:
             super()._rollback_impl()
+        elif not self.invalidated and not self.branch.channel.is_idle():
+            # The database has ended the transaction, as the listeners know, and the driver does not.
+            self._tell_driver(self.engine.dialect.do_rollback)
 
     @override
     def _savepoint_impl(self, name: str | None = None) -> str:

@@ -39,9 +39,7 @@ class SqlBranch:
     """Set by `begin`."""
     wrote: bool | None = None
     is_ending = False
-    is_left_idle = False
-    """Whether the driver has no transaction open, so that SQLAlchemy has nothing to send."""
-    _is_over = False
+    is_over = False
     """The database has certainly ended the transaction."""
     last_error: BaseException | None = None
     """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
@@ -121,15 +119,16 @@ class SqlBranch:
             ) from self.last_error
 
     def end_here(self) -> None:
-        """For the driver the transaction has ended, perhaps by a vote: so it has for SQLAlchemy. What it came to, its
-        listeners are told by `tell_committed` or `tell_rolled_back`."""
+        """The database has said that the transaction has ended, perhaps by a vote. What it came to, SQLAlchemy's
+        listeners are told by `tell_committed` or `tell_rolled_back`; the driver, where it does not know, by `release`:
+        what goes wrong there is no answer of the database."""
+        self.is_ending = self.is_over = True
+
+    def commit_here(self) -> None:
+        """Commit through SQLAlchemy. Raises DBAPIError."""
         self.is_ending = True
-        if self.channel.is_idle():
-            # What is left for SQLAlchemy to do, it does in `release`.
-            self.is_left_idle = True
-        elif self._transaction.is_active:
-            self._transaction.commit()
-        self._is_over = True
+        self._transaction.commit()
+        self.is_over = True
 
     def roll_back_here(self) -> None:
         """Roll back what was never prepared. A connection that is gone has taken its transaction with it."""
@@ -137,18 +136,18 @@ class SqlBranch:
         if self.handle.closed or self.handle.invalidated:
             return
         self.settle()
-        if self._transaction.is_active and not self.is_left_idle:
+        if self._transaction.is_active and not self.is_over:
             self._transaction.rollback()
         else:
-            if not self._is_over:
+            if not self.is_over:
                 # SQLAlchemy holds it for over (a refused commit(), for one), and would give it back as it is.
                 self.participant.engine.dialect.do_rollback(self._pooled)
             self.handle.tell_rolled_back()
-        self._is_over = True
+        self.is_over = True
 
     def commit_alone(self) -> Callable[[], None]:
         self.check_whole()
-        self.end_here()
+        self.commit_here()
         self.handle.tell_committed()
         return _done
 
@@ -156,13 +155,16 @@ class SqlBranch:
         self.is_ending = True
         # SQLAlchemy takes a transaction whose commit() failed, or was refused, for over, and would put the connection
         # back into the pool with the transaction still open in it, for the next one to commit.
-        broken = broken or not self._is_over
+        broken = broken or not self.is_over
         try:
             if broken and not self.handle.closed and not self.handle.invalidated:
                 self.handle.invalidate()
             self.handle.close()
         except exc.DBAPIError:
-            pass  # the connection is gone either way, and what it was for has been settled
+            # What it was for has been settled; what state it is in nobody knows.
+            if not self.handle.closed:
+                self.handle.invalidate()
+                self.handle.close()
         self.handle.branch = None
 
     @contextmanager

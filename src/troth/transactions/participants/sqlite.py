@@ -110,7 +110,7 @@ class SqliteBranch(SqlBranch):
 
     @override
     def release(self, *, broken: bool) -> None:
-        if self._busy_ms_before is not None and self._is_over and not broken:
+        if self._busy_ms_before is not None and self.is_over and not broken:
             try:
                 self._pragma(f"busy_timeout = {self._busy_ms_before}")
             except exc.DBAPIError:
@@ -131,7 +131,7 @@ class SqliteBranch(SqlBranch):
                 self._begun.gid,
                 self.participant.name,
             ) from error
-        self.end_here()
+        self.commit_here()
         self.handle.tell_committed()
 
     def commit_prepared(self) -> Callable[[], None]:
