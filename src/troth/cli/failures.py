@@ -50,6 +50,15 @@ _ADVICE: dict[type[TrothError], tuple[int, str]] = {
     TrothError: (EXIT_REFUSED, "troth status"),
 }
 
+_PAXOS_ADVICE: dict[type[TrothError], str] = {
+    errors.Unavailable: "troth paxos acceptors list    (which acceptors answer?)",
+    errors.QuotaExceeded: "troth paxos delete KEY, troth paxos collect, or a larger --quota-bytes for the acceptors",
+    errors.OutcomeUnknown: "read it back before repeating it: troth paxos get KEY",
+    errors.WrongCluster: "check --url: the acceptors there do not belong together",
+    errors.ProtocolError: "check --url: are those acceptors, and is TLS needed?",
+}
+"""Registers have nothing to do with the key space, and an acceptor that runs alone has no status."""
+
 _TELLS: dict[str, str] = {
     "transfer": "troth member list     (who leads now?)",
     "member": "troth member list     (has it happened?)",
@@ -60,7 +69,9 @@ _TELLS: dict[str, str] = {
 """What shows whether a command that is not about one key has happened."""
 
 
-_ABOUT_THE_CLUSTER = re.compile(r"^(troth (?:status|get KEY|range --prefix ''|\w+ list|lease keep-alive))(?!\S)")
+_ABOUT_THE_CLUSTER = re.compile(
+    r"^(troth (?:status|get KEY|range --prefix ''|(?:paxos )?\w+ list|lease keep-alive))(?!\S)"
+)
 
 
 def advice_for(error: TrothError, command: str = "") -> tuple[int, str]:
@@ -72,6 +83,9 @@ def advice_for(error: TrothError, command: str = "") -> tuple[int, str]:
         advice = "the same command with that revision, or a newer one, as --start-revision"
     elif isinstance(error, errors.Compacted) and command == "compact":
         advice = "nothing: that history is gone already"
+    if command == "paxos":
+        kinds = (kind for kind in type(error).__mro__ if kind in _PAXOS_ADVICE or kind in _ADVICE)
+        advice = _PAXOS_ADVICE.get(next(kinds), advice)
     if command == "tx" and code == EXIT_UNAVAILABLE:
         advice = "the same command once the log and every --db answer"
     if code == EXIT_UNKNOWN:

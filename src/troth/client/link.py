@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import msgspec
 from typing_extensions import override
 
-from troth.client.retry import error_of
+from troth.client.retry import error_of, ungreeted
 from troth.errors import (
     DecodeError,
     InvalidRequest,
@@ -137,9 +137,7 @@ class Connection(asyncio.Protocol):
         if not self.greeted.done() and self.error is None:
             # What a TLS port does to a plain client, and one that demands a certificate to a client without.
             is_tls = self._transport is not None and self._transport.get_extra_info("ssl_object") is not None
-            wanted = "another certificate (?cert=&key=)" if is_tls else "TLS (troth+tls://...?ca=&cert=&key=)"
-            hint = f"the server closed the connection without a greeting; does it want {wanted}?"
-            self.error = ConnectionResetError(hint)
+            self.error = ConnectionResetError(ungreeted("server", is_tls=is_tls))
         self.error = self.error or error or ConnectionResetError("the server closed the connection")
         if not self.greeted.done():
             self.greeted.set_exception(self.error)

@@ -87,3 +87,9 @@ def pause_s(action: Action, attempt: int, chance: float) -> float:
     # Half fixed, half random: retries of many clients drift apart, and none comes back at once.
     longest = min(BACK_OFF_MAX_S, BACK_OFF_S * 2.0 ** min(attempt, 8))
     return longest * (0.5 + 0.5 * chance)
+
+
+def ungreeted(who: str, *, is_tls: bool) -> str:
+    """What a connection that ended before its greeting came most likely means."""
+    wanted = "another certificate (?cert=&key=)" if is_tls else "TLS (troth+tls://...?ca=&cert=&key=)"
+    return f"the {who} closed the connection without a greeting; does it want {wanted}?"

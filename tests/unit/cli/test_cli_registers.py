@@ -6,9 +6,18 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import Result
 
+from troth.cli.failures import CommandFailed
 from troth.client.registers.request import AcceptorView, RegisterReply
 from troth.core.register.messages import Configuration, Seat, founding, group_of
-from troth.errors import QuotaExceeded
+from troth.errors import (
+    DecodeError,
+    QuotaExceeded,
+    RequestTimeout,
+    TrothError,
+    Unavailable,
+    UsageError,
+    WrongCluster,
+)
 from troth.ids import NodeId
 
 
@@ -90,3 +99,19 @@ def test_a_set_that_is_there_already_is_not_founded_and_that_is_said(
     assert "a set already (epoch 1: a1:1, a2:1, a3:1" in refused.stderr
     monkeypatch.setattr(Registers, "has_founded", True)
     assert run(*command).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "error, advice",
+    [
+        (Unavailable("no acceptor answers"), "troth paxos acceptors list --url troth://a1:1"),
+        (QuotaExceeded("full"), "troth paxos collect"),
+        (RequestTimeout("no quorum"), "troth paxos get KEY"),
+        (WrongCluster("of two sets"), "do not belong together"),
+        (DecodeError("what is that"), "are those acceptors"),
+        (UsageError("no key"), "troth paxos --help"),
+    ],
+)
+def test_what_to_try_next_is_about_registers(error: TrothError, advice: str) -> None:
+    """`troth status` refuses acceptors, and `troth del` frees nothing of theirs."""
+    assert advice in CommandFailed(error, "paxos", "troth://a1:1").advice

@@ -29,6 +29,7 @@ from troth.client.registers.request import (
     as_function,
     as_key,
     as_value,
+    explained,
     give_seat,
     new_client,
     pause_s,
@@ -40,7 +41,7 @@ from troth.core.register import changes
 from troth.core.register.codec import encode_answer
 from troth.core.register.messages import ZERO, Describe, Described, Seat, Took, founding, group_of
 from troth.core.register.proposer import Proposer
-from troth.errors import OutcomeUnknown, Unavailable, UsageError, WrongCluster
+from troth.errors import OutcomeUnknown, RequestTimeout, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.runtime.addresses import parse_address
 from troth.verify.formats.read import read_history
@@ -191,6 +192,16 @@ def test_what_is_missing_is_named() -> None:
     finding.on_described("a1:1", described(1))
     assert "a2:1, a3:1" in str(finding.unavailable())
     assert isinstance(finding.unavailable(), Unavailable)
+
+
+def test_an_error_says_what_connections_complain_of_and_no_more_than_fits() -> None:
+    error = RequestTimeout("no quorum")
+    assert explained(error, []) is error
+    assert str(explained(error, ["a1:1: refused", "a2:1: reset"])) == "no quorum; a1:1: refused; a2:1: reset"
+    assert isinstance(explained(error, ["a1:1: refused"]), RequestTimeout)
+    assert len(str(explained(error, ["x" * 10_000] * 100))) < 2000
+    for other in (UsageError("closed"), WrongCluster("of two sets")):
+        assert explained(other, ["a1:1: refused"]) is other, "it has a reason of its own"
 
 
 def test_an_acceptor_is_shown_with_what_is_wrong_with_it() -> None:

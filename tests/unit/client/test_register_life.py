@@ -352,6 +352,29 @@ def test_a_ballot_kept_in_another_configuration_than_the_changes_own_is_not_used
     assert change.phase is Phase.PREPARING
 
 
+# ---- errors say why ----
+
+
+def test_a_call_whose_time_is_over_says_what_its_connections_complain_of(acceptors: Acceptors) -> None:
+    acceptors.silent = (Prepare, Read)
+    with PaxosClient(ADDRESSES) as registers:
+        registers._reach.line("a2:1").complaint = "a2:1: its directory was emptied"
+        for call in (registers.get, lambda key, within_s: registers.put(key, "v", within_s=within_s)):
+            with pytest.raises(Unavailable, match="a2:1: its directory was emptied"):
+                call("k", within_s=0.01)
+
+
+@asynchronous
+async def test_an_asyncio_call_whose_time_is_over_says_what_its_connections_complain_of(
+    acceptors: Acceptors,
+) -> None:
+    acceptors.silent = (Read,)
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        registers._reach.line("a2:1").complaint = "a2:1: its directory was emptied"
+        with pytest.raises(Unavailable, match="a2:1: its directory was emptied"):
+            await registers.get("k", within_s=0.01)
+
+
 # ---- more calls at once than there are places ----
 
 

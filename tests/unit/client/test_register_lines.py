@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 from fake_server import asynchronous
@@ -203,3 +204,58 @@ def test_answered_requests_leave_room_for_others(restarts: Restarts, monkeypatch
             assert line.ask(Describe(), time.monotonic() + 30).exception(30) is None
     finally:
         line.close()
+
+
+# ---- what a line complains of ----
+
+
+@contextmanager
+def hangs_up() -> Iterator[str]:
+    """The address of a port that closes each connection before its greeting, as one that wants TLS does."""
+    with socket.create_server(("127.0.0.1", 0)) as port:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    port.accept()[0].close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{port.getsockname()[1]}"
+        port.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_connection_that_ends_before_its_greeting_may_want_tls() -> None:
+    with hangs_up() as address:
+        line = Line(address, None)
+        with pytest.raises(LineLost, match="does it want TLS"):
+            line.ask(Describe(), time.monotonic() + 5).result(5)
+        assert line.complaint.startswith(f"{address}: the acceptor closed")
+        line.close()
+
+
+@asynchronous
+async def test_an_asyncio_connection_that_ends_before_its_greeting_may_want_tls() -> None:
+    with hangs_up() as address:
+        line = AsyncLine(address, None)
+        with pytest.raises(LineLost, match="does it want TLS"):
+            await line.ask(Describe())
+        assert line.complaint.startswith(f"{address}: the acceptor closed")
+        line.close()
+
+
+@asynchronous
+async def test_a_line_complains_until_an_answer_comes(restarts: Restarts) -> None:
+    restarts.together.abort()
+    line, asyncio_line = Line(restarts.address, None), AsyncLine(restarts.address, None)
+    try:
+        with pytest.raises(LineLost, match="directory was emptied"):
+            await asyncio.wrap_future(line.ask(Describe(), time.monotonic() + 30, expect=77))
+        with pytest.raises(LineLost, match="directory was emptied"):
+            await asyncio_line.ask(Describe(), expect=77)
+        assert "acceptor 1 answers" in line.complaint and line.complaint == asyncio_line.complaint
+        await asyncio.wrap_future(line.ask(Describe(), time.monotonic() + 30))
+        await asyncio_line.ask(Describe())
+        assert line.complaint == asyncio_line.complaint == ""
+    finally:
+        line.close()
+        asyncio_line.close()

@@ -35,6 +35,7 @@ from troth.client.registers.request import (
     pause_s,
     reply_of,
     seconds,
+    told,
     view_of,
     where,
 )
@@ -244,6 +245,7 @@ class PaxosClient:
         wake = asyncio.Event()
         jobs: dict[asyncio.Task[ReplyMessage], Send] = {}
         ended: list[asyncio.Task[ReplyMessage]] = []
+        complaints: list[str] = []
 
         def on_done(job: "asyncio.Task[ReplyMessage]") -> None:
             seen(job)
@@ -260,12 +262,13 @@ class PaxosClient:
                 if record is not None:
                     record.attempts(task)
                 if task.outcome is not None:
-                    return task.outcome
+                    return told(task.outcome, complaints)
                 # Nobody waits for acceptors that a closed client does not reach any more.
                 left_s = 0.0 if self._reach.closed else deadline - now_s()
                 if left_s <= 0:
                     for send in sends:
                         task.on_lost(send, sent=False)
+                    complaints = self._reach.complaints(task.config)
                     task.give_up()
                     continue
                 for send in sends:

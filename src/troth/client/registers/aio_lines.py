@@ -6,8 +6,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from troth.client.registers.lines import REST_MAX_S, REST_S, WAITING_MAX, LineLost
-from troth.client.retry import error_of
+from troth.client.registers.lines import REST_MAX_S, REST_S, WAITING_MAX, LineLost, complaint_of, stranger
+from troth.client.retry import error_of, ungreeted
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
 from troth.errors import DecodeError, TrothError
@@ -105,6 +105,10 @@ class _Connection(FrameConnection):
 
     @override
     def on_closed(self, error: Exception | None) -> None:
+        if not self.ready.done() and (error is None or isinstance(error, ConnectionError)):
+            is_tls = self.transport.get_extra_info("ssl_object") is not None
+            self._end(LineLost(ungreeted("acceptor", is_tls=is_tls)))
+            return
         self._end(LineLost(f"the connection broke ({error})" if error else "the acceptor closed the connection"))
 
     def _end(self, error: LineLost) -> None:
@@ -131,7 +135,8 @@ class AsyncLine:
         self._opening: asyncio.Task[_Connection] | None = None
         self._rests = 0
         self._rest_until = 0.0
-        self._complaint = ""
+        self.complaint = ""
+        """Why the last request failed, with the address; empty when it did not."""
 
     async def ask(self, request: RequestMessage, *, expect: int = 0) -> ReplyMessage:
         """Waits for room, if too much of what was asked before is not answered, for as long as the caller does: a
@@ -144,17 +149,20 @@ class AsyncLine:
             connection = await self._opened()
         acceptor = connection.ready.result()
         if expect and acceptor != expect:
-            raise LineLost(
-                f"acceptor {acceptor:x} answers at {self.address}, not {expect:x}: its directory was emptied or "
-                "replaced, so it has no voice (`troth paxos acceptors set`)",
-                sent=False,
-            )
+            self.complaint = stranger(self.address, acceptor, expect)
+            raise LineLost(self.complaint, sent=False)
         await connection.room()
-        return await connection.ask(request)
+        try:
+            reply = await connection.ask(request)
+        except LineLost as error:
+            self.complaint = complaint_of(self.address, error)
+            raise
+        self.complaint = ""
+        return reply
 
     async def _opened(self) -> _Connection:
         if now_s() < self._rest_until:
-            raise LineLost(self._complaint, sent=False)
+            raise LineLost(self.complaint, sent=False)
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(seen)
@@ -173,10 +181,8 @@ class AsyncLine:
             connection.give_up()
             self._rests = min(self._rests + 1, 10)
             self._rest_until = now_s() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
-            self._complaint = (
-                f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
-            )
-            raise LineLost(self._complaint, sent=False) from error
+            self.complaint = complaint_of(self.address, error)
+            raise LineLost(self.complaint, sent=False) from error
         self._rests = 0
         self._connection = connection
         return connection

@@ -16,6 +16,7 @@ from troth.client.registers.request import (
     DESCRIBE_SECONDS_MAX,
     RETRY_FOUNDING_S,
     Finding,
+    explained,
 )
 from troth.client.registers.whereabouts import Whereabouts
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
@@ -50,6 +51,11 @@ class AsyncReach(Whereabouts):
         if self.closed:
             raise LineLost("the client is closed", sent=False)
         return await self.line(self.address_of(send.to, config)).ask(send.request, expect=send.to)
+
+    @override
+    def _complaint(self, address: str) -> str:
+        line = self._lines.get(address)
+        return "" if line is None else line.complaint
 
     @override
     def _inquire(self, address: str) -> None:
@@ -113,7 +119,7 @@ class AsyncReach(Whereabouts):
                 for address in self._given:
                     self.aside(partial(self.line(address).ask, Configure(config)))
             await asyncio.sleep(RETRY_FOUNDING_S)
-        raise finding.unavailable()
+        raise explained(finding.unavailable(), self.complaints())
 
     def close(self) -> None:
         self.closed = True

@@ -14,7 +14,7 @@ from functools import partial
 
 from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lookup import Lookup
-from troth.client.retry import error_of
+from troth.client.retry import error_of, ungreeted
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
 from troth.errors import DecodeError, TrothError
@@ -65,9 +65,12 @@ class _Socket:
         try:
             if tls is not None and lookup is not None:  # a unix socket speaks plain text everywhere
                 self._socket = tls.wrap_socket(plain, server_hostname=address.host)
-            self._socket.sendall(frame(encode_greeting(Hello("register"))))
             self._buffer = b""
-            greeting = decode_greeting(self._frame())
+            try:
+                self._socket.sendall(frame(encode_greeting(Hello("register"))))
+                greeting = decode_greeting(self._frame())
+            except ConnectionError:
+                raise ConnectionError(ungreeted("acceptor", is_tls=self._socket is not plain)) from None
             if isinstance(greeting, Rejected):
                 raise error_of(greeting.code, greeting.text)
             if not isinstance(greeting, Welcome):
@@ -164,7 +167,7 @@ class Line:
     def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
         self.address = address
         self.complaint = ""
-        """Why the last request failed; empty when it did not."""
+        """Why the last request failed, with the address; empty when it did not."""
         self._where = where = parse_address(address)
         self._lookup = None if where.is_unix else Lookup(where.host, where.port)
         self._tls = tls
@@ -232,11 +235,8 @@ class Line:
             connection = self._connection(deadline)
             if expect and connection.acceptor != expect:
                 self._drop(connection)
-                raise LineLost(
-                    f"acceptor {connection.acceptor:x} answers at {self.address}, not {expect:x}: its directory was "
-                    "emptied or replaced, so it has no voice (`troth paxos acceptors set`)",
-                    sent=False,
-                )
+                self.complaint = stranger(self.address, connection.acceptor, expect)
+                raise LineLost(self.complaint, sent=False)
             if time.monotonic() >= deadline:
                 raise LineLost(f"no time is left for {self.address}", sent=False)
             reply = connection.ask(request, deadline)
@@ -245,9 +245,7 @@ class Line:
         except (OSError, TrothError) as error:
             if connection is not None:
                 self._drop(connection, broken=not isinstance(error, TimeoutError))
-            self.complaint = (
-                f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
-            )
+            self.complaint = complaint_of(self.address, error)
             raise LineLost(self.complaint, sent=connection is not None) from error
         self.complaint = ""
         if self._closed:
@@ -296,6 +294,20 @@ class Line:
         for connection in sockets:
             connection.interrupt()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def complaint_of(address: str, error: BaseException) -> str:
+    """What *error* is to whoever asks the acceptor at *address*."""
+    text = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    return f"{address}: {text}"
+
+
+def stranger(address: str, acceptor: int, wanted: int) -> str:
+    """What it is that *acceptor* answers at *address*, instead of the one *wanted*."""
+    return (
+        f"acceptor {acceptor:x} answers at {address}, not {wanted:x}: its directory was emptied or replaced, so it has "
+        "no voice (`troth paxos acceptors set`)"
+    )
 
 
 def failure_of(future: "Future[ReplyMessage]", deadline: float) -> BaseException | None:

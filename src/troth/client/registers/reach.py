@@ -9,7 +9,7 @@ from concurrent.futures import Future, as_completed
 from typing_extensions import override
 
 from troth.client.registers.lines import Line, LineLost, failure_of
-from troth.client.registers.request import DESCRIBE_SECONDS_MAX, RETRY_FOUNDING_S, Finding
+from troth.client.registers.request import DESCRIBE_SECONDS_MAX, RETRY_FOUNDING_S, Finding, explained
 from troth.client.registers.whereabouts import Whereabouts
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
 from troth.core.register.task import Send
@@ -44,6 +44,11 @@ class Reach(Whereabouts):
             failed.set_exception(LineLost(str(error), sent=False))
             return failed
         return line.ask(send.request, deadline, expect=send.to)
+
+    @override
+    def _complaint(self, address: str) -> str:
+        line = self._lines.get(address)
+        return "" if line is None else line.complaint
 
     @override
     def _inquire(self, address: str) -> None:
@@ -107,7 +112,7 @@ class Reach(Whereabouts):
                 self._found(config, deadline)
             else:
                 time.sleep(RETRY_FOUNDING_S)
-        raise finding.unavailable()
+        raise explained(finding.unavailable(), self.complaints())
 
     def _found(self, config: Configuration, deadline: float) -> None:
         asked = {address: self.line(address).ask(Configure(config), deadline) for address in self._given}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from urllib.parse import unquote
 
@@ -16,7 +16,7 @@ from troth.core.register.messages import RESERVED, Configuration, Described, Rep
 from troth.core.register.reconfigure import Listing
 from troth.core.register.states import Attempt
 from troth.core.register.task import Outcome, Task
-from troth.errors import TrothError, Unavailable, UsageError, WrongCluster
+from troth.errors import RequestTimeout, TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
 TIMEOUT_S = 5.0
@@ -31,6 +31,10 @@ WITHIN_MAX_S = 1e6
 DESCRIBE_SECONDS_MAX = 2.0
 COLLECTIONS_MAX = 1024
 """Deleted keys that wait to be collected; beyond it their tombstones stay until `collect` is called."""
+
+COMPLAINTS_MAX = 5
+COMPLAINT_CHARS_MAX = 240
+"""So much is said, in an error, of what connections complain of."""
 
 PAUSE_S = 0.0005
 PAUSE_MAX_S = 0.1
@@ -186,6 +190,19 @@ def reply_of(outcome: Outcome) -> RegisterReply:
     if outcome.error is not None:
         raise outcome.error
     return RegisterReply(outcome.value, outcome.version, outcome.changed, outcome.decided)
+
+
+def explained(error: TrothError, complaints: Sequence[str]) -> TrothError:
+    """*error* of a call whose time is over, together with what its connections complain of."""
+    if not complaints or not isinstance(error, Unavailable | RequestTimeout):
+        return error
+    shown = "; ".join(f"{each:.{COMPLAINT_CHARS_MAX}}" for each in complaints[:COMPLAINTS_MAX])
+    return type(error)(f"{error}; {shown}")
+
+
+def told(outcome: Outcome, complaints: Sequence[str]) -> Outcome:
+    """*outcome*, its error `explained`."""
+    return outcome if outcome.error is None else replace(outcome, error=explained(outcome.error, complaints))
 
 
 def pause_s(tries: int, chance: float) -> float:

@@ -39,6 +39,7 @@ from troth.client.registers.request import (
     pause_s,
     reply_of,
     seconds,
+    told,
     view_of,
     where,
 )
@@ -331,6 +332,7 @@ class PaxosClient:
         """
         guard = guard or self._lock
         pending: dict[Future[ReplyMessage], Send] = {}
+        complaints: list[str] = []
         while True:
             with guard:
                 sends, outcome, pause = task.take(), task.outcome, task.pause
@@ -339,10 +341,11 @@ class PaxosClient:
             if outcome is not None:
                 for future in pending:
                     future.cancel()
-                return outcome
+                return told(outcome, complaints)
             # Nobody waits for acceptors that a closed client does not reach any more.
             left_s = 0.0 if self._reach.closed else deadline - time.monotonic()
             if left_s <= 0:
+                complaints = self._reach.complaints(task.config)
                 with guard:
                     for send in sends:
                         task.on_lost(send, sent=False)

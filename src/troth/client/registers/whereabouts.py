@@ -65,6 +65,16 @@ class Whereabouts:
             raise LineLost(f"nobody knows where acceptor {acceptor:x} is", sent=False)
         return seat.address
 
+    def complaints(self, config: Configuration | None = None) -> list[str]:
+        """What the last request to each acceptor of *config* (None: at the addresses given) failed with, if it did."""
+        at = list(self._given)
+        if config is not None:
+            at = [self._finding.address_of(seat.acceptor, config) or seat.address for seat in config.seats]
+        return [text for text in map(self._complaint, at) if text]
+
+    def _complaint(self, address: str) -> str:
+        raise NotImplementedError
+
     def _inquire(self, address: str) -> None:
         """Have the acceptor at *address* asked who it is; its answer comes to `_learn`."""
         raise NotImplementedError
