@@ -273,6 +273,38 @@ def test_a_session_is_named_and_waits_for_locks_as_long_as_its_transaction_may(
     branch.release(broken=False)
 
 
+def copying(branch: PostgresBranch) -> Any:
+    """A COPY whose caller has left it open; the driver keeps its connection locked."""
+    copy = branch.handle.connection.driver_connection.cursor().copy("COPY told (id) FROM STDIN")
+    copy.__enter__()
+    return copy
+
+
+def fetching(branch: PostgresBranch) -> Any:
+    rows = branch.handle.connection.driver_connection.cursor().stream("SELECT generate_series(1, 1000)")
+    next(rows)
+    return rows
+
+
+@pytest.mark.parametrize("left_open", [copying, fetching])
+def test_what_is_left_half_done_is_given_up_with_its_connection(
+    left_open: Callable[[PostgresBranch], Any], bank: Postgres
+) -> None:
+    """The driver would wait for its end before it rolls back, while other branches hold their locks."""
+    branch = opened(bank, 1, 1)
+    kept = left_open(branch)
+    with pytest.raises(exc.OperationalError, match="in progress"):
+        branch.ask()()
+    ending = threading.Thread(target=lambda: branch.roll_back()(), daemon=True)
+    ending.start()
+    ending.join(20)
+    assert not ending.is_alive()
+    assert branch.handle.invalidated
+    branch.release(broken=False)
+    assert rows(bank) == []
+    del kept
+
+
 # ---- MariaDB ----
 
 
@@ -290,6 +322,34 @@ def test_mariadb_goes_on_after_an_error_and_the_branch_does_not(verb: str, ledge
     with pytest.raises(Aborted) as caught:
         getattr(branch, verb)()()
     assert caught.value.__cause__ is raised.value
+    branch.roll_back()()
+    branch.release(broken=False)
+    assert rows(ledger) == [] and listed(ledger) == []
+
+
+@pytest.mark.parametrize("verb", ["rollback", "close"])
+def test_mariadb_is_given_up_by_its_connection_as_any_database_is(verb: str, ledger: MySql) -> None:
+    with written(ledger, 1, 1).handle as connection:
+        branch = connection.branch
+        getattr(connection, verb)()
+        with pytest.raises(Aborted, match="was rolled back"):
+            branch.prepare()
+        branch.roll_back()()
+        branch.release(broken=False)
+    assert rows(ledger) == [] and listed(ledger) == []
+    again = written(ledger, 2, 2)
+    assert again._session == branch._session, "the connection is as good as new"
+    again.commit_alone()()
+    again.release(broken=False)
+    assert rows(ledger) == [2]
+
+
+def test_mariadb_goes_on_after_a_rollback_in_the_middle_and_keeps_nothing(ledger: MySql) -> None:
+    branch = written(ledger, 1, 1)
+    branch.handle.rollback()
+    branch.handle.exec_driver_sql("INSERT INTO told VALUES (2)")
+    with pytest.raises(Aborted, match="was rolled back"):
+        branch.commit_alone()
     branch.roll_back()()
     branch.release(broken=False)
     assert rows(ledger) == [] and listed(ledger) == []

@@ -31,6 +31,8 @@ _KEPT: Final = "troth.channel"
 """Where a pooled connection's `info` keeps its channel."""
 _IN_TRANSACTION: Final = 1
 """SERVER_STATUS_IN_TRANS, which MariaDB and MySQL send with each answer."""
+_ACTIVE: Final = 1
+"""libpq's PQTRANS_ACTIVE: neither idle nor, with or without an error, in a transaction that waits for a statement."""
 LOOK_UP_EVERY_S = 0.1
 """How long a wait may keep Ctrl-C from being seen."""
 
@@ -59,6 +61,10 @@ class Channel(Protocol):
 
     def is_idle(self) -> bool:
         """Whether the driver itself knows that no transaction is open. False: it has to be told."""
+
+    def is_busy(self) -> bool:
+        """Whether something is left half done, such as a COPY: the driver would wait for its end before anything else,
+        for ever. False where nobody knows."""
 
     def setting(self, name: str) -> str | None:
         """A setting of the session of which the server tells every change, whoever makes it; None: not known."""
@@ -135,6 +141,9 @@ class _PqChannel:
     def is_idle(self) -> bool:
         return not self._pgconn.transaction_status
 
+    def is_busy(self) -> bool:
+        return bool(self._pgconn.transaction_status == _ACTIVE)
+
     def setting(self, name: str) -> str | None:
         found = self._pgconn.parameter_status(name.encode())
         return None if found is None else found.decode()
@@ -186,6 +195,9 @@ class _PyMySqlChannel:
     def is_idle(self) -> bool:
         return not self.dbapi.server_status & _IN_TRANSACTION
 
+    def is_busy(self) -> bool:
+        return False
+
     def setting(self, name: str) -> str | None:
         return None
 
@@ -227,6 +239,11 @@ class _BlockingStatements:
 
     def is_idle(self) -> bool:
         return False
+
+    def is_busy(self) -> bool:
+        raw = self._dialect.get_driver_connection(self.dbapi)
+        info = getattr(raw, "info", None)  # psycopg and psycopg2
+        return info is not None and info.transaction_status == _ACTIVE
 
     def setting(self, name: str) -> str | None:
         raw = self._dialect.get_driver_connection(self.dbapi)

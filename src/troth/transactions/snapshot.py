@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
+from typing_extensions import override
 
 from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.records import Commit
@@ -29,6 +30,18 @@ FIRST_LOOK = {
 
 
 _numbers = itertools.count()
+
+
+class SnapshotConnection(Connection):
+    """It sees what its snapshot saw until that ends."""
+
+    @override
+    def commit(self) -> None:
+        raise UsageError(
+            "commit() or rollback() would end the snapshot, and later reads see other moments: leave its block"
+        )
+
+    rollback = commit
 
 
 class Snapshot:
@@ -59,7 +72,7 @@ def open_snapshot(
         for participant in chosen:
             if not isinstance(participant, SqlParticipant):
                 raise UsageError(f"{participant.name}: snapshots are of SQL databases")
-            connection = stack.enter_context(participant.connected())
+            connection = stack.enter_context(participant.connected(SnapshotConnection))
             snapshot.connections[participant.name] = connection
         who = f"snapshot {next(_numbers)}"
         while True:

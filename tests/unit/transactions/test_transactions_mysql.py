@@ -150,3 +150,20 @@ def test_who_waits_for_whom_is_asked_where_the_server_keeps_it(version: tuple[st
     assert table in server.asked[-1]
     wait.cancel()
     assert server.asked[-1] == "KILL QUERY IS_USED_LOCK('troth.0123456789abcdef')"
+
+
+def test_a_wait_that_has_ended_is_not_cancelled_on_whoever_has_its_connection_now() -> None:
+    """KILL QUERY names a connection, not a transaction."""
+    server = Server({"SELECT w.trx_mysql_thread_id": [(7, 8)]})
+    ledger = participant(server)
+    waiting, holding, next_one = (f"T1.logname0.c.1.{number}" for number in (1, 2, 3))
+    session = Session(7, "0123456789abcdef")
+    ledger.sessions = {7: (waiting, session), 8: (holding, Session(8, "fedcba9876543210"))}
+    (wait,) = ledger.waits()
+    assert (wait.waiter, wait.holder) == (waiting, holding)
+    ledger.sessions[7] = (next_one, session)
+    wait.cancel()
+    assert not any(query.startswith("KILL") for query in server.asked)
+    ledger.sessions[7] = (waiting, session)
+    wait.cancel()
+    assert server.asked[-1] == f"KILL QUERY {session.holder}"

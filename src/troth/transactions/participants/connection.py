@@ -113,11 +113,22 @@ class BranchConnection(Connection):
     @override
     def _rollback_impl(self) -> None:
         """Also called by `close`, to be sure; then the pool need not roll back either."""
-        if self.branch is None or not self.branch.is_over:
+        branch = self.branch
+        if branch is None or (branch.is_ending and not branch.is_over):
             super()._rollback_impl()
-        elif not self.invalidated and not self.branch.channel.is_idle():
-            # The database has ended the transaction, as the listeners know, and the driver does not.
-            self._tell_driver(self.engine.dialect.do_rollback)
+        elif branch.is_over:
+            if not self.invalidated and not branch.channel.is_idle():
+                # The database has ended the transaction, as the listeners know, and the driver does not.
+                self._tell_driver(self.engine.dialect.do_rollback)
+        else:
+            self._settle()
+            is_done = False
+            try:
+                is_done = branch.roll_back_for_caller()
+            except exc.DBAPIError as error:
+                self._handle_dbapi_exception(error.orig or error, "ROLLBACK", None, None, None)
+            if not is_done:
+                super()._rollback_impl()
 
     @override
     def _savepoint_impl(self, name: str | None = None) -> str:

@@ -142,13 +142,28 @@ class MySqlBranch(SqlBranch):
             return lambda: None
         if self._phase == "PREPARED":
             return self._told([f"XA ROLLBACK {self.name}"], self.handle.tell_rolled_back)
-        # XA END is refused when it was sent before, or when a deadlock has ended the branch: XA ROLLBACK counts.
+        self._leave_off()
+        return self._told([f"XA ROLLBACK {self.name}"], self.handle.tell_rolled_back)
+
+    @override
+    def roll_back_for_caller(self) -> bool:
+        """What has begun with XA START takes no ROLLBACK."""
+        if self._phase != "ACTIVE":
+            return False
+        self._leave_off()
+        self.channel.start([f"XA ROLLBACK {self.name}"])()
+        self._phase = "ENDED"
+        self.is_over = True
+        self.handle.tell_rolled_back()
+        return True
+
+    def _leave_off(self) -> None:
+        """XA END is refused when it was sent before, or when a deadlock has ended the branch: XA ROLLBACK counts."""
         try:
             self.channel.start([f"XA END {self.name}"])()
         except exc.DBAPIError as error:
             if error.connection_invalidated:
                 raise
-        return self._told([f"XA ROLLBACK {self.name}"], self.handle.tell_rolled_back)
 
     def _told(self, statements: list[str], tell: Callable[[], None]) -> Callable[[], None]:
         finish = self.channel.start(statements)
@@ -276,6 +291,12 @@ class MySql(SqlParticipant):
             if _number(error.orig) != _NO_SUCH_THREAD:
                 raise
 
+    def _cancel(self, number: int, working: tuple[str, Session]) -> None:
+        """End the statement of a session that was *working* for a transaction, if it still is: KILL QUERY hits whatever
+        runs there, and the next transaction may have the connection."""
+        if self.sessions.get(number) == working:
+            self._kill("KILL QUERY", working[1])
+
     @override
     def waits(self) -> list[Wait]:
         sessions = dict(self.sessions)
@@ -284,7 +305,7 @@ class MySql(SqlParticipant):
         with self.connected() as connection:
             rows = connection.exec_driver_sql(self._waits).all()
         return [
-            Wait(sessions[waiter][0], sessions[holder][0], partial(self._kill, "KILL QUERY", sessions[waiter][1]))
+            Wait(sessions[waiter][0], sessions[holder][0], partial(self._cancel, waiter, sessions[waiter]))
             for waiter, holder in rows
             if waiter in sessions and holder in sessions
         ]

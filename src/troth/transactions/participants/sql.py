@@ -136,6 +136,9 @@ class SqlBranch:
         if self.handle.closed or self.handle.invalidated:
             return
         self.settle()
+        if self.channel.is_busy():
+            self.handle.invalidate()
+            return
         if self._transaction.is_active and not self.is_over:
             self._transaction.rollback()
         else:
@@ -144,6 +147,11 @@ class SqlBranch:
                 self.participant.engine.dialect.do_rollback(self._pooled)
             self.handle.tell_rolled_back()
         self.is_over = True
+
+    def roll_back_for_caller(self) -> bool:
+        """The caller gives up this branch, and so all of them, by rollback() or close() of its connection. False: do
+        what is done to any connection."""
+        return False
 
     def commit_alone(self) -> Callable[[], None]:
         self.check_whole()
@@ -197,9 +205,9 @@ class SqlParticipant(WithoutExtras):
         )
 
     @contextmanager
-    def connected(self) -> Iterator[Connection]:
+    def connected(self, kind: type[Connection] = Connection) -> Iterator[Connection]:
         """A connection of recovery's own, in which each statement is a transaction."""
-        with self._own.connect() as connection:
+        with kind(self._own) as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def facts(self) -> Facts:
