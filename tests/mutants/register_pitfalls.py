@@ -172,7 +172,7 @@ REGISTER_PITFALLS = (
         "a tombstone is collected when a quorum has it",
         50,
         "collection",
-        "if len(self._answers) < len(self.config.acceptors):",
+        "if len(self._answers) + len(self._silent) < len(self.config.acceptors):",
         "if len(self._answers) <= len(self.config.acceptors) // 2:",
     ),
     pitfall(

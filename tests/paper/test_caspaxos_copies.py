@@ -23,7 +23,7 @@ from troth.core.register.messages import (
 )
 from troth.core.register.reconfigure import COPIES_AT_ONCE, Listing, Reconfiguration, _Copying, _Survey
 from troth.core.register.task import Send
-from troth.errors import QuotaExceeded, UsageError
+from troth.errors import OutcomeUnknown, QuotaExceeded, UsageError
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -174,7 +174,8 @@ def test_nothing_more_is_asked_when_a_copy_was_refused() -> None:
         for send in task.take():
             about_key = isinstance(send.request, Accept) and send.request.key == KEY
             task.on_reply(send, Full("no room") if about_key else table.hand(send))
-    assert isinstance(task.outcome.error, QuotaExceeded)
+    assert isinstance(task.outcome.error, OutcomeUnknown)
+    assert isinstance(task.outcome.error.__cause__, QuotaExceeded)
     assert not task.has_sends
 
 

@@ -75,13 +75,15 @@ def test_a_collection_that_one_acceptor_may_not_have_heard_of_is_not_done() -> N
 
 
 @pytest.mark.parametrize("step", [Read, Prepare, Accept, Collect])
-def test_a_collection_ends_at_the_first_acceptor_that_is_silent(step: type[RequestMessage]) -> None:
+def test_a_collection_ends_when_an_acceptor_is_silent(step: type[RequestMessage]) -> None:
     """It would ask the others again and again meanwhile, and each time they write; the tombstone may as well stay."""
     table = Table()
     deleted(table)
     task, sends = collecting(table, table.proposer(2), step)
-    table.log.clear()
     task.on_lost(sends[0])
+    for send in sends[1:]:
+        assert task.outcome is None
+        task.on_reply(send, table.hand(send))
     assert task.outcome is not None and isinstance(task.outcome.error, Unavailable)
     assert not task.has_sends and not task.pause
     assert table.run(table.proposer(3).read(KEY)).value is None
@@ -95,6 +97,8 @@ def test_an_answer_to_another_question_ends_a_collection(step: type[RequestMessa
     deleted(table)
     task, sends = collecting(table, table.proposer(2), step)
     task.on_reply(sends[0], reply)
+    for send in sends[1:]:
+        task.on_reply(send, table.hand(send))
     assert task.outcome is not None and isinstance(task.outcome.error, Unavailable)
 
 
@@ -112,7 +116,29 @@ def test_silence_behind_an_answer_is_none() -> None:
     task, sends = collecting(table, table.proposer(2), Read)
     task.on_reply(sends[0], table.hand(sends[0]))
     task.on_lost(sends[0])
-    assert task.outcome is None
+    for send in sends[1:]:
+        task.on_reply(send, table.hand(send))
+    assert task.outcome is None and task.has_sends
+
+
+def test_an_answer_behind_silence_is_one() -> None:
+    table = Table()
+    deleted(table)
+    task, sends = collecting(table, table.proposer(2), Read)
+    task.on_lost(sends[0])
+    for send in sends:
+        task.on_reply(send, table.hand(send))
+    assert task.outcome is None and task.has_sends
+
+
+def test_an_acceptor_that_is_gone_ends_no_collection_if_there_is_a_newer_set() -> None:
+    table = Table(spares=1)
+    deleted(table)
+    client = table.proposer(2)
+    change = Reconfiguration(table.proposer(50), {NodeId(number): f"a{number}" for number in (2, 3, 4)})
+    assert table.run(change).error is None
+    outcome = table.run(client.collect(KEY), up=(2, 3, 4))
+    assert (outcome.error, outcome.tombstone) == (None, True)
 
 
 def test_a_collection_while_an_acceptor_is_away_disturbs_nobody() -> None:

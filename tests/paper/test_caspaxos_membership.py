@@ -5,9 +5,10 @@ from caspaxos import Table, ballot, state
 
 from troth.core.register import changes, reconfigure
 from troth.core.register.acceptor import Acceptor
-from troth.core.register.messages import Accept, Configure, Conflict, Described, Prepare, WrongConfig
+from troth.core.register.messages import Accept, Configure, Conflict, Described, Full, Prepare, WrongConfig
+from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Reconfiguration
-from troth.errors import NotApplied, QuotaExceeded, Unavailable, UsageError
+from troth.errors import NotApplied, OutcomeUnknown, QuotaExceeded, Unavailable, UsageError
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -72,22 +73,142 @@ def test_every_register_is_copied_however_many_pages_list_them(monkeypatch: pyte
         assert table.run(reader.read(b"key %02d" % number), up=(4, 5, 6)).value == b"%d" % number
 
 
+def no_room(table: Table, *nodes: int) -> Table:
+    """*nodes* hold five registers at most; there are more."""
+    for number in range(20):
+        table.run(table.proposer(1).change(b"key %02d" % number, changes.put(b"v" * 100)))
+    for node in nodes:
+        table.acceptors[NodeId(node)]._bytes_max = 1500
+    return table
+
+
+def test_who_joins_takes_over_what_the_others_hold_whatever_its_quota_is() -> None:
+    """The quotas of the others bound it. One that refused a copy would hold up the change, and all writes with it."""
+    table = no_room(Table(spares=3), 4, 5, 6)
+    change(table, 50, [4, 5, 6])
+    client = table.proposer(2)
+    for number in range(20):
+        assert table.run(client.read(b"key %02d" % number)).value == b"v" * 100
+    assert isinstance(table.run(client.change(KEY, changes.put(b"v"))).error, QuotaExceeded)
+    assert table.run(client.change(b"key 00", changes.delete())).error is None
+
+
+def test_who_stays_has_the_quota_that_it_had_also_while_others_join() -> None:
+    table = Table(spares=1)
+    operator = until_joint(table, [1, 2, 3, 4])
+    no_room(table, 1, 2, 3)
+    assert isinstance(table.run(operator.change(KEY, changes.put(b"v" * 100))).error, QuotaExceeded)
+
+
+def until_joint(table: Table, seats: list[int]) -> Proposer:
+    """An operator that has gone half-way; its proposer."""
+    operator = table.proposer(50)
+    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in seats})
+    while not operator.config.is_joint:
+        for send in task.take():
+            task.on_reply(send, table.hand(send))
+    return operator
+
+
 def test_a_change_whose_copies_fail_is_not_completed() -> None:
-    """What did not go over would be gone with the old group."""
+    """What did not go over would be gone with the old group. The error says that it is under way, and what to do."""
     table = Table(spares=3)
-    for number in range(5):
-        table.run(table.proposer(1).change(b"key %d" % number, changes.put(b"v" * 100)))
-    for node in (4, 5, 6):
-        table.acceptors[NodeId(node)]._bytes_max = 500
-    task = Reconfiguration(table.proposer(50), {NodeId(n): f"a{n}" for n in (4, 5, 6)})
-    assert isinstance(table.run(task).error, QuotaExceeded)
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    until_joint(table, [4, 5, 6])
+    task = Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (4, 5, 6)})
+    while task.outcome is None:
+        for send in task.take():
+            is_copy = isinstance(send.request, Accept) and send.request.key == KEY
+            task.on_reply(send, Full("no room") if is_copy else table.hand(send))
+    assert isinstance(task.outcome.error, OutcomeUnknown)
+    assert isinstance(task.outcome.error.__cause__, QuotaExceeded)
+    assert "once more" in str(task.outcome.error)
     config = table.acceptors[NodeId(1)].config
     assert config is not None and config.is_joint
-    for node in (4, 5, 6):
-        table.acceptors[NodeId(node)]._bytes_max = 1 << 20
-    change(table, 51, [4, 5, 6])
-    for number in range(5):
-        assert table.run(table.proposer(2).read(b"key %d" % number)).value == b"v" * 100
+    change(table, 52, [4, 5, 6])
+    newest = table.acceptors[NodeId(4)].config
+    assert newest is not None and newest.id.epoch == config.id.epoch + 1, "it is gone on with"
+    assert table.run(table.proposer(2).read(KEY)).value == b"v"
+
+
+def test_a_change_that_ends_before_anything_was_asked_has_not_happened() -> None:
+    table = Table(spares=1)
+    task = Reconfiguration(table.proposer(50), {NodeId(n): f"a{n}" for n in (1, 2, 4)})
+    task.give_up()
+    assert task.outcome is not None and isinstance(task.outcome.error, NotApplied)
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_change_whose_decision_was_asked_for_may_happen(arrives: bool) -> None:
+    """Also if it is refused by all of those whom it has reached by then: others may have it."""
+    table = Table(spares=1)
+    task = Reconfiguration(table.proposer(50), {NodeId(n): f"a{n}" for n in (1, 2, 4)})
+    for send in task.take():
+        task.on_reply(send, table.hand(send))
+    accepts = task.take()
+    assert all(isinstance(send.request, Accept) for send in accepts)
+    for send in accepts[: 2 if arrives else 0]:
+        table.hand(send)
+    task.give_up()
+    assert task.outcome is not None and isinstance(task.outcome.error, OutcomeUnknown)
+
+
+def test_a_change_whose_last_step_nobody_may_have_heard_of_is_not_told_as_not_done() -> None:
+    table = Table(spares=1)
+    operator = table.proposer(50)
+    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 4)})
+    while operator.config.id.epoch < 3:
+        for send in task.take():
+            task.on_reply(send, table.hand(send))
+    task.give_up()
+    assert task.outcome is not None and isinstance(task.outcome.error, OutcomeUnknown)
+
+
+def test_a_change_that_was_left_in_the_middle_is_taken_back_by_asking_for_the_old_set() -> None:
+    """Without a copy: each quorum has had one of the old set in it."""
+    table = Table(spares=3)
+    client = table.proposer(1)
+    table.run(client.change(b"before", changes.put(b"1")))
+    operator = until_joint(table, [4, 5, 6])
+    table.run(operator.change(b"meanwhile", changes.put(b"2")))
+    table.log.clear()
+    change(table, 51, [1, 2, 3])
+    assert not any(isinstance(each, Accept) and each.key in (b"before", b"meanwhile") for _, each, _ in table.log)
+    config = table.acceptors[NodeId(1)].config
+    assert config is not None and config.id.epoch == 3 and config.groups == table.config.groups
+    for up in ((1, 2), (1, 3), (2, 3)):
+        reader = table.proposer(60 + sum(up))
+        assert table.run(reader.read(b"before"), up=up).value == b"1"
+        assert table.run(reader.read(b"meanwhile"), up=up).value == b"2"
+
+
+def test_what_two_operators_make_of_an_unfinished_change_is_decided_once() -> None:
+    """One goes on with it, the other takes it back; whoever comes second goes on from what the first has reached."""
+    table = Table(spares=2)
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    until_joint(table, [1, 4, 5])
+    forward = Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (1, 4, 5)})
+    back = Reconfiguration(table.proposer(52), {NodeId(n): f"a{n}" for n in (1, 2, 3)})
+    for _ in range(600):
+        for task in (forward, back):
+            for send in task.take():
+                task.on_reply(send, table.hand(send))
+            if task.pause:
+                task.resume()
+    assert forward.outcome is not None and back.outcome is not None
+    configs = [each.config for each in table.acceptors.values() if each.config]
+    newest = max(configs, key=lambda config: config.id.epoch)
+    assert newest.acceptors in ((1, 2, 3), (1, 4, 5)) and not newest.is_joint
+    assert table.run(table.proposer(2).read(KEY)).value == b"v"
+
+
+def test_an_old_set_with_other_quorums_is_not_the_old_one() -> None:
+    table = Table(spares=1)
+    until_joint(table, [1, 2, 3, 4])
+    wanted = {NodeId(n): f"a{n}" for n in (1, 2, 3)}
+    assert table.run(Reconfiguration(table.proposer(51), wanted, prepare=3, accept=1)).error is None
+    config = table.acceptors[NodeId(1)].config
+    assert config is not None and config.id.epoch == 5, "forwards first, and then by another change"
 
 
 def test_a_seat_is_as_old_as_its_holders_stay() -> None:

@@ -65,6 +65,7 @@ _TELLS: dict[str, str] = {
     "lease": "troth lease list      (has it happened?)",
     "alarm": "troth alarm list      (has it happened?)",
     "compact": "the same command again: to compact twice is harmless",
+    "paxos": "troth paxos get KEY, or, after `acceptors set`, the same command again: it goes on",
 }
 """What shows whether a command that is not about one key has happened."""
 

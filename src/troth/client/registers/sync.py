@@ -268,12 +268,14 @@ class PaxosClient:
     ) -> Configuration:
         """Make the acceptors at *addresses* the set, while clients go on. Returns the configuration reached.
 
-        Those that are new must be running and belong to no set; whatever is in the registers is copied to them. If the
-        time is over in the middle everything works as it is, and the same call again goes on.
+        Those that are new must be running and belong to no set; whatever is in the registers is copied to them,
+        whatever their quotas are. If it ends in the middle everything works as it is; the same call again goes on, and
+        one that asks for the set of before takes it back.
 
         Raises:
             UsageError: no addresses, or quorums that need not meet.
-            Unavailable: an acceptor does not answer, or the time is over.
+            Unavailable: an acceptor does not answer, or the time is over, and nothing was changed.
+            OutcomeUnknown: it is under way, or may be; ``__cause__`` says why it is not complete.
             WrongCluster: an acceptor at one of the addresses belongs to another set.
         """
         deadline = self._deadline(within_s)

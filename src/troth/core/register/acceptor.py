@@ -235,10 +235,16 @@ class Acceptor:
             self.id, self.config, held, self._tombstones, self.bytes, self.fence, came_late=self.came_late
         )
 
+    @property
+    def _is_joining(self) -> bool:
+        """Whether we are new in a change that is under way. We are to hold all that the others do, whose quotas bound
+        it: one that refuses a copy would hold the change up for ever."""
+        return self.config is not None and self.config.is_joint and self.id not in self.config.groups[0].acceptors
+
     def _no_room(self, key: bytes, cost: int) -> Full | None:
         slot = self._slot(key)
         grows = cost - (0 if slot is None else _cost(key, slot.state))
-        if grows <= 0 or self.bytes + grows <= self._bytes_max or key.startswith(RESERVED):
+        if grows <= 0 or self.bytes + grows <= self._bytes_max or key.startswith(RESERVED) or self._is_joining:
             return None
         return Full(f"the acceptor holds {self.bytes} bytes, its quota is {self._bytes_max}: delete registers")
 

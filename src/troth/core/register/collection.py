@@ -1,7 +1,7 @@
 """Remove the tombstone of a deleted register from all acceptors.
 
-Paper: CASPaxos §3.1. Four steps, and each needs *every* acceptor, so the first that is silent ends it: what is left
-stays a tombstone, which is safe.
+Paper: CASPaxos §3.1. Four steps, and each needs *every* acceptor, so it ends with the first in which one is silent:
+what is left stays a tombstone, which is safe.
 
 1. Look. It promises nothing and writes nothing: most keys that were deleted and written again are live, and while an
    acceptor is away nobody is disturbed.
@@ -50,6 +50,7 @@ class Look(Exchange):
         super().__init__(proposer)
         self.key = key
         self._answers: dict[NodeId, ReplyMessage] = {}
+        self._silent: set[NodeId] = set()
         self._wanted: type[ReplyMessage]
         self._then: Callable[[], None]
         self._look()
@@ -71,6 +72,7 @@ class Look(Exchange):
     def _ask(self, request: RequestMessage, wanted: type[ReplyMessage], then: Callable[[], None]) -> None:
         """Ask everybody; when all have answered as *wanted* go on with *then*."""
         self._answers = {}
+        self._silent = set()
         self._wanted = wanted
         self._then = then
         self._broadcast(request)
@@ -83,18 +85,27 @@ class Look(Exchange):
         if not isinstance(reply, self._wanted | Conflict | Full):
             self._on_silence(acceptor)
             return
+        self._silent.discard(acceptor)
         self._answers[acceptor] = reply
-        if len(self._answers) < len(self.config.acceptors):
-            return
-        if len(self._answered(self._wanted)) == len(self._answers):
-            self._then()
-        else:
-            self._refused()
+        self._go_on()
 
     @override
     def _on_silence(self, acceptor: NodeId) -> None:
         if acceptor not in self._answers:
+            self._silent.add(acceptor)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """If all have been heard of. Not before: one that is gone is silent at once, because there is a newer set of
+        acceptors, which others will name."""
+        if len(self._answers) + len(self._silent) < len(self.config.acceptors):
+            return
+        if self._silent:
             self._end(self._missing())
+        elif len(self._answered(self._wanted)) == len(self._answers):
+            self._then()
+        else:
+            self._refused()
 
     @override
     def _on_new_config(self) -> None:

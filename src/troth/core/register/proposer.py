@@ -39,11 +39,11 @@ class Proposer(Standing):
         return Round(self, key, _keep, bound=True)
 
     def look(self, key: bytes) -> Look:
-        """What all acceptors hold of *key*; ends at the first that is silent, and disturbs nobody."""
+        """What all acceptors hold of *key*; fails if one is silent, and disturbs nobody."""
         return Look(self, key)
 
     def collect(self, key: bytes) -> Collection:
-        """Remove the tombstone of *key* from all acceptors (§3.1); ends at the first that is silent."""
+        """Remove the tombstone of *key* from all acceptors (§3.1); ends when one is silent."""
         return Collection(self, key)
 
 

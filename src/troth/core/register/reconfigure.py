@@ -22,7 +22,14 @@ it. Those that promised its ballot may all have left, so nothing would keep a la
 being undone by it. Therefore the scan also asks a phase-2 quorum, which meets the phase-1 quorum of any ballot, for the
 highest that was promised, and the last step refuses all up to it (`Configuration.barrier`).
 
-Whoever dies in the middle leaves a configuration that works; the next change finishes that one first.
+Whoever dies in the middle leaves a configuration that works; the next change finishes that one first, or takes it back
+if it asks for the old group.
+
+Taking back is e + 2 with the old group alone, and nothing need be copied or raised for it. Each phase under e, e + 1
+and e + 2 has a quorum of the old group, of the same sizes, and the seats of its acceptors stay, with all that they have
+promised and accepted. So for them the three are one: whoever completes phase 1 under e + 2 meets whatever was chosen
+under e + 1, as if its proposer had merely asked a few more. A register that was collected under e + 1 is gone from all
+of them, and each has raised its fence. What only the new group has promised or accepted was never enough.
 """
 
 from itertools import chain, repeat
@@ -265,10 +272,11 @@ class Reconfiguration:
         """The joint configuration in which the registers are being copied."""
         self._confirmed: ConfigId | None = None
         """The configuration that a quorum is known to be in."""
+        self._begun = False
         self._stage = "begin"
         self._inner: Round | Listing | _Copying | None = None
         self._leaving: tuple[NodeId, ...] = ()
-        self._target(1)
+        self._target(1, proposer.config.groups[0])
         self._next_stage()
 
     @property
@@ -308,13 +316,12 @@ class Reconfiguration:
     def give_up(self) -> None:
         """The caller's time is over. Whatever step was reached works, and the next change goes on from there."""
         if self.outcome is None:
-            self._end(
-                Unavailable(f"the change of acceptors is not complete; now {self._proposer.config.describe()}")
-            )
+            self._end(Unavailable(f"time is over, in {self._proposer.config.describe()}"))
 
     def _advance(self) -> None:
         while self.outcome is None and self._inner is not None and self._inner.outcome is not None:
             error = self._inner.outcome.error
+            self._begun = self._has_begun
             if isinstance(error, AcceptorsChanged | OutcomeUnknown):
                 self._stage = "begin"  # a decision may be asked for again: whatever it is, it stays
             elif error is not None:
@@ -322,7 +329,19 @@ class Reconfiguration:
                 return
             self._next_stage()
 
+    @property
+    def _has_begun(self) -> bool:
+        """Whether a step was decided, or may have been, or may yet be."""
+        return self._begun or (isinstance(self._inner, Round) and bool(self._inner.attempts))
+
     def _end(self, error: TrothError | None) -> None:
+        if error is not None and (self._has_begun or self._proposer.config.is_joint):
+            unfinished = OutcomeUnknown(
+                f"the change of acceptors is under way and not complete ({error}); ask for the same once more to go on "
+                "with it, or for the set of before to take it back"
+            )
+            unfinished.__cause__ = error
+            error = unfinished
         self.outcome = Outcome(error=error)
 
     def _next_stage(self) -> None:
@@ -340,11 +359,15 @@ class Reconfiguration:
 
     def _begin(self) -> None:
         config = self._proposer.config
+        old = config.groups[0]
         if config.is_joint:
-            self._list()
+            if _same(self._target(config.id.epoch, old), old):
+                self._decide(config, (old,), config.floor, barrier=config.barrier)
+            else:
+                self._list()
             return
-        target = self._target(config.id.epoch + 1)
-        if _same(target, config.groups[0]):
+        target = self._target(config.id.epoch + 1, old)
+        if _same(target, old):
             if self._confirmed == config.id:
                 self._end(None)
             else:
@@ -352,11 +375,10 @@ class Reconfiguration:
                 self._stage, self._confirmed = "confirming", config.id
                 self._inner = self._proposer.read(config_key(config.id.epoch + 1))
             return
-        self._decide(config, (config.groups[0], target), config.floor, barrier=config.barrier)
+        self._decide(config, (old, target), config.floor, barrier=config.barrier)
 
-    def _target(self, epoch: int) -> Group:
-        """The group wanted; who is in the present one keeps the seat that it has."""
-        present = self._proposer.config.groups[-1]
+    def _target(self, epoch: int, present: Group) -> Group:
+        """The group wanted; who is in the *present* one keeps the seat that it has."""
         kept = {seat.acceptor: seat.since for seat in present.seats}
         seats = tuple(Seat(node, address, kept.get(node, epoch)) for node, address in self._seats.items())
         return group_of(seats, prepare=self._prepare, accept=self._accept)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import xxhash
 
 from troth.core.register import changes
-from troth.core.register.messages import Configure, Seat, founding, group_of
+from troth.core.register.messages import Configure, Group, Seat, founding, group_of
 from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Task
@@ -62,6 +62,7 @@ class Simulation:
         self.ledger = Ledger()
         self.network = Network(self.world, plan, stream(plan.seed, "registers", "network"), self.counts)
         self._disk = stream(plan.seed, "registers", "disk")
+        self._back = stream(plan.seed, "registers", "back")
         self.nodes: dict[str, AcceptorNode] = {}
         for _ in range(plan.acceptors + plan.spares):
             self.new_acceptor()
@@ -283,12 +284,21 @@ class Simulation:
         flexible = self.rng.random() < 0.3 and not self.plan.wipe
         prepare = self.rng.randint(1, size) if flexible else 0
         accept = self.rng.randint(size + 1 - prepare, size) if flexible else 0
-        task = Reconfiguration(
-            operator.proposer, {node.id: node.address for node in chosen}, prepare=prepare, accept=accept
-        )
+        seats = {node.id: node.address for node in chosen}
+        if (old := self._group_to_go_back_to()) is not None:
+            self.counts["change taken back"] += 1
+            seats = {seat.acceptor: seat.address for seat in old.seats}
+            prepare, accept = old.prepare, old.accept
+        task = Reconfiguration(operator.proposer, seats, prepare=prepare, accept=accept)
         operator.drive(task, self._on_changed, patience_us=CHANGE_PATIENCE * self.plan.patience_us)
         if self.rng.random() < 0.3:
             self.world.after(self._for_a_while(), _die, operator)
+
+    def _group_to_go_back_to(self) -> Group | None:
+        """Where a change was left in the middle: sometimes the next operator takes it back."""
+        configs = [node.acceptor.config for node in self.nodes.values() if node.acceptor.config is not None]
+        newest = max(configs, key=lambda config: config.id.epoch)
+        return newest.groups[0] if newest.is_joint and self._back.random() < 0.5 else None
 
     def operator(self) -> ClientNode:
         """One more client, which asks for nothing by itself."""
