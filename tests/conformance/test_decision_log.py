@@ -12,7 +12,7 @@ from troth import LocalCluster
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid, parse_gid
 from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic, Member
-from troth.errors import NotApplied, OutcomeUnknown, TrothError
+from troth.errors import Corrupt, NotApplied, OutcomeUnknown, TrothError
 from troth.transactions.log import pruning
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import Decided, DecisionLog
@@ -385,6 +385,39 @@ def test_pruning_goes_past_a_page_of_cells_that_must_stay(
     assert verdicts == [Verdict.COMMIT] * 3 + [Verdict.FORGOTTEN] * 2
     assert standing(log._client)["stall"] == Standing(unnoted=3, heuristics=0)
     log.close()
+
+
+@pytest.mark.parametrize("key", [None, 5, b"x", "\ud800"])
+def test_what_could_not_be_read_back_is_refused(opened: Opener, key: Any) -> None:
+    log = opened("one")
+    bad, good = commit(log, 1, key=key), commit(log, 2, key="good")
+    (answer,) = decided(log, bad)
+    assert isinstance(answer, NotApplied)
+    assert decided(log, good) == [Decided(Verdict.COMMIT, good.gid)]
+    assert log.verdict(parsed(bad.gid)) is Verdict.OPEN
+    assert log.unapplied() == [good]
+
+
+def test_a_cell_that_nobody_can_read_stops_nothing_but_its_own_transaction(
+    cluster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "APPLIED_KEPT", 0)
+    log = ReplicatedLog.connect(cluster_url, name="damaged", coordinator="one")
+    damaged, kept = commit(log, 1), commit(log, 2)
+    decided(log, damaged, kept)
+    log._client.put(log._keys("cell", "one", damaged.gid), b"\x94\x01")
+    for ask in (log.verdict, log.commit_of):
+        with pytest.raises(Corrupt, match="cell/one/"):
+            ask(parsed(damaged.gid))
+    assert log.unapplied() == [kept]
+    unknown, known = decided(log, damaged, kept)
+    assert isinstance(unknown, OutcomeUnknown) and known == Decided(Verdict.COMMIT, kept.gid)
+    log.note_applied([damaged.gid, kept.gid])
+    decided(log)
+    log.close()
+    again = ReplicatedLog.connect(cluster_url, name="damaged", coordinator="one")
+    assert again.verdict(parsed(kept.gid)) is Verdict.FORGOTTEN, "pruned, beside one that stays"
+    again.close()
 
 
 # ---- the cluster's log: between what it reads and what it writes others go on -----------------------------

@@ -131,8 +131,9 @@ class TwoPhaseCommit:
 
         Args:
             timeout: seconds until the commit must have begun; also how long a statement may wait for a lock.
-            key: the caller's name for this work. Work whose key has been committed before is not done again: its block
-                ends at the first touch of a database, and `Transaction.replayed` is True. So a retry is exactly-once.
+            key: the caller's name for this work, at most 1024 bytes of UTF-8. Work whose key has been committed before
+                is not done again: its block ends at the first touch of a database, and `Transaction.replayed` is True.
+                So a retry is exactly-once.
             wait: ``"applied"``: return when every branch is committed, so that others see it; ``"decided"``: return as
                 soon as the decision is durable.
 

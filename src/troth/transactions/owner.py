@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from troth.core.twophase.cells import Verdict
-from troth.core.twophase.records import BranchRef, Commit
+from troth.core.twophase.records import TEXT_BYTES_MAX, BranchRef, Commit, is_text
 from troth.core.twophase.table import Action, Event, State, step
 from troth.errors import Aborted, NotApplied, TransactionInDoubt, TrothError, UsageError
 from troth.transactions.fan import Fan
@@ -50,6 +50,11 @@ class Owner(Fan):
         self._core = core
         if wait not in ("applied", "decided"):
             raise UsageError(f"wait={wait!r}: 'applied' or 'decided'")
+        if not is_text(key):
+            # None too: what was to be done once would be done as often as it is asked for.
+            raise UsageError(
+                f"key={key!r:.80}: a str of at most {TEXT_BYTES_MAX} bytes of UTF-8; without a key leave it out"
+            )
         within_s = checked_timeout(timeout)
         self.gid = self._own_gid = core.next_gid()
         self.outcome: Outcome | None = None

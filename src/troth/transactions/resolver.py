@@ -114,7 +114,8 @@ class Resolver:
             if verdict is Verdict.OPEN and is_over and core.may_be_in_doubt(gid):
                 # We were interrupted, or not answered, and nothing is written: whoever writes the cell first decides.
                 verdict = core.waiting.blocking(core.log.abort, Abort(name, RECOVERY))
-        except UNREACHABLE:
+        except UNREACHABLE as error:
+            self.report.unreachable[f"log of {gid.coordinator}"] = str(error)
             return Finding.LOG_SILENT
         match verdict:
             case Verdict.COMMIT:

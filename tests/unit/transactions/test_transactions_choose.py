@@ -63,3 +63,11 @@ def test_who_can_prepare_is_no_last_resource() -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(UsageError, match="postgresql can"):
         choose({"bank": LastResource(sa.create_engine("postgresql+psycopg://host/bank"))}, InThreads())
+
+
+@pytest.mark.parametrize("name", [5, None, b"x", "", "\ud800", "x" * 1025])
+def test_a_name_that_no_log_can_keep_is_refused(name: Any, tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/one.db")
+    with pytest.raises(UsageError, match="no name for a participant"):
+        choose({"first": engine, name: engine}, InThreads())
+    engine.dispose()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -686,3 +686,33 @@ def test_one_at_a_time_decides_about_keys(tmp_path: Path, monkeypatch: pytest.Mo
             assert (first, second) == (True, False)
     with two.keys_held() as second:
         assert second
+
+
+@pytest.mark.parametrize("key", [None, 5, b"x", "\ud800"])
+def test_a_record_that_could_not_be_read_back_is_never_written(key: Any, tmp_path: Path) -> None:
+    log = FileLog(tmp_path, coordinator="one")
+    bad, good = (str(Gid(log.log_id, "one", log.epoch.number, sequence)) for sequence in (1, 2))
+    (answer,) = log.decide([Commit(bad, (), key)])
+    assert isinstance(answer, NotApplied)
+    assert log.decide([Commit(good, (), "x")]) == [(Verdict.COMMIT, good)]
+    with pytest.raises(NotApplied):
+        log.register([Member(key, "sqlite", "x")])
+    log.close()
+    again = FileLog(tmp_path, coordinator="one")
+    assert (again.holder_of("x"), again.members()) == (good, {})
+    again.close()
+
+
+def test_what_was_applied_is_told_though_the_record_that_it_was_to_go_with_is_refused(tmp_path: Path) -> None:
+    log = FileLog(tmp_path, coordinator="one")
+    done, bad, next_one = (str(Gid(log.log_id, "one", log.epoch.number, sequence)) for sequence in (1, 2, 3))
+    log.decide([Commit(done, ())])
+    log.note_applied([done])
+    log.decide([Commit(bad, (), cast(Any, None))])
+    log.decide([Commit(next_one, ())])
+    other = FileLog(tmp_path, coordinator="two")
+    assert [commit.gid for commit in other.unapplied()] == []
+    other.coordinators()
+    assert [commit.gid for commit in other.unapplied()] == [next_one]
+    other.close()
+    log.close()

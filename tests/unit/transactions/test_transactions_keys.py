@@ -448,3 +448,16 @@ def test_a_child_begins_nothing_with_what_its_parent_has_made(tmp_path: Path) ->
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         with tpc.begin():
             pass
+
+
+@pytest.mark.parametrize("key", [None, 5, b"x", True, "\ud800", "x" * 1025, "é" * 513])
+def test_a_key_that_no_log_can_keep_is_refused_before_there_is_anything_to_decide(
+    key: Any, tmp_path: Path
+) -> None:
+    with TwoPhaseCommit({"last": place(tmp_path)}, log=tmp_path / "log", recover_every=None) as tpc:
+        with pytest.raises(UsageError, match="at most 1024 bytes of UTF-8"):
+            tpc.begin(key=key)
+        for good in ("x" * 1024, "\u0000", "a/b"):
+            with tpc.begin(key=good) as tx:
+                tx["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+            assert tx.outcome is Outcome.COMMITTED

@@ -8,6 +8,19 @@ import msgspec
 
 from troth.core.twophase.forgotten import ForgottenState
 
+TEXT_BYTES_MAX = 1024
+"""How long a caller's key, or a participant's name, may be: records carry it, and 100,000 keys are kept."""
+
+
+def is_text(given: object) -> bool:
+    """Whether *given* can stand in a record: a str of at most `TEXT_BYTES_MAX` bytes of UTF-8."""
+    if not isinstance(given, str):
+        return False
+    try:
+        return len(given.encode()) <= TEXT_BYTES_MAX
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+
 
 class BranchRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One prepared branch: the participant's name, the branch's name there, and how to prove later what became of it.

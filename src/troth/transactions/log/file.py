@@ -164,6 +164,8 @@ class FileLog:
                 self._writer.append(won)
         except Fenced:
             return [self._verdict_of_successor(commit) for commit in commits]
+        except NotApplied as refused:
+            return [refused if commit in won else answer for commit, answer in zip(commits, answers, strict=True)]
         return answers
 
     def _holder_elsewhere(self, key: str) -> str | None:

@@ -29,7 +29,7 @@ import msgspec
 import xxhash
 
 from troth.core.twophase.records import Opened, Record
-from troth.errors import Corrupt
+from troth.errors import Corrupt, NotApplied
 from troth.ids import NodeId
 from troth.storage import record
 from troth.storage.record import ALIGN_BYTES, RECORD_HEAD_BYTES, Kind
@@ -74,8 +74,17 @@ def encode_opened(opened: Opened, *, number: int, log_id: str) -> bytes:
 
 
 def encode_batch(records: tuple[Record, ...], *, sequence: int, number: int, log_id: str) -> bytes:
-    """The record with *sequence* (1, 2, ...) of file *number*."""
-    return _frame(Kind.CHANGE, _encode(records), sequence, number, log_id)
+    """The record with *sequence* (1, 2, ...) of file *number*.
+
+    Raises:
+        NotApplied: it could not be read back, and nobody could read the file any more.
+    """
+    try:
+        body = _encode(records)
+        _decode_records(body)  # structs take any type when they are made
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+        raise NotApplied(f"the decision log could not read this back: {error}") from error
+    return _frame(Kind.CHANGE, body, sequence, number, log_id)
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,8 @@ Under ``troth.2pc/log/<name>/``::
     member/<name>, heuristic/<gid>/<participant>
 """
 
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,13 +23,52 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.forgotten import ForgottenState
 from troth.core.twophase.gid import Gid, parse_gid
 from troth.core.twophase.records import Abort, Commit, Heuristic, Member
-from troth.errors import UsageError
+from troth.errors import Corrupt, NotApplied, UsageError
 from troth.kv.requests import KeyValue, Operation
 
-encode = msgspec.msgpack.Encoder().encode
-decode_cell = msgspec.msgpack.Decoder(Commit | Abort).decode
-decode_member = msgspec.msgpack.Decoder(Member).decode
-decode_heuristic = msgspec.msgpack.Decoder(Heuristic).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+def encode(record: Any) -> bytes:
+    """Raises NotApplied: nobody could read it back."""
+    try:
+        encoded = _encode(record)
+        kind: Any = type(record)
+        _decoder(kind).decode(encoded)  # structs take any type when they are made
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as error:
+        raise NotApplied(f"the decision log could not read this back: {error}") from error
+    return encoded
+
+
+def _decode(kv: KeyValue, kind: Any) -> Any:
+    """Raises Corrupt: that is no value of this key."""
+    try:
+        return _decoder(kind).decode(kv.value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        key = kv.key.decode(errors="replace")
+        raise Corrupt(
+            f"what stands under {key} in the cluster is not what this troth writes: {error}", path=key
+        ) from error
+
+
+def decode_cell(kv: KeyValue) -> Commit | Abort:
+    found: Commit | Abort = _decode(kv, Commit | Abort)
+    return found
+
+
+def decode_member(kv: KeyValue) -> Member:
+    found: Member = _decode(kv, Member)
+    return found
+
+
+def decode_heuristic(kv: KeyValue) -> Heuristic:
+    found: Heuristic = _decode(kv, Heuristic)
+    return found
 
 
 class EpochCell(NamedTuple):
@@ -39,8 +79,14 @@ class EpochCell(NamedTuple):
     """Whether a coordinator has opened it, or a recoverer just to close the others."""
 
 
-decode_epoch = msgspec.msgpack.Decoder(EpochCell).decode
-decode_forgotten = msgspec.msgpack.Decoder(ForgottenState).decode
+def decode_epoch(kv: KeyValue) -> EpochCell:
+    found: EpochCell = _decode(kv, EpochCell)
+    return found
+
+
+def decode_forgotten(kv: KeyValue) -> ForgottenState:
+    found: ForgottenState = _decode(kv, ForgottenState)
+    return found
 
 
 class Keys:
@@ -72,12 +118,12 @@ class Seen(NamedTuple):
 
 
 def seen(reply: TxnReply) -> Seen:
-    """What the operations of `Keys.reads` found."""
+    """What the operations of `Keys.reads` found. Raises Corrupt."""
     cell, epoch, forgotten, *holder = (first(result) for result in reply.responses)
     return Seen(
-        decode_cell(cell.value) if cell is not None else None,
-        decode_epoch(epoch.value) if epoch is not None else None,
-        decode_forgotten(forgotten.value) if forgotten is not None else ForgottenState(),
+        decode_cell(cell) if cell is not None else None,
+        decode_epoch(epoch) if epoch is not None else None,
+        decode_forgotten(forgotten) if forgotten is not None else ForgottenState(),
         holder[0].value.decode() if holder and holder[0] is not None else None,
     )
 

@@ -1,12 +1,14 @@
 """What a cluster's decision log drops: the names of applied transactions, of which a bit each stays."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from troth.client.operations import Delete, Put, mod_revision
 from troth.client.sync import Client
 from troth.core.twophase.cells import APPLIED_KEPT
 from troth.core.twophase.forgotten import Forgotten, ForgottenState
 from troth.core.twophase.records import Abort
+from troth.errors import Corrupt
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
 from troth.transactions.log.keys import Keys, decode_cell, decode_forgotten, encode, last_part, parsed
 
@@ -48,7 +50,10 @@ class Pruning:
     def _drop(self, coordinator: str, epoch: int, oldest: Sequence[KeyValue], pending: set[str]) -> bool:
         """Drop what can be dropped of *oldest*; False if that is nothing."""
         cells = self._keys("cell", coordinator) + "/"
-        found_cells = {kv.key.decode().removeprefix(cells): decode_cell(kv.value) for kv in oldest}
+        found_cells = {}
+        for each in oldest:
+            with suppress(Corrupt):  # it stays, for whoever has to say what it was
+                found_cells[each.key.decode().removeprefix(cells)] = decode_cell(each)
         # An abort keeps its cell while a Commit may still come for it, and then needs none: an empty one says the same.
         aborted = {name for name, cell in found_cells.items() if isinstance(cell, Abort)}
         drop = [
@@ -60,7 +65,7 @@ class Pruning:
             some = drop[start : start + AT_ONCE]
             key = self._keys("forgotten", coordinator)
             kv = self._client.get(key).kv
-            state = decode_forgotten(kv.value) if kv is not None else ForgottenState()
+            state = decode_forgotten(kv) if kv is not None else ForgottenState()
             forgotten = Forgotten(state, bytes_max=FORGOTTEN_BYTES_MAX)
             for found in (parsed(name) for name in some if name not in aborted):
                 forgotten.add(found.epoch, found.sequence)

@@ -11,6 +11,7 @@ stands there afterwards is the decision, and a Commit that is still under way ca
 import asyncio
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from troth.client.operations import Delete, Put, create_revision, value
 from troth.client.replies import TxnReply
@@ -19,7 +20,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.gid import Epoch, Gid, is_name
 from troth.core.twophase.records import Abort, Commit, Heuristic, Member
-from troth.errors import NotApplied, OutcomeUnknown, RequestError, TrothError, UsageError
+from troth.errors import Corrupt, NotApplied, OutcomeUnknown, RequestError, TrothError, UsageError
 from troth.kv.requests import Compare, KeyValue, Operation
 from troth.transactions.log.cluster_place import ClusterPlace
 from troth.transactions.log.interface import Coordinator, Decided
@@ -104,7 +105,7 @@ class ReplicatedLog:
         applied = self._applied_operations(done)
 
         async def all_at_once() -> list[TxnReply | BaseException]:
-            waiting = [self._client.aio.txn(*self._attempt(commit)) for commit in commits]
+            waiting = [self._try(commit) for commit in commits]
             notes = [self._client.aio.txn((), operations) for operations in applied]
             answers = await asyncio.gather(*waiting, *notes, return_exceptions=True)
             return answers[: len(commits)]
@@ -113,10 +114,17 @@ class ReplicatedLog:
         answers: list[Decided | TrothError] = []
         is_silent = False
         for commit, reply in zip(commits, replies, strict=True):
-            answers.append(self._read_answer(commit, reply, 0 if is_silent else ASK_AGAIN_TIMES))
+            try:
+                answers.append(self._read_answer(commit, reply, 0 if is_silent else ASK_AGAIN_TIMES))
+            except Corrupt as error:
+                answers.append(OutcomeUnknown(f"{commit.gid}: {error}"))
+                continue
             # Nobody waits for the silence of each of a batch: recovery asks for them when there is a log again.
             is_silent = is_silent or isinstance(answers[-1], OutcomeUnknown)
         return answers
+
+    async def _try(self, commit: Commit) -> TxnReply:
+        return await self._client.aio.txn(*self._attempt(commit))
 
     def _attempt(self, commit: Commit) -> tuple[list[Compare], list[Operation], list[Operation]]:
         gid = parsed(commit.gid)
@@ -196,7 +204,7 @@ class ReplicatedLog:
 
     def commit_of(self, gid: Gid) -> Commit | None:
         kv = self._client.get(self._keys("cell", gid.coordinator, str(gid))).kv
-        found = decode_cell(kv.value) if kv is not None else None
+        found = decode_cell(kv) if kv is not None else None
         return found if isinstance(found, Commit) else None
 
     def holder_of(self, key: str) -> str | None:
@@ -248,7 +256,11 @@ class ReplicatedLog:
         with self._lock:
             done = set(self._done)
         gids = [last_part(kv) for kv in self._range("pending/")]
-        found = [self.commit_of(parsed(gid)) for gid in gids if gid not in done]
+        found = []
+        for gid in gids:
+            if gid not in done:
+                with suppress(Corrupt):  # said of each branch of it that is found
+                    found.append(self.commit_of(parsed(gid)))
         return [commit for commit in found if commit is not None]
 
     def _range(self, what: str) -> list[KeyValue]:
@@ -263,14 +275,14 @@ class ReplicatedLog:
             self._client.txn((), [Put(self._keys("member", member.name), encode(member)) for member in new])
 
     def members(self) -> dict[str, Member]:
-        found = [decode_member(kv.value) for kv in self._range("member/")]
+        found = [decode_member(kv) for kv in self._range("member/")]
         return {member.name: member for member in found}
 
     def note_heuristic(self, record: Heuristic) -> None:
         self._client.put(self._keys("heuristic", record.gid, record.participant), encode(record))
 
     def heuristics(self) -> list[Heuristic]:
-        return [decode_heuristic(kv.value) for kv in self._range("heuristic/")]
+        return [decode_heuristic(kv) for kv in self._range("heuristic/")]
 
     def forget(self, gid: str, by: str) -> bool:
         return self._client.delete(prefix=self._keys("heuristic", gid) + "/").deleted > 0

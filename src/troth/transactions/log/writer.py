@@ -70,6 +70,7 @@ class Writer:
         Raises:
             Fenced: somebody has raised a higher number; whether the records counted is written there.
             SyncFailed, StorageError: nothing is known about them; the log is not written any more.
+            NotApplied: one of them could not be read back; nothing was written.
         """
         if self.fault is not None:
             raise self.fault
@@ -77,8 +78,12 @@ class Writer:
             raise Fenced
         if self._pid != os.getpid():
             raise UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
+        place, done = self.place, list(self._done)
+        batch = (*records, Applied(tuple(done))) if done else tuple(records)
+        content = framing.encode_batch(batch, sequence=place.sequence, number=place.number, log_id=place.log_id)
         try:
-            self._append(records)
+            del self._done[: len(done)]
+            self._append(records, content)
         except (Fenced, StorageError):
             raise
         except BaseException as error:
@@ -88,11 +93,8 @@ class Writer:
                 raise
             raise fault from error
 
-    def _append(self, records: Sequence[Record]) -> None:
+    def _append(self, records: Sequence[Record], content: bytes) -> None:
         place = self.place
-        done, self._done = self._done, []
-        batch: tuple[Record, ...] = (*records, Applied(tuple(done))) if done else tuple(records)
-        content = framing.encode_batch(batch, sequence=place.sequence, number=place.number, log_id=place.log_id)
         end = place.end + len(content)
         try:
             if end > self._zeroed:

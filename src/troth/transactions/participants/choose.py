@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from troth.client.sync import Client, connect
+from troth.core.twophase.records import TEXT_BYTES_MAX, is_text
 from troth.errors import PreflightFailed, UsageError
 from troth.transactions.participants.base import Participant
 from troth.transactions.participants.cluster import Cluster
@@ -31,7 +32,7 @@ def choose(given: Mapping[str, Any] | Sequence[Any], waiting: Waiting) -> list[P
     Without names they are called after their database, which stays the same when the program is started again.
 
     Raises:
-        UsageError: nothing, twice the same name, or what is no database.
+        UsageError: nothing, twice the same name, a name that is none, or what is no database.
         PreflightFailed: a kind of database that cannot take part.
     """
     named: list[tuple[str | None, Any]]
@@ -41,6 +42,10 @@ def choose(given: Mapping[str, Any] | Sequence[Any], waiting: Waiting) -> list[P
     with ExitStack() as undo:
         found = []
         for name, each in named:
+            if isinstance(given, Mapping) and not (name and is_text(name)):
+                raise UsageError(
+                    f"{name!r:.80} is no name for a participant: a str of 1 to {TEXT_BYTES_MAX} bytes of UTF-8"
+                )
             found.append(_participant(name, each, waiting))
             undo.callback(found[-1].close)
         names = [participant.name for participant in found]
