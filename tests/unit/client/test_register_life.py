@@ -495,6 +495,30 @@ async def test_a_key_is_held_by_one_task_and_forgotten_when_none_wants_it() -> N
 # ---- deletions while an acceptor is away ----
 
 
+def test_a_collection_waits_for_its_clients_own_change_of_the_key(acceptors: Acceptors) -> None:
+    """They would only refuse each other, and it would end as if others were changing the key."""
+    with PaxosClient(ADDRESSES, collect=False) as registers, ThreadPoolExecutor(1) as pool:
+        registers.put("k", "1")
+        registers.delete("k")
+        with registers._turns.of(b"k", 0.0):
+            collecting = pool.submit(registers.collect, "k")
+            with pytest.raises(TimeoutError):
+                collecting.result(0.05)
+        assert collecting.result(30) == 1
+
+
+@asynchronous
+async def test_an_asyncio_collection_waits_for_its_clients_own_change_of_the_key(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES, collect=False) as registers:
+        await registers.put("k", "1")
+        await registers.delete("k")
+        async with registers._turns.of(b"k", 1.0):
+            collecting = asyncio.create_task(registers.collect("k"))
+            await asyncio.wait([collecting], timeout=0.05)
+            assert not collecting.done()
+        assert await collecting == 1
+
+
 def test_a_change_behind_a_deletion_waits_for_no_acceptor_that_is_away(acceptors: Acceptors) -> None:
     """The collection of the tombstone does; but it holds the key's turn only when all acceptors are there."""
     acceptors.away = {NodeId(3)}

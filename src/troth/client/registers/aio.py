@@ -162,7 +162,8 @@ class PaxosClient:
             dead = census.tombstones
         tally = Tally()
         for name in dead:
-            tally.count(await self._call(self._proposer.collect(name), deadline))
+            async with self._places.one(deadline - now_s()):
+                tally.count(await self._collected(name, deadline, holds_s=within_s))
         return tally.removed()
 
     async def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
@@ -296,12 +297,18 @@ class PaxosClient:
 
     async def _collect(self, key: bytes) -> None:
         try:
-            # Whoever changes the key does not wait for an acceptor that is away: the turn is taken when all are there.
-            if (await self._drive(self._proposer.look(key), self._deadline(COLLECT_WITHIN_S))).tombstone:
-                async with self._turns.of(key, COLLECT_WITHIN_S):
-                    await self._drive(self._proposer.collect(key), self._deadline(COLLECT_HOLDS_S))
+            await self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
         finally:
             self._collecting.discard(key)
+
+    async def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
+        """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is
+        away: the turn is taken when all are there, for *holds_s* at most."""
+        looked = await self._drive(self._proposer.look(key), deadline)
+        if not looked.tombstone:
+            return looked
+        async with self._turns.of(key, deadline - now_s()):
+            return await self._drive(self._proposer.collect(key), min(deadline, self._deadline(holds_s)))
 
     # ---- beginning and end ---------------------------------------------------------------------------------
 

@@ -224,7 +224,8 @@ class PaxosClient:
             dead = census.tombstones
         tally = Tally()
         for name in dead:
-            tally.count(self._call(self._begin(partial(Proposer.collect, key=name)), deadline))
+            with self._places.one(deadline):
+                tally.count(self._collected(name, deadline, holds_s=within_s))
         return tally.removed()
 
     def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
@@ -400,16 +401,22 @@ class PaxosClient:
 
     def _collect(self, key: bytes) -> None:
         try:
-            deadline = self._deadline(COLLECT_WITHIN_S)
-            # Whoever changes the key does not wait for an acceptor that is away: the turn is taken when all are there.
-            if self._drive(self._begin(partial(Proposer.look, key=key)), deadline).tombstone:
-                with self._turns.of(key, deadline):
-                    self._drive(self._begin(partial(Proposer.collect, key=key)), self._deadline(COLLECT_HOLDS_S))
+            self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
         except TrothError:
             pass  # it stays a tombstone, which is safe; `collect` tries again
         finally:
             with self._lock:
                 self._collecting.discard(key)
+
+    def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
+        """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is
+        away: the turn is taken when all are there, for *holds_s* at most."""
+        looked = self._drive(self._begin(partial(Proposer.look, key=key)), deadline)
+        if not looked.tombstone:
+            return looked
+        with self._turns.of(key, deadline):
+            collecting = self._begin(partial(Proposer.collect, key=key))
+            return self._drive(collecting, min(deadline, self._deadline(holds_s)))
 
     # ---- beginning and end ---------------------------------------------------------------------------------
 
