@@ -325,6 +325,17 @@ def test_local_acceptors_of_a_program_keep_their_data_and_end_with_it(tmp_path: 
     until(lambda: not any(_runs(pid) for pid in pids))
 
 
+def test_the_asyncio_client_starts_acceptors_too(tmp_path: Path) -> None:
+    async def everything() -> list[int | None]:
+        async with await troth.aio.PaxosClient.local(tmp_path / "data", 3) as registers:
+            assert (await registers.put("k", "v")).changed
+            assert registers.local_acceptors is not None
+            processes = registers.local_acceptors.processes.values()
+        return [process.poll() for process in processes]
+
+    assert asyncio.run(everything()) == [0, 0, 0]
+
+
 def test_local_acceptors_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
     started: list[troth.PaxosClient] = []
     thread = threading.Thread(target=lambda: started.append(troth.PaxosClient.local(tmp_path / "data", 3)))

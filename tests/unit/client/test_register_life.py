@@ -190,6 +190,28 @@ def test_what_nobody_has_closed_is_closed_when_the_program_ends(acceptors: Accep
         line.ask(Describe(), time.monotonic() + LONG_S).result(30)
 
 
+@asynchronous
+async def test_an_asyncio_client_is_not_opened_again_once_it_is_closed(acceptors: Acceptors) -> None:
+    registers = aio.PaxosClient(ADDRESSES)
+    async with registers:
+        pass
+    with pytest.raises(UsageError, match="closed"):
+        await registers.open()
+
+
+def test_an_asyncio_client_belongs_to_the_event_loop_that_opened_it(acceptors: Acceptors) -> None:
+    """Its connections do, so calls in another one would hear of nothing until their time is over."""
+    registers = asyncio.run(aio.PaxosClient(ADDRESSES).open())
+
+    async def calls() -> None:
+        for call in (registers.get("k"), registers.put("k", "v"), registers.keys(), registers.acceptors()):
+            with pytest.raises(UsageError, match="another event loop"):
+                await call
+        await registers.close()
+
+    asyncio.run(calls())
+
+
 # ---- forks ----
 
 
@@ -428,10 +450,14 @@ def test_whatever_a_change_function_raises_ends_the_call(acceptors: Acceptors) -
 
 def test_a_time_out_is_a_number_and_for_ever_is_a_long_time(acceptors: Acceptors) -> None:
     assert seconds(3.5) == 3.5
-    assert seconds(-1.0) == -1.0, "it is over already"
     assert seconds(float("inf")) == WITHIN_MAX_S
-    with pytest.raises(UsageError, match="number of seconds"):
-        seconds(float("nan"))
+    for wrong in (float("nan"), 0, -1.0, "1", None):
+        with pytest.raises(UsageError, match="number of seconds"):
+            seconds(wrong)
+        with pytest.raises(UsageError, match="number of seconds"):
+            PaxosClient(ADDRESSES, timeout=wrong)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="number of seconds"):
+            PaxosClient.local("nowhere", timeout=wrong)  # type: ignore[arg-type]
     with PaxosClient(ADDRESSES, timeout=float("inf")) as registers:
         assert registers.put("k", "1").changed
         with pytest.raises(UsageError, match="number of seconds"):
@@ -454,7 +480,7 @@ def test_a_change_whose_time_is_over_before_it_leaves_is_not_applied(acceptors: 
     with PaxosClient(ADDRESSES) as registers:
         registers.put("k", "1")
         with pytest.raises(Unavailable):
-            registers.put("k", "2", within_s=0.0)
+            registers.put("k", "2", within_s=1e-9)
         assert registers.get("k").value == b"1"
 
 
@@ -463,7 +489,7 @@ async def test_an_asyncio_change_whose_time_is_over_before_it_leaves_is_not_appl
     async with aio.PaxosClient(ADDRESSES) as registers:
         await registers.put("k", "1")
         with pytest.raises(Unavailable):
-            await registers.put("k", "2", within_s=0.0)
+            await registers.put("k", "2", within_s=1e-9)
         assert (await registers.get("k")).value == b"1"
 
 

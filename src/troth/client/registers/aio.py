@@ -7,8 +7,9 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from troth.client import request as requests
 from troth.client.operations import Text, as_bytes
@@ -21,6 +22,7 @@ from troth.client.registers.request import (
     COLLECT_HOLDS_S,
     COLLECT_WITHIN_S,
     COLLECTIONS_MAX,
+    STARTED_WITHIN_S,
     TIMEOUT_S,
     AcceptorView,
     Finding,
@@ -50,6 +52,9 @@ from troth.core.register.task import Outcome, Send, Task
 from troth.errors import TrothError, UsageError
 from troth.ids import NodeId
 
+if TYPE_CHECKING:
+    from troth.client.registers.local import LocalAcceptors
+
 
 class PaxosClient:
     """`troth.PaxosClient` for asyncio: the same calls, awaited. Open it with ``async with``, or `open` and `close`."""
@@ -69,15 +74,15 @@ class PaxosClient:
         Raises:
             UsageError: no addresses.
         """
-        if timeout <= 0:
-            raise UsageError("timeout is in seconds and above 0")
         place = where(acceptors)
-        self._timeout_s = timeout
+        self._timeout_s = self._opening_s = seconds(timeout)
         self._collects = collect
         tls = parse_url(place.url).ssl_context() if place.url else None
         finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
         self._reach = AsyncReach(place.addresses, tls, finding)
         self._known: Proposer | None = None
+        self.local_acceptors: LocalAcceptors | None = None
+        """The acceptors that `local` has started."""
         self._turns = AsyncTurns()
         self._places = AsyncPlaces()
         self._collecting: set[bytes] = set()
@@ -85,19 +90,47 @@ class PaxosClient:
         self._driving: set[asyncio.Event] = set()
         """Wakes the calls under way."""
 
+    @classmethod
+    async def local(
+        cls,
+        directory: "str | Path",
+        acceptors: int = 3,
+        *,
+        timeout: float = TIMEOUT_S,  # noqa: ASYNC109 - each call's, as the constructor's
+        prepare: int = 0,
+        accept: int = 0,
+    ) -> Self:
+        """As `troth.PaxosClient.local`: ``async with await troth.aio.PaxosClient.local(directory) as registers``.
+
+        Raises:
+            UsageError: *directory* is none, or of another number of acceptors, or these have other quorums.
+            Unavailable: an acceptor does not start.
+        """
+        from troth.client.registers.local import LocalAcceptors
+
+        timeout_s = seconds(timeout)
+        started = await asyncio.to_thread(LocalAcceptors, directory, acceptors)
+        client = cls(started.addresses, timeout=timeout_s, prepare=prepare, accept=accept, found=True)
+        client.local_acceptors = started
+        client._opening_s = max(timeout_s, STARTED_WITHIN_S)
+        return await client.open()
+
     async def open(self) -> Self:
         """Find the acceptors, or make a new set of them.
 
         Raises:
-            UsageError, Unavailable, WrongCluster: as `troth.PaxosClient`.
+            UsageError: it was closed; and as `troth.PaxosClient`.
+            Unavailable, WrongCluster: as `troth.PaxosClient`.
         """
-        if self._known is None:
-            self._reach.settle()
-            try:
-                self._known = Proposer(new_client(), await self._reach.find(now_s() + seconds(self._timeout_s)))
-            except BaseException:
-                await self.close()
-                raise
+        if self._known is not None:
+            self._reach.check()
+            return self
+        self._reach.settle()
+        try:
+            self._known = Proposer(new_client(), await self._reach.find(now_s() + self._opening_s))
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     # ---- registers -----------------------------------------------------------------------------------------
@@ -319,6 +352,8 @@ class PaxosClient:
         self._reach.close()
         for wake in self._driving:
             wake.set()
+        if self.local_acceptors is not None:
+            await asyncio.to_thread(self.local_acceptors.close)
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -31,10 +31,24 @@ class AsyncReach(Whereabouts):
         super().__init__(given, tls, finding)
         self._lines: dict[str, AsyncLine] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """In which it was opened; connections belong to it."""
 
     def settle(self) -> None:
-        """This process opens the client."""
+        """This process opens the client, and this event loop.
+
+        Raises:
+            UsageError: it was closed.
+        """
         self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        self.check()
+
+    @override
+    def check(self) -> None:
+        super().check()
+        if self._loop is not asyncio.get_running_loop():
+            raise UsageError("this client was opened in another event loop; open one in each")
 
     # ---- asking --------------------------------------------------------------------------------------------
 
@@ -123,6 +137,8 @@ class AsyncReach(Whereabouts):
 
     def close(self) -> None:
         self.closed = True
+        if self._loop is not asyncio.get_running_loop():
+            return  # the connections ended with theirs
         for job in list(self._background):
             job.cancel()
         for line in self._lines.values():

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from troth.errors import Unavailable, UsageError
+from troth.runtime.files import make_durably
 
 READY_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 5.0
@@ -32,16 +33,25 @@ class LocalAcceptors:
         """Start them.
 
         Raises:
-            UsageError: not even one, or *directory* is of another number of acceptors.
+            UsageError: not even one, or *directory* is none, or of another number of acceptors.
             Unavailable: one does not start.
         """
-        if count < 1:
-            raise UsageError(f"there is at least one acceptor, not {count}")
+        try:
+            names = [f"a{number + 1}" for number in range(count)]
+        except TypeError:
+            names = []
+        if not names:
+            raise UsageError(f"there is at least one acceptor, not {count!r}")
+        self.names = tuple(names)
         self.directory = Path(directory).absolute()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._check_layout(count)
+        try:
+            make_durably(self.directory)
+            self._check_layout(count)
+        except OSError as error:
+            raise UsageError(
+                f"acceptors need a directory that can be written: {error}; give another one"
+            ) from error
         self._sockets = Path(tempfile.mkdtemp(prefix="troth-"))
-        self.names = tuple(f"a{number + 1}" for number in range(count))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         # Also for who forgets to close it, in this process.
         weakref.finalize(self, _end, self.processes, self._sockets, os.getpid())
@@ -57,11 +67,22 @@ class LocalAcceptors:
     def _check_layout(self, count: int) -> None:
         path = self.directory / LAYOUT
         if path.exists():
-            known = json.loads(path.read_text())["acceptors"]
+            try:
+                known = int(json.loads(path.read_text())["acceptors"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UsageError(
+                    f"{path} is not what PaxosClient.local wrote ({error}): restore it, with the number of directories "
+                    'a1, a2 and so on beside it, as {"acceptors": 3}; or give another directory'
+                ) from None
             if known != count:
                 raise UsageError(f"{self.directory} holds {known} acceptors, not {count}: give that number")
         else:
-            path.write_text(json.dumps({"acceptors": count}) + "\n")
+            from troth.client.backup import finish_file
+
+            new = path.with_suffix(".new")
+            with new.open("wb") as file:
+                file.write(json.dumps({"acceptors": count}).encode() + b"\n")
+                finish_file(file, new, path)
 
     @property
     def addresses(self) -> list[str]:
@@ -78,10 +99,15 @@ class LocalAcceptors:
         """Start a process (again), on the data it has.
 
         Raises:
+            UsageError: it runs, or there is no such acceptor.
             Unavailable: it does not come up.
         """
+        if name not in self.names:
+            raise UsageError(f"no acceptor is called {name!r}; there are {', '.join(self.names)}")
         former = self.processes.get(name)
-        if former is not None and former.poll() is not None:
+        if former is not None:
+            if former.poll() is None:
+                raise UsageError(f"the acceptor {name} runs; `kill` it first")
             _reap(former)  # it ended by itself
         command = [
             sys.executable,

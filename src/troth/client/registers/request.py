@@ -1,6 +1,5 @@
 """What the blocking and the asyncio client share: replies, checks of arguments, finding the acceptors, pauses."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -27,6 +26,9 @@ COLLECT_HOLDS_S = 0.5
 CHANGE_WITHIN_S = 60.0
 WITHIN_MAX_S = 1e6
 """Eleven days. "For ever" is spelled as an infinity; a lock does not take that, nor a socket a month."""
+
+STARTED_WITHIN_S = 20.0
+"""Acceptors that were just started become a set in no less, whatever a call may take."""
 
 DESCRIBE_SECONDS_MAX = 2.0
 COLLECTIONS_MAX = 1024
@@ -170,14 +172,14 @@ def as_function(function: Callable[[bytes | None], Text | None]) -> Callable[[by
     return wrapped
 
 
-def seconds(within_s: float) -> float:
+def seconds(within_s: object) -> float:
     """How long a call may take: no longer than a thread can wait, whatever is asked for.
 
     Raises:
-        UsageError: no number.
+        UsageError: no number above 0.
     """
-    if math.isnan(within_s):
-        raise UsageError("a time-out is a number of seconds")
+    if not isinstance(within_s, int | float) or not within_s > 0:  # nothing is above 0 that is not a number
+        raise UsageError(f"a time-out is a number of seconds above 0, not {within_s!r}")
     return min(within_s, WITHIN_MAX_S)
 
 

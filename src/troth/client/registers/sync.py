@@ -25,6 +25,7 @@ from troth.client.registers.request import (
     COLLECT_HOLDS_S,
     COLLECT_WITHIN_S,
     COLLECTIONS_MAX,
+    STARTED_WITHIN_S,
     TIMEOUT_S,
     AcceptorView,
     Finding,
@@ -52,7 +53,7 @@ from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Census, Listing, Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Send, Task
-from troth.errors import TrothError, UsageError
+from troth.errors import TrothError
 from troth.ids import NodeId
 
 if TYPE_CHECKING:
@@ -101,10 +102,8 @@ class PaxosClient:
             Unavailable: no acceptor answers in time.
             WrongCluster: the acceptors do not belong together.
         """
-        if timeout <= 0:
-            raise UsageError("timeout is in seconds and above 0")
         place = where(acceptors)
-        self._timeout_s = timeout
+        self._timeout_s = seconds(timeout)
         self._collects = collect
         self._lock = threading.RLock()
         """Guards the proposer and its tasks, which are pure and quick; but see `_change`."""
@@ -120,7 +119,7 @@ class PaxosClient:
         self._reach = Reach(place.addresses, tls, finding)
         close_at_exit(self)
         try:
-            config = self._reach.find(time.monotonic() + seconds(timeout))
+            config = self._reach.find(time.monotonic() + self._timeout_s)
         except BaseException:
             self.close()
             raise
@@ -140,17 +139,25 @@ class PaxosClient:
         and connect. They end with this client, or with this process; their data stays.
 
         Raises:
-            UsageError, StorageError, Unavailable: they do not start.
+            UsageError: *directory* is none, or of another number of acceptors, or these have other quorums.
+            Unavailable: an acceptor does not start.
         """
         from troth.client.registers.local import LocalAcceptors
 
+        timeout_s = seconds(timeout)
         started = LocalAcceptors(directory, acceptors)
         try:
-            client = cls(started.addresses, timeout=max(timeout, 20.0), prepare=prepare, accept=accept, found=True)
+            client = cls(
+                started.addresses,
+                timeout=max(timeout_s, STARTED_WITHIN_S),
+                prepare=prepare,
+                accept=accept,
+                found=True,
+            )
         except BaseException:
             started.close()
             raise
-        client._timeout_s = timeout
+        client._timeout_s = timeout_s
         client.local_acceptors = started
         return client
 

@@ -1,0 +1,75 @@
+"""`LocalAcceptors` without its processes."""
+
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+
+from troth.client.registers import local
+from troth.client.registers.local import LAYOUT, LocalAcceptors
+from troth.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch: pytest.MonkeyPatch) -> list[MagicMock]:
+    """What was started: each runs, and is up at once."""
+    made: list[MagicMock] = []
+
+    def start(*_: object, **__: object) -> MagicMock:
+        process = MagicMock()
+        process.stdin = None
+        process.poll.return_value = None
+        made.append(process)
+        return process
+
+    monkeypatch.setattr(local.subprocess, "Popen", start)
+    monkeypatch.setattr(LocalAcceptors, "_wait_ready", lambda acceptors, name: None)
+    return made
+
+
+def test_an_acceptor_that_runs_is_not_started_again(tmp_path: Path, started: list[MagicMock]) -> None:
+    """The second would take the first one's socket, and the first be nobody's."""
+    acceptors = LocalAcceptors(tmp_path, 3)
+    with pytest.raises(UsageError, match="a1 runs"):
+        acceptors.start("a1")
+    assert len(started) == 3
+    started[0].poll.return_value = -9
+    acceptors.start("a1")
+    assert acceptors.processes["a1"] is started[3]
+    with pytest.raises(UsageError, match="no acceptor is called 'a9'"):
+        acceptors.start("a9")
+    acceptors.close()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"acceptors": null}', "nonsense"])
+def test_a_layout_that_was_not_written_by_us_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / LAYOUT).write_text(text)
+    with pytest.raises(UsageError, match=r"not what PaxosClient\.local wrote"):
+        LocalAcceptors(tmp_path, 3)
+
+
+def test_the_layout_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object) -> None:
+        raise OSError("no room")
+
+    with monkeypatch.context() as full:
+        full.setattr("troth.client.backup.os.fsync", breaks)
+        with pytest.raises(UsageError, match="no room"):
+            LocalAcceptors(tmp_path, 3)
+    assert not (tmp_path / LAYOUT).exists()
+    LocalAcceptors(tmp_path, 3).close()
+    with pytest.raises(UsageError, match="3 acceptors, not 5"):
+        LocalAcceptors(tmp_path, 5)
+
+
+def test_what_can_not_be_a_directory_of_acceptors_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        with pytest.raises(UsageError, match="give another one"):
+            LocalAcceptors(wrong, 3)
+
+
+@pytest.mark.parametrize("count", [0, -1, "3", None, 2.5])
+def test_a_number_of_acceptors_is_one(tmp_path: Path, count: object) -> None:
+    with pytest.raises(UsageError, match="at least one acceptor"):
+        LocalAcceptors(tmp_path, count)  # type: ignore[arg-type]
