@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from unittest.mock import MagicMock
 
 import pytest
@@ -15,7 +16,7 @@ from typing_extensions import override
 
 from troth import aio
 from troth.client.registers import leaving
-from troth.client.registers.aio_lines import AsyncLine
+from troth.client.registers.aio_lines import AsyncLine, now_s
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.reach import Reach
@@ -46,6 +47,7 @@ from troth.core.register.messages import (
     group_of,
 )
 from troth.core.register.proposer import Proposer
+from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.round import Phase
 from troth.core.register.task import Kept, Send, Standing
 from troth.errors import OutcomeUnknown, Overloaded, Unavailable, UsageError, WrongCluster
@@ -629,3 +631,42 @@ async def test_asyncio_collects_what_it_can_and_counts_what_was_removed(
                 await registers.collect()
         assert list(acceptors.acceptors[NodeId(1)].slots) == [b"dead", b"live"]
         assert await registers.collect() == 1
+
+
+# ---- an acceptor that leaves ----
+
+
+TWO = {seat.acceptor: seat.address for seat in SEATS[:2]}
+
+
+def test_who_leaves_the_set_is_told_though_nobody_waits_for_it(acceptors: Acceptors) -> None:
+    """Its answer comes late; the telling is not called off when the change is complete, nor before it has begun."""
+    acceptors.away = {NodeId(3)}
+    with PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        task = registers._begin(partial(Reconfiguration, seats=TWO))
+        assert registers._drive(task, time.monotonic() + LONG_S).error is None
+        assert registers.configuration.id.epoch == 3
+        (told,) = [answer for answer in acceptors.unanswered if not answer.cancelled()]
+        told.set_exception(LineLost("the connection broke"))
+
+
+@asynchronous
+async def test_asyncio_tells_who_leaves_the_set_though_nobody_waits_for_it(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = asyncio.Event()
+
+    async def ask(reach: AsyncReach, send: Send, config: Configuration) -> ReplyMessage:
+        if send.to == 3:
+            await slow.wait()
+        return await acceptors.ask_aio(reach, send, config)
+
+    monkeypatch.setattr(AsyncReach, "ask", ask)
+    leaving = acceptors.acceptors[NodeId(3)]
+    async with aio.PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
+        assert (await registers._drive(Reconfiguration(registers._proposer, TWO), LONG_S + now_s())).error is None
+        assert leaving.config == CONFIG
+        slow.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert leaving.config is not None and leaving.config.id.epoch == 3

@@ -306,6 +306,9 @@ class PaxosClient:
                     task.give_up()
                     continue
                 for send in sends:
+                    if not send.is_awaited:
+                        self._reach.aside(partial(self._reach.ask, send, task.config))
+                        continue
                     job = asyncio.create_task(self._reach.ask(send, task.config))
                     jobs[job] = send
                     job.add_done_callback(on_done)

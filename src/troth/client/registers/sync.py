@@ -362,7 +362,9 @@ class PaxosClient:
                     task.give_up()
                 continue
             for send in sends:
-                pending[self._reach.ask(send, task.config, deadline)] = send
+                answer = self._reach.ask(send, task.config, deadline)
+                if send.is_awaited:
+                    pending[answer] = send
             if pause:
                 time.sleep(min(left_s, pause_s(pause, self._chance.random())))
                 with guard:

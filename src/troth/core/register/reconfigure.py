@@ -56,7 +56,7 @@ from troth.core.register.messages import (
 )
 from troth.core.register.proposer import Proposer
 from troth.core.register.round import Round
-from troth.core.register.task import Exchange, Outcome, Send
+from troth.core.register.task import NO_PHASE, Exchange, Outcome, Send
 from troth.errors import AcceptorsChanged, OutcomeUnknown, TrothError, Unavailable, invariant
 from troth.ids import NodeId
 
@@ -187,7 +187,7 @@ class _Announcing(Listing):
         self._votes = {}
         self._broadcast(Configure(self.config))
         # Nobody waits for those that leave; who is told refuses clients of the old set, and names the new one.
-        self._sends += [Send(acceptor, Configure(self.config), -1) for acceptor in self._leaving]
+        self._sends += [Send(acceptor, Configure(self.config), NO_PHASE) for acceptor in self._leaving]
 
     @override
     def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:

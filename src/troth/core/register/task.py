@@ -27,6 +27,10 @@ COURTESY_MAX = 10
 """Of so many rivals a proposer remembers how much time to leave them; and how much at most (a pause's number)."""
 
 
+NO_PHASE = -1
+"""Of a send that belongs to no phase, see `Send.is_awaited`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """One request to one acceptor; `phase` says to which moment of its task it belongs."""
@@ -38,6 +42,11 @@ class Send:
     """What is asked again once this (a `Configure`) has been answered."""
     again: bool = False
     """It was asked before, and the acceptor was told of our configuration since."""
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether its task wants to hear what came of it. What is only told goes its way when the task has ended."""
+        return self.phase != NO_PHASE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
