@@ -123,13 +123,14 @@ def change(key: str, add: int | None, suffix: str | None, program: str | None, c
     """
     if sum(each is not None for each in (add, suffix, program)) != 1:
         raise UsageError("give one of --add, --append and --exec")
+    words = [] if program is None else _words(program)
 
     def function(held: bytes | None) -> bytes:
         if add is not None:
             return b"%d" % (int(held or b"0") + add)
         if suffix is not None:
             return (held or b"") + suffix.encode()
-        ran = subprocess.run(shlex.split(program or ""), input=held or b"", capture_output=True, check=False)
+        ran = subprocess.run(words, input=held or b"", capture_output=True, check=False)
         if ran.returncode:
             said = ran.stderr.decode(errors="replace").strip()
             raise RuntimeError(f"{program} ended with {ran.returncode}{': ' if said else ''}{said}")
@@ -137,6 +138,16 @@ def change(key: str, add: int | None, suffix: str | None, program: str | None, c
 
     with _connect(cluster) as registers:
         _show(registers.change(key, function), cluster, value=True)
+
+
+def _words(program: str) -> list[str]:
+    try:
+        words = shlex.split(program)
+    except ValueError as error:
+        raise UsageError(f"--exec {program!r}: {error}") from None
+    if not words:
+        raise UsageError("--exec names no command")
+    return words
 
 
 @paxos.command()

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -247,14 +247,20 @@ class LocalCluster:
         """Start one more server, which joins as a learner and becomes a voter when it has caught up; its name.
 
         Raises:
-            UsageError: the name is taken, or peers talk over pipes (a newcomer needs an address).
+            UsageError: the name is taken, if only by the directory of a former server; or peers talk over pipes (a
+                newcomer needs an address).
             TrothError: the cluster does not take it in.
         """
         if self.transport == "pipe":
             raise UsageError('add_server needs transport="tcp": a newcomer is dialed at its address')
-        name = name or next(f"n{number}" for number in range(1, 1000) if f"n{number}" not in self._addresses)
+        name = name or next(name for number in count(1) if self._is_free(name := f"n{number}"))
         if name in self._addresses:
             raise UsageError(f"there is a server {name} already")
+        if not self._is_free(name):
+            raise UsageError(
+                f"{self.data_dir / name} is the directory of a former server, which would come back as itself, and was "
+                "removed: empty it, or give another name"
+            )
         self._addresses[name] = self._new_addresses(name)
         self._layout.changing[name] = JOINING
         try:
@@ -265,6 +271,10 @@ class LocalCluster:
         self._write_layout()
         self._join(name)
         return name
+
+    def _is_free(self, name: str) -> bool:
+        directory = self.data_dir / name
+        return name not in self._addresses and not (directory.exists() and any(directory.iterdir()))
 
     def remove_server(self, name: str, *, despite_registers: bool = False) -> None:
         """Take the server called *name*, dead or alive, out of the cluster, and stop it. Its directory stays.

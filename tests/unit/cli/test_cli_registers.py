@@ -115,3 +115,13 @@ def test_a_set_that_is_there_already_is_not_founded_and_that_is_said(
 def test_what_to_try_next_is_about_registers(error: TrothError, advice: str) -> None:
     """`troth status` refuses acceptors, and `troth del` frees nothing of theirs."""
     assert advice in CommandFailed(error, "paxos", "troth://a1:1").advice
+
+
+@pytest.mark.parametrize("program", ["", "  ", 'tr "a'])
+def test_a_command_that_is_none_is_refused_before_anything_is_asked(
+    run: Any, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr("troth.client.registers.sync.PaxosClient", None)
+    refused: Result = run("paxos", "change", "k", "--exec", program, "--url", "troth://a1:1")
+    assert refused.exit_code == 2
+    assert "--exec" in refused.stderr

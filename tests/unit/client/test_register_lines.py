@@ -10,12 +10,25 @@ from contextlib import contextmanager, suppress
 import pytest
 from fake_server import asynchronous
 
+from troth import aio
 from troth.client.registers import lines
 from troth.client.registers.aio_lines import AsyncLine
+from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.lines import Line, LineLost, may_have_arrived
+from troth.client.registers.reach import Reach
+from troth.client.registers.sync import PaxosClient
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import decode_ask, encode_answer
-from troth.core.register.messages import Describe, ReplyMessage
+from troth.core.register.messages import (
+    ZERO,
+    Configuration,
+    Describe,
+    Described,
+    ReplyMessage,
+    Seat,
+    founding,
+    group_of,
+)
 from troth.ids import ClusterId, NodeId
 from troth.wire.frames import first_frame, frame
 from troth.wire.handshake import VERSION, Welcome, encode_greeting
@@ -259,3 +272,40 @@ async def test_a_line_complains_until_an_answer_comes(restarts: Restarts) -> Non
     finally:
         line.close()
         asyncio_line.close()
+
+
+def test_an_acceptor_that_was_started_again_is_shown_as_well_at_once(
+    restarts: Restarts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection of before breaks with the first question, which can be asked again without harm."""
+    restarts.together.abort()
+    config = founding(group_of((Seat(NodeId(1), restarts.address),)))
+    monkeypatch.setattr(Reach, "find", lambda reach, deadline: config)
+    with PaxosClient([restarts.address]) as registers:
+        for _ in range(3):
+            assert [view.state for view in registers.acceptors()] == [""]
+            restarts.restart()
+
+
+@asynchronous
+async def test_an_asyncio_client_shows_an_acceptor_that_was_started_again_as_well_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = founding(group_of((Seat(NodeId(1), "a1:1"),)))
+    answers: list[Described | LineLost] = [LineLost("reset"), Described(NodeId(1), config, 0, 0, 0, ZERO)]
+
+    async def find(reach: AsyncReach, deadline: float) -> Configuration:
+        return config
+
+    async def ask(line: AsyncLine, request: object) -> ReplyMessage:
+        answer = answers.pop(0)
+        if isinstance(answer, LineLost):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(AsyncReach, "find", find)
+    monkeypatch.setattr(AsyncLine, "ask", ask)
+    async with aio.PaxosClient(["a1:1"]) as registers:
+        assert [view.state for view in await registers.acceptors()] == [""]
+        answers[:] = [LineLost("refused", sent=False)]
+        assert [view.state for view in await registers.acceptors()] == ["refused"]

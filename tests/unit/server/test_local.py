@@ -184,6 +184,22 @@ def test_a_server_that_joined_and_did_not_come_up_does_not_stay_a_member(
     assert cluster.names == ("n1", "n2", "n3")
 
 
+def test_a_newcomer_does_not_get_the_directory_of_a_server_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be that server again, which the cluster does not take back, and look as if it had been added."""
+    cluster = LocalCluster(2, data_dir=tmp_path)
+    started(cluster, Client("n1", "n2"))
+    (tmp_path / "n2").mkdir(exist_ok=True)
+    (tmp_path / "n2" / "identity").touch()
+    cluster.remove_server("n2")
+    assert cluster.add_server() == "n3"
+    with pytest.raises(UsageError, match="directory of a former server"):
+        cluster.add_server("n2")
+    (tmp_path / "n2" / "identity").unlink()
+    assert cluster.add_server("n2") == "n2"
+
+
 def test_a_newcomer_whose_name_is_refused_is_not_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

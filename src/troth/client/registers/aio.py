@@ -16,7 +16,7 @@ from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
 from troth.client.registers.aio_lines import now_s, seen
 from troth.client.registers.aio_reach import AsyncReach
-from troth.client.registers.lines import may_have_arrived
+from troth.client.registers.lines import LineLost, may_have_arrived
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
     COLLECT_HOLDS_S,
@@ -215,7 +215,13 @@ class PaxosClient:
                 async with asyncio.timeout(within_s):
                     line = self._reach.line(self._reach.address_of(seat.acceptor, config))
                     # One that was not told yet of the present configuration is told by the question.
-                    reply = await line.ask(Configure(config))
+                    try:
+                        reply = await line.ask(Configure(config))
+                    except LineLost as error:
+                        if not error.sent:
+                            raise
+                        # Its process was started again since the last request, most likely.
+                        reply = await line.ask(Configure(config))
             except (TrothError, TimeoutError) as error:
                 return view_of(seat, config, None, str(error) or "it does not answer")
             return view_of(seat, config, reply, "")

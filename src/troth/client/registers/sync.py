@@ -48,7 +48,7 @@ from troth.client.registers.shared import SharedProposer
 from troth.client.registers.turns import Places, Turns
 from troth.client.url import parse_url
 from troth.core.register import changes
-from troth.core.register.messages import Configuration, Configure, ReplyMessage
+from troth.core.register.messages import Configuration, Configure, ReplyMessage, Seat
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Census, Listing, Reconfiguration
 from troth.core.register.states import Change
@@ -247,14 +247,18 @@ class PaxosClient:
         """Every acceptor of the present set, and how it is."""
         deadline = self._deadline(within_s)
         config = self.configuration
-        # One that was not told yet of the present configuration is told by the question.
-        asked = {
-            seat: self._reach.line(self._reach.address_of(seat.acceptor, config)).ask(Configure(config), deadline)
-            for seat in config.seats
-        }
+
+        def ask(seat: Seat) -> "Future[ReplyMessage]":
+            # One that was not told yet of the present configuration is told by the question.
+            line = self._reach.line(self._reach.address_of(seat.acceptor, config))
+            return line.ask(Configure(config), deadline)
+
         views = []
-        for seat, future in asked.items():
+        for seat, future in {seat: ask(seat) for seat in config.seats}.items():
             error = failure_of(future, deadline)
+            if error is not None and may_have_arrived(error) and time.monotonic() < deadline:
+                future = ask(seat)  # its process was started again since the last request, most likely
+                error = failure_of(future, deadline)
             reply = future.result() if error is None else None
             views.append(view_of(seat, config, reply, "" if error is None else str(error)))
         return views
