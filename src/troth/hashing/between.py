@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from troth.hashing.digest import Digest
 from troth.hashing.errors import BadSetting, UnknownNode
-from troth.hashing.keys import Hashes, Key, Keys
+from troth.hashing.keys import Hashes, Key, Keys, whole
 from troth.hashing.moves import Plan
 from troth.hashing.planning import Arcs, PlanSettings, ideal_fraction, plan_arcs, plan_keys
 
@@ -48,6 +48,8 @@ def plan_between(
     sizes = None if sizes_bytes is None else list(sizes_bytes)
     if sizes is not None and (listed is None or len(sizes) != len(listed)):
         raise BadSetting("sizes_bytes needs keys, and one size for each")
+    replicas = whole("replicas", replicas, 1)
+    moves_per_node = whole("moves_per_node", moves_per_node, 1)
     unreadable = frozenset(lost)
     for stranger in sorted(unreadable - before.weights.keys()):
         raise UnknownNode(stranger)

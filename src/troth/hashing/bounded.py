@@ -11,7 +11,7 @@ from troth.errors import invariant
 from troth.hashing.digest import Digest
 from troth.hashing.errors import BadSetting, NoNodes, UnknownNode
 from troth.hashing.interface import Locator
-from troth.hashing.keys import Key, Keys
+from troth.hashing.keys import Key, Keys, whole
 
 Ring = TypeVar("Ring", bound=Locator)
 
@@ -44,7 +44,7 @@ class BoundedLoad(Generic[Ring]):
             loads: load held already, by node.
 
         Raises:
-            BadSetting: c out of range, or a negative load.
+            BadSetting: c out of range, or a load that is negative or no whole number.
             UnknownNode: a load on a node that is not in the ring.
         """
         if not 1.0 < c <= 2.0:
@@ -55,9 +55,7 @@ class BoundedLoad(Generic[Ring]):
         for node, load in (loads or {}).items():
             if node not in self._loads:
                 raise UnknownNode(node)
-            if load < 0:
-                raise BadSetting(f"the load of {node!r} is negative: {load}")
-            self._loads[node] = load
+            self._loads[node] = whole(f"the load of {node!r}", load, 0)
         self._total = sum(self._loads.values())
         self._rates = self._capped_rates()
 
@@ -142,11 +140,12 @@ class BoundedLoad(Generic[Ring]):
 
         Raises:
             UnknownNode: no such node.
-            BadSetting: it holds less than that.
+            BadSetting: it holds less than that, or *count* is no whole number from 1.
         """
         if node not in self._loads:
             raise UnknownNode(node)
-        if not 0 < count <= self._loads[node]:
+        count = whole("count", count, 1)
+        if count > self._loads[node]:
             raise BadSetting(f"{node!r} holds {self._loads[node]}; cannot release {count}")
         self._loads[node] -= count
         self._total -= count

@@ -5,7 +5,7 @@
     UsageError
       NotSupported        this algorithm cannot do that; the message names the paper and what can
       UnknownNode         no such node in the ring
-      DuplicateNode       the node is already in the ring
+      DuplicateNode       the node is already in the ring, or listed twice
       NoNodes             a look-up in an empty ring
       TooFewNodes         more replicas asked for than there are nodes
       CapacityExceeded    a fixed capacity (Anchor, a Maglev table) is used up
@@ -38,12 +38,12 @@ class UnknownNode(UsageError):
 
 
 class DuplicateNode(UsageError):
-    """The ring already has a node of this name; use `reweight` to change its weight."""
+    """The ring already has a node of this name, or a list names it twice."""
 
     code = "duplicate_node"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"node {name!r} is already in this ring; reweight() changes its weight")
+    def __init__(self, name: str, message: str = "") -> None:
+        super().__init__(message or f"node {name!r} is already in this ring; reweight() changes its weight")
         self.name = name
 
 

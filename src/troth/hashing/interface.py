@@ -26,7 +26,7 @@ from typing_extensions import override
 from troth.hashing.between import plan_between
 from troth.hashing.capabilities import Capabilities, Setting
 from troth.hashing.digest import Digest
-from troth.hashing.errors import BadSetting, DuplicateNode, NoNodes, NotSupported, TooFewNodes, UnknownNode
+from troth.hashing.errors import DuplicateNode, NoNodes, NotSupported, TooFewNodes, UnknownNode
 from troth.hashing.keys import GOLDEN, MASK, Hashes, Key, Keys, as_bytes, digester, hash_batch, mix, stream, whole
 from troth.hashing.moves import Plan
 from troth.hashing.nodes import Nodes, checked_weight, parse_nodes
@@ -54,17 +54,17 @@ class Locator(ABC):
                 algorithms to which the order matters get the same one in every process.
             key_hash: "xxh3", "xxh64" or "md5".
             bits: width of the hash; fewer than 64 is for tests of collisions.
-            epoch: see `Digest`.
+            epoch: see `Digest`; at least 0.
 
         Raises:
-            BadSetting: an empty name, a weight that is not within 1e-100 .. 1e100, an unknown hash.
+            BadSetting: an empty name, a weight that is not within 1e-100 .. 1e100, an unknown hash, a negative epoch.
             DuplicateNode: a name twice.
             NotSupported: weights that differ, where the algorithm has none.
         """
         self._key_hash = key_hash
         self._bits = whole("bits", bits, 8, 64)
         self._digester = digester(key_hash, self._bits)
-        self._epoch = epoch
+        self._epoch = whole("epoch", epoch, 0)
         self._weights = parse_nodes(nodes)
         if any(weight != 1.0 for weight in self._weights.values()):
             self._require_weights()
@@ -192,7 +192,7 @@ class Locator(ABC):
 
         Raises:
             TooFewNodes: more replicas than nodes.
-            BadSetting: fewer than one replica.
+            BadSetting: fewer than one replica, or no whole number of them.
             NotSupported: the algorithm has no preference lists.
         """
         self._require_replicas(replicas)
@@ -296,7 +296,8 @@ class Locator(ABC):
         reweight: Mapping[str, float] | None = None,
     ) -> Self:
         """A copy after these changes, removals first, each kind in the order given (a set: sorted, as in the
-        constructor); this ring stays as it is."""
+        constructor); this ring stays as it is. Errors as in `remove`, `reweight` and `add`; DuplicateNode is also a
+        name that is listed twice."""
         twin = self.copy()
         for node in parse_nodes(remove):
             twin.remove(node)
@@ -347,7 +348,8 @@ class Locator(ABC):
 
         Raises:
             NotSupported: the algorithm has no ranges and *keys* is None, or no replicas.
-            BadSetting: the two rings hash differently; sizes and keys differ in number.
+            BadSetting: the two rings hash differently; sizes and keys differ in number; replicas or moves_per_node
+                are no whole number from 1.
             UnknownNode: a lost node that this ring does not have.
         """
         return plan_between(
@@ -387,9 +389,7 @@ class Locator(ABC):
             raise NotSupported(algorithm=self.algorithm, what="weigh nodes", instead=self._instead)
 
     def _require_replicas(self, replicas: int) -> None:
-        if replicas < 1:
-            raise BadSetting(f"replicas must be at least 1, not {replicas}")
-        if replicas > 1 and not self.can.replicas:
+        if whole("replicas", replicas, 1) > 1 and not self.can.replicas:
             raise NotSupported(
                 algorithm=self.algorithm,
                 what="give preference lists that a change of membership leaves alone",

@@ -69,17 +69,20 @@ def digester(name: str, bits: int = 64) -> Digester:
     return full if bits == 64 else partial(_cut, full, 64 - bits)
 
 
-def whole(name: str, value: int, low: int, high: int) -> int:
+def whole(name: str, value: int, low: int, high: int | None = None) -> int:
     """*value*, the setting *name*, as an int of Python's own, which files can hold.
 
     Raises:
-        BadSetting: no whole number (a float is none), or not within *low* .. *high*.
+        BadSetting: no whole number (a float is none), or not within *low* .. *high* (None: no upper bound).
     """
     try:
         number = int(index(value))
     except TypeError:
         raise BadSetting(f"{name} must be a whole number, not {value!r}") from None
-    if not low <= number <= high:
+    if high is None:
+        if number < low:
+            raise BadSetting(f"{name} must be at least {low}, not {number}")
+    elif not low <= number <= high:
         raise BadSetting(f"{name} must be {low}..{high}, not {number}")
     return number
 

@@ -1,7 +1,7 @@
 """Nodes as callers name them: a list of names, or a mapping from name to weight."""
 
 from collections.abc import Iterable, Mapping
-from math import inf, isfinite
+from math import fsum, inf, isfinite
 
 from troth.hashing.errors import BadSetting, DuplicateNode
 from troth.hashing.keys import as_bytes
@@ -27,7 +27,7 @@ def parse_nodes(nodes: Nodes) -> dict[str, float]:
     for name in sorted(nodes) if isinstance(nodes, set | frozenset) else nodes:
         weight = checked_weight(name, 1.0)
         if name in parsed:
-            raise DuplicateNode(name)
+            raise DuplicateNode(name, f"node {name!r} is listed twice")
         parsed[name] = weight
     return parsed
 
@@ -37,7 +37,7 @@ def checked_weight(name: object, weight: float) -> float:
     if not isinstance(name, str) or not as_bytes(name):  # which refuses what is no text
         raise BadSetting(f"a node's name is a str that is not empty, not {name!r}")
     try:
-        checked = float(weight)
+        checked = fsum((weight,))  # a float, like float(), which would read a text as well
     except OverflowError:
         checked = inf
     except (TypeError, ValueError):

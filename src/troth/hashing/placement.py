@@ -26,7 +26,7 @@ from troth.hashing.between import plan_between
 from troth.hashing.digest import Digest
 from troth.hashing.errors import BadSetting, TooFewNodes, UnknownNode
 from troth.hashing.interface import Locator
-from troth.hashing.keys import Hashes, Key, Keys
+from troth.hashing.keys import Hashes, Key, Keys, whole
 from troth.hashing.moves import Plan
 from troth.hashing.planning import Arcs
 
@@ -177,8 +177,7 @@ class Placement:
         Raises:
             BadSetting, TooFewNodes, UnknownNode.
         """
-        if replicas < 1:
-            raise BadSetting(f"replicas must be at least 1, not {replicas}")
+        replicas = whole("replicas", replicas, 1)
         if replicas > len(ring):
             raise TooFewNodes(replicas=replicas, nodes=len(ring))
         self._ring = ring

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from troth.hashing.errors import BadSetting, NoNodes
+from troth.hashing.errors import NoNodes
 from troth.hashing.keys import Hashes, Key, as_bytes
 from troth.hashing.moves import Move, Plan, Step
 
@@ -237,8 +237,6 @@ def _sum(one: int | None, other: int | None) -> int | None:
 def _plan(settings: PlanSettings, *, changes: Iterable[_Change], moved_fraction: float) -> Plan:
     """Moves for *changes*, dealt into waves: each into the first wave where its nodes have room."""
     limit = settings.moves_per_node
-    if limit < 1:
-        raise BadSetting(f"moves_per_node must be at least 1, not {limit}")
     moves: list[Move] = []
     waves: list[list[int]] = []
     load: list[dict[str, int]] = []

@@ -16,6 +16,9 @@ from troth.hashing.keys import Hashes, Key, Keys, as_bytes, stream, whole
 from troth.hashing.nodes import Nodes
 from troth.hashing.planning import Arcs
 
+FEW_POINTS = 16
+"""With fewer, shares follow chance (a standard deviation of a quarter and more) rather than weights."""
+
 POINTS_MAX = 1 << 24
 """Points of a ring: 100 000 nodes of 160. At 28 bytes each, and as much again while it is made, that is a gigabyte."""
 
@@ -63,7 +66,7 @@ class PointLocator(Locator):
     @override
     def nodes(self, key: Key, replicas: int) -> list[str]:
         circle = self._circle
-        if not 1 <= replicas <= len(circle.names):
+        if type(replicas) is not int or not 1 <= replicas <= len(circle.names):
             self._require_replicas(replicas)
         return circle.preference(self._digester(as_bytes(key)), replicas)
 
@@ -111,7 +114,8 @@ class HashRing(PointLocator):
     * Preference lists are the next distinct nodes along the circle, and inherit both properties.
 
     Balance: standard deviation of the nodes' shares is about 1/sqrt(vnodes) (8 % at 160, peak about 1.25
-    times the mean at 100 nodes). `Rendezvous` is exact; `BoundedLoad` caps the peak.
+    times the mean at 100 nodes). That is for weights about 1: the points of a node of weight 0.01 are two, whose
+    share is a matter of luck. `Rendezvous` is exact; `BoundedLoad` caps the peak.
 
     Cost for n nodes and v points each: a look-up O(1) expected, a batch about three vector steps, a change
     O(n v) copying, memory 28 bytes a point.
@@ -142,7 +146,8 @@ class HashRing(PointLocator):
             vnodes: points of a node of weight 1; 1 .. 1 000 000.
 
         Raises:
-            BadSetting: vnodes out of range, or more than `POINTS_MAX` points in all; else as `Locator`.
+            BadSetting: vnodes out of range, more than `POINTS_MAX` points in all, or several nodes that all weigh less
+                than 0.1 and have fewer than `FEW_POINTS` points; else as `Locator`.
         """
         self._vnodes = whole("vnodes", vnodes, 1, 1_000_000)
         super().__init__(nodes, key_hash=key_hash, bits=bits, epoch=epoch)
@@ -163,7 +168,18 @@ class HashRing(PointLocator):
         seed = self._digester(as_bytes(node))
         return stream(seed, count) >> np.uint64(64 - self._bits)
 
-    def _require_room(self) -> None:
+    def _require_weighable(self) -> None:
+        """Refuse weights that would give too many points, or too few to tell them apart.
+
+        A removal is not refused, whatever is left: its node may be dead.
+        """
+        heaviest = max(self._weights.values(), default=0.0)
+        # Few points of a node of weight 1 are what vnodes asks for.
+        if len(self._weights) > 1 and heaviest < 0.1 and heaviest * self._vnodes < FEW_POINTS:
+            raise BadSetting(
+                f"the heaviest node of this ring would have {heaviest * self._vnodes:.3g} points, a node of weight 1 "
+                f"has {self._vnodes}: multiply all weights by the same"
+            )
         wanted = sum(self._weights.values()) * self._vnodes
         if wanted > POINTS_MAX:
             raise BadSetting(
@@ -173,7 +189,7 @@ class HashRing(PointLocator):
 
     @override
     def _build(self) -> None:
-        self._require_room()
+        self._require_weighable()
         names = tuple(sorted(self._weights))
         parts = [self.points_of(name) for name in names]
         self._circle = Continuum.build(
@@ -185,7 +201,7 @@ class HashRing(PointLocator):
 
     @override
     def _added(self, node: str) -> None:
-        self._require_room()
+        self._require_weighable()
         names = tuple(sorted(self._weights))
         self._circle = with_node(
             self._circle, names=names, rank=bisect_left(names, node), points=self.points_of(node)
@@ -198,7 +214,7 @@ class HashRing(PointLocator):
 
     @override
     def _reweighted(self, node: str) -> None:
-        self._require_room()
+        self._require_weighable()
         names = self._circle.names
         rank = bisect_left(names, node)
         rest = without_node(self._circle, names=names[:rank] + names[rank + 1 :], rank=rank)

@@ -20,17 +20,17 @@ class SkeletonRendezvous(Locator):
     """A key runs a small rendezvous at each level of a tree, and then one among the nodes of the cluster it
     reached.
 
-    A look-up scores ``fanout * levels + cluster_nodes`` candidates instead of all n: about 40 at 1000 nodes,
-    50 at 10 000. In batches that is eight times as quick as `Rendezvous` at 1000 nodes. One by one it wins only
-    from about 10 000 nodes on, since numpy scores a thousand candidates in the time of thirty in Python. Preference
-    lists rank the children at each level and go through the tree in that order.
+    A look-up scores ``fanout * levels + cluster_nodes`` candidates instead of all n when the tree is just built: about
+    40 at 1000 nodes, 50 at 10 000. In batches that is eight times as quick as `Rendezvous` at 1000 nodes. One by one it
+    wins only from about 10 000 nodes on, since numpy scores a thousand candidates in the time of thirty in Python.
+    Preference lists rank the children at each level and go through the tree in that order.
 
     The virtual nodes keep the weight that they were built with, so that a change of membership stays inside
     one
     cluster: a joining node takes keys from its cluster only, a leaver's keys go to its cluster. No key goes
     astray, but shares are exact only right after building; a join makes its cluster's nodes lighter by one in
-    ``cluster_nodes``, a leave heavier. `skew` is the worst node's load against its fair share; `rebuilt`
-    levels the tree, and a plan carries it out.
+    ``cluster_nodes``, a leave heavier. `skew` is the worst node's load against its fair share, `largest_cluster` what
+    a look-up pays for the nodes that joined; `rebuilt` levels the tree, and a plan carries it out.
 
     What it cannot do: be the same from any history. A node joins the cluster that is shortest of weight, so
     the assignment depends on who was there; it is part of `settings` and of `digest`, and a ring built anew
@@ -98,6 +98,14 @@ class SkeletonRendezvous(Locator):
         """Load of the worst node over its fair share, at least 1; 1 when just built from equal weights."""
         shares, total = self.shares(), sum(self._weights.values())
         return max((shares[name] * total / weight for name, weight in self._weights.items()), default=1.0)
+
+    @property
+    def largest_cluster(self) -> int:
+        """Nodes of the fullest cluster, all of which a look-up scores that reaches it; 0 of an empty ring.
+
+        Joins make the clusters larger than ``cluster_nodes``, evenly, so that `skew` need not say so.
+        """
+        return max(map(len, self._clusters), default=0)
 
     def rebuilt(self) -> "SkeletonRendezvous":
         """A ring of the same nodes with a fresh, level tree, one epoch on."""

@@ -116,7 +116,7 @@ def test_wrong_use_is_explained(tmp_path: Path) -> None:
     for arguments, said in (
         (("show",), "which ring?"),
         (("--ring", missing, "show"), "cannot read"),
-        (("--nodes", "a,a", "show"), "already"),
+        (("--nodes", "a,a", "show"), "listed twice"),
         (("--nodes", "a=x", "show"), "no number"),
         (("--nodes", "a@z,b", "show"), "'b' has no zone"),
         (("--nodes", "a@1/2/3/4", "show"), "one to three levels"),

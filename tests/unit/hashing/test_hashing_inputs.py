@@ -15,6 +15,7 @@ from troth.hashing import (
     BadKey,
     BadSetting,
     BoundedLoad,
+    DuplicateNode,
     HashRing,
     Jump,
     KetamaRing,
@@ -22,8 +23,11 @@ from troth.hashing import (
     Maglev,
     Memento,
     MultiProbe,
+    Placement,
+    Plan,
     RingSpec,
     SkeletonRendezvous,
+    Topology,
     UnknownNode,
     build,
     describe,
@@ -237,3 +241,73 @@ def test_counts_are_whole_numbers_within_bounds(
             kind(["a"], **{setting: wrong})
     ring = kind(["a"], **{setting: np.int64(61)})
     assert build(RingSpec.from_json(describe(ring).to_json())).digest == ring.digest
+
+
+def test_weights_too_small_for_shares_are_refused() -> None:
+    """1:2:3 became 4:1:4 in silence: each node had one point."""
+    for small in (
+        lambda: HashRing({"a": 0.001, "b": 0.002, "c": 0.003}),
+        lambda: HashRing({"a": 0.05}).add("b", 0.09),
+        lambda: HashRing({"a": 1.0, "b": 0.05}).reweight("a", 0.05),
+    ):
+        with pytest.raises(BadSetting, match=r"\d points, a node of weight 1 has 160: multiply all weights"):
+            small()
+    shares = HashRing({"a": 0.1, "b": 0.2, "c": 0.3}, vnodes=16_000).shares()
+    assert shares == pytest.approx({"a": 1 / 6, "b": 1 / 3, "c": 1 / 2}, abs=0.02)
+    assert len(HashRing({"a": 0.01, "b": 0.02}, vnodes=16_000)) == 2
+
+
+def test_a_light_node_may_stand_beside_others_alone_and_for_what_is_left() -> None:
+    assert HashRing({"a": 1.0, "draining": 0.001}).shares()["draining"] < 0.05
+    assert HashRing({"a": 0.001}).shares() == {"a": 1.0}
+    assert HashRing({"a": 0.1, "b": 0.05, "c": 0.05}, vnodes=1).changed(remove=["a"]).members == ("b", "c")
+
+
+def test_a_name_that_is_listed_twice_is_told_as_such() -> None:
+    """It used to say that the node to be removed was in the ring already, and to recommend reweight()."""
+    for make in (
+        lambda: HashRing(["a", "a"]),
+        lambda: HashRing(["a", "b"]).changed(remove=["a", "a"]),
+        lambda: HashRing(["b"]).changed(add=["a", "a"]),
+    ):
+        with pytest.raises(DuplicateNode, match="'a' is listed twice"):
+            make()
+
+
+@every_algorithm
+@pytest.mark.parametrize("replicas", [1.0, "1", None])
+def test_a_number_of_replicas_is_whole(kind: type[Locator], replicas: object) -> None:
+    ring = made(kind, NAMES)
+    for ask in (
+        lambda: ring.nodes("k", replicas),  # type: ignore[arg-type]
+        lambda: ring.nodes_batch(KEYS, replicas),  # type: ignore[arg-type]
+        lambda: ring.plan(ring, replicas=replicas, keys=KEYS),  # type: ignore[arg-type]
+        lambda: Placement(ring, Topology(dict.fromkeys(NAMES, ("z",)), levels=("zone",)), replicas=replicas),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(BadSetting, match="replicas must be a whole number"):
+            ask()
+    assert ring.nodes("k", np.int64(1)) == ring.nodes("k", 1)
+
+
+def test_moves_loads_and_epochs_are_whole_numbers() -> None:
+    ring = HashRing(NAMES)
+    for number, wrong in (
+        (lambda: ring.plan(ring.changed(add=["x"]), moves_per_node=1.5), "moves_per_node must be a whole number"),  # type: ignore[arg-type]
+        (lambda: ring.plan(ring.changed(add=["x"]), moves_per_node=0), "moves_per_node must be at least 1, not 0"),
+        (lambda: BoundedLoad(ring, loads={"a": 1.5}), "the load of 'a' must be a whole number"),  # type: ignore[dict-item]
+        (lambda: BoundedLoad(ring, loads={"a": 1}).release("a", 0.5), "count must be a whole number"),  # type: ignore[arg-type]
+        (lambda: HashRing(NAMES, epoch=-1), "epoch must be at least 0, not -1"),
+        (lambda: HashRing({"a": "1"}), "the weight of 'a' must be a number, not '1'"),  # type: ignore[dict-item]
+    ):
+        with pytest.raises(BadSetting, match=wrong):
+            number()
+    plan = ring.plan(ring.changed(add=["x"]), replicas=np.int64(2), moves_per_node=np.int64(3))  # type: ignore[arg-type]
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_joins_make_the_clusters_of_a_skeleton_larger_which_skew_does_not_show() -> None:
+    ring = SkeletonRendezvous([f"n{number:03}" for number in range(40)])
+    for number in range(40, 160):
+        ring.add(f"n{number:03}")
+    assert ring.skew < 1.1 and ring.largest_cluster > 50
+    assert ring.rebuilt().largest_cluster == 16 and SkeletonRendezvous().largest_cluster == 0
