@@ -262,6 +262,37 @@ def test_the_floor_of_a_configuration_raises_the_fence_and_never_lowers_it() -> 
     assert alone.acceptor.fence == ballot(6)
 
 
+def test_a_promise_tells_no_removal_of_another_register_that_came_after_the_first_promise() -> None:
+    """It says nothing about this one, which has been here all the time."""
+    alone = Alone()
+    alone.accept(None, ballot(4), key=b"before")
+    alone.collect(ballot(4), key=b"before")
+    alone.prepare(ballot(5))
+    alone.accept(None, ballot(8), key=b"after")
+    alone.collect(ballot(8), key=b"after")
+    assert alone.prepare(ballot(9)) == Promise(ZERO, None, ballot(4))
+    again = alone.restored()
+    reply, _ = again.on_request(Prepare(CONFIG.id, KEY, ballot(10)))
+    assert reply == Promise(ZERO, None, ballot(8)), "a snapshot does not hold it, and tells more rather than less"
+
+
+def test_a_promise_tells_the_removal_of_its_own_register() -> None:
+    alone = Alone()
+    alone.prepare(ballot(2))
+    alone.accept(None, ballot(8))
+    alone.collect(ballot(8))
+    assert alone.prepare(ballot(9)) == Promise(ZERO, None, ballot(8))
+
+
+def test_a_promise_tells_what_the_acceptors_of_before_had_removed() -> None:
+    """The first promise came before the configuration that brought their fence."""
+    alone = Alone()
+    alone.prepare(ballot(2))
+    second = msgspec.structs.replace(next_epoch(CONFIG, 2), floor=ballot(6))
+    alone.ask(Configure(second))
+    assert alone.ask(Prepare(second.id, KEY, ballot(9)))[0] == Promise(ZERO, None, ballot(6))
+
+
 def test_the_register_in_which_a_configuration_was_decided_goes_with_it() -> None:
     alone = Alone()
     alone.accept(b"config", ballot(5), key=config_key(2))

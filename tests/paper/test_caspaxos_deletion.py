@@ -242,6 +242,23 @@ def test_a_collection_needs_every_acceptor_of_both_groups_while_there_are_two() 
     assert table.run(operator.collect(KEY)).tombstone
 
 
+def test_a_first_change_in_doubt_is_settled_though_another_register_was_collected_meanwhile() -> None:
+    """One fence stands for all that is not held, but this key was held: promised, by all of them."""
+    table = Table()
+    task = table.proposer(1).change(b"new", changes.put(b"v"))
+    table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
+    lost = task.take()
+    other = table.proposer(2)
+    other.observe(ballot(100))
+    table.run(other.change(KEY, changes.put(b"x")))
+    table.run(other.change(KEY, changes.delete()))
+    assert table.run(other.collect(KEY)).tombstone
+    for send in lost:
+        task.on_lost(send)
+    outcome = table.run(task)
+    assert (outcome.error, outcome.value, outcome.version) == (None, b"v", 1)
+
+
 def test_a_collection_goes_on_in_a_new_configuration() -> None:
     table = Table(spares=1)
     deleted(table)

@@ -10,6 +10,8 @@ The fence. A key that the acceptor does not hold is treated as one that has prom
 them. Removing a register raises it to what that register had promised, so a message from before the deletion, however
 late, is refused as it would have been with the tombstone still here. The paper gives proposers ages, which acceptors
 compare; our proposers are clients that nobody can enumerate, so the ballot itself is the age (docs/divergences.md).
+A promise for a key that holds nothing tells the fence as it was when the key was first promised here: what is removed
+later is another register, and says nothing about this one.
 """
 
 from collections.abc import Iterator
@@ -62,12 +64,16 @@ SLOT_BYTES = 120
 class Slot:
     """One register of one acceptor."""
 
-    __slots__ = ("accepted", "promised", "state")
+    __slots__ = ("accepted", "fence", "promised", "state")
 
-    def __init__(self, promised: Ballot, accepted: Ballot = ZERO, state: State | None = None) -> None:
+    def __init__(
+        self, promised: Ballot, accepted: Ballot = ZERO, state: State | None = None, *, fence: Ballot = ZERO
+    ) -> None:
         self.promised = promised
         self.accepted = accepted
         self.state = state
+        self.fence = fence
+        """Without a state: whatever was removed here under this key had no ballot above it."""
 
     @property
     def is_tombstone(self) -> bool:
@@ -154,6 +160,13 @@ class Acceptor:
     def _barrier(self) -> Ballot:
         return ZERO if self.config is None else self.config.barrier
 
+    def _fence_of(self, slot: Slot | None) -> Ballot:
+        """No register that was removed under the key of *slot*, which holds nothing, had a ballot above it. A new
+        configuration brings fences of acceptors that were in others before, `floor`."""
+        if slot is None or self.config is None:
+            return self.fence
+        return max(slot.fence, self.config.floor)
+
     def _conflict(self, key: bytes, ballot: Ballot) -> Conflict | None:
         """Why *ballot* is refused, if it is. Without a slot the fence's own ballot is refused too: it may be a late
         copy of what was collected."""
@@ -171,7 +184,10 @@ class Acceptor:
         if refusal := self._no_room(request.key, len(request.key) + SLOT_BYTES):
             return refusal, None
         slot = self._slot(request.key)
-        reply = Promise(ZERO, None, self.fence) if slot is None else Promise(slot.accepted, slot.state, self.fence)
+        if slot is None or slot.state is None:
+            reply = Promise(ZERO, None, self._fence_of(slot))
+        else:
+            reply = Promise(slot.accepted, slot.state, self.fence)
         if slot is not None and slot.promised == request.ballot:
             return reply, None
         return reply, self._do(PromisedRecord(request.key, request.ballot))
@@ -264,7 +280,7 @@ class Acceptor:
             case PromisedRecord():
                 slot = self._slot(record.key)
                 if slot is None:
-                    self._put(record.key, Slot(record.ballot))
+                    self._put(record.key, Slot(record.ballot, fence=self.fence))
                 else:
                     invariant(record.ballot >= slot.promised, "a promise falls", key=record.key)
                     self._keep(record.key)

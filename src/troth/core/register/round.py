@@ -279,7 +279,10 @@ class Round(Attempting):
             if any(attempt.open for attempt in self.attempts):
                 self._parked = (state, fence)  # a refusal that is still on its way may settle it
                 return
-            text = f"other changes of {self.key!r:.60} hide whether this one has happened"
+            text = (
+                f"what became of this change of {self.key!r:.60} can not be told any more: while it was in doubt "
+                "others changed the register, or deleted registers were removed"
+            )
             self.outcome = Outcome(error=OutcomeUnknown(text))
             return
         decision = self._decide(state)
