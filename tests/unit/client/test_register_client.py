@@ -196,7 +196,9 @@ def test_what_is_missing_is_named() -> None:
 
 def test_an_error_says_what_connections_complain_of_and_no_more_than_fits() -> None:
     error = RequestTimeout("no quorum")
+    error.__cause__ = OSError("reset")
     assert explained(error, []) is error
+    assert explained(error, ["a1:1: refused"]).__cause__ is error.__cause__
     assert str(explained(error, ["a1:1: refused", "a2:1: reset"])) == "no quorum; a1:1: refused; a2:1: reset"
     assert isinstance(explained(error, ["a1:1: refused"]), RequestTimeout)
     assert len(str(explained(error, ["x" * 10_000] * 100))) < 2000

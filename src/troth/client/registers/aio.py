@@ -72,7 +72,7 @@ class PaxosClient:
         """See `troth.PaxosClient`.
 
         Raises:
-            UsageError: no addresses.
+            UsageError: no addresses, or a time-out that is none.
         """
         place = where(acceptors)
         self._timeout_s = self._opening_s = seconds(timeout)
@@ -136,13 +136,28 @@ class PaxosClient:
     # ---- registers -----------------------------------------------------------------------------------------
 
     async def get(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Read a register; `value` is None if it holds nothing."""
+        """Read a register; `value` is None if it holds nothing.
+
+        Raises:
+            UsageError: the key or the time-out is none, or this client is closed or another process's.
+            Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
+            QuotaExceeded: the acceptors disagree, and have no room to settle that.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         with recorded.call("get", name) as record:
             return record.ends(reply_of(await self._call(self._proposer.read(name), self._deadline(within_s))))
 
     async def put(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Write a register."""
+        """Write a register.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            AlreadyDecided: `propose` has decided the register; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name, wanted = as_key(key), as_value(value)
         with recorded.call("put", name, wanted) as record:
             return record.ends(await self._change(name, changes.put(wanted), within_s))
@@ -150,7 +165,15 @@ class PaxosClient:
     async def cas(
         self, key: Text, expected: Text | None, value: Text | None, *, within_s: float | None = None
     ) -> RegisterReply:
-        """Write *value* if the register holds *expected* (None: nothing)."""
+        """Write *value* if the register holds *expected* (None: nothing).
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            AlreadyDecided: `propose` has decided the register; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         old = None if expected is None else as_value(expected)
         new = None if value is None else as_value(value)
@@ -160,19 +183,43 @@ class PaxosClient:
     async def change(
         self, key: Text, function: Callable[[bytes | None], Text | None], *, within_s: float | None = None
     ) -> RegisterReply:
-        """Let the register become what *function* (no coroutine) makes of its value; applied once."""
+        """Let the register become what *function* (no coroutine) makes of its value; applied once.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            ChangeFailed: *function* raised; nothing was changed.
+            AlreadyDecided: `propose` has decided the register; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         with recorded.change(name) as record:
             return record.ends(await self._change(name, changes.apply(as_function(function)), within_s, record))
 
     async def propose(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Decide the register once and for ever; the reply's `value` is the decision."""
+        """Decide the register once and for ever; the reply's `value` is the decision.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         with recorded.change(name) as record:
             return record.ends(await self._change(name, changes.propose(as_value(value)), within_s, record))
 
     async def delete(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Delete a register."""
+        """Delete a register.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            AlreadyDecided: `propose` has decided the register; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         with recorded.call("delete", name) as record:
             return record.ends(await self._change(name, changes.delete(), within_s))
@@ -200,13 +247,25 @@ class PaxosClient:
         return tally.removed()
 
     async def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
-        """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted; not at one instant."""
+        """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted; not at one instant.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's.
+            Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
+            AcceptorsChanged: the set was changed meanwhile; call again.
+            WrongCluster: the acceptors belong to different sets.
+        """
         listing = Listing(self._proposer)
         reply_of(await self._call(listing, self._deadline(within_s)))
         return listed(listing, as_bytes(prefix))
 
     async def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
-        """Every acceptor of the present set, and how it is."""
+        """Every acceptor of the present set, and how it is.
+
+        Raises:
+            UsageError: the time-out is none, or this client is closed or another process's.
+            WrongCluster: the acceptors belong to different sets.
+        """
         config = self.configuration
         within_s = seconds(self._timeout_s if within_s is None else within_s)
 
@@ -235,13 +294,25 @@ class PaxosClient:
 
     @property
     def configuration(self) -> Configuration:
-        """The set of acceptors as this client knows it."""
+        """The set of acceptors as this client knows it.
+
+        Raises:
+            UsageError: this client is closed, or another process's, or not open.
+            WrongCluster: the acceptors belong to different sets.
+        """
         return self._proposer.config
 
     async def set_acceptors(
         self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = CHANGE_WITHIN_S
     ) -> Configuration:
-        """Make the acceptors at *addresses* the set, while clients go on; see `troth.PaxosClient.set_acceptors`."""
+        """Make the acceptors at *addresses* the set, while clients go on; see `troth.PaxosClient.set_acceptors`.
+
+        Raises:
+            UsageError: no addresses, one acceptor at two of them, or quorums that need not meet.
+            Unavailable: an acceptor does not answer, or the time is over, and nothing was changed.
+            OutcomeUnknown: it is under way, or may be; ``__cause__`` says why it is not complete.
+            WrongCluster: an acceptor at one of the addresses belongs to another set.
+        """
         deadline = self._deadline(within_s)
         seats: dict[NodeId, str] = {}
         for address in where(addresses).addresses:

@@ -15,7 +15,7 @@ from troth.core.register.messages import RESERVED, Configuration, Described, Rep
 from troth.core.register.reconfigure import Listing
 from troth.core.register.states import Attempt
 from troth.core.register.task import Outcome, Task
-from troth.errors import RequestTimeout, TrothError, Unavailable, UsageError, WrongCluster
+from troth.errors import OutcomeUnknown, RequestTimeout, TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
 TIMEOUT_S = 5.0
@@ -196,10 +196,12 @@ def reply_of(outcome: Outcome) -> RegisterReply:
 
 def explained(error: TrothError, complaints: Sequence[str]) -> TrothError:
     """*error* of a call whose time is over, together with what its connections complain of."""
-    if not complaints or not isinstance(error, Unavailable | RequestTimeout):
+    if not complaints or type(error) not in (Unavailable, RequestTimeout, OutcomeUnknown):
         return error
     shown = "; ".join(f"{each:.{COMPLAINT_CHARS_MAX}}" for each in complaints[:COMPLAINTS_MAX])
-    return type(error)(f"{error}; {shown}")
+    made = type(error)(f"{error}; {shown}")
+    made.__cause__ = error.__cause__
+    return made
 
 
 def told(outcome: Outcome, complaints: Sequence[str]) -> Outcome:

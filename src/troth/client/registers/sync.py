@@ -98,7 +98,8 @@ class PaxosClient:
             collect: remove tombstones of deleted keys in the background.
 
         Raises:
-            UsageError: no addresses, quorums that need not meet, or a set that is not to be founded.
+            UsageError: no addresses, one acceptor at two of them, quorums that need not meet or that the set does not
+                have, a set that is not to be founded, or a time-out that is none.
             Unavailable: no acceptor answers in time.
             WrongCluster: the acceptors do not belong together.
         """
@@ -164,14 +165,29 @@ class PaxosClient:
     # ---- registers -----------------------------------------------------------------------------------------
 
     def get(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Read a register; `value` is None if it holds nothing. One round trip where a quorum agrees."""
+        """Read a register; `value` is None if it holds nothing. One round trip where a quorum agrees.
+
+        Raises:
+            UsageError: the key or the time-out is none, or this client is closed or another process's.
+            Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
+            QuotaExceeded: the acceptors disagree, and have no room to settle that.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         with recorded.call("get", name) as record:
             deadline = self._deadline(within_s)
             return record.ends(reply_of(self._call(self._begin(lambda proposer: proposer.read(name)), deadline)))
 
     def put(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Write a register."""
+        """Write a register.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            AlreadyDecided: `propose` has decided the register; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name, wanted = as_key(key), as_value(value)
         with recorded.call("put", name, wanted) as record:
             return record.ends(self._change(name, changes.put(wanted), within_s))
@@ -179,7 +195,15 @@ class PaxosClient:
     def cas(
         self, key: Text, expected: Text | None, value: Text | None, *, within_s: float | None = None
     ) -> RegisterReply:
-        """Write *value* if the register holds *expected* (None: nothing). See `RegisterReply.succeeded`."""
+        """Write *value* if the register holds *expected* (None: nothing). See `RegisterReply.succeeded`.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            AlreadyDecided: `propose` has decided the register; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         old = None if expected is None else as_value(expected)
         new = None if value is None else as_value(value)
@@ -195,20 +219,40 @@ class PaxosClient:
         its argument, be quick, and not use this client. The change it makes is applied once.
 
         Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
             ChangeFailed: *function* raised; nothing was changed.
+            AlreadyDecided: `propose` has decided the register; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
         """
         name = as_key(key)
         with recorded.change(name) as record:
             return record.ends(self._change(name, changes.apply(as_function(function)), within_s, record))
 
     def propose(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Decide the register once and for ever; the reply's `value` is the decision, ours or an earlier one."""
+        """Decide the register once and for ever; the reply's `value` is the decision, ours or an earlier one.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         with recorded.change(name) as record:
             return record.ends(self._change(name, changes.propose(as_value(value)), within_s, record))
 
     def delete(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Delete a register; `changed` says whether it held anything. Its tombstone is collected in the background."""
+        """Delete a register; `changed` says whether it held anything. Its tombstone is collected in the background.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            AlreadyDecided: `propose` has decided the register; nothing was changed.
+            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
+            OutcomeUnknown: it may have happened, or may yet.
+            WrongCluster: the acceptors belong to different sets.
+        """
         name = as_key(key)
         with recorded.call("delete", name) as record:
             return record.ends(self._change(name, changes.delete(), within_s))
@@ -237,14 +281,26 @@ class PaxosClient:
 
     def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
         """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted. Not at one instant: a key that is
-        written or deleted meanwhile may be there or not."""
+        written or deleted meanwhile may be there or not.
+
+        Raises:
+            UsageError: an argument is none, or this client is closed or another process's.
+            Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
+            AcceptorsChanged: the set was changed meanwhile; call again.
+            WrongCluster: the acceptors belong to different sets.
+        """
         deadline = self._deadline(within_s)
         listing = self._begin(Listing)
         reply_of(self._call(listing, deadline))
         return listed(listing, as_bytes(prefix))
 
     def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
-        """Every acceptor of the present set, and how it is."""
+        """Every acceptor of the present set, and how it is.
+
+        Raises:
+            UsageError: the time-out is none, or this client is closed or another process's.
+            WrongCluster: the acceptors belong to different sets.
+        """
         deadline = self._deadline(within_s)
         config = self.configuration
 
@@ -270,7 +326,12 @@ class PaxosClient:
 
     @property
     def configuration(self) -> Configuration:
-        """The set of acceptors as this client knows it; any request learns of a newer one."""
+        """The set of acceptors as this client knows it; any request learns of a newer one.
+
+        Raises:
+            UsageError: this client is closed, or another process's.
+            WrongCluster: the acceptors belong to different sets.
+        """
         self._reach.check()
         with self._lock:
             return self._proposer.config
@@ -285,7 +346,7 @@ class PaxosClient:
         one that asks for the set of before takes it back.
 
         Raises:
-            UsageError: no addresses, or quorums that need not meet.
+            UsageError: no addresses, one acceptor at two of them, or quorums that need not meet.
             Unavailable: an acceptor does not answer, or the time is over, and nothing was changed.
             OutcomeUnknown: it is under way, or may be; ``__cause__`` says why it is not complete.
             WrongCluster: an acceptor at one of the addresses belongs to another set.
