@@ -307,10 +307,12 @@ def test_a_killed_coordinator_is_finished_with_this_driver(
 
 
 @asynccontextmanager
-async def async_pair(two: Two, log: Path) -> AsyncIterator[tuple[AsyncTwoPhaseCommit, AsyncEngine, AsyncEngine]]:
+async def async_pair(
+    two: Two, log: Path, **options: Any
+) -> AsyncIterator[tuple[AsyncTwoPhaseCommit, AsyncEngine, AsyncEngine]]:
     left, right = create_async_engine(two.left), create_async_engine(two.right)
     try:
-        async with AsyncTwoPhaseCommit([left, right], log=str(log)) as tpc:
+        async with AsyncTwoPhaseCommit([left, right], log=str(log), **options) as tpc:
             yield tpc, left, right
     finally:
         await left.dispose()
@@ -370,3 +372,27 @@ async def test_a_cancelled_task_leaves_nothing_half_done(two: Two, tmp_path: Pat
     assert on_left == on_right
     assert 99 in on_left
     assert two.in_doubt() == []
+
+
+@pytest.mark.parametrize("two", [("asyncpg", "psycopg"), ("asyncpg", "asyncmy")], ids="+".join, indirect=True)
+async def test_a_deadlock_of_two_tasks_over_two_databases_ends_before_the_time_is_up(
+    two: Two, tmp_path: Path
+) -> None:
+    async with async_pair(two, tmp_path / "log", detect_deadlocks=True) as (tpc, left, right):
+        both_hold = asyncio.Barrier(2)
+
+        async def client(*engines: AsyncEngine) -> str:
+            try:
+                async with tpc.begin(timeout=60) as tx:
+                    for place, engine in enumerate(engines):
+                        if place:
+                            await both_hold.wait()
+                        await tx[engine].execute(entry.insert().values(id=1))
+                return "committed"
+            except (Aborted, sa.exc.DBAPIError):
+                return "victim"
+
+        async with asyncio.timeout(30):
+            found = await asyncio.gather(client(left, right), client(right, left))
+    assert sorted(found) == ["committed", "victim"]
+    assert two.found() == ([1], [1])

@@ -8,9 +8,11 @@ runs as tasks.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,10 +23,12 @@ from typing_extensions import override
 
 from troth.errors import HeuristicMixed, TrothError, UsageError
 from troth.transactions.coordinator import RECOVER_EVERY_S, TwoPhaseCommit
+from troth.transactions.deadlocks import LOOK_EVERY_S, Detector
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.orm import BoundSession
 from troth.transactions.outcome import Outcome
+from troth.transactions.participants.base import Participant
 from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Transaction
@@ -124,6 +128,9 @@ async def _to_the_end(work: Awaitable[T]) -> T:
 class AsyncTwoPhaseCommit:
     """Transactions over several asyncio engines that commit in all databases or in none; see `TwoPhaseCommit`.
 
+    It has the same methods and attributes, to be awaited where they do something; ``waiting=`` and
+    ``without_unreachable=`` are left out. What differs in a transaction, `AsyncBranch` and `AsyncTransaction` say.
+
     ::
 
         async with AsyncTwoPhaseCommit([bank, ledger]) as tpc:
@@ -140,16 +147,19 @@ class AsyncTwoPhaseCommit:
         name: str = "troth",
         coordinator: str | None = None,
         recover_every: float | None = RECOVER_EVERY_S,
+        detect_deadlocks: bool = False,
         on_step: OnStep = nothing,
     ) -> None:
         """Nothing is done before `start` (or ``async with``); the arguments are `TwoPhaseCommit`'s."""
         self._participants = participants
         self._options: dict[str, Any] = {"log": log, "name": name, "coordinator": coordinator, "on_step": on_step}
         self._recover_every = recover_every
+        self._detect_deadlocks = detect_deadlocks
         self._sync: TwoPhaseCommit | None = None
         self._waiting = _InTasks()
         self._recovering = asyncio.Lock()
-        self._recovery: asyncio.Task[None] | None = None
+        self._looking: list[asyncio.Task[None]] = []
+        """What `TwoPhaseCommit` has threads for."""
 
     async def start(self) -> Self:
         """Check the participants, open an epoch in the log, and begin to recover. Raises as `TwoPhaseCommit`."""
@@ -168,7 +178,10 @@ class AsyncTwoPhaseCommit:
             waiting.end()
             raise
         if self._recover_every is not None:
-            self._recovery = asyncio.create_task(self._recover_for_ever(self._recover_every))
+            self._looking.append(asyncio.create_task(self._recover_for_ever(self._recover_every)))
+        if self._detect_deadlocks:
+            self._sync._core.finds_deadlocks = True
+            self._looking.append(asyncio.create_task(self._detect_for_ever(Detector(self._sync._core))))
         return self
 
     async def _recover_for_ever(self, every_s: float) -> None:
@@ -180,6 +193,14 @@ class AsyncTwoPhaseCommit:
             except Exception:  # noqa: BLE001  (logged; without this task nobody would look again)
                 _log.exception("a pass of recovery failed; the next one tries again")
             await asyncio.sleep(every_s * random.uniform(0.8, 1.2))
+
+    async def _detect_for_ever(self, detector: Detector) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await greenlet_spawn(detector.look)
+            except Exception:  # noqa: BLE001  (logged; without this task nobody would look again)
+                _log.exception("a look for deadlocks failed; the next one tries again")
 
     @property
     def _started(self) -> TwoPhaseCommit:
@@ -244,16 +265,36 @@ class AsyncTwoPhaseCommit:
             return await _to_the_end(greenlet_spawn(self._started.recover, even_if_alive=even_if_alive))
 
     @property
+    def coordinator(self) -> str:
+        """See `TwoPhaseCommit.coordinator`."""
+        return self._started.coordinator
+
+    @property
+    def epoch(self) -> int:
+        """See `TwoPhaseCommit.epoch`."""
+        return self._started.epoch
+
+    @property
+    def participants(self) -> list[Participant]:
+        """See `TwoPhaseCommit.participants`; their methods block the loop, or need a greenlet."""
+        return self._started.participants
+
+    @property
+    def log(self) -> DecisionLog:
+        """See `TwoPhaseCommit.log`; its methods block the loop."""
+        return self._started.log
+
+    @property
     def metrics(self) -> Metrics:
         """Counters of this process."""
         return self._started.metrics
 
     async def close(self) -> None:
         """See `TwoPhaseCommit.close`."""
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.gather(self._recovery, return_exceptions=True)
-            self._recovery = None
+        for task in self._looking:
+            task.cancel()
+        await asyncio.gather(*self._looking, return_exceptions=True)
+        self._looking.clear()
         if self._sync is not None:
             await self._waiting.drained()
             sync, self._sync = self._sync, None
@@ -283,20 +324,32 @@ def _async_connection(participant: Any, connection: Any) -> AsyncConnection:
     return AsyncConnection(engine, connection)
 
 
+_STATEMENTS = frozenset({"execute", "scalar", "scalars", "exec_driver_sql", "run_sync", "get", "put", "delete"})
+_AWAITED = _STATEMENTS | {"execution_options", "get_raw_connection", "commit", "rollback", "close", "invalidate"}
+_ENTERED = frozenset({"stream", "stream_scalars", "begin_nested"})
+
+
 class AsyncBranch:
     """One participant's connection in a transaction, opened when it is first used.
 
-    ``execute``, ``scalar``, ``scalars``, ``exec_driver_sql``, ``stream`` and ``run_sync`` are AsyncConnection's; a
-    `ClusterWork`'s methods for a troth cluster.
+    What is awaited is AsyncConnection's: ``execute``, ``scalar``, ``scalars``, ``exec_driver_sql``, ``run_sync`` and
+    others. So are ``stream``, ``stream_scalars`` and ``begin_nested``, to be awaited or entered with ``async with``. Of
+    a troth cluster there are a `ClusterWork`'s ``get``, ``put`` and ``delete``. Everything else, attributes too, has
+    the connection itself: ``await tx.connection(participant)``.
     """
 
     def __init__(self, transaction: "AsyncTransaction", participant: Any) -> None:
         self._transaction = transaction
         self._participant = participant
 
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        if name.startswith("_"):
-            raise AttributeError(name)
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name in _ENTERED:
+            return partial(_Entered, self, name)
+        if name not in _AWAITED:
+            raise AttributeError(
+                f"a branch has no {name!r} before its connection is open; take that:"
+                " connection = await tx.connection(participant)"
+            )
 
         async def call(*arguments: Any, **options: Any) -> Any:
             handle = await self._transaction.connection(self._participant)
@@ -307,6 +360,31 @@ class AsyncBranch:
             return await _to_the_end(asyncio.to_thread(work, *arguments, **options))
 
         return call
+
+
+class _Entered:
+    """What AsyncConnection returns for a name of `_ENTERED`, of a connection that may have to be opened first."""
+
+    def __init__(self, branch: AsyncBranch, name: str, *arguments: Any, **options: Any) -> None:
+        self._branch = branch
+        self._make = methodcaller(name, *arguments, **options)
+        self._made: Any = None
+
+    async def _of_connection(self) -> Any:
+        return self._make(await self._branch._transaction.connection(self._branch._participant))
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        async def awaited() -> Any:
+            return await (await self._of_connection())
+
+        return awaited().__await__()
+
+    async def __aenter__(self) -> Any:
+        self._made = await self._of_connection()
+        return await self._made.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self._made.__aexit__(*error)
 
 
 class AsyncTransaction:

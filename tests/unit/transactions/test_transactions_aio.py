@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,10 +19,11 @@ from sqlalchemy.util.concurrency import await_only
 from typing_extensions import override
 
 import troth
-from troth.transactions import coordinator
+from troth.transactions import aio, coordinator
 from troth.transactions.aio import AsyncTransaction, AsyncTwoPhaseCommit
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
+from troth.transactions.deadlocks import Detector
 from troth.transactions.log.file import FileLog
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Begun
@@ -265,3 +266,84 @@ def test_branches_that_tasks_touch_at_once_are_opened_once_each_and_have_numbers
 
     asyncio.run(main())
     log.close()
+
+
+def run_beside(
+    tmp_path: Path, work: Callable[[AsyncTwoPhaseCommit], Coroutine[Any, Any, None]], **options: Any
+) -> None:
+    """*work* over one file, "last", with a table in it."""
+
+    async def main() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/last.db")
+        async with engine.begin() as connection:
+            await connection.execute(sa.text("CREATE TABLE work (x INTEGER)"))
+        try:
+            async with AsyncTwoPhaseCommit(
+                {"last": engine}, log=tmp_path / "log", recover_every=None, **options
+            ) as tpc:
+                await asyncio.wait_for(work(tpc), 20)
+        finally:
+            await engine.dispose()
+
+    asyncio.run(main())
+
+
+def test_a_branch_is_entered_as_its_connection_would_be(tmp_path: Path) -> None:
+    insert, select = sa.text("INSERT INTO work VALUES (1)"), sa.text("SELECT x FROM work")
+
+    async def work(tpc: AsyncTwoPhaseCommit) -> None:
+        async with tpc.begin() as tx:
+            async with tx["last"].begin_nested():
+                await tx["last"].execute(insert)
+            with pytest.raises(ZeroDivisionError):
+                async with tx["last"].begin_nested():
+                    await tx["last"].execute(insert)
+                    raise ZeroDivisionError
+            async with tx["last"].stream(select) as rows:
+                assert [row.x async for row in rows] == [1]
+            assert [x async for x in await tx["last"].stream_scalars(select)] == [1]
+
+    run_beside(tmp_path, work)
+
+
+def test_what_a_branch_does_not_have_says_where_it_is(tmp_path: Path) -> None:
+    async def work(tpc: AsyncTwoPhaseCommit) -> None:
+        async with tpc.begin() as tx:
+            for name in ("dialect", "in_transaction", "no_such_thing"):
+                with pytest.raises(AttributeError, match=r"await tx.connection\(participant\)"):
+                    getattr(tx["last"], name)
+            assert (await tx.connection("last")).dialect.name == "sqlite"
+
+    run_beside(tmp_path, work)
+
+
+def test_it_says_who_it_is(tmp_path: Path) -> None:
+    async def work(tpc: AsyncTwoPhaseCommit) -> None:
+        assert (tpc.coordinator, tpc.epoch) == ("0", 1)
+        assert [participant.name for participant in tpc.participants] == ["last"]
+        assert tpc.log.epoch.coordinator == "0"
+
+    run_beside(tmp_path, work)
+
+
+def test_it_looks_for_deadlocks_again_and_again_where_drivers_can_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+
+    async def work(tpc: AsyncTwoPhaseCommit) -> None:
+        seen = asyncio.Event()
+
+        def look(detector: Detector) -> None:
+            await_only(asyncio.sleep(0))
+            looks.append(detector._core.finds_deadlocks)
+            if len(looks) == 1:
+                raise ZeroDivisionError
+            seen.set()
+
+        monkeypatch.setattr(Detector, "look", look)
+        await seen.wait()
+
+    monkeypatch.setattr(aio, "LOOK_EVERY_S", 0.0)
+    run_beside(tmp_path, work, detect_deadlocks=True)
+    assert set(looks) == {True}
