@@ -14,6 +14,7 @@ from troth.verify.formats.edn import Record
 from troth.verify.guess import guess
 from troth.verify.history import Value, pair
 from troth.verify.transactions import check_transactions
+from troth.verify.verdict import Status
 
 WILD = {
     "a log of newer Jepsen": (
@@ -137,7 +138,7 @@ WILD = {
             "{:type :ok, :f :drain, :value [], :process 1}\n"
         ),
         "jepsen-edn",
-        3,
+        4,
         0,
         "unordered-queue",
         "linearizable",
@@ -530,6 +531,47 @@ def test_numbered_transactions_belong_to_sessions_and_keys_start_as_0() -> None:
             read_history(text + line)
 
 
+LOGS = {
+    "keys in front": ("0 i write [1 3]|0 o write [1 3]|1 i write [2 5]|1 o write [2 5]|1 i read [1 nil]|1 o read [1 3]", True),
+    "keys in front of a cas": ("0 i write [1 3]|0 o write [1 3]|0 i cas [1 [3 4]]|0 o cas [1 [3 4]]|1 i read [1 nil]|1 o read [1 4]", True),
+    "keys in front, and the value of another": ("0 i write [1 3]|0 o write [1 3]|1 i write [2 5]|1 o write [2 5]|1 i read [1 nil]|1 o read [1 5]", False),
+    "a set": ("0 i write 1|0 o write 1|1 i read nil|1 o read [1]", True),
+    "a set that lost one": ("0 i write 1|0 o write 1|0 i write 2|0 o write 2|1 i read nil|1 o read [1]", False),
+    "a drain": ("0 i enqueue 1|0 o enqueue 1|1 i drain nil|1 o drain [1]", True),
+    "a drain that lost one": ("0 i enqueue 1|0 o enqueue 1|1 i drain nil|1 o drain []", False),
+}  # fmt: skip
+"""Jepsen's text logs, shortened, and whether they are legal."""
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_a_text_log_means_what_the_same_events_mean_as_edn(name: str) -> None:
+    lines, legal = LOGS[name]
+    events = [line.split(" ", 3) for line in lines.split("|")]
+    kinds = {"i": "invoke", "o": "ok"}
+    log = "".join(f"INFO  jepsen.util - {who}\t:{kinds[k]}\t:{f}\t{value}\n" for who, k, f, value in events)
+    edn = "".join(f"{{:process {who} :type :{kinds[k]} :f :{f} :value {value}}}\n" for who, k, f, value in events)
+    for text in (log, edn):
+        history = read_history(text)
+        found = guess(history)
+        assert bool(check(history, found.model, found.object)) is legal
+
+
+def test_remarks_about_lines_and_about_keys_are_both_made() -> None:
+    log = "starting\nINFO jepsen.util - 0 :invoke :write [1 3]\nINFO jepsen.util - 1 :invoke :read [1 nil]\n"
+    keys, passed = read_history(log).remarks
+    assert "jepsen.independent" in keys and "passed over" in passed
+
+
+@pytest.mark.parametrize(("error", "legal"), [("", False), ("\t:connection-refused", True), ("\t[:odd 1]", True)])
+def test_a_cas_that_failed_with_an_error_was_not_refused_for_its_value(error: str, legal: bool) -> None:
+    lines = [
+        "0\t:invoke\t:write\t1", "0\t:ok\t:write\t1", "1\t:invoke\t:cas\t[1 2]", f"1\t:fail\t:cas\t[1 2]{error}",
+        "2\t:invoke\t:read\tnil", "2\t:ok\t:read\t1",
+    ]  # fmt: skip
+    history = read_history("".join(f"INFO  jepsen.util - {line}\n" for line in lines))
+    assert bool(check(history, object="cas-register")) is legal
+
+
 def test_a_cas_alone_shows_that_its_value_holds_a_key() -> None:
     """Without a read, ``[key [from to]]`` is what tells a history of jepsen.independent."""
     text = "".join(
@@ -568,9 +610,46 @@ def test_a_drain_is_many_dequeues() -> None:
         for kind in ("invoke", "ok")
     )
     history = read_history(text)
-    assert [op.f for op in history.operations] == ["enqueue"] * 3 + ["dequeue"] * 3
+    assert [op.f for op in history.operations] == ["enqueue"] * 3 + ["dequeue"] * 4
     assert check(history, object="queue")
     assert not check(read_history(text.replace("[1 2 3]", "[1 2 4]")), object="queue")
+
+
+def _drained(enqueues: int, end: str, taken: str) -> str:
+    rows = [(0, "enqueue", number) for number in range(1, enqueues + 1)]
+    lines = [
+        f"{{:process {p}, :type :{kind}, :f :{f}, :value {v}}}" for p, f, v in rows for kind in ("invoke", "ok")
+    ]
+    lines += ["{:process 1, :type :invoke, :f :drain}", f"{{:process 1, :type :{end}, :f :drain, :value {taken}}}"]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("end", "taken", "status"),
+    [
+        ("ok", "[1 2]", Status.OK),
+        ("ok", "[2 1]", Status.OK),
+        ("ok", "[1]", Status.ILLEGAL),  # 2 is lost
+        ("ok", "[]", Status.ILLEGAL),
+        ("ok", "[1 1]", Status.ILLEGAL),
+        ("info", "[1]", Status.OK),
+        ("info", "[3]", Status.ILLEGAL),
+        ("info", "nil", Status.OK),
+        ("ok", "nil", Status.OK),
+        ("fail", "nil", Status.OK),
+    ],
+)
+def test_a_drain_leaves_nothing_unless_it_was_cut_short(end: str, taken: str, status: Status) -> None:
+    history = read_history(_drained(2, end, taken))
+    assert check(history, object=guess(history).object).status is status
+
+
+def test_what_a_drain_that_was_cut_short_took_unseen_is_gone_perhaps() -> None:
+    for late, status in (("nil", Status.OK), ("1", Status.OK), ("3", Status.ILLEGAL)):
+        more = (
+            f"\n{{:process 2, :type :invoke, :f :dequeue}}\n{{:process 2, :type :ok, :f :dequeue, :value {late}}}"
+        )
+        assert check(read_history(_drained(2, "info", "nil") + more), object="unordered-queue").status is status
 
 
 def test_transactions_without_processes_are_completed_in_turn() -> None:

@@ -8,10 +8,11 @@
     INFO  jepsen.util - :nemesis	:info	:start	"Cut off ..."
 
 Fields are separated by tabs, spaces or both; anything may stand before ``jepsen.util`` (times, levels, threads), and
-newer logs have a colon behind it. Lines of other loggers are passed over, which `History.remarks` says. Reading: a
-``:fail :cas [a b]`` is an observation (the register was not a) and has a place in the order; every other ``:fail``
-never happened; an ``:info`` leaves its operation open; the register starts as nil, and a read of nil saw exactly
-that.
+newer logs have a colon behind it. Lines of other loggers are passed over, which `History.remarks` says. Values mean
+what they mean in Jepsen's EDN (keys in front, drains, collections: `maps.paired`). Reading: a ``:fail :cas [a b]`` is
+an observation (the register was not a) and has a place in the order, unless an error stands behind its value; every
+other ``:fail`` never happened; an ``:info`` leaves its operation open; the register starts as nil, and a read of nil
+saw exactly that.
 """
 
 import re
@@ -19,7 +20,8 @@ from typing import Final
 
 from troth.errors import DecodeError
 from troth.verify.formats import edn
-from troth.verify.history import Event, EventType, History, Process, Reading, pair
+from troth.verify.formats.maps import paired
+from troth.verify.history import Event, EventType, History, Process, Reading
 
 READING: Final = Reading(failed="observed", nil_read="value")
 
@@ -63,39 +65,42 @@ def read(text: str) -> History:
             )
         if rest is None and kind is EventType.OK and f == "read":
             raise DecodeError(f"line {number}, column {len(line) + 1}: the line ends, expected what was read")
-        value = _value(rest or "nil", number, found.start(4) if rest else len(line), process)
+        value, *more = _values(rest or "nil", number, found.start(4) if rest else len(line), process)
         error = None
         if isinstance(value, edn.Keyword):
+            # ``:timed-out`` may be followed by the request's value; the keyword says that there is no result.
             value, error = None, str(value)
+        elif more and kind is EventType.FAIL:
+            error = str(more[0])
         events.append(Event(type=kind, process=process, f=f, value=value, error=error, line=number))
-    history = pair(events, reading=READING, format="jepsen-log")
+    history = paired(events, READING)
     if others:
-        history.remarks = (
+        history.remarks += (
             f"passed over, since they say nothing about operations: {len(others)} lines, of which line {others[0]} is "
             f"the first",
         )
     return history
 
 
-def _value(text: str, line: int, column: int, process: Process) -> object:
+def _values(text: str, line: int, column: int, process: Process) -> tuple[object, ...]:
+    """What stands behind the name of an operation: its value, and what is said beside it."""
     if text == "nil":
-        return None
+        return (None,)
     if _SIMPLE.fullmatch(text):
-        return int(text)
+        return (int(text),)
     noted = _NOTED.fullmatch(text)
     if noted is not None:
-        return None if noted[1] == "nil" else int(noted[1])
+        return (None if noted[1] == "nil" else int(noted[1]),)
     couple = _PAIR.fullmatch(text)
     if couple is not None:
-        return (int(couple[1]), int(couple[2]))
+        return ((int(couple[1]), int(couple[2])),)
     if isinstance(process, str):
         # What the nemesis says is prose as often as data.
-        return text
+        return (text,)
     try:
-        values = [value for value, _ in edn.read_all(text)]
+        values = tuple(edn.freeze(value) for value, _ in edn.read_all(text))
     except DecodeError as error:
         raise DecodeError(
             f"line {line}, column {column + 1}: found {text[:40]!r}, expected an EDN value"
         ) from error
-    # ``:timed-out`` may be followed by the request's value; the keyword is what says that there is no result.
-    return edn.freeze(values[0]) if values else None
+    return values or (None,)

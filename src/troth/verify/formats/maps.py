@@ -16,7 +16,7 @@ from troth.errors import DecodeError
 from troth.verify.branches import EITHER
 from troth.verify.formats import edn
 from troth.verify.formats.spans import without_spans
-from troth.verify.history import FOREVER, Event, EventType, History, Process, Reading, Value, pair, show
+from troth.verify.history import FOREVER, Event, EventType, History, Operation, Process, Reading, Value, pair, show
 
 _TYPES: Final = {kind.value: kind for kind in EventType}
 _KNOSSOS: Final = Reading(failed="absent", nil_read="unknown")
@@ -28,7 +28,7 @@ _WRITES: Final = frozenset({"write", "w"})
 _ASKS_NOTHING: Final = frozenset({"read", "get", "dequeue", "pop", "acquire", "release"})
 """Operations that are invoked without a value."""
 
-DRAINED: Final = "every drain is taken for as many dequeues as it returned elements"
+DRAINED: Final = "every drain is taken for as many dequeues as it returned elements, and one that found nothing"
 
 INSERTED: Final = "what is written is read as a collection: every write is taken for an addition to a set"
 
@@ -49,9 +49,9 @@ def read_edn(text: str) -> History:
     )
     # A transaction's nil is an empty version that was seen; a register's nil in Knossos is an unrecorded result.
     if not multi and any(event.f in _TRANSACTIONS for event in events):
-        return _paired(events, Reading())
+        return paired(events, Reading())
     initial = _initial(events) if multi else None
-    history = _paired(events, structs.replace(_KNOSSOS, initial=initial))
+    history = paired(events, structs.replace(_KNOSSOS, initial=initial))
     if initial is not None:
         history.remarks += (
             f"registers are taken to start as {show(initial)}, which was read before it was written",
@@ -135,7 +135,7 @@ def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
             ({"process": f"lease/{len(rows)}/{at}", "type": "invoke", "f": "delete", "key": key}, line)
             for at, key in enumerate(_leased(value))
         ]
-    history = without_spans(_paired(list(_events(rows)), reading))
+    history = without_spans(paired(list(_events(rows)), reading))
     weaker = sum(1 for row, _ in rows if row.get("level") and row.get("type") == "invoke")
     if weaker:
         history.remarks += (f"{weaker} reads asked for a weaker level than linearizable, and may say so",)
@@ -150,7 +150,7 @@ def _leased(row: Mapping[object, object]) -> list[object]:
     return keys if isinstance(keys, list) else [row.get("key")] if row.get("lease") else []
 
 
-def _paired(events: list[Event], reading: Reading) -> History:
+def paired(events: list[Event], reading: Reading) -> History:
     """Pair, after what is peculiar to some of Jepsen's workloads was put into plain operations."""
     if keyed := _independent(events):
         history = pair(keyed, reading=reading)
@@ -159,8 +159,7 @@ def _paired(events: list[Event], reading: Reading) -> History:
     history = pair(_added(events), reading=reading)
     if any(op.f == "add" for op in history.operations) and not any(event.f == "add" for event in events):
         history.remarks = (INSERTED,)
-    drains = [op for op in history.operations if op.f == "drain" and isinstance(op.result, tuple)]
-    return _without_drains(history) if drains else history
+    return _without_drains(history) if any(op.f == "drain" for op in history.operations) else history
 
 
 def _added(events: list[Event]) -> list[Event]:
@@ -183,19 +182,38 @@ def _is_collection(value: Value) -> bool:
 
 
 def _without_drains(history: History) -> History:
-    """Every acknowledged drain as what it is: that many dequeues, at any time until it returned."""
-    operations = []
+    """Every drain as what it is: dequeues of what it returned and one that found nothing, until it returned.
+
+    One that did not return, or not with a list, took what it says it took, and perhaps all else that is there.
+    """
+    operations: list[Operation] = []
+    stopped: list[Operation] = []
     for op in history.operations:
-        if op.f != "drain" or op.outcome is not EventType.OK or not isinstance(op.result, tuple):
+        if op.f != "drain":
             operations.append(op)
-            continue
-        operations.extend(
-            structs.replace(op, f="dequeue", process=f"{op.process}/{op.line}/{at}", argument=None, result=item)
-            for at, item in enumerate(op.result)
-        )
+        elif op.outcome is not EventType.FAIL:
+            taken = op.result if isinstance(op.result, tuple) else ()
+            drained = op.outcome is EventType.OK and isinstance(op.result, tuple)
+            if drained:
+                taken = (*taken, None)
+            else:
+                stopped.append(op)
+            operations.extend(_dequeue(op, at, item) for at, item in enumerate(taken))
+    # No more can have been taken unseen than was enqueued and not seen to be taken.
+    seen = sum(op.f == "dequeue" and op.outcome is EventType.OK and op.result is not None for op in operations)
+    unseen = sum(op.f == "enqueue" and op.outcome is not EventType.FAIL for op in operations) - seen
+    for op in stopped:
+        lost = structs.replace(op, outcome=EventType.INFO, completed=FOREVER, end_ns=None)
+        operations.extend(_dequeue(lost, f"unseen {at}", None) for at in range(unseen))
     expanded = History.of(operations, faults=history.faults, reading=history.reading)
     expanded.remarks = (DRAINED,)
     return expanded
+
+
+def _dequeue(drain: Operation, at: int | str, item: Value) -> Operation:
+    outcome = EventType.INFO if drain.completed == FOREVER else EventType.OK
+    process = f"{drain.process}/{drain.line}/{at}"
+    return structs.replace(drain, f="dequeue", process=process, argument=None, result=item, outcome=outcome)
 
 
 def _independent(events: list[Event]) -> list[Event]:
