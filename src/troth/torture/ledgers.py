@@ -1,5 +1,7 @@
 """Workloads that keep a ledger of their own, to compare with what is there: inserts, counters, transfers."""
 
+from collections.abc import Mapping
+
 from typing_extensions import override
 
 from troth.torture.record import Record
@@ -170,8 +172,8 @@ class Transfers(Workload):
         self._moves += held
 
     async def _read_all(self, client: TortureClient) -> None:
-        found = await self.record.operation("read", client.read(self._keys))
-        balances = [int(found[key] or 0) for key in self._keys]
+        found = await self.record.operation("read", client.read(self._keys), result=_balances)
+        balances = list(_balances(found).values())
         self._reads += 1
         if sum(balances) != self.ACCOUNTS * self.BALANCE or min(balances) < 0:
             self._wrong.append(f"a read saw {balances}, in all {sum(balances)}")
@@ -184,3 +186,7 @@ class Transfers(Workload):
     def findings(self) -> list[Finding]:
         right = f"{self._reads} reads saw {self.ACCOUNTS * self.BALANCE} in all, through {self._moves} transfers"
         return [compared("no reader sees a transfer half done", self._wrong, right)]
+
+
+def _balances(found: Mapping[str, str | None]) -> dict[str, int]:
+    return {key: int(balance or 0) for key, balance in found.items()}

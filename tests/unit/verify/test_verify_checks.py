@@ -295,6 +295,13 @@ def test_objects(object: str, steps: Sequence[Step], legal: bool) -> None:
     assert verdict.object == object
 
 
+def test_a_transfer_that_says_false_moved_nothing() -> None:
+    read = (0, "read", None, None, Record({(0, 5), (1, 5)}))
+    for told, legal in ((False, True), (True, False)):
+        history = one_by_one((0, "transfer", None, (0, 1, 5), told), read)
+        assert bool(check(history, object=Bank({0: 5, 1: 5}))) is legal
+
+
 def test_bank() -> None:
     """Money moves and is never made; an overdraft cannot have succeeded; balances must be given."""
     read = (0, "read", None, None, Record({(0, 3), (1, 7)}))

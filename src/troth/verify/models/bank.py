@@ -14,6 +14,8 @@ from troth.verify.models.model import ILLEGAL, Call, Model, unknown
 class Bank(Model):
     """Accounts: transfer {from, to, amount} (or [from, to, amount]), read -> {account: balance}.
 
+    A transfer that reports ``false`` moved nothing.
+
     Args:
         balances: what every account starts with. Needed, since a history does not say it. Accounts are told apart by
             their text, since JSON makes the names of maps texts.
@@ -64,6 +66,8 @@ class Bank(Model):
             return state if found == dict(state) else ILLEGAL
         if call.f != "transfer":
             raise unknown(self, call)
+        if call.known and call.result is False:
+            return state
         source, target, amount = _transfer(call.argument)
         balances = dict(state)
         left = balances.get(source)
