@@ -128,6 +128,10 @@ _ALL = (
 MODELS: dict[str, ConsistencyModel] = {model.name: model for model in _ALL}
 
 
+REVISION_MAX = (1 << 63) - 1
+"""No revision is higher."""
+
+
 class LevelName(IntEnum):
     """The models a read can be served under (the wire's numbers)."""
 
@@ -182,16 +186,16 @@ def bounded(*, seconds: float | None = None, revisions: int | None = None) -> Re
     """A read that is at most *seconds*, or at most *revisions*, behind.
 
     Raises:
-        UsageError: not exactly one bound, or a negative one.
+        UsageError: not exactly one bound, or one that is no such number.
     """
     if (seconds is None) == (revisions is None):
         raise UsageError("bounded() takes either seconds= or revisions=, for example bounded(seconds=2)")
     if seconds is not None:
-        if not 0 < seconds < 1e6:
-            raise UsageError(f"bounded(seconds={seconds}) must be above 0 and below a million")
+        if type(seconds) is bool or not isinstance(seconds, int | float) or not 0 < seconds < 1e6:
+            raise UsageError(f"bounded(seconds={seconds!r}) must be a number above 0 and below a million")
         return ReadLevel(LevelName.BOUNDED_TIME, staleness_ms_max=max(1, int(seconds * 1000)))
-    if revisions is None or revisions < 0:
-        raise UsageError(f"bounded(revisions={revisions}) must not be negative")
+    if type(revisions) is not int or not 0 <= revisions <= REVISION_MAX:
+        raise UsageError(f"bounded(revisions={revisions!r}) must be a whole number from 0 on, below 2**63")
     return ReadLevel(LevelName.BOUNDED_REVISIONS, revisions_behind_max=revisions)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from troth.client.link import Connection, frame_of
+from troth.client.link import Connection, checked_frame_of, frame_of
 from troth.client.replies import GetReply, RangeReply
 from troth.client.request import LEADER, CallRequest
 from troth.client.retry import error_of
@@ -91,6 +91,7 @@ class ReadPipeline:
         self._gathering: dict[ReadLevel, ReadBatch] = {}
         # The batch that the last read went into: most turns ask for one level only.
         self._level: ReadLevel | None = None
+        self._checked_level = linearizable
         self._batch = ReadBatch(self, 0, LEADER, linearizable)
 
     def submit(
@@ -142,6 +143,10 @@ class ReadPipeline:
     def _batch_for(self, level: ReadLevel) -> None:
         if not isinstance(level, ReadLevel):
             raise UsageError(f"level= takes troth.eventual, troth.bounded(seconds=2) and so on, not {level!r:.60}")
+        if level is not self._checked_level:
+            # Here, where its caller hears of it: what cannot be sent would take the other levels' reads along.
+            checked_frame_of(Reads(0, level, ()))
+            self._checked_level = level
         if not self._gathering:
             self._router.require_loop()
             self._loop.call_soon(self._flush)

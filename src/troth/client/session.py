@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 from troth.client.operations import Text
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply, TxnReply
 from troth.errors import UsageError
-from troth.models import LevelName, ReadLevel
+from troth.models import REVISION_MAX, LevelName, ReadLevel
 
 FIRST_REVISION = 1
 
@@ -99,7 +99,7 @@ def _parse(token: str, cluster_id: int) -> int:
         numbers = int(cluster, 16), int(revision, 16)
     except ValueError:
         numbers = (0, 0)
-    if not dash or numbers[1] < FIRST_REVISION:
+    if not dash or not FIRST_REVISION <= numbers[1] <= REVISION_MAX:
         raise UsageError(f"{token!r} is not a session token; use the .token of a session")
     if numbers[0] != cluster_id:
         raise UsageError(f"this token belongs to cluster {numbers[0]:x}; this client talks to {cluster_id:x}")

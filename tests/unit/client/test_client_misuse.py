@@ -13,6 +13,7 @@ from troth import aio
 from troth.client import recording
 from troth.client.background import Background
 from troth.errors import InvalidRequest, UsageError
+from troth.models import LevelName, ReadLevel
 from troth.wire.frames import FRAME_BYTES_MAX
 
 
@@ -173,6 +174,24 @@ async def test_a_request_that_no_server_takes_is_refused_here() -> None:
                 await call()
         assert (await beside).kv is None
         assert len(cluster.servers[0].peers) == 1
+
+
+@asynchronous
+async def test_a_level_that_no_server_could_read_is_refused_and_harms_no_other_read() -> None:
+    impossible = (
+        ReadLevel(LevelName.SESSION, 1 << 70),
+        ReadLevel(LevelName.BOUNDED_REVISIONS, revisions_behind_max=1.5),  # type: ignore[arg-type]
+        ReadLevel(LevelName.BOUNDED_TIME, staleness_ms_max="1"),  # type: ignore[arg-type]
+        ReadLevel([]),  # type: ignore[arg-type]
+    )
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        for level in impossible:
+            before = client.get("a", level=troth.eventual)
+            with pytest.raises(UsageError):
+                client.get("a", level=level)
+            beside = client.get("a")
+            assert (await before).kv is None and (await beside).kv is None
+        assert len(cluster.servers[0].peers) == 1 and client._reads.held == 0
 
 
 # ---- recording ---------------------------------------------------------------------------------------------

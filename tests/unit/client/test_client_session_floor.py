@@ -91,7 +91,8 @@ def test_a_token_takes_what_was_seen_along() -> None:
     do(session, "put")
     assert session.token == "abc-1f"
     assert opened(session.token)[1].seen_revision == 0x1F
-    for other in ("abd-1f", "abc1f", "abc-0", "abc-", "abc-x", "-1f"):
+    assert opened(f"abc-{(1 << 63) - 1:x}")[1].seen_revision == (1 << 63) - 1
+    for other in ("abd-1f", "abc1f", "abc-0", "abc-", "abc-x", "-1f", f"abc-{1 << 63:x}"):
         with pytest.raises(UsageError):
             opened(other)
 

@@ -3,6 +3,7 @@
 import doctest
 import os
 import random
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from troth.errors import (
     UsageError,
 )
 from troth.kv.requests import Compare, CompareResult, CompareTarget
+from troth.models import bounded, parse_level
 
 
 @pytest.mark.parametrize("module", [operations, url])
@@ -103,6 +105,25 @@ def test_comparisons_say_what_they_compare() -> None:
         _ = troth.value("k") == 1
     with pytest.raises(TypeError, match="unhashable"):
         hash(troth.value("k"))
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1e6, 10**400, float("nan"), float("inf"), "1", True, 1j])
+def test_a_bound_in_seconds_is_a_number_of_them(seconds: Any) -> None:
+    with pytest.raises(UsageError, match="above 0 and below a million"):
+        bounded(seconds=seconds)
+
+
+@pytest.mark.parametrize("revisions", [-1, 1.5, "1", True, 1 << 63, 10**30])
+def test_a_bound_in_revisions_is_a_number_that_can_be_sent(revisions: Any) -> None:
+    assert bounded(revisions=(1 << 63) - 1).revisions_behind_max == (1 << 63) - 1
+    with pytest.raises(UsageError, match="whole number"):
+        bounded(revisions=revisions)
+
+
+@pytest.mark.parametrize("text", ["bounded:99999999999999999999999", "bounded:-1", "bounded:nans", "bounded:infs"])
+def test_a_level_that_is_written_with_an_impossible_number_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_level(text)
 
 
 def test_the_retry_table_covers_every_class() -> None:
