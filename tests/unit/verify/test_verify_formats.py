@@ -9,7 +9,7 @@ from troth.verify.check import check
 from troth.verify.formats import FORMATS, detect, read_history, write_edn, write_jsonl
 from troth.verify.formats.edn import Keyword, Record, dump, freeze, read_all
 from troth.verify.guess import guess
-from troth.verify.history import FOREVER, EventType, Reading
+from troth.verify.history import FOREVER, Event, EventType, History, Reading, pair
 from troth.verify.transactions import check_transactions
 
 ETCD = (
@@ -176,6 +176,59 @@ def test_own_format_reads_back_what_was_written(text: str) -> None:
     assert bare(again.operations) == bare(history.operations)
 
 
+def recorded(value: object) -> History:
+    """A write of *value* under names that are no keywords, and a fault."""
+    return pair(
+        [
+            Event(type=EventType.INVOKE, process="client 1", f="put it", key="k", value=value, time=1),
+            Event(type=EventType.OK, process="client 1", f="put it", key="k", value=value, time=2, revision=7),
+            Event(type=EventType.INFO, process="nemesis", f="cut-off", value="half", error="none"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Keyword("a/b"),
+        (Record({("k", (1, Record({("in", None)})))}), 1.5, True, False, 'ü\n"\\'),
+        10**30,
+        Record(),
+        (),
+    ],
+)
+def test_values_are_written_so_that_they_are_read_back_equal(value: object) -> None:
+    """A map inside a list used to become pairs, a keyword could not be written, nor a name with a blank in EDN."""
+    history = recorded(value)
+    for text in (write_jsonl(history), write_edn(history)):
+        assert [*read_history(text).events()] == [*history.events()]
+
+
+@pytest.mark.parametrize(
+    "value", [frozenset({1, ("a", 2)}), Record({(1, "one"), (None, "nil")}), float("inf"), (float("-inf"),)]
+)
+def test_what_json_has_no_form_for_is_refused_and_edn_has_one(value: object) -> None:
+    """JSON would have null for an infinity, a list for a set, "1" for the key 1: other values, and another verdict."""
+    history = recorded(value)
+    with pytest.raises(UsageError, match="JSON has no form for"):
+        write_jsonl(history)
+    with pytest.raises(UsageError, match="JSON has no form for"):
+        write_jsonl(recorded(("in", value)))
+    assert [*read_history(write_edn(history)).events()] == [*history.events()]
+    assert [*read_history(write_edn(recorded(("in", value)))).events()] == [*recorded(("in", value)).events()]
+
+
+def test_what_neither_has_a_form_for_is_refused() -> None:
+    for write in (write_jsonl, write_edn):
+        with pytest.raises(UsageError, match="no form for b'"):
+            write(recorded(b"bytes"))
+        with pytest.raises(UsageError, match=r"lone surrogate\): '.udc00'"):
+            write(recorded("half \udc00"))
+    with pytest.raises(UsageError, match="nan"):
+        write_jsonl(recorded(float("nan")))
+    assert ":value ##NaN" in write_edn(recorded(float("nan")))
+
+
 @pytest.mark.parametrize(
     ("text", "where", "expected"),
     [
@@ -326,3 +379,26 @@ def test_faults_keep_their_place_where_operations_are_taken_apart() -> None:
     place = history.faults[0].position
     assert [op.f for op in history.operations if op.completed < place] == ["put"] * 3 + ["get"] * 3
     assert [op.f for op in history.operations if op.invoked > place] == ["put"] * 3
+
+
+@pytest.mark.parametrize("text", [AWDIT, "w(x,1,0,0)\nr(x,1,1,1)\n"])
+def test_an_awdit_text_may_begin_with_a_comment(text: str) -> None:
+    commented = read_history("# made by a tool\n#\n" + text)
+    assert commented.format == "awdit"
+    assert [op.argument for op in commented.operations] == [op.argument for op in read_history(text).operations]
+
+
+def test_a_nemesis_may_have_a_name_behind_that() -> None:
+    """With several of them; each invokes and completes, as no client does."""
+    history = read_history(
+        "{:process :nemesis-1, :type :invoke, :f :kill, :value nil}\n"
+        "{:process 0, :type :invoke, :f :write, :value 1}\n"
+        "{:process :nemesis-1, :type :ok, :f :kill, :value nil}\n"
+        "{:process :nemesis-1, :type :ok, :f :kill, :value nil}\n"
+        "{:process 0, :type :ok, :f :write, :value 1}\n"
+    )
+    assert len(history) == 1 and len(history.faults) == 3
+
+
+def test_a_regular_expression_is_read_as_its_text() -> None:
+    assert [value for value, _ in read_all('#"a\\d\\"b" #{#""}')] == ['a\\d\\"b', frozenset({""})]

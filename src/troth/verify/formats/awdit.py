@@ -18,6 +18,8 @@ from troth.verify.history import EventType, History, Operation, Reading
 
 _OPERATION: Final = re.compile(r"\s*([wrWR])[\s(]+([^\s,()]+)[\s,]+([^\s,()]+)\s*\)?\s*")
 _NUMBERED: Final = re.compile(r"\s*([rw])\(\s*([^\s,()]+)\s*,\s*([^\s,()]+)\s*,\s*(-?\d+)\s*,\s*(-?\d+)\s*\)\s*")
+_NOTHING: Final = re.compile(r"\s*(?:[#;]|$)")
+"""A line that is empty, or a comment."""
 _NUMBER: Final = re.compile(r"-?\d+")
 
 
@@ -27,7 +29,7 @@ def read(text: str) -> History:
     Raises:
         DecodeError: a line that is neither an operation nor a separator.
     """
-    if _NUMBERED.match(text):
+    if _NUMBERED.match(next((line for line in text.split("\n") if not _NOTHING.match(line)), "")):
         return read_numbered(text)
     sessions: list[list[tuple[int, tuple[object, ...]]]] = [[]]
     transaction: list[object] = []
@@ -40,7 +42,7 @@ def read(text: str) -> History:
 
     for number, line in enumerate(text.split("\n"), 1):
         bare = line.strip()
-        if not bare or bare.startswith(("#", ";")):
+        if _NOTHING.match(line):
             continue
         if set(bare) == {"-"}:
             commit()
@@ -71,7 +73,7 @@ def read_numbered(text: str) -> History:
     """
     transactions: dict[int, tuple[int, int, list[object]]] = {}
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
+        if _NOTHING.match(line):
             continue
         found = _NUMBERED.fullmatch(line)
         if found is None:

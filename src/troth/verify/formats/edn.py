@@ -3,7 +3,7 @@
 Supported: nil, booleans, integers (also ``7N`` and Clojure's ``0x1f``), floats (also ``1.5M``), ratios, strings,
 characters, keywords, symbols, lists, vectors, maps, sets, ``;`` comments, ``#_`` discards and tags
 (``#inst "..."``, records such as ``#jepsen.history.Op{...}``, ``#:space{...}``), of which the tag is dropped and the
-value kept, and ``##Inf``. Commas are white space.
+value kept, ``##Inf``, and Clojure's ``#"..."``, which is taken for the text of the expression. Commas are white space.
 Source: the EDN specification, github.com/edn-format/edn.
 
 What comes out can be hashed, apart from maps: lists and vectors are tuples, sets are frozensets, keywords are
@@ -12,11 +12,12 @@ What comes out can be hashed, apart from maps: lists and vectors are tuples, set
 
 import re
 from collections.abc import Iterator
+from math import isfinite
 from typing import Final
 
 from typing_extensions import override
 
-from troth.errors import DecodeError
+from troth.errors import DecodeError, UsageError
 
 
 class Keyword(str):
@@ -40,6 +41,7 @@ _TOKEN: Final = re.compile(
     r"""[\s,]*(?:;[^\n]*(?:\n|\Z)[\s,]*)*(?:
     (?P<open>\#\{|[\[({])|(?P<close>[\])}])
     |(?P<string>"(?:[^"\\]|\\.)*")
+    |(?P<regex>\#"(?:[^"\\]|\\.)*")
     |(?P<int>[+-]?(?:0[xX][0-9a-fA-F]+|\d+)N?(?=[\s,;"\[\](){}]|$))
     |(?P<keyword>:[^\s,;"\[\](){}]+)
     |(?P<float>[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?M?(?=[\s,;"\[\](){}]|$))
@@ -116,6 +118,8 @@ def read_all(text: str) -> Iterator[tuple[object, int]]:
             value = _WORDS.get(word, word)
         elif kind == "string":
             value = word[1:-1] if "\\" not in word else _ESCAPE.sub(_unescape(text, at), word[1:-1])
+        elif kind == "regex":
+            value = word[2:-1]  # backslashes are the expression's own
         elif kind == "float":
             value = float(word.rstrip("M"))
         elif kind == "special":
@@ -214,7 +218,11 @@ def freeze(value: object) -> object:
 
 
 def dump(value: object) -> str:
-    """EDN text of a frozen value."""
+    """EDN text of a frozen value.
+
+    Raises:
+        UsageError: it is of a type that EDN does not have, such as bytes.
+    """
     if value is None:
         return "nil"
     if value is True or value is False:
@@ -232,4 +240,8 @@ def dump(value: object) -> str:
         return "#{" + " ".join(sorted(dump(item) for item in value)) + "}"
     if isinstance(value, tuple | list):
         return "[" + " ".join(dump(item) for item in value) + "]"
-    return repr(value)
+    if isinstance(value, float) and not isfinite(value):
+        return "##NaN" if value != value else "##Inf" if value > 0 else "##-Inf"
+    if isinstance(value, int | float):
+        return repr(value)
+    raise UsageError(f"EDN has no form for {value!r}"[:120])

@@ -345,7 +345,7 @@ def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Eve
         kind = _TYPES.get(type_name.lstrip(":")) if isinstance(type_name, str) else None
         if kind is None:
             raise DecodeError(f"line {line}, column 1: type {type_name!r}, expected invoke, ok, fail or info")
-        if isinstance(process, str) and process.lstrip(":") == "nemesis":
+        if isinstance(process, str) and process.lstrip(":").startswith("nemesis"):
             # A nemesis invokes and completes too; what matters is when it spoke.
             kind = EventType.INFO
         f = row.get("f", "txn")

@@ -32,6 +32,8 @@ _JSON_START: Final = re.compile(r"\[?\s*\{\s*(?:\}|\"(?:[^\"\\]|\\.)*\"(?::|\s+:
 """EDN, too, may have strings for names, but no colon that stands by itself."""
 _TORN: Final = re.compile(r"\s*(?:\{(?:.*[^}\s])?|[^\"{]*\bjepsen\.util\b.*|[wrWR]\b.*)")
 """What may be the beginning of a line of a format that has an event a line."""
+_COMMENT: Final = re.compile(r"\s*(?:;|#(?:\s|$))")
+"""EDN's, and AWDIT's where it cannot be a value of EDN."""
 _SAMPLE: Final = 20_000
 
 
@@ -47,7 +49,7 @@ def detect(text: str) -> str:
     if _LOG_START.match(head) or _LOG_LINE.search(head[:_SAMPLE]):
         return "jepsen-log"
     sample = head[:_SAMPLE]
-    lines = [line for line in sample.splitlines() if line.strip() and not line.lstrip().startswith(";")]
+    lines = [line for line in sample.splitlines() if line.strip() and not _COMMENT.match(line)]
     first = lines[0].strip() if lines else ""
     if _JSON_START.match(head):
         if '"troth_history"' in first:
