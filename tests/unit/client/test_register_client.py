@@ -39,12 +39,16 @@ from troth.client.registers.request import (
 from troth.client.registers.sync import PaxosClient
 from troth.core.register import changes
 from troth.core.register.codec import encode_answer
-from troth.core.register.messages import ZERO, Describe, Described, Seat, Took, founding, group_of
+from troth.core.register.messages import ZERO, Ballot, Describe, Described, Seat, State, Took, founding, group_of
 from troth.core.register.proposer import Proposer
+from troth.core.register.round import Round
+from troth.core.register.states import Attempt
 from troth.errors import OutcomeUnknown, RequestTimeout, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.runtime.addresses import parse_address
+from troth.verify.check import check
 from troth.verify.formats.read import read_history
+from troth.verify.verdict import Status
 from troth.wire.frames import frame
 from troth.wire.handshake import VERSION, Welcome, encode_greeting
 
@@ -381,8 +385,30 @@ def test_a_recorded_change_is_the_compare_and_set_that_it_amounts_to(tmp_path: P
         with pytest.raises(OutcomeUnknown), recorded.call("put", b"k", b"3"):
             raise OutcomeUnknown("nobody answered")
     told = [(each.f, each.outcome.value) for each in read_history(path.read_bytes()).operations]
-    assert told == [("put", "ok"), ("get", "ok"), ("cas", "fail"), ("delete", "ok"), ("put", "info")]
+    assert told == [
+        *(("put", "ok"), ("get", "ok"), ("cas", "fail"), ("delete", "ok")),
+        *(("get", "fail"), ("put", "info")),
+    ]
     assert recorded.change(b"k") is recorded.change(b"j"), "while nothing is recorded nothing is made"
+
+
+def test_a_change_that_changes_nothing_is_recorded_as_a_read(tmp_path: Path) -> None:
+    """Or nobody would notice that two who proposed were told of different decisions."""
+    path = tmp_path / "run.jsonl"
+    before, after = State(None, 0, ZERO, ZERO), State(b"1", 1, Ballot(1, 1), ZERO)
+    applied = MagicMock(spec=Round, attempts=[Attempt(Ballot(1, 1), before, after)])
+    kept = MagicMock(spec=Round, attempts=[])
+    for told, status in ((b"1", Status.OK), (b"2", Status.ILLEGAL)):
+        with troth.recording(path):
+            with recorded.change(b"k") as record:
+                record.attempts(applied)
+                record.ends(RegisterReply(b"1", 1, True, True))
+            with recorded.change(b"k") as record:
+                record.attempts(kept)
+                record.ends(RegisterReply(told, 1, False, True))
+        history = read_history(path.read_bytes())
+        assert check(history, "linearizable", "kv").status is status
+        path.unlink()
 
 
 def test_a_newer_configuration_moves_an_acceptor_from_the_address_given() -> None:

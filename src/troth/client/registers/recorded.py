@@ -2,7 +2,8 @@
 
 A change is recorded as the compare-and-set that it amounts to, one for each attempt whose accept was sent: from what it
 was applied to, to what it made. Its interval begins when the accept leaves, which is later than the call; so a history
-that is linearizable this way is one with the calls' own intervals as well.
+that is linearizable this way is one with the calls' own intervals as well. A change that changes nothing has told what
+the register holds: it is recorded as a read, which begins with the call.
 """
 
 from types import TracebackType
@@ -60,6 +61,10 @@ class _Single(Call):
             self._end("ok", _shown(reply.value) if self._f == "get" else self._fields.get("value"), None)
         return reply
 
+    def fails(self, why: str) -> None:
+        """Nothing came of it, if it was not answered."""
+        self._end("fail", None, why)
+
     def _end(self, kind: str, value: Any, error: str | None) -> None:
         if self._is_open:
             self._is_open = False
@@ -74,11 +79,12 @@ class _Single(Call):
 
 
 class _Change(Call):
-    """change, propose: a compare-and-set for each attempt."""
+    """change, propose: a compare-and-set for each attempt, and a read."""
 
     def __init__(self, recorder: Recorder, key: bytes) -> None:
         self._recorder = recorder
         self._key = _shown(key)
+        self._read = _Single(recorder, "get", {"key": self._key})
         self._open: dict[Ballot, tuple[int, Attempt]] = {}
 
     @override
@@ -106,12 +112,13 @@ class _Change(Call):
             )
             self._recorder.end(process, kind, "cas", fields, fields["value"], text)
         self._open.clear()
-        return reply
+        return reply if reply.changed else self._read.ends(reply)
 
     @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._read.fails("it has changed the register, or told nothing")
         for process, attempt in self._open.values():
             fields = self._fields(attempt)
             told = f"{type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ import msgspec
 from troth.client import request as requests
 from troth.client.operations import Text, as_bytes
 from troth.client.url import parse_url
+from troth.core.register.attempts import Attempting
 from troth.core.register.codec import KEY_BYTES_MAX, VALUE_BYTES_MAX
 from troth.core.register.messages import RESERVED, Configuration, Described, ReplyMessage, Seat, founding, group_of
 from troth.core.register.reconfigure import Listing
@@ -398,5 +399,4 @@ def give_seat(seats: dict[NodeId, str], address: str, described: Described, conf
 
 def attempts_of(task: Task) -> list[Attempt]:
     """The changes that *task* has sent to acceptors."""
-    attempts: list[Attempt] = getattr(task, "attempts", [])
-    return attempts
+    return task.attempts if isinstance(task, Attempting) else []
