@@ -21,7 +21,7 @@ from troth.client.registers.aio_lines import AsyncLine, now_s
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.reach import Reach
-from troth.client.registers.request import COLLECT_WITHIN_S, WITHIN_MAX_S, seconds
+from troth.client.registers.request import COLLECT_WITHIN_S, WITHIN_MAX_S, Finding, seconds
 from troth.client.registers.shared import SharedProposer
 from troth.client.registers.sync import PaxosClient
 from troth.client.registers.turns import CALLS_MAX, AsyncTurns, Turns
@@ -73,6 +73,8 @@ class Acceptors:
         for acceptor in self.acceptors.values():
             acceptor.on_request(Configure(CONFIG))
         self.silent: tuple[type, ...] = ()
+        self.stuck: tuple[type, ...] = ()
+        """Requests of these kinds find no room and never leave."""
         self.away: set[NodeId] = set()
         """Acceptors that answer nothing."""
         self.looked = threading.Event()
@@ -86,7 +88,11 @@ class Acceptors:
         answer: Future[ReplyMessage] = Future()
         if reach.closed:
             answer.set_exception(LineLost("the client is closed", sent=False))
+        elif isinstance(send.request, self.stuck):
+            pass
         elif self._is_unanswered(send):
+            if isinstance(send.request, self.silent):
+                answer.set_running_or_notify_cancel()
             self.unanswered.append(answer)
             self.asked.set()
         else:
@@ -94,6 +100,11 @@ class Acceptors:
         return answer
 
     async def ask_aio(self, reach: AsyncReach, send: Send, config: Configuration) -> ReplyMessage:
+        if isinstance(send.request, self.stuck):
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                raise LineLost("no room", sent=False) from None
         if self._is_unanswered(send):
             self.asked_aio.set()
             await asyncio.get_running_loop().create_future()
@@ -497,6 +508,57 @@ async def test_an_asyncio_change_whose_time_is_over_before_it_leaves_is_not_appl
         with pytest.raises(Unavailable):
             await registers.put("k", "2", within_s=NO_TIME_S)
         assert (await registers.get("k")).value == b"1"
+
+
+def test_a_change_that_has_found_no_room_on_its_way_is_not_applied(acceptors: Acceptors) -> None:
+    with PaxosClient(ADDRESSES) as registers:
+        registers.put("k", "1")
+        acceptors.stuck = (Accept,)
+        with pytest.raises(Unavailable):
+            registers.put("k", "2", within_s=0.01)
+
+
+@asynchronous
+async def test_an_asyncio_change_that_has_found_no_room_on_its_way_is_not_applied(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        await registers.put("k", "1")
+        acceptors.stuck = (Accept,)
+        with pytest.raises(Unavailable):
+            await registers.put("k", "2", within_s=0.01)
+
+
+@asynchronous
+async def test_an_asyncio_request_that_is_called_off_says_whether_it_has_left() -> None:
+    reach = AsyncReach(ADDRESSES, None, Finding(ADDRESSES, prepare=0, accept=0, found=None))
+    asked = asyncio.Event()
+    line, leaves = MagicMock(address="a1:1"), asyncio.get_running_loop().create_future()
+
+    async def ready(*, expect: int) -> object:
+        asked.set()
+        return await leaves
+
+    async def answer(connection: object, request: object) -> None:
+        asked.set()
+        await asyncio.get_running_loop().create_future()
+
+    line.ready, line.answer = ready, answer
+    reach._lines["a1:1"] = line
+    reach._finding.addresses[NodeId(1)] = "a1:1"
+    send = Send(NodeId(1), Describe(), 1)
+    waits = asyncio.create_task(reach.ask(send, CONFIG))
+    await asked.wait()
+    waits.cancel()
+    with pytest.raises(LineLost) as caught:
+        await waits
+    assert not caught.value.sent
+    leaves = asyncio.get_running_loop().create_future()
+    leaves.set_result(object())
+    asked.clear()
+    left = asyncio.create_task(reach.ask(send, CONFIG))
+    await asyncio.sleep(0)
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
 
 
 # ---- turns ----

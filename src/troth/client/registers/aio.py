@@ -5,7 +5,7 @@ client's (core/register). ``async with troth.aio.PaxosClient([...]) as registers
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -363,12 +363,15 @@ class PaxosClient:
             ended.append(job)
             wake.set()
 
+        def feed() -> None:
+            # Here and not in the callback: what the caller's function raises is to end the call, whatever it is.
+            while ended:
+                _feed(task, jobs.pop(ended[0]), ended.pop(0))
+
         self._driving.add(wake)
         try:
             while True:
-                # Here and not in the callback: what the caller's function raises is to end the call, whatever it is.
-                while ended:
-                    _feed(task, jobs.pop(ended[0]), ended.pop(0))
+                feed()
                 sends = task.take()
                 if record is not None:
                     record.attempts(task)
@@ -377,6 +380,8 @@ class PaxosClient:
                 # Nobody waits for acceptors that a closed client does not reach any more.
                 left_s = 0.0 if self._reach.closed else deadline - now_s()
                 if left_s <= 0:
+                    await _called_off(jobs)
+                    feed()
                     for send in sends:
                         task.on_lost(send, sent=False)
                     complaints = self._reach.complaints(task.config)
@@ -442,6 +447,14 @@ class PaxosClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _called_off(jobs: Collection["asyncio.Task[ReplyMessage]"]) -> None:
+    """Cancel *jobs*, and wait until each says whether its request has left."""
+    for job in jobs:
+        job.cancel()
+    if jobs:
+        await asyncio.wait(jobs)
 
 
 def _feed(task: Task, send: Send, job: "asyncio.Task[ReplyMessage]") -> None:

@@ -139,10 +139,18 @@ class AsyncLine:
         """Why the last request failed, with the address; empty when it did not."""
 
     async def ask(self, request: RequestMessage, *, expect: int = 0) -> ReplyMessage:
-        """Waits for room, if too much of what was asked before is not answered, for as long as the caller does: a
-        request that is refused at once would be taken for one that the acceptor has lost, and be made again.
+        """The answer to *request*. *expect*: the acceptor meant, if it matters who answers.
 
         Raises LineLost when nothing comes of it.
+        """
+        return await self.answer(await self.ready(expect=expect), request)
+
+    async def ready(self, *, expect: int = 0) -> _Connection:
+        """A connection with room for a request. Waits for that, if too much of what was asked before is not answered,
+        for as long as the caller does: a request that is refused at once would be taken for one that the acceptor has
+        lost, and be made again.
+
+        Raises LineLost when there is none.
         """
         connection = self._connection
         if connection is None or connection.closed:
@@ -152,6 +160,10 @@ class AsyncLine:
             self.complaint = stranger(self.address, acceptor, expect)
             raise LineLost(self.complaint, sent=False)
         await connection.room()
+        return connection
+
+    async def answer(self, connection: _Connection, request: RequestMessage) -> ReplyMessage:
+        """What comes of *request* on a connection that is ready. Raises LineLost."""
         try:
             reply = await connection.ask(request)
         except LineLost as error:

@@ -61,10 +61,18 @@ class AsyncReach(Whereabouts):
         return line
 
     async def ask(self, send: Send, config: Configuration) -> ReplyMessage:
-        """The answer to *send*. Raises LineLost when nothing comes of it."""
+        """The answer to *send*, for a task of its own: cancelled before anything has left, it says so.
+
+        Raises LineLost when nothing comes of it.
+        """
         if self.closed:
             raise LineLost("the client is closed", sent=False)
-        return await self.line(self.address_of(send.to, config)).ask(send.request, expect=send.to)
+        line = self.line(self.address_of(send.to, config))
+        try:
+            connection = await line.ready(expect=send.to)
+        except asyncio.CancelledError:
+            raise LineLost(f"no time was left for {line.address}", sent=False) from None
+        return await line.answer(connection, send.request)
 
     @override
     def _complaint(self, address: str) -> str:

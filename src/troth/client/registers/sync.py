@@ -421,8 +421,9 @@ class PaxosClient:
             left_s = 0.0 if self._reach.closed else deadline - time.monotonic()
             if left_s <= 0:
                 complaints = self._reach.complaints(task.config)
+                unsent = [send for future, send in pending.items() if future.cancel()]
                 with guard:
-                    for send in sends:
+                    for send in [*sends, *unsent]:
                         task.on_lost(send, sent=False)
                     task.give_up()
                 continue
