@@ -128,7 +128,10 @@ class Round(Attempting):
         if self._full:
             return QuotaExceeded(self._full)
         if self._strangers:
-            return WrongCluster("acceptors there belong to another set of registers: check the addresses")
+            return WrongCluster(
+                "acceptors there belong to another set of registers: check the addresses (a new client that is given "
+                "all of them says which belong to which, and what helps)"
+            )
         return Unavailable(
             f"no quorum of the acceptors has answered in time about {self.key!r:.60} ({self.config.describe()})"
         )
