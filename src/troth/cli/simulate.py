@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 SHRINK_SECONDS = 30.0
 
+PINNED = ("seed", "seconds", "level", "consensus", "why")
+"""What a file of pinned seeds says of each."""
+
 _level = click.option(
     "--level",
     "level_name",
@@ -34,7 +37,7 @@ _seconds = click.option("--seconds", type=POSITIVE, help="Simulated seconds of c
 
 @click.group(invoke_without_command=True)
 @click.option("--seeds", type=int, help="How many seeds.  [default: 100, or as many as --minutes holds]")
-@click.option("--first", default=0, show_default=True, help="The first of them.")
+@click.option("--first", type=COUNT, default=0, show_default=True, help="The first of them.")
 @click.option("--minutes", type=Positive("minutes"), help="Begin no seed after so long.")
 @click.option("--jobs", default=1, show_default=True, help="Processes that run seeds side by side.")
 @_seconds
@@ -274,7 +277,7 @@ def shrink(
 @simulate.command()
 @click.argument("seed", type=int, required=False)
 @click.option("--seeds", type=COUNT, default=100, show_default=True, help="How many seeds, when none is named.")
-@click.option("--first", default=0, show_default=True, help="The first of them.")
+@click.option("--first", type=COUNT, default=0, show_default=True, help="The first of them.")
 @click.option("--ms", type=COUNT, default=100, show_default=True, help="Simulated milliseconds of chaos a seed.")
 @click.option("--stop", is_flag=True, help="Stop at the first red seed.")
 def registers(seed: int | None, seeds: int, first: int, ms: int, stop: bool) -> None:
@@ -353,7 +356,9 @@ def _pinned(path: Path | None) -> list["Job"]:  # type: ignore[name-defined]  # 
     if path is None or not path.exists():
         return []
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("seed", [])
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries = tables.pop("seed", [])
+        strange = [*tables, *(name for entry in entries for name in entry if name not in PINNED)]
         jobs = [
             Job(
                 level=str(entry.get("level", "server")),
@@ -365,7 +370,13 @@ def _pinned(path: Path | None) -> list["Job"]:  # type: ignore[name-defined]  # 
         ]
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is no file of pinned seeds: {error!r}") from None
+    if strange:  # a misspelt name would leave a seed out, or run it otherwise than it was red
+        raise UsageError(
+            f"{path}: {strange[0]!r} is nothing that is said of pinned seeds; {', '.join(PINNED)} are"
+        )
     for job in jobs:
+        if job.seed < 0:
+            raise UsageError(f"{path}: a seed is at least 0, not {job.seed}")
         if job.level not in LEVELS:
             raise UsageError(f"{path}: no level is called {job.level!r}")
     return jobs

@@ -30,6 +30,10 @@ Tell = Callable[[float, int, str], None]
 """Called with the seconds since the beginning, operations so far, and what happens at this moment ("" for nothing)."""
 
 
+SECONDS_MAX = 7 * 24 * 3600
+"""Faults go on for a week at most: the whole schedule is drawn before the first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is to be done. The same plan is the same schedule of faults."""
@@ -46,8 +50,12 @@ class Plan:
         for name in self.workloads:
             if name not in WORKLOADS:
                 raise UsageError(f"no workload is called {name!r}; there are {', '.join(WORKLOADS)}")
-        if not (0 < self.seconds < math.inf and 0 < self.operations_per_second < math.inf):
-            raise UsageError("seconds and operations per second must be positive, and finite")
+        if not 0 < self.seconds <= SECONDS_MAX:
+            raise UsageError(
+                f"a run takes more than 0 and at most {SECONDS_MAX} seconds (a week), not {self.seconds:g}"
+            )
+        if not 0 < self.operations_per_second < math.inf:
+            raise UsageError("operations per second must be positive, and finite")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -97,6 +97,7 @@ def test_the_system_is_stopped_even_if_a_client_does_not_end(
         {"seconds": 0},
         {"seconds": float("inf")},
         {"seconds": float("nan")},
+        {"seconds": 100_000 * 60.0},  # drawing the faults would take minutes, of which nobody is told
         {"operations_per_second": 0},
     ],
 )
