@@ -58,6 +58,7 @@ def _opened(
         from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
     except ImportError:
         raise UsageError(missing("this command")) from None
+    from troth.client.url import is_url
     from troth.transactions.coordinator import TwoPhaseCommit
 
     _require_log(log)
@@ -67,7 +68,7 @@ def _opened(
         if not is_named or not known_as or "://" not in url:
             raise UsageError(f"--db {given}: write NAME=URL, such as bank=postgresql+psycopg://user@host/bank")
         try:
-            participants[known_as] = url if url.startswith("troth") else create_engine(url)
+            participants[known_as] = url if is_url(url) else create_engine(url)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise UsageError(f"--db {known_as}: {error}") from error
     try:

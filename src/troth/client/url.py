@@ -15,6 +15,7 @@ from troth.errors import UsageError
 from troth.runtime.addresses import parse_address
 from troth.runtime.files import check_readable
 
+SCHEMES = ("troth", "troth+tls")
 _EXAMPLE = "for example troth://127.0.0.1:7001,127.0.0.1:7002"
 
 
@@ -46,6 +47,15 @@ class ClusterUrl:
         return context
 
 
+def is_url(text: str) -> bool:
+    """Whether *text* is meant as the URL of a cluster.
+
+    >>> is_url("troth://a:7001"), is_url("troth+tls://a:7001"), is_url("troth-2pc"), is_url("sqlite:///troth.db")
+    (True, True, False, False)
+    """
+    return text.startswith(tuple(f"{scheme}://" for scheme in SCHEMES))
+
+
 def parse_url(url: str) -> ClusterUrl:
     """Read a cluster URL.
 
@@ -56,7 +66,7 @@ def parse_url(url: str) -> ClusterUrl:
         UsageError: not a URL of a cluster; the text says what is wrong with it.
     """
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in ("troth", "troth+tls"):
+    if not separator or scheme not in SCHEMES:
         raise UsageError(f"{url!r} does not start with troth:// or troth+tls://, {_EXAMPLE}")
     listed, _, query = rest.partition("?")
     addresses = tuple(dict.fromkeys(unquote(part) for part in listed.rstrip("/").split(",") if part))

@@ -15,10 +15,10 @@ import os
 import secrets
 import threading
 import time
-import weakref
 from pathlib import Path
 
 from troth.errors import Unavailable
+from troth.transactions import forks
 
 POLL_S = 0.002
 WAIT_MAX_S = 2.0
@@ -41,7 +41,7 @@ class Barrier:
         self._went_on = 0
         self._seen = (0, b"")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
-        _close_in_children(self)
+        forks.watch(self)
 
     def enter_shared(self, who: str, until: float | None = None) -> None:
         """The second phase of *who* begins; waits while a snapshot is being taken, but not for ever.
@@ -152,19 +152,11 @@ class Barrier:
                     raise Unavailable("another process is in a second phase for too long") from None
                 time.sleep(POLL_S)
 
+    def became_a_childs(self) -> None:
+        """A child must not hold the sides of a parent that dies: the lock goes with its last descriptor."""
+        self.close()
+
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-
-def _close_in_children(barrier: Barrier) -> None:
-    """A forked child must not hold the sides of a parent that dies: the lock goes with its last descriptor."""
-    found = weakref.ref(barrier)
-
-    def close() -> None:
-        barrier = found()
-        if barrier is not None:
-            barrier.close()
-
-    os.register_at_fork(after_in_child=close)

@@ -130,14 +130,19 @@ class TwoPhaseCommit:
         """A transaction; a context manager that commits at the end of its block, or rolls back if the block fails.
 
         Args:
-            timeout: seconds until the commit must have begun; also how long a statement may wait for a lock.
+            timeout: seconds until the commit must have begun; also how long a statement may wait for a lock (MariaDB
+                and MySQL count whole seconds, from 1).
             key: the caller's name for this work, at most 1024 bytes of UTF-8. Work whose key has been committed before
                 is not done again: its block ends at the first touch of a database, and `Transaction.replayed` is True.
                 So a retry is exactly-once.
             wait: ``"applied"``: return when every branch is committed, so that others see it; ``"decided"``: return as
                 soon as the decision is durable.
 
-        Raises (at the end of the block):
+        Raises:
+            UsageError: this is closed, or was made before a fork; *timeout*, *key* or *wait* is none.
+            StorageError, RequestError: the log takes nothing any more, or whether *key* is taken cannot be read.
+
+        Raises, at the end of the block:
             Aborted: rolled back everywhere; ``__cause__`` is the database's own error.
             TransactionInDoubt: ask `outcome`, or retry under the same key.
         """
@@ -188,6 +193,8 @@ class TwoPhaseCommit:
 
         Raises:
             Unavailable: commits were under way for *timeout* seconds without a gap.
+            UsageError: one of *participants* is none, or is a troth cluster; *timeout* is none.
+            StorageError, RequestError: what other processes have decided cannot be read.
         """
         from troth.transactions.snapshot import open_snapshot
 
@@ -275,15 +282,12 @@ def open_log(
     log: "str | Path | DecisionLog | None", name: str, coordinator: str | None, on_step: OnStep
 ) -> tuple[DecisionLog, Path | None]:
     """The decision log, and the file that its processes' barrier locks (None: there is none to share)."""
-    if log is None or isinstance(log, Path) or (isinstance(log, str) and not log.startswith("troth")):
-        path = Path(log or DEFAULT_LOG)
-        return FileLog(path, coordinator=coordinator, on_step=on_step), path / "barrier"
     if isinstance(log, str) and "://" in log:
         from troth.transactions.log.replicated import ReplicatedLog
 
         return ReplicatedLog.connect(log, name=name, coordinator=coordinator), None
-    if isinstance(log, str):
-        path = Path(log)
+    if log is None or isinstance(log, str | Path):
+        path = Path(log or DEFAULT_LOG)
         return FileLog(path, coordinator=coordinator, on_step=on_step), path / "barrier"
     return log, None
 

@@ -1,10 +1,8 @@
 """What transactions, recovery and both facades (sync and asyncio) of one `TwoPhaseCommit` share."""
 
 import itertools
-import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +15,7 @@ from troth.core.twophase.gid import Epoch, Gid, parse_gid
 from troth.core.twophase.records import Commit
 from troth.core.twophase.table import Event, Finding
 from troth.errors import NotApplied, RequestError, StorageError, TrothError, UsageError
+from troth.transactions import forks
 from troth.transactions.barrier import WAIT_MAX_S, Barrier
 from troth.transactions.company import Company
 from troth.transactions.log.group import GroupCommit
@@ -74,7 +73,11 @@ class Core(Remembered):
         self.waiting = waiting or InThreads()
         self.company = Company(self.waiting.flag)
         self._applied: deque[str] = deque()
-        _refuse_in_children(self)
+        forks.watch(self)
+
+    def became_a_childs(self) -> None:
+        """A child that begins a transaction has branches prepare that nobody can decide: the log is its parent's."""
+        self._log_fault = UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
 
     def _on_batch(self, size: int) -> None:
         self.metrics.count_batch(size)
@@ -347,18 +350,6 @@ class Core(Remembered):
         finally:
             for participant in self.participants:
                 participant.close()
-
-
-def _refuse_in_children(core: Core) -> None:
-    """A child that begins a transaction has branches prepare that nobody can decide: the log is its parent's."""
-    found = weakref.ref(core)
-
-    def refuse() -> None:
-        core = found()
-        if core is not None:
-            core._log_fault = UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
-
-    os.register_at_fork(after_in_child=refuse)
 
 
 _OUTCOMES = {

@@ -42,8 +42,9 @@ class Metrics:
             self.prepared_seconds_sum += seconds
 
     def text(self, name: str) -> str:
-        """Prometheus text exposition."""
+        """Prometheus text exposition; *name* becomes the label ``coordinator``."""
         lines: list[str] = []
+        name = _escaped(name)
 
         def add(metric: str, kind: str, rows: list[tuple[str, float]]) -> None:
             full = f"troth_2pc_{metric}"
@@ -51,14 +52,18 @@ class Metrics:
             lines.extend(f'{full}{{coordinator="{name}"{labels}}} {value:g}' for labels, value in rows)
 
         add("transactions_total", "counter", [(f',outcome="{k}"', v) for k, v in sorted(self.outcomes.items())])
-        add("refusals_total", "counter", [(f',participant="{k}"', v) for k, v in sorted(self.refusals.items())])
+        add(
+            "refusals_total",
+            "counter",
+            [(f',participant="{_escaped(k)}"', v) for k, v in sorted(self.refusals.items())],
+        )
         add("decision_batches_total", "counter", [("", self.batches)])
         add("decisions_total", "counter", [("", self.decisions)])
-        add("in_doubt", "gauge", [(f',participant="{k}"', v) for k, v in sorted(self.in_doubt.items())])
+        add("in_doubt", "gauge", [(f',participant="{_escaped(k)}"', v) for k, v in sorted(self.in_doubt.items())])
         add(
             "in_doubt_oldest_seconds",
             "gauge",
-            [(f',participant="{k}"', v) for k, v in sorted(self.oldest_s.items())],
+            [(f',participant="{_escaped(k)}"', v) for k, v in sorted(self.oldest_s.items())],
         )
         add("recovered_total", "counter", [(f',what="{k}"', v) for k, v in sorted(self.recovered.items())])
         add("recovery_passes_total", "counter", [("", self.passes)])
@@ -74,3 +79,8 @@ class Metrics:
         lines.append(f'troth_2pc_prepared_seconds_sum{{coordinator="{name}"}} {self.prepared_seconds_sum:g}')
         lines.append(f'troth_2pc_prepared_seconds_count{{coordinator="{name}"}} {total:g}')
         return "\n".join(lines) + "\n"
+
+
+def _escaped(value: str) -> str:
+    """*value* between the quotes of a label."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

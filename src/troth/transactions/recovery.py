@@ -4,7 +4,7 @@ Any number of processes may do this at once, at any time; the log's cells are wr
 a branch twice, and "does not exist" is never taken for "done" without asking what became of it. One pass:
 
 1. close the epochs of coordinators that are dead (so that "no cell" means abort from now on);
-2. end the sessions of closed epochs in every database (so that nothing of theirs becomes prepared later);
+2. end the sessions of closed epochs where a database shows them (so that nothing of theirs becomes prepared later);
 3. for every branch listed as prepared that no living owner is about to finish (resolver.py): read its cell, and do what
    the table says (core/twophase/table.py);
 4. for every decision that is not noted as applied and not listed: prove it;

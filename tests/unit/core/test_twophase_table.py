@@ -122,10 +122,17 @@ def test_who_does_not_answer_is_left_for_the_next_pass_and_nothing_is_noted() ->
 
 
 def test_the_owner_tells_its_branches_what_the_cell_says() -> None:
-    for state in (State.DECIDING, State.IN_DOUBT):
-        assert step(state, Event.CELL_COMMIT) == Transition(State.COMMITTING, Action.COMMIT_BRANCHES)
-        assert step(state, Event.CELL_ABORT) == Transition(State.ABORTING, Action.ROLL_BACK_BRANCHES)
-    for state in (State.DELEGATED, State.IN_DOUBT):
-        assert step(state, Event.RESOURCE_COMMITTED) == Transition(State.COMMITTING, Action.COMMIT_BRANCHES)
-        assert step(state, Event.RESOURCE_REFUSED) == Transition(State.ABORTING, Action.ROLL_BACK_BRANCHES)
+    for state, commit, abort in (
+        (State.DECIDING, Event.CELL_COMMIT, Event.CELL_ABORT),
+        (State.DELEGATED, Event.RESOURCE_COMMITTED, Event.RESOURCE_REFUSED),
+    ):
+        assert step(state, commit) == Transition(State.COMMITTING, Action.COMMIT_BRANCHES)
+        assert step(state, abort) == Transition(State.ABORTING, Action.ROLL_BACK_BRANCHES)
     assert step(State.DECIDING, Event.LOG_REFUSED) == Transition(State.ABORTING, Action.ROLL_BACK_BRANCHES)
+
+
+def test_an_owner_in_doubt_does_nothing_more() -> None:
+    """Only recovery finds out what was decided; so there is one way to do that, and it is the one that is tried out."""
+    rows = {event: TABLE[State.IN_DOUBT, event] for event in Event}
+    allowed = {event: row for event, row in rows.items() if isinstance(row, Transition)}
+    assert allowed == {Event.LOG_SILENT: Transition(State.IN_DOUBT, Action.LEAVE)}

@@ -8,11 +8,12 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 
 from troth.errors import UsageError  # noqa: E402
-from troth.transactions.coordinator import preflight  # noqa: E402
+from troth.transactions.coordinator import open_log, preflight  # noqa: E402
 from troth.transactions.participants import choose as choose_module  # noqa: E402
 from troth.transactions.participants.base import Facts  # noqa: E402
 from troth.transactions.participants.choose import choose  # noqa: E402
 from troth.transactions.participants.sqlite import LastResource  # noqa: E402
+from troth.transactions.steps import nothing  # noqa: E402
 from troth.transactions.waiting import InThreads  # noqa: E402
 
 
@@ -71,3 +72,19 @@ def test_a_name_that_no_log_can_keep_is_refused(name: Any, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no name for a participant"):
         choose({"first": engine, name: engine}, InThreads())
     engine.dispose()
+
+
+def test_what_begins_like_a_url_and_is_none_is_not_connected_to() -> None:
+    for given in ("troth", "troth-bank", "trothy://a:1"):
+        with pytest.raises(UsageError, match="is no participant"):
+            choose([given], InThreads())
+
+
+def test_a_log_is_a_url_or_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    log, barrier = open_log("trothlog", "troth", None, nothing)
+    assert barrier == Path("trothlog/barrier")
+    log.close()
+    with pytest.raises(UsageError, match="does not start with troth://"):
+        open_log("etcd://a:1", "troth", None, nothing)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["trothlog"]

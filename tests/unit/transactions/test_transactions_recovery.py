@@ -19,6 +19,7 @@ from troth.core.twophase.records import Abort, Commit
 from troth.core.twophase.table import Finding
 from troth.errors import StorageError
 from troth.transactions.log.file import FileLog
+from troth.transactions.metrics import Metrics
 from troth.transactions.participants.base import Prepared
 from troth.transactions.resolver import DETACHES_MAX, LOOKS_MAX
 from troth.transactions.snapshot import _standing as standing
@@ -295,6 +296,11 @@ def test_metrics_say_what_is_still_in_doubt(place: Place) -> None:
     place.run()
     assert metrics.in_doubt == {"bank": 0, "stock": 0}
     assert metrics.recovered == Counter(rolled_back=1)
+
+
+def test_a_name_stays_within_its_label() -> None:
+    metrics = Metrics(in_doubt={'a "bank"': 1})
+    assert 'in_doubt{coordinator="a\\\\b\\n\\"c\\"",participant="a \\"bank\\""} 1' in metrics.text('a\\b\n"c"')
 
 
 def test_a_branch_is_counted_once_however_often_it_is_met(place: Place) -> None:

@@ -9,7 +9,7 @@ def owner_diagram() -> str:
     for (state, event), row in TABLE.items():
         if isinstance(row, Transition):
             lines.append(f"    {state.name} --> {row.state.name}: {event.name} / {row.action.name}")
-    lines += [f"    {state.name} --> [*]" for state in (State.COMMITTED, State.ABORTED)]
+    lines += [f"    {state.name} --> [*]" for state in (State.COMMITTED, State.ABORTED, State.IN_DOUBT)]
     return "\n".join(lines)
 
 

@@ -38,7 +38,7 @@ class State(_Named):
     DELEGATED = "all others prepared; the last resource is told to commit, and may have"
     COMMITTING = "decided: commit; prepared branches are told"
     ABORTING = "decided: abort; branches are told"
-    IN_DOUBT = "the log (or the last resource) did not answer; branches stay as they are"
+    IN_DOUBT = "the log (or the last resource) did not answer; branches stay as they are, for recovery"
     COMMITTED = "committed in every branch"
     ABORTED = "rolled back in every branch"
 
@@ -115,12 +115,8 @@ _ALLOWED: Final[dict[tuple[State, Event], Transition]] = {
     (S.COMMITTING, E.BRANCH_LOST): Transition(S.COMMITTING, A.LEAVE),
     (S.ABORTING, E.BRANCHES_DONE): Transition(S.ABORTED, A.NOTHING),
     (S.ABORTING, E.BRANCH_LOST): Transition(S.ABORTING, A.LEAVE),
-    (S.IN_DOUBT, E.CELL_COMMIT): Transition(S.COMMITTING, A.COMMIT_BRANCHES),
-    (S.IN_DOUBT, E.CELL_ABORT): Transition(S.ABORTING, A.ROLL_BACK_BRANCHES),
+    # Here the owner stops, whatever else interrupts it. What was decided recovery finds out.
     (S.IN_DOUBT, E.LOG_SILENT): Transition(S.IN_DOUBT, A.LEAVE),
-    (S.IN_DOUBT, E.RESOURCE_COMMITTED): Transition(S.COMMITTING, A.COMMIT_BRANCHES),
-    (S.IN_DOUBT, E.RESOURCE_REFUSED): Transition(S.ABORTING, A.ROLL_BACK_BRANCHES),
-    (S.IN_DOUBT, E.RESOURCE_SILENT): Transition(S.IN_DOUBT, A.LEAVE),
 }
 
 _SUBMITTED: Final = (S.DECIDING, S.DELEGATED, S.ONE_PHASE, S.IN_DOUBT)
@@ -133,6 +129,8 @@ def _why_refused(state: State, event: Event) -> str:
         return "the decision may already stand: it has to be read, not made again (cockroachdb/cockroach#75601)"
     if event in (E.CELL_COMMIT, E.CELL_ABORT, E.CELL_DELEGATED, E.LOG_SILENT) and state in (S.ACTIVE, S.VOTING):
         return "nothing has been handed to the log yet"
+    if state is S.IN_DOUBT:
+        return "its owner has left it to recovery, which reads the cell"
     if event in (E.CELL_ABORT, E.ABORT_ASKED) and state is S.COMMITTING:
         return "a decision does not change (AC2)"
     if event in (E.CELL_COMMIT, E.COMMIT_ASKED) and state is S.ABORTING:

@@ -16,13 +16,13 @@ import os
 import secrets
 import threading
 import time
-import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from troth.core.twophase.gid import LOG_CHARS, base36, is_name
 from troth.errors import Corrupt, StorageError
+from troth.transactions import forks
 
 LOG_ID = "log-id"
 FILE_MODE = 0o600
@@ -39,16 +39,13 @@ class Hold:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        found = weakref.ref(self)
+        forks.watch(self)
 
-        def close_in_child() -> None:
-            # The lock goes with its last descriptor, so a child would hold it for a parent that has died.
-            hold = found()
-            if hold is not None and hold._descriptor >= 0:
-                os.close(hold._descriptor)
-                hold._descriptor = -1
-
-        os.register_at_fork(after_in_child=close_in_child)
+    def became_a_childs(self) -> None:
+        """The lock goes with its last descriptor, so a child would hold it for a parent that has died."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def let_go(self) -> None:
         if self._descriptor >= 0:

@@ -148,7 +148,8 @@ class Participant(Protocol):
         """What became of a branch that is not there: PROVED_COMMITTED, PROVED_ABORTED, UNPROVEN or UNREACHED."""
 
     def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
-        """End the sessions of closed epochs, so that nothing of theirs can become prepared later. How many."""
+        """End the sessions of closed epochs, so that nothing of theirs can become prepared later. How many. Only a
+        database that shows whose its sessions are (PostgreSQL) can; elsewhere a later pass finds what became so."""
 
     def waits(self) -> list[Wait]:
         """Which global transactions wait here for which now."""

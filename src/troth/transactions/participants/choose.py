@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from troth.client.sync import Client, connect
+from troth.client.url import is_url
 from troth.core.twophase.records import TEXT_BYTES_MAX, is_text
 from troth.errors import PreflightFailed, UsageError
 from troth.transactions.participants.base import Participant
@@ -59,7 +60,7 @@ def choose(given: Mapping[str, Any] | Sequence[Any], waiting: Waiting) -> list[P
 
 
 def _participant(name: str | None, given: Any, waiting: Waiting) -> Participant:
-    if isinstance(given, str) and given.startswith("troth"):
+    if isinstance(given, str) and is_url(given):
         return Cluster(name or given, waiting.blocking(connect, given), waiting, owns=True)
     if isinstance(given, Client):
         return Cluster(name or "troth", given, waiting)
