@@ -94,6 +94,7 @@ SUBJECTS = (
     Subject(("client/*.py",), ("tests/unit/client/*.py",), "servers"),
     Subject(("server/*.py",), ("tests/unit/server/*.py",)),
     Subject(("wire/*.py",), ("tests/unit/wire/*.py",)),
+    Subject(("torture/ledgers.py",), ("tests/unit/torture/test_torture_histories.py",)),
     Subject(
         ("verify/transactions/*.py",),
         (
