@@ -38,7 +38,7 @@ from troth.verify.sequential import check_sequential
 from troth.verify.sessions import GUARANTEES, check_session_guarantees
 from troth.verify.staleness import check_bounded
 from troth.verify.transactions.scans import SCANS
-from troth.verify.verdict import Verdict
+from troth.verify.verdict import Status, Verdict
 from troth.verify.watches import WATCH, check_watches
 
 MODELS: Final = (
@@ -102,9 +102,12 @@ def check(
     if model == "linearizable":
         return check_linearizable(history, model_of(object), budget=budget, every_part=every_part)
     if model == "sequential":
-        return check_sequential(history, model_of(object), expired=expired, states_max=configurations_max)
+        return _with_pieces(
+            history,
+            lambda each: check_sequential(each, model_of(object), expired=expired, states_max=configurations_max),
+        )
     if model in CAUSAL_MODELS or model in _SESSIONS:
-        return _check_weak(history, model, object, expired)
+        return _with_pieces(history, lambda each: _check_weak(each, model, object, expired))
     if model == "eventual":
         return check_convergence(history, model_of(object), quiet_ns=quiet_ns)
     if model == "atomic-commit":
@@ -130,6 +133,23 @@ def check(
             budget=budget,
         )
     raise UsageError(f"no consistency model is called {model!r}; there are {', '.join(MODELS)}")
+
+
+def _with_pieces(history: History, judge: Callable[[History], Verdict]) -> Verdict:
+    """What *judge* says of a history in which operations may have been taken apart.
+
+    Each piece by itself, as a process of its own, is in no order with what its process did: that can hide a violation
+    and never invent one. Put back into their process, in the one order that is tried, they show that all is legal.
+    """
+    verdict = judge(history)
+    if verdict.status is not Status.OK or not history.pieces:
+        return verdict
+    placed = judge(history.in_sessions())
+    placed.history = history
+    if placed.status is Status.ILLEGAL:
+        why = "key by key it is in order, but not with what each process did before and after"
+        return Verdict(Status.UNKNOWN, history=history, model=placed.model, object=placed.object, reason=why)
+    return placed
 
 
 def _check_weak(history: History, model: str, object: str | Model, expired: Callable[[], bool] | None) -> Verdict:

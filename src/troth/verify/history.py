@@ -188,7 +188,7 @@ class History:
     ``2 * index + 1`` for its ok or fail. Info events are not in it: an operation with an unknown outcome stays open.
     """
 
-    __slots__ = ("faults", "format", "length", "operations", "reading", "remarks", "timeline")
+    __slots__ = ("faults", "format", "length", "operations", "pieces", "reading", "remarks", "timeline")
 
     def __init__(
         self,
@@ -207,6 +207,8 @@ class History:
         self.format = format
         self.remarks: tuple[str, ...] = ()
         """What a reader of the file should know, such as lines that were passed over."""
+        self.pieces: dict[Process, Process] = {}
+        """Operations that were taken apart: the process that each piece was given, and the one that it is of."""
         self.length = len(timeline) if length is None else length
 
     def __len__(self) -> int:
@@ -230,8 +232,25 @@ class History:
             format=self.format,
             length=self.length,
         )
-        history.remarks = self.remarks
+        history.remarks, history.pieces = self.remarks, self.pieces
         return history
+
+    def in_sessions(self) -> "History":
+        """The history in which the pieces of every operation come one after the other in the process that they are of.
+
+        Operations keep their indexes. What overlapped may no longer do so: only the order within each process is told.
+        """
+        pieces = self.pieces
+        operations = [
+            structs.replace(
+                op,
+                process=pieces.get(op.process, op.process),
+                invoked=2 * op.invoked,
+                completed=2 * op.invoked + 1 if op.process in pieces else min(2 * op.completed, FOREVER),
+            )
+            for op in self.operations
+        ]
+        return History.of(operations, reading=self.reading, format=self.format)
 
     def where(self, keep: Iterable[int]) -> "History":
         """The history of the operations whose indexes are in *keep*; positions are kept, indexes are dealt anew."""

@@ -123,6 +123,8 @@ def read_json(text: str) -> History:
 def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
     reading = Reading()
     rows: list[tuple[Mapping[object, object], int]] = []
+    ending: dict[str, range] = {}
+    never: set[int] = set()
     for value, line in values:
         if not isinstance(value, dict):
             raise DecodeError(f"line {line}, column 1: found {json.dumps(value)[:40]}, expected an event object")
@@ -131,10 +133,19 @@ def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
             continue
         rows.append((value, line))
         # A key goes when its lease ends, which nobody records: a deletion that may happen at any time from here.
-        rows += [
-            ({"process": f"lease/{len(rows)}/{at}", "type": "invoke", "f": "delete", "key": key}, line)
-            for at, key in enumerate(_leased(value))
-        ]
+        if keys := _leased(value):
+            ending[repr(value.get("process"))] = range(len(rows), len(rows) + len(keys))
+            rows += [
+                ({"process": f"lease/{len(rows)}/{at}", "type": "invoke", "f": "delete", "key": key}, line)
+                for at, key in enumerate(keys)
+            ]
+        elif ending and value.get("type") != "invoke":
+            ends = ending.pop(repr(value.get("process")), ())
+            if value.get("type") == "fail" or value.get("value") is False:
+                # It was refused, and has put nothing under a lease.
+                never.update(ends)
+    if never:
+        rows = [row for at, row in enumerate(rows) if at not in never]
     history = without_spans(paired(list(_events(rows)), reading))
     weaker = sum(1 for row, _ in rows if row.get("level") and row.get("type") == "invoke")
     if weaker:
@@ -188,6 +199,14 @@ def _without_drains(history: History) -> History:
     """
     operations: list[Operation] = []
     stopped: list[Operation] = []
+    pieces: dict[Process, Process] = {}
+
+    def dequeue(drain: Operation, at: int | str, item: Value) -> Operation:
+        process = f"{drain.process}/{drain.line}/{at}"
+        pieces[process] = drain.process
+        outcome = EventType.INFO if drain.completed == FOREVER else EventType.OK
+        return structs.replace(drain, f="dequeue", process=process, argument=None, result=item, outcome=outcome)
+
     for op in history.operations:
         if op.f != "drain":
             operations.append(op)
@@ -198,22 +217,16 @@ def _without_drains(history: History) -> History:
                 taken = (*taken, None)
             else:
                 stopped.append(op)
-            operations.extend(_dequeue(op, at, item) for at, item in enumerate(taken))
+            operations.extend(dequeue(op, at, item) for at, item in enumerate(taken))
     # No more can have been taken unseen than was enqueued and not seen to be taken.
     seen = sum(op.f == "dequeue" and op.outcome is EventType.OK and op.result is not None for op in operations)
     unseen = sum(op.f == "enqueue" and op.outcome is not EventType.FAIL for op in operations) - seen
     for op in stopped:
         lost = structs.replace(op, outcome=EventType.INFO, completed=FOREVER, end_ns=None)
-        operations.extend(_dequeue(lost, f"unseen {at}", None) for at in range(unseen))
+        operations.extend(dequeue(lost, f"unseen {at}", None) for at in range(unseen))
     expanded = History.of(operations, faults=history.faults, reading=history.reading)
-    expanded.remarks = (DRAINED,)
+    expanded.remarks, expanded.pieces = (DRAINED,), pieces
     return expanded
-
-
-def _dequeue(drain: Operation, at: int | str, item: Value) -> Operation:
-    outcome = EventType.INFO if drain.completed == FOREVER else EventType.OK
-    process = f"{drain.process}/{drain.line}/{at}"
-    return structs.replace(drain, f="dequeue", process=process, argument=None, result=item, outcome=outcome)
 
 
 def _independent(events: list[Event]) -> list[Event]:

@@ -6,7 +6,8 @@ A span holds keys with start <= key < end, or to the last key if end is a single
 
 Outside of transactions each becomes one get, or one delete, of every key of the history that lies in it, at any time
 until it returned. That it happened to all of them at one instant is thereby not checked; everything found wrong is
-wrong all the same. In a transaction it becomes a deletion of each of those keys.
+wrong all the same. A range that shows a key outside its span, or one key twice, becomes a get as well that no value
+explains. In a transaction it becomes a deletion of each of those keys.
 """
 
 import base64
@@ -39,6 +40,7 @@ def without_spans(history: History) -> History:
     if len(keys) * (len(spans) + in_transactions * len(history)) > _PIECES_MAX:
         raise UsageError(f"{len(spans)} spans over {len(keys)} keys are too many to be taken apart")
     operations: list[Operation] = []
+    of = dict(history.pieces)
     for op in history.operations:
         if op.f == "txn":
             micros = (_deleting(op.argument, keys), _deleting(op.result, keys))
@@ -46,9 +48,11 @@ def without_spans(history: History) -> History:
         elif op.f not in SPANS:
             operations.append(op)
         elif op.outcome is EventType.OK or (op.f == "delete-range" and op.outcome is EventType.INFO):
-            operations.extend(_pieces(op, keys))
+            pieces = _pieces(op, keys)
+            operations += pieces
+            of.update((piece.process, op.process) for piece in pieces)
     apart = History.of(operations, faults=history.faults, reading=history.reading)
-    apart.remarks = history.remarks
+    apart.remarks, apart.pieces = history.remarks, of
     if spans:
         apart.remarks += (
             f"{len(spans)} reads and deletions of spans are taken for as many of single keys, not all at one instant",
@@ -79,22 +83,28 @@ def _pieces(op: Operation, keys: dict[str, bytes]) -> list[Operation]:
     if not isinstance(op.argument, tuple) or len(op.argument) != 2:
         raise UsageError(f"a {op.f} is asked with [start, end], found {op.argument!r}")
     start, end = _bytes(op.argument[0]), _bytes(op.argument[1])
-    found = dict(_pairs(op.result)) if op.f == "range" else {}
-    pieces: list[Operation] = []
-    for key, at in keys.items():
-        if start <= at and (at < end or end == _LAST):
-            read = op.f == "range"
-            pieces.append(
-                structs.replace(
-                    op,
-                    f="get" if read else "delete",
-                    process=f"{op.process}/{op.line}/{len(pieces)}",
-                    key=key,
-                    argument=None,
-                    result=found.get(key) if read else None,
-                )
-            )
-    return pieces
+    inside = [key for key, at in keys.items() if start <= at and (at < end or end == _LAST)]
+    answers = _answers(op.result, inside) if op.f == "range" else [(key, None) for key in inside]
+    f = "get" if op.f == "range" else "delete"
+    return [
+        structs.replace(op, f=f, process=f"{op.process}/{op.line}/{number}", key=key, argument=None, result=result)
+        for number, (key, result) in enumerate(answers)
+    ]
+
+
+def _answers(result: Value, inside: list[str]) -> list[tuple[Value, Value]]:
+    """What a range said of every key that it was asked for; where it said too much, what nobody can have written."""
+    wanted = set(inside)
+    found: dict[Value, Value] = {}
+    strange: list[tuple[Value, Value]] = []
+    for key, value in _pairs(result):
+        if key not in wanted:
+            strange.append((key, ("outside of the span", value)))
+        elif key in found:
+            strange.append((key, ("twice in one answer", value)))
+        else:
+            found[key] = value
+    return [(key, found.get(key)) for key in inside] + strange
 
 
 def _keys(op: Operation) -> list[Value]:
