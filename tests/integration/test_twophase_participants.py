@@ -428,6 +428,21 @@ def test_mariadb_rolls_back_what_was_told_to_end_before(ledger: MySql) -> None:
     assert rows(ledger) == []
 
 
+def test_mariadb_names_the_tables_that_no_rollback_undoes(ledger: MySql) -> None:
+    assert ledger.facts().warnings == ()
+    with ledger.connected() as connection:
+        for engine in ("MyISAM", "Aria", "MEMORY"):
+            connection.exec_driver_sql(
+                f"CREATE OR REPLACE TABLE plain_{engine.lower()} (x INTEGER) ENGINE = {engine}"
+            )
+    try:
+        (warning,) = ledger.facts().warnings
+        assert "plain_aria, plain_memory, plain_myisam" in warning
+    finally:
+        with ledger.connected() as connection:
+            connection.exec_driver_sql("DROP TABLE plain_myisam, plain_aria, plain_memory")
+
+
 def test_mariadb_lists_our_branches_alone_each_as_it_wants_to_be_told(ledger: MySql) -> None:
     kept, undone = written(ledger, 1, 1), written(ledger, 2, 2)
     for branch in (kept, undone):

@@ -111,6 +111,14 @@ def test_preflight_refuses_what_loses_or_keeps_prepared_branches(
     assert problem is None or problem in found[0]
 
 
+def test_tables_that_no_rollback_undoes_are_named() -> None:
+    server = Server({"SELECT VERSION()": [MARIADB], "SELECT t.table_name": [("hits",), ("words",)]})
+    found = participant(server).facts()
+    assert found.problems == (), "an application may have them, and keep them out of its transactions"
+    (warning,) = found.warnings
+    assert "hits, words" in warning and "ENGINE = InnoDB" in warning
+
+
 def test_a_server_is_known_by_the_id_that_it_has_drawn_and_not_by_where_it_stands() -> None:
     """In containers hostname, port and datadir are often the same for all, and another one after each start."""
 

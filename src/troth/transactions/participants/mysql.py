@@ -48,6 +48,12 @@ _WAITS_OF_MYSQL: Final = _WAITS.format(
     waiter="requesting_engine_transaction_id",
     holder="blocking_engine_transaction_id",
 )
+_PLAIN_TABLES: Final = (
+    "SELECT t.table_name FROM information_schema.tables t JOIN information_schema.engines e ON e.engine = t.engine"
+    " WHERE t.table_schema = DATABASE() AND t.table_type = 'BASE TABLE' AND COALESCE(e.xa, 'NO') <> 'YES'"
+    " ORDER BY t.table_name LIMIT 5"
+)
+"""Some of the tables whose engine (MyISAM, Aria, MEMORY, ...) takes no part in XA transactions."""
 _opening: ContextVar[bool] = ContextVar("troth.opening", default=False)
 """Whether it is for a branch that a connection is taken from the pool."""
 
@@ -202,6 +208,7 @@ class MySql(SqlParticipant):
                     "'xa_detach_on_prepare','hostname','port','datadir','innodb_flush_log_at_trx_commit')"
                 ).all()
             )
+            plain = [str(name) for (name,) in connection.exec_driver_sql(_PLAIN_TABLES).all()]
             try:
                 connection.exec_driver_sql("XA RECOVER").all()
                 may_list = True
@@ -235,6 +242,11 @@ class MySql(SqlParticipant):
         if settings.get("innodb_flush_log_at_trx_commit", "1") != "1":
             warnings.append(
                 f"{self.name}: innodb_flush_log_at_trx_commit is not 1, so a power cut may forget a vote; set it to 1"
+            )
+        if plain:
+            warnings.append(
+                f"{self.name}: what is written in {', '.join(plain)} is there at once and is not undone, since the"
+                " engine of such a table takes no part in transactions: ALTER TABLE ... ENGINE = InnoDB"
             )
         server = settings.get("server_uid") or settings.get("server_uuid")
         server = server or f"{settings.get('hostname')}:{settings.get('port')}:{settings.get('datadir')}"
