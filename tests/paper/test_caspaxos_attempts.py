@@ -207,16 +207,6 @@ def test_an_accept_that_has_not_left_when_its_phase_ends_never_will() -> None:
     assert (attempt.open, attempt.doubtful) == ({3}, {3})
 
 
-def test_a_refusal_that_the_change_function_raises_is_told_as_it_is() -> None:
-    table = Table()
-
-    def refuse(held: bytes | None) -> bytes | None:
-        raise Unavailable("not now")
-
-    error = table.run(table.proposer(1).change(KEY, changes.apply(refuse))).error
-    assert isinstance(error, Unavailable) and str(error) == "not now"
-
-
 def test_who_has_agreed_in_a_phase_has_agreed_whatever_comes_later() -> None:
     table = Table()
     task = table.proposer(1).change(KEY, changes.put(b"1"))

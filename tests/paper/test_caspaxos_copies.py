@@ -247,6 +247,28 @@ def test_the_size_of_one_quorum_alone_is_a_change(prepare: int, accept: int) -> 
     assert [(group.prepare, group.accept) for group in config.groups] == [(prepare, accept)]
 
 
+def test_the_sizes_of_quorums_stay_when_one_acceptor_takes_the_place_of_another() -> None:
+    """They are the set's, and whoever replaces an acceptor that is lost need not know them."""
+    table = Table(acceptors=5, prepare=4, accept=2, spares=2)
+    for wanted, sizes in (
+        (seats(1, 2, 3, 4, 6), (4, 2)),
+        (seats(1, 2, 3, 4, 6, 7), (4, 4)),
+        (seats(1, 2, 3, 4, 5), (3, 3)),
+    ):
+        operator = table.proposer(50 + len(table.log))
+        assert table.run(Reconfiguration(operator, wanted)).error is None
+        (group,) = operator.config.groups
+        assert (group.prepare, group.accept) == sizes
+
+
+def test_a_change_to_other_quorums_is_taken_back_without_naming_the_old_ones() -> None:
+    table = Table(prepare=3, accept=1, spares=1)
+    until_joint(table, 50, 1, 2, 4)
+    operator = table.proposer(51)
+    assert table.run(Reconfiguration(operator, seats(1, 2, 3))).error is None
+    assert operator.config.id.epoch == 3 and operator.config.groups == table.config.groups
+
+
 def test_quorums_that_need_not_meet_are_refused_at_once_though_another_change_is_to_be_finished_first() -> None:
     table = Table(spares=1)
     operator = table.proposer(51)

@@ -400,7 +400,7 @@ def test_the_scan_of_a_change_hears_whoever_may_have_promised_alone() -> None:
     table = Table(prepare=1, accept=3, spares=1)
     left_behind(table, promised=(1,))
     operator = table.proposer(50)
-    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 4)})
+    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 4)}, prepare=2, accept=2)
     while not operator.config.is_joint:
         for send in task.take():
             task.on_reply(send, table.hand(send))

@@ -55,6 +55,17 @@ def test_a_refusal_by_most_acceptors_leaves_the_outcome_unknown() -> None:
     assert isinstance(task.outcome.error, OutcomeUnknown)
 
 
+def test_what_a_change_function_refuses_is_no_refusal_of_the_registers() -> None:
+    """It may have asked something else, which is full or silent; its caller is told whose error that is."""
+
+    def function(held: bytes | None) -> bytes:
+        raise theirs
+
+    theirs = QuotaExceeded("of something else")
+    outcome = Table().run(Table().proposer(1).change(KEY, changes.apply(function)))
+    assert isinstance(outcome.error, ChangeFailed) and outcome.error.__cause__ is theirs
+
+
 def test_a_change_in_doubt_that_was_applied_is_not_applied_again() -> None:
     """The retry finds its own mark in the state, and answers with what the first attempt made."""
     table = Table()

@@ -276,10 +276,16 @@ def found(prepare: int | None, accept: int | None, cluster: Cluster) -> None:
 @acceptors.command("set")
 @click.argument("addresses", nargs=-1, required=True)
 @click.option(
-    "--prepare", type=click.IntRange(min=1), default=None, help="Size of a phase-1 quorum.  [default: a majority]"
+    "--prepare",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Size of a phase-1 quorum.  [default: as it is; a majority where --accept or the number changes]",
 )
 @click.option(
-    "--accept", type=click.IntRange(min=1), default=None, help="Size of a phase-2 quorum.  [default: a majority]"
+    "--accept",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Size of a phase-2 quorum.  [default: as it is; a majority where --prepare or the number changes]",
 )
 @cluster_options
 def set_(addresses: tuple[str, ...], prepare: int | None, accept: int | None, cluster: Cluster) -> None:

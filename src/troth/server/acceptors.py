@@ -140,6 +140,7 @@ class Registers:
             "epoch": 0 if held.config is None else held.config.id.epoch,
             "seats": int(held.config is not None and held.config.seat_of(held.acceptor) is not None),
             "requests": done.requests,
+            "turns": done.turns,
             "conflicts": done.conflicts,
             "snapshots": done.snapshots,
         }

@@ -28,6 +28,7 @@ from troth.client.registers.request import (
     RegisterReply,
     as_function,
     as_key,
+    as_swap,
     as_value,
     explained,
     give_seat,
@@ -125,6 +126,9 @@ def test_keys_and_values_are_checked_before_anything_is_sent() -> None:
             as_key(wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         as_value(bytes((1 << 20) + 1))
+    assert as_swap(None, "v") == (None, b"v") and as_swap("v", None) == (b"v", None)
+    with pytest.raises(UsageError, match="use get"):
+        as_swap(None, None)
     assert as_function(lambda held: "x")(None) == b"x"
     assert as_function(lambda held: None)(b"v") is None
 

@@ -30,6 +30,7 @@ from troth.client.registers.request import (
     Tally,
     as_function,
     as_key,
+    as_swap,
     as_value,
     give_seat,
     listed,
@@ -175,8 +176,7 @@ class PaxosClient:
             WrongCluster: the acceptors belong to different sets.
         """
         name = as_key(key)
-        old = None if expected is None else as_value(expected)
-        new = None if value is None else as_value(value)
+        old, new = as_swap(expected, value)
         with recorded.cas(name, old, new) as record:
             return record.ends(await self._change(name, changes.cas(old, new), within_s))
 

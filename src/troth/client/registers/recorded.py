@@ -17,7 +17,7 @@ from troth.client.registers.request import RegisterReply, attempts_of
 from troth.core.register.messages import Ballot
 from troth.core.register.states import Attempt
 from troth.core.register.task import Task
-from troth.errors import NotApplied, UsageError
+from troth.errors import NotApplied, UsageError, WrongCluster
 
 
 def _shown(value: bytes | None) -> str | None:
@@ -128,7 +128,7 @@ class _Change(Call):
 
 
 def _kind(error: BaseException) -> str:
-    return "fail" if isinstance(error, NotApplied | UsageError) else "info"
+    return "fail" if isinstance(error, NotApplied | UsageError | WrongCluster) else "info"
 
 
 _NOTHING = Call()

@@ -48,7 +48,8 @@ like a new set."""
 
 
 class RegisterReply(msgspec.Struct, frozen=True, gc=False):
-    """A register after a request. `value` is None when it holds nothing; `version` counts its changes.
+    """A register after a request. `value` is None when it holds nothing; `version` counts its changes since it was
+    made. It begins again at 1 when the register was deleted, collected and written anew, so it is no fencing token.
 
     `changed` says whether this request changed it (exactly once); for `cas`, whether the comparison held.
     """
@@ -161,6 +162,17 @@ def as_value(text: Text) -> bytes:
     if len(value) > VALUE_BYTES_MAX:
         raise UsageError(f"a register holds up to {VALUE_BYTES_MAX} bytes, not {len(value)}")
     return value
+
+
+def as_swap(expected: Text | None, value: Text | None) -> tuple[bytes | None, bytes | None]:
+    """What a comparison expects, and what is written if it holds.
+
+    Raises:
+        UsageError: nothing and nothing; or one is too large.
+    """
+    if expected is None and value is None:
+        raise UsageError("a cas that expects nothing and writes nothing would change nothing: use get")
+    return None if expected is None else as_value(expected), None if value is None else as_value(value)
 
 
 def as_function(function: Callable[[bytes | None], Text | None]) -> Callable[[bytes | None], bytes | None]:

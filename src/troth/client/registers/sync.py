@@ -33,6 +33,7 @@ from troth.client.registers.request import (
     Tally,
     as_function,
     as_key,
+    as_swap,
     as_value,
     give_seat,
     listed,
@@ -205,8 +206,7 @@ class PaxosClient:
             WrongCluster: the acceptors belong to different sets.
         """
         name = as_key(key)
-        old = None if expected is None else as_value(expected)
-        new = None if value is None else as_value(value)
+        old, new = as_swap(expected, value)
         with recorded.cas(name, old, new) as record:
             return record.ends(self._change(name, changes.cas(old, new), within_s))
 
@@ -344,6 +344,9 @@ class PaxosClient:
         Those that are new must be running and belong to no set; whatever is in the registers is copied to them,
         whatever their quotas are. If it ends in the middle everything works as it is; the same call again goes on, and
         one that asks for the set of before takes it back.
+
+        Without *prepare* and *accept* the sizes of quorums stay if the number of acceptors does, and are majorities if
+        it does not. With one of them the other is a majority.
 
         Raises:
             UsageError: no addresses, one acceptor at two of them, or quorums that need not meet.

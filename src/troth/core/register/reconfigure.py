@@ -253,7 +253,8 @@ class _Copying:
 
 
 class Reconfiguration:
-    """A task (see proposer.py) that ends when the acceptors are *seats* with quorums of these sizes (0: a majority)."""
+    """A task (see proposer.py) that ends when the acceptors are *seats* with quorums of these sizes. One that is 0 is a
+    majority; if both are, they stay as they are where the number of acceptors does."""
 
     def __init__(self, proposer: Proposer, seats: dict[NodeId, str], *, prepare: int = 0, accept: int = 0) -> None:
         """*seats*: acceptor ids and addresses.
@@ -350,6 +351,8 @@ class Reconfiguration:
                 self._begin()
             case "deciding":
                 self._on_decided()
+            case "confirming":
+                self._on_confirmed()
             case "listing":
                 self._on_listed()
             case "copying":
@@ -381,7 +384,10 @@ class Reconfiguration:
         """The group wanted; who is in the *present* one keeps the seat that it has."""
         kept = {seat.acceptor: seat.since for seat in present.seats}
         seats = tuple(Seat(node, address, kept.get(node, epoch)) for node, address in self._seats.items())
-        return group_of(seats, prepare=self._prepare, accept=self._accept)
+        prepare, accept = self._prepare, self._accept
+        if not prepare and not accept and len(seats) == len(present.seats):
+            prepare, accept = present.prepare, present.accept
+        return group_of(seats, prepare=prepare, accept=accept)
 
     def _decide(self, config: Configuration, groups: tuple[Group, ...], floor: Ballot, *, barrier: Ballot) -> None:
         """Let the configuration after *config*, the present one, be decided, once (see `config_key`)."""
@@ -403,6 +409,12 @@ class Reconfiguration:
         self._leaving = tuple(sorted(set(before.acceptors) - set(now.acceptors)))
         self._stage, self._confirmed = "announcing", now.id
         self._inner = _Announcing(self._proposer, self._leaving)
+
+    def _on_confirmed(self) -> None:
+        outcome = None if self._inner is None else self._inner.outcome
+        if outcome is not None and outcome.value is not None:
+            self._proposer.adopt(_decode(outcome.value))  # decided, and nobody was told so far
+        self._begin()
 
     def _list(self) -> None:
         self._stage = "listing"

@@ -41,7 +41,6 @@ from troth.errors import (
     AcceptorsChanged,
     AlreadyDecided,
     ChangeFailed,
-    NotApplied,
     OutcomeUnknown,
     QuotaExceeded,
     RequestTimeout,
@@ -307,8 +306,6 @@ class Round(Attempting):
     def _decide(self, state: State | None) -> Decision:
         try:
             decision = self._change(state)
-        except NotApplied as error:
-            return Keep(error=error)
         except Exception as error:  # noqa: BLE001 - the caller's function may raise anything; it is told what it was
             failed = ChangeFailed(f"the change function raised {type(error).__name__}: {error}")
             failed.__cause__ = error
