@@ -117,9 +117,11 @@ class Operation(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def show(value: Value) -> str:
-    """A value as people write it: nil, [1, 2], "text". What ends a line or moves a cursor is written out."""
+    """A value as people write it: nil, true, [1, 2], "text". What ends a line or moves a cursor is written out."""
     if value is None:
         return "nil"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, tuple):
         return "[" + ", ".join(show(item) for item in value) + "]"
     if isinstance(value, frozenset) and value.__class__ is not frozenset:

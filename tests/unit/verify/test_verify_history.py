@@ -73,6 +73,6 @@ def test_where_keeps_what_is_asked_for() -> None:
 
 def test_values_are_shown_as_people_write_them() -> None:
     """nil, lists, sets, long strings."""
-    assert show((None, "a", frozenset({2, 1}))) == '[nil, "a", {1, 2}]'
+    assert show((None, "a", frozenset({2, 1}), True, False)) == '[nil, "a", {1, 2}, true, false]'
     assert len(show("x" * 500)) < 70
     assert show("a\0b\n\x1b[2Jé") == r'"a\x00b\n\x1b[2Jé"'

@@ -452,10 +452,11 @@ def test_broken_gzip_is_refused() -> None:
 
 
 def test_lines_that_were_passed_over_are_said() -> None:
-    history = read_history(WILD["a log of newer Jepsen"][0])
-    assert history.remarks == (
-        "passed over, since they say nothing about operations: 3 lines, of which line 4 is the first",
-    )
+    log = WILD["a log of newer Jepsen"][0]
+    history = read_history(log)
+    assert history.remarks == ("passed over, as not about operations: 3 lines, the first of which is line 4",)
+    one = read_history("\n".join(log.split("\n")[:4]))
+    assert one.remarks == ("passed over, as not about operations: 1 line, the first of which is line 4",)
     assert history.with_reading(history.reading).remarks == history.remarks
 
 

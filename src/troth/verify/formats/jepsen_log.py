@@ -21,7 +21,7 @@ from typing import Final
 from troth.errors import DecodeError
 from troth.verify.formats import edn
 from troth.verify.formats.maps import paired
-from troth.verify.history import Event, EventType, History, Process, Reading
+from troth.verify.history import Event, EventType, History, Process, Reading, counted
 
 READING: Final = Reading(failed="observed", nil_read="value")
 
@@ -76,8 +76,8 @@ def read(text: str) -> History:
     history = paired(events, READING)
     if others:
         history.remarks += (
-            f"passed over, since they say nothing about operations: {len(others)} lines, of which line {others[0]} is "
-            f"the first",
+            f"passed over, as not about operations: {counted(len(others), 'line')}, the first of which is line "
+            f"{others[0]}",
         )
     return history
 
