@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Self
 
 from troth.core.register.acceptor import STEP_KEYS
 from troth.core.register.messages import Accept, Full, RecordMessage, ReplyMessage, RequestMessage
@@ -41,32 +42,56 @@ class AcceptorCounters:
         self.snapshots = 0
 
 
+class Home:
+    """The directory of an acceptor, and the acceptor that lives there."""
+
+    def __init__(self, directory: str, *, machine: DiskMachine, bytes_max: int) -> None:
+        """Open *directory* (blocking: a few syncs when it is new).
+
+        Raises:
+            StorageError: it can not be used, or is not what was written.
+        """
+        self.files = machine.directory(directory)
+        try:
+            # An id for the case that the directory is new; it is durable before anybody hears it.
+            newborn = NodeId(machine.chance.getrandbits(63) | 1)
+            self.store, self.acceptor = open_acceptor(self.files, newborn, bytes_max=bytes_max)
+        except BaseException:
+            self.files.close()
+            raise
+
+    def close(self) -> None:
+        self.store.close()
+        self.files.close()
+
+
 class AcceptorNode:
     """An acceptor with its disk. `failed` is called, once, with why it can not go on."""
 
-    def __init__(
-        self,
+    @classmethod
+    def at(
+        cls,
         directory: str,
         *,
         machine: DiskMachine,
         failed: Callable[[BaseException], None],
         bytes_max: int,
         snapshot_log_bytes: int = SNAPSHOT_LOG_BYTES,
-    ) -> None:
-        """Open *directory* (blocking: a few syncs when it is new).
+    ) -> Self:
+        """The acceptor that lives at *directory*. Blocks, and raises, as `Home`."""
+        home = Home(directory, machine=machine, bytes_max=bytes_max)
+        return cls(home, machine=machine, failed=failed, snapshot_log_bytes=snapshot_log_bytes)
 
-        Raises:
-            StorageError: it can not be used, or is not what was written.
-        """
+    def __init__(
+        self,
+        home: Home,
+        *,
+        machine: DiskMachine,
+        failed: Callable[[BaseException], None],
+        snapshot_log_bytes: int = SNAPSHOT_LOG_BYTES,
+    ) -> None:
         self.counters = AcceptorCounters()
-        self._files = machine.directory(directory)
-        try:
-            # An id for the case that the directory is new; it is durable before anybody hears it.
-            newborn = NodeId(machine.chance.getrandbits(63) | 1)
-            self._store, self.acceptor = open_acceptor(self._files, newborn, bytes_max=bytes_max)
-        except BaseException:
-            self._files.close()
-            raise
+        self._home, self._store, self.acceptor = home, home.store, home.acceptor
         self._loop = asyncio.get_running_loop()
         self._failed = failed
         self._snapshot_log_bytes = snapshot_log_bytes
@@ -203,7 +228,7 @@ class AcceptorNode:
         is_quiet = self._worker.stop()
         if self._writer.stop() and is_quiet and was_running:
             self._store.close()
-        self._files.close()
+        self._home.files.close()
 
 
 def _deliver(answers: list[tuple[Answer, ReplyMessage]]) -> None:

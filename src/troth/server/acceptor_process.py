@@ -126,7 +126,7 @@ async def _serve(config: AcceptorConfig) -> None:
             ended.set_result(None)
 
     machine = DiskMachine()
-    node = AcceptorNode(config.data_dir, machine=machine, failed=fail, bytes_max=config.quota_bytes)
+    node = AcceptorNode.at(config.data_dir, machine=machine, failed=fail, bytes_max=config.quota_bytes)
     stop_at_errors(loop, fail)
     port = AcceptorPort(node)
     listeners: list[asyncio.AbstractServer] = []

@@ -7,14 +7,15 @@ belongs to the directory ``registers`` and is drawn anew when that is.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from troth.core.register.codec import decode_ask, encode_answer
 from troth.core.register.messages import Conflict, ReplyMessage
 from troth.errors import DecodeError, StorageError
 from troth.ids import ClusterId
-from troth.runtime.acceptors import AcceptorNode
-from troth.runtime.disk_machine import DiskMachine
+from troth.runtime.acceptors import AcceptorNode, Home
+from troth.runtime.disk_machine import DiskMachine, Worker
 from troth.wire.frames import head
 from troth.wire.handshake import VERSION, Hello, Welcome
 
@@ -104,29 +105,60 @@ class Registers:
         self._came_late = came_late
         self.node: AcceptorNode | None = None
         self._failure: StorageError | None = None
+        self._opener: Worker | None = None
+        self._waiting: list[Callable[[AcceptorNode | StorageError], None]] = []
+        self._stopped = False
         if self._directory.exists():
-            self.opened()
+            self._settle(self._home())
 
-    def opened(self) -> AcceptorNode:
-        """The acceptor; its directory is made if need be.
+    def open(self, then: Callable[[AcceptorNode | StorageError], None]) -> None:
+        """*then* is given the acceptor, now or on the loop, or why there is none.
 
-        Raises:
-            StorageError: it can not be used, or could not be made. The first is known at the start. After the second
-                (a full disk) nothing was promised, and it is not tried again by this process, which may see in the page
-                cache what the disk never got.
+        Its directory is made if need be: beside the loop, which has heartbeats to send meanwhile. If that fails (a full
+        disk) nothing was promised, and it is not tried again by this process, which may see in the page cache what the
+        disk never got.
         """
-        if self._failure is not None:
-            raise self._failure
-        if self.node is None:
-            try:
-                self.node = AcceptorNode(
-                    str(self._directory), machine=self._machine, failed=self._failed, bytes_max=self._bytes_max
-                )
-            except StorageError as error:
-                self._failure = error
-                raise
-            self.node.acceptor.came_late = self._came_late
-        return self.node
+        known = self.node or self._failure
+        if known is not None:
+            then(known)
+            return
+        self._waiting.append(then)
+        if self._opener is None:
+            loop = asyncio.get_running_loop()
+            self._opener = self._machine.worker(
+                "troth-acceptor-opening", lambda error: loop.call_soon_threadsafe(self._failed, error)
+            )
+            self._opener.do(partial(self._open, loop))
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the opener."""
+        try:
+            found: Home | StorageError = self._home()
+        except StorageError as error:
+            found = error
+        loop.call_soon_threadsafe(self._on_opened, found)
+
+    def _home(self) -> Home:
+        return Home(str(self._directory), machine=self._machine, bytes_max=self._bytes_max)
+
+    def _on_opened(self, found: Home | StorageError) -> None:
+        if self._opener is not None:
+            self._opener.stop()
+        if self._stopped:
+            if isinstance(found, Home):
+                found.close()
+            return
+        if isinstance(found, Home):
+            self._settle(found)
+        else:
+            self._failure = found
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            self.open(then)
+
+    def _settle(self, home: Home) -> None:
+        self.node = AcceptorNode(home, machine=self._machine, failed=self._failed)
+        self.node.acceptor.came_late = self._came_late
 
     def numbers(self) -> dict[str, int]:
         """For the metrics; empty while there is no acceptor."""
@@ -146,5 +178,8 @@ class Registers:
         }
 
     def stop(self) -> None:
+        self._stopped = True
+        if self._opener is not None:
+            self._opener.stop()
         if self.node is not None:
             self.node.stop()

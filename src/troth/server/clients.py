@@ -10,6 +10,7 @@ read. Who goes over is cut off (it reconnects and asks again); nothing else is d
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -21,6 +22,7 @@ from troth.models import LevelName
 from troth.replica.effects import ClientId
 from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, ReadResults, Reads, ServerMessage, Writes
+from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.streams import FrameConnection, origin_of, version_refusal
 from troth.server.acceptors import AcceptorSession, Registers, welcome
 from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, frame, head, head_of
@@ -225,6 +227,7 @@ class ClientConnection(FrameConnection):
         self.client: ClientId = 0
         self._session: AcceptorSession | None = None
         """When it is not a client but a proposer of registers."""
+        self._is_proposer = False
         self.largest_bytes = 0
         """The largest write since nothing waited."""
 
@@ -239,8 +242,8 @@ class ClientConnection(FrameConnection):
     @override
     def on_greeting(self, greeting: Greeting) -> None:
         self._port.introduced(self)
-        if not isinstance(greeting, Hello):
-            raise DecodeError("the first frame must be a hello")
+        if not isinstance(greeting, Hello) or self._is_proposer:
+            raise DecodeError("the first frame must be a hello, and the only one")
         if greeting.kind == "register" and self._port.registers is not None:
             self._to_acceptor(greeting, self._port.registers)
             return
@@ -264,19 +267,23 @@ class ClientConnection(FrameConnection):
             self._port.counters.refused += 1
             self.refuse(rejected.code, rejected.text)
             return
-        try:
-            node = registers.opened()
-        except StorageError as error:
+        self._is_proposer = True
+        registers.open(partial(self._on_acceptor, hello))
+
+    def _on_acceptor(self, hello: Hello, acceptor: AcceptorNode | StorageError) -> None:
+        if self.transport.is_closing():
+            return
+        if isinstance(acceptor, StorageError):
             # Without an acceptor this is a server still, and others are acceptors too.
             self._port.counters.refused += 1
             self._port.warn_once(
-                "registers", "this server can not hold registers before it is started again", error
+                "registers", "this server can not hold registers before it is started again", acceptor
             )
-            self.refuse("unavailable", f"server {self._port.node.name} can not hold registers: {error}")
+            self.refuse("unavailable", f"server {self._port.node.name} can not hold registers: {acceptor}")
             return
         self.admit(CLIENT_FRAME_BYTES_MAX)
-        self._session = AcceptorSession(node, self.transport)
-        self.greet(welcome(node, hello, self._port.node.name))
+        self._session = AcceptorSession(acceptor, self.transport)
+        self.greet(welcome(acceptor, hello, self._port.node.name))
 
     @override
     def on_bodies(self, bodies: list[bytes]) -> None:

@@ -71,7 +71,7 @@ def test_requests_of_a_turn_share_a_sync_and_old_records_are_dropped(tmp_path: P
         failed: list[BaseException] = []
 
         def node() -> AcceptorNode:
-            return AcceptorNode(
+            return AcceptorNode.at(
                 str(tmp_path / "a"),
                 machine=Machine(),
                 failed=failed.append,
@@ -112,7 +112,7 @@ def test_what_stood_in_the_log_at_the_start_counts_for_the_next_snapshot() -> No
         files = InMemory(random.Random(1))
         failed: list[BaseException] = []
         for start in range(6):
-            node = AcceptorNode(
+            node = AcceptorNode.at(
                 "a", machine=OnDisk(files), failed=failed.append, bytes_max=1 << 20, snapshot_log_bytes=1000
             )
             config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
@@ -126,7 +126,7 @@ def test_what_stood_in_the_log_at_the_start_counts_for_the_next_snapshot() -> No
 
 def test_a_large_state_is_not_saved_again_before_the_log_has_grown_as_much() -> None:
     async def run() -> None:
-        node = AcceptorNode(
+        node = AcceptorNode.at(
             "a",
             machine=OnDisk(InMemory(random.Random(1))),
             failed=lambda error: pytest.fail(str(error)),
@@ -161,7 +161,7 @@ def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
             failed.append(error)
             ended.set()
 
-        node = AcceptorNode("a", machine=OnDisk(files), failed=fail, bytes_max=1 << 20)
+        node = AcceptorNode.at("a", machine=OnDisk(files), failed=fail, bytes_max=1 << 20)
         config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
         await ask(node, Configure(config))
         files.fail_next_sync()
@@ -195,7 +195,7 @@ def test_a_snapshot_whose_sync_fails_ends_the_acceptor(monkeypatch: pytest.Monke
             ended.set()
 
         files = InMemory(random.Random(1))
-        node = AcceptorNode("a", machine=OnDisk(files), failed=fail, bytes_max=1 << 20, snapshot_log_bytes=1)
+        node = AcceptorNode.at("a", machine=OnDisk(files), failed=fail, bytes_max=1 << 20, snapshot_log_bytes=1)
         config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
         await ask(node, Configure(config))
         async with asyncio.timeout(5):
@@ -209,7 +209,9 @@ def test_a_snapshot_whose_sync_fails_ends_the_acceptor(monkeypatch: pytest.Monke
 
 def test_a_question_that_writes_nothing_is_answered_in_the_same_turn(tmp_path: Path) -> None:
     async def run() -> None:
-        node = AcceptorNode(str(tmp_path / "a"), machine=Machine(), failed=lambda error: None, bytes_max=1 << 20)
+        node = AcceptorNode.at(
+            str(tmp_path / "a"), machine=Machine(), failed=lambda error: None, bytes_max=1 << 20
+        )
         (reply,) = await ask(node, Describe())
         assert isinstance(reply, Described)
         node.stop()
@@ -221,7 +223,9 @@ def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.
     """Beyond it accepts are refused, each with an answer; what was taken is durable all the same."""
 
     async def run() -> None:
-        node = AcceptorNode(str(tmp_path / "a"), machine=Machine(), failed=lambda error: None, bytes_max=1 << 20)
+        node = AcceptorNode.at(
+            str(tmp_path / "a"), machine=Machine(), failed=lambda error: None, bytes_max=1 << 20
+        )
         config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
         await ask(node, Configure(config))
         monkeypatch.setattr(acceptors, "WAITING_BYTES_MAX", -1)

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import msgspec
 import pytest
@@ -28,7 +29,7 @@ from troth.replica.protocol import (
     Writes,
 )
 from troth.runtime.addresses import Address
-from troth.runtime.disk_machine import DiskMachine
+from troth.runtime.disk_machine import DiskMachine, Worker
 from troth.runtime.streams import Call, open_connection
 from troth.server.acceptors import Registers
 from troth.server.clients import ClientPort
@@ -143,6 +144,49 @@ async def test_a_disk_without_room_for_an_acceptor_refuses_proposers_and_nobody_
             assert isinstance(answer, Rejected) and answer.code == "unavailable"
         assert isinstance(await (await call(address)).greeting, Welcome)
     assert (failed, len(tries)) == ([], 1)
+
+
+async def test_an_acceptor_is_opened_beside_the_loop_which_serves_others_meanwhile(tmp_path: Path) -> None:
+    """A new one is a few syncs, and a server that leads has heartbeats to send."""
+    jobs: list[Callable[[], None]] = []
+
+    class Busy(DiskMachine):
+        def worker(self, name: str, on_failed: Callable[[BaseException], object]) -> Worker:
+            if name != "troth-acceptor-opening":
+                return super().worker(name, on_failed)
+            return MagicMock(do=jobs.append)
+
+    node, failed = EchoNode(), list[BaseException]()
+    node.port = ClientPort(node=node, connections_max=20, queue_bytes_max=1 << 20)
+    registers = node.port.registers = Registers(
+        str(tmp_path), machine=Busy(), failed=failed.append, bytes_max=1 << 20
+    )
+    async with asyncio.timeout(5), serving(node) as address:
+        proposers = [await call(address, Hello("register")) for _ in range(3)]
+        hasty = await call(address, Hello("register"))
+        assert isinstance(await (await call(address)).greeting, Welcome)
+        assert len(jobs) == 1 and not any(proposer.greeting.done() for proposer in proposers)
+        proposers.pop().transport.abort()
+        hasty.transport.write(frame(encode_greeting(Hello("register"))))
+        assert isinstance(await (await call(address)).greeting, Welcome)
+        await asyncio.to_thread(jobs.pop())
+        names = {answer.name for proposer in proposers if isinstance(answer := await proposer.greeting, Welcome)}
+        assert names == {node.name}
+        assert isinstance(await (await call(address, Hello("register"))).greeting, Welcome)
+    registers.stop()
+    assert failed == jobs == []
+
+
+async def test_an_acceptor_that_is_opened_when_its_server_has_stopped_is_closed_again(tmp_path: Path) -> None:
+    registers = Registers(str(tmp_path), machine=DiskMachine(), failed=MagicMock(), bytes_max=1 << 20)
+    then = MagicMock()
+    registers.open(then)
+    registers.stop()
+    await asyncio.sleep(0)
+    assert registers.node is None and not then.called
+    again = Registers(str(tmp_path), machine=DiskMachine(), failed=MagicMock(), bytes_max=1 << 20)
+    assert again.node is not None, "nobody holds its directory"
+    again.stop()
 
 
 async def test_one_client_too_many_is_refused_and_room_is_given_again() -> None:
