@@ -191,7 +191,8 @@ def bounded(*, seconds: float | None = None, revisions: int | None = None) -> Re
     if (seconds is None) == (revisions is None):
         raise UsageError("bounded() takes either seconds= or revisions=, for example bounded(seconds=2)")
     if seconds is not None:
-        if type(seconds) is bool or not isinstance(seconds, int | float) or not 0 < seconds < 1e6:  # type: ignore[redundant-expr]
+        asked: object = seconds  # callers need not check types
+        if isinstance(asked, bool) or not isinstance(asked, int | float) or not 0 < asked < 1e6:
             raise UsageError(f"bounded(seconds={seconds!r}) must be a number above 0 and below a million")
         return ReadLevel(LevelName.BOUNDED_TIME, staleness_ms_max=max(1, int(seconds * 1000)))
     if type(revisions) is not int or not 0 <= revisions <= REVISION_MAX:

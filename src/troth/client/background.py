@@ -38,7 +38,13 @@ class Background:
 
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._until_over())
+            while not self._over.is_set():
+                try:
+                    runner.run(self._until_over())
+                except (SystemExit, KeyboardInterrupt) as error:
+                    # Of a caller's function. Here it would end no program, only leave all who wait without an answer.
+                    context = {"message": "a function ran in the client's thread and raised", "exception": error}
+                    self._loop.call_exception_handler(context)
 
     async def _until_over(self) -> None:
         await self._over.wait()

@@ -59,8 +59,12 @@ HOPS_MAX = 4
 
 def check_seconds(timeout: object) -> None:
     """Raise UsageError unless *timeout* is a time that one can wait."""
-    if not isinstance(timeout, int | float) or not timeout > 0:
-        raise UsageError(f"timeout={timeout!r}: a positive number of seconds is needed")
+    try:
+        is_time = isinstance(timeout, int | float) and not isinstance(timeout, bool) and float(timeout) > 0
+    except OverflowError:
+        is_time = False
+    if not is_time:
+        raise UsageError(f"timeout={timeout!r:.60}: a positive number of seconds is needed")
 
 
 class Router(Servers):

@@ -103,9 +103,11 @@ class Client(ClosingTwin[AsyncClient]):
     ) -> "Lease":
         """Ask for a lease of *ttl_s* seconds, renewed by itself; a context manager that revokes it at the end.
 
-        *on_lost* is called in the client's own thread: it must neither block nor use this client.
+        *on_lost* is called in the client's own thread: it must neither block nor use this client, and `sys.exit` in
+        it ends nothing (`os._exit` ends the program).
         """
-        lease = self.background.run(self.aio.lease, ttl_s, id, keep=keep, on_lost=on_lost)
+        told = None if on_lost is None else _without_exit(on_lost)
+        lease = self.background.run(self.aio.lease, ttl_s, id, keep=keep, on_lost=told)
         return Lease(lease, self.background)
 
     leases = blocking(AsyncClient.leases)
@@ -146,6 +148,18 @@ class Client(ClosingTwin[AsyncClient]):
                 super().close()
             finally:
                 self.background.stop()
+
+
+def _without_exit(on_lost: Callable[[], Any]) -> Callable[[], Any]:
+    """*on_lost* for the client's thread, which `sys.exit` would end instead of the program."""
+
+    def call() -> Any:
+        try:
+            return on_lost()
+        except SystemExit as error:
+            raise RuntimeError("sys.exit in on_lost does not end the program, os._exit does") from error
+
+    return call
 
 
 class Watch(ClosingTwin[AsyncWatch]):

@@ -1,5 +1,6 @@
 """The synchronous facade: the same client from threads, one cluster served by a loop in another thread."""
 
+import asyncio
 import multiprocessing
 import subprocess
 import sys
@@ -194,6 +195,50 @@ def test_no_loop_to_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background.uvloop, "new_event_loop", fail)
     with pytest.raises(OSError, match="too many"):
         background.Background()
+
+
+@pytest.mark.parametrize("raised", [SystemExit("as asked"), KeyboardInterrupt("as asked")])
+def test_what_ends_a_program_ends_no_thread_that_others_wait_for(served: Served, raised: BaseException) -> None:
+    with troth.connect(served.cluster.url) as client:
+        told: list[str] = []
+        begun = threading.Event()
+        answer: list[asyncio.Future[str]] = []
+
+        def waits() -> "asyncio.Future[str]":
+            client.background._loop.set_exception_handler(
+                lambda _, context: told.append(str(context["exception"]))
+            )
+            answer.append(client.background._loop.create_future())
+            begun.set()
+            return answer[0]
+
+        async def leaves() -> None:
+            client.background._loop.call_soon(answer[0].set_result, "in the same turn")
+            raise raised
+
+        with ThreadPoolExecutor(1) as threads:
+            other = threads.submit(client.background.run, waits)
+            assert begun.wait(5)
+            with pytest.raises(type(raised), match="as asked"):
+                client.background.run(leaves)
+            assert other.result(5) == "in the same turn" and told == ["as asked"]
+        client.put("k", "it goes on")
+
+
+def test_an_on_lost_that_exits_ends_neither_the_client_nor_hides_the_loss(served: Served) -> None:
+    with troth.connect(served.cluster.url) as client:
+        told: list[str] = []
+
+        async def lose() -> None:
+            client.background._loop.set_exception_handler(
+                lambda _, context: told.append(str(context.get("exception")))
+            )
+            lease.aio.lose()
+
+        lease = client.lease(10, on_lost=lambda: sys.exit("the lease is lost"))
+        client.background.run(lose)
+        assert lease.lost.is_set() and "os._exit" in told[0]
+        client.put("k", "it goes on")
 
 
 def test_a_client_cannot_be_closed_by_its_own_thread(served: Served) -> None:
