@@ -7,8 +7,7 @@ import troth
 
 async def main(cluster: troth.LocalCluster) -> None:
     async with await troth.aio.connect(cluster.url) as client:
-        watch = client.watch(prefix="jobs/", prev_kv=True)
-        await watch
+        watch = await client.watch(prefix="jobs/", prev_kv=True)
         await asyncio.gather(client.put("jobs/1", "queued"), client.put("jobs/2", "queued"))
         await client.put("jobs/1", "running")
 
@@ -24,12 +23,12 @@ async def main(cluster: troth.LocalCluster) -> None:
                 seen.append((event.type.name, event.kv.key))
             if len(seen) == 4:
                 break
+        await watch.close()
         assert [name for name, _ in seen] == ["PUT", "PUT", "PUT", "DELETE"]
 
         # A new watch can begin in the past.
-        async for events in client.watch("jobs/1", start_revision=1):
-            print("from the beginning:", [event.kv.value for event in events])
-            break
+        async with client.watch("jobs/1", start_revision=1) as past:
+            print("from the beginning:", [event.kv.value for event in await anext(past)])
 
 
 with troth.LocalCluster(3) as cluster:

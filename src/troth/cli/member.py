@@ -187,7 +187,7 @@ def transfer(server: str | None, cluster: Cluster) -> None:
     """
 
     with cluster.connect() as client:
-        client.transfer(server or 0)
+        client.transfer(0 if server is None else server)
     if cluster.json:
         _done(cluster, "transferred", server)
     else:

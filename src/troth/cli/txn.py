@@ -28,7 +28,7 @@ _TARGETS = {
     "mod": CompareTarget.MOD,
     "lease": CompareTarget.LEASE,
 }
-_COMPARISON = re.compile(r"\s*(\w+)\s*\(\s*(.+?)\s*\)\s*(==|!=|=|[<>](?!=))\s*(.+?)\s*", re.DOTALL)
+_COMPARISON = re.compile(r"\s*(\w+)\s*\(\s*(\S.*?)\s*\)\s*(==|!=|=|[<>](?!=))\s*(\S.*?|)\s*", re.DOTALL)
 
 _PROMPT = """\
 Comparisons, one a line; an empty line; operations if they hold; an empty line; operations if not; Ctrl-D."""
@@ -47,6 +47,8 @@ def parse_comparison(text: str) -> Compare:
             f"{text!r} is not a comparison; write for example value(a) = 1, version(a) > 0, mod(a) != 41"
             " (there are =, !=, < and >)"
         )
+    if not match[4]:
+        raise UsageError(f"{text!r}: nothing stands behind {match[3]}; write '' for an empty value")
     key, operand = as_bytes(_unquoted(match[2])), _unquoted(match[4])
     result = _RESULTS[match[3]]
     if target is CompareTarget.VALUE:

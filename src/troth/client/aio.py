@@ -20,6 +20,7 @@ from troth.client.session import Session
 from troth.client.url import parse_url
 from troth.client.watch import Watch, Watches
 from troth.client.writes import WritePipeline
+from troth.errors import UsageError
 from troth.kv.requests import (
     Compare,
     DeleteRange,
@@ -52,6 +53,9 @@ class AsyncClient(ClusterCalls):
     ) -> None:
         """Prepare a client; see `troth.aio.connect` for the arguments. Call from a running event loop."""
         check_seconds(timeout)
+        given: object = tls  # callers need not check types
+        if given is not None and not isinstance(given, ssl.SSLContext):
+            raise UsageError(f"tls= takes an ssl.SSLContext, not {given!r:.60}; or write troth+tls://...?ca=...")
         parsed = parse_url(url)
         router = Router(parsed.addresses, tls=tls or parsed.ssl_context(), timeout_s=timeout)
         super().__init__(router, WritePipeline(router, use_session=session))
@@ -222,10 +226,12 @@ class AsyncClient(ClusterCalls):
                         assert (event.type.name, event.kv.key) == ("PUT", b"jobs/1")
                     break
 
-        Events come once and in order, also over failing servers; see `Watch` for the errors.
+        Events come once and in order, also over failing servers; see `Watch` for the errors. A watch that is not
+        ended (``async with`` does it, or `Watch.close`) is kept up until the client is closed.
         """
         start, end = span(key, range_end, prefix)
         self.require_open()
+        self.router.require_loop()
         watch = Watch(
             self._watches,
             start,
@@ -253,7 +259,8 @@ class AsyncClient(ClusterCalls):
             ttl_s: how long it lives without being renewed.
             id: its number; 0 lets the cluster choose.
             keep: renew it by itself until it is revoked, lost, or the client is closed.
-            on_lost: called when it is lost (a function, or one that returns a coroutine).
+            on_lost: called when it is lost (a function, or one that returns a coroutine), also by the closing of the
+                client, which renews it no more.
         """
         self.require_open()
         return Opening(self._leases.grant(ttl_s, id, keep=keep, on_lost=on_lost))
@@ -322,15 +329,17 @@ async def connect(
         tls: what to make TLS connections with, instead of the URL's parameters.
 
     Raises:
-        UsageError: the URL is wrong, or no server is called *read_from*.
+        UsageError: the URL is wrong, or all servers are there and none is called *read_from*.
         Unavailable: no server answered in time.
         WrongCluster: the addresses belong to different clusters.
     """
     client = AsyncClient(url, timeout=timeout, session=session, read_from=read_from, tls=tls)
     try:
         await client.wait_ready()
-        if read_from not in (ANY, LEADER) and not any(client.servers().values()):
-            client.router.require(read_from)
+        if read_from not in (ANY, LEADER) and client.router.find(read_from) is None:
+            await client.status()  # learns of all servers; one that is down may have this name
+            if not any(client.servers().values()):
+                client.router.require(read_from)
     except BaseException:
         await client.close()
         raise

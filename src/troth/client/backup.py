@@ -1,6 +1,7 @@
 """The whole state, streamed from one server into a file."""
 
 import asyncio
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from troth.client.greeting import greet
 from troth.client.link import Connection, frame_of
 from troth.client.retry import error_of
 from troth.client.router import Router
-from troth.errors import TrothError, Unavailable
+from troth.errors import TrothError, Unavailable, UsageError
 from troth.replica.protocol import CallRefused, FetchSnapshot, ServerMessage, SnapshotPart
 
 _BUFFER_BYTES = 8 << 20
@@ -20,13 +21,19 @@ async def save(address: str, router: Router, sink: "str | os.PathLike[str] | Bin
     """The state of the server at *address* into *sink*; a path gets it all at once. Returns the bytes.
 
     Raises:
+        UsageError: *sink* is neither a path nor a file.
         Unavailable: the stream broke off; a path is then left as it was.
+        OSError: *sink* cannot be written.
     """
     if not isinstance(sink, str | os.PathLike):
+        if not hasattr(sink, "write"):
+            raise UsageError(
+                f"a snapshot is saved to a path or a file open for writing in binary, not {sink!r:.60}"
+            )
         return await _fetch(address, router, sink)
     path = Path(sink)
-    part = path.with_name(path.name + ".part")
-    file = await asyncio.to_thread(part.open, "wb")
+    part = part_of(path)
+    file = await asyncio.to_thread(_open_for, path, part)
     try:
         size_bytes = await _fetch(address, router, file)
         await asyncio.to_thread(finish_file, file, part, path)
@@ -36,6 +43,27 @@ async def save(address: str, router: Router, sink: "str | os.PathLike[str] | Bin
         part.unlink(missing_ok=True)
         raise
     return size_bytes
+
+
+def _open_for(path: Path, part: Path) -> BinaryIO:
+    """*part*, open; what speaks against it is told of *path*, whose name the caller knows."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    try:
+        return part.open("wb")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def part_of(path: Path) -> Path:
+    """Where the content of *path* stands until all of it is there.
+
+    Raises:
+        UsageError: *path* has no last component that could name a file.
+    """
+    if not path.name:
+        raise UsageError(f"{str(path)!r} names no file")
+    return path.with_name(path.name + ".part")
 
 
 def finish_file(file: BinaryIO, part: Path, path: Path) -> None:

@@ -180,20 +180,35 @@ class ClusterCalls:
         return (await self._best_informed()).peers
 
     async def _best_informed(self) -> ServerStatus:
+        statuses = await self._statuses()
+        return max(statuses, key=lambda status: (status.node_id == status.leader, status.term))
+
+    async def _statuses(self) -> list[ServerStatus]:
         statuses = await self.status()
         if not statuses:
             raise Unavailable(f"no server answers; {self.router.describe()}")
-        return max(statuses, key=lambda status: (status.node_id == status.leader, status.term))
+        return statuses
 
     async def hash(self, server: str | None = None, *, revision: int = 0) -> dict[str, StateHash]:
-        """The hash of the state on each connected server (or on *server*), by server name."""
-        chosen = self._connected() if server is None else [self.router.require(server)]
+        """The hash of the state on each connected server (or on *server*), by server name.
+
+        Raises:
+            UsageError: no server is called *server*.
+            Unavailable: no server is connected, or one does not answer.
+        """
+        chosen = self._some_connected() if server is None else [self.router.require(server)]
         calls = [self.call(HashState, revision, target=link.address) for link in chosen]
         await asyncio.gather(*(call.future for call in calls))
         return {call.server: call.future.result() for call in calls}
 
     def _connected(self) -> list[Link]:
         return [link for link in self.router.links.values() if link.connection is not None]
+
+    def _some_connected(self) -> list[Link]:
+        ready = self._connected()
+        if not ready:
+            raise Unavailable(f"no server is connected; {self.router.describe()}")
+        return ready
 
     # ---- changing --------------------------------------------------------------------------------------
 
@@ -265,7 +280,7 @@ class ClusterCalls:
 
     async def transfer(self, target: str | int = 0) -> None:
         """Hand leadership to *target* (name, address or node id; 0: the server that is most up to date)."""
-        node_id = await self._node_id(target) if target else NodeId(0)
+        node_id = NodeId(0) if target == 0 else await self._node_id(target)
         await self.call(TransferLeadership, node_id, once=True).future
 
     async def _node_id(self, member: str | int) -> NodeId:
@@ -274,7 +289,7 @@ class ClusterCalls:
         status = await self._best_informed()
         for peer in status.peers:
             known = (peer.member.name, peer.member.peer_address, peer.member.client_address, f"{peer.node_id:x}")
-            if member in known:
+            if member and member in known:
                 return peer.node_id
         names = ", ".join(peer.member.name or f"{peer.node_id:x}" for peer in status.peers)
         if status.node_id != status.leader:
@@ -292,10 +307,12 @@ class ClusterCalls:
         return reply
 
     async def alarms(self) -> list[AlarmMember]:
-        """The alarms that are raised, as the servers tell."""
-        statuses = await self.status()
-        newest = max(statuses, key=lambda status: status.applied_index, default=None)
-        return [] if newest is None else newest.alarms
+        """The alarms that are raised, as the servers tell.
+
+        Raises:
+            Unavailable: no server answers.
+        """
+        return max(await self._statuses(), key=lambda status: status.applied_index).alarms
 
     async def disarm(self) -> list[AlarmMember]:
         """Clear all alarms (after the space has been made, say); returns those cleared."""
@@ -313,14 +330,15 @@ class ClusterCalls:
         A path gets its content all at once, when everything has arrived and is on the disk. Returns the bytes.
 
         Raises:
-            Unavailable: the stream broke off; a path is then left as it was.
+            UsageError: *sink* is neither; or no server is called *server*.
+            Unavailable: no server is connected, or the stream broke off; a path is then left as it was.
+            OSError: *sink* cannot be written.
         """
         self.require_open()
+        self.router.require_loop()
         if server is None:
-            ready = self._connected()
+            ready = self._some_connected()
             followers = [link for link in ready if link is not self.router.leader] or ready
-            if not followers:
-                raise Unavailable(f"no server is connected; {self.router.describe()}")
             address = followers[0].address
         else:
             address = self.router.require(server).address

@@ -23,12 +23,16 @@ DRIFT = 0.02
 RENEWALS_PER_TTL = 3
 RENEW_BATCH_MAX = 1024
 
+DEAD_KEPT = 64
+"""So many leases that are over may always wait to be forgotten, and as many more as there are others."""
+
 
 class Lease:
     """A lease of this client. Keys put with ``lease=lease.id`` vanish with it.
 
     ``async with`` revokes it at the end of the block. `lost` is set when it can no longer be relied on: the server
-    does not know it any more, or no renewal came through in time. Not set by `revoke`.
+    does not know it any more, no renewal came through in time, or the client was closed and renews it no more. Not set
+    by `revoke`.
     """
 
     def __init__(self, client: ClusterCalls, granted: LeaseGranted, *, sent_at_s: float, keep: bool) -> None:
@@ -47,8 +51,12 @@ class Lease:
     @property
     def is_alive(self) -> bool:
         """Whether the lease can be relied on at this moment."""
-        loop = self._client.router.loop
-        return not self.is_revoked and not self.lost.is_set() and loop.time() < self.deadline_s
+        return not self.is_over and self._client.router.loop.time() < self.deadline_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was revoked or lost."""
+        return self.is_revoked or self.lost.is_set()
 
     def on_lost(self, callback: Callable[[], Any]) -> None:
         """Have *callback* called in the client's loop when the lease is lost (at once, if it is)."""
@@ -93,7 +101,7 @@ class Lease:
 
     def lose(self) -> None:
         """Declare the lease lost."""
-        if not self.lost.is_set() and not self.is_revoked:
+        if not self.is_over:
             self.lost.set()
             callbacks, self._on_lost = self._on_lost, []
             for callback in callbacks:
@@ -130,6 +138,7 @@ class LeaseKeeper:
         self._loop = client.router.loop
         self._due: list[tuple[float, int, Lease]] = []
         self._count = 0
+        self._forget_at = DEAD_KEPT
         self._timer: asyncio.TimerHandle | None = None
 
     async def grant(self, ttl_s: int, lease_id: int, *, keep: bool, on_lost: Callable[[], Any] | None) -> Lease:
@@ -169,6 +178,10 @@ class LeaseKeeper:
     def _push(self, lease: Lease, due_s: float) -> None:
         self._count += 1
         heapq.heappush(self._due, (due_s, self._count, lease))
+        if len(self._due) > self._forget_at:
+            self._due = [due for due in self._due if not due[2].is_over]
+            heapq.heapify(self._due)
+            self._forget_at = 2 * len(self._due) + DEAD_KEPT
         if self._timer is None or due_s < self._timer.when():
             self._set_timer()
 
@@ -184,7 +197,7 @@ class LeaseKeeper:
         # A little ahead: leases that were granted together are renewed together.
         while self._due and self._due[0][0] <= now_s + 0.01:
             _, _, lease = heapq.heappop(self._due)
-            if lease.is_revoked or lease.lost.is_set():
+            if lease.is_over:
                 continue
             if lease.deadline_s <= now_s:
                 lease.lose()

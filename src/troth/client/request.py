@@ -36,6 +36,7 @@ class Request:
         "is_idempotent",
         "open_sends",
         "pause",
+        "refusal",
         "refused_by",
         "sent_at_s",
         "target",
@@ -52,6 +53,8 @@ class Request:
         self.connection: Connection | None = None
         self.pause: asyncio.TimerHandle | None = None
         self.refused_by: Connection | None = None
+        self.refusal = ""
+        """Why it was not served the last time, when that passes."""
         self.open_sends = 0
         self.attempts = 0
         self.hops = 0

@@ -238,6 +238,7 @@ class Router(Servers):
                 else:
                     self._pause(request, action)
             case Action.BACK_OFF:
+                request.refusal = text
                 self._pause(request, action)
             case Action.SAME_ID if request.is_idempotent:
                 self._pause(request, Action.FOLLOW)
@@ -336,6 +337,10 @@ class Router(Servers):
     def _expire(self, request: Request) -> None:
         self.forget(request)
         text = f"no answer within {request.within_s or self.timeout_s:g} s; {self.describe()}"
+        if request.target not in (LEADER, ANY) and self.find(request.target) is None:
+            text += f"; no server is called {request.target!r}"
+        if request.refusal:
+            text += f"; last answer: {request.refusal}"
         if request.changes_state and request.open_sends > 0:
             request.fail(RequestTimeout(text))
         else:

@@ -69,7 +69,8 @@ class Client(ClosingTwin[AsyncClient]):
         no_put: bool = False,
         no_delete: bool = False,
     ) -> "Watch":
-        """Follow the changes of one key, or of a span. When this returns the watch has begun.
+        """Follow the changes of one key, or of a span. When this returns the watch has begun; it is kept up until it is
+        closed (``with`` does it), or the client.
 
         ::
 

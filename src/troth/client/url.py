@@ -65,6 +65,9 @@ def parse_url(url: str) -> ClusterUrl:
     Raises:
         UsageError: not a URL of a cluster; the text says what is wrong with it.
     """
+    given: object = url  # callers need not check types
+    if not isinstance(given, str):
+        raise UsageError(f"a URL is a text, {_EXAMPLE}, not {given!r:.60}")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         raise UsageError(f"{url!r} does not start with troth:// or troth+tls://, {_EXAMPLE}")

@@ -220,3 +220,9 @@ def test_a_transfer_to_nobody_in_particular_names_no_server_in_json(run: Any, fa
     named: Result = run("transfer", "n2", "-o", "json")
     assert json.loads(named.stdout) == {"done": "transferred", "server": "n2"}
     assert "handed leadership to n2" in run("transfer", "n2").stdout
+
+
+def test_a_transfer_to_an_empty_name_is_not_one_to_anybody(run: Any, fake: Any) -> None:
+    client = fake(transfer=None)
+    run("transfer", "")
+    assert client.calls == [("transfer", ("",), {})]

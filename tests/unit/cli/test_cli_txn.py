@@ -48,6 +48,17 @@ def test_what_is_no_comparison_is_refused(text: str) -> None:
         parse_comparison(text)
 
 
+@pytest.mark.parametrize("text", ["value(a) =", "value(a) = ", "value(a) ==  ", "version(a) >\t"])
+def test_nothing_is_not_taken_for_a_blank(text: str) -> None:
+    """As a variable of the shell gives it that is not set."""
+    with pytest.raises(UsageError, match="write '' for an empty value"):
+        parse_comparison(text)
+    assert parse_comparison("value(a) = ''").value == b""
+    assert parse_comparison("value(a) = ' '").value == b" "
+    with pytest.raises(UsageError, match="not a comparison"):
+        parse_comparison("value( ) = 1")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_server import asynchronous, running
+from fake_server import asynchronous, running, until
 
 from troth import aio
 from troth.errors import NotApplied, OutcomeUnknown, Unavailable, UsageError
@@ -146,6 +146,40 @@ async def test_alarms_are_shown_and_cleared() -> None:
         assert [alarm.alarm for alarm in await client.alarms()] == [AlarmType.NOSPACE]
         assert [alarm.member for alarm in await client.disarm()] == [1]
         assert await client.alarms() == []
+
+
+@asynchronous
+async def test_what_no_server_has_said_is_not_told_as_none() -> None:
+    async with running(1) as cluster, await aio.connect(cluster.url) as client:
+        cluster.servers[0].kill()
+        await until(lambda: all(client.servers().values()))
+        for ask in (client.alarms, client.disarm, client.hash):
+            with pytest.raises(Unavailable, match="127"):
+                await ask()
+
+
+@asynchronous
+async def test_a_member_without_a_name_is_nobody() -> None:
+    async with running(3) as cluster, await aio.connect(cluster.url) as client:
+        cluster.servers[1].name = ""
+        for change in (client.transfer, client.remove_member, client.promote_member):
+            with pytest.raises(UsageError, match="no member is called ''"):
+                await change("")
+        asked = [message for server in cluster.servers for message in server.received]
+        assert not [message for message in asked if isinstance(message, TransferLeadership | ChangeMembers)]
+
+
+@asynchronous
+async def test_what_a_snapshot_cannot_be_saved_to_is_told_under_its_own_name(tmp_path: Path) -> None:
+    async with running(1) as cluster, await aio.connect(cluster.url) as client:
+        for nothing in ("", "/", None, 5):
+            with pytest.raises(UsageError, match=r"names no file|a path or a file"):
+                await client.snapshot(nothing)  # type: ignore[arg-type]
+        for wrong in (tmp_path / "nowhere" / "state", tmp_path):
+            with pytest.raises(OSError) as caught:
+                await client.snapshot(wrong)
+            assert caught.value.filename == str(wrong)
+        assert os.listdir(tmp_path) == []
 
 
 @asynchronous

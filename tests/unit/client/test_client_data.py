@@ -8,7 +8,7 @@ from fake_server import asynchronous, running
 
 import troth
 from troth import aio
-from troth.errors import InvalidRequest, KeyNotFound, Overloaded, UsageError
+from troth.errors import InvalidRequest, KeyNotFound, Overloaded, Unavailable, UsageError
 from troth.kv.requests import Put, SortOrder, SortTarget
 from troth.models import LevelName
 from troth.replica.protocol import WRITES_COMMANDS_MAX
@@ -228,6 +228,27 @@ async def test_weaker_reads_go_where_the_client_reads_from() -> None:
             assert (await client.get("k", level=troth.bounded(revisions=3))).server == "n3"
         with pytest.raises(UsageError, match="no server is called 'n7'"):
             await aio.connect(cluster.url, read_from="n7")
+
+
+@asynchronous
+async def test_a_server_to_read_from_is_looked_for_before_it_is_said_not_to_be() -> None:
+    async with running(3) as cluster:
+        first, last = cluster.servers[0], cluster.servers[2]
+        async with await aio.connect(f"troth://{first.address}", read_from="n3") as client:
+            assert (await client.get("k", level=troth.eventual)).server == "n3"
+        last.stop()
+        asyncio.get_running_loop().call_later(0.05, last.go_on)
+        with pytest.raises(UsageError, match="no server is called 'n7'"):
+            await aio.connect(cluster.url, read_from="n7")
+
+
+@asynchronous
+async def test_reads_from_a_server_that_may_come_say_that_it_has_not() -> None:
+    async with running(3) as cluster:
+        cluster.servers[2].kill()
+        async with await aio.connect(cluster.url, read_from="n7", timeout=0.3) as client:
+            with pytest.raises(Unavailable, match="no server is called 'n7'"):
+                await client.get("k", level=troth.eventual)
 
 
 @pytest.mark.slow

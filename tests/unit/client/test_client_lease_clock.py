@@ -175,6 +175,17 @@ def test_leases_are_renewed_so_often_in_their_time_and_together_with_those_just_
     assert one.deadline_s == 100 + 2 * TTL_S / RENEWALS_PER_TTL + LASTS_S
 
 
+def test_leases_that_are_over_are_not_kept_until_they_would_be_renewed() -> None:
+    clock = Clock()
+    clock.keeper._push = clock._push  # type: ignore[method-assign]
+    alive = [clock.lease() for _ in range(40)]
+    for _ in range(2000):
+        clock.lease().is_revoked = True
+        assert len(clock.keeper._due) <= 2 * (len(alive) + lease_module.DEAD_KEPT)
+    clock.wake()
+    assert clock.renewed == [tuple(lease.id for lease in alive)]
+
+
 def test_so_many_leases_are_renewed_by_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "RENEW_BATCH_MAX", 2)
     clock = Clock()

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import io
 import threading
 from collections.abc import Iterator
 
@@ -56,13 +57,21 @@ async def test_a_client_is_used_in_the_loop_that_it_was_made_in() -> None:
 
         async def elsewhere() -> list[str]:
             told = []
-            for call in (lambda: client.put("a", "1"), lambda: client.get("a"), client.status, client.close):
+            calls = (
+                lambda: client.put("a", "1"),
+                lambda: client.get("a"),
+                lambda: client.watch("a"),
+                lambda: client.snapshot(io.BytesIO()),
+                client.status,
+                client.close,
+            )
+            for call in calls:
                 with pytest.raises(UsageError, match="event loop that it was made in") as caught:
                     await call()
                 told.append(str(caught.value))
             return told
 
-        assert len(await asyncio.to_thread(lambda: asyncio.run(elsewhere()))) == 4
+        assert len(await asyncio.to_thread(lambda: asyncio.run(elsewhere()))) == 6
         with pytest.raises(UsageError, match="event loop that it was made in"):
             await asyncio.to_thread(client.put, "a", "1")
         assert (await client.put("a", "2")).revision == 2
@@ -133,6 +142,15 @@ async def test_times_of_a_wrong_type_are_told_in_words() -> None:
         for ttl_s in ("a", 5.5, 0, None):
             with pytest.raises(UsageError, match="whole number of seconds"):
                 await client.lease(ttl_s)  # type: ignore[arg-type]
+
+
+@asynchronous
+async def test_what_a_client_cannot_be_made_of_is_told_in_words() -> None:
+    for url in (None, b"troth://127.0.0.1:1", 5):
+        with pytest.raises(UsageError, match="troth://"):
+            await aio.connect(url)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="SSLContext"):
+        await aio.connect("troth://127.0.0.1:1", tls="x")  # type: ignore[arg-type]
 
 
 @asynchronous

@@ -228,6 +228,14 @@ def test_an_answer_is_handed_over_once(net: Net) -> None:
 # ---- time ----
 
 
+def test_what_came_to_nothing_says_why_it_was_not_served(net: Net) -> None:
+    request, named = net.submit("a"), net.submit("b", "s9")
+    net.refuse(net.s1, request, "overloaded")
+    net.pass_s(2 * TIMEOUT_S)
+    assert str(request.error).endswith("; last answer: no")
+    assert str(named.error).endswith("; no server is called 's9'")
+
+
 def test_time_is_over_for_each_request_by_itself(net: Net) -> None:
     sent, short, read = net.submit("a"), net.submit("b", within_s=1.0), net.submit("c")
     read.changes_state = False
