@@ -21,7 +21,7 @@ Our own file format, JSON lines (UTF-8, one object a line, blank lines ignored):
     {"process": "nemesis", "type": "info", "f": "partition", "value": ["n1", "n2"], "time": 3500}
 
 ========  ===========================================================================================
-process   integer or string; "nemesis" (or any process that only ever emits info) marks a fault
+process   integer or string; one that begins with "nemesis" (or only ever emits info) marks a fault
 type      "invoke", "ok", "fail" or "info"
 f         name of the operation, as its object calls it (read, write, cas, get, put, append, add, ...)
 key       the object acted upon, left out when there is one only

@@ -90,7 +90,7 @@ def test_spans_and_leases_are_told(tmp_path: Path) -> None:
     assert told[2:] == [("range", [["a/1", "1"], ["a/2", "2"]]), ("delete-range", None), ("range", [])]
     history = read_history(path.read_bytes())
     assert guess(history).object == "kv" and check(history, object="kv")
-    assert "taken for as many of single keys" in history.remarks[0]
+    assert history.remarks[0].endswith("not all at one instant: 3 operations on spans")
     text = path.read_text()
     assert not check(read_history(text.replace('[["a/1","1"],["a/2","2"]]', '[["a/1","1"]]')), object="kv")
     leased = (

@@ -375,7 +375,7 @@ def test_faults_keep_their_place_where_operations_are_taken_apart() -> None:
     ]
     rows = [*puts, {**span, "type": "invoke"}, {**span, "type": "ok", "value": [["b", "1"]]}, fault, *puts]
     history = read_history("".join(json.dumps(row) + "\n" for row in rows))
-    assert len(history) == 9
+    assert len(history) == 9 and history.remarks[0].endswith(": 1 operation on spans")
     place = history.faults[0].position
     assert [op.f for op in history.operations if op.completed < place] == ["put"] * 3 + ["get"] * 3
     assert [op.f for op in history.operations if op.invoked > place] == ["put"] * 3

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from troth.errors import UsageError
 from troth.verify.branches import EITHER, flat
-from troth.verify.history import EventType, History, Operation, Value
+from troth.verify.history import EventType, History, Operation, Value, counted
 
 SPANS: Final = frozenset({"range", "delete-range"})
 _PIECES_MAX: Final = 5_000_000
@@ -55,7 +55,7 @@ def without_spans(history: History) -> History:
     apart.remarks, apart.pieces = history.remarks, of
     if spans:
         apart.remarks += (
-            f"{len(spans)} reads and deletions of spans are taken for as many of single keys, not all at one instant",
+            f"taken for operations on single keys, not all at one instant: {counted(len(spans), 'operation')} on spans",
         )
     return apart
 

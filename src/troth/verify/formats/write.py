@@ -15,7 +15,9 @@ _NAME: Final = re.compile(r"[A-Za-z*!_?$%&=<>][\w.*+!?$%&=<>'-]*", re.ASCII)
 
 
 def write_jsonl(history: History) -> str:
-    """Our own format, described in `troth.verify.history`; `read_history` reads it back equal.
+    """Our own format, described in `troth.verify.history`; `read_history` reads the events and the reading back equal.
+
+    Of what its reader took apart (`History.pieces`) the pieces are written, each as of a process of its own.
 
     Raises:
         UsageError: a value that JSON cannot say: a set, a map whose keys are not all texts, bytes, NaN, an infinity, or
