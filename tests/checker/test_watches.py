@@ -38,7 +38,7 @@ def watched(seed: int) -> History:
             shown = [each for each in log if first <= each[0] <= upto and inside(each[1], name)]
             told = (*SPANS[name], first, upto, tuple(_spoilt(shown, rng) if rng.random() < wrong else shown))
             events.append(Event(type=EventType.INFO, process=name, f="watch", value=told))
-            sent[name] = upto - (rng.random() < wrong)
+            sent[name] = upto + (rng.choice((-1, 1)) if rng.random() < wrong else 0)
         elif left and free and rng.random() < 0.5:
             left -= 1
             process = free.pop(rng.randrange(len(free)))
@@ -109,7 +109,9 @@ def kept(history: History) -> bool:
         if any(upto >= revision for position, _, _, upto in handed if position < invoked):
             return False
         for position, name, first, upto in handed:
-            if inside(key, name) and first <= revision <= upto:
+            told = [known for before, mine, _, known in handed if mine == name and before < position]
+            begun = min(first, max(told) + 1) if told else first
+            if inside(key, name) and begun <= revision <= upto:
                 upto_now = [each for each in shown if each[1] == name and each[0] <= position]
                 if not any(each[4:] == (revision, key, value) for each in upto_now):
                     return False

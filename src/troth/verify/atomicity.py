@@ -1,8 +1,9 @@
 """Atomic commitment: no participant commits what another one aborts.
 
 Source: Bernstein, Hadzilacos, Goodman, "Concurrency Control and Recovery in Database Systems", 1987, section 7.3.
-Each participant is a process; the transaction is the operation's key. Operations: ``vote`` (value true or "yes",
-false or "no"), ``commit``, ``abort``; a ``commit`` or ``abort`` that is ok is a decision reached by that process.
+Each participant is a process; the transaction is the operation's key. Operations: ``vote`` (its result, or else its
+argument, is true, "yes", "commit" or "prepared"; or false, "no" or "abort"), ``commit``, ``abort``; a ``commit`` or
+``abort`` that is ok is a decision reached by that process. A commit beside a vote that was not recorded is unknown.
 
 ===  ===============================================================================================
 AC1  all participants that reach a decision reach the same one
@@ -17,6 +18,7 @@ violation.
 
 from typing import Final
 
+from troth.errors import UsageError
 from troth.verify.history import EventType, History, Operation, Process, Value, show
 from troth.verify.verdict import Counterexample, Part, Status, Verdict, combine
 
@@ -26,7 +28,11 @@ _NO: Final = (False, "no", "abort")
 
 
 def check_atomic_commit(history: History) -> Verdict:
-    """Check AC1 to AC4 for every transaction."""
+    """Check AC1 to AC4 for every transaction.
+
+    Raises:
+        UsageError: a vote is neither yes nor no.
+    """
     transactions: dict[Value, list[Operation]] = {}
     for op in history.operations:
         if op.f in _DECISIONS or op.f == "vote":
@@ -39,6 +45,12 @@ def check_atomic_commit(history: History) -> Verdict:
     for key, operations in transactions.items():
         anomaly, example = _transaction(operations, calm=calm)
         status = Status.OK if example is None else Status.ILLEGAL
+        reason = "" if example is None else f"transaction {show(key)}: {anomaly}: {example.reason}"
+        if example is None and (unsaid := _unsaid(operations)) is not None:
+            status = Status.UNKNOWN
+            reason = (
+                f"transaction {show(key)}: it was committed, and how process {unsaid.process} voted is not known"
+            )
         if example is not None:
             anomalies.append(anomaly)
             first = first or example
@@ -52,11 +64,11 @@ def check_atomic_commit(history: History) -> Verdict:
                 cost="linear",
                 events_done=len(operations),
                 events=len(operations),
-                reason="" if example is None else f"transaction {show(key)}: {anomaly}: {example.reason}",
+                reason=reason,
             )
         )
     status = combine([part.status for part in parts])
-    reason = next((part.reason for part in parts if part.status is Status.ILLEGAL), "")
+    reason = next((part.reason for part in parts if part.status is status), "")
     if not reason and undecided:
         reason = f"{undecided} participants had not decided when the history ended"
     return Verdict(
@@ -120,8 +132,21 @@ def _unheard(operations: list[Operation]) -> Counterexample | None:
     return None
 
 
+def _unsaid(operations: list[Operation]) -> Operation | None:
+    """A vote of which nobody knows what it was, should there be a commit."""
+    if not any(op.f == "commit" and op.outcome is EventType.OK for op in operations):
+        return None
+    votes = (op for op in operations if op.f == "vote" and op.outcome is EventType.OK)
+    return next((op for op in votes if _vote(op) is None), None)
+
+
 def _vote(op: Operation) -> Value:
-    return op.result if op.result is not None else op.argument
+    vote = op.result if op.result is not None else op.argument
+    if vote is not None and vote not in (*_YES, *_NO):
+        raise UsageError(
+            f"[{op.index}] {op.describe()}: a vote is true, yes, commit or prepared, or it is false, no or abort"
+        )
+    return vote
 
 
 def _example(op: Operation, other: Operation, reason: str) -> Counterexample:

@@ -121,7 +121,10 @@ def _micros(value: Value) -> list[tuple[Value, Value, Value]]:
 
 def _lock(history: History, names: set[str]) -> Guess:
     tokens = any(
-        op.f == "acquire" and op.outcome is EventType.OK and isinstance(op.result, int | tuple)
+        op.f == "acquire"
+        and op.outcome is EventType.OK
+        and isinstance(op.result, int | tuple)
+        and not isinstance(op.result, bool)
         for op in history.operations
     )
     if tokens or "write" in names:

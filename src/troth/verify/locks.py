@@ -1,8 +1,8 @@
 """Lock safety: one holder at a time, tokens that grow, and stale holders fenced off.
 
-Operations: ``acquire`` (result: a fencing token, or ``[token, lease_ns]``, or nothing), ``release``, and ``write``
-with a value ``[token, ...]`` on the resource that the lock protects. The lock is the operation's key, the holder
-the process.
+Operations: ``acquire`` (result: a fencing token, or ``[token, lease_ns]``, or nothing; false: it was not granted),
+``release``, and ``write`` with a value ``[token, ...]`` on the resource that the lock protects. The lock is the
+operation's key, the holder the process.
 
 ================  =====================================================================================
 mutual-exclusion  between two processes' certain holds there is no overlap. A hold is certain from the return
@@ -79,7 +79,11 @@ def check_lock(history: History) -> Verdict:
 
 
 def _acquired(operations: Iterable[Operation]) -> list[Operation]:
-    return [op for op in operations if op.f == "acquire" and op.outcome is EventType.OK]
+    return [op for op in operations if _is_grant(op)]
+
+
+def _is_grant(op: Operation) -> bool:
+    return op.f == "acquire" and op.outcome is EventType.OK and op.result is not False
 
 
 def _token(op: Operation) -> int | None:
@@ -98,7 +102,7 @@ def _exclusion(operations: list[Operation]) -> Counterexample | None:
     for op in reversed(operations):
         if op.f == "release" and op.outcome is not EventType.FAIL:
             released[op.process] = op.invoked
-        if op.f != "acquire" or op.outcome is not EventType.OK:
+        if not _is_grant(op):
             continue
         lease = _lease(op)
         if lease is None:

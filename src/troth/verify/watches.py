@@ -9,7 +9,8 @@ revision they took effect (`Operation.revision`). The promises, by the name that
 watch-goes-back     revisions never fall, and what came up to one revision is not shown again later
 watch-repeats       an event is shown once
 watch-strays        it is of the span, and of the revisions that the delivery speaks of
-watch-misses        everything acknowledged that changed the span at those revisions is shown
+watch-misses        everything acknowledged that changed the span at those revisions is shown; so is what changed it
+                    between what one delivery speaks of and the next
 watch-lies          and is shown as it was asked for; two watches are shown the same
 watch-foresees      nothing is shown before it was asked for
 revision-goes-back  what is asked for after an answer, or after a delivery, takes effect at a later revision
@@ -167,7 +168,8 @@ class _Checker:
                 yield from self._agrees(delivery, event)
                 seen.add((revision, key))
                 last = revision
-            yield from self._missing(delivery, seen)
+            first = delivery.first if upto < 0 else min(delivery.first, upto + 1)
+            yield from self._missing(delivery, first, seen)
             upto = max(upto, delivery.upto)
 
     def _agrees(self, delivery: _Delivery, event: _Event) -> Iterator[_Broken]:
@@ -189,8 +191,8 @@ class _Checker:
             why = f"{delivery.told(event)} before [{op.index}] {op.describe()} was asked for"
             yield _Broken("watch-foresees", why, op.index)
 
-    def _missing(self, delivery: _Delivery, seen: set[tuple[int, Value]]) -> Iterator[_Broken]:
-        low, high = bisect_left(self.ordered, delivery.first), bisect_right(self.ordered, delivery.upto)
+    def _missing(self, delivery: _Delivery, first: int, seen: set[tuple[int, Value]]) -> Iterator[_Broken]:
+        low, high = bisect_left(self.ordered, first), bisect_right(self.ordered, delivery.upto)
         for revision in self.ordered[low:high]:
             op = self.updates[revision]
             for key, value in (_writes(op) or {}).items():

@@ -9,6 +9,7 @@ from troth.errors import UsageError
 from troth.verify.accesses import accesses_of
 from troth.verify.check import MODELS, check
 from troth.verify.formats.edn import Record
+from troth.verify.guess import guess
 from troth.verify.history import Event, EventType, History, Reading, Value, pair
 from troth.verify.models import ILLEGAL, OBJECTS, Bank, Call, Model, Register, SetObject, Several, model_of
 from troth.verify.sessions import _Observer
@@ -445,7 +446,37 @@ def test_a_commit_that_did_not_wait_for_a_vote_breaks_ac3() -> None:
     ]
     assert check(pair(refused), "atomic-commit").anomalies == ("AC3",)
     unsaid = one_by_one(vote(0, True), vote(1, None), decide(0, "commit"))
-    assert check(unsaid, "atomic-commit"), "a vote whose answer was not recorded is no refusal"
+    verdict = check(unsaid, "atomic-commit")
+    assert verdict.status is Status.UNKNOWN, "a vote whose answer was not recorded is no refusal, and no consent"
+    assert "how process 1 voted is not known" in verdict.reason
+    assert check(one_by_one(vote(0, True), vote(1, None), decide(0, "abort")), "atomic-commit")
+
+
+@pytest.mark.parametrize("told", ["NO", "Yes", "maybe", 2, ()])
+def test_a_vote_that_is_neither_yes_nor_no_is_refused(told: Value) -> None:
+    history = one_by_one((0, "vote", "t", None, told), decide(0, "commit"))
+    with pytest.raises(UsageError, match="a vote is true, yes"):
+        check(history, "atomic-commit")
+
+
+def test_what_a_transaction_read_that_is_ok_without_a_value_is_not_known() -> None:
+    """As one object too: the nil of a request is no answer, and what it wrote counts."""
+    asked = (("r", "x", None), ("w", "x", 2))
+    for seen, legal in ((2, True), (1, False)):
+        steps = [(0, "put", "x", 1, 1), (1, "txn", None, asked, None), (2, "get", "x", None, seen)]
+        assert bool(check(one_by_one(*steps), object="multi-register")) is legal
+    told = [(0, "put", "x", 1, 1), (1, "txn", None, asked, asked)]
+    assert not check(one_by_one(*told), object="multi-register")
+
+
+def test_a_lock_that_says_false_was_not_granted() -> None:
+    refused = [acquire(0, None), acquire(1, False), release(0), acquire(1, None), (0, "release", "l", None, False)]
+    for object in ("lock", "mutex"):
+        assert check(one_by_one(*refused), object=object)
+        assert not check(one_by_one(acquire(0, None), acquire(1, True)), object=object)
+    assert check(one_by_one(*refused), "lock-safety")
+    found = guess(one_by_one(*refused))
+    assert (found.object, found.model) == ("mutex", "linearizable")
 
 
 def test_a_counter_starts_where_its_header_says() -> None:

@@ -60,6 +60,7 @@ def test_a_watch_that_is_shown_everything_is_right() -> None:
         ("watch-misses", [delivery(1, 6, *SHOWN[:3])]),
         ("watch-misses", [delivery(1, 6, SHOWN[0], *SHOWN[2:])]),
         ("watch-misses", [delivery(1, 4, *SHOWN[:2]), delivery(5, 6, SHOWN[3])]),
+        ("watch-misses", [delivery(1, 2, SHOWN[0]), delivery(5, 6, *SHOWN[2:])]),
         ("watch-misses", [delivery(4, 4, span=("b", ""))]),
         ("watch-misses", [delivery(3, 3, span=("z", "\0"))]),
         ("watch-repeats", [delivery(1, 6, *SHOWN, SHOWN[3])]),
@@ -83,6 +84,11 @@ def test_each_promise_can_be_broken(anomaly: str, deliveries: list[Row]) -> None
     assert verdict.anomalies == (anomaly,), verdict.text()
     assert verdict.counterexample is not None and anomaly in verdict.text()
     assert anomaly in html(verdict, title="run", command="")
+
+
+def test_between_deliveries_nothing_may_have_happened() -> None:
+    """Revisions that were not spoken of are in order where none of them is of the span."""
+    assert check(history(*UPDATES, delivery(1, 2, SHOWN[0]), delivery(4, 6, *SHOWN[1:])), "watch")
 
 
 def test_nothing_is_shown_before_it_was_asked_for() -> None:

@@ -13,6 +13,7 @@ from troth.verify.models.model import ILLEGAL, Call, Model, unknown
 class Lock(Model):
     """A lock: acquire (optionally -> fencing token), release. State: (holder, last token).
 
+    Either may report ``false``: then it changed nothing.
     The holder is the process. Tokens, when they are integers, must grow with every acquisition. A lease that
     expires is a release that nobody recorded; for those use the check "lock-safety", which knows time.
     """
@@ -30,6 +31,8 @@ class Lock(Model):
         if not isinstance(state, tuple):
             raise UsageError(f"the state of a lock is a pair, found {state!r}")
         holder, last = state
+        if call.known and call.result is False and call.f in ("acquire", "release"):
+            return state
         if call.f == "acquire":
             if holder is not None:
                 # A crashed acquire that never got the lock changes nothing.
@@ -71,6 +74,8 @@ class Mutex(Lock):
         """Held or not, that is all."""
         if call.f not in ("acquire", "release"):
             raise unknown(self, call)
+        if call.known and call.result is False:
+            return state
         free = state == (None, None)
         if free is (call.f == "acquire"):
             return ("held", None) if free else (None, None)

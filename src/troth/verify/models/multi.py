@@ -78,6 +78,8 @@ class MultiRegister(Model):
         if not isinstance(value, tuple) or not isinstance(state, Record):
             raise UsageError(f"a txn of a multi-register takes [[f, key, value], ...], found {value!r}")
         registers, absent = dict(state), self._absent
+        # Of a transaction that is ok without a value nobody knows what it read: the request's nil is no answer.
+        answered = call.known and isinstance(call.result, tuple)
         changed = False
         for item in value:
             if not isinstance(item, tuple) or len(item) != 3:
@@ -94,7 +96,7 @@ class MultiRegister(Model):
                     changed, registers[key] = True, after
             elif f not in ("r", "read"):
                 raise UsageError(f"a multi-register reads (r) and writes (w), found {f!r}")
-            elif call.known and not (wanted is None and self.nil_unknown) and registers.get(key, absent) != wanted:
+            elif answered and not (wanted is None and self.nil_unknown) and registers.get(key, absent) != wanted:
                 return ILLEGAL
         return Record(item for item in registers.items() if item[1] != absent) if changed else state
 

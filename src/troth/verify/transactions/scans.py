@@ -4,7 +4,7 @@
 bank        every read of all accounts has the same sum, and no balance is negative
 long-fork   of two reads of the same keys, one sees everything that the other sees (each key is written once)
 set         what was added and acknowledged is in the last read, and nothing else than what was tried
-set-full    an element that was acknowledged, or read once, is in every read that is invoked later
+set-full    an element that was acknowledged, or read once, is in every read that is invoked later, and in none twice
 counter     every read lies between what must have been added and what may have been
 unique-ids  no id was handed out twice
 ==========  ==========================================================================================================
@@ -15,6 +15,7 @@ Source: the workloads of the same names in Jepsen (jepsen.checker, jepsen.tests.
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Final
@@ -147,6 +148,9 @@ def check_set_full(history: History, *, linearizable: bool = False) -> Verdict:
     for at, op in enumerate(reads):
         seen = _elements(op)
         contents.append(seen)
+        if isinstance(op.result, tuple) and len(seen) < len(op.result):
+            twice = next(element for element, times in Counter(op.result).items() if times > 1)
+            return _illegal(history, "set-full", "duplicated", op, f"{show(twice)} is in it more than once")
         for element in seen:
             if element not in tried:
                 return _illegal(history, "set-full", "unexpected", op, f"nobody added {show(element)}")

@@ -85,6 +85,8 @@ def test_set_full() -> None:
     assert check_set_full(flickering)
     assert check_set_full(flickering, linearizable=True).anomalies == ("stale",)
     assert check_set_full(history(*adds, ("read", None, (9,)))).anomalies == ("unexpected",)
+    twice = check_set_full(history(*adds, ("read", None, (1, 2, 1))))
+    assert twice.anomalies == ("duplicated",) and "1 is in it more than once" in twice.reason
     assert check_set_full(history(*adds)).status is Status.UNKNOWN
 
 
