@@ -306,7 +306,12 @@ class Engine(Protocol):
         """Ask for a linearizable read point; *context* (chosen by the caller, unique) returns in `Effects`."""
 
     def change_membership(self, change: MembershipChange) -> ProposeResult:
-        """Start a membership change; it is over when `Status.membership` is no longer joint."""
+        """Start a membership change; it is over when `Status.membership` is no longer joint.
+
+        Refused is what would leave the cluster without a quorum that is alive (`RefusalReason.BAD_CHANGE`), and until
+        they have answered, or the learner has caught up, what depends on servers of which that is not known yet
+        (`RefusalReason.NOT_READY`).
+        """
 
     def transfer(self, target: NodeId) -> Refused | None:
         """Hand leadership to *target* (0: the most up-to-date voter); intake stops until done or timed out."""

@@ -135,6 +135,12 @@ def changed(current: Membership, change: MembershipChange) -> Membership | str:
     return Membership(voters=voters, outgoing=outgoing, learners=learners, members=kept)
 
 
+def name_of(membership: Membership, node: NodeId) -> str:
+    """How people call *node*: by its name, else by its id."""
+    member = membership.members.get(node)
+    return member.name if member is not None and member.name else f"{node:x}"
+
+
 def left(joint: Membership) -> Membership:
     """The membership behind *joint*: only the new voters decide, only its servers are members."""
     kept = {*joint.voters, *joint.learners}

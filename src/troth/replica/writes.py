@@ -326,7 +326,7 @@ def refusal(refused: Refused) -> tuple[str, str]:
         case RefusalReason.QUEUE_FULL:
             return "overloaded", refused.reason.value
         case RefusalReason.NOT_READY | RefusalReason.CHANGE_IN_PROGRESS:
-            return "unavailable", refused.reason.value
+            return "unavailable", refused.detail or refused.reason.value
         case RefusalReason.BAD_CHANGE | RefusalReason.BAD_TARGET:
             return "invalid", refused.detail or refused.reason.value
         case _:

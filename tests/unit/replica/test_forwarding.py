@@ -64,6 +64,12 @@ def test_a_full_queue_is_told_as_such() -> None:
     assert refusal(Refused(RefusalReason.QUEUE_FULL, NodeId(1)))[0] == "overloaded"
 
 
+def test_who_is_to_ask_again_is_told_what_is_waited_for() -> None:
+    not_yet = Refused(RefusalReason.NOT_READY, NodeId(1), "n1: not heard by this leader yet")
+    assert refusal(not_yet) == ("unavailable", "n1: not heard by this leader yet")
+    assert refusal(Refused(RefusalReason.NOT_READY))[1] == RefusalReason.NOT_READY.value
+
+
 def test_what_was_forwarded_here_is_not_forwarded_on() -> None:
     """Two servers that err about the leader would send it to and fro."""
     cluster = Cluster()

@@ -20,15 +20,12 @@ from troth.core.interface import (
 from troth.core.leading.leadership import Leadership
 from troth.core.leading.roles import Follower, Leading, PreCandidate
 from troth.core.leading.server import NOBODY, LeaderT
-from troth.core.quorum import QuorumSizes
 from troth.errors import invariant
 from troth.ids import LogIndex, NodeId, Tick
 
 
 class LeaderEngine(Leadership[LeaderT]):
     """Half of a `core.interface.Engine`; the protocols add the other."""
-
-    _sizes = QuorumSizes()
 
     # ---- what a protocol fills in ----
 

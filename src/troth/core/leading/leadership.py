@@ -6,7 +6,7 @@ leader's process die need not wait for its patience to run out. Transfer: thesis
 """
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from troth.core.interface import (
     Accepted,
@@ -22,7 +22,7 @@ from troth.core.leading.flight import Flight, Mode
 from troth.core.leading.roles import Follower, PreCandidate, Transfer
 from troth.core.leading.rounds import Rounds
 from troth.core.leading.server import NOBODY, LeaderT
-from troth.core.membership import changed, promotable
+from troth.core.membership import changed, name_of, promotable
 from troth.ids import LogIndex, NodeId, Tick
 
 QUICK_RETRY_TICKS = 6
@@ -218,7 +218,7 @@ class Leadership(Rounds[LeaderT]):
         """Start a membership change; it is over when `Status.membership` is no longer joint.
 
         None starts before this leader knows all that is committed, nor while another is unfinished (Ongaro 2015, the
-        bug in single-server changes).
+        bug in single-server changes), nor if it could not be carried to its end by those who are alive.
         """
         leader = self._leader
         if leader is None:
@@ -232,17 +232,77 @@ class Leadership(Rounds[LeaderT]):
         target = changed(self._membership, change)
         if isinstance(target, str):
             return Refused(RefusalReason.BAD_CHANGE, self.node_id, target)
+        if target.is_joint:
+            refused = self._unfit_learner(leader, target) or self._without_quorum(leader, target)
+            if refused is not None:
+                return refused
         return Accepted(self._propose_membership(leader, target))
+
+    def _unfit_learner(self, leader: LeaderT, target: Membership) -> Refused | None:
+        """The refusal of *target* because of a learner that would get a vote and is not heard, or lags."""
+        for node in self._membership.learners:
+            if node not in target.voters or self._has_caught_up(leader, node):
+                continue
+            name = name_of(target, node)
+            if self._is_active(leader.progress[node]):
+                return self._refused_for_now(f"{name} has not caught up with the log yet")
+            return self._refused_for_good(f"{name} is not heard: it can not become a voter")
+        return None
+
+    def _without_quorum(self, leader: LeaderT, target: Membership) -> Refused | None:
+        """The refusal of *target* because too few of its voters are alive to decide anything under it.
+
+        The change would stay unfinished, or would be the last: what undoes it has to be decided too. The voters now
+        count as well, since both sets decide until it is over (etcd: strict reconfiguration check).
+        """
+        for voters in filter(None, (target.voters, target.outgoing)):
+            needed = self._sizes.leading(len(voters))
+            silent = [node for node in voters if self._is_silent(leader, node)]
+            unheard = [node for node in voters if node not in silent and self._is_unheard(leader, node)]
+            if len(voters) - len(silent) < needed:
+                return self._refused_for_good(
+                    f"{_names(target, silent)}: not heard. Of the voters {_names(target, voters)}"
+                    f" {len(voters) - len(silent)} would be alive, and without {needed} nothing can be decided;"
+                    " bring back or remove what is not heard first"
+                )
+            if len(voters) - len(silent) - len(unheard) < needed:
+                return self._refused_for_now(f"{_names(target, unheard)}: not heard by this leader yet")
+        return None
+
+    def _is_silent(self, leader: LeaderT, node: NodeId) -> bool:
+        """Whether *node* is to be taken for dead. A newcomer is not: nobody can have heard it, and whoever makes it a
+        voter without it having been a learner vouches for it."""
+        progress = leader.progress.get(node)
+        return node != self.node_id and progress is not None and not self._is_active(progress)
+
+    def _is_unheard(self, leader: LeaderT, node: NodeId) -> bool:
+        """Whether *node* has answered nothing yet, and is active only because silence counts from when this leader
+        began."""
+        progress = leader.progress.get(node)
+        return node != self.node_id and progress is not None and not (progress.acked_token or progress.match)
+
+    def _refused_for_good(self, why: str) -> Refused:
+        return Refused(RefusalReason.BAD_CHANGE, self.node_id, why)
+
+    def _refused_for_now(self, why: str) -> Refused:
+        return Refused(RefusalReason.NOT_READY, self.node_id, why)
 
     def _maybe_promote(self, leader: LeaderT) -> None:
         """Learners that have caught up become voters, without anybody having to watch them."""
-        caught_up = [
-            node
-            for node in self._membership.learners
-            if (progress := leader.progress[node]).mode is Mode.REPLICATE
-            and self._is_active(progress)
-            and progress.match + self._config.promote_lag_max >= self._last_proposed(leader)
-        ]
+        caught_up = [node for node in self._membership.learners if self._has_caught_up(leader, node)]
         ready = promotable(self._membership, caught_up)
         if ready:
             self.change_membership(MembershipChange(promote=ready))
+
+    def _has_caught_up(self, leader: LeaderT, node: NodeId) -> bool:
+        """Whether a learner may become a voter: it would hold nothing up (thesis §4.2.1)."""
+        progress = leader.progress[node]
+        return (
+            progress.mode is Mode.REPLICATE
+            and self._is_active(progress)
+            and progress.match + self._config.promote_lag_max >= self._last_proposed(leader)
+        )
+
+
+def _names(membership: Membership, nodes: Iterable[NodeId]) -> str:
+    return ", ".join(name_of(membership, node) for node in nodes)

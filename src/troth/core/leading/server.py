@@ -8,6 +8,7 @@ from troth.core.interface import Membership, Message, Send, SnapshotMeta, Trace
 from troth.core.leading.outbox import Outbox
 from troth.core.leading.roles import Follower, Leading, Role
 from troth.core.membership import MembershipLog
+from troth.core.quorum import QuorumSizes
 from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.ports import Rng
 
@@ -18,6 +19,9 @@ LeaderT = TypeVar("LeaderT", bound=Leading)
 
 class Server(ABC, Generic[LeaderT]):
     """What the rules read and write. Only the rules' files touch the underscored names."""
+
+    _sizes = QuorumSizes()
+    """How many voters each phase needs; Raft knows majorities alone."""
 
     def __init__(
         self,
