@@ -19,7 +19,7 @@ violation.
 from typing import Final
 
 from troth.errors import UsageError
-from troth.verify.history import EventType, History, Operation, Process, Value, show
+from troth.verify.history import EventType, History, Operation, Process, Value, counted, show
 from troth.verify.verdict import Counterexample, Part, Status, Verdict, combine
 
 _DECISIONS: Final = frozenset({"commit", "abort"})
@@ -70,7 +70,7 @@ def check_atomic_commit(history: History) -> Verdict:
     status = combine([part.status for part in parts])
     reason = next((part.reason for part in parts if part.status is status), "")
     if not reason and undecided:
-        reason = f"{undecided} participants had not decided when the history ended"
+        reason = f"{counted(undecided, 'participant')} had not decided when the history ended"
     return Verdict(
         status,
         history=history,

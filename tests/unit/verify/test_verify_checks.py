@@ -431,7 +431,7 @@ def test_an_abort_under_faults_is_nobodys_fault() -> None:
     assert check(calm, "atomic-commit").anomalies == ("AC4",)
     disturbed = pair([*calm.events(), Event(type=EventType.INFO, process="nemesis", f="kill")])
     verdict = check(disturbed, "atomic-commit")
-    assert verdict and verdict.reason == "1 participants had not decided when the history ended"
+    assert verdict and verdict.reason == "1 participant had not decided when the history ended"
 
 
 def test_a_commit_that_did_not_wait_for_a_vote_breaks_ac3() -> None:
