@@ -36,8 +36,9 @@ def test_an_acceptor_that_runs_is_not_started_again(tmp_path: Path, started: lis
     started[0].poll.return_value = -9
     acceptors.start("a1")
     assert acceptors.processes["a1"] is started[3]
-    with pytest.raises(UsageError, match="no acceptor is called 'a9'"):
-        acceptors.start("a9")
+    for call in (acceptors.start, acceptors.kill, acceptors.pause, acceptors.resume):
+        with pytest.raises(UsageError, match="no acceptor is called 'a9'"):
+            call("a9")
     acceptors.close()
 
 

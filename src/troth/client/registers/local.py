@@ -102,8 +102,7 @@ class LocalAcceptors:
             UsageError: it runs, or there is no such acceptor.
             Unavailable: it does not come up.
         """
-        if name not in self.names:
-            raise UsageError(f"no acceptor is called {name!r}; there are {', '.join(self.names)}")
+        self._check(name)
         former = self.processes.get(name)
         if former is not None:
             if former.poll() is None:
@@ -140,18 +139,38 @@ class LocalAcceptors:
             time.sleep(0.005)
 
     def kill(self, name: str) -> None:
-        """SIGKILL, as a crash."""
-        process = self.processes[name]
+        """SIGKILL, as a crash.
+
+        Raises:
+            UsageError: there is no such acceptor.
+        """
+        process = self._process(name)
         process.kill()
         _reap(process)
 
     def pause(self, name: str) -> None:
-        """SIGSTOP: it stands still, its connections stay open."""
-        self.processes[name].send_signal(signal.SIGSTOP)
+        """SIGSTOP: it stands still, its connections stay open.
+
+        Raises:
+            UsageError: there is no such acceptor.
+        """
+        self._process(name).send_signal(signal.SIGSTOP)
 
     def resume(self, name: str) -> None:
-        """SIGCONT."""
-        self.processes[name].send_signal(signal.SIGCONT)
+        """SIGCONT.
+
+        Raises:
+            UsageError: there is no such acceptor.
+        """
+        self._process(name).send_signal(signal.SIGCONT)
+
+    def _process(self, name: str) -> "subprocess.Popen[bytes]":
+        self._check(name)
+        return self.processes[name]
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            raise UsageError(f"no acceptor is called {name!r}; there are {', '.join(self.names)}")
 
     def close(self) -> None:
         """End them; their data stays."""
