@@ -18,7 +18,7 @@ from typing_extensions import override
 from troth import aio
 from troth.client.registers import leaving
 from troth.client.registers.aio_lines import AsyncLine, now_s
-from troth.client.registers.aio_reach import AsyncReach
+from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.reach import Reach
 from troth.client.registers.request import COLLECT_WITHIN_S, WITHIN_MAX_S, Finding, seconds
@@ -547,10 +547,17 @@ async def test_an_asyncio_request_that_is_called_off_says_whether_it_has_left() 
     send = Send(NodeId(1), Describe(), 1)
     waits = asyncio.create_task(reach.ask(send, CONFIG))
     await asked.wait()
-    waits.cancel()
+    waits.cancel(CALLED_OFF)
     with pytest.raises(LineLost) as caught:
         await waits
     assert not caught.value.sent
+    asked.clear()
+    leaves = asyncio.get_running_loop().create_future()
+    ends = asyncio.create_task(reach.ask(send, CONFIG))
+    await asked.wait()
+    ends.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ends  # asyncio.run would report any other error at the end of its loop
     leaves = asyncio.get_running_loop().create_future()
     leaves.set_result(object())
     asked.clear()

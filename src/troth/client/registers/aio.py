@@ -15,7 +15,7 @@ from troth.client import request as requests
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
 from troth.client.registers.aio_lines import now_s, seen
-from troth.client.registers.aio_reach import AsyncReach
+from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.lines import LineLost, may_have_arrived
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
@@ -452,7 +452,7 @@ class PaxosClient:
 async def _called_off(jobs: Collection["asyncio.Task[ReplyMessage]"]) -> None:
     """Cancel *jobs*, and wait until each says whether its request has left."""
     for job in jobs:
-        job.cancel()
+        job.cancel(CALLED_OFF)
     if jobs:
         await asyncio.wait(jobs)
 

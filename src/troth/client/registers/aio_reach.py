@@ -23,6 +23,9 @@ from troth.core.register.messages import Configuration, Configure, Describe, Des
 from troth.core.register.task import Send
 from troth.errors import TrothError, Unavailable, UsageError
 
+CALLED_OFF = "called off"
+"""With what a request is cancelled by whoever is to be told whether it has left."""
+
 
 class AsyncReach(Whereabouts):
     """The lines of one client."""
@@ -61,7 +64,7 @@ class AsyncReach(Whereabouts):
         return line
 
     async def ask(self, send: Send, config: Configuration) -> ReplyMessage:
-        """The answer to *send*, for a task of its own: cancelled before anything has left, it says so.
+        """The answer to *send*, for a task of its own: `CALLED_OFF` before anything has left, it says so.
 
         Raises LineLost when nothing comes of it.
         """
@@ -70,7 +73,9 @@ class AsyncReach(Whereabouts):
         line = self.line(self.address_of(send.to, config))
         try:
             connection = await line.ready(expect=send.to)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if error.args != (CALLED_OFF,):
+                raise  # nobody hears it: the loop ends, say
             raise LineLost(f"no time was left for {line.address}", sent=False) from None
         return await line.answer(connection, send.request)
 
