@@ -12,6 +12,7 @@ from troth.client.operations import as_bytes
 from troth.errors import UsageError
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
 from troth.models import ReadLevel
+from troth.replica.protocol import WRITES_BYTES_MAX
 
 EXIT_NO_SUCH_KEY = 1
 
@@ -56,7 +57,8 @@ def put(
         raise UsageError("--ignore-value keeps the old value: give none")
     if not ignore_value and (value is None) == (source is None):
         raise UsageError("give the value either as an argument or with --file")
-    content = source.read() if source is not None else as_bytes(value or "")
+    # One byte more than any request holds is refused like all that would follow, which may be without end.
+    content = source.read(WRITES_BYTES_MAX + 1) if source is not None else as_bytes(value or "")
     with cluster.connect() as client:
         reply = client.put(
             key,

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -105,7 +106,7 @@ _OTHER_WORDS = {
 """What etcd's users, and others, may call a command."""
 
 
-_WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class LazyGroup(click.Group):
@@ -192,17 +193,21 @@ def cli() -> None:
 
 
 def open_standard_streams() -> None:
-    """Give what swallows everything to standard streams that were closed when we were started (``>&-``).
+    """Give a file to each standard stream that was closed when we were started (``>&-``).
 
-    Else the first files and sockets that are opened get their numbers, and what is printed goes there.
+    Else the first files and sockets that are opened get their numbers, and what is printed goes there. Input is empty;
+    what is said is swallowed; an answer, which nobody could get, cannot be written.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            # It gets the lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  (for good)
+            # Without a buffer: what could not be written is not tried again at the end.
+            raw = open(number, "wb" if number else "rb", buffering=0, closefd=False)  # noqa: SIM115  (for good)
+            setattr(sys, name, io.TextIOWrapper(raw, write_through=True))
 
 
 def end_in_order() -> None:

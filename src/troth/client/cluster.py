@@ -13,6 +13,7 @@ from troth.client.link import Connection, Link, checked_frame_of
 from troth.client.replies import Acknowledged
 from troth.client.request import LEADER, CallRequest
 from troth.client.router import Router
+from troth.client.servers import trouble
 from troth.client.writes import WritePipeline
 from troth.core.interface import Member, MembershipChange
 from troth.errors import TrothError, Unavailable, UsageError
@@ -143,7 +144,7 @@ class ClusterCalls:
     def servers(self) -> dict[str, str]:
         """Every server address known, with what is wrong with it; an empty text means connected."""
         return {
-            link.address: "" if link.connection is not None else str(link.error or "not connected yet")
+            link.address: "" if link.connection is not None else trouble(link)
             for link in list(self.router.links.values())  # threads ask, too, while the loop learns of more
         }
 

@@ -330,4 +330,11 @@ async def open_connection(
     except ssl.SSLCertVerificationError as error:
         text = f"the server's certificate is not accepted ({error.verify_message}); check ?ca= and the address"
         raise ConnectionError(text) from error
+    except (ssl.SSLError, ConnectionResetError) as error:
+        if tls is None or "ALERT" in (getattr(error, "reason", "") or ""):  # only a TLS port sends alerts
+            raise
+        told = f" ({error})" if str(error) else ""
+        raise ConnectionError(
+            f"the TLS handshake failed{told}; is this port one without TLS (troth://)?"
+        ) from error
     return connection

@@ -22,6 +22,13 @@ UNTRACKED = 0
 ASK_STATUS = frame_of(GetStatus(UNTRACKED))
 
 
+def trouble(link: Link) -> str:
+    """Why *link* has no connection."""
+    if link.error is None:
+        return "not tried yet"
+    return str(link.error) or type(link.error).__name__
+
+
 class Servers:
     """All servers of one cluster. What is sent to them, and what becomes of it, the `Router` knows."""
 
@@ -216,7 +223,7 @@ class Servers:
             parts = ["no leader is known"]
         for link in self.links.values():
             if link.connection is None:
-                parts.append(f"{link.address}: {link.error or 'not tried yet'}")
+                parts.append(f"{link.address}: {trouble(link)}")
             elif link.is_suspect:
                 parts.append(f"{link.name} ({link.address}) does not answer")
         return "; ".join(parts)

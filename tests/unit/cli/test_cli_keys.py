@@ -15,6 +15,7 @@ from troth import errors
 from troth.client.replies import DeleteReply, GetReply, PutReply, RangeReply
 from troth.kv.requests import Event, EventType, KeyValue, SortOrder, SortTarget
 from troth.models import LevelName, bounded
+from troth.replica.protocol import WRITES_BYTES_MAX
 
 Run = Callable[..., Result]
 KV = KeyValue(b"greeting", 2, 41, 3, b"hello", 0)
@@ -77,6 +78,13 @@ def test_put_sends_a_file_as_it_is(run: Run, fake: Any, tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"\x00\xffx")
     run("put", "blob", "--file", str(tmp_path / "blob"))
     assert client.calls[0][1] == ("blob", b"\x00\xffx")
+
+
+def test_put_reads_no_more_of_a_file_than_is_refused(run: Run, fake: Any) -> None:
+    client = fake(put=errors.InvalidRequest("etcdserver: request is too large"))
+    result = run("put", "k", "--file", "/dev/zero")
+    assert result.exit_code == 1 and "1.5 MiB" in result.stderr
+    assert len(client.calls[0][1][1]) == WRITES_BYTES_MAX + 1
 
 
 @pytest.mark.parametrize("words", [("put", "k"), ("put", "k", "v", "--ignore-value"), ("del",), ("range",)])

@@ -28,7 +28,7 @@ FOUND = GetReply(KeyValue(b"k", 2, 3, 2, b"v", 0x7F3A), 7, "n1", LevelName.LINEA
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_closed_stream_becomes_one_that_swallows(closed: str) -> None:
+def test_a_closed_stream_gives_its_number_to_nothing_else(closed: str) -> None:
     """Else the first socket of the client would get its number, and what is printed went to a server."""
     look = (
         "import os, sys; from troth.cli.main import open_standard_streams; open_standard_streams();"
@@ -37,6 +37,16 @@ def test_a_closed_stream_becomes_one_that_swallows(closed: str) -> None:
     )
     ended = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, look], check=False)
     assert ended.returncode == 7
+
+
+def test_an_output_that_nobody_can_have_got_is_no_success() -> None:
+    asked = "from troth.cli.main import main; main()"
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" certs --help >&-', sys.executable, asked],
+        check=False,
+        stderr=subprocess.PIPE,
+    )
+    assert ended.returncode == 3 and b"output is not complete" in ended.stderr
 
 
 def test_a_full_disk_behind_the_output_is_told(fake: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

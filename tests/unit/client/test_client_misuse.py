@@ -5,9 +5,10 @@ import concurrent.futures
 import io
 import threading
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
-from fake_server import Served, asynchronous, running
+from fake_server import Served, asynchronous, running, until
 
 import troth
 from troth import aio
@@ -210,6 +211,41 @@ async def test_a_level_that_no_server_could_read_is_refused_and_harms_no_other_r
             beside = client.get("a")
             assert (await before).kv is None and (await beside).kv is None
         assert len(cluster.servers[0].peers) == 1 and client._reads.held == 0
+
+
+# ---- connections -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+@asynchronous
+async def test_a_port_without_tls_is_told_to_who_wants_it(says: bytes) -> None:
+    class Plain(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast(asyncio.Transport, transport)
+
+        def data_received(self, _: bytes) -> None:
+            self.transport.write(says)
+            self.transport.close()
+
+    listener = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", 0)
+    address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    client = aio.AsyncClient(f"troth+tls://{address}", timeout=1)
+    await until(lambda: client.servers()[address] != "not tried yet")
+    assert "TLS handshake failed" in client.servers()[address] and "troth://" in client.servers()[address]
+    await client.close()
+    listener.close()
+
+
+@asynchronous
+async def test_a_failure_without_words_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise ConnectionAbortedError
+
+    monkeypatch.setattr("troth.client.link.open_connection", fail)
+    client = aio.AsyncClient("troth://127.0.0.1:1", timeout=1)
+    await until(lambda: "ConnectionAbortedError" in client.router.describe())
+    assert client.servers() == {"127.0.0.1:1": "ConnectionAbortedError"}
+    await client.close()
 
 
 # ---- recording ---------------------------------------------------------------------------------------------
