@@ -199,14 +199,13 @@ class Resolver:
         try:
             return participant.finish(branch, commit=commit)
         except UNREACHABLE as error:
-            self.report.unreachable.setdefault(participant.name, str(error))
-            return Finding.UNREACHED
+            return self._unreached(participant, error)
 
     def _detach(self, participant: Participant, branch: str, *, commit: bool) -> Finding:
         try:
             participant.detach(branch)
-        except UNREACHABLE:
-            return Finding.UNREACHED
+        except UNREACHABLE as error:
+            return self._unreached(participant, error)
         # The session ends a moment after it was told to.
         self._core.waiting.blocking(time.sleep, DETACH_PAUSE_S)
         return self._tell(participant, branch, commit=commit)
@@ -215,8 +214,13 @@ class Resolver:
         """Ask what became of a branch; *proof* None: the log has it."""
         try:
             return participant.prove(self._proof_of(gid, participant.name) if proof is None else proof)
-        except UNREACHABLE:
-            return Finding.UNREACHED
+        except UNREACHABLE as error:
+            return self._unreached(participant, error)
+
+    def _unreached(self, participant: Participant, error: Exception) -> Finding:
+        """That, and why: it need not be the connection (a cluster refuses an intent that is none, for one)."""
+        self.report.unreachable.setdefault(participant.name, str(error))
+        return Finding.UNREACHED
 
     def apply(self, reached: Sequence[Participant], finished: set[tuple[str, str]]) -> None:
         """Every decision that is not noted as applied: is it, in all its branches? Then nobody needs it any more."""

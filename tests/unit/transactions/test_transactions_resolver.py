@@ -197,7 +197,9 @@ def test_a_database_that_does_not_answer_has_not_said_that_it_does_not_know_a_br
     place.bank.held[branch] = 1
     with monkeypatch.context() as patch:
         patch.setattr(place.bank, call, no_answer)
-        assert set(place.run().left) == {branch}
+        report = place.run()
+        assert report.left == [branch]
+        assert report.unreachable == {"bank": "too many connections"}
         assert [record.gid for record in place.log.unapplied()] == [gid]
     assert place.run().committed == [branch]
 
