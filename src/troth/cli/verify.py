@@ -13,10 +13,10 @@ from troth.cli import output
 from troth.cli.numbers import COUNT, POSITIVE
 from troth.errors import DecodeError, UsageError
 from troth.verify.check import MODELS, check
-from troth.verify.formats.edn import freeze
+from troth.verify.formats.edn import Record, freeze
 from troth.verify.formats.read import FORMATS, read_history
 from troth.verify.guess import Guess, guess
-from troth.verify.history import Reading
+from troth.verify.history import Reading, show
 from troth.verify.models import OBJECTS
 from troth.verify.report.page import html
 from troth.verify.transactions import TRANSACTION_MODELS, WORKLOADS, check_transactions
@@ -26,6 +26,8 @@ from troth.verify.verdict import Status, Verdict
 
 _ONE_OBJECT = {"atomic-commit": "transaction", "lock-safety": "lock", "watch": "kv"}
 """Models that are about one kind of object only."""
+_ONE_BEGINNING = frozenset({"kv", "rw-register"})
+"""Objects whose keys all start with the same value."""
 _ASK_MEMORY_EVERY = 16
 _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 
@@ -54,7 +56,11 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     type=click.Choice(["value", "unknown"]),
     help="How a read of nil is read: it saw the initial value, or nobody knows.  [default: as the format has it]",
 )
-@click.option("--initial", metavar="JSON", help='What objects start as, for example 0 or {"a": 10, "b": 10}.')
+@click.option(
+    "--initial",
+    metavar="JSON",
+    help='What objects start as, such as 0; of a bank or multi-register also {"a": 10, "b": 10}.',
+)
 @click.option(
     "--assume",
     multiple=True,
@@ -122,6 +128,11 @@ def verify(
             guess(history) if model not in _ONE_OBJECT else Guess(_ONE_OBJECT[model], model, "the model says so")
         )
         object_, model = guessed.object, model or guessed.model
+    if isinstance(history.reading.initial, Record) and object_ in _ONE_BEGINNING:
+        raise UsageError(
+            f"all keys of a {object_} start with one value, not each with its own as {show(history.reading.initial)} "
+            f"says; --object multi-register knows of such maps, and so does bank"
+        )
     is_transactional = object_ in WORKLOADS
     model = model or ("strict-serializable" if is_transactional else _usual_model(object_))
     models = TRANSACTION_MODELS if is_transactional else MODELS

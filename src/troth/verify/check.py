@@ -62,6 +62,7 @@ _SESSIONS: Final[dict[str, tuple[str, ...]]] = {
     "session-guarantees": GUARANTEES,
     **{guarantee: (guarantee,) for guarantee in GUARANTEES},
 }
+_READS: Final = frozenset({"read", "get"})
 _OF_REAL_TIME: Final = frozenset({"linearizable", "bounded", "eventual", "lock-safety", "watch"})
 
 
@@ -80,7 +81,8 @@ def check(
     """Check a history against a consistency model.
 
     Args:
-        history: from `read_history`, `pair` or a `Recorder`.
+        history: from `read_history`, `pair` or a `Recorder`. Linearizable leaves out its reads that asked for less:
+            the verdict's own history is without them.
         model: one of `MODELS`.
         object: a name of `troth.verify.models.OBJECTS`, or a model of your own.
         expired: asked now and then; once it says True the verdict is unknown. Pure code has no clock, so hand one in:
@@ -100,7 +102,8 @@ def check(
         )
     budget = Budget(expired=expired, configurations_max=configurations_max)
     if model == "linearizable":
-        return check_linearizable(history, model_of(object), budget=budget, every_part=every_part)
+        strong = _without_weaker_reads(history)
+        return check_linearizable(strong, model_of(object), budget=budget, every_part=every_part)
     if model == "sequential":
         return _with_pieces(
             history,
@@ -133,6 +136,13 @@ def check(
             budget=budget,
         )
     raise UsageError(f"no consistency model is called {model!r}; there are {', '.join(MODELS)}")
+
+
+def _without_weaker_reads(history: History) -> History:
+    """*history* without reads that asked for less than linearizable, which a store may serve as they asked."""
+    if all(op.level is None for op in history.operations):
+        return history
+    return history.where(op.index for op in history.operations if op.level is None or op.f not in _READS)
 
 
 def _with_pieces(history: History, judge: Callable[[History], Verdict]) -> Verdict:

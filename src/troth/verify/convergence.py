@@ -11,7 +11,9 @@ set         quiet reads agree, hold every element whose add succeeded, and nothi
 counter     quiet reads agree, on the sum of the adds that succeeded plus some of the crashed ones
 ==========  ============================================================================================
 
-For every object, no read, quiet or not, may return what nobody wrote ("weak").
+For every object, no read, quiet or not, may return what nobody wrote ("weak"). That removals and deletions win is not
+asked: a store that is only eventually consistent may order one before what it was meant to remove, whenever they
+returned.
 """
 
 from collections.abc import Mapping, Sequence

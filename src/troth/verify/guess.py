@@ -24,14 +24,16 @@ class Guess(Struct, frozen=True):
     because: str
 
 
+_ANY_ORDER: Final = "enqueue and dequeue, in whatever order; --object queue asks for first in, first out"
+
 _NAMES: Final[tuple[tuple[set[str], set[str], str, str, str], ...]] = (
     # (names that must occur, names that may occur, object, model, because)
     ({"vote"}, {"commit", "abort"}, "transaction", "atomic-commit", "participants vote, commit and abort"),
     ({"transfer"}, {"read"}, "bank", "scan", "transfers and reads of all balances"),
     ({"generate"}, set(), "unique-ids", "scan", "ids are generated"),
     ({"drain"}, {"enqueue", "dequeue"}, "unordered-queue", "linearizable", "a queue that is drained in any order"),
-    ({"enqueue"}, {"dequeue"}, "queue", "linearizable", "enqueue and dequeue: first in, first out"),
-    ({"dequeue"}, set(), "queue", "linearizable", "enqueue and dequeue: first in, first out"),
+    ({"enqueue"}, {"dequeue"}, "unordered-queue", "linearizable", _ANY_ORDER),
+    ({"dequeue"}, set(), "unordered-queue", "linearizable", _ANY_ORDER),
     ({"push"}, {"pop"}, "stack", "linearizable", "push and pop"),
     ({"pop"}, set(), "stack", "linearizable", "push and pop"),
     ({"cas"}, {"read", "write"}, "cas-register", "linearizable", "read, write and cas"),
@@ -97,6 +99,9 @@ def _transactions(history: History) -> Guess:
         return Guess("list-append", model, "transactions append to lists")
     if not kinds & WRITES and any(isinstance(item[2], tuple) for item in (*micros, *_read(history))):
         return Guess("list-append", model, "transactions read lists")
+    if isinstance(history.reading.initial, Record):
+        because = "transactions on registers, each of which starts with a value of its own"
+        return Guess("multi-register", "linearizable" if timed else "sequential", because)
     written: dict[tuple[Value, Value], int] = {}
     for op in history.operations:
         for f, key, value in _items(op):

@@ -21,7 +21,8 @@ Our own file format, JSON lines (UTF-8, one object a line, blank lines ignored):
     {"process": "nemesis", "type": "info", "f": "partition", "value": ["n1", "n2"], "time": 3500}
 
 ========  ===========================================================================================
-process   integer or string; one that begins with "nemesis" (or only ever emits info) marks a fault
+process   integer or string; a string that begins with "nemesis", or a string or number below 0 that only ever
+          emits info, marks a fault
 type      "invoke", "ok", "fail" or "info"
 f         name of the operation, as its object calls it (read, write, cas, get, put, append, add, ...)
 key       the object acted upon, left out when there is one only
@@ -30,6 +31,7 @@ value     argument at invoke, result at ok: ``[from, to]`` for cas, ``[["r", k, 
 time      nanoseconds from any origin, optional
 error     text, optional, on fail and info
 revision  at ok, what the store calls the state that an update made; optional (`watches.py`)
+level     at invoke, what a read asked for where that is less than linearizable; optional
 ========  ===========================================================================================
 
 JSON arrays become tuples, so that every value can be hashed and compared.
@@ -74,6 +76,7 @@ class Event(Struct, frozen=True, kw_only=True):
     error: str | None = None
     line: int = 0
     revision: int | None = None
+    level: str | None = None
 
 
 class Operation(Struct, frozen=True, kw_only=True, gc=False):
@@ -98,6 +101,8 @@ class Operation(Struct, frozen=True, kw_only=True, gc=False):
     error: str | None = None
     line: int = 0
     revision: int | None = None
+    level: str | None = None
+    """What a read asked for, where that is less than linearizable."""
 
     @property
     def returned(self) -> int:
@@ -274,7 +279,13 @@ class History:
         slots: list[tuple[int, Event]] = []
         for op in self.operations:
             invoke = Event(
-                type=EventType.INVOKE, process=op.process, f=op.f, key=op.key, value=op.argument, time=op.start_ns
+                type=EventType.INVOKE,
+                process=op.process,
+                f=op.f,
+                key=op.key,
+                value=op.argument,
+                time=op.start_ns,
+                level=op.level,
             )
             slots.append((op.invoked, invoke))
             if op.completed != FOREVER:
@@ -350,13 +361,14 @@ class History:
 def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str = "events") -> History:
     """Join every completion with its invocation.
 
-    An info from a process with nothing open is a remark (`Fault`). A history in which nothing was ever invoked is
-    taken as a list of completed operations, each an instant (Elle accepts such histories too); there an info that
-    is called as one of those that are ok or failed is an operation that crashed.
+    An info from a process with nothing open is a remark (`Fault`), unless a number from 0 on names that process: those
+    are clients. A history in which nothing was ever invoked is taken as a list of completed operations, each an instant
+    (Elle accepts such histories too); there an info that is called as one of those that are ok or failed, or in which a
+    client says what it asked for, is an operation that crashed.
 
     Raises:
-        DecodeError: an ok or fail without an invocation, a second invocation while one is open, or a completion
-            that names another operation than the one invoked.
+        DecodeError: an ok or fail, or an info of a client, without an invocation; a second invocation while one is
+            open; or a completion that names another operation than the one invoked.
     """
     listed = events if isinstance(events, list) else list(events)
     invoke, info = EventType.INVOKE, EventType.INFO
@@ -381,7 +393,7 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
             continue
         entry = opened.pop(process, None)
         if entry is None:
-            if kind is info and event.f not in told:
+            if kind is info and event.f not in told and not _is_of_client(event, instants=instants):
                 faults.append(
                     Fault(position=position, process=process, f=event.f, value=event.value, time=event.time)
                 )
@@ -415,6 +427,7 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
             error=event.error,
             line=request.line,
             revision=event.revision,
+            level=request.level,
         )
         if kind is not info:
             timeline.append(2 * index + 1)
@@ -431,9 +444,16 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
             completed=FOREVER,
             start_ns=request.time,
             line=request.line,
+            level=request.level,
         )
     whole = [op for op in operations if op is not None]
     return History(whole, timeline=timeline, faults=faults, reading=reading, format=format, length=len(listed))
+
+
+def _is_of_client(info: Event, *, instants: bool) -> bool:
+    """Whether an info with nothing open is about an operation, and not a fault."""
+    is_client = isinstance(info.process, int) and info.process >= 0
+    return is_client and (not instants or info.key is not None or info.value is not None)
 
 
 def _place(event: Event) -> str:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 Run = Callable[..., Result]
@@ -123,6 +124,26 @@ def test_an_unknown_object_asks_for_its_name(run: Run, tmp_path: Path) -> None:
     result = run("verify", str(path), "--no-html")
     assert result.exit_code == 2
     assert "--object" in result.stderr
+
+
+@pytest.mark.parametrize("initial", ['{"a": "1"}', "null"])
+def test_a_map_of_beginnings_is_refused_where_all_keys_begin_alike(run: Run, tmp_path: Path, initial: str) -> None:
+    rows = [
+        ("invoke", "put", "a", "2"),
+        ("ok", "put", "a", "2"),
+        ("invoke", "get", "b", None),
+        ("ok", "get", "b", None),
+    ]
+    path = tmp_path / "kv.jsonl"
+    path.write_text(
+        "".join(json.dumps({"process": 0, "type": t, "f": f, "key": k, "value": v}) + "\n" for t, f, k, v in rows)
+    )
+    result = run("verify", str(path), "--no-html", "--initial", initial)
+    if initial == "null":
+        assert result.exit_code == 0
+    else:
+        assert result.exit_code == 2
+        assert "all keys of a kv start with one value" in result.stderr
 
 
 def test_scans_of_workloads(run: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from msgspec import structs
 
 from troth.errors import DecodeError, UsageError
 from troth.verify.check import check
@@ -651,6 +652,66 @@ def test_what_a_drain_that_was_cut_short_took_unseen_is_gone_perhaps() -> None:
             f"\n{{:process 2, :type :invoke, :f :dequeue}}\n{{:process 2, :type :ok, :f :dequeue, :value {late}}}"
         )
         assert check(read_history(_drained(2, "info", "nil") + more), object="unordered-queue").status is status
+
+
+def test_enqueue_and_dequeue_promise_no_order_unless_asked_to() -> None:
+    """The weaker promise is taken: a store may never have spoken of first in, first out."""
+    rows = [("enqueue", 1), ("enqueue", 2), ("dequeue", 2)]
+    history = read_history(
+        "\n".join(
+            f"{{:process 0, :type :{kind}, :f :{f}, :value {v}}}" for f, v in rows for kind in ("invoke", "ok")
+        )
+    )
+    found = guess(history)
+    assert (found.object, found.model) == ("unordered-queue", "linearizable") and "--object queue" in found.because
+    assert check(history, found.model, found.object)
+    assert not check(history, found.model, "queue")
+
+
+@pytest.mark.parametrize("begin", ["{:process 1, :type :invoke, :f :read}\n", ""])
+def test_a_client_that_says_info_had_something_open(begin: str) -> None:
+    """A write whose outcome is unknown is no fault: it may have happened."""
+    lost = "{:process 0, :type :info, :f :write, :value 3}\n"
+    text = lost + begin + "{:process 1, :type :ok, :f :read, :value 3}"
+    if begin:
+        with pytest.raises(DecodeError, match="line 1: info write from process 0, which has nothing open"):
+            read_history(text)
+    else:
+        assert check(read_history(text), object="register")
+    for fault in (":nemesis", '"n1"', "-1"):
+        assert len(read_history(text.replace("process 0", f"process {fault}")).faults) == 1
+
+
+def test_registers_that_start_with_values_of_their_own_are_one_object() -> None:
+    rows = [f"{{:process 0, :type :{kind}, :f :txn, :value [[:w x 2]]}}" for kind in ("invoke", "ok")]
+    history = read_history("\n".join(rows))
+    assert guess(history).object == "rw-register"
+    told = history.with_reading(structs.replace(history.reading, initial=Record({("x", 1), ("y", 2)})))
+    assert guess(told).object == "multi-register"
+
+
+def read_at(level: str | None) -> str:
+    """A put of 1, one of 2, and a read of 1 that asked for *level*."""
+    asked = {} if level is None else {"level": level}
+    rows = [
+        {"process": 0, "type": kind, "f": "put", "key": "a", "value": value}
+        for value in ("1", "2")
+        for kind in ("invoke", "ok")
+    ]
+    rows += [{"process": 1, "type": "invoke", "f": "get", "key": "a", **asked}]
+    rows += [{"process": 1, "type": "ok", "f": "get", "key": "a", "value": "1"}]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(("level", "legal"), [(None, False), ("linearizable", False), ("eventual", True)])
+def test_a_read_that_asked_for_less_is_no_proof_against_linearizability(level: str | None, legal: bool) -> None:
+    history = read_history(read_at(level))
+    assert bool(check(history)) is legal
+    assert history.operations[2].level == (None if level != "eventual" else level)
+    # It is left out of that model alone.
+    assert check(history, "sequential")
+    if level == "eventual":
+        assert history.remarks == ("1 read asked for less than linearizable, a model that leaves such reads out",)
 
 
 def test_transactions_without_processes_are_completed_in_turn() -> None:

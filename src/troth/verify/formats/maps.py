@@ -16,7 +16,19 @@ from troth.errors import DecodeError
 from troth.verify.branches import EITHER
 from troth.verify.formats import edn
 from troth.verify.formats.spans import without_spans
-from troth.verify.history import FOREVER, Event, EventType, History, Operation, Process, Reading, Value, pair, show
+from troth.verify.history import (
+    FOREVER,
+    Event,
+    EventType,
+    History,
+    Operation,
+    Process,
+    Reading,
+    Value,
+    counted,
+    pair,
+    show,
+)
 
 _TYPES: Final = {kind.value: kind for kind in EventType}
 _KNOSSOS: Final = Reading(failed="absent", nil_read="unknown")
@@ -149,7 +161,9 @@ def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
     history = without_spans(paired(list(_events(rows)), reading))
     weaker = sum(1 for row, _ in rows if row.get("level") and row.get("type") == "invoke")
     if weaker:
-        history.remarks += (f"{weaker} reads asked for a weaker level than linearizable, and may say so",)
+        history.remarks += (
+            f"{counted(weaker, 'read')} asked for less than linearizable, a model that leaves such reads out",
+        )
     return history
 
 
@@ -367,7 +381,7 @@ def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Eve
                 raise DecodeError(f"line {line}, column 1: f {f!r}, expected the name of an operation")
             f = str(f)
         time = row.get("time")
-        error, revision = row.get("error"), row.get("revision")
+        error, revision, level = row.get("error"), row.get("revision"), row.get("level")
         value = freeze(row.get("value"))
         f = f.lstrip(":")
         if f == "txn" and isinstance(value, tuple):
@@ -382,6 +396,7 @@ def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Eve
             error=None if error is None else str(error),
             line=line,
             revision=revision if isinstance(revision, int) else None,
+            level=level if isinstance(level, str) and level != "linearizable" else None,
         )
 
 

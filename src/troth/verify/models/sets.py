@@ -73,7 +73,10 @@ def _as_set(value: Value) -> Value:
 
 
 class Counter(Model):
-    """A counter: add n (also increment, decrement; by 1 when no amount is given), read -> n."""
+    """A counter: add n (also increment, decrement; by 1 when no amount is given), read -> n.
+
+    What an add reports is not checked: for some stores it is the sum, for others what was asked.
+    """
 
     name: ClassVar[str] = "counter"
     personal: ClassVar[bool] = False
