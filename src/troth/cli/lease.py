@@ -44,7 +44,7 @@ def _with_client(cluster: Cluster, work: Callable[["AsyncClient"], Awaitable[T]]
 
 
 def _gone(number: int) -> LeaseNotFound:
-    return LeaseNotFound(f"no lease {number:x}: it was never granted, was revoked, or has expired")
+    return LeaseNotFound(f"no lease {number:x}")
 
 
 @lease.command()

@@ -47,9 +47,11 @@ def save(file: Path, server: str | None, cluster: Cluster) -> None:
 
 
 async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
-    from troth.client.backup import finish_file
+    from troth.client.backup import finish_file, part_of
 
-    part = file.with_name(file.name + ".part")
+    if str(file) == "-":
+        raise UsageError("'-' names no file: a snapshot is saved to one, which appears when all of it is there")
+    part = part_of(file)
     try:
         async with await cluster.connect_aio() as client:
             with part.open("wb") as out:
@@ -58,7 +60,7 @@ async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
                 sink.seal()
                 finish_file(out, part, file)
     except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error}") from error
+        raise UsageError(f"{file} cannot be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.failures import EXIT_INTERRUPTED
 from troth.client.operations import Delete, Get, Put, as_bytes
 from troth.client.replies import DeleteReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.errors import UsageError
@@ -160,7 +161,11 @@ def txn(comparisons: tuple[str, ...], then: tuple[str, ...], otherwise: tuple[st
     else:
         if sys.stdin.isatty():
             click.echo(_PROMPT, err=True)
-        compare, success, failure = parse_script(sys.stdin)
+        try:
+            compare, success, failure = parse_script(sys.stdin)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. Nothing was sent.", err=True)
+            raise SystemExit(EXIT_INTERRUPTED) from None
     with cluster.connect() as client:
         reply = client.txn(compare=compare, success=success, failure=failure)
     if cluster.json:

@@ -82,6 +82,8 @@ class AsyncClient(ClusterCalls):
         Raises:
             NotApplied: it did not happen (its subclasses say why).
             OutcomeUnknown: it may have happened.
+            AnswerLost: it has happened, and what it answered is not kept any more.
+            UsageError: something is of a wrong type, or the client is closed.
         """
         if type(key) is not bytes:
             key = as_bytes(key)
@@ -100,7 +102,12 @@ class AsyncClient(ClusterCalls):
     def get(
         self, key: Text, *, level: ReadLevel = linearizable, revision: int = 0, timeout: float | None = None
     ) -> "asyncio.Future[GetReply]":
-        """Read one key, now or as it stood at *revision*. An absent key is no error: `GetReply.kv` is None."""
+        """Read one key, now or as it stood at *revision*. An absent key is no error: `GetReply.kv` is None.
+
+        Raises:
+            NotApplied: it was not read (its subclasses say why: `Compacted`, `Unavailable` and others).
+            UsageError: something is of a wrong type, or the client is closed.
+        """
         if type(key) is not bytes:
             key = as_bytes(key)
         if self.is_closed:
@@ -135,7 +142,12 @@ class AsyncClient(ClusterCalls):
         level: ReadLevel = linearizable,
         timeout: float | None = None,
     ) -> "asyncio.Future[RangeReply]":
-        """Read a span of keys: ``range("a", "c")``, ``range(prefix="a/")``; ``range(prefix="")`` is everything."""
+        """Read a span of keys: ``range("a", "c")``, ``range(prefix="a/")``; ``range(prefix="")`` is everything.
+
+        Raises:
+            NotApplied: it was not read (its subclasses say why: `Compacted`, `Unavailable` and others).
+            UsageError: something is of a wrong type, or the client is closed.
+        """
         start, end = span(key, range_end, prefix)
         self.require_open()
         request = Range(
@@ -170,7 +182,11 @@ class AsyncClient(ClusterCalls):
         prev_kv: bool = False,
         timeout: float | None = None,
     ) -> "asyncio.Future[DeleteReply]":
-        """Delete one key, or a span of them. Deleting what is not there is no error."""
+        """Delete one key, or a span of them. Deleting what is not there is no error.
+
+        Raises:
+            NotApplied, OutcomeUnknown, AnswerLost, UsageError: as of `put`.
+        """
         start, end = span(key, range_end, prefix)
         future = self.write(DeleteRange(start, end, prev_kv), timeout)
         if (recorder := recording.active) is not None:
@@ -191,8 +207,11 @@ class AsyncClient(ClusterCalls):
 
             create = await client.txn([troth.version("new") == 0], [troth.Put("new", "v")], [troth.Get("new")])
             assert create.succeeded
+
+        Raises:
+            NotApplied, OutcomeUnknown, AnswerLost, UsageError: as of `put`; all of it happens, or nothing.
         """
-        request = Txn(list(compare), list(success), list(failure))
+        request = Txn(compare, success, failure)
         future = self.write(request, timeout)
         if (recorder := recording.active) is not None:
             recorder.txn(self._number, request, future)
@@ -261,17 +280,29 @@ class AsyncClient(ClusterCalls):
             keep: renew it by itself until it is revoked, lost, or the client is closed.
             on_lost: called when it is lost (a function, or one that returns a coroutine), also by the closing of the
                 client, which renews it no more.
+
+        Raises:
+            LeaseExists: there is one with this *id*.
+            NotApplied, OutcomeUnknown, AnswerLost, UsageError: as of `put`.
         """
         self.require_open()
         return Opening(self._leases.grant(ttl_s, id, keep=keep, on_lost=on_lost))
 
     async def leases(self) -> list[int]:
-        """The ids of all leases."""
+        """The ids of all leases.
+
+        Raises:
+            Unavailable: nobody has answered in time.
+        """
         answer: LeaseIds = await self.call(LeaseList).future
         return answer.ids
 
     def session(self, token: str | None = None) -> Session:
-        """A session: its reads see what it wrote and read before, on any replica. See `Session.token`."""
+        """A session: its reads see what it wrote and read before, on any replica. See `Session.token`.
+
+        Raises:
+            UsageError: *token* is none, or one of another cluster.
+        """
         self.require_open()
         return Session(self, token)
 

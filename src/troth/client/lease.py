@@ -144,7 +144,7 @@ class LeaseKeeper:
     async def grant(self, ttl_s: int, lease_id: int, *, keep: bool, on_lost: Callable[[], Any] | None) -> Lease:
         """Ask for a lease and look after it (*keep*: renew it too)."""
         asked: object = ttl_s  # callers need not check types
-        if not isinstance(asked, int) or asked <= 0:
+        if not isinstance(asked, int) or isinstance(asked, bool) or asked <= 0:
             raise UsageError(f"lease({ttl_s!r}): a lease lasts a whole number of seconds, at least 1")
         sent_at_s = self._loop.time()
         granted: LeaseGranted = await self._client.write(LeaseGrant(lease_id, ttl_s))

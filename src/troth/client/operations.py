@@ -3,6 +3,7 @@
 Keys and values may be given as str (sent as UTF-8) or bytes; everything below this module is bytes.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from typing_extensions import override
@@ -130,22 +131,24 @@ def Delete(  # noqa: N802
 
 
 def Txn(  # noqa: N802
-    compare: "list[Compare] | tuple[Compare, ...]" = (),
-    success: "list[Operation] | tuple[Operation, ...]" = (),
-    failure: "list[Operation] | tuple[Operation, ...]" = (),
+    compare: Sequence[Compare] = (), success: Sequence[Operation] = (), failure: Sequence[Operation] = ()
 ) -> TxnRequest:
     """If all of *compare* hold do *success*, else *failure*; may itself be an operation of a transaction.
 
     Raises:
         UsageError: something else than a comparison or an operation was given.
     """
-    for condition in compare:
+    try:
+        parts = tuple(compare), tuple(success), tuple(failure)
+    except TypeError as error:
+        raise UsageError(f"a transaction takes lists of comparisons and of operations: {error}") from None
+    for condition in parts[0]:
         if not isinstance(condition, Compare):
             raise UsageError(f'compare= takes comparisons such as troth.value("k") == "v", not {condition!r:.80}')
-    for operation in (*success, *failure):
+    for operation in (*parts[1], *parts[2]):
         if not isinstance(operation, PutRequest | Range | DeleteRange | TxnRequest):
             raise UsageError(f'a transaction takes operations such as troth.Put("k", "v"), not {operation!r:.80}')
-    return TxnRequest(tuple(compare), tuple(success), tuple(failure))
+    return TxnRequest(*parts)
 
 
 # ---- comparisons -------------------------------------------------------------------------------------------

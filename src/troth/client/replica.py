@@ -134,7 +134,9 @@ class Replica(Generic[T]):
     # ---- calling ---------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        if name.startswith("_") or name not in self._commands:
+        if name.startswith("_"):  # also of one that is being copied, and has nothing yet
+            raise AttributeError(name)
+        if name not in self._commands:
             raise AttributeError(
                 f"{name!r} is not a command of {self._kind.__name__}; read the object with .read(lambda o: o.{name})"
             )
@@ -285,6 +287,7 @@ class Replica(Generic[T]):
                     RuntimeError(f"{method} raised StopIteration") if isinstance(error, StopIteration) else error
                 )
                 pending.set_exception(ended)
+                pending.exception()  # marked as seen: the caller may have given up, or still wait for its transaction
         else:
             if pending is not None and not pending.done():
                 pending.set_result(outcome)

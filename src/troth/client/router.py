@@ -54,7 +54,10 @@ PING_EVERY_S = 1.0
 PROBE_AFTER_S = 0.3
 SUSPECT_AFTER_S = 0.7
 DEAD_AFTER_S = 5.0
+"""Silence after which a connection that owes an answer, or has not answered pings, is given up."""
+
 HOPS_MAX = 4
+"""How often a request follows one server's word on who leads to the next before it pauses: they may name each other."""
 
 
 def check_seconds(timeout: object) -> None:

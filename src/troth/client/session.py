@@ -61,14 +61,20 @@ class Session:
         self._saw(reply.revision)
         return reply
 
-    async def get(self, key: Text, *, revision: int = 0) -> GetReply:
-        """Read one key from any replica that has all that this session has seen."""
-        reply = await self._client.get(key, level=self._level(), revision=revision)
+    async def get(self, key: Text, *, revision: int = 0, timeout: float | None = None) -> GetReply:  # noqa: ASYNC109
+        """Like `AsyncClient.get`, from any replica that has all that this session has seen."""
+        reply = await self._client.get(key, level=self._level(), revision=revision, timeout=timeout)
         self._saw(reply.revision)
         return reply
 
     async def range(self, /, key: Text = b"", range_end: Text | None = None, **options: Any) -> RangeReply:
-        """Like `AsyncClient.range`, from any replica that has all that this session has seen."""
+        """Like `AsyncClient.range`, from any replica that has all that this session has seen.
+
+        Raises:
+            UsageError: a *level* was given.
+        """
+        if "level" in options:
+            raise UsageError("a session reads at a level of its own; read with the client to choose one")
         reply = await self._client.range(key, range_end, level=self._level(), **options)
         self._saw(reply.revision)
         return reply

@@ -87,6 +87,32 @@ def test_put_reads_no_more_of_a_file_than_is_refused(run: Run, fake: Any) -> Non
     assert len(client.calls[0][1][1]) == WRITES_BYTES_MAX + 1
 
 
+@pytest.mark.parametrize("name", ["", "-"])
+def test_a_snapshot_is_saved_under_a_name(run: Run, fake: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake()
+    monkeypatch.setattr(troth.aio, "connect", None)  # not asked
+    result = run("snapshot", "save", name)
+    assert result.exit_code == 2 and "names no file" in result.stderr
+
+
+def test_a_snapshot_that_cannot_be_saved_says_so_of_its_own_name(run: Run, fake: Any) -> None:
+    class Client:
+        async def __aenter__(self) -> "Client":
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    async def connect(_cluster: object) -> Client:
+        return Client()
+
+    fake()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("troth.cli.cluster.Cluster.connect_aio", connect)
+        result = run("snapshot", "save", "/nonexistent/state")
+    assert result.exit_code == 2 and ".part" not in result.stderr
+    assert "/nonexistent/state cannot be written: No such file or directory" in result.stderr
+
+
 @pytest.mark.parametrize("words", [("put", "k"), ("put", "k", "v", "--ignore-value"), ("del",), ("range",)])
 def test_half_a_request_is_refused_before_anything_is_sent(run: Run, fake: Any, words: tuple[str, ...]) -> None:
     client = fake()

@@ -99,6 +99,17 @@ def test_the_command_reads_a_script_and_prints_each_answer(run: Run, fake: Any) 
     assert client.calls[0][2]["success"] == [Put(b"a", b"1"), Range(b"a"), DeleteRange(b"b", b"c")]
 
 
+def test_a_script_that_is_broken_off_is_not_told_as_in_doubt(run: Run, fake: Any) -> None:
+    class Interrupted(io.BytesIO):
+        def read1(self, _size: int | None = -1) -> bytes:
+            raise KeyboardInterrupt
+
+    client = fake(txn=None)
+    result = run("txn", input=Interrupted())
+    assert result.exit_code == 130 and "Nothing was sent" in result.stderr and "may" not in result.stderr
+    assert client.calls == []
+
+
 class Terminal(io.BytesIO):
     def isatty(self) -> bool:
         return True

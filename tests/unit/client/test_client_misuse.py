@@ -5,7 +5,7 @@ import concurrent.futures
 import io
 import threading
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from fake_server import Served, asynchronous, running, until
@@ -140,9 +140,31 @@ async def test_times_of_a_wrong_type_are_told_in_words() -> None:
         for call in (lambda: client.get("a", timeout="5"), lambda: client.put("a", timeout=10**400)):
             with pytest.raises(UsageError, match="positive number of seconds"):
                 call()
-        for ttl_s in ("a", 5.5, 0, None):
+        for ttl_s in ("a", 5.5, 0, None, True):
             with pytest.raises(UsageError, match="whole number of seconds"):
                 await client.lease(ttl_s)  # type: ignore[arg-type]
+
+
+@asynchronous
+async def test_a_transaction_of_no_lists_is_told_in_words() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        wrong: tuple[Any, ...] = (1, None, troth.version("a") == 0)
+        for part in wrong:
+            with pytest.raises(UsageError, match="takes lists"):
+                client.txn(part)
+            with pytest.raises(UsageError, match="takes lists"):
+                troth.Txn((), (), part)
+
+
+@asynchronous
+async def test_a_session_reads_at_its_own_level_and_in_the_time_that_is_given() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        session = client.session()
+        assert (await session.get("a", timeout=1)).kv is None
+        with pytest.raises(UsageError, match="positive number of seconds"):
+            await session.get("a", timeout=-1)
+        with pytest.raises(UsageError, match="level of its own"):
+            await session.range("a", level=troth.eventual)
 
 
 @asynchronous
@@ -243,8 +265,9 @@ async def test_a_failure_without_words_is_told_by_its_name(monkeypatch: pytest.M
 
     monkeypatch.setattr("troth.client.link.open_connection", fail)
     client = aio.AsyncClient("troth://127.0.0.1:1", timeout=1)
-    await until(lambda: "ConnectionAbortedError" in client.router.describe())
+    await until(lambda: client.servers() != {"127.0.0.1:1": "not tried yet"})
     assert client.servers() == {"127.0.0.1:1": "ConnectionAbortedError"}
+    assert "127.0.0.1:1: ConnectionAbortedError" in client.router.describe()
     await client.close()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -128,6 +129,37 @@ async def test_an_exception_reaches_the_caller_and_the_replicas_stay_alike() -> 
             await first.fail()
         await first.add("after", times=2)
         assert await second.read(lambda ledger: ledger.lines) == ["failed", "after", "after"]
+
+
+@asynchronous
+async def test_an_exception_that_nobody_waits_for_any_more_is_not_complained_of() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        replica = await Ledger.on(client, "l")  # type: ignore[attr-defined]
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        txn, answer = client.txn, asyncio.get_running_loop().create_future()
+
+        def answered_later(*parts: Any) -> "asyncio.Future[Any]":
+            txn(*parts)
+            return answer
+
+        client.txn = answered_later  # type: ignore[method-assign,assignment]
+        call = asyncio.ensure_future(replica.fail())
+        await until(lambda: "failed" in replica._object.lines)
+        call.cancel()
+        await asyncio.wait([call])
+        del call
+        gc.collect()
+        assert complaints == []
+
+
+@asynchronous
+async def test_a_copy_of_a_replica_can_be_made() -> None:
+    async with running() as cluster, await aio.connect(cluster.url) as client:
+        replica = await Ledger.on(client, "l")  # type: ignore[attr-defined]
+        assert copy.copy(replica).applied_revision == replica.applied_revision
+        with pytest.raises(AttributeError, match="not a command of Ledger"):
+            replica.lines  # noqa: B018
 
 
 @asynchronous
