@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from troth import LocalCluster, TwoPhaseCommit, connect
 from troth.cli.main import cli
-from troth.core.twophase.gid import Epoch, Gid
+from troth.core.twophase.gid import Gid
 from troth.errors import Aborted, UsageError
 from troth.torture.databases import PostgresServer
 from troth.transactions.outcome import Outcome
@@ -254,7 +254,7 @@ def test_as_much_as_a_cluster_votes_for_it_can_commit(cluster: LocalCluster) -> 
     """A commit that did not fit into one transaction of the store would be decided, and never be done."""
     with connect(cluster.url) as client:
         participant = Cluster("kv", client, InThreads())
-        begun = Begun("T1.loglogxx.room.1.1", Epoch("loglogxx", "room", 1), None, False)
+        begun = Begun("T1.loglogxx.room.1.1", None)
         branch = participant.open(0, begun)
         count = 0
         with pytest.raises(UsageError, match="split"):

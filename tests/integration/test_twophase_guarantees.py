@@ -403,7 +403,8 @@ def test_a_session_that_was_ended_while_it_lay_in_the_pool_is_noticed_at_the_fir
             give(tx[right], 5)
         with sa.create_engine(postgres.url(), poolclass=sa.NullPool).connect() as connection:
             others = (
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'T1.%'"
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
             )
             connection.execute(sa.text(others)).all()
         with pytest.raises(Aborted), tpc.begin() as tx:

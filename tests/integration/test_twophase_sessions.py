@@ -31,7 +31,7 @@ def ledger(mariadb: MariaDBServer) -> Iterator[MySql]:
 
 
 def prepared(ledger: MySql, sequence: int) -> MySqlBranch:
-    branch = ledger.open(0, Begun(EPOCH.name(sequence), EPOCH, 5.0, False))
+    branch = ledger.open(0, Begun(EPOCH.name(sequence), 5.0))
     branch.handle.exec_driver_sql(f"INSERT INTO held VALUES ({sequence})")
     branch.prepare()()
     return branch

@@ -116,6 +116,15 @@ def _prepared(tpc: TwoPhaseCommit) -> list[tuple[Participant, Prepared]]:
     return [(each, found) for each in tpc.participants for found in each.prepared()]
 
 
+def _finish(participant: Participant, branch: str, *, commit: bool) -> str:
+    from troth.transactions.report import UNREACHABLE
+
+    try:
+        return participant.finish(branch, commit=commit).name.lower()
+    except UNREACHABLE as error:
+        return f"not finished: {getattr(error, 'orig', error)}"
+
+
 def _living(tpc: TwoPhaseCommit) -> Callable[[Gid], bool]:
     """Whether a transaction is one of a coordinator that lives, or may live, in another process."""
     living = {
@@ -294,7 +303,7 @@ def resolve(
                 " branches ended, then add --i-know"
             )
         done = {
-            participant.name: participant.finish(found.branch, commit=decision == "commit").name.lower()
+            participant.name: _finish(participant, found.branch, commit=decision == "commit")
             for participant, found in _prepared(tpc)
             if found.gid == parsed
         }

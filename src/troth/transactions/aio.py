@@ -180,7 +180,6 @@ class AsyncTwoPhaseCommit:
         if self._recover_every is not None:
             self._looking.append(asyncio.create_task(self._recover_for_ever(self._recover_every)))
         if self._detect_deadlocks:
-            self._sync._core.finds_deadlocks = True
             self._looking.append(asyncio.create_task(self._detect_for_ever(Detector(self._sync._core))))
         return self
 

@@ -106,7 +106,6 @@ class TwoPhaseCommit:
                 opened,
                 barrier=Barrier(barrier_file),
                 on_step=on_step,
-                finds_deadlocks=detect_deadlocks,
                 waiting=waiting,
             )
             undo.pop_all()

@@ -44,7 +44,6 @@ class Core(Remembered):
         *,
         barrier: Barrier,
         on_step: OnStep,
-        finds_deadlocks: bool,
         waiting: Waiting | None = None,
     ) -> None:
         super().__init__()
@@ -53,7 +52,6 @@ class Core(Remembered):
         self.epoch = log.epoch
         self.barrier = barrier
         self.on_step = on_step
-        self.finds_deadlocks = finds_deadlocks
         self._group = GroupCommit(log, self._on_batch)
         self._sequence = itertools.count(1)
         self._newest = 0

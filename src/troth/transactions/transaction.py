@@ -72,7 +72,7 @@ class Transaction(Owner):
             )
         try:
             left = None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
-            begun = Begun(self.gid, self._core.epoch, left, self._core.finds_deadlocks)
+            begun = Begun(self.gid, left)
             branch = participant.open(len(self._branches), begun)
             self._branches.append(branch)
             self._held.append(branch)

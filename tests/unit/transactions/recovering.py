@@ -148,7 +148,6 @@ class Place:
             waiting=waiting,
             barrier=Barrier(None),
             on_step=self.steps.append,
-            finds_deadlocks=False,
         )
         for _ in range(OVER):
             self.core.dropped(self.core.next_gid())

@@ -255,7 +255,7 @@ def test_branches_that_tasks_touch_at_once_are_opened_once_each_and_have_numbers
 ) -> None:
     log = FileLog(tmp_path)
     pools: list[Any] = [Pool("bank"), Pool("stock")]
-    core = Core(pools, log, barrier=Barrier(None), on_step=nothing, finds_deadlocks=False)
+    core = Core(pools, log, barrier=Barrier(None), on_step=nothing)
 
     async def main() -> None:
         async with AsyncTransaction(lambda: Transaction(core, timeout=None, key="", wait="applied")) as tx:
@@ -329,14 +329,14 @@ def test_it_says_who_it_is(tmp_path: Path) -> None:
 def test_it_looks_for_deadlocks_again_and_again_where_drivers_can_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[bool] = []
+    looks: list[Detector] = []
 
     async def work(tpc: AsyncTwoPhaseCommit) -> None:
         seen = asyncio.Event()
 
         def look(detector: Detector) -> None:
             await_only(asyncio.sleep(0))
-            looks.append(detector._core.finds_deadlocks)
+            looks.append(detector)
             if len(looks) == 1:
                 raise ZeroDivisionError
             seen.set()
@@ -346,4 +346,4 @@ def test_it_looks_for_deadlocks_again_and_again_where_drivers_can_wait(
 
     monkeypatch.setattr(aio, "LOOK_EVERY_S", 0.0)
     run_beside(tmp_path, work, detect_deadlocks=True)
-    assert set(looks) == {True}
+    assert len(looks) > 1

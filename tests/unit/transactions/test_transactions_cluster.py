@@ -45,7 +45,7 @@ def kv(client: Client) -> Cluster:
 
 
 def begin(kv: Cluster, sequence: int, number: int = 0) -> ClusterBranch:
-    return kv.open(number, Begun(EPOCH.name(sequence), EPOCH, None, False))
+    return kv.open(number, Begun(EPOCH.name(sequence), None))
 
 
 def written(client: Client) -> dict[bytes, bytes]:

@@ -63,7 +63,6 @@ def core_of(directory: Path, told: list[str], waiting: Flags) -> Core:
         FileLog(directory),
         barrier=Barrier(None),
         on_step=nothing,
-        finds_deadlocks=False,
         waiting=waiting,
     )
 

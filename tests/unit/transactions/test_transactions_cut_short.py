@@ -129,7 +129,7 @@ class Process:
 
     def __init__(self, log: FileLog, databases: list[Any]) -> None:
         log.renew()
-        self.core = Core(databases, log, barrier=Barrier(None), on_step=nothing, finds_deadlocks=False)
+        self.core = Core(databases, log, barrier=Barrier(None), on_step=nothing)
         self.recovery = Recovery(self.core)
 
 

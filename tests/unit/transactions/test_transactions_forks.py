@@ -22,7 +22,7 @@ def test_what_is_gone_leaves_nothing_that_a_child_would_be_told(
     """A program may make one TwoPhaseCommit after the other; Python never drops what it is to call after a fork."""
     given: list[Callable[[], None]] = []
     monkeypatch.setattr(os, "register_at_fork", lambda *, after_in_child: given.append(after_in_child))
-    core = Core([], FileLog(tmp_path), barrier=Barrier(None), on_step=nothing, finds_deadlocks=False)
+    core = Core([], FileLog(tmp_path), barrier=Barrier(None), on_step=nothing)
     core.close()
     found = weakref.ref(core)
     del core

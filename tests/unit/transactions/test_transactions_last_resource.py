@@ -11,7 +11,6 @@ sa = pytest.importorskip("sqlalchemy")
 
 from typing_extensions import override  # noqa: E402
 
-from troth.core.twophase.gid import Epoch  # noqa: E402
 from troth.errors import Aborted, PreflightFailed, UsageError  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
@@ -149,7 +148,7 @@ def test_its_marker_is_written_by_the_owner_or_by_who_refuses_and_then_stays(las
         if is_refused:
             assert last.marker(gid, refuse=False) is None
             assert last.marker(gid, refuse=True) is False
-        branch = last.open(0, Begun(gid, Epoch("log", "0", 1), None, False))
+        branch = last.open(0, Begun(gid, None))
         branch.handle.exec_driver_sql(f"CREATE TABLE made_{is_refused} (x)")
         if is_refused:
             with pytest.raises(Aborted, match="recovery has refused"):
@@ -166,9 +165,9 @@ def test_its_marker_is_written_by_the_owner_or_by_who_refuses_and_then_stays(las
 
 def test_two_that_read_before_they_write_queue_at_the_beginning(last: sqlite.Sqlite) -> None:
     """Or both would read, and the second to write would be refused at once, however long it may wait."""
-    first = last.open(0, Begun("T1.log.0.1.1", Epoch("log", "0", 1), None, False))
+    first = last.open(0, Begun("T1.log.0.1.1", None))
     with pytest.raises(sa.exc.OperationalError, match="locked"):
-        last.open(0, Begun("T1.log.0.1.2", Epoch("log", "0", 1), 0.01, False))
+        last.open(0, Begun("T1.log.0.1.2", 0.01))
     first.roll_back()
     first.release(broken=False)
 
@@ -220,7 +219,7 @@ def test_one_dead_connection_tells_of_all_that_the_pool_has_from_before(tmp_path
             raise gone
 
     with pytest.raises(sa.exc.OperationalError, match="gone away"):
-        Dead(SqlParticipant("last", engine, engine), 0, Begun("gid", Epoch("log", "0", 1), None, False))
+        Dead(SqlParticipant("last", engine, engine), 0, Begun("gid", None))
     with engine.connect() as one, engine.connect() as other:
         assert not stale & {each.connection.driver_connection for each in (one, other)}
 

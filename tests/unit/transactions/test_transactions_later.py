@@ -34,7 +34,6 @@ def core_of(tmp_path: Path, **options: Any) -> Core:
         [Database("bank"), Database("stock")],  # type: ignore[list-item]
         FileLog(tmp_path),
         barrier=Barrier(None),
-        finds_deadlocks=False,
         **{"on_step": nothing, **options},
     )
 

@@ -86,7 +86,8 @@ def test_a_branch_that_a_session_does_not_know_is_absent_if_it_is_certainly_not_
     known = participant(Server({"XA COMMIT": unknown, "XA RECOVER": rows}))
     assert known.finish(branch, commit=True) is (Finding.ATTACHED if listed else Finding.ABSENT)
     silent = participant(Server({"XA COMMIT": unknown, "XA RECOVER": denied()}))
-    assert silent.finish(branch, commit=True) is Finding.UNREACHED
+    with pytest.raises(sa.exc.OperationalError, match="XAER_RMERR"):
+        silent.finish(branch, commit=True)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class Place:
         self.lite = Database("lite", self.trace, can_prepare=False)
         self.log = FileLog(path)
         participants: list[Any] = [self.bank, self.stock, self.lite]
-        self.core = Core(participants, self.log, barrier=Barrier(None), on_step=on_step, finds_deadlocks=False)
+        self.core = Core(participants, self.log, barrier=Barrier(None), on_step=on_step)
 
     def begin(self, *names: str, key: str = "", timeout: float | None = None) -> Transaction:
         tx = self.untouched(key=key, timeout=timeout)

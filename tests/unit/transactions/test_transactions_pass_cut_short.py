@@ -63,7 +63,6 @@ def test_a_snapshot_that_is_interrupted_anywhere_keeps_no_commit_waiting(again_a
         FileLog(tmp_path / "log"),
         barrier=barrier,
         on_step=nothing,
-        finds_deadlocks=False,
     )
 
     def look() -> None:

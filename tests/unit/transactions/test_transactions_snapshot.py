@@ -30,7 +30,6 @@ def test_a_look_during_which_another_process_has_finished_something_is_taken_aga
         FileLog(tmp_path / "log"),
         barrier=Barrier(None),
         on_step=nothing,
-        finds_deadlocks=False,
     )
     found = [{"a branch"}, set(), {"another"}, {"another"}]
     monkeypatch.setattr(snapshot, "_standing", lambda core: found.pop(0))

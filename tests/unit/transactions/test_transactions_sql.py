@@ -1,7 +1,7 @@
 """What is known of a branch behind an engine from its statements and its errors; SQLite stands for all."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def last(tmp_path: Path) -> Iterator[Sqlite]:
 
 
 def opened(last: Sqlite) -> SqliteBranch:
-    return last.open(0, Begun(EPOCH.name(1), EPOCH, None, False))
+    return last.open(0, Begun(EPOCH.name(1), None))
 
 
 def over(branch: SqliteBranch) -> None:
@@ -150,3 +150,47 @@ def failed(name: str | None, *, is_gone: bool = False) -> exc.DBAPIError:
 )
 def test_a_refusal_is_told_from_silence(error: BaseException, lost: bool) -> None:
     assert was_lost(error) is lost
+
+
+def by_the_driver(branch: SqliteBranch) -> None:
+    branch.handle.connection.driver_connection.rollback()
+
+
+def in_sql(branch: SqliteBranch) -> None:
+    branch.handle.exec_driver_sql("ROLLBACK")
+
+
+def by_a_conflict(branch: SqliteBranch) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        branch.handle.connection.driver_connection.execute("INSERT OR ROLLBACK INTO work VALUES (1)")
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("ended", [by_the_driver, in_sql, by_a_conflict])
+@pytest.mark.parametrize("verb", ["commit_with_marker", "commit_alone"])
+def test_a_transaction_that_was_rolled_back_below_is_not_said_to_be_committed(
+    verb: str, ended: Callable[[SqliteBranch], None], goes_on: bool, last: Sqlite
+) -> None:
+    branch = opened(last)
+    branch.handle.exec_driver_sql("INSERT INTO work VALUES (1)")
+    ended(branch)
+    if goes_on:
+        branch.handle.exec_driver_sql("INSERT INTO work VALUES (2)")
+    with pytest.raises(Aborted, match="ended inside of its block"):
+        getattr(branch, verb)()
+    over(branch)
+    assert last.marker(EPOCH.name(1), refuse=False) is None
+    with last.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM work").scalar() == 0
+
+
+def test_a_savepoint_that_is_undone_is_not_the_end_of_the_transaction(last: Sqlite) -> None:
+    branch = opened(last)
+    with pytest.raises(ZeroDivisionError), branch.savepoint():
+        branch.handle.exec_driver_sql("INSERT INTO work VALUES (1)")
+        1 / 0  # noqa: B018
+    branch.handle.exec_driver_sql("INSERT INTO work VALUES (2)")
+    branch.commit_with_marker()
+    branch.release(broken=False)
+    with last.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT x FROM work").scalars().all() == [2]

@@ -11,11 +11,8 @@ class Begun(NamedTuple):
     """What a branch has to know about its transaction."""
 
     gid: str
-    epoch: Epoch
     timeout_s: float | None
     """How long a statement may wait for a lock; None: as the database is set up."""
-    names_session: bool
-    """Whether sessions carry the transaction's name, for the search for deadlocks."""
 
 
 class Prepared(NamedTuple):
@@ -139,7 +136,7 @@ class Participant(Protocol):
         """All branches of any troth transaction that are prepared here."""
 
     def finish(self, branch: str, *, commit: bool) -> Finding:
-        """Tell a prepared branch. FINISHED, ABSENT, ATTACHED or UNREACHED."""
+        """Tell a prepared branch. FINISHED, ABSENT, ATTACHED or UNREACHED; or its own error, which says why not."""
 
     def detach(self, branch: str) -> None:
         """End the session that still holds *branch*."""

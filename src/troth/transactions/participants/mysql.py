@@ -281,11 +281,8 @@ class MySql(SqlParticipant):
                 connection.exec_driver_sql(f"XA {verb} {branch}")
         except exc.DBAPIError as error:
             if _number(error.orig) != _NOTA:
-                return Finding.UNREACHED
-            try:
-                is_listed = branch in {prepared.branch for prepared in self.prepared()}
-            except exc.DBAPIError:
-                return Finding.UNREACHED
+                raise
+            is_listed = branch in {prepared.branch for prepared in self.prepared()}
             return Finding.ATTACHED if is_listed else Finding.ABSENT
         return Finding.FINISHED
 

@@ -1,8 +1,12 @@
 """PostgreSQL (psycopg 3, psycopg2, asyncpg): PREPARE TRANSACTION.
 
 * The tag decides: a failed transaction answers ``ROLLBACK`` to PREPARE, without an error.
+* ``SET LOCAL application_name`` goes with our BEGIN: it names the session while the transaction lasts, for fencing and
+  for the search for deadlocks, and is gone when somebody has ended the transaction below us. The server tells of every
+  change of that setting by itself, so that to look for it before the vote costs nothing.
 * A transaction without a transaction id has written nothing; COMMIT of it costs no sync, PREPARE would cost two.
-* A prepared branch belongs to no session, so any session of the same database may finish it.
+* A prepared branch belongs to no session, so any session of the same database may finish it, of a superuser or of the
+  role that it was prepared in; that may be one that the transaction had taken (SET ROLE).
 * ``pg_xact_status`` tells afterwards what became of a transaction id. So "does not exist" need not be believed.
 * The list of prepared transactions is the whole server's; finishing works from the branch's own database only.
 """
@@ -11,18 +15,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from sqlalchemy import exc, text
+from sqlalchemy import Connection, exc, text
 from typing_extensions import override
 
 from troth.core.twophase.gid import FORMAT, Epoch, parse_epoch, parse_gid
 from troth.core.twophase.table import Finding
-from troth.errors import Aborted
+from troth.errors import Aborted, PreflightFailed
 from troth.transactions.channels import Answer
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem, was_lost
 
 _XID = "SELECT pg_current_xact_id_if_assigned()"
+_NAME = "application_name"
+_NAMED = text(f"SELECT set_config('{_NAME}', :name, true)")
+_NAMED_AND_TIMED = text(f"SELECT set_config('{_NAME}', :name, true), set_config('lock_timeout', :ms, true)")
 _UNDEFINED_OBJECT = "42704"
+_NOT_ALLOWED = "42501"
 _FAILED_TRANSACTION = "25P02"
 
 
@@ -30,27 +38,45 @@ class PostgresBranch(SqlBranch):
     """A branch in PostgreSQL. See the module."""
 
     _may_be_prepared = False
+    _is_marked = False
+    """Whether the driver was told of our name for the session; a proxy in between may keep that from it."""
 
     @override
     def begin(self, begun: Begun) -> None:
         self.name = f"{begun.gid}.{self.number}"
-        prefix = begun.epoch.prefix
-        if self.channel.setting("application_name") != prefix:
-            # Not inside the transaction: a rollback would take the name back.
-            self.channel.start([f"SET application_name = '{prefix}'"])()
-        settings = []
-        if begun.timeout_s is not None:
-            settings.append(f"SET LOCAL lock_timeout = {max(1, int(begun.timeout_s * 1000))}")
-        if begun.names_session:
-            settings.append(f"SET LOCAL application_name = '{begun.gid}'")
+        lock_ms = None if begun.timeout_s is None else max(1, int(begun.timeout_s * 1000))
         dialect = self.participant.engine.dialect
         start = getattr(self._pooled.dbapi_connection, "_get_tx_start_command", None)
         if dialect.driver == "psycopg" and not dialect.is_async and start is not None:
             # psycopg 3 takes the BEGIN from us, and nobody waits for its answer before there is something to execute.
-            self.unanswered = self.channel.start([start().decode(), *settings])
+            settings = [f"SET LOCAL {_NAME} = '{begun.gid}'"]
+            if lock_ms is not None:
+                settings.append(f"SET LOCAL lock_timeout = {lock_ms}")
+            finish = self.channel.start([start().decode(), *settings])
+            self.unanswered = partial(self._marked, finish)
+            return
+        if getattr(self._pooled.dbapi_connection, "autocommit", False):
+            raise PreflightFailed(
+                [f"{self.participant.name}: an event of its engine sets AUTOCOMMIT, where nothing can be undone"]
+            )
+        if lock_ms is None:
+            self._marked(partial(self.handle.execute, _NAMED, {"name": begun.gid}))
         else:
-            for setting in settings:
-                self.handle.exec_driver_sql(setting)
+            self._marked(partial(self.handle.execute, _NAMED_AND_TIMED, {"name": begun.gid, "ms": str(lock_ms)}))
+
+    def _marked(self, finish: Callable[[], object]) -> None:
+        finish()
+        self._is_marked = self.channel.setting(_NAME) == self._begun.gid
+
+    @override
+    def check_whole(self) -> None:
+        super().check_whole()
+        if self._is_marked and self.channel.setting(_NAME) != self._begun.gid:
+            try:
+                self.channel.start([_XID])()
+            except exc.DBAPIError as error:
+                self._refuse(error)  # it has failed: then the setting is gone, and the transaction still there
+            raise self.ended_below(f", or {_NAME} was set in it, by which its session is known")
 
     @override
     def ask(self) -> Callable[[], None]:
@@ -122,8 +148,24 @@ class PostgresBranch(SqlBranch):
             self.participant.name,
         )
 
+    def _told(self, verb: str) -> Callable[[], None]:
+        """Tell it, prepared, to COMMIT or to ROLLBACK."""
+        finish = self.channel.start([f"{verb} PREPARED '{self.name}'"])
+
+        def told() -> None:
+            try:
+                finish()
+            except exc.DBAPIError as error:
+                # Prepared in a role that this session had until then (SET LOCAL ROLE).
+                if sqlstate(error.orig) != _NOT_ALLOWED:
+                    raise
+                if self.participant.finish(self.name, commit=verb == "COMMIT") is not Finding.FINISHED:
+                    raise
+
+        return told
+
     def commit_prepared(self) -> Callable[[], None]:
-        finish = self.channel.start([f"COMMIT PREPARED '{self.name}'"])
+        finish = self._told("COMMIT")
 
         def told() -> None:
             finish()
@@ -135,7 +177,7 @@ class PostgresBranch(SqlBranch):
         if not self._may_be_prepared:
             self.roll_back_here()
             return lambda: None
-        finish = self.channel.start([f"ROLLBACK PREPARED '{self.name}'"])
+        finish = self._told("ROLLBACK")
 
         def told() -> None:
             finish()
@@ -204,16 +246,32 @@ class Postgres(SqlParticipant):
 
     @override
     def finish(self, branch: str, *, commit: bool) -> Finding:
-        verb = "COMMIT" if commit else "ROLLBACK"
+        told = f"{'COMMIT' if commit else 'ROLLBACK'} PREPARED {_quoted(branch)}"
         try:
             with self.connected() as connection:
-                connection.exec_driver_sql(f"{verb} PREPARED {_quoted(branch)}")
+                try:
+                    connection.exec_driver_sql(told)
+                except exc.DBAPIError as error:
+                    if sqlstate(error.orig) != _NOT_ALLOWED:
+                        raise
+                    self._become_owner(connection, branch)
+                    connection.exec_driver_sql(told)
         except exc.DBAPIError as error:
             if sqlstate(error.orig) == _UNDEFINED_OBJECT:
                 return Finding.ABSENT
-            # In use: another recoverer is at it. Anything else: the next pass tries again.
-            return Finding.UNREACHED
+            raise  # in use: another recoverer is at it. Anything else: the next pass tries again
         return Finding.FINISHED
+
+    def _become_owner(self, connection: Connection, branch: str) -> None:
+        """Take the role that *branch* was prepared in, if there is such a branch."""
+        owner = connection.execute(
+            text(
+                "SELECT quote_ident(owner) FROM pg_prepared_xacts WHERE gid = :gid AND database = current_database()"
+            ),
+            {"gid": branch},
+        ).scalar()
+        if owner is not None:
+            connection.exec_driver_sql(f"SET ROLE {owner.replace('%', '%%')}")
 
     @override
     def prove(self, proof: str) -> Finding:

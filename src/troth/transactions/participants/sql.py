@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied
-from troth.transactions.channels import Channel, Finish, channel_of
+from troth.transactions.channels import Channel, channel_of
 from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, WithoutExtras
 from troth.transactions.participants.connection import BranchConnection
 
@@ -44,7 +44,7 @@ class SqlBranch:
     last_error: BaseException | None = None
     """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
     proof = ""
-    unanswered: Finish | None = None
+    unanswered: Callable[[], object] | None = None
     """Waits for the answer to what `begin` has sent; None: nothing is outstanding."""
 
     def __init__(self, participant: "SqlParticipant", number: int, begun: Begun) -> None:
@@ -117,6 +117,16 @@ class SqlBranch:
                 self._begun.gid,
                 self.participant.name,
             ) from self.last_error
+
+    def ended_below(self, or_else: str = "") -> Aborted:
+        """What to say when somebody has ended the transaction in SQL, or on the driver's connection."""
+        return Aborted(
+            f"{self.participant.name}: the transaction was ended inside of its block, by a COMMIT or ROLLBACK below"
+            f" SQLAlchemy{or_else}; so {self.participant.name} has committed, or rolled back, alone what was done until"
+            " then. The rest is rolled back",
+            self._begun.gid,
+            self.participant.name,
+        )
 
     def end_here(self) -> None:
         """The database has said that the transaction has ended, perhaps by a vote. What it came to, SQLAlchemy's

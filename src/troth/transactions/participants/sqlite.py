@@ -35,6 +35,8 @@ _FILES = (
     " pragma_database_list f WHERE f.name <> 'temp'"
 )
 """The numbers of the main file, and each file that is attached."""
+_HERE = "troth_begun"
+"""The savepoint at the beginning of a branch: it is gone when its transaction is, though another one may have begun."""
 _JOURNAL = "troth.journal"
 """Where a pooled connection's `info` keeps its journal mode."""
 _OLD = f"{TABLE} WHERE committed = 1 AND gid GLOB ? AND rowid < (SELECT max(rowid) FROM {TABLE}) - {KEPT}"
@@ -75,8 +77,11 @@ class SqliteBranch(SqlBranch):
 
     def _pragma(self, pragma: str) -> Any:
         """Below SQLAlchemy, for which a transaction would begin with it; and in this thread."""
-        row = self.channel.run([f"PRAGMA {pragma}"])[0].row  # type: ignore[attr-defined]
+        row = self._below(f"PRAGMA {pragma}")
         return row and row[0]
+
+    def _below(self, statement: str) -> Any:
+        return self.channel.run([statement])[0].row  # type: ignore[attr-defined]
 
     @override
     def begin(self, begun: Begun) -> None:
@@ -86,6 +91,7 @@ class SqliteBranch(SqlBranch):
             # The driver would begin at the first change only, and leave out the reads before it. IMMEDIATE: of two that
             # have read and then want to write, SQLite refuses one at once; so they queue at the beginning.
             self.handle.exec_driver_sql("BEGIN IMMEDIATE")
+        self._below(f"SAVEPOINT {_HERE}")
         self._before = self._written()
 
     @property
@@ -120,9 +126,22 @@ class SqliteBranch(SqlBranch):
     def prepare(self) -> Callable[[], None]:
         raise Aborted(f"{self.participant.name}: this database can not prepare", self._begun.gid)
 
+    def _check_begun(self) -> None:
+        """`check_whole`, with the last look before the commit."""
+        self.check_whole()
+        try:
+            self._below(f"RELEASE {_HERE}")
+        except exc.DBAPIError as error:
+            raise self.ended_below() from error
+
+    @override
+    def commit_alone(self) -> Callable[[], None]:
+        self._check_begun()
+        return super().commit_alone()
+
     def commit_with_marker(self) -> None:
         """The decision. Raises DBAPIError: the database refused it, certainly, unless `was_lost`."""
-        self.check_whole()
+        self._check_begun()
         try:
             self.handle.exec_driver_sql(_MARK, (self._begun.gid, 1))
         except exc.IntegrityError as error:
