@@ -9,6 +9,7 @@ TESTS = (
     "tests/paper/test_caspaxos_outcomes.py",
     "tests/paper/test_caspaxos_reads.py",
     "tests/paper/test_caspaxos_one_round_trip.py",
+    "tests/paper/test_caspaxos_acceptors.py",
     "tests/paper/test_caspaxos_deletion.py",
     "tests/paper/test_caspaxos_membership.py",
     "tests/paper/test_caspaxos_tasks.py",
@@ -160,6 +161,20 @@ REGISTER_PITFALLS = (
         "acceptor",
         "self._do(CollectedRecord(request.key, max(self.fence, request.ballot)))",
         "self._do(CollectedRecord(request.key, self.fence))",
+    ),
+    pitfall(
+        "a first promise remembers no fence",
+        50,
+        "acceptor",
+        "Slot(record.ballot, fence=self.fence)",
+        "Slot(record.ballot)",
+    ),
+    pitfall(
+        "a first promise tells nothing of what the acceptors of before removed",
+        50,
+        "acceptor",
+        "return max(slot.fence, self.config.floor)",
+        "return slot.fence",
     ),
     pitfall(
         "the fence is not asked",

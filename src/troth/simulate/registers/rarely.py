@@ -131,7 +131,18 @@ class Moments:
         self._recorded("get", key, lambda client: client.proposer.read(name))
         self._recorded("delete", key, lambda client: client.proposer.change(name, changes.delete()))
         self._finish(sim.operator(), lambda client: client.proposer.collect(name))
-        self._found(3)
+
+        def promised(client: ClientNode) -> Task:
+            """What changes nothing leaves a promise."""
+            return client.proposer.change(name, changes.delete())
+
+        match self._rng.randrange(3):
+            case 0:
+                self._found(3)
+            case 1:
+                self._found_meanwhile(promised)
+            case _:
+                self._finish(self._member(), promised)
         late.loses = lambda send, reply: False
         self._until(lambda: bool(done))
         error = done[0].error
@@ -149,6 +160,26 @@ class Moments:
         nodes = [self._sim.new_acceptor() for _ in range(size)]
         self._change(nodes, prepare=prepare, accept=accept)
         return nodes
+
+    def _found_meanwhile(self, begin: Callable[[ClientNode], Task]) -> None:
+        """The acceptors are three new ones; somebody else asks for something while old and new stand together."""
+        sim, operator = self._sim, self._operator
+        seats = {node.id: node.address for node in [sim.new_acceptor() for _ in range(3)]}
+        done: list[Outcome] = []
+        task = Reconfiguration(operator.proposer, seats)
+        operator.drive(task, done.append, patience_us=10 * sim.calm_patience_us)
+        self._until(lambda: operator.proposer.config.is_joint)
+        operator.loses = lambda send, reply: True
+        self._finish(self._member(), begin)
+        operator.loses = lambda send, reply: False
+        self._until(lambda: bool(done))
+        invariant(done[0].error is None, "the acceptors can not be changed", outcome=done)
+
+    def _member(self) -> ClientNode:
+        """Somebody who knows the present acceptors."""
+        client = self._sim.operator()
+        client.proposer.adopt(self._operator.proposer.config)
+        return client
 
     def _change(self, nodes: list[AcceptorNode], *, prepare: int = 0, accept: int = 0) -> None:
         seats = {node.id: node.address for node in nodes}
