@@ -40,7 +40,13 @@ class Session:
 
     def __init__(self, client: Data, token: str | None = None) -> None:
         self._client = client
-        self.seen_revision = FIRST_REVISION if token is None else _parse(token, client.cluster_id)
+        seen_revision = FIRST_REVISION if token is None else _parse(token, client.cluster_id)
+        self._level = ReadLevel(LevelName.SESSION, seen_revision)
+
+    @property
+    def seen_revision(self) -> int:
+        """The newest revision this session has seen."""
+        return self._level.seen_revision
 
     @property
     def token(self) -> str:
@@ -63,7 +69,7 @@ class Session:
 
     async def get(self, key: Text, *, revision: int = 0, timeout: float | None = None) -> GetReply:  # noqa: ASYNC109
         """Like `AsyncClient.get`, from any replica that has all that this session has seen."""
-        reply = await self._client.get(key, level=self._level(), revision=revision, timeout=timeout)
+        reply = await self._client.get(key, level=self._level, revision=revision, timeout=timeout)
         self._saw(reply.revision)
         return reply
 
@@ -75,7 +81,7 @@ class Session:
         """
         if "level" in options:
             raise UsageError("a session reads at a level of its own; read with the client to choose one")
-        reply = await self._client.range(key, range_end, level=self._level(), **options)
+        reply = await self._client.range(key, range_end, level=self._level, **options)
         self._saw(reply.revision)
         return reply
 
@@ -91,12 +97,9 @@ class Session:
         self._saw(reply.revision)
         return reply
 
-    def _level(self) -> ReadLevel:
-        return ReadLevel(LevelName.SESSION, self.seen_revision)
-
     def _saw(self, revision: int) -> None:
         if revision > self.seen_revision:
-            self.seen_revision = revision
+            self._level = ReadLevel(LevelName.SESSION, revision)
 
 
 def _parse(token: str, cluster_id: int) -> int:

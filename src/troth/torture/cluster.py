@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from troth import aio
-from troth.errors import TrothError
+from troth.errors import TrothError, Unavailable
+from troth.replica.protocol import StateHash
 from troth.server.ending import EXIT_STORAGE
 from troth.server.process import RaftServer
 from troth.torture.client import TrothClient
@@ -249,8 +250,10 @@ class TrothCluster:
     def state_hashes(self) -> dict[str, str]:
         with self._cluster.connect(timeout=CLIENT_TIMEOUT_S) as client:
             deadline_s = time.monotonic() + HEAL_SECONDS_MAX
+            hashes: dict[str, StateHash] = {}
             while True:
-                hashes = client.hash()
+                with contextlib.suppress(Unavailable):
+                    hashes = client.hash()
                 if hashes.keys() >= self._cluster.servers.keys() or time.monotonic() > deadline_s:
                     return {name: f"{each.hash:x} at revision {each.revision}" for name, each in hashes.items()}
 

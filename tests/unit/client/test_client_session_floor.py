@@ -79,6 +79,14 @@ def test_a_session_reads_nothing_older_than_it_has_seen(name: str) -> None:
     assert client.asked[-1]["level"] == ReadLevel(LevelName.SESSION, 30)
 
 
+def test_what_a_session_has_seen_is_made_a_level_once() -> None:
+    """Each level that a client has not seen is looked at before it is sent."""
+    client, session = opened()
+    for name in ("get", "range", "get"):
+        do(session, name)
+    assert len({id(asked["level"]) for asked in client.asked}) == 1
+
+
 def test_a_session_reads_the_past_when_it_is_asked_to() -> None:
     client, session = opened()
     asyncio.run(session.get("a", revision=12))
