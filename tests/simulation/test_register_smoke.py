@@ -58,6 +58,7 @@ def test_faults_of_registers_really_happen() -> None:
         seen.update(run_seed(seed, chaos_ms=60).counts)
     for name in (
         *("rival that never pauses", "client dead in the middle", "client back from before a deletion"),
+        "change taken back",
         *("ok", "append", "unknown", "not applied", "decided", "already decided", "collected", "not collected"),
         *("lost", "late", "duplicated", "partition", "crash", "client crash", "compaction", "wipe"),
         *("acceptors changed", "acceptors not changed"),
