@@ -53,7 +53,7 @@ class Epoch(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """What the names of all transactions of this epoch begin with; also the sessions' application_name."""
+        """What the names of all transactions of this epoch begin with."""
         return _prefix(self.log, self.coordinator, self.number)
 
     def name(self, sequence: int) -> str:
@@ -89,6 +89,6 @@ def parse_gid(text: str) -> tuple[Gid, str] | None:
 
 
 def parse_epoch(text: str) -> Epoch | None:
-    """The epoch that a session's application_name begins with (an epoch's prefix, or a whole name)."""
+    """The epoch of *text*: a transaction's name, as sessions carry it, or an epoch's prefix."""
     found = parse_gid(".".join((*text.split(".")[:4], "0")))
     return Epoch(found[0].log, found[0].coordinator, found[0].epoch) if found else None

@@ -60,9 +60,9 @@ class PostgresBranch(SqlBranch):
                 [f"{self.participant.name}: an event of its engine sets AUTOCOMMIT, where nothing can be undone"]
             )
         if lock_ms is None:
-            self._marked(partial(self.handle.execute, _NAMED, {"name": begun.gid}))
+            self._marked(partial(self.handle.scalar, _NAMED, {"name": begun.gid}))
         else:
-            self._marked(partial(self.handle.execute, _NAMED_AND_TIMED, {"name": begun.gid, "ms": str(lock_ms)}))
+            self._marked(partial(self.handle.scalar, _NAMED_AND_TIMED, {"name": begun.gid, "ms": str(lock_ms)}))
 
     def _marked(self, finish: Callable[[], object]) -> None:
         finish()
