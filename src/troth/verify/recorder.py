@@ -40,8 +40,8 @@ class Recorder:
         """Nobody knows what became of the open operation; *process* must not be used again."""
         self._complete(EventType.INFO, process, None, time, error)
 
-    def fault(self, f: str, *, value: Value = None, time: int | None = None, process: Process = "nemesis") -> None:
-        """Something was done to the system."""
+    def fault(self, f: str, *, value: Value = None, time: int | None = None, process: str = "nemesis") -> None:
+        """Something was done to the system, by a *process* that invokes nothing."""
         self._events.append(Event(type=EventType.INFO, process=process, f=f, value=value, time=time))
 
     def history(self) -> History:

@@ -180,7 +180,15 @@ def recorded(value: object) -> History:
     """A write of *value* under names that are no keywords, and a fault."""
     return pair(
         [
-            Event(type=EventType.INVOKE, process="client 1", f="put it", key="k", value=value, time=1),
+            Event(
+                type=EventType.INVOKE,
+                process="client 1",
+                f="put it",
+                key="k",
+                value=value,
+                time=1,
+                level="session",
+            ),
             Event(type=EventType.OK, process="client 1", f="put it", key="k", value=value, time=2, revision=7),
             Event(type=EventType.INFO, process="nemesis", f="cut-off", value="half", error="none"),
         ]

@@ -40,6 +40,10 @@ _WRITES: Final = frozenset({"write", "w"})
 _ASKS_NOTHING: Final = frozenset({"read", "get", "dequeue", "pop", "acquire", "release"})
 """Operations that are invoked without a value."""
 
+_WEAKER: Final = frozenset({"sequential", "session", "bounded", "eventual"})
+"""What a read may ask for that is less than linearizable, perhaps with a bound: ``bounded(seconds=2)``. Other tools
+call other things a level."""
+
 DRAINED: Final = "every drain is taken for as many dequeues as it returned elements, and one that found nothing"
 
 INSERTED: Final = "what is written is read as a collection: every write is taken for an addition to a set"
@@ -158,8 +162,9 @@ def _read_json(text: str, values: Iterable[tuple[object, int]]) -> History:
                 never.update(ends)
     if never:
         rows = [row for at, row in enumerate(rows) if at not in never]
-    history = without_spans(paired(list(_events(rows)), reading))
-    weaker = sum(1 for row, _ in rows if row.get("level") and row.get("type") == "invoke")
+    events = list(_events(rows))
+    history = without_spans(paired(events, reading))
+    weaker = sum(event.level is not None for event in events)
     if weaker:
         history.remarks += (
             f"{counted(weaker, 'read')} asked for less than linearizable, a model that leaves such reads out",
@@ -396,7 +401,7 @@ def _events(rows: Iterable[tuple[Mapping[object, object], int]]) -> Iterator[Eve
             error=None if error is None else str(error),
             line=line,
             revision=revision if isinstance(revision, int) else None,
-            level=level if isinstance(level, str) and level != "linearizable" else None,
+            level=str(level) if isinstance(level, str) and level.lstrip(":").split("(")[0] in _WEAKER else None,
         )
 
 

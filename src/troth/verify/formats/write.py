@@ -45,6 +45,7 @@ def _row(event: Event) -> dict[str, object]:
         ("time", event.time),
         ("error", event.error),
         ("revision", event.revision),
+        ("level", event.level),
     )
     for name, value in fields:
         if value is not None:
@@ -90,6 +91,7 @@ def write_edn(history: History) -> str:
             ("time", event.time),
             ("error", event.error),
             ("revision", event.revision),
+            ("level", event.level),
         )
         for name, value in fields:
             if value is not None:
