@@ -118,7 +118,7 @@ def test_wrong_use_is_told() -> None:
     with pytest.raises(UsageError, match="not started"):
         server.status()
     server.close()
-    with pytest.raises(UsageError, match="at least one"):
+    with pytest.raises(UsageError, match="1 to 63 servers, not 0"):
         LocalCluster(0)
     with pytest.raises(UsageError, match="must be one of tcp, pipe"):
         LocalCluster(3, transport="pigeon")

@@ -3,8 +3,8 @@
 import shlex
 import signal
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Never
 
 import click
 from click.core import ParameterSource
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from troth.server.local import LocalCluster
 
 
+NODES_MAX = 63
+"""As many as a `LocalCluster` has; its module is loaded only when there is work for it."""
+
+
 @click.command()
-@click.option("--nodes", type=click.IntRange(min=1), default=3, show_default=True, help="How many servers.")
+@click.option("--nodes", type=click.IntRange(1, NODES_MAX), default=3, show_default=True, help="How many servers.")
 @click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False),
     help="Where the data stays; a cluster that is there goes on. Default: a temporary directory, removed at the end.",
 )
 @click.option(
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which protocol keeps the log. Data that one of them has written is refused by the other.",
 )
-def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
+def up(nodes: int, data: str | None, transport: str, consensus: str) -> None:
     """Run a cluster on this machine until Ctrl-C.
 
     Each server is a process of its own with a directory of its own. While it runs, the other commands of this user
@@ -54,12 +58,10 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
     context = click.get_current_context()
     is_given = context.get_parameter_source("nodes") is ParameterSource.COMMANDLINE
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, lambda *_: stop.set())
+    _on_signals(_interrupt)  # a start that does not come to its end is broken off
     with LocalCluster(nodes, transport=transport, data_dir=data, consensus=consensus) as cluster:
         leader = cluster.leader()
+        _on_signals(lambda *_: stop.set())
         hidden = _told_to_others(cluster)
         try:
             count = len(cluster.names)
@@ -85,6 +87,18 @@ def up(nodes: int, data: Path | None, transport: str, consensus: str) -> None:
         finally:
             forget_context(cluster.url)
     click.echo("stopped")
+
+
+def _on_signals(handler: Callable[..., object]) -> None:
+    """Have *handler* called for whatever asks this process to end."""
+    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGINT, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, handler)
+
+
+def _interrupt(*_: object) -> Never:
+    raise KeyboardInterrupt
 
 
 def _told_to_others(cluster: "LocalCluster") -> str:

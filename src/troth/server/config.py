@@ -74,9 +74,11 @@ class ServerConfig:
     """Write what the consensus engine does to this file, for the executable specification (server/tracing.py)."""
 
     def __post_init__(self) -> None:
-        if not self.name or any(character in self.name for character in "=,/ \t\n"):
+        # It names a directory, stands in lists and flags, and is printed.
+        if self.name in ("", ".", "..") or not self.name.isprintable() or set(self.name) & set("=,/ "):
             raise UsageError(
-                f"name {self.name!r} must not be empty or contain '=', ',', '/' or blanks, for example n1"
+                f"name {self.name!r} must not be empty, '.' or '..', nor contain '=', ',', '/', blanks or"
+                " what can not be printed: for example n1"
             )
         if not self.data_dir:
             raise UsageError(

@@ -15,8 +15,12 @@ _turns = itertools.count(random.SystemRandom().randrange(PORTS_MAX - PORTS_MIN))
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, that the kernel does not give away by itself, and that no earlier call
-    has given: whoever asked may not listen there yet."""
+    """A loopback port that nobody listens on, that the kernel does not give away by itself, and that no call of this
+    process has given lately, for whoever asked may not listen there yet: all others have had their turn since.
+
+    Raises:
+        UsageError: somebody listens on every one.
+    """
     for _ in range(PORTS_MAX - PORTS_MIN):
         port = PORTS_MIN + next(_turns) % (PORTS_MAX - PORTS_MIN)
         with socket.socket() as probe:

@@ -9,19 +9,21 @@ cluster is empty, its server starts with a new identity and refuses, as it must.
 """
 
 import contextlib
+import os
 import random
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from itertools import combinations, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from troth.core.interface import Membership
-from troth.errors import NotApplied, TrothError, Unavailable, UsageError
+from troth.errors import NotApplied, StorageError, TrothError, Unavailable, UsageError
 from troth.ids import NodeId
 from troth.runtime.addresses import UNIX_PATH_BYTES_MAX
 from troth.runtime.files import make_durably
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from troth.client.sync import Client
 
 TRANSPORTS = ("tcp", "pipe")
+
+SIZE_MAX = 63
+"""More servers than this are no cluster on one machine but a slip of the pen: each is a process."""
 
 
 class LocalCluster:
@@ -61,39 +66,44 @@ class LocalCluster:
         """
         Args:
             transport: ``"tcp"`` or ``"pipe"``.
+            size: 1 to `SIZE_MAX`.
             data_dir: where the servers keep their data, one directory each, and what cluster there is (its names and
                 addresses) beside them; a cluster that is there already is started again, whatever *size* says. None: a
-                temporary directory, removed by `close`.
+                temporary directory, removed by `close`, or else with this object or at the end of this process.
             consensus: ``"raft"`` or ``"paxos"``; data that one has written is refused by the other.
             settings: any of `ServerConfig`, for all servers.
 
         Raises:
             UsageError: a setting is wrong.
+            OSError: *data_dir* can not be made.
         """
-        if size < 1:
-            raise UsageError(f"a cluster has at least one server, not {size}")
+        if type(size) is not int or not 1 <= size <= SIZE_MAX:
+            raise UsageError(f"a cluster has 1 to {SIZE_MAX} servers, not {size!r}")
+        if data_dir is not None and not str(data_dir):
+            raise UsageError("data_dir is empty: where shall the data be kept? The current directory is '.'")
         if transport not in TRANSPORTS:
             raise UsageError(f"transport {transport!r} must be one of {', '.join(TRANSPORTS)}")
         self.transport = transport
-        self._temporary: str | None = None
-        if data_dir is None:
-            data_dir = self._temporary = tempfile.mkdtemp(prefix="troth-")
-        self.data_dir = Path(data_dir).absolute()
+        self._removals: list[Callable[[], object]] = []
+        """Each removes a temporary directory."""
+        self.data_dir = Path(self._temporary_directory() if data_dir is None else data_dir).absolute()
         self._sockets: str | None = None
         self._settings = {"consensus": consensus, "log_level": "info", **settings}
         self.servers: dict[str, RaftServer] = {}
         """The present process of each server, also when it is dead."""
-        make_durably(self.data_dir)
-        self._layout = layouts.read(self.data_dir, transport)
-        self._addresses = self._layout.addresses
-        if transport == "pipe":
-            # Sockets are made anew: a moved data directory has other paths.
-            self._addresses.update({name: self._new_addresses(name) for name in self._addresses})
-        if not self._addresses:
-            names = [f"n{number}" for number in range(1, size + 1)]
-            self._addresses.update({name: self._new_addresses(name) for name in names})
+        self._apart: set[tuple[str, str]] = set()
+        """Of servers over pipes: those two that have no pair of sockets, since one of them could not take its end."""
         self._genesis = Membership(voters=())
         try:
+            make_durably(self.data_dir)
+            self._layout = layouts.read(self.data_dir, transport)
+            self._addresses = self._layout.addresses
+            if transport == "pipe":
+                # Sockets are made anew: a moved data directory has other paths.
+                self._addresses.update({name: self._new_addresses(name) for name in self._addresses})
+            if not self._addresses:
+                names = [f"n{number}" for number in range(1, size + 1)]
+                self._addresses.update({name: self._new_addresses(name) for name in names})
             for name in self._addresses:
                 self._config(name)
         except BaseException:
@@ -202,9 +212,8 @@ class LocalCluster:
         """Kill what still runs; remove a temporary directory."""
         for server in self.servers.values():
             server.close()
-        for directory in (self._temporary, self._sockets):
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
+        for remove in self._removals:
+            remove()
 
     def __enter__(self) -> "LocalCluster":
         self.start()
@@ -227,8 +236,10 @@ class LocalCluster:
         self._server(name).pause()
 
     def resume(self, name: str) -> None:
-        """SIGCONT the server called *name*."""
+        """SIGCONT the server called *name*. Those that were restarted beside it meanwhile reach it now."""
         self._server(name).resume()
+        for one, other in sorted(pair for pair in self._apart if name in pair):
+            self._join_anew(one, other)
 
     def restart(self, name: str, *, wait: bool = True) -> RaftServer:
         """Start the server called *name* again, on the data it has; stops it gracefully if it runs."""
@@ -360,10 +371,7 @@ class LocalCluster:
 
     def _foundings(self) -> dict[str, Founding]:
         """What each server begins with; when there is anything already, nothing is formed anew."""
-        known = {name: layouts.identity_in(self.data_dir / name) for name in self._layout.settled}
-        for each in known.values():
-            if each is not None:
-                identities.check_consensus(each, self._config(next(iter(self._addresses))).engine)
+        known = {name: self._identity(name) for name in self._layout.settled}
         old = [each.genesis for each in known.values() if each is not None and each.genesis.voters]
         drawn = {name: NodeId(self._layout.founding.get(name) or _draw_node_id()) for name in known}
         ids = {name: each.node_id if each else drawn[name] for name, each in known.items()}
@@ -372,6 +380,18 @@ class LocalCluster:
         if not old:
             self._layout.founding = {name: int(node_id) for name, node_id in ids.items()}
         return {name: Founding(node_id=ids[name], genesis=self._genesis) for name in ids}
+
+    def _identity(self, name: str) -> identities.Identity | None:
+        """Who the server called *name* has been; None when it has never run."""
+        directory = self.data_dir / name
+        try:
+            known = layouts.identity_in(directory)
+            if known is not None:
+                identities.check_consensus(known, self._config(name).engine)
+        except StorageError as error:
+            error.args = (f"server {name}, in {directory}: {error}",)
+            raise
+        return known
 
     def _introduction(self, name: str, node_id: NodeId) -> Introduction:
         addresses = self._addresses[name]
@@ -391,6 +411,7 @@ class LocalCluster:
     def _new_ends(self, name: str, node_id: NodeId) -> dict[NodeId, socket.socket]:
         """New pairs between the server called *name* and all that live; they are given their ends."""
         ends: dict[NodeId, socket.socket] = {}
+        self._apart = {pair for pair in self._apart if name not in pair}
         for other, server in self.servers.items():
             if other != name and server.is_alive:
                 mine, theirs = socket.socketpair()
@@ -398,21 +419,49 @@ class LocalCluster:
                     server.adopt(node_id, theirs)
                 except TrothError:  # it has ended, or is paused
                     mine.close()
+                    self._apart.add((name, other))
                 else:
                     ends[server.node_id] = mine
         return ends
+
+    def _join_anew(self, one: str, other: str) -> None:
+        """A new pair of sockets between two servers that run; when one is dead, its restart makes it."""
+        self._apart.discard((one, other))
+        servers = [self.servers[name] for name in (one, other) if name in self.servers]
+        if len(servers) < 2 or not all(server.is_alive for server in servers):
+            return
+        first, second = servers
+        left, right = socket.socketpair()
+        with left, right:
+            try:
+                first.adopt(second.node_id, left)
+                second.adopt(first.node_id, right)
+            except TrothError:  # the other one is paused too
+                self._apart.add((one, other))
 
     def _new_addresses(self, name: str) -> dict[str, str]:
         if self.transport == "tcp":
             return {"client": f"127.0.0.1:{free_port()}", "peer": f"127.0.0.1:{free_port()}"}
         path = self.data_dir / f"{name}.sock"
         if len(str(path).encode()) > UNIX_PATH_BYTES_MAX:
-            self._sockets = self._sockets or tempfile.mkdtemp(prefix="troth-")
+            self._sockets = self._sockets or self._temporary_directory()
             path = Path(self._sockets) / path.name
         return {"client": f"unix:{path}", "peer": ""}
 
+    def _temporary_directory(self) -> str:
+        directory = tempfile.mkdtemp(prefix="troth-")
+        # Also for who never starts this cluster, or forgets to close it.
+        self._removals.append(weakref.finalize(self, _remove, directory, os.getpid()))
+        return directory
+
     def _write_layout(self) -> None:
         layouts.write(self._layout, self.data_dir, self.transport)
+
+
+def _remove(directory: str, pid: int) -> None:
+    """Remove what the process *pid* has made: a forked child of it leaves it alone."""
+    if os.getpid() == pid:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _draw_node_id() -> NodeId:

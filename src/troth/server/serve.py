@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from troth.core.interface import Trace
-from troth.errors import InvariantViolation, TrothError, UsageError
+from troth.errors import TrothError, UsageError
 from troth.ids import NodeId
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
@@ -79,7 +79,7 @@ def _run(
         uvloop.run(_serve(config, founding, ends, control))
     except KeyboardInterrupt:
         return EXIT_OK
-    except (TrothError, InvariantViolation, Exception) as error:  # noqa: BLE001 - the process's entry point
+    except Exception as error:  # noqa: BLE001 - the process's entry point
         _tell_failure(error, control)
         # A disk that hangs holds its thread for ever, and a normal exit would wait for it.
         sys.stderr.flush()

@@ -71,6 +71,40 @@ def test_up_ends_in_order_also_when_its_terminal_goes(
 
 
 @pytest.mark.usefixtures("_handlers")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_start_that_takes_too_long_can_be_broken_off(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A server that does not come up would keep its user waiting for a minute."""
+
+    class NeverUp(Cluster):
+        def leader(self) -> str:
+            os.kill(os.getpid(), signal.Signals[name])
+            raise AssertionError("it went on")
+
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    monkeypatch.setattr(local, "LocalCluster", NeverUp)
+    Cluster.closed = False
+    result = run("up")
+    assert result.exit_code == 130 and Cluster.closed, result.output
+
+
+def test_up_takes_no_more_servers_than_a_cluster_has(run: Run) -> None:
+    assert local.SIZE_MAX == up_module.NODES_MAX
+    result = run("up", "--nodes", "64")
+    assert result.exit_code == 2 and "1<=x<=63" in result.stderr, result.output
+
+
+def test_an_empty_data_directory_is_not_the_current_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("up", "--data", "")
+    assert result.exit_code == 2 and "data_dir is empty" in result.stderr, result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_handlers")
 @pytest.mark.parametrize(
     "names, said, suggests_a_kill",
     [(("n1",), "1 server is up", False), (("n1", "n2", "n3"), "3 servers are up", True)],

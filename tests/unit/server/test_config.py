@@ -43,6 +43,7 @@ def test_a_cluster_is_read_as_text_and_as_a_table(tmp_path: Path) -> None:
     [
         ({"name": ""}, "for example n1"),
         ({"name": "a=b"}, "for example n1"),
+        *(({"name": name}, "for example n1") for name in (".", "..", "a\x1b[2J", "a\x00", "a\rb", "a\u00a0b")),
         ({"tick": 5}, "did you mean tick_ms"),
         ({"zzz": 5}, "there are: name"),
         ({"tick_ms": "soon"}, "whole number"),

@@ -1,21 +1,23 @@
 """`LocalCluster` without its processes."""
 
 import os
+import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from troth.core.interface import Member
-from troth.errors import Overloaded, Removed, Unavailable, UsageError
+from troth.core.interface import Member, Membership
+from troth.errors import Corrupt, Overloaded, Removed, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import PeerView
 from troth.runtime.files import DiskFiles
 from troth.runtime.genesis import Founding
 from troth.server.free_port import free_port
 from troth.server.layout import LAYOUT
-from troth.server.local import LocalCluster
+from troth.server.local import LocalCluster, _remove
 from troth.storage.identity import Identity, store
 
 
@@ -226,10 +228,164 @@ def test_no_port_is_given_twice() -> None:
     assert len(set(given)) == 1000
 
 
+def make(**options: Any) -> None:
+    LocalCluster(3, **options)
+
+
 def test_a_cluster_that_cannot_be_made_leaves_no_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(UsageError):
-        LocalCluster(3, no_such_setting=1)
+        make(no_such_setting=1)
     assert list(tmp_path.iterdir()) == []
+    for function in ("make_durably", "layouts.read"):
+        with monkeypatch.context() as broken, pytest.raises(OSError, match="no room"):
+            broken.setattr(f"troth.server.local.{function}", no_room)
+            make()
+        assert list(tmp_path.iterdir()) == []
+
+
+def no_room(*_: object) -> None:
+    raise OSError("no room")
+
+
+@pytest.mark.parametrize("transport", ["tcp", "pipe"])
+def test_a_cluster_that_nobody_starts_or_closes_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    """Paths of sockets are short: with pipes that may be a second directory."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("troth.server.local.UNIX_PATH_BYTES_MAX", 1)
+    make(transport=transport)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_child_leaves_the_directory_of_its_parents_cluster_alone(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    _remove(str(tmp_path / "kept"), os.getpid() + 1)
+    assert (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("size", [0, 64, 10**6, True, "3"])
+def test_the_size_of_a_cluster_has_bounds(size: Any) -> None:
+    with pytest.raises(UsageError, match="1 to 63 servers, not"):
+        LocalCluster(size)
+
+
+def test_an_empty_data_directory_is_refused() -> None:
+    with pytest.raises(UsageError, match="data_dir is empty"):
+        LocalCluster(3, data_dir="")
+
+
+def test_what_is_wrong_with_a_servers_identity_is_told_with_its_name_and_directory(tmp_path: Path) -> None:
+    (tmp_path / "n2").mkdir()
+    (tmp_path / "n2" / "identity").write_bytes(b"no identity")
+    with pytest.raises(Corrupt, match=f"^server n2, in {tmp_path}/n2: identity "):
+        LocalCluster(3, data_dir=tmp_path).start()
+
+
+class Piped:
+    """A server over pipes. *paused* or dead it takes no new end; *peers*: the ends it has, by node id."""
+
+    def __init__(self, node_id: int) -> None:
+        self.node_id = NodeId(node_id)
+        self.is_alive, self.paused = True, False
+        self.peers: dict[NodeId, socket.socket] = {}
+
+    def adopt(self, peer: NodeId, end: socket.socket) -> None:
+        if self.paused:
+            end.close()
+            raise Unavailable("it does not answer")
+        if peer in self.peers:
+            self.peers[peer].close()
+        self.peers[peer] = end.dup()
+        end.close()
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def wait_ready(self) -> None: ...
+
+    def stop(self) -> None:
+        for end in self.peers.values():
+            end.close()
+        self.peers.clear()
+
+    close = stop
+
+    def hears(self, other: "Piped") -> bool:
+        """Whether what *other* sends arrives here."""
+        if self.node_id not in other.peers or other.node_id not in self.peers:
+            return False
+        try:
+            other.peers[self.node_id].send(b"x")
+            self.peers[other.node_id].setblocking(False)
+            return self.peers[other.node_id].recv(1) == b"x"
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def piped(tmp_path: Path) -> Iterator[LocalCluster]:
+    """Three servers over pipes, without processes."""
+    cluster = LocalCluster(3, transport="pipe", data_dir=tmp_path)
+
+    def spawn(name: str, _: object, ends: dict[NodeId, socket.socket], join: object = ()) -> Any:
+        server = Piped(int(name[1:]))
+        server.peers.update(ends)
+        cluster.servers[name] = server  # type: ignore[assignment]
+        return server
+
+    cluster._spawn = spawn  # type: ignore[method-assign, assignment]
+    cluster._foundings = (
+        lambda: {  # type: ignore[method-assign]
+            name: Founding(node_id=NodeId(int(name[1:])), genesis=Membership(voters=())) for name in cluster.names
+        }
+    )
+    cluster.start()
+    yield cluster
+    cluster.close()
+
+
+def hearing(cluster: LocalCluster) -> set[str]:
+    servers: Any = cluster.servers
+    return {f"{one}{other}" for one in servers for other in servers if servers[one].hears(servers[other])}
+
+
+ALL = {"n1n2", "n1n3", "n2n1", "n2n3", "n3n1", "n3n2"}
+
+
+def test_over_pipes_who_was_paused_hears_those_that_were_restarted_meanwhile(piped: LocalCluster) -> None:
+    assert hearing(piped) == ALL
+    piped.pause("n2")
+    piped.restart("n1")
+    assert hearing(piped) == ALL - {"n1n2", "n2n1"}
+    piped.resume("n2")
+    assert hearing(piped) == ALL
+
+
+def test_over_pipes_two_that_were_paused_hear_each_other_when_both_go_on(piped: LocalCluster) -> None:
+    piped.pause("n2")
+    piped.restart("n1")
+    piped.pause("n1")
+    piped.resume("n2")
+    assert hearing(piped) == ALL - {"n1n2", "n2n1"}
+    piped.resume("n1")
+    assert hearing(piped) == ALL
+
+
+def test_over_pipes_a_dead_server_gets_its_ends_when_it_is_restarted(piped: LocalCluster) -> None:
+    piped.pause("n2")
+    piped.restart("n1")
+    dead: Any = piped.servers["n1"]
+    dead.is_alive = False
+    piped.resume("n2")
+    piped.restart("n1")
+    assert hearing(piped) == ALL
+    ends = dict(piped.servers["n1"].peers)  # type: ignore[attr-defined]
+    piped.resume("n2")
+    assert ends == piped.servers["n1"].peers, "nothing is made anew for who has its ends"  # type: ignore[attr-defined]

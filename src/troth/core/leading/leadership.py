@@ -275,11 +275,12 @@ class Leadership(Rounds[LeaderT]):
         progress = leader.progress.get(node)
         return node != self.node_id and progress is not None and not self._is_active(progress)
 
-    def _is_unheard(self, leader: LeaderT, node: NodeId) -> bool:
+    @staticmethod
+    def _is_unheard(leader: LeaderT, node: NodeId) -> bool:
         """Whether *node* has answered nothing yet, and is active only because silence counts from when this leader
         began."""
         progress = leader.progress.get(node)
-        return node != self.node_id and progress is not None and not (progress.acked_token or progress.match)
+        return progress is not None and not (progress.acked_token or progress.match)
 
     def _refused_for_good(self, why: str) -> Refused:
         return Refused(RefusalReason.BAD_CHANGE, self.node_id, why)
