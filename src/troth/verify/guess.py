@@ -1,7 +1,8 @@
 """What a history was recorded of, from the names of its operations and the shapes of their values.
 
 A guess, and said as one: `troth verify` prints it, and ``--object`` overrides it. Where two objects share their names
-the weaker promise is taken, so that a guess does not blame a store for what it never promised.
+the weaker promise is taken, so that a guess does not blame a store for what it never promised; but a queue of which
+nothing else is said is first in, first out, as the word has it, and a store is not praised for an order that it lost.
 """
 
 from typing import Final
@@ -24,7 +25,7 @@ class Guess(Struct, frozen=True):
     because: str
 
 
-_ANY_ORDER: Final = "enqueue and dequeue, in whatever order; --object queue asks for first in, first out"
+_IN_ORDER: Final = "enqueue and dequeue: first in, first out; if any order will do, --object unordered-queue"
 
 _NAMES: Final[tuple[tuple[set[str], set[str], str, str, str], ...]] = (
     # (names that must occur, names that may occur, object, model, because)
@@ -32,8 +33,8 @@ _NAMES: Final[tuple[tuple[set[str], set[str], str, str, str], ...]] = (
     ({"transfer"}, {"read"}, "bank", "scan", "transfers and reads of all balances"),
     ({"generate"}, set(), "unique-ids", "scan", "ids are generated"),
     ({"drain"}, {"enqueue", "dequeue"}, "unordered-queue", "linearizable", "a queue that is drained in any order"),
-    ({"enqueue"}, {"dequeue"}, "unordered-queue", "linearizable", _ANY_ORDER),
-    ({"dequeue"}, set(), "unordered-queue", "linearizable", _ANY_ORDER),
+    ({"enqueue"}, {"dequeue"}, "queue", "linearizable", _IN_ORDER),
+    ({"dequeue"}, set(), "queue", "linearizable", _IN_ORDER),
     ({"push"}, {"pop"}, "stack", "linearizable", "push and pop"),
     ({"pop"}, set(), "stack", "linearizable", "push and pop"),
     ({"cas"}, {"read", "write"}, "cas-register", "linearizable", "read, write and cas"),
