@@ -327,8 +327,8 @@ PITFALLS = (
         row=18,
         found="Raft §6",
         file="../quorum",
-        old="results = (vote_result(voters, votes), vote_result(outgoing, votes))",
-        new="results = (vote_result(voters, votes),)",
+        old="combined((vote_result(voters, votes), vote_result(outgoing, votes)))",
+        new="combined((vote_result(voters, votes),))",
     ),
     Pitfall(
         name="votes of everybody count",
