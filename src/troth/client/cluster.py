@@ -252,6 +252,7 @@ class ClusterCalls:
         Raises:
             UsageError: no such member; or it is one of the acceptors of registers (`PaxosClient`), whose set does not
                 follow the members, and *despite_registers* is not set.
+            InvalidRequest: those that stay would have no quorum alive.
         """
         node_id = await self._node_id(member)
         if not despite_registers:
@@ -275,7 +276,13 @@ class ClusterCalls:
             )
 
     async def promote_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:
-        """Make a learner a voter now."""
+        """Make a learner a voter now.
+
+        Raises:
+            UsageError: no such member.
+            InvalidRequest: the leader does not hear it.
+            Unavailable: it lags too far behind yet.
+        """
         change = MembershipChange(promote=(await self._node_id(member),))
         await self.change_members(change, within_s=within_s)
 
