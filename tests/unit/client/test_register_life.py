@@ -717,7 +717,7 @@ def test_who_leaves_the_set_is_told_though_nobody_waits_for_it(acceptors: Accept
     acceptors.away = {NodeId(3)}
     with PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
         task = registers._begin(partial(Reconfiguration, seats=TWO))
-        assert registers._drive(task, time.monotonic() + LONG_S).error is None
+        assert registers._fan.run(task, time.monotonic() + LONG_S).error is None
         assert registers.configuration.id.epoch == 3
         (told,) = [answer for answer in acceptors.unanswered if not answer.cancelled()]
         told.set_exception(LineLost("the connection broke"))

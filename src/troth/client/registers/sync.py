@@ -1,14 +1,9 @@
-"""The blocking client: fans each phase out with threads, and goes on as soon as a quorum has answered.
+"""The blocking client. The heart of it is fan.py: all acceptors are asked at once, and a quorum of answers does."""
 
-Nothing here is asyncio underneath: a call sends to all acceptors by the `ThreadPoolExecutor` of each (lines.py), takes
-the answers `as_completed`, and leaves the slowest to itself.
-"""
-
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
+from troth.client.registers.fan import Fan
 from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lines import failure_of, may_have_arrived
 from troth.client.registers.reach import Reach
@@ -38,10 +34,8 @@ from troth.client.registers.request import (
     give_seat,
     listed,
     new_client,
-    pause_s,
     reply_of,
     seconds,
-    told,
     view_of,
     where,
 )
@@ -53,7 +47,7 @@ from troth.core.register.messages import Configuration, Configure, ReplyMessage,
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Census, Listing, Reconfiguration
 from troth.core.register.states import Change
-from troth.core.register.task import Outcome, Send, Task
+from troth.core.register.task import Outcome, Task
 from troth.errors import TrothError
 from troth.ids import NodeId
 
@@ -113,12 +107,12 @@ class PaxosClient:
         self._places = Places()
         self._collector: ThreadPoolExecutor | None = None
         self._collecting: set[bytes] = set()
-        self._chance = random.Random()
         self.local_acceptors: LocalAcceptors | None = None
         """The acceptors that `local` has started."""
         tls = parse_url(place.url).ssl_context() if place.url else None
         finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
         self._reach = Reach(place.addresses, tls, finding)
+        self._fan = Fan(self._reach, self._lock)
         close_at_exit(self)
         try:
             config = self._reach.find(time.monotonic() + self._timeout_s)
@@ -395,76 +389,7 @@ class PaxosClient:
     ) -> Outcome:
         """Run a call's *task*, once there is a place for it."""
         with self._places.one(deadline):
-            return self._drive(task, deadline, record, guard)
-
-    def _drive(
-        self,
-        task: Task,
-        deadline: float,
-        record: "recorded.Call | None" = None,
-        guard: AbstractContextManager[object] | None = None,
-    ) -> Outcome:
-        """Run *task* to its end: fan out, take answers as they come, never wait for the slowest.
-
-        *guard* is held while the task makes up its mind; the client's lock, if none is given.
-        """
-        guard = guard or self._lock
-        pending: dict[Future[ReplyMessage], Send] = {}
-        complaints: list[str] = []
-        while True:
-            with guard:
-                sends, outcome, pause = task.take(), task.outcome, task.pause
-                if record is not None:
-                    record.attempts(task)
-            if outcome is not None:
-                for future in pending:
-                    future.cancel()
-                return told(outcome, complaints)
-            # Nobody waits for acceptors that a closed client does not reach any more.
-            left_s = 0.0 if self._reach.closed else deadline - time.monotonic()
-            if left_s <= 0:
-                complaints = self._reach.complaints(task.config)
-                unsent = [send for future, send in pending.items() if future.cancel()]
-                with guard:
-                    for send in [*sends, *unsent]:
-                        task.on_lost(send, sent=False)
-                    task.give_up()
-                continue
-            for send in sends:
-                answer = self._reach.ask(send, task.config, deadline)
-                if send.is_awaited:
-                    pending[answer] = send
-            if pause:
-                time.sleep(min(left_s, pause_s(pause, self._chance.random())))
-                with guard:
-                    task.resume()
-            else:
-                self._take_answers(task, pending, left_s, guard)
-
-    def _take_answers(
-        self,
-        task: Task,
-        pending: dict[Future[ReplyMessage], Send],
-        left_s: float,
-        guard: AbstractContextManager[object],
-    ) -> None:
-        """Feed *task* until it wants something else."""
-        for future in [future for future, send in pending.items() if not task.is_current(send)]:
-            future.cancel()
-            del pending[future]
-        try:
-            for future in as_completed(list(pending), timeout=left_s):
-                send = pending.pop(future)
-                error = future.exception()
-                with guard:
-                    if error is None:
-                        task.on_reply(send, future.result())
-                    else:
-                        task.on_lost(send, sent=may_have_arrived(error))
-                    if task.outcome is not None or task.pause or task.has_sends:
-                        return
-        except TimeoutError:
-            pass
+            return self._fan.run(task, deadline, record, guard)
 
     # ---- collection ----------------------------------------------------------------------------------------
 
@@ -489,12 +414,12 @@ class PaxosClient:
     def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
         """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is
         away: the turn is taken when all are there, for *holds_s* at most."""
-        looked = self._drive(self._begin(partial(Proposer.look, key=key)), deadline)
+        looked = self._fan.run(self._begin(partial(Proposer.look, key=key)), deadline)
         if not looked.tombstone:
             return looked
         with self._turns.of(key, deadline):
             collecting = self._begin(partial(Proposer.collect, key=key))
-            return self._drive(collecting, min(deadline, self._deadline(holds_s)))
+            return self._fan.run(collecting, min(deadline, self._deadline(holds_s)))
 
     # ---- beginning and end ---------------------------------------------------------------------------------
 
