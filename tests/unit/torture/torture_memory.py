@@ -30,17 +30,18 @@ class MemoryClient:
         self._store = system.store
         self._count = 0
 
-    async def _answer(self) -> None:
+    async def _answer(self, *, changed: bool = False) -> None:
+        """*changed*: something was done, so that who is told nothing cannot take it for refused."""
         await asyncio.sleep(0)
         self._count += 1
         if self._system.down:
-            raise Definite("nobody leads")
+            raise Indefinite("the leader is gone") if changed else Definite("nobody leads")
         if self._count % 17 == 0:
             raise Indefinite("the answer was lost")
 
     async def put(self, key: str, value: str) -> None:
         await self._change({key: value})
-        await self._answer()
+        await self._answer(changed=True)
 
     async def _change(self, wanted: Mapping[str, str]) -> None:
         if self._system.down:
@@ -69,7 +70,7 @@ class MemoryClient:
         held = all(self._store.values.get(key) == value for key, value in expected.items())
         if held:
             await self._change(wanted)
-        await self._answer()
+        await self._answer(changed=held)
         return held
 
     async def read(self, keys: Sequence[str]) -> dict[str, str | None]:
