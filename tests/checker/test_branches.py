@@ -139,7 +139,9 @@ def test_what_is_not_known_to_have_done_anything_decides_nothing(start: int, cou
     assert min(seen[Status.OK], seen[Status.ILLEGAL], seen[Status.UNKNOWN]) > count // 200
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(DEEP, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize(
+    "count", [100, pytest.param(300, marks=pytest.mark.slow), pytest.param(DEEP, marks=pytest.mark.campaign)]
+)
 def test_models_of_transactions_take_the_way_that_was_read(count: int) -> None:
     seen = Counter[tuple[Status, bool]]()
     for seed in range(count):

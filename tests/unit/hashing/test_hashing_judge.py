@@ -23,6 +23,7 @@ def test_plain_needs_get_an_even_order_free_algorithm() -> None:
     assert not found.bounded_load
 
 
+@pytest.mark.slow
 def test_needs_exclude_what_cannot_meet_them() -> None:
     assert judge(KEYS, NODES, Needs(remove_any=False, order_free=False)).recommended == "jump"
     assert judge(KEYS, NODES, Needs(order_free=False)).recommended == "memento"

@@ -1,6 +1,7 @@
 """Writes: exactly once, answered by whoever was asked, refused with the truth about whether they happened."""
 
 import msgspec
+import pytest
 from replica_cluster import Cluster, client_of
 
 from troth.kv.checks import NESTING_MAX
@@ -203,6 +204,7 @@ def test_large_turns_are_split_into_entries_of_bounded_size() -> None:
     assert len(cluster.heard(leader)) == 6
 
 
+@pytest.mark.slow
 def test_what_a_follower_hands_over_at_once_fits_a_frame() -> None:
     cluster = Cluster()
     follower = cluster.follower

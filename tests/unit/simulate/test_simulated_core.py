@@ -3,6 +3,8 @@
 import sys
 from dataclasses import fields, replace
 
+import pytest
+
 from troth.simulate.plan import Plan, draw
 from troth.simulate.run import Simulation
 
@@ -15,6 +17,7 @@ def lone_voter_whose_disk_hangs() -> Plan:
     return replace(drawn, **none | {"voters": 1, "disk_hangs": 57, "proposals": 1_500})
 
 
+@pytest.mark.slow
 def test_all_that_waited_for_a_disk_is_released_in_a_loop() -> None:
     simulation = Simulation(lone_voter_whose_disk_hangs())
     (node,) = simulation.nodes.values()

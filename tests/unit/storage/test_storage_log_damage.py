@@ -42,6 +42,7 @@ def three_segments(files: SimulatedDisk) -> None:
     assert len(files.names()) == 3
 
 
+@pytest.mark.slow
 def test_bit_rot_in_any_byte_is_never_silent() -> None:
     """Whatever bit of the log flips, opening refuses, or nothing is missing."""
     pristine = disk()

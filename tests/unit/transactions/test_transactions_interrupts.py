@@ -190,7 +190,10 @@ def verdict_of(log: FileLog, gid: str) -> Verdict:
 # A directory that was just opened to be listed is closed by the collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("key", ["", "order-1"])
-@pytest.mark.parametrize("compact_bytes", [1 << 20, 1], ids=["one file", "compacted"])
+@pytest.mark.parametrize(
+    "compact_bytes",
+    [pytest.param(1 << 20, id="one file"), pytest.param(1, id="compacted", marks=pytest.mark.slow)],
+)
 def test_what_an_interrupted_log_says_later_it_says_for_ever(
     key: str, compact_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,8 @@ def let_in(barrier: Barrier) -> None:
     barrier.leave_exclusive()
 
 
-@pytest.mark.parametrize("again_after", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("again_after", [0, 1])
 def test_a_pass_that_is_interrupted_anywhere_keeps_nobody_waiting_and_is_done_by_the_next(
     again_after: int, place: Place, tmp_path: Path
 ) -> None:
