@@ -336,6 +336,21 @@ def test_the_asyncio_client_starts_acceptors_too(tmp_path: Path) -> None:
     assert asyncio.run(everything()) == [0, 0, 0]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="shown in /proc")
+def test_local_acceptors_have_large_pages_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel clears those away sooner when one is killed, on a core that the others want."""
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv("PYTHONMALLOC", "pymalloc")
+    acceptors = LocalAcceptors(tmp_path / "data", 1)
+    try:
+        told = Path(f"/proc/{acceptors.processes['a1'].pid}/environ").read_bytes().split(b"\0")
+        assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in told and b"PYTHONMALLOC=pymalloc" in told
+    finally:
+        acceptors.close()
+
+
 def test_local_acceptors_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
     started: list[troth.PaxosClient] = []
     thread = threading.Thread(target=lambda: started.append(troth.PaxosClient.local(tmp_path / "data", 3)))

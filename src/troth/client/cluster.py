@@ -272,7 +272,7 @@ class ClusterCalls:
                 f"{named} {'is' if own else 'does not answer, and may be'} one of the acceptors that hold registers:"
                 " they would have one copy less with each server that goes, and in the end none. First give its seat"
                 " to another one, or do without it: troth paxos acceptors set ADDRESS... (the servers that stay). Or"
-                " remove it all the same: troth member remove --despite-registers"
+                " remove it all the same: despite_registers=True (troth member remove --despite-registers)"
             )
 
     async def promote_member(self, member: str | int, *, within_s: float = CHANGE_WITHIN_S) -> None:

@@ -253,10 +253,10 @@ class Core(Remembered):
         return gid in self._under_way
 
     def at_work(self) -> Callable[[Gid], bool]:
-        """Which transactions of this run have owners that are at work now, or will be. To be asked before a database
-        is: what it lists belongs to these, though they may have ended by the time that the list is here."""
+        """Which transactions of this process have owners that are at work now, or will be. To be asked before a
+        database is: what it lists belongs to these, though they may have ended by the time that the list is here."""
         known, newest = self._open | self._under_way, self._newest
-        return lambda gid: self._is_of_this_run(gid) and (gid.sequence > newest or str(gid) in known)
+        return lambda gid: str(gid) in known or (gid.sequence > newest and self._is_of_this_run(gid))
 
     def is_over(self, gid: Gid) -> bool:
         """Whether *gid* is ours, and its block has ended."""

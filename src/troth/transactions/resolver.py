@@ -231,8 +231,6 @@ class Resolver:
         listed: dict[str, set[str] | None] = {}
         is_at_work = core.at_work()
         for record in core.unapplied():
-            if core.is_under_way(record.gid):
-                continue
             found = parse_gid(record.gid)
             if found is None or is_at_work(found[0]) or self._is_others(found[0]):
                 continue

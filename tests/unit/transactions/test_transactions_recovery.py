@@ -128,6 +128,20 @@ def test_what_ends_while_unapplied_decisions_are_looked_at_is_not_asked_about(
     assert place.bank.proofs == []
 
 
+def test_what_goes_on_under_an_epoch_of_before_is_left_to_its_owner(place: Place) -> None:
+    gid = place.core.next_gid()
+    place.core.entered(gid)
+    decided(place.log, gid, place.bank)
+    place.log.renew()
+    place.core.next_gid()
+    place.run()
+    assert place.bank.proofs == []
+    place.core.left(gid)
+    place.core.ended(gid, "committed")
+    place.run()
+    assert place.bank.proofs == ["proof 0"]
+
+
 def test_an_owner_that_is_taken_for_dead_is_fenced_off_first(place: Place) -> None:
     gid = name(place.other)
     (branch,) = prepared(gid, place.bank)

@@ -139,11 +139,7 @@ class PaxosClient:
     async def get(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
         """Read a register; `value` is None if it holds nothing.
 
-        Raises:
-            UsageError: the key or the time-out is none, or this client is closed or another process's.
-            Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
-            QuotaExceeded: the acceptors disagree, and have no room to settle that.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `troth.PaxosClient.get`.
         """
         name = as_key(key)
         with recorded.call("get", name) as record:
@@ -152,12 +148,7 @@ class PaxosClient:
     async def put(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
         """Write a register.
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
-            AlreadyDecided: `propose` has decided the register; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `troth.PaxosClient.put`.
         """
         name, wanted = as_key(key), as_value(value)
         with recorded.call("put", name, wanted) as record:
@@ -168,12 +159,7 @@ class PaxosClient:
     ) -> RegisterReply:
         """Write *value* if the register holds *expected* (None: nothing).
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
-            AlreadyDecided: `propose` has decided the register; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `troth.PaxosClient.cas`.
         """
         name = as_key(key)
         old, new = as_swap(expected, value)
@@ -185,13 +171,7 @@ class PaxosClient:
     ) -> RegisterReply:
         """Let the register become what *function* (no coroutine) makes of its value; applied once.
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
-            ChangeFailed: *function* raised; nothing was changed.
-            AlreadyDecided: `propose` has decided the register; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `troth.PaxosClient.change`.
         """
         name = as_key(key)
         with recorded.change(name) as record:
@@ -200,11 +180,7 @@ class PaxosClient:
     async def propose(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
         """Decide the register once and for ever; the reply's `value` is the decision.
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `troth.PaxosClient.propose`.
         """
         name = as_key(key)
         with recorded.change(name) as record:
@@ -213,12 +189,7 @@ class PaxosClient:
     async def delete(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
         """Delete a register.
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
-            AlreadyDecided: `propose` has decided the register; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `troth.PaxosClient.delete`.
         """
         name = as_key(key)
         with recorded.call("delete", name) as record:
@@ -230,9 +201,7 @@ class PaxosClient:
         """Remove the tombstone of *key* (None: all of them) now; returns how many were removed. Needs every acceptor. A
         key that others are changing meanwhile is left to them.
 
-        Raises:
-            Unavailable: an acceptor does not answer, or a key is in use; what could be removed is removed all the same.
-            AcceptorsChanged: the set was changed meanwhile; call again.
+        Raises: as `troth.PaxosClient.collect`.
         """
         deadline = self._deadline(within_s)
         dead = [] if key is None else [as_key(key)]
@@ -249,11 +218,7 @@ class PaxosClient:
     async def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
         """Keys that a quorum of acceptors holds and that begin with *prefix*, sorted; not at one instant.
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's.
-            Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
-            AcceptorsChanged: the set was changed meanwhile; call again.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `troth.PaxosClient.keys`.
         """
         listing = Listing(self._proposer)
         reply_of(await self._call(listing, self._deadline(within_s)))
@@ -262,9 +227,7 @@ class PaxosClient:
     async def acceptors(self, *, within_s: float | None = None) -> list[AcceptorView]:
         """Every acceptor of the present set, and how it is.
 
-        Raises:
-            UsageError: the time-out is none, or this client is closed or another process's.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `troth.PaxosClient.acceptors`.
         """
         config = self.configuration
         within_s = seconds(self._timeout_s if within_s is None else within_s)
@@ -307,11 +270,7 @@ class PaxosClient:
     ) -> Configuration:
         """Make the acceptors at *addresses* the set, while clients go on; see `troth.PaxosClient.set_acceptors`.
 
-        Raises:
-            UsageError: no addresses, one acceptor at two of them, or quorums that need not meet.
-            Unavailable: an acceptor does not answer, or the time is over, and nothing was changed.
-            OutcomeUnknown: it is under way, or may be; ``__cause__`` says why it is not complete.
-            WrongCluster: an acceptor at one of the addresses belongs to another set.
+        Raises: as `troth.PaxosClient.set_acceptors`.
         """
         deadline = self._deadline(within_s)
         seats: dict[NodeId, str] = {}

@@ -80,11 +80,6 @@ class AsyncReach(Whereabouts):
         return await line.answer(connection, send.request)
 
     @override
-    def _complaint(self, address: str) -> str:
-        line = self._lines.get(address)
-        return "" if line is None else line.complaint
-
-    @override
     def _inquire(self, address: str) -> None:
         self.aside(partial(self.describe, address))
 

@@ -46,11 +46,6 @@ class Reach(Whereabouts):
         return line.ask(send.request, deadline, expect=send.to)
 
     @override
-    def _complaint(self, address: str) -> str:
-        line = self._lines.get(address)
-        return "" if line is None else line.complaint
-
-    @override
     def _inquire(self, address: str) -> None:
         self.describe(address, time.monotonic() + DESCRIBE_SECONDS_MAX)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from troth.client import request as requests
 from troth.client.operations import Text, as_bytes
+from troth.client.router import check_seconds
 from troth.client.url import parse_url
 from troth.core.register.attempts import Attempting
 from troth.core.register.codec import KEY_BYTES_MAX, VALUE_BYTES_MAX
@@ -185,14 +186,13 @@ def as_function(function: Callable[[bytes | None], Text | None]) -> Callable[[by
     return wrapped
 
 
-def seconds(within_s: object) -> float:
+def seconds(within_s: float) -> float:
     """How long a call may take: no longer than a thread can wait, whatever is asked for.
 
     Raises:
         UsageError: no number above 0.
     """
-    if not isinstance(within_s, int | float) or not within_s > 0:  # nothing is above 0 that is not a number
-        raise UsageError(f"a time-out is a number of seconds above 0, not {within_s!r}")
+    check_seconds(within_s)
     return min(within_s, WITHIN_MAX_S)
 
 

@@ -192,12 +192,7 @@ class PaxosClient:
     ) -> RegisterReply:
         """Write *value* if the register holds *expected* (None: nothing). See `RegisterReply.succeeded`.
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
-            AlreadyDecided: `propose` has decided the register; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `put`.
         """
         name = as_key(key)
         old, new = as_swap(expected, value)
@@ -213,12 +208,8 @@ class PaxosClient:
         its argument, be quick, and not use this client. The change it makes is applied once.
 
         Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
             ChangeFailed: *function* raised; nothing was changed.
-            AlreadyDecided: `propose` has decided the register; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+            And as `put`.
         """
         name = as_key(key)
         with recorded.change(name) as record:
@@ -227,11 +218,7 @@ class PaxosClient:
     def propose(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
         """Decide the register once and for ever; the reply's `value` is the decision, ours or an earlier one.
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `put`, but for AlreadyDecided.
         """
         name = as_key(key)
         with recorded.change(name) as record:
@@ -240,12 +227,7 @@ class PaxosClient:
     def delete(self, key: Text, *, within_s: float | None = None) -> RegisterReply:
         """Delete a register; `changed` says whether it held anything. Its tombstone is collected in the background.
 
-        Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
-            AlreadyDecided: `propose` has decided the register; nothing was changed.
-            Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
-            OutcomeUnknown: it may have happened, or may yet.
-            WrongCluster: the acceptors belong to different sets.
+        Raises: as `put`.
         """
         name = as_key(key)
         with recorded.call("delete", name) as record:

@@ -2,7 +2,8 @@
 
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from troth.client.registers.lines import LineLost
 from troth.client.registers.request import Finding
@@ -11,8 +12,17 @@ from troth.errors import UsageError, WrongCluster
 from troth.ids import NodeId
 
 
+class Complains(Protocol):
+    """A line: what its last request failed with, if it did."""
+
+    complaint: str
+
+
 class Whereabouts:
     """What `Reach` and `AsyncReach` know alike."""
+
+    _lines: Mapping[str, Complains]
+    """By address; theirs."""
 
     def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, finding: Finding) -> None:
         self.closed = False
@@ -70,10 +80,8 @@ class Whereabouts:
         at = list(self._given)
         if config is not None:
             at = [self._finding.address_of(seat.acceptor, config) or seat.address for seat in config.seats]
-        return [text for text in map(self._complaint, at) if text]
-
-    def _complaint(self, address: str) -> str:
-        raise NotImplementedError
+        lines = [self._lines[address] for address in at if address in self._lines]
+        return [line.complaint for line in lines if line.complaint]
 
     def _inquire(self, address: str) -> None:
         """Have the acceptor at *address* asked who it is; its answer comes to `_learn`."""

@@ -8,7 +8,7 @@ from troth.client.sync import Client, Lease
 from troth.core.twophase.gid import LOG_CHARS, Epoch, base36
 from troth.errors import NotApplied, RequestError, TrothError
 from troth.transactions.log.interface import Coordinator
-from troth.transactions.log.keys import EpochCell, Keys, decode_epoch, encode, first, last_part
+from troth.transactions.log.keys import EpochCell, Keys, decode, encode, first, last_part
 
 ALIVE_TTL_S = 10
 PLACES_MAX = 4096
@@ -73,7 +73,7 @@ class ClusterPlace:
         key = self._keys("epoch", self.name)
         while True:
             kv = self._client.get(key).kv
-            number = 1 + (decode_epoch(kv).number if kv is not None else 0)
+            number = 1 + (decode(kv, EpochCell).number if kv is not None else 0)
             seen = mod_revision(key) == (kv.mod_revision if kv is not None else 0)
             if self._client.txn([seen], [Put(key, encode(EpochCell(number, True)))]).succeeded:
                 return Epoch(self.log_id, self.name, number)
@@ -99,7 +99,9 @@ class ClusterPlace:
         self._lease.revoke()
 
     def coordinators(self) -> list[Coordinator]:
-        epochs = {last_part(kv): decode_epoch(kv) for kv in self._client.range(prefix=self._keys("epoch/")).kvs}
+        epochs = {
+            last_part(kv): decode(kv, EpochCell) for kv in self._client.range(prefix=self._keys("epoch/")).kvs
+        }
         alive = {last_part(kv) for kv in self._client.range(prefix=self._keys("alive/")).kvs}
         return [
             Coordinator(name, cell.number, cell.owned and (name in alive or name == self.name))
@@ -117,7 +119,7 @@ class ClusterPlace:
                 return True
             if alive is not None and not even_if_alive:
                 return False
-            cell = decode_epoch(kv)
+            cell = decode(kv, EpochCell)
             if not cell.owned:
                 return True
             closed = encode(EpochCell(cell.number + 1, False))

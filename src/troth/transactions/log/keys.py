@@ -13,7 +13,7 @@ Under ``troth.2pc/log/<name>/``::
 """
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -22,9 +22,11 @@ from troth.client.replies import RangeReply, TxnReply
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.forgotten import ForgottenState
 from troth.core.twophase.gid import Gid, parse_gid
-from troth.core.twophase.records import Abort, Commit, Heuristic, Member
+from troth.core.twophase.records import Abort, Commit
 from troth.errors import Corrupt, NotApplied, UsageError
 from troth.kv.requests import KeyValue, Operation
+
+T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -45,29 +47,21 @@ def encode(record: Any) -> bytes:
     return encoded
 
 
-def _decode(kv: KeyValue, kind: Any) -> Any:
-    """Raises Corrupt: that is no value of this key."""
+def decode(kv: KeyValue, kind: type[T]) -> T:
+    """Raises Corrupt: that is no *kind*, which alone stands under this key."""
     try:
-        return _decoder(kind).decode(kv.value)
+        found: T = _decoder(kind).decode(kv.value)  # type: ignore[arg-type]  # types can be hashed
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         key = kv.key.decode(errors="replace")
         raise Corrupt(
             f"what stands under {key} in the cluster is not what this troth writes: {error}", path=key
         ) from error
+    return found
 
 
 def decode_cell(kv: KeyValue) -> Commit | Abort:
-    found: Commit | Abort = _decode(kv, Commit | Abort)
-    return found
-
-
-def decode_member(kv: KeyValue) -> Member:
-    found: Member = _decode(kv, Member)
-    return found
-
-
-def decode_heuristic(kv: KeyValue) -> Heuristic:
-    found: Heuristic = _decode(kv, Heuristic)
+    """Raises Corrupt."""
+    found: Commit | Abort = decode(kv, Commit | Abort)  # type: ignore[arg-type]  # a union is no type to mypy
     return found
 
 
@@ -77,16 +71,6 @@ class EpochCell(NamedTuple):
     number: int
     owned: bool
     """Whether a coordinator has opened it, or a recoverer just to close the others."""
-
-
-def decode_epoch(kv: KeyValue) -> EpochCell:
-    found: EpochCell = _decode(kv, EpochCell)
-    return found
-
-
-def decode_forgotten(kv: KeyValue) -> ForgottenState:
-    found: ForgottenState = _decode(kv, ForgottenState)
-    return found
 
 
 class Keys:
@@ -122,8 +106,8 @@ def seen(reply: TxnReply) -> Seen:
     cell, epoch, forgotten, *holder = (first(result) for result in reply.responses)
     return Seen(
         decode_cell(cell) if cell is not None else None,
-        decode_epoch(epoch) if epoch is not None else None,
-        decode_forgotten(forgotten) if forgotten is not None else ForgottenState(),
+        decode(epoch, EpochCell) if epoch is not None else None,
+        decode(forgotten, ForgottenState) if forgotten is not None else ForgottenState(),
         holder[0].value.decode() if holder and holder[0] is not None else None,
     )
 

@@ -10,7 +10,7 @@ from troth.core.twophase.forgotten import Forgotten, ForgottenState
 from troth.core.twophase.records import Abort
 from troth.errors import Corrupt
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
-from troth.transactions.log.keys import Keys, decode_cell, decode_forgotten, encode, last_part, parsed
+from troth.transactions.log.keys import Keys, decode, decode_cell, encode, last_part, parsed
 
 AT_ONCE = 64
 """So many cells are dropped by one transaction of the store, which has a bound on operations."""
@@ -65,7 +65,7 @@ class Pruning:
             some = drop[start : start + AT_ONCE]
             key = self._keys("forgotten", coordinator)
             kv = self._client.get(key).kv
-            state = decode_forgotten(kv) if kv is not None else ForgottenState()
+            state = decode(kv, ForgottenState) if kv is not None else ForgottenState()
             forgotten = Forgotten(state, bytes_max=FORGOTTEN_BYTES_MAX)
             for found in (parsed(name) for name in some if name not in aborted):
                 forgotten.add(found.epoch, found.sequence)

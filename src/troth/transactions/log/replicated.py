@@ -28,9 +28,8 @@ from troth.transactions.log.keys import (
     EpochCell,
     Keys,
     Seen,
+    decode,
     decode_cell,
-    decode_heuristic,
-    decode_member,
     encode,
     last_part,
     parsed,
@@ -275,14 +274,14 @@ class ReplicatedLog:
             self._client.txn((), [Put(self._keys("member", member.name), encode(member)) for member in new])
 
     def members(self) -> dict[str, Member]:
-        found = [decode_member(kv) for kv in self._range("member/")]
+        found = [decode(kv, Member) for kv in self._range("member/")]
         return {member.name: member for member in found}
 
     def note_heuristic(self, record: Heuristic) -> None:
         self._client.put(self._keys("heuristic", record.gid, record.participant), encode(record))
 
     def heuristics(self) -> list[Heuristic]:
-        return [decode_heuristic(kv) for kv in self._range("heuristic/")]
+        return [decode(kv, Heuristic) for kv in self._range("heuristic/")]
 
     def forget(self, gid: str, by: str) -> bool:
         return self._client.delete(prefix=self._keys("heuristic", gid) + "/").deleted > 0
