@@ -140,6 +140,10 @@ class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """Whatever engines say to each other; each engine has its own closed union of subclasses."""
 
+    def brings_entries(self) -> bool:
+        """Whether there are entries in it, which its receiver has to write; lost, it is sent again."""
+        return False
+
 
 class Send(msgspec.Struct, frozen=True):
     to: NodeId

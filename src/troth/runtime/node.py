@@ -45,8 +45,9 @@ from troth.runtime.writer import LogWriter
 from troth.wire.handshake import Rejected
 
 BACKLOG_WRITES_MAX = 4096
-"""Log writes that may wait for the disk. Above it what peers send is dropped, as a slow network would; the engine's
-flow control keeps far below while the disk answers at all."""
+"""Log writes that may wait for the disk. Above it entries that peers send are dropped, as a slow network would; the
+engine's flow control keeps far below while the disk answers at all. Who leads and what others acknowledge is heard all
+the same: this server's disk is slow, and not the others."""
 
 STRANGERS_TICKS = 100
 """How often a leader looks whether somebody is connected who was removed."""
@@ -80,7 +81,7 @@ class NodeCounters:
 
     def __init__(self) -> None:
         self.turns = 0
-        self.peer_frames_refused = 0
+        self.peer_messages_refused = 0
         self.ticks_late_max = 0
         self.elections = 0
         self.leader_changes = 0
@@ -159,11 +160,12 @@ class Node(PeerSink):
     @override
     def on_peer_frame(self, sender: NodeId, body: bytes) -> None:
         """All that one turn of *sender* had for us. Raises DecodeError."""
-        if self._submitted - self._durable > BACKLOG_WRITES_MAX:
-            self.counters.peer_frames_refused += 1
-            return
         now = self._heard_at = self._clock.now()
         messages = self._codec.decode(body)
+        if self._submitted - self._durable > BACKLOG_WRITES_MAX:
+            sent = len(messages)
+            messages = [each for each in messages if not each.brings_entries()]
+            self.counters.peer_messages_refused += sent - len(messages)
         try:
             self.replica.on_peer(sender, messages, now)
         except Exception as error:  # noqa: BLE001 - as in a turn, and before there is one

@@ -89,7 +89,10 @@ class Collector:
             "peer_frames_received": ("Frames from other servers.", sources.peers.frames_received),
             "peer_bytes_received": ("Bytes from other servers.", sources.peers.bytes_received),
             "peer_frames_dropped": ("Frames for peers that could not be queued.", sources.peers.frames_dropped),
-            "peer_frames_refused": ("Frames of peers dropped here.", sources.node.peer_frames_refused),
+            "peer_messages_refused": (
+                "Messages with entries dropped while the disk hangs.",
+                sources.node.peer_messages_refused,
+            ),
             "peer_connects": ("Connections made to peers.", sources.peers.connects),
             "peer_suspicions": ("Times a peer's process was seen to be gone.", sources.peers.suspicions),
             "peer_garbage": (

@@ -66,6 +66,11 @@ def test_a_negative_term_is_malformed_in_every_message(message: RaftMessage, tag
     assert not is_well_formed(msgspec.structs.replace(message, term=Term(-1)))
 
 
+def test_only_appends_that_hold_some_bring_entries() -> None:
+    assert [type(each) for each, _ in ONE_OF_EACH if each.brings_entries()] == [AppendEntries]
+    assert not append().brings_entries()
+
+
 def test_a_vote_request_is_no_transfer_unless_it_says_so() -> None:
     assert not RequestVote(Term(1), LAST).transfer
 

@@ -46,6 +46,12 @@ def test_the_leader_is_told_by_ballot_and_commit_index_without_a_status() -> Non
     assert stage[1].engine.commit_index == 1
 
 
+def test_only_accepts_that_hold_some_bring_entries() -> None:
+    at = ballot(3, 1)
+    assert accept(at, entry(1, 3)).brings_entries()
+    assert not accept(at).brings_entries() and not prepare(at).brings_entries()
+
+
 def test_a_repeated_prepare_of_a_ballot_that_is_promised_is_refused_once_its_owner_leads() -> None:
     stage = led()
     at = stage[1].view.ballot

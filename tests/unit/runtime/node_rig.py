@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from troth.core.interface import HardState, Message, Persist, Trace
-from troth.core.raft.messages import RaftMessage
+from troth.core.interface import Entry, EntryId, EntryKind, HardState, Message, Persist, Trace
+from troth.core.raft.messages import AppendEntries, RaftMessage
 from troth.errors import InvariantViolation
-from troth.ids import ClusterId, NodeId, Term, Tick
+from troth.ids import ClusterId, LogIndex, NodeId, Term, Tick
 from troth.replica.effects import ClientId, ReplicaEffects, SnapshotWork
 from troth.replica.peers import PeerCodec, TellRevision
 from troth.replica.protocol import ServerMessage
@@ -21,6 +21,12 @@ CODEC = PeerCodec(RaftMessage)
 
 def message(number: int) -> Message:
     return TellRevision(number, 0)
+
+
+def append(count: int) -> Message:
+    """With *count* entries."""
+    entries = tuple(Entry(LogIndex(1 + each), Term(1), EntryKind.NOOP, b"") for each in range(count))
+    return AppendEntries(Term(1), EntryId(Term(0), LogIndex(0)), entries, LogIndex(0))
 
 
 class ScriptedReplica:

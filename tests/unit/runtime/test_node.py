@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
-from node_rig import CODEC, ME, OTHER, PEER, Rig, message, persist
+from node_rig import CODEC, ME, OTHER, PEER, Rig, append, message, persist
 
 from troth.core.interface import Membership, Persist, Trace
 from troth.errors import DecodeError, InvariantViolation, SyncFailed
@@ -144,14 +144,16 @@ async def test_while_the_disk_hangs_repeated_answers_are_kept_once() -> None:
     rig.node.stop()
 
 
-async def test_while_the_disk_hangs_frames_are_dropped_not_queued() -> None:
+async def test_while_the_disk_hangs_entries_are_dropped_not_queued_and_all_else_is_heard() -> None:
     rig = Rig()
     await rig.turn(ReplicaEffects(persists=[persist(1)] * (BACKLOG_WRITES_MAX + 1)))
-    rig.node.on_peer_frame(PEER, CODEC.encode([message(1)]))
-    assert rig.replica.heard == [] and rig.node.counters.peer_frames_refused == 1
+    rig.node.on_peer_frame(PEER, CODEC.encode([message(1), append(1), append(0), message(2)]))
+    assert rig.replica.heard == [("peer", PEER, message(1), append(0), message(2))]
+    assert rig.node.counters.peer_messages_refused == 1
     rig.node.on_durable(2)
-    rig.node.on_peer_frame(PEER, CODEC.encode([message(1)]))
-    assert len(rig.replica.heard) == 1
+    rig.node.on_peer_frame(PEER, CODEC.encode([append(1)]))
+    assert rig.replica.heard[1:] == [("peer", PEER, append(1))]
+    assert rig.node.counters.peer_messages_refused == 1
     rig.node.stop()
 
 

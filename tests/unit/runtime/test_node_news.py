@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from node_rig import CODEC, ME, OTHER, PEER, Rig, message, persist
+from node_rig import CODEC, ME, OTHER, PEER, Rig, append, message, persist
 
 from troth.core.interface import RefusalReason, Trace
 from troth.errors import NotLeader, Removed, Unavailable
@@ -155,14 +155,14 @@ async def test_several_writes_become_durable_at_once_and_what_was_for_oneself_ha
     rig.node.stop()
 
 
-async def test_frames_are_taken_while_no_more_than_the_bound_waits_for_the_disk() -> None:
+async def test_entries_are_taken_while_no_more_than_the_bound_waits_for_the_disk() -> None:
     rig = Rig()
     rig.node._submitted = BACKLOG_WRITES_MAX
-    rig.node.on_peer_frame(PEER, CODEC.encode([message(1)]))
+    rig.node.on_peer_frame(PEER, CODEC.encode([append(1)]))
     rig.node._submitted += 1
-    rig.node.on_peer_frame(PEER, CODEC.encode([message(2)]))
-    assert rig.replica.heard == [("peer", PEER, message(1))]
-    assert rig.node.counters.peer_frames_refused == 1
+    rig.node.on_peer_frame(PEER, CODEC.encode([append(2)]))
+    assert rig.replica.heard == [("peer", PEER, append(1)), ("peer", PEER)]
+    assert rig.node.counters.peer_messages_refused == 1
     rig.node.stop()
 
 

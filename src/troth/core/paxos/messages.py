@@ -6,6 +6,8 @@ one it belongs to, or, in a refusal, the higher one that its sender has promised
 
 from typing import TypeAlias
 
+from typing_extensions import override
+
 from troth.core.interface import Ballot, Entry, EntryKind, Message, Slot
 from troth.core.membership import holds_membership
 from troth.ids import LogIndex, NodeId, Term
@@ -67,6 +69,10 @@ class Accept(Message, frozen=True, array_like=True, tag=5):
     ballot: Ballot
     entries: tuple[Entry, ...]
     chosen: LogIndex
+
+    @override
+    def brings_entries(self) -> bool:
+        return bool(self.entries)
 
 
 class AcceptReply(Message, frozen=True, array_like=True, tag=6):

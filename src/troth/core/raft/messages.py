@@ -6,6 +6,8 @@ term, except that `PreVote` and a granted `PreVoteReply` carry the term the cand
 
 from typing import TypeAlias, TypeGuard, get_args
 
+from typing_extensions import override
+
 from troth.core.interface import Entry, EntryId, EntryKind, Message
 from troth.core.membership import holds_membership
 from troth.ids import LogIndex, Term
@@ -45,6 +47,10 @@ class AppendEntries(Message, frozen=True, array_like=True, tag=5):
     prev: EntryId
     entries: tuple[Entry, ...]
     commit: LogIndex
+
+    @override
+    def brings_entries(self) -> bool:
+        return bool(self.entries)
 
 
 class AppendReply(Message, frozen=True, array_like=True, tag=6):
