@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from troth.verify.formats.edn import Record
-from troth.verify.history import Event, EventType, History, Reading, Value, pair
+from troth.verify.history import Event, EventType, History, Reading, Value
 from troth.verify.models import (
     ILLEGAL,
     Bank,
@@ -23,6 +23,7 @@ from troth.verify.models import (
     Stack,
     UnorderedQueue,
 )
+from troth.verify.pairing import pair
 from troth.verify.primitives import joined
 
 Request = tuple[str, Value, Value]

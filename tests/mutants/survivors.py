@@ -107,7 +107,10 @@ SUBJECTS = (
         ("verify/linearizability/*.py", "verify/models/*.py", "verify/primitives.py", "verify/sequential.py"),
         (*VERIFY, *(f"{CHECKER}_{name}.py" for name in ("branches", "minimal", "tangled", "differential"))),
     ),
-    Subject(("verify/formats/*.py", "verify/guess.py", "verify/history.py", "verify/recorder.py"), VERIFY),
+    Subject(
+        ("verify/formats/*.py", "verify/guess.py", "verify/history.py", "verify/pairing.py", "verify/recorder.py"),
+        VERIFY,
+    ),
     Subject(
         ("verify/*.py",),
         (*VERIFY, f"{CHECKER}_branches.py", f"{CHECKER}_[opw]*.py", f"{CHECKER}_differential.py"),

@@ -46,11 +46,11 @@ def test_tasks_that_wait_for_a_snapshot_leave_it_the_threads_to_be_taken_in(
     """As `snapshot` does: what it reads of the log, and the way out, go through the threads of all tasks."""
     from sqlalchemy.util.concurrency import greenlet_spawn
 
-    from troth.transactions import aio
+    from troth.transactions import aio_waiting
 
     async def main() -> None:
-        commits = 3 * aio.THREADS
-        waiting, gate = aio._InTasks(), Barrier(tmp_path / "barrier")
+        commits = 3 * aio_waiting.THREADS
+        waiting, gate = aio_waiting.InTasks(), Barrier(tmp_path / "barrier")
         place = Place(gate, waiting, commits)
         await greenlet_spawn(waiting.blocking, gate.enter_exclusive, 1.0)
         tasks = [asyncio.ensure_future(greenlet_spawn(place.share)) for _ in range(commits)]

@@ -13,7 +13,7 @@ from memory_database import Database
 from sqlalchemy.util.concurrency import greenlet_spawn
 from typing_extensions import override
 
-from troth.transactions.aio import _InTasks
+from troth.transactions.aio_waiting import InTasks
 from troth.transactions.barrier import Barrier
 from troth.transactions.company import WAIT_MAX_S, Company
 from troth.transactions.core import Core
@@ -137,7 +137,7 @@ def test_nothing_is_kept_of_who_has_waited_in_vain() -> None:
 @pytest.mark.parametrize("is_set", [False, True])
 def test_company_with_asyncio(is_set: bool) -> None:
     async def main() -> list[str]:
-        waiting, order = _InTasks(), list[str]()
+        waiting, order = InTasks(), list[str]()
         company = Company(waiting.flag)
         flag = company.expect()
 

@@ -3,7 +3,8 @@
 import pytest
 
 from troth.errors import DecodeError, UsageError
-from troth.verify.history import FOREVER, Event, EventType, History, Operation, pair, show
+from troth.verify.history import FOREVER, Event, EventType, History, Operation, show
+from troth.verify.pairing import pair
 from troth.verify.recorder import Recorder
 
 

@@ -13,7 +13,8 @@ from troth.verify.check import check
 from troth.verify.formats import read_history
 from troth.verify.formats.edn import Record
 from troth.verify.guess import guess
-from troth.verify.history import Value, pair
+from troth.verify.history import Value
+from troth.verify.pairing import pair
 from troth.verify.transactions import check_transactions
 from troth.verify.verdict import Status
 

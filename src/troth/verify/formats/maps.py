@@ -26,9 +26,9 @@ from troth.verify.history import (
     Reading,
     Value,
     counted,
-    pair,
     show,
 )
+from troth.verify.pairing import pair
 
 _TYPES: Final = {kind.value: kind for kind in EventType}
 _KNOSSOS: Final = Reading(failed="absent", nil_read="unknown")

@@ -7,7 +7,8 @@ import pytest
 
 from troth.errors import UsageError
 from troth.verify.formats import read_history
-from troth.verify.history import Event, EventType, History, pair
+from troth.verify.history import Event, EventType, History
+from troth.verify.pairing import pair
 from troth.verify.transactions import (
     TRANSACTION_MODELS,
     RegisterAssumptions,
