@@ -25,9 +25,9 @@ from bench_transactions import transactions
 from cluster.plot import bars
 
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.formats import read_history, write_jsonl
 from troth.verify.history import Event, EventType, History
-from troth.verify.pairing import pair
 
 Row = dict[str, object]
 PORCUPINE_MS_PER_LOG = 5.0

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Reading
-from troth.verify.pairing import pair
 
 INVOKE, OK, FAIL, INFO = EventType.INVOKE, EventType.OK, EventType.FAIL, EventType.INFO
 

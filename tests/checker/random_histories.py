@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 
+from troth.verify.completions import pair
 from troth.verify.formats.edn import Record
 from troth.verify.history import Event, EventType, History, Reading, Value
 from troth.verify.models import (
@@ -23,7 +24,6 @@ from troth.verify.models import (
     Stack,
     UnorderedQueue,
 )
-from troth.verify.pairing import pair
 from troth.verify.primitives import joined
 
 Request = tuple[str, Value, Value]

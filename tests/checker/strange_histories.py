@@ -7,9 +7,9 @@ history ends in the middle, nil is a value, texts are empty, elements repeat, fa
 import random
 from collections.abc import Callable
 
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Reading, Value
 from troth.verify.models import OBJECTS, Model
-from troth.verify.pairing import pair
 
 _VALUES: tuple[tuple[Value, ...], ...] = (
     (1, 2), (1, 2, 3), (None, 1, 2), ("a", "b"), ("", "a", "ab"), ((), (1,), (1, 2)), ("a", None, 1),

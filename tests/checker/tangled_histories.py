@@ -2,9 +2,9 @@
 
 import random
 
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Reading, Value
 from troth.verify.models import ILLEGAL, Model
-from troth.verify.pairing import pair
 
 from .random_histories import OBJECTS, answers
 

@@ -7,11 +7,11 @@ import pytest
 from msgspec import structs
 
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History
 from troth.verify.linearizability import Budget, check_linearizable
 from troth.verify.linearizability.minimal import cut, removable_calls, shrink, unseen
 from troth.verify.models import Call, Model, MultiRegister, Register
-from troth.verify.pairing import pair
 from troth.verify.verdict import Status
 
 from .brute import linearizable

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Value
-from troth.verify.pairing import pair
 from troth.verify.verdict import Status
 
 Shown = tuple[int, Value, Value]

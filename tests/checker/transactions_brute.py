@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from troth.verify.completions import pair
 from troth.verify.history import FOREVER, Event, EventType, History, Value
-from troth.verify.pairing import pair
 
 Store = dict[Value, tuple[Value, ...]]
 LIST, REGISTER = "list-append", "rw-register"

@@ -2,8 +2,8 @@
 
 import random
 
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Value
-from troth.verify.pairing import pair
 
 
 def weak_history(seed: int, *, operations: int = 9) -> History:

@@ -108,7 +108,13 @@ SUBJECTS = (
         (*VERIFY, *(f"{CHECKER}_{name}.py" for name in ("branches", "minimal", "tangled", "differential"))),
     ),
     Subject(
-        ("verify/formats/*.py", "verify/guess.py", "verify/history.py", "verify/pairing.py", "verify/recorder.py"),
+        (
+            "verify/formats/*.py",
+            "verify/guess.py",
+            "verify/history.py",
+            "verify/completions.py",
+            "verify/recorder.py",
+        ),
         VERIFY,
     ),
     Subject(

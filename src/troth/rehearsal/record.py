@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from troth.errors import OutcomeUnknown, TrothError
 from troth.simulate.world import World
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, Fault, History, Operation
-from troth.verify.pairing import pair
 
 T = TypeVar("T")
 

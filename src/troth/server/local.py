@@ -1,8 +1,7 @@
 """`LocalCluster`: several servers on this machine, each a process of its own, started and stopped together.
 
 With ``transport="tcp"`` they listen on loopback ports. With ``transport="pipe"`` no port is opened at all: peers talk
-over socket pairs that they inherit from this process, clients over unix sockets. When a server is restarted, this
-process makes new pairs and hands the other ends to the running servers.
+over socket pairs (`pairs.py`), clients over unix sockets.
 
 This process draws all node ids and forms the genesis, but only when *all* directories are new: if one of an existing
 cluster is empty, its server starts with a new identity and refuses, as it must.
@@ -17,7 +16,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from itertools import combinations, count
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -32,6 +31,7 @@ from troth.server import layout as layouts
 from troth.server.config import ServerConfig
 from troth.server.free_port import free_port
 from troth.server.layout import JOINING, LEAVING
+from troth.server.pairs import Pairs
 from troth.server.process import READY_SECONDS_MAX, RaftServer
 from troth.storage import identity as identities
 
@@ -91,8 +91,7 @@ class LocalCluster:
         self._settings = {"consensus": consensus, "log_level": "info", **settings}
         self.servers: dict[str, RaftServer] = {}
         """The present process of each server, also when it is dead."""
-        self._apart: set[tuple[str, str]] = set()
-        """Of servers over pipes: those two that have no pair of sockets, since one of them could not take its end."""
+        self._pairs = Pairs(self.servers)
         self._genesis = Membership(voters=())
         try:
             make_durably(self.data_dir)
@@ -177,7 +176,9 @@ class LocalCluster:
         if self.servers:
             raise UsageError("this cluster was started before")
         foundings = self._foundings()
-        ends = self._pairs(foundings) if self.transport == "pipe" else {}
+        ends = {}
+        if self.transport == "pipe":
+            ends = self._pairs.between({name: each.node_id for name, each in foundings.items()})
         self._write_layout()
         try:
             for name in self._layout.settled:
@@ -238,8 +239,7 @@ class LocalCluster:
     def resume(self, name: str) -> None:
         """SIGCONT the server called *name*. Those that were restarted beside it meanwhile reach it now."""
         self._server(name).resume()
-        for one, other in sorted(pair for pair in self._apart if name in pair):
-            self._join_anew(one, other)
+        self._pairs.resumed(name)
 
     def restart(self, name: str, *, wait: bool = True) -> RaftServer:
         """Start the server called *name* again, on the data it has; stops it gracefully if it runs."""
@@ -247,7 +247,7 @@ class LocalCluster:
         node_id = old.node_id
         old.stop()
         old.close()
-        ends = self._new_ends(name, node_id) if self.transport == "pipe" else {}
+        ends = self._pairs.with_all(name, node_id) if self.transport == "pipe" else {}
         server = self._spawn(name, Founding(node_id=_draw_node_id(), genesis=self._genesis), ends)
         server.node_id = node_id
         if wait:
@@ -398,46 +398,6 @@ class LocalCluster:
         return Introduction(
             node_id=node_id, name=name, peer_address=addresses["peer"], client_address=addresses["client"]
         )
-
-    def _pairs(self, foundings: Mapping[str, Founding]) -> dict[str, dict[NodeId, socket.socket]]:
-        """A socket pair for each two servers: each one's ends by peer."""
-        ends: dict[str, dict[NodeId, socket.socket]] = {name: {} for name in foundings}
-        for one, other in combinations(foundings, 2):
-            left, right = socket.socketpair()
-            ends[one][foundings[other].node_id] = left
-            ends[other][foundings[one].node_id] = right
-        return ends
-
-    def _new_ends(self, name: str, node_id: NodeId) -> dict[NodeId, socket.socket]:
-        """New pairs between the server called *name* and all that live; they are given their ends."""
-        ends: dict[NodeId, socket.socket] = {}
-        self._apart = {pair for pair in self._apart if name not in pair}
-        for other, server in self.servers.items():
-            if other != name and server.is_alive:
-                mine, theirs = socket.socketpair()
-                try:
-                    server.adopt(node_id, theirs)
-                except TrothError:  # it has ended, or is paused
-                    mine.close()
-                    self._apart.add((name, other))
-                else:
-                    ends[server.node_id] = mine
-        return ends
-
-    def _join_anew(self, one: str, other: str) -> None:
-        """A new pair of sockets between two servers that run; when one is dead, its restart makes it."""
-        self._apart.discard((one, other))
-        servers = [self.servers[name] for name in (one, other) if name in self.servers]
-        if len(servers) < 2 or not all(server.is_alive for server in servers):
-            return
-        first, second = servers
-        left, right = socket.socketpair()
-        with left, right:
-            try:
-                first.adopt(second.node_id, left)
-                second.adopt(first.node_id, right)
-            except TrothError:  # the other one is paused too
-                self._apart.add((one, other))
 
     def _new_addresses(self, name: str) -> dict[str, str]:
         if self.transport == "tcp":

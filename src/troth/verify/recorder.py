@@ -1,8 +1,8 @@
 """Collecting a history while it happens: the shape that client code and the simulator use."""
 
 from troth.errors import UsageError
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Process, Reading, Value
-from troth.verify.pairing import pair
 
 
 class Recorder:

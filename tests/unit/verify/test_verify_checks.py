@@ -8,11 +8,11 @@ from msgspec import structs
 from troth.errors import UsageError
 from troth.verify.accesses import accesses_of
 from troth.verify.check import MODELS, check
+from troth.verify.completions import pair
 from troth.verify.formats.edn import Record
 from troth.verify.guess import guess
 from troth.verify.history import Event, EventType, History, Reading, Value
 from troth.verify.models import ILLEGAL, OBJECTS, Bank, Call, Model, Register, SetObject, Several, model_of
-from troth.verify.pairing import pair
 from troth.verify.sessions import _Observer
 from troth.verify.transactions import check_transactions
 from troth.verify.verdict import Status, Verdict, combine

@@ -6,11 +6,11 @@ import pytest
 
 from troth.errors import DecodeError, UsageError
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.formats import FORMATS, detect, read_history, write_edn, write_jsonl
 from troth.verify.formats.edn import Keyword, Record, dump, freeze, read_all
 from troth.verify.guess import guess
 from troth.verify.history import FOREVER, Event, EventType, History, Reading
-from troth.verify.pairing import pair
 from troth.verify.transactions import check_transactions
 
 ETCD = (

@@ -3,8 +3,8 @@
 import pytest
 
 from troth.errors import DecodeError, UsageError
+from troth.verify.completions import pair
 from troth.verify.history import FOREVER, Event, EventType, History, Operation, show
-from troth.verify.pairing import pair
 from troth.verify.recorder import Recorder
 
 

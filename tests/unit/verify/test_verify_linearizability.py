@@ -6,11 +6,11 @@ import pytest
 from msgspec import structs
 
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.formats.edn import Record
 from troth.verify.history import Event, EventType, History, Reading, Value
 from troth.verify.linearizability import Budget, check_linearizable
 from troth.verify.models import CasRegister, MultiRegister, Register
-from troth.verify.pairing import pair
 from troth.verify.verdict import Status
 
 INVOKE, OK, INFO = EventType.INVOKE, EventType.OK, EventType.INFO

@@ -7,11 +7,11 @@ import pytest
 
 from troth.errors import UsageError
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Value
 from troth.verify.linearizability import Budget
 from troth.verify.linearizability.pairing import told_apart
 from troth.verify.models import Queue
-from troth.verify.pairing import pair
 from troth.verify.verdict import Status
 
 pytestmark = pytest.mark.timeout(20)

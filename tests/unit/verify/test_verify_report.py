@@ -5,8 +5,8 @@ import json
 import pytest
 
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History
-from troth.verify.pairing import pair
 from troth.verify.report import html, text
 
 

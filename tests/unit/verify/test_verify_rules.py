@@ -4,9 +4,9 @@ import pytest
 from typing_extensions import override
 
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Reading, Value
 from troth.verify.models import ILLEGAL, Call, Lock
-from troth.verify.pairing import pair
 from troth.verify.verdict import Status
 
 INVOKE, OK, INFO = EventType.INVOKE, EventType.OK, EventType.INFO

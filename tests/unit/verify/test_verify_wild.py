@@ -10,11 +10,11 @@ from msgspec import structs
 
 from troth.errors import DecodeError, UsageError
 from troth.verify.check import check
+from troth.verify.completions import pair
 from troth.verify.formats import read_history
 from troth.verify.formats.edn import Record
 from troth.verify.guess import guess
 from troth.verify.history import Value
-from troth.verify.pairing import pair
 from troth.verify.transactions import check_transactions
 from troth.verify.verdict import Status
 

@@ -14,6 +14,7 @@ from msgspec import structs
 
 from troth.errors import DecodeError
 from troth.verify.branches import EITHER
+from troth.verify.completions import pair
 from troth.verify.formats import edn
 from troth.verify.formats.spans import without_spans
 from troth.verify.history import (
@@ -28,7 +29,6 @@ from troth.verify.history import (
     counted,
     show,
 )
-from troth.verify.pairing import pair
 
 _TYPES: Final = {kind.value: kind for kind in EventType}
 _KNOSSOS: Final = Reading(failed="absent", nil_read="unknown")

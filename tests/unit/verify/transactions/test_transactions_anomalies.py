@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import pytest
 
 from troth.errors import UsageError
+from troth.verify.completions import pair
 from troth.verify.formats import read_history
 from troth.verify.history import Event, EventType, History
-from troth.verify.pairing import pair
 from troth.verify.transactions import (
     TRANSACTION_MODELS,
     RegisterAssumptions,

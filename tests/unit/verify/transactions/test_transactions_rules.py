@@ -3,8 +3,8 @@
 import pytest
 from msgspec import structs
 
+from troth.verify.completions import pair
 from troth.verify.history import Event, EventType, History, Process, Value
-from troth.verify.pairing import pair
 from troth.verify.recorder import Recorder
 from troth.verify.transactions import check_transactions, judging, snapshot
 from troth.verify.transactions.levels import ruled_out

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from troth.verify.completions import pair
 from troth.verify.formats import read_history
 from troth.verify.history import Event, EventType, History, Process, Value
-from troth.verify.pairing import pair
 from troth.verify.transactions import check_transactions
 from troth.verify.verdict import Status
 
