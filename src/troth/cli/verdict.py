@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from troth.ids import NodeId
-from troth.kv.requests import AlarmType
 from troth.replica.protocol import PeerView, ServerStatus
 
 
@@ -87,9 +86,7 @@ def judge(statuses: Sequence[ServerStatus]) -> Verdict:
     reasons += [_why_recovering(each.name, alone=False) for each in statuses if each.role == "recovering"]
     if leader.joint:
         reasons.append("a membership change is under way")
-    for alarm in leader.alarms:
-        text = "the space quota is used up: reads only" if alarm.alarm is AlarmType.NOSPACE else "corruption found"
-        reasons.append(text)
+    reasons += [alarm.alarm.text for alarm in leader.alarms]
     survives = max(-1, leader.survives - lost)
     health = Health.UNAVAILABLE if survives < 0 else Health.DEGRADED if reasons else Health.HEALTHY
     return Verdict(health=health, survives=survives, reasons=tuple(reasons))

@@ -47,6 +47,11 @@ class AlarmType(IntEnum):
     NOSPACE = 1
     CORRUPT = 2
 
+    @property
+    def text(self) -> str:
+        """What it means for who looks after the cluster."""
+        return "the space quota is used up: reads only" if self is AlarmType.NOSPACE else "corruption found"
+
 
 class KeyValue(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One version of one key. `lease` is 0 when none is attached; `version` counts from 1 since creation."""

@@ -23,7 +23,8 @@ class StoreState:
     def __init__(self) -> None:
         self.space = KeySpace()
         self.lease_table = LeaseTable()
-        self._alarms: frozenset[tuple[int, AlarmType]] = frozenset()
+        self.alarms_raised: frozenset[tuple[int, AlarmType]] = frozenset()
+        """By member and type. Another object whenever it has changed, so that a look at it costs little."""
 
     # ---- where it stands -------------------------------------------------------------------------------------
 
@@ -45,7 +46,7 @@ class StoreState:
     @property
     def alarms(self) -> list[AlarmMember]:
         """The alarms raised, by member and type."""
-        return [AlarmMember(member, alarm) for member, alarm in sorted(self._alarms)]
+        return [AlarmMember(member, alarm) for member, alarm in sorted(self.alarms_raised)]
 
     def lease(self, lease: int) -> LeaseView | None:
         """A lease with its keys, or None if there is no such lease."""

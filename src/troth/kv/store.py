@@ -217,8 +217,8 @@ class Store(StoreState):
         return self._quota_bytes - self.space.size_bytes - len(self.lease_table.ttl_s) * LEASE_OVERHEAD_BYTES
 
     def _set_alarms(self, alarms: Iterable[tuple[int, AlarmType]]) -> None:
-        self._alarms = frozenset(alarms)
-        self._full = any(alarm == AlarmType.NOSPACE for _, alarm in self._alarms)
+        self.alarms_raised = frozenset(alarms)
+        self._full = any(alarm == AlarmType.NOSPACE for _, alarm in self.alarms_raised)
 
     def _apply(self, command: Command) -> Result:
         match command:
@@ -298,7 +298,7 @@ class Store(StoreState):
         if self._full:
             return refusals.NO_SPACE
         if self.db_size_bytes + cost_bytes > self._quota_bytes:
-            self._set_alarms({*self._alarms, (0, AlarmType.NOSPACE)})
+            self._set_alarms({*self.alarms_raised, (0, AlarmType.NOSPACE)})
             return refusals.NO_SPACE
         return None
 
@@ -357,10 +357,10 @@ class Store(StoreState):
         touched: list[AlarmMember] = []
         if request.activate:
             if request.alarm != AlarmType.NONE:
-                self._set_alarms({*self._alarms, alarm})
+                self._set_alarms({*self.alarms_raised, alarm})
                 touched.append(AlarmMember(*alarm))
-        elif alarm in self._alarms:
-            self._set_alarms(self._alarms - {alarm})
+        elif alarm in self.alarms_raised:
+            self._set_alarms(self.alarms_raised - {alarm})
             touched.append(AlarmMember(*alarm))
         return AlarmResult(self.space.revision, touched)
 

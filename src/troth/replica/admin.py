@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from troth.core.interface import Member, Refused, RoleName, Status
+from troth.core.interface import Member, Refused, RoleName, Status, Trace
 from troth.ids import LogIndex, NodeId, Tick
+from troth.kv.requests import AlarmType
 from troth.replica.effects import ClientId
 from troth.replica.protocol import ChangeMembers, Done, PeerView, ServerStatus, TransferLeadership
 from troth.replica.state import ReplicaStart
@@ -34,6 +35,7 @@ class AdminPath(WatchPath):
         super().__init__(start)
         self._changes: list[_PendingChange] = []
         self._transfers: list[_PendingTransfer] = []
+        self._alarms_told: frozenset[tuple[int, AlarmType]] = frozenset()
         self._amnesia = start.amnesia
         """Whether a part of this server's log is lost, so that it may not vote before it has caught up."""
         self.acceptor_numbers: Callable[[], dict[str, int]] = dict
@@ -95,6 +97,17 @@ class AdminPath(WatchPath):
             # Its call to stand may still be on its way. Asked again by the client itself, it would take as long again.
             text = "the server to take over did not do so within two seconds; the leader goes on"
             self._refuse_call(transfer.client, transfer.call, "timeout", text)
+
+    def _tell_alarms(self) -> None:
+        """An event for each alarm that was raised or cleared since the last call."""
+        before, now = self._alarms_told, self.machine.store.alarms_raised
+        if now is before:
+            return
+        self._alarms_told = now
+        for name, alarms in (("alarm_raised", now - before), ("alarm_cleared", before - now)):
+            for member, alarm in sorted(alarms):
+                facts = {"kind": alarm.name.lower(), "member": member, "meaning": alarm.text}
+                self._out.events.append(Trace(name=name, facts=facts))
 
     def was_removed(self, node: NodeId) -> bool:
         """Whether a committed membership, and the newest one as well, are without *node*. Only the word of a leader

@@ -214,6 +214,7 @@ class Replica(SnapshotPath):
         self._set_due()
         self._applied = meta.last.index
         self.engine.applied(meta.last.index)
+        self._tell_alarms()
         if self._leading:
             self._lessor.reset(self.machine.store.granted_ttls_s(), self._now)
         if self._loading is not None and self._loading.last == meta.last:
@@ -326,6 +327,7 @@ class Replica(SnapshotPath):
                 self._apply(entry)
             self._applied = entry.index
         self.engine.applied(self._applied)
+        self._tell_alarms()
         if self._changes:
             self._settle_changes()
 

@@ -3,6 +3,8 @@
 The responder speaks as much HTTP/1.1 as scrapers and load balancers need: GET and HEAD, one answer per request,
 bounded headers, keep-alive. Nothing of a request but its first line is looked at.
 
+Healthy is, as in etcd, a server that knows a leader while no alarm is raised: one that can only be read is not.
+
 Numbers are gathered at the moment of a scrape from the counters that the parts keep anyway; between scrapes metrics
 cost nothing. prometheus-client writes the text and is imported only when a metrics address is configured.
 """
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 from typing_extensions import override
 
+from troth.kv.requests import AlarmType
 from troth.replica.protocol import ServerStatus
 from troth.runtime.links import TransportCounters
 from troth.runtime.node import NodeCounters
@@ -32,6 +35,7 @@ class Sources(msgspec.Struct, kw_only=True):
     """Where the numbers are. `queues` names each bounded queue and tells how full it is."""
 
     status: Callable[[], ServerStatus]
+    quota_bytes: int
     node: NodeCounters
     peers: TransportCounters
     clients: ClientCounters
@@ -68,7 +72,7 @@ class Collector:
             "revision": ("Revision of the key space.", status.revision),
             "compact_revision": ("Revision below which history is gone.", status.compact_revision),
             "db_size_bytes": ("Bytes counted against the quota.", status.db_size_bytes),
-            "survives_failures": ("How many more servers may fail; -1: no quorum.", status.survives),
+            "quota_bytes": ("Beyond so many bytes writes are refused.", sources.quota_bytes),
             "sessions": ("Open exactly-once sessions.", status.sessions),
             "leases": ("Leases.", status.leases),
             "watches": ("Watches of this server's clients.", status.watches),
@@ -77,6 +81,14 @@ class Collector:
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"troth_{name}", text, value=value)
+        if status.leader == status.node_id:  # nobody else hears of all others
+            text = "How many more servers may fail, as the leader knows; -1: no quorum."
+            yield GaugeMetricFamily("troth_survives_failures", text, value=status.survives)
+        raised = {each.alarm for each in status.alarms}
+        alarms = GaugeMetricFamily("troth_alarm", "1 while the alarm is raised, 0 otherwise.", labels=["kind"])
+        for kind in (AlarmType.NOSPACE, AlarmType.CORRUPT):
+            alarms.add_metric([kind.name.lower()], int(kind in raised))
+        yield alarms
         counters = {
             "turns": ("Turns of the event loop that did something.", sources.node.turns),
             "elections": ("Elections this server stood in.", sources.node.elections),
@@ -171,10 +183,13 @@ class MetricsPort:
             return 200, "application/json", msgspec.json.encode({"troth": self._version})
         if path == "/health":
             status = self._status()
-            well = bool(status.leader)
+            troubles = [alarm.text for alarm in sorted({each.alarm for each in status.alarms})]
+            if not status.leader:
+                troubles.append("no leader is known")
+            well = not troubles
             view = {
                 "health": "true" if well else "false",
-                "reason": "" if well else "no leader is known",
+                "reason": "; ".join(troubles),
                 "role": status.role,
                 "term": status.term,
                 "revision": status.revision,

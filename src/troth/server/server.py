@@ -62,6 +62,9 @@ TOLD = frozenset(
 )
 """Events worth a line in the log at level info; the others are for debugging."""
 
+WARNED = frozenset({"alarm_raised", "alarm_cleared"})
+"""Events that somebody should look at: they are told on every server, for all have the alarm."""
+
 VERSION: str = import_module("troth").__version__
 """Looked up by name: to import the root package is, for the layers' check, to import all that it re-exports."""
 
@@ -277,6 +280,7 @@ class Server:
 
             sources = Sources(
                 status=self.status,
+                quota_bytes=config.quota_bytes,
                 node=self.node.counters,
                 peers=self.transport.counters,
                 clients=self.clients.counters,
@@ -300,7 +304,7 @@ class Server:
     def _tell(self, event: Trace) -> None:
         if event.name == "follower":
             self._follows.set()
-        level = logging.INFO if event.name in TOLD else logging.DEBUG
+        level = logging.INFO if event.name in TOLD else logging.WARNING if event.name in WARNED else logging.DEBUG
         if _log.isEnabledFor(level):
             _log.log(level, event.name.replace("_", " "), extra=with_facts(event.facts))
         if self._on_event is not None:

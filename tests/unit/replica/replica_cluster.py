@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from troth.core.engines import EngineConfig, engine_kind
-from troth.core.interface import ORIGIN, EntryId, Member, Membership, SnapshotMeta
+from troth.core.interface import ORIGIN, EntryId, Member, Membership, SnapshotMeta, Trace
 from troth.ids import NodeId, Tick
 from troth.kv.store import Store
 from troth.replica.effects import (
@@ -66,6 +66,7 @@ class Cluster:
         """Whether a snapshot is loaded by who takes the steps in `loads`, not at once."""
         self.loads: dict[NodeId, Iterator[None]] = {}
         self.compacted: list[tuple[NodeId, CompactLog]] = []
+        self.events: list[tuple[NodeId, Trace]] = []
         self.on_send: Callable[[NodeId, NodeId, object], bool] = lambda sender, to, message: True
         self.replicas: dict[NodeId, Replica] = {}
         for node in self.ids:
@@ -167,6 +168,7 @@ class Cluster:
     # ---- the driver's duties ----
 
     def _execute(self, node: NodeId, effects: ReplicaEffects) -> None:
+        self.events += [(node, event) for event in effects.events]
         for client, reply in effects.replies:
             self.replies[client].append(reply)
         for work in effects.snapshot_work:

@@ -7,7 +7,17 @@ from troth.core.interface import ORIGIN, EntryId, Member, Membership, Membership
 from troth.core.raft.messages import AppendEntries, Heartbeat
 from troth.errors import Corrupt
 from troth.ids import LogIndex, NodeId, Term, Tick
-from troth.kv.requests import Compact, EventType, LeaseGrant, LeaseGrantResult, LeaseRevoke, Put, Range
+from troth.kv.requests import (
+    Alarm,
+    AlarmType,
+    Compact,
+    EventType,
+    LeaseGrant,
+    LeaseGrantResult,
+    LeaseRevoke,
+    Put,
+    Range,
+)
 from troth.kv.store import Store
 from troth.models import linearizable
 from troth.replica.effects import SaveSnapshot, StoreChunk
@@ -443,6 +453,31 @@ def test_status_says_how_many_more_may_fail() -> None:
     cluster.isolate(leader)
     cluster.step(SECOND)
     assert survives() == -1
+
+
+def alarm_events(cluster: Cluster, node: int) -> list[tuple[str, object]]:
+    return [
+        (event.name, event.facts["kind"]) for at, event in cluster.events if at == node and "alarm" in event.name
+    ]
+
+
+def test_every_server_tells_once_of_an_alarm_that_is_raised_and_once_of_its_end() -> None:
+    cluster = Cluster()
+    for activate, revision in ((True, 1), (True, 2), (False, 3), (False, 4)):
+        write(cluster, Alarm(activate, 0, AlarmType.NOSPACE), Alarm(activate, revision, AlarmType.NONE))
+    cluster.step(SECOND)
+    for node in cluster.ids:
+        assert alarm_events(cluster, node) == [("alarm_raised", "nospace"), ("alarm_cleared", "nospace")]
+
+
+def test_an_alarm_that_a_snapshot_brings_is_told_before_anything_else_is_applied() -> None:
+    """While all writes are refused the next entry may be long in coming."""
+    saved = StateMachine(Store)
+    saved.store.apply(Alarm(True, 0, AlarmType.NOSPACE))
+    cluster = Cluster()
+    cluster.replicas[NodeId(1)].load(cluster.founding, saved.dump())
+    cluster.settle()
+    assert alarm_events(cluster, 1) == [("alarm_raised", "nospace")]
 
 
 def test_a_ping_is_answered() -> None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from troth.ids import NodeId
+from troth.kv.requests import AlarmMember, AlarmType
 from troth.replica.protocol import ServerStatus
 from troth.runtime.links import TransportCounters
 from troth.runtime.node import NodeCounters
@@ -20,18 +21,39 @@ from troth.server.logs import set_up, with_facts
 from troth.server.metrics import CONNECTIONS_MAX, REQUEST_BYTES_MAX, MetricsPort, Sources
 
 
-def status(leader: int) -> ServerStatus:
+def status(leader: int, *alarms: AlarmMember) -> ServerStatus:
     return ServerStatus(
-        0, NodeId(5), "n1", 77, "1", "leader", 3, NodeId(leader), 42, 7, 11, 10, 12, 2, 999, 1, False, []
+        0,
+        NodeId(5),
+        "n1",
+        77,
+        "1",
+        "leader",
+        3,
+        NodeId(leader),
+        42,
+        7,
+        11,
+        10,
+        12,
+        2,
+        999,
+        1 if leader == 5 else -1,
+        False,
+        [],
+        list(alarms),
     )
 
 
 @contextlib.asynccontextmanager
-async def serving(leader: int = 5) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def serving(
+    leader: int = 5, *alarms: AlarmMember
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     disk = WriterCounters()
     disk.writes, disk.syncs, disk.batch_sizes = 7, 3, {1: 2, 8: 1}
     sources = Sources(
-        status=lambda: status(leader),
+        status=lambda: status(leader, *alarms),
+        quota_bytes=2048,
         node=NodeCounters(),
         peers=TransportCounters(),
         clients=ClientCounters(),
@@ -74,6 +96,10 @@ async def test_metrics_tell_the_numbers_on_one_connection() -> None:
                 "troth_is_leader 1.0",
                 "troth_commit_index 11.0",
                 "troth_revision 42.0",
+                "troth_survives_failures 1.0",
+                "troth_quota_bytes 2048.0",
+                'troth_alarm{kind="nospace"} 0.0',
+                'troth_alarm{kind="corrupt"} 0.0',
                 "troth_disk_syncs_total 3.0",
                 'troth_queue_length{queue="disk_writes"} 4.0',
                 'troth_operations_total{kind="read_linearizable"} 6.0',
@@ -94,6 +120,22 @@ async def test_health_is_whether_a_leader_is_known() -> None:
     async with serving(leader=0) as (reader, writer):
         code, body = await fetch(reader, writer, get("/health"))
         assert code == 503 and json.loads(body)["reason"] == "no leader is known"
+
+
+async def test_a_raised_alarm_is_not_healthy_and_shows_in_the_metrics() -> None:
+    """A cluster that only reads has a leader, and whoever watches it must hear that it takes no writes."""
+    async with serving(5, AlarmMember(0, AlarmType.NOSPACE)) as (reader, writer):
+        code, body = await fetch(reader, writer, get("/health"))
+        assert code == 503 and json.loads(body)["health"] == "false"
+        assert json.loads(body)["reason"] == "the space quota is used up: reads only"
+        lines = (await fetch(reader, writer, get("/metrics")))[1].decode().splitlines()
+        assert 'troth_alarm{kind="nospace"} 1.0' in lines and 'troth_alarm{kind="corrupt"} 0.0' in lines
+
+
+async def test_how_many_may_fail_is_told_by_the_leader_alone() -> None:
+    """A follower does not know it, and -1 would mean that there is no quorum."""
+    async with serving(leader=6) as (reader, writer):
+        assert b"survives_failures" not in (await fetch(reader, writer, get("/metrics")))[1]
 
 
 @pytest.mark.parametrize(
