@@ -2,8 +2,11 @@
 
 A lease takes the lock from a holder that is gone. It cannot stop one that was only paused, wakes up and believes that
 it still holds it. So whoever uses the resource shows the revision at which it took the lock, and smaller ones are
-refused.
+refused. (A cluster restored from a backup must begin beyond all revisions that the resource may have seen:
+`troth snapshot restore --bump-revision`.)
 """
+
+from concurrent.futures import ThreadPoolExecutor
 
 import troth
 
@@ -22,9 +25,26 @@ class Resource:
 
 
 def acquire(client: troth.Client, holder: str, lease_id: int) -> int | None:
-    """The fencing token, which grows with each holder; None if somebody holds the lock."""
-    taken = client.txn([troth.version("lock") == 0], [troth.Put("lock", holder, lease=lease_id)])
-    return taken.revision if taken.succeeded else None
+    """The fencing token, which grows with each holder; None if somebody else holds the lock.
+
+    After an `OutcomeUnknown` ask again: if that attempt did take the lock, it is found to be ours, with its token.
+    """
+    free = troth.version("lock") == 0
+    taken = client.txn([free], [troth.Put("lock", holder, lease=lease_id)], [troth.Get("lock")])
+    if taken.succeeded:
+        return taken.revision
+    (held,) = taken.responses[0].kvs
+    return held.create_revision if held.lease == lease_id else None
+
+
+def wait(client: troth.Client, holder: str, lease_id: int) -> int:
+    """`acquire` once the lock is free. Of several who wait any may be the next: there is no queue."""
+    while True:
+        with client.watch("lock", no_put=True) as releases:  # before the attempt: no release can be missed
+            token = acquire(client, holder, lease_id)
+            if token is not None:
+                return token
+            next(releases)
 
 
 with troth.LocalCluster(3) as cluster, cluster.connect() as alice, cluster.connect() as bob:
@@ -32,15 +52,17 @@ with troth.LocalCluster(3) as cluster, cluster.connect() as alice, cluster.conne
     hers = alice.lease(30)
     her_token = acquire(alice, "alice", hers.id)
     assert her_token is not None and resource.write("alice was here", token=her_token)
+    assert acquire(alice, "alice", hers.id) == her_token  # as if she had never had the first answer
 
     his = bob.lease(30)
     assert acquire(bob, "bob", his.id) is None
     print("bob has to wait for", bob.get("lock").value)
 
-    hers.revoke()  # as if she were paused for longer than her lease lasts: the lock is free, and she is not asked
-    his_token = acquire(bob, "bob", his.id)
-    assert his_token is not None and his_token > her_token
-    assert resource.write("bob was here", token=his_token)
+    with ThreadPoolExecutor() as beside:
+        waiting = beside.submit(wait, bob, "bob", his.id)
+        hers.revoke()  # as if she were paused for longer than her lease lasts: the lock is free, and she is not asked
+        his_token = waiting.result()
+    assert his_token > her_token and resource.write("bob was here", token=his_token)
 
     print("alice wakes up and writes:", resource.write("alice again", token=her_token))
     assert resource.text == "bob was here"

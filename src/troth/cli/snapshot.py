@@ -13,6 +13,9 @@ from troth.errors import UsageError
 from troth.server.config import load_config
 from troth.storage.backup import SealingSink
 
+BUMP_MAX = 10**15
+"""Revisions have 63 bits, and some must be left for the next restorations."""
+
 
 @click.group()
 def snapshot() -> None:
@@ -71,16 +74,36 @@ async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
 @click.option("--name", default="n1", show_default=True, help="The new server's name.")
 @click.option("--client-address", help="Where clients will reach it.  [default: 127.0.0.1:7001]")
 @click.option("--peer-address", help="Where other servers will reach it.  [default: 127.0.0.1:7101]")
-def restore(file: Path, data_dir: str, name: str, client_address: str | None, peer_address: str | None) -> None:
+@click.option(
+    "--bump-revision",
+    metavar="N",
+    type=click.IntRange(1, BUMP_MAX),
+    default=0,
+    help="Begin N revisions later, all before compacted. A billion does no harm.",
+)
+def restore(
+    file: Path,
+    data_dir: str,
+    name: str,
+    client_address: str | None,
+    peer_address: str | None,
+    bump_revision: int,
+) -> None:
     """Begin a new cluster with the state in FILE.
 
     Makes the data directory of its first server; start that with `troth serve`, and others with --join. The new
     cluster shares nothing with the old one but the data.
 
+    It begins at the revision of FILE, and the old cluster went on from there. Whoever keeps revisions outside (fencing
+    tokens of locks, caches filled by watches) needs --bump-revision with more than was written since, or old revisions
+    and new ones are mixed up: new holders of a lock are refused, or let in beside an old one. It is etcd's flag of that
+    name together with --mark-compacted.
+
     \b
     Example:
       troth snapshot restore backup.troth --name n1 --data-dir /var/lib/troth/n1
       troth serve --name n1 --data-dir /var/lib/troth/n1
+      troth snapshot restore backup.troth --data-dir n1 --bump-revision 1000000000
     """
     from troth.server.restore import restore as make
 
@@ -91,7 +114,7 @@ def restore(file: Path, data_dir: str, name: str, client_address: str | None, pe
         "peer_address": peer_address,
     }
     config = load_config(flags)
-    made = make(file, config)
+    made = make(file, config, bump_revision=bump_revision)
     click.echo(f"cluster {made.cluster_id:x} at revision {made.revision} is in {data_dir}; start it with")
     click.echo(
         f"  troth serve --name {name} --data-dir {data_dir} "

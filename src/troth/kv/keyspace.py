@@ -357,6 +357,8 @@ class KeySpace:
 
     def begin_load(self, compact_revision: int) -> None:
         """Only on a new key space."""
+        # Where the revision was moved on (`Store.bump_revision`) nothing was written at it that would tell of it.
+        self.revision = max(self.revision, compact_revision)
         self.compact_revision = self.scavenged_revision = self._target = compact_revision
         self._base_mark = (compact_revision, 0)
 

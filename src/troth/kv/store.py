@@ -364,6 +364,11 @@ class Store(StoreState):
             touched.append(AlarmMember(*alarm))
         return AlarmResult(self.space.revision, touched)
 
+    def bump_revision(self, by: int) -> None:
+        """Go on *by* revisions later, all before compacted: only for a state that no cluster has yet."""
+        self.space.commit(self.space.revision + by)
+        self.space.compact(self.space.revision)
+
     # ---- snapshots -------------------------------------------------------------------------------------------
 
     @classmethod

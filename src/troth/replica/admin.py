@@ -104,10 +104,12 @@ class AdminPath(WatchPath):
         if now is before:
             return
         self._alarms_told = now
-        for name, alarms in (("alarm_raised", now - before), ("alarm_cleared", before - now)):
-            for member, alarm in sorted(alarms):
-                facts = {"kind": alarm.name.lower(), "member": member, "meaning": alarm.text}
-                self._out.events.append(Trace(name=name, facts=facts))
+        events = self._out.events
+        for member, alarm in sorted(now - before):
+            facts = {"kind": alarm.name.lower(), "member": member, "meaning": alarm.text}
+            events.append(Trace(name="alarm_raised", facts=facts))
+        for member, alarm in sorted(before - now):
+            events.append(Trace(name="alarm_cleared", facts={"kind": alarm.name.lower(), "member": member}))
 
     def was_removed(self, node: NodeId) -> bool:
         """Whether a committed membership, and the newest one as well, are without *node*. Only the word of a leader

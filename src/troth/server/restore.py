@@ -37,8 +37,12 @@ class Restored(NamedTuple):
     revision: int
 
 
-def restore(snapshot: Path, config: ServerConfig) -> Restored:
+def restore(snapshot: Path, config: ServerConfig, *, bump_revision: int = 0) -> Restored:
     """Make ``config.data_dir`` the directory of the first server of a new cluster with the state in *snapshot*.
+
+    The old cluster went on after the snapshot was saved, and what it told of its revisions is still out there: fencing
+    tokens, revisions to watch from. So that none of them is given out a second time the new cluster can begin
+    *bump_revision* later, with all that lies before compacted; who watches from an old one is told so.
 
     The snapshot is read and checked as a whole before anything is written. The directory is made under another name,
     beside its place, and gets its own once it is whole and on the disk: half of one would serve as an empty cluster.
@@ -56,12 +60,14 @@ def restore(snapshot: Path, config: ServerConfig) -> Restored:
     if directory.is_mount():
         raise UsageError(f"{directory} is where a disk is mounted: restore into a new directory within it")
     machine = _loaded(snapshot, config)
+    if bump_revision:
+        machine.store.bump_revision(bump_revision)
     unfinished = directory.with_name(directory.name + UNFINISHED)
     files = DiskFiles(unfinished)
     try:
         for name in files.names():
             files.remove(name)  # of an attempt that was killed
-        cluster_id = _write(snapshot, config, files)
+        cluster_id = _write(machine, config, files)
         files.sync_directory()
         _give_name(unfinished, directory)
     except BaseException:
@@ -72,7 +78,7 @@ def restore(snapshot: Path, config: ServerConfig) -> Restored:
     return Restored(cluster_id, machine.store.revision)
 
 
-def _write(snapshot: Path, config: ServerConfig, files: DiskFiles) -> ClusterId:
+def _write(machine: StateMachine, config: ServerConfig, files: DiskFiles) -> ClusterId:
     """Fill *files*, which are empty."""
     node_id = draw_node_id(files, random.SystemRandom())
     genesis = genesis_of(
@@ -90,7 +96,7 @@ def _write(snapshot: Path, config: ServerConfig, files: DiskFiles) -> ClusterId:
     opened = open_directory(files, identity)
     try:
         meta = SnapshotMeta(FIRST, genesis)
-        opened.snapshots.write(meta, _pieces(snapshot))
+        opened.snapshots.write(meta, machine.dump())
         opened.log.append([Persist(hard_state=HardState(term=FIRST.term), snapshot=meta)])
         opened.log.sync()
     finally:

@@ -21,6 +21,7 @@ from troth.kv.requests import (
     LeaseRevoke,
     Put,
     Range,
+    RangeResult,
     Txn,
 )
 from troth.kv.snapshot import FRAME_BYTES_MAX, AlarmPage, BasePage, End, Header, LeasePage, LeaseRecord, LogPage
@@ -96,6 +97,31 @@ def test_an_empty_store_survives() -> None:
     store = Store()
     store.apply(Compact(1))
     assert Store.restore([stream_of(store)]).compact_revision == 1
+
+
+def test_a_revision_that_was_moved_on_survives_and_all_before_is_compacted() -> None:
+    """Nothing was written at it, so the stream has nothing but its header to tell of it."""
+    store, newest = example(), example().revision
+    store.bump_revision(5000)
+    restored = Store.restore([stream_of(store)])
+    for each in (store, restored):
+        assert (each.revision, each.compact_revision) == (newest + 5000, newest + 5000)
+    assert stream_of(restored) == stream_of(store)
+    assert restored.db_size_bytes == store.db_size_bytes == store_of_the_live(store).db_size_bytes
+    for each in (store, restored):
+        each.apply_batch([Put(b"a", b"new"), DeleteRange(b"kept"), Compact(newest + 5001)])
+    assert (restored.hash(), restored.db_size_bytes) == (store.hash(), store.db_size_bytes)
+    assert stream_of(Store.restore([stream_of(restored)])) == stream_of(store)
+
+
+def store_of_the_live(store: Store) -> Store:
+    """A new store in which what lives in *store* was written, with its leases."""
+    fresh = Store()
+    fresh.apply_batch([LeaseGrant(lease, 60) for lease in store.leases()])
+    found = store.range(Range(b"\0", b"\0"))
+    assert isinstance(found, RangeResult)
+    fresh.apply_batch([Put(each.key, each.value, each.lease) for each in found.kvs])
+    return fresh
 
 
 def test_it_may_be_cut_into_chunks_anywhere() -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 
 from troth.errors import StorageError
-from troth.kv.requests import Put
+from troth.kv.requests import Failure, Put, Range, RangeResult
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
+from troth.runtime.files import DiskFiles
 from troth.server import restore as restore_module
 from troth.server.config import ServerConfig
 from troth.server.restore import restore
 from troth.storage import identity
 from troth.storage.backup import SealingSink
+from troth.storage.directory import open_directory
 from troth.storage.log import WriteAheadLog
 from troth.storage.snapshots import SnapshotStore
 
@@ -39,6 +41,28 @@ def saved(path: Path) -> Path:
             sink.write(piece)
         sink.seal()
     return path
+
+
+def test_a_restored_cluster_can_begin_beyond_all_that_the_old_one_has_told(tmp_path: Path) -> None:
+    """Its revisions are fencing tokens elsewhere; and who watches from one must not be shown another past."""
+    config = ServerConfig(name="n1", data_dir=str(tmp_path / "data"))
+    restored = restore(saved(tmp_path / "saved"), config, bump_revision=1000)
+    assert restored.revision == 1002
+    files = DiskFiles(config.data_dir)
+    known = identity.load(files)
+    assert known is not None
+    opened = open_directory(files, known)
+    assert opened.recovered.snapshot is not None
+    machine = StateMachine(Store)
+    machine.load(opened.snapshots.load(opened.recovered.snapshot))
+    opened.close()
+    files.close()
+    store = machine.store
+    assert (store.revision, store.compact_revision) == (1002, 1002)
+    kept = store.range(Range(b"a"))
+    assert isinstance(kept, RangeResult) and [each.value for each in kept.kvs] == [b"1"]
+    assert isinstance(store.range(Range(b"a", revision=1001)), Failure)
+    assert store.apply(Put(b"b", b"2")).revision == 1003
 
 
 class _KilledError(BaseException):
