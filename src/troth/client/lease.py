@@ -3,7 +3,8 @@
 The time of a lease counts from when the server hears of it, which is after we have sent the request. A deadline of
 "time of sending + ttl" on our own monotonic clock therefore passes before the server's, up to the rates of the
 two clocks: `DRIFT` allows for those. When it passes without a renewal, the lease is declared lost, once and for
-all, even if the server might still have it.
+all, even if the server might still have it. Our clock goes on while this machine is suspended (`time_of`). Timers stand
+still then: who wakes up from it finds `Lease.is_alive` false at once, and `lost` is set when the next timer is due.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from troth.client.replies import Acknowledged, LeaseGranted
 from troth.errors import LeaseNotFound, TrothError, UsageError
 from troth.kv.requests import LeaseGrant, LeaseRevoke
 from troth.replica.protocol import LeaseKeepAlive, LeaseTimeToLive, LeaseTtls, LeaseView
+from troth.runtime.clock import suspended_s
 
 DRIFT = 0.02
 RENEWALS_PER_TTL = 3
@@ -25,6 +27,11 @@ RENEW_BATCH_MAX = 1024
 
 DEAD_KEPT = 64
 """So many leases that are over may always wait to be forgotten, and as many more as there are others."""
+
+
+def time_of(loop: asyncio.AbstractEventLoop) -> float:
+    """Seconds on *loop*'s clock, and those that the machine was suspended, in which leases run out as well."""
+    return suspended_s() + loop.time()
 
 
 class Lease:
@@ -51,7 +58,7 @@ class Lease:
     @property
     def is_alive(self) -> bool:
         """Whether the lease can be relied on at this moment."""
-        return not self.is_over and self._client.router.loop.time() < self.deadline_s
+        return not self.is_over and time_of(self._client.router.loop) < self.deadline_s
 
     @property
     def is_over(self) -> bool:
@@ -71,7 +78,7 @@ class Lease:
         Raises:
             LeaseNotFound: it is gone.
         """
-        sent_at_s = self._client.router.loop.time()
+        sent_at_s = time_of(self._client.router.loop)
         answer: LeaseTtls = await self._client.call(LeaseKeepAlive, (self.id,)).future
         if answer.ttls_s[0] < 0:
             self.lose()
@@ -95,7 +102,7 @@ class Lease:
         return view
 
     def extend(self, sent_at_s: float, ttl_s: float) -> None:
-        """The server has granted *ttl_s* seconds in answer to what was sent at *sent_at_s* (loop time)."""
+        """The server has granted *ttl_s* seconds in answer to what was sent at *sent_at_s* (`time_of`)."""
         if not self.lost.is_set():
             self.deadline_s = max(self.deadline_s, sent_at_s + ttl_s * (1 - DRIFT))
 
@@ -146,12 +153,12 @@ class LeaseKeeper:
         asked: object = ttl_s  # callers need not check types
         if not isinstance(asked, int) or isinstance(asked, bool) or asked <= 0:
             raise UsageError(f"lease({ttl_s!r}): a lease lasts a whole number of seconds, at least 1")
-        sent_at_s = self._loop.time()
+        sent_at_s = time_of(self._loop)
         granted: LeaseGranted = await self._client.write(LeaseGrant(lease_id, ttl_s))
         lease = Lease(self._client, granted, sent_at_s=sent_at_s, keep=keep)
         if on_lost is not None:
             lease.on_lost(on_lost)
-        if self._loop.time() - sent_at_s > lease.ttl_s / RENEWALS_PER_TTL:
+        if time_of(self._loop) - sent_at_s > lease.ttl_s / RENEWALS_PER_TTL:
             # The grant took so long (an election, say) that little is left by our own reckoning.
             try:
                 await lease.keep_alive()
@@ -173,7 +180,7 @@ class LeaseKeeper:
     def _next_due_s(self, lease: Lease) -> float:
         if not lease.keep:
             return lease.deadline_s
-        return min(lease.deadline_s, self._loop.time() + lease.ttl_s / RENEWALS_PER_TTL)
+        return min(lease.deadline_s, time_of(self._loop) + lease.ttl_s / RENEWALS_PER_TTL)
 
     def _push(self, lease: Lease, due_s: float) -> None:
         self._count += 1
@@ -182,17 +189,17 @@ class LeaseKeeper:
             self._due = [due for due in self._due if not due[2].is_over]
             heapq.heapify(self._due)
             self._forget_at = 2 * len(self._due) + DEAD_KEPT
-        if self._timer is None or due_s < self._timer.when():
+        if self._timer is None or due_s - suspended_s() < self._timer.when():
             self._set_timer()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._due[0][0], self._wake) if self._due else None
+        self._timer = self._loop.call_at(self._due[0][0] - suspended_s(), self._wake) if self._due else None
 
     def _wake(self) -> None:
         self._timer = None
-        now_s = self._loop.time()
+        now_s = time_of(self._loop)
         alive: list[Lease] = []
         # A little ahead: leases that were granted together are renewed together.
         while self._due and self._due[0][0] <= now_s + 0.01:
@@ -214,7 +221,7 @@ class LeaseKeeper:
 
     async def _renew(self, leases: list[Lease]) -> None:
         ids = tuple(lease.id for lease in leases)
-        sent_at_s = self._loop.time()
+        sent_at_s = time_of(self._loop)
         within_s = max(0.05, max(lease.deadline_s for lease in leases) - sent_at_s)
         try:
             answer: LeaseTtls = await self._client.call(LeaseKeepAlive, ids, within_s=within_s).future

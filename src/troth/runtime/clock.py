@@ -1,4 +1,4 @@
-"""What time it is, in ticks."""
+"""What time it is, in ticks; and the time that an event loop does not count."""
 
 import time
 
@@ -22,3 +22,19 @@ class Clock:
 
     def now(self) -> Tick:
         return Tick((time.clock_gettime_ns(_CLOCK) - self._begin_ns) // self._tick_ns)
+
+
+def _suspended_ns() -> int:
+    # In this order: what passes between the two makes it too little, and never more than it was.
+    return time.clock_gettime_ns(_CLOCK) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+_SUSPENDED_BEFORE_NS = _suspended_ns()
+_NOISE_NS = 10_000_000
+
+
+def suspended_s() -> float:
+    """Seconds that this machine was suspended since the program began, which an event loop's time leaves out. 0.0
+    exactly if it was not (or does not tell)."""
+    slept_ns = _suspended_ns() - _SUSPENDED_BEFORE_NS
+    return slept_ns / 1e9 if slept_ns > _NOISE_NS else 0.0

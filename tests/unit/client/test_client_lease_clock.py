@@ -14,6 +14,7 @@ from troth.client.replies import LeaseGranted
 from troth.errors import LeaseNotFound, TrothError, Unavailable
 from troth.kv.requests import LeaseGrant, LeaseRevoke
 from troth.replica.protocol import LeaseKeepAlive
+from troth.runtime import clock as clock_module
 
 T = TypeVar("T")
 
@@ -276,6 +277,29 @@ def test_the_end_of_a_block_gives_a_lease_up_once_and_takes_no_offence_when_it_h
     clock.error = LeaseNotFound("etcdserver: requested lease not found")
     run(expired.__aexit__(None, None, None))
     assert clock.revoked[-1] == expired.id
+
+
+def test_time_that_the_machine_was_suspended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers' clocks have counted it: somebody else may have the lock by now. The loop's clock has not."""
+    clock = Clock()
+    lease, other = clock.lease(), clock.lease(keep=False)
+    before_ns = clock_module._suspended_ns()
+    monkeypatch.setattr(clock_module, "_suspended_ns", lambda: before_ns + 60 * 10**9)
+    assert not lease.is_alive and not other.is_alive
+    new = run(clock.keeper.grant(TTL_S, 0, keep=True, on_lost=None))
+    assert new.is_alive and clock.now_s == 100.0
+    assert clock.wake() == TTL_S / RENEWALS_PER_TTL
+    assert lease.lost.is_set() and other.lost.is_set()
+    assert clock.wake() == 2 * TTL_S / RENEWALS_PER_TTL
+    assert clock.renewed == [(new.id,)] * 2 and not new.lost.is_set()
+
+
+def test_no_time_was_slept_through_while_the_clocks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes between two readings is no suspension; and a simulated run has the same times on every machine."""
+    before_ns = clock_module._suspended_ns()
+    for noise_ns in (-(10**9), -5, 0, 999_999):
+        monkeypatch.setattr(clock_module, "_suspended_ns", lambda noise_ns=noise_ns: before_ns + noise_ns)
+        assert clock_module.suspended_s() == 0.0
 
 
 # ---- granting, and the end ----
