@@ -100,9 +100,9 @@ def test_a_server_that_can_not_start_says_why(tmp_path: Path) -> None:
         second.close()
     wrong = alone(tmp_path, name="n2")
     wrong.start()
-    with pytest.raises(UsageError, match="belongs to server n1"):
+    with pytest.raises(IdentityLost, match="belongs to server n1"):
         wrong.wait_ready()
-    assert wrong.exitcode == 2
+    assert wrong.exitcode == 4
     wrong.close()
     outside = alone(tmp_path, client_address="0.0.0.0:7001")
     outside.start()

@@ -39,7 +39,7 @@ def test_bytes_for_a_connection_that_the_other_side_has_given_up_are_answered_by
     network = Network(world, draw(1, chaos_seconds=1), Choices(), random.Random(1))
     here, there = (ProcessLoop(world, network, name, Clock(world), errors.append) for name in ("here", "there"))
     near, far = Side(), Side()
-    network.listen(there, lambda: far, ("there", 1))
+    network.bind(there, lambda: far, ("there", 1)).open()
     here.create_task(network.connect(here, lambda: near, ("there", 1)))
     world.run_until(1_000_000)
     near.transport.write(b"one")

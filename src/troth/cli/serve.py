@@ -66,8 +66,12 @@ def serve(config: Path | None, **flags: object) -> None:
     Each setting may also stand in the TOML file under its name with underscores, or in the environment as
     TROTH_NAME, TROTH_DATA_DIR and so on. A flag wins over the environment, the environment over the file.
 
-    Exit codes: 0 stopped by SIGTERM or Ctrl-C; 1 failed; 2 a wrong setting; 3 the disk; 4 the data directory is not
-    this server's; 5 removed from the cluster; 70 a bug. The last line of the log says why.
+    Exit codes: 0 stopped by SIGTERM or Ctrl-C; 1 failed; 2 a wrong setting; 3 the disk, or another process has the
+    data directory; 4 the data directory is not this server's, or not of the cluster that the settings ask for; 5
+    removed from the cluster; 70 a bug. The last line of the log says why.
+
+    --initial-cluster and --join count when the data directory is new. A server that is started again with what asks
+    for another cluster than its own says so, and stops if it is the only member of its own.
 
     \b
     Examples:

@@ -5,11 +5,11 @@ and an installed snapshot replaces them all. Every change of voters goes through
 sets both decide); the leader leaves it by a second entry as soon as the first has committed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from troth.core.interface import Entry, EntryKind, Membership, MembershipChange
+from troth.core.interface import Entry, EntryKind, Member, Membership, MembershipChange
 from troth.errors import DecodeError
 from troth.ids import LogIndex, NodeId
 
@@ -116,9 +116,9 @@ def changed(current: Membership, change: MembershipChange) -> Membership | str:
     members.update(change.update)
     members.update(added)
     for node in (*added, *change.update):
-        name = members[node].name
-        if any(each.name == name for other, each in members.items() if other not in (node, *change.remove)):
-            return f"the name {name!r} is taken; remove the old server first"
+        others = [each for other, each in members.items() if other not in (node, *change.remove)]
+        if taken := _taken(members[node], others):
+            return taken
     for node in change.promote:
         if node not in current.learners:
             return f"server {node:x} is not a learner"
@@ -133,6 +133,21 @@ def changed(current: Membership, change: MembershipChange) -> Membership | str:
     outgoing = current.voters if joint else ()
     kept = {node: member for node, member in members.items() if node in {*voters, *learners, *outgoing}}
     return Membership(voters=voters, outgoing=outgoing, learners=learners, members=kept)
+
+
+def _taken(member: Member, others: Sequence[Member]) -> str:
+    """What *member* has that one of *others* has as well, though only one server can; empty if nothing."""
+    if any(each.name == member.name for each in others):
+        return f"the name {member.name!r} is taken; remove the old server first"
+    for each in others:
+        # (Servers of pipes, and some tests', have none.)
+        for address in (member.peer_address, member.client_address):
+            if address and address in (each.peer_address, each.client_address):
+                return (
+                    f"the address {address} of {member.name} is {each.name}'s; give {member.name} another one, or"
+                    f" remove {each.name} first"
+                )
+    return ""
 
 
 def name_of(membership: Membership, node: NodeId) -> str:

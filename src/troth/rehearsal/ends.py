@@ -1,7 +1,7 @@
 """One end of a simulated connection, as the protocol that owns it sees it: an asyncio transport."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,11 +18,22 @@ EOF = b""
 
 
 class Listener:
-    """What `create_server` gives."""
+    """What `create_server` gives: an address that is bound, where nobody is let in before `start_serving`."""
 
-    def __init__(self, network: "Network", address: Address) -> None:
+    sockets = ()
+
+    def __init__(
+        self, network: "Network", loop: "ProcessLoop", factory: Callable[[], Any], address: Address
+    ) -> None:
         self._network = network
+        self._there = (loop, factory)
         self._address = address
+
+    async def start_serving(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        self._network.listeners[self._address] = self._there
 
     def close(self) -> None:
         self._network.listeners.pop(self._address, None)

@@ -183,9 +183,14 @@ class ProcessLoop:
         future.set_result(function(*arguments))
         return future
 
-    async def create_server(self, factory: Callable[[], Any], host: str, port: int, **options: Any) -> Any:
+    async def create_server(
+        self, factory: Callable[[], Any], host: str, port: int, *, start_serving: bool = True, **options: Any
+    ) -> Any:
         del options
-        return self._network.listen(self, factory, (host, port))
+        listener = self._network.bind(self, factory, (host, port))
+        if start_serving:
+            await listener.start_serving()
+        return listener
 
     async def create_connection(
         self, factory: Callable[[], Any], host: str, port: int, **options: Any

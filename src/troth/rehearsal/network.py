@@ -55,12 +55,11 @@ class Network:
 
     # ---- connections -----------------------------------------------------------------------------------
 
-    def listen(self, loop: "ProcessLoop", factory: Callable[[], Any], address: Address) -> Listener:
-        """*loop*'s process accepts connections at *address*. Raises OSError when it is taken."""
+    def bind(self, loop: "ProcessLoop", factory: Callable[[], Any], address: Address) -> Listener:
+        """*loop*'s process has *address*, to accept connections there. Raises OSError when it is taken."""
         if address in self.listeners:
             raise OSError(f"address {address} in use (simulated)")
-        self.listeners[address] = (loop, factory)
-        return Listener(self, address)
+        return Listener(self, loop, factory, address)
 
     async def connect(self, loop: "ProcessLoop", factory: Callable[[], Any], address: Address) -> tuple[End, Any]:
         """Dial *address*; waits for ever while nobody can be reached, as TCP nearly does."""

@@ -46,7 +46,7 @@ from troth.replica.protocol import (
 )
 from troth.runtime.addresses import parse_address
 from troth.runtime.streams import Call, open_connection
-from troth.wire.handshake import Hello, Rejected, Welcome
+from troth.wire.handshake import Greeting, Hello, Rejected, Welcome
 
 PROBE_SECONDS_MAX = 2.0
 PROBE_PAUSE_SECONDS_MIN = 0.02
@@ -342,16 +342,37 @@ async def join(
         pause_s = min(pause_s * 1.5, PROBE_PAUSE_SECONDS_MAX)
 
 
+async def cluster_at(address: str, tls: ssl.SSLContext | None) -> ClusterId:
+    """Which cluster the client address *address* serves.
+
+    Raises:
+        OSError: it can not be reached.
+        TrothError: it says no cluster, or something else listens there.
+    """
+    call = Call(Hello("client"))
+    try:
+        async with asyncio.timeout(PROBE_SECONDS_MAX):
+            await open_connection(call, parse_address(address), tls=tls)
+            return _welcomed(await call.greeting).cluster_id
+    finally:
+        if hasattr(call, "transport"):
+            call.transport.abort()
+
+
+def _welcomed(greeting: Greeting) -> Welcome:
+    if isinstance(greeting, Rejected):
+        raise _Later(greeting.text)
+    if not isinstance(greeting, Welcome):
+        raise DecodeError("the server did not welcome us")
+    return greeting
+
+
 async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advice: str) -> tuple[ClusterId, str]:
     """One attempt at one server: its cluster, and the address of the leader to ask, empty when we are a member now."""
     call = Call(Hello("client", name=me.name))
     try:
         await open_connection(call, parse_address(address), tls=tls)
-        greeting = await call.greeting
-        if isinstance(greeting, Rejected):
-            raise _Later(greeting.text)
-        if not isinstance(greeting, Welcome):
-            raise DecodeError("the server did not welcome us")
+        _welcomed(await call.greeting)
         status = await _status(call, me)
         if _namesake(status, me) is not None:
             # It may not have heard yet that the old server of this name was removed. Who answers a linearizable read

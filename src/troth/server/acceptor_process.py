@@ -21,7 +21,7 @@ from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, welcome
 from troth.server.ending import EXIT_OK, clients_that_fit, exit_code, stop_at_errors
-from troth.server.listener import listen, refuse_plain_text, tls_contexts
+from troth.server.listener import Port, refuse_plain_text, tls_contexts
 from troth.wire.handshake import Greeting, Hello
 
 FRAME_BYTES_MAX = 2 << 20
@@ -129,11 +129,12 @@ async def _serve(config: AcceptorConfig) -> None:
     node = AcceptorNode.at(config.data_dir, machine=machine, failed=fail, bytes_max=config.quota_bytes)
     stop_at_errors(loop, fail)
     port = AcceptorPort(node)
-    listeners: list[asyncio.AbstractServer] = []
+    listening: Port | None = None
     try:
-        listeners += await listen(
+        listening = await Port.bind(
             port.accept, config.listen, setting="listen", tls=accepting, shortcuts=not config.tcp_only
         )
+        await listening.open()
         loop.add_signal_handler(signal.SIGTERM, stop)
         if not config.ends_with_stdin:
             loop.add_signal_handler(signal.SIGINT, stop)
@@ -143,8 +144,8 @@ async def _serve(config: AcceptorConfig) -> None:
         _log.info("acceptor %x serves at %s", node.acceptor.id, config.listen)
         await ended
     finally:
-        for listener in listeners:
-            listener.close()
+        if listening is not None:
+            listening.close()
         for connection in list(port.connections):
             connection.transport.abort()
         await loop.run_in_executor(None, node.stop)

@@ -1,11 +1,14 @@
 """Who a server is, and to which cluster it belongs: as its directory says, or as it settles with the others."""
 
+import asyncio
+import logging
 import ssl
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from troth.core.interface import Membership
-from troth.errors import UsageError
+from troth.errors import IdentityLost, TrothError
 from troth.ids import ClusterId, NodeId
 from troth.ports import Rng
 from troth.runtime.disk_machine import Directory
@@ -13,6 +16,7 @@ from troth.runtime.genesis import (
     Founding,
     Introduction,
     check_known,
+    cluster_at,
     cluster_id_of,
     draw_node_id,
     form,
@@ -23,24 +27,90 @@ from troth.server.config import ServerConfig
 from troth.storage import identity as identities
 from troth.storage.identity import Identity
 
+_log = logging.getLogger("troth.server")
 
-def node_id_of(
-    config: ServerConfig, files: Directory, known: Identity | None, *, founding: Founding | None, chance: Rng
-) -> NodeId:
-    """The id in the directory; for a new server that of its *founding*, or one that is drawn.
+
+def check_known_here(config: ServerConfig, known: Identity | None) -> None:
+    """Refuse a data directory that is not this server's.
 
     Raises:
-        UsageError: the directory belongs to another server, or to another engine.
+        IdentityLost: it belongs to another server.
+        WrongEngine: it was made with another engine.
     """
     if known is None:
-        return draw_node_id(files, chance) if founding is None else founding.node_id
+        return
     if known.name != config.name:
-        raise UsageError(
+        raise IdentityLost(
             f"the data directory {config.data_dir} belongs to server {known.name}, not {config.name}: give that "
             "name, or another directory"
         )
     identities.check_consensus(known, config.engine)
+
+
+def node_id_of(files: Directory, known: Identity | None, *, founding: Founding | None, chance: Rng) -> NodeId:
+    """The id in the directory; for a new server that of its *founding*, or one that is drawn."""
+    if known is None:
+        return draw_node_id(files, chance) if founding is None else founding.node_id
     return known.node_id
+
+
+async def check_asked_for(
+    config: ServerConfig, who: Identity, present: Membership, *, tls: ssl.SSLContext | None
+) -> None:
+    """Hold what the settings ask for against the cluster that the data directory belongs to.
+
+    They count only for a new server, so one that was told something else would serve its old cluster all the same. If
+    that is a cluster of its own, whoever started it believes that it is a member of another one and that its data is
+    replicated: it is refused. Any other goes on with a warning, since its cluster needs it more than right settings.
+    *present* are the members as far as this server's log knows, none if it has never heard.
+
+    Raises:
+        IdentityLost: a cluster of this server alone is not what the settings ask for.
+    """
+    here = f"the data directory {config.data_dir} belongs to cluster {who.cluster_id:x}"
+    is_alone = present.everyone() == (who.node_id,)
+    clusters = await _clusters_at(config.join, tls)
+    contradiction = _other_founders(config, who, present) or _other_hosts(who, clusters)
+    if contradiction and is_alone:
+        raise IdentityLost(
+            f"{here}, which has no other member than {config.name}, but {contradiction}. To serve that cluster as it "
+            "is, leave the setting out; to be a member of the other one, give an empty data directory"
+        )
+    if contradiction:
+        _log.warning("%s, but %s. The setting has no effect: make it right, or leave it out", here, contradiction)
+    elif config.join and is_alone and who.cluster_id not in clusters.values():
+        _log.warning("%s, which has no other member; join has no effect, and nobody answers there", here)
+
+
+def _other_founders(config: ServerConfig, who: Identity, present: Membership) -> str:
+    """How initial_cluster differs from what the cluster began with and from what it is now; empty if it does not."""
+    asked = set(config.initial_cluster)
+    memberships = [each for each in (who.genesis, present) if each.members]
+    names = [{member.name for member in each.members.values()} for each in memberships]
+    if not asked or not names or asked in names:
+        return ""
+    return (
+        f"initial_cluster names {', '.join(sorted(asked))}, while its members are {', '.join(sorted(names[-1]))}"
+    )
+
+
+async def _clusters_at(addresses: Sequence[str], tls: ssl.SSLContext | None) -> dict[str, ClusterId]:
+    """Which cluster each of the client *addresses* serves that answers at once."""
+    answers = await asyncio.gather(*(cluster_at(each, tls) for each in addresses), return_exceptions=True)
+    clusters: dict[str, ClusterId] = {}
+    for address, answer in zip(addresses, answers, strict=True):
+        if not isinstance(answer, BaseException):
+            clusters[address] = answer
+        elif not isinstance(answer, OSError | TrothError):
+            raise answer
+    return clusters
+
+
+def _other_hosts(who: Identity, clusters: Mapping[str, ClusterId]) -> str:
+    """Which address of join serves another cluster; empty if one serves ours, or none has answered."""
+    if who.cluster_id in clusters.values():
+        return ""
+    return ", ".join(f"{address} of join serves cluster {cluster:x}" for address, cluster in clusters.items())
 
 
 def introduction(

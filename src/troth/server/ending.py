@@ -6,7 +6,7 @@ import resource
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from troth.errors import IdentityLost, Removed, StorageError, TrothError, UsageError
+from troth.errors import IdentityLost, Removed, StorageError, TrothError, UsageError, WrongEngine
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -29,7 +29,7 @@ def exit_code(error: BaseException) -> int:
             return EXIT_USAGE
         case Removed():
             return EXIT_REMOVED
-        case IdentityLost():
+        case IdentityLost() | WrongEngine():
             return EXIT_IDENTITY
         case StorageError():
             return EXIT_STORAGE

@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import os
+import socket
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from troth.errors import UsageError
 from troth.runtime import shortcut
@@ -72,30 +74,75 @@ def tls_contexts(config: "ServerConfig") -> tuple[ssl.SSLContext, ssl.SSLContext
     return accepting, dialing
 
 
-async def listen(
-    accept: Callable[[], asyncio.BaseProtocol],
-    text: str,
-    *,
-    setting: str,
-    tls: ssl.SSLContext | None,
-    shortcuts: bool = False,
-) -> list[asyncio.AbstractServer]:
-    """Listen on the address *text* (the value of *setting*), and on its shortcuts if it may have *shortcuts*.
+class Port:
+    """An address that is bound, with its shortcuts; nobody gets in before `open`, and who dials is refused."""
 
-    Raises:
-        UsageError: the address is taken, or is not this machine's.
-    """
-    address = parse_address(text)
-    loop = asyncio.get_running_loop()
-    try:
-        if address.is_unix:
-            return [await loop.create_unix_server(accept, address.path, backlog=BACKLOG)]
-        handshake_s = None if tls is None else HANDSHAKE_SECONDS_MAX
-        server = await loop.create_server(
-            accept, address.host, address.port, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake_s
-        )
-        near = shortcut.beside(server.sockets) if shortcuts and tls is None else []
-        return [server, *[await loop.create_unix_server(accept, sock=each, backlog=BACKLOG) for each in near]]
-    except OSError as error:
-        taken = "; stop what listens there, or give another port" if error.errno == errno.EADDRINUSE else ""
-        raise UsageError(f"{setting}: {text} can not be listened on ({error.strerror or error}){taken}") from None
+    def __init__(self, setting: str, text: str, servers: list[asyncio.Server]) -> None:
+        self._setting = setting
+        self._text = text
+        self._servers = servers
+
+    @classmethod
+    async def bind(
+        cls,
+        accept: Callable[[], asyncio.BaseProtocol],
+        text: str,
+        *,
+        setting: str,
+        tls: ssl.SSLContext | None,
+        shortcuts: bool = False,
+    ) -> Self:
+        """Take the address *text* (the value of *setting*), and its shortcuts if it may have *shortcuts*.
+
+        Raises:
+            UsageError: the address is taken, or is not this machine's.
+        """
+        address = parse_address(text)
+        loop = asyncio.get_running_loop()
+
+        async def beside(listening: socket.socket) -> asyncio.Server:
+            return await loop.create_unix_server(accept, sock=listening, backlog=BACKLOG, start_serving=False)
+
+        try:
+            if address.is_unix:
+                server = await loop.create_unix_server(accept, address.path, backlog=BACKLOG, start_serving=False)
+                return cls(setting, text, [server])
+            server = await loop.create_server(
+                accept,
+                address.host,
+                address.port,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_SECONDS_MAX,
+                start_serving=False,
+            )
+            near = shortcut.beside(server.sockets) if shortcuts and tls is None else []
+            return cls(setting, text, [server, *[await beside(each) for each in near]])
+        except OSError as error:
+            raise _not_ours(setting, text, error) from None
+
+    async def open(self) -> None:
+        """Let connections in.
+
+        Raises:
+            UsageError: somebody else who had bound the address at the same moment listens there now.
+        """
+        try:
+            for server in self._servers:
+                for each in server.sockets:
+                    # uvloop keeps to itself that the kernel refuses this, and would serve nobody.
+                    with socket.socket(fileno=os.dup(each.fileno())) as listening:
+                        listening.listen(BACKLOG)
+                await server.start_serving()
+        except OSError as error:
+            raise _not_ours(self._setting, self._text, error) from None
+
+    def close(self) -> None:
+        """Give the address free; connections that stand go on."""
+        for server in self._servers:
+            server.close()
+
+
+def _not_ours(setting: str, text: str, error: OSError) -> UsageError:
+    taken = "; stop what listens there, or give another port" if error.errno == errno.EADDRINUSE else ""
+    return UsageError(f"{setting}: {text} can not be listened on ({error.strerror or error}){taken}")

@@ -1,8 +1,9 @@
 """One server, put together: data directory, cluster, replica, ports. Everything of it runs in one process.
 
-Start-up order. The directory is opened first (it says who we are); then the peer port listens, since a new cluster's
-servers ask each other who they are there; once the cluster is known the log is recovered, the replica starts, and
-last of all clients are let in.
+Start-up order. The directory is locked first (it says who we are) and all ports are bound, so that a server that could
+not serve has written nothing and joined nobody. Then the peer port opens, since a new cluster's servers ask each other
+who they are there; once the cluster is known the log is recovered, the replica starts, and last of all clients are let
+in.
 """
 
 import asyncio
@@ -13,10 +14,10 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from troth.core.engines import engine_kind
-from troth.core.interface import ORIGIN, SnapshotMeta, Trace
+from troth.core.interface import ORIGIN, Membership, SnapshotMeta, Trace
 from troth.errors import IdentityLost, RequestError
 from troth.ids import NodeId
 from troth.kv.store import Store
@@ -32,15 +33,26 @@ from troth.runtime.snapshots import SnapshotKeeper
 from troth.runtime.transport import PeerTransport
 from troth.runtime.writer import LogWriter
 from troth.server.acceptors import Registers
-from troth.server.belonging import Early, advice, introduction, node_id_of, settled
+from troth.server.belonging import (
+    Early,
+    advice,
+    check_asked_for,
+    check_known_here,
+    introduction,
+    node_id_of,
+    settled,
+)
 from troth.server.clients import ClientPort
 from troth.server.config import ServerConfig
-from troth.server.listener import check_addresses, listen, tls_contexts
+from troth.server.listener import Port, check_addresses, tls_contexts
 from troth.server.logs import with_facts
 from troth.server.recovering import started_engine, warn_of_amnesia
 from troth.storage import identity as identities
 from troth.storage.directory import DataDirectory, open_directory
 from troth.storage.identity import Identity
+
+if TYPE_CHECKING:
+    from troth.server.metrics import MetricsPort  # loaded only when an address is configured
 
 TRANSFER_SECONDS_MAX = 1.0
 
@@ -89,7 +101,9 @@ class Server:
         self._founding = founding
         self._ends = dict(ends or {})
         self._on_event = on_event
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._checking: asyncio.Task[None] | None = None
+        self._ports: dict[str, Port] = {}
+        """By the setting that says where."""
         self._files: Directory | None = None
         self._directory: DataDirectory | None = None
         self._keeper: SnapshotKeeper | None = None
@@ -101,6 +115,7 @@ class Server:
         self.node: Node
         self.transport: PeerTransport
         self.clients: ClientPort
+        self.metrics: MetricsPort
 
     @property
     def failed(self) -> "asyncio.Future[None]":
@@ -128,12 +143,14 @@ class Server:
         accepting, dialing = tls_contexts(config)
         files = self._files = self._machine.directory(config.data_dir)
         known = identities.load(files)
-        node_id = node_id_of(config, files, known, founding=self._founding, chance=self._machine.chance)
+        check_known_here(config, known)
+        await self._bind(accepting)
+        node_id = node_id_of(files, known, founding=self._founding, chance=self._machine.chance)
         self.transport = self._machine.transport(node_id=node_id, name=config.name, sink=Early(), tls=dialing)
         me = introduction(config, node_id, known)
         self.transport.answer_probe = lambda: encode_introduction(me)
-        if peer := config.peer_listen or config.peer_address:
-            await self._listen(self.transport.accept, "peer_listen", peer, accepting)
+        if "peer_listen" in self._ports:
+            await self._ports["peer_listen"].open()
         who = known or await settled(config, me, founding=self._founding, tls=dialing)
         directory = self._directory = open_directory(
             files, who, segment_bytes=self._machine.segment_bytes, salvage=config.salvage
@@ -147,13 +164,15 @@ class Server:
         remove_newborn(files)
         if directory.recovered.damaged is not None:
             _log.warning("the log was damaged: %s", directory.recovered.damaged.text)
-        self._assemble(who, directory)
+        membership = self._assemble(who, directory)
         if amnesia is not None:
-            warn_of_amnesia(node_id, self.node.membership)
+            warn_of_amnesia(node_id, membership)
         self.transport.answer_probe = lambda: encode_introduction(
             introduction(config, node_id, who, self.node.membership)
         )
-        await self._let_in(accepting)
+        if known is not None:
+            await self._check_asked_for(known, membership, dialing)
+        await self._let_in()
         self._machine.settle()
         facts = {
             "node_id": f"{node_id:x}",
@@ -165,7 +184,8 @@ class Server:
         }
         _log.info("serving", extra=with_facts(facts))
 
-    def _assemble(self, who: Identity, directory: DataDirectory) -> None:
+    def _assemble(self, who: Identity, directory: DataDirectory) -> Membership:
+        """Make all parts of the server; the membership in force, as far as its log knows."""
         config, recovered = self.config, directory.recovered
         loop = asyncio.get_running_loop()
         kind = engine_kind(config.consensus)
@@ -259,28 +279,34 @@ class Server:
             registers=registers,
         )
         node.clients = self.clients
-        node.membership = engine.status().membership
-        transport.set_peers(peer_addresses(node.membership, who.node_id))
+        membership = node.membership = engine.status().membership
+        transport.set_peers(peer_addresses(membership, who.node_id))
         transport.refuse_stranger = node.refuse_stranger
         transport.accept_peers = True
         node.start(writer=writer, snapshots=keeper)
+        return membership
 
     def _new_store(self) -> Store:
         return Store(quota_bytes=self.config.quota_bytes)
 
-    async def _let_in(self, accepting: ssl.SSLContext | None) -> None:
-        config = self.config
+    async def _check_asked_for(self, known: Identity, present: Membership, tls: ssl.SSLContext | None) -> None:
+        """See `check_asked_for`. A server that others may wait for does not wait for those whom that asks."""
+        checking = check_asked_for(self.config, known, present, tls=tls)
+        if present.everyone() == (known.node_id,):
+            await checking
+        else:
+            self._checking = asyncio.get_running_loop().create_task(checking)
+
+    async def _let_in(self) -> None:
         for peer, end in self._ends.items():
             await self.transport.adopt(peer, end)
-        await self._listen(
-            self.clients.accept, "client_listen", config.client_listen or config.client_address, accepting
-        )
-        if config.metrics_address:
+        await self._ports["client_listen"].open()
+        if self.config.metrics_address:
             from troth.server.metrics import MetricsPort, Sources
 
             sources = Sources(
                 status=self.status,
-                quota_bytes=config.quota_bytes,
+                quota_bytes=self.config.quota_bytes,
                 node=self.node.counters,
                 peers=self.transport.counters,
                 clients=self.clients.counters,
@@ -290,14 +316,25 @@ class Server:
                 snapshot_bytes=self._snapshot_bytes,
                 registers=self._register_numbers,
             )
-            port = MetricsPort(sources, version=VERSION)
-            await self._listen(port.accept, "metrics_address", config.metrics_address, None)
+            self.metrics = MetricsPort(sources, version=VERSION)
+            await self._ports["metrics_address"].open()
 
-    async def _listen(
-        self, accept: Callable[[], asyncio.BaseProtocol], setting: str, address: str, tls: ssl.SSLContext | None
-    ) -> None:
-        shortcuts = not self.config.tcp_only and setting != "metrics_address"
-        self._listeners += await listen(accept, address, setting=setting, tls=tls, shortcuts=shortcuts)
+    async def _bind(self, tls: ssl.SSLContext | None) -> None:
+        """Take all addresses; who accepts there is made later."""
+        config, ports = self.config, self._ports
+        shortcuts = not config.tcp_only
+        if peer := config.peer_listen or config.peer_address:
+            ports["peer_listen"] = await Port.bind(
+                lambda: self.transport.accept(), peer, setting="peer_listen", tls=tls, shortcuts=shortcuts
+            )
+        client = config.client_listen or config.client_address
+        ports["client_listen"] = await Port.bind(
+            lambda: self.clients.accept(), client, setting="client_listen", tls=tls, shortcuts=shortcuts
+        )
+        if config.metrics_address:
+            ports["metrics_address"] = await Port.bind(
+                lambda: self.metrics.accept(), config.metrics_address, setting="metrics_address", tls=None
+            )
 
     # -- while it runs ---------------------------------------------------------------------------------------
 
@@ -362,8 +399,10 @@ class Server:
 
     async def stop(self) -> None:
         """Hand leadership over if we have it, answer what is answered, make durable what is queued, close."""
-        for listener in self._listeners:
-            listener.close()
+        for port in self._ports.values():
+            port.close()
+        if self._checking is not None:
+            self._checking.cancel()
         if hasattr(self, "node") and not self.node.failed.done():
             await self._step_aside()
         if hasattr(self, "clients"):

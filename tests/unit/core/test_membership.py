@@ -210,6 +210,32 @@ def test_impossible_changes_say_why(change: MembershipChange, reason: str) -> No
     assert changed(THREE, change) == reason
 
 
+AT_ADDRESSES = Membership(
+    voters=node(1, 2), members={NodeId(1): Member("n1", "h1:2", "h1:1"), NodeId(2): Member("n2", "h2:2", "h2:1")}
+)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [Member("x", "h2:2", "h3:1"), Member("x", "h3:2", "h2:1"), Member("x", "h2:1"), Member("x", "", "h2:2")],
+)
+def test_an_address_belongs_to_one_server(member: Member) -> None:
+    """Clients and peers that dial it would reach the one that listens there, whoever is meant."""
+    for change in (
+        MembershipChange(add_learners={NodeId(3): member}),
+        MembershipChange(update={NodeId(1): member}),
+    ):
+        refused = changed(AT_ADDRESSES, change)
+        assert isinstance(refused, str) and " of x is n2's; give x another one, or remove n2 first" in refused
+    replaced = MembershipChange(add_voters={NodeId(3): member}, remove=node(2))
+    assert accepted(AT_ADDRESSES, replaced).voters == node(1, 3)
+
+
+def test_a_server_may_keep_its_addresses() -> None:
+    accepted(AT_ADDRESSES, MembershipChange(update={NodeId(2): Member("n2", "h2:2", "h2:3")}))
+    accepted(AT_ADDRESSES, MembershipChange(add_learners={NodeId(3): Member("x", "h:1", "h:1")}))
+
+
 def test_a_learner_is_not_added_as_a_learner_again() -> None:
     learning = membership_of((1, 2, 3), learners=(10,))
     assert changed(learning, MembershipChange(add_learners=joining(10))) == "server a is a member already"

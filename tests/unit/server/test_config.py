@@ -8,7 +8,7 @@ import pytest
 
 from troth.errors import UsageError
 from troth.server.config import ServerConfig, load_config
-from troth.server.listener import check_addresses, listen
+from troth.server.listener import Port, check_addresses
 
 NEEDED = {"name": "n1", "data_dir": "/tmp/n1"}
 
@@ -108,4 +108,4 @@ def test_a_port_that_is_taken_is_told_with_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"peer_listen: {address} .* in use.*; stop what listens there"):
-            asyncio.run(listen(asyncio.Protocol, address, setting="peer_listen", tls=None))
+            asyncio.run(Port.bind(asyncio.Protocol, address, setting="peer_listen", tls=None))

@@ -1,0 +1,143 @@
+"""Whose a data directory is, and what a server that can not start leaves behind: whole servers on loopback."""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from troth.core.interface import Member, Membership
+from troth.errors import IdentityLost, UsageError
+from troth.ids import ClusterId, NodeId
+from troth.server.belonging import check_asked_for
+from troth.server.config import ServerConfig
+from troth.server.free_port import free_port
+from troth.server.server import Server
+from troth.storage.identity import Identity
+from troth.storage.names import LOCK
+
+
+@contextlib.asynccontextmanager
+async def running(config: ServerConfig) -> AsyncIterator[Server]:
+    server = Server(config)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
+def config_of(directory: Path, name: str, **settings: object) -> ServerConfig:
+    ports = {each: f"127.0.0.1:{free_port()}" for each in ("client_address", "peer_address")}
+    return ServerConfig(name=name, data_dir=str(directory / name), **{**ports, **settings})  # type: ignore[arg-type]
+
+
+def again(config: ServerConfig, **settings: object) -> ServerConfig:
+    """The same server with other settings."""
+    return ServerConfig(
+        name=config.name,
+        data_dir=config.data_dir,
+        client_address=config.client_address,
+        peer_address=config.peer_address,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("setting", ["client_address", "peer_address", "metrics_address"])
+async def test_a_server_that_can_not_listen_founds_nothing(tmp_path: Path, setting: str) -> None:
+    """Started again with the right settings (and --join) it would else lead a cluster of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = config_of(tmp_path, "n1", **{setting: f"127.0.0.1:{taken.getsockname()[1]}"})
+        with pytest.raises(UsageError, match="can not be listened on"):
+            async with running(config):
+                pass
+    assert os.listdir(config.data_dir) == [LOCK]
+
+
+async def test_a_server_that_can_not_listen_does_not_join(tmp_path: Path) -> None:
+    """It would stay in the cluster as a member that never answers."""
+    first = config_of(tmp_path, "n1")
+    async with running(first) as server:
+        config = config_of(tmp_path, "n2", client_address=first.client_address, join=(first.client_address,))
+        with pytest.raises(UsageError, match=r"client_listen.*can not be listened on"):
+            async with running(config):
+                pass
+        assert [peer.member.name for peer in server.status().peers] == ["n1"]
+
+
+async def test_a_cluster_of_one_is_not_served_in_the_name_of_the_one_to_join(tmp_path: Path) -> None:
+    alone, other = config_of(tmp_path, "n1"), config_of(tmp_path, "m1")
+    async with running(alone):
+        pass
+    async with running(other):
+        with pytest.raises(IdentityLost, match=f"no other member than n1, but {other.client_address} of join"):
+            async with running(again(alone, join=(other.client_address,))):
+                pass
+    async with running(again(alone)):
+        pass
+
+
+async def test_a_cluster_of_one_is_not_served_in_the_name_of_a_larger_one(tmp_path: Path) -> None:
+    alone = config_of(tmp_path, "n1")
+    async with running(alone):
+        pass
+    asked = {"n1": alone.peer_address, "n2": "127.0.0.1:1"}
+    with pytest.raises(IdentityLost, match=r"initial_cluster names n1, n2, while its members are n1\. To serve"):
+        async with running(again(alone, initial_cluster=asked)):
+            pass
+
+
+async def test_the_same_settings_again_are_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = config_of(tmp_path, "n1")
+    first = again(first, initial_cluster={"n1": first.peer_address})
+    second = config_of(tmp_path, "n2", join=(first.client_address,))
+    with caplog.at_level(logging.WARNING):
+        async with running(first):
+            async with running(second):
+                pass
+            async with running(second) as server:
+                if server._checking is not None:
+                    await server._checking
+        async with running(first):
+            pass
+    assert [record.message for record in caplog.records if record.name == "troth.server"] == []
+
+
+def members(*names: str) -> Membership:
+    nodes = {NodeId(number): Member(name) for number, name in enumerate(names, 1)}
+    return Membership(voters=tuple(nodes), members=nodes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("n1", "n2"), ""),
+        (("n1", "n2", "n3"), ""),
+        (("n1", "n2", "n4"), "initial_cluster names n1, n2, n4, while its members are n1, n2, n3"),
+    ],
+)
+async def test_a_member_goes_on_with_a_warning(
+    asked: tuple[str, ...], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the cluster began with and what it is now are both right; its members are needed whatever a flag says."""
+    config = ServerConfig(
+        name="n1",
+        data_dir="d",
+        peer_address="h:1",
+        initial_cluster={name: f"h:{number}" for number, name in enumerate(asked, 1)},
+    )
+    who = Identity(ClusterId(7), NodeId(1), "n1", members("n1", "n2"))
+    await check_asked_for(config, who, members("n1", "n2", "n3"), tls=None)
+    assert told in caplog.text and bool(told) == bool(caplog.records)
+
+
+async def test_nobody_at_the_address_to_join_is_told_by_who_is_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(tmp_path, "n1", join=(f"127.0.0.1:{free_port()}",))
+    who = Identity(ClusterId(7), NodeId(1), "n1", members("n1"))
+    await check_asked_for(config, who, members("n1"), tls=None)
+    assert "join has no effect, and nobody answers there" in caplog.text
