@@ -13,8 +13,11 @@ from troth.core.register.messages import (
     Accept,
     Ballot,
     Collect,
+    ConfigId,
+    Configuration,
     Configure,
     Describe,
+    Group,
     Mark,
     Prepare,
     Promise,
@@ -54,6 +57,36 @@ requests: st.SearchStrategy[RequestMessage] = st.one_of(
     st.builds(Scan, config_ids, keys | st.just(b""), st.integers(0, 3)),
     st.just(Configure(CONFIG)),
     st.just(Describe()),
+)
+
+numbers = st.integers(-(1 << 63), (1 << 64) - 1) | st.integers(-2, 2)
+odd_ballots = st.builds(Ballot, numbers, numbers)
+odd_states = st.builds(
+    State,
+    st.none(),
+    numbers,
+    odd_ballots,
+    odd_ballots,
+    st.lists(st.builds(Mark, odd_ballots, numbers), max_size=2).map(tuple),
+    numbers,
+)
+odd_seats = st.builds(Seat, st.just(NodeId(1)), st.just("a1"), numbers)
+odd_groups = st.builds(Group, st.tuples(odd_seats), numbers, numbers)
+odd_requests: st.SearchStrategy[RequestMessage] = st.one_of(
+    st.builds(Prepare, config_ids, keys, odd_ballots),
+    st.builds(Accept, config_ids, keys, odd_ballots, odd_states, odd_ballots),
+    st.builds(Collect, config_ids, keys, odd_ballots),
+    st.builds(Scan, config_ids, keys, numbers),
+    st.builds(
+        Configure,
+        st.builds(
+            Configuration,
+            st.builds(ConfigId, st.just(CONFIG.id.cluster), numbers),
+            st.tuples(odd_groups),
+            odd_ballots,
+            odd_ballots,
+        ),
+    ),
 )
 
 
@@ -142,3 +175,19 @@ def test_a_damaged_request_is_refused_or_is_another_request(request: RequestMess
     except DecodeError:
         return
     acceptor.on_request(received)
+
+
+@settings(max_examples=200)
+@example([Scan(CONFIG.id, b"", -5)])
+@given(st.lists(odd_requests, max_size=4))
+def test_no_number_whatever_ends_an_acceptor(asked: list[RequestMessage]) -> None:
+    """Each is refused at the door, or answered."""
+    acceptor = Acceptor(NodeId(1))
+    acceptor.on_request(Configure(CONFIG))
+    acceptor.on_request(Accept(CONFIG.id, b"a", Ballot(1, 1), State(b"v", 1, Ballot(1, 1), ZERO)))
+    for request in asked:
+        try:
+            _, received = decode_ask(encode_ask(1, request))
+        except DecodeError:
+            continue
+        acceptor.on_request(received)

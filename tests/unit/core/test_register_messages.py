@@ -138,6 +138,9 @@ TOO_MUCH: list[RequestMessage] = [
     Configure(Configuration(CONFIG.id, ())),
     Configure(Configuration(CONFIG.id, CONFIG.groups * 3)),
     Configure(Configuration(CONFIG.id, (Group((), 1, 1),))),
+    Accept(CONFIG.id, b"k", BALLOT, State(b"v", 1, BALLOT, ZERO, (), -1)),
+    Scan(CONFIG.id, b"", -1),
+    Scan(CONFIG.id, bytes(KEY_BYTES_MAX + 1), 1),
 ]
 
 

@@ -27,6 +27,7 @@ from troth.core.register.messages import (
     RecordMessage,
     ReplyMessage,
     RequestMessage,
+    Scan,
 )
 from troth.errors import DecodeError, StorageError
 
@@ -88,6 +89,8 @@ def _validate(request: RequestMessage) -> None:
             if not 1 <= len(groups) <= 2 or any(not 1 <= len(group.seats) <= SEATS_MAX for group in groups):
                 raise DecodeError("a configuration has one or two groups of acceptors")
             _check_numbers(request.to.floor.round | request.to.barrier.round | request.to.id.epoch)
+        case Scan() if request.limit < 0 or len(request.after) > KEY_BYTES_MAX:
+            raise DecodeError("a page of keys begins behind a key and has a limit of at least 0")
         case _:
             pass
 
