@@ -80,7 +80,7 @@ class Port:
     def __init__(self, setting: str, text: str, servers: list[asyncio.Server]) -> None:
         self._setting = setting
         self._text = text
-        self._servers = servers
+        self.servers = servers
 
     @classmethod
     async def bind(
@@ -128,7 +128,7 @@ class Port:
             UsageError: somebody else who had bound the address at the same moment listens there now.
         """
         try:
-            for server in self._servers:
+            for server in self.servers:
                 for each in server.sockets:
                     # uvloop keeps to itself that the kernel refuses this, and would serve nobody.
                     with socket.socket(fileno=os.dup(each.fileno())) as listening:
@@ -139,7 +139,7 @@ class Port:
 
     def close(self) -> None:
         """Give the address free; connections that stand go on."""
-        for server in self._servers:
+        for server in self.servers:
             server.close()
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -16,7 +16,7 @@ from typing_extensions import override
 from troth.runtime import shortcut
 from troth.runtime.addresses import Address
 from troth.runtime.streams import FrameConnection, entrust, open_connection, origin_of
-from troth.server.listener import listen
+from troth.server import listener
 from troth.wire.frames import FRAME_BYTES_MAX
 from troth.wire.handshake import Greeting
 
@@ -42,6 +42,12 @@ class Told(FrameConnection):
         self.heard += bodies
 
 
+async def listen(accept: Callable[[], asyncio.BaseProtocol], text: str, **settings: Any) -> list[asyncio.Server]:
+    port = await listener.Port.bind(accept, text, **settings)
+    await port.open()
+    return port.servers
+
+
 class Port:
     """Somebody who listens."""
 
@@ -60,7 +66,7 @@ async def served(host: str = "127.0.0.1", *, shortcuts: bool = True) -> AsyncIte
         port.accept, str(Address(host=host, port=0)), setting="test", tls=None, shortcuts=shortcuts
     )
     try:
-        yield port, listeners[0].sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        yield port, listeners[0].sockets[0].getsockname()[1]
     finally:
         for each in listeners:
             each.close()
@@ -109,7 +115,7 @@ async def test_a_port_that_others_can_reach_has_no_shortcut() -> None:
 async def test_who_speaks_tls_takes_and_offers_no_shortcut(port: tuple[socket.socket, int]) -> None:
     accepting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     listeners = await listen(Port().accept, "127.0.0.1:0", setting="test", tls=accepting, shortcuts=True)
-    number: int = listeners[0].sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    number: int = listeners[0].sockets[0].getsockname()[1]
     assert shortcut.dialed("127.0.0.1", number) is None
     listeners[0].close()
     listening, number = port
@@ -162,7 +168,7 @@ async def test_the_end_of_a_process_ends_its_shortcut_and_is_told_as_its_death()
     a, told = make(A)
     b, _ = make(B)
     listeners = await listen(b.accept, "127.0.0.1:0", setting="test", tls=None, shortcuts=True)
-    number = listeners[0].sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    number = listeners[0].sockets[0].getsockname()[1]
     a.set_peers({B: f"127.0.0.1:{number}"})
     await until(lambda: a.connected() == {B})
     assert [each.transport.get_extra_info("socket").family for each in b._accepted] == [socket.AF_UNIX]
