@@ -251,6 +251,7 @@ class AsyncClient(ClusterCalls):
         start, end = span(key, range_end, prefix)
         self.require_open()
         self.router.require_loop()
+        self.router.require_one_cluster()
         watch = Watch(
             self._watches,
             start,
@@ -313,7 +314,7 @@ class AsyncClient(ClusterCalls):
 
         Raises:
             Unavailable: no server answered in time.
-            WrongCluster: the addresses belong to different clusters.
+            WrongCluster: as of `troth.aio.connect`.
         """
         await self.router.wait_ready(self.router.timeout_s if within_s is None else within_s)
 
@@ -362,7 +363,8 @@ async def connect(
     Raises:
         UsageError: the URL is wrong, or all servers are there and none is called *read_from*.
         Unavailable: no server answered in time.
-        WrongCluster: the addresses belong to different clusters.
+        WrongCluster: the addresses belong to different clusters. This waits for the leader, not for all servers: where
+            the second cluster answers later, whatever is asked from then on fails so, before it is sent.
     """
     client = AsyncClient(url, timeout=timeout, session=session, read_from=read_from, tls=tls)
     try:

@@ -154,6 +154,10 @@ class Router(Servers):
             self.forget(request)
             request.fail(Unavailable("it was given up before it was sent"))
             return
+        if self.foreign and request.open_sends <= 0:
+            self.forget(request)
+            request.fail(next(iter(self.foreign.values())))
+            return
         connection = self.pick(request)
         request.connection = connection
         if connection is not None:

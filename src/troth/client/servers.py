@@ -41,6 +41,9 @@ class Servers:
         self.leader: Link | None = None
         self.on_change: list[Callable[[], None]] = []
         """Called after a link came up or went down, and after another leader was announced."""
+        self.foreign: dict[str, WrongCluster] = {}
+        """Addresses that the user named and that have never been this cluster's. While there is one nobody can say
+        which cluster was meant (it was chance whose server has answered first), so nothing new is sent to any."""
         self.is_closed = False
         self._changed = asyncio.Event()
         self._named = tuple(addresses)
@@ -136,6 +139,7 @@ class Servers:
     def on_up(self, link: Link, welcome: Welcome) -> None:
         """A link is connected and greeted."""
         self.cluster_id = self.cluster_id or welcome.cluster_id
+        self.foreign.pop(link.address, None)
         for other in list(self.links.values()):
             if other is not link and other.node_id == link.node_id:
                 # The same server under two addresses: the one that the user wrote down stays.
@@ -151,6 +155,11 @@ class Servers:
 
     def on_attempt_failed(self, link: Link) -> None:
         """An attempt to connect has failed; the link goes on trying."""
+        # An address that was ours and is another cluster's now (it was given away) is a server that is gone.
+        if isinstance(link.error, WrongCluster) and link.address in self._named and not link.node_id:
+            self.foreign[link.address] = WrongCluster(
+                f"the addresses belong to different clusters; correct the list ({link.address}: {link.error})"
+            )
         self._notify()
 
     def _learn_members(self, status: ServerStatus) -> None:
@@ -171,20 +180,23 @@ class Servers:
         for callback in self.on_change:
             callback()
 
+    def require_one_cluster(self) -> None:
+        """Raise `WrongCluster` once the addresses are known to belong to different clusters."""
+        for error in self.foreign.values():
+            raise error
+
     async def wait_ready(self, timeout_s: float) -> None:
         """Until a leader is known and connected, or every server was tried and at least one has answered.
 
         Raises:
-            WrongCluster: the addresses belong to different clusters.
+            WrongCluster: the addresses belong to different clusters, and more than one has answered by now.
             Unavailable: nobody answered in time.
         """
         deadline_s = self.loop.time() + timeout_s
         enough_s = None
         while True:
             links = list(self.links.values())
-            for link in links:
-                if isinstance(link.error, WrongCluster):
-                    raise link.error
+            self.require_one_cluster()
             now_s = self.loop.time()
             if any(link.connection is not None for link in links):
                 if self.leader is not None and self.leader.connection is not None:

@@ -268,10 +268,11 @@ async def test_servers_of_another_cluster_are_not_talked_to() -> None:
         cluster.servers[1].cluster_id = ClusterId(0xC2)
         with pytest.raises(WrongCluster):
             async with await aio.connect(cluster.url) as client:
-                await client.wait_ready()
-                await asyncio.sleep(0.2)
-                await client.wait_ready()
-        assert cluster.servers[1].writes() == []
+                await until(lambda: bool(client.router.foreign))
+                with pytest.raises(WrongCluster):
+                    client.watch("a")
+                await client.put("a", "1")
+        assert cluster.store.revision == 1
 
 
 @asynchronous

@@ -28,6 +28,7 @@ from troth.errors import (
     ProtocolError,
     RequestTimeout,
     Unavailable,
+    WrongCluster,
 )
 from troth.ids import NodeId
 from troth.replica.protocol import CallRefused, Done, PeerView, ServerStatus
@@ -43,6 +44,55 @@ def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
     monkeypatch.setattr(router_module.random, "choice", lambda links: links[0])
     loop.__init__()  # type: ignore[misc]
     yield loop
+
+
+# ---- whether it goes ----
+
+
+def refuse_to_greet(net: Net, server: Any) -> None:
+    server.connection, server.error = None, WrongCluster("this is cluster c2")
+    net.router.on_attempt_failed(server)
+
+
+def test_nothing_is_sent_to_either_of_two_clusters_once_both_are_known(net: Net) -> None:
+    """Which of them got it would be chance. What was sent before may have been applied, and is carried through."""
+    before = net.submit("before")
+    net.s3.node_id = NodeId(0)
+    refuse_to_greet(net, net.s3)
+    after = net.submit("after")
+    assert (net.sent(before), before.error) == (["s1"], None)
+    assert net.sent(after) == [] and isinstance(after.error, WrongCluster)
+    assert "s3: this is cluster c2" in str(after.error)
+    net.s1.connection, net.s1.up = None, net.s1
+    net.router.on_down(net.s1, net.s1)
+    assert (net.sent(before), before.error) == (["s1", "s2"], None)
+    net.s1.connection = net.s1
+    net.s3.connection, net.s3.node_id = net.s3, NodeId(3)
+    net.router.on_up(net.s3, SimpleNamespace(cluster_id=7))  # type: ignore[arg-type]
+    assert net.sent(net.submit("corrected")) == ["s1"]
+
+
+def test_what_waits_for_a_server_fails_when_another_cluster_is_known(net: Net) -> None:
+    for server in net.servers:
+        server.connection = None
+    waiting = net.submit("a")
+    net.s3.node_id = NodeId(0)
+    refuse_to_greet(net, net.s3)
+    net.s1.connection = net.s1
+    net.router.on_up(net.s1, SimpleNamespace(cluster_id=7))  # type: ignore[arg-type]
+    assert net.sent(waiting) == [] and isinstance(waiting.error, WrongCluster)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_address_that_was_given_to_another_cluster_is_no_mixed_list(net: Net, named: bool) -> None:
+    """Neither is one that the user did not write down."""
+    if named:
+        gone = net.s3
+    else:
+        gone = cast(Any, net.router._add_link("s9"))
+        gone.node_id = NodeId(0)
+    refuse_to_greet(net, gone)
+    assert net.sent(net.submit("a")) == ["s1"]
 
 
 # ---- where it goes ----
