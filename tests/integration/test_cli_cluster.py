@@ -71,9 +71,9 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def test_a_session_at_the_keyboard(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("put", "greeting", "hello").stderr.startswith("level=linearizable served-by=n")
-    assert shell.out("get", "greeting") == "hello\n"
+    assert shell.out("get", "greeting") == "hello"
     for level in ("sequential", "session", "bounded:2s", "bounded:10", "eventual"):
-        assert shell.out("get", "greeting", "--level", level) == "hello\n"
+        assert shell.out("get", "greeting", "--level", level) == "hello"
 
     lease = shell.out("lease", "grant", "60").strip()
     shell.out("put", "worker/1", "alive", "--lease", lease)
@@ -95,7 +95,7 @@ def test_a_session_at_the_keyboard(shell: Shell, tmp_path: Path) -> None:
     table.write_text("id,name\n" + "".join(f"{number},name {number}\n" for number in range(5000)))
     assert json.loads(shell.out("load", str(table), "--prefix", "row/", "-o", "json"))["rows"] == 5000
     assert shell.out("range", "--prefix", "row/", "--count-only") == "5000\n"
-    assert shell.out("get", "row/4999") == "name 4999\n"
+    assert shell.out("get", "row/4999") == "name 4999"
     assert shell.out("del", "--prefix", "row/") == "deleted 5000\n"
     revision = json.loads(shell.out("status", "-o", "json"))["servers"][0]["revision"]
     shell.out("compact", str(revision))
@@ -123,7 +123,7 @@ def test_status_says_what_a_failure_costs(shell: Shell) -> None:
     refused = shell.run("put", "k", "w", "--timeout", "1")
     assert refused.returncode in (3, 4)
     assert "troth" in refused.stderr.splitlines()[-1]
-    assert shell.out("get", "k", "--level", "eventual", "--timeout", "2") == "v\n"
+    assert shell.out("get", "k", "--level", "eventual", "--timeout", "2") == "v"
 
 
 def test_a_snapshot_begins_a_new_cluster_that_others_join(shell: Shell, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_snapshot_begins_a_new_cluster_that_others_join(shell: Shell, tmp_path
     try:
         new = Shell(tmp_path)
         new.environment["TROTH_URL"] = f"troth://{client}"
-        until(lambda: new.run("get", "greeting").stdout == "hello\n", why="the restored server")
+        until(lambda: new.run("get", "greeting").stdout == "hello", why="the restored server")
         client2, peer2 = addresses()
         where = ("--client-address", client2, "--peer-address", peer2)
         servers.append(shell.start("serve", "--name", "m2", "--data-dir", "m2", *where, "--join", client))
@@ -162,7 +162,7 @@ def test_a_snapshot_begins_a_new_cluster_that_others_join(shell: Shell, tmp_path
 
         until(lambda: voters() == ["m1", "m2"], why="m2 becomes a voter")
         alone = f"troth://{client2}"
-        assert new.out("get", "greeting", "--level", "eventual", "--url", alone) == "hello\n"
+        assert new.out("get", "greeting", "--level", "eventual", "--url", alone) == "hello"
         new.out("member", "remove", "m2")
         assert voters() == ["m1"]
     finally:
@@ -185,7 +185,7 @@ def test_certs_are_all_that_tls_needs(tmp_path: Path) -> None:
     try:
         url = f"troth+tls://{client}?ca=pki/ca.pem&cert=pki/client.pem&key=pki/client.key"
         until(lambda: shell.run("put", "k", "v", "--url", url).returncode == 0, why="a put over TLS")
-        assert shell.out("get", "k", "--url", url) == "v\n"
+        assert shell.out("get", "k", "--url", url) == "v"
         plain = shell.run("get", "k", "--url", f"troth://{client}", "--timeout", "2")
         assert plain.returncode == 4
         assert "troth status" in plain.stderr

@@ -86,14 +86,15 @@ def put(
 def get(key: str, revision: int, level: ReadLevel, cluster: Cluster) -> None:
     """Print the value of KEY.
 
-    The value goes to standard output as it is; who answered, and under which consistency model, to standard
-    error. Exit code 1: there is no such key.
+    The value goes to standard output as it is (on a terminal with a line end); who answered, and under which
+    consistency model, to standard error. Exit code 1: there is no such key.
 
     \b
     Examples:
       troth get greeting
       troth get greeting --level bounded:2s      any server that is at most 2 seconds behind
       troth get greeting --revision 41 -o json
+      troth get config > config.toml
     """
     with cluster.connect() as client:
         reply = client.get(key, level=level, revision=revision)

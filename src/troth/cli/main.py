@@ -54,7 +54,7 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "compact": Entry("troth.cli.upkeep", "compact", "Forget history before REVISION."),
         "alarm": Entry("troth.cli.upkeep", "alarm", "List and clear alarms, such as a full space quota."),
         "snapshot": Entry(
-            "troth.cli.snapshot", "snapshot", "Save the whole state to a file; start anew from one."
+            "troth.cli.snapshot", "snapshot", "Save keys, history and leases to a file; start anew from one."
         ),
         "bench": Entry("troth.cli.bench", "bench", "Measure this cluster from this process."),
     },

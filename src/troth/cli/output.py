@@ -113,8 +113,8 @@ def print_json(answer: dict[str, Any] | list[Any]) -> None:
 
 
 def print_raw(raw: bytes) -> None:
-    """Bytes as they are, with a line end."""
-    click.echo(raw)
+    """Bytes as they are. A terminal gets a line end behind them; a file or a program would take it for a part."""
+    click.echo(raw, nl=sys.stdout.isatty())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -1,4 +1,4 @@
-"""snapshot save and restore: the whole state in one file, and a new cluster out of it."""
+"""snapshot save and restore: the state of a cluster in one file, and a new cluster out of it."""
 
 import asyncio
 from pathlib import Path
@@ -19,7 +19,10 @@ BUMP_MAX = 10**15
 
 @click.group()
 def snapshot() -> None:
-    """Save the whole state to a file; start anew from one.
+    """Save keys, history and leases to a file; start anew from one.
+
+    Registers (`troth paxos`) are not in it: their acceptors are no part of the cluster. docs/paxos-client.md says how
+    they are saved.
 
     \b
     Examples:
@@ -33,9 +36,9 @@ def snapshot() -> None:
 @click.option("--server", help="Take it from this server. Default: a follower.")
 @cluster_options
 def save(file: Path, server: str | None, cluster: Cluster) -> None:
-    """Save the state at one revision to FILE; writes go on meanwhile.
+    """Save the state at one revision to FILE; writes go on meanwhile. Registers are not in it.
 
-    FILE appears when all of it is there, on the disk, with a checksum.
+    FILE appears when all of it is there, on the disk, with a checksum. Nobody but you may read it.
 
     \b
     Example:
@@ -50,14 +53,14 @@ def save(file: Path, server: str | None, cluster: Cluster) -> None:
 
 
 async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
-    from troth.client.backup import finish_file, part_of
+    from troth.client.backup import finish_file, open_private, part_of
 
     if str(file) == "-":
         raise UsageError("'-' names no file: a snapshot is saved to one, which appears when all of it is there")
     part = part_of(file)
     try:
         async with await cluster.connect_aio() as client:
-            with part.open("wb") as out:
+            with open_private(part) as out:
                 sink = SealingSink(out)
                 await client.snapshot(cast(BinaryIO, sink), server=server)
                 sink.seal()
@@ -78,7 +81,6 @@ async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
     "--bump-revision",
     metavar="N",
     type=click.IntRange(1, BUMP_MAX),
-    default=0,
     help="Begin N revisions later, all before compacted. A billion does no harm.",
 )
 def restore(
@@ -87,7 +89,7 @@ def restore(
     name: str,
     client_address: str | None,
     peer_address: str | None,
-    bump_revision: int,
+    bump_revision: int | None,
 ) -> None:
     """Begin a new cluster with the state in FILE.
 
@@ -114,7 +116,7 @@ def restore(
         "peer_address": peer_address,
     }
     config = load_config(flags)
-    made = make(file, config, bump_revision=bump_revision)
+    made = make(file, config, bump_revision=bump_revision or 0)
     click.echo(f"cluster {made.cluster_id:x} at revision {made.revision} is in {data_dir}; start it with")
     click.echo(
         f"  troth serve --name {name} --data-dir {data_dir} "

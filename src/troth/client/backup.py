@@ -50,9 +50,15 @@ def _open_for(path: Path, part: Path) -> BinaryIO:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
-        return part.open("wb")
+        return open_private(part)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def open_private(path: Path) -> BinaryIO:
+    """*path*, open for writing; where it was not there nobody else may read it: it holds what the data directory
+    does."""
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def part_of(path: Path) -> Path:

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,11 +26,23 @@ def found(kv: KeyValue | None, *, level: LevelName = LevelName.LINEARIZABLE, sta
     return GetReply(kv=kv, revision=41, server="n2", level=level, staleness_ms=staleness_ms)
 
 
+@pytest.mark.parametrize("value", [b"", b"no line end", b"a line\n", b"\xff\0\r\n"])
+def test_what_goes_to_a_file_is_the_value_byte_by_byte(run: Run, fake: Any, value: bytes) -> None:
+    fake(get=found(KeyValue(b"k", 2, 41, 3, value, 0)))
+    assert run("get", "k").stdout_bytes == value
+
+
+def test_a_terminal_gets_a_line_end(run: Run, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("troth.cli.output.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    fake(get=found(KV))
+    assert run("get", "greeting").stdout == "hello\n"
+
+
 def test_get_prints_the_bare_value_and_says_who_answered_apart(run: Run, fake: Any) -> None:
     client = fake(get=found(KV, level=LevelName.SESSION, staleness_ms=3))
     result = run("get", "greeting", "--level", "session")
     assert result.exit_code == 0
-    assert result.stdout == "hello\n"
+    assert result.stdout == "hello"
     assert result.stderr.strip() == "level=session served-by=n2 revision=41 staleness<=3ms"
     assert client.closed
 
@@ -95,20 +108,37 @@ def test_a_snapshot_is_saved_under_a_name(run: Run, fake: Any, name: str, monkey
     assert result.exit_code == 2 and "names no file" in result.stderr
 
 
-def test_a_snapshot_that_cannot_be_saved_says_so_of_its_own_name(run: Run, fake: Any) -> None:
-    class Client:
-        async def __aenter__(self) -> "Client":
-            return self
+class Saving:
+    """A client whose state is a few bytes."""
 
-        async def __aexit__(self, *_: object) -> None: ...
+    async def __aenter__(self) -> "Saving":
+        return self
 
-    async def connect(_cluster: object) -> Client:
-        return Client()
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def snapshot(self, sink: Any, *, server: str | None) -> None:
+        sink.write(b"state")
+
+
+@pytest.fixture
+def saving(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(_cluster: object) -> Saving:
+        return Saving()
 
     fake()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("troth.cli.cluster.Cluster.connect_aio", connect)
-        result = run("snapshot", "save", "/nonexistent/state")
+    monkeypatch.setattr("troth.cli.cluster.Cluster.connect_aio", connect)
+
+
+@pytest.mark.usefixtures("saving")
+def test_nobody_else_can_read_a_saved_snapshot(run: Run, tmp_path: Path) -> None:
+    assert run("snapshot", "save", str(tmp_path / "state")).exit_code == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["state"]
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("saving")
+def test_a_snapshot_that_cannot_be_saved_says_so_of_its_own_name(run: Run) -> None:
+    result = run("snapshot", "save", "/nonexistent/state")
     assert result.exit_code == 2 and ".part" not in result.stderr
     assert "/nonexistent/state cannot be written: No such file or directory" in result.stderr
 

@@ -188,6 +188,7 @@ async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypat
         path = tmp_path / "state"
         assert await client.snapshot(path) == 15
         assert path.read_bytes() == b"part0part1part2"
+        assert path.stat().st_mode & 0o777 == 0o600, "it holds what the data directory does"
         sink = io.BytesIO()
         assert await client.snapshot(sink, server="n1") == 15
         for server in cluster.servers:
@@ -212,12 +213,12 @@ async def test_a_full_disk_leaves_nothing_of_a_snapshot(tmp_path: Path, monkeypa
         def close(self) -> None:
             raise OSError(errno.ENOSPC, "no space left")
 
-    def full(path: Path, _mode: str) -> Full:
+    def full(path: Path) -> Full:
         path.touch()
         return Full()
 
     async with running(1) as cluster, await aio.connect(cluster.url) as client:
-        monkeypatch.setattr(Path, "open", full)
+        monkeypatch.setattr("troth.client.backup.open_private", full)
         with pytest.raises(OSError, match="no space"):
             await client.snapshot(tmp_path / "state")
     assert os.listdir(tmp_path) == []

@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from troth.cli.main import cli
 from troth.errors import StorageError
 from troth.kv.requests import Failure, Put, Range, RangeResult
 from troth.kv.store import Store
@@ -63,6 +65,15 @@ def test_a_restored_cluster_can_begin_beyond_all_that_the_old_one_has_told(tmp_p
     assert isinstance(kept, RangeResult) and [each.value for each in kept.kvs] == [b"1"]
     assert isinstance(store.range(Range(b"a", revision=1001)), Failure)
     assert store.apply(Put(b"b", b"2")).revision == 1003
+
+
+@pytest.mark.parametrize(("words", "revision"), [((), 2), (("--bump-revision", "1000"), 1002)])
+def test_the_command_says_where_the_new_cluster_begins(
+    tmp_path: Path, words: tuple[str, ...], revision: int
+) -> None:
+    snapshot = str(saved(tmp_path / "saved"))
+    done = CliRunner().invoke(cli, ["snapshot", "restore", snapshot, "--data-dir", str(tmp_path / "data"), *words])
+    assert done.exit_code == 0 and f"at revision {revision} is in" in done.stdout
 
 
 class _KilledError(BaseException):
