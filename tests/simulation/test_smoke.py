@@ -1,5 +1,6 @@
 """Seeds of the simulated cluster: a few in every check, many in the full test, and those that were red once."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -97,7 +98,9 @@ def test_same_seed_same_trace_in_any_process() -> None:
         *("--seconds", "6", "--digest"),
     ]
     digests = {
-        subprocess.run(command, env={"PYTHONHASHSEED": salt}, check=True, capture_output=True, text=True).stdout
+        subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": salt}, check=True, capture_output=True, text=True
+        ).stdout
         for salt in ("1", "77")
     }
     assert len(digests) == 1

@@ -78,7 +78,8 @@ class ReadPath(WritePath):
         super().__init__(start)
         self._questions: dict[int, tuple[int, Waiting]] = {}
         """AskRevision context -> (revisions it may be behind, the read)."""
-        self._next_question = 1
+        self._next_question = start.rng.getrandbits(48)
+        """No answer to the life before, which may still be on its way, is taken for one to this."""
         self._keys_left = KEYS_PER_TURN
         """What may still be read before there has to be another turn."""
         self._unserved: deque[_Serving] = deque()

@@ -72,8 +72,9 @@ class Cluster:
         for node in self.ids:
             self.add(node, self.founding, amnesia=node in amnesiacs)
 
-    def add(self, node: NodeId, snapshot: SnapshotMeta, *, amnesia: bool = False) -> Replica:
-        rng = random.Random(node)
+    def add(self, node: NodeId, snapshot: SnapshotMeta, *, amnesia: bool = False, life: int = 0) -> Replica:
+        """Start *node*; each of its lives draws other numbers."""
+        rng = random.Random(100 * life + node)
         engine = KIND.start(
             node_id=node, config=self.engine_config, rng=rng, snapshot=snapshot, now=self.now, may_vote=not amnesia
         )

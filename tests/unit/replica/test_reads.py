@@ -191,6 +191,29 @@ def test_what_the_leader_cannot_confirm_is_no_revision_to_be_close_to(cluster: C
     assert [reply.code for reply in cluster.heard(follower) if isinstance(reply, CallRefused)] == ["unavailable"]
 
 
+def test_the_answer_to_a_question_of_the_life_before_answers_none_of_this_one(cluster: Cluster) -> None:
+    follower, told = cluster.follower, list[TellRevision]()
+
+    def hold_answers(sender: NodeId, to: NodeId, message: object) -> bool:
+        if isinstance(message, TellRevision):
+            told.append(message)
+        return to != follower or not isinstance(message, TellRevision)
+
+    cluster.on_send = hold_answers
+    assert read(cluster, follower, bounded(revisions=0)) is None
+    (late,) = told
+    cluster.add(follower, cluster.founding, amnesia=True, life=1)
+    write(cluster, "old")
+    cluster.step(20)
+    assert value(read(cluster, follower, eventual)) == "old"
+    cluster.on_send = lambda sender, to, message: to != follower
+    write(cluster, "new")
+    assert read(cluster, follower, bounded(revisions=0)) is None
+    cluster.replicas[follower].on_peer(cluster.leader, [late], cluster.now)
+    cluster.settle()
+    assert cluster.heard(follower) == []
+
+
 def test_every_answer_names_its_level_and_revision(cluster: Cluster) -> None:
     for level in (linearizable, sequential, session, bounded(seconds=9), bounded(revisions=1), eventual):
         answer = read(cluster, cluster.leader, level)
