@@ -40,7 +40,18 @@ from troth.client.registers.request import (
 from troth.client.registers.sync import PaxosClient
 from troth.core.register import changes
 from troth.core.register.codec import encode_answer
-from troth.core.register.messages import ZERO, Ballot, Describe, Described, Seat, State, Took, founding, group_of
+from troth.core.register.messages import (
+    ZERO,
+    Ballot,
+    ConfigId,
+    Describe,
+    Described,
+    Seat,
+    State,
+    Took,
+    founding,
+    group_of,
+)
 from troth.core.register.proposer import Proposer
 from troth.core.register.round import Round
 from troth.core.register.states import Attempt
@@ -186,12 +197,24 @@ def test_acceptors_of_two_sets_are_an_error() -> None:
     finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
     finding.on_described("a1:1", described(1, CONFIG))
     finding.on_described("a3:1", described(3, CONFIG))
+    finding.on_described("a2:1", described(2, OTHER))
+    assert finding.is_enough
     with pytest.raises(WrongCluster, match="found one set anew") as caught:
-        finding.on_described("a2:1", described(2, OTHER))
+        finding.settled()
     assert "the acceptors at a1:1, a3:1 belong to one set" in str(caught.value)
     assert "the acceptor at a2:1 belongs to another" in str(caught.value)
     with pytest.raises(WrongCluster):
         give_seat({}, "a9:1", described(9, OTHER), CONFIG)
+
+
+def test_a_set_is_found_when_most_of_the_addresses_have_named_it() -> None:
+    """Blank acceptors name none: another client, given the same addresses, might hear of another set than this one."""
+    finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
+    finding.on_described("a1:1", described(1, CONFIG))
+    finding.on_described("a2:1", described(2))
+    assert not finding.is_enough
+    finding.on_described("a3:1", described(3, CONFIG))
+    assert finding.is_enough and finding.settled() == CONFIG
 
 
 def test_what_is_missing_is_named() -> None:
@@ -217,7 +240,10 @@ def test_an_error_says_what_connections_complain_of_and_no_more_than_fits() -> N
 def test_an_acceptor_is_shown_with_what_is_wrong_with_it() -> None:
     assert view_of(SEATS[0], CONFIG, described(1, CONFIG), "").state == ""
     assert "replace this one" in view_of(SEATS[0], CONFIG, described(99), "").state
-    assert "another configuration" in view_of(SEATS[0], CONFIG, described(1, OTHER), "").state
+    later = msgspec.structs.replace(CONFIG, id=ConfigId(CONFIG.id.cluster, 2))
+    assert "another configuration" in view_of(SEATS[0], CONFIG, described(1, later), "").state
+    assert "another configuration" in view_of(SEATS[0], CONFIG, described(1), "").state
+    assert "another set" in view_of(SEATS[0], CONFIG, described(1, OTHER), "").state
     assert view_of(SEATS[0], CONFIG, None, "refused").state == "refused"
 
 

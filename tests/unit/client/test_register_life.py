@@ -302,37 +302,54 @@ async def test_an_asyncio_client_made_before_a_fork_may_be_opened_behind_it(acce
 # ---- acceptors of two sets ----
 
 
-def of_two_sets() -> tuple[Described, Described]:
-    return Described(NodeId(1), CONFIG, 0, 0, 0, ZERO), Described(NodeId(2), OTHER, 0, 0, 0, ZERO)
+MEANT = ["a1:1", "a2:1", "a9:1"]
+"""The third is mistyped: an acceptor of another set is there."""
 
 
-def test_a_client_that_learns_late_that_its_acceptors_are_of_two_sets_refuses_its_work(
-    acceptors: Acceptors,
+def who(address: str) -> Described:
+    number = int(address[1])
+    return Described(NodeId(number), OTHER if number == 9 else CONFIG, 0, 0, 0, ZERO)
+
+
+def test_a_mistyped_address_ends_the_change_of_acceptors_and_nothing_else(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def ask(line: Line, request: object, deadline: float) -> "Future[ReplyMessage]":
+        answer: Future[ReplyMessage] = Future()
+        answer.set_result(who(line.address))
+        return answer
+
+    monkeypatch.setattr(Line, "ask", ask)
     with PaxosClient(ADDRESSES) as registers:
-        registers.put("k", "1")
-        for address, described in zip(ADDRESSES, of_two_sets(), strict=False):
-            registers._reach._learn(address, described)
-        with pytest.raises(WrongCluster):
-            registers.get("k")
+        with pytest.raises(WrongCluster, match="a9:1 belongs to another set"):
+            registers.set_acceptors(MEANT)
+        assert registers.put("k", "1").changed
+        assert registers.configuration == CONFIG
 
 
 @asynchronous
-async def test_an_asyncio_client_that_learns_so_late_refuses_its_work(
+async def test_a_mistyped_address_ends_the_asyncio_change_of_acceptors_and_nothing_else(
     acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def ask(line: AsyncLine, request: object) -> ReplyMessage:
+        return who(line.address)
+
+    monkeypatch.setattr(AsyncLine, "ask", ask)
     async with aio.PaxosClient(ADDRESSES) as registers:
-        await registers.put("k", "1")
-        answers = dict(zip(ADDRESSES, of_two_sets(), strict=False))
+        with pytest.raises(WrongCluster, match="a9:1 belongs to another set"):
+            await registers.set_acceptors(MEANT)
+        assert (await registers.put("k", "1")).changed
+        assert registers.configuration == CONFIG
 
-        async def ask(line: AsyncLine, request: object) -> ReplyMessage:
-            return answers[line.address]
 
-        monkeypatch.setattr(AsyncLine, "ask", ask)
-        for address in answers:
-            await registers._reach.describe(address)
-        with pytest.raises(WrongCluster):
-            await registers.get("k")
+def test_an_acceptor_of_another_set_at_an_address_that_became_free_does_no_harm(acceptors: Acceptors) -> None:
+    """Its new process is asked who it is; a quorum of ours answers as before."""
+    with PaxosClient(ADDRESSES) as registers:
+        for address in ("a1:1", "a2:1"):
+            registers._reach._learn(address, who(address))
+        acceptors.away = {NodeId(3)}
+        registers._reach._learn("a3:1", who("a9:1"))
+        assert registers.put("k", "1").changed
 
 
 # ---- threads that share a client ----

@@ -261,7 +261,6 @@ class PaxosClient:
 
         Raises:
             UsageError: this client is closed, or another process's, or not open.
-            WrongCluster: the acceptors belong to different sets.
         """
         return self._proposer.config
 

@@ -132,7 +132,7 @@ class AsyncReach(Whereabouts):
                 _, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 self.check()
             for job in waiting:
-                self._keep(job)  # whoever answers late is known then, and a stranger noticed
+                self._keep(job)  # whoever answers late is known then
             known = finding.settled()
             if known is not None:
                 return known

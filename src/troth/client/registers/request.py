@@ -250,6 +250,7 @@ class Finding:
         self._may_found = len(self._given) >= FOUND_BY_ITSELF if found is None else found
         self.founded = False
         """Whether the acceptors were to become the set that they are."""
+        self._mixed: WrongCluster | None = None
         self._blank: dict[str, NodeId] = {}
         self._answered: dict[str, Described] = {}
         self._may_found_late = found is True
@@ -258,15 +259,15 @@ class Finding:
 
     @property
     def is_enough(self) -> bool:
-        """Whether a configuration is known and most of the addresses have answered."""
-        return self.config is not None and 2 * len(self.addresses) > len(self._given)
+        """Whether nothing more need be heard: most of the addresses belong to one set, which is that of everybody who
+        is given the same addresses, or there are two."""
+        of_a_set = sum(described.config is not None for described in self._answered.values())
+        return self._mixed is not None or 2 * of_a_set > len(self._given)
 
     def on_described(self, address: str, described: Described) -> None:
-        """An acceptor has answered at *address*; also called for those that answer late.
-
-        Raises:
-            WrongCluster: it belongs to another set than one that answered before.
-        """
+        """An acceptor has answered at *address*; also called for those that answer when the set has been found. One of
+        another set does no harm by then: who has mistyped an address that is to join, or has used an acceptor's
+        address for another one, goes on with the quorum that there is."""
         self.addresses[described.acceptor] = address
         self._answered[address] = described
         theirs = described.config
@@ -277,7 +278,7 @@ class Finding:
             return
         mine = self.config
         if mine is not None and mine.id.cluster != theirs.id.cluster:
-            raise WrongCluster(
+            self._mixed = WrongCluster(
                 f"{self._those_of(mine)} to one set ({mine.describe()}), {self._those_of(theirs)} to another "
                 f"({theirs.describe()}): check the addresses. If they are to be one set, as when two first clients "
                 "have founded both at once: empty the data directories of the acceptors of one set, start them again, "
@@ -285,7 +286,7 @@ class Finding:
                 "neither has a quorum, nothing was ever written: empty those of all, and found one set anew (`troth "
                 "paxos acceptors found`)"
             )
-        if mine is None or theirs.id.epoch > mine.id.epoch:
+        elif mine is None or theirs.id.epoch > mine.id.epoch:
             self.config = theirs
 
     def _those_of(self, config: Configuration) -> str:
@@ -302,8 +303,11 @@ class Finding:
 
         Raises:
             UsageError: it is not what the caller asks for: other quorums, or one acceptor under two addresses.
+            WrongCluster: some belong to another set.
         """
         self._check_each_once()
+        if self._mixed is not None:
+            raise self._mixed
         if self.config is None:
             return None
         group = self.config.groups[-1]
@@ -378,6 +382,8 @@ def view_of(seat: Seat, config: Configuration, reply: ReplyMessage | None, compl
     if described is not None and described.acceptor != seat.acceptor:
         complaint = f"another acceptor ({described.acceptor:x}) answers there; replace this one"
         described = None
+    elif described is not None and described.config and described.config.id.cluster != config.id.cluster:
+        complaint = "in another set of registers; take it out there and empty its directory, or replace this one"
     elif described is not None and (described.config is None or described.config.id != config.id):
         complaint = "in another configuration; the next request tells it"
     return AcceptorView(

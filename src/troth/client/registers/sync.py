@@ -275,7 +275,6 @@ class PaxosClient:
 
         Raises:
             UsageError: the time-out is none, or this client is closed or another process's.
-            WrongCluster: the acceptors belong to different sets.
         """
         deadline = self._deadline(within_s)
         config = self.configuration
@@ -306,7 +305,6 @@ class PaxosClient:
 
         Raises:
             UsageError: this client is closed, or another process's.
-            WrongCluster: the acceptors belong to different sets.
         """
         self._reach.check()
         with self._lock:

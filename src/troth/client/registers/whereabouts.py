@@ -8,7 +8,7 @@ from typing import Protocol
 from troth.client.registers.lines import LineLost
 from troth.client.registers.request import Finding
 from troth.core.register.messages import Configuration, Described, ReplyMessage
-from troth.errors import UsageError, WrongCluster
+from troth.errors import UsageError
 from troth.ids import NodeId
 
 
@@ -29,7 +29,6 @@ class Whereabouts:
         self._given = tuple(given)
         self._tls = tls
         self._finding = finding
-        self._mixed: WrongCluster | None = None
         self._pid = os.getpid()
 
     @property
@@ -47,14 +46,11 @@ class Whereabouts:
 
         Raises:
             UsageError: the client is closed, or another process's.
-            WrongCluster: its acceptors do not belong together.
         """
         if self.closed:
             raise UsageError("this client is closed")
         if not self.is_of_this_process:
             raise UsageError("this client was made before a fork; make one in each process")
-        if self._mixed is not None:
-            raise self._mixed
 
     def address_of(self, acceptor: NodeId, config: Configuration) -> str:
         """Where *acceptor* is.
@@ -88,9 +84,6 @@ class Whereabouts:
         raise NotImplementedError
 
     def _learn(self, address: str, reply: ReplyMessage) -> None:
-        """The acceptor at *address* has said who it is; one of another set makes this client refuse its work."""
+        """The acceptor at *address* has said who it is."""
         if isinstance(reply, Described):
-            try:
-                self._finding.on_described(address, reply)
-            except WrongCluster as error:
-                self._mixed = error
+            self._finding.on_described(address, reply)
