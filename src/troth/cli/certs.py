@@ -215,6 +215,10 @@ def certs(directory: Path, servers: tuple[str, ...], days: int) -> None:
     Files that are there already stay as they are; run it again with another --server to add one. Keep ca.key away
     from the servers. Clients use troth+tls://host:port?ca=ca.pem&cert=client.pem&key=client.key.
 
+    To replace a certificate remove NAME.pem and NAME.key, run this again, and send SIGHUP to the server once it has
+    both. To replace the CA put the old and the new one into the ca.pem of all, then exchange the certificates, then
+    take the old one out, with a SIGHUP to every server after each step.
+
     \b
     Examples:
       troth certs                                        n1, n2, n3 on this machine, into ./certs

@@ -73,6 +73,10 @@ def serve(config: Path | None, **flags: object) -> None:
     --initial-cluster and --join count when the data directory is new. A server that is started again with what asks
     for another cluster than its own says so, and stops if it is the only member of its own.
 
+    Certificates are read at the start, and again at SIGHUP, for connections that are made from then on; bad ones are
+    refused at the start, and change nothing later. The log and /metrics tell of handshakes that fail, and of a
+    certificate that ends within 30 days.
+
     \b
     Examples:
       troth serve --name n1 --data-dir /var/lib/troth/n1          a cluster of one

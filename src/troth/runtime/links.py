@@ -84,7 +84,7 @@ class LinkOwner(Protocol):
 
     def garbage(self, origin: str, error: DecodeError) -> None: ...
 
-    def warn_once(self, kind: str, text: str, *facts: object) -> None: ...
+    def warn_once(self, kind: str, text: str, *facts: object, reason: BaseException | None = None) -> None: ...
 
     def calmed(self, kind: str) -> None: ...
 
@@ -300,7 +300,9 @@ class DialedLink(Link):
         if not is_refusal(failure) and not isinstance(failure, Unavailable | ConnectionResetError):
             # (A server that is starting or ending is no news either.)
             self.owner.warn_once(
-                f"dial {self.peer:x}", f"server {self.peer:x} at {self.address_text} can not be reached", failure
+                f"dial {self.peer:x}",
+                f"server {self.peer:x} at {self.address_text} can not be reached",
+                reason=failure,
             )
 
     @override

@@ -43,6 +43,9 @@ from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 ACCEPTED_MAX = 1024
 """Connections on the peer port, strangers included; a cluster needs one per other server."""
 
+REASONS_MAX = 16
+"""For so many reasons a warning of one kind is repeated; a text may come from the other side."""
+
 _log = logging.getLogger("troth.peers")
 
 
@@ -75,7 +78,7 @@ class PeerTransport:
         self._accepted: set[AcceptedPeer] = set()
         self._callers: dict[NodeId, AcceptedPeer] = {}
         """The newest accepted connection of each peer that has one."""
-        self._warned: set[str] = set()
+        self._warned: dict[str, set[str]] = {}
         self._closing = False
 
     # -- sending ---------------------------------------------------------------------------------------------
@@ -215,16 +218,18 @@ class PeerTransport:
         self.counters.garbage += 1
         self.warn_once("garbage", "closed a connection on the peer port that sent no troth frames", origin, error)
 
-    def warn_once(self, kind: str, text: str, *facts: object) -> None:
-        """Log a warning the first time a *kind* of thing happens; the counters tell the rest."""
-        if kind not in self._warned:
-            self._warned.add(kind)
-            told = "; ".join(str(fact) or type(fact).__name__ for fact in facts)  # a TimeoutError has no text
+    def warn_once(self, kind: str, text: str, *facts: object, reason: BaseException | None = None) -> None:
+        """Log a warning the first time a *kind* of thing happens for this *reason*; the counters tell the rest."""
+        warned = self._warned.setdefault(kind, set())
+        why = "" if reason is None else _in_words(reason)
+        if why not in warned and len(warned) < REASONS_MAX:
+            warned.add(why)
+            told = "; ".join(map(_in_words, (*facts, why) if why else facts))
             _log.warning("%s (%s); further ones are only counted", text, told)
 
     def calmed(self, kind: str) -> None:
-        """What `warn_once` told under *kind* is over; tell it again if it comes back."""
-        self._warned.discard(kind)
+        """What `warn_once` told under *kind* is over, whatever its reason; tell it again if it comes back."""
+        self._warned.pop(kind, None)
 
     def opened(self, connection: "AcceptedPeer") -> bool:
         """Whether there is room for one more."""
@@ -293,6 +298,10 @@ class AcceptedPeer(FrameConnection):
     @override
     def on_closed(self, error: Exception | None) -> None:
         self._owner.lost(self)
+
+
+def _in_words(fact: object) -> str:
+    return str(fact) or type(fact).__name__  # a TimeoutError has no text
 
 
 def refused_as_client(transport: asyncio.Transport) -> str:

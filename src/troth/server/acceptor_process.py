@@ -20,8 +20,9 @@ from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, welcome
-from troth.server.ending import EXIT_OK, clients_that_fit, exit_code, stop_at_errors
-from troth.server.listener import Port, refuse_plain_text, tls_contexts
+from troth.server.ending import EXIT_OK, clients_that_fit, exit_code, heed_hangup, stop_at_errors
+from troth.server.listener import Port, refuse_plain_text
+from troth.server.tls import Certificates
 from troth.wire.handshake import Greeting, Hello
 
 FRAME_BYTES_MAX = 2 << 20
@@ -35,7 +36,7 @@ _log = logging.getLogger("troth.acceptor")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptorConfig:
-    """Settings of an acceptor that runs alone. `has_tls` and the rest are what server/listener.py asks for."""
+    """Settings of an acceptor that runs alone."""
 
     data_dir: str
     listen: str
@@ -113,7 +114,7 @@ class AcceptorPort:
 async def _serve(config: AcceptorConfig) -> None:
     if not config.insecure and not config.has_tls:
         refuse_plain_text("listen", config.listen)
-    accepting, _ = tls_contexts(config)  # type: ignore[arg-type]  # it has all that is looked at
+    certificates = Certificates.of(config)
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
@@ -125,6 +126,10 @@ async def _serve(config: AcceptorConfig) -> None:
         if not ended.done():
             ended.set_result(None)
 
+    def reload() -> None:
+        if certificates is not None:
+            certificates.reload()
+
     machine = DiskMachine()
     node = AcceptorNode.at(config.data_dir, machine=machine, failed=fail, bytes_max=config.quota_bytes)
     stop_at_errors(loop, fail)
@@ -132,10 +137,15 @@ async def _serve(config: AcceptorConfig) -> None:
     listening: Port | None = None
     try:
         listening = await Port.bind(
-            port.accept, config.listen, setting="listen", tls=accepting, shortcuts=not config.tcp_only
+            port.accept,
+            config.listen,
+            setting="listen",
+            tls=None if certificates is None else certificates.entrance("acceptor's"),
+            shortcuts=not config.tcp_only,
         )
         await listening.open()
         loop.add_signal_handler(signal.SIGTERM, stop)
+        heed_hangup(loop, stop=stop, reload=reload)
         if not config.ends_with_stdin:
             loop.add_signal_handler(signal.SIGINT, stop)
         else:

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import os
 import resource
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,6 +54,23 @@ def clients_that_fit(wanted: int) -> int:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return min(wanted, max(soft - FILES_KEPT, soft // 2))
+
+
+def heed_hangup(
+    loop: asyncio.AbstractEventLoop, *, stop: Callable[[], object], reload: Callable[[], object]
+) -> None:
+    """At SIGHUP, *reload*; or *stop*, if it is our terminal that was closed (unless we were told to outlive that)."""
+    outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
+    terminals = [] if outlives else [stream for stream in range(3) if os.isatty(stream)]
+
+    def heed() -> None:
+        if terminals and not any(os.isatty(stream) for stream in terminals):
+            _log.info("the terminal was closed")
+            stop()
+        else:
+            reload()
+
+    loop.add_signal_handler(signal.SIGHUP, heed)
 
 
 def stop_at_errors(loop: asyncio.AbstractEventLoop, fail: Callable[[Exception], None]) -> None:

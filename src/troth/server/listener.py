@@ -6,13 +6,13 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from troth.errors import UsageError
 from troth.runtime import shortcut
 from troth.runtime.addresses import is_loopback, parse_address, resolved
-from troth.runtime.files import check_readable
 from troth.runtime.streams import HANDSHAKE_SECONDS_MAX
+from troth.server.tls import Certificates
 
 if TYPE_CHECKING:
     from troth.server.config import (
@@ -49,29 +49,6 @@ def check_addresses(config: "ServerConfig") -> None:
         refuse_plain_text("client_listen", config.client_listen or config.client_address)
         if peer := config.peer_listen or config.peer_address:
             refuse_plain_text("peer_listen", peer)
-
-
-def tls_contexts(config: "ServerConfig") -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:
-    """(for accepting, for dialing) with the certificates of *config*; both demand a certificate of the other side.
-
-    Raises:
-        UsageError: a file is missing, or is not what it should be.
-    """
-    if not config.has_tls:
-        return None, None
-    try:
-        check_readable(config.tls_ca, config.tls_cert, config.tls_key)
-        accepting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=config.tls_ca)
-        accepting.verify_mode = ssl.CERT_REQUIRED
-        dialing = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=config.tls_ca)
-        for context in (accepting, dialing):
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(config.tls_cert, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"TLS: {error}; check tls_ca, tls_cert and tls_key, or make them with `troth certs`"
-        ) from None
-    return accepting, dialing
 
 
 class Port:
@@ -141,6 +118,39 @@ class Port:
         """Give the address free; connections that stand go on."""
         for server in self.servers:
             server.close()
+
+
+Accept: TypeAlias = Callable[[], asyncio.BaseProtocol]
+
+
+async def bind_all(
+    config: "ServerConfig", certificates: Certificates | None, *, peers: Accept, clients: Accept, metrics: Accept
+) -> dict[str, Port]:
+    """Take every address of a server, or none; by the setting that says where.
+
+    Raises:
+        UsageError: as `Port.bind`.
+    """
+
+    def entrance(port: str) -> ssl.SSLContext | None:
+        return None if certificates is None else certificates.entrance(port)
+
+    wanted = {
+        "peer_listen": (peers, config.peer_listen or config.peer_address, entrance("peer")),
+        "client_listen": (clients, config.client_listen or config.client_address, entrance("client")),
+        "metrics_address": (metrics, config.metrics_address, None),
+    }
+    ports: dict[str, Port] = {}
+    try:
+        for setting, (accept, text, tls) in wanted.items():
+            if text:
+                shortcuts = not config.tcp_only and accept is not metrics
+                ports[setting] = await Port.bind(accept, text, setting=setting, tls=tls, shortcuts=shortcuts)
+    except BaseException:
+        for port in ports.values():
+            port.close()
+        raise
+    return ports
 
 
 def _not_ours(setting: str, text: str, error: OSError) -> UsageError:

@@ -22,6 +22,7 @@ from troth.runtime.links import TransportCounters
 from troth.runtime.node import NodeCounters
 from troth.runtime.writer import WriterCounters
 from troth.server.clients import ClientCounters
+from troth.server.tls import Certificates
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -47,6 +48,7 @@ class Sources(msgspec.Struct, kw_only=True):
     """Bytes by direction: saved, sent, received."""
     registers: Callable[[], Mapping[str, int]] = dict
     """What the acceptor of leaderless registers holds and has done; empty while there is none."""
+    certificates: Certificates | None = None
 
 
 class Collector:
@@ -130,6 +132,8 @@ class Collector:
             for key, count in values.items():
                 family.add_metric([key], count)
             yield family
+        if sources.certificates is not None:
+            yield from _of_tls(sources.certificates)
         held = GaugeMetricFamily("troth_acceptor", "The acceptor of leaderless registers.", labels=["what"])
         for key, amount in sources.registers().items():
             held.add_metric([key], amount)
@@ -141,6 +145,18 @@ class Collector:
         batches = HistogramMetricFamily("troth_disk_batch_writes", "Log writes covered by one sync.")
         batches.add_metric([], _buckets(sources.disk.batch_sizes), sources.disk.writes)
         yield batches
+
+
+def _of_tls(certificates: Certificates) -> Iterator["Metric"]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    text = "When this server's certificate ends (seconds since 1970)."
+    yield GaugeMetricFamily("troth_certificate_ends_seconds", text, value=certificates.ends_at)
+    text = "TLS handshakes begun by others that failed, by port and reason."
+    failed = CounterMetricFamily("troth_tls_handshakes_failed", text, labels=["port", "reason"])
+    for (port, reason), count in certificates.failures.items():
+        failed.add_metric([port, reason], count)
+    yield failed
 
 
 def _buckets(sizes: Mapping[int, int]) -> list[tuple[str, float]]:

@@ -27,7 +27,7 @@ from troth.ids import NodeId
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
 from troth.server.control import Control, ServerEvent
-from troth.server.ending import EXIT_FAILED, EXIT_OK, clients_that_fit, exit_code, stop_at_errors
+from troth.server.ending import EXIT_FAILED, EXIT_OK, clients_that_fit, exit_code, heed_hangup, stop_at_errors
 from troth.server.logs import set_up
 from troth.server.server import Server
 
@@ -40,7 +40,7 @@ _log = logging.getLogger("troth.server")
 
 
 def serve(config: ServerConfig) -> None:
-    """Run one server until SIGTERM or SIGINT, then exit the process.
+    """Run one server until SIGTERM or SIGINT, then exit the process. At SIGHUP it reads its certificates anew.
 
     Raises:
         SystemExit: always; the code is 0 after a graceful stop.
@@ -120,6 +120,7 @@ async def _serve(
 
     stop_at_errors(loop, fail)
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    heed_hangup(loop, stop=stopping.set, reload=server.reload)
     if control is None:
         loop.add_signal_handler(signal.SIGINT, stopping.set)
     stopped = loop.create_task(stopping.wait())

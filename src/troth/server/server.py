@@ -44,9 +44,10 @@ from troth.server.belonging import (
 )
 from troth.server.clients import ClientPort
 from troth.server.config import ServerConfig
-from troth.server.listener import Port, check_addresses, tls_contexts
+from troth.server.listener import Port, bind_all, check_addresses
 from troth.server.logs import with_facts
 from troth.server.recovering import started_engine, warn_of_amnesia
+from troth.server.tls import Certificates
 from troth.storage import identity as identities
 from troth.storage.directory import DataDirectory, open_directory
 from troth.storage.identity import Identity
@@ -112,6 +113,7 @@ class Server:
         self._clock = self._machine.clock(config.tick_ms)
         self._follows = asyncio.Event()
         """Set whenever this server becomes a follower."""
+        self.certificates: Certificates | None = None
         self.node: Node
         self.transport: PeerTransport
         self.clients: ClientPort
@@ -140,11 +142,19 @@ class Server:
         began = loop.time()
         config = self.config
         check_addresses(config)
-        accepting, dialing = tls_contexts(config)
+        certificates = self.certificates = Certificates.of(config)
+        dialing = None if certificates is None else certificates.dialing
         files = self._files = self._machine.directory(config.data_dir)
         known = identities.load(files)
         check_known_here(config, known)
-        await self._bind(accepting)
+        # Who accepts there is made later.
+        self._ports = await bind_all(
+            config,
+            certificates,
+            peers=lambda: self.transport.accept(),
+            clients=lambda: self.clients.accept(),
+            metrics=lambda: self.metrics.accept(),
+        )
         node_id = node_id_of(files, known, founding=self._founding, chance=self._machine.chance)
         self.transport = self._machine.transport(node_id=node_id, name=config.name, sink=Early(), tls=dialing)
         me = introduction(config, node_id, known)
@@ -315,26 +325,10 @@ class Server:
                 operations=self.clients.counters.operations,
                 snapshot_bytes=self._snapshot_bytes,
                 registers=self._register_numbers,
+                certificates=self.certificates,
             )
             self.metrics = MetricsPort(sources, version=VERSION)
             await self._ports["metrics_address"].open()
-
-    async def _bind(self, tls: ssl.SSLContext | None) -> None:
-        """Take all addresses; who accepts there is made later."""
-        config, ports = self.config, self._ports
-        shortcuts = not config.tcp_only
-        if peer := config.peer_listen or config.peer_address:
-            ports["peer_listen"] = await Port.bind(
-                lambda: self.transport.accept(), peer, setting="peer_listen", tls=tls, shortcuts=shortcuts
-            )
-        client = config.client_listen or config.client_address
-        ports["client_listen"] = await Port.bind(
-            lambda: self.clients.accept(), client, setting="client_listen", tls=tls, shortcuts=shortcuts
-        )
-        if config.metrics_address:
-            ports["metrics_address"] = await Port.bind(
-                lambda: self.metrics.accept(), config.metrics_address, setting="metrics_address", tls=None
-            )
 
     # -- while it runs ---------------------------------------------------------------------------------------
 
@@ -381,6 +375,15 @@ class Server:
             "acceptor": self._register_numbers(),
             "gc": gc.get_stats(),
         }
+
+    def reload(self) -> None:
+        """Read the certificates anew, for connections that are made from now on."""
+        if self.certificates is None:
+            _log.info("asked to read certificates anew; there are none, and nothing else is read anew")
+            return
+        self.certificates.reload()
+        if hasattr(self, "transport"):
+            self.transport.tls = self.certificates.dialing
 
     async def adopt(self, peer: NodeId, end: socket.socket) -> None:
         """Talk to *peer* over a new socket pair."""

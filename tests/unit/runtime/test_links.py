@@ -50,7 +50,7 @@ class Owner:
 
     def garbage(self, origin: str, error: DecodeError) -> None: ...
 
-    def warn_once(self, kind: str, text: str, *facts: object) -> None:
+    def warn_once(self, kind: str, text: str, *facts: object, reason: BaseException | None = None) -> None:
         self.told.append(kind)
 
     def calmed(self, kind: str) -> None: ...

@@ -10,7 +10,7 @@ from typing_extensions import override
 from troth.ids import ClusterId, NodeId
 from troth.runtime import transport as transport_module
 from troth.runtime.links import QUEUE_BYTES_MAX, InheritedLink, Link, LinkConnection, LinkOwner
-from troth.runtime.transport import ACCEPTED_MAX, AcceptedPeer, PeerTransport, refused_as_client
+from troth.runtime.transport import ACCEPTED_MAX, REASONS_MAX, AcceptedPeer, PeerTransport, refused_as_client
 from troth.wire.frames import HEAD
 from troth.wire.handshake import Hello, Rejected
 
@@ -245,6 +245,23 @@ def test_a_warning_is_told_once_until_it_is_over(peers: PeerTransport, caplog: p
     peers.warn_once("full", "it is full")
     peers.warn_once("other", "something else")
     assert len(caplog.records) == 3
+
+
+def test_another_reason_is_news(peers: PeerTransport, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that comes back with another wrong certificate is another fault, and its operator looks for a line."""
+    for reason in (OSError("expired"), OSError("self-signed"), OSError("expired"), TimeoutError()):
+        peers.warn_once("dial", "it can not be reached", "again", reason=reason)
+    assert [record.message.split("; ")[1] for record in caplog.records] == [
+        "expired)",
+        "self-signed)",
+        "TimeoutError)",
+    ]
+    for number in range(2 * REASONS_MAX):
+        peers.warn_once("dial", "it can not be reached", reason=OSError(f"{number}"))
+    assert len(caplog.records) == REASONS_MAX
+    peers.calmed("dial")
+    peers.warn_once("dial", "it can not be reached", reason=OSError("expired"))
+    assert len(caplog.records) == REASONS_MAX + 1
 
 
 @pytest.mark.parametrize(
