@@ -21,12 +21,24 @@ if TYPE_CHECKING:
     from troth.client.operations import value as value
     from troth.client.operations import version as version
     from troth.client.recording import recording as recording
+    from troth.client.registers.request import RegisterReply as RegisterReply
     from troth.client.registers.sync import PaxosClient as PaxosClient
     from troth.client.replicated import Replicated as Replicated
     from troth.client.replicated import command as command
     from troth.client.replicated import replicated as replicated
+    from troth.client.replies import DeleteReply as DeleteReply
+    from troth.client.replies import GetReply as GetReply
+    from troth.client.replies import PutReply as PutReply
+    from troth.client.replies import RangeReply as RangeReply
+    from troth.client.replies import TxnReply as TxnReply
     from troth.client.sync import Client as Client
+    from troth.client.sync import Lease as Lease
+    from troth.client.sync import Session as Session
+    from troth.client.sync import Watch as Watch
     from troth.client.sync import connect as connect
+    from troth.errors import TrothError as TrothError
+    from troth.kv.requests import Event as Event
+    from troth.kv.requests import KeyValue as KeyValue
     from troth.models import bounded as bounded
     from troth.models import eventual as eventual
     from troth.models import linearizable as linearizable
@@ -45,6 +57,19 @@ _HOME = {
     "connect": "troth.client.sync",
     "Client": "troth.client.sync",
     "PaxosClient": "troth.client.registers.sync",
+    # what clients hand out, for annotations; errors: all others are in troth.errors
+    "Lease": "troth.client.sync",
+    "Watch": "troth.client.sync",
+    "Session": "troth.client.sync",
+    "PutReply": "troth.client.replies",
+    "GetReply": "troth.client.replies",
+    "RangeReply": "troth.client.replies",
+    "DeleteReply": "troth.client.replies",
+    "TxnReply": "troth.client.replies",
+    "RegisterReply": "troth.client.registers.request",
+    "KeyValue": "troth.kv.requests",
+    "Event": "troth.kv.requests",
+    "TrothError": "troth.errors",
     # servers
     "LocalCluster": "troth.server.local",
     "RaftServer": "troth.server.process",

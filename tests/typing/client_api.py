@@ -100,6 +100,23 @@ def synchronous() -> None:
         assert_type(counter.read(lambda c: c.n), int)
 
 
+def annotated(lease: troth.Lease, watch: troth.Watch, session: troth.Session) -> troth.GetReply:
+    assert_type(lease.is_over, bool)
+    lease.on_lost(lambda: None)
+    for events in watch:
+        assert_type(events, list[troth.Event])
+    assert_type(session.range(prefix="p").kvs, list[troth.KeyValue])
+    try:
+        assert_type(session.put("k", "v"), troth.PutReply)
+    except troth.TrothError as error:
+        assert_type(error.code, str)
+    return session.get("k")
+
+
+async def annotated_asynchronous(client: AsyncClient) -> tuple[aio.Lease, aio.Watch, aio.Session]:
+    return await client.lease(5), client.watch("k"), client.session()
+
+
 def words() -> None:
     assert_type(troth.value("k") == "v", Compare)
     assert_type(troth.version("k") != 1, Compare)

@@ -2,6 +2,8 @@
 
 import click
 
+from troth.cli.numbers import SIZE
+
 
 @click.command()
 @click.option("--data-dir", required=True, help="Where this acceptor keeps what it has promised and accepted.")
@@ -17,9 +19,10 @@ import click
 )
 @click.option(
     "--quota-bytes",
-    type=click.IntRange(min=1),
-    default=1 << 30,
-    help="Refuse registers beyond this.  [default: 1 GiB]",
+    type=SIZE,
+    default="1GiB",
+    show_default=True,
+    help="Refuse registers beyond this.",
 )
 def acceptor(
     data_dir: str,

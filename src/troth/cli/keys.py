@@ -234,7 +234,9 @@ def lease_id(text: str) -> int:
             raise ValueError
         return number
     except ValueError:
-        raise UsageError(f"{text!r} is not a lease id; they are hexadecimal, see `troth lease list`") from None
+        raise UsageError(
+            f"{text!r} is not a lease id; they are hexadecimal, of 63 bits and a sign, see `troth lease list`"
+        ) from None
 
 
 def _need_one(key: str | None, prefix: str | None) -> None:

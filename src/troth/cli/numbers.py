@@ -23,6 +23,22 @@ class Positive(click.FloatRange):
         return amount
 
 
+class Size(click.ParamType[int]):
+    """Bytes, as `troth serve` takes them: above nothing, with a unit or without."""
+
+    name = "size"
+
+    @override
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from troth.server.config import SIZES, size_of
+
+        size_bytes = size_of(str(value))
+        if not size_bytes:
+            self.fail(f"{value!r} is not {SIZES}", param, ctx)
+        return size_bytes
+
+
+SIZE = Size()
 COUNT = click.IntRange(min=0)
 POSITIVE = Positive("seconds")
 

@@ -31,7 +31,7 @@ _HELP = {
     "election_timeout_ms": "How long a silent leader is waited for.",
     "salvage": "Keep the intact part of a damaged log and fetch the rest from the others; no vote before it is whole.",
     "lease_reads": "Serve linearizable reads from the leader's lease: faster, trusts clocks to run at about one speed.",
-    "quota_bytes": "Refuse writes when the data is larger (also 512MiB, 2GiB).",
+    "quota_bytes": "Refuse writes when the data is larger (also 512MiB, 2GiB, 1TiB).",
     "snapshot_entries": "Take a snapshot and drop the log before it after this many entries.",
     "snapshot_log_bytes": "The same after this many bytes; 8 times both where the state is large.",
     "clients_max": "How many clients may be connected.",

@@ -203,6 +203,19 @@ class Lease(Twin[AsyncLease]):
         """Whether the lease can be relied on at this moment."""
         return self.aio.is_alive
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it was revoked or lost."""
+        return self.aio.is_over
+
+    def on_lost(self, callback: Callable[[], Any]) -> None:
+        """Have *callback* called when the lease is lost (at once, if it is), as of `Client.lease`."""
+
+        async def note() -> None:
+            self.aio.on_lost(_without_exit(callback))
+
+        self.background.run(note)
+
     keep_alive = blocking(AsyncLease.keep_alive)
     revoke = blocking(AsyncLease.revoke)
     time_to_live = blocking(AsyncLease.time_to_live)

@@ -292,20 +292,27 @@ def _truth(name: str, value: object, origin: str) -> bool:
     raise UsageError(f"{origin}: {name} is true or false, not {value!r}")
 
 
-_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+SIZES = "a number of bytes, also 512MiB, 2G or 1TB (K, M, G, T: powers of 1024)"
+
+
+def size_of(text: str) -> int | None:
+    """The bytes that *text* stands for; None: for none."""
+    text = text.strip().lower().removesuffix("b").removesuffix("i")
+    unit = 1
+    if text[-1:] in _UNITS:
+        unit = _UNITS[text[-1]]
+        text = text[:-1]
+    return int(text) * unit if text.isascii() and text.isdigit() else None
 
 
 def _number(name: str, value: object, origin: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    is_size = name.endswith(("_bytes", "_bytes_max"))
     if isinstance(value, str):
-        text = value.strip().lower()
-        unit = 1
-        if name.endswith(("_bytes", "_bytes_max")):
-            text = text.removesuffix("b").removesuffix("i")
-            if text[-1:] in _UNITS:
-                unit = _UNITS[text[-1]]
-                text = text[:-1]
-        if text.isascii() and text.isdigit():
-            return int(text) * unit
-    raise UsageError(f"{origin}: {name} is a whole number, not {value!r}")
+        text = value.strip()
+        number = size_of(text) if is_size else int(text) if text.isascii() and text.isdigit() else None
+        if number is not None:
+            return number
+    raise UsageError(f"{origin}: {name} is {SIZES if is_size else 'a whole number'}, not {value!r}")

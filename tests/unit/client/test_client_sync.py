@@ -225,6 +225,17 @@ def test_what_ends_a_program_ends_no_thread_that_others_wait_for(served: Served,
         client.put("k", "it goes on")
 
 
+def test_who_asks_later_is_told_of_a_lost_lease_too(served: Served) -> None:
+    told: list[str] = []
+    client = troth.connect(served.cluster.url)
+    lease = client.lease(10)
+    lease.on_lost(lambda: told.append("early"))
+    assert (lease.is_over, told) == (False, [])
+    client.close()
+    assert lease.is_over and lease.lost.wait(10)
+    assert told == ["early"]
+
+
 def test_an_on_lost_that_exits_ends_neither_the_client_nor_hides_the_loss(served: Served) -> None:
     with troth.connect(served.cluster.url) as client:
         told: list[str] = []

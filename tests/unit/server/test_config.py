@@ -22,10 +22,16 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("1000", 1000), ("64MiB", 64 << 20), ("2g", 2 << 30), ("3 kB".replace(" ", ""), 3 << 10)]
+    ("text", "size"), [("1000", 1000), ("64MiB", 64 << 20), ("2g", 2 << 30), ("3kB", 3 << 10), ("1TB", 1 << 40)]
 )
 def test_sizes_are_read_with_units(text: str, size: int) -> None:
     assert load_config({**NEEDED, "quota_bytes": text}).quota_bytes == size
+
+
+@pytest.mark.parametrize("text", ["", "1XB", "B", "-1", "1.5G"])
+def test_what_is_no_size_is_told_the_units(text: str) -> None:
+    with pytest.raises(UsageError, match=r"quota_bytes is a number of bytes, also 512MiB.*T: powers of 1024"):
+        load_config({**NEEDED, "quota_bytes": text})
 
 
 def test_a_cluster_is_read_as_text_and_as_a_table(tmp_path: Path) -> None:
