@@ -32,7 +32,7 @@
       StorageError            the disk; the process stops
         Corrupt                 bytes that were durable are not what was written; .path says where
         SyncFailed              fsync failed; never retried, since a second success proves nothing
-        IdentityLost            this data directory is not the one that the cluster knows under this name
+        IdentityLost            this data directory is not this server's, or not the one that its cluster knows
           Removed                 this server was removed from its cluster
         WrongEngine             this data directory was made with another consensus engine
     InvariantViolation(AssertionError)   outside the tree: our bug; only a process's entry point catches it
@@ -310,7 +310,8 @@ class SyncFailed(StorageError):
 
 
 class IdentityLost(StorageError):
-    """This data directory is not the one that the cluster knows under this name."""
+    """This data directory is not the one that the cluster knows under this name, or not that of the server, or of the
+    cluster, that the settings name."""
 
     code = "identity_lost"
 

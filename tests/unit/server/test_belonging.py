@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from troth.core.interface import Member, Membership
-from troth.errors import IdentityLost, UsageError
+from troth.errors import IdentityLost, Removed, StorageError, UsageError, WrongCluster, WrongEngine
 from troth.ids import ClusterId, NodeId
 from troth.server.belonging import check_asked_for
 from troth.server.config import ServerConfig
+from troth.server.ending import exit_code
 from troth.server.free_port import free_port
 from troth.server.server import Server
 from troth.storage.identity import Identity
@@ -141,3 +142,19 @@ async def test_nobody_at_the_address_to_join_is_told_by_who_is_alone(
     who = Identity(ClusterId(7), NodeId(1), "n1", members("n1"))
     await check_asked_for(config, who, members("n1"), tls=None)
     assert "join has no effect, and nobody answers there" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("a setting"), 2),
+        (StorageError("the disk, or another process has the directory"), 3),
+        (IdentityLost("another server's, or another cluster's"), 4),
+        (WrongEngine("another engine's"), 4),
+        (Removed("from the cluster"), 5),
+        (WrongCluster("refused by the others"), 1),
+        (KeyError("a bug"), 70),
+    ],
+)
+def test_exit_codes_are_as_the_help_says(error: Exception, code: int) -> None:
+    assert exit_code(error) == code
