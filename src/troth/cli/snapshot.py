@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import click
 
@@ -11,7 +10,6 @@ from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.numbers import counted
 from troth.errors import UsageError
 from troth.server.config import load_config
-from troth.storage.backup import SealingSink
 
 BUMP_MAX = 10**15
 """Revisions have 63 bits, and some must be left for the next restorations."""
@@ -53,22 +51,15 @@ def save(file: Path, server: str | None, cluster: Cluster) -> None:
 
 
 async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
-    from troth.client.backup import finish_file, open_private, part_of
-
-    if str(file) == "-":
-        raise UsageError("'-' names no file: a snapshot is saved to one, which appears when all of it is there")
-    part = part_of(file)
+    if str(file) == "-" or not file.name:
+        raise UsageError(
+            f"{str(file)!r} names no file: a snapshot is saved to one, which appears when all is there"
+        )
     try:
         async with await cluster.connect_aio() as client:
-            with open_private(part) as out:
-                sink = SealingSink(out)
-                await client.snapshot(cast(BinaryIO, sink), server=server)
-                sink.seal()
-                finish_file(out, part, file)
+            await client.snapshot(file, server=server)
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @snapshot.command()

@@ -13,12 +13,13 @@ from troth.client.retry import error_of
 from troth.client.router import Router
 from troth.errors import TrothError, Unavailable, UsageError
 from troth.replica.protocol import CallRefused, FetchSnapshot, ServerMessage, SnapshotPart
+from troth.storage.backup import SEAL_BYTES, SealingSink
 
 _BUFFER_BYTES = 8 << 20
 
 
 async def save(address: str, router: Router, sink: "str | os.PathLike[str] | BinaryIO") -> int:
-    """The state of the server at *address* into *sink*; a path gets it all at once. Returns the bytes.
+    """The state of the server at *address* into *sink*, sealed; a path gets it all at once. Returns the bytes.
 
     Raises:
         UsageError: *sink* is neither a path nor a file.
@@ -30,12 +31,12 @@ async def save(address: str, router: Router, sink: "str | os.PathLike[str] | Bin
             raise UsageError(
                 f"a snapshot is saved to a path or a file open for writing in binary, not {sink!r:.60}"
             )
-        return await _fetch(address, router, sink)
+        return await _fetch_sealed(address, router, sink)
     path = Path(sink)
-    part = part_of(path)
+    part = _part_of(path)
     file = await asyncio.to_thread(_open_for, path, part)
     try:
-        size_bytes = await _fetch(address, router, file)
+        size_bytes = await _fetch_sealed(address, router, file)
         await asyncio.to_thread(finish_file, file, part, path)
     except BaseException:
         with suppress(OSError):  # closing writes what is buffered: on a full disk it fails again
@@ -50,18 +51,13 @@ def _open_for(path: Path, part: Path) -> BinaryIO:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
-        return open_private(part)
+        # Nobody else may read it: it holds what the data directory does.
+        return open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def open_private(path: Path) -> BinaryIO:
-    """*path*, open for writing; where it was not there nobody else may read it: it holds what the data directory
-    does."""
-    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
-def part_of(path: Path) -> Path:
+def _part_of(path: Path) -> Path:
     """Where the content of *path* stands until all of it is there.
 
     Raises:
@@ -85,7 +81,14 @@ def finish_file(file: BinaryIO, part: Path, path: Path) -> None:
         os.close(directory)
 
 
-async def _fetch(address: str, router: Router, sink: BinaryIO) -> int:
+async def _fetch_sealed(address: str, router: Router, sink: BinaryIO) -> int:
+    sealing = SealingSink(sink)
+    size_bytes = await _fetch(address, router, sealing)
+    await asyncio.to_thread(sealing.seal)
+    return size_bytes + SEAL_BYTES
+
+
+async def _fetch(address: str, router: Router, sink: SealingSink) -> int:
     """Stream a snapshot over a connection of its own: a slow sink then holds up nobody else."""
     parts: asyncio.Queue[SnapshotPart | TrothError] = asyncio.Queue()
     waiting_bytes = 0

@@ -333,7 +333,8 @@ class ClusterCalls:
     # ---- snapshots -------------------------------------------------------------------------------------
 
     async def snapshot(self, sink: "str | os.PathLike[str] | BinaryIO", *, server: str | None = None) -> int:
-        """Save the whole state at its present revision to *sink*: a path, or a file open for writing in binary.
+        """Save the whole state at its present revision to *sink*: a path, or a file open for writing in binary. `troth
+        snapshot restore` makes a new cluster of it.
 
         A path gets its content all at once, when everything has arrived and is on the disk; nobody else may read it.
         Registers (`PaxosClient`) are not in it. Returns the bytes.

@@ -14,6 +14,7 @@ from troth.errors import NotApplied, OutcomeUnknown, Unavailable, UsageError
 from troth.ids import NodeId
 from troth.kv.requests import Alarm, AlarmType
 from troth.replica.protocol import ChangeMembers, TransferLeadership
+from troth.storage.backup import SEAL_BYTES, opened
 
 
 @asynchronous
@@ -186,11 +187,12 @@ async def test_what_a_snapshot_cannot_be_saved_to_is_told_under_its_own_name(tmp
 async def test_a_snapshot_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(2) as cluster, await aio.connect(cluster.url) as client:
         path = tmp_path / "state"
-        assert await client.snapshot(path) == 15
-        assert path.read_bytes() == b"part0part1part2"
+        assert await client.snapshot(path) == 15 + SEAL_BYTES
+        assert b"".join(opened([path.read_bytes()], path="")) == b"part0part1part2", "it can be restored"
         assert path.stat().st_mode & 0o777 == 0o600, "it holds what the data directory does"
         sink = io.BytesIO()
-        assert await client.snapshot(sink, server="n1") == 15
+        assert await client.snapshot(sink, server="n1") == 15 + SEAL_BYTES
+        assert sink.getvalue() == path.read_bytes()
         for server in cluster.servers:
             server.refusals.append(("overloaded", "too many snapshots", ""))
         with pytest.raises(NotApplied, match="too many snapshots"):
@@ -213,12 +215,12 @@ async def test_a_full_disk_leaves_nothing_of_a_snapshot(tmp_path: Path, monkeypa
         def close(self) -> None:
             raise OSError(errno.ENOSPC, "no space left")
 
-    def full(path: Path) -> Full:
+    def full(path: Path, _mode: str, **_: object) -> Full:
         path.touch()
         return Full()
 
     async with running(1) as cluster, await aio.connect(cluster.url) as client:
-        monkeypatch.setattr("troth.client.backup.open_private", full)
+        monkeypatch.setattr("troth.client.backup.open", full, raising=False)
         with pytest.raises(OSError, match="no space"):
             await client.snapshot(tmp_path / "state")
     assert os.listdir(tmp_path) == []

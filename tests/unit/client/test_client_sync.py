@@ -15,6 +15,7 @@ from fake_server import Served
 import troth
 from troth.client import background
 from troth.errors import LeaseNotFound, NotApplied, OutcomeUnknown, Unavailable, UsageError
+from troth.storage.backup import SEAL_BYTES
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_every_call_of_the_facade_works(served: Served, tmp_path: Path) -> None:
         assert client.seen_revision == 4
         assert len(client.status()) == 3 and len(client.members()) == 3 and len(client.hash()) == 3
         assert client.leader == 1 and set(client.servers().values()) == {""}
-        assert client.snapshot(tmp_path / "state") == 15
+        assert client.snapshot(tmp_path / "state") == 15 + SEAL_BYTES
         assert client.alarms() == [] and client.disarm() == []
         client.remove_member("n3")
         client.promote_member(2)
