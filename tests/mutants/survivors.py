@@ -167,6 +167,8 @@ NEAR = {
     "test_forwarding": ("writes",),
     "test_administration": ("admin", "leasing", "watching", "replica"),
     "test_watching": ("leasing", "watching"),
+    "test_acceptor_slow_disk": ("acceptors",),
+    "test_runtime_acceptors": ("acceptors",),
     "test_node": ("node",),
     "test_node_news": ("node",),
     "test_peers": ("transport",),

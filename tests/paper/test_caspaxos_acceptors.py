@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from caspaxos import ballot, state
 
+from troth.core.register import acceptor as acceptors
 from troth.core.register.acceptor import SLOT_BYTES, Acceptor
 from troth.core.register.codec import decode_records, encode_records
 from troth.core.register.messages import (
@@ -32,7 +33,10 @@ from troth.core.register.messages import (
     RecordMessage,
     ReplyMessage,
     RequestMessage,
+    Scan,
+    Scanned,
     Seat,
+    State,
     Took,
     WrongConfig,
     config_key,
@@ -351,11 +355,11 @@ def test_what_an_acceptor_says_of_itself() -> None:
     alone.accept(b"four", ballot(1), key=b"a")
     alone.accept(None, ballot(2), key=b"bb")
     alone.prepare(ballot(3), key=b"ccc")
-    used = 3 * SLOT_BYTES + len(b"afourbbccc")
-    assert alone.acceptor.describe() == Described(ONE, CONFIG, 3, 1, used, ZERO)
+    used = 2 * SLOT_BYTES + len(b"afourbb")
+    assert alone.acceptor.describe() == Described(ONE, CONFIG, 2, 1, used, ZERO), "a promise is no register"
     alone.collect(ballot(2), key=b"bb")
     used -= SLOT_BYTES + 2
-    assert alone.acceptor.describe() == Described(ONE, CONFIG, 2, 0, used, ballot(2))
+    assert alone.acceptor.describe() == Described(ONE, CONFIG, 1, 0, used, ballot(2))
 
 
 # ---- the quota ----
@@ -367,6 +371,28 @@ def test_the_last_byte_of_the_quota_may_be_used_and_not_one_more() -> None:
     assert isinstance(alone.accept(b"x" * 10, ballot(2)), Full)
     assert alone.accept(b"y" * 9, ballot(3)) == Took(), "what does not grow has room"
     assert isinstance(alone.prepare(ballot(4), key=b"more"), Full)
+
+
+def test_questions_about_keys_that_never_were_use_up_no_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could delete them: a set of which many absent keys were asked could be written to no more."""
+    monkeypatch.setattr(acceptors, "IDLE_MAX", 8)
+    alone = Alone(bytes_max=SLOT_BYTES + 10)
+    for number in range(1, 100):
+        assert isinstance(alone.prepare(ballot(number), key=b"%d" % number), Promise)
+        assert 0 < len(alone.acceptor.idle) <= 8
+    assert alone.acceptor.bytes == 0
+    assert all(alone.acceptor.promised(b"%d" % number) >= ballot(number) for number in range(1, 100))
+    assert alone.accept(b"x" * 9, ballot(100)) == Took()
+
+
+def test_a_promise_that_makes_others_forgotten_is_above_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fence that stands for them holds for its key as well."""
+    monkeypatch.setattr(acceptors, "IDLE_MAX", 1)
+    alone = Alone()
+    alone.prepare(ballot(9), key=b"other")
+    assert alone.prepare(ballot(8)) == Conflict(ballot(9))
+    assert isinstance(alone.prepare(ballot(10)), Promise)
+    assert list(alone.acceptor.idle) == [KEY]
 
 
 def test_a_full_acceptor_takes_part_in_the_decision_about_its_successors() -> None:
@@ -418,3 +444,22 @@ def test_an_acceptor_takes_one_value_at_a_ballot(following: Ballot) -> None:
     assert isinstance(alone.accept(b"w", ballot(1), following), Conflict)
     held = alone.acceptor.slots[KEY].state
     assert held is not None and held.value == b"v"
+
+
+def test_a_page_of_a_scan_tells_what_is_accepted_and_not_what_is_promised() -> None:
+    """The highest of what several acceptors tell counts: a promise would let a value of before live on."""
+    alone = Alone()
+    alone.accept(b"v", ballot(5), ballot(6))
+    alone.prepare(ballot(9))
+    page = alone.ask(Scan(CONFIG.id, b"", 10))[0]
+    assert isinstance(page, Scanned) and (page.keys, page.accepted) == (((KEY, False),), (ballot(5),))
+
+
+def test_the_fence_rises_also_to_a_tombstone_of_nothing() -> None:
+    """A read that had to have nothing accepted leaves one, of version 0: whatever is late is older than it."""
+    alone = Alone()
+    nothing = State(None, 0, ballot(5), ZERO)
+    assert alone.ask(Accept(CONFIG.id, KEY, ballot(5), nothing, ZERO))[0] == Took()
+    assert alone.collect(ballot(5)) == Gone(True)
+    assert alone.acceptor.fence == ballot(5)
+    assert alone.accept(b"late", ballot(4)) == Conflict(ballot(5))

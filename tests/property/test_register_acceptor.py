@@ -126,12 +126,13 @@ def test_an_acceptor_never_takes_a_word_back(asked: list[RequestMessage]) -> Non
 @example(
     [Prepare(CONFIG.id, b"b", Ballot(1, 1))],
     [Prepare(CONFIG.id, b"b", Ballot(2, 1)), Prepare(CONFIG.id, b"b", Ballot(3, 1))],
+    False,
 )
-@given(st.lists(requests, max_size=8), st.lists(requests | st.none(), max_size=12))
+@given(st.lists(requests, max_size=8), st.lists(requests | st.none(), max_size=12), st.booleans())
 def test_a_snapshot_in_steps_is_of_the_moment_at_which_it_began(
-    before: list[RequestMessage], meanwhile: list[RequestMessage | None]
+    before: list[RequestMessage], meanwhile: list[RequestMessage | None], forgets: bool
 ) -> None:
-    """*meanwhile*: what is asked between its steps (None: a step)."""
+    """*meanwhile*: what is asked between its steps (None: a step); *forgets*: promises are forgotten after each."""
     acceptor = Acceptor(NodeId(1))
     acceptor.on_request(Configure(CONFIG))
     for request in before:
@@ -145,6 +146,8 @@ def test_a_snapshot_in_steps_is_of_the_moment_at_which_it_began(
                 records += next(steps, [])
             else:
                 acceptor.on_request(request)
+                if forgets:
+                    acceptor.forget_promises()
         records += [record for piece in steps for record in piece]
     begun = Acceptor(NodeId(1))
     for record in records:
@@ -191,3 +194,22 @@ def test_no_number_whatever_ends_an_acceptor(asked: list[RequestMessage]) -> Non
         except DecodeError:
             continue
         acceptor.on_request(received)
+
+
+@settings(max_examples=150)
+@given(st.lists(requests, max_size=40), st.integers(1, 3))
+def test_forgotten_promises_are_held_to_also_after_a_restart(asked: list[RequestMessage], idle_max: int) -> None:
+    acceptor, replayed = Acceptor(NodeId(1)), Acceptor(NodeId(1))
+    said: dict[bytes, Ballot] = {}
+    with patch.object(acceptors, "IDLE_MAX", idle_max):
+        for request in (Configure(CONFIG), *asked):
+            reply, record = acceptor.on_request(request)
+            if isinstance(request, Prepare) and isinstance(reply, Promise):
+                assert request.ballot >= said.get(request.key, ZERO)
+                said[request.key] = request.ballot
+            if record is not None:
+                replayed.apply(record)
+            assert len(acceptor.idle) <= idle_max
+    for key, ballot in said.items():
+        assert min(acceptor.promised(key), replayed.promised(key)) >= ballot
+    assert (replayed.bytes, list(replayed.slots)) == (acceptor.bytes, list(acceptor.slots))

@@ -208,7 +208,7 @@ def test_a_page_of_a_scan_looks_at_no_more_registers_than_it_tells_of() -> None:
     reply, _ = acceptor.on_request(Scan(CONFIG.id, b"", 2))
     assert isinstance(reply, Scanned) and (reply.keys, reply.more) == (((b"z", False),), False)
     assert reply.accepted == (BALLOT,)
-    assert acceptor.describe().registers == 301
+    assert (acceptor.describe().registers, len(acceptor.idle)) == (1, 300)
     acceptor.on_request(Accept(CONFIG.id, b"z", Ballot(BALLOT.round + 1, 1), State(None, 2, BALLOT, ZERO)))
     assert acceptor.on_request(Scan(CONFIG.id, b"", 2))[0].keys == ((b"z", True),)  # type: ignore[union-attr]
 

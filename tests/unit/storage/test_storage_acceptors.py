@@ -296,3 +296,28 @@ def test_only_what_a_snapshot_holds_is_dropped_from_the_log_and_nothing_behind_i
     files.power_loss()
     _, again = opened(files, segment_bytes=256)
     assert [again.promised(b"key %d" % number) for number in range(1, 11)] == [Ballot(n, 1) for n in range(1, 11)]
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_the_last_piece_of_a_snapshot_may_hold_any_number_of_records(
+    more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptors, "_PIECE_RECORDS", 4)
+    files = disk()
+    store, acceptor = opened(files)
+    prepares = [prepare(1, b"key %d" % number) for number in range(7 + more)]
+    write(store, ask(acceptor, Configure(CONFIG), *prepares))
+    held = list(acceptor.snapshot())
+    assert len(held) == 8 + more
+    store.save(store.index, held)
+    store.close()
+    assert list(opened(files)[1].snapshot()) == held
+
+
+def test_snapshots_that_newer_ones_have_replaced_are_removed() -> None:
+    files = disk()
+    store, acceptor = opened(files)
+    for number in range(1, 6):
+        write(store, ask(acceptor, Configure(CONFIG), prepare(number)))
+        store.save(store.index, list(acceptor.snapshot()))
+    assert sum(name.endswith(".snap") for name in files.names()) == 2

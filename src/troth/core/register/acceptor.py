@@ -59,6 +59,9 @@ STEP_KEYS = 2000
 """How many registers a step of a snapshot reads: a millisecond or two."""
 SLOT_BYTES = 120
 """What a register costs in memory beside its key and value, about."""
+IDLE_MAX = 1 << 15
+"""Promises that are kept for keys that hold nothing. The fence takes the place of so many at once, in milliseconds; who
+is between its two phases then has to overtake."""
 
 
 class Slot:
@@ -104,10 +107,12 @@ class Acceptor:
         self.highest = ZERO
         """No ballot above it was ever promised here, for whatever key."""
         self.bytes = 0
+        """What registers that hold a state take, for the quota."""
         self.slots: SortedDict[bytes, Slot] = SortedDict()
         """Registers that hold a state."""
         self.idle: dict[bytes, Slot] = {}
-        """Those that were promised and never accepted. Apart, so that a page of `Scan` has not to look through them."""
+        """Those that were promised and never accepted. Apart, so that a page of `Scan` has not to look through them;
+        and bounded apart, for nobody could delete them to make room."""
         self._bytes_max = bytes_max
         self._tombstones = 0
         self._saving: _Saving | None = None
@@ -179,6 +184,8 @@ class Acceptor:
 
     def _on_prepare(self, request: Prepare) -> tuple[ReplyMessage, RecordMessage | None]:
         """§2.1 step 3: "returns a conflict if it already saw a greater ballot number"; else persists the promise."""
+        if len(self.idle) >= IDLE_MAX:
+            self.forget_promises()  # first: the fence may refuse this ballot then
         if conflict := self._conflict(request.key, request.ballot):
             return conflict, None
         if refusal := self._no_room(request.key, len(request.key) + SLOT_BYTES):
@@ -246,7 +253,7 @@ class Acceptor:
 
     def describe(self) -> Described:
         """What an operator sees."""
-        held = len(self.slots) + len(self.idle)
+        held = len(self.slots)
         return Described(
             self.id, self.config, held, self._tombstones, self.bytes, self.fence, came_late=self.came_late
         )
@@ -258,7 +265,7 @@ class Acceptor:
         return self.config is not None and self.config.is_joint and self.id not in self.config.groups[0].acceptors
 
     def _no_room(self, key: bytes, cost: int) -> Full | None:
-        slot = self._slot(key)
+        slot = self.slots.get(key)
         grows = cost - (0 if slot is None else _cost(key, slot.state))
         if grows <= 0 or self.bytes + grows <= self._bytes_max or key.startswith(RESERVED) or self._is_joining:
             return None
@@ -356,20 +363,22 @@ class Acceptor:
     def forget_promises(self) -> None:
         """Drop registers that were promised and never accepted, as if the fence had always been there.
 
-        A key without state needs no slot if the fence is as high as its promise. Called when the file is compacted, so
-        that questions about keys that do not exist cost nothing for ever.
+        A key without state needs no slot if the fence is as high as its promise. Called when there are many, and when
+        the file is compacted, so that questions about keys that do not exist cost nothing for ever. No record is
+        written: a restart that brings the slots back from the log holds to the same promises.
         """
-        for key, slot in list(self.idle.items()):
+        for key, slot in self.idle.items():
             self.fence = max(self.fence, slot.promised)
-            self._remove(key)
+            self._keep(key)
+        self.idle.clear()
 
     def _put(self, key: bytes, slot: Slot) -> None:
         self._keep(key)
         self._drop(key)
         if slot.state is None:
             self.idle[key] = slot
-        else:
-            self.slots[key] = slot
+            return
+        self.slots[key] = slot
         self.bytes += _cost(key, slot.state)
         self._tombstones += slot.is_tombstone
 
@@ -378,7 +387,8 @@ class Acceptor:
         self._drop(key)
 
     def _drop(self, key: bytes) -> None:
-        slot = self.idle.pop(key, None) or self.slots.pop(key, None)
+        self.idle.pop(key, None)
+        slot = self.slots.pop(key, None)
         if slot is not None:
             self.bytes -= _cost(key, slot.state)
             self._tombstones -= slot.is_tombstone
