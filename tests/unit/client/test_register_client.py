@@ -498,7 +498,7 @@ def test_a_name_that_is_not_there_is_said_and_asked_for_again(monkeypatch: pytes
 @asynchronous
 async def test_a_client_closed_at_once_leaves_nothing_that_was_never_begun() -> None:
     registers = aio.PaxosClient(list(ADDRESSES))
-    registers._collect_later(b"k")
+    registers._backlog.add(b"k")
     await registers.close()
     await asyncio.sleep(0)  # a coroutine that is thrown away says so here
 

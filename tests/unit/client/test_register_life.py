@@ -16,9 +16,11 @@ from fake_server import asynchronous
 from typing_extensions import override
 
 from troth import aio
+from troth.client.registers import aio as aio_registers
 from troth.client.registers import leaving
 from troth.client.registers.aio_lines import AsyncLine, now_s
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
+from troth.client.registers.backlog import COLLECTED_AT_ONCE
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.reach import Reach
 from troth.client.registers.request import COLLECT_WITHIN_S, WITHIN_MAX_S, Finding, seconds
@@ -31,6 +33,7 @@ from troth.core.register.messages import (
     ZERO,
     Accept,
     Ballot,
+    Collect,
     ConfigId,
     Configuration,
     Configure,
@@ -658,6 +661,66 @@ async def test_an_asyncio_change_behind_a_deletion_waits_for_no_acceptor_that_is
         assert (await registers.delete("k")).changed
         assert await asyncio.to_thread(acceptors.looked.wait, 30)
         assert (await registers.put("k", "2", within_s=COLLECT_WITHIN_S / 2)).changed
+
+
+@asynchronous
+async def test_asyncio_collects_a_few_keys_at_a_time_and_in_the_end_all(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take half a second once it is begun: many at once would take longer together, and all end half-way. One
+    that fails makes room for the next."""
+    deleted, busy, collected = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    collecting: set[bytes] = set()
+
+    async def ask(reach: AsyncReach, send: Send, config: Configuration) -> ReplyMessage:
+        if isinstance(send.request, Collect):
+            collecting.add(send.request.key)
+            if len(collecting) >= COLLECTED_AT_ONCE:
+                busy.set()
+            await deleted.wait()
+        reply = await acceptors.ask_aio(reach, send, config)
+        if not any(acceptor.slots for acceptor in acceptors.acceptors.values()):
+            collected.set()
+        return reply
+
+    collect = aio.PaxosClient._collect
+
+    async def fails_at_first(registers: aio.PaxosClient, key: bytes) -> None:
+        await collect(registers, key)
+        if len(failed) < COLLECTED_AT_ONCE:
+            failed.add(key)
+            raise Unavailable("what came of it is not known")
+
+    failed: set[bytes] = set()
+    monkeypatch.setattr(AsyncReach, "ask", ask)
+    monkeypatch.setattr(aio.PaxosClient, "_collect", fails_at_first)
+    monkeypatch.setattr(aio_registers, "COLLECT_HOLDS_S", LONG_S)
+    async with aio.PaxosClient(ADDRESSES, timeout=LONG_S) as registers, asyncio.timeout(30):
+        keys = [f"k{number}" for number in range(5 * COLLECTED_AT_ONCE)]
+        await asyncio.gather(*(registers.put(key, "1") for key in keys))
+        await asyncio.gather(*(registers.delete(key) for key in keys))
+        await busy.wait()
+        await registers.get("k0")  # time for more of them to begin, if they did
+        assert len(collecting) == COLLECTED_AT_ONCE
+        collected.clear()
+        deleted.set()
+        await collected.wait()
+
+
+@asynchronous
+async def test_nothing_is_collected_for_an_asyncio_client_that_is_closed(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those under way are called off, and no others are begun in their place: its loop may be about to end."""
+    acceptors.silent = (Collect,)
+    registers = await aio.PaxosClient(ADDRESSES, timeout=LONG_S).open()
+    for number in range(2 * COLLECTED_AT_ONCE):
+        await registers.put(f"k{number}", "1")
+        await registers.delete(f"k{number}")
+    await acceptors.asked_aio.wait()
+    await registers.close()
+    await asyncio.wait(registers._reach._background)
+    assert len(registers._backlog._waiting) == COLLECTED_AT_ONCE
 
 
 # ---- what one acceptor has missed ----

@@ -16,12 +16,12 @@ from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
 from troth.client.registers.aio_lines import now_s, seen
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
+from troth.client.registers.backlog import Backlog
 from troth.client.registers.lines import LineLost, may_have_arrived
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
     COLLECT_HOLDS_S,
     COLLECT_WITHIN_S,
-    COLLECTIONS_MAX,
     STARTED_WITHIN_S,
     TIMEOUT_S,
     AcceptorView,
@@ -86,7 +86,7 @@ class PaxosClient:
         """The acceptors that `local` has started."""
         self._turns = AsyncTurns()
         self._places = AsyncPlaces()
-        self._collecting: set[bytes] = set()
+        self._backlog = Backlog(self._reach, self._collect)
         self._chance = random.Random(requests.draw_bits(64))
         self._driving: set[asyncio.Event] = set()
         """Wakes the calls under way."""
@@ -301,7 +301,7 @@ class PaxosClient:
         async with self._turns.of(key, deadline - now_s()):
             outcome = await self._call(self._proposer.change(key, change), deadline, record)
         if outcome.error is None and outcome.tombstone and self._collects:
-            self._collect_later(key)
+            self._backlog.add(key)
         return reply_of(outcome)
 
     async def _call(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
@@ -365,17 +365,8 @@ class PaxosClient:
             for job in jobs:
                 job.cancel()
 
-    def _collect_later(self, key: bytes) -> None:
-        if self._reach.closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
-            return
-        self._collecting.add(key)
-        self._reach.aside(partial(self._collect, key))
-
     async def _collect(self, key: bytes) -> None:
-        try:
-            await self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
-        finally:
-            self._collecting.discard(key)
+        await self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
 
     async def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
         """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is

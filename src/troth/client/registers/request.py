@@ -34,7 +34,7 @@ STARTED_WITHIN_S = 20.0
 
 DESCRIBE_SECONDS_MAX = 2.0
 COLLECTIONS_MAX = 1024
-"""Deleted keys that wait to be collected; beyond it their tombstones stay until `collect` is called."""
+"""Deleted keys of one client that wait to be collected; beyond it their tombstones stay until `collect` is called."""
 
 COMPLAINTS_MAX = 5
 COMPLAINT_CHARS_MAX = 240
