@@ -306,7 +306,7 @@ def stranger(address: str, acceptor: int, wanted: int) -> str:
     """What it is that *acceptor* answers at *address*, instead of the one *wanted*."""
     return (
         f"acceptor {acceptor:x} answers at {address}, not {wanted:x}: its directory was emptied or replaced, so it has "
-        "no voice (`troth paxos acceptors set`)"
+        "no voice; `troth paxos acceptors set` gives it one, if a quorum of the set is left"
     )
 
 

@@ -11,6 +11,8 @@ from troth.core.register.messages import Configuration, Described, ReplyMessage
 from troth.errors import UsageError
 from troth.ids import NodeId
 
+CLOSED_MEANWHILE = "this client was closed during the call"
+
 
 class Complains(Protocol):
     """A line: what its last request failed with, if it did."""
@@ -72,7 +74,10 @@ class Whereabouts:
         return seat.address
 
     def complaints(self, config: Configuration | None = None) -> list[str]:
-        """What the last request to each acceptor of *config* (None: at the addresses given) failed with, if it did."""
+        """Why nobody answers: what the last request to each acceptor of *config* (None: at the addresses given) failed
+        with, if it did."""
+        if self.closed:
+            return [CLOSED_MEANWHILE]
         at = list(self._given)
         if config is not None:
             at = [self._finding.address_of(seat.acceptor, config) or seat.address for seat in config.seats]
