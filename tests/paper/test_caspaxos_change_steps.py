@@ -27,7 +27,7 @@ from troth.core.register.reconfigure import (
     _Announcing,
 )
 from troth.core.register.task import Outcome, Send
-from troth.errors import OutcomeUnknown, Unavailable
+from troth.errors import OutcomeUnknown, Unavailable, UsageError
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -176,6 +176,56 @@ def test_copies_of_an_epoch_that_is_over_lead_to_no_last_step() -> None:
     assert table.run(task).error is None
     assert slow.config == quick.config
     assert table.run(table.proposer(2).read(KEY)).value == b"v"
+
+
+def test_what_an_earlier_change_refuses_is_refused_also_when_the_next_is_taken_back() -> None:
+    """Without the floor a change in doubt is told as not applied, and made twice; without the barrier a late accept
+    that was never chosen comes back."""
+    table = Table(spares=1)
+    high = ballot(1000, 7)
+    configured(table, msgspec.structs.replace(table.config, floor=high, barrier=high))
+    operator = table.proposer(50)
+    forward = Reconfiguration(operator, FOUR)
+    while not operator.config.is_joint:
+        for send in forward.take():
+            forward.on_reply(send, table.hand(send))
+    back = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 3)})
+    assert table.run(back).error is None
+    assert operator.config.groups == table.config.groups
+    assert (operator.config.floor, operator.config.barrier) == (high, high)
+
+
+def test_a_change_of_sizes_that_was_left_in_the_middle_is_taken_back_without_naming_them() -> None:
+    """Sizes that are not named are those of before."""
+    table = Table(prepare=3, accept=1)
+    operator = table.proposer(50)
+    three = {NodeId(n): f"a{n}" for n in (1, 2, 3)}
+    forward = Reconfiguration(operator, three, prepare=2, accept=2)
+    while not operator.config.is_joint:
+        for send in forward.take():
+            forward.on_reply(send, table.hand(send))
+    assert table.run(Reconfiguration(operator, three)).error is None
+    assert operator.config.groups == table.config.groups
+    assert operator.config.id.epoch == 3, "back, and not forwards first"
+
+
+@pytest.mark.parametrize(("asked", "reached"), [((4, 0), (4, 3)), ((0, 4), (3, 4)), ((0, 0), (2, 4))])
+def test_one_size_alone_takes_effect_and_the_other_is_a_majority(
+    asked: tuple[int, int], reached: tuple[int, int]
+) -> None:
+    """Also where the acceptors stay; none at all leaves both as they are."""
+    table = Table(acceptors=5, prepare=2, accept=4)
+    operator = table.proposer(50)
+    five = {NodeId(n): f"a{n}" for n in range(1, 6)}
+    assert table.run(Reconfiguration(operator, five, prepare=asked[0], accept=asked[1])).error is None
+    (group,) = operator.config.groups
+    assert (group.prepare, group.accept) == reached
+
+
+def test_one_size_that_does_not_go_with_a_majority_is_refused_with_the_reason() -> None:
+    five = {NodeId(n): f"a{n}" for n in range(1, 6)}
+    with pytest.raises(UsageError, match="quorum"):
+        Reconfiguration(Table(acceptors=5).proposer(50), five, prepare=2)
 
 
 def test_what_an_earlier_change_refuses_is_refused_behind_the_next_as_well() -> None:

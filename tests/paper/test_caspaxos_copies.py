@@ -34,6 +34,19 @@ def seats(*numbers: int) -> dict[NodeId, str]:
     return {NodeId(n): f"a{n}" for n in numbers}
 
 
+def test_deletions_are_copied_as_values_are() -> None:
+    """An acceptor that was away at one and stays would bring the value back: of the new ones none knows better."""
+    table = Table(spares=2)
+    client = table.proposer(1)
+    table.run(client.change(KEY, changes.put(b"v")))
+    table.run(client.change(KEY, changes.delete()), up=(1, 2))
+    assert table.run(Reconfiguration(table.proposer(50), seats(3, 4, 5))).error is None
+    for up in ((3, 4), (3, 5), (4, 5)):
+        reader = table.proposer(60 + sum(up))
+        reader.adopt(table.acceptors[NodeId(4)].config)  # type: ignore[arg-type]
+        assert table.run(reader.read(KEY), up=up).value is None
+
+
 def until_joint(table: Table, client: int, *numbers: int) -> Reconfiguration:
     """A change to these acceptors, driven to where old and new group stand together."""
     operator = table.proposer(client)

@@ -25,6 +25,19 @@ def test_the_second_change_of_a_proposer_takes_one_round_trip() -> None:
     assert table.requests(Accept) == 3
 
 
+def test_a_kept_ballot_goes_on_with_the_life_that_a_deletion_of_its_own_has_not_ended() -> None:
+    """Only a collected deletion ends it. A new life would have no marks, so that others in doubt make theirs twice."""
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(table.proposer(2).change(KEY, changes.put(b"1")))
+    table.run(proposer.change(KEY, changes.delete()))
+    table.log.clear()
+    assert table.run(proposer.change(KEY, changes.put(b"2"))).version == 3
+    assert table.requests(Prepare) == 0
+    held = table.acceptors[NodeId(1)].slots[KEY].state
+    assert held is not None and {mark.ballot.client for mark in held.marks} == {1, 2}
+
+
 def test_an_accept_promises_the_next_ballot_with_the_same_write() -> None:
     table = Table()
     table.run(table.proposer(1).change(KEY, changes.put(b"1")))

@@ -37,6 +37,17 @@ def test_a_promise_tells_what_was_accepted_and_at_which_ballot() -> None:
     assert table.ask(1, Prepare(table.config.id, KEY, ballot(9))) == Promise(ballot(3), held, ZERO)
 
 
+def test_of_two_ballots_of_one_round_the_higher_client_has_the_newer_state() -> None:
+    """Step 4, "the highest ballot number": nothing about the state says which is newer."""
+    few, many = state(b"few", ballot(1), version=1), state(b"many", ballot(1), version=9)
+    promises = {
+        NodeId(1): Promise(ballot(5, 1), many, ZERO),
+        NodeId(2): Promise(ballot(5, 2), few, ZERO),
+        NodeId(3): Promise(ZERO, None, ZERO),
+    }
+    assert highest_accepted(promises) == (ballot(5, 2), few)
+
+
 def test_every_promise_and_every_accepted_state_is_written_before_it_is_answered() -> None:
     """Step 3: "persists the ballot number as a promise" (pitfall 41)."""
     table = Table()

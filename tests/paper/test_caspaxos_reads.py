@@ -20,6 +20,16 @@ def test_a_read_on_which_a_quorum_agrees_takes_one_round_trip_and_writes_nothing
     assert table.requests(Read) == len(table.log)
 
 
+def test_a_read_waits_for_as_many_as_accept_before_it_settles_anything() -> None:
+    """Fewer, though they are enough to prepare, can not agree: whoever stopped there would write for nothing."""
+    table = Table(acceptors=5, prepare=2, accept=4)
+    table.run(table.proposer(1).change(KEY, changes.put(b"v")))
+    table.log.clear()
+    task = table.proposer(2).read(KEY)
+    assert table.run(task).value == b"v"
+    assert task.phases == 1 and table.requests(Read) == len(table.log)
+
+
 def test_a_read_that_meets_different_states_settles_them_first() -> None:
     table = Table()
     task = table.proposer(1).change(KEY, changes.put(b"v"))
