@@ -382,6 +382,24 @@ def test_a_new_leader_learns_how_far_idle_acceptors_are() -> None:
     assert {node: seen.match for node, seen in stage.status(2).progress.items() if node != 2} == {1: 3, 3: 3}
 
 
+def test_that_a_slot_has_arrived_is_no_acceptance() -> None:
+    """§2.2: a value is chosen by those who have accepted it, durably; what is told with a heartbeat is less."""
+    stage = paxos()
+    stage.elect(1)
+    stage.run(3)
+    stage[2].syncs = stage[3].syncs = False
+    stage.propose(1)
+    stage.settle()
+    for node in (2, 3):
+        stage[1].engine.unreachable(NodeId(node))
+    stage.run(6)
+    assert stage.status(1).progress[NodeId(3)].state == "replicate", "it is known what has arrived"
+    assert (stage.status(1).progress[NodeId(3)].match, stage.commit(1)) == (0, 0)
+    stage.sync(3)
+    stage.settle()
+    assert stage.commit(1) == 1
+
+
 @pytest.mark.parametrize("late", [1, 2])
 def test_a_late_heartbeat_answer_makes_a_leader_send_again_but_never_forget(late: int) -> None:
     """Pitfall 9: what was acknowledged stays acknowledged, whatever old answers say."""

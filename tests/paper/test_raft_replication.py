@@ -3,6 +3,7 @@
 import pytest
 
 from troth.core.interface import Accepted, Entry, EntryId, EntryKind, RefusalReason, Refused
+from troth.core.leading.flight import MESSAGES_IN_FLIGHT_MAX
 from troth.core.paxos.messages import Heartbeat as PaxosHeartbeat
 from troth.core.raft.messages import (
     AppendEntries,
@@ -14,7 +15,6 @@ from troth.core.raft.messages import (
     ReadRequest,
     VoteReply,
 )
-from troth.core.raft.progress import MESSAGES_IN_FLIGHT_MAX
 from troth.core.raft.state import RaftConfig
 from troth.errors import InvariantViolation
 from troth.ids import LogIndex, NodeId, Term

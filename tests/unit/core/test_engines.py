@@ -7,8 +7,10 @@ import pytest
 from troth.core.config import EngineConfig
 from troth.core.engines import ENGINES, engine_kind
 from troth.core.interface import NO_EFFECTS, ORIGIN, Membership, SnapshotMeta
+from troth.core.leading.flight import MESSAGES_IN_FLIGHT_MAX
 from troth.errors import UsageError
 from troth.ids import NodeId, Tick
+from troth.simulate.stage import Stage
 
 
 def test_an_engine_is_found_by_its_name() -> None:
@@ -18,6 +20,34 @@ def test_an_engine_is_found_by_its_name() -> None:
 def test_an_unknown_engine_is_refused_and_the_known_are_named() -> None:
     with pytest.raises(UsageError, match=r"'zab'; there are: .*raft"):
         engine_kind("zab")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_who_takes_no_entries_is_sent_less_and_less_until_it_takes_them_again(name: str) -> None:
+    """It is the one that cannot keep up: the whole window again with each heartbeat would make that worse."""
+    config = EngineConfig(heartbeat_ticks=2, election_timeout_ticks=20, append_bytes_max=1)
+    stage = Stage(config=config, consensus=name)
+    stage.elect(1)
+    stage.run(4)
+    stage[3].engine.take_entries(False)
+    for _ in range(MESSAGES_IN_FLIGHT_MAX):
+        stage.propose(1)
+    stage.settle()
+    assert sum(messages_with_entries(stage, to=3) for _ in range(20)) < 3 * MESSAGES_IN_FLIGHT_MAX
+    assert messages_with_entries(stage, to=3) <= 1
+    stage[3].engine.take_entries(True)
+    stage.run(8)
+    assert stage.commit(3) == stage.commit(1) >= MESSAGES_IN_FLIGHT_MAX
+
+
+def messages_with_entries(stage: Stage, *, to: int) -> int:
+    """How many are sent in the time of one heartbeat."""
+    count = 0
+    stage.tick_all(stage.config.heartbeat_ticks)
+    while stage.in_flight:
+        count += sum(bool(getattr(each.message, "entries", ())) for each in stage.in_flight if each.to == to)
+        stage.deliver()
+    return count
 
 
 @pytest.mark.parametrize("name", ENGINES)

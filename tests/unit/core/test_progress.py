@@ -4,12 +4,9 @@ from collections import deque
 
 import pytest
 
-from troth.core.raft.progress import (
-    BYTES_IN_FLIGHT_MAX,
-    MESSAGES_IN_FLIGHT_MAX,
-    FollowerProgress,
-    Mode,
-)
+from troth.core.leading.flight import BYTES_IN_FLIGHT_MAX, MESSAGES_IN_FLIGHT_MAX, Mode
+from troth.core.paxos.progress import AcceptorProgress
+from troth.core.raft.progress import FollowerProgress
 from troth.ids import LogIndex, Tick
 
 
@@ -166,3 +163,20 @@ def test_a_loss_halves_the_window_and_each_acknowledgement_widens_it() -> None:
     for index in range(2, 2 * MESSAGES_IN_FLIGHT_MAX):
         progress.on_acknowledged(LogIndex(index))
     assert progress.window == MESSAGES_IN_FLIGHT_MAX
+
+
+def test_an_acceptor_is_sent_half_as_much_ahead_after_a_loss_and_one_more_for_each_acknowledgement() -> None:
+    progress = AcceptorProgress(next=LogIndex(1))
+    progress.become_replicate(LogIndex(0))
+    assert progress.window == MESSAGES_IN_FLIGHT_MAX, "nothing was under way"
+    progress.become_replicate(LogIndex(0))
+    progress.become_probe()
+    progress.become_replicate(LogIndex(0))
+    assert progress.window == MESSAGES_IN_FLIGHT_MAX // 4
+    progress.on_acknowledged(LogIndex(0), LogIndex(3), LogIndex(4))
+    progress.on_acknowledged(LogIndex(0), LogIndex(3), LogIndex(4))
+    assert progress.window == MESSAGES_IN_FLIGHT_MAX // 4 + 1, "what is held already is no news"
+    progress.on_acknowledged(LogIndex(2), LogIndex(0), LogIndex(0))
+    assert (progress.match, progress.window) == (4, MESSAGES_IN_FLIGHT_MAX // 4 + 2)
+    progress.on_acknowledged(LogIndex(4), LogIndex(0), LogIndex(0))
+    assert progress.window == MESSAGES_IN_FLIGHT_MAX // 4 + 2

@@ -1,7 +1,9 @@
 """What a leader knows of one other server, and what is on its way there.
 
-Flow control: at most so many messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each (Raft thesis §10.2.2); the
-three modes are etcd's. What they mean for sending is the protocol's.
+Flow control: at most `window` messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each. What is lost, overtaken or
+not taken in is sent again, so each such loss halves the window, and each acknowledgement that is news widens it by one,
+up to `MESSAGES_IN_FLIGHT_MAX`. What the three modes mean for sending is the protocol's.
+Source: Raft thesis §10.2.2 (pipelining); the modes are etcd's; the window is TCP's (Jacobson 1988).
 """
 
 from collections import deque
@@ -37,6 +39,20 @@ class Flight:
     in_flight: deque[tuple[LogIndex, int]] = field(default_factory=deque)
     """(last index, bytes) of each message that is pipelined and not wholly acknowledged."""
     bytes_in_flight: int = 0
+    window: int = MESSAGES_IN_FLIGHT_MAX
+    """So many messages may be in flight."""
+
+    def has_room(self) -> bool:
+        """Whether flow control lets another pipelined message leave."""
+        return len(self.in_flight) < self.window and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX
+
+    def narrow(self) -> None:
+        """What was sent ahead was sent for nothing."""
+        self.window = max(1, self.window // 2)
+
+    def widen(self) -> None:
+        """What was sent has arrived."""
+        self.window = min(self.window + 1, MESSAGES_IN_FLIGHT_MAX)
 
     def fly(self, last: LogIndex, size_bytes: int) -> None:
         """A pipelined message up to *last* has left."""

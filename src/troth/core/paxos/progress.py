@@ -7,13 +7,14 @@
     snapshot    the next slot is compacted away; nothing is sent until the snapshot has arrived
 
 Slots are acknowledged one by one: `match` is the end of the unbroken run, `beyond` are those behind a gap.
+Flow control: core/leading/flight.py.
 """
 
 from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from troth.core.leading.flight import BYTES_IN_FLIGHT_MAX, MESSAGES_IN_FLIGHT_MAX, Flight, Mode
+from troth.core.leading.flight import Flight, Mode
 from troth.ids import LogIndex
 
 
@@ -27,11 +28,7 @@ class AcceptorProgress(Flight):
 
     def may_send(self) -> bool:
         """Whether flow control lets another message go out."""
-        return (
-            self.mode is Mode.REPLICATE
-            and len(self.in_flight) < MESSAGES_IN_FLIGHT_MAX
-            and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX
-        )
+        return self.mode is Mode.REPLICATE and self.has_room()
 
     def holds(self, index: LogIndex) -> bool:
         """Whether this acceptor has acknowledged the slot *index*."""
@@ -39,6 +36,8 @@ class AcceptorProgress(Flight):
 
     def on_acknowledged(self, match: LogIndex, first: LogIndex, last: LogIndex) -> None:
         """All slots up to *match*, and those of ``[first, last]``, are durably accepted."""
+        if match > self.match or not self.holds(last):
+            self.widen()
         self.match = max(self.match, match)
         if last > self.match:
             self.beyond.update(LogIndex(index) for index in range(max(first, self.match + 1), last + 1))
@@ -52,11 +51,15 @@ class AcceptorProgress(Flight):
     @override
     def become_probe(self) -> None:
         """Send nothing until it is known again what has arrived."""
+        if self.mode is Mode.REPLICATE:
+            self.narrow()
         self.ground()
         self.mode = Mode.PROBE
 
     def become_replicate(self, received: LogIndex) -> None:
-        """Go on behind *received*: up to there everything has arrived."""
+        """Go on behind *received*: up to there everything has arrived, and nothing else that is under way will."""
+        if self.mode is Mode.REPLICATE:
+            self.narrow()
         self.ground()
         self.mode = Mode.REPLICATE
         self.next = LogIndex(max(received, self.match) + 1)

@@ -6,10 +6,7 @@
     replicate   entries are pipelined; `next` runs ahead of `match` by what is in flight
     snapshot    the next entry is compacted away; nothing is sent until the snapshot has arrived
 
-Flow control: at most `window` messages and `BYTES_IN_FLIGHT_MAX` bytes unacknowledged each. What follows a lost or
-overtaken message is rejected and sent again, so each such loss halves the window, and each acknowledgement widens it
-by one, up to `MESSAGES_IN_FLIGHT_MAX`.
-Source: thesis §10.2.2 (pipelining); the three states are etcd's; the window is TCP's (Jacobson 1988).
+Flow control: core/leading/flight.py. What follows a lost or overtaken message is rejected.
 """
 
 from dataclasses import dataclass
@@ -17,7 +14,7 @@ from typing import assert_never
 
 from typing_extensions import override
 
-from troth.core.leading.flight import BYTES_IN_FLIGHT_MAX, MESSAGES_IN_FLIGHT_MAX, Flight, Mode
+from troth.core.leading.flight import Flight, Mode
 from troth.ids import LogIndex
 
 
@@ -26,8 +23,6 @@ class FollowerProgress(Flight):
     """One follower; `match` falls only when the follower denies it (`forget_match`)."""
 
     probe_outstanding: bool = False
-    window: int = MESSAGES_IN_FLIGHT_MAX
-    """So many messages may be in flight."""
 
     def may_send(self) -> bool:
         """Whether flow control lets another append go out."""
@@ -35,7 +30,7 @@ class FollowerProgress(Flight):
             case Mode.PROBE:
                 return not self.probe_outstanding
             case Mode.REPLICATE:
-                return len(self.in_flight) < self.window and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX
+                return self.has_room()
             case Mode.SNAPSHOT:
                 return False
             case _:
@@ -55,7 +50,7 @@ class FollowerProgress(Flight):
         if match <= self.match:
             return False
         self.match = match
-        self.window = min(self.window + 1, MESSAGES_IN_FLIGHT_MAX)
+        self.widen()
         return True
 
     def forget_match(self) -> None:
@@ -66,7 +61,7 @@ class FollowerProgress(Flight):
     def become_probe(self, next_index: LogIndex = LogIndex(0)) -> None:
         """Go back to one message at a time, from *next_index* (at the earliest what is not acknowledged)."""
         if self.mode is Mode.REPLICATE:
-            self.window = max(1, self.window // 2)
+            self.narrow()
         self.ground()
         self.mode = Mode.PROBE
         self.next = max(next_index, LogIndex(self.match + 1))
@@ -83,4 +78,4 @@ class FollowerProgress(Flight):
         self.probe_outstanding = False
 
 
-__all__ = ["BYTES_IN_FLIGHT_MAX", "MESSAGES_IN_FLIGHT_MAX", "FollowerProgress", "Mode"]
+__all__ = ["FollowerProgress", "Mode"]
