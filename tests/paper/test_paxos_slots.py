@@ -3,8 +3,8 @@
 import pytest
 from paxos_stage import TIMEOUT, accept, accepts, ballot, entry, held, paxos, payloads, promise_of, slot, to
 
-from troth.core.interface import Accepted, EntryId, Message, RefusalReason, Refused
-from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply
+from troth.core.interface import Accepted, EntryId, HardState, Message, RefusalReason, Refused, SnapshotMeta
+from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply, Outbid
 from troth.ids import LogIndex, NodeId, Term
 
 
@@ -429,6 +429,32 @@ def test_that_a_snapshot_is_installed_is_told_when_all_that_it_vouches_for_is_du
     assert not [each for each in stage.in_flight if each.sender == 3 and isinstance(each.message, AcceptReply)]
     stage.sync(3)
     assert [each for each in stage.in_flight if each.sender == 3 and isinstance(each.message, AcceptReply)]
+
+
+def test_a_snapshot_is_a_message_of_its_senders_ballot() -> None:
+    """An acceptor that knows more to be chosen than a leader can have proposed promises that leader nothing, nor does
+    it answer it as an acceptor: it knows of a higher ballot."""
+    stage = paxos()
+    stage.load_slots(3, promised=ballot(5, 1))
+    engine = stage[3].engine
+    meta = SnapshotMeta(EntryId(Term(9), LogIndex(100)), stage.genesis)
+    assert engine.snapshot_received(NodeId(2), Term(9), meta, stage.now)
+    persist = engine.take_effects().persist
+    assert persist is not None and persist.hard_state == HardState(Term(9), NodeId(2))
+    engine.receive(NodeId(1), accept(ballot(6, 1), entry(1, 6)), stage.now)
+    effects = engine.take_effects()
+    assert [type(each.message) for each in (*effects.send, *effects.after_persist)] == [Outbid]
+
+
+def test_a_snapshot_of_a_higher_ballot_deposes_a_leader_and_one_of_a_lower_takes_no_promise_back() -> None:
+    stage = paxos()
+    stage.elect(1)
+    at = stage[1].view.ballot
+    meta = SnapshotMeta(EntryId(Term(1), LogIndex(9)), stage.genesis)
+    assert stage[2].engine.snapshot_received(NodeId(3), Term(0), meta, stage.now), "it is chosen, whoever says so"
+    assert (stage[2].view.ballot, stage.status(2).leader) == (at, 1)
+    assert stage[1].engine.snapshot_received(NodeId(2), Term(9), meta, stage.now)
+    assert (stage.role(1), stage[1].view.ballot) == ("Follower", ballot(9, 2))
 
 
 def test_a_snapshot_older_than_what_is_chosen_changes_nothing() -> None:

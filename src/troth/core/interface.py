@@ -330,7 +330,8 @@ class Engine(Protocol):
         """Streaming to *peer* ended; *ok* says whether all of it was acknowledged."""
 
     def snapshot_received(self, sender: NodeId, term: Term, meta: SnapshotMeta, now: Tick) -> bool:
-        """A whole snapshot has arrived and is durable; True when it is installed (see `Effects.install`)."""
+        """A whole snapshot has arrived from *sender*, which led in *term*, and is durable; True when it is installed
+        (see `Effects.install`)."""
 
     def applied(self, index: LogIndex) -> None:
         """The state machine has applied up to *index*."""

@@ -6,11 +6,13 @@ import pytest
 
 from troth.core.config import EngineConfig
 from troth.core.engines import ENGINES, engine_kind
-from troth.core.interface import NO_EFFECTS, ORIGIN, Membership, SnapshotMeta
+from troth.core.interface import NO_EFFECTS, ORIGIN, EntryId, HardState, Membership, SnapshotMeta
 from troth.core.leading.flight import MESSAGES_IN_FLIGHT_MAX
 from troth.errors import UsageError
-from troth.ids import NodeId, Tick
+from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.simulate.stage import Stage
+
+VOTERS = Membership(voters=(NodeId(1), NodeId(2), NodeId(3)))
 
 
 def test_an_engine_is_found_by_its_name() -> None:
@@ -20,6 +22,32 @@ def test_an_engine_is_found_by_its_name() -> None:
 def test_an_unknown_engine_is_refused_and_the_known_are_named() -> None:
     with pytest.raises(UsageError, match=r"'zab'; there are: .*raft"):
         engine_kind("zab")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    ("stored", "begins"),
+    [
+        (HardState(Term(5), NodeId(2)), HardState(Term(9), NodeId(0))),
+        (HardState(Term(9), NodeId(2)), HardState(Term(9), NodeId(2))),
+        (HardState(Term(12), NodeId(2)), HardState(Term(12), NodeId(2))),
+    ],
+)
+def test_a_server_starts_in_no_earlier_term_than_that_of_its_snapshot(
+    name: str, stored: HardState, begins: HardState
+) -> None:
+    """A crash may leave a snapshot that is durable and a term that was not yet. In the term before it would follow, and
+    answer, a leader that was deposed long ago."""
+    engine = engine_kind(name).start(
+        node_id=NodeId(3),
+        config=EngineConfig(),
+        rng=random.Random(1),
+        snapshot=SnapshotMeta(EntryId(Term(9), LogIndex(100)), VOTERS),
+        hard_state=stored,
+    )
+    assert engine.leader() == (begins.term, 0)
+    persist = engine.take_effects().persist
+    assert (persist.hard_state if persist else stored) == begins
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -52,9 +80,8 @@ def messages_with_entries(stage: Stage, *, to: int) -> int:
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_follower_that_hears_nothing_sleeps_until_it_asks_to_lead(name: str) -> None:
-    voters = Membership(voters=(NodeId(1), NodeId(2), NodeId(3)))
     engine = engine_kind(name).start(
-        node_id=NodeId(1), config=EngineConfig(), rng=random.Random(1), snapshot=SnapshotMeta(ORIGIN, voters)
+        node_id=NodeId(1), config=EngineConfig(), rng=random.Random(1), snapshot=SnapshotMeta(ORIGIN, VOTERS)
     )
     until = engine.asleep_until()
     assert until >= EngineConfig().election_timeout_ticks

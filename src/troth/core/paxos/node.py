@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from troth.core.config import EngineConfig
 from troth.core.interface import (
+    Ballot,
     Engine,
     Entry,
     EntryId,
@@ -82,9 +83,15 @@ class Paxos(Preparing):
     def snapshot_received(self, sender: NodeId, term: Term, meta: SnapshotMeta, now: Tick) -> bool:
         """A whole snapshot has arrived and is durable; True when it is installed (see `Effects.install`).
 
-        What is in it is chosen, whoever sends it in whatever *term*; a leader, though, has all that is chosen.
+        What is in it is chosen, whoever sends it in whatever *term*; a leader, though, has all that is chosen. Only a
+        leader sends one, so its ballot is promised like that of any other message: the leader of a lower one may not
+        know what is chosen here, and must learn that it is outbid before it is told of slots that it never filled.
         """
         self._now = max(self._now, now)
+        ballot = Ballot(term, sender)
+        if ballot > self._promised:
+            self._promise(ballot)
+            self._become_follower(NOBODY)
         if isinstance(self._role, Leader | Candidate):
             return False
         return self._install(sender, meta)

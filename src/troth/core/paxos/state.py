@@ -57,6 +57,8 @@ class State(LeaderEngine[Leader]):
         self._sizes = QuorumSizes(config.phase1_size, config.phase2_size)
         self._promised = Ballot(hard_state.term, hard_state.voted_for)
         self._saved_promise = self._promised
+        # A crash may leave a snapshot durable and the promise not. A leader below it may not know what is chosen here.
+        self._promised = max(self._promised, Ballot(snapshot.last.term, NOBODY))
         self._slots = Slots(snapshot.last, slots)
         self._announced_membership = snapshot.membership
         self._chosen_index = snapshot.last.index

@@ -66,6 +66,10 @@ class State(LeaderEngine[Leader]):
         self._term = hard_state.term
         self._voted_for = hard_state.voted_for
         self._saved_hard_state = hard_state
+        if self._term < snapshot.last.term:
+            # A crash may leave a snapshot durable and the term not. The leader of the term before was deposed long ago,
+            # and would be told that this server holds what it sends.
+            self._set_term(snapshot.last.term)
         self._log = Log(snapshot.last, entries)
         self._commit_index = snapshot.last.index
 
