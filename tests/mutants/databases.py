@@ -26,6 +26,7 @@ TESTS = (
     "tests/integration/test_twophase_sessions.py",
     "tests/integration/test_twophase_said.py",
     "tests/integration/test_twophase_below.py",
+    "tests/integration/test_twophase_snapshots.py",
     "tests/integration/test_twophase_guarantees.py::test_preflight_says_what_to_set",
 )
 OF_MARIADB = "mariadb or mysql or attached or holds or asked or preflight_f or preflight_r or forget_a_vote"

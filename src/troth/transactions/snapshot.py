@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RootTransaction, exc
 from typing_extensions import override
 
 from troth.core.twophase.gid import parse_gid
@@ -21,12 +21,18 @@ from troth.transactions.recovery import Recovery
 from troth.transactions.report import UNREACHABLE
 from troth.transactions.waiting import TIMEOUT_MAX_S, checked_timeout
 
-FIRST_LOOK = {
-    "postgresql": ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "SELECT pg_current_snapshot()"),
-    "mysql": ("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY", ""),
-    "sqlite": ("BEGIN", "SELECT count(*) FROM sqlite_master"),
+OPTIONS: dict[str, dict[str, Any]] = {
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    "mysql": {"isolation_level": "REPEATABLE READ"},
+    "sqlite": {},
 }
-"""How each kind begins, and the statement that takes its snapshot where beginning does not."""
+"""How each kind begins a transaction that sees one moment, ..."""
+FIRST_LOOK = {
+    "postgresql": "SELECT pg_current_snapshot()",
+    "mysql": "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    "sqlite": "SELECT count(*) FROM sqlite_master",
+}
+"""... and the statement that makes it this one."""
 
 
 _numbers = itertools.count()
@@ -35,13 +41,64 @@ _numbers = itertools.count()
 class SnapshotConnection(Connection):
     """It sees what its snapshot saw until that ends."""
 
+    _stands = False
+
+    def look(self, kind: str) -> None:
+        """See what is there now. The engine's listeners are told of the transaction: they may choose what."""
+        self.begin()
+        if kind == "sqlite" and not self.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+            self.exec_driver_sql("BEGIN")  # the driver would not, before something is changed
+        self.exec_driver_sql(FIRST_LOOK[kind])
+        self._stands = True
+
+    def look_away(self) -> None:
+        self._stands = False
+        super().rollback()
+
+    def _refuse(self) -> None:
+        if self._stands:
+            raise UsageError(
+                "commit() or rollback() would end the snapshot, and later reads see other moments: leave its block"
+            )
+
     @override
     def commit(self) -> None:
-        raise UsageError(
-            "commit() or rollback() would end the snapshot, and later reads see other moments: leave its block"
-        )
+        self._refuse()
+        super().commit()
 
-    rollback = commit
+    @override
+    def rollback(self) -> None:
+        self._refuse()
+        super().rollback()
+
+    @override
+    def close(self) -> None:
+        self._stands = False
+        super().close()
+
+    # A Session, and who has asked for the transaction itself, come here only.
+
+    @override
+    def _commit_impl(self) -> None:
+        self._refuse()
+        super()._commit_impl()
+
+    @override
+    def _rollback_impl(self) -> None:
+        self._refuse()
+        super()._rollback_impl()
+
+    @override
+    def _begin_impl(self, transaction: RootTransaction) -> None:
+        """SQLAlchemy takes the transaction that was refused its end for over, and begins another one."""
+        if not self._stands:
+            super()._begin_impl(transaction)
+
+    @override
+    def _revalidate_connection(self) -> Any:
+        if self._stands:
+            raise exc.ResourceClosedError("the connection of this snapshot was lost; take another snapshot")
+        return super()._revalidate_connection()
 
 
 class Snapshot:
@@ -49,7 +106,7 @@ class Snapshot:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.connections: dict[str, Connection] = {}
+        self.connections: dict[str, SnapshotConnection] = {}
 
     def __getitem__(self, participant: Any) -> Connection:
         name = self._core.participant(participant).name
@@ -72,7 +129,9 @@ def open_snapshot(
         for participant in chosen:
             if not isinstance(participant, SqlParticipant):
                 raise UsageError(f"{participant.name}: snapshots are of SQL databases")
-            connection = stack.enter_context(participant.connected(SnapshotConnection))
+            connection = SnapshotConnection(participant.unpooled())
+            stack.callback(connection.close)
+            connection.execution_options(**OPTIONS[participant.kind])
             snapshot.connections[participant.name] = connection
         who = f"snapshot {next(_numbers)}"
         while True:
@@ -108,14 +167,12 @@ def open_snapshot(
 
 def _look(snapshot: Snapshot, chosen: Sequence[Participant]) -> None:
     for participant in chosen:
-        for statement in FIRST_LOOK[participant.kind]:
-            if statement:
-                snapshot.connections[participant.name].exec_driver_sql(statement)
+        snapshot.connections[participant.name].look(participant.kind)
 
 
 def _look_away(snapshot: Snapshot) -> None:
     for connection in snapshot.connections.values():
-        connection.exec_driver_sql("ROLLBACK")
+        connection.look_away()
 
 
 def _standing(core: Core) -> set[str] | None:

@@ -1,12 +1,15 @@
 """What may be going on while a snapshot takes its look, and what makes it look again."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sa = pytest.importorskip("sqlalchemy")
 
 from recovering import Place, decided, name, prepared  # noqa: E402
+from sqlalchemy.orm import Session  # noqa: E402
 
 from troth.errors import UsageError  # noqa: E402
 from troth.transactions import snapshot  # noqa: E402
@@ -39,21 +42,130 @@ def test_a_look_during_which_another_process_has_finished_something_is_taken_aga
     core.close()
 
 
-@pytest.mark.parametrize("end", ["commit", "rollback"])
-def test_a_snapshot_does_not_end_before_its_block(end: str, tmp_path: Path) -> None:
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[sa.Engine]:
+    """A file with a table, in WAL mode: others may commit while a snapshot is open."""
     engine = sa.create_engine(f"sqlite:///{tmp_path}/bank.db")
-    with engine.begin() as other:
-        other.exec_driver_sql("PRAGMA journal_mode = WAL")
-        other.exec_driver_sql("CREATE TABLE work (x)")
-    with TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        connection.exec_driver_sql("CREATE TABLE work (x)")
+    yield engine
+    engine.dispose()
+
+
+COUNT = sa.select(sa.func.count()).select_from(sa.table("work"))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda connection: connection.commit(),
+        lambda connection: connection.rollback(),
+        lambda connection: connection.get_transaction().rollback(),
+        lambda connection: after_a_read(connection).rollback(),
+    ],
+    ids=["commit", "rollback", "the transaction's rollback", "a session's rollback"],
+)
+def test_a_snapshot_does_not_end_before_its_block(
+    end: Callable[[sa.Connection], object], bank: sa.Engine, tmp_path: Path
+) -> None:
+    with TwoPhaseCommit({"bank": bank}, log=tmp_path / "log", recover_every=None) as tpc:
         with tpc.snapshot() as snap:
             with pytest.raises(UsageError, match="would end the snapshot"):
-                getattr(snap["bank"], end)()
-            with engine.begin() as other:
+                end(snap["bank"])
+            with bank.begin() as other:
                 other.exec_driver_sql("INSERT INTO work VALUES (1)")
-            assert snap["bank"].scalar(sa.text("SELECT count(*) FROM work")) == 0
+            assert snap["bank"].scalar(COUNT) == 0
         with tpc.snapshot() as snap:
-            assert snap["bank"].scalar(sa.text("SELECT count(*) FROM work")) == 1
+            assert snap["bank"].scalar(COUNT) == 1
+
+
+def after_a_read(connection: sa.Connection) -> Session:
+    session = Session(connection)
+    session.scalar(COUNT)
+    return session
+
+
+def test_a_session_may_come_and_go_on_a_snapshot(bank: sa.Engine, tmp_path: Path) -> None:
+    with TwoPhaseCommit({"bank": bank}, log=tmp_path / "log", recover_every=None) as tpc, tpc.snapshot() as snap:
+        with Session(snap["bank"]) as session, session.begin():
+            assert session.scalar(COUNT) == 0
+        with bank.begin() as other:
+            other.exec_driver_sql("INSERT INTO work VALUES (1)")
+        with Session(snap["bank"]) as session:
+            assert session.scalar(COUNT) == 0
+
+
+def test_a_snapshot_whose_connection_was_lost_does_not_go_on_with_another(bank: sa.Engine, tmp_path: Path) -> None:
+    with TwoPhaseCommit({"bank": bank}, log=tmp_path / "log", recover_every=None) as tpc, tpc.snapshot() as snap:
+        transaction = snap["bank"].get_transaction()
+        snap["bank"].invalidate()
+        with pytest.raises(UsageError):
+            transaction.rollback()
+        with pytest.raises(sa.exc.ResourceClosedError, match="lost"):
+            snap["bank"].scalar(COUNT)
+
+
+def test_the_transaction_of_a_snapshot_takes_no_commit(bank: sa.Engine, tmp_path: Path) -> None:
+    with TwoPhaseCommit({"bank": bank}, log=tmp_path / "log", recover_every=None) as tpc, tpc.snapshot() as snap:
+        with pytest.raises(UsageError, match="would end the snapshot"):
+            snap["bank"].get_transaction().commit()
+        assert snap["bank"].connection.driver_connection.in_transaction
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_snapshot_sees_what_the_engines_own_events_and_options_show(
+    when: str, bank: sa.Engine, tmp_path: Path
+) -> None:
+    """Whether they were there when the coordinator was made, or came later."""
+    other = f"{tmp_path}/other.db"
+    tables = sa.MetaData()
+    work = sa.Table("work", tables, sa.Column("x", sa.Integer))
+    tables.create_all(sa.create_engine(f"sqlite:///{other}"))
+    with sa.create_engine(f"sqlite:///{other}").begin() as filling:
+        filling.execute(sa.insert(work), [{"x": 7}])
+    engine = sa.create_engine(bank.url).execution_options(schema_translate_map={None: "there"})
+
+    def listen() -> None:
+        sa.event.listen(engine, "connect", lambda raw, _: raw.execute(f"ATTACH '{other}' AS there"))
+
+    if when == "before":
+        listen()
+    with TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        if when == "after":
+            engine.dispose()
+            listen()
+        with tpc.begin() as tx:
+            assert tx[engine].scalars(sa.select(work)).all() == [7]
+        with tpc.snapshot() as snap:
+            assert snap[engine].scalars(sa.select(work)).all() == [7]
+    engine.dispose()
+
+
+def test_a_snapshot_is_taken_in_the_transaction_that_the_engines_events_begin(
+    bank: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy's recipe for a SQLite that reads in transactions; and a look that has to be taken again."""
+    engine = sa.create_engine(bank.url)
+    told: list[str] = []
+
+    def no_begin(raw: Any, _: object) -> None:
+        raw.isolation_level = None
+
+    def begin(connection: sa.Connection) -> None:
+        told.append("begin")
+        connection.exec_driver_sql("BEGIN")
+
+    sa.event.listen(engine, "connect", no_begin)
+    sa.event.listen(engine, "begin", begin)
+    sa.event.listen(engine, "rollback", lambda _: told.append("rollback"))
+    found = [{"a branch"}, set(), set()]
+    monkeypatch.setattr(snapshot, "_standing", lambda core: found.pop(0))
+    with TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None) as tpc, tpc.snapshot() as snap:
+        assert told == ["begin", "rollback", "begin"]
+        with bank.begin() as other:
+            other.exec_driver_sql("INSERT INTO work VALUES (1)")
+        assert snap["bank"].scalar(COUNT) == 0
     engine.dispose()
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, exc
+from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import NullPool
 
 from troth.core.twophase.table import Finding
@@ -195,6 +196,17 @@ def _done() -> None:
     """Nothing is left to wait for."""
 
 
+class _Unpooled(OptionEngine):
+    """An engine with the events, the options and the dialect of another one, and none of its connections."""
+
+    pool: Any = None
+
+    def __init__(self, engine: Engine) -> None:
+        pool = engine.pool
+        self.pool = NullPool(pool._creator, dialect=engine.dialect, _dispatch=pool.dispatch)
+        super().__init__(engine, {})
+
+
 class SqlParticipant(WithoutExtras):
     """The common half of a participant behind an engine."""
 
@@ -215,10 +227,14 @@ class SqlParticipant(WithoutExtras):
         )
 
     @contextmanager
-    def connected(self, kind: type[Connection] = Connection) -> Iterator[Connection]:
+    def connected(self) -> Iterator[Connection]:
         """A connection of recovery's own, in which each statement is a transaction."""
-        with kind(self._own) as connection:
+        with self._own.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    def unpooled(self) -> Engine:
+        """The application's engine in all but its pool: its connections see what the application's do."""
+        return _Unpooled(self.engine)
 
     def facts(self) -> Facts:
         raise NotImplementedError
