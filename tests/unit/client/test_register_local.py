@@ -1,10 +1,14 @@
 """`LocalAcceptors` without its processes."""
 
+import asyncio
+import threading
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
+from fake_server import asynchronous
 
+from troth import aio
 from troth.client.registers import local
 from troth.client.registers.local import LAYOUT, LocalAcceptors
 from troth.errors import UsageError
@@ -74,3 +78,27 @@ def test_what_can_not_be_a_directory_of_acceptors_is_said(tmp_path: Path) -> Non
 def test_a_number_of_acceptors_is_one(tmp_path: Path, count: object) -> None:
     with pytest.raises(UsageError, match="at least one acceptor"):
         LocalAcceptors(tmp_path, count)  # type: ignore[arg-type]
+
+
+@asynchronous
+async def test_whoever_is_cancelled_while_acceptors_start_leaves_none_behind(
+    tmp_path: Path, started: list[MagicMock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that starts them goes on; what it has made is nobody's by then, and ends."""
+    starting, may_start, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def wait_ready(acceptors: LocalAcceptors, name: str) -> None:
+        started[-1].terminate.side_effect = ended.set
+        starting.set()
+        may_start.wait(30)
+
+    monkeypatch.setattr(LocalAcceptors, "_wait_ready", wait_ready)
+    opening = asyncio.create_task(aio.PaxosClient.local(tmp_path))
+    assert await asyncio.to_thread(starting.wait, 30)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not ended.is_set()
+    may_start.set()
+    assert await asyncio.to_thread(ended.wait, 30)
+    assert len(started) == 3 and all(process.terminate.called for process in started)

@@ -110,6 +110,7 @@ class PaxosClient:
         from troth.client.registers.local import LocalAcceptors
 
         timeout_s = seconds(timeout)
+        # Cancelled here its thread goes on; what that makes is nobody's, and ends with its last reference.
         started = await asyncio.to_thread(LocalAcceptors, directory, acceptors)
         client = cls(started.addresses, timeout=timeout_s, prepare=prepare, accept=accept, found=True)
         client.local_acceptors = started
