@@ -278,7 +278,7 @@ REGISTER_PITFALLS = (
         "the scan of a change hears a phase-1 quorum alone",
         17,
         "reconfigure",
-        "self._inner = _Survey(self._proposer)",
+        "self._inner = Survey(self._proposer)",
         "self._inner = Listing(self._proposer)",
     ),
     pitfall(

@@ -8,6 +8,7 @@ from caspaxos import Table, ballot, state
 
 from troth.core.register import changes
 from troth.core.register.acceptor import Acceptor
+from troth.core.register.listing import CENSUS_TRIES_MAX, Census, Listing
 from troth.core.register.messages import (
     ZERO,
     Accept,
@@ -19,13 +20,7 @@ from troth.core.register.messages import (
     founding,
     group_of,
 )
-from troth.core.register.reconfigure import (
-    CENSUS_TRIES_MAX,
-    Census,
-    Listing,
-    Reconfiguration,
-    _Announcing,
-)
+from troth.core.register.reconfigure import Reconfiguration, _Announcing
 from troth.core.register.task import Outcome, Send
 from troth.errors import OutcomeUnknown, Unavailable, UsageError
 from troth.ids import NodeId

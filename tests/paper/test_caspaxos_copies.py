@@ -6,6 +6,7 @@ from caspaxos import Table, ballot
 
 from troth.core.register import changes
 from troth.core.register.acceptor import Acceptor
+from troth.core.register.listing import Listing, Survey
 from troth.core.register.messages import (
     RESERVED,
     ZERO,
@@ -21,7 +22,7 @@ from troth.core.register.messages import (
     WrongConfig,
     config_key,
 )
-from troth.core.register.reconfigure import COPIES_AT_ONCE, Listing, Reconfiguration, _Copying, _Survey
+from troth.core.register.reconfigure import COPIES_AT_ONCE, Reconfiguration, _Copying
 from troth.core.register.task import Send
 from troth.errors import OutcomeUnknown, QuotaExceeded, UsageError
 from troth.ids import NodeId
@@ -124,7 +125,7 @@ def test_a_listing_that_is_done_is_not_given_up() -> None:
 
 @pytest.mark.parametrize(("prepare", "accept"), [(3, 1), (1, 3)])
 def test_a_survey_is_heard_by_quorums_of_both_phases(prepare: int, accept: int) -> None:
-    task = _Survey(Table(prepare=prepare, accept=accept).proposer(1))
+    task = Survey(Table(prepare=prepare, accept=accept).proposer(1))
     first, second, third = task.take()
     task.on_reply(first, EMPTY)
     task.on_reply(second, EMPTY)
@@ -135,7 +136,7 @@ def test_a_survey_is_heard_by_quorums_of_both_phases(prepare: int, accept: int) 
 
 @pytest.mark.parametrize(("prepare", "accept"), [(3, 1), (1, 3)])
 def test_a_survey_that_can_not_have_one_of_them_tries_again(prepare: int, accept: int) -> None:
-    task = _Survey(Table(prepare=prepare, accept=accept).proposer(1))
+    task = Survey(Table(prepare=prepare, accept=accept).proposer(1))
     first, second, _ = task.take()
     task.on_reply(first, EMPTY)
     task.on_lost(second)

@@ -3,7 +3,7 @@
 import pytest
 from caspaxos import Table, ballot, state
 
-from troth.core.register import changes, reconfigure
+from troth.core.register import changes, listing
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import Accept, Configure, Conflict, Described, Full, Prepare, WrongConfig
 from troth.core.register.proposer import Proposer
@@ -62,7 +62,7 @@ def test_a_set_may_be_replaced_as_a_whole() -> None:
 
 
 def test_every_register_is_copied_however_many_pages_list_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconfigure, "SCAN_PAGE_KEYS", 4)
+    monkeypatch.setattr(listing, "SCAN_PAGE_KEYS", 4)
     table = Table(spares=3)
     for number in range(11):
         table.run(table.proposer(1).change(b"key %02d" % number, changes.put(b"%d" % number)))

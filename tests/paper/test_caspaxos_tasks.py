@@ -7,6 +7,7 @@ from caspaxos import Table, ballot, state
 from typing_extensions import override
 
 from troth.core.register import changes, task
+from troth.core.register.listing import Listing
 from troth.core.register.messages import (
     ZERO,
     ConfigId,
@@ -165,6 +166,11 @@ def test_an_acceptor_of_another_cluster_is_neither_told_nor_believed() -> None:
         round_.on_reply(send, WrongConfig(epoch(9, cluster=77)))
     round_.give_up()
     assert round_.outcome is not None and isinstance(round_.outcome.error, WrongCluster)
+    listing = Listing(Table().proposer(1))
+    for send in listing.take():
+        listing.on_reply(send, WrongConfig(epoch(9, cluster=77)))
+    listing.give_up()
+    assert listing.outcome is not None and isinstance(listing.outcome.error, WrongCluster)
 
 
 def test_a_description_that_nobody_asked_for_is_an_answer_like_any_other() -> None:

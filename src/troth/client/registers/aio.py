@@ -45,9 +45,10 @@ from troth.client.registers.request import (
 from troth.client.registers.turns import AsyncPlaces, AsyncTurns
 from troth.client.url import parse_url
 from troth.core.register import changes
+from troth.core.register.listing import Census, Listing
 from troth.core.register.messages import Configuration, Configure, ReplyMessage, Seat
 from troth.core.register.proposer import Proposer
-from troth.core.register.reconfigure import Census, Listing, Reconfiguration
+from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Send, Task
 from troth.errors import TrothError, UsageError

@@ -13,8 +13,8 @@ from troth.client.router import check_seconds
 from troth.client.url import parse_url
 from troth.core.register.attempts import Attempting
 from troth.core.register.codec import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from troth.core.register.listing import Listing
 from troth.core.register.messages import RESERVED, Configuration, Described, ReplyMessage, Seat, founding, group_of
-from troth.core.register.reconfigure import Listing
 from troth.core.register.states import Attempt
 from troth.core.register.task import Outcome, Task
 from troth.errors import OutcomeUnknown, RequestTimeout, TrothError, Unavailable, UsageError, WrongCluster

@@ -43,9 +43,10 @@ from troth.client.registers.shared import SharedProposer
 from troth.client.registers.turns import Places, Turns
 from troth.client.url import parse_url
 from troth.core.register import changes
+from troth.core.register.listing import Census, Listing
 from troth.core.register.messages import Configuration, Configure, ReplyMessage, Seat
 from troth.core.register.proposer import Proposer
-from troth.core.register.reconfigure import Census, Listing, Reconfiguration
+from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Task
 from troth.errors import TrothError
@@ -242,6 +243,7 @@ class PaxosClient:
         Raises:
             Unavailable: an acceptor does not answer, or a key is in use; what could be removed is removed all the same.
             AcceptorsChanged: the set was changed meanwhile; call again.
+            WrongCluster: the acceptors belong to different sets.
         """
         deadline = self._deadline(within_s)
         dead = [] if key is None else [as_key(key)]

@@ -32,13 +32,11 @@ under e + 1, as if its proposer had merely asked a few more. A register that was
 of them, and each has raised its fence. What only the new group has promised or accepted was never enough.
 """
 
-from itertools import chain, repeat
-
 import msgspec
 from typing_extensions import override
 
-from troth.core.quorum import VoteResult, combined, vote_result
 from troth.core.register.changes import propose
+from troth.core.register.listing import Listing, Poll, Survey
 from troth.core.register.messages import (
     ZERO,
     Ballot,
@@ -48,133 +46,22 @@ from troth.core.register.messages import (
     Described,
     Group,
     ReplyMessage,
-    Scan,
-    Scanned,
     Seat,
     config_key,
     group_of,
 )
 from troth.core.register.proposer import Proposer
 from troth.core.register.round import Round
-from troth.core.register.task import NO_PHASE, Exchange, Outcome, Send
+from troth.core.register.task import NO_PHASE, Outcome, Send
 from troth.errors import AcceptorsChanged, OutcomeUnknown, TrothError, Unavailable, invariant
 from troth.ids import NodeId
 
-SCAN_PAGE_KEYS = 500
-CENSUS_TRIES_MAX = 3
-"""A connection may be to a process that has ended since, and be made anew."""
 COPIES_AT_ONCE = 16
 
 _decode = msgspec.msgpack.Decoder(Configuration).decode
 
 
-class Listing(Exchange):
-    """All keys that a phase-1 quorum holds, and the highest fence."""
-
-    def __init__(self, proposer: Proposer) -> None:
-        super().__init__(proposer)
-        self._newest: dict[bytes, tuple[Ballot, bool]] = {}
-        """The highest ballot at which each key was seen accepted, and whether it holds a value there: an acceptor that
-        was away at a deletion still holds what was deleted."""
-        self.fence = ZERO
-        self.highest = ZERO
-        self._tries = 0
-        self._votes: dict[NodeId, bool] = {}
-        self.resume()
-
-    @property
-    def keys(self) -> list[bytes]:
-        """All, tombstones as well, sorted."""
-        return sorted(self._newest)
-
-    @property
-    def living(self) -> list[bytes]:
-        """Those that hold a value, sorted."""
-        return [key for key in self.keys if self._newest[key][1]]
-
-    @property
-    def tombstones(self) -> list[bytes]:
-        """Those that were deleted, sorted."""
-        return [key for key in self.keys if not self._newest[key][1]]
-
-    def resume(self) -> None:
-        self.pause = 0
-        self._votes = {}
-        self._broadcast(Scan(self.config.id, b"", SCAN_PAGE_KEYS))
-
-    def give_up(self) -> None:
-        self.outcome = self.outcome or Outcome(
-            error=Unavailable("no quorum of the acceptors has listed its registers")
-        )
-
-    @override
-    def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:
-        if not isinstance(reply, Scanned):
-            self._on_silence(acceptor)
-            return
-        for (key, is_tombstone), at in zip(reply.keys, chain(reply.accepted, repeat(ZERO)), strict=False):
-            self._newest[key] = max((at, not is_tombstone), self._newest.get(key, (ZERO, False)))
-        self.fence = max(self.fence, reply.fence)
-        self.highest = max(self.highest, reply.highest)
-        if reply.more and reply.keys:
-            self._sends.append(
-                Send(acceptor, Scan(self.config.id, reply.keys[-1][0], SCAN_PAGE_KEYS), self._phase)
-            )
-            return
-        self._vote(acceptor, agreed=True)
-
-    @override
-    def _on_silence(self, acceptor: NodeId) -> None:
-        self._vote(acceptor, agreed=False)
-
-    def _vote(self, acceptor: NodeId, *, agreed: bool) -> None:
-        self._votes[acceptor] = agreed or self._votes.get(acceptor, False)
-        match self._result():
-            case VoteResult.WON:
-                self.outcome = Outcome()
-            case VoteResult.LOST:
-                self._tries += 1
-                self._phase = self._proposer.new_phase()
-                self.pause = self._tries
-            case VoteResult.PENDING:
-                pass
-
-    def _result(self) -> VoteResult:
-        return self.config.prepared(self._votes)
-
-    @override
-    def _on_new_config(self) -> None:
-        self.outcome = Outcome(error=AcceptorsChanged(self._proposer.config.describe()))
-
-
-class Census(Listing):
-    """All keys that any acceptor holds. Needs all of them, and ends soon if one is silent."""
-
-    @override
-    def _result(self) -> VoteResult:
-        return vote_result(self.config.acceptors, self._votes, size=len(self.config.acceptors))
-
-    @override
-    def resume(self) -> None:
-        if self._tries < CENSUS_TRIES_MAX:
-            super().resume()
-        else:
-            self.give_up()
-
-    @override
-    def give_up(self) -> None:
-        self.outcome = self.outcome or Outcome(error=Unavailable("not every acceptor answers, and all are needed"))
-
-
-class _Survey(Listing):
-    """Also meets whoever promised any ballot before this configuration: a phase-2 quorum is heard as well."""
-
-    @override
-    def _result(self) -> VoteResult:
-        return combined((self.config.prepared(self._votes), self.config.accepted(self._votes)))
-
-
-class _Announcing(Listing):
+class _Announcing(Poll):
     """Tell everybody concerned of the last step; done when a phase-1 quorum of the new group is in it."""
 
     def __init__(self, proposer: Proposer, leaving: tuple[NodeId, ...]) -> None:
@@ -182,9 +69,7 @@ class _Announcing(Listing):
         super().__init__(proposer)
 
     @override
-    def resume(self) -> None:
-        self.pause = 0
-        self._votes = {}
+    def _ask(self) -> None:
         self._broadcast(Configure(self.config))
         # Nobody waits for those that leave; who is told refuses clients of the old set, and names the new one.
         self._sends += [Send(acceptor, Configure(self.config), NO_PHASE) for acceptor in self._leaving]
@@ -275,9 +160,8 @@ class Reconfiguration:
         """The configuration that a quorum is known to be in."""
         self._begun = False
         self._stage = "begin"
-        self._inner: Round | Listing | _Copying | None = None
+        self._inner: Round | Poll | _Copying | None = None
         self._leaving: tuple[NodeId, ...] = ()
-        self._target(1, proposer.config.groups[0])
         self._next_stage()
 
     @property
@@ -418,7 +302,7 @@ class Reconfiguration:
 
     def _list(self) -> None:
         self._stage = "listing"
-        self._inner = _Survey(self._proposer)
+        self._inner = Survey(self._proposer)
 
     def _on_listed(self) -> None:
         listed = self._inner

@@ -45,8 +45,6 @@ from troth.errors import (
     QuotaExceeded,
     RequestTimeout,
     TrothError,
-    Unavailable,
-    WrongCluster,
 )
 from troth.ids import NodeId
 
@@ -126,12 +124,7 @@ class Round(Attempting):
             )
         if self._full:
             return QuotaExceeded(self._full)
-        if self._strangers:
-            return WrongCluster(
-                "acceptors there belong to another set of registers: check the addresses (a new client that is given "
-                "all of them says which belong to which, and what helps)"
-            )
-        return Unavailable(
+        return self._unanswered(
             f"no quorum of the acceptors has answered in time about {self.key!r:.60} ({self.config.describe()})"
         )
 

@@ -14,7 +14,7 @@ from troth.core.register.messages import (
     State,
     WrongConfig,
 )
-from troth.errors import TrothError
+from troth.errors import TrothError, Unavailable, WrongCluster
 from troth.ids import NodeId
 
 KEPT_MAX = 4096
@@ -248,6 +248,15 @@ class Exchange:
             self._sends.append(Send(send.to, Configure(mine), self._phase, then=send.request))
         else:
             self._on_silence(send.to)
+
+    def _unanswered(self, text: str) -> TrothError:
+        """Why there was no quorum in time: *text*, unless acceptors were asked that have another set."""
+        if self._strangers:
+            return WrongCluster(
+                "acceptors there belong to another set of registers: check the addresses (a new client that is given "
+                "all of them says which belong to which, and what helps)"
+            )
+        return Unavailable(text)
 
     def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:
         raise NotImplementedError
