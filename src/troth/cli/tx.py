@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from troth.cli import output
-from troth.errors import HeuristicMixed, TrothError, Unavailable, UsageError
+from troth.errors import HeuristicMixed, RequestTimeout, TrothError, Unavailable, UsageError
 from troth.transactions import missing
 
 if TYPE_CHECKING:
     from troth.core.twophase.gid import Gid
     from troth.transactions.coordinator import TwoPhaseCommit
-    from troth.transactions.participants.base import Participant, Prepared
+    from troth.transactions.participants.base import Prepared, Recovered
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,8 +73,8 @@ def _opened(
             raise UsageError(f"--db {known_as}: {error}") from error
     try:
         opened = TwoPhaseCommit(participants, log=log, name=name, recover_every=None, without_unreachable=True)
-    except DBAPIError as error:
-        raise Unavailable(f"a database can not be asked: {error.orig}") from error
+    except (DBAPIError, RequestTimeout) as error:
+        raise Unavailable(f"a database can not be asked: {getattr(error, 'orig', error)}") from error
     with opened as tpc:
         yield tpc
     if needs_all and opened.unreachable:
@@ -112,11 +112,11 @@ def _verdict(tpc: TwoPhaseCommit, gid: Gid, *, is_prepared: bool) -> str:
         return error.code
 
 
-def _prepared(tpc: TwoPhaseCommit) -> list[tuple[Participant, Prepared]]:
+def _prepared(tpc: TwoPhaseCommit) -> list[tuple[Recovered, Prepared]]:
     return [(each, found) for each in tpc.participants for found in each.prepared()]
 
 
-def _finish(participant: Participant, branch: str, *, commit: bool) -> str:
+def _finish(participant: Recovered, branch: str, *, commit: bool) -> str:
     from troth.transactions.report import UNREACHABLE
 
     try:

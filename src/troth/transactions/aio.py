@@ -25,7 +25,7 @@ from troth.transactions.deadlocks import LOOK_EVERY_S, Detector
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.outcome import Outcome
-from troth.transactions.participants.base import Participant
+from troth.transactions.participants.bounded import Bounded
 from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 
@@ -181,7 +181,7 @@ class AsyncTwoPhaseCommit:
         return self._started.epoch
 
     @property
-    def participants(self) -> list[Participant]:
+    def participants(self) -> list[Bounded]:
         """See `TwoPhaseCommit.participants`; their methods block the loop, or need a greenlet."""
         return self._started.participants
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from typing_extensions import override
 
-from troth.transactions.waiting import Flag, Waiting
+from troth.transactions.waiting import END_WITHIN_S, Flag, Waiting
 
 T = TypeVar("T")
 
@@ -62,6 +62,22 @@ class InTasks(Waiting):
         task.add_done_callback(self._tasks.discard)
 
     @override
+    def apart(self, work: Callable[[], T], within_s: float) -> Callable[[], T]:
+        task = asyncio.ensure_future(greenlet_spawn(work))
+
+        async def ended() -> T:
+            await asyncio.wait([task], timeout=max(0.0, until - loop.time()))
+            if task.done():
+                return task.result()
+            task.cancel()  # nobody waits for that to have an effect: it may not come
+            task.add_done_callback(_seen)
+            raise TimeoutError
+
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within_s
+        return lambda: await_only(ended())
+
+    @override
     def close(self, last: Callable[[], None]) -> None:
         """What goes on in the background has been waited for: `drained`."""
         try:
@@ -75,9 +91,17 @@ class InTasks(Waiting):
         self._line.shutdown(wait=False)
 
     async def drained(self) -> None:
-        """Wait for second phases that are still under way."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        """Wait for second phases that are still under way, within bounds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + END_WITHIN_S
+        while self._tasks and loop.time() < until:
+            await asyncio.wait(set(self._tasks), timeout=until - loop.time())
+
+
+def _seen(task: "asyncio.Task[Any]") -> None:
+    """How *task* ended interests nobody any more; asyncio would complain of an error that is never looked at."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def to_the_end(work: Awaitable[T]) -> T:

@@ -160,3 +160,4 @@ class Barrier:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+            self._is_locked = False

@@ -17,6 +17,7 @@ from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Facts, Participant
+from troth.transactions.participants.bounded import Bounded
 from troth.transactions.participants.choose import choose
 from troth.transactions.recovery import Recovery
 from troth.transactions.report import UNREACHABLE, Report
@@ -86,9 +87,10 @@ class TwoPhaseCommit:
                 undo.callback(participant.close)
             facts: dict[str, Facts] = {}
             self.unreachable: dict[str, Exception] = {}
-            for participant in chosen:
+            looking = [Bounded(participant, waiting).looking() for participant in chosen]
+            for participant, look in zip(chosen, looking, strict=True):
                 try:
-                    facts[participant.name] = participant.facts()
+                    facts[participant.name] = look()
                 except UNREACHABLE as error:
                     self.unreachable[participant.name] = error
                     if not without_unreachable or len(self.unreachable) == len(chosen):
@@ -204,7 +206,7 @@ class TwoPhaseCommit:
 
     def check(self) -> list[str]:
         """What is not as it should be with the participants, now: problems, then warnings. Empty: all is well."""
-        facts = {participant.name: participant.facts() for participant in self._core.participants}
+        facts = {participant.name: participant.facts() for participant in self._core.asked}
         warnings = [warning for fact in facts.values() for warning in fact.warnings]
         return [*preflight(self._core.participants, facts), *warnings]
 
@@ -228,9 +230,9 @@ class TwoPhaseCommit:
         return self._core.epoch.number
 
     @property
-    def participants(self) -> list[Participant]:
+    def participants(self) -> list[Bounded]:
         """The databases that take part, as recovery sees them."""
-        return list(self._core.participants)
+        return list(self._core.asked)
 
     @property
     def log(self) -> DecisionLog:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, exc
+from sqlalchemy import Engine
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
@@ -22,8 +22,10 @@ from troth.transactions.log.group import GroupCommit
 from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch, Participant
+from troth.transactions.participants.bounded import Bounded
 from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.remembered import Remembered
+from troth.transactions.report import UNREACHABLE
 from troth.transactions.steps import OnStep
 from troth.transactions.waiting import Flag, InThreads, Waiting
 
@@ -48,6 +50,9 @@ class Core(Remembered):
     ) -> None:
         super().__init__()
         self.participants = participants
+        self.waiting = waiting or InThreads()
+        self.asked = [Bounded(participant, self.waiting) for participant in participants]
+        """The same, for whoever does not do a transaction's own work: none can keep others waiting for ever."""
         self.log = log
         self.epoch = log.epoch
         self.barrier = barrier
@@ -68,7 +73,6 @@ class Core(Remembered):
         self._under_way: set[str] = set()
         self._in_front: set[str] = set()
         """Those of them whose callers wait."""
-        self.waiting = waiting or InThreads()
         self.company = Company(self.waiting.flag)
         self._applied: deque[str] = deque()
         forks.watch(self)
@@ -232,7 +236,7 @@ class Core(Remembered):
         if branch.proof:
             until = time.monotonic() + PROVE_WITHIN_S
             while True:
-                match branch.participant.prove(branch.proof):
+                match self._prove(branch.participant.name, branch.proof):
                     case Finding.PROVED_COMMITTED:
                         return Event.RESOURCE_COMMITTED
                     case Finding.PROVED_ABORTED:
@@ -310,8 +314,19 @@ class Core(Remembered):
     def _is_of_this_run(self, gid: Gid) -> bool:
         return gid == Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, gid.sequence)
 
+    def _prove(self, participant: str, proof: str) -> Finding:
+        try:
+            return self.asked_of(participant).prove(proof)
+        except UNREACHABLE:
+            return Finding.UNREACHED
+
+    def asked_of(self, participant: str) -> Bounded:
+        """The participant of this name. Raises UsageError."""
+        named = self.participant(participant).name
+        return next(each for each in self.asked if each.name == named)
+
     def _outcome_alone(self, participant: Participant, proof: str) -> Outcome:
-        match participant.prove(proof):
+        match self._prove(participant.name, proof):
             case Finding.PROVED_COMMITTED:
                 return Outcome.COMMITTED
             case Finding.PROVED_ABORTED:
@@ -327,8 +342,8 @@ class Core(Remembered):
         if record is None:
             return None
         try:
-            said = self.participant(record.delegate).marker(record.gid, refuse=refuse)
-        except (exc.SQLAlchemyError, UsageError):
+            said = self.asked_of(record.delegate).marker(record.gid, refuse=refuse)
+        except (*UNREACHABLE, UsageError):
             return None
         return None if said is None else Outcome.COMMITTED if said else Outcome.ABORTED
 

@@ -10,7 +10,8 @@ a branch twice, and "does not exist" is never taken for "done" without asking wh
 4. for every decision that is not noted as applied and not listed: prove it;
 5. look again until a look finds nothing: a PREPARE may have been under way (greenplum-db/gpdb#10393).
 
-A database or a log that does not answer stops nothing but itself; the next pass tries again.
+A database or a log that does not answer stops nothing but itself; the next pass tries again. One that hangs is waited
+for within bounds (participants/bounded.py).
 """
 
 import logging
@@ -21,7 +22,7 @@ from functools import partial
 
 from troth.core.twophase.gid import Epoch
 from troth.transactions.core import Core
-from troth.transactions.participants.base import Participant
+from troth.transactions.participants.bounded import Bounded
 from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.resolver import Resolver
 
@@ -72,7 +73,7 @@ class Recovery:
             report = Report()
             core = self._core
             closed = self._close_epochs(even_if_alive, report)
-            reached = [p for p in core.participants if self._fence(p, closed, report)]
+            reached = self._fence(closed, report)
             core.on_step("fenced")
             resolver = Resolver(core, report, self._of_the_living)
             try:
@@ -118,16 +119,27 @@ class Recovery:
             closed[coordinator.name] = coordinator.epoch if is_closed else coordinator.epoch - 1
         return closed
 
-    def _fence(self, participant: Participant, closed: dict[str, int], report: Report) -> bool:
-        def is_closed(epoch: Epoch) -> bool:
-            return epoch.log == self._core.epoch.log and epoch.number <= closed.get(epoch.coordinator, 0)
+    def _fence(self, closed: dict[str, int], report: Report) -> list[Bounded]:
+        """End sessions in all databases at once, so that those that hang are waited for once. Who has answered."""
+        own_log = self._core.epoch.log
 
-        try:
-            report.fenced += participant.fence(is_closed)
-        except UNREACHABLE as error:
-            report.unreachable[participant.name] = str(error)
-            return False
-        return True
+        def is_closed(epoch: Epoch) -> bool:
+            return epoch.log == own_log and epoch.number <= closed.get(epoch.coordinator, 0)
+
+        asked: list[tuple[Bounded, Callable[[], int]]] = []
+        reached = []
+        for participant in self._core.asked:
+            try:
+                asked.append((participant, participant.fencing(is_closed)))
+            except UNREACHABLE as error:
+                report.unreachable[participant.name] = str(error)
+        for participant, answered in asked:
+            try:
+                report.fenced += answered()
+                reached.append(participant)
+            except UNREACHABLE as error:
+                report.unreachable[participant.name] = str(error)
+        return reached
 
     def _count(self, report: Report) -> None:
         metrics = self._core.metrics
@@ -139,7 +151,7 @@ class Recovery:
                 "heuristic": len(report.heuristic),
             }
         )
-        for participant in self._core.participants:
+        for participant in self._core.asked:
             try:
                 listed = [p for p in participant.prepared() if p.gid.log == self._core.epoch.log]
             except UNREACHABLE:

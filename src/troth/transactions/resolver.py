@@ -12,7 +12,7 @@ from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic
 from troth.core.twophase.table import Case, Finding, Step, move
 from troth.transactions.core import Core
 from troth.transactions.outcome import Outcome
-from troth.transactions.participants.base import Participant, Prepared
+from troth.transactions.participants.base import Prepared, Recovered
 from troth.transactions.report import UNREACHABLE, Report
 
 RECOVERY = "recovery"
@@ -50,7 +50,7 @@ class Resolver:
             self._shares = True
             self._core.share_barrier(RECOVERY)
 
-    def resolve(self, participants: Sequence[Participant]) -> set[tuple[str, str]]:
+    def resolve(self, participants: Sequence[Recovered]) -> set[tuple[str, str]]:
         """Finish what is listed, until a look finds nothing to do; (branch, participant) of all that was finished."""
         core = self._core
         finished: set[tuple[str, str]] = set()
@@ -81,7 +81,7 @@ class Resolver:
                     break
         return finished
 
-    def _finish_listed(self, participant: Participant, found: Prepared, is_at_work: Callable[[Gid], bool]) -> bool:
+    def _finish_listed(self, participant: Recovered, found: Prepared, is_at_work: Callable[[Gid], bool]) -> bool:
         """Do with a listed branch what the table says; whether it is finished."""
         finding = Finding.EPOCH_OPEN if is_at_work(found.gid) else self._cell(found.gid)
         if finding is Finding.CELL_COMMIT and self._is_others(found.gid):
@@ -136,7 +136,7 @@ class Resolver:
 
     def _follow(
         self,
-        participant: Participant,
+        participant: Recovered,
         branch: str,
         case: Case,
         finding: Finding,
@@ -165,7 +165,7 @@ class Resolver:
                     self._report(case, todo, finding, branch)
                     return case
 
-    def _note_heuristic(self, gid: str, participant: Participant, branch: str) -> None:
+    def _note_heuristic(self, gid: str, participant: Recovered, branch: str) -> None:
         """Write down, durably, what was found. The same is found again while another branch is out of reach."""
         found = Heuristic(gid, participant.name, "rolled back, although the decision is commit")
         blocking, log = self._core.waiting.blocking, self._core.log
@@ -193,7 +193,7 @@ class Resolver:
         refs = record.branches if record else ()
         return next((ref.proof for ref in refs if ref.participant == participant), "")
 
-    def _tell(self, participant: Participant, branch: str, *, commit: bool) -> Finding:
+    def _tell(self, participant: Recovered, branch: str, *, commit: bool) -> Finding:
         if commit:
             self._share_barrier()
         try:
@@ -201,7 +201,7 @@ class Resolver:
         except UNREACHABLE as error:
             return self._unreached(participant, error)
 
-    def _detach(self, participant: Participant, branch: str, *, commit: bool) -> Finding:
+    def _detach(self, participant: Recovered, branch: str, *, commit: bool) -> Finding:
         try:
             participant.detach(branch)
         except UNREACHABLE as error:
@@ -210,22 +210,22 @@ class Resolver:
         self._core.waiting.blocking(time.sleep, DETACH_PAUSE_S)
         return self._tell(participant, branch, commit=commit)
 
-    def _prove(self, participant: Participant, gid: str, proof: str | None) -> Finding:
+    def _prove(self, participant: Recovered, gid: str, proof: str | None) -> Finding:
         """Ask what became of a branch; *proof* None: the log has it."""
         try:
             return participant.prove(self._proof_of(gid, participant.name) if proof is None else proof)
         except UNREACHABLE as error:
             return self._unreached(participant, error)
 
-    def _unreached(self, participant: Participant, error: Exception) -> Finding:
+    def _unreached(self, participant: Recovered, error: Exception) -> Finding:
         """That, and why: it need not be the connection (a cluster refuses an intent that is none, for one)."""
         self.report.unreachable.setdefault(participant.name, str(error))
         return Finding.UNREACHED
 
-    def apply(self, reached: Sequence[Participant], finished: set[tuple[str, str]]) -> None:
+    def apply(self, reached: Sequence[Recovered], finished: set[tuple[str, str]]) -> None:
         """Every decision that is not noted as applied: is it, in all its branches? Then nobody needs it any more."""
         core = self._core
-        by_name = {participant.name: participant for participant in core.participants}
+        by_name: dict[str, Recovered] = {participant.name: participant for participant in core.asked}
         names = {participant.name for participant in reached}
         applied = []
         listed: dict[str, set[str] | None] = {}
@@ -267,14 +267,14 @@ class Resolver:
             except UNREACHABLE:
                 pass  # the next pass tries again
 
-    def _listed(self, participant: Participant) -> set[str] | None:
+    def _listed(self, participant: Recovered) -> set[str] | None:
         """What is prepared there now; None: it cannot be asked. All that is decided was prepared before."""
         try:
             return {found.branch for found in participant.prepared()}
         except UNREACHABLE:
             return None
 
-    def _expected(self, participant: Participant, ref: BranchRef, listed: set[str] | None, record: Commit) -> Case:
+    def _expected(self, participant: Recovered, ref: BranchRef, listed: set[str] | None, record: Commit) -> Case:
         is_listed = listed is not None and ref.branch in listed
         finding = Finding.UNREACHED if listed is None else Finding.CELL_COMMIT if is_listed else Finding.ABSENT
         return self._follow(participant, ref.branch, Case.EXPECTED, finding, gid=record.gid, proof=ref.proof)

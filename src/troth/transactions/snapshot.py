@@ -189,7 +189,7 @@ def _standing(core: Core) -> set[str] | None:
     if not decided:
         return standing
     try:
-        listed = {found.branch for participant in core.participants for found in participant.prepared()}
+        listed = {found.branch for participant in core.asked for found in participant.prepared()}
     except UNREACHABLE:
         return None
     for record in decided:

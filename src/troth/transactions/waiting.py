@@ -1,8 +1,9 @@
 """How the code that threads and asyncio share waits, and goes on in the background."""
 
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from typing_extensions import override
@@ -13,6 +14,8 @@ T = TypeVar("T")
 
 LATER_THREADS = 32
 LATER_MAX = 1024
+END_WITHIN_S = 10.0
+"""What goes on in the background is not waited for any longer."""
 TIMEOUT_MAX_S = 2_147_483
 """PostgreSQL counts milliseconds in 32 bits."""
 
@@ -55,8 +58,12 @@ class Waiting(Protocol):
     def later(self, work: Callable[[], None]) -> None:
         """Do *work* soon, without the caller."""
 
+    def apart(self, work: Callable[[], T], within_s: float) -> Callable[[], T]:
+        """Begin *work*, which may never end. The function that is returned waits for what it returns, and raises
+        TimeoutError when that is not here *within_s* after it was begun."""
+
     def close(self, last: Callable[[], None]) -> None:
-        """Wait for what goes on in the background, then do *last*, which may block, and be gone."""
+        """Wait for what goes on in the background, within bounds; then do *last*, which may block, and be gone."""
 
 
 class InThreads(Waiting):
@@ -107,11 +114,33 @@ class InThreads(Waiting):
         done()
 
     @override
+    def apart(self, work: Callable[[], T], within_s: float) -> Callable[[], T]:
+        until = time.monotonic() + within_s
+        future: Future[T] = Future()
+
+        def do() -> None:
+            try:
+                result = work()
+            except BaseException as error:  # noqa: BLE001  (raised where it is waited for)
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        try:
+            # No pool's, whose threads Python waits for when it ends.
+            threading.Thread(target=do, name="troth 2pc apart", daemon=True).start()
+        except RuntimeError:
+            do()  # Python is ending, or could start no thread
+        return lambda: future.result(max(0.0, until - time.monotonic()))
+
+    @override
     def close(self, last: Callable[[], None]) -> None:
         with self._lock:
             self._is_closed = True
         try:
             if self._pool is not None:
-                self._pool.shutdown(wait=True)
+                self.apart(self._pool.shutdown, END_WITHIN_S)()
+        except TimeoutError:
+            pass  # a database hangs: recovery finishes what it was being told
         finally:
             last()

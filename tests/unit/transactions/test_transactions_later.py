@@ -33,8 +33,7 @@ def core_of(tmp_path: Path, **options: Any) -> Core:
     return Core(
         [Database("bank"), Database("stock")],  # type: ignore[list-item]
         FileLog(tmp_path),
-        barrier=Barrier(None),
-        **{"on_step": nothing, **options},
+        **{"on_step": nothing, "barrier": Barrier(None), **options},
     )
 
 
@@ -193,6 +192,28 @@ def test_the_end_waits_for_what_goes_on_behind(monkeypatch: pytest.MonkeyPatch) 
     waiting.later(work)
     waiting.close(lambda: order.append("end"))
     assert order == ["work", "end"]
+
+
+def test_the_end_waits_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that hangs is no reason for a program to stay."""
+    monkeypatch.setattr(waiting_module, "END_WITHIN_S", 0.02)
+    core = core_of(tmp_path, barrier=Barrier(tmp_path / "barrier"))
+    wakes, begun, raised = threading.Event(), threading.Event(), list[object]()
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+
+    def second_phase() -> None:
+        core.share_barrier("late")
+        begun.set()
+        assert wakes.wait(30)
+        core.barrier.leave_shared("late")
+        begun.clear()
+
+    core.waiting.later(second_phase)
+    assert begun.wait(5)
+    core.close()
+    wakes.set()
+    core.waiting._pool.shutdown(wait=True)  # type: ignore[attr-defined]
+    assert not begun.is_set() and not raised
 
 
 def test_a_second_phase_that_no_thread_can_be_had_for_is_done_by_the_caller(

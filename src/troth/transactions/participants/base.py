@@ -113,24 +113,15 @@ class WithoutExtras:
         """It keeps no markers."""
 
 
-class Participant(Protocol):
-    """One database."""
+class Recovered(Protocol):
+    """What any process asks of a database, at any time, and as often as it likes."""
 
     name: str
     kind: str
     can_prepare: bool
 
-    @property
-    def key(self) -> Any:
-        """What callers may name it by in ``tx[...]``, beside its name."""
-
     def facts(self) -> Facts:
         """Ask the database whether it can take part. Raises its own error if it does not answer."""
-
-    def open(self, number: int, begun: Begun) -> Branch:
-        """Begin branch *number* of a transaction."""
-
-    # ---- recovery: any process, any time ---------------------------------------------------------------
 
     def prepared(self) -> list[Prepared]:
         """All branches of any troth transaction that are prepared here."""
@@ -157,6 +148,17 @@ class Participant(Protocol):
     def prune(self, coordinator: str, needed: Collection[str]) -> None:
         """Of a last resource: drop old markers of committed transactions whose names begin with *coordinator*, but for
         those *needed*. A refusal is kept for ever: its owner may be paused for as long as it likes."""
+
+
+class Participant(Recovered, Protocol):
+    """One database."""
+
+    @property
+    def key(self) -> Any:
+        """What callers may name it by in ``tx[...]``, beside its name."""
+
+    def open(self, number: int, begun: Begun) -> Branch:
+        """Begin branch *number* of a transaction."""
 
     def close(self) -> None:
         """Release what recovery holds."""

@@ -1,0 +1,116 @@
+"""A participant as recovery asks it: whoever does not answer keeps nobody waiting for longer than a bound.
+
+A server that hangs, or a network that drops packets, answers nothing, and drivers wait for ever. So recovery, `outcome`
+and the search for deadlocks ask in a thread (or task) apart, and go on without an answer. What was begun goes on by
+itself, and may come to its end much later; all that is asked here may be done late, or twice.
+"""
+
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Final, TypeVar
+
+from typing_extensions import override
+
+from troth.core.twophase.gid import Epoch
+from troth.core.twophase.table import Finding
+from troth.errors import RequestTimeout
+from troth.transactions.participants.base import Facts, Participant, Prepared, Recovered, Wait
+from troth.transactions.waiting import Waiting
+
+T = TypeVar("T")
+
+ANSWER_WITHIN_S: Final = 10.0
+"""For one question, connecting included. SQLite's drivers say after 5 s that a file is locked."""
+
+
+class Bounded(Recovered):
+    """*participant*, within bounds; its methods raise RequestTimeout beside its own errors."""
+
+    def __init__(self, participant: Participant, waiting: Waiting) -> None:
+        self.participant = participant
+        self.name = participant.name
+        self.kind = participant.kind
+        self.can_prepare = participant.can_prepare
+        self._waiting = waiting
+        self._under_way: dict[object, float] = {}
+        """Questions without an answer, and when they were asked."""
+
+    def _begin(self, ask: Callable[[], T]) -> Callable[[], T]:
+        """Ask; the function that is returned waits for the answer. While earlier questions hang, another one is asked
+        ever more seldom: each may hold a thread and a connection for good."""
+        now = time.monotonic()
+        hanging = [since for since in list(self._under_way.values()) if now - since >= ANSWER_WITHIN_S]
+        if hanging and now < max(hanging) + ANSWER_WITHIN_S * 2 ** len(hanging):
+            raise self._silent(now - min(hanging))
+        question = object()
+        self._under_way[question] = now
+
+        def asked() -> T:
+            try:
+                return ask()
+            finally:
+                del self._under_way[question]
+
+        wait = self._waiting.apart(asked, ANSWER_WITHIN_S)
+
+        def answered() -> T:
+            try:
+                return wait()
+            except TimeoutError as error:
+                if question not in self._under_way:
+                    raise  # that was the answer
+                raise self._silent(time.monotonic() - now) from error
+
+        return answered
+
+    def _silent(self, for_s: float) -> RequestTimeout:
+        return RequestTimeout(f"{self.name} has not answered for {for_s:.0f} s; it is asked again later")
+
+    def fencing(self, is_closed: Callable[[Epoch], bool]) -> Callable[[], int]:
+        """`fence`, begun; the function that is returned waits for it."""
+        return self._begin(lambda: self.participant.fence(is_closed))
+
+    def looking(self) -> Callable[[], Facts]:
+        """`facts`, likewise."""
+        return self._begin(self.participant.facts)
+
+    @override
+    def facts(self) -> Facts:
+        return self.looking()()
+
+    @override
+    def prepared(self) -> list[Prepared]:
+        return self._begin(self.participant.prepared)()
+
+    @override
+    def finish(self, branch: str, *, commit: bool) -> Finding:
+        return self._begin(lambda: self.participant.finish(branch, commit=commit))()
+
+    @override
+    def detach(self, branch: str) -> None:
+        self._begin(lambda: self.participant.detach(branch))()
+
+    @override
+    def prove(self, proof: str) -> Finding:
+        return self._begin(lambda: self.participant.prove(proof))()
+
+    @override
+    def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
+        return self.fencing(is_closed)()
+
+    @override
+    def waits(self) -> list[Wait]:
+        found = self._begin(self.participant.waits)()
+        return [wait._replace(cancel=partial(self._cancel, wait)) for wait in found]
+
+    def _cancel(self, wait: Wait) -> None:
+        self._begin(wait.cancel)()
+
+    @override
+    def marker(self, gid: str, *, refuse: bool) -> bool | None:
+        return self._begin(lambda: self.participant.marker(gid, refuse=refuse))()
+
+    @override
+    def prune(self, coordinator: str, needed: Collection[str]) -> None:
+        self._begin(lambda: self.participant.prune(coordinator, needed))()
