@@ -421,13 +421,16 @@ def test_a_dead_leader_is_replaced() -> None:
         ([1], (0, 0), False),
     ],
 )
+@pytest.mark.parametrize("transfer", [False, True])
 def test_only_a_log_at_least_as_up_to_date_gets_the_vote(
-    voter: list[int], candidate: tuple[int, int], granted: bool
+    transfer: bool, voter: list[int], candidate: tuple[int, int], granted: bool
 ) -> None:
-    """§5.4.1: the later last term wins; with the same last term, the longer log."""
+    """§5.4.1: the later last term wins; with the same last term, the longer log. Who is handed leadership (thesis
+    §3.10) passes by the others' patience, and not by this.
+    """
     stage = Stage()
     stage.load(1, term=3, log=voter)
-    assert ask(stage, 1, 2, 4, candidate) is granted
+    assert ask(stage, 1, 2, 4, candidate, transfer=transfer) is granted
     assert stage.status(1).voted_for == (2 if granted else 0)
 
 

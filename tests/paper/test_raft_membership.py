@@ -7,6 +7,7 @@ from troth.core.interface import (
     Entry,
     EntryId,
     EntryKind,
+    HardState,
     Member,
     Membership,
     MembershipChange,
@@ -712,6 +713,16 @@ def test_a_snapshot_is_a_message_of_the_leader() -> None:
     assert stage.role(3) == "Follower"
     stage.tick(3)
     assert stage.role(3) == "PreCandidate"
+
+
+def test_a_vote_does_not_outlast_its_term_when_a_snapshot_brings_a_newer_one() -> None:
+    """§5.2: one vote a term; a vote of an earlier term that stands in this one is a vote that nobody asked for."""
+    stage = Stage()
+    stage.load(3, term=3, log=[1], voted_for=2)
+    meta = SnapshotMeta(at(4, 9), stage.genesis)
+    assert stage[3].engine.snapshot_received(NodeId(1), Term(5), meta, stage.now)
+    persist = stage[3].engine.take_effects().persist
+    assert persist is not None and persist.hard_state == HardState(Term(5), NodeId(0))
 
 
 def test_a_snapshot_of_a_newer_leader_deposes_an_older_one() -> None:

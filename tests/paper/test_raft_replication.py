@@ -248,6 +248,16 @@ def test_a_restarted_follower_learns_from_a_heartbeat_what_is_committed() -> Non
     assert stage.commit(3) == 2
 
 
+def test_an_append_that_begins_with_what_is_here_adds_the_rest() -> None:
+    """Figure 2, AppendEntries, step 4: "append any new entries not already in the log"."""
+    stage = Stage()
+    stage.hand(1, 2, append(1, at(0, 0), 1, 1))
+    stage.drop()
+    stage.hand(1, 2, append(1, at(0, 0), 1, 1, 1))
+    assert stage.terms(2) == [1, 1, 1]
+    assert stage.sent(AppendReply) == [AppendReply(Term(1), LogIndex(3))]
+
+
 def test_committed_entries_are_never_a_conflict() -> None:
     """Leader Completeness: a message from below the commit index begins at it, whatever it says before."""
     stage = Stage()

@@ -3,7 +3,18 @@
 import pytest
 from replica_cluster import Cluster, client_of, encode
 
-from troth.core.interface import ORIGIN, EntryId, Member, Membership, MembershipChange, SnapshotMeta
+from troth.core.config import EngineConfig
+from troth.core.interface import (
+    ORIGIN,
+    Entry,
+    EntryId,
+    EntryKind,
+    Member,
+    Membership,
+    MembershipChange,
+    SnapshotMeta,
+)
+from troth.core.membership import decode_membership
 from troth.core.raft.messages import AppendEntries, Heartbeat
 from troth.errors import Corrupt
 from troth.ids import LogIndex, NodeId, Term, Tick
@@ -348,6 +359,26 @@ def test_a_server_is_added_as_a_learner_and_becomes_a_voter_by_itself() -> None:
     assert cluster.replicas[newcomer].machine.store.revision == 51
 
 
+def test_a_change_is_done_once_the_membership_that_it_ends_in_has_committed() -> None:
+    """Until then the servers that leave are needed, and whoever hears that it is done stops them."""
+    cluster = Cluster()
+    leader, leaving = cluster.leader, cluster.follower
+
+    def is_last(entry: Entry) -> bool:
+        return entry.kind == EntryKind.MEMBERSHIP and not decode_membership(entry.payload).is_joint
+
+    def hold_back(sender: NodeId, to: NodeId, message: object) -> bool:
+        return not (isinstance(message, AppendEntries) and any(map(is_last, message.entries)))
+
+    cluster.on_send = hold_back
+    change = ChangeMembers(1, MembershipChange(remove=(leaving,)))
+    assert cluster.ask(leader, change, ticks=20) == []
+    assert not cluster.replicas[leader].engine.status().membership.is_joint, "it is in the log"
+    cluster.on_send = lambda sender, to, message: True
+    cluster.step(20)
+    assert cluster.heard(leader) == [Done(1)]
+
+
 def test_a_removed_leader_hands_over() -> None:
     cluster = Cluster()
     leader = cluster.leader
@@ -638,6 +669,26 @@ def test_a_snapshot_has_the_membership_of_its_end_and_not_a_newer_one_that_is_no
     cluster.settle()
     (snapshot,) = begun
     assert snapshot.meta.membership.learners == ()
+
+
+def test_a_snapshot_has_the_membership_of_its_end_and_not_that_of_what_has_committed_behind_it() -> None:
+    """The two differ while a server catches up piece by piece."""
+    cluster = Cluster(
+        replica=ReplicaConfig(snapshot_log_entries=5, log_kept_entries=1000),
+        engine=EngineConfig(append_bytes_max=150),
+    )
+    node, leader = cluster.follower, cluster.leader
+    cluster.isolate(node)
+    for number in range(30):
+        write(cluster, Put(b"k%d" % number, b"v"))
+    before = cluster.replicas[leader].engine.commit_index
+    change = MembershipChange(add_learners={NodeId(9): Member("n9", "", "host9")})
+    cluster.ask(leader, ChangeMembers(1, change), ticks=5)
+    cluster.heal()
+    cluster.step(2 * SECOND)
+    metas = [work.meta for server, work in cluster.compacted if server == node]
+    assert metas[0].last.index <= before < cluster.replicas[node].engine.commit_index
+    assert not any(meta.membership.learners for meta in metas if meta.last.index <= before)
 
 
 def test_who_waits_for_a_write_that_only_a_snapshot_brings_is_told_that_its_outcome_is_unknown() -> None:

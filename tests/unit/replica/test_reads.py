@@ -136,6 +136,17 @@ def test_bounded_time_is_not_served_beyond_its_bound(cluster: Cluster) -> None:
     assert isinstance(read(cluster, follower, bounded(seconds=2), ticks=4 * SECOND), CallRefused)
 
 
+def test_bounded_time_counts_the_tick_that_is_not_over(cluster: Cluster) -> None:
+    follower = cluster.follower
+    reads = cluster.replicas[follower]._reads
+    read(cluster, follower, linearizable, ticks=1)
+    cluster.isolate(follower)
+    cluster.step_until(lambda: reads.age(cluster.now) == 2 * SECOND - 1)
+    assert value(read(cluster, follower, bounded(seconds=2))) == "old"
+    cluster.step()
+    assert isinstance(read(cluster, follower, bounded(seconds=2)), CallRefused), "it needs a new read point"
+
+
 def test_bounded_time_with_an_old_read_point_asks_for_a_new_one(cluster: Cluster) -> None:
     follower = cluster.follower
     read(cluster, follower, linearizable, ticks=1)

@@ -160,6 +160,49 @@ def test_no_snapshot_is_taken_in_the_middle_of_what_has_committed_in_one_piece()
     assert half_way + 1 in taken
 
 
+def test_a_snapshot_that_is_installed_ends_what_is_made_ready_of_a_commit_that_it_covers() -> None:
+    """What commits behind it would be applied to the old state, and be gone with that."""
+    cluster = filled_cluster(ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2))
+    node = cluster.follower
+    cluster.say(cluster.leader, Writes(0, 2, 0, (DeleteRange(b"k", b"l"),)))
+    while cluster.replicas[node]._preparing is None:
+        for each in cluster.replicas:
+            turn(cluster, each)
+    paused = cluster.replicas.pop(node)
+    cluster.step(100)
+    for number in range(60):
+        cluster.ask(cluster.leader, Writes(0, 2, 0, (Put(b"k%d" % number, b"v"),)), ticks=1)
+    assert paused._preparing is not None
+    cluster.replicas[node] = paused
+    cluster.in_steps = True
+    cluster.step_until(lambda: node in cluster.loads)
+    cluster.ask(cluster.leader, Writes(0, 3, 0, (Put(b"later", b"v"),)), ticks=100)
+    for _ in cluster.loads[node]:
+        pass
+    cluster.step(50)
+    assert len({replica.machine.store.hash() for replica in cluster.replicas.values()}) == 1
+
+
+def test_what_commits_behind_the_newer_of_two_snapshots_waits_until_that_one_is_loaded() -> None:
+    cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, chunk_bytes=512))
+    node = cluster.follower
+    cluster.in_steps = True
+    loads = []
+    for first in (0, 100):
+        cluster.isolate(node)
+        for number in range(60):
+            cluster.ask(cluster.leader, Writes(0, 2, 0, (Put(b"k%d" % (first + number), b"v"),)), ticks=2)
+        cluster.heal()
+        cluster.step_until(lambda: node in cluster.loads)
+        loads.append(cluster.loads.pop(node))
+    cluster.ask(cluster.leader, Writes(0, 3, 0, (Put(b"later", b"v"),)), ticks=20)
+    for steps in loads:
+        for _ in steps:
+            pass
+        cluster.step(20)
+    assert len({replica.machine.store.hash() for replica in cluster.replicas.values()}) == 1
+
+
 def test_the_old_state_answers_while_a_snapshot_is_loaded_and_what_commits_meanwhile_is_applied_after_it() -> None:
     cluster = Cluster(replica=ReplicaConfig(snapshot_log_entries=20, log_kept_entries=2, chunk_bytes=512))
     node = cluster.follower

@@ -111,6 +111,14 @@ def test_of_too_many_sessions_the_one_that_was_idle_longest_is_forgotten(monkeyp
     assert table.open(nonce=2, index=5) == four + 1, "it is opened anew, not found"
 
 
+def test_who_asks_again_for_a_session_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 3)
+    table = SessionTable()
+    opened = [table.open(nonce=nonce, index=1) for nonce in (1, 2, 3)]
+    assert [table.open(nonce=nonce, index=2) for nonce in (1, 3, 2)] == [opened[0], opened[2], opened[1]]
+    assert [table.recall(each, 1, 0, 3) for each in opened] == [None, None, None]
+
+
 def test_acknowledged_answers_are_forgotten_and_no_others() -> None:
     table = SessionTable()
     session = table.open(nonce=1, index=1)

@@ -181,6 +181,21 @@ def test_salvage_of_a_tail_whose_vote_may_be_lost_says_so() -> None:
     assert recovered.last == entry_id(2, 7)
 
 
+def test_salvage_keeps_nothing_that_does_not_join_the_snapshot() -> None:
+    """A server could not start from a log with a gap."""
+    files = disk()
+    three_segments(files)
+    log, _ = WriteAheadLog.open(files, snapshot=snapshot(2, 3), segment_bytes=1024)
+    log.compact(LogIndex(4))
+    log.close()
+    files.crash()
+    files.rot(record.segment_name(3), 200)
+    _, recovered = WriteAheadLog.open(files.fork(files._rng), snapshot=snapshot(2, 3), salvage=True)
+    assert recovered.entries[:3] == entries(4, 3, term=2, size_bytes=200), "this one it joins"
+    _, recovered = WriteAheadLog.open(files, snapshot=snapshot(2, 1), salvage=True)
+    assert (recovered.entries, recovered.last) == ((), entry_id(2, 1))
+
+
 def test_a_second_salvage_keeps_what_the_first_had_seen() -> None:
     files = disk()
     offsets = log_of_eight(files, close=False)

@@ -134,6 +134,19 @@ def test_a_segment_that_is_lost_is_told_from_one_that_was_dropped() -> None:
         open_slots(files, 3)
 
 
+def test_slots_that_were_dropped_for_a_snapshot_are_missed_when_that_is_lost() -> None:
+    files = disk()
+    log, _ = open_slots(files, segment_bytes=600)
+    for index in range(1, 8):
+        log.append([Persist(slots=(slot(index, b"x" * 400),), chosen=LogIndex(index - 1))])
+        log.sync()
+    log.compact(LogIndex(4))
+    log.close()
+    for older in (0, 2):
+        with pytest.raises(LogDamaged, match="slots up to 3 are in no snapshot"):
+            open_slots(files, older)
+
+
 def test_slots_that_only_a_lost_snapshot_had_are_missed() -> None:
     files = disk()
     log, _ = open_slots(files)
