@@ -283,7 +283,7 @@ def test_time_that_the_machine_was_suspended_counts(monkeypatch: pytest.MonkeyPa
     """The servers' clocks have counted it: somebody else may have the lock by now. The loop's clock has not."""
     clock = Clock()
     lease, other = clock.lease(), clock.lease(keep=False)
-    before_ns = clock_module._suspended_ns()
+    before_ns = clock_module._SUSPENDED_BEFORE_NS
     monkeypatch.setattr(clock_module, "_suspended_ns", lambda: before_ns + 60 * 10**9)
     assert not lease.is_alive and not other.is_alive
     new = run(clock.keeper.grant(TTL_S, 0, keep=True, on_lost=None))
@@ -296,7 +296,7 @@ def test_time_that_the_machine_was_suspended_counts(monkeypatch: pytest.MonkeyPa
 
 def test_no_time_was_slept_through_while_the_clocks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """What passes between two readings is no suspension; and a simulated run has the same times on every machine."""
-    before_ns = clock_module._suspended_ns()
+    before_ns = clock_module._SUSPENDED_BEFORE_NS
     for noise_ns in (-(10**9), -5, 0, 999_999):
         monkeypatch.setattr(clock_module, "_suspended_ns", lambda noise_ns=noise_ns: before_ns + noise_ns)
         assert clock_module.suspended_s() == 0.0
