@@ -91,6 +91,16 @@ class _Connection(FrameConnection):
             self._session.on_bodies(bodies)
 
     @override
+    def pause_writing(self) -> None:
+        if self._session is not None:
+            self._session.pause_writing()
+
+    @override
+    def resume_writing(self) -> None:
+        if self._session is not None:
+            self._session.resume_writing()
+
+    @override
     def on_garbage(self, error: DecodeError) -> None:
         _log.warning("closed a connection that broke the protocol: %s", error)
 

@@ -6,6 +6,8 @@ belongs to the directory ``registers`` and is drawn anew when that is.
 """
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,21 +24,33 @@ from troth.wire.handshake import VERSION, Hello, Welcome
 DIRECTORY = "registers"
 """Of a server's data directory."""
 
-IN_FLIGHT_MAX = 4096
-"""Requests of one connection that are not answered yet."""
+IN_FLIGHT_MAX = 1024
+"""Requests of one connection that are not answered yet: some times as many as clients have."""
 
-QUEUE_BYTES_MAX = 64 << 20
-"""Answers that one connection has not read."""
+WRITE_BYTES_MAX = 1 << 20
+"""About so many bytes of answers are made at once."""
+
+UNREAD_SECONDS_MAX = 10.0
+"""Who takes in nothing of what waits for it for so long is cut off."""
+
+_log = logging.getLogger("troth.acceptor")
 
 
 class AcceptorSession:
-    """One connection's requests, and its answers gathered into one write a turn."""
+    """One connection's requests, and its answers gathered into one write a turn.
+
+    A reply waits as it is, with a value that the acceptor holds anyway, and becomes bytes when there is room for them.
+    Until then no further request is read either: who asks for more than it can take in is answered as fast as it reads.
+    """
 
     def __init__(self, node: AcceptorNode, transport: asyncio.Transport) -> None:
         self._node = node
         self._transport = transport
         self._in_flight = 0
-        self._parts: list[bytes] = []
+        self._replies: deque[tuple[int, ReplyMessage]] = deque()
+        self._flushes = False
+        self._is_blocked = False
+        self._patience: asyncio.TimerHandle | None = None
 
     def on_bodies(self, bodies: list[bytes]) -> None:
         """Frames have arrived.
@@ -49,29 +63,62 @@ class AcceptorSession:
             self._in_flight += 1
             if self._in_flight > IN_FLIGHT_MAX:
                 raise DecodeError(f"more than {IN_FLIGHT_MAX} requests of one connection are unanswered")
-            self._node.on_request(request, self._answering(number))
+            self._node.on_request(request, partial(self._answer, number))
 
-    def _answering(self, number: int) -> Callable[[ReplyMessage], None]:
-        def answer(reply: ReplyMessage) -> None:
-            self._in_flight -= 1
-            if isinstance(reply, Conflict):
-                self._node.counters.conflicts += 1
-            body = encode_answer(number, reply)
-            if not self._parts:
-                asyncio.get_running_loop().call_soon(self._flush)
-            self._parts += head(body), body
+    def pause_writing(self) -> None:
+        """As of `asyncio.Protocol`: answers wait for the other side to read."""
+        self._is_blocked = True
+        if self._transport.is_reading() and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._be_patient()
 
-        return answer
+    def resume_writing(self) -> None:
+        """As of `asyncio.Protocol`."""
+        self._is_blocked = False
+        if self._patience is not None:
+            self._patience.cancel()
+        if not self._transport.is_reading() and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._flush_soon()
 
-    def _flush(self) -> None:
-        data = b"".join(self._parts)
-        self._parts.clear()
+    def _be_patient(self) -> None:
+        waiting_bytes = self._transport.get_write_buffer_size()
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_later(UNREAD_SECONDS_MAX, self._cut_off_unless_read, waiting_bytes)
+
+    def _cut_off_unless_read(self, waiting_bytes: int) -> None:
         if self._transport.is_closing():
             return
-        if self._transport.get_write_buffer_size() > QUEUE_BYTES_MAX:
-            self._transport.abort()  # it does not read its answers
+        if self._transport.get_write_buffer_size() < waiting_bytes:
+            self._be_patient()
             return
-        self._transport.write(data)
+        _log.warning("cut a connection off that has read nothing of its answers for %g s", UNREAD_SECONDS_MAX)
+        self._transport.abort()
+
+    def _answer(self, number: int, reply: ReplyMessage) -> None:
+        if isinstance(reply, Conflict):
+            self._node.counters.conflicts += 1
+        self._replies.append((number, reply))
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._replies and not self._flushes and not self._is_blocked:
+            self._flushes = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushes = False
+        if self._is_blocked or self._transport.is_closing():
+            return
+        parts: list[bytes] = []
+        size_bytes = 0
+        while self._replies and size_bytes < WRITE_BYTES_MAX:
+            body = encode_answer(*self._replies.popleft())
+            parts += head(body), body
+            size_bytes += len(body)
+            self._in_flight -= 1
+        self._transport.write(b"".join(parts))
+        self._flush_soon()
 
 
 def welcome(node: AcceptorNode, hello: Hello, name: str) -> Welcome:

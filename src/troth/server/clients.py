@@ -313,12 +313,16 @@ class ClientConnection(FrameConnection):
     @override
     def pause_writing(self) -> None:
         # Its watches wait while a client reads slowly; only answers to its own requests still pile up.
-        if self.client and self._session is None:
+        if self._session is not None:
+            self._session.pause_writing()
+        elif self.client:
             self._port.node.client_paused(self.client, paused=True)
 
     @override
     def resume_writing(self) -> None:
-        if self.client and self._session is None:
+        if self._session is not None:
+            self._session.resume_writing()
+        elif self.client:
             self._port.node.client_paused(self.client, paused=False)
 
     @override

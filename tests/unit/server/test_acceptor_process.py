@@ -1,9 +1,11 @@
 """An acceptor that runs alone, as a process."""
 
+import asyncio
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -11,7 +13,7 @@ from troth.errors import InvariantViolation
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.files import DiskFiles
 from troth.server import acceptor_process
-from troth.server.acceptor_process import AcceptorConfig, run_acceptor
+from troth.server.acceptor_process import AcceptorConfig, AcceptorPort, run_acceptor
 from troth.server.ending import EXIT_BUG, EXIT_STORAGE
 
 
@@ -72,3 +74,15 @@ def test_an_acceptor_alone_loads_nothing_of_servers() -> None:
         f"print([name for name in sys.modules if name.startswith({unwanted})])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_session_hears_whether_its_answers_are_read() -> None:
+    connection = AcceptorPort(MagicMock()).accept()
+    assert isinstance(connection, asyncio.Protocol)
+    connection.pause_writing()
+    connection.resume_writing()
+    session = MagicMock()
+    connection._session = session  # type: ignore[attr-defined]
+    connection.pause_writing()
+    connection.resume_writing()
+    assert [call[0] for call in session.method_calls] == ["pause_writing", "resume_writing"]
