@@ -241,6 +241,53 @@ def test_work_in_a_foreign_table_is_not_committed_before_the_others_have_voted(
         assert total(on_right) == 400
 
 
+@pytest.mark.parametrize("key", ["", "order-1"])
+def test_the_locks_of_who_only_read_last_until_the_others_have_committed(
+    key: str, engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+    held: list[bool | None] = []
+
+    def on_commit(connection: sa.Connection) -> None:
+        with left.connect() as other:
+            held.append(not other.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(4711))))
+
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc, tpc.begin(key=key) as tx:
+        tx[left].execute(sa.select(sa.func.pg_advisory_xact_lock(4711)))
+        give(tx[right], 5)
+        sa.event.listen(tx[right], "commit", on_commit)
+    on_commit(None)  # type: ignore[arg-type]
+    assert held == [True, False]
+
+
+def test_a_notification_is_not_sent_when_the_lone_writer_is_refused(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+    with right.begin() as connection:
+        connection.exec_driver_sql("alter table purse add constraint once unique (balance, id) deferrable")
+        connection.exec_driver_sql("alter table purse drop constraint purse_pkey")
+        connection.execute(sa.insert(Purse), {"id": 9, "balance": 1})
+    with left.connect() as listener:
+        listener.exec_driver_sql("LISTEN paid")
+        listener.commit()
+        with (
+            TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc,
+            pytest.raises(Aborted),
+            tpc.begin() as tx,
+        ):
+            tx[left].exec_driver_sql("NOTIFY paid")
+            tx[right].exec_driver_sql("set constraints all deferred")
+            tx[right].execute(sa.insert(Purse), {"id": 9, "balance": 1})
+        listener.exec_driver_sql("NOTIFY paid, 'later'")
+        listener.commit()
+        listener.exec_driver_sql("SELECT 1")
+        driver = listener.connection.driver_connection
+        assert driver is not None
+        said = [notify.payload for notify in driver.notifies(timeout=5, stop_after=1)]
+    assert said == ["later"]
+
+
 def test_a_commit_in_the_middle_is_refused(engines: tuple[sa.Engine, sa.Engine], tmp_path: Path) -> None:
     left, right = engines
     with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:

@@ -4,6 +4,7 @@
 action's outcome is the next event. No rule of the protocol stands here.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +21,8 @@ from troth.transactions.waiting import Flag, checked_timeout
 
 if TYPE_CHECKING:
     from troth.transactions.core import Core
+
+_log = logging.getLogger("troth.transactions")
 
 _ENDED_AS = {
     State.COMMITTED: "committed",
@@ -185,24 +188,18 @@ class Owner(Fan):
             self._why = TimeoutError("the transaction's time was up before its commit began")
             return Event.VOTED_NO
         branches = self._branches
-        writers, voters, asked = [], [], []
-        for branch in branches:
-            if not branch.wrote:
-                asked.append(branch)
-            else:
-                writers.append(branch)
-                if branch.participant.can_prepare:
-                    voters.append(branch)
+        writers = self._writers()
+        asked = [branch for branch in branches if not branch.wrote]
+        voters: list[Branch] = []
         if len(writers) > 1 or self.key:
             # Two-phase for certain: who has written votes in the same round in which the others are asked.
+            voters = [branch for branch in writers if branch.participant.can_prepare]
             if not self._vote(voters, asked):
                 return Event.VOTED_NO
-        else:
-            voters = []
-            if not self._fan([(branch, branch.ask) for branch in branches]):
-                return Event.VOTED_NO
+        elif not self._fan([(branch, branch.ask) for branch in branches]):
+            return Event.VOTED_NO
         if asked:
-            writers = [branch for branch in branches if branch.wrote]
+            writers = self._writers()
         if not writers:
             return Event.NO_WRITER
         if len(writers) == 1 and not self.key and not voters:
@@ -211,12 +208,19 @@ class Owner(Fan):
             late = [branch for branch in writers if branch not in voters and branch.participant.can_prepare]
             if late and not self._vote(late, []):
                 return Event.VOTED_NO
-            readers = [branch for branch in branches if not branch.wrote]
-            if readers and not self._fan([(branch, branch.commit_alone) for branch in readers]):
-                return Event.VOTED_NO
         self._core.on_step("after_prepares")
         self._prepared_at = time.monotonic()
         return Event.VOTED_YES
+
+    def _writers(self) -> list[Branch]:
+        """Who has written, as far as is known; and, if anybody has, who votes to hold what it has read."""
+        writers = [branch for branch in self._branches if branch.wrote]
+        if not writers or len(writers) == len(self._branches):
+            return writers
+        for branch in self._branches:
+            if not branch.wrote:
+                branch.others_wrote()
+        return [branch for branch in self._branches if branch.wrote]
 
     def _vote(self, voters: Sequence[Branch], asked: Sequence[Branch]) -> bool:
         if voters:
@@ -228,16 +232,12 @@ class Owner(Fan):
         )
 
     def _commit_alone(self) -> Event | None:
-        """The only writer, after all readers; or readers alone."""
+        """The only writer; or readers alone."""
         writers = [branch for branch in self._branches if branch.wrote]
-        readers = [branch for branch in self._branches if not branch.wrote]
-        went_well = self._fan([(branch, branch.commit_alone) for branch in readers])
         if not writers:
-            # Nothing was written: whatever a reader's COMMIT said, there is nothing to undo and nothing to doubt.
+            self._let_readers_go()
             self._only_read = True
             return None
-        if not went_well:
-            return Event.RESOURCE_REFUSED
         (writer,) = writers
         event = Event.RESOURCE_COMMITTED
         if not self._fan([(writer, writer.commit_alone)]):
@@ -246,6 +246,16 @@ class Owner(Fan):
                 event = self._core.prove_alone(self.gid, writer)
         self._is_alone = event is Event.RESOURCE_COMMITTED
         return event
+
+    def _let_readers_go(self) -> None:
+        """What they locked, an advisory lock for one, may guard what others wrote: it is kept until all can see that.
+        Whatever they answer, they wrote nothing, so there is nothing to undo and nothing to doubt."""
+        readers = [branch for branch in self._branches if not branch.wrote and branch.number not in self._lost]
+        if readers and not self._fan([(branch, branch.commit_alone) for branch in readers]):
+            # Of PostgreSQL it may be news: a NOTIFY, or what a SELECT has written in a foreign table, is lost.
+            _log.warning(
+                "%s has committed; %s, where it has only read, could not: %s", self.gid, self._where, self._why
+            )
 
     def _record(self) -> Commit:
         refs = []
@@ -349,6 +359,7 @@ class Owner(Fan):
         self._fan(work, "between_commits", "after_first_commit")
         if self._untold:
             self.pending = tuple([b.participant.name for b in told if b.number in self._untold])
+        self._let_readers_go()
         core.on_step("after_commits")
         core.metrics.count_prepared(time.monotonic() - self._prepared_at)
         return Event.BRANCH_LOST if self.pending else Event.BRANCHES_DONE
@@ -408,6 +419,7 @@ _ACTIONS: dict[Action, Callable[[Owner], Event | None]] = {
     Action.SUBMIT: Owner._submit,
     Action.COMMIT_LAST_RESOURCE: Owner._commit_last_resource,
     Action.COMMIT_BRANCHES: Owner._commit_branches,
+    Action.LET_READERS_GO: Owner._let_readers_go,
     Action.ROLL_BACK_BRANCHES: Owner._roll_back_branches,
     Action.LEAVE: Owner._leave_behind,
     Action.FORGET: Owner._forget,

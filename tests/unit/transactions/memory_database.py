@@ -24,6 +24,8 @@ class Branch:
 
     roll_back = ask
 
+    def others_wrote(self) -> None: ...
+
     def prepare(self) -> Callable[[], None]:
         self.participant.told.append(f"prepare {self.name[-3:]}")
         return lambda: None

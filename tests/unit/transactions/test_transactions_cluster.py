@@ -120,6 +120,44 @@ def test_a_key_of_a_prepared_branch_that_it_read_or_wrote_is_nobody_elses(
     vote(other)()
 
 
+@pytest.mark.parametrize("vote", VOTES, ids=["prepare", "commit alone"])
+def test_what_a_prepared_branch_writes_nobody_may_have_read(
+    vote: Callable[[ClusterBranch], Any], kv: Cluster, client: Client
+) -> None:
+    """It may be committed before the reader is, or after."""
+    client.put("key", "1")
+    holder, reader = begin(kv, 1), begin(kv, 2)
+    holder.handle.put("key", "2")
+    holder.prepare()()
+    assert reader.handle.get("key") == b"1"
+    reader.handle.put("else", "3")
+    with pytest.raises(Aborted):
+        vote(reader)()
+    holder.roll_back()()
+    vote(reader)()
+
+
+def test_what_was_only_read_is_held_by_as_many_as_like_and_then_by_nobody(kv: Cluster, client: Client) -> None:
+    """Or no two transactions that look at one setting could commit at the same time."""
+    client.put("key", "1")
+    readers, writer = [begin(kv, sequence) for sequence in (1, 2)], begin(kv, 3)
+    for reader in readers:
+        assert reader.handle.get("key") == b"1"
+        reader.others_wrote()
+        assert reader.wrote is True
+        reader.prepare()()
+    readers[0].commit_prepared()()
+    writer.handle.put("key", "2")
+    with pytest.raises(Aborted):
+        writer.prepare()()
+    readers[1].roll_back()()
+    assert kept(client) == []
+    begin(kv, 4).handle.get("key")
+    untouched = begin(kv, 5)
+    untouched.others_wrote()
+    assert untouched.wrote is None, "it has nothing to hold"
+
+
 def test_a_key_that_nothing_else_touched_is_there_for_who_only_reads_it(kv: Cluster, client: Client) -> None:
     client.put("key", "1")
     branch = begin(kv, 1)

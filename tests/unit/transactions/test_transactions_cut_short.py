@@ -99,6 +99,8 @@ class Branch:
     def ask(self) -> Callable[[], None]:
         return lambda: None
 
+    def others_wrote(self) -> None: ...
+
     def prepare(self) -> Callable[[], None]:
         return self._becomes("prepared")
 

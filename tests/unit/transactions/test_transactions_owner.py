@@ -52,6 +52,7 @@ class Database:
         self.fails: dict[str, BaseException] = {}
         """By verb, when the answer is read; by ``verb!``, when it is sent."""
         self.proves = Finding.UNPROVEN
+        self.holds_by_voting = False
 
     def open(self, number: int, begun: Begun) -> "Branch":
         return Branch(self, number, begun)
@@ -88,6 +89,10 @@ class Branch:
 
     def ask(self) -> Callable[[], None]:
         return self._told("ask")
+
+    def others_wrote(self) -> None:
+        if self.participant.holds_by_voting:
+            self.wrote = True
 
     def prepare(self) -> Callable[[], None]:
         return self._told("prepare")
@@ -322,18 +327,60 @@ def test_what_the_log_refuses_is_rolled_back(place: Place, monkeypatch: pytest.M
     assert place.core.all_in_doubt() == []
 
 
-def test_a_lone_writer_commits_without_the_log_after_all_who_read(place: Place) -> None:
+def test_a_lone_writer_commits_without_the_log_before_all_who_read(place: Place) -> None:
+    """A reader's locks may guard it: an advisory lock, or a row that was selected FOR SHARE."""
     place.bank.wrote, place.bank.writes = None, False
     tx = place.begin()
     tx.commit()
-    assert place.trace == ["bank ask", "stock ask", "bank commit alone", "stock commit alone", *ENDED]
+    assert place.trace == ["bank ask", "stock ask", "stock commit alone", "bank commit alone", *ENDED]
     assert (place.cell(tx), place.core.outcome(tx.gid)) == (None, Outcome.COMMITTED)
 
 
-def test_a_lone_writer_does_not_commit_when_a_reader_was_refused(place: Place) -> None:
-    place.bank.wrote, place.bank.writes, place.bank.fails = None, False, {"commit alone": REFUSED}
+def test_a_reader_that_is_refused_when_asked_is_a_no(place: Place) -> None:
+    place.bank.wrote, place.bank.writes, place.bank.fails = None, False, {"ask": REFUSED}
     assert place.aborted(place.begin()).__cause__ is REFUSED
     assert "stock commit alone" not in place.trace
+
+
+@pytest.mark.parametrize("fails", [REFUSED, LOST])
+@pytest.mark.parametrize("key", ["", "order-1"])
+def test_what_a_reader_says_when_it_is_let_go_changes_nothing_and_is_logged(
+    key: str, fails: Exception, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.bank.wrote, place.bank.writes, place.bank.fails = None, False, {"commit alone": fails}
+    tx = place.begin(key=key)
+    tx.commit()
+    assert (tx.outcome, tx.pending, place.core.outcome(tx.gid)) == (Outcome.COMMITTED, (), Outcome.COMMITTED)
+    assert f"{tx.gid} has committed; bank, where it has only read, could not: {fails}" in caplog.text
+
+
+def test_a_lone_writer_that_is_refused_takes_the_readers_with_it(place: Place) -> None:
+    """What looks like a reader may have sent a NOTIFY, or have written in a foreign table."""
+    place.bank.wrote, place.bank.writes, place.stock.fails = None, False, {"commit alone": REFUSED}
+    assert place.aborted(place.begin()).__cause__ is REFUSED
+    assert place.trace[2:] == ["stock commit alone", *ROLLED_BACK, *ENDED]
+
+
+@pytest.mark.parametrize("wrote", [True, None])
+@pytest.mark.parametrize("key", ["", "order-1"])
+def test_who_can_hold_what_it_read_by_a_vote_alone_votes_when_another_wrote(
+    key: str, wrote: bool | None, place: Place
+) -> None:
+    place.bank.wrote, place.stock.wrote, place.stock.writes = wrote, None, False
+    place.stock.holds_by_voting = True
+    tx = place.begin(key=key)
+    tx.commit()
+    assert sorted(place.voted(tx)) == ["bank", "stock"]
+
+
+def test_who_can_hold_what_it_read_by_a_vote_alone_has_nothing_to_hold_it_for_when_none_wrote(
+    place: Place,
+) -> None:
+    for database in (place.bank, place.stock):
+        database.wrote, database.writes, database.holds_by_voting = None, False, True
+    tx = place.begin()
+    tx.commit()
+    assert not any("prepare" in told for told in place.trace)
 
 
 @pytest.mark.parametrize("wrote", [True, None])
@@ -391,19 +438,12 @@ def test_who_says_only_when_asked_that_it_wrote_votes_as_well(
     assert [place.trace.count(f"{name} prepare") for name in ("bank", "stock")] == [1, 1]
 
 
-def test_who_has_only_read_is_let_go_before_the_decision(place: Place) -> None:
+def test_who_has_only_read_is_let_go_when_all_others_have_committed(place: Place) -> None:
     place.stock.wrote, place.stock.writes = None, False
     tx = place.begin(key="order-1")
     tx.commit()
-    assert place.trace == ["bank prepare", "stock ask", "stock commit alone", "bank commit", *ENDED]
+    assert place.trace == ["bank prepare", "stock ask", "bank commit", "stock commit alone", *ENDED]
     assert place.voted(tx) == ["bank"]
-
-
-def test_a_reader_that_can_not_end_is_a_no(place: Place) -> None:
-    place.stock.wrote, place.stock.writes, place.stock.fails = None, False, {"commit alone": REFUSED}
-    tx = place.begin(key="order-1")
-    assert place.aborted(tx).__cause__ is REFUSED
-    assert place.cell(tx) is None
 
 
 def test_the_last_resource_decides_in_the_barrier_and_the_others_follow(

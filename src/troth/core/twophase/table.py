@@ -67,11 +67,12 @@ class Event(_Named):
 class Action(_Named):
     """What the owner does about it."""
 
-    ASK_BRANCHES = "find the writing branches; let readers go; have writers prepare"
-    COMMIT_ALONE = "commit the one branch (or the readers) as an ordinary transaction"
+    ASK_BRANCHES = "find the writing branches, and have them prepare; readers keep their locks"
+    COMMIT_ALONE = "commit the one branch that wrote (or those that read) as an ordinary transaction"
     SUBMIT = "hand the decision to the log"
     COMMIT_LAST_RESOURCE = "commit the last resource together with its marker"
-    COMMIT_BRANCHES = "tell prepared branches to commit"
+    COMMIT_BRANCHES = "tell prepared branches to commit; then readers, whose locks have guarded them until here"
+    LET_READERS_GO = "end the branches that only read"
     ROLL_BACK_BRANCHES = "tell branches to roll back"
     LEAVE = "touch nothing; the recovery loop finishes it when it can"
     FORGET = "note that nobody needs the decision any more"
@@ -100,7 +101,7 @@ _ALLOWED: Final[dict[tuple[State, Event], Transition]] = {
     (S.VOTING, E.VOTED_NO): Transition(S.ABORTING, A.ROLL_BACK_BRANCHES),
     # Interrupted (Ctrl-C, a cancelled task) before anything was handed to the log: abort is still ours to say.
     (S.VOTING, E.ABORT_ASKED): Transition(S.ABORTING, A.ROLL_BACK_BRANCHES),
-    (S.ONE_PHASE, E.RESOURCE_COMMITTED): Transition(S.COMMITTED, A.NOTHING),
+    (S.ONE_PHASE, E.RESOURCE_COMMITTED): Transition(S.COMMITTED, A.LET_READERS_GO),
     (S.ONE_PHASE, E.RESOURCE_REFUSED): Transition(S.ABORTING, A.ROLL_BACK_BRANCHES),
     (S.ONE_PHASE, E.RESOURCE_SILENT): Transition(S.IN_DOUBT, A.LEAVE),
     (S.DECIDING, E.CELL_COMMIT): Transition(S.COMMITTING, A.COMMIT_BRANCHES),

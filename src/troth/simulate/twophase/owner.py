@@ -55,7 +55,7 @@ class Owner:
             case Action.FORGET:
                 yield [Call(LOG, "applied", (gid,))]
                 return None
-            case Action.COMMIT_ALONE | Action.LEAVE | Action.NOTHING:
+            case Action.COMMIT_ALONE | Action.LET_READERS_GO | Action.LEAVE | Action.NOTHING:
                 return None
 
     def _cell(self, verdict: Verdict, holder: str) -> Event:

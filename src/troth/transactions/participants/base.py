@@ -73,6 +73,10 @@ class Branch(Protocol):
     def ask(self) -> Callable[[], None]:
         """Find out whether it has written; sets `wrote`."""
 
+    def others_wrote(self) -> None:
+        """Another branch has written. Where reading locks nothing, what was read has to be held by a vote: then
+        this one counts as a writer too."""
+
     def prepare(self) -> Callable[[], None]:
         """Vote. Raises when the vote is no; a failed transaction must raise too."""
 

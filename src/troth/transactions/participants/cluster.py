@@ -4,10 +4,11 @@ The work is collected by the client and voted on by one transaction of the store
 was, and no other transaction holds a key of it, then write the intent, and take the keys.* ::
 
     troth.2pc/intent/<gid>.<branch>   what commit will write (msgpack)
-    troth.2pc/hold/<key>              <gid>.<branch>: this key belongs to a prepared transaction
+    troth.2pc/hold/<key>              <gid>.<branch>: this key is written by a prepared transaction
+    troth.2pc/hold/<key>\0<gid>.<branch>    this key was read by one: others may read it too, and nobody may write it
 
-Commit writes the values and removes both, at one revision; rollback removes them. The intent is replicated, so any
-process finishes it. Whoever writes the keys without TwoPhaseCommit does not look at the holds; keep such keys apart.
+Commit writes the values and removes all of these, at one revision; rollback removes them. The intent is replicated, so
+any process finishes it. Who writes the keys without TwoPhaseCommit does not look at the holds; keep such keys apart.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -22,13 +23,16 @@ from troth.client.sync import Client
 from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, InvalidRequest, RequestError, UsageError
-from troth.kv.requests import Compare, Operation
+from troth.kv.requests import Compare, CompareTarget, Operation
 from troth.transactions.participants.base import Begun, Facts, Prepared, WithoutExtras
 from troth.transactions.waiting import Waiting
 
 RESERVED = b"troth.2pc/"
 INTENT = RESERVED + b"intent/"
 HOLD = RESERVED + b"hold/"
+SHARED = b"\0"
+"""Between a key that was read and the name of who holds it. Two keys of which one is the other with this byte and more
+behind it may be taken for held when they are not: such work is refused, and may be tried again."""
 OPERATIONS_MAX = 128
 """What a troth cluster (as etcd) takes in one transaction. Commit must fit in, or it could never be done."""
 
@@ -58,7 +62,8 @@ class ClusterWork:
 
     def get(self, key: str | bytes) -> bytes | None:
         """The value of *key*, or None. If somebody changes it meanwhile, the commit of what was written (here or in
-        another database) is refused; without a write there is nothing to refuse."""
+        another database) is refused; without a write there is nothing to refuse. Between vote and commit no other
+        transaction of TwoPhaseCommit can change it."""
         name = self._name_of(key)
         if name in self.writes:
             return self.writes[name]
@@ -109,6 +114,11 @@ class ClusterWork:
             )
 
 
+def _unheld(key: bytes, *, exclusively: bool) -> Compare:
+    """That nobody writes *key*; *exclusively*: nor has read it."""
+    return Compare(HOLD + key, CompareTarget.CREATE, range_end=HOLD + key + b"\1" if exclusively else b"")
+
+
 def _operations(writes: Iterable[tuple[bytes, bytes | None]]) -> list[Operation]:
     return [Delete(key) if value is None else Put(key, value) for key, value in writes]
 
@@ -136,7 +146,7 @@ class ClusterBranch:
     def _unchanged(self) -> list[Compare]:
         return [
             *(mod_revision(key) == seen for key, seen in self.handle.reads.items()),
-            *(create_revision(HOLD + key) == 0 for key in self._keys),
+            *(_unheld(key, exclusively=key in self.handle.writes) for key in self._keys),
         ]
 
     def _refused(self) -> Aborted:
@@ -150,11 +160,17 @@ class ClusterBranch:
         self.wrote = bool(self.handle.writes)
         return _nothing
 
+    def others_wrote(self) -> None:
+        if self.handle.reads or self.handle.writes:
+            self.wrote = True
+
     def prepare(self) -> Callable[[], None]:
         """Vote. This is the larger request: what the cluster takes here, it takes from `Cluster.finish` too."""
         intent = INTENT + self.name.encode()
-        holds: list[Operation] = [Put(HOLD + key, self.name) for key in self._keys]
-        content = _Intent(tuple(self.handle.writes.items()), tuple(self._keys))
+        writes = self.handle.writes
+        held = [key if key in writes else key + SHARED + self.name.encode() for key in self._keys]
+        holds: list[Operation] = [Put(HOLD + key, self.name) for key in held]
+        content = _Intent(tuple(writes.items()), tuple(held))
         write: Operation = Put(intent, _encode(content))
         fresh = create_revision(intent) == 0
         self._voted = self.handle.is_over = True

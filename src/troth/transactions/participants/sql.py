@@ -100,6 +100,9 @@ class SqlBranch:
             self.wrote = True
         return _done
 
+    def others_wrote(self) -> None:
+        """What was read is locked, as far as the caller has asked for it, until this branch ends: after all writers."""
+
     def check_whole(self) -> None:
         """Raise Aborted unless the transaction that was begun is still the one that is open."""
         if self.unanswered is not None:
