@@ -188,6 +188,31 @@ def test_a_key_commits_once_in_the_whole_log(opened: Opener) -> None:
     assert second.holder_of("order-1") == record.gid
 
 
+def test_a_key_outlives_the_name_of_its_holder(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log remembers more keys than names: the retry of work whose holder is forgotten is a retry all the same."""
+    pytest.importorskip("sqlalchemy")
+    from troth.transactions.barrier import Barrier
+    from troth.transactions.core import Core
+    from troth.transactions.steps import nothing
+
+    monkeypatch.setattr(pruning, "APPLIED_KEPT", 1)
+    log = opened("one")
+    if isinstance(log, FileLog):
+        log._place.cells._applied_kept = 1
+    first, newer, newest = commit(log, 1, key="order-1"), commit(log, 2), commit(log, 3)
+    for record in (first, newer, newest):
+        decided(log, record)
+        log.note_applied([record.gid])
+    decided(log)  # what is applied travels with it
+    if isinstance(log, ReplicatedLog):
+        log._prune()
+    assert log.verdict(parsed(first.gid)) is Verdict.FORGOTTEN
+    for each in (log, opened("two")):
+        core = Core([], each, barrier=Barrier(None), on_step=nothing)
+        assert core.committed_under("order-1") == first.gid
+        assert core.committed_under("order-2") is None
+
+
 def test_a_zombie_is_told_who_has_committed_under_its_key(opened: Opener) -> None:
     zombie, other = opened("one"), opened("two")
     taken, late = commit(other, 1, key="k"), commit(zombie, 1, key="k")

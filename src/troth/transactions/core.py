@@ -227,7 +227,8 @@ class Core(Remembered):
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
         holder = self.waiting.blocking(self.log.holder_of, key)
-        if holder is None or self.decision(holder) is not Outcome.COMMITTED:
+        # Forgotten is what was applied: a key is remembered for longer than the name of its holder.
+        if holder is None or self.decision(holder) not in (Outcome.COMMITTED, Outcome.FORGOTTEN):
             return None
         return holder
 
