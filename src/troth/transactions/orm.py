@@ -1,9 +1,10 @@
 """ORM sessions inside of a global transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 from typing_extensions import override
 
@@ -18,11 +19,58 @@ class BoundSession(Session):
         # commit() of the session is a flush, rollback() ends the branches: the transaction's own block commits.
         super().__init__(join_transaction_mode="rollback_only", **options)
         self._troth_transaction = transaction
+        self._savepoints = 0
+        """So many of the transaction's are open around what is done now."""
+        transaction.joined_by(self)
 
     @override
     def get_bind(self, *args: Any, **options: Any) -> Any:
         found = super().get_bind(*args, **options)
         return self._troth_transaction[found] if isinstance(found, Engine) else found
+
+    @override
+    def commit(self) -> None:
+        if self._savepoints:
+            self.flush()  # a commit would end what the savepoint's end has still to undo, or to keep
+        else:
+            super().commit()
+
+    def join(self, connections: Sequence[Any]) -> None:
+        """Take part in their transactions before there is a savepoint, which would be taken for one of them."""
+        if self.in_transaction():
+            for connection in connections:
+                if isinstance(connection, Connection):
+                    self.connection(bind_arguments={"bind": connection})
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What its objects are is undone with the savepoints around it, as by its own ``begin_nested()``."""
+        mode = self.join_transaction_mode
+        with ExitStack() as stack:
+            if self.in_transaction():
+                stack.push(self.begin_nested())
+            else:
+                # What it begins in the savepoint has to end in it, and must not end that.
+                self.join_transaction_mode = "create_savepoint"
+                stack.push(self._end_begun)
+            self._savepoints += 1
+            try:
+                yield
+            finally:
+                self._savepoints -= 1
+                self.join_transaction_mode = mode
+
+    def _end_begun(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End a transaction of its own that has begun in the savepoint."""
+        if kind is not None:
+            self.rollback()
+            return
+        # Nobody has asked for a commit, after which objects are loaded again.
+        expires, self.expire_on_commit = self.expire_on_commit, False
+        try:
+            self.commit()
+        finally:
+            self.expire_on_commit = expires
 
 
 def bound_session(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from troth.transactions.core import Core
+    from troth.transactions.orm import BoundSession
 
 
 class AlreadyDone(BaseException):
@@ -35,6 +36,10 @@ class Transaction(Owner):
         pending: participants that the second phase could not reach; recovery finishes them.
         replayed: True when the key had been committed before: nothing was done by this one, `gid` is the other's.
     """
+
+    _sessions: "tuple[BoundSession, ...]" = ()
+    _savepoint: ExitStack | None = None
+    """The innermost that is open."""
 
     def __init__(self, core: "Core", *, timeout: float | None, key: str, wait: str) -> None:
         super().__init__(core, timeout=timeout, key=key, wait=wait)
@@ -90,6 +95,8 @@ class Transaction(Owner):
     def session(self, *, binds: dict[Any, Any] | None = None, **options: Any) -> "Session":
         """An ORM session inside of this transaction: its ``commit()`` flushes, the block's end commits.
 
+        What it has not flushed at the block's end is flushed then, unless it was closed.
+
         Args:
             binds: classes or tables to engines; may be left out when there is one SQL participant.
             options: of sqlalchemy.orm.Session.
@@ -100,31 +107,51 @@ class Transaction(Owner):
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """A savepoint in every branch that is open: all are rolled back to it if the block fails.
+        """A savepoint in every branch that is open: all are rolled back to it if the block fails, and with them what
+        the transaction's sessions have done.
 
         Branches that are first touched inside of it are not undone by it; the block's error then says so.
         """
-        before = len(self._branches)
-        with ExitStack() as stack:
-            for branch in self._branches:
-                stack.enter_context(branch.savepoint())
-            try:
+        self._flush_sessions()
+        before, outer = len(self._branches), self._savepoint
+        try:
+            with ExitStack() as stack:
+                for session in self._sessions:
+                    session.join([branch.handle for branch in self._branches])
+                for branch in self._branches:
+                    stack.enter_context(branch.savepoint())
+                for session in self._sessions:
+                    stack.enter_context(session.savepoint())
+                self._savepoint = stack
                 yield
-            except Exception as error:
-                if len(self._branches) > before:
-                    names = ", ".join(branch.participant.name for branch in self._branches[before:])
-                    self._why = UsageError(
-                        f"a failed savepoint cannot undo {names}, first touched inside of it: the transaction is rolled"
-                        " back. Touch it before: tx[engine]"
-                    )
-                    self._why.__cause__ = error
-                raise
+        except BaseException as error:  # Ctrl-C and a cancelled task too: they may be caught around it
+            if len(self._branches) > before:
+                names = ", ".join(branch.participant.name for branch in self._branches[before:])
+                self._why = UsageError(
+                    f"a failed savepoint cannot undo {names}, first touched inside of it: the transaction is rolled"
+                    " back. Touch it before: tx[engine]"
+                )
+                self._why.__cause__ = error
+            raise
+        finally:
+            self._savepoint = outer
+
+    def joined_by(self, session: "BoundSession") -> None:
+        """Another session works in this transaction."""
+        self._sessions = (*self._sessions, session)
+        if self._savepoint is not None:
+            self._savepoint.enter_context(session.savepoint())
+
+    def _flush_sessions(self) -> None:
+        for session in self._sessions:
+            session.flush()
 
     def rollback(self) -> None:
         """Give up: roll back every branch now, if it is not over. The block's end then does nothing more."""
         if self.replayed:
             self._end_replayed()
         elif self._state is State.ACTIVE:
+            self._sessions = ()
             self._run(Event.ABORT_ASKED)
             self.outcome = Outcome.ABORTED
             if self._interrupt is not None:
@@ -138,6 +165,8 @@ class Transaction(Owner):
     def commit(self) -> None:
         """Commit in every branch; called by the block's end, if it was not before.
 
+        Sessions are flushed first.
+
         Raises:
             UsageError: the transaction is over, committed or rolled back.
             Aborted: rolled back everywhere; ``__cause__`` is the database's own error, if there was one.
@@ -148,6 +177,15 @@ class Transaction(Owner):
             return
         if self._state is not State.ACTIVE:
             raise UsageError("this transaction is over; begin another one")
+        try:
+            if self._why is None:
+                self._flush_sessions()
+        except Exception as error:  # noqa: BLE001  (the cause of the abort)
+            self._why = error
+        except BaseException:
+            self.rollback()
+            raise
+        self._sessions = ()
         if self._why is not None:
             self._run(Event.ABORT_ASKED)
         else:

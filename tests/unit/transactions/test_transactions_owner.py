@@ -1,5 +1,6 @@
 """What an owner says to its branches, and in which order; what it makes of their answers, and of none."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -507,13 +508,16 @@ def test_an_error_of_the_block_rolls_back(place: Place) -> None:
     assert place.trace == ROLLED_BACK + ENDED
 
 
-def test_a_failed_savepoint_that_can_not_undo_all_ends_in_an_abort(place: Place) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_failed_savepoint_that_can_not_undo_all_ends_in_an_abort(
+    error: type[BaseException], place: Place
+) -> None:
     tx = place.begin("bank")
-    with pytest.raises(ZeroDivisionError), tx.savepoint():
+    with pytest.raises(error), tx.savepoint():
         tx["stock"]
-        raise ZeroDivisionError
+        raise error
     why = place.aborted(tx).__cause__
-    assert isinstance(why, UsageError) and isinstance(why.__cause__, ZeroDivisionError)
+    assert isinstance(why, UsageError) and isinstance(why.__cause__, error)
     tx = place.begin("bank", "stock")
     with pytest.raises(ZeroDivisionError), tx.savepoint():
         raise ZeroDivisionError
