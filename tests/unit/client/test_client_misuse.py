@@ -295,10 +295,12 @@ async def test_a_recording_may_end_while_a_thread_is_calling(
 
     recorder = recording.Recorder(tmp_path_factory.mktemp("ending") / "run.jsonl")
     async with running() as cluster, await aio.connect(cluster.url) as client:
-        monkeypatch.setattr(module, "recording", Ending(recorder))
+        ending = Ending(recorder)
+        monkeypatch.setattr(module, "recording", ending)
         await client.put("a", "1")
         await client.get("a")
         await client.range(prefix="a")
         await client.txn([], [troth.Get("a")])
         await client.delete("a")
     recorder.close()
+    assert ending.looks >= 5, "some calls were not recorded"

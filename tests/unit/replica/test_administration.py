@@ -33,7 +33,7 @@ from troth.kv.store import Store
 from troth.models import linearizable
 from troth.replica.effects import SaveSnapshot, StoreChunk
 from troth.replica.machine import StateMachine
-from troth.replica.peers import SnapshotAck
+from troth.replica.peers import SnapshotAck, SnapshotChunk
 from troth.replica.protocol import (
     CallRefused,
     ChangeMembers,
@@ -771,16 +771,17 @@ def test_a_lost_chunk_is_sent_again() -> None:
     for number in range(60):
         write(cluster, Put(b"n%d" % number, b"v"))
     cluster.heal()
-    lost: list[object] = []
+    sent: list[object] = []
 
     def lose_every_third(sender: int, to: int, message: object) -> bool:
-        if type(message).__name__ in ("SnapshotChunk", "SnapshotAck"):
-            lost.append(message)
-            return len(lost) % 3 != 0
+        if isinstance(message, SnapshotChunk | SnapshotAck):
+            sent.append(message)
+            return len(sent) % 3 != 0
         return True
 
     cluster.on_send = lose_every_third
     cluster.step_until(lambda: cluster.replicas[follower].machine.store.revision == 111, ticks=20_000)
+    assert len(sent) >= 3, "none was lost"
 
 
 def test_a_transfer_to_a_silent_server_is_given_up_and_begun_again() -> None:
@@ -790,8 +791,17 @@ def test_a_transfer_to_a_silent_server_is_given_up_and_begun_again() -> None:
     for number in range(60):
         write(cluster, Put(b"n%d" % number, b"v"))
     cluster.heal()
-    cluster.on_send = lambda sender, to, message: type(message).__name__ != "SnapshotChunk"
+    held_back: list[SnapshotChunk] = []
+
+    def hold_chunks_back(sender: int, to: int, message: object) -> bool:
+        if isinstance(message, SnapshotChunk):
+            held_back.append(message)
+            return False
+        return True
+
+    cluster.on_send = hold_chunks_back
     cluster.step(15 * SECOND)
+    assert held_back
     cluster.on_send = lambda sender, to, message: True
     cluster.step_until(lambda: cluster.replicas[follower].machine.store.revision == 111, ticks=5000)
 

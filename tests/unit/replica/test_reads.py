@@ -158,7 +158,7 @@ def test_bounded_time_with_an_old_read_point_asks_for_a_new_one(cluster: Cluster
 def test_bounded_revisions_may_lag_by_so_many_and_no_more(cluster: Cluster) -> None:
     follower = cluster.follower
     applied = cluster.replicas[follower].machine.store.revision
-    cluster.on_send = lambda sender, to, message: to != follower or type(message).__name__ == "TellRevision"
+    cluster.on_send = lambda sender, to, message: to != follower or isinstance(message, TellRevision)
     write(cluster, "1")
     write(cluster, "2")
     assert value(read(cluster, follower, bounded(revisions=2))) == "old"

@@ -70,10 +70,13 @@ def test_a_snapshot_that_is_interrupted_anywhere_keeps_no_commit_waiting(again_a
         with open_snapshot(core, Recovery(core), None, 1.0) as snap:
             snap["bank"].scalar(sa.text("SELECT 1"))
 
+    looks = 0
     for interruption in everywhere(*MODULES, again_after=again_after):
+        looks += 1
         try:
             interruption.run(look)
         except Interrupted:
             pass
         let_in(barrier)
+    assert looks > 25
     core.close()
