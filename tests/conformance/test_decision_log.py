@@ -117,7 +117,7 @@ def test_a_living_coordinator_is_not_fenced_unasked(opened: Opener) -> None:
 
 
 def test_a_zombie_is_fenced(opened: Opener) -> None:
-    """Pitfall 52: whoever wakes up after a recovery decides nothing any more; what it had decided stays decided."""
+    """Whoever wakes up after a recovery decides nothing any more; what it had decided stays decided."""
     zombie, other = opened("one"), opened("two")
     before, after = commit(zombie, 1), commit(zombie, 2)
     decided(zombie, before)

@@ -1,5 +1,4 @@
-"""Known bugs of other systems, put back into the core one at a time (`row`: their number in the list that
-they were collected in).
+"""Known bugs of other systems, put back into the core one at a time.
 
 Each is a replacement of source text that must occur exactly once, so that a mutant can not silently become none. They
 are kept out of the package: `trial.py` loads the changed text in place of the module.
@@ -15,7 +14,6 @@ class Pitfall:
     """One bug: what it is, where it was met, and the text that makes it."""
 
     name: str
-    row: int
     found: str
     file: str
     old: str
@@ -62,7 +60,6 @@ def first_tests(pitfall: Pitfall) -> tuple[str, ...]:
 PITFALLS = (
     Pitfall(
         name="commit an earlier term's entry by counting replicas",
-        row=1,
         found="logcabin#44; Raft figure 8",
         file="replication",
         old="if index <= self._commit_index or self._log.term_at(index) != self._term:",
@@ -70,7 +67,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="the vote leaves before it is durable",
-        row=2,
         found="PySyncObj#84",
         file="elections",
         old="self._send_durable(sender, VoteReply(self._term, granted))",
@@ -78,7 +74,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="the request for votes leaves before the own vote is durable",
-        row=2,
         found="tikv#1610",
         file="elections",
         old="self._send_durable(peer, RequestVote(self._term, self._log.last, transfer))",
@@ -86,7 +81,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="the hard state is not written when only the vote has changed",
-        row=3,
         found="hashicorp/raft#661",
         file="node",
         old="changed = self._term != saved.term or self._voted_for != saved.voted_for",
@@ -94,7 +88,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a restart forgets the vote",
-        row=2,
         found="PySyncObj#84",
         file="state",
         old="self._voted_for = hard_state.voted_for",
@@ -102,7 +95,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="the acknowledgement leaves before the entries are durable",
-        row=4,
         found="openraft io_ordering.md",
         file="replication",
         old="self._send_durable(sender, AppendReply(self._term, covered))",
@@ -110,7 +102,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="truncate on any append with an older previous index",
-        row=5,
         found="async-raft 9540c904; CCF#5991",
         file="replication",
         old="            if here == entry.term:\n                continue",
@@ -118,7 +109,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="what is compacted counts as a conflict",
-        row=6,
         found="openraft#511; redisraft#49",
         file="replication",
         old="if prev_index < self._commit_index:",
@@ -126,7 +116,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="acknowledge the own last index",
-        row=7,
         found="CCF#6001; ratis PR#1519",
         file="replication",
         old="self._send_durable(sender, AppendReply(self._term, covered))",
@@ -134,7 +123,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="commit up to the own last index on an append",
-        row=8,
         found="scylla#9965; etcd raft PR#139",
         file="replication",
         old="index = min(message.commit, covered)",
@@ -142,7 +130,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="commit up to the own last index on a heartbeat",
-        row=8,
         found="ra PR#508; nebula PR#681",
         file="replication",
         old="if message.commit.index > self._commit_index and self._log.holds(message.commit):",
@@ -150,7 +137,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="answers of an older term count",
-        row=9,
         found="openraft cecb5de8; CCF#5927",
         file="node",
         old="                case _:\n                    pass\n            return False",
@@ -158,7 +144,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="the leader acknowledges its own entries before they are durable",
-        row=29,
         found="etcd#14370",
         file="node",
         old="self._send_durable(self.node_id, AppendReply(self._term, self._log.last_index))",
@@ -167,7 +152,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="read index before a commit in the own term",
-        row=11,
         found="etcd#7331; tikv#9239",
         file="../leading/rounds",
         old="if not leader.new_reads or leader.unconfirmed or not self._knows_committed(leader):",
@@ -175,7 +159,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a late answer to an older round confirms a read",
-        row=12,
         found="etcd#20418",
         file="../leading/rounds",
         old="PendingRead(origin=origin, context=context, index=self.commit_index, token=token)",
@@ -183,7 +166,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a read that came during a round shares it",
-        row=12,
         found="etcd#20418",
         file="../leading/rounds",
         old="        leader.new_reads.append((origin, context))",
@@ -196,7 +178,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="numbers of forwarded reads begin at 0 in every life",
-        row=12,
         found="found here",
         file="../leading/server",
         old="self._read_number = rng.getrandbits(48)",
@@ -204,7 +185,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a read is answered without a quorum",
-        row=13,
         found="d-engine#381; tikv#4680",
         file="reads",
         old="return joint_quorum_value(acked, membership.voters, membership.outgoing, 0)",
@@ -212,7 +192,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a lease goes on while leadership is offered",
-        row=13,
         found="openraft 1ef3e574",
         file="../leading/rounds",
         old="            or leader.timeout_now_sent\n            or leader.transfer is not None\n",
@@ -220,7 +199,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a lease counts from the answer",
-        row=14,
         found="tikv#964; sofa-jraft PR#26",
         file="../leading/rounds",
         old="leader.lease_start = leader.rounds.popleft()[1]",
@@ -228,7 +206,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a lease lasts as long as the followers' patience, and longer",
-        row=14,
         found="etcd#6005; nebula#2723",
         file="../config",
         old="return self.election_timeout_ticks * (100 - self.clock_drift_percent) // 100 - 1",
@@ -236,7 +213,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a vote of the present term ignores the lease",
-        row=14,
         found="found here",
         file="elections",
         old="            and (message.transfer or self._voted_for == sender or not self._guards_lease())\n",
@@ -244,7 +220,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a restarted voter forgets that it confirmed a lease",
-        row=14,
         found="found here",
         file="../leading/server",
         old="self._leader_contact: Tick | None = now if config.lease_reads else None",
@@ -252,7 +227,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a change before a commit in the own term",
-        row=15,
         found="Ongaro 2015; braft#182",
         file="../leading/leadership",
         old="        if not self._knows_committed(leader):\n"
@@ -261,7 +235,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a change while another is not committed",
-        row=15,
         found="copycat#23",
         file="changes",
         old="return self._memberships.index > self._commit_index or self._membership.is_joint",
@@ -269,7 +242,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a change of voters in one step",
-        row=15,
         found="Raft §6, figure 10",
         file="../membership",
         old="outgoing = current.voters if joint else ()",
@@ -277,7 +249,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="memberships of overwritten entries survive a snapshot",
-        row=16,
         found="openraft#1808",
         file="snapshots",
         old="        self._memberships.reset(meta.membership, meta.last.index)\n",
@@ -285,7 +256,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a truncated membership stays in force",
-        row=17,
         found="openraft 6c0ccaf3; PySyncObj#133",
         file="replication",
         old="            self._memberships.on_truncate(index)\n",
@@ -293,7 +263,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a restart ignores memberships in the log",
-        row=17,
         found="openraft 6c0ccaf3",
         file="state",
         old="MembershipLog(snapshot.membership, snapshot.last.index, entries)",
@@ -301,7 +270,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a majority is one too few with an even number of voters",
-        row=18,
         found="openraft d60f1e85, a10d9906",
         file="../quorum",
         old="return count // 2 + 1",
@@ -309,7 +277,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="commit when the second highest of five holds it",
-        row=18,
         found="openraft#1802",
         file="../quorum",
         old="return descending[len(voters) // 2 if size is None else size - 1]",
@@ -317,7 +284,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="the outgoing set does not decide",
-        row=18,
         found="Raft §6",
         file="../quorum",
         old="return min(value, quorum_value(held, outgoing, zero)) if outgoing else value",
@@ -325,7 +291,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="elections ask the new set only",
-        row=18,
         found="Raft §6",
         file="../quorum",
         old="combined((vote_result(voters, votes), vote_result(outgoing, votes)))",
@@ -333,7 +298,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="votes of everybody count",
-        row=18,
         found="openraft#1802",
         file="../quorum",
         old="    for voter in voters:\n        vote = votes.get(voter)\n        if vote is True:",
@@ -341,7 +305,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="who thinks itself no voter does not vote",
-        row=19,
         found="etcd PR#10998",
         file="elections",
         old="        granted = (\n            self._may_vote\n            and (message.transfer",
@@ -350,7 +313,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a leader that is removing itself does not stand again",
-        row=19,
         found="etcd#12359; found here",
         file="elections",
         old="membership.is_voter(self.node_id) for membership in self._memberships.since(self._commit_index)",
@@ -358,7 +320,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a restarted server forgets the memberships between the oldest and the newest",
-        row=19,
         found="found here (seed 10269)",
         file="elections",
         old="self._memberships.since(self._commit_index)",
@@ -366,7 +327,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a joint membership is never left",
-        row=19,
         found="etcd#12359",
         file="node",
         old="            self._maybe_leave_joint(leader)\n",
@@ -374,7 +334,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a pre-vote of an older term is not answered",
-        row=20,
         found="etcd#8243; openraft#1796",
         file="node",
         old="                case PreVote():\n"
@@ -383,7 +342,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a leader of an older term is not told",
-        row=20,
         found="etcd#8501",
         file="node",
         old="                    self._tell_term(sender)\n",
@@ -391,7 +349,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="granting a pre-vote counts as hearing a leader",
-        row=20,
         found="hashicorp#609",
         file="elections",
         old="        self._send_durable(sender, PreVoteReply(message.term if granted else self._term, granted))",
@@ -400,7 +357,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="pre-vote without check-quorum",
-        row=21,
         found="etcd PR#8334, #10355",
         file="../leading/leadership",
         old="        if not self._hears_quorum(leader):\n",
@@ -408,7 +364,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="check-quorum without disregarding disruptive candidates",
-        row=21,
         found="etcd#9241; hashicorp#524",
         file="node",
         old="case RequestVote() if self._hears_leader() and not message.transfer:",
@@ -416,7 +371,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a snapshot keeps the divergent suffix of the log",
-        row=22,
         found="hashicorp#697; openraft PR#753",
         file="snapshots",
         old="if self._log.holds(meta.last):",
@@ -424,7 +378,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="an old snapshot takes the state back",
-        row=23,
         found="openraft eed681d5; tikv#12470",
         file="snapshots",
         old="        if meta.last.index <= self._commit_index:\n",
@@ -432,7 +385,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="with everything compacted the leader probes nobody",
-        row=24,
         found="openraft afd6508b; hashicorp#212",
         file="replication",
         old="(progress.next <= self._log.last_index or progress.mode is Mode.PROBE)",
@@ -440,7 +392,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a follower that has just started does not believe a heartbeat",
-        row=30,
         found="etcd#14143; found here",
         file="replication",
         old="if message.commit.index > self._commit_index and self._log.holds(message.commit):",
@@ -448,7 +399,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="entries are accepted while leadership is offered",
-        row=31,
         found="hashicorp PR#487, openraft#1747",
         file="../leading/engine",
         old="        if leader.transfer is not None:\n"
@@ -457,7 +407,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a transfer is never given up",
-        row=31,
         found="hashicorp PR#581; redpanda#2606",
         file="../leading/leadership",
         old="            leader.transfer = None\n",
@@ -465,7 +414,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="the target is told to stand before it has everything",
-        row=31,
         found="openraft#1805, #2088",
         file="../leading/leadership",
         old="if progress is not None and progress.match == self._last_proposed(leader):",
@@ -473,7 +421,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a leader whose disk hangs goes on",
-        row=32,
         found="hashicorp#503; consul#22064",
         file="../leading/leadership",
         old="elif self._now - leader.own_disk_seen >= config.disk_timeout_ticks:",
@@ -481,7 +428,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a follower in flight is not bounded",
-        row=34,
         found="openraft#1810",
         file="../leading/flight",
         old="return len(self.in_flight) < self.window and self.bytes_in_flight < BYTES_IN_FLIGHT_MAX",
@@ -489,7 +435,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="an entry over the size limit leaves a gap",
-        row=35,
         found="logcabin#160",
         file="log",
         old="            if found and total > bytes_max:\n                break\n",
@@ -497,7 +442,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="what was delivered is delivered again",
-        row=36,
         found="akka-raft#64",
         file="replication",
         old="        self._delivered_index = entries[-1].index\n",
@@ -505,7 +449,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a follower that was cut off never stands again",
-        row=37,
         found="tikv#16429",
         file="../leading/leadership",
         old='        self._reset_candidate_timer()\n        self._trace("pre_candidate", term=self.term)\n',
@@ -513,7 +456,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a server that lost a part of its log votes",
-        row=44,
         found="openraft FAQ; yugabyte#23453",
         file="../leading/server",
         old="self._may_vote = may_vote",
@@ -521,7 +463,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a follower that lost a part of its log is believed for ever",
-        row=44,
         found="found here",
         file="replication",
         old="if 0 < message.rejected == progress.match:",
@@ -529,7 +470,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a vote counts as often as it arrives",
-        row=2,
         found="PySyncObj votesCount",
         file="node",
         old="                    role.votes[sender] = message.granted or role.votes.get(sender, False)\n",
@@ -538,7 +478,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a repeated request of the same candidate is refused",
-        row=20,
         found="nebula PR#2419",
         file="elections",
         old="(self._voted_for == sender or (self._voted_for == NOBODY and not self._leader_id))",
@@ -546,7 +485,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a shorter log wins the vote",
-        row=1,
         found="Raft §5.4.1",
         file="elections",
         old="return last >= self._log.last",
@@ -554,7 +492,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a second vote in the same term",
-        row=2,
         found="Raft §5.2",
         file="elections",
         old="(self._voted_for == sender or (self._voted_for == NOBODY and not self._leader_id))",
@@ -562,7 +499,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a removed leader leads on",
-        row=15,
         found="Raft §6",
         file="node",
         old="            if self._removed():\n",
@@ -570,7 +506,6 @@ PITFALLS = (
     ),
     Pitfall(
         name="a leader counts itself though it is leaving",
-        row=18,
         found="Raft §6; thesis §4.2.2",
         file="replication",
         old="index = joint_quorum_value(self._stored(leader), membership.voters, membership.outgoing, LogIndex(0))",

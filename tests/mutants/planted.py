@@ -23,7 +23,7 @@ def read(text: str) -> Iterator[Pitfall]:
         head, *lines = block.strip("\n").split("\n")
         file, _, name = head.partition(": ")
         old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] == sign) for sign in "-+")
-        yield Pitfall(name=name, row=0, found="", file=f"src/troth/{file}", old=old, new=new)
+        yield Pitfall(name=name, found="", file=f"src/troth/{file}", old=old, new=new)
 
 
 PLANTED = tuple(read((Path(__file__).parent / "planted.txt").read_text()))

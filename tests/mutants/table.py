@@ -89,9 +89,7 @@ SUBJECTS = (
 )
 
 PLANTED = "Planted by hand"
-HEAD = (
-    "| row | pitfall | met in | named test | simulation: rule | seeds | shrunk to |\n|---|---|---|---|---|---|---|"
-)
+HEAD = "| pitfall | met in | named test | simulation: rule | seeds | shrunk to |\n|---|---|---|---|---|---|"
 
 
 def sources_of(pitfall: Pitfall) -> dict[str, str]:
@@ -116,8 +114,8 @@ def told_test(pitfall: Pitfall, page: Path) -> Verdict:
     """The named test that *page* has for a bug."""
     for line in page.read_text().splitlines():
         cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) > 4 and cells[2] == pitfall.name:
-            return Verdict("" if cells[4] == "**nothing**" else cells[4])
+        if len(cells) > 3 and cells[1] == pitfall.name:
+            return Verdict("" if cells[3] == "**nothing**" else cells[3])
     return Verdict("")
 
 
@@ -140,7 +138,7 @@ def row_of(pitfall: Pitfall, subject: Subject, options: argparse.Namespace) -> t
     else:
         rule = f"not found: {RARE[pitfall.name]}" if pitfall.name in RARE else "not found"
         seeds, small = f"> {by_seed.seeds or options.seeds}", "-"
-    cells = (str(pitfall.row or "-"), pitfall.name, pitfall.found or "-", by_test.caught_by or "**nothing**")
+    cells = (pitfall.name, pitfall.found or "-", by_test.caught_by or "**nothing**")
     return "| " + " | ".join((*cells, rule, seeds, small)) + " |", by_test, by_seed
 
 

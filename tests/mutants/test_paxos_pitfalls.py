@@ -36,7 +36,7 @@ def test_paxos_pitfall_is_caught(pitfall: Pitfall) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="trials fork")
 @pytest.mark.parametrize("name", ["the first value reported wins", "the last value reported wins"])
 def test_the_simulation_alone_sees_values_merged_in_a_wrong_order(name: str) -> None:
-    """Pitfall 42: agreement breaks only in rare runs, so what each promise asks for is held against the proposals."""
+    """Agreement breaks only in rare runs, so what each promise asks for is held against the proposals."""
     verdict = tried(next(each for each in PAXOS_PITFALLS if each.name == name), seeds=40, first=1000)
     assert verdict.caught_by.startswith("simulation: a new leader proposes another value"), verdict
 
@@ -58,14 +58,14 @@ def test_the_simulation_alone_finds_it_within_100_seeds(name: str) -> None:
 
 def main() -> int:
     """``python tests/mutants/test_paxos_pitfalls.py``: which check catches each, and how many seeds it takes."""
-    print("| row | pitfall | caught by | simulation: rule | seeds |\n|---|---|---|---|---|")
+    print("| pitfall | caught by | simulation: rule | seeds |\n|---|---|---|---|")
     missed = 0
     for pitfall in PAXOS_PITFALLS:
         by_test, by_seed = tried(pitfall), tried(pitfall, seeds=600)
         missed += not by_test.caught_by and not by_seed.caught_by
         rule = by_seed.caught_by.removeprefix("simulation: ") or "-"
         test = by_test.caught_by or "**nothing**"
-        print(f"| {pitfall.row} | {pitfall.name} | {test} | {rule} | {by_seed.seeds or '-'} |", flush=True)
+        print(f"| {pitfall.name} | {test} | {rule} | {by_seed.seeds or '-'} |", flush=True)
     print(f"\n{len(PAXOS_PITFALLS)} pitfalls, {missed} caught by nothing")
     return 1 if missed else 0
 

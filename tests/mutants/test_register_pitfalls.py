@@ -34,14 +34,14 @@ def test_register_pitfall_is_caught(pitfall: Pitfall) -> None:
 
 def main() -> int:
     """``python tests/mutants/test_register_pitfalls.py``: which check catches each, and how many seeds it takes."""
-    print("| row | pitfall | caught by | simulation: rule | seeds |\n|---|---|---|---|---|")
+    print("| pitfall | caught by | simulation: rule | seeds |\n|---|---|---|---|")
     missed = 0
     for pitfall in REGISTER_PITFALLS:
         by_test, by_seed = tried(pitfall), tried(pitfall, seeds=600)
         missed += not by_test.caught_by and not by_seed.caught_by
         rule = by_seed.caught_by.removeprefix("simulation: ") or "-"
         test = by_test.caught_by or "**nothing**"
-        print(f"| {pitfall.row} | {pitfall.name} | {test} | {rule} | {by_seed.seeds or '-'} |", flush=True)
+        print(f"| {pitfall.name} | {test} | {rule} | {by_seed.seeds or '-'} |", flush=True)
     print(f"\n{len(REGISTER_PITFALLS)} pitfalls, {missed} caught by nothing")
     return 1 if missed else 0
 

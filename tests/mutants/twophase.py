@@ -15,8 +15,8 @@ TESTS = (
 )
 
 
-def mutant(name: str, file: str, old: str, new: str, row: int = 0) -> Pitfall:
-    return Pitfall(name=name, row=row, found="", file=file, old=old, new=new)
+def mutant(name: str, file: str, old: str, new: str) -> Pitfall:
+    return Pitfall(name=name, found="", file=file, old=old, new=new)
 
 
 MUTANTS = (
@@ -25,14 +25,12 @@ MUTANTS = (
         TABLE,
         "(C.FOUND, F.CELL_ABORT): Move(C.ROLLING_BACK, T.ROLL_BACK)",
         "(C.FOUND, F.CELL_ABORT): Move(C.LEFT, T.NOTHING)",
-        51,
     ),
     mutant(
         "a zombie decides in a closed epoch",
         CELLS,
         "or not self._may_be_decided(record.gid):",
         "or False:",
-        52,
     ),
     mutant(
         "a no vote is swallowed",

@@ -310,7 +310,7 @@ def test_the_register_in_which_a_configuration_was_decided_goes_with_it() -> Non
 
 
 def test_a_snapshot_holds_promises_accepted_states_tombstones_and_the_fence() -> None:
-    """Pitfall 41: by way of bytes, as on a disk."""
+    """By way of bytes, as on a disk."""
     alone = Alone()
     alone.prepare(ballot(4), key=b"promised")
     alone.accept(b"v", ballot(5), ballot(6), key=b"value")

@@ -333,7 +333,7 @@ def test_fences_go_over_to_the_new_group() -> None:
 
 
 def test_a_stranger_in_the_place_of_an_acceptor_has_no_voice() -> None:
-    """Pitfall 44: configurations name acceptors by id, and an emptied directory has a new one."""
+    """Configurations name acceptors by id, and an emptied directory has a new one."""
     table = Table(spares=1)
     stranger = table.acceptors[NodeId(4)]
     reply, record = stranger.on_request(Prepare(table.config.id, KEY, ballot(1)))

@@ -49,7 +49,7 @@ def test_of_two_ballots_of_one_round_the_higher_client_has_the_newer_state() -> 
 
 
 def test_every_promise_and_every_accepted_state_is_written_before_it_is_answered() -> None:
-    """Step 3: "persists the ballot number as a promise" (pitfall 41)."""
+    """Step 3: "persists the ballot number as a promise"."""
     table = Table()
     acceptor = table.acceptors[NodeId(1)]
     reply, record = acceptor.on_request(Prepare(table.config.id, KEY, ballot(1)))
@@ -70,7 +70,7 @@ def test_a_repeated_accept_is_answered_again_and_changes_nothing() -> None:
 
 
 def test_an_acceptor_restarted_from_its_records_is_the_same() -> None:
-    """Pitfall 41: nothing of a promise or an accepted state is lost by a restart, nor by a snapshot."""
+    """Nothing of a promise or an accepted state is lost by a restart, nor by a snapshot."""
     table = Table()
     acceptor = table.acceptors[NodeId(1)]
     table.ask(1, Prepare(table.config.id, b"a", ballot(4)))
@@ -86,7 +86,7 @@ def test_an_acceptor_restarted_from_its_records_is_the_same() -> None:
 
 
 def test_ballots_of_a_proposer_rise_and_are_nobody_elses() -> None:
-    """Pitfall 41: (round, client) is unique for ever."""
+    """(round, client) is unique for ever."""
     table = Table()
     one, other = table.proposer(1), table.proposer(2)
     drawn = [one.new_ballot(), other.new_ballot(), one.new_ballot(), other.new_ballot()]
@@ -97,7 +97,7 @@ def test_ballots_of_a_proposer_rise_and_are_nobody_elses() -> None:
 
 
 def test_the_highest_accepted_state_is_adopted() -> None:
-    """Step 4: "picks the value of the tuple with the highest ballot number" (pitfall 42)."""
+    """Step 4: "picks the value of the tuple with the highest ballot number"."""
     low, high = state(b"low", ballot(2)), state(b"high", ballot(3))
     promises = {NodeId(1): Promise(ballot(3), high, ZERO), NodeId(2): Promise(ballot(2), low, ZERO)}
     assert highest_accepted(promises) == (ballot(3), high)
@@ -144,7 +144,7 @@ def test_an_answer_counts_once_however_often_it_arrives() -> None:
 
 
 def test_an_answer_to_an_earlier_phase_or_another_task_counts_nothing() -> None:
-    """Pitfall 9: answers carry what they answer."""
+    """Answers carry what they answer."""
     table = Table()
     proposer = table.proposer(1)
     early = proposer.change(b"other", changes.put(b"v"))

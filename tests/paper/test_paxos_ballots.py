@@ -70,7 +70,6 @@ def test_nothing_is_accepted_below_the_promise(lower: Ballot) -> None:
 
 
 def test_a_promise_is_durable_before_it_is_told() -> None:
-    """Pitfall 41."""
     stage = paxos()
     stage[2].syncs = False
     stage.hand(1, 2, prepare(ballot(4, 1)))
@@ -84,7 +83,6 @@ def test_a_promise_is_durable_before_it_is_told() -> None:
 
 
 def test_an_acceptance_is_durable_before_it_is_told() -> None:
-    """Pitfall 41."""
     stage = paxos()
     stage[2].syncs = False
     stage.hand(1, 2, accept(ballot(4, 1), entry(1, 4)))
@@ -97,7 +95,7 @@ def test_an_acceptance_is_durable_before_it_is_told() -> None:
 
 
 def test_a_promise_within_the_same_round_is_written_too() -> None:
-    """Pitfall 3: only the node of the ballot has changed."""
+    """Only the node of the ballot has changed."""
     stage = paxos()
     promise_of(stage, 2, ballot(4, 1))
     promise_of(stage, 2, ballot(4, 3))
@@ -117,7 +115,7 @@ def test_a_refusal_reveals_a_promise_only_once_it_is_durable() -> None:
 
 
 def test_the_own_ballot_is_durable_before_anybody_hears_of_it() -> None:
-    """Pitfall 41: a ballot that a crash takes back would be used twice."""
+    """A ballot that a crash takes back would be used twice."""
     stage = paxos()
     stage[1].syncs = False
     stage.tick(1, TIMEOUT)
@@ -130,7 +128,7 @@ def test_the_own_ballot_is_durable_before_anybody_hears_of_it() -> None:
 
 
 def test_a_ballot_is_unique_over_restarts() -> None:
-    """Pitfall 41: the next life of a server uses a higher round than any that it used before."""
+    """The next life of a server uses a higher round than any that it used before."""
     stage = paxos()
     used = []
     for _ in range(3):
@@ -151,7 +149,7 @@ def test_a_ballot_is_above_all_that_were_heard_of() -> None:
 
 
 def test_the_promise_is_kept_apart_from_what_was_accepted() -> None:
-    """Pitfall 43: a promise raises no accepted ballot, and is not lowered by an acceptance."""
+    """A promise raises no accepted ballot, and is not lowered by an acceptance."""
     stage = paxos()
     stage.hand(1, 2, accept(ballot(4, 1), entry(1, 4)))
     found = promise_of(stage, 2, ballot(7, 3))
@@ -162,7 +160,7 @@ def test_the_promise_is_kept_apart_from_what_was_accepted() -> None:
 
 
 def test_each_slot_keeps_its_own_accepted_ballot() -> None:
-    """Pitfall 43: slots are accepted at different ballots, and reported with theirs."""
+    """Slots are accepted at different ballots, and reported with theirs."""
     stage = paxos()
     stage.hand(1, 2, accept(ballot(4, 1), entry(1, 4), entry(2, 4), entry(3, 4)))
     stage.hand(3, 2, accept(ballot(6, 3), entry(2, 4)))
@@ -320,7 +318,7 @@ def test_a_prepare_is_disregarded_while_a_leader_is_heard() -> None:
 
 
 def test_a_refused_probe_tells_the_higher_ballot_to_who_was_left_behind() -> None:
-    """Pitfall 20: or a server with a low ballot would probe for ever."""
+    """Or a server with a low ballot would probe for ever."""
     stage = paxos()
     promise_of(stage, 2, ballot(7, 3))
     stage.tick(1, TIMEOUT)
@@ -355,7 +353,7 @@ def test_a_majority_of_refusals_ends_the_attempt() -> None:
 
 
 def test_a_server_without_a_vote_neither_promises_nor_stands() -> None:
-    """Pitfall 44: what it had accepted may be lost, and a promise would have to carry it."""
+    """What it had accepted may be lost, and a promise would have to carry it."""
     stage = paxos()
     stage.restart(2, may_vote=False)
     assert promise_of(stage, 2, ballot(4, 1)) is None

@@ -168,7 +168,7 @@ def test_a_stale_server_can_not_lead_with_voters_that_were_replaced() -> None:
 
 
 def test_leaving_is_announced_only_when_the_new_voters_durably_know_it() -> None:
-    """An operator may stop the old servers as soon as they are listed no more; pitfall 19."""
+    """An operator may stop the old servers as soon as they are listed no more."""
     stage = ready(paxos(others=(4, 5, 6)))
     stage.change(1, replace_all(4, 5, 6))
     while voters(stage, 1) != ((4, 5, 6), ()):
@@ -210,7 +210,7 @@ def test_the_slot_behind_a_membership_is_counted_by_unbroken_runs() -> None:
 
 @pytest.mark.parametrize("late", [1, 2])
 def test_a_membership_is_known_to_be_chosen_by_the_slot_behind_it_also_after_a_restart(late: int) -> None:
-    """Who is counted for that slot knows it durably, in whatever order the slots came; pitfall 19."""
+    """Who is counted for that slot knows it durably, in whatever order the slots came."""
     stage = paxos()
     at = ballot(9, 1)
     payload = encode_membership(membership_of((1, 2)))
@@ -227,7 +227,6 @@ def test_a_membership_is_known_to_be_chosen_by_the_slot_behind_it_also_after_a_r
 
 
 def test_one_change_at_a_time() -> None:
-    """Pitfall 15."""
     stage = ready(paxos(others=(4, 5)))
     stage.isolate(1)
     stage.change(1, MembershipChange(add_voters=joining(4)))
@@ -236,7 +235,7 @@ def test_one_change_at_a_time() -> None:
 
 
 def test_no_change_before_the_recovered_window_is_chosen() -> None:
-    """Pitfall 15: a membership may be in it."""
+    """A membership may be in it."""
     stage = paxos()
     stage.load_slots(
         1,

@@ -9,7 +9,6 @@ from troth.ids import LogIndex, Tick
 
 
 def test_a_read_waits_for_a_round_that_began_after_it_arrived() -> None:
-    """Pitfall 12."""
     stage = paxos()
     stage.elect(1)
     stage.run(3)
@@ -45,7 +44,7 @@ def test_a_read_is_confirmed_by_as_many_as_block_every_phase_1_quorum(
 
 
 def test_a_new_leader_answers_no_read_before_the_window_it_recovered_is_chosen() -> None:
-    """Pitfall 11: what may be chosen already must be known to be."""
+    """What may be chosen already must be known to be."""
     stage = paxos()
     stage.load_slots(1, slot(1, 0, 2, b"may be chosen"), promised=ballot(0, 2))
     while stage.role(1) != "Leader":
@@ -61,7 +60,6 @@ def test_a_new_leader_answers_no_read_before_the_window_it_recovered_is_chosen()
 
 
 def test_a_leader_that_is_cut_off_confirms_no_read() -> None:
-    """Pitfall 13."""
     stage = paxos()
     stage.elect(1)
     stage.run(3)
@@ -122,7 +120,6 @@ def test_reads_that_wait_are_bounded() -> None:
 
 
 def test_a_lease_counts_from_the_sending_of_its_round_and_ends() -> None:
-    """Pitfall 14."""
     stage = paxos(lease_reads=True, clock_drift_percent=10)
     stage.now = Tick(2 * TIMEOUT)
     stage.elect(1)
@@ -138,7 +135,7 @@ def test_a_lease_counts_from_the_sending_of_its_round_and_ends() -> None:
 
 
 def test_a_lease_whose_round_is_answered_late_ends_no_later() -> None:
-    """Pitfall 14: the others' patience began when they heard the round, not when their answers arrived."""
+    """The others' patience began when they heard the round, not when their answers arrived."""
     stage = paxos(lease_reads=True, clock_drift_percent=10)
     stage.now = Tick(2 * TIMEOUT)
     stage.elect(1)

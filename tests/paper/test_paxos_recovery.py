@@ -65,7 +65,7 @@ def test_a_promise_reports_everything_accepted_from_the_slot_asked_for() -> None
 
 
 def test_a_promise_reports_chosen_and_delivered_slots_too() -> None:
-    """Pitfall 39: the next leader may know nothing of a slot that the acceptor has long executed."""
+    """The next leader may know nothing of a slot that the acceptor has long executed."""
     stage = paxos()
     stage.elect(1)
     stage.propose(1, b"a")
@@ -78,7 +78,7 @@ def test_a_promise_reports_chosen_and_delivered_slots_too() -> None:
 
 
 def test_a_new_leader_proposes_what_it_had_never_heard_of_and_others_had_delivered() -> None:
-    """Pitfall 39: chosen on two, new leader from the third."""
+    """Chosen on two, new leader from the third."""
     stage = paxos()
     stage.elect(1)
     stage.isolate(3)
@@ -95,7 +95,7 @@ def test_a_new_leader_proposes_what_it_had_never_heard_of_and_others_had_deliver
 
 
 def test_a_chosen_slot_is_acknowledged_only_with_its_value() -> None:
-    """Pitfall 39: an acceptor that has executed a slot must not let another value pass for accepted."""
+    """An acceptor that has executed a slot must not let another value pass for accepted."""
     stage = paxos()
     stage.elect(1)
     stage.propose(1, b"a")
@@ -174,7 +174,7 @@ def test_an_acceptor_helps_nobody_who_lacks_what_is_compacted_there() -> None:
 
 
 def test_the_value_with_the_highest_ballot_wins_in_each_slot() -> None:
-    """Pitfall 42: by ballot and not by order, length or the round in which a value was born."""
+    """By ballot and not by order, length or the round in which a value was born."""
     stage = paxos((1, 2, 3, 4, 5))
     candidate(stage, 1, 2, 3)
     old = Slot(ballot(6, 2), entry(1, 1, b"high ballot, old value"))
@@ -211,7 +211,7 @@ def test_the_own_accepted_values_count_like_all_others() -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_merging_promises_agrees_with_a_brute_force_twin(seed: int) -> None:
-    """Pitfall 42: random accepted sets against the definition, slot by slot, in any order of arrival."""
+    """Random accepted sets against the definition, slot by slot, in any order of arrival."""
     rng = random.Random(seed)
     acceptors = (1, 2, 3, 4, 5)
     sets = {
@@ -255,7 +255,7 @@ def test_merging_promises_agrees_with_a_brute_force_twin(seed: int) -> None:
 
 
 def test_a_gap_is_filled_with_a_no_op_and_delivery_goes_on() -> None:
-    """Pitfall 40: the phase 2a of one slot is lost, and its leader with it."""
+    """The phase 2a of one slot is lost, and its leader with it."""
     stage = paxos()
     stage.elect(1)
     for payload in (b"1", b"2", b"3"):

@@ -23,7 +23,6 @@ def test_a_value_is_chosen_when_a_quorum_has_accepted_it_durably() -> None:
 
 
 def test_the_leaders_own_acceptance_counts_only_once_it_is_durable() -> None:
-    """Pitfall 29, and 41."""
     stage = paxos((1,))
     stage.elect(1)
     stage[1].syncs = False
@@ -82,7 +81,7 @@ def test_slots_are_accepted_out_of_order_and_acknowledged_each_for_itself() -> N
 
 
 def test_an_acknowledgement_says_nothing_of_what_is_behind_a_gap() -> None:
-    """Pitfall 7: it names the unbroken run and what the message held, not the last slot that is here."""
+    """It names the unbroken run and what the message held, not the last slot that is here."""
     stage = paxos()
     at = ballot(2, 1)
     stage.hand(1, 2, accept(at, entry(1, 2)))
@@ -172,7 +171,6 @@ def test_an_acknowledgement_that_was_lost_is_asked_for() -> None:
 
 
 def test_delivery_is_a_contiguous_prefix_each_slot_once() -> None:
-    """Pitfall 40."""
     stage = paxos()
     stage.elect(1)
     for number in range(1, 9):
@@ -266,7 +264,6 @@ def test_a_leader_without_a_phase_2_quorum_steps_down() -> None:
 
 
 def test_a_leader_whose_disk_hangs_steps_down() -> None:
-    """Pitfall 32."""
     stage = paxos(disk_timeout_ticks=10)
     stage.elect(1)
     stage[1].syncs = False
@@ -287,7 +284,7 @@ def test_a_death_that_was_seen_starts_an_election_at_once_in_turns() -> None:
 
 
 def test_leadership_is_handed_to_who_has_everything() -> None:
-    """Pitfall 31: intake stops, and the target prepares a ballot although it has just heard the leader."""
+    """Intake stops, and the target prepares a ballot although it has just heard the leader."""
     stage = paxos()
     stage.elect(1)
     stage.run(3)
@@ -300,7 +297,6 @@ def test_leadership_is_handed_to_who_has_everything() -> None:
 
 
 def test_a_transfer_to_who_is_silent_times_out_and_intake_goes_on() -> None:
-    """Pitfall 31."""
     stage = paxos()
     stage.elect(1)
     stage.run(3)
@@ -315,7 +311,6 @@ def test_a_transfer_to_who_is_silent_times_out_and_intake_goes_on() -> None:
 
 
 def test_who_lacks_compacted_slots_gets_the_snapshot_and_then_the_rest() -> None:
-    """Pitfalls 23 and 24."""
     stage = paxos()
     stage.elect(1)
     stage.isolate(3)
@@ -402,7 +397,7 @@ def test_that_a_slot_has_arrived_is_no_acceptance() -> None:
 
 @pytest.mark.parametrize("late", [1, 2])
 def test_a_late_heartbeat_answer_makes_a_leader_send_again_but_never_forget(late: int) -> None:
-    """Pitfall 9: what was acknowledged stays acknowledged, whatever old answers say."""
+    """What was acknowledged stays acknowledged, whatever old answers say."""
     stage = paxos()
     stage.elect(1)
     stage.run(3)

@@ -6,7 +6,7 @@ rebuild the acceptor as it was after the entry that the snapshot names. So torn 
 formats are dealt with where they are for servers.
 
 The acceptor's id is drawn when the directory is new and lives in its identity file. Configurations name acceptors by
-id, so one whose directory was wiped is a stranger that nobody asks (PITFALLS 44).
+id, so one whose directory was wiped is a stranger that nobody asks.
 """
 
 import struct

@@ -412,7 +412,7 @@ def test_quorum_sizes_apply_where_they_meet() -> None:
 
 
 def test_a_late_acceptance_of_what_is_compacted_is_acknowledged_and_changes_nothing() -> None:
-    """Pitfall 6: it must never look like a slot that is free."""
+    """It must never look like a slot that is free."""
     stage = led()
     for _ in range(3):
         stage.propose(1, b"v")

@@ -287,7 +287,7 @@ def test_a_leader_with_a_lease_answers_at_once() -> None:
 
 
 def test_a_lease_read_that_a_pause_holds_up_has_taken_effect_before_the_pause_and_no_other_has() -> None:
-    """Pitfall 14, "pause between check and read": SIGSTOP falls between the reading of the clock and the answer.
+    """SIGSTOP falls between the reading of the clock and the answer.
 
     What had arrived before the reading overlaps all that others did during the pause, so the old value is right for it,
     however late it leaves. What arrives after the pause is judged by a reading made then, and waits for a quorum.

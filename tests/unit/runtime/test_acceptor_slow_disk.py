@@ -308,7 +308,7 @@ async def test_a_log_of_promises_alone_is_dropped_like_any_other() -> None:
 
 
 async def test_the_id_of_an_acceptor_is_never_drawn_again() -> None:
-    """Pitfall 44: configurations name acceptors by it, so a wiped directory must not come back as the one before."""
+    """Configurations name acceptors by it, so a wiped directory must not come back as the one before."""
     drawn = {Slow(machine).node.acceptor.id for machine in _machines(20)}
     assert len(drawn) == 20
     assert max(drawn).bit_length() > 60

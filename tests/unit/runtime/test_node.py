@@ -314,7 +314,7 @@ async def test_an_error_inside_a_turn_stops_the_server(error: Exception) -> None
 async def test_a_request_is_judged_by_a_clock_that_was_read_after_it_had_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Pitfall 14: by the clock of the turn, or of the last tick, a leader that was stopped would still have a lease."""
+    """By the clock of the turn, or of the last tick, a leader that was stopped would still have a lease."""
     rig = Rig()
     await rig.turn(ReplicaEffects())
     told = rig.node._told

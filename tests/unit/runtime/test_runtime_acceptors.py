@@ -150,7 +150,6 @@ def test_a_large_state_is_not_saved_again_before_the_log_has_grown_as_much() -> 
 
 
 def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
-    """Pitfall 26."""
 
     async def run() -> None:
         files = InMemory(random.Random(1))
@@ -181,7 +180,7 @@ def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
 
 
 def test_a_snapshot_whose_sync_fails_ends_the_acceptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pitfall 26: it is no full disk, with which the log could go on."""
+    """It is no full disk, with which the log could go on."""
 
     def save(store: AcceptorStore, index: LogIndex, records: object) -> None:
         raise SyncFailed("the disk")

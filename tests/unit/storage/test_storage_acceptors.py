@@ -97,7 +97,6 @@ def test_what_was_synced_is_there_after_power_loss() -> None:
 
 
 def test_an_acceptor_whose_directory_was_emptied_has_another_id() -> None:
-    """Pitfall 44."""
     files = disk()
     store, _ = opened(files)
     store.close()
@@ -137,7 +136,7 @@ def test_a_damaged_record_is_refused() -> None:
 
 
 def test_a_failed_sync_ends_it_for_good() -> None:
-    """Pitfall 26: the second sync would succeed and prove nothing."""
+    """The second sync would succeed and prove nothing."""
     files = disk()
     store, acceptor = opened(files)
     write(store, ask(acceptor, Configure(CONFIG)))

@@ -42,7 +42,7 @@ def test_it_is_never_changed() -> None:
 
 
 def test_power_loss_leaves_all_of_it_or_nothing() -> None:
-    """Pitfall 25, for the file that matters most: no rename without its content."""
+    """No rename without its content."""
     outcomes = set()
     for seed in range(40):
         for skip in range(3):
@@ -151,7 +151,7 @@ def test_a_server_that_joins_begins_no_cluster() -> None:
 
 
 def test_a_wiped_directory_does_not_come_back_as_the_same_server() -> None:
-    """Pitfall 44: the id lives with the data, so it is gone with them."""
+    """The id lives with the data, so it is gone with them."""
     open_directory(disk(), NEWBORN).close()
     drawn_again = Identity(NEWBORN.cluster_id, NodeId(8), "a", GENESIS)
     assert open_directory(disk(), drawn_again).identity.node_id != NEWBORN.node_id

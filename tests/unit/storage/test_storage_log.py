@@ -39,7 +39,7 @@ def test_what_was_synced_survives_power_loss() -> None:
 
 
 def test_term_vote_and_entries_of_one_persist_are_one_record() -> None:
-    """They are there together or not at all: pitfalls 3 and 4."""
+    """They are there together or not at all."""
     persist = Persist(hard_state=HardState(Term(2), NodeId(5)), entries=entries(1, 40, size_bytes=100))
     for seed in range(60):
         files = disk(seed)
@@ -238,7 +238,7 @@ def test_a_snapshot_inside_the_log_keeps_what_follows() -> None:
 
 @pytest.mark.parametrize("index", [5, 9])
 def test_a_snapshot_that_disagrees_with_the_log_drops_the_suffix(index: int) -> None:
-    """Pitfall 22: a divergent tail must not outlive the snapshot that contradicts it."""
+    """A divergent tail must not outlive the snapshot that contradicts it."""
     files = disk()
     log, _ = WriteAheadLog.open(files)
     log.append([batch(1, 9), Persist(snapshot=snapshot(2, index))])

@@ -13,7 +13,7 @@ from troth.storage.log import WriteAheadLog
 
 
 def test_a_failed_sync_poisons_the_log_for_ever() -> None:
-    """Pitfall 26: the next fsync would succeed, and prove nothing."""
+    """The next fsync would succeed, and prove nothing."""
     files = disk()
     log, _ = WriteAheadLog.open(files)
     log.append([batch(1)])
@@ -123,7 +123,7 @@ def test_no_room_for_a_new_segment() -> None:
 
 
 def test_a_read_error_is_no_empty_log() -> None:
-    """Pitfall 33: what can not be read is an error, never fewer entries."""
+    """What can not be read is an error, never fewer entries."""
     files = disk()
     log, _ = WriteAheadLog.open(files)
     log.append([batch(1)])

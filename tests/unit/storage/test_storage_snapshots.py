@@ -102,7 +102,6 @@ def test_there_is_none_in_the_beginning() -> None:
 
 
 def test_power_loss_while_it_is_written_leaves_the_one_before() -> None:
-    """Pitfall 25."""
     older = snapshot(3, 60_000)
     seen = set()
     for seed in range(80):

@@ -32,7 +32,7 @@ RESERVED_END = b"\1"
 
 class Ballot(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
     """Names one attempt of one proposer, for ever: `client` is drawn at random for each proposer object, and that
-    proposer never uses a `round` twice. Since the id dies with the object nothing of it needs a disk (PITFALLS 41)."""
+    proposer never uses a `round` twice. Since the id dies with the object nothing of it needs a disk."""
 
     round: int = 0
     client: int = 0

@@ -43,7 +43,7 @@ class Moments:
             moments[name]()
 
     def _rival(self) -> None:
-        """Somebody near the acceptors changes a register again and again at ballots that it keeps (pitfall 47)."""
+        """Somebody near the acceptors changes a register again and again at ballots that it keeps."""
         sim, over = self._sim, False
         self._found(3)
         rival = sim.operator()
@@ -65,7 +65,7 @@ class Moments:
 
     def _dead_client(self) -> None:
         """Its accept, at a high ballot, has reached one acceptor. Those that promised that ballot are slow to tell, and
-        all leave while this one is away. When it comes back it must not undo what was chosen meanwhile (pitfall 17)."""
+        all leave while this one is away. When it comes back it must not undo what was chosen meanwhile."""
         sim, rng = self._sim, self._rng
         size, promises = rng.choice(((3, 2), (4, 3), (5, 3), (5, 2), (5, 2)))
         old = self._found(size, prepare=promises, accept=size + 1 - promises)
@@ -116,7 +116,7 @@ class Moments:
 
     def _late_client(self) -> None:
         """It does not know what became of its change, which was seen, deleted and collected since; and there are other
-        acceptors now, which have only the fence to tell it (pitfall 50)."""
+        acceptors now, which have only the fence to tell it."""
         sim, key = self._sim, "late"
         name = key.encode()
         old = self._found(3)

@@ -103,7 +103,7 @@ class AcceptorNode:
         self.be_born()
 
     def be_born(self) -> None:
-        """An empty disk, and therefore another acceptor (PITFALLS 44)."""
+        """An empty disk, and therefore another acceptor."""
         self.births += 1
         number = int(self.address.removeprefix("a"))
         self.id = NodeId(number * 100 + self.births)

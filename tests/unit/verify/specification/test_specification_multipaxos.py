@@ -71,7 +71,6 @@ def _small_phase_2(config: Config, nodes: Iterable[int], phase: int) -> bool:
 
 
 def _promise_without_what_is_chosen(state: State, node: int, ballot: int) -> State | None:
-    """Pitfall 39."""
     acceptor = state.acceptors[node]
     if not any(ballot == used for used, _ in state.prepared) or ballot <= acceptor.promised:
         return None
