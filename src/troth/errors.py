@@ -199,7 +199,8 @@ class SessionExpired(NotApplied):
 
 
 class Aborted(NotApplied):
-    """A transaction over several databases is rolled back in every one of them.
+    """A transaction over several databases is rolled back in every one of them; those that could not be told (`pending`
+    of the transaction), recovery tells.
 
     ``__cause__`` is the database's own error, if one was the reason.
 

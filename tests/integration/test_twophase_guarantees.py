@@ -13,7 +13,7 @@ from bank import context, prepared
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from troth import TwoPhaseCommit
-from troth.errors import Aborted, PreflightFailed, UsageError
+from troth.errors import Aborted, HeuristicMixed, PreflightFailed, Unavailable, UsageError
 from troth.torture.databases import PostgresServer
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants import sqlite
@@ -286,6 +286,32 @@ def test_a_notification_is_not_sent_when_the_lone_writer_is_refused(
         assert driver is not None
         said = [notify.payload for notify in driver.notifies(timeout=5, stop_after=1)]
     assert said == ["later"]
+
+
+def test_a_branch_that_somebody_has_committed_is_not_said_to_be_rolled_back(
+    engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
+) -> None:
+    left, right = engines
+
+    def refused(record: object) -> None:
+        with left.connect().execution_options(isolation_level="AUTOCOMMIT") as operator:
+            (gid,) = operator.scalars(
+                sa.text("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
+            )
+            operator.exec_driver_sql(f"COMMIT PREPARED '{gid}'")
+        raise Unavailable("the log is away")
+
+    with TwoPhaseCommit([left, right], log=str(tmp_path / "log"), recover_every=None) as tpc:
+        tpc._core.decide = refused  # type: ignore[assignment, method-assign]
+        with pytest.raises(HeuristicMixed, match="committed by hand in postgresql") as mixed, tpc.begin() as tx:
+            give(tx[left], -5)
+            give(tx[right], 5)
+        assert (tx.outcome, tx.pending) == (Outcome.ABORTED, ())
+        with pytest.raises(HeuristicMixed):
+            tpc.outcome(tx.gid)
+        assert isinstance(mixed.value.__cause__, Unavailable)
+        assert tpc.log.forget(tx.gid, "operator")
+        assert tpc.outcome(tx.gid) is Outcome.ABORTED
 
 
 def test_a_commit_in_the_middle_is_refused(engines: tuple[sa.Engine, sa.Engine], tmp_path: Path) -> None:

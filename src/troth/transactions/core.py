@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
-from troth.core.twophase.records import Commit
+from troth.core.twophase.records import Commit, Heuristic
 from troth.core.twophase.table import Event, Finding
 from troth.errors import NotApplied, RequestError, StorageError, TrothError, UsageError
 from troth.transactions import forks
@@ -224,6 +224,13 @@ class Core(Remembered):
         except TrothError:
             pass  # recovery asks the last resource again, and is told the same
 
+    def note_heuristic(self, found: Heuristic) -> None:
+        """Somebody has finished a branch against the decision."""
+        try:
+            self.waiting.blocking(self.log.note_heuristic, found)
+        except TrothError:
+            pass  # the log cannot be written; whoever ended the transaction is told all the same
+
     def committed_under(self, key: str) -> str | None:
         """The transaction that has committed under *key*, if one has."""
         holder = self.waiting.blocking(self.log.holder_of, key)
@@ -237,7 +244,7 @@ class Core(Remembered):
         if branch.proof:
             until = time.monotonic() + PROVE_WITHIN_S
             while True:
-                match self._prove(branch.participant.name, branch.proof):
+                match self.prove(branch):
                     case Finding.PROVED_COMMITTED:
                         return Event.RESOURCE_COMMITTED
                     case Finding.PROVED_ABORTED:
@@ -314,6 +321,10 @@ class Core(Remembered):
 
     def _is_of_this_run(self, gid: Gid) -> bool:
         return gid == Gid(self.epoch.log, self.epoch.coordinator, self.epoch.number, gid.sequence)
+
+    def prove(self, branch: Branch) -> Finding:
+        """What became of *branch*, which is not there any more."""
+        return self._prove(branch.participant.name, branch.proof)
 
     def _prove(self, participant: str, proof: str) -> Finding:
         try:

@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from troth.core.twophase.cells import Verdict
-from troth.core.twophase.records import TEXT_BYTES_MAX, BranchRef, Commit, is_text
-from troth.core.twophase.table import Action, Event, State, step
-from troth.errors import Aborted, NotApplied, TransactionInDoubt, TrothError, UsageError
+from troth.core.twophase.records import TEXT_BYTES_MAX, BranchRef, Commit, Heuristic, is_text
+from troth.core.twophase.table import Action, Event, Finding, State, step
+from troth.errors import Aborted, HeuristicMixed, NotApplied, TransactionInDoubt, TrothError, UsageError
 from troth.transactions.fan import Fan
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch
@@ -77,6 +77,9 @@ class Owner(Fan):
         self._where = ""
         self._interrupt = None
         self._prepared_at = 0.0
+        self._asked_to_prepare: set[int] = set()
+        self._against: list[str] = []
+        """Participants in which somebody has committed what was to be rolled back."""
         self._shares = False
         self._is_alone = self._only_read = False
         """Whether it committed without the log: in one database, or having written in none."""
@@ -169,7 +172,7 @@ class Owner(Fan):
         else:
             self.outcome = Outcome.ABORTED
             if self._interrupt is None:
-                raise self._aborted()
+                raise self._mixed() if self._against else self._aborted()
         if self._interrupt is not None:
             raise self._interrupt
 
@@ -179,8 +182,20 @@ class Owner(Fan):
             why.gid = why.gid or self.gid
             return why
         text = f"{self.gid} is rolled back in every database"
+        if self.pending:
+            text = f"{self.gid} is aborted; {', '.join(self.pending)} could not be told, and is rolled back by recovery"
         error = Aborted(f"{text}: {where}: {why}" if where else f"{text}: {why}" if why else text, self.gid, where)
         error.__cause__ = why
+        return error
+
+    def _mixed(self) -> HeuristicMixed:
+        error = HeuristicMixed(
+            f"{self.gid} is aborted, but was committed by hand in {', '.join(self._against)}: repair it, then: troth tx"
+            f" forget {self.gid}",
+            self.gid,
+            self._against[0],
+        )
+        error.__cause__ = self._why
         return error
 
     def _ask_branches(self) -> Event:
@@ -225,6 +240,7 @@ class Owner(Fan):
     def _vote(self, voters: Sequence[Branch], asked: Sequence[Branch]) -> bool:
         if voters:
             self._core.on_step("before_prepare")
+        self._asked_to_prepare.update([branch.number for branch in voters])
         return self._fan(
             [(branch, branch.prepare) for branch in voters] + [(branch, branch.ask) for branch in asked],
             "between_prepares",
@@ -394,8 +410,24 @@ class Owner(Fan):
 
     def _roll_back_branches(self) -> Event:
         self._untold = set(self._lost)
-        self._fan([(b, b.roll_back) for b in self._branches if b.number not in self._lost])
+        self._fan([(b, partial(self._roll_back, b)) for b in self._branches if b.number not in self._lost])
+        # What had not begun to prepare has gone with its connection.
+        prepared = self._untold & self._asked_to_prepare
+        self.pending = tuple([b.participant.name for b in self._branches if b.number in prepared])
         return Event.BRANCH_LOST if self._untold else Event.BRANCHES_DONE
+
+    def _roll_back(self, branch: Branch) -> Callable[[], None]:
+        finish = branch.roll_back()
+
+        def told() -> None:
+            if finish() is Finding.ABSENT and self._core.prove(branch) is Finding.PROVED_COMMITTED:
+                name = branch.participant.name
+                self._against.append(name)
+                self._core.note_heuristic(
+                    Heuristic(self._own_gid, name, "committed, although the decision is abort")
+                )
+
+        return told
 
     def _leave_behind(self) -> None:
         """What could not be told is recovery's; it knows from us what was decided, where that is known."""

@@ -33,7 +33,7 @@ class Transaction(Owner):
     Attributes:
         gid: its name, for `TwoPhaseCommit.outcome` and for the operator.
         outcome: after the block; None before.
-        pending: participants that the second phase could not reach; recovery finishes them.
+        pending: participants that are, or may be, prepared and could not be told; recovery finishes them.
         replayed: True when the key had been committed before: nothing was done by this one, `gid` is the other's.
     """
 
@@ -170,6 +170,7 @@ class Transaction(Owner):
         Raises:
             UsageError: the transaction is over, committed or rolled back.
             Aborted: rolled back everywhere; ``__cause__`` is the database's own error, if there was one.
+            HeuristicMixed: aborted, and somebody has committed a prepared branch by hand.
             TransactionInDoubt: the log (or the only deciding database) did not answer.
         """
         if self.replayed:

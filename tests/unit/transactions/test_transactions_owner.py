@@ -16,6 +16,7 @@ from troth.core.twophase.records import Commit
 from troth.core.twophase.table import Finding
 from troth.errors import (
     Aborted,
+    HeuristicMixed,
     NotApplied,
     OutcomeUnknown,
     StorageError,
@@ -53,7 +54,7 @@ class Database:
         self.fails: dict[str, BaseException] = {}
         """By verb, when the answer is read; by ``verb!``, when it is sent."""
         self.proves = Finding.UNPROVEN
-        self.holds_by_voting = False
+        self.holds_by_voting = self.is_absent = False
 
     def open(self, number: int, begun: Begun) -> "Branch":
         return Branch(self, number, begun)
@@ -74,17 +75,20 @@ class Branch:
         self.name = f"{begun.gid}.{number}"
         self.wrote = participant.wrote
 
-    def _told(self, verb: str) -> Callable[[], None]:
+    def _told(self, verb: str) -> Callable[[], Finding | None]:
         self.participant.trace.append(f"{self.participant.name} {verb}")
         fails = self.participant.fails
         if f"{verb}!" in fails:
             raise fails[f"{verb}!"]
 
-        def answer() -> None:
+        def answer() -> Finding | None:
             if verb in fails:
                 raise fails[verb]
+            if verb == "roll back" and self.participant.is_absent:
+                return Finding.ABSENT
             if verb == "ask" and self.wrote is None:
                 self.wrote = self.participant.writes
+            return None
 
         return answer
 
@@ -319,6 +323,45 @@ def test_what_interrupts_the_log_is_raised_and_leaves_a_doubt(
         place.begin().commit()
     assert len(place.core.all_in_doubt()) == 1
     assert place.trace[2:] == ["bank is closed", "stock is closed"]
+
+
+@pytest.mark.parametrize(
+    ("proves", "raised"),
+    [
+        (Finding.PROVED_COMMITTED, HeuristicMixed),
+        (Finding.PROVED_ABORTED, Aborted),
+        (Finding.UNPROVEN, Aborted),
+    ],
+)
+def test_what_was_committed_by_hand_before_it_could_be_rolled_back_is_told_and_noted(
+    proves: Finding, raised: type[Exception], place: Place
+) -> None:
+    place.bank.is_absent, place.bank.proves, place.stock.fails = True, proves, {"prepare": REFUSED}
+    tx = place.begin()
+    with pytest.raises(raised) as caught:
+        tx.commit()
+    assert caught.value.__cause__ is REFUSED
+    assert (tx.outcome, tx.pending) == (Outcome.ABORTED, ())
+    noted = [(found.gid, found.participant) for found in place.log.heuristics()]
+    assert noted == ([(tx.gid, "bank")] if raised is HeuristicMixed else [])
+
+
+def test_what_was_lost_while_it_prepared_is_pending_and_what_was_lost_before_is_not(place: Place) -> None:
+    place.bank.fails = {"prepare": LOST}
+    tx = place.begin()
+    assert str(place.aborted(tx)).startswith(f"{tx.gid} is aborted; bank could not be told")
+    assert tx.pending == ("bank",)
+    place.bank.wrote, place.bank.fails = None, {"ask": LOST}
+    tx = place.begin()
+    assert "is rolled back in every database" in str(place.aborted(tx))
+    assert tx.pending == ()
+
+
+def test_a_prepared_branch_that_cannot_be_rolled_back_is_pending(place: Place) -> None:
+    place.bank.fails, place.stock.fails = {"roll back": LOST}, {"prepare": REFUSED}
+    tx = place.begin()
+    assert place.aborted(tx).__cause__ is REFUSED
+    assert tx.pending == ("bank",)
 
 
 def test_what_the_log_refuses_is_rolled_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

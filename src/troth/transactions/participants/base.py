@@ -86,7 +86,7 @@ class Branch(Protocol):
     def commit_prepared(self) -> Callable[[], object]: ...
 
     def roll_back(self) -> Callable[[], object]:
-        """Roll back, prepared or not."""
+        """Roll back, prepared or not. Finding.ABSENT: it was prepared, and is not there any more; `proof` tells why."""
 
     def release(self, *, broken: bool) -> None:
         """Give the connection back; *broken*: close it, without a word to the database about the transaction."""

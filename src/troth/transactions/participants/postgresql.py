@@ -179,10 +179,17 @@ class PostgresBranch(SqlBranch):
             return lambda: None
         finish = self._told("ROLLBACK")
 
-        def told() -> None:
-            finish()
+        def told() -> Finding:
+            found = Finding.FINISHED
+            try:
+                finish()
+            except exc.DBAPIError as error:
+                if sqlstate(error.orig) != _UNDEFINED_OBJECT or not self.proof:
+                    raise
+                found = Finding.ABSENT
             self._may_be_prepared = False
             self.handle.tell_rolled_back()
+            return found
 
         return told
 
