@@ -7,8 +7,10 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from sqlalchemy import exc
+
 from troth.core.twophase.table import Event, State
-from troth.errors import UsageError
+from troth.errors import Aborted, TrothError, UsageError
 from troth.transactions.outcome import Outcome
 from troth.transactions.owner import Owner
 from troth.transactions.participants.base import Begun, Branch, Participant
@@ -27,6 +29,13 @@ class AlreadyDone(BaseException):
     """
 
 
+def _is(error: BaseException | None, *kinds: type[BaseException]) -> bool:
+    """Whether *error*, or each of those that a TaskGroup has gathered in it, is of one of *kinds*."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(kinds)[1] is None
+    return isinstance(error, kinds)
+
+
 class Transaction(Owner):
     """A global transaction; made by `TwoPhaseCommit.begin`, used by one thread at a time.
 
@@ -34,7 +43,8 @@ class Transaction(Owner):
         gid: its name, for `TwoPhaseCommit.outcome` and for the operator.
         outcome: after the block; None before.
         pending: participants that are, or may be, prepared and could not be told; recovery finishes them.
-        replayed: True when the key had been committed before: nothing was done by this one, `gid` is the other's.
+        replayed: True when the key has been committed by another one: nothing was done by this one, `gid` is the
+            other's.
     """
 
     _sessions: "tuple[BoundSession, ...]" = ()
@@ -200,9 +210,25 @@ class Transaction(Owner):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if kind is None:
-            if self._state is State.ACTIVE:
-                self.commit()
+            try:
+                if self._state is State.ACTIVE:
+                    self.commit()
+            except Aborted as aborted:
+                if not self._is_done_by_another(aborted):
+                    raise
             return False
         self.rollback()
         # Of another transaction, around this one, it is that one's to end.
-        return self.replayed and isinstance(error, AlreadyDone)
+        return (self.replayed and _is(error, AlreadyDone)) or self._is_done_by_another(error)
+
+    def _is_done_by_another(self, error: BaseException | None) -> bool:
+        """Whether what this one has failed with comes of another attempt with its key, which has committed."""
+        if not self.key or self.replayed or not _is(error, Aborted, exc.DBAPIError):
+            return False
+        try:
+            holder = self._core.committed_under(self.key)
+        except TrothError:
+            return False
+        if holder is not None:
+            self._replay(holder)
+        return self.replayed

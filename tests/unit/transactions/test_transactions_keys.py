@@ -1,5 +1,6 @@
 """``key=`` says "done" of what has committed only; and who is interrupted in a batch leaves nobody waiting."""
 
+import asyncio
 import errno
 import gc
 import os
@@ -236,6 +237,76 @@ def test_a_replayed_transaction_ends_its_own_block_not_one_inside_of_it(tmp_path
             inner["last"].exec_driver_sql("INSERT INTO work VALUES (2)")
             outer["last"].exec_driver_sql("INSERT INTO work VALUES (3)")
         assert (inner.outcome, rows(engine)) == (Outcome.ABORTED, 1)
+
+
+def test_tasks_that_find_their_work_done_end_the_block(tmp_path: Path) -> None:
+    """A TaskGroup raises a group, also of one."""
+    engine = place(tmp_path)
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        done = work(tpc)
+
+        async def touch(tx: Any) -> None:
+            tx["last"]
+
+        async def fail() -> None:
+            raise ZeroDivisionError
+
+        async def again(*others: Any) -> Any:
+            with tpc.begin(key="order-1") as tx:
+                async with asyncio.TaskGroup() as tasks:
+                    for each in (touch(tx), *others):
+                        tasks.create_task(each)
+            return tx
+
+        assert asyncio.run(again()).gid == done.gid
+        with pytest.raises(BaseExceptionGroup) as failed:
+            asyncio.run(again(fail()))
+        assert failed.value.subgroup(ZeroDivisionError), "what else has failed is not swallowed"
+
+
+@pytest.mark.parametrize("fails", ["in the block", "in a task", "at its end"])
+def test_who_comes_second_with_a_key_is_replayed_whatever_its_own_try_ran_into(fails: str, tmp_path: Path) -> None:
+    """The first commits while the second is at work, which then cannot do the same once more."""
+    engine = place(tmp_path)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE UNIQUE INDEX once ON work (done)")
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        with tpc.begin(key="order-1") as second:
+            first = work(tpc)
+            if fails == "at its end":
+                with pytest.raises(sa.exc.IntegrityError):
+                    second["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+            elif fails == "in a task":
+                try:
+                    second["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+                except sa.exc.IntegrityError as error:
+                    raise ExceptionGroup("tasks", [error]) from error
+            else:
+                second["last"].exec_driver_sql("INSERT INTO work VALUES (1)")
+        assert (second.replayed, second.gid, second.outcome) == (True, first.gid, Outcome.COMMITTED)
+        assert rows(engine) == 1
+        assert not tpc._core._open
+
+
+def test_who_fails_while_another_has_its_key_fails_with_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that no database gave; or nobody has committed; or that cannot be read."""
+    engine = place(tmp_path)
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        with pytest.raises(sa.exc.DBAPIError), tpc.begin(key="order-1") as tx:
+            tx["last"].exec_driver_sql("INSERT INTO nothing VALUES (1)")
+        assert not tx.replayed
+        with pytest.raises(ZeroDivisionError), tpc.begin(key="order-1"):
+            work(tpc)
+            raise ZeroDivisionError
+
+        def unreadable(_: str) -> str:
+            raise StorageError("as asked")
+
+        with pytest.raises(sa.exc.DBAPIError), tpc.begin(key="order-2") as tx:
+            monkeypatch.setattr(tpc.log, "holder_of", unreadable)
+            tx["last"].exec_driver_sql("INSERT INTO nothing VALUES (1)")
 
 
 def test_ctrl_c_in_a_rollback_is_not_swallowed(tmp_path: Path) -> None:
