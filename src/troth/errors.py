@@ -1,10 +1,11 @@
-"""Every error that troth raises, in one tree.
+"""Every error that a user of troth can meet, in one tree.
 
 ::
 
     TrothError
       UsageError              the caller's bug: a bad argument, an unknown address, a closed client
         PreflightFailed         a database cannot take part in two-phase commit; the text says what to set
+        (hashing/errors.py)     what the rings and placements of `troth.hashing` refuse: eight classes
       ProtocolError           a peer broke the rules
         DecodeError             bytes that are not a message
         WrongCluster            a server of another cluster, or a stranger to this one
@@ -31,6 +32,7 @@
         HeuristicMixed          a database finished its branch against the decision; a person has to look
       StorageError            the disk; the process stops
         Corrupt                 bytes that were durable are not what was written; .path says where
+          LogDamaged              (storage/replay.py) those of a server's log; .damage says which entries
         SyncFailed              fsync failed; never retried, since a second success proves nothing
         IdentityLost            this data directory is not this server's, or not the one that its cluster knows
           Removed                 this server was removed from its cluster
@@ -40,6 +42,9 @@
 A caller needs just two answers about a failed request: *did it happen?* and *what do I do?* The first is the
 class (`NotApplied` or `OutcomeUnknown`), which is also what a history records (``fail`` or ``info``). The one error
 after a request that did happen is `AnswerLost`; a history, which lacks the answer, records ``info`` for it.
+
+A package has errors of its own for what it settles before a caller hears of it (`SnapshotGone` in storage, `LineLost`
+in client/registers). `DatabaseFailed` (torture/databases.py) ends a trial whose database servers do not run.
 """
 
 from collections.abc import Sequence
@@ -187,7 +192,11 @@ class Unavailable(NotApplied):
 
 
 class QuotaExceeded(NotApplied):
-    """The space quota is used up: compact, delete, or raise it, then disarm the alarm."""
+    """The space quota is used up.
+
+    In a cluster: delete, compact, or raise the quota, then disarm the alarm. Of registers: delete and collect, or give
+    the acceptors a larger one.
+    """
 
     code = "quota"
 

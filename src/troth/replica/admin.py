@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from troth.core.interface import Member, Refused, RoleName, Status, Trace
+from troth.errors import LeadershipLost, RequestTimeout, Unavailable
 from troth.ids import LogIndex, NodeId, Tick
 from troth.kv.requests import AlarmType
 from troth.replica.effects import ClientId
@@ -79,14 +80,14 @@ class AdminPath(WatchPath):
                     self._reply(transfer.client, Done(transfer.call))
                 else:
                     text = "another server than the one named has taken over"
-                    self._refuse_call(transfer.client, transfer.call, "unavailable", text)
+                    self._refuse_call(transfer.client, transfer.call, Unavailable.code, text)
             self._transfers.clear()
         if leader != self.engine.node_id:
             for change in self._changes:
                 self._refuse_call(
                     change.client,
                     change.call,
-                    "leadership_lost",
+                    LeadershipLost.code,
                     "the leader changed; look at `troth member list`",
                 )
             self._changes.clear()
@@ -96,7 +97,7 @@ class AdminPath(WatchPath):
             self._transfers.remove(transfer)
             # Its call to stand may still be on its way. Asked again by the client itself, it would take as long again.
             text = "the server to take over did not do so within two seconds; the leader goes on"
-            self._refuse_call(transfer.client, transfer.call, "timeout", text)
+            self._refuse_call(transfer.client, transfer.call, RequestTimeout.code, text)
 
     def _tell_alarms(self) -> None:
         """An event for each alarm that was raised or cleared since the last call."""

@@ -3,6 +3,7 @@
 import msgspec
 from typing_extensions import override
 
+from troth.errors import NotLeader
 from troth.kv.lessor import Lessor
 from troth.kv.requests import LeaseGrantResult, LeaseRevoke, LeaseRevokeResult
 from troth.replica.effects import ClientId
@@ -30,12 +31,12 @@ class LeasePath(ReadPath):
                 ttls = [self._lessor.renew(lease, self._now) or -1 for lease in message.ids]
                 self._reply(client, LeaseTtls(message.call, ttls))
             else:
-                self._refuse_call(client, message.call, "not_leader", "leases are kept alive by the leader")
+                self._refuse_call(client, message.call, NotLeader.code, "leases are kept alive by the leader")
 
         if self._leading:
             self._at_point(client, message.call, renew)
         else:
-            self._refuse_call(client, message.call, "not_leader", "leases are kept alive by the leader")
+            self._refuse_call(client, message.call, NotLeader.code, "leases are kept alive by the leader")
 
     def _on_time_to_live(self, client: ClientId, message: LeaseTimeToLive) -> None:
         def tell(_: int) -> None:
@@ -45,7 +46,7 @@ class LeasePath(ReadPath):
                 self._reply(client, LeaseView(message.call, message.id, -1, 0, []))
                 return
             if not self._leading:
-                self._refuse_call(client, message.call, "not_leader", "the leader keeps the time of leases")
+                self._refuse_call(client, message.call, NotLeader.code, "the leader keeps the time of leases")
                 return
             ttl_s = self._lessor.remaining_s(message.id, self._now)
             keys = leases.unsorted_keys(message.id) if message.keys else []
@@ -54,7 +55,7 @@ class LeasePath(ReadPath):
         if self._leading:
             self._at_point(client, message.call, tell)
         else:
-            self._refuse_call(client, message.call, "not_leader", "the leader keeps the time of leases")
+            self._refuse_call(client, message.call, NotLeader.code, "the leader keeps the time of leases")
 
     def _revoke_expired(self) -> None:
         """Leases that have run out end for everybody at one place in the log."""

@@ -7,7 +7,7 @@ from typing import assert_never
 
 import msgspec
 
-from troth.errors import InvalidRequest
+from troth.errors import InvalidRequest, Overloaded, Unavailable
 from troth.ids import NodeId, Tick
 from troth.kv import refusals
 from troth.kv.answers import kvs_bytes
@@ -97,7 +97,7 @@ class ReadPath(WritePath):
             len(self._reads) + len(self._unserved) >= self._config.reads_waiting_max
             or len(self._questions) >= self._config.reads_waiting_max
         ):
-            self._refuse_call(client, message.call, "overloaded", "too many reads wait here; send less at once")
+            self._refuse_call(client, message.call, Overloaded.code, "too many reads wait here; send less at once")
             return
 
         def serve(age_ticks: int) -> None:
@@ -234,9 +234,9 @@ class ReadPath(WritePath):
     def _expire_reads(self) -> None:
         """Refuse what has waited too long; reads have no effect, so the answer is definite."""
         text = "this server could not become as fresh as was asked for in time"
-        self._reads.expire(self._now, "unavailable", text)
+        self._reads.expire(self._now, Unavailable.code, text)
         for context in [context for context, (_, each) in self._questions.items() if each.deadline <= self._now]:
-            self._questions.pop(context)[1].refuse("unavailable", text)
+            self._questions.pop(context)[1].refuse(Unavailable.code, text)
 
     def _on_ask_revision(self, sender: NodeId, message: AskRevision) -> None:
         def tell(revision: int) -> None:
@@ -256,7 +256,7 @@ class ReadPath(WritePath):
             return
         behind, waiting = question
         if not message.revision:
-            waiting.refuse("unavailable", "the leader could not be confirmed")
+            waiting.refuse(Unavailable.code, "the leader could not be confirmed")
         elif self.machine.store.revision >= message.revision - behind:
             waiting.serve(-1)
         else:
@@ -286,7 +286,7 @@ class ReadPath(WritePath):
         if len(self._making) < MAKING_MAX:
             return True
         self._refuse_call(
-            client, call, "overloaded", "too many answers that take long are being made here already"
+            client, call, Overloaded.code, "too many answers that take long are being made here already"
         )
         return False
 

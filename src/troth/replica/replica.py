@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import assert_never
 
 from troth.core.interface import NO_EFFECTS, Effects, Entry, EntryKind, Message, Send, SnapshotMeta, Trace
+from troth.errors import NotLeader
 from troth.ids import NodeId, Tick
 from troth.kv.history import forget_steps
 from troth.replica.effects import (
@@ -311,7 +312,7 @@ class Replica(SnapshotPath):
         for state in effects.reads:
             self._reads.on_confirmed(state)
         for context in effects.reads_refused:
-            self._reads.on_refused(context, "not_leader", "the leader could not be confirmed; ask again")
+            self._reads.on_refused(context, NotLeader.code, "the leader could not be confirmed; ask again")
         for peer in effects.snapshots_wanted:
             # One that is still loaded here is stored already, and the log goes on behind it, not behind the one before.
             out.snapshot_work += self._sender.begin(peer, self._loading or self._snapshot, self._now)

@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 import msgspec
 from msgspec.structs import replace
 
-from troth.errors import AnswerLost
+from troth.errors import AnswerLost, InvalidRequest, Overloaded, SessionExpired
 from troth.kv.answers import results_bytes
 from troth.kv.requests import Failure, Result
 
@@ -194,10 +194,12 @@ def pages(sessions: Iterable[SessionState]) -> Iterator[list[SessionState]]:
         yield page
 
 
-SESSION_GONE = Failure("session_expired", "the session is unknown: it was closed, or idle for too long")
+SESSION_GONE = Failure(SessionExpired.code, "the session is unknown: it was closed, or idle for too long")
 ANSWER_LOST = Failure(
     AnswerLost.code,
     "the write was applied, but what it answered is no longer kept; read the present state to see what it did",
 )
-ANSWERED = Failure("invalid", "this batch was answered before, and the client has said that it has the answer")
-UNACKNOWLEDGED = Failure("overloaded", "too many answers of this session wait to be acknowledged (acked_below)")
+ANSWERED = Failure(
+    InvalidRequest.code, "this batch was answered before, and the client has said that it has the answer"
+)
+UNACKNOWLEDGED = Failure(Overloaded.code, "too many answers of this session wait to be acknowledged (acked_below)")

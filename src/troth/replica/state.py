@@ -7,6 +7,7 @@ and replica.py, which is the entry.
 from dataclasses import dataclass
 
 from troth.core.interface import Engine, Membership, SnapshotMeta
+from troth.errors import Overloaded
 from troth.ids import LogIndex, NodeId, Tick
 from troth.ports import Rng
 from troth.replica.effects import ClientId, ReplicaEffects
@@ -127,6 +128,6 @@ class ReplicaState:
     def _at_point(self, client: ClientId, call: int, serve: Serve) -> None:
         """Do *serve* once a linearizable read point has been reached."""
         if self._reads.full:
-            self._refuse_call(client, call, "overloaded", "too many reads wait here; send less at once")
+            self._refuse_call(client, call, Overloaded.code, "too many reads wait here; send less at once")
         else:
             self._reads.wait_point(self._waiting(client, call, serve))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from troth.errors import InvalidRequest, Overloaded
 from troth.ids import Tick
 from troth.kv.requests import Failure
 from troth.kv.watch import WatchHub, WatchRequest
@@ -49,7 +50,8 @@ class WatchPath(LeasePath):
 
     def _on_watch_create(self, client: ClientId, message: WatchCreate) -> None:
         if message.watch <= 0:
-            self._reply(client, WatchCanceled(message.watch, 0, 0, "a watch number must be above 0", "invalid"))
+            text = "a watch number must be above 0"
+            self._reply(client, WatchCanceled(message.watch, 0, 0, text, InvalidRequest.code))
             return
         created = self._hub.create(
             client,
@@ -114,7 +116,7 @@ class WatchPath(LeasePath):
         if client not in self._clients:
             return  # it went while the read point was confirmed
         if len(self._fetches) >= FETCHES_MAX:
-            self._refuse_call(client, call, "overloaded", "too many downloads of the state are under way here")
+            self._refuse_call(client, call, Overloaded.code, "too many downloads of the state are under way here")
             return
         self._fetches[client, call] = self.machine.dump()
 

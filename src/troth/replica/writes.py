@@ -11,7 +11,7 @@ from typing import NamedTuple, assert_never
 import msgspec
 
 from troth.core.interface import Entry, RefusalReason, Refused
-from troth.errors import InvalidRequest
+from troth.errors import InvalidRequest, LeadershipLost, NotLeader, Overloaded, RequestTimeout, Unavailable
 from troth.ids import LogIndex, NodeId, Tick
 from troth.kv import refusals
 from troth.kv.checks import REQUEST_BYTES_MAX, nests_too_deep
@@ -122,7 +122,7 @@ class WritePath(ReplicaState):
     def _take_in(self, client: ClientId, command: LoggedCommand, raw: bytes) -> None:
         """Queue a command for the log; the turn's end decides what becomes of it."""
         if self._too_much(len(raw)):
-            self._refuse_command(client, command, "overloaded", "too many writes wait here; send less at once")
+            self._refuse_command(client, command, Overloaded.code, "too many writes wait here; send less at once")
             return
         request = self._next_request = self._next_request + 1
         self._enqueue(request, client, NOBODY, command, raw)
@@ -140,7 +140,7 @@ class WritePath(ReplicaState):
             if same is not None:
                 if same.origin != sender or same.raw != raw:
                     text = "its request id is taken here; asked again it has another"
-                    self._out.send.append((sender, ForwardRefused([request], "unavailable", text)))
+                    self._out.send.append((sender, ForwardRefused([request], Unavailable.code, text)))
                 # Else the hand-over was repeated. One that comes again when the first is applied already is applied
                 # twice, where no session tells; but a server hands a request over once, and a link gives each frame to
                 # one connection, which delivers it once or not at all: only a simulated network repeats messages.
@@ -152,12 +152,13 @@ class WritePath(ReplicaState):
             try:
                 command = decode_command(body)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._out.send.append((sender, ForwardRefused([request], "invalid", f"no command: {error}")))
+                text = f"no command: {error}"
+                self._out.send.append((sender, ForwardRefused([request], InvalidRequest.code, text)))
                 continue
             self._enqueue(request, 0, sender, command, body)
         if refused:
             text = "too many writes wait at the leader; send less at once"
-            self._out.send.append((sender, ForwardRefused(refused, "overloaded", text)))
+            self._out.send.append((sender, ForwardRefused(refused, Overloaded.code, text)))
 
     def _on_forward_refused(self, message: ForwardRefused) -> None:
         for request in message.requests:
@@ -180,7 +181,7 @@ class WritePath(ReplicaState):
             foreign = [request for request, _ in proposals if self._pending[request].origin]
             # What was forwarded here is not forwarded on: it could go round in circles between two who err.
             for request in foreign:
-                self._refuse_request(request, "not_leader", "this server leads no longer")
+                self._refuse_request(request, NotLeader.code, "this server leads no longer")
             own = [proposal for proposal in proposals if proposal[0] in self._pending]
             if own:
                 self._out.send.append((leader, Forward(own)))
@@ -289,7 +290,7 @@ class WritePath(ReplicaState):
         """
         waiting = set(self._inbox)
         for request in [request for request in self._pending if request not in waiting]:
-            self._refuse_request(request, "leadership_lost", "the leader changed while the write was under way")
+            self._refuse_request(request, LeadershipLost.code, "the leader changed while the write was under way")
         self._last_proposed = LogIndex(0)
 
     def _withdraw_own(self) -> None:
@@ -309,25 +310,27 @@ class WritePath(ReplicaState):
         oldest = self._now - self._config.hold_ticks
         while (pending := self._first_waiting()) is not None and pending.since < oldest:
             request = self._inbox.popleft()
-            self._refuse_request(request, "unavailable", "no leader: a majority of the servers is not reachable")
+            text = "no leader: a majority of the servers is not reachable"
+            self._refuse_request(request, Unavailable.code, text)
         overdue = self._now - self._config.write_timeout_ticks
         while self._pending:
             request, pending = next(iter(self._pending.items()))
             if pending.since >= overdue:
                 break
-            self._refuse_request(request, "timeout", "the write was handed on, and nothing was heard of it since")
+            text = "the write was handed on, and nothing was heard of it since"
+            self._refuse_request(request, RequestTimeout.code, text)
 
 
 def refusal(refused: Refused) -> tuple[str, str]:
     """Error code and text for an engine's refusal."""
     match refused.reason:
         case RefusalReason.NOT_LEADER | RefusalReason.TRANSFERRING:
-            return "not_leader", refused.detail or refused.reason.value
+            return NotLeader.code, refused.detail or refused.reason.value
         case RefusalReason.QUEUE_FULL:
-            return "overloaded", refused.reason.value
+            return Overloaded.code, refused.reason.value
         case RefusalReason.NOT_READY | RefusalReason.CHANGE_IN_PROGRESS:
-            return "unavailable", refused.detail or refused.reason.value
+            return Unavailable.code, refused.detail or refused.reason.value
         case RefusalReason.BAD_CHANGE | RefusalReason.BAD_TARGET:
-            return "invalid", refused.detail or refused.reason.value
+            return InvalidRequest.code, refused.detail or refused.reason.value
         case _:
             assert_never(refused.reason)

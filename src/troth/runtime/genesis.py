@@ -28,7 +28,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from troth.core.interface import Member, Membership, MembershipChange
-from troth.errors import Corrupt, DecodeError, IdentityLost, StorageError, TrothError, UsageError, WrongCluster
+from troth.errors import (
+    Corrupt,
+    DecodeError,
+    IdentityLost,
+    InvalidRequest,
+    NotLeader,
+    StorageError,
+    TrothError,
+    UsageError,
+    WrongCluster,
+)
 from troth.ids import ClusterId, NodeId
 from troth.models import ReadLevel
 from troth.ports import FileSystem, Rng
@@ -400,9 +410,9 @@ async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advic
     match answer:
         case Done():
             return cluster_id, ""
-        case CallRefused(code="not_leader") if answer.leader and answer.leader != address:
+        case CallRefused(code=NotLeader.code) if answer.leader and answer.leader != address:
             return cluster_id, answer.leader
-        case CallRefused(code="invalid" | "usage"):
+        case CallRefused(code=InvalidRequest.code | UsageError.code):
             raise _Refused(answer.text)
         case CallRefused():
             raise _Later(answer.text)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from troth.errors import DecodeError, Removed, TrothError, Unavailable, UsageError
+from troth.errors import DecodeError, Removed, TrothError, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.runtime.addresses import parse_address
 from troth.runtime.streams import FrameConnection, entrust, is_refusal, open_connection
@@ -157,7 +157,7 @@ class LinkConnection(FrameConnection):
             case Welcome() if greeting.node_id == self.link.peer and greeting.cluster_id == owner.cluster_id:
                 self._established()
             case Welcome():
-                self.settle(Rejected("wrong_cluster", f"server {greeting.name} ({greeting.node_id:x}) answered"))
+                self.settle(Rejected(WrongCluster.code, f"server {greeting.name} ({greeting.node_id:x}) answered"))
                 self.transport.abort()
             case Rejected():
                 self.settle(greeting)
@@ -284,7 +284,7 @@ class DialedLink(Link):
         if rejected is not None:
             if rejected.code == Removed.code:
                 self.owner.sink.on_removed(self.peer, rejected.term, rejected.text)
-            return Unavailable(rejected.text) if rejected.code == "unavailable" else TrothError(rejected.text)
+            return Unavailable(rejected.text) if rejected.code == Unavailable.code else TrothError(rejected.text)
         return None if self.connection is connection else ConnectionResetError("closed at once")
 
     def _on_dial_failed(self, failure: BaseException) -> None:

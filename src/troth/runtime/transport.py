@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 
 from typing_extensions import override
 
-from troth.errors import DecodeError
+from troth.errors import DecodeError, ProtocolError, Unavailable, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.runtime.links import (
     QUEUE_BYTES_MAX,
@@ -169,18 +169,20 @@ class PeerTransport:
     def greeting_refusal(self, hello: Hello) -> Rejected | None:
         """Why *hello* may not come in as a peer; None when it may."""
         if text := version_refusal(hello):
-            return Rejected("protocol", text)
+            return Rejected(ProtocolError.code, text)
         if not self.accept_peers:
-            return Rejected("unavailable", f"server {self.name} does not belong to a cluster yet; it is starting")
+            return Rejected(
+                Unavailable.code, f"server {self.name} does not belong to a cluster yet; it is starting"
+            )
         if hello.cluster_id != self.cluster_id:
             return Rejected(
-                "wrong_cluster",
+                WrongCluster.code,
                 f"server {self.name} belongs to cluster {self.cluster_id:x}, not {hello.cluster_id:x}: "
                 "check the peer addresses of both",
             )
         if hello.to != self.node_id:
             return Rejected(
-                "wrong_cluster",
+                WrongCluster.code,
                 f"this address now belongs to server {self.name} ({self.node_id:x}), not to {hello.to:x}: "
                 "the other was moved or its data directory was replaced",
             )
@@ -259,7 +261,7 @@ class AcceptedPeer(FrameConnection):
             self.transport.abort()
             return
         if text := refused_as_client(self.transport):
-            self.refuse("wrong_cluster", text)
+            self.refuse(WrongCluster.code, text)
 
     @override
     def on_greeting(self, greeting: Greeting) -> None:
@@ -281,7 +283,9 @@ class AcceptedPeer(FrameConnection):
                 self.greet(Welcome(min(greeting.version, VERSION), owner.cluster_id, owner.node_id, owner.name))
                 owner.peer_called(greeting.node_id, self)
             case Hello():
-                self.refuse("protocol", "this is the port for other servers; clients use the client address")
+                self.refuse(
+                    ProtocolError.code, "this is the port for other servers; clients use the client address"
+                )
             case _:
                 raise DecodeError("the first frame must be a hello")
 

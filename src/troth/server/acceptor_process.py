@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import uvloop
 from typing_extensions import override
 
-from troth.errors import DecodeError, TrothError, UsageError
+from troth.errors import DecodeError, Overloaded, ProtocolError, TrothError, UsageError
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import FrameConnection, version_refusal
@@ -65,7 +65,7 @@ class _Connection(FrameConnection):
     @override
     def on_opened(self) -> None:
         if len(self._port.connections) >= self._port.connections_max:
-            self.refuse("overloaded", f"this acceptor has {self._port.connections_max} connections, its limit")
+            self.refuse(Overloaded.code, f"this acceptor has {self._port.connections_max} connections, its limit")
             return
         self._port.connections.add(self)
 
@@ -74,11 +74,12 @@ class _Connection(FrameConnection):
         if not isinstance(greeting, Hello):
             raise DecodeError("the first frame must be a hello")
         if text := version_refusal(greeting):
-            self.refuse("protocol", text)
+            self.refuse(ProtocolError.code, text)
             return
         if greeting.kind != "register":
             self.refuse(
-                "protocol", "this is an acceptor: use PaxosClient or `troth paxos`; `troth serve` has the rest"
+                ProtocolError.code,
+                "this is an acceptor: use PaxosClient or `troth paxos`; `troth serve` has the rest",
             )
             return
         self.admit(FRAME_BYTES_MAX)

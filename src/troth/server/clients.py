@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 from typing_extensions import override
 
-from troth.errors import DecodeError, StorageError
+from troth.errors import DecodeError, Overloaded, ProtocolError, StorageError, Unavailable, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.models import LevelName
 from troth.replica.effects import ClientId
@@ -171,16 +171,16 @@ class ClientPort:
     def admit(self, connection: "ClientConnection", hello: Hello) -> Rejected | None:
         """Take *connection* in, or say why not."""
         if text := version_refusal(hello):
-            return Rejected("protocol", text)
+            return Rejected(ProtocolError.code, text)
         if hello.cluster_id and hello.cluster_id != self.node.cluster_id:
             return Rejected(
-                "wrong_cluster",
+                WrongCluster.code,
                 f"server {self.node.name} belongs to cluster {self.node.cluster_id:x}, the client talked to "
                 f"{hello.cluster_id:x} before: check its addresses",
             )
         if len(self.connections) >= self._connections_max:
             return Rejected(
-                "overloaded",
+                Overloaded.code,
                 f"server {self.node.name} has {len(self.connections)} clients, its limit (clients_max)",
             )
         connection.client = self._next
@@ -248,7 +248,7 @@ class ClientConnection(FrameConnection):
             self._to_acceptor(greeting, self._port.registers)
             return
         if greeting.kind != "client":
-            self.refuse("protocol", "this is the port for clients; servers use the peer address")
+            self.refuse(ProtocolError.code, "this is the port for clients; servers use the peer address")
             return
         rejected = self._port.admit(self, greeting)
         if rejected is not None:
@@ -279,7 +279,7 @@ class ClientConnection(FrameConnection):
             self._port.warn_once(
                 "registers", "this server can not hold registers before it is started again", acceptor
             )
-            self.refuse("unavailable", f"server {self._port.node.name} can not hold registers: {acceptor}")
+            self.refuse(Unavailable.code, f"server {self._port.node.name} can not hold registers: {acceptor}")
             return
         self.admit(CLIENT_FRAME_BYTES_MAX)
         self._session = AcceptorSession(acceptor, self.transport)
