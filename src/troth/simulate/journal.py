@@ -43,6 +43,11 @@ class Stored:
     chosen: LogIndex = LogIndex(0)
 
     @property
+    def begins_with(self) -> HardState:
+        """The term and vote that a server begins with: its snapshot's term, if that is newer."""
+        return max(self.hard_state, HardState(self.base.last.term), key=lambda each: each.term)
+
+    @property
     def last_index(self) -> LogIndex:
         return LogIndex(self.base.last.index + len(self.entries))
 

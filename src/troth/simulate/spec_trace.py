@@ -158,12 +158,12 @@ class SpecificationTrace(Invariant):
 
     def _tell_durable(self, node: CoreNode) -> None:
         stored = node.journal.durable
-        last = stored.last_index
+        last, begins = stored.last_index, stored.begins_with
         self._tell(
             self._traces[node.node_id].durable(
                 node.clock.ticks(),
-                term=int(stored.hard_state.term),
-                voted_for=int(stored.hard_state.voted_for),
+                term=int(begins.term),
+                voted_for=int(begins.voted_for),
                 stored=(int(stored.term_at(last) or 0), int(last)),
             )
         )

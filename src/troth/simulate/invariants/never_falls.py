@@ -41,7 +41,7 @@ class NeverFalls(Invariant):
         )
 
     def on_booted(self, node: CoreNode) -> None:
-        hard = node.journal.durable.hard_state
+        hard = node.journal.durable.begins_with
         term, vote = self._durable.get(node.node_id, (Term(0), NodeId(0)))
         invariant(hard.term >= term, "the disk's term falls", node=node.node_id, was=term, now=hard.term)
         if hard.term == term and vote:

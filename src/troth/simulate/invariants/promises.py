@@ -37,7 +37,8 @@ class Promises(Invariant):
 
     def on_booted(self, node: CoreNode) -> None:
         disk = node.journal.durable
-        ballot = Ballot(disk.hard_state.term, disk.hard_state.voted_for)
+        begins = disk.begins_with
+        ballot = Ballot(begins.term, begins.voted_for)
         before = self._durable.get(node.node_id, Ballot(Term(0), NodeId(0)))
         invariant(ballot >= before, "the disk's promise falls", node=node.node_id, was=before, now=ballot)
         invariant(node.view.ballot == ballot, "forgets its promise", node=node.node_id, disk=ballot)
