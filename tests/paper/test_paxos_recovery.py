@@ -122,6 +122,28 @@ def test_promises_come_in_pages_and_all_of_them_are_waited_for() -> None:
     assert payloads(stage, 3) == [each.payload for each in values]
 
 
+def test_a_candidate_that_takes_pages_in_refuses_the_probes_of_others_for_a_while() -> None:
+    """Whose own pages were few waits no longer than usual, and would outbid it as long as others have many."""
+    stage = paxos(append_bytes_max=100)
+    values = [entry(index, 4, b"%02d" % index + b"." * 40) for index in range(1, 5)]
+    stage.hand(1, 2, accept(ballot(4, 1), *values))
+    stage.hand(1, 3, Outbid(ballot(4, 1)))
+    stage.now += TIMEOUT  # type: ignore[assignment]
+    candidate(stage, 3, 2)
+
+    def granted() -> bool:
+        stage.hand(1, 3, Probe(ballot(99, 1), LogIndex(1)))
+        (reply,) = stage.drop(lambda flying: isinstance(flying.message, ProbeReply))
+        return reply.message.granted  # type: ignore[attr-defined,no-any-return]
+
+    assert granted(), "nobody may ever answer it"
+    stage.deliver(lambda flying: isinstance(flying.message, Prepare) and flying.to == 2)
+    stage.deliver(lambda flying: isinstance(flying.message, Promise))
+    assert not granted()
+    stage.now += TIMEOUT  # type: ignore[assignment]
+    assert granted()
+
+
 def test_a_page_that_is_lost_is_asked_for_again_and_a_repeated_one_counts_once() -> None:
     stage = paxos(append_bytes_max=100)
     values = [entry(index, 4, b"%02d" % index + b"." * 40) for index in range(1, 5)]

@@ -74,8 +74,8 @@ class Preparing(Changes):
         self._send_durable(sender, ProbeReply(message.ballot if granted else self._promised, granted))
 
     def _helps_another(self, sender: NodeId) -> bool:
-        """Whether somebody else was sent a page of a promise so lately that it may well be about to lead: whoever
-        outbids it in the middle of many pages is outbid in turn."""
+        """Whether somebody else was sent a page of a promise, or this candidate was, so lately that it may well be
+        about to lead: whoever outbids it in the middle of many pages is outbid in turn."""
         helped = self._helped
         patience = self._config.election_timeout_ticks
         return helped is not None and sender != self._promised.node and self._now - helped < patience
@@ -149,6 +149,7 @@ class Preparing(Changes):
             candidate.asked[sender] = LogIndex(message.upto + 1)
             self._ask_page(candidate, sender)
             self._reset_candidate_timer()
+            self._helped = self._now
         else:
             del candidate.asked[sender]
             candidate.promised[sender] = True

@@ -70,7 +70,8 @@ class State(LeaderEngine[Leader]):
         self._leader_heard: Ballot | None = None
         """The ballot of the leader that was heard at `_leader_contact`; None if that is not known."""
         self._helped: Tick | None = None
-        """When a page of a promise was last sent to the owner of the promised ballot, while it is not known to lead."""
+        """When the owner of the promised ballot, while it is not known to lead, was last sent a page of a promise, or,
+        being this server, has got one that was not the last."""
         known = self._chosen_index
         while known < chosen and self._slots.get(LogIndex(known + 1)) is not None:
             known = LogIndex(known + 1)
