@@ -11,7 +11,22 @@ from troth.server.config import ServerConfig
 from troth.storage.directory import DataDirectory
 from troth.storage.identity import Identity
 
+DISK_TIMEOUT_MS = 3000
+"""A leader whose own disk is silent for so long steps down."""
+
 _log = logging.getLogger("troth.server")
+
+
+def engine_config(config: ServerConfig) -> EngineConfig:
+    """The engine's settings, in ticks, that *config* comes to."""
+    return EngineConfig(
+        heartbeat_ticks=max(1, config.heartbeat_ms // config.tick_ms),
+        election_timeout_ticks=max(2, config.election_timeout_ms // config.tick_ms),
+        disk_timeout_ticks=max(1, DISK_TIMEOUT_MS // config.tick_ms),
+        lease_reads=config.lease_reads,
+        phase1_size=config.phase1_size,
+        phase2_size=config.phase2_size,
+    )
 
 
 def started_engine(
@@ -27,21 +42,13 @@ def started_engine(
     """The engine of *who*, with all that *directory* has of its log behind *snapshot*, and *settings* made of those
     that *config* has."""
     recovered = directory.recovered
-    election_ticks = max(2, config.election_timeout_ms // config.tick_ms)
+    chosen = settings(engine_config(config))
     # Nobody can lead a cluster whose servers have never run, so its first election need not be waited for in full;
     # a quarter is left for the others to come up.
-    begun = Tick(now - election_ticks * 3 // 4) if directory.begins_cluster else now
+    begun = Tick(now - chosen.election_timeout_ticks * 3 // 4) if directory.begins_cluster else now
     return engine_kind(config.consensus).start(
         node_id=who.node_id,
-        config=settings(
-            EngineConfig(
-                heartbeat_ticks=max(1, config.heartbeat_ms // config.tick_ms),
-                election_timeout_ticks=election_ticks,
-                lease_reads=config.lease_reads,
-                phase1_size=config.phase1_size,
-                phase2_size=config.phase2_size,
-            )
-        ),
+        config=chosen,
         rng=rng,
         snapshot=snapshot,
         hard_state=recovered.hard_state,
