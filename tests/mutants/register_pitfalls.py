@@ -273,8 +273,8 @@ REGISTER_PITFALLS = (
         "the scan of a change hears a phase-1 quorum alone",
         JOINT,
         "reconfigure",
-        "self._inner = Survey(self._proposer)",
-        "self._inner = Listing(self._proposer)",
+        "survey = Survey(self._proposer)",
+        "survey = Listing(self._proposer)",
     ),
     pitfall(
         "a decided register can be changed",

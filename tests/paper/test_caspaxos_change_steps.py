@@ -21,6 +21,7 @@ from troth.core.register.messages import (
     group_of,
 )
 from troth.core.register.reconfigure import Reconfiguration, _Announcing
+from troth.core.register.round import Round
 from troth.core.register.task import Outcome, Send
 from troth.errors import OutcomeUnknown, Unavailable, UsageError
 from troth.ids import NodeId
@@ -148,8 +149,8 @@ def test_a_decision_in_doubt_is_asked_for_again() -> None:
     task = Reconfiguration(table.proposer(50), FOUR)
     for send in task.take():
         task.on_reply(send, table.hand(send))
-    assert task._stage == "deciding" and task._inner is not None
-    task._inner.outcome = Outcome(error=OutcomeUnknown("hidden"))  # type: ignore[union-attr]
+    assert isinstance(task._inner, Round), "a decision is under way"
+    task._inner.outcome = Outcome(error=OutcomeUnknown("hidden"))
     task._advance()
     assert task.outcome is None
     assert table.run(task).error is None

@@ -32,6 +32,8 @@ under e + 1, as if its proposer had merely asked a few more. A register that was
 of them, and each has raised its fence. What only the new group has promised or accepted was never enough.
 """
 
+from collections.abc import Callable
+
 import msgspec
 from typing_extensions import override
 
@@ -159,10 +161,10 @@ class Reconfiguration:
         self._confirmed: ConfigId | None = None
         """The configuration that a quorum is known to be in."""
         self._begun = False
-        self._stage = "begin"
         self._inner: Round | Poll | _Copying | None = None
-        self._leaving: tuple[NodeId, ...] = ()
-        self._next_stage()
+        self._then: Callable[[Outcome], None]
+        """What follows once the inner task has ended without an error."""
+        self._begin()
 
     @property
     def config(self) -> Configuration:
@@ -205,14 +207,15 @@ class Reconfiguration:
 
     def _advance(self) -> None:
         while self.outcome is None and self._inner is not None and self._inner.outcome is not None:
-            error = self._inner.outcome.error
+            outcome = self._inner.outcome
             self._begun = self._has_begun
-            if isinstance(error, AcceptorsChanged | OutcomeUnknown):
-                self._stage = "begin"  # a decision may be asked for again: whatever it is, it stays
-            elif error is not None:
-                self._end(error)
-                return
-            self._next_stage()
+            match outcome.error:
+                case None:
+                    self._then(outcome)
+                case AcceptorsChanged() | OutcomeUnknown():
+                    self._begin()  # a decision may be asked for again: whatever it is, it stays
+                case error:
+                    self._end(error)
 
     @property
     def _has_begun(self) -> bool:
@@ -229,20 +232,8 @@ class Reconfiguration:
             error = unfinished
         self.outcome = Outcome(error=error)
 
-    def _next_stage(self) -> None:
-        match self._stage:
-            case "begin":
-                self._begin()
-            case "deciding":
-                self._on_decided()
-            case "confirming":
-                self._on_confirmed()
-            case "listing":
-                self._on_listed()
-            case "copying":
-                self._on_copied()
-            case _:
-                self._begin()
+    def _do(self, inner: Round | Poll | _Copying, then: Callable[[Outcome], None]) -> None:
+        self._inner, self._then = inner, then
 
     def _begin(self) -> None:
         config = self._proposer.config
@@ -259,8 +250,8 @@ class Reconfiguration:
                 self._end(None)
             else:
                 # So we believe; others may have changed it since. Whoever is in a newer one refuses, and names it.
-                self._stage, self._confirmed = "confirming", config.id
-                self._inner = self._proposer.read(config_key(config.id.epoch + 1))
+                self._confirmed = config.id
+                self._do(self._proposer.read(config_key(config.id.epoch + 1)), self._on_confirmed)
             return
         self._decide(config, (old, target), config.floor, barrier=config.barrier)
 
@@ -277,46 +268,47 @@ class Reconfiguration:
         """Let the configuration after *config*, the present one, be decided, once (see `config_key`)."""
         now = config.id
         wanted = Configuration(ConfigId(now.cluster, now.epoch + 1), groups, floor, barrier)
-        self._stage = "deciding"
-        value = msgspec.msgpack.encode(wanted)
-        self._inner = self._proposer.change(config_key(wanted.id.epoch), propose(value), bound=True)
+        change = propose(msgspec.msgpack.encode(wanted))
+        self._do(self._proposer.change(config_key(wanted.id.epoch), change, bound=True), self._on_decided)
 
-    def _on_decided(self) -> None:
-        outcome = None if self._inner is None else self._inner.outcome
-        invariant(outcome is not None and outcome.value is not None, "a decision without a value")
+    def _on_decided(self, outcome: Outcome) -> None:
+        invariant(outcome.value is not None, "a decision without a value")
         before = self._proposer.config
-        self._proposer.adopt(_decode(outcome.value))  # type: ignore[union-attr, arg-type]
+        self._adopt_decided(outcome)
         now = self._proposer.config
         if now.is_joint:
             self._list()
             return
-        self._leaving = tuple(sorted(set(before.acceptors) - set(now.acceptors)))
-        self._stage, self._confirmed = "announcing", now.id
-        self._inner = _Announcing(self._proposer, self._leaving)
+        leaving = tuple(sorted(set(before.acceptors) - set(now.acceptors)))
+        self._confirmed = now.id
+        self._do(_Announcing(self._proposer, leaving), self._on_announced)
 
-    def _on_confirmed(self) -> None:
-        outcome = None if self._inner is None else self._inner.outcome
-        if outcome is not None and outcome.value is not None:
-            self._proposer.adopt(_decode(outcome.value))  # decided, and nobody was told so far
+    def _on_announced(self, _: Outcome) -> None:
         self._begin()
 
-    def _list(self) -> None:
-        self._stage = "listing"
-        self._inner = Survey(self._proposer)
+    def _on_confirmed(self, outcome: Outcome) -> None:
+        self._adopt_decided(outcome)
+        self._begin()
 
-    def _on_listed(self) -> None:
-        listed = self._inner
-        invariant(isinstance(listed, Listing), "nothing was listed")
-        self._fence = listed.fence  # type: ignore[union-attr]
-        self._highest = listed.highest  # type: ignore[union-attr]
-        self._copied_in = listed.config.id  # type: ignore[union-attr]
+    def _adopt_decided(self, outcome: Outcome) -> None:
+        """Move on to what was decided, if that is so; it may be that nobody was told so far."""
+        if outcome.value is not None:
+            self._proposer.adopt(_decode(outcome.value))
+
+    def _list(self) -> None:
+        survey = Survey(self._proposer)
+        self._do(survey, lambda _: self._on_listed(survey))
+
+    def _on_listed(self, listed: Listing) -> None:
+        self._fence = listed.fence
+        self._highest = listed.highest
+        self._copied_in = listed.config.id
         if self._copied_in != self._proposer.config.id:
             self._begin()  # somebody else has finished it
             return
-        self._stage = "copying"
-        self._inner = _Copying(self._proposer, listed.keys[::-1])  # type: ignore[union-attr]
+        self._do(_Copying(self._proposer, listed.keys[::-1]), self._on_copied)
 
-    def _on_copied(self) -> None:
+    def _on_copied(self, _: Outcome) -> None:
         config = self._proposer.config
         if config.id != self._copied_in:
             self._begin()
@@ -327,8 +319,8 @@ class Reconfiguration:
 
 def _same(one: Group, other: Group) -> bool:
     """Whether there is nothing to change. An acceptor that has moved is the same one, but clients must learn where."""
-    return _wanted(one) == _wanted(other)
+    return _facts_of(one) == _facts_of(other)
 
 
-def _wanted(group: Group) -> tuple[object, ...]:
+def _facts_of(group: Group) -> tuple[object, ...]:
     return tuple((seat.acceptor, seat.address) for seat in group.seats), group.prepare, group.accept
