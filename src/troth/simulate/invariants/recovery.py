@@ -22,7 +22,6 @@ class Recovery(Invariant):
         super().__init__(monitor)
         self._chosen: dict[LogIndex, tuple[Ballot, object]] = {}
         """Per slot: the ballot at which it was chosen first, and the value."""
-        self._lowest = LogIndex(1)
 
     def on_input(self, node: CoreNode, seen: Seen) -> None:
         view = node.view

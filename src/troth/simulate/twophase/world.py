@@ -175,7 +175,6 @@ class World:
             names = [*DATABASES[:2]]
         self.asked[gid] = tuple(names)
         yield [Call(name, "work", (gid, self.chance(30))) for name in names]
-        self._is_fenced = False
         owner = Owner(self.chance, gid, names, key=self.outside.key_of(gid, parsed(gid).coordinator))
         event: Event | None = Event.ABORT_ASKED if self.chance(15) else Event.COMMIT_ASKED
         while event is not None:
