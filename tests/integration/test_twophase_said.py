@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from troth import AsyncTwoPhaseCommit, TwoPhaseCommit
+from troth.errors import Aborted
 from troth.torture.databases import DatabaseServer, PostgresServer
 from troth.transactions.outcome import Outcome
 
@@ -73,6 +74,29 @@ def test_a_lone_writer_that_has_committed_is_told_so(
             assert connection.scalar(sa.select(sa.func.count()).select_from(row)) == 2
     engine.dispose()
     assert found(server) == [1, 2]
+
+
+@pytest.mark.parametrize("driver", BLOCKING)
+def test_a_lone_writer_whose_session_had_ended_before_its_commit_was_sent_is_aborted(
+    driver: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """It was idle for too long, most likely; nobody has to look what became of it."""
+    server = server_of(driver, request)
+    engine, other = sa.create_engine(server.url(driver)), sa.create_engine(server.url())
+    number, kill, lives = "pg_backend_pid()", "SELECT pg_terminate_backend({})", "pg_stat_activity WHERE pid = {}"
+    if "my" in driver:
+        number, kill, lives = "CONNECTION_ID()", "KILL {}", "information_schema.processlist WHERE id = {}"
+    with TwoPhaseCommit({"one": engine}, log=tmp_path, recover_every=None) as tpc:
+        with pytest.raises(Aborted), tpc.begin() as tx, other.connect() as operator:
+            session = tx[engine].scalar(sa.text(f"SELECT {number}"))
+            tx[engine].execute(row.insert().values(id=1))
+            operator.exec_driver_sql(kill.format(session))
+            while operator.scalar(sa.text(f"SELECT count(*) FROM {lives.format(session)}")):
+                operator.rollback()
+        assert (tx.outcome, tpc.outcome(tx.gid)) == (Outcome.ABORTED, Outcome.ABORTED)
+    assert found(server) == []
+    engine.dispose()
+    other.dispose()
 
 
 @pytest.mark.parametrize("driver", BLOCKING)

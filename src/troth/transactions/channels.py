@@ -13,6 +13,7 @@ looks at it (psycopg/psycopg2#1213), so here the tag is part of the answer.
 import asyncio
 import os
 import select
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -102,6 +103,17 @@ def _wrapped(dialect: Dialect, statement: str, error: Exception, dbapi: Any) -> 
     )
     wrapped.__cause__ = error
     return wrapped
+
+
+def _unsent(error: Exception) -> Exception:
+    """*error*, of which it is known that the last of the statements has not left."""
+    error.troth_unsent = True  # type: ignore[attr-defined]
+    return error
+
+
+def may_have_been_sent(error: BaseException) -> bool:
+    """Whether the last of the statements that *error* came of may have reached the server."""
+    return not getattr(error, "troth_unsent", False)
 
 
 class _PqChannel:
@@ -202,14 +214,34 @@ class _PyMySqlChannel:
         return None
 
     def start(self, statements: Sequence[str]) -> Finish:
+        from pymysql import err
         from pymysql.constants.COMMAND import COM_QUERY
 
         try:
+            if self._is_closed_by_the_server():
+                raise err.OperationalError(2006, "MySQL server has gone away")
             for statement in statements:
                 self.dbapi._execute_command(COM_QUERY, statement)
         except Exception as error:
-            raise _wrapped(self._dialect, "; ".join(statements), error, self.dbapi) from error
+            raise _unsent(_wrapped(self._dialect, "; ".join(statements), error, self.dbapi)) from error
         return partial(self._finish, statements)
+
+    def _is_closed_by_the_server(self) -> bool:
+        """Such a connection (idle for too long, or killed) takes what is sent all the same, and answers nothing: then
+        nobody could say whether it was executed. Of one with TLS that is not known."""
+        sock = self.dbapi._sock
+        if sock is None:
+            return False
+        arrivals = select.poll()
+        arrivals.register(sock, select.POLLIN)
+        if not arrivals.poll(0):
+            return False
+        try:
+            return not sock.recv(1, socket.MSG_PEEK)
+        except ValueError:
+            return False  # TLS takes no flags
+        except OSError:
+            return True
 
     def _finish(self, statements: Sequence[str]) -> list[Answer]:
         answers = []
@@ -255,11 +287,12 @@ class _BlockingStatements:
 
     def run(self, statements: Sequence[str]) -> list[Answer]:
         answers = []
-        for statement in statements:
+        for place, statement in enumerate(statements, 1):
             try:
                 answers.append(self._run(statement))
             except Exception as error:
-                raise _wrapped(self._dialect, statement, error, self.dbapi) from error
+                failed = _wrapped(self._dialect, statement, error, self.dbapi)
+                raise (_unsent(failed) if place < len(statements) else failed) from error
         return answers
 
     def _run(self, statement: str) -> Answer:

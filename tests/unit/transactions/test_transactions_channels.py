@@ -1,17 +1,26 @@
 """Threads for drivers that can only block; what is told of a session that the server has ended."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 sa = pytest.importorskip("sqlalchemy")
 psycopg = pytest.importorskip("psycopg")
 
-from troth.transactions.channels import Answer, _in_thread, _PqChannel  # noqa: E402
+from troth.transactions.channels import (  # noqa: E402
+    Answer,
+    _BlockingStatements,
+    _in_thread,
+    _PqChannel,
+    _PyMySqlChannel,
+    may_have_been_sent,
+)
 
 _FORKED = """
 import os, signal
@@ -119,3 +128,46 @@ def test_what_was_read_while_a_statement_was_sent_is_not_waited_for() -> None:
     channel.dbapi = SimpleNamespace(closed=False, broken=False)
     channel._pgconn, channel._sent, channel._wait, channel._arrival = connection, lambda _: None, sent, arrival
     assert [answer.tag for answer in channel.start(["COMMIT"])()] == ["COMMIT"]
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_connection_that_the_server_has_closed_is_sent_nothing(is_closed: bool) -> None:
+    """It would take all of a commit, and not say whether that was executed."""
+    pymysql = pytest.importorskip("pymysql")
+    ours, theirs = socket.socketpair()
+    sent: list[str] = []
+    dbapi = SimpleNamespace(_sock=ours, _execute_command=lambda command, statement: sent.append(statement))
+    channel = _PyMySqlChannel(sa.create_engine("mysql+pymysql://").dialect, dbapi)
+    with ours, theirs:
+        if not is_closed:
+            channel.start(["XA END 'a'", "XA COMMIT 'a' ONE PHASE"])
+            assert sent == ["XA END 'a'", "XA COMMIT 'a' ONE PHASE"]
+            return
+        theirs.close()
+        with pytest.raises(sa.exc.OperationalError) as lost:
+            channel.start(["XA END 'a'", "XA COMMIT 'a' ONE PHASE"])
+    assert isinstance(lost.value.orig, pymysql.err.OperationalError)
+    assert lost.value.connection_invalidated and not may_have_been_sent(lost.value)
+    assert sent == []
+
+
+@pytest.mark.parametrize(("fails", "was_sent"), [("XA END", False), ("XA COMMIT", True)])
+def test_of_statements_one_after_the_other_the_last_was_not_sent_when_one_before_it_failed(
+    fails: str, was_sent: bool
+) -> None:
+    dialect = sa.create_engine("mysql+pymysql://").dialect
+
+    class Cursor:
+        description = None
+
+        def execute(self, statement: str) -> None:
+            if statement == fails:
+                raise dialect.loaded_dbapi.OperationalError(2013, "Lost connection to MySQL server during query")
+
+        def close(self) -> None: ...
+
+    dbapi: Any = SimpleNamespace(cursor=Cursor)
+    with pytest.raises(sa.exc.OperationalError) as lost:
+        _BlockingStatements(dialect, dbapi).run(["XA END", "XA COMMIT"])
+    assert lost.value.connection_invalidated
+    assert may_have_been_sent(lost.value) is was_sent

@@ -16,13 +16,15 @@ import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from sqlalchemy import Engine, event, exc
 from typing_extensions import override
 
 from troth.core.twophase.gid import FORMAT, parse_gid
 from troth.core.twophase.table import Finding
+from troth.errors import Aborted
+from troth.transactions.channels import may_have_been_sent
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem
 
@@ -138,7 +140,30 @@ class MySqlBranch(SqlBranch):
     @override
     def commit_alone(self) -> Callable[[], None]:
         self.check_whole()
-        return self._told([f"XA END {self.name}", f"XA COMMIT {self.name} ONE PHASE"], self.handle.tell_committed)
+        try:
+            finish = self._told(
+                [f"XA END {self.name}", f"XA COMMIT {self.name} ONE PHASE"], self.handle.tell_committed
+            )
+        except exc.DBAPIError as error:
+            self._refuse(error)
+
+        def told() -> None:
+            try:
+                finish()
+            except exc.DBAPIError as error:
+                self._refuse(error)
+
+        return told
+
+    def _refuse(self, error: exc.DBAPIError) -> NoReturn:
+        """Raise *error* of the only commit; if that was not sent, there is no doubt."""
+        if may_have_been_sent(error) or not error.connection_invalidated:
+            raise error
+        raise Aborted(
+            f"{self.participant.name}: the connection was lost before the commit was sent",
+            self._begun.gid,
+            self.participant.name,
+        ) from error
 
     def commit_prepared(self) -> Callable[[], None]:
         return self._told([f"XA COMMIT {self.name}"], self.handle.tell_committed)
