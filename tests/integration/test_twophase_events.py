@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from troth import TwoPhaseCommit
 from troth.errors import Aborted
 from troth.torture.databases import DatabaseServer, PostgresServer
+from troth.transactions.outcome import Outcome
 
 pytestmark = pytest.mark.integration
 
@@ -76,4 +77,30 @@ def test_a_branch_that_was_prepared_in_vain_is_heard_to_be_rolled_back(
             # Temporary tables are known to be in the way at PREPARE, and not before.
             tx[left].exec_driver_sql("CREATE TEMPORARY TABLE in_the_way (x INTEGER)")
         assert heard == ["rollback"]
+    left.dispose()
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_what_a_listener_raises_is_no_answer_of_a_database(
+    both: bool, postgres: PostgresServer, other: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = sa.create_engine(postgres.url())
+    with left.begin() as connection:
+        row.drop(connection, checkfirst=True)
+        row.create(connection)
+
+    def heard(connection: object) -> None:
+        raise ZeroDivisionError("listener's bug")
+
+    with TwoPhaseCommit({"left": left, "other": other}, log=tmp_path / "log", recover_every=None) as tpc:
+        sa.event.listen(other, "commit", heard)
+        with tpc.begin() as tx:
+            tx[other].execute(row.insert().values(id=1))
+            if both:
+                tx[left].execute(row.insert().values(id=1))
+        sa.event.remove(other, "commit", heard)
+    assert (tx.outcome, tx.pending) == (Outcome.COMMITTED, ())
+    assert "committed in other" in caplog.text
+    with other.connect() as connection:
+        assert connection.scalar(sa.select(row.c.id)) == 1
     left.dispose()

@@ -194,3 +194,19 @@ def test_a_savepoint_that_is_undone_is_not_the_end_of_the_transaction(last: Sqli
     branch.release(broken=False)
     with last.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT x FROM work").scalars().all() == [2]
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_what_a_listener_raises_when_it_is_told_of_the_end_is_logged_and_changes_nothing(
+    end: str, last: Sqlite, caplog: pytest.LogCaptureFixture
+) -> None:
+    def heard(connection: object) -> None:
+        raise ZeroDivisionError("listener's bug")
+
+    branch = opened(last)
+    branch.handle.exec_driver_sql("INSERT INTO work VALUES (1)")
+    sa.event.listen(branch.handle, end, heard)
+    getattr(branch.handle, {"commit": "tell_committed", "rollback": "tell_rolled_back"}[end])()
+    assert "listener's bug" in caplog.text and "last" in caplog.text
+    sa.event.remove(branch.handle, end, heard)
+    over(branch)

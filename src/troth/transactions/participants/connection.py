@@ -5,6 +5,7 @@ fifty calls (SQLAlchemy joins the listeners of engine and connection anew for ea
 mypy checks that SQLAlchemy still has them, and tests/integration/test_twophase_guarantees.py that it still calls them.
 """
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from troth.errors import UsageError
 
 if TYPE_CHECKING:
     from troth.transactions.participants.sql import SqlBranch
+
+
+_log = logging.getLogger("troth.transactions")
 
 
 class BranchConnection(Connection):
@@ -99,14 +103,22 @@ class BranchConnection(Connection):
     def tell_committed(self) -> None:
         """What SQLAlchemy does about a commit beside telling the driver, which knows of it."""
         if self._has_events or self.engine._has_events:
-            self.dispatch.commit(self)
+            self._tell_listeners(self.dispatch.commit, "committed")
         if self._echo:
             self._log_info("COMMIT")
+
+    def _tell_listeners(self, listeners: Callable[[Connection], object], what: str) -> None:
+        """An error of theirs is none of the database, which has answered, and must not be taken for one."""
+        try:
+            listeners(self)
+        except Exception:  # noqa: BLE001  (theirs, of whatever kind)
+            where = self.branch.participant.name if self.branch is not None else self.engine.url.database
+            _log.exception("a listener failed when it was told that a transaction has %s in %s", what, where)
 
     def tell_rolled_back(self) -> None:
         """The same about a rollback."""
         if self._has_events or self.engine._has_events:
-            self.dispatch.rollback(self)
+            self._tell_listeners(self.dispatch.rollback, "rolled back")
         if self._echo:
             self._log_info("ROLLBACK")
 
