@@ -48,7 +48,9 @@ in client/registers). `DatabaseFailed` (torture/databases.py) ends a trial whose
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from typing_extensions import override
 
 from troth.ids import NodeId, Revision
 
@@ -77,6 +79,11 @@ class PreflightFailed(UsageError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
+
+    @override
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[str, ...]]]:
+        """A copy, also in another process, is made of what this one was made of."""
+        return type(self), (self.problems,)
 
 
 class ProtocolError(TrothError):

@@ -1,5 +1,6 @@
 """From what the caller gave to participants."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy")
 
-from troth.errors import UsageError  # noqa: E402
+from troth.errors import PreflightFailed, UsageError  # noqa: E402
 from troth.transactions.coordinator import open_log, preflight  # noqa: E402
 from troth.transactions.participants import choose as choose_module  # noqa: E402
 from troth.transactions.participants.base import Facts  # noqa: E402
@@ -15,6 +16,11 @@ from troth.transactions.participants.choose import choose  # noqa: E402
 from troth.transactions.participants.sqlite import LastResource  # noqa: E402
 from troth.transactions.steps import nothing  # noqa: E402
 from troth.transactions.waiting import InThreads  # noqa: E402
+
+
+def test_what_preflight_says_is_the_same_in_another_process() -> None:
+    there = pickle.loads(pickle.dumps(PreflightFailed(["one", "two"])))
+    assert (str(there), there.problems) == ("one\ntwo", ("one", "two"))
 
 
 class Client:

@@ -273,6 +273,40 @@ def test_a_refused_commit_leaves_nothing_open_in_the_pool(made: tuple[TwoPhaseCo
     assert rows(engine) == []
 
 
+def test_a_refused_commit_has_done_nothing(made: tuple[TwoPhaseCommit, Any]) -> None:
+    tpc, engine = made
+    with tpc.begin() as tx:
+        tx[engine].exec_driver_sql("INSERT INTO t VALUES (1)")
+        with pytest.raises(UsageError, match="inside of a global transaction"):
+            tx[engine].commit()
+        tx[engine].exec_driver_sql("INSERT INTO t VALUES (2)")
+    assert rows(engine) == [1, 2]
+    with pytest.raises(Aborted), tpc.begin() as tx:
+        tx[engine].exec_driver_sql("INSERT INTO t VALUES (3)")
+        with pytest.raises(UsageError, match="inside of a global transaction"):
+            tx[engine].get_transaction().commit()
+    assert rows(engine) == [1, 2]
+
+
+def test_a_closed_connection_is_named_as_the_reason(made: tuple[TwoPhaseCommit, Any]) -> None:
+    tpc, engine = made
+    with pytest.raises(Aborted, match=r"close\(\)"), tpc.begin() as tx:
+        with tx[engine] as connection:
+            connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+    assert rows(engine) == []
+
+
+def test_a_statement_that_could_not_be_made_has_not_failed_in_the_database(
+    made: tuple[TwoPhaseCommit, Any],
+) -> None:
+    tpc, engine = made
+    with tpc.begin() as tx:
+        tx[engine].exec_driver_sql("INSERT INTO t VALUES (1)")
+        with pytest.raises(sa.exc.StatementError, match="value is required"):
+            tx[engine].execute(sa.text("INSERT INTO t VALUES (:x)"))
+    assert rows(engine) == [1]
+
+
 def test_refusals_are_kept_when_old_markers_go(tmp_path: Path) -> None:
     """Whoever was refused may be paused for as long as it likes, and then commit."""
     engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")

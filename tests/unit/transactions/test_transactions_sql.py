@@ -13,7 +13,7 @@ from sqlalchemy import exc  # noqa: E402
 
 from troth.core.twophase.gid import Epoch  # noqa: E402
 from troth.errors import Aborted, NotApplied  # noqa: E402
-from troth.transactions.participants.base import Begun  # noqa: E402
+from troth.transactions.participants.base import Begun, Facts  # noqa: E402
 from troth.transactions.participants.sql import was_lost  # noqa: E402
 from troth.transactions.participants.sqlite import Sqlite, SqliteBranch  # noqa: E402
 
@@ -119,11 +119,25 @@ def test_recovery_waits_for_a_paused_owner_for_a_moment_and_syncs_what_it_refuse
     assert last.marker(EPOCH.name(1), refuse=True) is False, "the second refusal finds the first"
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_an_engine_whose_url_names_no_file_may_have_one(tmp_path: Path) -> None:
+    engine = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(tmp_path / "last.db"))
+    facts = Sqlite("last", engine, engine).facts()
+    assert facts == Facts(f"sqlite:{tmp_path}/last.db", ())
+    engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"])
 def test_a_database_in_memory_takes_no_part(url: str) -> None:
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
     (problem,) = Sqlite("last", engine, engine).facts().problems
     assert "in memory" in problem
+    engine.dispose()
+
+
+def test_a_connection_that_all_threads_share_takes_no_part(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", poolclass=sa.StaticPool)
+    (problem,) = Sqlite("last", engine, engine).facts().problems
+    assert "StaticPool" in problem
     engine.dispose()
 
 

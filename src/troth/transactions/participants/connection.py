@@ -77,17 +77,29 @@ class BranchConnection(Connection):
         try:
             return super()._handle_dbapi_exception(e, *arguments, **named)
         except BaseException as raised:
-            if self.branch is not None:
+            # A statement that SQLAlchemy could not make (a value is missing, say) has not reached the database.
+            is_made = isinstance(raised, exc.DBAPIError) or not isinstance(raised, exc.StatementError)
+            if self.branch is not None and is_made:
                 self.branch.last_error = raised
             raise
 
-    @override
-    def _commit_impl(self) -> None:
+    def _refuse_commit(self) -> None:
         if self.branch is not None and not self.branch.is_ending:
             raise UsageError(
                 "commit() inside of a global transaction would commit this database alone: leave the tx block instead."
                 " To undo a part of the work use tx.savepoint()"
             )
+
+    @override
+    def commit(self) -> None:
+        """Refused before SQLAlchemy knows of it, which takes a transaction whose commit failed for over."""
+        self._refuse_commit()
+        super().commit()
+
+    @override
+    def _commit_impl(self) -> None:
+        """Also where `Transaction.commit` comes."""
+        self._refuse_commit()
         if self.branch is None:
             super()._commit_impl()
             return

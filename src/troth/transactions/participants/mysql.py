@@ -26,7 +26,7 @@ from troth.core.twophase.table import Finding
 from troth.errors import Aborted
 from troth.transactions.channels import may_have_been_sent
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
-from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem
+from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 
 FORMAT_ID = 0x54524F54
 """``TROT``: with it, other programs' branches are never taken for ours."""
@@ -243,7 +243,7 @@ class MySql(SqlParticipant):
                 may_list = False
         is_mariadb = "mariadb" in f"{version} {comment}".lower()
         numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:3])
-        problems = [problem for problem in (autocommit_problem(self.engine, self.name),) if problem]
+        problems = engine_problems(self.engine, self.name)
         warnings = []
         self._waits = _WAITS_OF_MARIADB if is_mariadb else _WAITS_OF_MYSQL
         if not may_list:

@@ -23,7 +23,7 @@ from troth.core.twophase.table import Finding
 from troth.errors import Aborted, PreflightFailed
 from troth.transactions.channels import Answer
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
-from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem, was_lost
+from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems, was_lost
 
 _XID = "SELECT pg_current_xact_id_if_assigned()"
 _NAME = "application_name"
@@ -216,7 +216,7 @@ class Postgres(SqlParticipant):
                 # Not allowed here: the address has to do, which does not tell a restored copy from the original.
                 url = self.engine.url
                 system = f"{url.host}:{url.port}"
-        problems = [problem for problem in (autocommit_problem(self.engine, self.name),) if problem]
+        problems = engine_problems(self.engine, self.name)
         warnings = []
         if version < 130000:
             problems.append(f"{self.name}: PostgreSQL {version // 10000} is too old; 13 or newer is needed")

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, exc
 from sqlalchemy.engine.base import OptionEngine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied
@@ -108,8 +108,11 @@ class SqlBranch:
         if self.unanswered is not None:
             self.settle()
         if not self._transaction.is_active or self.handle.closed or self.handle.invalidated:
+            how = "the branch was rolled back (or its connection was lost) before the commit"
+            if self.handle.closed:
+                how += "; close() of its connection, also by leaving `with tx[...] as ...`, rolls it back"
             raise Aborted(
-                f"{self.participant.name}: the branch was rolled back (or its connection was lost) before the commit",
+                f"{self.participant.name}: {how}",
                 self._begun.gid,
                 self.participant.name,
             ) from self.last_error
@@ -255,14 +258,20 @@ class SqlParticipant(WithoutExtras):
         self._own.dispose()
 
 
-def autocommit_problem(engine: Engine, name: str) -> str | None:
-    """What to say about an engine whose every statement is its own transaction."""
+def engine_problems(engine: Engine, name: str) -> list[str]:
+    """What to say about an engine whose connections hold no transaction, or several at once."""
+    found = []
+    if isinstance(engine.pool, StaticPool):
+        found.append(
+            f"{name}: its engine has a StaticPool, with one connection for all threads and tasks, whose transactions"
+            " would be mixed up; make it with another poolclass"
+        )
     level = engine.get_execution_options().get("isolation_level") or getattr(
         engine.dialect, "_on_connect_isolation_level", None
     )
     if str(level).upper() == "AUTOCOMMIT":
-        return (
+        found.append(
             f"{name}: its engine is in AUTOCOMMIT mode, where nothing can be undone. Make it without"
             " isolation_level='AUTOCOMMIT'"
         )
-    return None
+    return found

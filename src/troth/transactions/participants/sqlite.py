@@ -13,12 +13,11 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from sqlalchemy import Engine, exc
-from sqlalchemy.pool import StaticPool
 from typing_extensions import override
 
 from troth.errors import Aborted, PreflightFailed
 from troth.transactions.participants.base import Begun, Facts
-from troth.transactions.participants.sql import SqlBranch, SqlParticipant, autocommit_problem
+from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 
 TABLE = "troth_decision"
 KEPT = 10_000
@@ -169,22 +168,22 @@ class Sqlite(SqlParticipant):
 
     @override
     def facts(self) -> Facts:
-        problems = [problem for problem in (autocommit_problem(self.engine, self.name),) if problem]
-        path = self.engine.url.database
-        if not path or path == ":memory:" or "mode=memory" in path or isinstance(self.engine.pool, StaticPool):
-            problems.append(
-                f"{self.name}: a database in memory is gone with its process; name a file (sqlite:///path.db)"
-            )
-            return Facts(f"sqlite:{self.name}", tuple(problems))
+        problems = engine_problems(self.engine, self.name)
         with self.connected() as connection:
+            # Not the URL: an engine with a creator may have none.
+            file = next(row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")
+            if not file:
+                problems.append(
+                    f"{self.name}: a database in memory is gone with its process; name a file (sqlite:///path.db)"
+                )
+                return Facts(f"sqlite:{self.name}", tuple(problems))
             raw: Any = connection.connection.driver_connection
             if getattr(raw, "autocommit", LEGACY) != LEGACY:
                 problems.append(
                     f"{self.name}: connect_args has autocommit={raw.autocommit}, of which SQLAlchemy knows nothing, so"
                     " that commits would be lost; leave it out"
                 )
-                return Facts(f"sqlite:{path}", tuple(problems))
-            file = next(row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")
+                return Facts(f"sqlite:{file}", tuple(problems))
             problem = _journal_problem(connection.exec_driver_sql("PRAGMA journal_mode").scalar(), self.name)
             if problem:
                 problems.append(problem)
