@@ -27,7 +27,7 @@ class Seen:
 
     name: str
     upto: int
-    """The revision up to which everything was shown, or compacted away before it could be."""
+    """The revision up to which everything was shown."""
     handed: list[Fault] = field(default_factory=list)
     is_over: bool = False
     """Nobody waits for more."""

@@ -24,11 +24,12 @@ class Watcher:
     """A client that looks on, from the beginning."""
 
     def __init__(self, cluster: Cluster, record: Record, number: int) -> None:
-        self.seen = Seen(f"w{number}", 1)
-        record.watches.append(self.seen)
+        self._name = f"w{number}"
         self._cluster = cluster
-        self._loop = cluster.client_loop(self.seen.name)
-        cluster.network.clients.append(self.seen.name)
+        self._record = record
+        self._seen = self._seen_from(self._name, 1)
+        self._loop = cluster.client_loop(self._name)
+        cluster.network.clients.append(self._name)
         self._loop.enter(self._start)
 
     def _start(self) -> None:
@@ -36,9 +37,14 @@ class Watcher:
         self._task = self._loop.create_task(self._watch())
         self._task.add_done_callback(self._cluster.on_task_done)
 
+    def _seen_from(self, name: str, upto: int) -> Seen:
+        seen = Seen(name, upto)
+        self._record.watches.append(seen)
+        return seen
+
     async def _watch(self) -> None:
-        seen = self.seen
         while True:
+            seen = self._seen
             watch = self._client.watch(prefix="", start_revision=seen.upto + 1)
             try:
                 async for events in watch:
@@ -47,7 +53,10 @@ class Watcher:
                         await asyncio.sleep(READING_S)
                 return
             except WatchCompacted as error:
-                seen.upto = max(seen.upto, error.compact_revision - 1)
+                if (upto := error.compact_revision - 1) > seen.upto:
+                    # What was compacted away is shown to nobody, so to whoever judges the rest is another watch.
+                    seen.is_over = True
+                    self._seen = self._seen_from(f"{self._name}.{upto}", upto)
             except TrothError:
                 await asyncio.sleep(0.2)
 
