@@ -817,7 +817,9 @@ async def test_asyncio_tells_who_leaves_the_set_though_nobody_waits_for_it(
     monkeypatch.setattr(AsyncReach, "ask", ask)
     leaving = acceptors.acceptors[NodeId(3)]
     async with aio.PaxosClient(ADDRESSES, timeout=LONG_S) as registers:
-        assert (await registers._drive(Reconfiguration(registers._proposer, TWO), LONG_S + now_s())).error is None
+        assert (
+            await registers._fan.run(Reconfiguration(registers._proposer, TWO), LONG_S + now_s())
+        ).error is None
         assert leaving.config == CONFIG
         slow.set()
         for _ in range(10):

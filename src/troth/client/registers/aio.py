@@ -3,21 +3,18 @@ client's (core/register). ``async with troth.aio.PaxosClient([...]) as registers
 """
 
 import asyncio
-import contextlib
-import random
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from troth.client import request as requests
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
-from troth.client.registers.aio_lines import now_s, seen
-from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
-from troth.client.registers.backlog import Backlog
-from troth.client.registers.lines import LineLost, may_have_arrived
+from troth.client.registers.aio_fan import AsyncFan
+from troth.client.registers.aio_lines import now_s
+from troth.client.registers.aio_reach import AsyncReach
+from troth.client.registers.backlog import AsyncBacklog
+from troth.client.registers.lines import LineLost
 from troth.client.registers.request import (
     CHANGE_WITHIN_S,
     COLLECT_HOLDS_S,
@@ -35,10 +32,8 @@ from troth.client.registers.request import (
     give_seat,
     listed,
     new_client,
-    pause_s,
     reply_of,
     seconds,
-    told,
     view_of,
     where,
 )
@@ -46,11 +41,11 @@ from troth.client.registers.turns import AsyncPlaces, AsyncTurns
 from troth.client.url import parse_url
 from troth.core.register import changes
 from troth.core.register.listing import Census, Listing
-from troth.core.register.messages import Configuration, Configure, ReplyMessage, Seat
+from troth.core.register.messages import Configuration, Configure, Seat
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.states import Change
-from troth.core.register.task import Outcome, Send, Task
+from troth.core.register.task import Outcome, Task
 from troth.errors import TrothError, UsageError
 from troth.ids import NodeId
 
@@ -87,10 +82,8 @@ class PaxosClient:
         """The acceptors that `local` has started."""
         self._turns = AsyncTurns()
         self._places = AsyncPlaces()
-        self._backlog = Backlog(self._reach, self._collect)
-        self._chance = random.Random(requests.draw_bits(64))
-        self._driving: set[asyncio.Event] = set()
-        """Wakes the calls under way."""
+        self._fan = AsyncFan(self._reach)
+        self._backlog = AsyncBacklog(self._reach, self._collect)
 
     @classmethod
     async def local(
@@ -309,63 +302,7 @@ class PaxosClient:
     async def _call(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
         """Run a call's *task*, once there is a place for it."""
         async with self._places.one(deadline - now_s()):
-            return await self._drive(task, deadline, record)
-
-    async def _drive(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
-        """Run *task* to its end; answers are taken as they come."""
-        wake = asyncio.Event()
-        jobs: dict[asyncio.Task[ReplyMessage], Send] = {}
-        ended: list[asyncio.Task[ReplyMessage]] = []
-        complaints: list[str] = []
-
-        def on_done(job: "asyncio.Task[ReplyMessage]") -> None:
-            seen(job)
-            ended.append(job)
-            wake.set()
-
-        def feed() -> None:
-            # Here and not in the callback: what the caller's function raises is to end the call, whatever it is.
-            while ended:
-                _feed(task, jobs.pop(ended[0]), ended.pop(0))
-
-        self._driving.add(wake)
-        try:
-            while True:
-                feed()
-                sends = task.take()
-                if record is not None:
-                    record.attempts(task)
-                if task.outcome is not None:
-                    return told(task.outcome, complaints)
-                # Nobody waits for acceptors that a closed client does not reach any more.
-                left_s = 0.0 if self._reach.closed else deadline - now_s()
-                if left_s <= 0:
-                    await _called_off(jobs)
-                    feed()
-                    for send in sends:
-                        task.on_lost(send, sent=False)
-                    complaints = self._reach.complaints(task.config)
-                    task.give_up()
-                    continue
-                for send in sends:
-                    if not send.is_awaited:
-                        self._reach.aside(partial(self._reach.ask, send, task.config))
-                        continue
-                    job = asyncio.create_task(self._reach.ask(send, task.config))
-                    jobs[job] = send
-                    job.add_done_callback(on_done)
-                if task.pause:
-                    await asyncio.sleep(min(left_s, pause_s(task.pause, self._chance.random())))
-                    task.resume()
-                else:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(left_s):
-                            await wake.wait()
-                    wake.clear()
-        finally:
-            self._driving.discard(wake)
-            for job in jobs:
-                job.cancel()
+            return await self._fan.run(task, deadline, record)
 
     async def _collect(self, key: bytes) -> None:
         await self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
@@ -373,11 +310,11 @@ class PaxosClient:
     async def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
         """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is
         away: the turn is taken when all are there, for *holds_s* at most."""
-        looked = await self._drive(self._proposer.look(key), deadline)
+        looked = await self._fan.run(self._proposer.look(key), deadline)
         if not looked.tombstone:
             return looked
         async with self._turns.of(key, deadline - now_s()):
-            return await self._drive(self._proposer.collect(key), min(deadline, self._deadline(holds_s)))
+            return await self._fan.run(self._proposer.collect(key), min(deadline, self._deadline(holds_s)))
 
     # ---- beginning and end ---------------------------------------------------------------------------------
 
@@ -386,8 +323,7 @@ class PaxosClient:
         if not self._reach.is_of_this_process:
             return
         self._reach.close()
-        for wake in self._driving:
-            wake.set()
+        self._fan.wake()
         if self.local_acceptors is not None:
             await asyncio.to_thread(self.local_acceptors.close)
 
@@ -398,22 +334,3 @@ class PaxosClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-async def _called_off(jobs: Collection["asyncio.Task[ReplyMessage]"]) -> None:
-    """Cancel *jobs*, and wait until each says whether its request has left."""
-    for job in jobs:
-        job.cancel(CALLED_OFF)
-    if jobs:
-        await asyncio.wait(jobs)
-
-
-def _feed(task: Task, send: Send, job: "asyncio.Task[ReplyMessage]") -> None:
-    """Hand in what came of *send*."""
-    error = None if job.cancelled() else job.exception()
-    if job.cancelled():  # its line was closed
-        task.on_lost(send)
-    elif error is not None:
-        task.on_lost(send, sent=may_have_arrived(error))
-    else:
-        task.on_reply(send, job.result())

@@ -1,10 +1,14 @@
-"""Deleted keys whose tombstones are collected beside the asyncio client's calls."""
+"""Deleted keys whose tombstones are collected beside a client's calls, each once. What finds no room, or fails, stays a
+tombstone, which is safe; `collect` tries again."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 
 from troth.client.registers.aio_reach import AsyncReach
+from troth.client.registers.reach import Reach
 from troth.client.registers.request import COLLECTIONS_MAX
 from troth.errors import TrothError
 
@@ -14,7 +18,46 @@ all need longer, and leave behind them promises and accepts instead of tombstone
 
 
 class Backlog:
-    """Each key once; a few at a time, the others wait their turn."""
+    """For threads: one of its own collects a key at a time."""
+
+    def __init__(
+        self, reach: Reach, lock: AbstractContextManager[object], collect: Callable[[bytes], object]
+    ) -> None:
+        """*lock* is held while the client is closed: no key is handed to a thread that has ended."""
+        self._reach = reach
+        self._lock = lock
+        self._collect = collect
+        self._keys: set[bytes] = set()
+        """Those that wait, and the one that is being collected."""
+        self._collector: ThreadPoolExecutor | None = None
+
+    def add(self, key: bytes) -> None:
+        """Collect *key* soon, if there is room."""
+        with self._lock:
+            if self._reach.closed or key in self._keys or len(self._keys) >= COLLECTIONS_MAX:
+                return
+            self._keys.add(key)
+            if self._collector is None:
+                self._collector = ThreadPoolExecutor(1, thread_name_prefix="troth collector")
+            self._collector.submit(self._one, key)
+
+    def _one(self, key: bytes) -> None:
+        try:
+            self._collect(key)
+        except TrothError:
+            pass
+        finally:
+            with self._lock:
+                self._keys.discard(key)
+
+    def close(self) -> None:
+        """What waits stays as it is."""
+        if self._collector is not None:
+            self._collector.shutdown(wait=False, cancel_futures=True)
+
+
+class AsyncBacklog:
+    """For tasks of one loop: a few are collected at a time, the others wait their turn."""
 
     def __init__(self, reach: AsyncReach, collect: Callable[[bytes], Awaitable[object]]) -> None:
         self._reach = reach
@@ -42,7 +85,7 @@ class Backlog:
         try:
             await self._collect(key)
         except TrothError:
-            pass  # it stays a tombstone, which is safe; `collect` tries again
+            pass
         finally:
             self._keys.discard(key)
         self._go_on()  # not if it was cancelled: its loop ends, and nothing is to begin there

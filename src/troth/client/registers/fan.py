@@ -6,6 +6,7 @@ the answers `as_completed`, and leaves the slowest to itself.
 
 import random
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import AbstractContextManager
 
@@ -52,12 +53,7 @@ class Fan:
             # Nobody waits for acceptors that a closed client does not reach any more.
             left_s = 0.0 if self._reach.closed else deadline - time.monotonic()
             if left_s <= 0:
-                complaints = self._reach.complaints(task.config)
-                unsent = [send for future, send in pending.items() if future.cancel()]
-                with guard:
-                    for send in [*sends, *unsent]:
-                        task.on_lost(send, sent=False)
-                    task.give_up()
+                complaints = self._give_up(task, sends, pending, guard)
                 continue
             for send in sends:
                 answer = self._reach.ask(send, task.config, deadline)
@@ -69,6 +65,22 @@ class Fan:
                     task.resume()
             else:
                 self._take_answers(task, pending, left_s, guard)
+
+    def _give_up(
+        self,
+        task: Task,
+        sends: Sequence[Send],
+        pending: dict[Future[ReplyMessage], Send],
+        guard: AbstractContextManager[object],
+    ) -> list[str]:
+        """The time is over; returns why nobody has answered. *sends* have not left."""
+        complaints = self._reach.complaints(task.config)
+        unsent = [send for future, send in pending.items() if future.cancel()]
+        with guard:
+            for send in [*sends, *unsent]:
+                task.on_lost(send, sent=False)
+            task.give_up()
+        return complaints
 
     def _take_answers(
         self,
