@@ -19,6 +19,7 @@ import troth
 from troth import aio
 from troth.client.registers import aio_lines, lines, recorded
 from troth.client.registers.aio_lines import AsyncLine
+from troth.client.registers.backlog import Backlog
 from troth.client.registers.lines import Line, LineLost, failure_of
 from troth.client.registers.lookup import Lookup
 from troth.client.registers.reach import Reach
@@ -507,8 +508,8 @@ def test_a_forked_child_leaves_the_parents_connections_and_acceptors_alone() -> 
     registers = PaxosClient.__new__(PaxosClient)
     line, registers.local_acceptors = MagicMock(), MagicMock()
     registers._reach = Reach(ADDRESSES, None, Finding(ADDRESSES, prepare=0, accept=0, found=None))
-    registers._reach._lines["a1:1"], registers._collector = line, None
-    registers._lock = threading.RLock()
+    registers._reach._lines["a1:1"], registers._lock = line, threading.RLock()
+    registers._backlog = Backlog(registers._reach, registers._lock)
     registers._reach._pid = os.getpid() + 1
     registers.close()
     assert not line.mock_calls and not registers.local_acceptors.mock_calls

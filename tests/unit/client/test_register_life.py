@@ -181,7 +181,7 @@ def test_a_client_is_not_closed_between_a_look_at_it_and_what_depends_on_that(
     monkeypatch.setattr(Reach, "close", closes)
     assert registers.put("k", "1").changed and registers.delete("k").changed
     registers.close()
-    registers._collect_later(b"k")
+    registers._backlog.add(b"k", registers._collect)
     assert owned == [True]
 
 

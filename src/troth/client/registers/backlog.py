@@ -20,30 +20,28 @@ all need longer, and leave behind them promises and accepts instead of tombstone
 class Backlog:
     """For threads: one of its own collects a key at a time."""
 
-    def __init__(
-        self, reach: Reach, lock: AbstractContextManager[object], collect: Callable[[bytes], object]
-    ) -> None:
-        """*lock* is held while the client is closed: no key is handed to a thread that has ended."""
+    def __init__(self, reach: Reach, lock: AbstractContextManager[object]) -> None:
+        """*lock* is held while *reach* is closed: no key is handed to a thread that has ended."""
         self._reach = reach
         self._lock = lock
-        self._collect = collect
         self._keys: set[bytes] = set()
         """Those that wait, and the one that is being collected."""
         self._collector: ThreadPoolExecutor | None = None
 
-    def add(self, key: bytes) -> None:
-        """Collect *key* soon, if there is room."""
+    def add(self, key: bytes, collect: Callable[[bytes], object]) -> None:
+        """Let *collect*, a method of the client, collect *key* soon, if there is room. It is not kept: a client that
+        nobody has any more ends."""
         with self._lock:
             if self._reach.closed or key in self._keys or len(self._keys) >= COLLECTIONS_MAX:
                 return
             self._keys.add(key)
             if self._collector is None:
                 self._collector = ThreadPoolExecutor(1, thread_name_prefix="troth collector")
-            self._collector.submit(self._one, key)
+            self._collector.submit(self._one, key, collect)
 
-    def _one(self, key: bytes) -> None:
+    def _one(self, key: bytes, collect: Callable[[bytes], object]) -> None:
         try:
-            self._collect(key)
+            collect(key)
         except TrothError:
             pass
         finally:

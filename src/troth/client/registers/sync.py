@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
+from troth.client.registers.backlog import Backlog
 from troth.client.registers.fan import Fan
 from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lines import failure_of, may_have_arrived
@@ -20,7 +21,6 @@ from troth.client.registers.request import (
     CHANGE_WITHIN_S,
     COLLECT_HOLDS_S,
     COLLECT_WITHIN_S,
-    COLLECTIONS_MAX,
     STARTED_WITHIN_S,
     TIMEOUT_S,
     AcceptorView,
@@ -49,7 +49,6 @@ from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.states import Change
 from troth.core.register.task import Outcome, Task
-from troth.errors import TrothError
 from troth.ids import NodeId
 
 if TYPE_CHECKING:
@@ -106,14 +105,13 @@ class PaxosClient:
         """Guards the proposer and its tasks, which are pure and quick; but see `_change`."""
         self._turns = Turns()
         self._places = Places()
-        self._collector: ThreadPoolExecutor | None = None
-        self._collecting: set[bytes] = set()
         self.local_acceptors: LocalAcceptors | None = None
         """The acceptors that `local` has started."""
         tls = parse_url(place.url).ssl_context() if place.url else None
         finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
         self._reach = Reach(place.addresses, tls, finding)
         self._fan = Fan(self._reach, self._lock)
+        self._backlog = Backlog(self._reach, self._lock)
         close_at_exit(self)
         try:
             config = self._reach.find(time.monotonic() + self._timeout_s)
@@ -359,7 +357,7 @@ class PaxosClient:
         with self._turns.of(key, deadline):
             outcome = self._call(self._proposer.change(key, change), deadline, record, guard=nullcontext())
         if outcome.error is None and outcome.tombstone and self._collects:
-            self._collect_later(key)
+            self._backlog.add(key, self._collect)
         return reply_of(outcome)
 
     def _call(
@@ -375,23 +373,8 @@ class PaxosClient:
 
     # ---- collection ----------------------------------------------------------------------------------------
 
-    def _collect_later(self, key: bytes) -> None:
-        with self._lock:
-            if self._reach.closed or key in self._collecting or len(self._collecting) >= COLLECTIONS_MAX:
-                return
-            self._collecting.add(key)
-            if self._collector is None:
-                self._collector = ThreadPoolExecutor(1, thread_name_prefix="troth collector")
-            self._collector.submit(self._collect, key)
-
     def _collect(self, key: bytes) -> None:
-        try:
-            self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
-        except TrothError:
-            pass  # it stays a tombstone, which is safe; `collect` tries again
-        finally:
-            with self._lock:
-                self._collecting.discard(key)
+        self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
 
     def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
         """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is
@@ -411,8 +394,7 @@ class PaxosClient:
             return  # a forked child: connections and acceptors are the parent's
         with self._lock:  # nobody is between a look whether it is closed and what depends on that
             self._reach.close()
-        if self._collector is not None:
-            self._collector.shutdown(wait=False, cancel_futures=True)
+        self._backlog.close()
         if self.local_acceptors is not None:
             self.local_acceptors.close()
 
