@@ -605,9 +605,9 @@ def test_a_key_is_held_by_one_and_forgotten_when_nobody_wants_it() -> None:
 @asynchronous
 async def test_a_key_is_held_by_one_task_and_forgotten_when_none_wants_it() -> None:
     turns = AsyncTurns()
-    async with turns.of(b"k", LONG_S):
+    async with turns.of(b"k", now_s() + LONG_S):
         with pytest.raises(Unavailable, match="used up the time"):
-            async with turns.of(b"k", 0.0):
+            async with turns.of(b"k", now_s()):
                 pass
         assert set(turns._locks) == {b"k"}
     assert not turns._locks
@@ -633,7 +633,7 @@ async def test_an_asyncio_collection_waits_for_its_clients_own_change_of_the_key
     async with aio.PaxosClient(ADDRESSES, collect=False) as registers:
         await registers.put("k", "1")
         await registers.delete("k")
-        async with registers._turns.of(b"k", 1.0):
+        async with registers._turns.of(b"k", now_s() + 1.0):
             collecting = asyncio.create_task(registers.collect("k"))
             await asyncio.wait([collecting], timeout=0.05)
             assert not collecting.done()

@@ -206,7 +206,7 @@ class PaxosClient:
             dead = census.tombstones
         tally = Tally()
         for name in dead:
-            async with self._places.one(deadline - now_s()):
+            async with self._places.one(deadline):
                 tally.count(await self._collected(name, deadline, holds_s=within_s))
         return tally.removed()
 
@@ -293,7 +293,7 @@ class PaxosClient:
         self, key: bytes, change: Change, within_s: float | None, record: "recorded.Call | None" = None
     ) -> RegisterReply:
         deadline = self._deadline(within_s)
-        async with self._turns.of(key, deadline - now_s()):
+        async with self._turns.of(key, deadline):
             outcome = await self._call(self._proposer.change(key, change), deadline, record)
         if outcome.error is None and outcome.tombstone and self._collects:
             self._backlog.add(key)
@@ -301,7 +301,7 @@ class PaxosClient:
 
     async def _call(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
         """Run a call's *task*, once there is a place for it."""
-        async with self._places.one(deadline - now_s()):
+        async with self._places.one(deadline):
             return await self._fan.run(task, deadline, record)
 
     async def _collect(self, key: bytes) -> None:
@@ -313,7 +313,7 @@ class PaxosClient:
         looked = await self._fan.run(self._proposer.look(key), deadline)
         if not looked.tombstone:
             return looked
-        async with self._turns.of(key, deadline - now_s()):
+        async with self._turns.of(key, deadline):
             return await self._fan.run(self._proposer.collect(key), min(deadline, self._deadline(holds_s)))
 
     # ---- beginning and end ---------------------------------------------------------------------------------

@@ -121,10 +121,9 @@ class _Change(Call):
         self._read.fails("it has changed the register, or told nothing")
         for process, attempt in self._open.values():
             fields = self._fields(attempt)
-            told = f"{type(error).__name__}: {error}"
-            self._recorder.end(
-                process, "info" if error is None else _kind(error), "cas", fields, fields["value"], told
-            )
+            became = "info" if error is None else _kind(error)
+            why = None if error is None else f"{type(error).__name__}: {error}"
+            self._recorder.end(process, became, "cas", fields, fields["value"], why)
 
 
 def _kind(error: BaseException) -> str:

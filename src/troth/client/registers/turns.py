@@ -1,5 +1,9 @@
-"""One change at a time of one key: two of the same client would only refuse each other. And so many calls at a time
-that their requests find room on the way to the acceptors."""
+"""What calls of one client wait for before they begin, and until which deadline.
+
+A *turn* is one key's: one change of it at a time, since two of the same client would only refuse each other. A *place*
+is one of `CALLS_MAX`: no more calls at a time than their requests find room for on the way to the acceptors. Both are
+there for threads, and for tasks of one loop.
+"""
 
 import asyncio
 import threading
@@ -8,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
+from troth.client.registers.aio_lines import now_s
 from troth.errors import Overloaded, Unavailable
 
 CALLS_MAX = 128
@@ -22,7 +27,7 @@ def _used_up(key: bytes) -> Unavailable:
 
 
 class Turns:
-    """For threads. A lock exists only while somebody holds it or waits for it."""
+    """Threads take turns at a key. Its lock exists only while somebody holds it or waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,7 +60,7 @@ def _no_place() -> Overloaded:
 
 
 class Places:
-    """For threads."""
+    """Places for the calls of threads."""
 
     def __init__(self) -> None:
         self._free = threading.Semaphore(CALLS_MAX)
@@ -76,20 +81,20 @@ class Places:
 
 
 class AsyncPlaces:
-    """For tasks of one loop."""
+    """Places for the calls of tasks."""
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(CALLS_MAX)
 
     @asynccontextmanager
-    async def one(self, left_s: float) -> AsyncIterator[None]:
-        """Hold a place, waiting no longer than *left_s* for it.
+    async def one(self, deadline: float) -> AsyncIterator[None]:
+        """Hold a place, waiting until *deadline* (of the loop's clock) for it.
 
         Raises:
             Overloaded: none was to be had by then.
         """
         try:
-            async with asyncio.timeout(max(0.0, left_s)):
+            async with asyncio.timeout(max(0.0, deadline - now_s())):
                 await self._free.acquire()
         except TimeoutError:
             raise _no_place() from None
@@ -100,14 +105,14 @@ class AsyncPlaces:
 
 
 class AsyncTurns:
-    """For tasks of one loop."""
+    """Tasks take turns at a key."""
 
     def __init__(self) -> None:
         self._locks: dict[bytes, tuple[asyncio.Lock, int]] = {}
 
     @asynccontextmanager
-    async def of(self, key: bytes, left_s: float) -> AsyncIterator[None]:
-        """Hold *key*, waiting no longer than *left_s* for it.
+    async def of(self, key: bytes, deadline: float) -> AsyncIterator[None]:
+        """Hold *key*, waiting until *deadline* (of the loop's clock) for it.
 
         Raises:
             Unavailable: it was not to be had by then.
@@ -116,7 +121,7 @@ class AsyncTurns:
         self._locks[key] = (lock, users + 1)
         try:
             try:
-                async with asyncio.timeout(max(0.0, left_s)):
+                async with asyncio.timeout(max(0.0, deadline - now_s())):
                     await lock.acquire()
             except TimeoutError:
                 raise _used_up(key) from None
