@@ -45,12 +45,8 @@ def acceptor(
       troth acceptor --data-dir /var/lib/troth/a1 --listen 10.0.0.1:7301 \\
         --tls-ca ca.pem --tls-cert a1.pem --tls-key a1.key
     """
-    from troth.errors import UsageError
     from troth.server.acceptor_process import AcceptorConfig, run_acceptor
 
-    given = [tls_ca, tls_cert, tls_key]
-    if any(given) and not all(given):
-        raise UsageError("TLS needs all of --tls-ca, --tls-cert and --tls-key; `troth certs` makes a working set")
     config = AcceptorConfig(
         data_dir=data_dir,
         listen=listen,

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from troth.errors import Corrupt, DecodeError, UsageError
 from troth.hashing import Plan, RingSpec
+from troth.runtime.files import sync_directory
 
 Record = TypeVar("Record", RingSpec, Plan)
 
@@ -25,14 +26,6 @@ def read_decoded(path: Path, decode: Callable[[bytes], Record]) -> Record:
         return decode(read_bytes(path))
     except DecodeError as error:
         raise Corrupt(f"{path}: {error}", path=str(path)) from None
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_whole(path: Path, data: bytes) -> None:

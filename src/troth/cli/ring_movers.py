@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from troth.cli.ring_files import sync_directory
 from troth.errors import UsageError
 from troth.hashing import Move, Plan
 from troth.hashing.keys import digester
+from troth.runtime.files import sync_directory
 
 PARTIAL = ".partial-"
 

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -20,16 +19,22 @@ from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import AcceptorSession, welcome
-from troth.server.ending import EXIT_OK, clients_that_fit, exit_code, heed_hangup, stop_at_errors
+from troth.server.ending import (
+    EXIT_FAILED,
+    EXIT_OK,
+    clients_that_fit,
+    die_with_parent,
+    exit_code,
+    heed_hangup,
+    stop_at_errors,
+)
 from troth.server.listener import Port, refuse_plain_text
-from troth.server.tls import Certificates
+from troth.server.tls import Certificates, require_whole
 from troth.wire.handshake import Greeting, Hello
 
 FRAME_BYTES_MAX = 2 << 20
 CONNECTIONS_MAX = 4096
 QUOTA_BYTES = 1 << 30
-
-_PR_SET_PDEATHSIG = 1
 
 _log = logging.getLogger("troth.acceptor")
 
@@ -48,6 +53,9 @@ class AcceptorConfig:
     quota_bytes: int = QUOTA_BYTES
     ends_with_stdin: bool = False
     """Stop when standard input ends: whoever holds its other end is gone."""
+
+    def __post_init__(self) -> None:
+        require_whole(self)
 
     @property
     def has_tls(self) -> bool:
@@ -198,12 +206,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="One acceptor that ends with its standard input.")
     parser.add_argument("directory")
     parser.add_argument("address")
-    parser.add_argument("--die-with-parent", action="store_true", help="be killed when the parent's thread ends")
+    parser.add_argument(
+        "--parent", type=int, help="its process id: be killed when the thread that started us ends"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which decides what becomes of us
-    if options.die_with_parent and sys.platform == "linux":
-        # Reaches also one that is stopped, which would not notice the end of its standard input.
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Reaches also one that is paused, which would not notice the end of its standard input.
+    if options.parent is not None and not die_with_parent(options.parent):
+        sys.exit(EXIT_FAILED)
     sys.exit(
         run_acceptor(AcceptorConfig(data_dir=options.directory, listen=options.address, ends_with_stdin=True))
     )

@@ -14,6 +14,7 @@ from typing import cast
 from troth.core.engines import engine_kind
 from troth.errors import UsageError
 from troth.runtime.addresses import parse_address
+from troth.server.tls import require_whole
 
 ENVIRONMENT_PREFIX = "TROTH_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -94,9 +95,7 @@ class ServerConfig:
         self._check_cluster()
         self._check_numbers()
         self._check_consensus()
-        given = [self.tls_ca, self.tls_cert, self.tls_key]
-        if any(given) and not all(given):
-            raise UsageError("TLS needs all of tls_ca, tls_cert and tls_key; `troth certs` makes a working set")
+        require_whole(self)
         if self.log_level not in LOG_LEVELS:
             raise UsageError(f"log_level {self.log_level!r} must be one of {', '.join(LOG_LEVELS)}")
         if self.log_format not in LOG_FORMATS:

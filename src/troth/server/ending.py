@@ -1,10 +1,12 @@
 """How a process of ours ends, and what it may open: the same for a server and for an acceptor that runs alone."""
 
 import asyncio
+import ctypes
 import logging
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +22,8 @@ EXIT_BUG = 70
 
 FILES_KEPT = 1024
 """Open files that clients do not get."""
+
+_PR_SET_PDEATHSIG = 1
 
 _log = logging.getLogger("troth.server")
 
@@ -39,6 +43,14 @@ def exit_code(error: BaseException) -> int:
             return EXIT_FAILED
         case _:
             return EXIT_BUG
+
+
+def die_with_parent(parent: int) -> bool:
+    """Be killed when the thread that started us ends (Linux), paused or not; False if the process *parent* is gone."""
+    if sys.platform != "linux":
+        return True
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent  # it may have died before we asked, and then no signal comes
 
 
 def clients_that_fit(wanted: int) -> int:

@@ -51,6 +51,67 @@ class Sources(msgspec.Struct, kw_only=True):
     certificates: Certificates | None = None
 
 
+_GAUGES: dict[str, tuple[str, Callable[[Sources, ServerStatus], float]]] = {
+    "term": ("Term this server is in.", lambda sources, status: status.term),
+    "is_leader": ("1 while this server leads.", lambda sources, status: int(status.leader == status.node_id)),
+    "has_leader": ("1 while this server knows a leader.", lambda sources, status: int(bool(status.leader))),
+    "commit_index": ("Highest log index known to be committed.", lambda sources, status: status.commit_index),
+    "applied_index": ("Highest log index applied.", lambda sources, status: status.applied_index),
+    "last_index": ("Highest log index in this server's log.", lambda sources, status: status.last_index),
+    "first_index": ("Lowest log index still in the log.", lambda sources, status: status.first_index),
+    "revision": ("Revision of the key space.", lambda sources, status: status.revision),
+    "compact_revision": ("Revision below which history is gone.", lambda sources, status: status.compact_revision),
+    "db_size_bytes": ("Bytes counted against the quota.", lambda sources, status: status.db_size_bytes),
+    "quota_bytes": ("Beyond so many bytes writes are refused.", lambda sources, status: sources.quota_bytes),
+    "sessions": ("Open exactly-once sessions.", lambda sources, status: status.sessions),
+    "leases": ("Leases.", lambda sources, status: status.leases),
+    "watches": ("Watches of this server's clients.", lambda sources, status: status.watches),
+    "disk_sync_seconds_max": ("The slowest log write so far.", lambda sources, status: sources.disk.seconds_max),
+    "ticks_late_max": (
+        "The longest pause of this process, in ticks.",
+        lambda sources, status: sources.node.ticks_late_max,
+    ),
+}
+
+_COUNTERS: dict[str, tuple[str, Callable[[Sources], float]]] = {
+    "turns": ("Turns of the event loop that did something.", lambda sources: sources.node.turns),
+    "elections": ("Elections this server stood in.", lambda sources: sources.node.elections),
+    "leaderships": ("Times this server became leader.", lambda sources: sources.node.leader_changes),
+    "disk_syncs": ("Log syncs (fdatasync).", lambda sources: sources.disk.syncs),
+    "disk_writes": ("Log writes; several may share a sync.", lambda sources: sources.disk.writes),
+    "disk_sync_seconds": ("Seconds spent writing and syncing the log.", lambda sources: sources.disk.seconds),
+    "peer_frames_sent": ("Frames sent to other servers.", lambda sources: sources.peers.frames_sent),
+    "peer_bytes_sent": ("Bytes sent to other servers.", lambda sources: sources.peers.bytes_sent),
+    "peer_frames_received": ("Frames from other servers.", lambda sources: sources.peers.frames_received),
+    "peer_bytes_received": ("Bytes from other servers.", lambda sources: sources.peers.bytes_received),
+    "peer_frames_dropped": (
+        "Frames for peers that could not be queued.",
+        lambda sources: sources.peers.frames_dropped,
+    ),
+    "peer_messages_refused": (
+        "Messages with entries dropped while the disk hangs.",
+        lambda sources: sources.node.peer_messages_refused,
+    ),
+    "peer_connects": ("Connections made to peers.", lambda sources: sources.peers.connects),
+    "peer_suspicions": ("Times a peer's process was seen to be gone.", lambda sources: sources.peers.suspicions),
+    "peer_garbage": (
+        "Connections closed on the peer port for breaking the protocol.",
+        lambda sources: sources.peers.garbage,
+    ),
+    "clients_accepted": ("Client connections accepted.", lambda sources: sources.clients.accepted),
+    "clients_refused": ("Client connections refused.", lambda sources: sources.clients.refused),
+    "clients_cut_off": ("Clients cut off for not reading.", lambda sources: sources.clients.cut_off),
+    "client_garbage": (
+        "Client connections closed for breaking the protocol.",
+        lambda sources: sources.clients.garbage,
+    ),
+    "client_frames_received": ("Frames from clients.", lambda sources: sources.clients.frames_received),
+    "client_frames_sent": ("Frames to clients.", lambda sources: sources.clients.frames_sent),
+    "client_bytes_received": ("Bytes from clients.", lambda sources: sources.clients.bytes_received),
+    "client_bytes_sent": ("Bytes to clients.", lambda sources: sources.clients.bytes_sent),
+}
+
+
 class Collector:
     """Turns the sources into Prometheus metrics, at every scrape."""
 
@@ -63,26 +124,8 @@ class Collector:
 
         sources = self._sources
         status = sources.status()
-        gauges = {
-            "term": ("Term this server is in.", status.term),
-            "is_leader": ("1 while this server leads.", int(status.leader == status.node_id)),
-            "has_leader": ("1 while this server knows a leader.", int(bool(status.leader))),
-            "commit_index": ("Highest log index known to be committed.", status.commit_index),
-            "applied_index": ("Highest log index applied.", status.applied_index),
-            "last_index": ("Highest log index in this server's log.", status.last_index),
-            "first_index": ("Lowest log index still in the log.", status.first_index),
-            "revision": ("Revision of the key space.", status.revision),
-            "compact_revision": ("Revision below which history is gone.", status.compact_revision),
-            "db_size_bytes": ("Bytes counted against the quota.", status.db_size_bytes),
-            "quota_bytes": ("Beyond so many bytes writes are refused.", sources.quota_bytes),
-            "sessions": ("Open exactly-once sessions.", status.sessions),
-            "leases": ("Leases.", status.leases),
-            "watches": ("Watches of this server's clients.", status.watches),
-            "disk_sync_seconds_max": ("The slowest log write so far.", sources.disk.seconds_max),
-            "ticks_late_max": ("The longest pause of this process, in ticks.", sources.node.ticks_late_max),
-        }
-        for name, (text, value) in gauges.items():
-            yield GaugeMetricFamily(f"troth_{name}", text, value=value)
+        for name, (text, value_of) in _GAUGES.items():
+            yield GaugeMetricFamily(f"troth_{name}", text, value=value_of(sources, status))
         if status.leader == status.node_id:  # nobody else hears of all others
             text = "How many more servers may fail, as the leader knows; -1: no quorum."
             yield GaugeMetricFamily("troth_survives_failures", text, value=status.survives)
@@ -91,39 +134,8 @@ class Collector:
         for kind in (AlarmType.NOSPACE, AlarmType.CORRUPT):
             alarms.add_metric([kind.name.lower()], int(kind in raised))
         yield alarms
-        counters = {
-            "turns": ("Turns of the event loop that did something.", sources.node.turns),
-            "elections": ("Elections this server stood in.", sources.node.elections),
-            "leaderships": ("Times this server became leader.", sources.node.leader_changes),
-            "disk_syncs": ("Log syncs (fdatasync).", sources.disk.syncs),
-            "disk_writes": ("Log writes; several may share a sync.", sources.disk.writes),
-            "disk_sync_seconds": ("Seconds spent writing and syncing the log.", sources.disk.seconds),
-            "peer_frames_sent": ("Frames sent to other servers.", sources.peers.frames_sent),
-            "peer_bytes_sent": ("Bytes sent to other servers.", sources.peers.bytes_sent),
-            "peer_frames_received": ("Frames from other servers.", sources.peers.frames_received),
-            "peer_bytes_received": ("Bytes from other servers.", sources.peers.bytes_received),
-            "peer_frames_dropped": ("Frames for peers that could not be queued.", sources.peers.frames_dropped),
-            "peer_messages_refused": (
-                "Messages with entries dropped while the disk hangs.",
-                sources.node.peer_messages_refused,
-            ),
-            "peer_connects": ("Connections made to peers.", sources.peers.connects),
-            "peer_suspicions": ("Times a peer's process was seen to be gone.", sources.peers.suspicions),
-            "peer_garbage": (
-                "Connections closed on the peer port for breaking the protocol.",
-                sources.peers.garbage,
-            ),
-            "clients_accepted": ("Client connections accepted.", sources.clients.accepted),
-            "clients_refused": ("Client connections refused.", sources.clients.refused),
-            "clients_cut_off": ("Clients cut off for not reading.", sources.clients.cut_off),
-            "client_garbage": ("Client connections closed for breaking the protocol.", sources.clients.garbage),
-            "client_frames_received": ("Frames from clients.", sources.clients.frames_received),
-            "client_frames_sent": ("Frames to clients.", sources.clients.frames_sent),
-            "client_bytes_received": ("Bytes from clients.", sources.clients.bytes_received),
-            "client_bytes_sent": ("Bytes to clients.", sources.clients.bytes_sent),
-        }
-        for name, (text, count) in counters.items():
-            yield CounterMetricFamily(f"troth_{name}", text, value=count)
+        for name, (text, count_of) in _COUNTERS.items():
+            yield CounterMetricFamily(f"troth_{name}", text, value=count_of(sources))
         for name, text, label, values in (
             ("operations", "Requests by kind.", "kind", sources.operations()),
             ("snapshot_bytes", "Bytes of snapshots by direction.", "direction", sources.snapshot_bytes()),

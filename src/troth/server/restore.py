@@ -4,7 +4,6 @@ The state is the old cluster's, everything else is new: node id, cluster id, log
 the old cluster can be mixed up with it. More servers join it as they would join any cluster.
 """
 
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from troth.errors import Corrupt, StorageError, UsageError
 from troth.ids import ClusterId, LogIndex, Term
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
-from troth.runtime.files import DiskFiles
+from troth.runtime.files import DiskFiles, sync_directory
 from troth.runtime.genesis import Introduction, cluster_id_of, draw_node_id, genesis_of, remove_newborn
 from troth.server.config import ServerConfig
 from troth.storage import backup
@@ -108,11 +107,7 @@ def _write(machine: StateMachine, config: ServerConfig, files: DiskFiles) -> Clu
 def _give_name(unfinished: Path, directory: Path) -> None:
     try:
         unfinished.rename(directory)
-        above = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(above)
-        finally:
-            os.close(above)
+        sync_directory(directory.parent)
     except OSError as error:
         raise StorageError(f"{directory}: {error}. Restore into another directory") from error
 

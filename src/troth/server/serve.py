@@ -5,7 +5,6 @@ code that says what kind of failure it was.
 """
 
 import asyncio
-import ctypes
 import dataclasses
 import logging
 import os
@@ -27,14 +26,20 @@ from troth.ids import NodeId
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
 from troth.server.control import Control, ServerEvent
-from troth.server.ending import EXIT_FAILED, EXIT_OK, clients_that_fit, exit_code, heed_hangup, stop_at_errors
+from troth.server.ending import (
+    EXIT_FAILED,
+    EXIT_OK,
+    clients_that_fit,
+    die_with_parent,
+    exit_code,
+    heed_hangup,
+    stop_at_errors,
+)
 from troth.server.logs import set_up
 from troth.server.server import Server
 
 COMMIT_EVENT_SECONDS = 0.2
 """How often the events queue is told how far commits have come."""
-
-_PR_SET_PDEATHSIG = 1
 
 _log = logging.getLogger("troth.server")
 
@@ -53,10 +58,8 @@ def run_child(
 ) -> int:
     """Run one server under a parent's control; the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which decides what becomes of us
-    if control.die_with_parent and sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != control.parent:
-            return EXIT_FAILED
+    if control.die_with_parent and not die_with_parent(control.parent):
+        return EXIT_FAILED
     if control.log_file:
         log = os.open(control.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.dup2(log, 2)

@@ -51,6 +51,13 @@ class TlsSettings(Protocol):
     def has_tls(self) -> bool: ...
 
 
+def require_whole(settings: TlsSettings) -> None:
+    """Raises UsageError: some of the three files are named, and others are not."""
+    given = [settings.tls_ca, settings.tls_cert, settings.tls_key]
+    if any(given) and not all(given):
+        raise UsageError("TLS needs all of tls_ca, tls_cert and tls_key; `troth certs` makes a working set")
+
+
 class Entrance(ssl.SSLContext):
     """What a listening socket is given in place of a context that could not be exchanged."""
 

@@ -9,12 +9,12 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from troth.errors import InvariantViolation
+from troth.errors import InvariantViolation, UsageError
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.files import DiskFiles
 from troth.server import acceptor_process
 from troth.server.acceptor_process import AcceptorConfig, AcceptorPort, run_acceptor
-from troth.server.ending import EXIT_BUG, EXIT_STORAGE
+from troth.server.ending import EXIT_BUG, EXIT_FAILED, EXIT_STORAGE
 
 
 class Ended(BaseException):
@@ -64,6 +64,19 @@ def test_it_does_not_go_on_after_a_bug_of_its_own(
     with pytest.raises(Ended):
         run_acceptor(AcceptorConfig(data_dir=str(tmp_path / "data"), listen=f"unix:{tmp_path / 'a1'}"))
     assert codes == [EXIT_BUG]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
+def test_whose_parent_died_before_it_asked_for_the_signal_does_not_start(tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "data"), f"unix:{tmp_path / 'a1'}", "--parent", "0"]
+    command = [sys.executable, "-m", "troth.server.acceptor_process", *arguments]
+    assert subprocess.run(command, stdin=subprocess.PIPE, timeout=30, check=False).returncode == EXIT_FAILED
+    assert not (tmp_path / "data").exists()
+
+
+def test_tls_takes_all_three_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs all of"):
+        AcceptorConfig(data_dir=str(tmp_path), listen="h1:7301", tls_ca="ca.pem", tls_cert="a1.pem")
 
 
 def test_an_acceptor_alone_loads_nothing_of_servers() -> None:

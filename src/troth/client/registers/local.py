@@ -119,7 +119,8 @@ class LocalAcceptors:
             self.address(name),
         ]
         if threading.current_thread() is threading.main_thread():
-            command.append("--die-with-parent")  # the kernel's signal comes when the *thread* that started it ends
+            # The kernel's signal comes when the *thread* that started it ends.
+            command += ["--parent", str(os.getpid())]
         self._socket(name).unlink(missing_ok=True)  # of one that was killed: `_wait_ready` waits for the new one
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(

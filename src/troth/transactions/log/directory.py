@@ -22,6 +22,7 @@ from pathlib import Path
 
 from troth.core.twophase.gid import LOG_CHARS, base36, is_name
 from troth.errors import Corrupt, StorageError
+from troth.runtime.files import sync_directory
 from troth.transactions import forks
 
 LOG_ID = "log-id"
@@ -189,11 +190,3 @@ def write_all(descriptor: int, content: bytes, at: int) -> None:
     written = os.pwrite(descriptor, content, at)
     while written < len(content):
         written += os.pwrite(descriptor, memoryview(content)[written:], at + written)
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -27,8 +27,9 @@ from troth.core.twophase.cells import Cells, replay
 from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.records import Opened, Record
 from troth.errors import StorageError
+from troth.runtime.files import sync_directory
 from troth.transactions.log import framing
-from troth.transactions.log.directory import FILE_MODE, sync_directory, write_all
+from troth.transactions.log.directory import FILE_MODE, write_all
 
 AHEAD_BYTES = 1 << 20
 """The file grows by so many zeros at a time: a sync then has no new length to make durable."""
