@@ -394,6 +394,10 @@ async def _asyncpg(adapter: Any, statement: str) -> Answer:
     """The simple protocol, which alone gives the tag; a SELECT by the other one, which alone gives rows."""
     raw = adapter.driver_connection
     try:
+        if statement == "BEGIN":  # the adapter wants to know of it, and adds the isolation level
+            async with adapter._execute_mutex:
+                await adapter._start_transaction()
+            return Answer(statement, None)
         if statement.startswith("SELECT"):
             row = await raw.fetchrow(statement)
             return Answer("", tuple(row) if row is not None else None)

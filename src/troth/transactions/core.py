@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
+from sqlalchemy.engine.base import OptionEngine
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
@@ -23,7 +24,7 @@ from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch, Participant
 from troth.transactions.participants.bounded import Bounded
-from troth.transactions.participants.sql import SqlParticipant
+from troth.transactions.participants.sql import SqlParticipant, engine_problems
 from troth.transactions.remembered import Remembered
 from troth.transactions.report import UNREACHABLE
 from troth.transactions.steps import OnStep
@@ -131,6 +132,20 @@ class Core(Remembered):
             raise UsageError(
                 f"{named!r:.80} is no participant of this TwoPhaseCommit; these are: {names}"
             ) from None
+
+    def participant_with(self, named: Any) -> tuple[Participant, Engine | None]:
+        """The participant of this name; and *named* itself, if it is an engine made of the participant's by
+        ``execution_options``. Raises UsageError."""
+        engine = base = getattr(named, "sync_engine", named)
+        while isinstance(base, OptionEngine) and base not in self._by_key:
+            base = base._proxied
+        if base is engine or base not in self._by_key:
+            return self.participant(named), None
+        found = self._by_key[base]
+        problems = engine_problems(engine, found.name)
+        if problems:
+            raise UsageError("; ".join(problems))
+        return found, engine
 
     def engines(self) -> list[Engine]:
         return [participant.engine for participant in self.participants if isinstance(participant, SqlParticipant)]

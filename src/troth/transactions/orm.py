@@ -78,5 +78,5 @@ def bound_session(
 ) -> Session:
     """A session over *binds* (classes or tables to engines), or over the one engine there is."""
     if binds is None and len(engines) == 1:
-        return BoundSession(transaction, bind=engines[0], **options)
+        return BoundSession(transaction, **{"bind": engines[0], **options})
     return BoundSession(transaction, binds=binds or {}, **options)

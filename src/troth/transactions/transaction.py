@@ -16,6 +16,7 @@ from troth.transactions.owner import Owner
 from troth.transactions.participants.base import Begun, Branch, Participant
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
     from troth.transactions.core import Core
@@ -67,18 +68,28 @@ class Transaction(Owner):
     def __getitem__(self, participant: Any) -> Any:
         """The branch's Connection (or `ClusterWork`) of a participant: an engine, its name, or a troth client.
 
+        An engine with options (``engine.execution_options(isolation_level="SERIALIZABLE")``) gives them to its branch,
+        which is opened when it is named for the first time.
+
         Raises:
-            UsageError: no such participant, or the transaction is over.
+            UsageError: no such participant, or its branch was opened with other options; the transaction is over.
         """
         if self._state is not State.ACTIVE:
             raise UsageError("this transaction is over; begin another one")
         if self.replayed:
             raise AlreadyDone
-        found = self._core.participant(participant)
+        found, engine = self._core.participant_with(participant)
         branch = self._by_name.get(found.name)
-        return (self._open(found) if branch is None else branch).handle
+        if branch is None:
+            return self._open(found, engine).handle
+        handle = branch.handle
+        if engine is not None and engine.get_execution_options() != handle.engine.get_execution_options():
+            raise UsageError(
+                f"the branch of {found.name} is open, with other options: name it with these the first time"
+            )
+        return handle
 
-    def _open(self, participant: Participant) -> Branch:
+    def _open(self, participant: Participant, engine: "Engine | None") -> Branch:
         # Two at once would both be branch number so-and-so, of which a database prepares one.
         if not self._opening.acquire(blocking=False):
             raise UsageError(
@@ -87,7 +98,7 @@ class Transaction(Owner):
             )
         try:
             left = None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
-            begun = Begun(self.gid, left)
+            begun = Begun(self.gid, left, engine)
             branch = participant.open(len(self._branches), begun)
             self._branches.append(branch)
             self._held.append(branch)

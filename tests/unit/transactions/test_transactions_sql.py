@@ -11,8 +11,9 @@ sa = pytest.importorskip("sqlalchemy")
 
 from sqlalchemy import exc  # noqa: E402
 
+from troth import TwoPhaseCommit  # noqa: E402
 from troth.core.twophase.gid import Epoch  # noqa: E402
-from troth.errors import Aborted, NotApplied  # noqa: E402
+from troth.errors import Aborted, NotApplied, UsageError  # noqa: E402
 from troth.transactions.participants.base import Begun, Facts  # noqa: E402
 from troth.transactions.participants.sql import was_lost  # noqa: E402
 from troth.transactions.participants.sqlite import Sqlite, SqliteBranch  # noqa: E402
@@ -224,3 +225,25 @@ def test_what_a_listener_raises_when_it_is_told_of_the_end_is_logged_and_changes
     assert "listener's bug" in caplog.text and "last" in caplog.text
     sa.event.remove(branch.handle, end, heard)
     over(branch)
+
+
+def test_an_engine_with_options_names_the_branch_of_its_engine(tmp_path: Path) -> None:
+    engine, other = (sa.create_engine(f"sqlite:///{tmp_path}/{name}.db") for name in ("last", "other"))
+    dirty = engine.execution_options(isolation_level="READ UNCOMMITTED")
+    with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        with tpc.begin() as tx:
+            connection = tx[dirty.execution_options(logging_token="mine")]
+            assert connection.exec_driver_sql("PRAGMA read_uncommitted").scalar() == 1
+            assert connection.get_execution_options()["logging_token"] == "mine"
+            assert tx[engine] is tx["last"] is connection
+            with pytest.raises(UsageError, match="is open, with other options"):
+                tx[dirty]
+        with tpc.begin() as tx:
+            assert tx[engine].exec_driver_sql("PRAGMA read_uncommitted").scalar() == 0
+            with pytest.raises(UsageError, match="no participant"):
+                tx[other.execution_options(logging_token="mine")]
+        with tpc.begin() as tx, pytest.raises(UsageError, match="AUTOCOMMIT"):
+            tx[engine.execution_options(isolation_level="AUTOCOMMIT")]
+    with TwoPhaseCommit({"last": dirty}, log=tmp_path / "log", recover_every=None) as tpc, tpc.begin() as tx:
+        assert tx[dirty].exec_driver_sql("PRAGMA read_uncommitted").scalar() == 1
+        tx[dirty.execution_options()]

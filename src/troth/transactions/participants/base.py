@@ -13,6 +13,8 @@ class Begun(NamedTuple):
     gid: str
     timeout_s: float | None
     """How long a statement may wait for a lock; None: as the database is set up."""
+    engine: Any = None
+    """The participant's SQLAlchemy engine with options of its own, if the branch was named by such a one."""
 
 
 class Prepared(NamedTuple):

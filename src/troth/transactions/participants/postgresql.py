@@ -27,8 +27,6 @@ from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engin
 
 _XID = "SELECT pg_current_xact_id_if_assigned()"
 _NAME = "application_name"
-_NAMED = text(f"SELECT set_config('{_NAME}', :name, true)")
-_NAMED_AND_TIMED = text(f"SELECT set_config('{_NAME}', :name, true), set_config('lock_timeout', :ms, true)")
 _UNDEFINED_OBJECT = "42704"
 _NOT_ALLOWED = "42501"
 _FAILED_TRANSACTION = "25P02"
@@ -46,12 +44,13 @@ class PostgresBranch(SqlBranch):
         self.name = f"{begun.gid}.{self.number}"
         lock_ms = None if begun.timeout_s is None else max(1, int(begun.timeout_s * 1000))
         dialect = self.participant.engine.dialect
+        # No SELECT, which would take the snapshot of a transaction that may still want another isolation level.
+        settings = [f"SET LOCAL {_NAME} = '{begun.gid}'"]
+        if lock_ms is not None:
+            settings.append(f"SET LOCAL lock_timeout = {lock_ms}")
         start = getattr(self._pooled.dbapi_connection, "_get_tx_start_command", None)
         if dialect.driver == "psycopg" and not dialect.is_async and start is not None:
             # psycopg 3 takes the BEGIN from us, and nobody waits for its answer before there is something to execute.
-            settings = [f"SET LOCAL {_NAME} = '{begun.gid}'"]
-            if lock_ms is not None:
-                settings.append(f"SET LOCAL lock_timeout = {lock_ms}")
             finish = self.channel.start([start().decode(), *settings])
             self.unanswered = partial(self._marked, finish)
             return
@@ -59,10 +58,11 @@ class PostgresBranch(SqlBranch):
             raise PreflightFailed(
                 [f"{self.participant.name}: an event of its engine sets AUTOCOMMIT, where nothing can be undone"]
             )
-        if lock_ms is None:
-            self._marked(partial(self.handle.scalar, _NAMED, {"name": begun.gid}))
+        together = "; ".join(settings)
+        if dialect.driver == "asyncpg":
+            self._marked(self.channel.start(["BEGIN", together]))
         else:
-            self._marked(partial(self.handle.scalar, _NAMED_AND_TIMED, {"name": begun.gid, "ms": str(lock_ms)}))
+            self._marked(partial(self.handle.exec_driver_sql, together))
 
     def _marked(self, finish: Callable[[], object]) -> None:
         finish()

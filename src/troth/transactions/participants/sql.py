@@ -53,7 +53,7 @@ class SqlBranch:
         self.number = number
         self.errors_before: dict[str, BaseException | None] = {}
         self._begun = begun
-        self.handle = BranchConnection(participant.engine)
+        self.handle = BranchConnection(begun.engine or participant.engine)
         self._pooled = self.handle.connection
         try:
             self._info = self._pooled.info
