@@ -234,7 +234,7 @@ class Transaction(Owner):
 
     def _is_done_by_another(self, error: BaseException | None) -> bool:
         """Whether what this one has failed with comes of another attempt with its key, which has committed."""
-        if not self.key or self.replayed or not _is(error, Aborted, exc.DBAPIError):
+        if not self.key or self.outcome is not Outcome.ABORTED or not _is(error, Aborted, exc.DBAPIError):
             return False
         try:
             holder = self._core.committed_under(self.key)

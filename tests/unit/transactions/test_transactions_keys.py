@@ -291,7 +291,7 @@ def test_who_comes_second_with_a_key_is_replayed_whatever_its_own_try_ran_into(f
 def test_who_fails_while_another_has_its_key_fails_with_its_own_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that no database gave; or nobody has committed; or that cannot be read."""
+    """One that no database gave; or nobody has committed, or itself; or that cannot be read."""
     engine = place(tmp_path)
     with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
         with pytest.raises(sa.exc.DBAPIError), tpc.begin(key="order-1") as tx:
@@ -300,6 +300,12 @@ def test_who_fails_while_another_has_its_key_fails_with_its_own_error(
         with pytest.raises(ZeroDivisionError), tpc.begin(key="order-1"):
             work(tpc)
             raise ZeroDivisionError
+
+        with pytest.raises(sa.exc.DBAPIError), tpc.begin(key="order-3") as tx:
+            tx.commit()
+            with engine.connect() as connection:
+                connection.exec_driver_sql("INSERT INTO nothing VALUES (1)")
+        assert (tx.replayed, tx.outcome) == (False, Outcome.COMMITTED), "it is its own key"
 
         def unreadable(_: str) -> str:
             raise StorageError("as asked")
