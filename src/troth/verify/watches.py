@@ -2,8 +2,9 @@
 
 What a watch was handed is a remark of a process of its own, ``f`` "watch", which every other check passes over; its
 value is [start, end, from, upto, events]: everything that happened to the span (end "": the one key; "\\0": all from
-start on) at revisions from <= r <= upto, as [[revision, key, value or nil for a deletion], ...]. Updates say at which
-revision they took effect (`Operation.revision`). The promises, by the name that a verdict gives to what breaks them:
+start on) at revisions from <= r <= upto, as [[revision, key, value or nil for a deletion], ...]. A watch that goes on
+behind what was compacted away is another one, with a process of its own. Updates say at which revision they took effect
+(`Operation.revision`). The promises, by the name that a verdict gives to what breaks them:
 
 ==================  =========================================================================================
 watch-goes-back     revisions never fall, and what came up to one revision is not shown again later
