@@ -302,6 +302,7 @@ def test_who_fails_while_another_has_its_key_fails_with_its_own_error(
             raise ZeroDivisionError
 
         with pytest.raises(sa.exc.DBAPIError), tpc.begin(key="order-3") as tx:
+            tx["last"].exec_driver_sql("INSERT INTO work VALUES (3)")
             tx.commit()
             with engine.connect() as connection:
                 connection.exec_driver_sql("INSERT INTO nothing VALUES (1)")
