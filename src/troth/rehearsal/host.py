@@ -81,7 +81,7 @@ class Host:
     def serving(self) -> Server | None:
         """The server, if it has got as far as to have a replica."""
         server = self.server
-        return server if self.up and server is not None and hasattr(server, "node") else None
+        return server if self.up and server is not None and server.has_node else None
 
     # ---- life ------------------------------------------------------------------------------------------
 

@@ -1,15 +1,25 @@
-"""What a data directory holds becomes an engine that goes on from there."""
+"""What a data directory holds becomes an engine, and a replica over it, that go on from there."""
 
 import logging
 import random
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from troth.core.engines import EngineConfig, engine_kind
-from troth.core.interface import Engine, Membership, SnapshotMeta
+from troth.core.interface import ORIGIN, Engine, Membership, SnapshotMeta
 from troth.ids import NodeId, Tick
+from troth.kv.store import Store
+from troth.replica.machine import StateMachine
+from troth.replica.replica import Replica
+from troth.replica.state import ReplicaConfig, ReplicaStart
+from troth.runtime.machine import Machine
 from troth.server.config import ServerConfig
 from troth.storage.directory import DataDirectory
 from troth.storage.identity import Identity
+
+if TYPE_CHECKING:
+    from troth.server.tracing import TracedEngine  # loaded only when the settings ask for it
 
 DISK_TIMEOUT_MS = 3000
 """A leader whose own disk is silent for so long steps down."""
@@ -27,6 +37,59 @@ def engine_config(config: ServerConfig) -> EngineConfig:
         phase1_size=config.phase1_size,
         phase2_size=config.phase2_size,
     )
+
+
+def recovered_replica(
+    config: ServerConfig,
+    who: Identity,
+    directory: DataDirectory,
+    *,
+    machine: Machine,
+    now: Callable[[], Tick],
+    version: str,
+) -> "tuple[Replica, TracedEngine | None]":
+    """The replica of *who*, with all that *directory* has; and who writes down what its engine does, if anybody."""
+    recovered = directory.recovered
+    snapshot = recovered.snapshot or SnapshotMeta(ORIGIN, who.genesis)
+    state = StateMachine(partial(Store, quota_bytes=config.quota_bytes))
+    if recovered.snapshot is not None:
+        state.load(directory.snapshots.load(recovered.snapshot))
+    began = now()  # to load a snapshot takes its time
+    engine = machine.engine(
+        started_engine(
+            config,
+            who,
+            directory,
+            snapshot=snapshot,
+            rng=random.Random(machine.chance.getrandbits(64)),
+            now=began,
+            settings=machine.engine_settings,
+        )
+    )
+    tracer = None
+    if config.trace_file:
+        from troth.server.tracing import traced
+
+        engine, tracer = traced(engine, who.node_id, config.trace_file)
+    bounds = ReplicaConfig(
+        ticks_per_second=1000 // config.tick_ms,
+        snapshot_log_bytes=config.snapshot_log_bytes,
+        snapshot_log_entries=config.snapshot_entries,
+        consensus=config.engine,
+        version=version,
+    )
+    start = ReplicaStart(
+        engine=engine,
+        machine=state,
+        rng=random.Random(machine.chance.getrandbits(64)),
+        name=config.name,
+        cluster_id=who.cluster_id,
+        snapshot=snapshot,
+        config=machine.replica(bounds),
+        now=began,
+        amnesia=recovered.amnesia is not None,
+    )
+    return Replica(start), tracer
 
 
 def started_engine(

@@ -116,7 +116,7 @@ async def _serve(
     broken: asyncio.Future[None] = loop.create_future()
 
     def fail(error: Exception) -> None:
-        if hasattr(server, "node"):
+        if server.has_node:
             server.node.fail(error)
         if not broken.done():
             broken.set_exception(error)

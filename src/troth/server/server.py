@@ -9,22 +9,17 @@ in.
 import asyncio
 import gc
 import logging
-import random
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from troth.core.engines import engine_kind
-from troth.core.interface import ORIGIN, Membership, SnapshotMeta, Trace
-from troth.errors import IdentityLost, RequestError
+from troth.core.interface import Membership, Trace
+from troth.errors import IdentityLost, InvariantViolation, RequestError
 from troth.ids import NodeId
-from troth.kv.store import Store
-from troth.replica.machine import StateMachine
 from troth.replica.protocol import ServerStatus
-from troth.replica.replica import Replica
-from troth.replica.state import ReplicaConfig, ReplicaStart
 from troth.runtime.disk_machine import Directory
 from troth.runtime.genesis import Founding, encode_introduction, remove_newborn
 from troth.runtime.machine import Machine
@@ -46,14 +41,17 @@ from troth.server.clients import ClientPort
 from troth.server.config import ServerConfig
 from troth.server.listener import Port, bind_all, check_addresses
 from troth.server.logs import with_facts
-from troth.server.recovering import started_engine, warn_of_amnesia
+from troth.server.recovering import recovered_replica, warn_of_amnesia
 from troth.server.tls import Certificates
 from troth.storage import identity as identities
 from troth.storage.directory import DataDirectory, open_directory
 from troth.storage.identity import Identity
 
-if TYPE_CHECKING:
-    from troth.server.metrics import MetricsPort  # loaded only when an address is configured
+if TYPE_CHECKING:  # both are loaded only when the settings ask for them
+    from troth.server.metrics import MetricsPort
+    from troth.server.tracing import TracedEngine
+
+Part = TypeVar("Part")
 
 TRANSFER_SECONDS_MAX = 1.0
 
@@ -114,10 +112,30 @@ class Server:
         self._follows = asyncio.Event()
         """Set whenever this server becomes a follower."""
         self.certificates: Certificates | None = None
-        self.node: Node
-        self.transport: PeerTransport
-        self.clients: ClientPort
-        self.metrics: MetricsPort
+        self._transport: PeerTransport | None = None
+        self._node: Node | None = None
+        self._clients: ClientPort | None = None
+        self._metrics: MetricsPort | None = None
+
+    @property
+    def transport(self) -> PeerTransport:
+        """The links to the other servers; there once the data directory has said who this one is."""
+        return _there(self._transport)
+
+    @property
+    def node(self) -> Node:
+        """There once this server knows its cluster and has recovered its log; see `has_node`."""
+        return _there(self._node)
+
+    @property
+    def has_node(self) -> bool:
+        """Whether the start has come as far as `node`."""
+        return self._node is not None
+
+    @property
+    def clients(self) -> ClientPort:
+        """The clients' port; there with `node`."""
+        return _there(self._clients)
 
     @property
     def failed(self) -> "asyncio.Future[None]":
@@ -153,151 +171,125 @@ class Server:
             certificates,
             peers=lambda: self.transport.accept(),
             clients=lambda: self.clients.accept(),
-            metrics=lambda: self.metrics.accept(),
+            metrics=lambda: _there(self._metrics).accept(),
         )
         node_id = node_id_of(files, known, founding=self._founding, chance=self._machine.chance)
-        self.transport = self._machine.transport(node_id=node_id, name=config.name, sink=Early(), tls=dialing)
+        transport = self._transport = self._machine.transport(
+            node_id=node_id, name=config.name, sink=Early(), tls=dialing
+        )
         me = introduction(config, node_id, known)
-        self.transport.answer_probe = lambda: encode_introduction(me)
+        transport.answer_probe = lambda: encode_introduction(me)
         if "peer_listen" in self._ports:
             await self._ports["peer_listen"].open()
         who = known or await settled(config, me, founding=self._founding, tls=dialing)
-        directory = self._directory = open_directory(
-            files, who, segment_bytes=self._machine.segment_bytes, salvage=config.salvage
-        )
-        amnesia = directory.recovered.amnesia
-        if amnesia is not None and amnesia.hard_state_lost:
-            raise IdentityLost(
-                "this server has lost its last term and vote with a part of its log, so it may have promised what it "
-                f"does not know of. It must come back as a new one, with an empty data directory. {advice(config)}"
-            )
-        remove_newborn(files)
-        if directory.recovered.damaged is not None:
-            _log.warning("the log was damaged: %s", directory.recovered.damaged.text)
-        membership = self._assemble(who, directory)
-        if amnesia is not None:
+        directory = self._recover(files, who)
+        membership = self._assemble(who, directory, transport)
+        if directory.recovered.amnesia is not None:
             warn_of_amnesia(node_id, membership)
-        self.transport.answer_probe = lambda: encode_introduction(
+        transport.answer_probe = lambda: encode_introduction(
             introduction(config, node_id, who, self.node.membership)
         )
         if known is not None:
             await self._check_asked_for(known, membership, dialing)
         await self._let_in()
         self._machine.settle()
-        facts = {
-            "node_id": f"{node_id:x}",
+        _log.info("serving", extra=with_facts(self._announced(who, took_s=loop.time() - began)))
+
+    def _announced(self, who: Identity, *, took_s: float) -> dict[str, object]:
+        config = self.config
+        return {
+            "node_id": f"{who.node_id:x}",
             "cluster_id": f"{who.cluster_id:x}",
             "clients": config.client_listen or config.client_address,
             "peers": config.peer_listen or config.peer_address,
             "version": VERSION,
-            "seconds": round(loop.time() - began, 3),
+            "seconds": round(took_s, 3),
         }
-        _log.info("serving", extra=with_facts(facts))
 
-    def _assemble(self, who: Identity, directory: DataDirectory) -> Membership:
-        """Make all parts of the server; the membership in force, as far as its log knows."""
-        config, recovered = self.config, directory.recovered
-        loop = asyncio.get_running_loop()
-        kind = engine_kind(config.consensus)
-        snapshot = recovered.snapshot or SnapshotMeta(ORIGIN, who.genesis)
-        machine = StateMachine(self._new_store)
-        if recovered.snapshot is not None:
-            machine.load(directory.snapshots.load(recovered.snapshot))
-        amnesia = recovered.amnesia is not None
-        chance = self._machine.chance
-        now = self._clock.now()
-        engine = started_engine(
-            config,
-            who,
-            directory,
-            snapshot=snapshot,
-            rng=random.Random(chance.getrandbits(64)),
-            now=now,
-            settings=self._machine.engine_settings,
+    def _recover(self, files: Directory, who: Identity) -> DataDirectory:
+        """Open what *files* hold of the log; refuse what may have forgotten a vote."""
+        directory = self._directory = open_directory(
+            files, who, segment_bytes=self._machine.segment_bytes, salvage=self.config.salvage
         )
-        engine = self._machine.engine(engine)
-        tracer = None
-        if config.trace_file:
-            from troth.server.tracing import traced
-
-            engine, tracer = traced(engine, who.node_id, config.trace_file)
-        replica = Replica(
-            ReplicaStart(
-                engine=engine,
-                machine=machine,
-                rng=random.Random(chance.getrandbits(64)),
-                name=config.name,
-                cluster_id=who.cluster_id,
-                snapshot=snapshot,
-                config=self._machine.replica(
-                    ReplicaConfig(
-                        ticks_per_second=1000 // config.tick_ms,
-                        snapshot_log_bytes=config.snapshot_log_bytes,
-                        snapshot_log_entries=config.snapshot_entries,
-                        consensus=config.engine,
-                        version=VERSION,
-                    )
-                ),
-                now=now,
-                amnesia=amnesia,
+        recovered = directory.recovered
+        if recovered.amnesia is not None and recovered.amnesia.hard_state_lost:
+            raise IdentityLost(
+                "this server has lost its last term and vote with a part of its log, so it may have promised what it "
+                "does not know of. It must come back as a new one, with an empty data directory. "
+                f"{advice(self.config)}"
             )
+        remove_newborn(files)
+        if recovered.damaged is not None:
+            _log.warning("the log was damaged: %s", recovered.damaged.text)
+        return directory
+
+    def _assemble(self, who: Identity, directory: DataDirectory, transport: PeerTransport) -> Membership:
+        """Make all parts of the server; the membership in force, as far as its log knows."""
+        replica, tracer = recovered_replica(
+            self.config, who, directory, machine=self._machine, now=self._clock.now, version=VERSION
         )
-        transport = self.transport
         transport.cluster_id = who.cluster_id
-        node = self.node = Node(
+        node = self._node = Node(
             node_id=who.node_id,
-            name=config.name,
+            name=self.config.name,
             cluster_id=who.cluster_id,
             replica=replica,
-            codec=self._machine.codec(kind.messages),
+            codec=self._machine.codec(engine_kind(self.config.consensus).messages),
             transport=transport,
             clock=self._clock,
             on_event=self._tell,
         )
         transport.sink = node
-        writer = self._writer = self._machine.writer(
-            log=directory.log,
-            post=loop.call_soon_threadsafe,
-            on_durable=node.on_durable if tracer is None else tracer.before(node.on_durable),
-            on_failed=node.fail,
-        )
-        keeper = self._keeper = SnapshotKeeper(
-            replica=replica,
-            store=directory.snapshots,
-            log=directory.log,
-            writer=writer,
-            worker=self._machine.worker(
-                "troth-snapshots", lambda error: loop.call_soon_threadsafe(node.fail, error)
-            ),
-            now=self._clock.now,
-            wake=node.after_work,
-            fail=node.fail,
-            after_turn=self._machine.after_turn,
-        )
-        registers = self._registers = Registers(
-            config.data_dir,
-            machine=self._machine,
-            failed=node.fail,
-            bytes_max=config.quota_bytes,
-            came_late=not who.genesis.is_member(who.node_id),
-        )
-        replica.acceptor_numbers = registers.numbers
-        self.clients = ClientPort(
-            node=node,
-            connections_max=config.clients_max,
-            queue_bytes_max=config.client_queue_bytes_max,
-            registers=registers,
-        )
-        node.clients = self.clients
-        membership = node.membership = engine.status().membership
+        writer, keeper = self._disk(node, directory, tracer)
+        node.clients = self._client_port(node, who)
+        membership = node.membership = replica.engine.status().membership
         transport.set_peers(peer_addresses(membership, who.node_id))
         transport.refuse_stranger = node.refuse_stranger
         transport.accept_peers = True
         node.start(writer=writer, snapshots=keeper)
         return membership
 
-    def _new_store(self) -> Store:
-        return Store(quota_bytes=self.config.quota_bytes)
+    def _disk(
+        self, node: Node, directory: DataDirectory, tracer: "TracedEngine | None"
+    ) -> tuple[LogWriter, SnapshotKeeper]:
+        """The threads that write the log, and snapshots."""
+        post = asyncio.get_running_loop().call_soon_threadsafe
+        writer = self._writer = self._machine.writer(
+            log=directory.log,
+            post=post,
+            on_durable=node.on_durable if tracer is None else tracer.before(node.on_durable),
+            on_failed=node.fail,
+        )
+        keeper = self._keeper = SnapshotKeeper(
+            replica=node.replica,
+            store=directory.snapshots,
+            log=directory.log,
+            writer=writer,
+            worker=self._machine.worker("troth-snapshots", lambda error: post(node.fail, error)),
+            now=self._clock.now,
+            wake=node.after_work,
+            fail=node.fail,
+            after_turn=self._machine.after_turn,
+        )
+        return writer, keeper
+
+    def _client_port(self, node: Node, who: Identity) -> ClientPort:
+        """The port of clients, with the acceptor of registers behind it."""
+        registers = self._registers = Registers(
+            self.config.data_dir,
+            machine=self._machine,
+            failed=node.fail,
+            bytes_max=self.config.quota_bytes,
+            came_late=not who.genesis.is_member(who.node_id),
+        )
+        node.replica.acceptor_numbers = registers.numbers
+        clients = self._clients = ClientPort(
+            node=node,
+            connections_max=self.config.clients_max,
+            queue_bytes_max=self.config.client_queue_bytes_max,
+            registers=registers,
+        )
+        return clients
 
     async def _check_asked_for(self, known: Identity, present: Membership, tls: ssl.SSLContext | None) -> None:
         """See `check_asked_for`. A server that others may wait for does not wait for those whom that asks."""
@@ -320,14 +312,14 @@ class Server:
                 node=self.node.counters,
                 peers=self.transport.counters,
                 clients=self.clients.counters,
-                disk=self._writer.counters if self._writer else None,  # type: ignore[arg-type]
+                disk=_there(self._writer).counters,
                 queues=self.queues,
                 operations=self.clients.counters.operations,
                 snapshot_bytes=self._snapshot_bytes,
                 registers=self._register_numbers,
                 certificates=self.certificates,
             )
-            self.metrics = MetricsPort(sources, version=VERSION)
+            self._metrics = MetricsPort(sources, version=VERSION)
             await self._ports["metrics_address"].open()
 
     # -- while it runs ---------------------------------------------------------------------------------------
@@ -382,8 +374,8 @@ class Server:
             _log.info("asked to read certificates anew; there are none, and nothing else is read anew")
             return
         self.certificates.reload()
-        if hasattr(self, "transport"):
-            self.transport.tls = self.certificates.dialing
+        if self._transport is not None:
+            self._transport.tls = self.certificates.dialing
 
     async def adopt(self, peer: NodeId, end: socket.socket) -> None:
         """Talk to *peer* over a new socket pair."""
@@ -406,14 +398,14 @@ class Server:
             port.close()
         if self._checking is not None:
             self._checking.cancel()
-        if hasattr(self, "node") and not self.node.failed.done():
+        if self._node is not None and not self._node.failed.done():
             await self._step_aside()
-        if hasattr(self, "clients"):
-            self.clients.close()
-        if hasattr(self, "node"):
-            self.node.stop()
-        if hasattr(self, "transport"):
-            self.transport.close()
+        if self._clients is not None:
+            self._clients.close()
+        if self._node is not None:
+            self._node.stop()
+        if self._transport is not None:
+            self._transport.close()
         loop = asyncio.get_running_loop()
         if self._registers is not None:
             await loop.run_in_executor(None, self._registers.stop)
@@ -439,3 +431,10 @@ class Server:
             await asyncio.wait_for(self._follows.wait(), TRANSFER_SECONDS_MAX)
         except TimeoutError:
             _log.info("nobody took leadership over in time")
+
+
+def _there(part: Part | None) -> Part:
+    """*part*, by whoever knows that the start has come so far."""
+    if part is None:
+        raise InvariantViolation("the server has not started so far")
+    return part

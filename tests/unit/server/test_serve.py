@@ -15,6 +15,8 @@ from troth.server.config import ServerConfig
 class Starting:
     """A server that never comes to the end of its start; in the first turn of the loop a callback fails."""
 
+    has_node = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
