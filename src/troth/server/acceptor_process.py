@@ -18,7 +18,7 @@ from troth.errors import DecodeError, Overloaded, ProtocolError, TrothError, Usa
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import FrameConnection, version_refusal
-from troth.server.acceptors import AcceptorSession, welcome
+from troth.server.acceptors import REGISTER_FRAME_BYTES_MAX, AcceptorSession, welcome
 from troth.server.ending import (
     EXIT_FAILED,
     EXIT_OK,
@@ -32,7 +32,6 @@ from troth.server.listener import Port, refuse_plain_text
 from troth.server.tls import Certificates, require_whole
 from troth.wire.handshake import Greeting, Hello
 
-FRAME_BYTES_MAX = 2 << 20
 CONNECTIONS_MAX = 4096
 QUOTA_BYTES = 1 << 30
 
@@ -90,7 +89,7 @@ class _Connection(FrameConnection):
                 "this is an acceptor: use PaxosClient or `troth paxos`; `troth serve` has the rest",
             )
             return
-        self.admit(FRAME_BYTES_MAX)
+        self.admit(REGISTER_FRAME_BYTES_MAX)
         self._session = AcceptorSession(self._port.node, self.transport)
         self.greet(welcome(self._port.node, greeting, "acceptor"))
 

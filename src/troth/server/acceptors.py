@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from troth.core.register.codec import decode_ask, encode_answer
+from troth.core.register.codec import VALUE_BYTES_MAX, decode_ask, encode_answer
 from troth.core.register.messages import Conflict, ReplyMessage
 from troth.errors import DecodeError, StorageError
 from troth.ids import ClusterId
@@ -23,6 +23,9 @@ from troth.wire.handshake import VERSION, Hello, Welcome
 
 DIRECTORY = "registers"
 """Of a server's data directory."""
+
+REGISTER_FRAME_BYTES_MAX = 2 * VALUE_BYTES_MAX
+"""Of a request, in a server and alone: the largest has a key and a state, and most of that is its value."""
 
 IN_FLIGHT_MAX = 1024
 """Requests of one connection that are not answered yet: some times as many as clients have."""

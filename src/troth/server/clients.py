@@ -24,7 +24,7 @@ from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, ReadResults, Reads, ServerMessage, Writes
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.streams import FrameConnection, origin_of, version_refusal
-from troth.server.acceptors import AcceptorSession, Registers, welcome
+from troth.server.acceptors import REGISTER_FRAME_BYTES_MAX, AcceptorSession, Registers, welcome
 from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, frame, head, head_of
 from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
@@ -281,7 +281,7 @@ class ClientConnection(FrameConnection):
             )
             self.refuse(Unavailable.code, f"server {self._port.node.name} can not hold registers: {acceptor}")
             return
-        self.admit(CLIENT_FRAME_BYTES_MAX)
+        self.admit(REGISTER_FRAME_BYTES_MAX)
         self._session = AcceptorSession(acceptor, self.transport)
         self.greet(welcome(acceptor, hello, self._port.node.name))
 

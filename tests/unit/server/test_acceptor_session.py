@@ -8,8 +8,16 @@ from typing import cast
 
 import pytest
 
-from troth.core.register.codec import decode_answer, encode_ask
+from troth.core.register.codec import (
+    KEY_BYTES_MAX,
+    NUMBER_MAX,
+    VALUE_BYTES_MAX,
+    decode_answer,
+    decode_ask,
+    encode_ask,
+)
 from troth.core.register.messages import (
+    MARKS_KEPT,
     ZERO,
     Accept,
     Ballot,
@@ -17,6 +25,7 @@ from troth.core.register.messages import (
     Configure,
     Conflict,
     Holding,
+    Mark,
     Prepare,
     Promise,
     Read,
@@ -35,7 +44,7 @@ from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import Call, open_connection
 from troth.server import acceptors
 from troth.server.acceptor_process import AcceptorPort
-from troth.server.acceptors import IN_FLIGHT_MAX, WRITE_BYTES_MAX, AcceptorSession
+from troth.server.acceptors import IN_FLIGHT_MAX, REGISTER_FRAME_BYTES_MAX, WRITE_BYTES_MAX, AcceptorSession
 from troth.wire.frames import FRAME_BYTES_MAX, FrameSplitter, frame
 from troth.wire.handshake import Hello
 
@@ -291,3 +300,12 @@ async def test_whoever_asks_for_more_than_it_can_take_in_is_served(tmp_path: Pat
             assert (told, reply) == (number, Holding(Ballot(1, 1), large))
         assert isinstance(await ask(Prepare(config.id, b"k", Ballot(2, 1))), Promise), "it is still heard"
         proposer.transport.abort()
+
+
+def test_the_largest_request_that_is_legal_fits_into_a_frame() -> None:
+    """The bound is the same for an acceptor in a server and for one alone."""
+    most = Ballot(NUMBER_MAX - 1, NUMBER_MAX - 1)
+    state = State(bytes(VALUE_BYTES_MAX), NUMBER_MAX - 1, most, most, (Mark(most, NUMBER_MAX - 1),) * MARKS_KEPT)
+    body = encode_ask(1 << 62, Accept(ConfigId(1 << 62, 1 << 61), bytes(KEY_BYTES_MAX), most, state, most))
+    assert decode_ask(body)[1] is not None
+    assert len(body) <= REGISTER_FRAME_BYTES_MAX

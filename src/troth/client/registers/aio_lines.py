@@ -6,7 +6,15 @@ from typing import Any
 
 from typing_extensions import override
 
-from troth.client.registers.lines import REST_MAX_S, REST_S, WAITING_MAX, LineLost, complaint_of, stranger
+from troth.client.registers.lines import (
+    CONNECT_SECONDS_MAX,
+    REST_MAX_S,
+    REST_S,
+    WAITING_MAX,
+    LineLost,
+    complaint_of,
+    stranger,
+)
 from troth.client.retry import error_of, ungreeted
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
@@ -17,7 +25,6 @@ from troth.runtime.streams import FrameConnection, open_connection
 from troth.wire.frames import FRAME_BYTES_MAX
 from troth.wire.handshake import Greeting, Hello, Welcome
 
-CONNECT_SECONDS_MAX = 2.0
 UNSENT_BYTES_MAX = 32 << 20
 """For one acceptor; beyond it no further request is queued."""
 

@@ -20,15 +20,16 @@ from troth.core.register.messages import ReplyMessage, RequestMessage
 from troth.errors import DecodeError, TrothError
 from troth.runtime import shortcut
 from troth.runtime.addresses import Address, parse_address
-from troth.wire.frames import HEAD, first_frame, frame
+from troth.wire.frames import FRAME_BYTES_MAX, HEAD, first_frame, frame
 from troth.wire.handshake import Hello, Rejected, Welcome, decode_greeting, encode_greeting
 
 THREADS_MAX = 8
 """For one acceptor."""
 
 WAITING_MAX = 256
-FRAME_BYTES_MAX = 16 << 20
 CONNECT_SECONDS_MAX = 2.0
+"""For one attempt to connect, greetings included."""
+
 REST_S = 0.02
 REST_MAX_S = 0.5
 """After a connection could not be made, requests fail at once for so long (doubled up to the second number)."""
