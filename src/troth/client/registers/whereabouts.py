@@ -2,6 +2,7 @@
 
 import os
 import ssl
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -84,9 +85,9 @@ class Whereabouts:
         lines = [self._lines[address] for address in at if address in self._lines]
         return [line.complaint for line in lines if line.complaint]
 
+    @abstractmethod
     def _inquire(self, address: str) -> None:
         """Have the acceptor at *address* asked who it is; its answer comes to `_learn`."""
-        raise NotImplementedError
 
     def _learn(self, address: str, reply: ReplyMessage) -> None:
         """The acceptor at *address* has said who it is."""

@@ -6,6 +6,7 @@ up to `MESSAGES_IN_FLIGHT_MAX`. What the three modes mean for sending is the pro
 Source: Raft thesis §10.2.2 (pipelining); the modes are etcd's; the window is TCP's (Jacobson 1988).
 """
 
+from abc import abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
@@ -71,9 +72,9 @@ class Flight:
         self.in_flight.clear()
         self.bytes_in_flight = 0
 
+    @abstractmethod
     def become_probe(self) -> None:
         """Stop pipelining until it is known again what has arrived."""
-        raise NotImplementedError
 
     def become_snapshot(self, index: LogIndex) -> None:
         """Send nothing until it has a snapshot that ends at *index* or behind."""

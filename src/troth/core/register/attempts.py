@@ -5,6 +5,8 @@ sent, is forgotten: nobody has it, nobody ever will. One that is `open` may yet 
 not tell from the present state what became of it waits for that (*parked*).
 """
 
+from abc import abstractmethod
+
 from typing_extensions import override
 
 from troth.core.register.messages import Accept, Ballot, Conflict, Full, ReplyMessage, State, WrongConfig
@@ -80,6 +82,6 @@ class Attempting(Exchange):
             parked, self._parked = self._parked, None
             self._propose(*parked)
 
+    @abstractmethod
     def _propose(self, state: State | None, fence: Ballot) -> None:
         """Go on from what phase 1 has found."""
-        raise NotImplementedError

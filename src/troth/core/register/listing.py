@@ -3,6 +3,7 @@
 None of it is at one instant. A key that was chosen before the question was asked is held by one of any phase-1 quorum.
 """
 
+from abc import abstractmethod
 from itertools import chain, repeat
 
 from typing_extensions import override
@@ -61,9 +62,9 @@ class Poll(Exchange):
     def _on_new_config(self) -> None:
         self.outcome = Outcome(error=AcceptorsChanged(self._proposer.config.describe()))
 
+    @abstractmethod
     def _ask(self) -> None:
         """A new phase, with the question to everybody."""
-        raise NotImplementedError
 
 
 class Listing(Poll):

@@ -1,5 +1,6 @@
 """What a proposer is driven by: tasks, the sends that they ask for, and what all tasks of one proposer share."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -258,12 +259,14 @@ class Exchange:
             )
         return Unavailable(text)
 
+    @abstractmethod
     def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:
-        raise NotImplementedError
+        """*acceptor* has said *reply* in this phase."""
 
+    @abstractmethod
     def _on_silence(self, acceptor: NodeId) -> None:
-        raise NotImplementedError
+        """Nothing will be heard from *acceptor* in this phase, or nothing that counts."""
 
+    @abstractmethod
     def _on_new_config(self) -> None:
         """The configuration has changed under us; begin anew in the proposer's present one."""
-        raise NotImplementedError
