@@ -262,24 +262,33 @@ class Round(Attempting):
 
     @override
     def _propose(self, state: State | None, fence: Ballot) -> None:
-        """§2.1 step 4: apply the change to the newest state, and "accept" to the acceptors."""
+        """Phase 1 is over; it may tell what became of an earlier attempt."""
+        if not self._follows_attempt(state, fence):
+            self._apply(state, fence)
+
+    def _follows_attempt(self, state: State | None, fence: Ballot) -> bool:
+        """Whether an earlier attempt says what follows: it was applied, or whether it was can not be told (yet)."""
         fates = {attempt.ballot: fate(attempt, state, fence) for attempt in self.attempts}
         for attempt in self.attempts:
             if fates[attempt.ballot] is Fate.APPLIED and state is not None:
                 # It may be on few acceptors only, so what has been seen is accepted once more before we say so.
                 self._ending = outcome_of(attempt.after, changed=True)
                 self._accept(state)
-                return
+                return True
         if Fate.UNKNOWN in fates.values():
             if any(attempt.open for attempt in self.attempts):
                 self._parked = (state, fence)  # a refusal that is still on its way may settle it
-                return
+                return True
             text = (
                 f"what became of this change of {self.key!r:.60} can not be told any more: while it was in doubt "
                 "others changed the register, or deleted registers were removed"
             )
             self.outcome = Outcome(error=OutcomeUnknown(text))
-            return
+            return True
+        return False
+
+    def _apply(self, state: State | None, fence: Ballot) -> None:
+        """§2.1 step 4: apply the change to the newest state, and "accept" to the acceptors."""
         decision = self._decide(state)
         if isinstance(decision, Write):
             after = next_state(state, decision, self._ballot, fence)
