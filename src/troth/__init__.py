@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from troth.client.operations import value as value
     from troth.client.operations import version as version
     from troth.client.recording import recording as recording
-    from troth.client.registers.request import RegisterReply as RegisterReply
+    from troth.client.registers.replies import RegisterReply as RegisterReply
     from troth.client.registers.sync import PaxosClient as PaxosClient
     from troth.client.replicated import Replicated as Replicated
     from troth.client.replicated import command as command
@@ -66,7 +66,7 @@ _HOME = {
     "RangeReply": "troth.client.replies",
     "DeleteReply": "troth.client.replies",
     "TxnReply": "troth.client.replies",
-    "RegisterReply": "troth.client.registers.request",
+    "RegisterReply": "troth.client.registers.replies",
     "KeyValue": "troth.kv.requests",
     "Event": "troth.kv.requests",
     "TrothError": "troth.errors",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from troth.client.registers.request import pause_s
+from troth.client.registers.patience import pause_s
 from troth.core.register import changes
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import Configuration, Configure, ReplyMessage, Seat, founding, group_of

@@ -7,7 +7,7 @@ import troth
 from troth import aio
 from troth.aio import AsyncClient
 from troth.client.lease import Lease
-from troth.client.registers.request import AcceptorView, RegisterReply
+from troth.client.registers.replies import AcceptorView, RegisterReply
 from troth.client.replica import Replica
 from troth.client.replies import DeleteReply, GetReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.client.watch import Watch

@@ -11,7 +11,7 @@ from troth.cli.cluster import Cluster, cluster_options
 from troth.errors import TrothError, UsageError
 
 if TYPE_CHECKING:
-    from troth.client.registers.request import AcceptorView, RegisterReply
+    from troth.client.registers.replies import AcceptorView, RegisterReply
     from troth.client.registers.sync import PaxosClient
 
 EXIT_NOTHING_THERE = 1

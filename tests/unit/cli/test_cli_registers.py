@@ -7,7 +7,7 @@ import pytest
 from click.testing import Result
 
 from troth.cli.failures import CommandFailed
-from troth.client.registers.request import AcceptorView, RegisterReply
+from troth.client.registers.replies import AcceptorView, RegisterReply
 from troth.core.register.messages import Configuration, Seat, founding, group_of
 from troth.errors import (
     DecodeError,

@@ -19,25 +19,14 @@ import troth
 from troth import aio
 from troth.client.registers import aio_lines, lines, recorded
 from troth.client.registers.aio_lines import AsyncLine
+from troth.client.registers.arguments import as_function, as_key, as_swap, as_value, where
 from troth.client.registers.backlog import Backlog
+from troth.client.registers.finding import Finding, give_seat, new_client
 from troth.client.registers.lines import Line, LineLost, failure_of
 from troth.client.registers.lookup import Lookup
+from troth.client.registers.patience import PAUSE_MAX_S, pause_s
 from troth.client.registers.reach import Reach
-from troth.client.registers.request import (
-    PAUSE_MAX_S,
-    Finding,
-    RegisterReply,
-    as_function,
-    as_key,
-    as_swap,
-    as_value,
-    explained,
-    give_seat,
-    new_client,
-    pause_s,
-    view_of,
-    where,
-)
+from troth.client.registers.replies import RegisterReply, explained, view_of
 from troth.client.registers.sync import PaxosClient
 from troth.core.register import changes
 from troth.core.register.codec import encode_answer

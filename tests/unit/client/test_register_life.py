@@ -21,9 +21,10 @@ from troth.client.registers import leaving
 from troth.client.registers.aio_lines import AsyncLine, now_s
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.backlog import COLLECTED_AT_ONCE
+from troth.client.registers.finding import Finding
 from troth.client.registers.lines import Line, LineLost
+from troth.client.registers.patience import COLLECT_WITHIN_S, WITHIN_MAX_S, seconds
 from troth.client.registers.reach import Reach
-from troth.client.registers.request import COLLECT_WITHIN_S, WITHIN_MAX_S, Finding, seconds
 from troth.client.registers.shared import SharedProposer
 from troth.client.registers.sync import PaxosClient
 from troth.client.registers.turns import CALLS_MAX, AsyncTurns, Turns

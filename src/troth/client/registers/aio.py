@@ -13,30 +13,19 @@ from troth.client.registers import recorded
 from troth.client.registers.aio_fan import AsyncFan
 from troth.client.registers.aio_lines import now_s
 from troth.client.registers.aio_reach import AsyncReach
+from troth.client.registers.arguments import as_function, as_key, as_swap, as_value, where
 from troth.client.registers.backlog import AsyncBacklog
+from troth.client.registers.finding import Finding, give_seat, new_client
 from troth.client.registers.lines import LineLost
-from troth.client.registers.request import (
-    CHANGE_WITHIN_S,
+from troth.client.registers.patience import (
     COLLECT_HOLDS_S,
     COLLECT_WITHIN_S,
+    SLOW_WITHIN_S,
     STARTED_WITHIN_S,
     TIMEOUT_S,
-    AcceptorView,
-    Finding,
-    RegisterReply,
-    Tally,
-    as_function,
-    as_key,
-    as_swap,
-    as_value,
-    give_seat,
-    listed,
-    new_client,
-    reply_of,
     seconds,
-    view_of,
-    where,
 )
+from troth.client.registers.replies import AcceptorView, RegisterReply, Tally, listed, reply_of, view_of
 from troth.client.registers.turns import AsyncPlaces, AsyncTurns
 from troth.client.url import parse_url
 from troth.core.register import changes
@@ -192,7 +181,7 @@ class PaxosClient:
 
     # ---- tombstones and acceptors --------------------------------------------------------------------------
 
-    async def collect(self, key: Text | None = None, *, within_s: float = CHANGE_WITHIN_S) -> int:
+    async def collect(self, key: Text | None = None, *, within_s: float = SLOW_WITHIN_S) -> int:
         """Remove the tombstone of *key* (None: all of them) now; returns how many were removed. Needs every acceptor. A
         key that others are changing meanwhile is left to them.
 
@@ -260,7 +249,7 @@ class PaxosClient:
         return self._proposer.config
 
     async def set_acceptors(
-        self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = CHANGE_WITHIN_S
+        self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = SLOW_WITHIN_S
     ) -> Configuration:
         """Make the acceptors at *addresses* the set, while clients go on; see `troth.PaxosClient.set_acceptors`.
 

@@ -10,14 +10,10 @@ from typing import Any
 from typing_extensions import override
 
 from troth.client.registers.aio_lines import AsyncLine, now_s, seen
+from troth.client.registers.finding import Finding
 from troth.client.registers.lines import LineLost
-from troth.client.registers.request import (
-    COLLECT_WITHIN_S,
-    DESCRIBE_SECONDS_MAX,
-    RETRY_FOUNDING_S,
-    Finding,
-    explained,
-)
+from troth.client.registers.patience import COLLECT_WITHIN_S, DESCRIBE_WITHIN_S, RETRY_FOUNDING_S
+from troth.client.registers.replies import explained
 from troth.client.registers.whereabouts import Whereabouts
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
 from troth.core.register.task import Send
@@ -91,7 +87,7 @@ class AsyncReach(Whereabouts):
 
     async def insist(self, address: str, deadline: float) -> Described:
         """As `Reach.insist`."""
-        patience = min(deadline, now_s() + DESCRIBE_SECONDS_MAX)
+        patience = min(deadline, now_s() + DESCRIBE_WITHIN_S)
         while True:
             try:
                 async with asyncio.timeout(deadline - now_s()):
@@ -108,7 +104,7 @@ class AsyncReach(Whereabouts):
 
         async def bounded() -> None:
             try:
-                async with asyncio.timeout(DESCRIBE_SECONDS_MAX + COLLECT_WITHIN_S):
+                async with asyncio.timeout(DESCRIBE_WITHIN_S + COLLECT_WITHIN_S):
                     await work()
             except (TrothError, TimeoutError):
                 pass

@@ -9,8 +9,10 @@ from functools import partial
 
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.reach import Reach
-from troth.client.registers.request import COLLECTIONS_MAX
 from troth.errors import TrothError
+
+COLLECTIONS_MAX = 1024
+"""Deleted keys of one client that wait to be collected; beyond it their tombstones stay until `collect` is called."""
 
 COLLECTED_AT_ONCE = 4
 """A collection that is begun has half a second, so that it holds up nobody who writes the key. A thousand at once would

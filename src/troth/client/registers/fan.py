@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager
 
 from troth.client.registers import recorded
 from troth.client.registers.lines import may_have_arrived
+from troth.client.registers.patience import pause_s
 from troth.client.registers.reach import Reach
-from troth.client.registers.request import pause_s, told
+from troth.client.registers.replies import told
 from troth.core.register.messages import ReplyMessage
 from troth.core.register.task import Outcome, Send, Task
 

@@ -8,8 +8,10 @@ from concurrent.futures import Future, as_completed
 
 from typing_extensions import override
 
+from troth.client.registers.finding import Finding
 from troth.client.registers.lines import Line, LineLost, failure_of
-from troth.client.registers.request import DESCRIBE_SECONDS_MAX, RETRY_FOUNDING_S, Finding, explained
+from troth.client.registers.patience import DESCRIBE_WITHIN_S, RETRY_FOUNDING_S
+from troth.client.registers.replies import explained
 from troth.client.registers.whereabouts import Whereabouts
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage
 from troth.core.register.task import Send
@@ -47,7 +49,7 @@ class Reach(Whereabouts):
 
     @override
     def _inquire(self, address: str) -> None:
-        self.describe(address, time.monotonic() + DESCRIBE_SECONDS_MAX)
+        self.describe(address, time.monotonic() + DESCRIBE_WITHIN_S)
 
     def describe(self, address: str, deadline: float) -> "Future[ReplyMessage]":
         """Ask who is at *address*, and remember it when the answer comes."""
@@ -71,7 +73,7 @@ class Reach(Whereabouts):
         Raises:
             Unavailable: it does not answer.
         """
-        patience = min(deadline, time.monotonic() + DESCRIBE_SECONDS_MAX)
+        patience = min(deadline, time.monotonic() + DESCRIBE_WITHIN_S)
         while True:
             future = self.describe(address, deadline)
             error = failure_of(future, deadline)

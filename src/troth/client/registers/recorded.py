@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from troth.client import recording
 from troth.client.recording import Recorder
-from troth.client.registers.request import RegisterReply, attempts_of
+from troth.client.registers.replies import RegisterReply, attempts_of
 from troth.core.register.messages import Ballot
 from troth.core.register.states import Attempt
 from troth.core.register.task import Task

@@ -12,33 +12,22 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
+from troth.client.registers.arguments import as_function, as_key, as_swap, as_value, where
 from troth.client.registers.backlog import Backlog
 from troth.client.registers.fan import Fan
+from troth.client.registers.finding import Finding, give_seat, new_client
 from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lines import failure_of, may_have_arrived
-from troth.client.registers.reach import Reach
-from troth.client.registers.request import (
-    CHANGE_WITHIN_S,
+from troth.client.registers.patience import (
     COLLECT_HOLDS_S,
     COLLECT_WITHIN_S,
+    SLOW_WITHIN_S,
     STARTED_WITHIN_S,
     TIMEOUT_S,
-    AcceptorView,
-    Finding,
-    RegisterReply,
-    Tally,
-    as_function,
-    as_key,
-    as_swap,
-    as_value,
-    give_seat,
-    listed,
-    new_client,
-    reply_of,
     seconds,
-    view_of,
-    where,
 )
+from troth.client.registers.reach import Reach
+from troth.client.registers.replies import AcceptorView, RegisterReply, Tally, listed, reply_of, view_of
 from troth.client.registers.shared import SharedProposer
 from troth.client.registers.turns import Places, Turns
 from troth.client.url import parse_url
@@ -234,7 +223,7 @@ class PaxosClient:
 
     # ---- tombstones and acceptors --------------------------------------------------------------------------
 
-    def collect(self, key: Text | None = None, *, within_s: float = CHANGE_WITHIN_S) -> int:
+    def collect(self, key: Text | None = None, *, within_s: float = SLOW_WITHIN_S) -> int:
         """Remove the tombstone of *key* (None: all of them) now; returns how many were removed. Needs every acceptor. A
         key that others are changing meanwhile is left to them.
 
@@ -311,7 +300,7 @@ class PaxosClient:
             return self._proposer.config
 
     def set_acceptors(
-        self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = CHANGE_WITHIN_S
+        self, addresses: Sequence[str], *, prepare: int = 0, accept: int = 0, within_s: float = SLOW_WITHIN_S
     ) -> Configuration:
         """Make the acceptors at *addresses* the set, while clients go on. Returns the configuration reached.
 

@@ -6,8 +6,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from troth.client.registers.finding import Finding
 from troth.client.registers.lines import LineLost
-from troth.client.registers.request import Finding
 from troth.core.register.messages import Configuration, Described, ReplyMessage
 from troth.errors import UsageError
 from troth.ids import NodeId
