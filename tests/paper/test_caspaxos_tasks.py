@@ -24,7 +24,7 @@ from troth.core.register.messages import (
     group_of,
 )
 from troth.core.register.round import Phase, Round
-from troth.core.register.task import COURTESY_MAX, RIVALS_MAX, Exchange, Kept, Outcome, Send, Standing
+from troth.core.register.task import COURTESY_MAX, RIVALS_MAX, Exchange, Kept, Outcome, ProposerState, Send
 from troth.errors import OutcomeUnknown, WrongCluster
 from troth.ids import NodeId
 
@@ -40,7 +40,7 @@ def epoch(number: int, *, cluster: int = 0) -> Configuration:
 class Asking(Exchange):
     """A task that asks everybody once and notes what it hears."""
 
-    def __init__(self, proposer: Standing) -> None:
+    def __init__(self, proposer: ProposerState) -> None:
         super().__init__(proposer)
         self.answers: list[tuple[int, ReplyMessage]] = []
         self.silent: list[int] = []
@@ -61,8 +61,8 @@ class Asking(Exchange):
         self.config = self._proposer.config
 
 
-def asking(config: Configuration = CONFIG) -> tuple[Standing, Asking, list[Send]]:
-    standing = Standing(9, config)
+def asking(config: Configuration = CONFIG) -> tuple[ProposerState, Asking, list[Send]]:
+    standing = ProposerState(9, config)
     made = Asking(standing)
     assert made.has_sends
     sends = made.take()
@@ -188,7 +188,7 @@ def kept(round_: int, value: bytes = b"v", config: Configuration = CONFIG) -> Ke
 
 
 def test_only_a_newer_configuration_of_the_same_cluster_is_adopted_and_voids_what_was_kept() -> None:
-    standing = Standing(9, epoch(3))
+    standing = ProposerState(9, epoch(3))
     standing.keep(KEY, kept(1, config=epoch(3)))
     for other in (epoch(2), epoch(3), epoch(9, cluster=77)):
         standing.adopt(other)
@@ -201,13 +201,13 @@ def test_only_a_newer_configuration_of_the_same_cluster_is_adopted_and_voids_wha
 
 
 def test_a_promise_of_another_configuration_is_not_kept() -> None:
-    standing = Standing(9, epoch(3))
+    standing = ProposerState(9, epoch(3))
     standing.keep(KEY, kept(1, config=epoch(2)))
     assert standing.take_kept(KEY) is None
 
 
 def test_a_promise_is_taken_once_and_a_newer_one_takes_its_place() -> None:
-    standing = Standing(9, CONFIG)
+    standing = ProposerState(9, CONFIG)
     standing.keep(KEY, kept(1, b"four"))
     standing.keep(KEY, kept(2, b"seventh"))
     assert standing._kept_bytes == 7
@@ -219,7 +219,7 @@ def test_a_promise_is_taken_once_and_a_newer_one_takes_its_place() -> None:
 def test_so_many_promises_and_so_many_bytes_are_kept_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "KEPT_MAX", 3)
     monkeypatch.setattr(task, "KEPT_BYTES_MAX", 30)
-    standing = Standing(9, CONFIG)
+    standing = ProposerState(9, CONFIG)
     for number in range(1, 5):
         standing.keep(b"%d" % number, kept(number, b"x"))
     assert standing.take_kept(b"1") is None
@@ -232,7 +232,7 @@ def test_so_many_promises_and_so_many_bytes_are_kept_and_the_oldest_go(monkeypat
 
 
 def test_ballots_are_above_all_that_was_observed_and_never_fall() -> None:
-    standing = Standing(9, CONFIG)
+    standing = ProposerState(9, CONFIG)
     assert standing.new_ballot() == ballot(1, 9)
     standing.observe(ballot(50, 3))
     standing.observe(ballot(20, 3))

@@ -54,7 +54,7 @@ from troth.core.register.messages import (
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.round import Phase
-from troth.core.register.task import Kept, Send, Standing
+from troth.core.register.task import Kept, ProposerState, Send
 from troth.errors import OutcomeUnknown, Overloaded, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
@@ -379,7 +379,7 @@ def test_a_slow_change_function_keeps_no_other_thread_from_its_registers(accepto
 
 
 def test_all_that_tasks_of_threads_share_is_taken_under_the_lock() -> None:
-    """A method that is added to `Standing` and left out here would lose ballots, or use one twice."""
+    """A method that is added to `ProposerState` and left out here would lose ballots, or use one twice."""
     lock = MagicMock()
     proposer = SharedProposer(1, CONFIG, lock)
     steps: dict[str, Callable[[], object]] = {
@@ -392,7 +392,7 @@ def test_all_that_tasks_of_threads_share_is_taken_under_the_lock() -> None:
         "take_kept": lambda: proposer.take_kept(b"k"),
         "keep": lambda: proposer.keep(b"k", Kept(OTHER.id, ZERO, State(None, 0, ZERO, ZERO))),
     }
-    assert set(steps) == {name for name, each in vars(Standing).items() if callable(each) and name[0] != "_"}
+    assert set(steps) == {name for name, each in vars(ProposerState).items() if callable(each) and name[0] != "_"}
     for name, step in steps.items():
         step()
         assert lock.__enter__.call_count == 1, name

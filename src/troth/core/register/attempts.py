@@ -11,14 +11,14 @@ from typing_extensions import override
 
 from troth.core.register.messages import Accept, Ballot, Conflict, Full, ReplyMessage, State, WrongConfig
 from troth.core.register.states import Attempt
-from troth.core.register.task import Exchange, Send, Standing
+from troth.core.register.task import Exchange, ProposerState, Send
 from troth.ids import NodeId
 
 
 class Attempting(Exchange):
     """An exchange in which changes are sent to acceptors."""
 
-    def __init__(self, proposer: Standing) -> None:
+    def __init__(self, proposer: ProposerState) -> None:
         super().__init__(proposer)
         self.attempts: list[Attempt] = []
         """Changes that were sent to acceptors and may have happened, each at a ballot of its own."""

@@ -33,7 +33,7 @@ from troth.core.register.messages import (
     Took,
 )
 from troth.core.register.states import highest_accepted
-from troth.core.register.task import Exchange, Outcome, Standing, outcome_of
+from troth.core.register.task import Exchange, Outcome, ProposerState, outcome_of
 from troth.errors import QuotaExceeded, TrothError, Unavailable
 from troth.ids import NodeId
 
@@ -46,7 +46,7 @@ ReplyT = TypeVar("ReplyT", bound=ReplyMessage)
 class Look(Exchange):
     """What all acceptors hold of a key (`Outcome.tombstone`: one that may be collected)."""
 
-    def __init__(self, proposer: Standing, key: bytes) -> None:
+    def __init__(self, proposer: ProposerState, key: bytes) -> None:
         super().__init__(proposer)
         self.key = key
         self._answers: dict[NodeId, ReplyMessage] = {}
@@ -130,7 +130,7 @@ class Look(Exchange):
 class Collection(Look):
     """Looks, and removes what it finds if that is a tombstone (then so says the outcome, without an error)."""
 
-    def __init__(self, proposer: Standing, key: bytes) -> None:
+    def __init__(self, proposer: ProposerState, key: bytes) -> None:
         self._ballots = 0
         self._ballot = Ballot()
         self._state: State

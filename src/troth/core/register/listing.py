@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from troth.core.quorum import VoteResult, combined, vote_result
 from troth.core.register.messages import ZERO, Ballot, ReplyMessage, Scan, Scanned
-from troth.core.register.task import Exchange, Outcome, Send, Standing
+from troth.core.register.task import Exchange, Outcome, ProposerState, Send
 from troth.errors import AcceptorsChanged
 from troth.ids import NodeId
 
@@ -25,7 +25,7 @@ class Poll(Exchange):
     missing = "no quorum of the acceptors has answered"
     """What is said when the caller's time is over."""
 
-    def __init__(self, proposer: Standing) -> None:
+    def __init__(self, proposer: ProposerState) -> None:
         super().__init__(proposer)
         self._tries = 0
         self._votes: dict[NodeId, bool] = {}
@@ -72,7 +72,7 @@ class Listing(Poll):
 
     missing = "no quorum of the acceptors has listed its registers"
 
-    def __init__(self, proposer: Standing) -> None:
+    def __init__(self, proposer: ProposerState) -> None:
         self._newest: dict[bytes, tuple[Ballot, bool]] = {}
         """The highest ballot at which each key was seen accepted, and whether it holds a value there: an acceptor that
         was away at a deletion still holds what was deleted."""

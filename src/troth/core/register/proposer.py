@@ -1,13 +1,6 @@
-"""A proposer: drives one change of one register through both phases, until it is known what became of it.
+"""A proposer is one client; it makes a task (task.py) for each request.
 
-Paper: CASPaxos §2.1 (phases), §2.2.1 (one round trip), §3.1 (deletion). A `Proposer` is one client; it makes a `Task`
-for each request. A task is a state machine without clock or sockets:
-
-* `take` gives the sends that wait to leave; the driver hands back what came of each: `on_reply` or `on_lost`. Answers
-  to sends of an earlier phase are ignored, so nothing need be called off.
-* `pause` above 0 asks the driver to wait, longer the higher it is, with jitter, and then to call `resume`: two
-  proposers that duel would otherwise go on for ever.
-* `outcome` ends it; `give_up` ends it when the caller's time is over, with the error that is right.
+Paper: CASPaxos §2.1 (phases), §2.2.1 (one round trip), §3.1 (deletion).
 
 **What is promised about a change.** Every attempt proposes a state that bears its ballot as the proposer's mark. Later
 states inherit it, so any of them says whether that attempt is part of its past (`fate`). Therefore a retry never
@@ -20,10 +13,10 @@ from troth.core.register.collection import Collection, Look
 from troth.core.register.messages import State
 from troth.core.register.round import Round
 from troth.core.register.states import Change, Decision, Keep
-from troth.core.register.task import Standing
+from troth.core.register.task import ProposerState
 
 
-class Proposer(Standing):
+class Proposer(ProposerState):
     """One client. Each method begins a task."""
 
     def change(self, key: bytes, change: Change, *, bound: bool = False) -> Round:

@@ -140,7 +140,7 @@ class _Copying:
 
 
 class Reconfiguration:
-    """A task (see proposer.py) that ends when the acceptors are *seats* with quorums of these sizes. One that is 0 is a
+    """A task (see task.py) that ends when the acceptors are *seats* with quorums of these sizes. One that is 0 is a
     majority; if both are, they stay as they are where the number of acceptors does."""
 
     def __init__(self, proposer: Proposer, seats: dict[NodeId, str], *, prepare: int = 0, accept: int = 0) -> None:

@@ -36,7 +36,7 @@ from troth.core.register.states import (
     highest_accepted,
     next_state,
 )
-from troth.core.register.task import Kept, Outcome, Standing, outcome_of
+from troth.core.register.task import Kept, Outcome, ProposerState, outcome_of
 from troth.errors import (
     AcceptorsChanged,
     AlreadyDecided,
@@ -69,11 +69,11 @@ class _Votes:
 
 
 class Round(Attempting):
-    """One change of one register: prepare, accept, and again if need be."""
+    """A task: the change, or the read that ends as one where the acceptors disagree."""
 
     def __init__(
         self,
-        proposer: Standing,
+        proposer: ProposerState,
         key: bytes,
         change: Change,
         *,
@@ -238,7 +238,7 @@ class Round(Attempting):
         self.pause = max(self._tries, courtesy)
 
     def _note_rival(self, accepted: Ballot, state: State | None) -> None:
-        """We have overtaken whoever refused us: had it got its way before (see `Standing.met`)?"""
+        """We have overtaken whoever refused us: had it got its way before (see `ProposerState.met`)?"""
         rival, self._rival = self._rival, ZERO
         if rival.client not in (0, self._proposer.client):
             marks = () if state is None else state.marks

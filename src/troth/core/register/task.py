@@ -1,4 +1,13 @@
-"""What a proposer is driven by: tasks, the sends that they ask for, and what all tasks of one proposer share."""
+"""Tasks: what a driver drives, the sends that they ask for, and what all tasks of one proposer share.
+
+A task is a state machine without clock or sockets:
+
+* `take` gives the sends that wait to leave; the driver hands back what came of each: `on_reply` or `on_lost`. Answers
+  to sends of an earlier phase are ignored, so nothing need be called off.
+* `pause` above 0 asks the driver to wait, longer the higher it is, with jitter, and then to call `resume`: two
+  proposers that duel would otherwise go on for ever.
+* `outcome` ends it; `give_up` ends it when the caller's time is over, with the error that is right.
+"""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -90,8 +99,8 @@ class Kept:
         return len(self.state.value or b"")
 
 
-class Standing:
-    """Where a proposer stands: its ballots, the promises that it keeps, the configuration that it believes in."""
+class ProposerState:
+    """What all tasks of a proposer share: its ballots, the promises that it keeps, the configuration it believes in."""
 
     def __init__(self, client: int, config: Configuration) -> None:
         """*client* is drawn at random for this object (63 bits), and never used again."""
@@ -188,7 +197,7 @@ class Task(Protocol):
 class Exchange:
     """What all tasks share: sends of a phase, and acceptors that are in another configuration."""
 
-    def __init__(self, proposer: Standing) -> None:
+    def __init__(self, proposer: ProposerState) -> None:
         self.outcome: Outcome | None = None
         self.pause = 0
         self.config = proposer.config
