@@ -261,6 +261,28 @@ def test_sessions_of_closed_epochs_are_ended_in_a_transaction_and_left_alone_out
     working.release(broken=True)
 
 
+@pytest.mark.parametrize("becomes", ["somebody else's", "idle"])
+def test_a_session_that_has_ended_its_transaction_since_it_was_listed_is_left_alone(
+    becomes: str, bank: Postgres
+) -> None:
+    with bank.engine.connect() as connection:
+        connection.exec_driver_sql(f"SET SESSION application_name = '{EPOCH.name(1)}'")
+        connection.commit()
+        connection.exec_driver_sql("SELECT 1")
+
+        def is_closed(epoch: Epoch) -> bool:
+            connection.rollback()
+            if becomes == "somebody else's":
+                connection.exec_driver_sql("SET SESSION application_name = 'somebody'")
+                connection.commit()
+                connection.exec_driver_sql("SELECT 1")
+            return epoch == EPOCH
+
+        assert bank.fence(is_closed) == 0
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+        connection.invalidate()
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_a_session_is_named_and_waits_for_locks_as_its_transaction_does_and_no_longer(
     driver: str, bank: Postgres, postgres: PostgresServer

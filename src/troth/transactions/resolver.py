@@ -97,8 +97,6 @@ class Resolver:
         name = str(gid)
         if gid.log != core.epoch.log:
             return Finding.NOT_OURS
-        if core.is_under_way(name):
-            return Finding.EPOCH_OPEN
         # Asked before the log, which may change its mind only until then.
         is_over = core.is_over(gid)
         try:

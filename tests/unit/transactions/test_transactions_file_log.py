@@ -716,3 +716,20 @@ def test_what_was_applied_is_told_though_the_record_that_it_was_to_go_with_is_re
     assert [commit.gid for commit in other.unapplied()] == [next_one]
     other.close()
     log.close()
+
+
+def test_a_decision_that_was_durable_before_a_successor_died_without_a_word_is_told_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever fenced us off has claimed the next file, and written nothing in it: what we have written counts."""
+
+    def on_step(step: str) -> None:
+        if step == "decision_written":
+            log._place.path(log._place.number + 1).touch()
+
+    monkeypatch.setattr(place, "SETTLE_TIMES", 1)
+    log = FileLog(tmp_path, on_step=on_step)
+    gid = log.epoch.name(1)
+    (told,) = log.decide([Commit(gid, (BranchRef("bank", f"{gid}.0"),))])
+    assert not isinstance(told, Exception) and told.verdict is Verdict.COMMIT
+    log.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ sa = pytest.importorskip("sqlalchemy")
 pytest.importorskip("pymysql")
 
 from troth.core.twophase.table import Finding  # noqa: E402
-from troth.transactions.participants.mysql import FORMAT_ID, MySql, Session  # noqa: E402
+from troth.transactions.participants.mysql import FORMAT_ID, MySql, MySqlBranch, Session  # noqa: E402
 
 MYSQL = ("8.0.36", "MySQL Community Server - GPL", "ledger")
 MARIADB = ("10.11.6-MariaDB-0+deb12u1", "Debian 12", "ledger")
@@ -88,6 +89,30 @@ def test_a_branch_that_a_session_does_not_know_is_absent_if_it_is_certainly_not_
     silent = participant(Server({"XA COMMIT": unknown, "XA RECOVER": denied()}))
     with pytest.raises(sa.exc.OperationalError, match="XAER_RMERR"):
         silent.finish(branch, commit=True)
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_branch_that_was_left_off_before_is_rolled_back_and_one_that_is_lost_is_not(is_lost: bool) -> None:
+    error = sa.exc.OperationalError("XA END", None, Exception(1399, "XAER_RMFAIL"), connection_invalidated=is_lost)
+    branch = object.__new__(MySqlBranch)
+    sent: list[str] = []
+
+    class Connection:
+        def start(self, statements: Sequence[str]) -> Any:
+            sent.extend(statements)
+            if statements[0].startswith("XA END"):
+                raise error
+            return list
+
+    branch.channel, branch.name, branch._phase = Connection(), "'a','0',1", "ACTIVE"  # type: ignore[assignment]
+    branch.handle = SimpleNamespace(closed=False, invalidated=False, tell_rolled_back=None)  # type: ignore[assignment]
+    if is_lost:
+        with pytest.raises(sa.exc.OperationalError):
+            branch.roll_back()
+        assert sent == ["XA END 'a','0',1"]
+    else:
+        branch.roll_back()
+        assert sent == ["XA END 'a','0',1", "XA ROLLBACK 'a','0',1"]
 
 
 @pytest.mark.parametrize(

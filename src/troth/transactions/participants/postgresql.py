@@ -304,13 +304,11 @@ class Postgres(SqlParticipant):
 
     @override
     def fence(self, is_closed: Callable[[Epoch], bool]) -> int:
-        # An idle session has no transaction that could become prepared, and may lie in the pool of a program that has
-        # just opened its next epoch. What a paused owner begins on it later is found by a later pass.
         with self.connected() as connection:
             rows = connection.execute(
                 text(
                     "SELECT pid, application_name FROM pg_stat_activity WHERE datname = current_database()"
-                    " AND pid <> pg_backend_pid() AND application_name LIKE :prefix AND state IS DISTINCT FROM 'idle'"
+                    " AND pid <> pg_backend_pid() AND application_name LIKE :prefix"
                 ),
                 {"prefix": f"{FORMAT}.%"},
             ).all()
@@ -318,7 +316,9 @@ class Postgres(SqlParticipant):
             for pid, named in rows:
                 epoch = parse_epoch(named)
                 if epoch is not None and is_closed(epoch):
-                    # Look again in the same statement: the pid may belong to somebody else by now.
+                    # Look again in the same statement: the pid may belong to somebody else by now. An idle session has
+                    # no transaction that could become prepared, and may lie in the pool of a program that has just
+                    # opened its next epoch. What a paused owner begins on it later is found by a later pass.
                     ended += bool(
                         connection.execute(
                             text(
