@@ -90,7 +90,7 @@ SERVER_PITFALLS = (
     ),
     bug(
         name="who joins believes a follower that its name is taken",
-        file="runtime/genesis.py",
+        file="runtime/joining.py",
         old="if not isinstance(await _answer(call, Reads(2, ReadLevel(), ())), ReadResults):",
         new="if False:",
     ),

@@ -86,7 +86,7 @@ SUBJECTS = (
     Subject(("storage/acceptors.py",), ("tests/unit/storage/test_storage_acceptors.py",), "registers"),
     Subject(("storage/*.py",), STORAGE, "servers"),
     Subject(
-        ("runtime/genesis.py",),
+        ("runtime/genesis.py", "runtime/joining.py", "runtime/newborn.py"),
         ("tests/unit/runtime/test_genesis.py", "tests/unit/storage/test_storage_identity.py"),
         "servers",
     ),

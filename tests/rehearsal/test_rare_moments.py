@@ -17,7 +17,7 @@ from troth.rehearsal.run import STEPS, Outcome, Rehearsal
 from troth.replica.machine import LoggedCommand
 from troth.replica.protocol import ServerStatus, WatchEvents
 from troth.replica.replica import Replica
-from troth.runtime import genesis
+from troth.runtime import joining
 from troth.runtime.genesis import Introduction
 from troth.simulate.choices import Choices
 from troth.storage.log import WriteAheadLog
@@ -168,14 +168,14 @@ def test_who_joins_asks_somebody_first_who_has_not_heard_that_its_predecessor_is
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[NodeId] = []
-    status_of = genesis._status
+    status_of = joining._status
 
     async def told(call: object, me: Introduction) -> ServerStatus:
         status = await status_of(call, me)  # type: ignore[arg-type]
         asked.extend(peer.node_id for peer in status.peers if peer.member.name == me.name != status.name)
         return status
 
-    monkeypatch.setattr(genesis, "_status", told)
+    monkeypatch.setattr(joining, "_status", told)
     faults: Counter[str] = Counter()
     for seed in range(10):
         faults.update(green(plan_with(seed, servers=5, changes=30, late_followers=100)).faults)

@@ -16,7 +16,7 @@ ClientId: TypeAlias = int
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveSnapshot:
     """Write the state that *chunks* yields as snapshot `meta`, a few chunks per turn (the state lives on meanwhile),
-    then call `Replica.snapshot_saved(meta, ok)`. One at a time."""
+    then call `Replica.snapshot_saved(meta, ok=ok)`. One at a time."""
 
     meta: SnapshotMeta
     chunks: Iterator[bytes]

@@ -44,7 +44,7 @@ class SnapshotPath(AdminPath):
         self._loading: SnapshotMeta | None = None
         self._preparing: Iterator[None] | None = None
 
-    def snapshot_saved(self, meta: SnapshotMeta, ok: bool) -> None:
+    def snapshot_saved(self, meta: SnapshotMeta, *, ok: bool) -> None:
         """`SaveSnapshot` has ended; if *ok* the snapshot is durable, and the log before it can go."""
         was_doubtful, self._saving = self._saved_in_doubt, False
         if meta.last.index < self._snapshot.last.index:

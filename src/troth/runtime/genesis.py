@@ -1,7 +1,7 @@
-"""How a cluster begins, and how a server joins one.
+"""How a cluster begins (how a server joins one that runs: joining.py).
 
-A server's node id is random and drawn when its data directory is made, so a directory that was wiped comes back
-as a stranger. What must be settled once, before the first election, is which ids the cluster starts with.
+A server's node id is random and drawn when its data directory is made (newborn.py), so a directory that was wiped
+comes back as a stranger. What must be settled once, before the first election, is which ids the cluster starts with.
 
 Forming. Each server of ``initial_cluster`` listens on its peer address, answers probes with an `Introduction`, and
 probes all the others. When one round of probes has heard *all* of them and all are new, their ids make the genesis
@@ -12,11 +12,6 @@ formed) have different cluster ids and refuse each other instead of splitting th
 A server that hears from one that is formed already adopts that one's genesis, if it is in it. If the cluster knows
 our *name* under another id, our directory was wiped or replaced: that server must be removed and join anew, since
 as itself it might vote twice in one term (`IdentityLost`).
-
-Joining. A new server asks a running cluster, through the clients' protocol, to be added as a learner that becomes a
-voter once it has caught up. It starts with an empty log and no voters, and learns everything from the leader. That its
-name is taken it believes only of a server that a quorum has just confirmed to be up to date: a follower may lag, a
-leader may have been replaced, or not know yet what was committed before it led.
 """
 
 import asyncio
@@ -27,41 +22,22 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from troth.core.interface import Member, Membership, MembershipChange
+from troth.core.interface import Member, Membership
 from troth.errors import (
-    Corrupt,
     DecodeError,
     IdentityLost,
-    InvalidRequest,
-    NotLeader,
-    StorageError,
     TrothError,
     UsageError,
     WrongCluster,
 )
 from troth.ids import ClusterId, NodeId
-from troth.models import ReadLevel
-from troth.ports import FileSystem, Rng
-from troth.replica.protocol import (
-    CallRefused,
-    ChangeMembers,
-    ClientMessage,
-    Done,
-    GetStatus,
-    PeerView,
-    ReadResults,
-    Reads,
-    ServerMessage,
-    ServerStatus,
-)
 from troth.runtime.addresses import parse_address
 from troth.runtime.streams import Call, open_connection
-from troth.wire.handshake import Greeting, Hello, Rejected, Welcome
+from troth.wire.handshake import Hello, Rejected
 
 PROBE_SECONDS_MAX = 2.0
 PROBE_PAUSE_SECONDS_MIN = 0.02
 PROBE_PAUSE_SECONDS_MAX = 0.5
-JOIN_SECONDS_MAX = 10.0
 TELL_EVERY_SECONDS = 5.0
 
 _log = logging.getLogger("troth.genesis")
@@ -87,65 +63,28 @@ class Introduction(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 _decode_introduction = msgspec.msgpack.Decoder(Introduction).decode
-_decode_reply = msgspec.msgpack.Decoder(ServerMessage).decode
-
-
-NEWBORN = "newborn"
-"""File with the node id of a server that has no identity yet (hexadecimal, one line)."""
-
-
-def draw_node_id(files: FileSystem, chance: Rng) -> NodeId:
-    """The node id of a server without an identity: drawn once, and durable before anybody hears it.
-
-    The others may have settled on it when we crash before our identity is written.
-
-    Raises:
-        Corrupt: the file is damaged.
-        StorageError: the disk can not be written.
-    """
-    try:
-        node_id = NodeId(chance.getrandbits(63) | 1)
-        if NEWBORN in files.names():
-            file = files.open(NEWBORN)
-            text = file.read_at(0, 64).decode("ascii", "replace")
-            file.close()
-            # A file without its line's end was torn before it was synced, so its id was never told.
-            if text.endswith("\n") and len(text) == _NEWBORN_CHARACTERS:
-                node_id = _node_id_in(text)
-        # Written anew even so: if the sync of the last start failed, what was read is in the page cache alone.
-        file = files.create(NEWBORN)
-        file.write_at(0, f"{node_id:016x}\n".encode("ascii"))
-        file.sync()
-        file.close()
-        files.sync_directory()
-    except OSError as error:
-        raise StorageError(f"{NEWBORN}: {error}. Make room in the data directory, or repair the disk") from error
-    return node_id
-
-
-def _node_id_in(text: str) -> NodeId:
-    try:
-        return NodeId(int(text, 16))
-    except ValueError:
-        raise Corrupt(
-            f"{NEWBORN} is damaged: it holds {text!r}, which is no node id. The others may know this server by the id "
-            "that stood there: remove it from the cluster and add it again with an empty data directory",
-            path=NEWBORN,
-        ) from None
-
-
-def remove_newborn(files: FileSystem) -> None:
-    """The identity is written: it is what counts from now on."""
-    if NEWBORN in files.names():
-        files.remove(NEWBORN)
-
-
-_NEWBORN_CHARACTERS = 17
 
 
 def encode_introduction(introduction: Introduction) -> bytes:
     """The body of the frame that answers a probe."""
     return _encode(introduction)
+
+
+class Patience:
+    """What comes between two rounds of questions: a pause that grows, and now and then a word on what is waited for."""
+
+    def __init__(self) -> None:
+        self._pause_s = PROBE_PAUSE_SECONDS_MIN
+        self._tell_at = asyncio.get_running_loop().time() + TELL_EVERY_SECONDS
+
+    async def wait(self, text: str, reasons: str) -> None:
+        """Pause; *text*, with *reasons* in it, goes into the log if enough time has passed since the last one."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._tell_at:
+            self._tell_at = now + TELL_EVERY_SECONDS
+            _log.info(text, reasons)
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(self._pause_s * 1.5, PROBE_PAUSE_SECONDS_MAX)
 
 
 def genesis_of(introductions: Sequence[Introduction]) -> Membership:
@@ -184,7 +123,7 @@ def check_known(me: Introduction, other: Introduction, advice: str) -> None:
     for membership in (other.genesis, other.current):
         if membership is not None:
             known.update(membership.members)
-    advice = _with_addresses(advice, [member for member in known.values() if member.name != me.name])
+    advice = with_addresses(advice, [member for member in known.values() if member.name != me.name])
     current = other.current or other.genesis
     if current is not None and me.node_id in current.members:
         return
@@ -202,7 +141,7 @@ def check_known(me: Introduction, other: Introduction, advice: str) -> None:
     )
 
 
-def _with_addresses(advice: str, members: Sequence[Member]) -> str:
+def with_addresses(advice: str, members: Sequence[Member]) -> str:
     """*advice* with its ``HOST:PORT`` replaced by where *members* serve clients."""
     addresses = [member.client_address for member in members if member.client_address]
     return advice.replace("HOST:PORT", ",".join(addresses)) if addresses else advice
@@ -225,8 +164,7 @@ async def probe(address: str, tls: ssl.SSLContext | None = None) -> Introduction
                 raise WrongCluster(greeting.text)
             body = await call.next_body()
     finally:
-        if hasattr(call, "transport"):
-            call.transport.abort()
+        call.hang_up()
     try:
         return _decode_introduction(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -247,9 +185,7 @@ async def form(
         WrongCluster: see `check_known`.
     """
     others = {name: address for name, address in initial_cluster.items() if name != me.name}
-    pause_s = PROBE_PAUSE_SECONDS_MIN
-    loop = asyncio.get_running_loop()
-    tell_at = loop.time() + TELL_EVERY_SECONDS
+    patience = Patience()
     while True:
         heard, silent = await _round(others, tls)
         for name, other in heard.items():
@@ -259,22 +195,20 @@ async def form(
                     "make initial_cluster the same on all servers"
                 )
             if other.consensus != me.consensus:
-                raise _other_consensus(me, name, other.consensus)
+                raise other_consensus(me, name, other.consensus)
             if other.cluster_id:
                 check_known(me, other, advice)
                 if other.genesis is not None and me.node_id in other.genesis.members:
                     return other.genesis
         if len(heard) == len(others) and not any(other.cluster_id for other in heard.values()):
             return genesis_of([me, *heard.values()])
-        if loop.time() >= tell_at:
-            tell_at = loop.time() + TELL_EVERY_SECONDS
-            waits = "; ".join(f"{name} at {others[name]}: {error}" for name, error in silent.items())
-            _log.info("waiting for all servers of a new cluster (%s)", waits or "some are formed, not all agree")
-        await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, PROBE_PAUSE_SECONDS_MAX)
+        waits = "; ".join(f"{name} at {others[name]}: {error}" for name, error in silent.items())
+        await patience.wait(
+            "waiting for all servers of a new cluster (%s)", waits or "some are formed, not all agree"
+        )
 
 
-def _other_consensus(me: Introduction, name: str, consensus: str) -> UsageError:
+def other_consensus(me: Introduction, name: str, consensus: str) -> UsageError:
     return UsageError(
         f"{name} runs consensus {consensus}, {me.name} shall run {me.consensus}: start all servers of a cluster with"
         " the same --consensus"
@@ -296,162 +230,6 @@ async def _round(
         else:
             raise answer
     return heard, silent
-
-
-class _Later(TrothError):
-    """This server can not answer now; another one, or a later question, may do."""
-
-
-class _Refused(TrothError):
-    """The leader does not add us, and would not if it were asked again."""
-
-
-async def join(
-    me: Introduction,
-    addresses: Sequence[str],
-    *,
-    tls: ssl.SSLContext | None,
-    advice: str,
-) -> ClusterId:
-    """Have the cluster behind the client *addresses* add us; its id, once we are a member.
-
-    Asking again after a crash is harmless, as long as it is with the same node id (see `draw_node_id`).
-
-    Raises:
-        IdentityLost: the cluster has our name under another id; *advice* says what to do.
-        UsageError: the cluster refuses the change for good.
-    """
-    loop = asyncio.get_running_loop()
-    pause_s = PROBE_PAUSE_SECONDS_MIN
-    tell_at = loop.time() + TELL_EVERY_SECONDS
-    hint = ""
-    was_refused = False
-    while True:
-        reasons: list[str] = []
-        for address in dict.fromkeys(each for each in (hint, *addresses) if each):
-            try:
-                async with asyncio.timeout(JOIN_SECONDS_MAX):
-                    cluster_id, hint = await _ask(me, address, tls, advice)
-                    if not hint:
-                        return cluster_id
-                    reasons.append(f"{address}: not the leader")
-                    break
-            except _Refused as error:
-                # An attempt before may have been carried out behind the leader's first answer: look once more.
-                if was_refused:
-                    raise UsageError(f"the cluster does not add {me.name}: {error}") from None
-                was_refused, hint = True, address
-                break
-            except (OSError, DecodeError, _Later) as error:
-                reasons.append(f"{address}: {str(error) or type(error).__name__}")
-                hint = ""
-        if loop.time() >= tell_at:
-            tell_at = loop.time() + TELL_EVERY_SECONDS
-            _log.info("waiting to be added to the cluster (%s)", "; ".join(reasons))
-        await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, PROBE_PAUSE_SECONDS_MAX)
-
-
-async def cluster_at(address: str, tls: ssl.SSLContext | None) -> ClusterId:
-    """Which cluster the client address *address* serves.
-
-    Raises:
-        OSError: it can not be reached.
-        TrothError: it says no cluster, or something else listens there.
-    """
-    call = Call(Hello("client"))
-    try:
-        async with asyncio.timeout(PROBE_SECONDS_MAX):
-            await open_connection(call, parse_address(address), tls=tls)
-            return _welcomed(await call.greeting).cluster_id
-    finally:
-        if hasattr(call, "transport"):
-            call.transport.abort()
-
-
-def _welcomed(greeting: Greeting) -> Welcome:
-    if isinstance(greeting, Rejected):
-        raise _Later(greeting.text)
-    if not isinstance(greeting, Welcome):
-        raise DecodeError("the server did not welcome us")
-    return greeting
-
-
-async def _ask(me: Introduction, address: str, tls: ssl.SSLContext | None, advice: str) -> tuple[ClusterId, str]:
-    """One attempt at one server: its cluster, and the address of the leader to ask, empty when we are a member now."""
-    call = Call(Hello("client", name=me.name))
-    try:
-        await open_connection(call, parse_address(address), tls=tls)
-        _welcomed(await call.greeting)
-        status = await _status(call, me)
-        if _namesake(status, me) is not None:
-            # It may not have heard yet that the old server of this name was removed. Who answers a linearizable read
-            # has heard of all that was done before.
-            if not isinstance(await _answer(call, Reads(2, ReadLevel(), ())), ReadResults):
-                raise _Later(
-                    f"it knows another server called {me.name}, and can not tell whether that is still so"
-                )
-            status = await _status(call, me)
-        cluster_id = ClusterId(status.cluster_id)
-        if any(peer.node_id == me.node_id for peer in status.peers):
-            return cluster_id, ""
-        other = _namesake(status, me)
-        if other is not None:
-            others = [each.member for each in status.peers if each is not other]
-            raise IdentityLost(
-                f"cluster {status.cluster_id:x} has a server called {me.name} already ({other.node_id:x}), and this "
-                f"data directory ({me.node_id:x}) is not its. {_with_addresses(advice, others)}"
-            )
-        member = Member(name=me.name, peer_address=me.peer_address, client_address=me.client_address)
-        answer = await _answer(call, ChangeMembers(3, MembershipChange(add_learners={me.node_id: member})))
-    finally:
-        if hasattr(call, "transport"):
-            call.transport.abort()
-    match answer:
-        case Done():
-            return cluster_id, ""
-        case CallRefused(code=NotLeader.code) if answer.leader and answer.leader != address:
-            return cluster_id, answer.leader
-        case CallRefused(code=InvalidRequest.code | UsageError.code):
-            raise _Refused(answer.text)
-        case CallRefused():
-            raise _Later(answer.text)
-        case _:
-            raise _Later("an unexpected answer")
-
-
-async def _status(call: Call, me: Introduction) -> ServerStatus:
-    """What the server that *call* has reached tells of itself and its cluster."""
-    status = await _answer(call, GetStatus(1))
-    if not isinstance(status, ServerStatus):
-        raise _Later("no status")
-    if status.consensus != me.consensus:
-        raise _other_consensus(me, status.name, status.consensus)
-    return status
-
-
-def _namesake(status: ServerStatus, me: Introduction) -> PeerView | None:
-    """A member called as we are that is not we."""
-    return next(
-        (peer for peer in status.peers if peer.member.name == me.name and peer.node_id != me.node_id), None
-    )
-
-
-async def _answer(call: Call, message: ClientMessage) -> ServerMessage:
-    """The answer to *message*, which carries a `call` number; pushed messages are skipped.
-
-    Raises:
-        DecodeError: the connection ended, or what came is no message of a server.
-    """
-    call.send(msgspec.msgpack.encode(message))
-    while True:
-        body = await call.next_body()
-        try:
-            reply = _decode_reply(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DecodeError(f"the server answers what this version does not understand ({error})") from None
-        if isinstance(reply, Done | CallRefused | ReadResults | ServerStatus):
-            return reply
 
 
 class Founding(msgspec.Struct, frozen=True, kw_only=True):

@@ -276,8 +276,7 @@ class DialedLink(Link):
                 await open_connection(connection, parse_address(self.address_text), tls=self.owner.tls)
                 rejected = await connection.outcome
         except BaseException as error:
-            if hasattr(connection, "transport"):
-                connection.transport.abort()
+            connection.hang_up()
             if isinstance(error, OSError | UsageError):
                 return error
             raise

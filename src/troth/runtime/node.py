@@ -414,8 +414,8 @@ class Node(PeerSink):
         self._transport.set_peers(peer_addresses(membership, self.node_id))
 
     def _count_event(self, event: Trace) -> None:
-        if event.name in ("candidate", "pre_candidate"):
-            self.counters.elections += event.name == "candidate"
+        if event.name == "candidate":
+            self.counters.elections += 1
         elif event.name == "leader":
             self.counters.leader_changes += 1
 

@@ -9,6 +9,7 @@ disk's queue.
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import assert_never
 
 from troth.core.interface import SnapshotMeta
@@ -203,9 +204,9 @@ class SnapshotKeeper:
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
-    def saved(self, meta: SnapshotMeta, ok: bool) -> None:
+    def saved(self, meta: SnapshotMeta, *, ok: bool) -> None:
         """On the loop: a snapshot is durable, or could not be written."""
-        self._told(lambda: self._replica.snapshot_saved(meta, ok))
+        self._told(lambda: self._replica.snapshot_saved(meta, ok=ok))
 
 
 class _Saving:
@@ -223,7 +224,10 @@ class _Saving:
         self._keeper.do(self._open)
 
     def _open(self) -> None:
-        self._guarded(lambda: setattr(self, "_writer", self._keeper.store.begin(self._meta)))
+        def begin() -> None:
+            self._writer = self._keeper.store.begin(self._meta)
+
+        self._guarded(begin)
 
     def _guarded(self, action: Callable[[], object]) -> None:
         """In the worker: do *action*, then go on with the next chunk; a full disk ends the snapshot, not the server."""
@@ -270,7 +274,7 @@ class _Saving:
         took_s = self._keeper.loop.time() - self._began
         facts = {"index": self._meta.last.index, "bytes": self._bytes, "seconds": round(took_s, 3)}
         _log.info("saved a snapshot", extra={"facts": facts})
-        self._keeper.saved(self._meta, True)
+        self._keeper.saved(self._meta, ok=True)
 
     def _give_up(self, error: StorageError) -> None:
         _log.error("a snapshot could not be written; the log grows until one can be (%s)", error)
@@ -280,4 +284,4 @@ class _Saving:
             close()
         if writer is not None:
             self._keeper.do(writer.abort)
-        self._keeper.loop.call_later(RETRY_SECONDS, self._keeper.saved, self._meta, False)
+        self._keeper.loop.call_later(RETRY_SECONDS, partial(self._keeper.saved, self._meta, ok=False))

@@ -72,6 +72,11 @@ class FrameConnection(asyncio.Protocol):
         """All was said: the other side has a few seconds to hang up before we do."""
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS_MAX, self.transport.abort)
 
+    def hang_up(self) -> None:
+        """Close at once, if the connection came to stand at all."""
+        if hasattr(self, "transport"):
+            self.transport.abort()
+
     def greet(self, greeting: Greeting) -> None:
         self.transport.write(frame(encode_greeting(greeting)))
 

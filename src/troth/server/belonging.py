@@ -12,17 +12,9 @@ from troth.errors import IdentityLost, TrothError
 from troth.ids import ClusterId, NodeId
 from troth.ports import Rng
 from troth.runtime.disk_machine import Directory
-from troth.runtime.genesis import (
-    Founding,
-    Introduction,
-    check_known,
-    cluster_at,
-    cluster_id_of,
-    draw_node_id,
-    form,
-    genesis_of,
-    join,
-)
+from troth.runtime.genesis import Founding, Introduction, check_known, cluster_id_of, form, genesis_of
+from troth.runtime.joining import cluster_at, join
+from troth.runtime.newborn import draw_node_id
 from troth.server.config import ServerConfig
 from troth.storage import identity as identities
 from troth.storage.identity import Identity

@@ -16,7 +16,8 @@ from troth.ids import ClusterId, LogIndex, Term
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
 from troth.runtime.files import DiskFiles, sync_directory
-from troth.runtime.genesis import Introduction, cluster_id_of, draw_node_id, genesis_of, remove_newborn
+from troth.runtime.genesis import Introduction, cluster_id_of, genesis_of
+from troth.runtime.newborn import draw_node_id, remove_newborn
 from troth.server.config import ServerConfig
 from troth.storage import backup
 from troth.storage.directory import open_directory

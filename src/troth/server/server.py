@@ -21,8 +21,9 @@ from troth.errors import IdentityLost, InvariantViolation, RequestError
 from troth.ids import NodeId
 from troth.replica.protocol import ServerStatus
 from troth.runtime.disk_machine import Directory
-from troth.runtime.genesis import Founding, encode_introduction, remove_newborn
+from troth.runtime.genesis import Founding, encode_introduction
 from troth.runtime.machine import Machine
+from troth.runtime.newborn import remove_newborn
 from troth.runtime.node import Node, peer_addresses
 from troth.runtime.snapshots import SnapshotKeeper
 from troth.runtime.transport import PeerTransport

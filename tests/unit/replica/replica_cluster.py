@@ -185,7 +185,7 @@ class Cluster:
         match work:
             case SaveSnapshot():
                 stored[work.meta.last] = b"".join(work.chunks)
-                replica.snapshot_saved(work.meta, True)
+                replica.snapshot_saved(work.meta, ok=True)
             case ReadChunk():
                 data = stored.get(work.meta.last)
                 if data is None:

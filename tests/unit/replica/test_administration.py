@@ -553,7 +553,7 @@ def test_a_snapshot_that_could_not_be_saved_lets_nothing_go_and_another_is_begun
 
     def failing(node: NodeId, work: object) -> None:
         if isinstance(work, SaveSnapshot) and node == leader.engine.node_id and len(kept_from) < 2:
-            leader.snapshot_saved(work.meta, False)
+            leader.snapshot_saved(work.meta, ok=False)
             kept_from.append(leader.engine.status().first_index)
         else:
             real(node, work)
@@ -586,10 +586,10 @@ def test_a_snapshot_that_was_due_and_could_not_be_saved_is_due_still(doubtful: b
     while not tried:
         write(cluster, Put(b"k", b"v" * 1000))
     write(cluster, Put(b"k", b""))
-    leader.snapshot_saved(tried[0].meta, False)
+    leader.snapshot_saved(tried[0].meta, ok=False)
     cluster.settle()
     assert len(tried) == 2
-    leader.snapshot_saved(tried[1].meta, False)
+    leader.snapshot_saved(tried[1].meta, ok=False)
     cluster.settle()
     assert leader._snapshot.last.index == leader._applied
 
@@ -630,7 +630,7 @@ def test_one_snapshot_is_made_at_a_time() -> None:
     for _ in range(20):
         write(cluster, Put(b"k", b""))
     assert len(begun) == 1
-    leader.snapshot_saved(begun[0].meta, True)
+    leader.snapshot_saved(begun[0].meta, ok=True)
     cluster.settle()
     assert len(begun) == 2
     assert begun[1].meta.last.index > begun[0].meta.last.index
@@ -741,7 +741,7 @@ def test_a_snapshot_that_was_being_saved_when_a_newer_one_was_installed_does_not
     installed = max(cluster.snapshots[follower])
     assert lagging.engine.status().first_index == installed.index + 1
     older = EntryId(installed.term, LogIndex(installed.index - 1))
-    lagging.snapshot_saved(SnapshotMeta(older, cluster.founding.membership), True)
+    lagging.snapshot_saved(SnapshotMeta(older, cluster.founding.membership), ok=True)
     empty = next(node for node in cluster.ids if node not in (former, follower))
     cluster.isolate(former)
     del cluster.replicas[former]

@@ -27,17 +27,9 @@ from troth.replica.protocol import (
     ServerStatus,
 )
 from troth.runtime.files import DiskFiles
-from troth.runtime.genesis import (
-    NEWBORN,
-    Introduction,
-    cluster_id_of,
-    draw_node_id,
-    encode_introduction,
-    form,
-    genesis_of,
-    join,
-    remove_newborn,
-)
+from troth.runtime.genesis import Introduction, cluster_id_of, encode_introduction, form, genesis_of
+from troth.runtime.joining import join
+from troth.runtime.newborn import NEWBORN, draw_node_id, remove_newborn
 from troth.runtime.transport import PeerTransport
 from troth.server.clients import ClientPort
 from troth.simulate.disk import SimulatedDisk
