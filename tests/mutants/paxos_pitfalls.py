@@ -244,7 +244,7 @@ PAXOS_PITFALLS = (
     pitfall(
         "values behind a membership leave before it is chosen",
         "proposing",
-        "while queue and leader.barrier <= self._chosen_index:",
+        "while queue and leader.stop_sign <= self._chosen_index:",
         "while queue:",
     ),
     pitfall(

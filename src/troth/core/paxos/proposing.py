@@ -47,12 +47,12 @@ class Proposing(Accepting):
     def _accept_queue(self, leader: Leader) -> None:
         """Accept here what may leave: everything up to the first membership that is not chosen yet."""
         queue = leader.queue
-        while queue and leader.barrier <= self._chosen_index:
+        while queue and leader.stop_sign <= self._chosen_index:
             entry = queue.popleft()
             self._accept(entry)
             leader.accepted = entry.index
             if entry.kind == EntryKind.MEMBERSHIP:
-                leader.barrier = entry.index
+                leader.stop_sign = entry.index
         self._advance_match()
 
     # ---- sending ----

@@ -44,7 +44,7 @@ class Leader(Leading):
     """The last slot given to a value, in `queue` or accepted here."""
     queue: deque[Entry]
     """Values with a slot that have not gone out yet: the rest of the turn, or all behind a membership."""
-    barrier: LogIndex = LogIndex(0)
+    stop_sign: LogIndex = LogIndex(0)
     """The newest membership sent out: what comes behind it waits until it is chosen."""
     membership_last: LogIndex = LogIndex(0)
     """The newest membership that was given a slot in this ballot."""
