@@ -58,7 +58,7 @@ PAXOS_PITFALLS = (
         "gaps of the window are left open",
         "preparing",
         "for index in range(self._chosen_index + 1, window_end + 1):",
-        "for index in sorted(heard):",
+        "for index in sorted(reports):",
         "paxi: TODO nil gap",
     ),
     pitfall(
@@ -70,7 +70,7 @@ PAXOS_PITFALLS = (
     pitfall(
         "new values go in front of the window",
         "preparing",
-        "window_end = max(heard, default=self._chosen_index)",
+        "window_end = max(reports, default=self._chosen_index)",
         "window_end = self._chosen_index",
     ),
     pitfall(
@@ -134,13 +134,13 @@ PAXOS_PITFALLS = (
     pitfall(
         "what is chosen is merged like any other value",
         "preparing",
-        "self._hear(candidate, Slot(CHOSEN, slot.entry) if chosen else slot)",
-        "self._hear(candidate, slot)",
+        "self._take_report(candidate, Slot(CHOSEN, slot.entry) if chosen else slot)",
+        "self._take_report(candidate, slot)",
     ),
     pitfall(
         "the own accepted values are forgotten in phase 1",
         "preparing",
-        "        for slot in self._slots.above(self._chosen_index):\n            self._hear(candidate, slot)\n",
+        "        for slot in self._slots.above(self._chosen_index):\n            self._take_report(candidate, slot)\n",
         "",
     ),
     pitfall(

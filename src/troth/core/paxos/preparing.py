@@ -105,7 +105,7 @@ class Preparing(Changes):
         self._reset_candidate_timer()
         self._trace("candidate", term=self._promised.round)
         for slot in self._slots.above(self._chosen_index):
-            self._hear(candidate, slot)
+            self._take_report(candidate, slot)
         last = self._slots.last_index
         start = LogIndex(self._chosen_index + 1)
         candidate.asked[self.node_id] = start
@@ -140,9 +140,9 @@ class Preparing(Changes):
             return  # a page that has come already
         for slot in message.slots:
             chosen = slot.entry.index <= message.chosen
-            self._hear(candidate, Slot(CHOSEN, slot.entry) if chosen else slot)
-        heard = candidate.heard
-        while (known := heard.get(LogIndex(self._chosen_index + 1))) is not None and known.ballot == CHOSEN:
+            self._take_report(candidate, Slot(CHOSEN, slot.entry) if chosen else slot)
+        reports = candidate.reports
+        while (known := reports.get(LogIndex(self._chosen_index + 1))) is not None and known.ballot == CHOSEN:
             self._learn_chosen(known.entry)
         candidate.positions[sender] = message.chosen
         if message.upto < message.last:
@@ -157,12 +157,12 @@ class Preparing(Changes):
         self._maybe_lead(candidate)
 
     @staticmethod
-    def _hear(candidate: Candidate, slot: Slot) -> None:
+    def _take_report(candidate: Candidate, slot: Slot) -> None:
         """Of all values reported for a slot, the one accepted at the highest ballot counts."""
         index = slot.entry.index
-        known = candidate.heard.get(index)
+        known = candidate.reports.get(index)
         if known is None or known.ballot < slot.ballot:
-            candidate.heard[index] = slot
+            candidate.reports[index] = slot
             candidate.memberships.pop(index, None)
             if slot.entry.kind == EntryKind.MEMBERSHIP:
                 candidate.memberships[index] = decode_membership(slot.entry.payload)
@@ -178,8 +178,8 @@ class Preparing(Changes):
 
     def _become_leader(self, candidate: Candidate) -> None:
         """Propose anew whatever may be chosen already, fill the gaps, and only then take new values."""
-        heard = {index: slot for index, slot in candidate.heard.items() if index > self._chosen_index}
-        window_end = max(heard, default=self._chosen_index)
+        reports = {index: slot for index, slot in candidate.reports.items() if index > self._chosen_index}
+        window_end = max(reports, default=self._chosen_index)
         leader = Leader(
             progress={},
             recovered=window_end,
@@ -197,7 +197,7 @@ class Preparing(Changes):
             if node in leader.progress and node != self.node_id:
                 leader.progress[node].become_replicate(position)
         for index in range(self._chosen_index + 1, window_end + 1):
-            slot = heard.get(LogIndex(index))
+            slot = reports.get(LogIndex(index))
             self._queue(
                 leader,
                 slot.entry if slot else Entry(LogIndex(index), self._promised.round, EntryKind.NOOP, b""),

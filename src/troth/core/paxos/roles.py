@@ -25,10 +25,10 @@ class Candidate(Role):
     """Acceptors whose last page has come."""
     positions: dict[NodeId, LogIndex] = field(default_factory=dict)
     """How far each of them knows what is chosen."""
-    heard: dict[LogIndex, Slot] = field(default_factory=dict)
+    reports: dict[LogIndex, Slot] = field(default_factory=dict)
     """Per slot the report with the highest ballot."""
     memberships: dict[LogIndex, Membership] = field(default_factory=dict)
-    """Slot -> the membership in `heard`: each must have promised. One that a higher ballot has replaced was never
+    """Slot -> the membership in `reports`: each must have promised. One that a higher ballot has replaced was never
     chosen, and its servers may never have been started."""
 
 
