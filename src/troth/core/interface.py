@@ -179,11 +179,13 @@ class ReadState(msgspec.Struct, frozen=True):
 
 
 class RefusalReason(Enum):
-    NOT_LEADER = "not_leader"
+    """Why, for people; `Refused.detail` says it more exactly where there is more to say."""
+
+    NOT_LEADER = "this server is not the leader"
     TRANSFERRING = "leadership is being transferred"
     QUEUE_FULL = "too many bytes wait for a quorum"
     CHANGE_IN_PROGRESS = "another membership change is under way"
-    NOT_READY = "the leader has not committed in its term yet"
+    NOT_READY = "not yet: the leader does not know all that is committed"
     BAD_CHANGE = "this membership change is not possible"
     BAD_TARGET = "leadership can not be given to this server"
 

@@ -264,7 +264,7 @@ class Node(PeerSink):
         if refused is not None:
             if refused.reason is RefusalReason.NOT_LEADER:
                 raise NotLeader(refused.leader)
-            raise Unavailable(f"{refused.reason.value} {refused.detail}".strip())
+            raise Unavailable(": ".join(filter(None, (refused.reason.value, refused.detail))))
         self._wake()
 
     def fail(self, error: BaseException) -> None:

@@ -217,8 +217,8 @@ class Leadership(Rounds[LeaderT]):
     def change_membership(self, change: MembershipChange) -> ProposeResult:
         """Start a membership change; it is over when `Status.membership` is no longer joint.
 
-        None starts before this leader knows all that is committed, nor while another is unfinished (Ongaro 2015, the
-        bug in single-server changes), nor if it could not be carried to its end by those who are alive.
+        A leader starts no change before it knows all that is committed, nor while another change is unfinished (Ongaro
+        2015, the bug in single-server changes), nor one that could not be carried to its end by those who are alive.
         """
         leader = self._leader
         if leader is None:
