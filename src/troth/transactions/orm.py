@@ -35,6 +35,13 @@ class BoundSession(Session):
         else:
             super().commit()
 
+    @override
+    def close(self) -> None:
+        if self._savepoints and self.in_transaction():
+            self.expunge_all()  # its transaction has savepoints of its own, which end in their turn
+        else:
+            super().close()
+
     def join(self, connections: Sequence[Any]) -> None:
         """Take part in their transactions before there is a savepoint, which would be taken for one of them."""
         if self.in_transaction():
@@ -62,13 +69,13 @@ class BoundSession(Session):
 
     def _end_begun(self, kind: type[BaseException] | None, *_: object) -> None:
         """End a transaction of its own that has begun in the savepoint."""
-        if kind is not None:
+        if kind is not None or not self.is_active:
             self.rollback()
             return
         # Nobody has asked for a commit, after which objects are loaded again.
         expires, self.expire_on_commit = self.expire_on_commit, False
         try:
-            self.commit()
+            super().commit()
         finally:
             self.expire_on_commit = expires
 

@@ -111,6 +111,50 @@ def test_a_savepoint_that_ends_well_keeps_what_sessions_have_done(tpc: TwoPhaseC
     assert people(engine) == {1: "old", 2: "two", 3: "three", 5: "five"}
 
 
+@pytest.mark.parametrize("ends", ["flush", "commit"])
+@pytest.mark.parametrize("is_used_before", [False, True])
+def test_a_session_that_is_closed_in_a_savepoint_has_done_what_it_flushed(
+    ends: str, is_used_before: bool, tpc: TwoPhaseCommit, engine: Any
+) -> None:
+    with tpc.begin() as tx:
+        tx[engine]
+        session = tx.session()
+        if is_used_before:
+            session.get_one(Person, 1)
+        with tx.savepoint():
+            with tx.savepoint(), session:
+                session.add(Person(id=2, name="two"))
+                getattr(session, ends)()
+                session.add(Person(id=3, name="not flushed"))
+            with tx.session() as late:
+                late.add(Person(id=4, name="four"))
+                getattr(late, ends)()
+            with tx.savepoint(), tx.session() as late, late.begin():
+                late.add(Person(id=5, name="five"))
+            late = tx.session()
+            with tx.savepoint():
+                late.add(Person(id=6, name="six"))
+            late.add(Person(id=7, name="seven"))
+    assert people(engine) == {1: "old", 2: "two", 4: "four", 5: "five", 6: "six", 7: "seven"}
+
+
+def test_an_error_in_a_session_that_closes_in_a_savepoint_is_the_one_that_is_raised(
+    tpc: TwoPhaseCommit, engine: Any
+) -> None:
+    with tpc.begin() as tx:
+        tx[engine].execute(sa.update(Person).values(name="new"))
+        with pytest.raises(sa.exc.IntegrityError), tx.savepoint(), tx.session() as session:
+            session.add(Person(id=2, name="new"))
+            session.flush()
+        with pytest.raises(sa.exc.OperationalError), tx.savepoint(), tx.session() as session:
+            session.execute(sa.text("SELECT nothing"))
+        with tx.savepoint():
+            with pytest.raises(sa.exc.IntegrityError), tx.session() as session:
+                session.add(Person(id=2, name="new"))
+                session.flush()
+    assert people(engine) == {1: "new"}
+
+
 def test_a_session_that_rolls_back_after_a_savepoint_ends_the_transaction(
     tpc: TwoPhaseCommit, engine: Any
 ) -> None:
