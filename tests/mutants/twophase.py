@@ -75,6 +75,13 @@ MUTANTS = (
         "(C.FOUND, F.LOG_SILENT): Move(C.COMMITTING, T.COMMIT)",
     ),
     mutant(
+        "who only read is let go before the decision",
+        OWNER,
+        "                return Event.VOTED_YES if is_unanimous(tags)",
+        '                yield [Call(self.guard, "let_go", (gid,))] if self.guard else []\n'
+        "                return Event.VOTED_YES if is_unanimous(tags)",
+    ),
+    mutant(
         "all prepared is taken for commit",
         CELLS,
         "return Verdict.ABORT if gid.epoch < self.epoch else Verdict.FOREIGN",

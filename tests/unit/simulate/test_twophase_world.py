@@ -2,12 +2,13 @@
 
 import pytest
 
+from troth.core.twophase.cells import Verdict
 from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic
-from troth.core.twophase.table import Case, Finding
+from troth.core.twophase.table import Action, Case, Finding
 from troth.simulate.twophase import World
-from troth.simulate.twophase.owner import is_unanimous
+from troth.simulate.twophase.owner import Owner, is_unanimous
 from troth.simulate.twophase.recoverer import _cell_of, _follow
-from troth.simulate.twophase.servers import LAST, SILENT
+from troth.simulate.twophase.servers import LAST, SILENT, Call
 
 GID = "T1.simlog00.c0.1.1"
 
@@ -93,3 +94,23 @@ def test_a_branch_that_was_rolled_back_by_hand_is_not_said_to_be_committed(world
 def test_what_nobody_has_rolled_back_by_hand_is_the_fault_of_the_protocol(world: World) -> None:
     world.log.heuristic(Heuristic(GID, "bank", "rolled back"))
     assert "AC1" in world.violations[0]
+
+
+def test_who_only_read_is_let_go_when_all_others_have_committed_or_were_rolled_back(world: World) -> None:
+    """Its lock guards what they write."""
+    for ends, last in (
+        ((Action.ASK_BRANCHES, Action.SUBMIT, Action.COMMIT_BRANCHES), "let_go"),
+        ((Action.ASK_BRANCHES, Action.ROLL_BACK_BRANCHES), "roll_back"),
+    ):
+        owner, sent = Owner(lambda one_in: False, GID, ["bank", "ledger"], guard="stock"), list[Call]()
+        for action in ends:
+            performed, answers = owner.perform(action), None
+            try:
+                while True:
+                    calls = next(performed) if answers is None else performed.send(answers)
+                    sent += calls
+                    answers = [(Verdict.COMMIT, GID) if call.server == "log" else SILENT for call in calls]
+            except StopIteration:
+                pass
+        assert [call.method for call in sent if call.server == "stock"] == [last]
+        assert sent[-1].server == "stock"

@@ -1,12 +1,13 @@
 """What people and applications do to a transaction from outside: an operator rolls a prepared branch back by hand, or
-writes an abort for a transaction whose owner lives; an application asks twice under one key.
+writes an abort for a transaction whose owner lives; an application asks twice under one key, or guards what it writes
+in some databases by a lock in another one.
 
 The rules then: a branch that was finished against the decision is written down (a heuristic outcome: X/Open XA,
 section 2.3.3; Mohan et al. 1986, section 2), a cell is written once whoever writes it, and one key commits once.
 Each draws from a stream of its own, in some seeds only, so that all else in a run stays what it is without it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from troth.core.twophase.records import Abort, Heuristic
@@ -15,8 +16,8 @@ from troth.simulate.rng import stream
 if TYPE_CHECKING:
     from troth.simulate.twophase.world import World
 
-MEDDLES, KEYED = 0.4, 0.4
-"""In so many seeds there is such an operator; owners use keys."""
+MEDDLES, KEYED, GUARDED = 0.4, 0.4, 0.4
+"""In so many seeds there is such an operator; owners use keys; they lock."""
 ONE_IN = 20
 """So many prepared branches are rolled back by hand, and as many transactions are aborted by hand."""
 SOON = 60
@@ -33,6 +34,8 @@ class Outside:
         self._meddles = self._rng.random() < MEDDLES and faults
         self._draw_key = stream(seed, "twophase", "keys")
         self._keyed = self._draw_key.random() < KEYED and faults
+        self._draw_guard = stream(seed, "twophase", "guards")
+        self._guarded = self._draw_guard.random() < GUARDED
         self.by_hand: set[tuple[str, str]] = set()
         """(transaction, database): rolled back by the operator."""
         self.keys: dict[str, str] = {}
@@ -43,6 +46,18 @@ class Outside:
         if self._keyed and self._draw_key.random() < 0.5:
             self.keys[gid] = f"{coordinator}-{self._draw_key.randrange(0, KEYS)}"
         return self.keys.get(gid, "")
+
+    def guard_of(self, writes: Sequence[str], databases: Sequence[str]) -> str:
+        """The database in which a transaction that *writes* in others takes a lock, and only reads; "" for none."""
+        others = [name for name in databases if name not in writes]
+        return self._draw_guard.choice(others) if others and self._guarded else ""
+
+    def on_let_go(self, gid: str, database: str) -> None:
+        """The lock is free, and whoever takes it next may read what it guards."""
+        for name in self._world.asked[gid]:
+            state = self._world.databases[name].states.get(gid, "aborted")
+            if state == "active" or (state == "prepared" and not self._world.is_decided(gid)):
+                self._world.violated(f"{database} lets go of {gid}, which is {state} in {name} and not decided")
 
     def on_prepared(self, gid: str, database: str) -> None:
         """A branch waits for its decision: the moment in which somebody loses patience."""

@@ -18,6 +18,8 @@ class Owner:
     gid: str
     names: list[str]
     key: str = ""
+    guard: str = ""
+    """Where it only read, under a lock; "" for nowhere."""
     state: State = State.ACTIVE
     lost: set[str] = field(default_factory=set)
     was_fenced: bool = False
@@ -47,10 +49,14 @@ class Owner:
                 answers = yield [Call(name, "commit_prepared", (gid,)) for name in preparing]
                 # "Does not exist" is no success: recovery asks what became of it.
                 done_all = all(answer is Finding.FINISHED for answer in answers)
+                if self.guard:
+                    yield [Call(self.guard, "let_go", (gid,))]
                 return Event.BRANCHES_DONE if done_all else Event.BRANCH_LOST
             case Action.ROLL_BACK_BRANCHES:
                 reachable = [name for name in self.names if name not in self.lost]
                 answers = yield [Call(name, "roll_back", (gid,)) for name in reachable]
+                if self.guard:
+                    yield [Call(self.guard, "roll_back", (gid,))]
                 return Event.BRANCH_LOST if self.lost or SILENT in answers else Event.BRANCHES_DONE
             case Action.FORGET:
                 yield [Call(LOG, "applied", (gid,))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.table import Event, State, step
 from troth.errors import InvariantViolation
@@ -174,8 +175,12 @@ class World:
         if len(names) == 1:
             names = [*DATABASES[:2]]
         self.asked[gid] = tuple(names)
+        guard = self.outside.guard_of(names, DATABASES)
+        if guard:
+            yield [Call(guard, "work", (gid, False))]
         yield [Call(name, "work", (gid, self.chance(30))) for name in names]
-        owner = Owner(self.chance, gid, names, key=self.outside.key_of(gid, parsed(gid).coordinator))
+        key = self.outside.key_of(gid, parsed(gid).coordinator)
+        owner = Owner(self.chance, gid, names, key=key, guard=guard)
         event: Event | None = Event.ABORT_ASKED if self.chance(15) else Event.COMMIT_ASKED
         while event is not None:
             owner.state, action = step(owner.state, event)
@@ -189,6 +194,13 @@ class World:
     def _tell(self, gid: str, outcome: str) -> None:
         self.told[gid] = outcome
         self._note(f"{gid} is told to be {outcome}")
+
+    def is_decided(self, gid: str) -> bool:
+        """Whether *gid* is to commit, by its cell or by the last resource that this points to."""
+        found = self.log.cells[parsed(gid).coordinator].verdict(parsed(gid))
+        return found is Verdict.COMMIT or (
+            found is Verdict.DELEGATED and self.databases[LAST].states.get(gid) == "committed"
+        )
 
     # ---- recovery --------------------------------------------------------------------------------------
 
