@@ -36,7 +36,9 @@ _ADVICE = "Make room or repair the disk, then start this server again: nothing t
 
 
 @dataclass(slots=True)
-class _Segment:
+class _Kept:
+    """A segment that is still needed."""
+
     number: int
     top: LogIndex
     """Highest index of an entry in it that a later one does not overwrite."""
@@ -107,7 +109,7 @@ class WriteAheadLog:
         """Of the next record."""
         self._durable = replayed.next_sequence
         """All records before this sequence are durable."""
-        self._segments: list[_Segment] = []
+        self._segments: list[_Kept] = []
         self._file: File | None = None
         self._offset = 0
         """Where the next record goes in the newest segment; all behind it reads as zeros."""
@@ -285,7 +287,7 @@ class WriteAheadLog:
     def _create_segment(self, number: int) -> None:
         """Create the segment *number* durably; a crash leaves nothing, an empty file, zeros, or a header."""
         file = self._files.create(record.segment_name(number))
-        self._segments.append(_Segment(number=number, top=LogIndex(0)))
+        self._segments.append(_Kept(number=number, top=LogIndex(0)))
         self._use(file, number, SEGMENT_HEAD_BYTES)
         version = SLOTS_VERSION if self._acceptor else VERSION
         head = record.encode_segment_head(number, self._owner, version)
@@ -315,7 +317,7 @@ class WriteAheadLog:
             self._files.sync_directory()
             del self._segments[0]
 
-    def _is_superfluous(self, segment: _Segment, keep_from: LogIndex) -> bool:
+    def _is_superfluous(self, segment: _Kept, keep_from: LogIndex) -> bool:
         """Whether *segment* may go. An acceptor's record may have begun another one just now; the one before, which it
         calls needed, goes next time."""
         return segment.top < keep_from and not (self._acceptor and segment.number >= self._oldest)
@@ -327,7 +329,7 @@ class WriteAheadLog:
         if segments:
             newest = segments[-1]
             number = newest.number
-            self._segments = [_Segment(number=s.number, top=replayed.tops[s.number]) for s in segments]
+            self._segments = [_Kept(number=s.number, top=replayed.tops[s.number]) for s in segments]
             for segment in segments[:-1]:
                 segment.file.close()
             if newest.blank:

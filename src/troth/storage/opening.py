@@ -86,8 +86,8 @@ def read_log(
         for segment in segments:
             check_owner(segment, owner)
         replay = SlotReplay() if acceptor else Replay()
-        cut, suspect = replay.segments(segments)
-        replayed = replay.finish(snapshot, cut, suspect)
+        replay.apply_all(segments)
+        replayed = replay.finish(snapshot)
         damage = replayed.damage
         if damage is not None and not damage.repaired:
             if not salvage:

@@ -99,7 +99,7 @@ class Harm:
 
 
 class Replay:
-    """Applies records one after the other. Feed segments in order, then `finish`."""
+    """Applies records one after the other: `apply_all` that there are, then `finish`."""
 
     def __init__(self) -> None:
         self.hard_state = HardState()
@@ -114,12 +114,12 @@ class Replay:
         self._highest_sequence = -1
         self._harm: Harm | None = None
         self._first: tuple[str, int] = ("", 0)
+        self._cut: int | None = None
+        self._suspect = 0
+        """See `Replayed`."""
 
-    def segments(self, segments: Sequence[Segment]) -> tuple[int | None, int]:
-        """Apply all records of *segments*; the last one may have a torn tail. Returns where that begins, and from
-        where on the last segment's bytes may not have been synced.
-        """
-        cut, suspect = None, 0
+    def apply_all(self, segments: Sequence[Segment]) -> None:
+        """Apply the records of *segments*, all that there are and in order; the last one may have a torn tail."""
         for position, segment in enumerate(segments):
             name = record.segment_name(segment.number)
             if position and segment.number != segments[position - 1].number + 1:
@@ -137,19 +137,18 @@ class Replay:
                 if isinstance(item, Found):
                     self._apply(segment.number, name, item)
                 elif is_last and self._is_torn(item, segment.items[place + 1 :]):
-                    cut = item.offset
+                    self._cut = item.offset
                     break
                 else:
                     self._harmed(name, item.offset, item.reason)
             if is_last:
-                suspect = _suspect_from(segment.items, cut)
+                self._suspect = _suspect_from(segment.items, self._cut)
         if segments and segments[0].number != 1 and self._highest_sequence < 0 and self._harm is None:
             self._harmed(
                 record.segment_name(segments[0].number), 0, "there is no record, and older files are gone"
             )
-        return cut, suspect
 
-    def finish(self, snapshot: SnapshotMeta | None, cut: int | None, suspect: int) -> Replayed:
+    def finish(self, snapshot: SnapshotMeta | None) -> Replayed:
         """What all records say, given the newest *snapshot* that can be loaded."""
         base = snapshot.last if snapshot is not None else ORIGIN
         entries, last, repaired = self._entries, self._last, False
@@ -180,8 +179,8 @@ class Replay:
             anew=behind or damage is not None,
             next_sequence=self._highest_sequence + 1,
             tops=self.tops,
-            cut=cut,
-            suspect=suspect,
+            cut=self._cut,
+            suspect=self._suspect,
         )
 
     def _is_torn(self, bad: Bad, later: Sequence[Found | Bad]) -> bool:

@@ -15,7 +15,7 @@ from troth.storage.scan import Found
 
 
 class SlotReplay(Replay):
-    """Applies records one after the other. Feed segments in order, then `finish`."""
+    """A replay in which the newest record of each slot counts, and damage is damage whatever a snapshot holds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SlotReplay(Replay):
         """Slots and chosen index in front of the first harm."""
 
     @override
-    def finish(self, snapshot: SnapshotMeta | None, cut: int | None, suspect: int) -> Replayed:
+    def finish(self, snapshot: SnapshotMeta | None) -> Replayed:
         """What all records say, given the newest *snapshot* that can be loaded."""
         base = snapshot.last.index if snapshot is not None else LogIndex(0)
         first = min(self.tops, default=1)
@@ -57,8 +57,8 @@ class SlotReplay(Replay):
             anew=damage is not None,
             next_sequence=self._highest_sequence + 1,
             tops=self.tops,
-            cut=cut,
-            suspect=suspect,
+            cut=self._cut,
+            suspect=self._suspect,
             slots=tuple(slots[index] for index in sorted(slots)),
             chosen=chosen,
             floor=base if damage is not None or unheard else self._floor,
