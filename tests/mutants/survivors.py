@@ -81,7 +81,8 @@ SUBJECTS = (
         "servers",
     ),
     Subject(
-        ("storage/slots.py",), ("tests/unit/storage/test_storage_slots.py", "tests/property/test_wal_slots.py")
+        ("storage/slot_replay.py",),
+        ("tests/unit/storage/test_storage_slots.py", "tests/property/test_wal_slots.py"),
     ),
     Subject(("storage/acceptors.py",), ("tests/unit/storage/test_storage_acceptors.py",), "registers"),
     Subject(("storage/*.py",), STORAGE, "servers"),

@@ -58,7 +58,7 @@ def open_log(
     files: FileSystem, base: SnapshotMeta | None, *, salvage: bool = False
 ) -> tuple[WriteAheadLog, Recovered]:
     return WriteAheadLog.open(
-        files, segment_bytes=SEGMENT_BYTES, snapshot=base, acceptor=True, owner=NodeId(7), salvage=salvage
+        files, segment_bytes=SEGMENT_BYTES, snapshot=base, holds_slots=True, owner=NodeId(7), salvage=salvage
     )
 
 

@@ -65,7 +65,7 @@ def open_directory(
             owner=who.node_id,
             must_exist=known is not None,
             salvage=salvage,
-            acceptor=who.consensus.startswith("paxos"),
+            holds_slots=who.holds_slots,
         )
     except IdentityLost as error:
         if known is None:

@@ -37,6 +37,11 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     genesis: Membership
     consensus: str = "raft"
 
+    @property
+    def holds_slots(self) -> bool:
+        """Whether its log is one of slots, as Multi-Paxos has it, and not of entries."""
+        return self.consensus.startswith("paxos")
+
 
 _decode = msgspec.msgpack.Decoder(Identity).decode
 

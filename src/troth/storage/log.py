@@ -57,7 +57,7 @@ class WriteAheadLog:
         owner: NodeId = NodeId(0),
         must_exist: bool = False,
         salvage: bool = False,
-        acceptor: bool = False,
+        holds_slots: bool = False,
     ) -> tuple["WriteAheadLog", Recovered]:
         """Read the log in *files*, or begin one, and make durable whatever it says.
 
@@ -67,7 +67,7 @@ class WriteAheadLog:
             owner: this server; a log that another one wrote is refused.
             must_exist: this server has run before, so a missing log is a lost one.
             salvage: keep the intact part of a damaged log, under a durable `Amnesia` mark.
-            acceptor: this is the log of a Paxos acceptor, with slots in place of entries.
+            holds_slots: it is a log of Multi-Paxos, with slots in place of entries.
 
         Raises:
             LogDamaged: durable bytes are not what was written; says where, what is affected and what to do.
@@ -76,9 +76,14 @@ class WriteAheadLog:
         """
         try:
             segments, replayed = read_log(
-                files, snapshot=snapshot, owner=owner, must_exist=must_exist, salvage=salvage, acceptor=acceptor
+                files,
+                snapshot=snapshot,
+                owner=owner,
+                must_exist=must_exist,
+                salvage=salvage,
+                holds_slots=holds_slots,
             )
-            log = cls(files, segment_bytes=segment_bytes, owner=owner, replayed=replayed, acceptor=acceptor)
+            log = cls(files, segment_bytes=segment_bytes, owner=owner, replayed=replayed, holds_slots=holds_slots)
             torn_bytes = log._take_over(segments, replayed)
         except OSError as error:
             raise StorageError(f"the log can not be opened: {error}. {_ADVICE}") from error
@@ -91,7 +96,7 @@ class WriteAheadLog:
         segment_bytes: int,
         owner: NodeId,
         replayed: Replayed,
-        acceptor: bool,
+        holds_slots: bool,
     ) -> None:
         """Use `open`."""
         self._files = files
@@ -100,7 +105,7 @@ class WriteAheadLog:
         self._amnesia = replayed.amnesia
         self._hard_state = replayed.hard_state
         self._terms = Terms(replayed.last, replayed.entries)
-        self._acceptor = acceptor
+        self._holds_slots = holds_slots
         self._chosen = replayed.chosen
         self._floor = replayed.floor
         self._oldest = replayed.oldest
@@ -194,7 +199,7 @@ class WriteAheadLog:
         kind = Kind.CHANGE
         if persist.hard_state is not None:
             self._hard_state = persist.hard_state
-        if self._acceptor:
+        if self._holds_slots:
             return Kind.SLOTS, self._slots_body(persist)
         if persist.snapshot is not None and not self._terms.holds(persist.snapshot.last):
             kind = Kind.ANEW
@@ -210,7 +215,7 @@ class WriteAheadLog:
         return kind, Body(self._hard_state, self._terms.last, persist.entries, persist.snapshot, self._amnesia)
 
     def _slots_body(self, persist: Persist) -> SlotsBody:
-        invariant(not persist.entries, "entries are given to an acceptor's log")
+        invariant(not persist.entries, "entries are given to a log of slots")
         self._chosen = max(self._chosen, persist.chosen)
         if persist.snapshot is not None:
             self._floor = max(self._floor, persist.snapshot.last.index)
@@ -289,7 +294,7 @@ class WriteAheadLog:
         file = self._files.create(record.segment_name(number))
         self._segments.append(_Kept(number=number, top=LogIndex(0)))
         self._use(file, number, SEGMENT_HEAD_BYTES)
-        version = SLOTS_VERSION if self._acceptor else VERSION
+        version = SLOTS_VERSION if self._holds_slots else VERSION
         head = record.encode_segment_head(number, self._owner, version)
         file.write_at(0, head + bytes(AHEAD_BYTES - SEGMENT_HEAD_BYTES))
         self._zeroed = AHEAD_BYTES
@@ -303,7 +308,7 @@ class WriteAheadLog:
 
     def _compact(self, keep_from: LogIndex) -> None:
         if len(self._segments) > 1:
-            if self._acceptor:
+            if self._holds_slots:
                 self._floor = max(self._floor, LogIndex(keep_from - 1))
                 kept = (segment.number for segment in self._segments[:-1] if segment.top >= keep_from)
                 self._oldest = next(kept, self._segments[-1].number)
@@ -318,9 +323,9 @@ class WriteAheadLog:
             del self._segments[0]
 
     def _is_superfluous(self, segment: _Kept, keep_from: LogIndex) -> bool:
-        """Whether *segment* may go. An acceptor's record may have begun another one just now; the one before, which it
+        """Whether *segment* may go. A record of slots may have begun another one just now; the one before, which it
         calls needed, goes next time."""
-        return segment.top < keep_from and not (self._acceptor and segment.number >= self._oldest)
+        return segment.top < keep_from and not (self._holds_slots and segment.number >= self._oldest)
 
     def _take_over(self, segments: Sequence[Segment], replayed: Replayed) -> int:
         """Go on writing where the last run stopped. Returns how many bytes of torn tail were cut."""
@@ -366,7 +371,7 @@ class WriteAheadLog:
 
     def _begin_anew(self, replayed: Replayed) -> None:
         """Write the whole log as one record (one checksum: it is there or not) of a new segment; drop the others."""
-        if self._acceptor:
+        if self._holds_slots:
             self._oldest = self._segments[-1].number
             self._write([(Kind.SLOTS_ANEW, self._slots_body(Persist(slots=replayed.slots)))])
         else:

@@ -12,7 +12,7 @@ from troth.storage import names, record
 from troth.storage.record import SLOTS_VERSION, VERSION, Amnesia
 from troth.storage.replay import DamageReport, LogDamaged, Replay, Replayed
 from troth.storage.scan import Segment, check_owner, scan
-from troth.storage.slots import SlotReplay
+from troth.storage.slot_replay import SlotReplay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def read_log(
     owner: NodeId,
     must_exist: bool,
     salvage: bool,
-    acceptor: bool,
+    holds_slots: bool,
 ) -> tuple[Sequence[Segment], Replayed]:
     """The segments in *files*, open, and what their records say; nothing is written yet. See `WriteAheadLog.open`."""
     numbers = names.segment_numbers(files.names())
@@ -79,13 +79,13 @@ def read_log(
         segments = []
         for number in numbers:
             opened.append(files.open(record.segment_name(number)))
-            segments.append(scan(opened[-1], number, owner, SLOTS_VERSION if acceptor else VERSION))
+            segments.append(scan(opened[-1], number, owner, SLOTS_VERSION if holds_slots else VERSION))
         if numbers == [1] and not segments[0].items:
             # Created and never written to, by a server that crashed before it had an identity: begin once more.
             segments.pop().file.close()
         for segment in segments:
             check_owner(segment, owner)
-        replay = SlotReplay() if acceptor else Replay()
+        replay = SlotReplay() if holds_slots else Replay()
         replay.apply_all(segments)
         replayed = replay.finish(snapshot)
         damage = replayed.damage

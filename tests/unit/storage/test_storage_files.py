@@ -43,12 +43,12 @@ class WatchedDisk(SimulatedDisk):
         return sum(file._open for file in self.files)
 
 
-def long_log(files: SimulatedDisk, *, acceptor: bool = False) -> WriteAheadLog:
+def long_log(files: SimulatedDisk, *, holds_slots: bool = False) -> WriteAheadLog:
     """A log of several segments."""
-    log, _ = WriteAheadLog.open(files, segment_bytes=SEGMENT_BYTES, acceptor=acceptor)
+    log, _ = WriteAheadLog.open(files, segment_bytes=SEGMENT_BYTES, holds_slots=holds_slots)
     for index in range(1, 30):
         made = batch(index, size_bytes=300)
-        log.append([Persist(slots=tuple(Slot(BALLOT, entry) for entry in made.entries)) if acceptor else made])
+        log.append([Persist(slots=tuple(Slot(BALLOT, entry) for entry in made.entries)) if holds_slots else made])
     assert len(files.names()) > 3
     return log
 
@@ -56,14 +56,14 @@ def long_log(files: SimulatedDisk, *, acceptor: bool = False) -> WriteAheadLog:
 # ---- open files ----
 
 
-@pytest.mark.parametrize("acceptor", [False, True])
-def test_a_log_holds_one_file_open_and_a_closed_one_none(acceptor: bool) -> None:
+@pytest.mark.parametrize("holds_slots", [False, True])
+def test_a_log_holds_one_file_open_and_a_closed_one_none(holds_slots: bool) -> None:
     files = WatchedDisk()
-    log = long_log(files, acceptor=acceptor)
+    log = long_log(files, holds_slots=holds_slots)
     assert files.open_count == 1
     log.close()
     assert files.open_count == 0
-    log, _ = WriteAheadLog.open(files, segment_bytes=SEGMENT_BYTES, acceptor=acceptor)
+    log, _ = WriteAheadLog.open(files, segment_bytes=SEGMENT_BYTES, holds_slots=holds_slots)
     assert files.open_count == 1
     log.close()
     assert files.open_count == 0
@@ -223,11 +223,11 @@ def test_a_record_head_is_one_of_this_very_format_and_owner() -> None:
 
 def test_a_log_with_slots_and_no_hard_state_is_not_empty() -> None:
     files = disk()
-    log, recovered = WriteAheadLog.open(files, acceptor=True)
+    log, recovered = WriteAheadLog.open(files, holds_slots=True)
     assert recovered.is_empty
     log.append([Persist(slots=(Slot(BALLOT, entries(1, 1)[0]),))])
     log.close()
-    _, recovered = WriteAheadLog.open(files, acceptor=True)
+    _, recovered = WriteAheadLog.open(files, holds_slots=True)
     assert not recovered.is_empty
 
 
@@ -252,17 +252,17 @@ def test_segments_go_one_by_one_and_for_good() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_an_acceptors_log_knows_after_a_crash_which_segments_it_had_dropped(seed: int) -> None:
     files = disk(seed)
-    log = long_log(files, acceptor=True)
+    log = long_log(files, holds_slots=True)
     log.compact(LogIndex(20))
     files.power_loss()
-    _, recovered = WriteAheadLog.open(files, acceptor=True, snapshot=snapshot(1, 19))
+    _, recovered = WriteAheadLog.open(files, holds_slots=True, snapshot=snapshot(1, 19))
     assert recovered.damaged is None
     assert recovered.slots[-1].entry.index == 29
 
 
 def test_an_acceptors_log_misses_the_segment_that_was_the_newest_when_all_others_were_dropped() -> None:
     files = disk()
-    log = long_log(files, acceptor=True)
+    log = long_log(files, holds_slots=True)
     log.compact(LogIndex(100))
     (newest,) = files.names()
     for index in range(30, 50):
@@ -270,23 +270,23 @@ def test_an_acceptors_log_misses_the_segment_that_was_the_newest_when_all_others
     log.close()
     files.remove(newest)
     with pytest.raises(LogDamaged):
-        WriteAheadLog.open(files, acceptor=True, snapshot=snapshot(1, 29))
+        WriteAheadLog.open(files, holds_slots=True, snapshot=snapshot(1, 29))
 
 
-@pytest.mark.parametrize("acceptor", [False, True])
+@pytest.mark.parametrize("holds_slots", [False, True])
 def test_a_log_that_was_begun_anew_is_sound_though_its_old_segments_could_not_be_removed(
-    acceptor: bool, monkeypatch: pytest.MonkeyPatch
+    holds_slots: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(name: str) -> None:
         raise OSError(f"{name} can not be removed")
 
     files = disk()
-    long_log(files, acceptor=acceptor).close()
+    long_log(files, holds_slots=holds_slots).close()
     files.rot(record.segment_name(2), SEGMENT_HEAD_BYTES + 40)
     with monkeypatch.context() as patch, pytest.raises(StorageError):
         patch.setattr(files, "remove", fails)
-        WriteAheadLog.open(files, acceptor=acceptor, salvage=True)
+        WriteAheadLog.open(files, holds_slots=holds_slots, salvage=True)
     files.remove(record.segment_name(1))
     files.crash()
-    _, recovered = WriteAheadLog.open(files, acceptor=acceptor)
+    _, recovered = WriteAheadLog.open(files, holds_slots=holds_slots)
     assert recovered.damaged is None and recovered.amnesia is not None

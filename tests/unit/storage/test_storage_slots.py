@@ -39,7 +39,7 @@ def open_slots(
     files: SimulatedDisk, index: int = 0, *, segment_bytes: int = 1 << 20
 ) -> tuple[WriteAheadLog, Recovered]:
     base = snapshot(2, index) if index else None
-    return WriteAheadLog.open(files, owner=NodeId(7), acceptor=True, snapshot=base, segment_bytes=segment_bytes)
+    return WriteAheadLog.open(files, owner=NodeId(7), holds_slots=True, snapshot=base, segment_bytes=segment_bytes)
 
 
 def test_golden_segment_of_slots_is_what_is_written() -> None:
@@ -90,14 +90,14 @@ def test_quorums_of_other_sizes_are_another_engine() -> None:
     assert cluster_id_of(GENESIS, made) != cluster_id_of(GENESIS, "paxos") != cluster_id_of(GENESIS)
 
 
-@pytest.mark.parametrize("acceptor", [False, True])
-def test_a_log_of_the_other_kind_is_refused_before_it_is_read(acceptor: bool) -> None:
+@pytest.mark.parametrize("holds_slots", [False, True])
+def test_a_log_of_the_other_kind_is_refused_before_it_is_read(holds_slots: bool) -> None:
     files = disk()
-    log, _ = WriteAheadLog.open(files, owner=NodeId(7), acceptor=acceptor)
+    log, _ = WriteAheadLog.open(files, owner=NodeId(7), holds_slots=holds_slots)
     log.append([Persist(hard_state=HardState(Term(1), NodeId(1)))])
     log.close()
     with pytest.raises(StorageError, match="written by another consensus engine"):
-        WriteAheadLog.open(files, owner=NodeId(7), acceptor=not acceptor)
+        WriteAheadLog.open(files, owner=NodeId(7), holds_slots=not holds_slots)
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -171,7 +171,7 @@ def test_what_was_accepted_in_front_of_a_lost_snapshot_is_not_taken_for_chosen()
     log.close()
     for base in (0, 1):
         saved = snapshot(2, base) if base else None
-        log, recovered = WriteAheadLog.open(files, owner=NodeId(7), acceptor=True, snapshot=saved, salvage=True)
+        log, recovered = WriteAheadLog.open(files, owner=NodeId(7), holds_slots=True, snapshot=saved, salvage=True)
         assert recovered.amnesia is not None
         assert [each.entry.index for each in recovered.slots] == [1, 2, 3, 10]
         assert recovered.chosen == 0
@@ -208,7 +208,7 @@ def test_entries_are_no_slots() -> None:
     """An engine's Persist that the log can not hold is our bug, and nothing is written of it."""
     log, _ = open_slots(disk())
     entry = slot(1).entry
-    with pytest.raises(AssertionError, match="entries are given to an acceptor's log"):
+    with pytest.raises(AssertionError, match="entries are given to a log of slots"):
         log.append([Persist(entries=(entry,))])
 
 
@@ -247,7 +247,7 @@ def test_a_record_of_slots_that_is_missing_between_two_intact_ones_is_damage() -
     write_slots(files, [0, 1, 3])
     with pytest.raises(LogDamaged, match="records 2 to 2 are missing before this one"):
         open_slots(files)
-    log, recovered = WriteAheadLog.open(files, owner=NodeId(7), acceptor=True, salvage=True)
+    log, recovered = WriteAheadLog.open(files, owner=NodeId(7), holds_slots=True, salvage=True)
     assert [each.entry.index for each in recovered.slots] == [1, 2], "only what stands in front is vouched for"
     assert recovered.chosen == 1
     log.close()
