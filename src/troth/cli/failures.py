@@ -8,14 +8,8 @@ import click
 from typing_extensions import override
 
 from troth import errors
+from troth.cli.exit_codes import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNKNOWN, EXIT_USAGE
 from troth.errors import TrothError
-
-EXIT_REFUSED = 1
-EXIT_USAGE = 2
-EXIT_UNKNOWN = 3
-EXIT_UNAVAILABLE = 4
-EXIT_INTERRUPTED = 130
-"""What a shell makes of SIGINT."""
 
 _ADVICE: dict[type[TrothError], tuple[int, str]] = {
     errors.UsageError: (EXIT_USAGE, "troth {command} --help"),

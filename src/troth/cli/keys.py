@@ -6,6 +6,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.exit_codes import EXIT_NO
 from troth.cli.levels import level_option
 from troth.cli.numbers import COUNT, INT64_MAX, counted
 from troth.client.operations import as_bytes
@@ -13,8 +14,6 @@ from troth.errors import UsageError
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
 from troth.models import ReadLevel
 from troth.replica.protocol import WRITES_BYTES_MAX
-
-EXIT_NO_SUCH_KEY = 1
 
 _KEY_COLUMNS = ("key", "value", "version", "created", "modified", "lease")
 
@@ -107,7 +106,7 @@ def get(key: str, revision: int, level: ReadLevel, cluster: Cluster) -> None:
             output.print_raw(reply.kv.value)
         output.print_trailer(reply)
     if reply.kv is None:
-        raise SystemExit(EXIT_NO_SUCH_KEY)
+        raise SystemExit(EXIT_NO)
 
 
 @click.command("del")
@@ -127,7 +126,7 @@ def delete(key: str | None, range_end: str | None, prefix: str | None, prev_kv: 
       troth del a c              keys from a up to, not including, c
       troth del --prefix worker/
     """
-    _need_one(key, prefix)
+    need_one(key, prefix)
     with cluster.connect() as client:
         reply = client.delete(key or "", range_end, prefix=prefix, prev_kv=prev_kv)
     if cluster.json:
@@ -191,7 +190,7 @@ def range_(
       troth range a c --limit 10 --order descend --by mod
       troth range --prefix '' --count-only --level eventual
     """
-    _need_one(key, prefix)
+    need_one(key, prefix)
     with cluster.connect() as client:
         reply = client.range(
             key or "",
@@ -239,6 +238,6 @@ def lease_id(text: str) -> int:
         ) from None
 
 
-def _need_one(key: str | None, prefix: str | None) -> None:
+def need_one(key: str | None, prefix: str | None) -> None:
     if (key is None) == (prefix is None):
         raise UsageError("give either KEY (and RANGE_END), or --prefix")

@@ -1,5 +1,6 @@
 """lease: grant, revoke, keep-alive, ttl, list. Ids are hexadecimal, as they are printed."""
 
+import json
 import time
 from asyncio import sleep
 from collections.abc import Awaitable, Callable
@@ -126,7 +127,8 @@ def keep_alive(id_: str, once: bool, cluster: Cluster) -> None:
             if ttl_s < 0:
                 raise _gone(number)
             renewed_at_s = asked_at_s
-            click.echo(f'{{"id": "{number:x}", "ttl_s": {ttl_s}}}' if cluster.json else f"renewed for {ttl_s} s")
+            told = json.dumps({"id": f"{number:x}", "ttl_s": ttl_s}) if cluster.json else f"renewed for {ttl_s} s"
+            click.echo(told)
             if once:
                 return
             await sleep(ttl_s / RENEWALS_PER_TTL)

@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from troth import __version__
 from troth.cli.cluster import GIVEN_URL
-from troth.cli.failures import EXIT_INTERRUPTED, EXIT_UNKNOWN, CommandFailed
+from troth.cli.exit_codes import EXIT_INTERRUPTED, EXIT_UNKNOWN
+from troth.cli.failures import CommandFailed
 from troth.errors import TrothError, UsageError
 
 

@@ -8,13 +8,13 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.exit_codes import EXIT_NO
 from troth.errors import TrothError, UsageError
 
 if TYPE_CHECKING:
     from troth.client.registers.replies import AcceptorView, RegisterReply
     from troth.client.registers.sync import PaxosClient
 
-EXIT_NOTHING_THERE = 1
 _VIEW_COLUMNS = ("acceptor", "address", "registers", "tombstones", "bytes", "state")
 
 
@@ -64,7 +64,7 @@ def get(key: str, cluster: Cluster) -> None:
     if reply.value is None:
         if not cluster.json:
             click.echo(f"nothing in {key}", err=True)
-        raise SystemExit(EXIT_NOTHING_THERE)
+        raise SystemExit(EXIT_NO)
 
 
 @paxos.command()
@@ -100,7 +100,7 @@ def cas(key: str, expected: str, value: str, absent: bool, cluster: Cluster) -> 
         reply = registers.cas(key, None if absent else expected, value)
     _show(reply, cluster, value=not reply.succeeded)
     if not reply.succeeded:
-        raise SystemExit(EXIT_NOTHING_THERE)
+        raise SystemExit(EXIT_NO)
 
 
 @paxos.command()
@@ -187,7 +187,7 @@ def delete(key: str, cluster: Cluster) -> None:
                 click.echo(f"deleted; its tombstone stays for now: {error}", err=True)
     _show(reply, cluster, value=False)
     if not reply.changed:
-        raise SystemExit(EXIT_NOTHING_THERE)
+        raise SystemExit(EXIT_NO)
 
 
 @paxos.command()
@@ -318,4 +318,4 @@ def _show_acceptors(cluster: Cluster, title: str, views: "list[AcceptorView]") -
         click.echo(title, err=True)
         output.print_table(_VIEW_COLUMNS, rows)
     if any(row[-1] != "ok" for row in rows):
-        raise SystemExit(1)
+        raise SystemExit(EXIT_NO)

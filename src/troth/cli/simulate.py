@@ -5,17 +5,19 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from troth.cli.exit_codes import EXIT_NO
 from troth.cli.numbers import COUNT, POSITIVE, Positive, counted
 from troth.errors import UsageError
 
 if TYPE_CHECKING:
+    from troth.rehearsal.campaign import Job
     from troth.rehearsal.levels import Level, Report, Scenario
 
 SHRINK_SECONDS = 30.0
@@ -113,25 +115,27 @@ def simulate(
     else:
         reports = run_here(wanted())
     known = {(job.level, job.seed, job.seconds, job.consensus) for job in pinned}
-    length = {job.seed: job for job in pinned}
+    pinned_by_seed = {job.seed: job for job in pinned}
     red = _campaign(
         reports,
         total=len(pinned) + count if minutes is None or seeds is not None else 0,
         stop=stop,
         command=lambda report: _replay_command(
-            length.get(report.seed)
+            pinned_by_seed.get(report.seed)
             or Job(level=level.name, seed=report.seed, seconds=length_s, consensus=consensus)
         ),
     )
     if pin is not None:
         for report in red:
-            if (level.name, report.seed, length_s, consensus) not in known and report.seed not in length:
+            if (level.name, report.seed, length_s, consensus) not in known and report.seed not in pinned_by_seed:
                 _add_pin(pin, report, level, length_s, consensus)
-    sys.exit(1 if red else 0)
+    sys.exit(EXIT_NO if red else 0)
 
 
-def _campaign(reports: "Iterator[Report]", *, total: int, stop: bool, command: object) -> "list[Report]":
-    """Show reports as they come; returns the red ones."""
+def _campaign(
+    reports: "Iterator[Report]", *, total: int, stop: bool, command: "Callable[[Report], str]"
+) -> "list[Report]":
+    """Show reports as they come; returns the red ones. *command* replays a report's seed."""
     from troth.cli.progress import Progress
 
     red: list[Report] = []
@@ -149,7 +153,7 @@ def _campaign(reports: "Iterator[Report]", *, total: int, stop: bool, command: o
             bar.advance()
             if report.violation:
                 red.append(report)
-                click.echo(f"seed {report.seed}: {report.violation}\n  replay: {command(report)}")  # type: ignore[operator]
+                click.echo(f"seed {report.seed}: {report.violation}\n  replay: {command(report)}")
                 if stop:
                     break
     took_s = time.monotonic() - began_s
@@ -223,7 +227,7 @@ def replay(
         if verbose:
             click.echo(report.trace)
         click.secho(f"violation: {report.violation}", fg="red")
-        sys.exit(1)
+        sys.exit(EXIT_NO)
     click.secho("Every promise was kept.", fg="green")
 
 
@@ -271,7 +275,7 @@ def shrink(
         f"{counted(shrunk.faults, 'fault')} and {counted(shrunk.operations, 'operation')} left; the same again:"
     )
     click.echo(f"  troth simulate replay {path}")
-    sys.exit(1)
+    sys.exit(EXIT_NO)
 
 
 @simulate.command()
@@ -308,7 +312,7 @@ def registers(seed: int | None, seeds: int, first: int, ms: int, stop: bool) -> 
     told = ", ".join(f"{count} {name}" for name, count in sorted(totals.items()))
     click.echo(f"{red} red of {counted(len(chosen), 'seed')}; {told}")
     if red:
-        raise SystemExit(1)
+        raise SystemExit(EXIT_NO)
 
 
 def _by_kind(keep: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
@@ -339,17 +343,16 @@ def _scenario(what: str, seconds: float | None, level_name: str, consensus: str)
     return decode_scenario(path.read_bytes())
 
 
-def _replay_command(job: object) -> str:
-    level, seed, seconds, consensus = (getattr(job, name) for name in ("level", "seed", "seconds", "consensus"))
-    options = f" --seconds {seconds:g}"
-    if level != "server":
-        options += f" --level {level}"
-    if consensus != "raft":
-        options += f" --consensus {consensus}"
-    return f"troth simulate replay {seed}{options}"
+def _replay_command(job: "Job") -> str:
+    options = f" --seconds {job.seconds:g}"
+    if job.level != "server":
+        options += f" --level {job.level}"
+    if job.consensus != "raft":
+        options += f" --consensus {job.consensus}"
+    return f"troth simulate replay {job.seed}{options}"
 
 
-def _pinned(path: Path | None) -> list["Job"]:  # type: ignore[name-defined]  # noqa: F821
+def _pinned(path: Path | None) -> "list[Job]":
     from troth.rehearsal.campaign import Job
     from troth.rehearsal.levels import LEVELS
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from troth.cli.exit_codes import EXIT_OF_CHECK
 from troth.cli.numbers import Positive, counted
 from troth.errors import UsageError
 from troth.torture import NEMESES, WORKLOADS, Plan
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
     from troth.torture.run import Tell
     from troth.torture.system import SystemUnderTest
 
-_EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
+_CLOSING = {
+    Status.OK: ("green", "All claims hold."),
+    Status.ILLEGAL: ("red", "A claim does not hold."),
+    Status.UNKNOWN: ("yellow", "A claim could not be decided."),
+}
+_SERVERS = 5
 
 
 @click.command()
 @click.option("--minutes", type=Positive("minutes"), default=5.0, show_default=True, help="How long faults go on.")
 @click.option("--seed", type=int, help="Repeats the schedule of faults of an earlier run.  [default: drawn]")
 @click.option(
-    "--servers", type=click.IntRange(min=1), default=5, show_default=True, help="How many servers at first."
+    "--servers", type=click.IntRange(min=1), default=_SERVERS, show_default=True, help="How many servers at first."
 )
 @click.option(
     "--nemesis",
@@ -131,10 +137,7 @@ def torture(
             system = _system(
                 system_name, servers, Path(nowhere), trace=trace, consensus=consensus, namespaces=False
             )
-            faults = faults_of(plan, system)
-            system.stop()
-        for fault in faults:
-            click.echo(fault.describe())
+            _print_plan(plan, system)
         return
     where = directory or Path(tempfile.mkdtemp(prefix="troth-torture-"))
     namespaces = system_name == "cluster" and _in_namespaces(network)
@@ -142,29 +145,35 @@ def torture(
         system_name, servers, where / "servers", trace=trace, consensus=consensus, namespaces=namespaces
     )
     faults = faults_of(plan, system)
-    again = "".join(
-        [f" --nemesis {name}" for name in nemeses]
-        + [f" --workload {name}" for name in workloads]
-        + ([f" --servers {servers}"] if servers != 5 else [])
-        + ([f" --consensus {consensus}"] if consensus != "raft" else [])
-        + ([" --trace"] if trace else [])
-        + ([f" --network {network}"] if network != "auto" else [])
-        + ([f" --system {system_name}"] if system_name != "cluster" else [])
-    )
-    click.echo(f"{system.name}, {counted(len(faults), 'fault')}; the same again: ", nl=False)
-    click.echo(f"troth torture --minutes {minutes:g} --seed {seed}{again}")
+    said = [f"--minutes {minutes:g}", f"--seed {seed}"]
+    said += [f"--nemesis {name}" for name in nemeses]
+    said += [f"--workload {name}" for name in workloads]
+    if servers != _SERVERS:
+        said.append(f"--servers {servers}")
+    if consensus != "raft":
+        said.append(f"--consensus {consensus}")
+    if trace:
+        said.append("--trace")
+    if network != "auto":
+        said.append(f"--network {network}")
+    if system_name != "cluster":
+        said.append(f"--system {system_name}")
+    click.echo(f"{system.name}, {counted(len(faults), 'fault')}; the same again: troth torture {' '.join(said)}")
     with _shown(plan.seconds, verbose) as tell:
         outcome = run_torture(system, plan, where, tell=tell)
     click.echo(outcome.text())
     click.echo(f"everything is in {where}")
-    colour = {Status.OK: "green", Status.ILLEGAL: "red", Status.UNKNOWN: "yellow"}[outcome.status]
-    words = {
-        Status.OK: "All claims hold.",
-        Status.ILLEGAL: "A claim does not hold.",
-        Status.UNKNOWN: "A claim could not be decided.",
-    }[outcome.status]
+    colour, words = _CLOSING[outcome.status]
     click.secho(words, fg=colour, bold=True)
-    raise SystemExit(_EXIT[outcome.status])
+    raise SystemExit(EXIT_OF_CHECK[outcome.status.value])
+
+
+def _print_plan(plan: Plan, system: "SystemUnderTest") -> None:
+    """The schedule of faults; *system* is stopped, having done nothing."""
+    faults = faults_of(plan, system)
+    system.stop()
+    for fault in faults:
+        click.echo(fault.describe())
 
 
 def _workloads_of(system_name: str) -> tuple[str, ...]:

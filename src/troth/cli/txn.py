@@ -9,7 +9,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
-from troth.cli.failures import EXIT_INTERRUPTED
+from troth.cli.exit_codes import EXIT_INTERRUPTED
 from troth.client.operations import Delete, Get, Put, as_bytes
 from troth.client.replies import DeleteReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.errors import UsageError

@@ -4,19 +4,22 @@ import json
 import resource
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 from msgspec import structs
 
 from troth.cli import output
+from troth.cli.exit_codes import EXIT_OF_CHECK
 from troth.cli.numbers import COUNT, POSITIVE
 from troth.errors import DecodeError, UsageError
 from troth.verify.check import MODELS, check
 from troth.verify.formats.edn import Record, freeze
 from troth.verify.formats.read import FORMATS, read_history
 from troth.verify.guess import Guess, guess
-from troth.verify.history import Reading, show
+from troth.verify.history import History, Reading, show
 from troth.verify.models import OBJECTS
 from troth.verify.report.page import html
 from troth.verify.transactions import TRANSACTION_MODELS, WORKLOADS, check_transactions
@@ -29,7 +32,6 @@ _ONE_OBJECT = {"atomic-commit": "transaction", "lock-safety": "lock", "watch": "
 _ONE_BEGINNING = frozenset({"kv", "rw-register"})
 """Objects whose keys all start with the same value."""
 _ASK_MEMORY_EVERY = 16
-_EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
 
 
 @click.command()
@@ -82,7 +84,7 @@ _EXIT = {Status.OK: 0, Status.ILLEGAL: 1, Status.UNKNOWN: 3}
     help="Where the drawn history goes.  [default: FILE.html]",
 )
 @click.option("--no-html", is_flag=True, help="Draw nothing.")
-@click.option("-o", "--output", "shown_as", type=click.Choice(["table", "json"]), default="table")
+@output.json_options
 def verify(
     file: Path,
     model: str | None,
@@ -98,7 +100,7 @@ def verify(
     versions_behind: int | None,
     page: Path | None,
     no_html: bool,
-    shown_as: str,
+    as_json: bool,
 ) -> None:
     """Check a recorded history against a consistency model.
 
@@ -122,52 +124,15 @@ def verify(
     except DecodeError as error:
         raise UsageError(str(error)) from error
     history = history.with_reading(_reading(history.reading, failed, nil_read, initial))
-    guessed = None
-    if object_ is None:
-        guessed = (
-            guess(history) if model not in _ONE_OBJECT else Guess(_ONE_OBJECT[model], model, "the model says so")
-        )
-        object_, model = guessed.object, model or guessed.model
-    if isinstance(history.reading.initial, Record) and object_ in _ONE_BEGINNING:
-        raise UsageError(
-            f"all keys of a {object_} start with one value, not each with its own as {show(history.reading.initial)} "
-            f"says; --object multi-register knows of such maps, and so does bank"
-        )
-    is_transactional = object_ in WORKLOADS
-    model = model or ("strict-serializable" if is_transactional else _usual_model(object_))
-    models = TRANSACTION_MODELS if is_transactional else MODELS
-    if model not in models:
-        kind = (
-            "transactions (--object list-append or rw-register)"
-            if model in TRANSACTION_MODELS
-            else "single objects"
-        )
-        raise UsageError(
-            f"{model} is a model of {kind}; --object {object_} is checked against {', '.join(models)}"
-        )
-    if (model == "bounded") != ((staleness_ms is None) != (versions_behind is None)):
+    chosen = _chosen(history, object_, model)
+    if (chosen.model == "bounded") != ((staleness_ms is None) != (versions_behind is None)):
         raise UsageError(
             "--model bounded takes exactly one of --staleness-ms and --versions-behind; no other does"
         )
-    if is_transactional:
-        known = RegisterAssumptions(**{name.replace("-", "_"): True for name in assume})
-        verdict: Verdict = check_transactions(history, object_, model, assume=known, expired=deadline.expired)
-    else:
-        verdict = check(
-            history,
-            model,
-            object_,
-            expired=deadline.expired,
-            staleness_ns_max=None if staleness_ms is None else int(staleness_ms * 1_000_000),
-            versions_behind_max=versions_behind,
-        )
-    if verdict.status is Status.UNKNOWN:
-        verdict.reason = deadline.explained(verdict.reason)
-    if not len(history):
-        verdict.status, verdict.reason = Status.UNKNOWN, "no operation stands in the file: was anything recorded?"
+    bounds = _Bounds(assume, None if staleness_ms is None else int(staleness_ms * 1_000_000), versions_behind)
+    verdict = _checked(history, chosen, bounds, deadline)
     drawn = None
     if not no_html:
-        drawn = page or file.with_name(file.name + ".html")
         options = {
             "--format": file_format,
             "--failed": failed,
@@ -178,38 +143,119 @@ def verify(
         }
         said = [word for name, value in options.items() if value is not None for word in (name, str(value))]
         said += [word for name in assume for word in ("--assume", name)]
-        command = shlex.join(["troth", "verify", file.name, "--model", model, "--object", object_, *said])
-        try:
-            drawn.write_text(html(verdict, title=file.name, command=command), encoding="utf-8")
-        except OSError as error:
-            click.echo(
-                f"cannot write {drawn}: {error.strerror}; name another with --html, or say --no-html", err=True
-            )
-            drawn = None
-    if shown_as == "json":
-        output.print_json(
-            {
-                "verdict": verdict.status.value,
-                "model": verdict.model,
-                "object": verdict.object,
-                "operations": len(history),
-                "format": history.format,
-                "read_as": history.reading.sentence(),
-                "remarks": list(history.remarks),
-                "reason": verdict.reason,
-                "violated": list(verdict.anomalies),
-                "page": str(drawn) if drawn else None,
-            }
+        drawn = _drawn(verdict, file, page or file.with_name(file.name + ".html"), _again(file, chosen, said))
+    if as_json:
+        _print_json(verdict, history, drawn)
+    else:
+        _print(verdict, history, chosen, drawn)
+    raise SystemExit(EXIT_OF_CHECK[verdict.status.value])
+
+
+class _Bounds(NamedTuple):
+    """What the command line says of the store, and how old or how far behind a bounded value may be."""
+
+    assume: tuple[str, ...]
+    staleness_ns_max: int | None
+    versions_behind_max: int | None
+
+
+def _chosen(history: History, object_: str | None, model: str | None) -> Guess:
+    """What the history is of and which model it is checked against: as asked for, the rest guessed. `because` is
+    empty for an object that was named.
+
+    Raises:
+        UsageError: the model is not one of that object's.
+    """
+    because = ""
+    if object_ is None:
+        if model in _ONE_OBJECT:
+            object_, because = _ONE_OBJECT[model], "the model says so"
+        else:
+            guessed = guess(history)
+            object_, because, model = guessed.object, guessed.because, model or guessed.model
+    if isinstance(history.reading.initial, Record) and object_ in _ONE_BEGINNING:
+        raise UsageError(
+            f"all keys of a {object_} start with one value, not each with its own as {show(history.reading.initial)} "
+            f"says; --object multi-register knows of such maps, and so does bank"
+        )
+    model = model or _usual_model(object_)
+    models = TRANSACTION_MODELS if object_ in WORKLOADS else MODELS
+    if model not in models:
+        kind = (
+            "transactions (--object list-append or rw-register)"
+            if model in TRANSACTION_MODELS
+            else "single objects"
+        )
+        raise UsageError(
+            f"{model} is a model of {kind}; --object {object_} is checked against {', '.join(models)}"
+        )
+    return Guess(object_, model, because)
+
+
+def _checked(history: History, chosen: Guess, bounds: _Bounds, deadline: "_Deadline") -> Verdict:
+    if chosen.object in WORKLOADS:
+        known = RegisterAssumptions(**{name.replace("-", "_"): True for name in bounds.assume})
+        verdict: Verdict = check_transactions(
+            history, chosen.object, chosen.model, assume=known, expired=deadline.expired
         )
     else:
-        click.echo(verdict.text().rstrip("\n"))
-        chosen = f"; taken for a {guessed.object}: {guessed.because} (--object says otherwise)" if guessed else ""
-        click.echo(f"format: {history.format}{chosen}")
-        for remark in history.remarks:
-            click.echo(f"note: {remark}")
-        if drawn is not None:
-            click.echo(f"drawn: {drawn}")
-    raise SystemExit(_EXIT[verdict.status])
+        verdict = check(
+            history,
+            chosen.model,
+            chosen.object,
+            expired=deadline.expired,
+            staleness_ns_max=bounds.staleness_ns_max,
+            versions_behind_max=bounds.versions_behind_max,
+        )
+    if verdict.status is Status.UNKNOWN:
+        verdict.reason = deadline.explained(verdict.reason)
+    if not len(history):
+        verdict.status, verdict.reason = Status.UNKNOWN, "no operation stands in the file: was anything recorded?"
+    return verdict
+
+
+def _again(file: Path, chosen: Guess, options: Sequence[str]) -> str:
+    """The command line that checks the same again, without a guess."""
+    return shlex.join(["troth", "verify", file.name, "--model", chosen.model, "--object", chosen.object, *options])
+
+
+def _drawn(verdict: Verdict, file: Path, page: Path, command: str) -> Path | None:
+    """Where the drawn history is; None if it could not be written there."""
+    try:
+        page.write_text(html(verdict, title=file.name, command=command), encoding="utf-8")
+    except OSError as error:
+        click.echo(f"cannot write {page}: {error.strerror}; name another with --html, or say --no-html", err=True)
+        return None
+    return page
+
+
+def _print_json(verdict: Verdict, history: History, drawn: Path | None) -> None:
+    output.print_json(
+        {
+            "verdict": verdict.status.value,
+            "model": verdict.model,
+            "object": verdict.object,
+            "operations": len(history),
+            "format": history.format,
+            "read_as": history.reading.sentence(),
+            "remarks": list(history.remarks),
+            "reason": verdict.reason,
+            "violated": list(verdict.anomalies),
+            "page": str(drawn) if drawn else None,
+        }
+    )
+
+
+def _print(verdict: Verdict, history: History, chosen: Guess, drawn: Path | None) -> None:
+    click.echo(verdict.text().rstrip("\n"))
+    because = (
+        f"; taken for a {chosen.object}: {chosen.because} (--object says otherwise)" if chosen.because else ""
+    )
+    click.echo(f"format: {history.format}{because}")
+    for remark in history.remarks:
+        click.echo(f"note: {remark}")
+    if drawn is not None:
+        click.echo(f"drawn: {drawn}")
 
 
 class _Deadline:
@@ -241,6 +287,8 @@ def _memory_megabytes() -> float:
 
 
 def _usual_model(object_: str) -> str:
+    if object_ in WORKLOADS:
+        return "strict-serializable"
     if object_ in OBJECTS:
         return "linearizable"
     return "atomic-commit" if object_ == "transaction" else "scan"

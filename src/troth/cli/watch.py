@@ -6,9 +6,9 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import GIVEN_URL, Cluster, cluster_options
+from troth.cli.keys import need_one
 from troth.cli.numbers import COUNT
 from troth.cli.outages import begin_telling
-from troth.errors import UsageError
 from troth.kv.requests import Event, EventType
 
 
@@ -46,8 +46,7 @@ def watch(
       troth watch --prefix worker/ --start-revision 1
       troth watch --prefix '' -o json | jq .kv.key
     """
-    if (key is None) == (prefix is None):
-        raise UsageError("give either KEY (and RANGE_END), or --prefix")
+    need_one(key, prefix)
     left = count
     with cluster.connect() as client:
         changes = client.watch(

@@ -1,5 +1,6 @@
 """The table of commands, and what `--help` costs."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,10 +10,13 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from troth.cli.failures import EXIT_USAGE
+from troth.cli import exit_codes
+from troth.cli.exit_codes import EXIT_USAGE
 from troth.cli.main import COMMANDS, Entry, cli
 from troth.cli.reference import reference
+from troth.server import ending
 
+ROOT = Path(__file__).resolve().parents[3]
 Run = Callable[..., Result]
 ENTRIES = [(name, entry) for section in COMMANDS.values() for name, entry in section.items()]
 
@@ -44,8 +48,28 @@ def test_every_command_shows_an_example(name: str, entry: Entry) -> None:
         assert f"  troth {path[0]}" in shown, f"troth {' '.join(path)} has no example"
 
 
+def codes_in(text: str) -> list[int]:
+    """The codes that *text* lists, each with its meaning behind it, up to the end of the sentence."""
+    (listed,) = re.findall(r"Exit codes: (.*?)\.(?:\s|$)", text, re.DOTALL)
+    return [int(number) for number in re.findall(r"(?:^|[;,]\s+)(\d+)\s", listed)]
+
+
+def test_the_exit_codes_in_the_help_are_those_of_the_table() -> None:
+    table = [
+        getattr(exit_codes, name) for name in ("EXIT_REFUSED", "EXIT_USAGE", "EXIT_UNKNOWN", "EXIT_UNAVAILABLE")
+    ]
+    assert codes_in(cli.epilog or "") == [0, *table, exit_codes.EXIT_INTERRUPTED]
+
+
+def test_the_exit_codes_of_a_server_are_listed_in_full() -> None:
+    codes = [code for name, code in vars(ending).items() if name.startswith("EXIT_")]
+    serve = cli.get_command(click.Context(cli), "serve")
+    assert serve is not None and codes_in(serve.help or "") == codes
+    assert codes_in((ROOT / "src/troth/server/DESIGN.md").read_text()) == codes
+
+
 def test_the_written_reference_is_what_the_commands_say() -> None:
-    written = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text()
+    written = (ROOT / "docs" / "cli.md").read_text()
     assert written == reference(), "run `make docs`"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from troth.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE
+from troth.cli.exit_codes import EXIT_UNAVAILABLE, EXIT_USAGE
 from troth.cli.main import cli
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import BranchRef, Commit, Heuristic
