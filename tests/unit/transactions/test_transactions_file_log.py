@@ -733,3 +733,27 @@ def test_a_decision_that_was_durable_before_a_successor_died_without_a_word_is_t
     (told,) = log.decide([Commit(gid, (BranchRef("bank", f"{gid}.0"),))])
     assert not isinstance(told, Exception) and told.verdict is Verdict.COMMIT
     log.close()
+
+
+def test_who_was_fenced_off_and_could_not_go_on_reads_what_the_next_one_carries_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_step(step: str) -> None:
+        if step == "decision_written":
+            log._place.path(log._place.number + 1).touch()
+
+    def renew() -> None:
+        raise StorageError("no room")
+
+    monkeypatch.setattr(place, "SETTLE_TIMES", 1)
+    log = FileLog(tmp_path, on_step=on_step)
+    monkeypatch.setattr(log, "renew", renew)
+    gid = log.epoch.name(1)
+    (told,) = log.decide([Commit(gid, (BranchRef("bank", f"{gid}.0"),))])
+    assert isinstance(told, OutcomeUnknown)
+    rescuer = FileLog(tmp_path, coordinator="rescuer")
+    assert rescuer.close_epoch(log.epoch.coordinator, even_if_alive=True)
+    told_of = [log.verdict(Gid(log.log_id, log.epoch.coordinator, log.epoch.number, number)) for number in (1, 2)]
+    assert told_of == [Verdict.COMMIT, Verdict.ABORT], "what it had not decided is closed"
+    rescuer.close()
+    log.close()
