@@ -64,13 +64,13 @@ class InTasks(Waiting):
     @override
     def apart(self, work: Callable[[], T], within_s: float) -> Callable[[], T]:
         task = asyncio.ensure_future(greenlet_spawn(work))
+        task.add_done_callback(_seen)
 
         async def ended() -> T:
             await asyncio.wait([task], timeout=max(0.0, until - loop.time()))
             if task.done():
                 return task.result()
             task.cancel()  # nobody waits for that to have an effect: it may not come
-            task.add_done_callback(_seen)
             raise TimeoutError
 
         loop = asyncio.get_running_loop()
@@ -99,7 +99,7 @@ class InTasks(Waiting):
 
 
 def _seen(task: "asyncio.Task[Any]") -> None:
-    """How *task* ended interests nobody any more; asyncio would complain of an error that is never looked at."""
+    """How *task* ended may interest nobody any more; asyncio would complain of an error that is never looked at."""
     if not task.cancelled():
         task.exception()
 

@@ -165,6 +165,7 @@ def test_a_task_that_hangs_is_given_up() -> None:
         def asked() -> str:
             with pytest.raises(TimeoutError):
                 waiting.apart(lambda: await_only(for_ever()), 0.01)()
+            waiting.apart(lambda: 1 / 0, 30)  # nobody waits for that one
             return waiting.apart(lambda: "answer", 30)()
 
         assert await greenlet_spawn(asked) == "answer"

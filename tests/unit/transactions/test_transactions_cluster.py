@@ -158,6 +158,16 @@ def test_what_was_only_read_is_held_by_as_many_as_like_and_then_by_nobody(kv: Cl
     assert untouched.wrote is None, "it has nothing to hold"
 
 
+def test_who_has_only_read_is_not_asked_at_the_end(
+    kv: Cluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = begin(kv, 1)
+    branch.handle.get("key")
+    client.put("key", "changed")
+    monkeypatch.setattr(kv, "txn", None)
+    branch.commit_alone()()
+
+
 def test_a_key_that_nothing_else_touched_is_there_for_who_only_reads_it(kv: Cluster, client: Client) -> None:
     client.put("key", "1")
     branch = begin(kv, 1)

@@ -181,6 +181,8 @@ class ClusterBranch:
 
     def commit_alone(self) -> Callable[[], None]:
         self.handle.is_over = True
+        if not self.handle.writes:
+            return _nothing  # nor has anybody else written: what was read has nothing to agree with
         reply = self.participant.txn(self._unchanged(), _operations(self.handle.writes.items()))
         if not reply.succeeded:
             raise self._refused()
