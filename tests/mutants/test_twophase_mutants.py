@@ -1,6 +1,7 @@
 """Every way to lose atomicity that is known, put back into two-phase commit, is caught."""
 
 import ast
+import re
 import sys
 
 import pytest
@@ -15,6 +16,11 @@ WORLD_ALONE = ("tests/simulation/test_twophase.py",)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutant_can_still_be_put_back(mutant: Pitfall) -> None:
     ast.parse(changed(mutant))
+
+
+def test_there_are_so_many_as_the_page_says() -> None:
+    page = (ROOT / "docs" / "transactions.md").read_text()
+    assert re.findall(r"`tests/mutants/twophase\.py` puts (\d+) known bugs back", page) == [str(len(MUTANTS))]
 
 
 SEEDS = 200

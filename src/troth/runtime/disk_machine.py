@@ -1,7 +1,7 @@
 """What an acceptor takes from the computer that it runs on, alone or in a server: files, chance, and threads for both.
 
-Apart from machine.py, which knows all that a server needs: an acceptor that runs alone loads some ninety modules fewer
-without it. What a process holds the kernel has to clear away when it is killed.
+Apart from machine.py, which knows all that a server needs: an acceptor that runs alone loads neither engines, replica
+nor key space without it. What a process holds the kernel has to clear away when it is killed.
 """
 
 import gc
