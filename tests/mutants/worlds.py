@@ -68,11 +68,12 @@ def shrunk(simulation: str, seed: int, rule: str, *, chaos_seconds: int, cpu_sec
         case "twophase":
             return _shrunk_twophase(rule, expired)
         case _:
-            from troth.rehearsal.levels import LEVELS, shrink_seed
+            from troth.rehearsal.levels import LEVELS, Scenario
 
             level = LEVELS["server" if simulation == "servers" else "core"]
             consensus = "paxos" if simulation == "paxos" else "raft"
-            made = shrink_seed(level, seed, seconds=chaos_seconds, consensus=consensus, expired=expired)
+            plan = level.draw(seed, chaos_seconds, consensus)
+            made = Scenario(level=level, plan=plan).shrunk(expired)
             return f"{made[1].faults} faults, {made[1].operations} operations" if made else ""
 
 

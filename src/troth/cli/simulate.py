@@ -254,15 +254,12 @@ def shrink(
       troth simulate shrink 42
       troth simulate shrink 42 --level core --within 120 --output small.json
     """
-    from troth.rehearsal.levels import Scenario
-
-    scenario = _scenario(what, seconds, level_name, consensus)
     end_s = time.monotonic() + within_s
-    shrunk = scenario.level.shrinker(lambda: time.monotonic() > end_s).shrink(scenario.plan, scenario.keep)
-    if shrunk is None:
+    made = _scenario(what, seconds, level_name, consensus).shrunk(lambda: time.monotonic() > end_s)
+    if made is None:
         click.echo("This run is green: there is nothing to be made small.")
         return
-    small = Scenario(level=scenario.level, plan=shrunk.plan, keep=shrunk.keep, violation=shrunk.violation)
+    small, shrunk = made
     path = output or Path(f"scenario-{shrunk.plan.seed}.json")
     path.write_bytes(small.encode())
     report = small.run()

@@ -262,6 +262,13 @@ class Scenario:
         """Run it again."""
         return self.level.run(self.plan, self.keep, **options)
 
+    def shrunk(self, expired: Callable[[], bool]) -> "tuple[Scenario, Shrunk[Any]] | None":
+        """As little of it as still breaks the same rule, and how that was found; None when it breaks none."""
+        small = self.level.shrinker(expired).shrink(self.plan, self.keep)
+        if small is None:
+            return None
+        return Scenario(level=self.level, plan=small.plan, keep=small.keep, violation=small.violation), small
+
     def encode(self) -> bytes:
         """As JSON."""
         scenario = {
@@ -292,13 +299,3 @@ def decode_scenario(data: bytes) -> Scenario:
         )
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"this is not a scenario that `troth simulate shrink` has written: {error}") from error
-
-
-def shrink_seed(
-    level: Level, seed: int, *, seconds: float, consensus: str = "raft", expired: Callable[[], bool]
-) -> tuple[Scenario, Shrunk[Any]] | None:
-    """Make the red run of *seed* small; None when it is green."""
-    shrunk = level.shrinker(expired).shrink(level.draw(seed, seconds, consensus))
-    if shrunk is None:
-        return None
-    return Scenario(level=level, plan=shrunk.plan, keep=shrunk.keep, violation=shrunk.violation), shrunk

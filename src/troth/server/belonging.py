@@ -36,7 +36,7 @@ def check_known_here(config: ServerConfig, known: Identity | None) -> None:
             f"the data directory {config.data_dir} belongs to server {known.name}, not {config.name}: give that "
             "name, or another directory"
         )
-    identities.check_consensus(known, config.engine)
+    identities.check_consensus(known, config.consensus_identity)
 
 
 def node_id_of(files: Directory, known: Identity | None, *, founding: Founding | None, chance: Rng) -> NodeId:
@@ -117,7 +117,7 @@ def introduction(
         cluster_id=known.cluster_id if known else ClusterId(0),
         genesis=known.genesis if known and known.genesis.voters else None,
         current=current,
-        consensus=config.engine,
+        consensus=config.consensus_identity,
     )
 
 
@@ -127,18 +127,18 @@ async def settled(
     """Who this new server is: what its cluster began with, or which one it joins."""
     if founding is not None:
         genesis = founding.genesis
-        cluster_id = cluster_id_of(genesis, config.engine)
+        cluster_id = cluster_id_of(genesis, config.consensus_identity)
         known = msgspec.structs.replace(me, node_id=NodeId(0), cluster_id=cluster_id, genesis=genesis)
         check_known(me, known, advice(config))
     elif config.join:
         cluster_id = await join(me, config.join, tls=tls, advice=advice(config))
-        return Identity(cluster_id, me.node_id, config.name, Membership(voters=()), config.engine)
+        return Identity(cluster_id, me.node_id, config.name, Membership(voters=()), config.consensus_identity)
     elif config.initial_cluster:
         genesis = await form(me, config.initial_cluster, tls=tls, advice=advice(config))
     else:
         genesis = genesis_of([me])
-    cluster_id = cluster_id_of(genesis, config.engine)
-    return Identity(cluster_id, me.node_id, config.name, genesis, config.engine)
+    cluster_id = cluster_id_of(genesis, config.consensus_identity)
+    return Identity(cluster_id, me.node_id, config.name, genesis, config.consensus_identity)
 
 
 def advice(config: ServerConfig) -> str:

@@ -150,9 +150,9 @@ class ServerConfig:
             )
 
     @property
-    def engine(self) -> str:
-        """The consensus engine with all that the servers of a cluster must agree about, as flags have it. It is a part
-        of a server's identity and of the cluster's: quorums of other sizes need not meet these."""
+    def consensus_identity(self) -> str:
+        """The engine with all that the servers of a cluster must agree about, as flags have it: quorums of other sizes
+        need not meet these. In a server's identity, and in what it tells of itself, this is `consensus`."""
         if not self.phase1_size and not self.phase2_size:
             return self.consensus
         return f"{self.consensus} --phase1-size {self.phase1_size} --phase2-size {self.phase2_size}"

@@ -387,7 +387,7 @@ class LocalCluster:
         try:
             known = layouts.identity_in(directory)
             if known is not None:
-                identities.check_consensus(known, self._config(name).engine)
+                identities.check_consensus(known, self._config(name).consensus_identity)
         except StorageError as error:
             error.args = (f"server {name}, in {directory}: {error}",)
             raise

@@ -75,7 +75,7 @@ def recovered_replica(
         ticks_per_second=1000 // config.tick_ms,
         snapshot_log_bytes=config.snapshot_log_bytes,
         snapshot_log_entries=config.snapshot_entries,
-        consensus=config.engine,
+        consensus=config.consensus_identity,
         version=version,
     )
     start = ReplicaStart(

@@ -91,8 +91,8 @@ def _write(machine: StateMachine, config: ServerConfig, files: DiskFiles) -> Clu
             )
         ]
     )
-    cluster_id = cluster_id_of(genesis, config.engine)
-    identity = Identity(cluster_id, node_id, config.name, genesis, config.engine)
+    cluster_id = cluster_id_of(genesis, config.consensus_identity)
+    identity = Identity(cluster_id, node_id, config.name, genesis, config.consensus_identity)
     opened = open_directory(files, identity)
     try:
         meta = SnapshotMeta(FIRST, genesis)
