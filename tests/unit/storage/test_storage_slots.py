@@ -82,7 +82,7 @@ def test_a_directory_of_the_other_engine_is_refused_and_says_which(made: str, st
 def test_quorums_of_other_sizes_are_another_engine() -> None:
     """They need not meet those that have decided so far."""
     files = disk()
-    made = ServerConfig(name="a", data_dir="d", consensus="paxos", phase1_size=3, phase2_size=2).engine
+    made = ServerConfig(name="a", data_dir="d", consensus="paxos", phase1_size=3, phase2_size=2).consensus_identity
     open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, made)).close()
     with pytest.raises(WrongEngine, match="--consensus paxos --phase1-size 3 --phase2-size 2"):
         open_directory(files, Identity(ClusterId(1), NodeId(7), "a", GENESIS, "paxos"))
