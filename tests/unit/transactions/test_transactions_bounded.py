@@ -91,13 +91,23 @@ def test_one_that_hangs_is_asked_ever_more_seldom(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bounded.time, "monotonic", lambda: now[0])
     asked = Bounded(Database("bank"), waiting)  # type: ignore[arg-type]
     begun = []
-    for _ in range(1000):
+    for _ in range(100):
         with pytest.raises(RequestTimeout):
             asked.prepared()
         begun.append(waiting.done.count("begin"))
         now[0] += bounded.ANSWER_WITHIN_S
     assert begun[:9] == [1, 1, 2, 2, 2, 2, 3, 3, 3]
-    assert begun[-1] < 12
+    assert begun[-1] - begun[-9] == 1, "but every 80 s at least"
+
+
+def test_one_that_hangs_for_days_holds_no_more_than_a_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "QUESTIONS_MAX", 2)
+    asked = Bounded(Database("bank"), Silent())  # type: ignore[arg-type]
+    for _ in range(5):
+        asked._again_at = 0.0
+        with pytest.raises(RequestTimeout):
+            asked.prepared()
+    assert len(asked._under_way) == 2
 
 
 def test_one_that_answers_again_is_asked_at_once(wakes: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +162,7 @@ def test_how_a_lone_writer_ended_is_open_while_its_database_hangs(
     assert place.core.outcome(gid) is Outcome.COMMITTED
 
 
-def test_a_task_that_hangs_is_given_up() -> None:
+def test_a_task_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         waiting, is_over = InTasks(), asyncio.Event()
 
@@ -162,7 +172,16 @@ def test_a_task_that_hangs_is_given_up() -> None:
             finally:
                 is_over.set()
 
+        hanging = Bounded(Database("bank"), waiting)  # type: ignore[arg-type]
+        monkeypatch.setattr(bounded, "ANSWER_WITHIN_S", 0.01)
+
         def asked() -> str:
+            hanging.participant.prepared = lambda: await_only(for_ever())  # type: ignore[method-assign]
+            with pytest.raises(RequestTimeout):
+                hanging.prepared()
+            hanging.participant.prepared = list  # type: ignore[method-assign]
+            with pytest.raises(RequestTimeout):
+                hanging.prepared()  # that its task was given up is no answer
             with pytest.raises(TimeoutError):
                 waiting.apart(lambda: await_only(for_ever()), 0.01)()
             waiting.apart(lambda: 1 / 0, 30)  # nobody waits for that one

@@ -22,6 +22,10 @@ T = TypeVar("T")
 
 ANSWER_WITHIN_S: Final = 10.0
 """For one question, connecting included. SQLite's drivers say after 5 s that a file is locked."""
+DOUBLINGS_MAX: Final = 3
+"""So it is asked every 80 s at least."""
+QUESTIONS_MAX: Final = 100
+"""Of one participant, under way at a time."""
 
 
 class Bounded(Recovered):
@@ -33,24 +37,37 @@ class Bounded(Recovered):
         self.kind = participant.kind
         self.can_prepare = participant.can_prepare
         self._waiting = waiting
-        self._under_way: dict[object, float] = {}
-        """Questions without an answer, and when they were asked."""
+        self._under_way: set[object] = set()
+        """Questions that have not come to an end."""
+        self._missed = 0
+        """So many in a row were not answered in time."""
+        self._again_at = 0.0
 
     def _begin(self, ask: Callable[[], T]) -> Callable[[], T]:
-        """Ask; the function that is returned waits for the answer. While earlier questions hang, another one is asked
-        ever more seldom: each may hold a thread and a connection for good."""
-        now = time.monotonic()
-        hanging = [since for since in list(self._under_way.values()) if now - since >= ANSWER_WITHIN_S]
-        if hanging and now < max(hanging) + ANSWER_WITHIN_S * 2 ** len(hanging):
-            raise self._silent(now - min(hanging))
-        question = object()
-        self._under_way[question] = now
+        """Ask; the function that is returned waits for the answer. Whoever does not answer is asked ever more seldom: a
+        question may hold a thread and a connection for good, and others wait for who asks."""
+        since = time.monotonic()
+        if since < self._again_at or len(self._under_way) >= QUESTIONS_MAX:
+            raise self._silent()
+        question, is_answered = object(), False
+        self._under_way.add(question)
+
+        def has_answered() -> None:
+            nonlocal is_answered
+            is_answered = True
+            self._missed, self._again_at = 0, 0.0
 
         def asked() -> T:
             try:
-                return ask()
+                answer = ask()
+            except Exception:
+                has_answered()
+                raise
+            else:
+                has_answered()
+                return answer
             finally:
-                del self._under_way[question]
+                self._under_way.discard(question)
 
         wait = self._waiting.apart(asked, ANSWER_WITHIN_S)
 
@@ -58,14 +75,18 @@ class Bounded(Recovered):
             try:
                 return wait()
             except TimeoutError as error:
-                if question not in self._under_way:
+                if is_answered:
                     raise  # that was the answer
-                raise self._silent(time.monotonic() - now) from error
+                self._missed += 1
+                self._again_at = since + ANSWER_WITHIN_S * 2 ** min(self._missed, DOUBLINGS_MAX)
+                raise self._silent() from error
 
         return answered
 
-    def _silent(self, for_s: float) -> RequestTimeout:
-        return RequestTimeout(f"{self.name} has not answered for {for_s:.0f} s; it is asked again later")
+    def _silent(self) -> RequestTimeout:
+        return RequestTimeout(
+            f"{self.name} has not answered within {ANSWER_WITHIN_S:g} s; it is asked again later"
+        )
 
     def fencing(self, is_closed: Callable[[Epoch], bool]) -> Callable[[], int]:
         """`fence`, begun; the function that is returned waits for it."""
