@@ -17,7 +17,7 @@ from typing import Any, Self
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from troth.errors import HeuristicMixed, TrothError, UsageError
+from troth.errors import UsageError
 from troth.transactions.aio_transaction import AsyncTransaction, async_connection
 from troth.transactions.aio_waiting import InTasks, to_the_end
 from troth.transactions.coordinator import RECOVER_EVERY_S, TwoPhaseCommit
@@ -127,19 +127,8 @@ class AsyncTwoPhaseCommit:
 
     async def outcome(self, gid: str, *, wait: float = 0.0) -> Outcome:
         """See `TwoPhaseCommit.outcome`."""
-        until = asyncio.get_running_loop().time() + wait
-        while True:
-            try:
-                found = await greenlet_spawn(self._started.outcome, gid)
-            except (HeuristicMixed, UsageError):
-                raise
-            except TrothError:
-                if asyncio.get_running_loop().time() >= until:
-                    raise
-                found = Outcome.OPEN
-            if found is not Outcome.OPEN or asyncio.get_running_loop().time() >= until:
-                return found
-            await asyncio.sleep(0.05)
+        found: Outcome = await greenlet_spawn(self._started.outcome, gid, wait=wait)
+        return found
 
     @asynccontextmanager
     async def snapshot(
@@ -157,7 +146,7 @@ class AsyncTwoPhaseCommit:
                 await to_the_end(greenlet_spawn(manager.__exit__, None, None, None))
                 raise
         try:
-            yield AsyncSnapshot(self._started, opened)
+            yield AsyncSnapshot(opened)
         finally:
             await to_the_end(greenlet_spawn(manager.__exit__, None, None, None))
 
@@ -218,7 +207,7 @@ class AsyncTwoPhaseCommit:
 class AsyncSnapshot:
     """Connections of a snapshot, by participant."""
 
-    def __init__(self, tpc: TwoPhaseCommit, snapshot: Any) -> None:
+    def __init__(self, snapshot: Any) -> None:
         self._snapshot = snapshot
 
     def __getitem__(self, participant: Any) -> AsyncConnection:

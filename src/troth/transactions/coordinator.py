@@ -85,17 +85,8 @@ class TwoPhaseCommit:
             chosen = choose(participants, waiting)
             for participant in chosen:
                 undo.callback(participant.close)
-            facts: dict[str, Facts] = {}
             self.unreachable: dict[str, Exception] = {}
-            looking = [Bounded(participant, waiting).looking() for participant in chosen]
-            for participant, look in zip(chosen, looking, strict=True):
-                try:
-                    facts[participant.name] = look()
-                except UNREACHABLE as error:
-                    self.unreachable[participant.name] = error
-                    if not without_unreachable or len(self.unreachable) == len(chosen):
-                        raise
-                    participant.close()
+            facts = self._looked_at(chosen, waiting, without_unreachable=without_unreachable)
             chosen = [participant for participant in chosen if participant.name in facts]
             problems = preflight(chosen, facts)
             if problems:
@@ -112,7 +103,6 @@ class TwoPhaseCommit:
             )
             undo.pop_all()
             undo.callback(self._core.close)
-            self._facts = facts
             self._recovery = Recovery(self._core)
             if recover_every is not None:
                 self._recovery.start(lambda: recover_every * random.uniform(0.8, 1.2))
@@ -124,6 +114,23 @@ class TwoPhaseCommit:
                 detector.start()
                 undo.callback(detector.stop)
             self._stack = undo.pop_all()
+
+    def _looked_at(
+        self, chosen: Sequence[Participant], waiting: Waiting, *, without_unreachable: bool
+    ) -> dict[str, Facts]:
+        """The facts of those that answer, all asked at once; of the others the first error is raised, unless they are
+        to be left out."""
+        facts: dict[str, Facts] = {}
+        looking = [Bounded(participant, waiting).looking() for participant in chosen]
+        for participant, look in zip(chosen, looking, strict=True):
+            try:
+                facts[participant.name] = look()
+            except UNREACHABLE as error:
+                self.unreachable[participant.name] = error
+                if not without_unreachable or len(self.unreachable) == len(chosen):
+                    raise
+                participant.close()
+        return facts
 
     # ---- transactions ----------------------------------------------------------------------------------
 
@@ -180,7 +187,7 @@ class TwoPhaseCommit:
                 found = Outcome.OPEN
             if found is not Outcome.OPEN or time.monotonic() >= until:
                 return found
-            time.sleep(OUTCOME_PAUSE_S)
+            self._core.waiting.flag().wait(OUTCOME_PAUSE_S)
 
     @contextmanager
     def snapshot(self, participants: Sequence[Any] | None = None, *, timeout: float = 5.0) -> Iterator[Any]:

@@ -135,7 +135,7 @@ class Recovery:
                 report.unreachable[participant.name] = str(error)
         for participant, answered in asked:
             try:
-                report.fenced += answered()
+                report.sessions_ended += answered()
                 reached.append(participant)
             except UNREACHABLE as error:
                 report.unreachable[participant.name] = str(error)

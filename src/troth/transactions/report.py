@@ -28,7 +28,7 @@ class Report:
     """Branches whose owner lives, or whose log or database cannot be reached."""
     unreachable: dict[str, str] = field(default_factory=dict)
     """Participant (or "log of" a coordinator) -> why it could not be asked, or did not do what it was told."""
-    fenced: int = 0
+    sessions_ended: int = 0
     """Database sessions of dead coordinators that were ended."""
 
     @property

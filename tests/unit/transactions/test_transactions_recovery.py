@@ -227,9 +227,9 @@ def test_sessions_of_closed_epochs_are_ended_and_no_others(place: Place) -> None
         *(mine, Epoch("otherlog", "other", dead.number), Epoch(log_id, "never seen", 1)),
     ]
     place.bank.sessions, place.stock.sessions = list(sessions), list(sessions)
-    assert place.run().fenced == 0, "its owner lives"
+    assert place.run().sessions_ended == 0, "its owner lives"
     place.die()
-    assert place.run().fenced == 2
+    assert place.run().sessions_ended == 2
     assert place.bank.sessions == place.stock.sessions == sessions[1:]
 
 
@@ -237,7 +237,7 @@ def test_sessions_of_our_own_earlier_epochs_are_ended(place: Place) -> None:
     mine = place.log.renew()
     place.core.epoch = mine
     place.bank.sessions = [Epoch(mine.log, "me", mine.number - 1), mine]
-    assert place.run().fenced == 1
+    assert place.run().sessions_ended == 1
     assert place.bank.sessions == [mine]
 
 

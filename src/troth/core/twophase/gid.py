@@ -11,6 +11,7 @@ decide?" is answered by the name and the log alone, from any machine.
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -39,8 +40,17 @@ def base36(number: int) -> str:
             return digits
 
 
+def drawn_log(below: Callable[[int], int]) -> str:
+    """The name of a new log; *below* draws a number below the one it is given."""
+    return "".join(base36(below(36)) for _ in range(LOG_CHARS))
+
+
+NAME_RULE = "1 to 16 small letters, digits, - or _"
+"""What `is_name` asks for, in words."""
+
+
 def is_name(text: str) -> bool:
-    """Whether *text* may name a log or a coordinator: 1 to 16 small letters, digits, ``-`` and ``_``."""
+    """Whether *text* may name a log or a coordinator (`NAME_RULE`)."""
     return _NAME.fullmatch(text) is not None
 
 

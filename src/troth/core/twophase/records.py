@@ -92,7 +92,8 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     *epoch* is the one open epoch; all smaller ones are closed: what they have not committed in `carried` is aborted.
     Without an owner (`owned`), a recoverer has opened it just to close the others.
-    `sealed` is the number of the file that came before and `sealed_bytes` how much of it counted.
+    `sealed` is the number of the file that came before and `sealed_bytes` how much of it counted: nobody reads them but
+    a person who looks into the file.
     """
 
     epoch: int

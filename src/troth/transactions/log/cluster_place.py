@@ -5,7 +5,7 @@ import secrets
 
 from troth.client.operations import Get, Put, create_revision, mod_revision
 from troth.client.sync import Client, Lease
-from troth.core.twophase.gid import LOG_CHARS, Epoch, base36
+from troth.core.twophase.gid import Epoch, base36, drawn_log
 from troth.errors import NotApplied, RequestError, TrothError
 from troth.transactions.log.interface import Coordinator
 from troth.transactions.log.keys import EpochCell, Keys, decode, encode, first, last_part
@@ -41,9 +41,8 @@ class ClusterPlace:
             raise
 
     def _drawn_id(self) -> str:
-        drawn = "".join(base36(secrets.randbelow(36)) for _ in range(LOG_CHARS))
         key = self._keys("id")
-        self._client.txn([create_revision(key) == 0], [Put(key, drawn)])
+        self._client.txn([create_revision(key) == 0], [Put(key, drawn_log(secrets.randbelow))])
         kv = self._client.get(key).kv
         if kv is None:
             raise RequestError(f"{key} was deleted; recovery needs it")

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from troth.core.twophase.gid import LOG_CHARS, base36, is_name
+from troth.core.twophase.gid import LOG_CHARS, base36, drawn_log, is_name
 from troth.errors import Corrupt, StorageError
 from troth.runtime.files import sync_directory
 from troth.transactions import forks
@@ -165,7 +165,7 @@ def _log_id(root: Path) -> str:
     root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     path = root / LOG_ID
     if not path.exists():
-        drawn = "".join(base36(secrets.randbelow(36)) for _ in range(LOG_CHARS))
+        drawn = drawn_log(secrets.randbelow)
         draft = root / f".log-id-{os.getpid()}-{threading.get_ident()}"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:

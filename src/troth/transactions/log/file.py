@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from troth.core.twophase.cells import Verdict, replay
-from troth.core.twophase.gid import Epoch, Gid, is_name, parse_gid
+from troth.core.twophase.gid import NAME_RULE, Epoch, Gid, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
 from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, TrothError, UsageError, invariant
 from troth.transactions.log.directory import KEYS_WAIT_S, Directory
 from troth.transactions.log.interface import Coordinator, Decided
-from troth.transactions.log.place import Fenced, Owner, Place
+from troth.transactions.log.place import Fenced, Opener, Place
 from troth.transactions.log.writer import Writer
 from troth.transactions.steps import OnStep, nothing
 
@@ -46,40 +46,45 @@ class FileLog:
         Raises:
             StorageError: the directory cannot be used, or the place is held by a process that runs.
             Corrupt: decisions of *coordinator* that were durable are damaged.
-            UsageError: *coordinator* is not 1 to 16 small letters, digits, - or _.
+            UsageError: *coordinator* is no name (gid.py).
         """
         if coordinator is not None and not is_name(coordinator):
-            raise UsageError(f"coordinator={coordinator!r}: 1 to 16 small letters, digits, - or _")
+            raise UsageError(f"coordinator={coordinator!r}: {NAME_RULE}")
         self._lock = threading.RLock()
         self._on_step = on_step
         self._others: dict[str, Place] = {}
         try:
             self._directory = Directory(Path(path))
-            damaged: list[str] = []
-            while True:
-                name, self._hold = self._directory.take_place(coordinator, but=damaged)
-                try:
-                    self._place = Place(self._directory.root, self._directory.log_id, name)
-                    self._place.refresh()  # a damaged place is to get no next file
-                    self._writer = Writer(
-                        self._place, compact_bytes=compact_bytes, on_step=on_step, on_fault=self._hold.let_go
-                    )
-                    break
-                except Corrupt as error:
-                    self._hold.let_go()
-                    if coordinator is not None:
-                        raise
-                    damaged.append(name)
-                    _log.warning("a place of the decision log is passed over: %s", error)
-                except BaseException:
-                    self._hold.let_go()
-                    raise
+            name = self._take_place(coordinator, compact_bytes)
         except OSError as error:
             raise StorageError(
                 f"the decision log {path} can not be used: {error}. Name another directory (log=...), or give this"
                 " user the right to write there"
             ) from error
         self._epoch = Epoch(self._directory.log_id, name, self._place.cells.epoch)
+
+    def _take_place(self, coordinator: str | None, compact_bytes: int) -> str:
+        """Hold a place and open its next file; the place's name."""
+        damaged: list[str] = []
+        while True:
+            name, self._hold = self._directory.take_place(coordinator, but=damaged)
+            try:
+                self._place = Place(self._directory.root, self._directory.log_id, name)
+                self._place.refresh()  # a damaged place is to get no next file
+                self._writer = Writer(
+                    self._place, compact_bytes=compact_bytes, on_step=self._on_step, on_fault=self._hold.let_go
+                )
+            except Corrupt as error:
+                self._hold.let_go()
+                if coordinator is not None:
+                    raise
+                damaged.append(name)
+                _log.warning("a place of the decision log is passed over: %s", error)
+            except BaseException:
+                self._hold.let_go()
+                raise
+            else:
+                return name
 
     def _other(self, name: str) -> Place:
         found = self._others.get(name)
@@ -227,7 +232,7 @@ class FileLog:
         """Add *record* to a place without a coordinator. One that has a coordinator again is that one's business."""
         with self._directory.held(name) as is_held:
             if is_held:
-                os.close(self._other(name).open(Owner.NOBODY, [record]))
+                os.close(self._other(name).open(Opener.NOBODY, [record]))
 
     def verdict(self, gid: Gid) -> Verdict:
         with self._lock:
@@ -307,7 +312,7 @@ class FileLog:
                 if not is_held and not even_if_alive:
                     return False
                 if not place.refresh() or place.cells.is_owned:
-                    os.close(place.open(Owner.NOBODY))
+                    os.close(place.open(Opener.NOBODY))
                     self._on_step("epoch_closed")
             return True
 

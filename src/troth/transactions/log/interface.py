@@ -99,7 +99,11 @@ class DecisionLog(Protocol):
         """All that were noted and not forgotten."""
 
     def forget(self, gid: str, by: str) -> bool:
-        """An operator has dealt with *gid*'s heuristic outcomes. False if there were none."""
+        """An operator, *by*, has dealt with *gid*'s heuristic outcomes. False if there were none.
+
+        Who it was is for a person who reads the log later, if it keeps what is past: a file does until it is compacted,
+        a cluster does not.
+        """
 
     def close(self) -> None:
         """Give up the epoch's place. Transactions under way are left to recovery."""

@@ -35,13 +35,16 @@ AHEAD_BYTES = 1 << 20
 """The file grows by so many zeros at a time: a sync then has no new length to make durable."""
 SETTLE_TIMES = 100
 SETTLE_PAUSE_S = 0.005
+REFRESH_TIMES = 1000
+OPEN_TIMES = 100
+"""So often something is done again because others were faster. To lose more often than that is no bad luck."""
 
 
 class Fenced(Exception):
     """Another process has opened a higher file of this place."""
 
 
-class Owner(Enum):
+class Opener(Enum):
     """Who opens a file."""
 
     NEW = "a coordinator that starts: all earlier epochs are closed"
@@ -79,7 +82,7 @@ class Place:
         Raises:
             Corrupt, StorageError; also when the files that were read before are gone.
         """
-        for _ in range(1000):
+        for _ in range(REFRESH_TIMES):
             numbers = self.numbers()
             if not numbers:
                 if not self.number:
@@ -162,16 +165,16 @@ class Place:
             " takes it over instead"
         )
 
-    def open(self, owner: Owner, extra: Sequence[Record] = ()) -> int:
+    def open(self, opener: Opener, extra: Sequence[Record] = ()) -> int:
         """`open_next`, again while others are faster."""
-        for _ in range(100):
+        for _ in range(OPEN_TIMES):
             try:
-                return self.open_next(owner, extra=extra)
+                return self.open_next(opener, extra=extra)
             except Fenced:
                 continue
         raise StorageError(f"{self.directory}: other processes open this place again and again")
 
-    def open_next(self, owner: Owner, *, extra: Sequence[Record] = ()) -> int:
+    def open_next(self, opener: Opener, *, extra: Sequence[Record] = ()) -> int:
         """Create the next file, carry over what counted of the ones before, make it durable; its descriptor.
 
         *extra* is added to what is carried over. Raises:
@@ -187,7 +190,7 @@ class Place:
         try:
             self.refresh()
             before = self.number
-            epoch = self.cells.epoch if owner is Owner.SAME else number
+            epoch = self.cells.epoch if opener is Opener.SAME else number
             replay(self.cells, extra)
             opened = Opened(
                 epoch,
@@ -195,7 +198,7 @@ class Place:
                 self.end,
                 self.cells.carried(),
                 self.cells.forgotten.state(),
-                owner is not Owner.NOBODY,
+                opener is not Opener.NOBODY,
             )
             content = framing.encode_head(number, self.log_id) + framing.encode_opened(
                 opened, number=number, log_id=self.log_id

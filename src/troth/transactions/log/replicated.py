@@ -18,7 +18,7 @@ from troth.client.replies import TxnReply
 from troth.client.sync import Client, connect
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.forgotten import Forgotten
-from troth.core.twophase.gid import Epoch, Gid, is_name
+from troth.core.twophase.gid import NAME_RULE, Epoch, Gid, is_name
 from troth.core.twophase.records import Abort, Commit, Heuristic, Member
 from troth.errors import Corrupt, NotApplied, OutcomeUnknown, RequestError, TrothError, UsageError
 from troth.kv.requests import Compare, KeyValue, Operation
@@ -52,12 +52,12 @@ class ReplicatedLog:
         """Take a place (*coordinator*, or the first without a living holder) and open its next epoch.
 
         Raises:
-            UsageError: a name that is not 1 to 16 small letters, digits, - or _.
+            UsageError: *name* or *coordinator* is no name (gid.py).
             RequestError: the cluster cannot be used, or the place is held.
         """
         for each in (name, coordinator or "0"):
             if not is_name(each):
-                raise UsageError(f"{each!r}: 1 to 16 small letters, digits, - or _")
+                raise UsageError(f"{each!r}: {NAME_RULE}")
         self._client = client
         self._owns_client = owns_client
         self._keys = Keys(name)
@@ -149,12 +149,12 @@ class ReplicatedLog:
             return Decided(verdict_of(commit), commit.gid)
         return self._judge(commit, seen(reply))
 
-    def _judge(self, commit: Commit, seen: Seen) -> Decided:
+    def _judge(self, commit: Commit, found: Seen) -> Decided:
         """Why *commit* did not win."""
-        if seen.cell is not None:
-            return Decided(verdict_of(seen.cell), commit.gid)
-        if seen.holder is not None:
-            return Decided(Verdict.COMMIT, seen.holder)
+        if found.cell is not None:
+            return Decided(verdict_of(found.cell), commit.gid)
+        if found.holder is not None:
+            return Decided(Verdict.COMMIT, found.holder)
         return Decided(Verdict.ABORT, commit.gid)
 
     def _ask_again(self, commit: Commit, error: RequestError, times: int) -> Decided | TrothError:
@@ -192,14 +192,14 @@ class ReplicatedLog:
             return Verdict.FOREIGN
         return self._verdict_from(gid, seen(self._client.txn((), self._keys.reads(gid))))
 
-    def _verdict_from(self, gid: Gid, seen: Seen) -> Verdict:
-        if seen.cell is not None:
-            return verdict_of(seen.cell)
-        if seen.epoch is None or gid.epoch > seen.epoch.number:
+    def _verdict_from(self, gid: Gid, found: Seen) -> Verdict:
+        if found.cell is not None:
+            return verdict_of(found.cell)
+        if found.epoch is None or gid.epoch > found.epoch.number:
             return Verdict.FOREIGN
-        if Forgotten(seen.forgotten).may_hold(gid.epoch, gid.sequence):
+        if Forgotten(found.forgotten).may_hold(gid.epoch, gid.sequence):
             return Verdict.FORGOTTEN
-        return Verdict.OPEN if seen.epoch == EpochCell(gid.epoch, True) else Verdict.ABORT
+        return Verdict.OPEN if found.epoch == EpochCell(gid.epoch, True) else Verdict.ABORT
 
     def commit_of(self, gid: Gid) -> Commit | None:
         kv = self._client.get(self._keys("cell", gid.coordinator, str(gid))).kv

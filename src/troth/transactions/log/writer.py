@@ -8,7 +8,7 @@ from troth.core.twophase.records import Applied, Commit, Record
 from troth.errors import StorageError, SyncFailed, UsageError
 from troth.runtime.files import DiskFile
 from troth.transactions.log import framing
-from troth.transactions.log.place import AHEAD_BYTES, Fenced, Owner, Place
+from troth.transactions.log.place import AHEAD_BYTES, Fenced, Opener, Place
 from troth.transactions.steps import OnStep
 
 
@@ -37,7 +37,7 @@ class Writer:
         self._on_fault = on_fault
         self._done: list[str] = []
         self._pid = os.getpid()
-        self._take(place.open(Owner.NEW))
+        self._take(place.open(Opener.NEW))
 
     def _take(self, descriptor: int) -> None:
         self._file = DiskFile(descriptor)
@@ -47,7 +47,7 @@ class Writer:
         """Open another epoch. Raises StorageError."""
         before = self._file
         try:
-            self._take(self.place.open(Owner.NEW))
+            self._take(self.place.open(Opener.NEW))
         except OSError as error:
             raise self._give_up(self._no_next_file(error)) from error
         except StorageError:
@@ -154,7 +154,7 @@ class Writer:
     def _compact(self) -> None:
         old = self._file
         try:
-            self._take(self.place.open_next(Owner.SAME))
+            self._take(self.place.open_next(Opener.SAME))
         except Fenced:
             return  # the next decision sees it
         except OSError as error:
