@@ -229,6 +229,11 @@ def test_work_in_a_foreign_table_is_not_committed_before_the_others_have_voted(
     with left.begin() as connection:
         connection.exec_driver_sql(setup)
     with TwoPhaseCommit([left, right], log=str(tmp_path / "log")) as tpc:
+        with pytest.raises(Aborted, match="unique"), tpc.begin() as tx:
+            # Not even that tells of a write; it has no vote, and is undone with the rest.
+            tx[left].exec_driver_sql("with w as (insert into far_purse values (8, 5) returning id) table w")
+            tx[right].exec_driver_sql("create table once (id integer unique deferrable initially deferred)")
+            tx[right].exec_driver_sql("insert into once values (1), (1)")
         with pytest.raises(Aborted, match="foreign table"), tpc.begin() as tx:
             tx[left].exec_driver_sql("insert into far_purse values (9, 5)")
             # Nothing that it says of itself tells that this one writes.
