@@ -23,7 +23,6 @@ from typing_extensions import override
 
 from troth.core.twophase.gid import FORMAT, parse_gid
 from troth.core.twophase.table import Finding
-from troth.errors import Aborted
 from troth.transactions.channels import may_have_been_sent
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
@@ -159,11 +158,7 @@ class MySqlBranch(SqlBranch):
         """Raise *error* of the only commit; if that was not sent, there is no doubt."""
         if may_have_been_sent(error) or not error.connection_invalidated:
             raise error
-        raise Aborted(
-            f"{self.participant.name}: the connection was lost before the commit was sent",
-            self._begun.gid,
-            self.participant.name,
-        ) from error
+        raise self.aborted("the connection was lost before the commit was sent") from error
 
     def commit_prepared(self) -> Callable[[], None]:
         return self._told([f"XA COMMIT {self.name}"], self.handle.tell_committed)
@@ -208,6 +203,18 @@ class MySqlBranch(SqlBranch):
         return told
 
 
+class _Asked(NamedTuple):
+    """What a server has said of itself, and `plain`: tables of an engine without transactions; `may_list`: whether our
+    user is shown what is prepared."""
+
+    version: str
+    is_mariadb: bool
+    database: str
+    settings: dict[str, str]
+    plain: list[str]
+    may_list: bool
+
+
 class MySql(SqlParticipant):
     """One database of a MariaDB or MySQL server."""
 
@@ -223,6 +230,14 @@ class MySql(SqlParticipant):
 
     @override
     def facts(self) -> Facts:
+        asked = self._asked()
+        self._waits = _WAITS_OF_MARIADB if asked.is_mariadb else _WAITS_OF_MYSQL
+        problems = engine_problems(self.engine, self.name) + self._problems(asked)
+        server = asked.settings.get("server_uid") or asked.settings.get("server_uuid")
+        server = server or ":".join(str(asked.settings.get(name)) for name in ("hostname", "port", "datadir"))
+        return Facts(f"mysql:{server}:{asked.database}", tuple(problems), tuple(self._warnings(asked)))
+
+    def _asked(self) -> "_Asked":
         with self.connected() as connection:
             version, comment, database = connection.exec_driver_sql(
                 "SELECT VERSION(), @@version_comment, DATABASE()"
@@ -242,40 +257,45 @@ class MySql(SqlParticipant):
                     raise
                 may_list = False
         is_mariadb = "mariadb" in f"{version} {comment}".lower()
-        numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:3])
-        problems = engine_problems(self.engine, self.name)
-        warnings = []
-        self._waits = _WAITS_OF_MARIADB if is_mariadb else _WAITS_OF_MYSQL
-        if not may_list:
+        return _Asked(version, is_mariadb, database, settings, plain, may_list)
+
+    def _problems(self, asked: "_Asked") -> list[str]:
+        problems = []
+        numbers = tuple(int(part) for part in asked.version.split("-")[0].split(".")[:3])
+        if not asked.may_list:
             problems.append(
                 f"{self.name}: this user may not list what is prepared (XA RECOVER), so recovery could not finish it:"
                 f" GRANT XA_RECOVER_ADMIN ON *.* TO {self.engine.url.username or 'the user'}"
             )
-        if is_mariadb and numbers < (10, 5, 2):
+        if asked.is_mariadb and numbers < (10, 5, 2):
             problems.append(
-                f"{self.name}: MariaDB {version} rolls back prepared branches when their session ends (MDEV-742):"
+                f"{self.name}: MariaDB {asked.version} rolls back prepared branches when their session ends (MDEV-742):"
                 " upgrade to 10.5.2 or newer"
             )
-        if not is_mariadb and numbers < (8, 0, 29):
-            problems.append(f"{self.name}: MySQL {version} is too old for recovery; 8.0.29 or newer is needed")
-        if not is_mariadb and settings.get("xa_detach_on_prepare", "ON") != "ON":
+        if not asked.is_mariadb and numbers < (8, 0, 29):
+            problems.append(
+                f"{self.name}: MySQL {asked.version} is too old for recovery; 8.0.29 or newer is needed"
+            )
+        if not asked.is_mariadb and asked.settings.get("xa_detach_on_prepare", "ON") != "ON":
             problems.append(
                 f"{self.name}: SET GLOBAL xa_detach_on_prepare = ON, or nobody else can finish a branch"
             )
-        if settings.get("wsrep_on", "OFF") == "ON":
+        if asked.settings.get("wsrep_on", "OFF") == "ON":
             problems.append(f"{self.name}: Galera refuses XA (MDEV-26575); name a server outside of the cluster")
-        if settings.get("innodb_flush_log_at_trx_commit", "1") != "1":
+        return problems
+
+    def _warnings(self, asked: "_Asked") -> list[str]:
+        warnings = []
+        if asked.settings.get("innodb_flush_log_at_trx_commit", "1") != "1":
             warnings.append(
                 f"{self.name}: innodb_flush_log_at_trx_commit is not 1, so a power cut may forget a vote; set it to 1"
             )
-        if plain:
+        if asked.plain:
             warnings.append(
-                f"{self.name}: what is written in {', '.join(plain)} is there at once and is not undone, since the"
-                " engine of such a table takes no part in transactions: ALTER TABLE ... ENGINE = InnoDB"
+                f"{self.name}: what is written in {', '.join(asked.plain)} is there at once and is not undone, since"
+                " the engine of such a table takes no part in transactions: ALTER TABLE ... ENGINE = InnoDB"
             )
-        server = settings.get("server_uid") or settings.get("server_uuid")
-        server = server or f"{settings.get('hostname')}:{settings.get('port')}:{settings.get('datadir')}"
-        return Facts(f"mysql:{server}:{database}", tuple(problems), tuple(warnings))
+        return warnings
 
     @override
     def open(self, number: int, begun: Begun) -> MySqlBranch:

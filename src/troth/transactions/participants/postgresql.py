@@ -30,6 +30,7 @@ _NAME = "application_name"
 _UNDEFINED_OBJECT = "42704"
 _NOT_ALLOWED = "42501"
 _FAILED_TRANSACTION = "25P02"
+_INVALID_PARAMETER = "22023"
 
 
 class PostgresBranch(SqlBranch):
@@ -142,11 +143,7 @@ class PostgresBranch(SqlBranch):
 
     def _failed_before(self) -> Aborted:
         """Of an error that SQLAlchemy has seen, `check_whole` tells."""
-        return Aborted(
-            f"{self.participant.name}: a statement had failed, so the database rolled the transaction back instead",
-            self._begun.gid,
-            self.participant.name,
-        )
+        return self.aborted("a statement had failed, so the database rolled the transaction back instead")
 
     def _told(self, verb: str) -> Callable[[], None]:
         """Tell it, prepared, to COMMIT or to ROLLBACK."""
@@ -290,8 +287,8 @@ class Postgres(SqlParticipant):
                     text("SELECT pg_xact_status(CAST(:xid AS xid8))"), {"xid": proof}
                 ).scalar()
         except exc.DBAPIError as error:
-            # 22023: an id from the future of this server: it was restored from an older copy.
-            return Finding.PROVED_ABORTED if sqlstate(error.orig) == "22023" else Finding.UNREACHED
+            # An id from the future of this server: it was restored from an older copy.
+            return Finding.PROVED_ABORTED if sqlstate(error.orig) == _INVALID_PARAMETER else Finding.UNREACHED
         match status:
             case "committed":
                 return Finding.PROVED_COMMITTED
@@ -316,18 +313,7 @@ class Postgres(SqlParticipant):
             for pid, named in rows:
                 epoch = parse_epoch(named)
                 if epoch is not None and is_closed(epoch):
-                    # Look again in the same statement: the pid may belong to somebody else by now. An idle session has
-                    # no transaction that could become prepared, and may lie in the pool of a program that has just
-                    # opened its next epoch. What a paused owner begins on it later is found by a later pass.
-                    ended += bool(
-                        connection.execute(
-                            text(
-                                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                                " WHERE pid = :pid AND application_name = :name AND state IS DISTINCT FROM 'idle'"
-                            ),
-                            {"pid": pid, "name": named},
-                        ).scalar()
-                    )
+                    ended += _terminated(connection, pid, named)
         return ended
 
     @override
@@ -363,6 +349,20 @@ def _proof(answer: Answer) -> str:
     """The transaction's id as text (drivers differ in what they make of an xid8); empty if it has none."""
     found = answer.row[0] if answer.row else None
     return "" if found is None else str(found)
+
+
+def _terminated(connection: Connection, pid: int, named: str) -> bool:
+    """End the session *pid*, if it is called *named* still and is at work.
+
+    It is looked at in the same statement: the pid may belong to somebody else by now. An idle session has no
+    transaction that could become prepared, and may lie in the pool of a program that has just opened its next epoch.
+    What a paused owner begins on it later is found by a later pass.
+    """
+    end = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid = :pid AND application_name = :name AND state IS DISTINCT FROM 'idle'"
+    )
+    return bool(connection.execute(end, {"pid": pid, "name": named}).scalar())
 
 
 def sqlstate(error: Any) -> str:

@@ -103,6 +103,10 @@ class SqlBranch:
     def others_wrote(self) -> None:
         """What was read is locked, as far as the caller has asked for it, until this branch ends: after all writers."""
 
+    def aborted(self, why: str) -> Aborted:
+        """The transaction is rolled back, for a reason of this branch's."""
+        return Aborted(f"{self.participant.name}: {why}", self._begun.gid, self.participant.name)
+
     def check_whole(self) -> None:
         """Raise Aborted unless the transaction that was begun is still the one that is open."""
         if self.unanswered is not None:
@@ -111,28 +115,19 @@ class SqlBranch:
             how = "the branch was rolled back (or its connection was lost) before the commit"
             if self.handle.closed:
                 how += "; close() of its connection, also by leaving `with tx[...] as ...`, rolls it back"
-            raise Aborted(
-                f"{self.participant.name}: {how}",
-                self._begun.gid,
-                self.participant.name,
-            ) from self.last_error
+            raise self.aborted(how) from self.last_error
         if self.last_error is not None:
             # PostgreSQL would say so too; others go on after an error as if nothing had been asked of them.
-            raise Aborted(
-                f"{self.participant.name}: a statement had failed, and the error was not raised; to go on after"
-                " one, use tx.savepoint()",
-                self._begun.gid,
-                self.participant.name,
+            raise self.aborted(
+                "a statement had failed, and the error was not raised; to go on after one, use tx.savepoint()"
             ) from self.last_error
 
     def ended_below(self, or_else: str = "") -> Aborted:
         """What to say when somebody has ended the transaction in SQL, or on the driver's connection."""
-        return Aborted(
-            f"{self.participant.name}: the transaction was ended inside of its block, by a COMMIT or ROLLBACK below"
-            f" SQLAlchemy{or_else}; so {self.participant.name} has committed, or rolled back, alone what was done until"
-            " then. The rest is rolled back",
-            self._begun.gid,
-            self.participant.name,
+        return self.aborted(
+            f"the transaction was ended inside of its block, by a COMMIT or ROLLBACK below SQLAlchemy{or_else}; so"
+            f" {self.participant.name} has committed, or rolled back, alone what was done until then. The rest is"
+            " rolled back"
         )
 
     def end_here(self) -> None:

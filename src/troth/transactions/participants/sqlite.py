@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Engine, exc
 from typing_extensions import override
 
-from troth.errors import Aborted, PreflightFailed
+from troth.errors import PreflightFailed
 from troth.transactions.participants.base import Begun, Facts
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 
@@ -123,7 +123,7 @@ class SqliteBranch(SqlBranch):
         super().release(broken=broken)
 
     def prepare(self) -> Callable[[], None]:
-        raise Aborted(f"{self.participant.name}: this database can not prepare", self._begun.gid)
+        raise self.aborted("this database can not prepare")
 
     def _check_begun(self) -> None:
         """`check_whole`, with the last look before the commit."""
@@ -144,11 +144,7 @@ class SqliteBranch(SqlBranch):
         try:
             self.handle.exec_driver_sql(_MARK, (self._begun.gid, 1))
         except exc.IntegrityError as error:
-            raise Aborted(
-                f"{self.participant.name}: recovery has refused this transaction",
-                self._begun.gid,
-                self.participant.name,
-            ) from error
+            raise self.aborted("recovery has refused this transaction") from error
         self.commit_here()
         self.handle.tell_committed()
 
