@@ -61,8 +61,11 @@ def test_the_only_server_of_a_cluster_that_was_salvaged_says_why_it_waits_and_se
         status = cluster.servers[name].status()
         assert status.role == "recovering"
         assert "save what is left" in judge([status]).sentence
+        assert 0 < status.last_index, "what stands before the damage is kept"
         assert "no other server has it" in cluster.log_file(name).read_text()
         with cluster.connect(timeout=2) as client:
-            assert client.range(prefix="", level=troth.eventual).count >= 0
+            left = client.range(prefix="", level=troth.eventual).kvs
+            assert len(left) < len(load.acked), "nothing was damaged"
+            assert all(load.acked[kv.key] == kv.value for kv in left)
             with pytest.raises(TrothError):
                 client.put("a", "b")
