@@ -61,7 +61,7 @@ def test_the_only_server_of_a_cluster_that_was_salvaged_says_why_it_waits_and_se
         status = cluster.servers[name].status()
         assert status.role == "recovering"
         assert "save what is left" in judge([status]).sentence
-        assert 0 < status.last_index, "what stands before the damage is kept"
+        assert status.last_index > 0, "what stands before the damage is kept"
         assert "no other server has it" in cluster.log_file(name).read_text()
         with cluster.connect(timeout=2) as client:
             left = client.range(prefix="", level=troth.eventual).kvs

@@ -140,14 +140,14 @@ REGISTER_PITFALLS = (
         "a kept ballot stays after it was used",
         DISK,
         "task",
-        "kept = self._kept.pop(key, None)",
-        "kept = self._kept.get(key, None)",
+        "kept = self._prepared.pop(key, None)",
+        "kept = self._prepared.get(key, None)",
     ),
     pitfall(
         "a kept ballot survives a change of acceptors",
         JOINT,
         "task",
-        "            self.config = config\n            self._kept.clear()\n",
+        "            self.config = config\n            self._prepared.clear()\n",
         "            self.config = config\n",
     ),
     pitfall(

@@ -342,4 +342,4 @@ def test_a_promise_that_was_made_in_an_older_configuration_is_not_kept_for_a_new
     proposer.adopt(msgspec.structs.replace(table.config, id=ConfigId(table.config.id.cluster, 2)))
     table.step(task, reach=(1, 2, 3), answer=(1, 2, 3))
     assert task.outcome is not None and task.outcome.changed
-    assert proposer.take_kept(KEY) is None
+    assert proposer.take_prepared(KEY) is None

@@ -295,7 +295,7 @@ def test_a_promise_kept_from_an_earlier_configuration_is_not_used() -> None:
     newest = table.acceptors[NodeId(1)].config
     assert newest is not None
     client.adopt(newest)
-    assert client.take_kept(KEY) is None
+    assert client.take_prepared(KEY) is None
 
 
 def test_an_acceptor_that_comes_back_begins_empty() -> None:

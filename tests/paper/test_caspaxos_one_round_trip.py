@@ -7,7 +7,7 @@ from caspaxos import Table
 
 from troth.core.register import changes
 from troth.core.register.messages import Accept, Ballot, Conflict, Prepare, State
-from troth.core.register.task import KEPT_BYTES_MAX, KEPT_MAX, Kept
+from troth.core.register.task import PREPARED_BYTES_MAX, PREPARED_MAX, PreparedBallot
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -78,7 +78,7 @@ def test_no_ballot_between_an_accepted_and_the_kept_one_can_be_prepared(prepare:
     taken = tuple(range(1, accept + 1))
     table.step(task, reach=taken, answer=taken)
     assert task.outcome is not None
-    kept = proposer.take_kept(KEY)
+    kept = proposer.take_prepared(KEY)
     assert kept is not None
     between = Ballot(kept.ballot.round - 1, 9)
     for quorum in combinations((1, 2, 3), prepare):
@@ -108,16 +108,18 @@ def test_what_a_proposer_keeps_is_bounded() -> None:
     """By keys and by bytes; the oldest is forgotten, which costs its next change a round trip and nothing else."""
     table = Table(acceptors=1)
     proposer = table.proposer(1)
-    large = bytes(KEPT_BYTES_MAX // 3)
+    large = bytes(PREPARED_BYTES_MAX // 3)
     for number in range(4):
         table.run(proposer.change(b"large %d" % number, changes.put(large)))
-    assert [proposer.take_kept(b"large %d" % number) is not None for number in range(4)] == [
+    assert [proposer.take_prepared(b"large %d" % number) is not None for number in range(4)] == [
         False,
         True,
         True,
         True,
     ]
-    for number in range(KEPT_MAX + 1):
-        proposer.keep(b"%d" % number, Kept(table.config.id, Ballot(1, 1), State(b"", 1, Ballot(), Ballot())))
-    assert proposer.take_kept(b"0") is None
-    assert proposer.take_kept(b"1") is not None
+    for number in range(PREPARED_MAX + 1):
+        proposer.remember(
+            b"%d" % number, PreparedBallot(table.config.id, Ballot(1, 1), State(b"", 1, Ballot(), Ballot()))
+        )
+    assert proposer.take_prepared(b"0") is None
+    assert proposer.take_prepared(b"1") is not None

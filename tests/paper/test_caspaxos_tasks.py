@@ -24,7 +24,15 @@ from troth.core.register.messages import (
     group_of,
 )
 from troth.core.register.round import Phase, Round
-from troth.core.register.task import COURTESY_MAX, RIVALS_MAX, Exchange, Kept, Outcome, ProposerState, Send
+from troth.core.register.task import (
+    COURTESY_MAX,
+    RIVALS_MAX,
+    Exchange,
+    Outcome,
+    PreparedBallot,
+    ProposerState,
+    Send,
+)
 from troth.errors import OutcomeUnknown, WrongCluster
 from troth.ids import NodeId
 
@@ -183,52 +191,52 @@ def test_a_description_that_nobody_asked_for_is_an_answer_like_any_other() -> No
 # ---- what is kept ----
 
 
-def kept(round_: int, value: bytes = b"v", config: Configuration = CONFIG) -> Kept:
-    return Kept(config.id, ballot(round_), state(value, ballot(round_)))
+def kept(round_: int, value: bytes = b"v", config: Configuration = CONFIG) -> PreparedBallot:
+    return PreparedBallot(config.id, ballot(round_), state(value, ballot(round_)))
 
 
 def test_only_a_newer_configuration_of_the_same_cluster_is_adopted_and_voids_what_was_kept() -> None:
     standing = ProposerState(9, epoch(3))
-    standing.keep(KEY, kept(1, config=epoch(3)))
+    standing.remember(KEY, kept(1, config=epoch(3)))
     for other in (epoch(2), epoch(3), epoch(9, cluster=77)):
         standing.adopt(other)
         assert standing.config == epoch(3)
-    assert standing.take_kept(KEY) == kept(1, config=epoch(3))
-    standing.keep(KEY, kept(1, config=epoch(3)))
+    assert standing.take_prepared(KEY) == kept(1, config=epoch(3))
+    standing.remember(KEY, kept(1, config=epoch(3)))
     standing.adopt(epoch(4))
-    assert standing.take_kept(KEY) is None
-    assert standing._kept_bytes == 0
+    assert standing.take_prepared(KEY) is None
+    assert standing._prepared_bytes == 0
 
 
 def test_a_promise_of_another_configuration_is_not_kept() -> None:
     standing = ProposerState(9, epoch(3))
-    standing.keep(KEY, kept(1, config=epoch(2)))
-    assert standing.take_kept(KEY) is None
+    standing.remember(KEY, kept(1, config=epoch(2)))
+    assert standing.take_prepared(KEY) is None
 
 
 def test_a_promise_is_taken_once_and_a_newer_one_takes_its_place() -> None:
     standing = ProposerState(9, CONFIG)
-    standing.keep(KEY, kept(1, b"four"))
-    standing.keep(KEY, kept(2, b"seventh"))
-    assert standing._kept_bytes == 7
-    assert standing.take_kept(KEY) == kept(2, b"seventh")
-    assert standing.take_kept(KEY) is None
-    assert standing._kept_bytes == 0
+    standing.remember(KEY, kept(1, b"four"))
+    standing.remember(KEY, kept(2, b"seventh"))
+    assert standing._prepared_bytes == 7
+    assert standing.take_prepared(KEY) == kept(2, b"seventh")
+    assert standing.take_prepared(KEY) is None
+    assert standing._prepared_bytes == 0
 
 
 def test_so_many_promises_and_so_many_bytes_are_kept_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "KEPT_MAX", 3)
-    monkeypatch.setattr(task, "KEPT_BYTES_MAX", 30)
+    monkeypatch.setattr(task, "PREPARED_MAX", 3)
+    monkeypatch.setattr(task, "PREPARED_BYTES_MAX", 30)
     standing = ProposerState(9, CONFIG)
     for number in range(1, 5):
-        standing.keep(b"%d" % number, kept(number, b"x"))
-    assert standing.take_kept(b"1") is None
+        standing.remember(b"%d" % number, kept(number, b"x"))
+    assert standing.take_prepared(b"1") is None
     for number in (2, 3, 4):
-        standing.keep(b"%d" % number, kept(number, bytes(10)))
-    assert standing._kept_bytes == 30, "up to the bound itself"
-    standing.keep(b"4", kept(4, bytes(11)))
-    assert standing.take_kept(b"2") is None
-    assert [standing.take_kept(b"%d" % n) is not None for n in (3, 4)] == [True, True]
+        standing.remember(b"%d" % number, kept(number, bytes(10)))
+    assert standing._prepared_bytes == 30, "up to the bound itself"
+    standing.remember(b"4", kept(4, bytes(11)))
+    assert standing.take_prepared(b"2") is None
+    assert [standing.take_prepared(b"%d" % n) is not None for n in (3, 4)] == [True, True]
 
 
 def test_ballots_are_above_all_that_was_observed_and_never_fall() -> None:

@@ -54,7 +54,7 @@ from troth.core.register.messages import (
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.round import Phase
-from troth.core.register.task import Kept, ProposerState, Send
+from troth.core.register.task import PreparedBallot, ProposerState, Send
 from troth.errors import OutcomeUnknown, Overloaded, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
@@ -389,8 +389,8 @@ def test_all_that_tasks_of_threads_share_is_taken_under_the_lock() -> None:
         "courtesy": lambda: proposer.courtesy(2),
         "met": lambda: proposer.met(2, served=False),
         "adopt": lambda: proposer.adopt(CONFIG),
-        "take_kept": lambda: proposer.take_kept(b"k"),
-        "keep": lambda: proposer.keep(b"k", Kept(OTHER.id, ZERO, State(None, 0, ZERO, ZERO))),
+        "take_prepared": lambda: proposer.take_prepared(b"k"),
+        "remember": lambda: proposer.remember(b"k", PreparedBallot(OTHER.id, ZERO, State(None, 0, ZERO, ZERO))),
     }
     assert set(steps) == {name for name, each in vars(ProposerState).items() if callable(each) and name[0] != "_"}
     for name, step in steps.items():
@@ -405,8 +405,8 @@ def test_a_ballot_kept_in_another_configuration_than_the_changes_own_is_not_used
 
     class Overtaken(Proposer):
         @override
-        def take_kept(self, key: bytes) -> Kept | None:
-            return Kept(newer, self.new_ballot(), State(b"v", 1, ZERO, ZERO))
+        def take_prepared(self, key: bytes) -> PreparedBallot | None:
+            return PreparedBallot(newer, self.new_ballot(), State(b"v", 1, ZERO, ZERO))
 
     change = Overtaken(1, CONFIG).change(b"k", changes.put(b"w"))
     assert change.phase is Phase.PREPARING

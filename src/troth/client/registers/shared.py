@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from troth.core.register.messages import Ballot, Configuration
 from troth.core.register.proposer import Proposer
-from troth.core.register.task import Kept
+from troth.core.register.task import PreparedBallot
 
 
 class SharedProposer(Proposer):
@@ -49,11 +49,11 @@ class SharedProposer(Proposer):
             super().adopt(config)
 
     @override
-    def take_kept(self, key: bytes) -> Kept | None:
+    def take_prepared(self, key: bytes) -> PreparedBallot | None:
         with self._lock:
-            return super().take_kept(key)
+            return super().take_prepared(key)
 
     @override
-    def keep(self, key: bytes, kept: Kept) -> None:
+    def remember(self, key: bytes, kept: PreparedBallot) -> None:
         with self._lock:
-            super().keep(key, kept)
+            super().remember(key, kept)

@@ -86,12 +86,12 @@ class Slot:
 class _Saving:
     """A snapshot that is being taken in steps."""
 
-    __slots__ = ("cursor", "kept")
+    __slots__ = ("before", "cursor")
 
     def __init__(self) -> None:
         self.cursor = b""
         """Registers up to this key have been read."""
-        self.kept: dict[bytes, RecordMessage | None] = {}
+        self.before: dict[bytes, RecordMessage | None] = {}
         """What those behind it held that have changed since the beginning; None: nothing."""
 
 
@@ -290,7 +290,7 @@ class Acceptor:
                     self._put(record.key, Slot(record.ballot, fence=self.fence))
                 else:
                     invariant(record.ballot >= slot.promised, "a promise falls", key=record.key)
-                    self._keep(record.key)
+                    self._save_before_change(record.key)
                     slot.promised = record.ballot
                 self.highest = max(self.highest, record.ballot)
             case AcceptedRecord():
@@ -316,7 +316,7 @@ class Acceptor:
             self._remove(key)  # the register in which this very configuration was decided has served
         if record.begin_empty:
             for key in [*self.slots, *self.idle]:
-                self._keep(key)
+                self._save_before_change(key)
             self.slots.clear()
             self.idle.clear()
             self.bytes = self._tombstones = 0
@@ -340,12 +340,12 @@ class Acceptor:
     def _steps(self, saving: _Saving, head: list[RecordMessage]) -> Iterator[list[RecordMessage]]:
         yield head
         while keys := list(islice(self.slots.irange(saving.cursor, inclusive=(False, True)), STEP_KEYS)):
-            piece = [_record(key, self.slots[key]) for key in keys if key not in saving.kept]
+            piece = [_record(key, self.slots[key]) for key in keys if key not in saving.before]
             saving.cursor = keys[-1]
             yield piece
         if self._saving is saving:
             self._saving = None
-        yield [record for record in saving.kept.values() if record is not None]
+        yield [record for record in saving.before.values() if record is not None]
 
     def _head(self) -> Iterator[RecordMessage]:
         if self.config is not None:
@@ -353,12 +353,12 @@ class Acceptor:
         if self.fence != ZERO:
             yield CollectedRecord(b"", self.fence)
 
-    def _keep(self, key: bytes) -> None:
+    def _save_before_change(self, key: bytes) -> None:
         """*key* is about to change: a snapshot that has not read it yet keeps what it holds now."""
         saving = self._saving
-        if saving is not None and key > saving.cursor and key not in saving.kept:
+        if saving is not None and key > saving.cursor and key not in saving.before:
             slot = self._slot(key)
-            saving.kept[key] = None if slot is None else _record(key, slot)
+            saving.before[key] = None if slot is None else _record(key, slot)
 
     def forget_promises(self) -> None:
         """Drop registers that were promised and never accepted, as if the fence had always been there.
@@ -369,11 +369,11 @@ class Acceptor:
         """
         for key, slot in self.idle.items():
             self.fence = max(self.fence, slot.promised)
-            self._keep(key)
+            self._save_before_change(key)
         self.idle.clear()
 
     def _put(self, key: bytes, slot: Slot) -> None:
-        self._keep(key)
+        self._save_before_change(key)
         self._drop(key)
         if slot.state is None:
             self.idle[key] = slot
@@ -383,7 +383,7 @@ class Acceptor:
         self._tombstones += slot.is_tombstone
 
     def _remove(self, key: bytes) -> None:
-        self._keep(key)
+        self._save_before_change(key)
         self._drop(key)
 
     def _drop(self, key: bytes) -> None:

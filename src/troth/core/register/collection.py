@@ -148,7 +148,7 @@ class Collection(Look):
             self._end(Unavailable(f"others are changing {self.key!r:.60}, so it is not collected now"))
             return
         self._ballots += 1
-        self._proposer.take_kept(self.key)  # outbid by ourselves: the next change would be refused
+        self._proposer.take_prepared(self.key)  # outbid by ourselves: the next change would be refused
         self._ballot = self._proposer.new_ballot()
         self._ask(Prepare(self.config.id, self.key, self._ballot), Promise, self._on_promised)
 

@@ -25,11 +25,11 @@ class Proposer(ProposerState):
 
     def read(self, key: bytes) -> Round:
         """The present state of *key*, in one round trip if a quorum agrees about it."""
-        return Round(self, key, _keep, reading=True)
+        return Round(self, key, _identity, reading=True)
 
     def confirm(self, key: bytes) -> Round:
         """The identity change: whatever *key* holds is accepted once more, under the present configuration (§2.3)."""
-        return Round(self, key, _keep, bound=True)
+        return Round(self, key, _identity, bound=True)
 
     def look(self, key: bytes) -> Look:
         """What all acceptors hold of *key*; fails if one is silent, and disturbs nobody."""
@@ -40,6 +40,6 @@ class Proposer(ProposerState):
         return Collection(self, key)
 
 
-def _keep(state: State | None) -> Decision:
+def _identity(state: State | None) -> Decision:
     del state
     return Keep()

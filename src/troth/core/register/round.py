@@ -36,7 +36,7 @@ from troth.core.register.states import (
     highest_accepted,
     next_state,
 )
-from troth.core.register.task import Kept, Outcome, ProposerState, outcome_of
+from troth.core.register.task import Outcome, PreparedBallot, ProposerState, outcome_of
 from troth.errors import (
     AcceptorsChanged,
     AlreadyDecided,
@@ -98,7 +98,7 @@ class Round(Attempting):
         self._ending = Outcome()
         self._state = State(None, 0, ZERO, ZERO)
         """What is proposed at `_ballot`."""
-        kept = None if reading else proposer.take_kept(key)
+        kept = None if reading else proposer.take_prepared(key)
         if reading:
             self._begin(Phase.READING, Read(self.config.id, key))
         elif kept is not None and kept.config == self.config.id:
@@ -326,5 +326,5 @@ class Round(Attempting):
         """§2.1 step 6: a quorum has accepted; the state is chosen."""
         # Those that have accepted have promised the next ballot as well, and every phase-1 quorum meets them: no ballot
         # in between can complete phase 1 any more. So the next one is prepared, whatever the sizes of the quorums are.
-        self._proposer.keep(self.key, Kept(self.config.id, self._next, self._state))
+        self._proposer.remember(self.key, PreparedBallot(self.config.id, self._next, self._state))
         self.outcome = self._ending

@@ -27,8 +27,8 @@ from troth.core.register.messages import (
 from troth.errors import TrothError, Unavailable, WrongCluster
 from troth.ids import NodeId
 
-KEPT_MAX = 4096
-KEPT_BYTES_MAX = 64 << 20
+PREPARED_MAX = 4096
+PREPARED_BYTES_MAX = 64 << 20
 """For so many keys, and so large states, a proposer remembers a promise at once; the oldest is forgotten."""
 
 
@@ -87,7 +87,7 @@ def outcome_of(state: State | None, *, changed: bool, error: TrothError | None =
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class PreparedBallot:
     """A ballot that needs no prepare any more: `state` was chosen directly before it (round.py, `_on_accepted`)."""
 
     config: ConfigId
@@ -108,8 +108,8 @@ class ProposerState:
         self.config = config
         self._round = 0
         self._phases = 0
-        self._kept: dict[bytes, Kept] = {}
-        self._kept_bytes = 0
+        self._prepared: dict[bytes, PreparedBallot] = {}
+        self._prepared_bytes = 0
         self._courtesy: dict[int, int] = {}
 
     def new_ballot(self, ahead: int = 1) -> Ballot:
@@ -146,25 +146,25 @@ class ProposerState:
         """Move to a newer configuration. Promises belong to the one that they were made in."""
         if config.id.cluster == self.config.id.cluster and config.id.epoch > self.config.id.epoch:
             self.config = config
-            self._kept.clear()
-            self._kept_bytes = 0
+            self._prepared.clear()
+            self._prepared_bytes = 0
 
-    def take_kept(self, key: bytes) -> Kept | None:
+    def take_prepared(self, key: bytes) -> PreparedBallot | None:
         """The promise kept for *key*. It is gone from here: a ballot is for one accept of a state."""
-        kept = self._kept.pop(key, None)
+        kept = self._prepared.pop(key, None)
         if kept is not None:
-            self._kept_bytes -= kept.size_bytes
+            self._prepared_bytes -= kept.size_bytes
         return kept
 
-    def keep(self, key: bytes, kept: Kept) -> None:
+    def remember(self, key: bytes, kept: PreparedBallot) -> None:
         """Remember *kept* for the next change of *key*."""
         if kept.config != self.config.id:
             return
-        self.take_kept(key)
-        self._kept[key] = kept
-        self._kept_bytes += kept.size_bytes
-        while len(self._kept) > KEPT_MAX or self._kept_bytes > KEPT_BYTES_MAX:
-            self.take_kept(next(iter(self._kept)))
+        self.take_prepared(key)
+        self._prepared[key] = kept
+        self._prepared_bytes += kept.size_bytes
+        while len(self._prepared) > PREPARED_MAX or self._prepared_bytes > PREPARED_BYTES_MAX:
+            self.take_prepared(next(iter(self._prepared)))
 
 
 class Task(Protocol):
