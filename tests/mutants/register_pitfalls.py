@@ -231,7 +231,7 @@ REGISTER_PITFALLS = (
         "an answer to an earlier phase counts",
         LATE,
         "task",
-        "if send.phase != self._phase or self.outcome is not None:\n            if isinstance(reply, WrongConfig)",
+        "if send.stamp != self._stamp or self.outcome is not None:\n            if isinstance(reply, WrongConfig)",
         "if self.outcome is not None:\n            if isinstance(reply, WrongConfig)",
     ),
     pitfall(

@@ -1,5 +1,6 @@
 """Three acceptors and as many proposers as a test wants, with every message in the test's hand."""
 
+from collections import defaultdict
 from collections.abc import Collection
 
 from troth.core.register.acceptor import Acceptor
@@ -37,6 +38,7 @@ class Table:
         for node in range(1, acceptors + 1):
             self.acceptors[NodeId(node)].on_request(Configure(self.config))
         self.log: list[tuple[int, RequestMessage, ReplyMessage]] = []
+        self._stamps: defaultdict[Task, set[int]] = defaultdict(set)
 
     def proposer(self, client: int) -> Proposer:
         return Proposer(client, self.config)
@@ -56,6 +58,7 @@ class Table:
             if task.outcome is not None:
                 return task.outcome
             sends = task.take()
+            self._stamps[task].update(send.stamp for send in sends)
             if not sends and task.pause:
                 task.resume()
                 continue
@@ -80,6 +83,10 @@ class Table:
                 if send.to in answer:
                     task.on_reply(send, reply)
         return sends
+
+    def fan_outs(self, task: Task) -> int:
+        """How many times *task*, which was `run`, has asked all acceptors something."""
+        return len(self._stamps[task])
 
     def requests(self, kind: type[RequestMessage]) -> int:  # type: ignore[valid-type]
         return sum(isinstance(request, kind) for _, request, _ in self.log)

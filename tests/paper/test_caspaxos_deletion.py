@@ -150,7 +150,7 @@ def test_a_collection_while_an_acceptor_is_away_disturbs_nobody() -> None:
     assert isinstance(table.run(writer.collect(KEY), up=(1, 2)).error, Unavailable)
     task = writer.change(KEY, changes.put(b"w"))
     assert table.run(task, up=(1, 2)).value == b"w"
-    assert task.phases == 1
+    assert table.fan_outs(task) == 1
 
 
 def test_a_collection_that_has_no_more_time_is_not_done() -> None:
@@ -372,7 +372,7 @@ def test_a_collection_of_a_live_register_disturbs_nobody() -> None:
     assert [acceptor.promised(KEY) for acceptor in table.acceptors.values()] == held
     task = writer.change(KEY, changes.put(b"w"))
     table.run(task)
-    assert task.phases == 1
+    assert table.fan_outs(task) == 1
 
 
 def test_a_collection_that_ended_half_way_is_taken_up_again() -> None:
@@ -415,7 +415,7 @@ def test_the_fence_of_other_keys_refuses_no_live_register() -> None:
     table.run(other.collect(KEY))
     task = keeper.change(b"live", changes.put(b"w"))
     assert table.run(task).value == b"w"
-    assert task.phases == 1
+    assert table.fan_outs(task) == 1
 
 
 def test_promises_without_a_state_are_forgotten_behind_the_fence() -> None:
@@ -454,7 +454,7 @@ def test_a_collection_of_a_live_register_leaves_its_own_client_the_kept_ballot()
     table.run(proposer.collect(KEY))
     task = proposer.change(KEY, changes.put(b"w"))
     table.run(task)
-    assert task.phases == 1
+    assert table.fan_outs(task) == 1
 
 
 def test_a_change_behind_a_collection_of_the_same_client_begins_with_a_prepare() -> None:
@@ -466,7 +466,7 @@ def test_a_change_behind_a_collection_of_the_same_client_begins_with_a_prepare()
     table.run(proposer.collect(KEY))
     task = proposer.change(KEY, changes.put(b"w"))
     assert table.run(task).value == b"w"
-    assert task.phases == 2
+    assert table.fan_outs(task) == 2
 
 
 def test_nothing_that_is_accepted_remembers_the_fence_that_it_met() -> None:

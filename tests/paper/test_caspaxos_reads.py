@@ -27,7 +27,7 @@ def test_a_read_waits_for_as_many_as_accept_before_it_settles_anything() -> None
     table.log.clear()
     task = table.proposer(2).read(KEY)
     assert table.run(task).value == b"v"
-    assert task.phases == 1 and table.requests(Read) == len(table.log)
+    assert table.fan_outs(task) == 1 and table.requests(Read) == len(table.log)
 
 
 def test_a_read_that_meets_different_states_settles_them_first() -> None:

@@ -384,7 +384,7 @@ def test_all_that_tasks_of_threads_share_is_taken_under_the_lock() -> None:
     proposer = SharedProposer(1, CONFIG, lock)
     steps: dict[str, Callable[[], object]] = {
         "new_ballot": lambda: proposer.new_ballot(),
-        "new_phase": lambda: proposer.new_phase(),
+        "new_stamp": lambda: proposer.new_stamp(),
         "observe": lambda: proposer.observe(ZERO),
         "courtesy": lambda: proposer.courtesy(2),
         "met": lambda: proposer.met(2, served=False),

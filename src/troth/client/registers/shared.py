@@ -24,9 +24,9 @@ class SharedProposer(Proposer):
             return super().new_ballot(ahead)
 
     @override
-    def new_phase(self) -> int:
+    def new_stamp(self) -> int:
         with self._lock:
-            return super().new_phase()
+            return super().new_stamp()
 
     @override
     def observe(self, ballot: Ballot) -> None:

@@ -50,7 +50,7 @@ class Poll(Exchange):
                 self.outcome = Outcome()
             case VoteResult.LOST:
                 self._tries += 1
-                self._phase = self._proposer.new_phase()
+                self._stamp = self._proposer.new_stamp()
                 self.pause = self._tries
             case VoteResult.PENDING:
                 pass
@@ -110,7 +110,7 @@ class Listing(Poll):
         self.highest = max(self.highest, reply.highest)
         if reply.more and reply.keys:
             self._sends.append(
-                Send(acceptor, Scan(self.config.id, reply.keys[-1][0], SCAN_PAGE_KEYS), self._phase)
+                Send(acceptor, Scan(self.config.id, reply.keys[-1][0], SCAN_PAGE_KEYS), self._stamp)
             )
             return
         self._vote(acceptor, agreed=True)

@@ -54,7 +54,7 @@ from troth.core.register.messages import (
 )
 from troth.core.register.proposer import Proposer
 from troth.core.register.round import Round
-from troth.core.register.task import NO_PHASE, Outcome, Send
+from troth.core.register.task import NO_STAMP, Outcome, Send
 from troth.errors import AcceptorsChanged, OutcomeUnknown, TrothError, Unavailable, invariant
 from troth.ids import NodeId
 
@@ -74,7 +74,7 @@ class _Announcing(Poll):
     def _ask(self) -> None:
         self._broadcast(Configure(self.config))
         # Nobody waits for those that leave; who is told refuses clients of the old set, and names the new one.
-        self._sends += [Send(acceptor, Configure(self.config), NO_PHASE) for acceptor in self._leaving]
+        self._sends += [Send(acceptor, Configure(self.config), NO_STAMP) for acceptor in self._leaving]
 
     @override
     def _on_answer(self, acceptor: NodeId, reply: ReplyMessage) -> None:

@@ -83,12 +83,10 @@ class Round(Attempting):
         """*bound*: give up rather than go on in another configuration."""
         super().__init__(proposer)
         self.key = key
-        self.phases = 0
-        """How many times all acceptors were asked something."""
         self._change = change
         self._bound = bound
         self._tries = 0
-        self._full = ""
+        self._full_text = ""
         self._contended = False
         self._rival = ZERO
         """The highest ballot that refused us, until we have overtaken it."""
@@ -122,8 +120,8 @@ class Round(Attempting):
             return RequestTimeout(
                 f"no quorum has answered in time about {self.key!r:.60}; the change may have happened or may yet"
             )
-        if self._full:
-            return QuotaExceeded(self._full)
+        if self._full_text:
+            return QuotaExceeded(self._full_text)
         return self._unanswered(
             f"no quorum of the acceptors has answered in time about {self.key!r:.60} ({self.config.describe()})"
         )
@@ -134,7 +132,6 @@ class Round(Attempting):
         self.phase = phase
         self.pause = 0
         self._parked = None
-        self.phases += 1
         self._votes = _Votes()
         self._drop_sends()
         self._broadcast(request)
@@ -162,7 +159,7 @@ class Round(Attempting):
                 self._rival = max(self._rival, reply.ballot)
                 self._on_silence(acceptor)
             case Full():
-                self._full = reply.text
+                self._full_text = reply.text
                 self._votes.full.add(acceptor)
                 self._on_silence(acceptor)
             case Promise() if self.phase is Phase.PREPARING:
@@ -217,7 +214,7 @@ class Round(Attempting):
         others = {acceptor: acceptor not in self._votes.full for acceptor in self.config.acceptors}
         if self._result(others) is VoteResult.LOST:
             if not self.attempts:
-                self.outcome = Outcome(error=QuotaExceeded(self._full))
+                self.outcome = Outcome(error=QuotaExceeded(self._full_text))
                 return
             if self.attempts[-1].ballot == self._ballot and self.attempts[-1].open:
                 return  # whoever has not answered may have no room either, and then nothing has happened
@@ -234,7 +231,7 @@ class Round(Attempting):
         if self._tries == 1 and self._contended and not courtesy:
             self._prepare()
             return
-        self._phase = self._proposer.new_phase()
+        self._stamp = self._proposer.new_stamp()
         self.pause = max(self._tries, courtesy)
 
     def _note_rival(self, accepted: Ballot, state: State | None) -> None:

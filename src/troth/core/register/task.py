@@ -37,17 +37,17 @@ COURTESY_MAX = 10
 """Of so many rivals a proposer remembers how much time to leave them; and how much at most (a pause's number)."""
 
 
-NO_PHASE = -1
-"""Of a send that belongs to no phase, see `Send.is_awaited`."""
+NO_STAMP = -1
+"""Of a send whose answer nobody waits for, see `Send.is_awaited`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One request to one acceptor; `phase` says to which moment of its task it belongs."""
+    """One request to one acceptor; `stamp` says to which moment of its task it belongs."""
 
     to: NodeId
     request: RequestMessage
-    phase: int
+    stamp: int
     then: RequestMessage | None = None
     """What is asked again once this (a `Configure`) has been answered."""
     again: bool = False
@@ -56,7 +56,7 @@ class Send:
     @property
     def is_awaited(self) -> bool:
         """Whether its task wants to hear what came of it. What is only told goes its way when the task has ended."""
-        return self.phase != NO_PHASE
+        return self.stamp != NO_STAMP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class ProposerState:
         self.client = client
         self.config = config
         self._round = 0
-        self._phases = 0
+        self._stamps = 0
         self._prepared: dict[bytes, PreparedBallot] = {}
         self._prepared_bytes = 0
         self._courtesy: dict[int, int] = {}
@@ -117,10 +117,10 @@ class ProposerState:
         self._round += ahead
         return Ballot(self._round, self.client)
 
-    def new_phase(self) -> int:
-        """A number for a phase of a task, used once: what was sent in an earlier one, of whatever task, is stale."""
-        self._phases += 1
-        return self._phases
+    def new_stamp(self) -> int:
+        """For a phase of a task, used once: what bears an earlier one, of whatever task, is stale."""
+        self._stamps += 1
+        return self._stamps
 
     def observe(self, ballot: Ballot) -> None:
         """Somebody uses *ballot*: ours must be above it (§2.1: "fast-forward")."""
@@ -202,7 +202,7 @@ class Exchange:
         self.pause = 0
         self.config = proposer.config
         self._proposer = proposer
-        self._phase = proposer.new_phase()
+        self._stamp = proposer.new_stamp()
         self._sends: list[Send] = []
         self._strangers = 0
 
@@ -218,11 +218,11 @@ class Exchange:
 
     def is_current(self, send: Send) -> bool:
         """Whether an answer to *send* still matters."""
-        return send.phase == self._phase and self.outcome is None
+        return send.stamp == self._stamp and self.outcome is None
 
     def on_reply(self, send: Send, reply: ReplyMessage) -> None:
         """*send* was answered."""
-        if send.phase != self._phase or self.outcome is not None:
+        if send.stamp != self._stamp or self.outcome is not None:
             if isinstance(reply, WrongConfig) and reply.mine is not None:
                 self._proposer.adopt(reply.mine)  # too late for this phase, in time for the next
             return
@@ -230,20 +230,20 @@ class Exchange:
             case WrongConfig():
                 self._on_wrong_config(send, reply.mine)
             case Described() if send.then is not None:
-                self._sends.append(Send(send.to, send.then, self._phase, again=True))
+                self._sends.append(Send(send.to, send.then, self._stamp, again=True))
             case _:
                 self._on_answer(send.to, reply)
 
     def on_lost(self, send: Send, *, sent: bool = True) -> None:
         """Nothing will come of *send*, or it can not be known: the connection broke, or could not be made. *sent*
         False: it has certainly not left."""
-        if send.phase == self._phase and self.outcome is None:
+        if send.stamp == self._stamp and self.outcome is None:
             self._on_silence(send.to)
 
     def _broadcast(self, request: RequestMessage) -> None:
         """A new phase begins with *request* to everybody."""
-        self._phase = self._proposer.new_phase()
-        self._sends = [Send(acceptor, request, self._phase) for acceptor in self.config.acceptors]
+        self._stamp = self._proposer.new_stamp()
+        self._sends = [Send(acceptor, request, self._stamp) for acceptor in self.config.acceptors]
 
     def _on_wrong_config(self, send: Send, theirs: Configuration | None) -> None:
         mine = self.config
@@ -252,10 +252,10 @@ class Exchange:
             self._on_silence(send.to)
         elif theirs is not None and theirs.id.epoch > mine.id.epoch:
             self._proposer.adopt(theirs)
-            self._phase = self._proposer.new_phase()
+            self._stamp = self._proposer.new_stamp()
             self._on_new_config()
         elif (theirs is None or theirs.id.epoch < mine.id.epoch) and not send.again:
-            self._sends.append(Send(send.to, Configure(mine), self._phase, then=send.request))
+            self._sends.append(Send(send.to, Configure(mine), self._stamp, then=send.request))
         else:
             self._on_silence(send.to)
 
