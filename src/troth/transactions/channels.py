@@ -262,7 +262,7 @@ class _PyMySqlChannel:
         return answers
 
 
-class _BlockingStatements:
+class BlockingStatements:
     """Statements through a plain DBAPI cursor, one after the other."""
 
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
@@ -316,7 +316,7 @@ def _in_thread(work: Callable[[], list[Answer]]) -> Finish:
     return _threads[0].submit(work).result
 
 
-class _ThreadChannel(_BlockingStatements):
+class _ThreadChannel(BlockingStatements):
     """psycopg2, mysqlclient and any other driver that can only block."""
 
     @override
@@ -361,7 +361,7 @@ class _ThreadChannel(_BlockingStatements):
                 self.dbapi.autocommit = before
 
 
-class _TaskChannel(_BlockingStatements):
+class _TaskChannel(BlockingStatements):
     """Drivers of asyncio, behind SQLAlchemy's adapters; to be used inside of `greenlet_spawn`."""
 
     @override

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.records import TEXT_BYTES_MAX, BranchRef, Commit, Heuristic, is_text
@@ -16,7 +16,7 @@ from troth.core.twophase.table import Action, Event, Finding, State, step
 from troth.errors import Aborted, HeuristicMixed, NotApplied, TransactionInDoubt, TrothError, UsageError
 from troth.transactions.fan import Fan
 from troth.transactions.outcome import Outcome
-from troth.transactions.participants.base import Branch
+from troth.transactions.participants.base import Branch, LastResourceBranch
 from troth.transactions.waiting import Flag, checked_timeout
 
 if TYPE_CHECKING:
@@ -202,30 +202,33 @@ class Owner(Fan):
         if self._deadline is not None and time.monotonic() > self._deadline:
             self._why = TimeoutError("the transaction's time was up before its commit began")
             return Event.VOTED_NO
-        branches = self._branches
-        writers = self._writers()
-        asked = [branch for branch in branches if not branch.wrote]
-        voters: list[Branch] = []
-        if len(writers) > 1 or self.key:
-            # Two-phase for certain: who has written votes in the same round in which the others are asked.
-            voters = [branch for branch in writers if branch.participant.can_prepare]
-            if not self._vote(voters, asked):
-                return Event.VOTED_NO
-        elif not self._fan([(branch, branch.ask) for branch in branches]):
+        voters = self._first_round()
+        if voters is None:
             return Event.VOTED_NO
-        if asked:
-            writers = self._writers()
+        writers = self._writers()
         if not writers:
             return Event.NO_WRITER
         if len(writers) == 1 and not self.key and not voters:
             return Event.LONE_WRITER
-        if len(voters) < len(branches):
-            late = [branch for branch in writers if branch not in voters and branch.participant.can_prepare]
-            if late and not self._vote(late, []):
-                return Event.VOTED_NO
+        # The second round: who was found only by the first to have written.
+        late = [branch for branch in writers if branch not in voters and branch.participant.can_prepare]
+        if late and not self._vote(late, []):
+            return Event.VOTED_NO
         self._core.on_step("after_prepares")
         self._prepared_at = time.monotonic()
         return Event.VOTED_YES
+
+    def _first_round(self) -> list[Branch] | None:
+        """Find out who has written, of whom that is not known. Who has voted meanwhile; None: somebody says no.
+
+        If it is two-phase for certain, who has written votes in the same round; else a lone writer needs no vote.
+        """
+        writers = self._writers()
+        if len(writers) > 1 or self.key:
+            voters = [branch for branch in writers if branch.participant.can_prepare]
+            asked = [branch for branch in self._branches if not branch.wrote]
+            return voters if self._vote(voters, asked) else None
+        return [] if self._fan([(branch, branch.ask) for branch in self._branches]) else None
 
     def _writers(self) -> list[Branch]:
         """Who has written, as far as is known; and, if anybody has, who votes to hold what it has read."""
@@ -327,10 +330,10 @@ class Owner(Fan):
         core.on_step("before_last_resource")
         branch = next(b for b in self._branches if b.wrote and not b.participant.can_prepare)
         self._share_barrier()
-        commit: Callable[[], None] = branch.commit_with_marker  # type: ignore[attr-defined]
+        last = cast(LastResourceBranch, branch)
 
         def start() -> Callable[[], None]:
-            commit()
+            last.commit_with_marker()
             return lambda: None
 
         if self._fan([(branch, start)]):

@@ -86,7 +86,7 @@ class Recovery:
                 try:
                     resolver.leave_barrier()
                 except BaseException:
-                    # Ctrl-C, perhaps twice: snapshots wait.
+                    # Ctrl-C, perhaps twice (DESIGN.md): snapshots wait.
                     try:
                         resolver.leave_barrier()
                     finally:

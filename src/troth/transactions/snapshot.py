@@ -150,7 +150,7 @@ def open_snapshot(
                 try:
                     core.barrier.leave_exclusive(who)
                 except BaseException:
-                    # Ctrl-C, perhaps twice: commits wait.
+                    # Ctrl-C, perhaps twice (DESIGN.md): commits wait.
                     try:
                         core.barrier.leave_exclusive(who)
                     finally:

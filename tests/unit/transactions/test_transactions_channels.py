@@ -15,7 +15,7 @@ psycopg = pytest.importorskip("psycopg")
 
 from troth.transactions.channels import (  # noqa: E402
     Answer,
-    _BlockingStatements,
+    BlockingStatements,
     _in_thread,
     _PqChannel,
     _PyMySqlChannel,
@@ -168,6 +168,6 @@ def test_of_statements_one_after_the_other_the_last_was_not_sent_when_one_before
 
     dbapi: Any = SimpleNamespace(cursor=Cursor)
     with pytest.raises(sa.exc.OperationalError) as lost:
-        _BlockingStatements(dialect, dbapi).run(["XA END", "XA COMMIT"])
+        BlockingStatements(dialect, dbapi).run(["XA END", "XA COMMIT"])
     assert lost.value.connection_invalidated
     assert may_have_been_sent(lost.value) is was_sent

@@ -97,6 +97,13 @@ class Branch(Protocol):
         """A context manager: a savepoint that is rolled back if its block fails."""
 
 
+class LastResourceBranch(Branch, Protocol):
+    """A branch of the one participant that can not prepare."""
+
+    def commit_with_marker(self) -> None:
+        """The decision: commit, with the marker that tells recovery of it."""
+
+
 class WithoutExtras:
     """What a participant says to recovery about things that it does not have; each kind overrides what it has."""
 

@@ -10,12 +10,13 @@ most one such participant in a transaction, and its file needs ``synchronous=FUL
 """
 
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import Engine, exc
 from typing_extensions import override
 
 from troth.errors import PreflightFailed
+from troth.transactions.channels import BlockingStatements
 from troth.transactions.participants.base import Begun, Facts
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 
@@ -80,7 +81,7 @@ class SqliteBranch(SqlBranch):
         return row and row[0]
 
     def _below(self, statement: str) -> Any:
-        return self.channel.run([statement])[0].row  # type: ignore[attr-defined]
+        return cast(BlockingStatements, self.channel).run([statement])[0].row
 
     @override
     def begin(self, begun: Begun) -> None:
