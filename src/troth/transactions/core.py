@@ -64,7 +64,7 @@ class Core(Remembered):
         """The number of a transaction that has begun, of late."""
         self._by_key: dict[Any, Participant] = {}
         for participant in participants:
-            for key in (participant.name, participant.key, getattr(participant, "engine", None)):
+            for key in (participant.name, participant.given, getattr(participant, "engine", None)):
                 if key is not None:
                     self._by_key[key] = participant
         self._log_fault: StorageError | UsageError | None = None

@@ -45,7 +45,7 @@ class Database:
 
     kind = "memory"
     can_prepare = True
-    key = None
+    given = None
 
     def __init__(self, name: str, told: list[str] | None = None) -> None:
         """*told*: where its branches note what they are told."""

@@ -45,7 +45,7 @@ class Database:
     looks: int = 0
     kind: str = "memory"
     can_prepare: bool = True
-    key: Any = None
+    given: Any = None
 
     def reach(self) -> None:
         if not self.is_up:

@@ -240,7 +240,7 @@ class Pool(NamedTuple):
     can_prepare: bool = True
 
     @property
-    def key(self) -> str:
+    def given(self) -> str:
         return self.name
 
     def open(self, number: int, begun: Begun) -> Opened:

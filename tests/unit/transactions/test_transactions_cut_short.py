@@ -38,7 +38,7 @@ class Database:
 
     kind = "memory"
     can_prepare = True
-    key = None
+    given = None
 
     def __init__(self, name: str) -> None:
         self.name = name

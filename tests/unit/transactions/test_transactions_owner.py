@@ -42,7 +42,7 @@ class Database:
     """A participant whose branches write down what they are told, and fail as they are asked to."""
 
     kind = "memory"
-    key = None
+    given = None
 
     def __init__(self, name: str, trace: list[str], *, can_prepare: bool = True) -> None:
         self.name = name

@@ -167,7 +167,7 @@ class Participant(Recovered, Protocol):
     """One database."""
 
     @property
-    def key(self) -> Any:
+    def given(self) -> Any:
         """What callers may name it by in ``tx[...]``, beside its name."""
 
     def open(self, number: int, begun: Begun) -> Branch:

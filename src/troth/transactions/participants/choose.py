@@ -64,9 +64,8 @@ def _participant(name: str | None, given: Any, waiting: Waiting) -> Participant:
         return Cluster(name or given, waiting.blocking(connect, given), waiting, owns=True)
     if isinstance(given, Client):
         return Cluster(name or "troth", given, waiting)
-    engine = given.engine if isinstance(given, LastResource) else given
-    key = engine
-    engine = getattr(engine, "sync_engine", engine)  # an AsyncEngine
+    named = given.engine if isinstance(given, LastResource) else given
+    engine = getattr(named, "sync_engine", named)  # an AsyncEngine
     if not isinstance(engine, Engine):
         raise UsageError(
             f"{given!r:.80} is no participant: give a SQLAlchemy engine, a troth client or a troth:// URL"
@@ -82,4 +81,4 @@ def _participant(name: str | None, given: Any, waiting: Waiting) -> Participant:
         raise UsageError(f"LastResource is for databases that cannot prepare; {engine.dialect.name} can")
     url = engine.url
     where = f"{url.host or url.query.get('host') or 'local'}:{url.port or ''}/{url.database or ''}"
-    return kind(name or f"{engine.dialect.name}:{where}", engine, key)
+    return kind(name or f"{engine.dialect.name}:{where}", engine, named)

@@ -230,7 +230,7 @@ class Cluster(WithoutExtras):
         self._owns = owns
 
     @property
-    def key(self) -> Client:
+    def given(self) -> Client:
         return self.client
 
     def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> TxnReply:

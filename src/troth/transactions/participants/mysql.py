@@ -220,8 +220,8 @@ class MySql(SqlParticipant):
 
     kind = "mysql"
 
-    def __init__(self, name: str, engine: Engine, key: Any) -> None:
-        super().__init__(name, engine, key)
+    def __init__(self, name: str, engine: Engine, given: Any) -> None:
+        super().__init__(name, engine, given)
         self.sessions: dict[int, tuple[str, Session]] = {}
         """The server's number of a session -> the transaction of this process that it works for."""
         self._waits = _WAITS_OF_MARIADB

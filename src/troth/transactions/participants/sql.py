@@ -214,10 +214,10 @@ class SqlParticipant(WithoutExtras):
     kind = ""
     can_prepare = True
 
-    def __init__(self, name: str, engine: Engine, key: Any) -> None:
+    def __init__(self, name: str, engine: Engine, given: Any) -> None:
         self.name = name
         self.engine = engine
-        self.key = key
+        self.given = given
         # Recovery must work while the application has every pooled connection in use, so it opens its own.
         self._own = create_engine(
             engine.url,
