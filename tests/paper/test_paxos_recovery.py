@@ -20,7 +20,7 @@ from paxos_stage import (
 
 from troth.core.interface import CHOSEN, EntryKind, Slot
 from troth.core.membership import encode_membership
-from troth.core.paxos.messages import Accept, AcceptReply, Outbid, Prepare, Probe, ProbeReply, Promise
+from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, Outbid, Prepare, Probe, ProbeReply, Promise
 from troth.ids import LogIndex, NodeId
 from troth.simulate.stage import Stage, membership_of
 
@@ -131,8 +131,8 @@ def test_a_candidate_that_takes_pages_in_refuses_the_probes_of_others_for_a_whil
     stage.now += TIMEOUT  # type: ignore[assignment]
     candidate(stage, 3, 2)
 
-    def granted() -> bool:
-        stage.hand(1, 3, Probe(ballot(99, 1), LogIndex(1)))
+    def granted(start: int = 1) -> bool:
+        stage.hand(1, 3, Probe(ballot(99, 1), LogIndex(start)))
         (reply,) = stage.drop(lambda flying: isinstance(flying.message, ProbeReply))
         return reply.message.granted  # type: ignore[attr-defined,no-any-return]
 
@@ -142,6 +142,44 @@ def test_a_candidate_that_takes_pages_in_refuses_the_probes_of_others_for_a_whil
     assert not granted()
     stage.now += TIMEOUT  # type: ignore[assignment]
     assert granted()
+
+
+def test_a_candidate_gives_way_to_whoever_has_more_than_the_pages_it_has_taken_in() -> None:
+    """Else a cluster waits for all pages of one that is far behind, while another could lead at once."""
+    stage = paxos(append_bytes_max=100)
+    values = [entry(index, 4, b"%02d" % index + b"." * 40) for index in range(1, 5)]
+    stage.hand(1, 2, accept(ballot(4, 1), *values))
+    stage.hand(1, 3, Outbid(ballot(4, 1)))
+    stage.now += TIMEOUT  # type: ignore[assignment]
+    candidate(stage, 3, 2)
+    for told in (1, 2):
+        stage.deliver(lambda flying: isinstance(flying.message, Prepare) and flying.to == 2)
+        stage.deliver(lambda flying: isinstance(flying.message, Promise))
+        for start, granted in ((1, False), (told, False), (told + 1, True), (5, True)):
+            stage.hand(1, 3, Probe(ballot(99, 1), LogIndex(start)))
+            (reply,) = stage.drop(lambda flying: isinstance(flying.message, ProbeReply))
+            assert reply.message.granted is granted, (told, start)  # type: ignore[attr-defined]
+
+
+def test_a_candidate_that_has_given_up_refuses_nobody() -> None:
+    """After a death that was seen it tries again and again, much sooner than others would have to wait for it."""
+    patience = 10 * TIMEOUT
+    stage = paxos(append_bytes_max=100, election_timeout_ticks=patience)
+    values = [entry(index, 4, b"%02d" % index + b"." * 40) for index in range(1, 5)]
+    stage.hand(1, 2, accept(ballot(4, 1), *values))
+    stage.hand(1, 3, Heartbeat(ballot(4, 1), LogIndex(0), 1))
+    stage[3].engine.suspect(NodeId(1), stage.now)
+    candidate(stage, 3, 2)
+    stage.now += patience  # type: ignore[assignment]
+    stage.deliver(lambda flying: isinstance(flying.message, Prepare) and flying.to == 2)
+    stage.deliver(lambda flying: isinstance(flying.message, Promise))
+    began = stage.now
+    while stage.role(3) == "Candidate":
+        stage.tick(3)
+    assert stage.now - began < patience
+    stage.drop()
+    stage.hand(1, 3, Probe(ballot(99, 1), LogIndex(1)))
+    assert [reply.granted for reply in stage.sent(ProbeReply, 3, 1)] == [True]  # type: ignore[attr-defined]
 
 
 def test_a_page_that_is_lost_is_asked_for_again_and_a_repeated_one_counts_once() -> None:

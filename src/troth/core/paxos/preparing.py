@@ -60,6 +60,8 @@ class Preparing(Changes):
     @override
     def _ask_first(self, role: PreCandidate) -> None:
         """A question about a ballot disturbs nobody."""
+        if self._promised.node == self.node_id:
+            self._helped = None  # its candidacy is over, and must not keep others from theirs
         for peer in self._other_voters(self._membership):
             self._send(peer, Probe(self._next_ballot(), LogIndex(self._chosen_index + 1)))
         self._count_probes(role)
@@ -69,14 +71,19 @@ class Preparing(Changes):
         granted = (
             message.ballot > self._promised
             and self._may_promise(message.start)
-            and not self._helps_another(sender)
+            and not self._helps_another(sender, message.start)
         )
         self._send_durable(sender, ProbeReply(message.ballot if granted else self._promised, granted))
 
-    def _helps_another(self, sender: NodeId) -> bool:
+    def _helps_another(self, sender: NodeId, start: LogIndex) -> bool:
         """Whether somebody else was sent a page of a promise, or this candidate was, so lately that it may well be
-        about to lead: whoever outbids it in the middle of many pages is outbid in turn."""
-        helped = self._helped
+        about to lead: whoever outbids it in the middle of many pages is outbid in turn.
+
+        A candidate gives way to who knows all slots before *start* to be chosen if those are more than it was told of
+        so far: that one needs fewer pages, and is not outbid in turn, having been told of more."""
+        helped, role = self._helped, self._role
+        if isinstance(role, Candidate) and start > max(role.reports, default=self._chosen_index):
+            return False
         patience = self._config.election_timeout_ticks
         return helped is not None and sender != self._promised.node and self._now - helped < patience
 
