@@ -92,4 +92,4 @@ def pause_s(action: Action, attempt: int, chance: float) -> float:
 def ungreeted(who: str, *, is_tls: bool) -> str:
     """What a connection that ended before its greeting came most likely means."""
     wanted = "another certificate (?cert=&key=)" if is_tls else "TLS (troth+tls://...?ca=&cert=&key=)"
-    return f"the {who} closed the connection without a greeting; does it want {wanted}?"
+    return f"the {who} closed the connection without a greeting; does it want {wanted}, or is it still starting?"

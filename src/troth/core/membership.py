@@ -140,13 +140,17 @@ def _taken(member: Member, others: Sequence[Member]) -> str:
     if any(each.name == member.name for each in others):
         return f"the name {member.name!r} is taken; remove the old server first"
     for each in others:
-        # (Servers of pipes, and some tests', have none.)
-        for address in (member.peer_address, member.client_address):
-            if address and address in (each.peer_address, each.client_address):
-                return (
-                    f"the address {address} of {member.name} is {each.name}'s; give {member.name} another one, or"
-                    f" remove {each.name} first"
-                )
+        if shared := shared_address(member, each):
+            return f"{shared}; give {member.name} another one, or remove {each.name} first"
+    return ""
+
+
+def shared_address(one: Member, other: Member) -> str:
+    """Which address both have, though only one server can listen there; empty if none."""
+    # (Servers of pipes, and some tests', have none.)
+    for address in (one.peer_address, one.client_address):
+        if address and address in (other.peer_address, other.client_address):
+            return f"the address {address} of {one.name} is {other.name}'s"
     return ""
 
 

@@ -19,10 +19,12 @@ import hashlib
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import msgspec
 
 from troth.core.interface import Member, Membership
+from troth.core.membership import shared_address
 from troth.errors import (
     DecodeError,
     IdentityLost,
@@ -179,8 +181,8 @@ async def form(
     Waits as long as it takes for all of them to be heard.
 
     Raises:
-        UsageError: an address answers under another name than the one it has in *initial_cluster*, or a server runs
-            another consensus engine.
+        UsageError: an address answers under another name than the one it has in *initial_cluster*, a server runs
+            another consensus engine, or two have one address.
         IdentityLost: see `check_known`.
         WrongCluster: see `check_known`.
     """
@@ -200,12 +202,20 @@ async def form(
                 check_known(me, other, advice)
                 if other.genesis is not None and me.node_id in other.genesis.members:
                     return other.genesis
+        _refuse_shared(genesis_of([me, *heard.values()]))
         if len(heard) == len(others) and not any(other.cluster_id for other in heard.values()):
             return genesis_of([me, *heard.values()])
         waits = "; ".join(f"{name} at {others[name]}: {error}" for name, error in silent.items())
         await patience.wait(
             "waiting for all servers of a new cluster (%s)", waits or "some are formed, not all agree"
         )
+
+
+def _refuse_shared(genesis: Membership) -> None:
+    """Raises UsageError: two servers have one address, which a member that is added later could not have either."""
+    for one, other in combinations(genesis.members.values(), 2):
+        if shared := shared_address(one, other):
+            raise UsageError(f"{shared}; give each server addresses of its own")
 
 
 def other_consensus(me: Introduction, name: str, consensus: str) -> UsageError:

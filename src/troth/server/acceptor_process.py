@@ -161,7 +161,7 @@ async def _serve(config: AcceptorConfig) -> None:
             tls=None if certificates is None else certificates.entrance("acceptor's"),
             shortcuts=not config.tcp_only,
         )
-        await listening.open()
+        listening.open()
         loop.add_signal_handler(signal.SIGTERM, stop)
         heed_hangup(loop, stop=stop, reload=reload)
         if not config.ends_with_stdin:

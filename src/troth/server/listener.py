@@ -6,11 +6,13 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias, cast
+
+from typing_extensions import override
 
 from troth.errors import UsageError
 from troth.runtime import shortcut
-from troth.runtime.addresses import is_loopback, parse_address, resolved
+from troth.runtime.addresses import Address, is_loopback, parse_address, resolved
 from troth.runtime.streams import HANDSHAKE_SECONDS_MAX
 from troth.server.tls import Certificates
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     )
 
 BACKLOG = 512
+
+Accept: TypeAlias = Callable[[], asyncio.BaseProtocol]
 
 
 def refuse_plain_text(setting: str, text: str) -> None:
@@ -51,18 +55,29 @@ def check_addresses(config: "ServerConfig") -> None:
             refuse_plain_text("peer_listen", peer)
 
 
-class Port:
-    """An address that is bound, with its shortcuts; nobody gets in before `open`, and who dials is refused."""
+class TurnedAway(asyncio.Protocol):
+    """Whoever dials too early."""
 
-    def __init__(self, setting: str, text: str, servers: list[asyncio.Server]) -> None:
-        self._setting = setting
-        self._text = text
-        self.servers = servers
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+class Port:
+    """An address that nobody else can have, with its shortcuts; who dials before `open` is turned away.
+
+    It is listened on from the start: what is only bound somebody else can bind as well, and both are told too late.
+    """
+
+    def __init__(self, accept: Accept) -> None:
+        self._accept = accept
+        self._is_open = False
+        self.servers: list[asyncio.Server] = []
 
     @classmethod
     async def bind(
         cls,
-        accept: Callable[[], asyncio.BaseProtocol],
+        accept: Accept,
         text: str,
         *,
         setting: str,
@@ -74,53 +89,54 @@ class Port:
         Raises:
             UsageError: the address is taken, or is not this machine's.
         """
-        address = parse_address(text)
-        loop = asyncio.get_running_loop()
-
-        async def beside(listening: socket.socket) -> asyncio.Server:
-            return await loop.create_unix_server(accept, sock=listening, backlog=BACKLOG, start_serving=False)
-
+        port = cls(accept)
         try:
-            if address.is_unix:
-                server = await loop.create_unix_server(accept, address.path, backlog=BACKLOG, start_serving=False)
-                return cls(setting, text, [server])
-            server = await loop.create_server(
-                accept,
-                address.host,
-                address.port,
-                backlog=BACKLOG,
-                ssl=tls,
-                ssl_handshake_timeout=None if tls is None else HANDSHAKE_SECONDS_MAX,
-                start_serving=False,
-            )
-            near = shortcut.beside(server.sockets) if shortcuts and tls is None else []
-            return cls(setting, text, [server, *[await beside(each) for each in near]])
+            await port._bind(parse_address(text), tls, shortcuts=shortcuts)
         except OSError as error:
+            port.close()
             raise _not_ours(setting, text, error) from None
+        return port
 
-    async def open(self) -> None:
-        """Let connections in.
+    async def _bind(self, address: Address, tls: ssl.SSLContext | None, *, shortcuts: bool) -> None:
+        loop = asyncio.get_running_loop()
+        met = self._met
+        if address.is_unix:
+            await self._listen(
+                await loop.create_unix_server(met, address.path, backlog=BACKLOG, start_serving=False)
+            )
+            return
+        server = await loop.create_server(
+            met,
+            address.host,
+            address.port,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_SECONDS_MAX,
+            start_serving=False,
+        )
+        await self._listen(server)
+        for near in shortcut.beside(server.sockets) if shortcuts and tls is None else []:
+            await self._listen(await loop.create_unix_server(met, sock=near, backlog=BACKLOG, start_serving=False))
 
-        Raises:
-            UsageError: somebody else who had bound the address at the same moment listens there now.
-        """
-        try:
-            for server in self.servers:
-                for each in server.sockets:
-                    # uvloop keeps to itself that the kernel refuses this, and would serve nobody.
-                    with socket.socket(fileno=os.dup(each.fileno())) as listening:
-                        listening.listen(BACKLOG)
-                await server.start_serving()
-        except OSError as error:
-            raise _not_ours(self._setting, self._text, error) from None
+    async def _listen(self, server: asyncio.Server) -> None:
+        self.servers.append(server)
+        for each in server.sockets:
+            # uvloop keeps to itself that the kernel refuses this, and would serve nobody.
+            with socket.socket(fileno=os.dup(each.fileno())) as listening:
+                listening.listen(BACKLOG)
+        await server.start_serving()
+
+    def _met(self) -> asyncio.BaseProtocol:
+        return self._accept() if self._is_open else TurnedAway()
+
+    def open(self) -> None:
+        """Let connections in."""
+        self._is_open = True
 
     def close(self) -> None:
         """Give the address free; connections that stand go on."""
         for server in self.servers:
             server.close()
-
-
-Accept: TypeAlias = Callable[[], asyncio.BaseProtocol]
 
 
 async def bind_all(

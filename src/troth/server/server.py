@@ -1,6 +1,6 @@
 """One server, put together: data directory, cluster, replica, ports. Everything of it runs in one process.
 
-Start-up order. The directory is locked first (it says who we are) and all ports are bound, so that a server that could
+Start-up order. The directory is locked first (it says who we are) and all ports are taken, so that a server that could
 not serve has written nothing and joined nobody. Then the peer port opens, since a new cluster's servers ask each other
 who they are there; once the cluster is known the log is recovered, the replica starts, and last of all clients are let
 in.
@@ -181,7 +181,7 @@ class Server:
         me = introduction(config, node_id, known)
         transport.answer_probe = lambda: encode_introduction(me)
         if "peer_listen" in self._ports:
-            await self._ports["peer_listen"].open()
+            self._ports["peer_listen"].open()
         who = known or await settled(config, me, founding=self._founding, tls=dialing)
         directory = self._recover(files, who)
         membership = self._assemble(who, directory, transport)
@@ -303,7 +303,7 @@ class Server:
     async def _let_in(self) -> None:
         for peer, end in self._ends.items():
             await self.transport.adopt(peer, end)
-        await self._ports["client_listen"].open()
+        self._ports["client_listen"].open()
         if self.config.metrics_address:
             from troth.server.metrics import MetricsPort, Sources
 
@@ -321,7 +321,7 @@ class Server:
                 certificates=self.certificates,
             )
             self._metrics = MetricsPort(sources, version=VERSION)
-            await self._ports["metrics_address"].open()
+            self._ports["metrics_address"].open()
 
     # -- while it runs ---------------------------------------------------------------------------------------
 

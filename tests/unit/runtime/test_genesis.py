@@ -110,6 +110,16 @@ async def test_nothing_is_formed_before_all_are_heard() -> None:
         assert (await formed_by(a, addresses)).voters == (1, 2, 3)
 
 
+async def test_servers_that_share_an_address_form_nothing() -> None:
+    """Who dials it meets one of them, and for the others it is as if they were not there."""
+    a, b, c = Newborn(1, "a"), Newborn(2, "b"), Newborn(3, "c")
+    c.me = msgspec.structs.replace(c.me, client_address=b.me.client_address)
+    async with listening(a, b, c) as addresses:
+        for each in (a, b, c):
+            with pytest.raises(UsageError, match=r"the address b:1 of (c is b's|b is c's); give each"):
+                await formed_by(each, addresses)
+
+
 async def test_a_latecomer_adopts_what_the_others_have_formed() -> None:
     a, b = Newborn(1, "a"), Newborn(2, "b")
     async with listening(a, b) as addresses:

@@ -44,7 +44,7 @@ class Told(FrameConnection):
 
 async def listen(accept: Callable[[], asyncio.BaseProtocol], text: str, **settings: Any) -> list[asyncio.Server]:
     port = await listener.Port.bind(accept, text, **settings)
-    await port.open()
+    port.open()
     return port.servers
 
 

@@ -1,5 +1,6 @@
 """Whose a data directory is, and what a server that can not start leaves behind: whole servers on loopback."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -56,6 +57,32 @@ async def test_a_server_that_can_not_listen_founds_nothing(tmp_path: Path, setti
             async with running(config):
                 pass
     assert os.listdir(config.data_dir) == [LOCK]
+
+
+async def test_a_server_that_could_not_serve_once_the_cluster_is_founded_does_not_found_it(tmp_path: Path) -> None:
+    """The others would wait for a member that never answers."""
+    founders = {name: f"127.0.0.1:{free_port()}" for name in ("n1", "n2")}
+    n1 = config_of(tmp_path, "n1", peer_address=founders["n1"], initial_cluster=founders)
+    n2 = config_of(
+        tmp_path,
+        "n2",
+        client_address=n1.client_address,
+        peer_address=founders["n2"],
+        initial_cluster=founders,
+    )
+    first = Server(n1)
+    waiting = asyncio.create_task(first.start())
+    try:
+        while not first._ports:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        with pytest.raises(UsageError, match=r"client_listen.*can not be listened on"):
+            async with running(n2):
+                pass
+        assert os.listdir(n2.data_dir) == [LOCK]
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await first.stop()
 
 
 async def test_a_server_that_can_not_listen_does_not_join(tmp_path: Path) -> None:

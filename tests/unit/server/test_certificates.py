@@ -69,7 +69,7 @@ class Inside(asyncio.Protocol):
 @contextlib.asynccontextmanager
 async def listening(certificates: Certificates) -> AsyncIterator[int]:
     port = await Port.bind(Inside, "127.0.0.1:0", setting="test", tls=certificates.entrance("client"))
-    await port.open()
+    port.open()
     try:
         yield port.servers[0].sockets[0].getsockname()[1]
     finally:

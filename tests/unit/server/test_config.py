@@ -3,8 +3,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
+from typing_extensions import override
 
 from troth.errors import UsageError
 from troth.server.config import ServerConfig, load_config
@@ -115,3 +117,41 @@ def test_a_port_that_is_taken_is_told_with_what_to_do() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"peer_listen: {address} .* in use.*; stop what listens there"):
             asyncio.run(Port.bind(asyncio.Protocol, address, setting="peer_listen", tls=None))
+
+
+async def test_of_two_that_start_together_one_is_told_that_the_port_is_taken() -> None:
+    """Before either lets anybody in: a server has founded its cluster by then."""
+    first = await Port.bind(asyncio.Protocol, "127.0.0.1:0", setting="client_listen", tls=None)
+    try:
+        address = f"127.0.0.1:{first.servers[0].sockets[0].getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"client_listen: {address} .* in use"):
+            await Port.bind(asyncio.Protocol, address, setting="client_listen", tls=None)
+    finally:
+        first.close()
+
+
+async def test_whoever_dials_before_a_port_is_open_is_turned_away() -> None:
+    class Inside(asyncio.Protocol):
+        @override
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            cast(asyncio.Transport, transport).write(b"in")
+            transport.close()
+
+    async def dialed() -> bytes:
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", number)
+            try:
+                return await reader.read()
+            except ConnectionError:
+                return b""
+            finally:
+                writer.transport.abort()
+
+    port = await Port.bind(Inside, "127.0.0.1:0", setting="client_listen", tls=None)
+    try:
+        number = port.servers[0].sockets[0].getsockname()[1]
+        assert await dialed() == b""
+        port.open()
+        assert await dialed() == b"in"
+    finally:
+        port.close()
