@@ -36,7 +36,7 @@ _HELP = {
     "snapshot_log_bytes": "The same after this many bytes; 8 times both where the state is large.",
     "clients_max": "How many clients may be connected.",
     "client_queue_bytes_max": "How much may wait for one client that reads slowly.",
-    "metrics_address": "Serve /metrics and /health over HTTP here, for example 127.0.0.1:7201.",
+    "metrics_address": "Serve /metrics, /health and /livez over HTTP here, for example 127.0.0.1:7201.",
     "log_level": "debug, info, warning or error.",
     "log_format": "text or json.",
     "trace_file": "Write each step of the consensus engine here, for the executable specification; costs speed.",

@@ -1,9 +1,11 @@
-"""/metrics, /health and /version over HTTP, on an address of their own.
+"""/metrics, /health, /livez and /version over HTTP, on an address of their own.
 
 The responder speaks as much HTTP/1.1 as scrapers and load balancers need: GET and HEAD, one answer per request,
 bounded headers, keep-alive. Nothing of a request but its first line is looked at.
 
-Healthy is, as in etcd, a server that knows a leader while no alarm is raised: one that can only be read is not.
+Healthy is, as in etcd, a server that knows a leader while no alarm is raised: one that can only be read is not, unless
+whoever asks says ``?exclude=NOSPACE``. That is for watching and for balancers. Restarting helps against neither, so who
+restarts what is not well asks /livez: whether this process still answers.
 
 Numbers are gathered at the moment of a scrape from the counters that the parts keep anyway; between scrapes metrics
 cost nothing. prometheus-client writes the text and is imported only when a metrics address is configured.
@@ -12,6 +14,7 @@ cost nothing. prometheus-client writes the text and is imported only when a metr
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
+from urllib.parse import parse_qs
 
 import msgspec
 from typing_extensions import override
@@ -203,27 +206,34 @@ class MetricsPort:
         """Protocol factory of the metrics address."""
         return HttpConnection(self.answer, self._connections)
 
-    def answer(self, path: str) -> tuple[int, str, bytes]:
-        """(status code, content type, body) for a GET of *path*."""
+    def answer(self, target: str) -> tuple[int, str, bytes]:
+        """(status code, content type, body) for a GET of *target*: a path and perhaps a query."""
+        path, _, query = target.partition("?")
         if path == "/metrics":
             return 200, self._page_type, self._page()
         if path == "/version":
             return 200, "application/json", msgspec.json.encode({"troth": self._version})
+        if path == "/livez":
+            return 200, "text/plain", b"ok\n"
         if path == "/health":
-            status = self._status()
-            troubles = [alarm.text for alarm in sorted({each.alarm for each in status.alarms})]
-            if not status.leader:
-                troubles.append("no leader is known")
-            well = not troubles
-            view = {
-                "health": "true" if well else "false",
-                "reason": "; ".join(troubles),
-                "role": status.role,
-                "term": status.term,
-                "revision": status.revision,
-            }
-            return 200 if well else 503, "application/json", msgspec.json.encode(view)
-        return 404, "text/plain", b"there are /metrics, /health and /version\n"
+            return self._health(excluded=parse_qs(query).get("exclude", []))
+        return 404, "text/plain", b"there are /metrics, /health, /livez and /version\n"
+
+    def _health(self, *, excluded: list[str]) -> tuple[int, str, bytes]:
+        status = self._status()
+        alarms = {each.alarm for each in status.alarms if each.alarm.name not in excluded}
+        troubles = [alarm.text for alarm in sorted(alarms)]
+        if not status.leader:
+            troubles.append("no leader is known")
+        well = not troubles
+        view = {
+            "health": "true" if well else "false",
+            "reason": "; ".join(troubles),
+            "role": status.role,
+            "term": status.term,
+            "revision": status.revision,
+        }
+        return 200 if well else 503, "application/json", msgspec.json.encode(view)
 
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
@@ -285,8 +295,7 @@ class HttpConnection(asyncio.Protocol):
         elif parts[0] not in (b"GET", b"HEAD"):
             code, kind, body, closing = 405, "text/plain", b"only GET\n", True
         else:
-            path = parts[1].split(b"?")[0].decode("ascii", "replace")
-            code, kind, body = self._answer(path)
+            code, kind, body = self._answer(parts[1].decode("ascii", "replace"))
         if self._transport is None:
             return
         self._transport.write(

@@ -1,4 +1,4 @@
-"""/metrics, /health, /version, and log lines."""
+"""/metrics, /health, /livez, /version, and log lines."""
 
 import asyncio
 import contextlib
@@ -130,6 +130,27 @@ async def test_a_raised_alarm_is_not_healthy_and_shows_in_the_metrics() -> None:
         assert json.loads(body)["reason"] == "the space quota is used up: reads only"
         lines = (await fetch(reader, writer, get("/metrics")))[1].decode().splitlines()
         assert 'troth_alarm{kind="nospace"} 1.0' in lines and 'troth_alarm{kind="corrupt"} 0.0' in lines
+
+
+async def test_an_alarm_can_be_left_out_of_what_is_healthy() -> None:
+    """Reads, and the deletes that would mend it, are served at NOSPACE."""
+    nospace, corrupt = (AlarmMember(0, alarm) for alarm in (AlarmType.NOSPACE, AlarmType.CORRUPT))
+    for leader, alarms, query, expected in (
+        (5, [nospace], "?exclude=NOSPACE", 200),
+        (5, [nospace], "?exclude=", 503),
+        (5, [nospace], "?exclude=CORRUPT", 503),
+        (5, [nospace, corrupt], "?exclude=NOSPACE", 503),
+        (5, [nospace, corrupt], "?exclude=NOSPACE&exclude=CORRUPT", 200),
+        (0, [nospace], "?exclude=NOSPACE", 503),
+    ):
+        async with serving(leader, *alarms) as (reader, writer):
+            assert (await fetch(reader, writer, get("/health" + query)))[0] == expected, (leader, alarms, query)
+
+
+async def test_a_server_that_answers_is_alive_whatever_it_lacks() -> None:
+    """Restarting gives it neither space nor a leader."""
+    async with serving(0, AlarmMember(0, AlarmType.NOSPACE)) as (reader, writer):
+        assert await fetch(reader, writer, get("/livez")) == (200, b"ok\n")
 
 
 async def test_how_many_may_fail_is_told_by_the_leader_alone() -> None:
