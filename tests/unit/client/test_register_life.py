@@ -17,10 +17,10 @@ from typing_extensions import override
 
 from troth import aio
 from troth.client.registers import aio as aio_registers
-from troth.client.registers import leaving
+from troth.client.registers import aio_reach, leaving
 from troth.client.registers.aio_lines import AsyncLine, now_s
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
-from troth.client.registers.backlog import COLLECTED_AT_ONCE
+from troth.client.registers.backlog import COLLECTED_AT_ONCE, AsyncBacklog
 from troth.client.registers.finding import Finding
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.patience import COLLECT_WITHIN_S, WITHIN_MAX_S, seconds
@@ -706,6 +706,29 @@ async def test_asyncio_collects_a_few_keys_at_a_time_and_in_the_end_all(
         collected.clear()
         deleted.set()
         await collected.wait()
+
+
+@asynchronous
+async def test_collections_that_take_too_long_make_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that holds up its loop, say, leaves them no time."""
+    for name in ("DESCRIBE_WITHIN_S", "COLLECT_WITHIN_S"):
+        monkeypatch.setattr(aio_reach, name, 0.0)
+    reach = AsyncReach(ADDRESSES, None, Finding(ADDRESSES, prepare=0, accept=0, found=None))
+    keys = {b"%d" % number for number in range(3 * COLLECTED_AT_ONCE)}
+    begun: set[bytes] = set()
+    all_begun = asyncio.Event()
+
+    async def collect(key: bytes) -> None:
+        begun.add(key)
+        if begun == keys:
+            all_begun.set()
+        await asyncio.sleep(LONG_S)
+
+    backlog = AsyncBacklog(reach, collect)
+    for key in keys:
+        backlog.add(key)
+    async with asyncio.timeout(30):
+        await all_begun.wait()
 
 
 @asynchronous

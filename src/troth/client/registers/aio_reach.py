@@ -99,8 +99,9 @@ class AsyncReach(Whereabouts):
                     raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
             await asyncio.sleep(RETRY_FOUNDING_S)
 
-    def aside(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Do it beside everything else, for a while; what comes of it is not waited for."""
+    def aside(self, work: Callable[[], Coroutine[Any, Any, Any]], then: Callable[[], None] | None = None) -> None:
+        """Do it beside everything else, for a while; nobody waits for what comes of it. *then* is called when it or
+        its time is over, but not if it was cancelled: its loop ends, and nothing is to begin there."""
 
         async def bounded() -> None:
             try:
@@ -108,6 +109,8 @@ class AsyncReach(Whereabouts):
                     await work()
             except (TrothError, TimeoutError):
                 pass
+            if then is not None:
+                then()
 
         self._keep(asyncio.create_task(bounded()))
 

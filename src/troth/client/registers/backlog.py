@@ -79,13 +79,10 @@ class AsyncBacklog:
 
     def _go_on(self) -> None:
         while self._waiting and self._has_room and not self._reach.closed:
-            self._reach.aside(partial(self._one, self._waiting.popleft()))
+            self._reach.aside(partial(self._one, self._waiting.popleft()), self._go_on)
 
     async def _one(self, key: bytes) -> None:
         try:
             await self._collect(key)
-        except TrothError:
-            pass
         finally:
             self._keys.discard(key)
-        self._go_on()  # not if it was cancelled: its loop ends, and nothing is to begin there
