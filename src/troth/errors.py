@@ -9,6 +9,7 @@
       ProtocolError           a peer broke the rules
         DecodeError             bytes that are not a message
         WrongCluster            a server of another cluster, or a stranger to this one
+          MixedClusters           (a NotApplied too) a client's addresses belong to different clusters; nothing was sent
       RequestError            a request that did not succeed
         NotApplied              definite: it has not happened and never will; retry freely
           InvalidRequest          the request itself is wrong (etcd's text in .text)
@@ -114,6 +115,12 @@ class NotApplied(RequestError):
     """Definite: the request has not taken effect and never will. Retry freely."""
 
     code = "not_applied"
+
+
+class MixedClusters(WrongCluster, NotApplied):
+    """The addresses of a client belong to different clusters, so it was not sent to any."""
+
+    code = "mixed_clusters"
 
 
 class InvalidRequest(NotApplied):

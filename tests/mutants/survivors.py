@@ -284,7 +284,8 @@ def subject_of(path: str) -> Subject:
 def tests_of(path: str) -> list[list[str]]:
     """The test files about *path*: those named after it, or after a word of it, then all others."""
     subject = subject_of(path)
-    found = [str(test.relative_to(ROOT)) for each in subject.tests for test in sorted(ROOT.glob(each))]
+    files = [test for each in subject.tests for test in sorted(ROOT.glob(each))]
+    found = [str(test.relative_to(ROOT)) for test in files if test.name.startswith("test_")]
     if subject.whole:
         return [list(dict.fromkeys(found))]
     name, stem = Path(path).stem, Path(path).stem.rstrip("s")

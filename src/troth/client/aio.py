@@ -314,7 +314,7 @@ class AsyncClient(ClusterCalls):
 
         Raises:
             Unavailable: no server answered in time.
-            WrongCluster: as of `troth.aio.connect`.
+            MixedClusters: as of `troth.aio.connect`.
         """
         await self.router.wait_ready(self.router.timeout_s if within_s is None else within_s)
 
@@ -363,8 +363,10 @@ async def connect(
     Raises:
         UsageError: the URL is wrong, or all servers are there and none is called *read_from*.
         Unavailable: no server answered in time.
-        WrongCluster: the addresses belong to different clusters. This waits for the leader, not for all servers: where
-            the second cluster answers later, whatever is asked from then on fails so, before it is sent.
+        MixedClusters: the addresses belong to different clusters. This waits for the leader, not for all servers: where
+            the second cluster answers later, whatever is asked from then on fails so, before it is sent, as long as
+            the first has applied or granted nothing (then it is known which was meant: the other's servers are logged,
+            and left alone).
     """
     client = AsyncClient(url, timeout=timeout, session=session, read_from=read_from, tls=tls)
     try:

@@ -154,9 +154,9 @@ class Router(Servers):
             self.forget(request)
             request.fail(Unavailable("it was given up before it was sent"))
             return
-        if self.foreign and request.open_sends <= 0:
+        if request.open_sends <= 0 and (error := self.mixed()) is not None:
             self.forget(request)
-            request.fail(next(iter(self.foreign.values())))
+            request.fail(error)
             return
         connection = self.pick(request)
         request.connection = connection
@@ -221,6 +221,8 @@ class Router(Servers):
             # (In this order: an answer that makes no sense ends the connection, and the request is asked elsewhere.)
             request.answer(connection, message)
             self.forget(request)
+            granted = type(message) is LeaseTtls and max(message.ttls_s, default=-1) >= 0
+            self.is_settled = self.is_settled or request.changes_state or granted
 
     def _on_call_refused(self, connection: Connection, message: CallRefused) -> None:
         request = self._calls.get(message.call)

@@ -5,14 +5,17 @@ the membership names them no more. A server under two addresses is kept under th
 """
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable, Iterable
 
 from troth.client.link import Connection, Link, frame_of
-from troth.errors import Unavailable, UsageError, WrongCluster
+from troth.errors import MixedClusters, Unavailable, UsageError, WrongCluster
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import GetStatus, ServerMessage, ServerStatus
 from troth.wire.handshake import Welcome
+
+_log = logging.getLogger("troth.client")
 
 CLOSE_WITHIN_S = 0.5
 LINKS_MAX = 64
@@ -41,9 +44,13 @@ class Servers:
         self.leader: Link | None = None
         self.on_change: list[Callable[[], None]] = []
         """Called after a link came up or went down, and after another leader was announced."""
-        self.foreign: dict[str, WrongCluster] = {}
-        """Addresses that the user named and that have never been this cluster's. While there is one nobody can say
-        which cluster was meant (it was chance whose server has answered first), so nothing new is sent to any."""
+        self.foreign: dict[str, str] = {}
+        """Addresses that the user named, that have never been this cluster's and are another's now, each with what is
+        wrong. While there is one nobody can say which cluster was meant (it was chance whose server has answered
+        first), so nothing new is sent to any, unless we are settled."""
+        self.is_settled = False
+        """Whether this cluster has applied or granted something that we asked for. What we have there (a lock, say) is
+        not to be lost because another cluster's server appears where we look for one of ours."""
         self.is_closed = False
         self._changed = asyncio.Event()
         self._named = tuple(addresses)
@@ -157,9 +164,12 @@ class Servers:
         """An attempt to connect has failed; the link goes on trying."""
         # An address that was ours and is another cluster's now (it was given away) is a server that is gone.
         if isinstance(link.error, WrongCluster) and link.address in self._named and not link.node_id:
-            self.foreign[link.address] = WrongCluster(
-                f"the addresses belong to different clusters; correct the list ({link.address}: {link.error})"
-            )
+            text = f"the addresses belong to different clusters; correct the list ({link.address}: {link.error})"
+            if link.address not in self.foreign:
+                _log.warning("%s", text)
+            self.foreign[link.address] = text
+        else:
+            self.foreign.pop(link.address, None)
         self._notify()
 
     def _learn_members(self, status: ServerStatus) -> None:
@@ -180,16 +190,22 @@ class Servers:
         for callback in self.on_change:
             callback()
 
+    def mixed(self) -> MixedClusters | None:
+        """Why nothing new may be sent, if it may not. (Anew each time: whoever raises it adds to its traceback.)"""
+        if self.is_settled or not self.foreign:
+            return None
+        return MixedClusters(next(iter(self.foreign.values())))
+
     def require_one_cluster(self) -> None:
-        """Raise `WrongCluster` once the addresses are known to belong to different clusters."""
-        for error in self.foreign.values():
+        """Raise `MixedClusters` while nobody can say which of different clusters was meant."""
+        if (error := self.mixed()) is not None:
             raise error
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Until a leader is known and connected, or every server was tried and at least one has answered.
 
         Raises:
-            WrongCluster: the addresses belong to different clusters, and more than one has answered by now.
+            MixedClusters: the addresses belong to different clusters, and more than one has answered by now.
             Unavailable: nobody answered in time.
         """
         deadline_s = self.loop.time() + timeout_s

@@ -271,6 +271,7 @@ class WritePipeline:
         if len(results) != len(batch.futures):
             raise ProtocolError(f"{len(results)} results for {len(batch.futures)} commands")
         self._router.forget(batch)
+        self._router.is_settled = True
         self.on_finished(batch)
         server = connection.server
         revision = 0

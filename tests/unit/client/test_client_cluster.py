@@ -11,10 +11,11 @@ from fake_server import asynchronous, running, until
 
 from troth import aio
 from troth.errors import NotApplied, OutcomeUnknown, Unavailable, UsageError
-from troth.ids import NodeId
+from troth.ids import ClusterId, NodeId
 from troth.kv.requests import Alarm, AlarmType
 from troth.replica.protocol import ChangeMembers, TransferLeadership
 from troth.storage.backup import SEAL_BYTES, opened
+from troth.wire.handshake import Rejected
 
 
 @asynchronous
@@ -224,3 +225,21 @@ async def test_a_full_disk_leaves_nothing_of_a_snapshot(tmp_path: Path, monkeypa
         with pytest.raises(OSError, match="no space"):
             await client.snapshot(tmp_path / "state")
     assert os.listdir(tmp_path) == []
+
+
+@asynchronous
+async def test_a_lock_is_not_lost_to_another_cluster_that_appears_at_an_address() -> None:
+    async with running(2) as cluster:
+        other = cluster.servers[1]
+        other.rejection = Rejected("overloaded", "not yet")
+        async with await aio.connect(cluster.url) as client:
+            lease = await client.lease(60)
+            await client.put("lock", "me", lease=lease.id)
+            other.rejection, other.cluster_id = None, ClusterId(0xC2)
+            await until(lambda: bool(client.router.foreign))
+            assert await lease.keep_alive() == 60 and lease.is_alive
+            await client.put("a", "1")
+            async with client.watch("a"):
+                pass
+            other.kill()
+            await until(lambda: not client.router.foreign)

@@ -23,6 +23,7 @@ from troth.client.servers import ASK_STATUS, UNTRACKED
 from troth.core.interface import Member
 from troth.errors import (
     InvalidRequest,
+    NotApplied,
     NotLeader,
     OutcomeUnknown,
     ProtocolError,
@@ -31,7 +32,7 @@ from troth.errors import (
     WrongCluster,
 )
 from troth.ids import NodeId
-from troth.replica.protocol import CallRefused, Done, PeerView, ServerStatus
+from troth.replica.protocol import CallRefused, Done, LeaseTtls, PeerView, ServerStatus
 
 
 @pytest.fixture
@@ -81,6 +82,50 @@ def test_what_waits_for_a_server_fails_when_another_cluster_is_known(net: Net) -
     net.s1.connection = net.s1
     net.router.on_up(net.s1, SimpleNamespace(cluster_id=7))  # type: ignore[arg-type]
     assert net.sent(waiting) == [] and isinstance(waiting.error, WrongCluster)
+
+
+def test_each_request_that_goes_to_neither_of_two_clusters_hears_of_it_by_itself(net: Net) -> None:
+    """It was certainly not sent. (One error for all would keep the frames of all who have caught it.)"""
+    net.s3.node_id = NodeId(0)
+    refuse_to_greet(net, net.s3)
+    first, second = net.submit("a").error, net.submit("b").error
+    assert isinstance(first, WrongCluster) and isinstance(first, NotApplied)
+    assert first is not second and str(first) == str(second)
+
+
+def test_another_cluster_that_is_gone_again_stops_nobody(net: Net) -> None:
+    net.s3.node_id = NodeId(0)
+    refuse_to_greet(net, net.s3)
+    net.s3.error = ConnectionRefusedError("nobody there")
+    net.router.on_attempt_failed(net.s3)
+    assert net.sent(net.submit("a")) == ["s1"]
+
+
+@pytest.mark.parametrize(
+    ("changes_state", "answer", "goes_on"),
+    [
+        (True, Done(1), True),
+        (False, Done(1), False),
+        (False, LeaseTtls(1, [-1, 4]), True),
+        (False, LeaseTtls(1, [-1]), False),
+    ],
+)
+def test_who_has_something_in_its_cluster_goes_on_when_another_appears_at_an_address(
+    net: Net, caplog: pytest.LogCaptureFixture, changes_state: bool, answer: Any, goes_on: bool
+) -> None:
+    """It is known which was meant. Who has only asked there may have been answered by either."""
+    call = Call(1)
+    call.changes_state = changes_state
+    net.router.submit(call)
+    net.router.on_message(net.s1, answer)
+    net.s3.node_id = NodeId(0)
+    for _ in range(2):
+        refuse_to_greet(net, net.s3)
+    assert net.sent(net.submit("a")) == (["s1"] if goes_on else [])
+    assert "s3: this is cluster c2" in net.router.describe()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the addresses belong to different clusters; correct the list (s3: this is cluster c2)"
+    ]
 
 
 @pytest.mark.parametrize("named", [True, False])
