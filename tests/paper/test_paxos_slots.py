@@ -232,6 +232,14 @@ def test_a_chosen_index_beyond_what_the_disk_holds_is_not_believed() -> None:
     assert stage.commit(2) == 1
 
 
+def test_the_only_voter_that_was_salvaged_delivers_what_it_has_up_to_the_first_gap() -> None:
+    """Whatever it had accepted was chosen, and no leader will say so."""
+    stage = paxos([1])
+    stage.load_slots(1, slot(1, 1, 1), slot(2, 2, 1), slot(4, 2, 1), promised=ballot(3, 0), chosen=1)
+    stage.restart(1, may_vote=False)
+    assert stage.commit(1) == 2
+
+
 # ---- bounds, liveness of the leader ----
 
 

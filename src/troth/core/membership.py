@@ -74,6 +74,10 @@ class MembershipLog:
             if since <= index:
                 return
 
+    def is_only_voter(self, node: NodeId) -> bool:
+        """Whether *node* has been the only voter in all of the log that is here."""
+        return all(each.voters == (node,) and not each.outgoing for _, each in self._history)
+
     def on_append(self, entry: Entry) -> None:
         """An entry was appended; it takes effect at once if it is a membership."""
         if entry.kind == EntryKind.MEMBERSHIP:

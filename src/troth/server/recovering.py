@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from troth.core.engines import EngineConfig, engine_kind
-from troth.core.interface import ORIGIN, Engine, Membership, SnapshotMeta
-from troth.ids import NodeId, Tick
+from troth.core.interface import ORIGIN, Engine, SnapshotMeta, Status
+from troth.ids import Tick
 from troth.kv.store import Store
 from troth.replica.machine import StateMachine
 from troth.replica.replica import Replica
@@ -124,16 +124,19 @@ def started_engine(
     )
 
 
-def warn_of_amnesia(node_id: NodeId, membership: Membership | None) -> None:
-    """Tell the operator what a lost part of the log means for the server *node_id*."""
-    others = [peer for peer in membership.everyone() if peer != node_id] if membership else []
-    if others:
+def warn_of_amnesia(status: Status) -> None:
+    """Tell the operator what a lost part of the log means for the server whose engine has this *status*."""
+    membership = status.membership
+    if {*membership.voters, *membership.outgoing} != {status.node_id}:
         _log.warning(
             "a part of the log is lost: this server does not vote before it has caught up with the others"
         )
     else:
         _log.error(
-            "a part of the log is lost, and no other server has it: this one serves reads at level eventual and "
-            "nothing else. Save what is left (troth range --prefix '' --level eventual -o json), or restore a "
-            "backup into an empty directory (troth snapshot restore)"
+            "a part of the log is lost, and no other server with a vote has it: this one serves what it knows to be "
+            "decided (up to entry %d; its log ends at %d) at level eventual, and nothing else. Save that once all of "
+            "it is applied (troth status, then troth range --prefix '' --level eventual -o json), or restore a backup "
+            "into an empty directory (troth snapshot restore)",
+            status.commit_index,
+            status.last.index,
         )

@@ -186,7 +186,7 @@ class Server:
         directory = self._recover(files, who)
         membership = self._assemble(who, directory, transport)
         if directory.recovered.amnesia is not None:
-            warn_of_amnesia(node_id, membership)
+            warn_of_amnesia(self.node.replica.engine.status())
         transport.answer_probe = lambda: encode_introduction(
             introduction(config, node_id, who, self.node.membership)
         )

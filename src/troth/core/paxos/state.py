@@ -43,7 +43,7 @@ class State(LeaderEngine[Leader]):
         ``SnapshotMeta(ORIGIN, genesis membership)``. *slots* up to *chosen* hold chosen values.
 
         *may_vote* False: this server has lost a part of what it had accepted. It accepts, but neither promises nor
-        prepares until `restore_vote`.
+        prepares until `restore_vote`. If it has been the only voter, what is left without a gap is chosen.
         """
         super().__init__(
             node_id=node_id,
@@ -76,6 +76,8 @@ class State(LeaderEngine[Leader]):
         while known < chosen and self._slots.get(LogIndex(known + 1)) is not None:
             known = LogIndex(known + 1)
         self._choose(known)
+        if not may_vote:
+            self._choose_alone()
         self._advance_match()
 
     # ---- small questions ----
@@ -147,6 +149,15 @@ class State(LeaderEngine[Leader]):
         self._chosen_index = index
         self._match = max(self._match, index)
         self._announce()
+
+    def _choose_alone(self) -> None:
+        """As long as this server has been the only voter, a slot was chosen once it had durably accepted it, at
+        whatever ballot. After a loss no leader may ever come to say so, and then nothing of it could be read."""
+        while self._memberships.is_only_voter(self.node_id):
+            behind = LogIndex(self._chosen_index + 1)
+            if self._slots.get(behind) is None:
+                break
+            self._choose(behind)
 
     def _announce(self) -> None:
         """Tell the outside who the members are, if that has changed.

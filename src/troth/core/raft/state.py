@@ -52,7 +52,7 @@ class State(LeaderEngine[Leader]):
         cluster ``SnapshotMeta(ORIGIN, genesis membership)``.
 
         *may_vote* False: this server has lost part of its log. It takes entries, but neither votes nor stands for
-        election until `restore_vote`.
+        election until `restore_vote`. If it has been the only voter, what is left is committed.
         """
         super().__init__(
             node_id=node_id,
@@ -72,6 +72,10 @@ class State(LeaderEngine[Leader]):
             self._set_term(snapshot.last.term)
         self._log = Log(snapshot.last, entries)
         self._commit_index = snapshot.last.index
+        if not may_vote and self._memberships.is_only_voter(node_id):
+            # A quorum of one: each entry was committed once it was durable, whoever joined in the part that is lost.
+            # No leader may ever come to say so, and then nothing of it could be read.
+            self._commit_index = self._log.last_index
 
     # ---- small questions ----
 
