@@ -18,8 +18,9 @@ import asyncio
 import hashlib
 import logging
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from typing import TypeAlias
 
 import msgspec
 
@@ -41,6 +42,9 @@ PROBE_SECONDS_MAX = 2.0
 PROBE_PAUSE_SECONDS_MIN = 0.02
 PROBE_PAUSE_SECONDS_MAX = 0.5
 TELL_EVERY_SECONDS = 5.0
+
+Dialing: TypeAlias = Callable[[], ssl.SSLContext | None]
+"""What the next connection is made with; None: no TLS. Others may be waited for until somebody has put that right."""
 
 _log = logging.getLogger("troth.genesis")
 
@@ -173,9 +177,7 @@ async def probe(address: str, tls: ssl.SSLContext | None = None) -> Introduction
         raise DecodeError(f"{address} does not introduce itself as a troth server ({error})") from None
 
 
-async def form(
-    me: Introduction, initial_cluster: Mapping[str, str], *, tls: ssl.SSLContext | None, advice: str
-) -> Membership:
+async def form(me: Introduction, initial_cluster: Mapping[str, str], *, tls: Dialing, advice: str) -> Membership:
     """Find or make the genesis of the cluster of *initial_cluster* (names to peer addresses, ours included).
 
     Waits as long as it takes for all of them to be heard.
@@ -189,7 +191,7 @@ async def form(
     others = {name: address for name, address in initial_cluster.items() if name != me.name}
     patience = Patience()
     while True:
-        heard, silent = await _round(others, tls)
+        heard, silent = await _round(others, tls())
         for name, other in heard.items():
             if other.name != name:
                 raise UsageError(

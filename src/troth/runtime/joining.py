@@ -29,7 +29,14 @@ from troth.replica.protocol import (
     ServerStatus,
 )
 from troth.runtime.addresses import parse_address
-from troth.runtime.genesis import PROBE_SECONDS_MAX, Introduction, Patience, other_consensus, with_addresses
+from troth.runtime.genesis import (
+    PROBE_SECONDS_MAX,
+    Dialing,
+    Introduction,
+    Patience,
+    other_consensus,
+    with_addresses,
+)
 from troth.runtime.streams import Call, open_connection
 from troth.wire.handshake import Greeting, Hello, Rejected, Welcome
 
@@ -50,7 +57,7 @@ async def join(
     me: Introduction,
     addresses: Sequence[str],
     *,
-    tls: ssl.SSLContext | None,
+    tls: Dialing,
     advice: str,
 ) -> ClusterId:
     """Have the cluster behind the client *addresses* add us; its id, once we are a member.
@@ -69,7 +76,7 @@ async def join(
         for address in dict.fromkeys(each for each in (hint, *addresses) if each):
             try:
                 async with asyncio.timeout(JOIN_SECONDS_MAX):
-                    cluster_id, hint = await _ask(me, address, tls, advice)
+                    cluster_id, hint = await _ask(me, address, tls(), advice)
                 if not hint:
                     return cluster_id
                 reasons.append(f"{address}: not the leader")

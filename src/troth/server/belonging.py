@@ -12,7 +12,7 @@ from troth.errors import IdentityLost, TrothError
 from troth.ids import ClusterId, NodeId
 from troth.ports import Rng
 from troth.runtime.disk_machine import Directory
-from troth.runtime.genesis import Founding, Introduction, check_known, cluster_id_of, form, genesis_of
+from troth.runtime.genesis import Dialing, Founding, Introduction, check_known, cluster_id_of, form, genesis_of
 from troth.runtime.joining import cluster_at, join
 from troth.runtime.newborn import draw_node_id
 from troth.server.config import ServerConfig
@@ -121,9 +121,7 @@ def introduction(
     )
 
 
-async def settled(
-    config: ServerConfig, me: Introduction, *, founding: Founding | None, tls: ssl.SSLContext | None
-) -> Identity:
+async def settled(config: ServerConfig, me: Introduction, *, founding: Founding | None, tls: Dialing) -> Identity:
     """Who this new server is: what its cluster began with, or which one it joins."""
     if founding is not None:
         genesis = founding.genesis

@@ -162,7 +162,6 @@ class Server:
         config = self.config
         check_addresses(config)
         certificates = self.certificates = Certificates.of(config)
-        dialing = None if certificates is None else certificates.dialing
         files = self._files = self._machine.directory(config.data_dir)
         known = identities.load(files)
         check_known_here(config, known)
@@ -176,13 +175,13 @@ class Server:
         )
         node_id = node_id_of(files, known, founding=self._founding, chance=self._machine.chance)
         transport = self._transport = self._machine.transport(
-            node_id=node_id, name=config.name, sink=Early(), tls=dialing
+            node_id=node_id, name=config.name, sink=Early(), tls=self._dialing()
         )
         me = introduction(config, node_id, known)
         transport.answer_probe = lambda: encode_introduction(me)
         if "peer_listen" in self._ports:
             self._ports["peer_listen"].open()
-        who = known or await settled(config, me, founding=self._founding, tls=dialing)
+        who = known or await settled(config, me, founding=self._founding, tls=self._dialing)
         directory = self._recover(files, who)
         membership = self._assemble(who, directory, transport)
         if directory.recovered.amnesia is not None:
@@ -191,10 +190,14 @@ class Server:
             introduction(config, node_id, who, self.node.membership)
         )
         if known is not None:
-            await self._check_asked_for(known, membership, dialing)
+            await self._check_asked_for(known, membership)
         await self._let_in()
         self._machine.settle()
         _log.info("serving", extra=with_facts(self._announced(who, took_s=loop.time() - began)))
+
+    def _dialing(self) -> ssl.SSLContext | None:
+        """What connections to others are made with: they may be exchanged while others are waited for."""
+        return None if self.certificates is None else self.certificates.dialing
 
     def _announced(self, who: Identity, *, took_s: float) -> dict[str, object]:
         config = self.config
@@ -292,9 +295,9 @@ class Server:
         )
         return clients
 
-    async def _check_asked_for(self, known: Identity, present: Membership, tls: ssl.SSLContext | None) -> None:
+    async def _check_asked_for(self, known: Identity, present: Membership) -> None:
         """See `check_asked_for`. A server that others may wait for does not wait for those whom that asks."""
-        checking = check_asked_for(self.config, known, present, tls=tls)
+        checking = check_asked_for(self.config, known, present, tls=self._dialing())
         if present.everyone() == (known.node_id,):
             await checking
         else:

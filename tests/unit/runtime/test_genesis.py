@@ -87,7 +87,7 @@ async def listening(*servers: Newborn) -> AsyncIterator[dict[str, str]]:
 
 async def formed_by(server: Newborn, addresses: dict[str, str]) -> Membership:
     async with asyncio.timeout(10):
-        return await form(server.me, addresses, tls=None, advice=ADVICE)
+        return await form(server.me, addresses, tls=lambda: None, advice=ADVICE)
 
 
 async def test_all_servers_find_the_same_genesis() -> None:
@@ -106,7 +106,7 @@ async def test_nothing_is_formed_before_all_are_heard() -> None:
         missing = {**addresses, "c": "127.0.0.1:1"}
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
-                await form(a.me, missing, tls=None, advice=ADVICE)
+                await form(a.me, missing, tls=lambda: None, advice=ADVICE)
         assert (await formed_by(a, addresses)).voters == (1, 2, 3)
 
 
@@ -246,7 +246,7 @@ async def joined(server: ClusterOfOne, me: Introduction) -> ClusterId:
     address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     try:
         async with asyncio.timeout(10):
-            return await join(me, ["127.0.0.1:1", address], tls=None, advice=ADVICE)
+            return await join(me, ["127.0.0.1:1", address], tls=lambda: None, advice=ADVICE)
     finally:
         listener.close()
         server.port.close()
@@ -322,7 +322,7 @@ async def test_no_second_cluster_is_formed_while_one_of_the_servers_is_in_a_clus
         a.formed(genesis_of([a.me]), genesis_of([a.me, b.me]))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
-                await form(b.me, addresses, tls=None, advice=ADVICE)
+                await form(b.me, addresses, tls=lambda: None, advice=ADVICE)
 
 
 def test_a_node_id_that_was_told_is_on_the_disk() -> None:

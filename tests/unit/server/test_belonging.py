@@ -4,15 +4,20 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from troth.cli.certs import parse_server, write_set
 from troth.core.interface import Member, Membership
 from troth.errors import IdentityLost, Removed, StorageError, UsageError, WrongCluster, WrongEngine
 from troth.ids import ClusterId, NodeId
+from troth.runtime import genesis
+from troth.runtime.genesis import Introduction, probe
 from troth.server.belonging import check_asked_for
 from troth.server.config import ServerConfig
 from troth.server.ending import exit_code
@@ -83,6 +88,46 @@ async def test_a_server_that_could_not_serve_once_the_cluster_is_founded_does_no
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await first.stop()
+
+
+async def test_certificates_that_are_put_right_while_a_cluster_is_founded_found_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGHUP is the first thing to try for whoever has got them wrong."""
+    dialed: list[ssl.SSLContext | None] = []
+
+    async def noted(address: str, tls: ssl.SSLContext | None = None) -> Introduction:
+        dialed.append(tls)
+        return await probe(address, tls)
+
+    monkeypatch.setattr(genesis, "probe", noted)
+    founders = {name: f"127.0.0.1:{free_port()}" for name in ("n1", "n2")}
+
+    def founder(name: str, certificates: str) -> Server:
+        here = tmp_path / certificates
+        write_set(here, [parse_server(f"{name}=127.0.0.1")], days=60)
+        files = {"tls_ca": "ca.pem", "tls_cert": f"{name}.pem", "tls_key": f"{name}.key"}
+        paths = {setting: str(here / file) for setting, file in files.items()}
+        config = config_of(tmp_path, name, peer_address=founders[name], initial_cluster=founders, **paths)
+        return Server(config)
+
+    n1, n2 = founder("n1", "wrong"), founder("n2", "right")
+    starting = [asyncio.create_task(each.start()) for each in (n1, n2)]
+    try:
+        async with asyncio.timeout(20):
+            while not dialed:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            write_set(tmp_path / "right", [parse_server("n1=127.0.0.1")], days=60)
+            for file in ("ca.pem", "n1.pem", "n1.key"):
+                shutil.copy(tmp_path / "right" / file, tmp_path / "wrong" / file)
+            n1.reload()
+            await asyncio.gather(*starting)
+    finally:
+        for each in starting:
+            each.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        for server in (n1, n2):
+            await server.stop()
 
 
 async def test_a_server_that_can_not_listen_does_not_join(tmp_path: Path) -> None:
