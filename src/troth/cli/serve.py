@@ -75,7 +75,8 @@ def serve(config: Path | None, **flags: object) -> None:
 
     Certificates are read at the start, and again at SIGHUP, for connections that are made from then on; bad ones are
     refused at the start, and change nothing later. The log and /metrics tell of handshakes that fail, and of a
-    certificate that ends within 30 days.
+    certificate that ends within 30 days. Handshakes that the other side breaks off without a word are not seen there:
+    clients on asyncio do so if they do not accept this server's certificate, and say so themselves.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from troth.core.register.codec import VALUE_BYTES_MAX, decode_ask, encode_answer
-from troth.core.register.messages import Conflict, ReplyMessage
+from troth.core.register.messages import Conflict, Holding, Promise, ReplyMessage, RequestMessage
 from troth.errors import DecodeError, StorageError
 from troth.ids import ClusterId
 from troth.runtime.acceptors import AcceptorNode, Home
@@ -33,6 +33,10 @@ IN_FLIGHT_MAX = 1024
 WRITE_BYTES_MAX = 1 << 20
 """About so many bytes of answers are made at once."""
 
+UNREAD_BYTES_MAX = 4 << 20
+"""About so many bytes of values wait for one connection to read. Others may overwrite them meanwhile, and then they are
+held for it alone."""
+
 UNREAD_SECONDS_MAX = 10.0
 """Who takes in nothing of what waits for it for so long is cut off."""
 
@@ -42,8 +46,10 @@ _log = logging.getLogger("troth.acceptor")
 class AcceptorSession:
     """One connection's requests, and its answers gathered into one write a turn.
 
-    A reply waits as it is, with a value that the acceptor holds anyway, and becomes bytes when there is room for them.
-    Until then no further request is read either: who asks for more than it can take in is answered as fast as it reads.
+    A reply waits as it is, and becomes bytes when there is room for them. Beyond `UNREAD_BYTES_MAX` its request waits
+    in its place, which is small, and is asked anew: the first answer has not left, and copies do no harm to a register,
+    least of all of what is answered with a value (`Prepare`, `Read`). Until then no further request is read either: who
+    asks for more than it can take in is answered as fast as it reads.
     """
 
     def __init__(self, node: AcceptorNode, transport: asyncio.Transport) -> None:
@@ -51,6 +57,10 @@ class AcceptorSession:
         self._transport = transport
         self._in_flight = 0
         self._replies: deque[tuple[int, ReplyMessage]] = deque()
+        self._unread_bytes = 0
+        """Of the values in `_replies`."""
+        self._put_off: deque[tuple[int, RequestMessage, int]] = deque()
+        """With the bytes of the value that there was no room for."""
         self._flushes = False
         self._is_blocked = False
         self._patience: asyncio.TimerHandle | None = None
@@ -66,13 +76,15 @@ class AcceptorSession:
             self._in_flight += 1
             if self._in_flight > IN_FLIGHT_MAX:
                 raise DecodeError(f"more than {IN_FLIGHT_MAX} requests of one connection are unanswered")
-            self._node.on_request(request, partial(self._answer, number))
+            self._ask(number, request)
+
+    def _ask(self, number: int, request: RequestMessage) -> None:
+        self._node.on_request(request, partial(self._answer, number, request))
 
     def pause_writing(self) -> None:
         """As of `asyncio.Protocol`: answers wait for the other side to read."""
         self._is_blocked = True
-        if self._transport.is_reading() and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._read_on_or_pause()
         self._be_patient()
 
     def resume_writing(self) -> None:
@@ -80,9 +92,17 @@ class AcceptorSession:
         self._is_blocked = False
         if self._patience is not None:
             self._patience.cancel()
-        if not self._transport.is_reading() and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._read_on_or_pause()
         self._flush_soon()
+
+    def _read_on_or_pause(self) -> None:
+        has_room = not self._is_blocked and not self._put_off
+        if self._transport.is_closing() or self._transport.is_reading() == has_room:
+            return
+        if has_room:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
 
     def _be_patient(self) -> None:
         waiting_bytes = self._transport.get_write_buffer_size()
@@ -98,9 +118,15 @@ class AcceptorSession:
         _log.warning("cut a connection off that has read nothing of its answers for %g s", UNREAD_SECONDS_MAX)
         self._transport.abort()
 
-    def _answer(self, number: int, reply: ReplyMessage) -> None:
+    def _answer(self, number: int, request: RequestMessage, reply: ReplyMessage) -> None:
         if isinstance(reply, Conflict):
             self._node.counters.conflicts += 1
+        size_bytes = _value_bytes(reply)
+        if size_bytes and self._unread_bytes >= UNREAD_BYTES_MAX:
+            self._put_off.append((number, request, size_bytes))
+            self._read_on_or_pause()
+            return
+        self._unread_bytes += size_bytes
         self._replies.append((number, reply))
         self._flush_soon()
 
@@ -116,12 +142,31 @@ class AcceptorSession:
         parts: list[bytes] = []
         size_bytes = 0
         while self._replies and size_bytes < WRITE_BYTES_MAX:
-            body = encode_answer(*self._replies.popleft())
+            number, reply = self._replies.popleft()
+            self._unread_bytes -= _value_bytes(reply)
+            body = encode_answer(number, reply)
             parts += head(body), body
             size_bytes += len(body)
             self._in_flight -= 1
         self._transport.write(b"".join(parts))
+        self._ask_anew()
         self._flush_soon()
+
+    def _ask_anew(self) -> None:
+        """Once all others are answered; what grew meanwhile and is too much again is put off again."""
+        if not self._put_off or self._in_flight > len(self._put_off):
+            return
+        room_bytes = UNREAD_BYTES_MAX
+        while self._put_off and room_bytes > 0:
+            number, request, size_bytes = self._put_off.popleft()
+            room_bytes -= size_bytes
+            self._ask(number, request)
+        self._read_on_or_pause()
+
+
+def _value_bytes(reply: ReplyMessage) -> int:
+    state = reply.state if isinstance(reply, Promise | Holding) else None
+    return 0 if state is None else len(state.value or b"")
 
 
 def welcome(node: AcceptorNode, hello: Hello, name: str) -> Welcome:

@@ -167,7 +167,7 @@ def _of_tls(certificates: Certificates) -> Iterator["Metric"]:
 
     text = "When this server's certificate ends (seconds since 1970)."
     yield GaugeMetricFamily("troth_certificate_ends_seconds", text, value=certificates.ends_at)
-    text = "TLS handshakes begun by others that failed, by port and reason."
+    text = "TLS handshakes begun by others that failed, by port and reason; none that they broke off without an alert."
     failed = CounterMetricFamily("troth_tls_handshakes_failed", text, labels=["port", "reason"])
     for (port, reason), count in certificates.failures.items():
         failed.add_metric([port, reason], count)

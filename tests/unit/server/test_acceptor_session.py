@@ -44,7 +44,13 @@ from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import Call, open_connection
 from troth.server import acceptors
 from troth.server.acceptor_process import AcceptorPort
-from troth.server.acceptors import IN_FLIGHT_MAX, REGISTER_FRAME_BYTES_MAX, WRITE_BYTES_MAX, AcceptorSession
+from troth.server.acceptors import (
+    IN_FLIGHT_MAX,
+    REGISTER_FRAME_BYTES_MAX,
+    UNREAD_BYTES_MAX,
+    WRITE_BYTES_MAX,
+    AcceptorSession,
+)
 from troth.wire.frames import FRAME_BYTES_MAX, FrameSplitter, frame
 from troth.wire.handshake import Hello
 
@@ -151,10 +157,10 @@ async def test_answers_of_a_turn_leave_in_one_write() -> None:
 async def test_answers_become_bytes_as_the_other_side_reads() -> None:
     """Small questions have large answers: all of them at once would be memory without bound. None of them is lost."""
     bench = Bench()
-    bench.ask(20)
-    bench.node.answer(*[LARGE] * 20)
+    bench.ask(10)
+    bench.node.answer(*[LARGE] * 10)
     written = 0
-    while written < 20:
+    while written < 10:
         await turns()
         assert not bench.socket.reading, "nor is more taken that would have to be answered"
         assert bench.socket.waiting_bytes < 2 * WRITE_BYTES_MAX
@@ -166,7 +172,47 @@ async def test_answers_become_bytes_as_the_other_side_reads() -> None:
         bench.socket.read(1)
     await turns()
     assert bench.socket.reading
-    assert bench.socket.answers == [(number, LARGE) for number in range(20)]
+    assert bench.socket.answers == [(number, LARGE) for number in range(10)]
+
+
+async def test_what_waits_for_one_that_does_not_read_is_bounded() -> None:
+    """Values that others overwrite would be held for it alone. What has no room is looked up once it has read."""
+    bench = Bench()
+    bench.ask(30)
+    bench.node.answer(*[LARGE] * 30)
+    now = Holding(Ballot(2, 1), State(bytes(400_000), 2, Ballot(2, 1), ZERO))
+    bench.ask(1)
+    bench.node.answer(Conflict(ZERO))
+    while len(bench.socket.answers) < 31:
+        await turns()
+        assert len(bench.node.asked) * 400_000 < UNREAD_BYTES_MAX + 400_000
+        assert not bench.socket.reading
+        bench.node.answer(*[now] * len(bench.node.asked))
+        await turns()
+        bench.socket.read(bench.socket.waiting_bytes)
+    await turns()
+    assert bench.socket.reading
+    answers = bench.socket.answers
+    assert sorted(number for number, _ in answers) == list(range(31))
+    at_once = sum(reply == LARGE for _, reply in answers) * 400_000
+    assert UNREAD_BYTES_MAX <= at_once < UNREAD_BYTES_MAX + 400_000
+    assert sum(reply == now for _, reply in answers) == 30 - at_once // 400_000
+
+
+async def test_what_was_put_off_is_asked_anew_once_nothing_else_is_on_its_way() -> None:
+    bench = Bench()
+    bench.socket.room_bytes = 1 << 30
+    bench.ask(21)
+    bench.node.answer(*[LARGE] * 20)
+    await turns(20)
+    assert len(bench.node.asked) == 1 and not bench.socket.reading, "it waits for the one that is not answered"
+    bench.node.answer(Conflict(ZERO))
+    await turns(20)
+    assert len(bench.socket.answers) + len(bench.node.asked) == 21
+    assert bench.socket.reading
+    bench.node.answer(*[LARGE] * len(bench.node.asked))
+    await turns(20)
+    assert sorted(number for number, _ in bench.socket.answers) == list(range(21))
 
 
 async def test_nothing_more_is_made_into_bytes_once_what_was_has_to_wait() -> None:
@@ -186,12 +232,12 @@ async def test_who_reads_fast_gets_large_answers_a_turn_each() -> None:
     """In between there are others to serve."""
     bench = Bench()
     bench.socket.room_bytes = 1 << 30
-    bench.ask(50)
-    bench.node.answer(*[LARGE] * 50)
+    bench.ask(10)
+    bench.node.answer(*[LARGE] * 10)
     await turns(2)
-    assert 0 < len(bench.socket.answers) < 50
+    assert 0 < len(bench.socket.answers) < 10
     await turns(50)
-    assert len(bench.socket.answers) == 50
+    assert len(bench.socket.answers) == 10
     assert max(map(len, bench.socket.writes)) < 2 * WRITE_BYTES_MAX
 
 
@@ -246,10 +292,10 @@ async def test_a_connection_has_so_many_requests_unanswered_and_not_more() -> No
     """Those count whose answers wait for the other side to read."""
     bench = Bench()
     bench.ask(IN_FLIGHT_MAX)
-    bench.node.answer(*[LARGE] * 100)
+    bench.node.answer(*[LARGE] * 10)
     await turns()
     left = len(bench.socket.answers)
-    assert 0 < left < 100
+    assert 0 < left < 10
     bench.ask(left)
     with pytest.raises(DecodeError, match="unanswered"):
         bench.ask(1)
