@@ -165,6 +165,20 @@ def test_a_successor_that_raised_its_file_while_the_record_was_written_decides(t
     other.close()
 
 
+def test_what_was_decided_until_the_next_file_was_there_is_carried_into_it(tmp_path: Path) -> None:
+    """Whoever takes a place over has read it before; what it goes by is what stands there once nothing more counts."""
+    owner = FileLog(tmp_path, coordinator="0")
+    taken = place.Place(tmp_path, owner.log_id, "0")
+    taken.refresh()
+    name = decide(owner, 1)
+    os.close(taken.open_next(place.Opener.NOBODY))
+    assert taken.cells.record_of(name) is not None
+    later = place.Place(tmp_path, owner.log_id, "0")
+    later.refresh()
+    assert later.number == taken.number and later.cells.record_of(name) is not None
+    owner.close()
+
+
 def test_a_claim_that_was_never_opened_is_passed_over(tmp_path: Path) -> None:
     log = FileLog(tmp_path)
     name = decide(log, 1)
