@@ -4,7 +4,8 @@ The time of a lease counts from when the server hears of it, which is after we h
 "time of sending + ttl" on our own monotonic clock therefore passes before the server's, up to the rates of the
 two clocks: `DRIFT` allows for those. When it passes without a renewal, the lease is declared lost, once and for
 all, even if the server might still have it. Our clock goes on while this machine is suspended (`time_of`). Timers stand
-still then: who wakes up from it finds `Lease.is_alive` false at once, and `lost` is set when the next timer is due.
+still then: who wakes up from it finds `Lease.is_alive` false at once, and `lost` is set when the next timer is due. So
+that a renewal which fell due meanwhile does not wait as long again, timers of kept leases are short (`LOOKS_PER_TTL`).
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from troth.runtime.clock import suspended_s
 
 DRIFT = 0.02
 RENEWALS_PER_TTL = 3
+LOOKS_PER_TTL = 10
 RENEW_BATCH_MAX = 1024
 
 DEAD_KEPT = 64
@@ -195,7 +197,13 @@ class LeaseKeeper:
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._due[0][0] - suspended_s(), self._wake) if self._due else None
+            self._timer = None
+        if self._due:
+            due_s, _, lease = self._due[0]
+            when_s = due_s - suspended_s()
+            if lease.keep:
+                when_s = min(when_s, self._loop.time() + lease.ttl_s / LOOKS_PER_TTL)
+            self._timer = self._loop.call_at(when_s, self._wake)
 
     def _wake(self) -> None:
         self._timer = None

@@ -9,7 +9,7 @@ import pytest
 
 from troth.client import lease as lease_module
 from troth.client.cluster import ClusterCalls
-from troth.client.lease import DRIFT, RENEWALS_PER_TTL, Lease, LeaseKeeper
+from troth.client.lease import DRIFT, LOOKS_PER_TTL, RENEWALS_PER_TTL, Lease, LeaseKeeper
 from troth.client.replies import LeaseGranted
 from troth.errors import LeaseNotFound, TrothError, Unavailable
 from troth.kv.requests import LeaseGrant, LeaseRevoke
@@ -119,14 +119,17 @@ class Clock:
         return lease
 
     def wake(self) -> float:
-        """Let time pass to where the keeper wants to be woken, and wake it; when that was, behind the beginning."""
-        timer = self.timer
-        assert timer is not None
-        self.now_s = max(self.now_s, timer.when())
-        timer.cancelled = True
-        self._pushes = 0
-        woken_s = self.now_s
-        self.keeper._wake()
+        """Let time pass to where the keeper wants to be woken, and wake it; when that was, behind the beginning. Looks
+        that find nothing to do are passed over."""
+        before = list(self.keeper._due)
+        while self.keeper._due == before:
+            timer = self.timer
+            assert timer is not None
+            self.now_s = max(self.now_s, timer.when())
+            timer.cancelled = True
+            self._pushes = 0
+            woken_s = self.now_s
+            self.keeper._wake()
         return round(woken_s - 100.0, 6)
 
 
@@ -288,10 +291,28 @@ def test_time_that_the_machine_was_suspended_counts(monkeypatch: pytest.MonkeyPa
     assert not lease.is_alive and not other.is_alive
     new = run(clock.keeper.grant(TTL_S, 0, keep=True, on_lost=None))
     assert new.is_alive and clock.now_s == 100.0
-    assert clock.wake() == TTL_S / RENEWALS_PER_TTL
+    assert clock.wake() == TTL_S / LOOKS_PER_TTL
     assert lease.lost.is_set() and other.lost.is_set()
+    assert clock.wake() == TTL_S / RENEWALS_PER_TTL
     assert clock.wake() == 2 * TTL_S / RENEWALS_PER_TTL
     assert clock.renewed == [(new.id,)] * 2 and not new.lost.is_set()
+
+
+def test_a_renewal_that_fell_due_while_the_machine_was_suspended_is_made_in_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    lease = clock.lease()
+    before_ns = clock_module._SUSPENDED_BEFORE_NS
+    monkeypatch.setattr(clock_module, "_suspended_ns", lambda: before_ns + 2 * 10**9)
+    assert clock.wake() == TTL_S / LOOKS_PER_TTL
+    assert clock.renewed == [(lease.id,)] and lease.is_alive
+
+
+def test_a_lease_that_nobody_renews_is_looked_at_when_it_ends() -> None:
+    clock = Clock()
+    clock.lease(keep=False)
+    assert clock.timer is not None and clock.timer.when() == 100.0 + LASTS_S
 
 
 def test_no_time_was_slept_through_while_the_clocks_agree(monkeypatch: pytest.MonkeyPatch) -> None:
