@@ -199,6 +199,9 @@ class AcceptorNode:
                 self._loop.call_soon_threadsafe(self._saved, None)
             else:
                 self._loop.call_soon_threadsafe(self._saved, index)
+            finally:
+                # `gather` holds itself and these: a cycle, and the collector does not know how large it is.
+                records.clear()
 
         def gather() -> None:
             for piece in steps:

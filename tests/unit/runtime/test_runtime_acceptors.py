@@ -1,7 +1,9 @@
 """The acceptor's driver: one write a turn, answers only after it, bounded files, and no way on after a failed sync."""
 
 import asyncio
+import gc
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,41 @@ def test_requests_of_a_turn_share_a_sync_and_old_records_are_dropped(tmp_path: P
         assert not failed
 
     asyncio.run(run())
+
+
+def test_a_snapshot_that_is_written_holds_no_value_any_more(tmp_path: Path) -> None:
+    """A cycle would hold it until the collector comes, which in a server is rare: large values would pile up."""
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        node = AcceptorNode.at(
+            str(tmp_path / "a"),
+            machine=Machine(),
+            failed=lambda error: pytest.fail(str(error)),
+            bytes_max=1 << 20,
+            snapshot_log_bytes=20_000,
+        )
+        config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
+        await ask(node, Configure(config))
+        value, alone = (random.Random(seed).randbytes(30_000) for seed in (1, 2))
+        for turn in range(1, 5):
+            state = State(value, turn, Ballot(1, 1), Ballot())
+            await ask(node, Accept(config.id, b"k", Ballot(turn, 1), state))
+        del state
+        deadline = loop.time() + 5
+        while not node.counters.snapshots and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert node.counters.snapshots
+        await ask(node, Accept(config.id, b"k", Ballot(5, 1), State(b"other", 5, Ballot(1, 1), Ballot())))
+        node.stop()
+        assert sys.getrefcount(value) == sys.getrefcount(alone)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_what_stood_in_the_log_at_the_start_counts_for_the_next_snapshot() -> None:
