@@ -129,8 +129,9 @@ class AsyncTransaction:
     def session(self, *, binds: dict[Any, Any] | None = None, **options: Any) -> AsyncSession:
         """An AsyncSession inside of this transaction; its ``commit()`` flushes, the block's end commits."""
         engines = self.sync.engines
-        bind = AsyncEngine(engines[0]) if binds is None and len(engines) == 1 else None
-        return AsyncSession(bind, binds=binds, sync_session_class=BoundSession, transaction=self.sync, **options)
+        if binds is None and len(engines) == 1:
+            options = {"bind": AsyncEngine(engines[0]), **options}
+        return AsyncSession(binds=binds, sync_session_class=BoundSession, transaction=self.sync, **options)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

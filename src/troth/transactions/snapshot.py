@@ -90,8 +90,12 @@ class SnapshotConnection(Connection):
 
     @override
     def _begin_impl(self, transaction: RootTransaction) -> None:
-        """SQLAlchemy takes the transaction that was refused its end for over, and begins another one."""
-        if not self._stands:
+        """SQLAlchemy takes the transaction that was refused its end for over, and begins another one.
+
+        SQLite's is begun by `look`: listeners often begin one that writes (``BEGIN IMMEDIATE``), which would wait for
+        other writers, with all second phases behind it, and keep them out.
+        """
+        if not self._stands and self.dialect.name != "sqlite":
             super()._begin_impl(transaction)
 
     @override
@@ -109,11 +113,15 @@ class Snapshot:
         self.connections: dict[str, SnapshotConnection] = {}
 
     def __getitem__(self, participant: Any) -> Connection:
-        name = self._core.participant(participant).name
-        try:
-            return self.connections[name]
-        except KeyError:
-            raise UsageError(f"{name} is not part of this snapshot; name it in snapshot([...])") from None
+        found, engine = self._core.participant_with(participant)
+        connection = self.connections.get(found.name)
+        if connection is None:
+            raise UsageError(f"{found.name} is not part of this snapshot; name it in snapshot([...])")
+        if engine is not None and engine.get_execution_options() != connection.engine.get_execution_options():
+            raise UsageError(
+                f"{found.name} is part of this snapshot, with other options: name it with these in snapshot([...])"
+            )
+        return connection
 
 
 @contextmanager
@@ -121,15 +129,16 @@ def open_snapshot(
     core: Core, recovery: Recovery, participants: Sequence[Any] | None, timeout_s: float
 ) -> Iterator[Snapshot]:
     """See `TwoPhaseCommit.snapshot`."""
-    chosen = [core.participant(each) for each in participants] if participants else list(core.participants)
+    named = [core.participant_with(each) for each in participants or [each.name for each in core.participants]]
+    chosen = [participant for participant, _ in named]
     snapshot = Snapshot(core)
     within_s = checked_timeout(timeout_s)
     until = time.monotonic() + (TIMEOUT_MAX_S if within_s is None else within_s)
     with ExitStack() as stack:
-        for participant in chosen:
+        for participant, engine in named:
             if not isinstance(participant, SqlParticipant):
                 raise UsageError(f"{participant.name}: snapshots are of SQL databases")
-            connection = SnapshotConnection(participant.unpooled())
+            connection = SnapshotConnection(participant.unpooled(engine))
             stack.callback(connection.close)
             connection.execution_options(**OPTIONS[participant.kind])
             snapshot.connections[participant.name] = connection

@@ -216,7 +216,7 @@ def test_with_asyncio_it_is_the_same(tmp_path: Path, engine: Any) -> None:
                 await session.refresh(person)
                 assert person.name == "old"
             async with tpc.begin() as tx:
-                tx.session().add(Person(id=2, name="two"))
+                tx.session(bind=twin).add(Person(id=2, name="two"))
         await twin.dispose()
 
     asyncio.run(main())

@@ -142,31 +142,55 @@ def test_a_snapshot_sees_what_the_engines_own_events_and_options_show(
     engine.dispose()
 
 
-def test_a_snapshot_is_taken_in_the_transaction_that_the_engines_events_begin(
+def test_a_snapshot_of_a_file_writes_nothing_though_the_engines_events_begin_to(
     bank: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLAlchemy's recipe for a SQLite that reads in transactions; and a look that has to be taken again."""
-    engine = sa.create_engine(bank.url)
-    told: list[str] = []
+    """SQLAlchemy's recipe for a SQLite whose transactions do not fail later; and a look that has to be taken again."""
+    engine = sa.create_engine(bank.url, connect_args={"timeout": 0})
 
     def no_begin(raw: Any, _: object) -> None:
         raw.isolation_level = None
 
-    def begin(connection: sa.Connection) -> None:
-        told.append("begin")
-        connection.exec_driver_sql("BEGIN")
-
     sa.event.listen(engine, "connect", no_begin)
-    sa.event.listen(engine, "begin", begin)
-    sa.event.listen(engine, "rollback", lambda _: told.append("rollback"))
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     found = [{"a branch"}, set(), set()]
     monkeypatch.setattr(snapshot, "_standing", lambda core: found.pop(0))
-    with TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None) as tpc, tpc.snapshot() as snap:
-        assert told == ["begin", "rollback", "begin"]
-        with bank.begin() as other:
+    with TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        with engine.begin() as other:
             other.exec_driver_sql("INSERT INTO work VALUES (1)")
-        assert snap["bank"].scalar(COUNT) == 0
+            with tpc.snapshot() as snap:
+                assert snap["bank"].scalar(COUNT) == 0
+        monkeypatch.undo()
+        with tpc.snapshot() as snap, tpc.begin() as tx:
+            tx["bank"].exec_driver_sql("INSERT INTO work VALUES (2)")
+            assert snap["bank"].scalar(COUNT) == 1
     engine.dispose()
+
+
+def test_first_connections_are_told_of_once_and_who_listens_later_is_told(bank: sa.Engine, tmp_path: Path) -> None:
+    engine = sa.create_engine(bank.url)
+    told: list[str] = []
+    sa.event.listen(engine, "first_connect", lambda *_: told.append("first"))
+    with TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None) as tpc:
+        for _ in range(2):
+            with tpc.snapshot():
+                pass
+        assert told == ["first"]
+        sa.event.listen(engine, "connect", lambda *_: told.append("later"))
+        with tpc.snapshot():
+            assert told == ["first", "later"]
+    engine.dispose()
+
+
+def test_a_snapshot_takes_an_engine_with_options(bank: sa.Engine, tmp_path: Path) -> None:
+    optional = bank.execution_options(schema_translate_map={"here": None})
+    count = sa.select(sa.func.count()).select_from(sa.Table("work", sa.MetaData(), schema="here"))
+    with TwoPhaseCommit({"bank": bank}, log=tmp_path / "log", recover_every=None) as tpc:
+        with tpc.snapshot([optional]) as snap:
+            assert snap[optional].scalar(count) == 0
+            assert snap[bank] is snap["bank"] is snap[optional]
+        with tpc.snapshot() as snap, pytest.raises(UsageError, match="other options"):
+            snap[optional]
 
 
 def test_what_is_decided_tears_no_look_while_nobody_was_told(

@@ -204,7 +204,9 @@ class _Unpooled(OptionEngine):
 
     def __init__(self, engine: Engine) -> None:
         pool = engine.pool
-        self.pool = NullPool(pool._creator, dialect=engine.dialect, _dispatch=pool.dispatch)
+        self.pool = NullPool(pool._creator, dialect=engine.dialect)
+        # The very one: of a copy each `first_connect` would be the first, and who listens later would not be told.
+        self.pool.dispatch = pool.dispatch  # type: ignore[misc]
         super().__init__(engine, {})
 
 
@@ -233,9 +235,10 @@ class SqlParticipant(WithoutExtras):
         with self._own.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
-    def unpooled(self) -> Engine:
-        """The application's engine in all but its pool: its connections see what the application's do."""
-        return _Unpooled(self.engine)
+    def unpooled(self, engine: Engine | None = None) -> Engine:
+        """The application's engine (or *engine*, made of it) in all but its pool: its connections see what the
+        application's do."""
+        return _Unpooled(engine or self.engine)
 
     def facts(self) -> Facts:
         raise NotImplementedError
