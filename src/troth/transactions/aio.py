@@ -25,7 +25,7 @@ from troth.transactions.deadlocks import LOOK_EVERY_S, Detector
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.outcome import Outcome
-from troth.transactions.participants.bounded import Bounded
+from troth.transactions.participants.bounded import ANSWER_WITHIN_S, Bounded
 from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 
@@ -56,10 +56,17 @@ class AsyncTwoPhaseCommit:
         recover_every: float | None = RECOVER_EVERY_S,
         detect_deadlocks: bool = False,
         on_step: OnStep = nothing,
+        connect_timeout: float | None = ANSWER_WITHIN_S,
     ) -> None:
         """Nothing is done before `start` (or ``async with``); the arguments are `TwoPhaseCommit`'s."""
         self._participants = participants
-        self._options: dict[str, Any] = {"log": log, "name": name, "coordinator": coordinator, "on_step": on_step}
+        self._options: dict[str, Any] = {
+            "log": log,
+            "name": name,
+            "coordinator": coordinator,
+            "on_step": on_step,
+            "connect_timeout": connect_timeout,
+        }
         self._recover_every = recover_every
         self._detect_deadlocks = detect_deadlocks
         self._sync: TwoPhaseCommit | None = None

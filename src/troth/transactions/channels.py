@@ -15,7 +15,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -24,6 +23,8 @@ from sqlalchemy import exc
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from typing_extensions import override
+
+from troth.transactions.daemons import Daemons
 
 THREADS_MAX = 10_000
 """No bound: a connection has one thread at most, and pools bound connections. Votes may wait for a row that only the
@@ -305,14 +306,14 @@ class BlockingStatements:
             cursor.close()
 
 
-_threads: list[ThreadPoolExecutor] = []
+_threads: list[Daemons] = []
 # A forked process has the pool, and none of its threads: work given to it would wait for ever.
 os.register_at_fork(after_in_child=_threads.clear)
 
 
 def _in_thread(work: Callable[[], list[Answer]]) -> Finish:
     if not _threads:
-        _threads.append(ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="troth 2pc"))
+        _threads.append(Daemons(THREADS_MAX, "troth 2pc"))
     return _threads[0].submit(work).result
 
 

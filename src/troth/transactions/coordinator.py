@@ -17,13 +17,13 @@ from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Facts, Participant
-from troth.transactions.participants.bounded import Bounded
+from troth.transactions.participants.bounded import ANSWER_WITHIN_S, Bounded
 from troth.transactions.participants.choose import choose
 from troth.transactions.recovery import Recovery
 from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Transaction
-from troth.transactions.waiting import InThreads, Waiting
+from troth.transactions.waiting import TIMEOUT_MAX_S, InThreads, Waiting, checked_timeout
 
 DEFAULT_LOG = "troth-2pc"
 RECOVER_EVERY_S = 5.0
@@ -55,6 +55,7 @@ class TwoPhaseCommit:
         on_step: OnStep = nothing,
         waiting: Waiting | None = None,
         without_unreachable: bool = False,
+        connect_timeout: float | None = ANSWER_WITHIN_S,
     ) -> None:
         """Check the participants, open an epoch in the log, finish what a crash has left, and keep looking.
 
@@ -72,8 +73,11 @@ class TwoPhaseCommit:
             waiting: how to wait; `AsyncTwoPhaseCommit` gives its own.
             without_unreachable: leave out the databases that do not answer, unless it is all of them, and keep
                 their errors in the attribute `unreachable`: for an operator, who finishes what can be finished.
+            connect_timeout: seconds that a database has for its first answer here, for one that has to wake up; None:
+                as long as its driver waits.
 
         Raises:
+            RequestTimeout: a database has not answered within *connect_timeout*.
             PreflightFailed: what is wrong with which database, and what to set.
             UsageError: two participants are the same database, or two cannot prepare.
             StorageError, RequestError: the decision log cannot be used.
@@ -81,12 +85,13 @@ class TwoPhaseCommit:
         self.name = name
         self._is_closed = False
         waiting = waiting or InThreads()
+        first_within_s = checked_timeout(connect_timeout) or TIMEOUT_MAX_S
         with ExitStack() as undo:
             chosen = choose(participants, waiting)
             for participant in chosen:
                 undo.callback(participant.close)
             self.unreachable: dict[str, Exception] = {}
-            facts = self._looked_at(chosen, waiting, without_unreachable=without_unreachable)
+            facts = self._looked_at(chosen, waiting, first_within_s, without_unreachable=without_unreachable)
             chosen = [participant for participant in chosen if participant.name in facts]
             problems = preflight(chosen, facts)
             if problems:
@@ -116,12 +121,12 @@ class TwoPhaseCommit:
             self._stack = undo.pop_all()
 
     def _looked_at(
-        self, chosen: Sequence[Participant], waiting: Waiting, *, without_unreachable: bool
+        self, chosen: Sequence[Participant], waiting: Waiting, within_s: float, *, without_unreachable: bool
     ) -> dict[str, Facts]:
         """The facts of those that answer, all asked at once; of the others the first error is raised, unless they are
         to be left out."""
         facts: dict[str, Facts] = {}
-        looking = [Bounded(participant, waiting).looking() for participant in chosen]
+        looking = [Bounded(participant, waiting).looking(within_s) for participant in chosen]
         for participant, look in zip(chosen, looking, strict=True):
             try:
                 facts[participant.name] = look()

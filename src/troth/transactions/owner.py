@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, cast
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.records import TEXT_BYTES_MAX, BranchRef, Commit, Heuristic, is_text
 from troth.core.twophase.table import Action, Event, Finding, State, step
-from troth.errors import Aborted, HeuristicMixed, NotApplied, TransactionInDoubt, TrothError, UsageError
+from troth.errors import (
+    Aborted,
+    HeuristicMixed,
+    NotApplied,
+    RequestError,
+    TransactionInDoubt,
+    TrothError,
+    UsageError,
+)
 from troth.transactions.fan import Fan
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch, LastResourceBranch
@@ -189,9 +197,10 @@ class Owner(Fan):
         return error
 
     def _mixed(self) -> HeuristicMixed:
+        untold = f"; {', '.join(self.pending)} could not be told" if self.pending else ""
         error = HeuristicMixed(
-            f"{self.gid} is aborted, but was committed by hand in {', '.join(self._against)}: repair it, then: troth tx"
-            f" forget {self.gid}",
+            f"{self.gid} is aborted, but was committed by hand in {', '.join(self._against)}{untold}: repair it, then:"
+            f" troth tx forget {self.gid}",
             self.gid,
             self._against[0],
         )
@@ -423,8 +432,13 @@ class Owner(Fan):
         finish = branch.roll_back()
 
         def told() -> None:
-            if finish() is Finding.ABSENT and self._core.prove(branch) is Finding.PROVED_COMMITTED:
-                name = branch.participant.name
+            if finish() is not Finding.ABSENT:
+                return
+            name = branch.participant.name
+            found = self._core.prove(branch)
+            if found is Finding.UNREACHED:
+                raise RequestError(f"{name}: its branch is not there any more, and what became of it is not known")
+            if found is Finding.PROVED_COMMITTED:
                 self._against.append(name)
                 self._core.note_heuristic(
                     Heuristic(self._own_gid, name, "committed, although the decision is abort")

@@ -2,13 +2,15 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from typing_extensions import override
 
 from troth.errors import UsageError
+from troth.transactions.daemons import Daemons, do
 
 T = TypeVar("T")
 
@@ -70,7 +72,8 @@ class InThreads(Waiting):
     """For callers that are threads."""
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Daemons | None = None
+        self._drain: Callable[[], object] = bool
         self._slots = threading.BoundedSemaphore(LATER_MAX)
         self._lock = threading.Lock()
         self._is_closed = False
@@ -93,44 +96,37 @@ class InThreads(Waiting):
         if not self._slots.acquire(blocking=False):
             work()
             return
-        untaken = threading.Lock()
 
         def done() -> None:
-            if untaken.acquire(blocking=False):
-                try:
-                    work()
-                finally:
-                    self._slots.release()
+            try:
+                work()
+            finally:
+                self._slots.release()
 
         with self._lock:
             if not self._is_closed:
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(LATER_THREADS, thread_name_prefix="troth 2pc later")
                 try:
-                    self._pool.submit(done)
+                    self._given().submit(done)
                     return
                 except RuntimeError:
-                    pass  # Python is ending, or could start no thread; it may be in the queue all the same
+                    pass  # Python is ending, or could start no thread
         done()
+
+    def _given(self) -> Daemons:
+        """The threads of the background; at the end they are waited for, also by a program that closes nothing."""
+        if self._pool is None:
+            self._pool = Daemons(LATER_THREADS, "troth 2pc later")
+            self._drain = weakref.finalize(self, self._pool.end, END_WITHIN_S)
+        return self._pool
 
     @override
     def apart(self, work: Callable[[], T], within_s: float) -> Callable[[], T]:
         until = time.monotonic() + within_s
         future: Future[T] = Future()
-
-        def do() -> None:
-            try:
-                result = work()
-            except BaseException as error:  # noqa: BLE001  (raised where it is waited for)
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
         try:
-            # No pool's, whose threads Python waits for when it ends.
-            threading.Thread(target=do, name="troth 2pc apart", daemon=True).start()
+            threading.Thread(target=do, args=(work, future), name="troth 2pc apart", daemon=True).start()
         except RuntimeError:
-            do()  # Python is ending, or could start no thread
+            do(work, future)  # Python is ending, or could start no thread
         return lambda: future.result(max(0.0, until - time.monotonic()))
 
     @override
@@ -138,9 +134,6 @@ class InThreads(Waiting):
         with self._lock:
             self._is_closed = True
         try:
-            if self._pool is not None:
-                self.apart(self._pool.shutdown, END_WITHIN_S)()
-        except TimeoutError:
-            pass  # a database hangs: recovery finishes what it was being told
+            self._drain()  # beyond its bound a database hangs: recovery finishes what it was being told
         finally:
             last()

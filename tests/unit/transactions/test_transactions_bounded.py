@@ -1,7 +1,9 @@
 """A database that hangs keeps nobody waiting but itself."""
 
 import asyncio
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,12 +104,69 @@ def test_one_that_hangs_is_asked_ever_more_seldom(monkeypatch: pytest.MonkeyPatc
 
 def test_one_that_hangs_for_days_holds_no_more_than_a_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "QUESTIONS_MAX", 2)
+    monkeypatch.setattr(bounded, "ANSWER_WITHIN_S", 0.001)
     asked = Bounded(Database("bank"), Silent())  # type: ignore[arg-type]
     for _ in range(5):
         asked._again_at = 0.0
         with pytest.raises(RequestTimeout):
             asked.prepared()
     assert len(asked._under_way) == 2
+    with pytest.raises(RequestTimeout, match=r"was not asked now; it is asked again in \d+ s"):
+        asked._again_at += 10
+        asked.prepared()
+
+
+def test_of_more_than_may_ask_at_once_each_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "QUESTIONS_MAX", 2)
+    bank, answers, line_is_long = Database("bank"), list[object](), threading.Event()
+
+    def answer() -> list[Any]:
+        assert line_is_long.wait(5) and len(asked._under_way) <= 2
+        return []
+
+    monkeypatch.setattr(bank, "prepared", answer)
+    asked = Bounded(bank, InThreads())  # type: ignore[arg-type]
+    asking = [threading.Thread(target=lambda: answers.append(asked.prepared()), daemon=True) for _ in range(5)]
+    for number, thread in enumerate(asking, 1):
+        thread.start()
+        while len(asked._under_way) + len(asked._in_line) < number:
+            threading.Event().wait(0.001)
+    line_is_long.set()
+    for thread in asking:
+        thread.join(5)
+    assert answers == [[]] * 5 and not asked._in_line
+
+
+def test_who_waited_for_a_turn_does_not_ask_one_that_has_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "QUESTIONS_MAX", 1)
+    asked = Bounded(Database("bank"), Silent())  # type: ignore[arg-type]
+    first = asked._begin(list)
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        with pytest.raises(RequestTimeout, match="was not asked now") as caught:
+            asked.prepared()
+        raised.append(caught.value)
+
+    second = threading.Thread(target=ask, daemon=True)
+    second.start()
+    while not asked._in_line:
+        threading.Event().wait(0.001)
+    with pytest.raises(RequestTimeout):
+        first()
+    asked._under_way.clear()
+    asked._next_in_line()
+    second.join(5)
+    assert raised
+
+
+def test_many_that_are_not_answered_at_once_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded.time, "monotonic", lambda: 100.0)
+    asked = Bounded(Database("bank"), Silent())  # type: ignore[arg-type]
+    for wait in [asked._begin(list) for _ in range(5)]:
+        with pytest.raises(RequestTimeout):
+            wait()
+    assert asked._again_at == 100 + 2 * bounded.ANSWER_WITHIN_S
 
 
 def test_one_that_answers_again_is_asked_at_once(wakes: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +199,19 @@ def test_a_time_out_that_the_database_itself_tells_is_an_answer(monkeypatch: pyt
 
 def test_a_program_over_a_database_that_hangs_does_not_begin(tmp_path: Path, wakes: threading.Event) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/bank.db", creator=hang(wakes))
-    with pytest.raises(RequestTimeout, match="bank has not answered"):
-        TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None)
+    with pytest.raises(RequestTimeout, match=r"bank has not answered within 0.05 s"):
+        TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None, connect_timeout=0.05)
+
+
+def test_a_program_waits_as_long_as_it_says_for_a_database_that_wakes_up(
+    tmp_path: Path, wakes: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect() -> Any:
+        threading.Event().wait(0.1)
+        return sqlite3.connect(tmp_path / "bank.db", check_same_thread=False)
+
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/bank.db", creator=connect)
+    TwoPhaseCommit({"bank": engine}, log=tmp_path / "log", recover_every=None, connect_timeout=None).close()
 
 
 def test_how_a_lone_writer_ended_is_open_while_its_database_hangs(
@@ -182,6 +252,17 @@ def test_a_task_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
             hanging.participant.prepared = list  # type: ignore[method-assign]
             with pytest.raises(RequestTimeout):
                 hanging.prepared()  # that its task was given up is no answer
+            for _ in range(5):
+                hanging.participant.prepared = lambda: await_only(for_ever())  # type: ignore[method-assign]
+                hanging._again_at = 0.0
+                since = time.monotonic()
+                with pytest.raises(RequestTimeout):
+                    hanging.prepared()
+                await_only(asyncio.sleep(0))
+                while hanging._under_way:
+                    await_only(asyncio.sleep(0))
+                assert hanging._again_at - since < 0.035, "it holds nothing any more, so it is asked again soon"
+            hanging.participant.prepared = list  # type: ignore[method-assign]
             with pytest.raises(TimeoutError):
                 waiting.apart(lambda: await_only(for_ever()), 0.01)()
             waiting.apart(lambda: 1 / 0, 30)  # nobody waits for that one

@@ -1,9 +1,11 @@
 """Second phases that go on behind the caller's back, and threads of our own that outlive what they cannot expect."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from troth.transactions import waiting as waiting_module
 from troth.transactions.aio import AsyncTwoPhaseCommit
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
+from troth.transactions.daemons import Daemons
 from troth.transactions.deadlocks import Detector
 from troth.transactions.log.file import FileLog
 from troth.transactions.outcome import Outcome
@@ -178,17 +181,17 @@ def test_what_a_replayed_transaction_could_not_roll_back_is_left_under_its_own_n
 
 def test_the_end_waits_for_what_goes_on_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting, is_ending, order = InThreads(), threading.Event(), list[str]()
-    real = ThreadPoolExecutor.shutdown
+    real = Daemons.end
 
-    def shutdown(pool: ThreadPoolExecutor, wait: bool = True) -> None:
+    def end(pool: Daemons, within_s: float) -> None:
         is_ending.set()
-        real(pool, wait=wait)
+        real(pool, within_s)
 
     def work() -> None:
         assert is_ending.wait(5)
         order.append("work")
 
-    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", shutdown)
+    monkeypatch.setattr(Daemons, "end", end)
     waiting.later(work)
     waiting.close(lambda: order.append("end"))
     assert order == ["work", "end"]
@@ -212,19 +215,17 @@ def test_the_end_waits_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert begun.wait(5)
     core.close()
     wakes.set()
-    core.waiting._pool.shutdown(wait=True)  # type: ignore[attr-defined]
+    core.waiting._pool.end(5)  # type: ignore[attr-defined]
     assert not begun.is_set() and not raised
 
 
 def test_a_second_phase_that_no_thread_can_be_had_for_is_done_by_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread goes on when the main one has ended: Python gives no more work to pools then."""
-
     def refused(*arguments: object) -> None:
-        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
+    monkeypatch.setattr(threading.Thread, "start", refused)
     core = core_of(tmp_path)
     with Transaction(core, timeout=None, key="", wait="decided") as tx:
         for name in ("bank", "stock"):
@@ -296,20 +297,75 @@ def test_a_place_in_the_background_is_free_again_when_its_work_is_done(monkeypat
     assert len(threads) == 3 and threading.current_thread() not in threads
 
 
-def test_what_is_in_the_queue_though_no_thread_could_be_started_is_done_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    real = ThreadPoolExecutor.submit
+_HANGS = """
+import threading, time
+from troth.transactions import waiting
+from troth.transactions.channels import _in_thread
+from troth.transactions.waiting import InThreads
 
-    def submitted(pool: ThreadPoolExecutor, work: Callable[[], None]) -> None:
-        real(pool, work)
-        raise RuntimeError("can't start new thread")
+waiting.END_WITHIN_S = 0.01
+begun, background = threading.Semaphore(0), InThreads()
 
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", submitted)
-    waiting, done = InThreads(), list[int]()
-    waiting.later(lambda: done.append(1))
-    waiting.close(lambda: None)
-    assert done == [1]
+def hang():
+    begun.release()
+    time.sleep(60)
+
+background.later(hang)
+_in_thread(hang)
+begun.acquire()
+begun.acquire()
+if {closes}:
+    background.close(lambda: None)
+"""
+
+_LATE = """
+import threading
+from troth.transactions.waiting import InThreads
+
+background, is_ending = InThreads(), threading.Event()
+
+def work():
+    threading.main_thread().join()
+    print("done", flush=True)
+
+background.later(work)
+"""
+
+_FORKED = """
+import os, sys, threading, time
+from troth.transactions.waiting import InThreads
+
+background, begun = InThreads(), threading.Event()
+wakes, told = os.pipe()
+
+def work():
+    begun.set()
+    os.read(wakes, 1)
+
+background.later(work)
+begun.wait()
+child = os.fork()
+if child:
+    assert not os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.write(told, b".")
+"""
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_program_ends_though_a_database_hangs(closes: bool) -> None:
+    assert (
+        subprocess.run([sys.executable, "-c", _HANGS.format(closes=closes)], timeout=20, check=False).returncode
+        == 0
+    )
+
+
+def test_a_program_that_closes_nothing_ends_when_its_second_phases_have() -> None:
+    assert subprocess.run([sys.executable, "-c", _LATE], timeout=20, check=True, stdout=subprocess.PIPE).stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_does_not_wait_for_the_second_phases_of_its_parent() -> None:
+    assert subprocess.run([sys.executable, "-c", _FORKED], timeout=5, check=False).returncode == 0
 
 
 def test_the_block_of_a_replayed_transaction_ends_through_those_inside_of_it(tmp_path: Path) -> None:

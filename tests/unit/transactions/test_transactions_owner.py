@@ -346,6 +346,22 @@ def test_what_was_committed_by_hand_before_it_could_be_rolled_back_is_told_and_n
     assert noted == ([(tx.gid, "bank")] if raised is HeuristicMixed else [])
 
 
+def test_what_is_gone_is_rolled_back_only_when_its_database_says_so(place: Place) -> None:
+    place.bank.is_absent, place.bank.proves, place.stock.fails = True, Finding.UNREACHED, {"prepare": REFUSED}
+    tx = place.begin()
+    assert "is aborted; bank could not be told" in str(place.aborted(tx))
+    assert tx.pending == ("bank",)
+
+
+def test_what_was_committed_by_hand_does_not_hide_what_could_not_be_told(place: Place) -> None:
+    place.bank.is_absent, place.bank.proves = True, Finding.PROVED_COMMITTED
+    place.stock.fails = {"prepare": LOST}
+    tx = place.begin()
+    with pytest.raises(HeuristicMixed, match="committed by hand in bank; stock could not be told"):
+        tx.commit()
+    assert tx.pending == ("stock",)
+
+
 def test_what_was_lost_while_it_prepared_is_pending_and_what_was_lost_before_is_not(place: Place) -> None:
     place.bank.fails = {"prepare": LOST}
     tx = place.begin()

@@ -6,7 +6,9 @@ itself, and may come to its end much later; all that is asked here may be done l
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
@@ -16,7 +18,7 @@ from troth.core.twophase.gid import Epoch
 from troth.core.twophase.table import Finding
 from troth.errors import RequestTimeout
 from troth.transactions.participants.base import Facts, Participant, Prepared, Recovered, Wait
-from troth.transactions.waiting import Waiting
+from troth.transactions.waiting import Flag, Waiting
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ ANSWER_WITHIN_S: Final = 10.0
 DOUBLINGS_MAX: Final = 3
 """So it is asked every 80 s at least."""
 QUESTIONS_MAX: Final = 100
-"""Of one participant, under way at a time."""
+"""Of one participant, under way at a time; beyond that one waits for its turn, within the same bound."""
 
 
 class Bounded(Recovered):
@@ -42,13 +44,15 @@ class Bounded(Recovered):
         self._missed = 0
         """So many in a row were not answered in time."""
         self._again_at = 0.0
+        self._in_line: deque[Flag] = deque()
+        """Of callers whose question may be asked when another has ended."""
 
-    def _begin(self, ask: Callable[[], T]) -> Callable[[], T]:
+    def _begin(self, ask: Callable[[], T], within_s: float | None = None) -> Callable[[], T]:
         """Ask; the function that is returned waits for the answer. Whoever does not answer is asked ever more seldom: a
         question may hold a thread and a connection for good, and others wait for who asks."""
+        within_s = ANSWER_WITHIN_S if within_s is None else within_s
+        self._await_turn()
         since = time.monotonic()
-        if since < self._again_at or len(self._under_way) >= QUESTIONS_MAX:
-            raise self._silent()
         question, is_answered = object(), False
         self._under_way.add(question)
 
@@ -63,13 +67,18 @@ class Bounded(Recovered):
             except Exception:
                 has_answered()
                 raise
+            except BaseException:
+                # A task that was given up has ended, and holds nothing any more.
+                self._missed, self._again_at = 0, min(self._again_at, since + 2 * within_s)
+                raise
             else:
                 has_answered()
                 return answer
             finally:
                 self._under_way.discard(question)
+                self._next_in_line()
 
-        wait = self._waiting.apart(asked, ANSWER_WITHIN_S)
+        wait = self._waiting.apart(asked, within_s)
 
         def answered() -> T:
             try:
@@ -77,24 +86,57 @@ class Bounded(Recovered):
             except TimeoutError as error:
                 if is_answered:
                     raise  # that was the answer
-                self._missed += 1
-                self._again_at = since + ANSWER_WITHIN_S * 2 ** min(self._missed, DOUBLINGS_MAX)
-                raise self._silent() from error
+                self._has_missed(since, within_s)
+                raise RequestTimeout(
+                    f"{self.name} has not answered within {within_s:g} s; it is asked again later"
+                ) from error
 
         return answered
 
-    def _silent(self) -> RequestTimeout:
-        return RequestTimeout(
-            f"{self.name} has not answered within {ANSWER_WITHIN_S:g} s; it is asked again later"
-        )
+    def _has_missed(self, since: float, within_s: float) -> None:
+        if self._again_at <= since:  # or it was asked together with one that has missed
+            self._missed += 1
+            self._again_at = since + within_s * 2 ** min(self._missed, DOUBLINGS_MAX)
+
+    def _await_turn(self) -> None:
+        """Wait for one's turn, where many ask at once."""
+        self._may_be_asked()
+        since = time.monotonic()
+        until = since + ANSWER_WITHIN_S
+        while len(self._under_way) >= QUESTIONS_MAX:
+            turn = self._waiting.flag()
+            self._in_line.append(turn)
+            if len(self._under_way) >= QUESTIONS_MAX:  # or the last may have ended before this one stood in line
+                turn.wait(until - time.monotonic())
+            with suppress(ValueError):  # it was called
+                self._in_line.remove(turn)
+            if time.monotonic() >= until and len(self._under_way) >= QUESTIONS_MAX:
+                self._has_missed(since, ANSWER_WITHIN_S)
+                raise RequestTimeout(
+                    f"{self.name} has not answered any of {QUESTIONS_MAX} questions within {ANSWER_WITHIN_S:g} s; it is"
+                    " asked again later"
+                )
+            self._may_be_asked()
+
+    def _may_be_asked(self) -> None:
+        left_s = self._again_at - time.monotonic()
+        if left_s > 0:
+            raise RequestTimeout(
+                f"{self.name} has not answered when it was asked last, so it was not asked now; it is asked again in"
+                f" {left_s:.0f} s"
+            )
+
+    def _next_in_line(self) -> None:
+        with suppress(IndexError):
+            self._in_line.popleft().set()
 
     def fencing(self, is_closed: Callable[[Epoch], bool]) -> Callable[[], int]:
         """`fence`, begun; the function that is returned waits for it."""
         return self._begin(lambda: self.participant.fence(is_closed))
 
-    def looking(self) -> Callable[[], Facts]:
-        """`facts`, likewise."""
-        return self._begin(self.participant.facts)
+    def looking(self, within_s: float | None = None) -> Callable[[], Facts]:
+        """`facts`, likewise; waited for as long as *within_s* says, if it does."""
+        return self._begin(self.participant.facts, within_s)
 
     @override
     def facts(self) -> Facts:
