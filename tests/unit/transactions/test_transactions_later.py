@@ -365,7 +365,7 @@ def test_a_program_that_closes_nothing_ends_when_its_second_phases_have() -> Non
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_does_not_wait_for_the_second_phases_of_its_parent() -> None:
-    assert subprocess.run([sys.executable, "-c", _FORKED], timeout=5, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", _FORKED], timeout=9, check=False).returncode == 0
 
 
 def test_the_block_of_a_replayed_transaction_ends_through_those_inside_of_it(tmp_path: Path) -> None:
