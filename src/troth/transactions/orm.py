@@ -1,11 +1,12 @@
 """ORM sessions inside of a global transaction."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Engine, event, inspect
+from sqlalchemy.orm import Session, SessionTransaction, make_transient
 from typing_extensions import override
 
 if TYPE_CHECKING:
@@ -21,12 +22,25 @@ class BoundSession(Session):
         self._troth_transaction = transaction
         self._savepoints = 0
         """So many of the transaction's are open around what is done now."""
+        self._was_idle = False
+        """Had begun nothing when the innermost of them did."""
+        self._ends = False
+        """What it has begun since ends with one."""
+        self._inserted: weakref.WeakSet[Any] = weakref.WeakSet()
+        """The states of objects (which may have no hash), since then."""
+        event.listen(self, "after_begin", _has_begun)
+        event.listen(self, "pending_to_persistent", _has_inserted)
         transaction.joined_by(self)
 
     @override
     def get_bind(self, *args: Any, **options: Any) -> Any:
         found = super().get_bind(*args, **options)
-        return self._troth_transaction[found] if isinstance(found, Engine) else found
+        if not isinstance(found, Engine):
+            return found
+        connection = self._troth_transaction[found]
+        if self._was_idle:
+            self._begin_idle(connection)
+        return connection
 
     @override
     def commit(self) -> None:
@@ -42,35 +56,56 @@ class BoundSession(Session):
         else:
             super().close()
 
-    def join(self, connections: Sequence[Any]) -> None:
-        """Take part in their transactions before there is a savepoint, which would be taken for one of them."""
+    def join(self, connections: Iterable[Connection]) -> None:
+        """Take part in their transactions before there is a savepoint, which would be taken for one of them; or, in
+        one, make its savepoints now: made at the first use they may be in one of the caller's, and end with it."""
         if self.in_transaction():
             for connection in connections:
-                if isinstance(connection, Connection):
-                    self.connection(bind_arguments={"bind": connection})
+                self.connection(bind_arguments={"bind": connection})
 
     @contextmanager
-    def savepoint(self) -> Iterator[None]:
+    def savepoint(self, connections: Iterable[Connection]) -> Iterator[None]:
         """What its objects are is undone with the savepoints around it, as by its own ``begin_nested()``."""
-        mode = self.join_transaction_mode
-        with ExitStack() as stack:
-            if self.in_transaction():
-                stack.push(self.begin_nested())
-            else:
-                # What it begins in the savepoint has to end in it, and must not end that.
-                self.join_transaction_mode = "create_savepoint"
-                stack.push(self._end_begun)
+        around = self._savepoints, self._was_idle, self._inserted, self.join_transaction_mode
+        try:
             self._savepoints += 1
-            try:
-                yield
-            finally:
-                self._savepoints -= 1
-                self.join_transaction_mode = mode
+            self._was_idle, self._inserted = not self.in_transaction(), weakref.WeakSet()
+            if self._was_idle:
+                try:
+                    yield
+                except BaseException:
+                    self._forget()
+                    raise
+            else:
+                with self.begin_nested():
+                    self.join(connections)
+                    yield
+            around[2].update(self._inserted)
+        finally:
+            self._savepoints, self._was_idle, self._inserted, self.join_transaction_mode = around
+
+    def _begin_idle(self, connection: Connection) -> None:
+        """What it begins in the savepoint has to end in it, before what has begun earlier, and must not end that.
+
+        In a savepoint of the caller's, which ends when the caller likes, it makes none of its own.
+        """
+        is_ours = self._troth_transaction.has_made(connection.get_nested_transaction())
+        self.join_transaction_mode = "create_savepoint" if is_ours else "rollback_only"
+        if not self._ends:
+            self._troth_transaction.ends_with_savepoint(self._end_begun)
+            self._ends = True
 
     def _end_begun(self, kind: type[BaseException] | None, *_: object) -> None:
         """End a transaction of its own that has begun in the savepoint."""
-        if kind is not None or not self.is_active:
+        self._ends = False
+        if not self.is_active:
             self.rollback()
+            return
+        if kind is not None:
+            self._forget()
+            transaction = self.get_transaction()
+            if transaction is not None:
+                transaction.close()  # a rollback() would also be one of the caller's savepoint, which is over
             return
         # Nobody has asked for a commit, after which objects are loaded again.
         expires, self.expire_on_commit = self.expire_on_commit, False
@@ -78,6 +113,26 @@ class BoundSession(Session):
             super().commit()
         finally:
             self.expire_on_commit = expires
+
+    def _forget(self) -> None:
+        """What was done in the savepoint is undone: load objects again, and have none that is not there."""
+        for each in [*self.new, *self.deleted]:
+            self.expunge(each)
+        for state in self._inserted:
+            each = state.obj()
+            if each is not None and each in self:
+                make_transient(each)
+        self._inserted.clear()
+        self.expire_all()
+
+
+def _has_begun(session: BoundSession, transaction: SessionTransaction, connection: Connection) -> None:
+    if session.join_transaction_mode == "create_savepoint" and not transaction.nested:
+        session._troth_transaction.made(connection.get_nested_transaction())
+
+
+def _has_inserted(session: BoundSession, made: object) -> None:
+    session._inserted.add(inspect(made))
 
 
 def bound_session(

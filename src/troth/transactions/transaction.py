@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import exc
+from sqlalchemy import Connection, exc
 
 from troth.core.twophase.table import Event, State
 from troth.errors import Aborted, TrothError, UsageError
@@ -16,7 +16,7 @@ from troth.transactions.owner import Owner
 from troth.transactions.participants.base import Begun, Branch, Participant
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, NestedTransaction
     from sqlalchemy.orm import Session
 
     from troth.transactions.core import Core
@@ -49,8 +49,10 @@ class Transaction(Owner):
     """
 
     _sessions: "tuple[BoundSession, ...]" = ()
-    _savepoint: ExitStack | None = None
-    """The innermost that is open."""
+    _savepoints: tuple[ExitStack, ...] = ()
+    """Those that are open; what has to end with one is in its stack."""
+    _own: frozenset[Any] = frozenset()
+    """The innermost one's savepoints in the databases, of branches and sessions; others are the caller's."""
 
     def __init__(self, core: "Core", *, timeout: float | None, key: str, wait: str) -> None:
         super().__init__(core, timeout=timeout, key=key, wait=wait)
@@ -134,16 +136,19 @@ class Transaction(Owner):
         Branches that are first touched inside of it are not undone by it; the block's error then says so.
         """
         self._flush_sessions()
-        before, outer = len(self._branches), self._savepoint
+        before, outer = len(self._branches), (self._savepoints, self._own)
+        handles = [branch.handle for branch in self._branches]
+        connections = [handle for handle in handles if isinstance(handle, Connection)]
         try:
             with ExitStack() as stack:
                 for session in self._sessions:
-                    session.join([branch.handle for branch in self._branches])
+                    session.join(connections)
                 for branch in self._branches:
                     stack.enter_context(branch.savepoint())
                 for session in self._sessions:
-                    stack.enter_context(session.savepoint())
-                self._savepoint = stack
+                    stack.enter_context(session.savepoint(connections))
+                self._savepoints = (*self._savepoints, stack)
+                self._own = frozenset(connection.get_nested_transaction() for connection in connections)
                 yield
         except BaseException as error:  # Ctrl-C and a cancelled task too: they may be caught around it
             if len(self._branches) > before:
@@ -155,13 +160,24 @@ class Transaction(Owner):
                 self._why.__cause__ = error
             raise
         finally:
-            self._savepoint = outer
+            self._savepoints, self._own = outer
 
     def joined_by(self, session: "BoundSession") -> None:
         """Another session works in this transaction."""
         self._sessions = (*self._sessions, session)
-        if self._savepoint is not None:
-            self._savepoint.enter_context(session.savepoint())
+        for stack in self._savepoints:
+            stack.enter_context(session.savepoint(()))
+
+    def ends_with_savepoint(self, end: Callable[..., None]) -> None:
+        """Call *end*, as an ``__exit__``, before what the innermost savepoint holds already."""
+        self._savepoints[-1].push(end)
+
+    def has_made(self, savepoint: "NestedTransaction | None") -> bool:
+        """Whether this savepoint of a database (or none) ends with the innermost of ours, not when its caller likes."""
+        return savepoint is None or savepoint in self._own
+
+    def made(self, savepoint: "NestedTransaction | None") -> None:
+        self._own |= {savepoint}
 
     def _flush_sessions(self) -> None:
         for session in self._sessions:

@@ -155,6 +155,98 @@ def test_an_error_in_a_session_that_closes_in_a_savepoint_is_the_one_that_is_rai
     assert people(engine) == {1: "new"}
 
 
+def test_a_flush_that_failed_in_a_savepoint_undoes_its_session_only(tpc: TwoPhaseCommit, engine: Any) -> None:
+    """Of a branch that was opened there, too."""
+    with tpc.begin() as tx, tx.savepoint():
+        tx[engine].execute(sa.update(Person).values(name="new"))
+        other = tx.session()
+        other.add(Person(id=2, name="two"))
+        other.flush()
+        with pytest.raises(sa.exc.IntegrityError), tx.session() as session:
+            session.add(Person(id=3, name="new"))
+            session.flush()
+        other.add(Person(id=4, name="four"))
+    assert people(engine) == {1: "new", 2: "two", 4: "four"}
+
+
+@pytest.mark.parametrize("are_used_before", [False, True])
+def test_sessions_are_used_in_a_savepoint_in_any_order(
+    are_used_before: bool, tpc: TwoPhaseCommit, engine: Any
+) -> None:
+    with tpc.begin() as tx:
+        tx[engine]
+        sessions = [tx.session(), tx.session()]
+        if are_used_before:
+            for session in sessions:
+                session.get_one(Person, 1)
+        for number, order in ((2, 1), (4, -1)):
+            with tx.savepoint():
+                for each, session in enumerate(sessions[::order]):
+                    session.add(Person(id=number + each, name=f"{number + each}"))
+                    session.flush()
+    assert people(engine) == {1: "old", 2: "2", 3: "3", 4: "4", 5: "5"}
+
+
+@pytest.mark.parametrize("is_used_before", [False, True])
+@pytest.mark.parametrize("whose", ["the connection's", "another session's"])
+def test_a_session_is_used_first_in_a_savepoint_of_the_callers_in_one_of_the_transaction(
+    whose: str, is_used_before: bool, tpc: TwoPhaseCommit, engine: Any
+) -> None:
+    """That ends before the transaction's does."""
+    with tpc.begin() as tx:
+        connection, another, session, other = tx[engine], tx.session(), tx.session(), Person(id=2, name="two")
+        another.get_one(Person, 1)
+        if is_used_before:
+            session.get_one(Person, 1)
+
+        def work() -> None:
+            with (connection if whose == "the connection's" else another).begin_nested():
+                another.get_one(Person, 1)
+                session.get_one(Person, 1).name = "new"
+                session.add(other)
+                session.flush()
+
+        with pytest.raises(ZeroDivisionError), tx.savepoint():
+            work()
+            raise ZeroDivisionError
+        assert other not in session
+        with tx.savepoint():
+            work()
+        session.add(Person(id=3, name="three"))
+        session.commit()
+    assert people(engine) == {1: "new", 2: "two", 3: "three"}
+
+
+@pytest.mark.parametrize("is_made_in", ["the transaction", "the outer", "the inner"])
+@pytest.mark.parametrize("is_used_in_outer", [False, True])
+def test_what_an_outer_savepoint_undoes_a_session_does_not_take_for_done(
+    is_used_in_outer: bool, is_made_in: str, tpc: TwoPhaseCommit, engine: Any
+) -> None:
+    other = Person(id=2, name="two")
+    with tpc.begin() as tx:
+        tx[engine]
+        session = tx.session()
+        with pytest.raises(ZeroDivisionError), tx.savepoint():
+            if is_made_in == "the outer":
+                session = tx.session()
+            with tx.savepoint():
+                if is_made_in == "the inner":
+                    session = tx.session()
+                person = session.get_one(Person, 1)
+                person.name = "new"
+                session.add(other)
+                session.flush()
+            if is_used_in_outer:
+                person.name = "newer"
+                session.flush()
+            raise ZeroDivisionError
+        assert person.name == "old"
+        person.name = "new"
+        session.add(other)
+        session.commit()
+    assert people(engine) == {1: "new", 2: "two"}
+
+
 def test_a_session_that_rolls_back_after_a_savepoint_ends_the_transaction(
     tpc: TwoPhaseCommit, engine: Any
 ) -> None:
