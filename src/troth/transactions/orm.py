@@ -24,8 +24,8 @@ class BoundSession(Session):
         """So many of the transaction's are open around what is done now."""
         self._was_idle = False
         """Had begun nothing when the innermost of them did."""
-        self._ends = False
-        """What it has begun since ends with one."""
+        self._ending: SessionTransaction | None = None
+        """What it has begun since, and ends with one."""
         self._inserted: weakref.WeakSet[Any] = weakref.WeakSet()
         """The states of objects (which may have no hash), since then."""
         event.listen(self, "after_begin", _has_begun)
@@ -39,7 +39,9 @@ class BoundSession(Session):
             return found
         connection = self._troth_transaction[found]
         if self._was_idle:
-            self._begin_idle(connection)
+            # In a savepoint of the caller's, which ends when the caller likes, it makes none of its own.
+            is_ours = self._troth_transaction.has_made(connection.get_nested_transaction())
+            self.join_transaction_mode = "create_savepoint" if is_ours else "rollback_only"
         return connection
 
     @override
@@ -84,20 +86,19 @@ class BoundSession(Session):
         finally:
             self._savepoints, self._was_idle, self._inserted, self.join_transaction_mode = around
 
-    def _begin_idle(self, connection: Connection) -> None:
-        """What it begins in the savepoint has to end in it, before what has begun earlier, and must not end that.
-
-        In a savepoint of the caller's, which ends when the caller likes, it makes none of its own.
-        """
-        is_ours = self._troth_transaction.has_made(connection.get_nested_transaction())
-        self.join_transaction_mode = "create_savepoint" if is_ours else "rollback_only"
-        if not self._ends:
+    def has_begun(self, transaction: SessionTransaction, connection: Connection) -> None:
+        """What it begins in a savepoint has to end in it, before what has begun earlier, and must not end that."""
+        if not self._was_idle:
+            return
+        if self.join_transaction_mode == "create_savepoint":
+            self._troth_transaction.made(connection.get_nested_transaction())
+        if self._ending is not transaction:
             self._troth_transaction.ends_with_savepoint(self._end_begun)
-            self._ends = True
+            self._ending = transaction
 
     def _end_begun(self, kind: type[BaseException] | None, *_: object) -> None:
         """End a transaction of its own that has begun in the savepoint."""
-        self._ends = False
+        self._ending = None
         if not self.is_active:
             self.rollback()
             return
@@ -106,6 +107,8 @@ class BoundSession(Session):
             transaction = self.get_transaction()
             if transaction is not None:
                 transaction.close()  # a rollback() would also be one of the caller's savepoint, which is over
+            return
+        if not self.in_transaction():
             return
         # Nobody has asked for a commit, after which objects are loaded again.
         expires, self.expire_on_commit = self.expire_on_commit, False
@@ -127,8 +130,8 @@ class BoundSession(Session):
 
 
 def _has_begun(session: BoundSession, transaction: SessionTransaction, connection: Connection) -> None:
-    if session.join_transaction_mode == "create_savepoint" and not transaction.nested:
-        session._troth_transaction.made(connection.get_nested_transaction())
+    if not transaction.nested:
+        session.has_begun(transaction, connection)
 
 
 def _has_inserted(session: BoundSession, made: object) -> None:

@@ -187,6 +187,27 @@ def test_sessions_are_used_in_a_savepoint_in_any_order(
     assert people(engine) == {1: "old", 2: "2", 3: "3", 4: "4", 5: "5"}
 
 
+def test_a_session_that_has_committed_by_itself_in_a_savepoint_begins_again(
+    tpc: TwoPhaseCommit, engine: Any
+) -> None:
+    """In the middle of what another one does, and in another savepoint."""
+    with tpc.begin() as tx:
+        tx[engine]
+        session, another = tx.session(), tx.session()
+        with tx.savepoint():
+            with session.begin():
+                session.add(Person(id=2, name="two"))
+            another.get_one(Person, 1)
+            session.add(Person(id=3, name="three"))
+            session.flush()
+        with tx.savepoint():
+            with session.begin():
+                session.add(Person(id=4, name="four"))
+            with tx.savepoint():
+                session.add(Person(id=5, name="five"))
+    assert people(engine) == {1: "old", 2: "two", 3: "three", 4: "four", 5: "five"}
+
+
 @pytest.mark.parametrize("is_used_before", [False, True])
 @pytest.mark.parametrize("whose", ["the connection's", "another session's"])
 def test_a_session_is_used_first_in_a_savepoint_of_the_callers_in_one_of_the_transaction(
