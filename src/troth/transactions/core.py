@@ -350,7 +350,10 @@ class Core(Remembered):
     def asked_of(self, participant: str) -> Bounded:
         """The participant of this name. Raises UsageError."""
         named = self.participant(participant).name
-        return next(each for each in self.asked if each.name == named)
+        (asked,) = [
+            each for each in self.asked if each.name == named
+        ]  # of a generator Ctrl-C may cut the end short
+        return asked
 
     def _outcome_alone(self, participant: Participant, proof: str) -> Outcome:
         match self._prove(participant.name, proof):

@@ -40,9 +40,9 @@ class Daemons:
                         target=_work_off, args=(self._queue, self._idle), name=self._name, daemon=True
                     ).start()
                     self._started += 1
+        self._queue.put((work, future))  # first: what Ctrl-C kept from being done would be waited for
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
-        self._queue.put((work, future))
         return future
 
     def end(self, within_s: float) -> None:

@@ -29,7 +29,8 @@ from troth.transactions.steps import nothing
 from troth.transactions.transaction import Transaction
 
 MODULES = tuple(
-    f"troth.transactions.{name}" for name in ("transaction", "owner", "fan", "core", "barrier", "waiting")
+    f"troth.transactions.{name}"
+    for name in ("transaction", "owner", "fan", "core", "barrier", "waiting", "daemons")
 )
 
 
@@ -163,7 +164,7 @@ def interrupted(interruption: Interruption, log: FileLog, names: tuple[str, ...]
     told, gid, has_begun = tx.outcome, tx.gid, tx._state is not State.ACTIVE
     del tx
     if process.core.waiting._pool is not None:  # type: ignore[attr-defined]
-        process.core.waiting._pool.shutdown()  # type: ignore[attr-defined]
+        process.core.waiting._pool.end(5)  # type: ignore[attr-defined]
     process.recovery.run()
     assert not process.core._under_way, "recovery leaves it to its owner for ever"
     assert not has_begun or not any(database.held for database in databases), "a connection is not given back"
