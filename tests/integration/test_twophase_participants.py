@@ -14,7 +14,7 @@ from troth.core.twophase.gid import Epoch
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted
 from troth.torture.databases import MariaDBServer, PostgresServer
-from troth.transactions.channels import Answer
+from troth.transactions.channels.interface import Answer
 from troth.transactions.participants.base import Begun
 from troth.transactions.participants.mysql import MySql, MySqlBranch
 from troth.transactions.participants.postgresql import Postgres, PostgresBranch

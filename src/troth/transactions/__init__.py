@@ -1,6 +1,6 @@
 """Atomic transactions over several databases, that finish whatever dies: `TwoPhaseCommit` over SQLAlchemy engines.
 
-Reading order: steps; log/ (the decision log: interface, file, replicated, group commit); channels (one statement on
+Reading order: steps; log/ (the decision log: interface, file, replicated, group commit); channels/ (one statement on
 many connections from one thread), fan (the same to many branches) and waiting (threads of our own, or tasks);
 participants/ (what each kind of database calls prepare, and how it lies); core (what all of one `TwoPhaseCommit`
 share) and remembered (what its process knows beside the log). Then the owner: transaction (as its caller has it),

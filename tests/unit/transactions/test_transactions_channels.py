@@ -13,24 +13,20 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 psycopg = pytest.importorskip("psycopg")
 
-from troth.transactions.channels import (  # noqa: E402
-    Answer,
-    BlockingStatements,
-    _in_thread,
-    _PqChannel,
-    _PyMySqlChannel,
-    may_have_been_sent,
-)
+from troth.transactions.channels.blocking import BlockingStatements, in_thread  # noqa: E402
+from troth.transactions.channels.interface import Answer, may_have_been_sent  # noqa: E402
+from troth.transactions.channels.packets import PyMySqlChannel  # noqa: E402
+from troth.transactions.channels.pq import PqChannel  # noqa: E402
 
 _FORKED = """
 import os, signal
-from troth.transactions.channels import _in_thread
+from troth.transactions.channels.blocking import in_thread
 
-_in_thread(list)()
+in_thread(list)()
 child = os.fork()
 if not child:
     signal.alarm(5)
-    _in_thread(list)()
+    in_thread(list)()
     os._exit(0)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -55,8 +51,8 @@ def test_votes_that_wait_for_locks_do_not_keep_the_commit_from_being_sent_that_l
 
     before = threading.stack_size(256 << 10)
     try:
-        votes = [_in_thread(vote) for _ in range(80)]
-        _in_thread(commit)()
+        votes = [in_thread(vote) for _ in range(80)]
+        in_thread(commit)()
         assert [finish() for finish in votes] == [[]] * 80
     finally:
         threading.stack_size(before)
@@ -83,7 +79,7 @@ class _Ending:
 
 
 def test_why_the_server_ended_a_session_is_told() -> None:
-    channel = object.__new__(_PqChannel)
+    channel = object.__new__(PqChannel)
     channel._dialect = sa.create_engine("postgresql+psycopg://").dialect
     channel.dbapi = SimpleNamespace(closed=True, broken=True)
     channel._pgconn = _Ending()
@@ -123,7 +119,7 @@ def test_what_was_read_while_a_statement_was_sent_is_not_waited_for() -> None:
     def arrival() -> None:
         raise AssertionError("nothing is left to arrive: this would wait for ever")
 
-    channel = object.__new__(_PqChannel)
+    channel = object.__new__(PqChannel)
     channel._dialect = sa.create_engine("postgresql+psycopg://").dialect
     channel.dbapi = SimpleNamespace(closed=False, broken=False)
     channel._pgconn, channel._sent, channel._wait, channel._arrival = connection, lambda _: None, sent, arrival
@@ -137,7 +133,7 @@ def test_a_connection_that_the_server_has_closed_is_sent_nothing(is_closed: bool
     ours, theirs = socket.socketpair()
     sent: list[str] = []
     dbapi = SimpleNamespace(_sock=ours, _execute_command=lambda command, statement: sent.append(statement))
-    channel = _PyMySqlChannel(sa.create_engine("mysql+pymysql://").dialect, dbapi)
+    channel = PyMySqlChannel(sa.create_engine("mysql+pymysql://").dialect, dbapi)
     with ours, theirs:
         if not is_closed:
             channel.start(["XA END 'a'", "XA COMMIT 'a' ONE PHASE"])

@@ -300,7 +300,7 @@ def test_a_place_in_the_background_is_free_again_when_its_work_is_done(monkeypat
 _HANGS = """
 import threading, time
 from troth.transactions import waiting
-from troth.transactions.channels import _in_thread
+from troth.transactions.channels.blocking import in_thread
 from troth.transactions.waiting import InThreads
 
 waiting.END_WITHIN_S = 0.01
@@ -311,7 +311,7 @@ def hang():
     time.sleep(60)
 
 background.later(hang)
-_in_thread(hang)
+in_thread(hang)
 begun.acquire()
 begun.acquire()
 if {closes}:

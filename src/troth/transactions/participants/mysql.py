@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from troth.core.twophase.gid import FORMAT, parse_gid
 from troth.core.twophase.table import Finding
-from troth.transactions.channels import may_have_been_sent
+from troth.transactions.channels.interface import may_have_been_sent
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 

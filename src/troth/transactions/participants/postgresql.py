@@ -21,7 +21,7 @@ from typing_extensions import override
 from troth.core.twophase.gid import FORMAT, Epoch, parse_epoch, parse_gid
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, PreflightFailed
-from troth.transactions.channels import Answer
+from troth.transactions.channels.interface import Answer
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems, was_lost
 

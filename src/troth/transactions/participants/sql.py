@@ -15,7 +15,8 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied
-from troth.transactions.channels import Channel, channel_of
+from troth.transactions.channels.choose import channel_of
+from troth.transactions.channels.interface import Channel
 from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, WithoutExtras
 from troth.transactions.participants.connection import BranchConnection
 

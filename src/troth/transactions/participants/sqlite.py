@@ -16,7 +16,7 @@ from sqlalchemy import Engine, exc
 from typing_extensions import override
 
 from troth.errors import PreflightFailed
-from troth.transactions.channels import BlockingStatements
+from troth.transactions.channels.blocking import BlockingStatements
 from troth.transactions.participants.base import Begun, Facts
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 

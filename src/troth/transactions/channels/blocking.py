@@ -1,0 +1,114 @@
+"""Any driver that has a cursor: one statement after the other, in a thread where nobody may wait for it."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy.engine.interfaces import Dialect
+from typing_extensions import override
+
+from troth.transactions.channels.interface import ACTIVE, Answer, Finish, unsent, wrapped
+from troth.transactions.daemons import Daemons
+
+THREADS_MAX = 10_000
+"""No bound: a connection has one thread at most, and pools bound connections. Votes may wait for a row that only the
+second phase of another transaction lets go, so that one must never wait for theirs."""
+
+
+class BlockingStatements:
+    """Statements through a plain DBAPI cursor, one after the other."""
+
+    def __init__(self, dialect: Dialect, dbapi: Any) -> None:
+        self._dialect = dialect
+        self.dbapi = dbapi
+
+    def is_idle(self) -> bool:
+        return False
+
+    def is_busy(self) -> bool:
+        raw = self._dialect.get_driver_connection(self.dbapi)
+        info = getattr(raw, "info", None)  # psycopg and psycopg2
+        return info is not None and info.transaction_status == ACTIVE
+
+    def setting(self, name: str) -> str | None:
+        raw = self._dialect.get_driver_connection(self.dbapi)
+        settings = getattr(raw, "get_settings", None)
+        if settings is not None:  # asyncpg
+            return getattr(settings(), name, None)
+        info = getattr(raw, "info", None)  # psycopg and psycopg2
+        return None if info is None else info.parameter_status(name)
+
+    def run(self, statements: Sequence[str]) -> list[Answer]:
+        answers = []
+        for place, statement in enumerate(statements, 1):
+            try:
+                answers.append(self._run(statement))
+            except Exception as error:
+                failed = wrapped(self._dialect, statement, error, self.dbapi)
+                raise (unsent(failed) if place < len(statements) else failed) from error
+        return answers
+
+    def _run(self, statement: str) -> Answer:
+        cursor = self.dbapi.cursor()
+        try:
+            cursor.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+            return Answer(getattr(cursor, "statusmessage", None) or "", tuple(row) if row else None)
+        finally:
+            cursor.close()
+
+
+_threads: list[Daemons] = []
+# A forked process has the pool, and none of its threads: work given to it would wait for ever.
+os.register_at_fork(after_in_child=_threads.clear)
+
+
+def in_thread(work: Callable[[], list[Answer]]) -> Finish:
+    if not _threads:
+        _threads.append(Daemons(THREADS_MAX, "troth 2pc"))
+    return _threads[0].submit(work).result
+
+
+class ThreadChannel(BlockingStatements):
+    """psycopg2, mysqlclient and any other driver that can only block."""
+
+    @override
+    def is_idle(self) -> bool:
+        if self._dialect.driver != "psycopg2":
+            return False
+        extensions = self._dialect.loaded_dbapi.extensions
+        return bool(
+            self.dbapi.status == extensions.STATUS_READY
+            and self.dbapi.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE
+        )
+
+    @override
+    def _run(self, statement: str) -> Answer:
+        if statement != "COMMIT" or self._dialect.driver != "psycopg2":
+            return super()._run(statement)
+        # Of one in a cursor it would not take notice, and have to be told by another one.
+        extensions = self._dialect.loaded_dbapi.extensions
+        has_failed = self.dbapi.info.transaction_status == extensions.TRANSACTION_STATUS_INERROR
+        self.dbapi.commit()
+        return Answer("ROLLBACK" if has_failed else "COMMIT", None)
+
+    def start(self, statements: Sequence[str]) -> Finish:
+        return in_thread(lambda: self._outside_of_transactions(statements))
+
+    def _outside_of_transactions(self, statements: Sequence[str]) -> list[Answer]:
+        """psycopg2 sends BEGIN by itself before a statement, unless it is told not to."""
+        if self._dialect.driver != "psycopg2":
+            return self.run(statements)
+        extensions = self._dialect.loaded_dbapi.extensions
+        if self.dbapi.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
+            return self.run(statements)
+        if self.dbapi.status != extensions.STATUS_READY:
+            # It believes to be in the transaction that PREPARE has ended: this COMMIT is for the driver alone.
+            self.dbapi.commit()
+        before = self.dbapi.autocommit
+        self.dbapi.autocommit = True
+        try:
+            return self.run(statements)
+        finally:
+            if not self.dbapi.closed:
+                self.dbapi.autocommit = before

@@ -1,0 +1,68 @@
+"""What every channel can do, and how the errors of drivers come out of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+from sqlalchemy import exc
+from sqlalchemy.engine.interfaces import Dialect
+
+ACTIVE: Final = 1
+"""libpq's PQTRANS_ACTIVE: neither idle nor, with or without an error, in a transaction that waits for a statement."""
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What the database said to one statement: the command tag where there is one, and the first row."""
+
+    tag: str
+    row: tuple[Any, ...] | None
+
+
+Finish = Callable[[], list[Answer]]
+"""Waits for the answers to what was started, in order. Raises sqlalchemy.exc.DBAPIError at the first that failed;
+`connection_invalidated` of it says that the connection is gone, so that nothing is known."""
+
+
+class Channel(Protocol):
+    """Statements straight to one driver connection, for as long as that lives."""
+
+    @property
+    def dbapi(self) -> Any:
+        """The driver connection."""
+
+    def start(self, statements: Sequence[str]) -> Finish:
+        """Send *statements* in order; a later one is not executed after a failed one (but see MySQL's channel)."""
+
+    def is_idle(self) -> bool:
+        """Whether the driver itself knows that no transaction is open. False: it has to be told."""
+
+    def is_busy(self) -> bool:
+        """Whether something is left half done, such as a COPY: the driver would wait for its end before anything else,
+        for ever. False where nobody knows."""
+
+    def setting(self, name: str) -> str | None:
+        """A setting of the session of which the server tells every change, whoever makes it; None: not known."""
+
+
+def wrapped(dialect: Dialect, statement: str, error: Exception, dbapi: Any) -> Exception:
+    """*error* of the driver as SQLAlchemy would raise it; other errors as they are."""
+    base = dialect.loaded_dbapi.Error
+    if not isinstance(error, base):
+        return error
+    lost = dialect.is_disconnect(error, dbapi, None)
+    told = exc.DBAPIError.instance(
+        statement, None, error, base, hide_parameters=False, connection_invalidated=lost, dialect=dialect
+    )
+    told.__cause__ = error
+    return told
+
+
+def unsent(error: Exception) -> Exception:
+    """*error*, of which it is known that the last of the statements has not left."""
+    error.troth_unsent = True  # type: ignore[attr-defined]
+    return error
+
+
+def may_have_been_sent(error: BaseException) -> bool:
+    """Whether the last of the statements that *error* came of may have reached the server."""
+    return not getattr(error, "troth_unsent", False)
