@@ -97,7 +97,7 @@ MUTANTS = (
         "forgotten before it is applied",
         TABLE,
         "(S.COMMITTING, E.BRANCH_LOST): Transition(S.COMMITTING, A.LEAVE)",
-        "(S.COMMITTING, E.BRANCH_LOST): Transition(S.COMMITTED, A.FORGET)",
+        "(S.COMMITTING, E.BRANCH_LOST): Transition(S.COMMITTED, A.NOTE_APPLIED)",
     ),
     mutant(
         "no marker is taken for a refusal without writing one",

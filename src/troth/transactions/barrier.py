@@ -152,7 +152,7 @@ class Barrier:
                     raise Unavailable("another process is in a second phase for too long") from None
                 time.sleep(POLL_S)
 
-    def became_a_childs(self) -> None:
+    def on_forked(self) -> None:
         """A child must not hold the sides of a parent that dies: the lock goes with its last descriptor."""
         self.close()
 

@@ -78,7 +78,7 @@ class Core(Remembered):
         self._applied: deque[str] = deque()
         forks.watch(self)
 
-    def became_a_childs(self) -> None:
+    def on_forked(self) -> None:
         """A child that begins a transaction has branches prepare that nobody can decide: the log is its parent's."""
         self._log_fault = UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
 
@@ -314,9 +314,9 @@ class Core(Remembered):
             )
         # Asked before all that may change until then: the log, and what is kept here of those that it does not have.
         is_over = self.is_over(found[0])
-        alone = self._alone.get(gid)
-        if alone is not None:
-            return self._outcome_alone(*alone)
+        unproved = self._unproved.get(gid)
+        if unproved is not None:
+            return self._outcome_alone(*unproved)
         verdict = self.waiting.blocking(self.log.verdict, found[0])
         if verdict is Verdict.DELEGATED:
             said = self.delegated(found[0], refuse=False)

@@ -12,7 +12,7 @@ from typing import Protocol
 class InChild(Protocol):
     """Something that a child must not go on with as it is."""
 
-    def became_a_childs(self) -> None:
+    def on_forked(self) -> None:
         """This process was forked off the one that made it."""
 
 
@@ -24,9 +24,9 @@ def watch(each: InChild) -> None:
     _watched.add(each)
 
 
-def _tell() -> None:
+def _tell_children() -> None:
     for each in list(_watched):
-        each.became_a_childs()
+        each.on_forked()
 
 
-os.register_at_fork(after_in_child=_tell)
+os.register_at_fork(after_in_child=_tell_children)

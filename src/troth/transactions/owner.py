@@ -24,7 +24,7 @@ from troth.errors import (
 )
 from troth.transactions.fan import Fan
 from troth.transactions.outcome import Outcome
-from troth.transactions.participants.base import Branch, LastResourceBranch
+from troth.transactions.participants.base import Branch, LastResourceBranch, nothing_to_await
 from troth.transactions.waiting import Flag, checked_timeout
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Owner(Fan):
             branch.release(broken=is_broken)
             del held[0]
 
-    def _tell(self) -> None:
+    def _raise_outcome(self) -> None:
         """Set the outcome, or raise it."""
         state = self._state
         if self.replayed or state in (State.COMMITTED, State.COMMITTING):
@@ -343,7 +343,7 @@ class Owner(Fan):
 
         def start() -> Callable[[], None]:
             last.commit_with_marker()
-            return lambda: None
+            return nothing_to_await
 
         if self._fan([(branch, start)]):
             core.on_step("after_last_resource")
@@ -453,10 +453,10 @@ class Owner(Fan):
             gid = self._own_gid
             self._core.leave_in_doubt(gid, self._record() if self._prepared_at else Commit(gid, ()))
 
-    def _forget(self) -> None:
-        self._core.on_step("before_forget")
+    def _note_applied(self) -> None:
+        self._core.on_step("before_note_applied")
         self._core.note_applied(self.gid)
-        self._core.on_step("after_forget")
+        self._core.on_step("after_note_applied")
 
     def _nothing(self) -> None:
         return None
@@ -471,7 +471,7 @@ _ACTIONS: dict[Action, Callable[[Owner], Event | None]] = {
     Action.LET_READERS_GO: Owner._let_readers_go,
     Action.ROLL_BACK_BRANCHES: Owner._roll_back_branches,
     Action.LEAVE: Owner._leave_behind,
-    Action.FORGET: Owner._forget,
+    Action.NOTE_APPLIED: Owner._note_applied,
     Action.NOTHING: Owner._nothing,
 }
 """How each action of the owner's table is performed; what it returns happens next."""

@@ -24,7 +24,7 @@ class Remembered:
         self._committed_alone: OrderedDict[str, None] = OrderedDict()
         self._only_read: OrderedDict[str, None] = OrderedDict()
         self._in_doubt: OrderedDict[str, Commit] = OrderedDict()
-        self._alone: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
+        self._unproved: OrderedDict[str, tuple[Participant, str]] = OrderedDict()
         """Of a lone writer that was lost with its connection: whom to ask, and for what."""
         # Up to these numbers, some of ours have ended so of which nothing more is kept.
         self._doubted_up_to = self._alone_up_to = 0
@@ -55,8 +55,8 @@ class Remembered:
     def keep_proof(self, gid: str, branch: Branch) -> None:
         """How *gid* ended, only the database of *branch* knows, its one writer: `outcome` asks there."""
         with self._lock:
-            self._alone[gid] = (branch.participant, branch.proof)
-            _shorten(self._alone)
+            self._unproved[gid] = (branch.participant, branch.proof)
+            _shorten(self._unproved)
 
     def may_be_in_doubt(self, gid: Gid) -> bool:
         """Whether its owner, which is this process, may have been left without an answer."""

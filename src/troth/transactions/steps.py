@@ -22,8 +22,8 @@ COMMIT_STEPS: Final = (
     "between_commits",
     "after_first_commit",
     "after_commits",
-    "before_forget",
-    "after_forget",
+    "before_note_applied",
+    "after_note_applied",
 )
 """In order. between_*: the first branch has been sent its statement, the others have not. decision_written: the record
 is in the file and not yet synced (embedded log only). after_decision: the decision is durable, nobody was told."""

@@ -228,7 +228,7 @@ class Transaction(Owner):
             self._run(Event.ABORT_ASKED)
         else:
             self._run(Event.COMMIT_ASKED)
-        self._tell()
+        self._raise_outcome()
 
     def __enter__(self) -> Self:
         return self

@@ -82,9 +82,11 @@ def test_a_no_vote_is_never_followed_by_a_decision() -> None:
     assert step(State.VOTING, Event.VOTED_NO) == Transition(State.ABORTING, Action.ROLL_BACK_BRANCHES)
 
 
-def test_nothing_is_forgotten_before_every_branch_is_done() -> None:
-    forgets = {pair for pair, row in TABLE.items() if isinstance(row, Transition) and row.action is Action.FORGET}
-    assert forgets == {(State.COMMITTING, Event.BRANCHES_DONE)}
+def test_nothing_is_noted_as_applied_before_every_branch_is_done() -> None:
+    notes = {
+        pair for pair, row in TABLE.items() if isinstance(row, Transition) and row.action is Action.NOTE_APPLIED
+    }
+    assert notes == {(State.COMMITTING, Event.BRANCHES_DONE)}
 
 
 def test_a_recoverer_leaves_what_an_open_epoch_may_still_decide() -> None:

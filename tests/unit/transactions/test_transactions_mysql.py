@@ -11,7 +11,7 @@ sa = pytest.importorskip("sqlalchemy")
 pytest.importorskip("pymysql")
 
 from troth.core.twophase.table import Finding  # noqa: E402
-from troth.transactions.participants.mysql import FORMAT_ID, MySql, MySqlBranch, Session  # noqa: E402
+from troth.transactions.participants.mysql import FORMAT_ID, MySql, MySqlBranch, Phase, Session  # noqa: E402
 
 MYSQL = ("8.0.36", "MySQL Community Server - GPL", "ledger")
 MARIADB = ("10.11.6-MariaDB-0+deb12u1", "Debian 12", "ledger")
@@ -104,7 +104,7 @@ def test_a_branch_that_was_left_off_before_is_rolled_back_and_one_that_is_lost_i
                 raise error
             return list
 
-    branch.channel, branch.name, branch._phase = Connection(), "'a','0',1", "ACTIVE"  # type: ignore[assignment]
+    branch.channel, branch.name, branch._phase = Connection(), "'a','0',1", Phase.ACTIVE  # type: ignore[assignment]
     branch.handle = SimpleNamespace(closed=False, invalidated=False, tell_rolled_back=None)  # type: ignore[assignment]
     if is_lost:
         with pytest.raises(sa.exc.OperationalError):

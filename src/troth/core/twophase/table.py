@@ -75,7 +75,7 @@ class Action(_Named):
     LET_READERS_GO = "end the branches that only read"
     ROLL_BACK_BRANCHES = "tell branches to roll back"
     LEAVE = "touch nothing; the recovery loop finishes it when it can"
-    FORGET = "note that nobody needs the decision any more"
+    NOTE_APPLIED = "note that nobody needs the decision any more"
     NOTHING = "nothing"
 
 
@@ -112,7 +112,7 @@ _ALLOWED: Final[dict[tuple[State, Event], Transition]] = {
     (S.DELEGATED, E.RESOURCE_COMMITTED): Transition(S.COMMITTING, A.COMMIT_BRANCHES),
     (S.DELEGATED, E.RESOURCE_REFUSED): Transition(S.ABORTING, A.ROLL_BACK_BRANCHES),
     (S.DELEGATED, E.RESOURCE_SILENT): Transition(S.IN_DOUBT, A.LEAVE),
-    (S.COMMITTING, E.BRANCHES_DONE): Transition(S.COMMITTED, A.FORGET),
+    (S.COMMITTING, E.BRANCHES_DONE): Transition(S.COMMITTED, A.NOTE_APPLIED),
     (S.COMMITTING, E.BRANCH_LOST): Transition(S.COMMITTING, A.LEAVE),
     (S.ABORTING, E.BRANCHES_DONE): Transition(S.ABORTED, A.NOTHING),
     (S.ABORTING, E.BRANCH_LOST): Transition(S.ABORTING, A.LEAVE),

@@ -58,7 +58,7 @@ class Owner:
                 if self.guard:
                     yield [Call(self.guard, "roll_back", (gid,))]
                 return Event.BRANCH_LOST if self.lost or SILENT in answers else Event.BRANCHES_DONE
-            case Action.FORGET:
+            case Action.NOTE_APPLIED:
                 yield [Call(LOG, "applied", (gid,))]
                 return None
             case Action.COMMIT_ALONE | Action.LET_READERS_GO | Action.LEAVE | Action.NOTHING:

@@ -42,7 +42,7 @@ class Hold:
         self._descriptor = descriptor
         forks.watch(self)
 
-    def became_a_childs(self) -> None:
+    def on_forked(self) -> None:
         """The lock goes with its last descriptor, so a child would hold it for a parent that has died."""
         if self._descriptor >= 0:
             os.close(self._descriptor)

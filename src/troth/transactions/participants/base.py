@@ -36,6 +36,10 @@ class Wait(NamedTuple):
     """Cancel the statement that waits."""
 
 
+def nothing_to_await() -> None:
+    """What a method of `Branch` returns when all has been done, and answered, already."""
+
+
 class Facts(NamedTuple):
     """What a participant says about itself."""
 

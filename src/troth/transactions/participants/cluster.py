@@ -24,7 +24,7 @@ from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, InvalidRequest, RequestError, UsageError
 from troth.kv.requests import Compare, CompareTarget, Operation
-from troth.transactions.participants.base import Begun, Facts, Prepared, WithoutExtras
+from troth.transactions.participants.base import Begun, Facts, Prepared, WithoutExtras, nothing_to_await
 from troth.transactions.waiting import Waiting
 
 RESERVED = b"troth.2pc/"
@@ -158,7 +158,7 @@ class ClusterBranch:
 
     def ask(self) -> Callable[[], None]:
         self.wrote = bool(self.handle.writes)
-        return _nothing
+        return nothing_to_await
 
     def others_wrote(self) -> None:
         if self.handle.reads or self.handle.writes:
@@ -177,26 +177,26 @@ class ClusterBranch:
         reply = self.participant.txn([fresh, *self._unchanged()], [write, *holds])
         if not reply.succeeded:
             raise self._refused()
-        return _nothing
+        return nothing_to_await
 
     def commit_alone(self) -> Callable[[], None]:
         self.handle.is_over = True
         if not self.handle.writes:
-            return _nothing  # nor has anybody else written: what was read has nothing to agree with
+            return nothing_to_await  # nor has anybody else written: what was read has nothing to agree with
         reply = self.participant.txn(self._unchanged(), _operations(self.handle.writes.items()))
         if not reply.succeeded:
             raise self._refused()
-        return _nothing
+        return nothing_to_await
 
     def commit_prepared(self) -> Callable[[], None]:
         if self.participant.finish(self.name, commit=True) is Finding.UNREACHED:
             raise RequestError(f"{self.participant.name}: not reached")
-        return _nothing
+        return nothing_to_await
 
     def roll_back(self) -> Callable[[], None]:
         if self._voted and self.participant.finish(self.name, commit=False) is Finding.UNREACHED:
             raise RequestError(f"{self.participant.name}: not reached")
-        return _nothing
+        return nothing_to_await
 
     def release(self, *, broken: bool) -> None:
         """Nothing is held but the client, which is shared."""
@@ -210,10 +210,6 @@ class ClusterBranch:
         except BaseException:
             self.handle.writes = before
             raise
-
-
-def _nothing() -> None:
-    """The client has waited already."""
 
 
 class Cluster(WithoutExtras):

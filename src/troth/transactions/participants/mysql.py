@@ -15,6 +15,7 @@ import re
 import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
+from enum import Enum
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -24,7 +25,7 @@ from typing_extensions import override
 from troth.core.twophase.gid import FORMAT, parse_gid
 from troth.core.twophase.table import Finding
 from troth.transactions.channels.interface import may_have_been_sent
-from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
+from troth.transactions.participants.base import Begun, Facts, Prepared, Wait, nothing_to_await
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 
 FORMAT_ID = 0x54524F54
@@ -59,10 +60,11 @@ _opening: ContextVar[bool] = ContextVar("troth.opening", default=False)
 """Whether it is for a branch that a connection is taken from the pool."""
 
 
-def _give_back(dbapi: Any, record: Any, _: Any) -> None:
-    """How long a statement of the application's own waits for a lock, a transaction of ours before it does not say.
+def _restore_lock_wait(dbapi: Any, record: Any, _: Any) -> None:
+    """Restore the application's own lock wait time-out when it takes a connection that a transaction of ours used
+    before.
 
-    So the next of ours pays for no round trip, and the application for one, when it follows on one of ours.
+    Not earlier: so the next of ours pays for no round trip, and the application for one, if it comes next.
     """
     if record.info.get(_WAIT) is None or _opening.get():
         return
@@ -89,16 +91,23 @@ class Session(NamedTuple):
         return f"IS_USED_LOCK('troth.{self.name}')"
 
 
+class Phase(Enum):
+    """Where a branch stands in XA."""
+
+    ACTIVE = "begun; XA END is still to come"
+    PREPARED = "XA PREPARE was answered"
+    ENDED = "committed or rolled back"
+
+
 class MySqlBranch(SqlBranch):
     """A branch in MariaDB or MySQL. See the module."""
 
-    def __init__(self, participant: "MySql", number: int, begun: Begun) -> None:
-        self._sessions = participant
-        super().__init__(participant, number, begun)
+    participant: "MySql"
+    _phase: Phase
 
     @override
     def release(self, *, broken: bool) -> None:
-        self._sessions.sessions.pop(self._session.number, None)
+        self.participant.sessions.pop(self._session.number, None)
         super().release(broken=broken)
 
     @override
@@ -113,8 +122,8 @@ class MySqlBranch(SqlBranch):
             self.channel.start([f"SET SESSION innodb_lock_wait_timeout = {set_s}"])()
             self._info[_WAIT] = wait_s
         self.channel.start([f"XA START {self.name}"])()
-        self._sessions.sessions[self._session.number] = (begun.gid, self._session)
-        self._phase = "ACTIVE"
+        self.participant.sessions[self._session.number] = (begun.gid, self._session)
+        self._phase = Phase.ACTIVE
 
     def _named(self) -> Session:
         name = secrets.token_hex(8)
@@ -132,7 +141,7 @@ class MySqlBranch(SqlBranch):
 
         def voted() -> None:
             finish()
-            self._phase = "PREPARED"
+            self._phase = Phase.PREPARED
 
         return voted
 
@@ -164,21 +173,20 @@ class MySqlBranch(SqlBranch):
         return self._told([f"XA COMMIT {self.name}"], self.handle.tell_committed)
 
     def roll_back(self) -> Callable[[], None]:
-        if self.handle.closed or self.handle.invalidated or self._phase == "ENDED":
-            return lambda: None
-        if self._phase == "PREPARED":
-            return self._told([f"XA ROLLBACK {self.name}"], self.handle.tell_rolled_back)
-        self._leave_off()
+        if self.handle.closed or self.handle.invalidated or self._phase is Phase.ENDED:
+            return nothing_to_await
+        if self._phase is Phase.ACTIVE:
+            self._leave_off()
         return self._told([f"XA ROLLBACK {self.name}"], self.handle.tell_rolled_back)
 
     @override
     def roll_back_for_caller(self) -> bool:
         """What has begun with XA START takes no ROLLBACK."""
-        if self._phase != "ACTIVE":
+        if self._phase is not Phase.ACTIVE:
             return False
         self._leave_off()
         self.channel.start([f"XA ROLLBACK {self.name}"])()
-        self._phase = "ENDED"
+        self._phase = Phase.ENDED
         self.is_over = True
         self.handle.tell_rolled_back()
         return True
@@ -196,7 +204,7 @@ class MySqlBranch(SqlBranch):
 
         def told() -> None:
             finish()
-            self._phase = "ENDED"
+            self._phase = Phase.ENDED
             self.end_here()
             tell()
 
@@ -225,8 +233,8 @@ class MySql(SqlParticipant):
         self.sessions: dict[int, tuple[str, Session]] = {}
         """The server's number of a session -> the transaction of this process that it works for."""
         self._waits = _WAITS_OF_MARIADB
-        if not event.contains(engine, "checkout", _give_back):
-            event.listen(engine, "checkout", _give_back)
+        if not event.contains(engine, "checkout", _restore_lock_wait):
+            event.listen(engine, "checkout", _restore_lock_wait)
 
     @override
     def facts(self) -> Facts:

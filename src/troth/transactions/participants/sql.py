@@ -17,7 +17,7 @@ from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied
 from troth.transactions.channels.choose import channel_of
 from troth.transactions.channels.interface import Channel
-from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, WithoutExtras
+from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, WithoutExtras, nothing_to_await
 from troth.transactions.participants.connection import BranchConnection
 
 _CHANGES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "REPLAC"})
@@ -99,7 +99,7 @@ class SqlBranch:
         """A kind of database that can not tell is taken to have written."""
         if self.wrote is None:
             self.wrote = True
-        return _done
+        return nothing_to_await
 
     def others_wrote(self) -> None:
         """What was read is locked, as far as the caller has asked for it, until this branch ends: after all writers."""
@@ -170,7 +170,7 @@ class SqlBranch:
         self.check_whole()
         self.commit_here()
         self.handle.tell_committed()
-        return _done
+        return nothing_to_await
 
     def release(self, *, broken: bool) -> None:
         self.is_ending = True
@@ -192,10 +192,6 @@ class SqlBranch:
     def savepoint(self) -> Iterator[None]:
         with self.handle.begin_nested():
             yield
-
-
-def _done() -> None:
-    """Nothing is left to wait for."""
 
 
 class _Unpooled(OptionEngine):

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from troth.errors import PreflightFailed
 from troth.transactions.channels.blocking import BlockingStatements
-from troth.transactions.participants.base import Begun, Facts
+from troth.transactions.participants.base import Begun, Facts, nothing_to_await
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 
 TABLE = "troth_decision"
@@ -103,7 +103,7 @@ class SqliteBranch(SqlBranch):
         self.check_whole()
         if not self.wrote:
             self.wrote = self._written() != self._before
-        return lambda: None
+        return nothing_to_await
 
     def _written(self) -> tuple[Any, ...]:
         """What a change changes; one of the schema, or of a file's own numbers, counts as no change of a row."""
@@ -150,11 +150,11 @@ class SqliteBranch(SqlBranch):
         self.handle.tell_committed()
 
     def commit_prepared(self) -> Callable[[], None]:
-        return lambda: None
+        return nothing_to_await
 
     def roll_back(self) -> Callable[[], None]:
         self.roll_back_here()
-        return lambda: None
+        return nothing_to_await
 
 
 class Sqlite(SqlParticipant):
