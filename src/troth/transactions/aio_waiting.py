@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from typing_extensions import override
 
-from troth.transactions.waiting import END_WITHIN_S, Flag, Waiting
+from troth.transactions.waiting import END_WITHIN_S, LATER_MAX, Flag, Waiting
 
 T = TypeVar("T")
 
@@ -57,6 +57,10 @@ class InTasks(Waiting):
 
     @override
     def later(self, work: Callable[[], None]) -> None:
+        """Here and now if too much waits already."""
+        if len(self._tasks) >= LATER_MAX:
+            work()
+            return
         task = asyncio.ensure_future(greenlet_spawn(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

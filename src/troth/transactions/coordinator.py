@@ -205,7 +205,8 @@ class TwoPhaseCommit:
         embedded log of all processes of this machine.
 
         Raises:
-            Unavailable: commits were under way for *timeout* seconds without a gap.
+            Unavailable: for *timeout* seconds commits were under way without a gap, or went on during each look; or one
+                is half done, and a database that it needs is out of reach.
             UsageError: one of *participants* is none, or is a troth cluster; *timeout* is none.
             StorageError, RequestError: what other processes have decided cannot be read.
         """

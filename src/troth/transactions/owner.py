@@ -17,6 +17,7 @@ from troth.errors import (
     Aborted,
     HeuristicMixed,
     NotApplied,
+    OutcomeUnknown,
     RequestError,
     TransactionInDoubt,
     TrothError,
@@ -170,7 +171,7 @@ class Owner(Fan):
             if not self._prepared_at:  # there was nothing to decide, and no key
                 asked, retry = "the only database that it wrote in was told to commit", ""
             error: TrothError = TransactionInDoubt(
-                f"{self.gid}: {asked} and not answered{f' ({self._why})' if self._why else ''}."
+                f"{self.gid}: {asked}, and what came of it is not known{f' ({self._why})' if self._why else ''}."
                 f" Ask tpc.outcome({self.gid!r}){retry}",
                 self.gid,
             )
@@ -325,8 +326,8 @@ class Owner(Fan):
                     self.gid,
                 )
                 return Event.CELL_ABORT
-            case _:
-                self._why = Aborted(f"{self.gid}: the log says {verdict.name}", self.gid)
+            case Verdict.FORGOTTEN | Verdict.FOREIGN | Verdict.OPEN:
+                self._why = OutcomeUnknown(f"the log says {verdict.name}: {verdict.value}")
                 return Event.LOG_SILENT
 
     def _replay(self, holder: str) -> None:

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -26,14 +27,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mysql": {"isolation_level": "REPEATABLE READ"},
     "sqlite": {},
 }
-"""How each kind begins a transaction that sees one moment, ..."""
+"""How each kind begins a transaction that sees one moment."""
 FIRST_LOOK = {
     "postgresql": "SELECT pg_current_snapshot()",
     "mysql": "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     "sqlite": "SELECT count(*) FROM sqlite_master",
 }
-"""... and the statement that makes it this one."""
-
+"""The statement of each kind that makes it the present moment."""
 
 _numbers = itertools.count()
 
@@ -144,34 +144,48 @@ def open_snapshot(
             snapshot.connections[participant.name] = connection
         who = f"snapshot {next(_numbers)}"
         while True:
-            within_s = max(0.001, until - time.monotonic())
-            try:
-                core.waiting.blocking(partial(core.barrier.enter_exclusive, within_s, who))
-                standing = _standing(core)
-                is_taken = standing is not None
-                if standing is not None:
-                    _look(snapshot, chosen)
-                    if not core.barrier.is_whole() or (standing and not standing <= (_standing(core) or set())):
-                        # We were so slow that a commit has not waited for us: what was seen may be half of it.
-                        _look_away(snapshot)
-                        is_taken = False
-            finally:
-                try:
-                    core.barrier.leave_exclusive(who)
-                except BaseException:
-                    # Ctrl-C, perhaps twice (DESIGN.md): commits wait.
-                    try:
-                        core.barrier.leave_exclusive(who)
-                    finally:
-                        core.barrier.leave_exclusive(who)
-                    raise
-            if is_taken:
+            taken = _take(core, snapshot, chosen, max(0.001, until - time.monotonic()), who)
+            if taken is _Taken.WHOLE:
                 break
-            # A second phase was cut off by a crash: until it is finished, every look would see half of it.
             if time.monotonic() >= until:
-                raise Unavailable("a transaction is half committed, and a database that it needs is out of reach")
-            recovery.run()
+                raise Unavailable(taken.value)
+            if taken is _Taken.HALF:
+                recovery.run()
         yield snapshot
+
+
+class _Taken(Enum):
+    """What came of one try; in words, why there is no snapshot."""
+
+    WHOLE = ""
+    SLOW = "the databases were looked at so slowly that commits went on meanwhile; try again, or allow more time"
+    HALF = "a transaction is half committed, and a database that it needs is out of reach"
+
+
+def _take(core: Core, snapshot: Snapshot, chosen: Sequence[Participant], within_s: float, who: str) -> _Taken:
+    """Look at all of them while no second phase is under way."""
+    try:
+        core.waiting.blocking(partial(core.barrier.enter_exclusive, within_s, who))
+        standing = _standing(core)
+        if standing is None:
+            # A second phase was cut off by a crash: until it is finished, every look would see half of it.
+            return _Taken.HALF
+        _look(snapshot, chosen)
+        if core.barrier.is_whole() and (not standing or standing <= (_standing(core) or set())):
+            return _Taken.WHOLE
+        # A commit has not waited for us, or another process's recovery has gone on: half of it may have been seen.
+        _look_away(snapshot)
+        return _Taken.SLOW
+    finally:
+        try:
+            core.barrier.leave_exclusive(who)
+        except BaseException:
+            # Ctrl-C, perhaps twice (DESIGN.md): commits wait.
+            try:
+                core.barrier.leave_exclusive(who)
+            finally:
+                core.barrier.leave_exclusive(who)
+            raise
 
 
 def _look(snapshot: Snapshot, chosen: Sequence[Participant]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,8 +20,9 @@ from sqlalchemy.util.concurrency import await_only
 from typing_extensions import override
 
 import troth
-from troth.transactions import aio, coordinator
+from troth.transactions import aio, aio_waiting, coordinator
 from troth.transactions.aio import AsyncTransaction, AsyncTwoPhaseCommit
+from troth.transactions.aio_waiting import InTasks
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.deadlocks import Detector
@@ -214,6 +216,24 @@ def test_the_end_waits_for_second_phases_that_go_on_as_tasks() -> None:
         await tpc.close()
         assert order == ["second phase", "end"]
         tpc._waiting.end()
+
+    asyncio.run(main())
+
+
+def test_beyond_the_bound_a_second_phase_is_done_by_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio_waiting, "LATER_MAX", 2)
+
+    async def main() -> None:
+        waiting = InTasks()
+        done: list[int] = []
+        for _ in range(2):
+            for number in range(3):
+                waiting.later(partial(done.append, number))
+            assert done == [2], "the first two have tasks"
+            await waiting.drained()
+            assert done == [2, 0, 1]
+            done.clear()
+        waiting.end()
 
     asyncio.run(main())
 

@@ -241,8 +241,9 @@ def test_what_the_log_says_and_is_no_decision_decides_nothing(
     verdict: Verdict, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(place.log, "decide", lambda commits: [Decided(verdict, commits[0].gid)])
-    with pytest.raises(TransactionInDoubt, match=verdict.name):
+    with pytest.raises(TransactionInDoubt, match=f"is not known .the log says {verdict.name}") as caught:
         place.begin().commit()
+    assert type(caught.value.__cause__) is OutcomeUnknown, "nothing was aborted"
     assert place.trace[-2:] == ["bank is closed", "stock is closed"]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ sa = pytest.importorskip("sqlalchemy")
 from recovering import Place, decided, name, prepared  # noqa: E402
 from sqlalchemy.orm import Session  # noqa: E402
 
-from troth.errors import UsageError  # noqa: E402
+from troth.errors import Unavailable, UsageError  # noqa: E402
 from troth.transactions import snapshot  # noqa: E402
 from troth.transactions.barrier import Barrier  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
@@ -39,6 +40,39 @@ def test_a_look_during_which_another_process_has_finished_something_is_taken_aga
     with open_snapshot(core, Recovery(core), None, 1.0) as snap:
         assert snap["bank"].scalar(sa.text("SELECT 1")) == 1
     assert found == []
+    core.close()
+
+
+@pytest.mark.parametrize(
+    ("standing", "is_whole", "why", "passes"),
+    [
+        (set(), False, "commits went on meanwhile", 0),
+        (None, True, "half committed", 3),
+    ],
+    ids=["too slow", "half committed"],
+)
+def test_a_snapshot_that_cannot_be_taken_says_why_and_recovers_only_what_is_half_done(
+    standing: set[str] | None,
+    is_whole: bool,
+    why: str,
+    passes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No database is blamed for commits that did not wait."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/bank.db")
+    core = Core(
+        [Sqlite("bank", engine, engine)], FileLog(tmp_path / "log"), barrier=Barrier(None), on_step=nothing
+    )
+    clock = iter(range(100))
+    recovered: list[int] = []
+    recovery: Any = SimpleNamespace(run=lambda: recovered.append(1))
+    monkeypatch.setattr(snapshot, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(snapshot, "_standing", lambda core: standing)
+    monkeypatch.setattr(core.barrier, "is_whole", lambda: is_whole)
+    with pytest.raises(Unavailable, match=why), open_snapshot(core, recovery, None, 7.0):
+        pass
+    assert len(recovered) == passes
     core.close()
 
 

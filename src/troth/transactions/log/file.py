@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from troth.core.twophase.cells import Verdict, replay
@@ -124,17 +125,23 @@ class FileLog:
             why = f"another process holds the keys of {root} for more than {KEYS_WAIT_S} s; is one paused?"
             with self._directory.keys_held() as is_held:
                 if is_held:
-                    error = self._refresh_others()
-                    if error is None:
+                    try:
+                        self._refresh_others()
+                    except StorageError as error:
+                        why = str(error)
+                    else:
                         return self._decide(commits)
-                    why = str(error)
             # Work without a key has nothing to do with it.
             others = iter(self._decide([commit for commit in commits if not commit.key]))
             refused = NotApplied(why)
             return [refused if commit.key else next(others) for commit in commits]
 
-    def _refresh_others(self) -> StorageError | None:
-        """Read what is new in the places of other processes. One that is damaged stops itself, and work with keys."""
+    def _refresh_others(self) -> None:
+        """Read what is new in the places of other processes.
+
+        Raises:
+            StorageError: one of them is damaged, which stops itself and work with keys; all others are read.
+        """
         found: StorageError | None = None
         for name in self._directory.names():
             if name != self._place.coordinator:
@@ -146,7 +153,8 @@ class FileLog:
                         " without one goes on"
                     )
                     found = Corrupt(text, path=error.path) if isinstance(error, Corrupt) else StorageError(text)
-        return found
+        if found is not None:
+            raise found
 
     def _decide(self, commits: Sequence[Commit]) -> list[Decided | TrothError]:
         cells = self._place.cells
@@ -264,9 +272,7 @@ class FileLog:
 
     def holder_of(self, key: str) -> str | None:
         with self._lock:
-            error = self._refresh_others()
-            if error is not None:
-                raise error
+            self._refresh_others()
             return self._place.cells.holder_of(key) or self._holder_elsewhere(key)
 
     def abort(self, record: Abort) -> Verdict:
@@ -333,7 +339,8 @@ class FileLog:
 
     def members(self) -> dict[str, Member]:
         with self._lock:
-            self._refresh_others()
+            with suppress(StorageError):  # a process must be able to start, and to finish what is not damaged
+                self._refresh_others()
             found: dict[str, Member] = {}
             for place in (*self._others.values(), self._place):
                 found |= place.cells.members
@@ -346,7 +353,10 @@ class FileLog:
 
     def heuristics(self) -> list[Heuristic]:
         with self._lock:
-            self._refresh_others()
+            with suppress(
+                StorageError
+            ):  # `coordinators` tells of it; what the others have noted is known all the same
+                self._refresh_others()
             places = (self._place, *self._others.values())
             # Whoever forgets writes that into its own place: the one that noted it may live, and write there itself.
             dealt_with = {gid for place in places for gid in place.cells.dealt_with}
