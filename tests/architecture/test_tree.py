@@ -1,7 +1,9 @@
 """What imports cannot show: calls that reach the world, orders that differ from one process to the next, file names."""
 
 import ast
+import importlib
 import subprocess
+from abc import ABCMeta
 from collections import Counter
 from pathlib import Path
 
@@ -99,6 +101,24 @@ def test_no_order_comes_out_of_a_set_in_pure_code(path: Path) -> None:
 )
 def test_the_rule_about_sets_bites(code: str, count: int) -> None:
     assert len(set_orders(ast.parse(code))) == count
+
+
+def test_whoever_leaves_methods_to_subclasses_is_an_abc() -> None:
+    """`abstractmethod` alone refuses nothing: an object without the method is made, and calling it gives None."""
+    paths = [path for path in SOURCE.rglob("*.py") if "@abstractmethod" in path.read_text()]
+    assert paths
+    for path in paths:
+        module = importlib.import_module(".".join(path.relative_to(SOURCE.parent).with_suffix("").parts))
+        classes = [each for each in vars(module).values() if getattr(each, "__module__", "") == module.__name__]
+        lax = [
+            each
+            for each in classes
+            if not isinstance(each, ABCMeta)
+            and any(
+                getattr(part, "__isabstractmethod__", False) for part in getattr(each, "__dict__", {}).values()
+            )
+        ]
+        assert not lax
 
 
 def test_test_files_have_names_of_their_own() -> None:

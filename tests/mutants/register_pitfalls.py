@@ -42,8 +42,8 @@ REGISTER_PITFALLS = (
         "an accepted state is not written",
         DISK,
         "acceptor",
-        "return Took(), self._do(record)",
-        "self._do(record)\n        return Took(), None",
+        "return Accepted(), self._do(record)",
+        "self._do(record)\n        return Accepted(), None",
     ),
     pitfall(
         "a snapshot forgets the accepted states",
@@ -127,7 +127,7 @@ REGISTER_PITFALLS = (
         LATE,
         "acceptor",
         "return conflict, None\n        slot = self.slots.get(request.key)\n        if slot is not None and",
-        "return Took(), None\n        slot = self.slots.get(request.key)\n        if slot is not None and",
+        "return Accepted(), None\n        slot = self.slots.get(request.key)\n        if slot is not None and",
     ),
     pitfall(
         "the next promise of an accept is forgotten",

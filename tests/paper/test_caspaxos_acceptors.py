@@ -13,9 +13,11 @@ from troth.core.register.codec import decode_records, encode_records
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     AcceptedRecord,
     Ballot,
     Collect,
+    Collected,
     CollectedRecord,
     ConfigId,
     Configuration,
@@ -24,7 +26,6 @@ from troth.core.register.messages import (
     Conflict,
     Described,
     Full,
-    Gone,
     Holding,
     Prepare,
     Promise,
@@ -37,7 +38,6 @@ from troth.core.register.messages import (
     Scanned,
     Seat,
     State,
-    Took,
     WrongConfig,
     config_key,
     founding,
@@ -105,7 +105,7 @@ def test_a_prepare_at_the_promised_ballot_is_answered_again_and_writes_nothing()
 def test_an_accept_at_the_promised_ballot_is_taken() -> None:
     alone = Alone()
     alone.prepare(ballot(5))
-    assert alone.accept(b"v", ballot(5)) == Took()
+    assert alone.accept(b"v", ballot(5)) == Accepted()
     assert alone.prepare(ballot(4)) == Conflict(ballot(5))
 
 
@@ -113,7 +113,7 @@ def test_a_repeated_accept_is_taken_without_another_write() -> None:
     alone = Alone()
     accept = Accept(CONFIG.id, KEY, ballot(3), state(b"v", ballot(3)), ballot(3))
     assert alone.ask(accept)[1] is not None
-    assert alone.ask(accept) == (Took(), None)
+    assert alone.ask(accept) == (Accepted(), None)
 
 
 def test_a_repeated_accept_that_promises_more_is_written() -> None:
@@ -121,7 +121,7 @@ def test_a_repeated_accept_that_promises_more_is_written() -> None:
     alone = Alone()
     alone.accept(b"v", ballot(3), ballot(3))
     reply, record = alone.ask(Accept(CONFIG.id, KEY, ballot(3), state(b"v", ballot(3)), ballot(6)))
-    assert reply == Took()
+    assert reply == Accepted()
     assert record == AcceptedRecord(KEY, ballot(3), state(b"v", ballot(3)), ballot(6))
     assert alone.prepare(ballot(5)) == Conflict(ballot(6))
 
@@ -159,7 +159,7 @@ def test_the_fences_own_ballot_is_refused_where_nothing_is_held() -> None:
     """It may be a late copy of the very accept that was collected."""
     alone = Alone()
     alone.accept(None, ballot(5), ballot(5))
-    assert alone.collect(ballot(5)) == Gone(True)
+    assert alone.collect(ballot(5)) == Collected(True)
     assert alone.accept(None, ballot(5)) == Conflict(ballot(5))
     assert alone.prepare(ballot(5)) == Conflict(ballot(5))
     assert alone.prepare(ballot(6)) == Promise(ZERO, None, ballot(5))
@@ -169,14 +169,14 @@ def test_a_tombstone_is_kept_while_somebody_has_prepared_to_change_it() -> None:
     """The fence would refuse that change, and some may have accepted it: nobody could tell what it came to."""
     alone = Alone()
     alone.accept(None, ballot(5), ballot(8))
-    assert alone.collect(ballot(5)) == Gone(False)
-    assert isinstance(alone.accept(b"v", ballot(8)), Took)
+    assert alone.collect(ballot(5)) == Collected(False)
+    assert isinstance(alone.accept(b"v", ballot(8)), Accepted)
 
 
 def test_the_fence_is_the_ballot_of_the_collection() -> None:
     alone = Alone()
     alone.accept(None, ballot(8))
-    assert alone.collect(ballot(8)) == Gone(True)
+    assert alone.collect(ballot(8)) == Collected(True)
     assert alone.prepare(ballot(8)) == Conflict(ballot(8))
 
 
@@ -192,19 +192,19 @@ def test_the_fence_never_falls_when_a_register_of_lower_ballots_is_collected() -
 def test_only_the_tombstone_at_the_named_ballot_is_collected() -> None:
     alone = Alone()
     alone.accept(None, ballot(5))
-    assert alone.collect(ballot(4)) == Gone(False)
-    assert alone.collect(ballot(6)) == Gone(False)
+    assert alone.collect(ballot(4)) == Collected(False)
+    assert alone.collect(ballot(6)) == Collected(False)
     assert KEY in alone.acceptor.slots
-    assert alone.collect(ballot(5)) == Gone(True)
-    assert alone.collect(ballot(5)) == Gone(True), "a repeated request finds nothing left to do"
+    assert alone.collect(ballot(5)) == Collected(True)
+    assert alone.collect(ballot(5)) == Collected(True), "a repeated request finds nothing left to do"
 
 
 def test_a_value_is_never_collected() -> None:
     alone = Alone()
     alone.accept(b"v", ballot(5))
-    assert alone.collect(ballot(5)) == Gone(False)
+    assert alone.collect(ballot(5)) == Collected(False)
     alone.prepare(ballot(6), key=b"promised only")
-    assert alone.collect(ZERO, key=b"promised only") == Gone(False)
+    assert alone.collect(ZERO, key=b"promised only") == Collected(False)
 
 
 # ---- §2.3: the configuration ----
@@ -214,7 +214,7 @@ def test_the_barriers_own_ballot_is_refused_also_of_a_key_that_is_held() -> None
     alone = Alone(msgspec.structs.replace(CONFIG, barrier=ballot(7)))
     assert alone.prepare(ballot(7)) == Conflict(ballot(7))
     assert alone.accept(b"v", ballot(7)) == Conflict(ballot(7))
-    assert alone.accept(b"v", ballot(8), ballot(9)) == Took()
+    assert alone.accept(b"v", ballot(8), ballot(9)) == Accepted()
     assert alone.prepare(ballot(7)) == Conflict(ballot(9))
 
 
@@ -367,9 +367,9 @@ def test_what_an_acceptor_says_of_itself() -> None:
 
 def test_the_last_byte_of_the_quota_may_be_used_and_not_one_more() -> None:
     alone = Alone(bytes_max=SLOT_BYTES + 10)
-    assert alone.accept(b"x" * 9, ballot(1)) == Took()
+    assert alone.accept(b"x" * 9, ballot(1)) == Accepted()
     assert isinstance(alone.accept(b"x" * 10, ballot(2)), Full)
-    assert alone.accept(b"y" * 9, ballot(3)) == Took(), "what does not grow has room"
+    assert alone.accept(b"y" * 9, ballot(3)) == Accepted(), "what does not grow has room"
     assert isinstance(alone.prepare(ballot(4), key=b"more"), Full)
 
 
@@ -382,7 +382,7 @@ def test_questions_about_keys_that_never_were_use_up_no_quota(monkeypatch: pytes
         assert 0 < len(alone.acceptor.idle) <= 8
     assert alone.acceptor.bytes == 0
     assert all(alone.acceptor.promised(b"%d" % number) >= ballot(number) for number in range(1, 100))
-    assert alone.accept(b"x" * 9, ballot(100)) == Took()
+    assert alone.accept(b"x" * 9, ballot(100)) == Accepted()
 
 
 def test_a_promise_that_makes_others_forgotten_is_above_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +399,7 @@ def test_a_full_acceptor_takes_part_in_the_decision_about_its_successors() -> No
     alone = Alone(bytes_max=1)
     assert isinstance(alone.accept(b"v", ballot(1)), Full)
     assert isinstance(alone.prepare(ballot(1), key=config_key(2)), Promise)
-    assert alone.accept(b"config", ballot(1), key=config_key(2)) == Took()
+    assert alone.accept(b"config", ballot(1), key=config_key(2)) == Accepted()
 
 
 def test_the_next_ballot_that_an_accept_promises_is_the_highest() -> None:
@@ -430,17 +430,17 @@ def test_who_holds_more_than_its_quota_still_takes_what_makes_it_no_larger() -> 
     alone = Alone()
     alone.accept(b"v" * 100, ballot(1))
     alone.acceptor._bytes_max = 50
-    assert isinstance(alone.accept(b"w" * 100, ballot(2)), Took)
+    assert isinstance(alone.accept(b"w" * 100, ballot(2)), Accepted)
     assert isinstance(alone.accept(b"w" * 101, ballot(3)), Full)
-    assert isinstance(alone.accept(b"w" * 99, ballot(3)), Took)
+    assert isinstance(alone.accept(b"w" * 99, ballot(3)), Accepted)
 
 
 @pytest.mark.parametrize("following", [ZERO, ballot(2)])
 def test_an_acceptor_takes_one_value_at_a_ballot(following: Ballot) -> None:
     """A proposer that was cloned with its machine uses its ballots twice; the second value is not taken."""
     alone = Alone()
-    assert isinstance(alone.accept(b"v", ballot(1)), Took)
-    assert isinstance(alone.accept(b"v", ballot(1)), Took), "a copy of the request"
+    assert isinstance(alone.accept(b"v", ballot(1)), Accepted)
+    assert isinstance(alone.accept(b"v", ballot(1)), Accepted), "a copy of the request"
     assert isinstance(alone.accept(b"w", ballot(1), following), Conflict)
     held = alone.acceptor.slots[KEY].state
     assert held is not None and held.value == b"v"
@@ -459,7 +459,7 @@ def test_the_fence_rises_also_to_a_tombstone_of_nothing() -> None:
     """A read that had to have nothing accepted leaves one, of version 0: whatever is late is older than it."""
     alone = Alone()
     nothing = State(None, 0, ballot(5), ZERO)
-    assert alone.ask(Accept(CONFIG.id, KEY, ballot(5), nothing, ZERO))[0] == Took()
-    assert alone.collect(ballot(5)) == Gone(True)
+    assert alone.ask(Accept(CONFIG.id, KEY, ballot(5), nothing, ZERO))[0] == Accepted()
+    assert alone.collect(ballot(5)) == Collected(True)
     assert alone.acceptor.fence == ballot(5)
     assert alone.accept(b"late", ballot(4)) == Conflict(ballot(5))

@@ -11,18 +11,18 @@ from troth.core.register.messages import (
     MARKS_KEPT,
     ZERO,
     Accept,
+    Accepted,
     Ballot,
+    Collected,
     ConfigId,
     Conflict,
     Full,
-    Gone,
     Holding,
     Mark,
     Prepare,
     Promise,
     ReplyMessage,
     State,
-    Took,
 )
 from troth.core.register.proposer import Proposer
 from troth.core.register.round import OVERTAKE_TRIES_MAX, Phase, Round
@@ -88,11 +88,11 @@ def reading() -> Round:
 @pytest.mark.parametrize(
     ("begun", "phase", "reply"),
     [
-        (preparing, Phase.PREPARING, Took()),
+        (preparing, Phase.PREPARING, Accepted()),
         (preparing, Phase.PREPARING, Holding(ZERO, None)),
         (accepting, Phase.ACCEPTING, NOTHING),
-        (accepting, Phase.ACCEPTING, Gone(True)),
-        (reading, Phase.READING, Took()),
+        (accepting, Phase.ACCEPTING, Collected(True)),
+        (reading, Phase.READING, Accepted()),
         (reading, Phase.READING, NOTHING),
     ],
 )

@@ -8,13 +8,13 @@ from troth.core.register import changes
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     Ballot,
     ConfigId,
     Configure,
     Conflict,
     Full,
     Prepare,
-    Took,
     WrongConfig,
 )
 from troth.core.register.proposer import Proposer
@@ -130,7 +130,7 @@ def test_an_accept_that_was_taken_and_lost_stays_in_doubt() -> None:
     _, proposer = kept()
     task = proposer.change(KEY, changes.put(b"2"))
     sends = accepts(task)
-    task.on_reply(sends[1], Took())
+    task.on_reply(sends[1], Accepted())
     task.on_lost(sends[2])
     task.on_lost(sends[3], sent=False)
     (attempt,) = task.attempts
@@ -161,7 +161,7 @@ def test_an_accept_that_one_acceptor_may_have_had_room_for_is_tried_again(lost: 
     if lost:
         task.on_lost(sends[3])
     else:
-        task.on_reply(sends[3], Took())
+        task.on_reply(sends[3], Accepted())
     assert task.outcome is None and task.pause
     task.give_up()
     assert task.outcome is not None and isinstance(task.outcome.error, OutcomeUnknown)  # type: ignore[unreachable]
@@ -244,9 +244,9 @@ def test_two_attempts_are_told_apart_by_their_ballots() -> None:
     table.step(task, reach=(2, 3), answer=(2, 3))
     second = accepts(task)
     older, newer = task.attempts
-    task.on_reply(second[1], Took())
+    task.on_reply(second[1], Accepted())
     assert (older.open, newer.open) == ({1}, {2, 3})
-    task.on_reply(first[1], Took())
+    task.on_reply(first[1], Accepted())
     assert (older.open, newer.open) == (set(), {2, 3})
 
 

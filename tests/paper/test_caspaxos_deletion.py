@@ -8,16 +8,16 @@ from troth.core.register.collection import BALLOTS_MAX, Collection
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     Collect,
+    Collected,
     Conflict,
     Full,
-    Gone,
     Holding,
     Prepare,
     Read,
     ReplyMessage,
     RequestMessage,
-    Took,
 )
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Reconfiguration
@@ -90,7 +90,8 @@ def test_a_collection_ends_when_an_acceptor_is_silent(step: type[RequestMessage]
 
 
 @pytest.mark.parametrize(
-    ("step", "reply"), [(Read, Gone(True)), (Prepare, Took()), (Accept, Gone(True)), (Collect, Took())]
+    ("step", "reply"),
+    [(Read, Collected(True)), (Prepare, Accepted()), (Accept, Collected(True)), (Collect, Accepted())],
 )
 def test_an_answer_to_another_question_ends_a_collection(step: type[RequestMessage], reply: ReplyMessage) -> None:
     table = Table()
@@ -285,7 +286,7 @@ def test_the_fence_rises_with_the_removal_in_one_record() -> None:
     table.ask(1, Accept(table.config.id, KEY, at, state(None, at)))
     acceptor = table.acceptors[NodeId(1)]
     reply, record = acceptor.on_request(Collect(table.config.id, KEY, at))
-    assert reply == Gone(True)
+    assert reply == Collected(True)
     assert record is not None
     assert acceptor.fence == at
     again = type(acceptor)(acceptor.id)
@@ -342,7 +343,7 @@ def test_a_register_that_was_written_again_is_not_collected() -> None:
     assert all(isinstance(send.request, Collect) for send in collects)
     table.run(table.proposer(3).change(KEY, changes.put(b"new")))
     for send in collects:
-        assert table.hand(send) == Gone(False)
+        assert table.hand(send) == Collected(False)
     assert table.run(table.proposer(4).read(KEY)).value == b"new"
 
 

@@ -4,7 +4,7 @@ import pytest
 from caspaxos import Table, ballot, state
 
 from troth.core.register import changes
-from troth.core.register.messages import ZERO, Accept, Conflict, Holding, Prepare, Promise, Read, Took
+from troth.core.register.messages import ZERO, Accept, Accepted, Conflict, Holding, Prepare, Promise, Read
 from troth.core.register.round import Phase
 from troth.core.register.states import highest_accepted
 from troth.errors import RequestTimeout
@@ -57,16 +57,16 @@ def test_every_promise_and_every_accepted_state_is_written_before_it_is_answered
     assert record is not None
     accept = Accept(table.config.id, KEY, ballot(1), state(b"v", ballot(1)), ballot(2))
     reply, record = acceptor.on_request(accept)
-    assert reply == Took()
+    assert reply == Accepted()
     assert record is not None
 
 
 def test_a_repeated_accept_is_answered_again_and_changes_nothing() -> None:
     table = Table()
     accept = Accept(table.config.id, KEY, ballot(3), state(b"v", ballot(3)), ballot(4))
-    assert table.ask(1, accept) == Took()
+    assert table.ask(1, accept) == Accepted()
     reply, record = table.acceptors[NodeId(1)].on_request(accept)
-    assert (reply, record) == (Took(), None) or isinstance(reply, Conflict)
+    assert (reply, record) == (Accepted(), None) or isinstance(reply, Conflict)
 
 
 def test_an_acceptor_restarted_from_its_records_is_the_same() -> None:

@@ -10,6 +10,7 @@ from troth.core.register import changes, task
 from troth.core.register.listing import Listing
 from troth.core.register.messages import (
     ZERO,
+    Accepted,
     ConfigId,
     Configuration,
     Configure,
@@ -18,7 +19,6 @@ from troth.core.register.messages import (
     Read,
     ReplyMessage,
     Seat,
-    Took,
     WrongConfig,
     founding,
     group_of,
@@ -89,21 +89,21 @@ def described(config: Configuration) -> Described:
 def test_an_answer_counts_while_its_phase_goes_on_and_the_task_is_not_over() -> None:
     _, made, sends = asking()
     assert made.is_current(sends[0])
-    made.on_reply(sends[0], Took())
+    made.on_reply(sends[0], Accepted())
     made.on_lost(sends[1])
-    assert (made.answers, made.silent) == ([(1, Took())], [2])
+    assert (made.answers, made.silent) == ([(1, Accepted())], [2])
     made.outcome = Outcome()
     assert not made.is_current(sends[2])
-    made.on_reply(sends[2], Took())
+    made.on_reply(sends[2], Accepted())
     made.on_lost(sends[2])
-    assert (made.answers, made.silent) == ([(1, Took())], [2])
+    assert (made.answers, made.silent) == ([(1, Accepted())], [2])
 
 
 def test_an_answer_to_an_earlier_phase_counts_nothing() -> None:
     _, made, sends = asking()
     made._broadcast(Read(CONFIG.id, KEY))
     assert not made.is_current(sends[0])
-    made.on_reply(sends[0], Took())
+    made.on_reply(sends[0], Accepted())
     made.on_lost(sends[1])
     assert (made.answers, made.silent) == ([], [])
     assert all(made.is_current(send) for send in made.take())

@@ -13,6 +13,7 @@ from troth.core.register.codec import decode_ask, decode_records, encode_ask, en
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     Ballot,
     Collect,
     ConfigId,
@@ -29,7 +30,6 @@ from troth.core.register.messages import (
     Scan,
     Seat,
     State,
-    Took,
     founding,
     group_of,
 )
@@ -134,7 +134,7 @@ def test_an_acceptor_never_takes_a_word_back(asked: list[RequestMessage]) -> Non
             case Prepare(), Promise():
                 assert request.ballot >= said.get(request.key, ZERO)
                 said[request.key] = request.ballot
-            case Accept(), Took():
+            case Accept(), Accepted():
                 assert request.ballot >= said.get(request.key, ZERO) or record is None
                 said[request.key] = max(request.ballot, request.next, said.get(request.key, ZERO))
             case _:

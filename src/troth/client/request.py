@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ draw_bits: Callable[[int], int] = random.SystemRandom().getrandbits
 for one client, and the writes of one answered with the results of the other."""
 
 
-class Request:
+class Request(ABC):
     """Something that wants an answer before `deadline_s` (loop time).
 
     `open_sends` counts sendings that may have reached a server and were not definitely refused by it: at 0 the
@@ -64,13 +65,13 @@ class Request:
         """Whether it would change something, and nobody waits for that any more: if it was not sent, it never is."""
         return False
 
+    @abstractmethod
     def frame(self) -> bytes:
         """What goes on the wire; the same bytes at every sending."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, error: TrothError) -> None:
         """Tell whoever waits."""
-        raise NotImplementedError
 
 
 class CallRequest(Request):
@@ -82,6 +83,6 @@ class CallRequest(Request):
         super().__init__(target, deadline_s)
         self.call = call
 
+    @abstractmethod
     def answer(self, connection: Connection, message: Any) -> None:
         """Tell whoever waits."""
-        raise NotImplementedError

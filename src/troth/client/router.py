@@ -158,48 +158,48 @@ class Router(Servers):
             self.forget(request)
             request.fail(error)
             return
-        connection = self.pick(request)
+        connection = self.pick(request.target, request.refused_by)
         request.connection = connection
         if connection is not None:
             request.open_sends += 1
             request.sent_at_s = self.loop.time()
             connection.send(request.frame())
 
-    def pick(self, request: Request) -> Connection | None:
-        """Where *request* would go now; None: nobody suitable is connected."""
-        target = request.target
+    def pick(self, target: str, refused_by: Connection | None = None) -> Connection | None:
+        """Where a request for *target* would go now, which *refused_by* has just refused; None: nobody suitable is
+        connected."""
         if target == LEADER:
             leader = self.leader
             if leader is not None and leader.connection is not None and not leader.is_suspect:
                 return leader.connection
-            return self._someone(request)
+            return self._someone(refused_by)
         if target == ANY:
-            return self._pick_reader(request)
+            return self._pick_reader(refused_by)
         link = self.find(target)
         return None if link is None else link.connection
 
-    def _someone(self, request: Request) -> Connection | None:
-        """Any server but the one that has just refused *request*; a follower passes it on to the leader."""
+    def _someone(self, refused_by: Connection | None) -> Connection | None:
+        """Any server, rather not the one that has just refused; a follower passes a request on to the leader."""
         best: tuple[bool, bool, float] = (False, False, 0.0)
         found = None
         for link in self.links.values():
             if link.connection is not None:
-                refused = link.connection is request.refused_by
+                refused = link.connection is refused_by
                 rank = (not link.is_suspect, not refused, random.random())
                 if found is None or rank > best:
                     best, found = rank, link.connection
         return found
 
-    def _pick_reader(self, request: Request) -> Connection | None:
+    def _pick_reader(self, refused_by: Connection | None) -> Connection | None:
         """The server that weaker reads go to: always the same while it answers, and not the leader if possible."""
         link = self._reader
-        if link is not None and not link.is_suspect and link.connection not in (None, request.refused_by):
+        if link is not None and not link.is_suspect and link.connection not in (None, refused_by):
             return link.connection
         ready = [link for link in self.links.values() if link.connection is not None and not link.is_suspect]
-        others = [link for link in ready if link.connection is not request.refused_by] or ready
+        others = [link for link in ready if link.connection is not refused_by] or ready
         followers = [link for link in others if link is not self.leader] or others
         if not followers:
-            return self._someone(request)
+            return self._someone(refused_by)
         self._reader = random.choice(followers)
         return self._reader.connection
 

@@ -7,6 +7,7 @@ the membership names them no more. A server under two addresses is kept under th
 import asyncio
 import logging
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 from troth.client.link import Connection, Link, frame_of
@@ -32,7 +33,7 @@ def trouble(link: Link) -> str:
     return str(link.error) or type(link.error).__name__
 
 
-class Servers:
+class Servers(ABC):
     """All servers of one cluster. What is sent to them, and what becomes of it, the `Router` knows."""
 
     def __init__(self, addresses: Iterable[str], *, tls: ssl.SSLContext | None) -> None:
@@ -58,21 +59,21 @@ class Servers:
 
     # ---- what the router does about it -----------------------------------------------------------------
 
+    @abstractmethod
     def on_message(self, connection: Connection, message: ServerMessage) -> None:
         """A server has said *message*."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_down(self, link: Link, connection: Connection) -> None:
         """A connection is lost."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _serve_waiting(self) -> None:
         """A server has come up: what waited for one may go."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _redirect(self) -> None:
         """The leadership has moved."""
-        raise NotImplementedError
 
     # ---- names -----------------------------------------------------------------------------------------
 

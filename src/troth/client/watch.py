@@ -14,11 +14,9 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self
 
-from typing_extensions import override
-
 from troth.client import recording
 from troth.client.link import Connection, checked_frame_of, frame_of
-from troth.client.request import ANY, LEADER, Request
+from troth.client.request import ANY, LEADER
 from troth.client.retry import error_of
 from troth.client.router import Router
 from troth.errors import InvalidRequest, TrothError, Unavailable, UsageError, WatchCompacted
@@ -241,7 +239,7 @@ class Watches:
         """Begin or resume *watch* on the best server there is; without one, the next that comes up gets it."""
         if watch not in self._all or watch.is_paused:
             return
-        connection = self._router.pick(_Anywhere(self._target))
+        connection = self._router.pick(self._target)
         watch.connection = connection
         if connection is not None:
             self._last_number += 1
@@ -308,15 +306,3 @@ class Watches:
     def _restart(self, watch: Watch) -> None:
         if watch.connection is None:
             self.start(watch)
-
-
-class _Anywhere(Request):
-    """Stands for a watch when the router is asked for a server."""
-
-    __slots__ = ()
-
-    def __init__(self, target: str) -> None:
-        super().__init__(target, float("inf"))
-
-    @override
-    def fail(self, error: TrothError) -> Any: ...

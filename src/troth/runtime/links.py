@@ -8,6 +8,7 @@ import asyncio
 import random
 import socket
 import ssl
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from typing_extensions import override
@@ -97,7 +98,7 @@ def send_bounded(connection: FrameConnection, body: bytes) -> bool:
     return True
 
 
-class Link:
+class Link(ABC):
     """What the transport needs of a way to one peer."""
 
     def __init__(self, owner: LinkOwner, peer: NodeId) -> None:
@@ -125,8 +126,9 @@ class Link:
     def on_established(self, connection: "LinkConnection") -> None:
         self.connection = connection
 
+    @abstractmethod
     def on_lost(self, connection: "LinkConnection") -> None:
-        raise NotImplementedError
+        """The connection has ended."""
 
     def close(self) -> None:
         if self.connection is not None:

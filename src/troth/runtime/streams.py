@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import ssl
+from abc import ABC, abstractmethod
 from typing import cast
 
 from typing_extensions import override
@@ -26,7 +27,7 @@ USER_TIMEOUT_MS = 10_000
 _COPY_BELOW_BYTES = 1 << 16
 
 
-class FrameConnection(asyncio.Protocol):
+class FrameConnection(asyncio.Protocol, ABC):
     """One connection: bytes to frame bodies. Subclasses say what a greeting and the bodies of one read mean."""
 
     transport: asyncio.Transport
@@ -44,13 +45,13 @@ class FrameConnection(asyncio.Protocol):
     def on_opened(self) -> None:
         """The connection stands; nothing was exchanged yet."""
 
+    @abstractmethod
     def on_greeting(self, greeting: Greeting) -> None:
         """The first frame. Call `admit` to go on, or `refuse`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_bodies(self, bodies: list[bytes]) -> None:
         """All frames completed by one read, in order."""
-        raise NotImplementedError
 
     def on_garbage(self, error: DecodeError) -> None:
         """The bytes are not ours; the connection is closed after this."""

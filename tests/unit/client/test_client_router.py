@@ -10,7 +10,7 @@ from router_net import TIMEOUT_S, Ask, Call, Net, Server
 
 from troth.client import router as router_module
 from troth.client import servers as servers_module
-from troth.client.request import ANY
+from troth.client.request import ANY, LEADER
 from troth.client.router import (
     DEAD_AFTER_S,
     HOPS_MAX,
@@ -152,37 +152,32 @@ def test_writes_go_to_the_leader_and_to_somebody_else_while_that_is_silent(net: 
 
 def test_who_has_just_refused_is_asked_last(net: Net) -> None:
     net.router.leader = None
-    request = Ask("a")
-    request.refused_by = net.s1
     net.s2.is_suspect = True
-    assert net.router.pick(request) is net.s3
+    assert net.router.pick(LEADER, net.s1) is net.s3
     net.s3.connection = None
-    assert net.router.pick(request) is net.s1, "a suspect is worse"
+    assert net.router.pick(LEADER, net.s1) is net.s1, "a suspect is worse"
     net.s1.connection = None
-    assert net.router.pick(request) is net.s2
+    assert net.router.pick(LEADER, net.s1) is net.s2
     net.s2.connection = None
-    assert net.router.pick(request) is None
+    assert net.router.pick(LEADER, net.s1) is None
 
 
 def test_reads_of_any_server_stay_with_one_that_does_not_lead_while_it_answers(net: Net) -> None:
-    read = Ask("r", ANY)
-    assert net.router.pick(read) is net.s2
+    assert net.router.pick(ANY) is net.s2
     net.router.leader = net.s3
     for _ in range(3):
-        assert net.router.pick(read) is net.s2
-    read.refused_by = net.s2
-    assert net.router.pick(read) is net.s1
-    read.refused_by = None
+        assert net.router.pick(ANY) is net.s2
+    assert net.router.pick(ANY, net.s2) is net.s1
     net.s1.is_suspect = True
-    assert net.router.pick(read) is net.s2
+    assert net.router.pick(ANY) is net.s2
     net.s2.connection = None
-    assert net.router.pick(read) is net.s3, "rather the leader than a suspect"
+    assert net.router.pick(ANY) is net.s3, "rather the leader than a suspect"
 
 
 def test_what_is_for_one_server_goes_there_or_nowhere(net: Net) -> None:
-    assert net.router.pick(Ask("a", "s3")) is net.s3
+    assert net.router.pick("s3") is net.s3
     net.s3.connection = None
-    assert net.router.pick(Ask("a", "s3")) is None
+    assert net.router.pick("s3") is None
 
 
 def test_what_was_given_up_before_it_was_sent_never_is(net: Net) -> None:

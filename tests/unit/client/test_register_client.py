@@ -21,7 +21,7 @@ from troth.client.registers import aio_lines, lines, recorded
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.arguments import as_function, as_key, as_swap, as_value, where
 from troth.client.registers.backlog import Backlog
-from troth.client.registers.finding import Finding, give_seat, new_client
+from troth.client.registers.discovery import Discovery, give_seat, new_client
 from troth.client.registers.lines import Line, LineLost, failure_of
 from troth.client.registers.lookup import Lookup
 from troth.client.registers.patience import PAUSE_MAX_S, pause_s
@@ -32,13 +32,13 @@ from troth.core.register import changes
 from troth.core.register.codec import encode_answer
 from troth.core.register.messages import (
     ZERO,
+    Accepted,
     Ballot,
     ConfigId,
     Describe,
     Described,
     Seat,
     State,
-    Took,
     founding,
     group_of,
 )
@@ -85,11 +85,11 @@ def test_an_address_is_given_once(given: str | list[str]) -> None:
 
 
 def test_one_acceptor_has_one_address_and_one_seat() -> None:
-    finding = Finding(["a1:1", "b1:1", "a2:1"], prepare=0, accept=0, found=None)
+    discovery = Discovery(["a1:1", "b1:1", "a2:1"], prepare=0, accept=0, found=None)
     for address, number in (("a1:1", 1), ("b1:1", 1), ("a2:1", 2)):
-        finding.on_described(address, described(number))
+        discovery.on_described(address, described(number))
     with pytest.raises(UsageError, match="answers at a1:1 and at b1:1"):
-        finding.settled()
+        discovery.settled()
     seats = {NodeId(1): "a1:1"}
     with pytest.raises(UsageError, match="answers at a1:1 and at b1:1"):
         give_seat(seats, "b1:1", described(1, CONFIG), CONFIG)
@@ -100,23 +100,23 @@ def test_one_acceptor_has_one_address_and_one_seat() -> None:
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 1), (3, 0), (0, 3)])
 def test_sizes_of_quorums_that_a_set_does_not_have_are_not_passed_over(sizes: tuple[int, int]) -> None:
     prepare, accept = sizes
-    finding = Finding(ADDRESSES, prepare=prepare, accept=accept, found=True)
-    finding.on_described("a1:1", described(1, CONFIG))
+    discovery = Discovery(ADDRESSES, prepare=prepare, accept=accept, found=True)
+    discovery.on_described("a1:1", described(1, CONFIG))
     with pytest.raises(UsageError, match="a set already, with"):
-        finding.settled()
-    same = Finding(ADDRESSES, prepare=2, accept=0, found=None)
+        discovery.settled()
+    same = Discovery(ADDRESSES, prepare=2, accept=0, found=None)
     assert same.settled() is None
     same.on_described("a1:1", described(1, CONFIG))
     assert same.settled() == CONFIG
 
 
 def test_who_has_founded_a_set_knows_it() -> None:
-    first, second = (Finding(ADDRESSES, prepare=0, accept=0, found=None) for _ in range(2))
+    first, second = (Discovery(ADDRESSES, prepare=0, accept=0, found=None) for _ in range(2))
     for number in (1, 2, 3):
         first.on_described(f"a{number}:1", described(number))
         second.on_described(f"a{number}:1", described(number, CONFIG))
-    assert first.to_found() == CONFIG
-    assert second.to_found() is None
+    assert first.to_establish() == CONFIG
+    assert second.to_establish() is None
     assert (first.founded, second.founded) == (True, False)
 
 
@@ -146,51 +146,51 @@ def test_proposers_have_ids_of_their_own() -> None:
 
 
 def test_three_blank_acceptors_become_a_set_and_two_only_when_told() -> None:
-    finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
+    discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=None)
     for number in (1, 2):
-        finding.on_described(f"a{number}:1", described(number))
-        assert finding.to_found() is None
-    finding.on_described("a3:1", described(3))
-    assert finding.to_found() == CONFIG
-    two = Finding(ADDRESSES[:2], prepare=0, accept=0, found=None)
-    told = Finding(ADDRESSES[:2], prepare=0, accept=0, found=True)
+        discovery.on_described(f"a{number}:1", described(number))
+        assert discovery.to_establish() is None
+    discovery.on_described("a3:1", described(3))
+    assert discovery.to_establish() == CONFIG
+    two = Discovery(ADDRESSES[:2], prepare=0, accept=0, found=None)
+    told = Discovery(ADDRESSES[:2], prepare=0, accept=0, found=True)
     for each in (two, told):
         for number in (1, 2):
             each.on_described(f"a{number}:1", described(number))
     with pytest.raises(UsageError, match="found=True"):
-        two.to_found()
-    assert told.to_found() == OTHER
+        two.to_establish()
+    assert told.to_establish() == OTHER
 
 
 def test_acceptors_of_servers_that_came_later_become_a_set_only_when_told() -> None:
     """Their cluster may have had registers, all copies of which went with the servers that left."""
-    unasked, told = (Finding(ADDRESSES, prepare=0, accept=0, found=found) for found in (None, True))
-    for finding in (unasked, told):
-        finding.on_described("a1:1", described(1))
-        finding.on_described("a2:1", described(2))
-        finding.on_described("a3:1", msgspec.structs.replace(described(3), came_late=True))
+    unasked, told = (Discovery(ADDRESSES, prepare=0, accept=0, found=found) for found in (None, True))
+    for each in (unasked, told):
+        each.on_described("a1:1", described(1))
+        each.on_described("a2:1", described(2))
+        each.on_described("a3:1", msgspec.structs.replace(described(3), came_late=True))
     with pytest.raises(UsageError, match=r"a3:1 came later(?s:.*)found=True"):
-        unasked.to_found()
-    assert told.to_found() == CONFIG
+        unasked.to_establish()
+    assert told.to_establish() == CONFIG
 
 
 def test_an_emptied_acceptor_among_others_founds_nothing() -> None:
-    finding = Finding(ADDRESSES, prepare=0, accept=0, found=True)
-    finding.on_described("a1:1", described(1, CONFIG))
-    finding.on_described("a2:1", described(77))
-    finding.on_described("a3:1", described(3, CONFIG))
-    assert finding.to_found() is None
-    assert finding.config == CONFIG
+    discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=True)
+    discovery.on_described("a1:1", described(1, CONFIG))
+    discovery.on_described("a2:1", described(77))
+    discovery.on_described("a3:1", described(3, CONFIG))
+    assert discovery.to_establish() is None
+    assert discovery.config == CONFIG
 
 
 def test_acceptors_of_two_sets_are_an_error() -> None:
-    finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
-    finding.on_described("a1:1", described(1, CONFIG))
-    finding.on_described("a3:1", described(3, CONFIG))
-    finding.on_described("a2:1", described(2, OTHER))
-    assert finding.is_enough
+    discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=None)
+    discovery.on_described("a1:1", described(1, CONFIG))
+    discovery.on_described("a3:1", described(3, CONFIG))
+    discovery.on_described("a2:1", described(2, OTHER))
+    assert discovery.is_enough
     with pytest.raises(WrongCluster, match="found one set anew") as caught:
-        finding.settled()
+        discovery.settled()
     assert "the acceptors at a1:1, a3:1 belong to one set" in str(caught.value)
     assert "the acceptor at a2:1 belongs to another" in str(caught.value)
     with pytest.raises(WrongCluster):
@@ -199,20 +199,20 @@ def test_acceptors_of_two_sets_are_an_error() -> None:
 
 def test_a_set_is_found_when_most_of_the_addresses_have_named_it() -> None:
     """Blank acceptors name none: another client, given the same addresses, might hear of another set than this one."""
-    finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
-    finding.on_described("a1:1", described(1, CONFIG))
-    finding.on_described("a2:1", described(2))
-    assert not finding.is_enough
-    finding.on_described("a3:1", described(3, CONFIG))
-    assert finding.is_enough and finding.settled() == CONFIG
+    discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=None)
+    discovery.on_described("a1:1", described(1, CONFIG))
+    discovery.on_described("a2:1", described(2))
+    assert not discovery.is_enough
+    discovery.on_described("a3:1", described(3, CONFIG))
+    assert discovery.is_enough and discovery.settled() == CONFIG
 
 
 def test_what_is_missing_is_named() -> None:
-    finding = Finding(ADDRESSES, prepare=0, accept=0, found=None)
-    assert "no acceptor answers" in str(finding.unavailable())
-    finding.on_described("a1:1", described(1))
-    assert "a2:1, a3:1" in str(finding.unavailable())
-    assert isinstance(finding.unavailable(), Unavailable)
+    discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=None)
+    assert "no acceptor answers" in str(discovery.unavailable())
+    discovery.on_described("a1:1", described(1))
+    assert "a2:1, a3:1" in str(discovery.unavailable())
+    assert isinstance(discovery.unavailable(), Unavailable)
 
 
 def test_an_error_says_what_connections_complain_of_and_no_more_than_fits() -> None:
@@ -350,8 +350,8 @@ async def test_an_asyncio_request_waits_for_room_behind_those_that_are_not_answe
     jobs = [asyncio.create_task(line.ask(Describe())) for _ in range(lines.WAITING_MAX + 2)]
     await asyncio.sleep(0)
     assert len(connection._asked) == lines.WAITING_MAX
-    connection.data_received(frame(encode_answer(1, Took())))
-    assert await jobs[0] == Took()
+    connection.data_received(frame(encode_answer(1, Accepted())))
+    assert await jobs[0] == Accepted()
     await asyncio.sleep(0)
     assert len(connection._asked) == lines.WAITING_MAX, "the next one has left, and one only"
     connection.connection_lost(None)
@@ -433,14 +433,14 @@ def test_a_change_that_changes_nothing_is_recorded_as_a_read(tmp_path: Path) -> 
 
 def test_a_newer_configuration_moves_an_acceptor_from_the_address_given() -> None:
     """Until then the address that the caller gave counts: it may be the one that is reached from here."""
-    finding = Finding(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], prepare=0, accept=0, found=None)
-    finding.on_described("127.0.0.1:1", described(1, CONFIG))
-    assert finding.address_of(NodeId(1), CONFIG) == "127.0.0.1:1"
-    assert finding.address_of(NodeId(2), CONFIG) is None
+    discovery = Discovery(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], prepare=0, accept=0, found=None)
+    discovery.on_described("127.0.0.1:1", described(1, CONFIG))
+    assert discovery.address_of(NodeId(1), CONFIG) == "127.0.0.1:1"
+    assert discovery.address_of(NodeId(2), CONFIG) is None
     seats = tuple(Seat(seat.acceptor, f"b{seat.acceptor}:1") for seat in SEATS)
     moved = founding(group_of(seats))
-    assert finding.address_of(NodeId(1), moved) == "b1:1"
-    assert finding.address_of(NodeId(1), CONFIG) == "127.0.0.1:1"
+    assert discovery.address_of(NodeId(1), moved) == "b1:1"
+    assert discovery.address_of(NodeId(1), CONFIG) == "127.0.0.1:1"
 
 
 def test_a_name_that_is_looked_up_for_ever_holds_one_thread_and_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +496,7 @@ async def test_a_client_closed_at_once_leaves_nothing_that_was_never_begun() -> 
 def test_a_forked_child_leaves_the_parents_connections_and_acceptors_alone() -> None:
     registers = PaxosClient.__new__(PaxosClient)
     line, registers.local_acceptors = MagicMock(), MagicMock()
-    registers._reach = Reach(ADDRESSES, None, Finding(ADDRESSES, prepare=0, accept=0, found=None))
+    registers._reach = Reach(ADDRESSES, None, Discovery(ADDRESSES, prepare=0, accept=0, found=None))
     registers._reach._lines["a1:1"], registers._lock = line, threading.RLock()
     registers._backlog = Backlog(registers._reach, registers._lock)
     registers._reach._pid = os.getpid() + 1

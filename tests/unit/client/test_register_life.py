@@ -21,7 +21,7 @@ from troth.client.registers import aio_reach, leaving
 from troth.client.registers.aio_lines import AsyncLine, now_s
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.backlog import COLLECTED_AT_ONCE, AsyncBacklog
-from troth.client.registers.finding import Finding
+from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import Line, LineLost
 from troth.client.registers.patience import COLLECT_WITHIN_S, WITHIN_MAX_S, seconds
 from troth.client.registers.reach import Reach
@@ -550,7 +550,7 @@ async def test_an_asyncio_change_that_has_found_no_room_on_its_way_is_not_applie
 
 @asynchronous
 async def test_an_asyncio_request_that_is_called_off_says_whether_it_has_left() -> None:
-    reach = AsyncReach(ADDRESSES, None, Finding(ADDRESSES, prepare=0, accept=0, found=None))
+    reach = AsyncReach(ADDRESSES, None, Discovery(ADDRESSES, prepare=0, accept=0, found=None))
     asked = asyncio.Event()
     line, leaves = MagicMock(address="a1:1"), asyncio.get_running_loop().create_future()
 
@@ -564,7 +564,7 @@ async def test_an_asyncio_request_that_is_called_off_says_whether_it_has_left() 
 
     line.ready, line.answer = ready, answer
     reach._lines["a1:1"] = line
-    reach._finding.addresses[NodeId(1)] = "a1:1"
+    reach._discovery.addresses[NodeId(1)] = "a1:1"
     send = Send(NodeId(1), Describe(), 1)
     waits = asyncio.create_task(reach.ask(send, CONFIG))
     await asked.wait()
@@ -713,7 +713,7 @@ async def test_collections_that_take_too_long_make_room_for_the_next(monkeypatch
     """A program that holds up its loop, say, leaves them no time."""
     for name in ("DESCRIBE_WITHIN_S", "COLLECT_WITHIN_S"):
         monkeypatch.setattr(aio_reach, name, 0.0)
-    reach = AsyncReach(ADDRESSES, None, Finding(ADDRESSES, prepare=0, accept=0, found=None))
+    reach = AsyncReach(ADDRESSES, None, Discovery(ADDRESSES, prepare=0, accept=0, found=None))
     keys = {b"%d" % number for number in range(3 * COLLECTED_AT_ONCE)}
     begun: set[bytes] = set()
     all_begun = asyncio.Event()

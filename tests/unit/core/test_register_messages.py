@@ -18,8 +18,10 @@ from troth.core.register.codec import (
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     Ballot,
     Collect,
+    Collected,
     ConfigId,
     Configuration,
     Configure,
@@ -27,7 +29,6 @@ from troth.core.register.messages import (
     Describe,
     Described,
     Full,
-    Gone,
     Group,
     Holding,
     Mark,
@@ -40,7 +41,6 @@ from troth.core.register.messages import (
     Scanned,
     Seat,
     State,
-    Took,
     WrongConfig,
     founding,
     group_of,
@@ -59,10 +59,10 @@ def seats(*numbers: int) -> tuple[Seat, ...]:
 CONFIG = founding(group_of(seats(1, 2, 3)))
 REPLIES: list[ReplyMessage] = [
     Promise(BALLOT, STATE, ZERO),
-    Took(),
+    Accepted(),
     Conflict(BALLOT),
     Holding(ZERO, None),
-    Gone(True),
+    Collected(True),
     Scanned(((b"k", False),), True, ZERO, BALLOT, (BALLOT,)),
     WrongConfig(None),
     WrongConfig(CONFIG),
@@ -111,7 +111,7 @@ def test_answers_of_acceptors_from_before_a_field_are_read() -> None:
 
 
 def test_garbage_is_no_answer() -> None:
-    for body in (b"", b"\xc1", b"\x92\x01\x91\x63", encode_answer(1, Took())[:-1]):
+    for body in (b"", b"\xc1", b"\x92\x01\x91\x63", encode_answer(1, Accepted())[:-1]):
         with pytest.raises(DecodeError):
             decode_answer(body)
 
@@ -217,12 +217,12 @@ def test_a_full_acceptor_still_takes_what_makes_it_smaller() -> None:
     acceptor = Acceptor(NodeId(1), bytes_max=2000)
     acceptor.on_request(Configure(CONFIG))
     large = State(bytes(1800), 1, BALLOT, ZERO)
-    assert acceptor.on_request(Accept(CONFIG.id, b"k", Ballot(1, 1), large))[0] == Took()
+    assert acceptor.on_request(Accept(CONFIG.id, b"k", Ballot(1, 1), large))[0] == Accepted()
     assert isinstance(acceptor.on_request(Accept(CONFIG.id, b"l", Ballot(1, 1), STATE))[0], Full)
     assert isinstance(acceptor.on_request(Prepare(CONFIG.id, b"m", Ballot(1, 1)))[0], Full)
     tombstone = State(None, 2, BALLOT, ZERO)
-    assert acceptor.on_request(Accept(CONFIG.id, b"k", Ballot(2, 1), tombstone))[0] == Took()
-    assert acceptor.on_request(Accept(CONFIG.id, b"l", Ballot(1, 1), STATE))[0] == Took()
+    assert acceptor.on_request(Accept(CONFIG.id, b"k", Ballot(2, 1), tombstone))[0] == Accepted()
+    assert acceptor.on_request(Accept(CONFIG.id, b"l", Ballot(1, 1), STATE))[0] == Accepted()
 
 
 def test_of_two_groups_the_newer_says_where_an_acceptor_is_and_since_when() -> None:

@@ -17,6 +17,7 @@ from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     Ballot,
     ConfigId,
     Configure,
@@ -28,7 +29,6 @@ from troth.core.register.messages import (
     RequestMessage,
     Seat,
     State,
-    Took,
     founding,
     group_of,
 )
@@ -196,9 +196,9 @@ async def test_each_answer_waits_for_its_own_write() -> None:
         await slow.ask(slow.accept(key))
     assert slow.replies == []
     slow.log.write(1)
-    assert slow.replies == [Took()]
+    assert slow.replies == [Accepted()]
     slow.log.write(2)
-    assert slow.replies == [Took()] * 3
+    assert slow.replies == [Accepted()] * 3
     assert list(slow.after_power_loss().slots) == [b"1", b"2", b"3"]
 
 
@@ -210,7 +210,7 @@ async def test_nothing_is_told_that_is_not_durable_yet() -> None:
     await slow.ask(Read(slow.config, b"k"))
     assert slow.replies == []
     slow.log.write(1)
-    assert slow.replies == [Took(), Holding(accept.ballot, accept.state)]
+    assert slow.replies == [Accepted(), Holding(accept.ballot, accept.state)]
     await slow.ask(Read(slow.config, b"k"))
     assert len(slow.replies) == 3, "with nothing under way it waits for nothing"
 

@@ -35,6 +35,9 @@ class Dialed(Link):
         self.pending.append(body)
         return len(self.pending) < 3
 
+    @override
+    def on_lost(self, connection: LinkConnection) -> None: ...
+
     def hurry(self) -> None:
         self.hurried += 1
 

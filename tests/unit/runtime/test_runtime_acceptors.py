@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from troth.core.register.messages import (
     Accept,
+    Accepted,
     Ballot,
     Configure,
     Describe,
@@ -21,7 +22,6 @@ from troth.core.register.messages import (
     RequestMessage,
     Seat,
     State,
-    Took,
     founding,
     group_of,
 )
@@ -88,7 +88,7 @@ def test_requests_of_a_turn_share_a_sync_and_old_records_are_dropped(tmp_path: P
         await ask(first, Configure(config))
         for number in range(0, 1000, 50):
             replies = await ask(first, *(accept(config.id, each) for each in range(number, number + 50)))
-            assert replies == [Took()] * 50
+            assert replies == [Accepted()] * 50
         assert first.counters.turns == 21
         assert first.counters.requests == 1001
         deadline = asyncio.get_running_loop().time() + 20
@@ -268,8 +268,8 @@ def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.
         (refused,) = await ask(node, accept(config.id, 1))
         assert isinstance(refused, Full)
         monkeypatch.setattr(acceptors, "WAITING_BYTES_MAX", 0)
-        assert await ask(node, accept(config.id, 1)) == [Took()]
-        assert await ask(node, accept(config.id, 8)) == [Took()], "it has caught up"
+        assert await ask(node, accept(config.id, 1)) == [Accepted()]
+        assert await ask(node, accept(config.id, 8)) == [Accepted()], "it has caught up"
         node.stop()
 
     asyncio.run(run())

@@ -20,6 +20,7 @@ from troth.core.register.messages import (
     MARKS_KEPT,
     ZERO,
     Accept,
+    Accepted,
     Ballot,
     ConfigId,
     Configure,
@@ -33,7 +34,6 @@ from troth.core.register.messages import (
     RequestMessage,
     Seat,
     State,
-    Took,
     founding,
     group_of,
 )
@@ -333,7 +333,7 @@ async def test_whoever_asks_for_more_than_it_can_take_in_is_served(tmp_path: Pat
         config = founding(group_of((Seat(port.node.acceptor.id, "a:1"),)))
         await ask(Configure(config))
         large = State(bytes(1 << 20), 1, Ballot(1, 1), ZERO)
-        assert await ask(Accept(config.id, b"k", Ballot(1, 1), large)) == Took()
+        assert await ask(Accept(config.id, b"k", Ballot(1, 1), large)) == Accepted()
         proposer.transport.pause_reading()
         proposer.transport.write(b"".join(frame(encode_ask(each, Read(config.id, b"k"))) for each in range(70)))
         (connection,) = port.connections

@@ -15,7 +15,7 @@ from troth.client.registers.aio_lines import now_s
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.arguments import as_function, as_key, as_swap, as_value, where
 from troth.client.registers.backlog import AsyncBacklog
-from troth.client.registers.finding import Finding, give_seat, new_client
+from troth.client.registers.discovery import Discovery, give_seat, new_client
 from troth.client.registers.lines import LineLost
 from troth.client.registers.patience import (
     COLLECT_HOLDS_S,
@@ -64,8 +64,8 @@ class PaxosClient:
         self._timeout_s = self._opening_s = seconds(timeout)
         self._collects = collect
         tls = parse_url(place.url).ssl_context() if place.url else None
-        finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
-        self._reach = AsyncReach(place.addresses, tls, finding)
+        discovery = Discovery(place.addresses, prepare=prepare, accept=accept, found=found)
+        self._reach = AsyncReach(place.addresses, tls, discovery)
         self._known: Proposer | None = None
         self.local_acceptors: LocalAcceptors | None = None
         """The acceptors that `local` has started."""

@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from troth.client.registers.aio_lines import AsyncLine, now_s, seen
-from troth.client.registers.finding import Finding
+from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import LineLost
 from troth.client.registers.patience import COLLECT_WITHIN_S, DESCRIBE_WITHIN_S, RETRY_FOUNDING_S
 from troth.client.registers.replies import explained
@@ -26,8 +26,8 @@ CALLED_OFF = "called off"
 class AsyncReach(Whereabouts):
     """The lines of one client."""
 
-    def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, finding: Finding) -> None:
-        super().__init__(given, tls, finding)
+    def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, discovery: Discovery) -> None:
+        super().__init__(given, tls, discovery)
         self._lines: dict[str, AsyncLine] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -122,25 +122,25 @@ class AsyncReach(Whereabouts):
 
     async def find(self, deadline: float) -> Configuration:
         """As `Reach.find`."""
-        finding = self._finding
+        discovery = self._discovery
         while now_s() < deadline:
             waiting = {asyncio.create_task(self.describe(address)) for address in self._given}
             for job in waiting:
                 job.add_done_callback(seen)
-            while waiting and not finding.is_enough and (left_s := deadline - now_s()) > 0:
+            while waiting and not discovery.is_enough and (left_s := deadline - now_s()) > 0:
                 _, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 self.check()
             for job in waiting:
                 self._keep(job)  # whoever answers late is known then
-            known = finding.settled()
+            known = discovery.settled()
             if known is not None:
                 return known
-            config = finding.to_found()
+            config = discovery.to_establish()
             if config is not None:
                 for address in self._given:
                     self.aside(partial(self.line(address).ask, Configure(config)))
             await asyncio.sleep(RETRY_FOUNDING_S)
-        raise explained(finding.unavailable(), self.complaints())
+        raise explained(discovery.unavailable(), self.complaints())
 
     def close(self) -> None:
         self.closed = True

@@ -8,7 +8,7 @@ from concurrent.futures import Future, as_completed
 
 from typing_extensions import override
 
-from troth.client.registers.finding import Finding
+from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import Line, LineLost, failure_of
 from troth.client.registers.patience import DESCRIBE_WITHIN_S, RETRY_FOUNDING_S
 from troth.client.registers.replies import explained
@@ -21,8 +21,8 @@ from troth.errors import TrothError, Unavailable, UsageError
 class Reach(Whereabouts):
     """The lines of one client. May be shared by threads."""
 
-    def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, finding: Finding) -> None:
-        super().__init__(given, tls, finding)
+    def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, discovery: Discovery) -> None:
+        super().__init__(given, tls, discovery)
         self._lines: dict[str, Line] = {}
         self._lock = threading.Lock()
 
@@ -91,27 +91,27 @@ class Reach(Whereabouts):
         Raises:
             UsageError, Unavailable, WrongCluster: as `PaxosClient`.
         """
-        finding = self._finding
+        discovery = self._discovery
         while time.monotonic() < deadline:
             asked = [self.describe(address, deadline) for address in self._given]
             try:
                 for _ in as_completed(asked, timeout=max(0.0, deadline - time.monotonic())):
                     self.check()
-                    if finding.is_enough:
+                    if discovery.is_enough:
                         break
             except TimeoutError:
                 pass
-            known = finding.settled()
+            known = discovery.settled()
             if known is not None:
                 return known
-            config = finding.to_found()
+            config = discovery.to_establish()
             if config is not None:
-                self._found(config, deadline)
+                self._establish(config, deadline)
             else:
                 time.sleep(RETRY_FOUNDING_S)
-        raise explained(finding.unavailable(), self.complaints())
+        raise explained(discovery.unavailable(), self.complaints())
 
-    def _found(self, config: Configuration, deadline: float) -> None:
+    def _establish(self, config: Configuration, deadline: float) -> None:
         asked = {address: self.line(address).ask(Configure(config), deadline) for address in self._given}
         for address, future in asked.items():
             if failure_of(future, deadline) is None:

@@ -14,8 +14,8 @@ from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
 from troth.client.registers.arguments import as_function, as_key, as_swap, as_value, where
 from troth.client.registers.backlog import Backlog
+from troth.client.registers.discovery import Discovery, give_seat, new_client
 from troth.client.registers.fan import Fan
-from troth.client.registers.finding import Finding, give_seat, new_client
 from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lines import failure_of, may_have_arrived
 from troth.client.registers.patience import (
@@ -97,8 +97,8 @@ class PaxosClient:
         self.local_acceptors: LocalAcceptors | None = None
         """The acceptors that `local` has started."""
         tls = parse_url(place.url).ssl_context() if place.url else None
-        finding = Finding(place.addresses, prepare=prepare, accept=accept, found=found)
-        self._reach = Reach(place.addresses, tls, finding)
+        discovery = Discovery(place.addresses, prepare=prepare, accept=accept, found=found)
+        self._reach = Reach(place.addresses, tls, discovery)
         self._fan = Fan(self._reach, self._lock)
         self._backlog = Backlog(self._reach, self._lock)
         close_at_exit(self)

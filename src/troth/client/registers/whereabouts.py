@@ -2,11 +2,11 @@
 
 import os
 import ssl
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from troth.client.registers.finding import Finding
+from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import LineLost
 from troth.core.register.messages import Configuration, Described, ReplyMessage
 from troth.errors import UsageError
@@ -21,17 +21,17 @@ class Complains(Protocol):
     complaint: str
 
 
-class Whereabouts:
+class Whereabouts(ABC):
     """What `Reach` and `AsyncReach` know alike."""
 
     _lines: Mapping[str, Complains]
     """By address; theirs."""
 
-    def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, finding: Finding) -> None:
+    def __init__(self, given: Sequence[str], tls: ssl.SSLContext | None, discovery: Discovery) -> None:
         self.closed = False
         self._given = tuple(given)
         self._tls = tls
-        self._finding = finding
+        self._discovery = discovery
         self._pid = os.getpid()
 
     @property
@@ -42,7 +42,7 @@ class Whereabouts:
 
     @property
     def has_founded(self) -> bool:
-        return self._finding.founded
+        return self._discovery.founded
 
     def check(self) -> None:
         """Takes no lock: in a forked child somebody may hold it for ever.
@@ -61,11 +61,11 @@ class Whereabouts:
         Raises:
             LineLost: neither an answer nor *config* tells.
         """
-        known = self._finding.address_of(acceptor, config)
+        known = self._discovery.address_of(acceptor, config)
         if known is not None:
             return known
         # It may be at one of the addresses given that has not answered yet; ask there, and do not wait for it.
-        mapped = set(self._finding.addresses.values())
+        mapped = set(self._discovery.addresses.values())
         for address in self._given:
             if address not in mapped:
                 self._inquire(address)
@@ -81,7 +81,7 @@ class Whereabouts:
             return [CLOSED_MEANWHILE]
         at = list(self._given)
         if config is not None:
-            at = [self._finding.address_of(seat.acceptor, config) or seat.address for seat in config.seats]
+            at = [self._discovery.address_of(seat.acceptor, config) or seat.address for seat in config.seats]
         lines = [self._lines[address] for address in at if address in self._lines]
         return [line.complaint for line in lines if line.complaint]
 
@@ -92,4 +92,4 @@ class Whereabouts:
     def _learn(self, address: str, reply: ReplyMessage) -> None:
         """The acceptor at *address* has said who it is."""
         if isinstance(reply, Described):
-            self._finding.on_described(address, reply)
+            self._discovery.on_described(address, reply)

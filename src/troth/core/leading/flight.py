@@ -6,7 +6,7 @@ up to `MESSAGES_IN_FLIGHT_MAX`. What the three modes mean for sending is the pro
 Source: Raft thesis §10.2.2 (pipelining); the modes are etcd's; the window is TCP's (Jacobson 1988).
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
@@ -24,7 +24,7 @@ class Mode(Enum):
 
 
 @dataclass(slots=True)
-class Flight:
+class Flight(ABC):
     """One server, as its leader sees it. Invariant: ``match < next``."""
 
     next: LogIndex

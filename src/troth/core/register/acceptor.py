@@ -25,9 +25,11 @@ from troth.core.register.messages import (
     RESERVED_END,
     ZERO,
     Accept,
+    Accepted,
     AcceptedRecord,
     Ballot,
     Collect,
+    Collected,
     CollectedRecord,
     Configuration,
     Configure,
@@ -36,7 +38,6 @@ from troth.core.register.messages import (
     Describe,
     Described,
     Full,
-    Gone,
     Holding,
     Prepare,
     Promise,
@@ -48,7 +49,6 @@ from troth.core.register.messages import (
     Scan,
     Scanned,
     State,
-    Took,
     WrongConfig,
 )
 from troth.errors import invariant
@@ -208,21 +208,21 @@ class Acceptor:
             if slot.state != request.state:
                 return Conflict(slot.promised), None  # of a clone of its proposer: a ballot names one value
             if slot.promised >= request.next:
-                return Took(), None
+                return Accepted(), None
         if refusal := self._no_room(request.key, _cost(request.key, request.state)):
             return refusal, None
         record = AcceptedRecord(request.key, request.ballot, request.state, max(request.ballot, request.next))
-        return Took(), self._do(record)
+        return Accepted(), self._do(record)
 
     def _on_collect(self, request: Collect) -> tuple[ReplyMessage, RecordMessage | None]:
         """§3.1 step 2d: remove the register if it still holds the tombstone that all acceptors have accepted, and
         nobody has prepared to change it since: the fence would refuse that change without telling why."""
         slot = self._slot(request.key)
         if slot is None:
-            return Gone(True), None
+            return Collected(True), None
         if not slot.is_tombstone or not slot.accepted == slot.promised == request.ballot:
-            return Gone(False), None
-        return Gone(True), self._do(CollectedRecord(request.key, max(self.fence, request.ballot)))
+            return Collected(False), None
+        return Collected(True), self._do(CollectedRecord(request.key, max(self.fence, request.ballot)))
 
     def _on_configure(self, to: Configuration) -> tuple[ReplyMessage, RecordMessage | None]:
         """Epochs only rise. A seat with another `since` than ours before is a new one: what we hold is void for it."""
@@ -295,8 +295,8 @@ class Acceptor:
                 self.highest = max(self.highest, record.ballot)
             case AcceptedRecord():
                 slot = self.slots.get(record.key)
-                below = slot is None or record.ballot >= slot.accepted
-                invariant(below, "an accepted ballot falls", key=record.key, ballot=record.ballot)
+                rises = slot is None or record.ballot >= slot.accepted
+                invariant(rises, "an accepted ballot falls", key=record.key, ballot=record.ballot)
                 self._put(record.key, Slot(record.promised, record.ballot, record.state))
                 self.highest = max(self.highest, record.promised)
             case CollectedRecord():

@@ -18,11 +18,12 @@ from typing_extensions import override
 
 from troth.core.register.messages import (
     Accept,
+    Accepted,
     Ballot,
     Collect,
+    Collected,
     Conflict,
     Full,
-    Gone,
     Holding,
     Prepare,
     Promise,
@@ -30,7 +31,6 @@ from troth.core.register.messages import (
     ReplyMessage,
     RequestMessage,
     State,
-    Took,
 )
 from troth.core.register.states import highest_accepted
 from troth.core.register.task import Exchange, Outcome, ProposerState, outcome_of
@@ -162,13 +162,13 @@ class Collection(Look):
         # promises would stay behind.
         fence = max(promise.fence for promise in promises.values())
         self._state = state or State(None, 0, self._ballot, fence)
-        self._ask(Accept(self.config.id, self.key, self._ballot, self._state), Took, self._on_accepted)
+        self._ask(Accept(self.config.id, self.key, self._ballot, self._state), Accepted, self._on_accepted)
 
     def _on_accepted(self) -> None:
-        self._ask(Collect(self.config.id, self.key, self._ballot), Gone, self._on_collected)
+        self._ask(Collect(self.config.id, self.key, self._ballot), Collected, self._on_collected)
 
     def _on_collected(self) -> None:
-        if all(reply.gone for reply in self._answered(Gone).values()):
+        if all(reply.removed for reply in self._answered(Collected).values()):
             super()._on_seen(self._state)
         else:
             self._refused()

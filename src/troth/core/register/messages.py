@@ -248,7 +248,7 @@ class Promise(Reply, frozen=True, tag=1):
     fence: Ballot
 
 
-class Took(Reply, frozen=True, tag=2):
+class Accepted(Reply, frozen=True, tag=2):
     """Accepted, and the next ballot promised."""
 
 
@@ -265,10 +265,10 @@ class Holding(Reply, frozen=True, tag=4):
     state: State | None
 
 
-class Gone(Reply, frozen=True, tag=5):
+class Collected(Reply, frozen=True, tag=5):
     """The answer to `Collect`: the key is not here any more, or it holds something else."""
 
-    gone: bool
+    removed: bool
 
 
 class Scanned(Reply, frozen=True, tag=6):
@@ -309,7 +309,9 @@ class Described(Reply, frozen=True, tag=9):
 
 
 RequestMessage: TypeAlias = Prepare | Accept | Read | Collect | Scan | Configure | Describe
-ReplyMessage: TypeAlias = Promise | Took | Conflict | Holding | Gone | Scanned | WrongConfig | Full | Described
+ReplyMessage: TypeAlias = (
+    Promise | Accepted | Conflict | Holding | Collected | Scanned | WrongConfig | Full | Described
+)
 
 
 # ---- what an acceptor writes down --------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from troth.core.register.attempts import Attempting
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     Ballot,
     Conflict,
     Full,
@@ -23,7 +24,6 @@ from troth.core.register.messages import (
     ReplyMessage,
     RequestMessage,
     State,
-    Took,
 )
 from troth.core.register.states import (
     Attempt,
@@ -165,7 +165,7 @@ class Round(Attempting):
             case Promise() if self.phase is Phase.PREPARING:
                 self._votes.promises[acceptor] = reply
                 self._vote(acceptor, agreed=True)
-            case Took() if self.phase is Phase.ACCEPTING:
+            case Accepted() if self.phase is Phase.ACCEPTING:
                 self._vote(acceptor, agreed=True)
             case Holding() if self.phase is Phase.READING:
                 self._votes.holdings[acceptor] = reply

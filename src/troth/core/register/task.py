@@ -9,7 +9,7 @@ A task is a state machine without clock or sockets:
 * `outcome` ends it; `give_up` ends it when the caller's time is over, with the error that is right.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -194,7 +194,7 @@ class Task(Protocol):
     def give_up(self) -> None: ...
 
 
-class Exchange:
+class Exchange(ABC):
     """What all tasks share: sends of a phase, and acceptors that are in another configuration."""
 
     def __init__(self, proposer: ProposerState) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from troth.core.register import changes
-from troth.core.register.messages import Accept, Ballot, Prepare, ReplyMessage, Scan, Took
+from troth.core.register.messages import Accept, Accepted, Ballot, Prepare, ReplyMessage, Scan
 from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.task import Outcome, Send, Task
 from troth.errors import OutcomeUnknown, invariant
@@ -121,7 +121,7 @@ class Moments:
         name = key.encode()
         old = self._found(3)
         late = sim.operator()
-        late.loses = lambda send, reply: isinstance(reply, Took)
+        late.loses = lambda send, reply: isinstance(reply, Accepted)
         done: list[Outcome] = []
         process = sim.invoke("put", key, "v")
         patience_us = 10 * sim.calm_patience_us

@@ -9,6 +9,7 @@ from troth.core.register.codec import decode_answer, decode_ask, encode_answer, 
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     AcceptedRecord,
     Ballot,
     Configuration,
@@ -19,7 +20,6 @@ from troth.core.register.messages import (
     ReplyMessage,
     RequestMessage,
     State,
-    Took,
 )
 from troth.core.register.proposer import Proposer
 from troth.core.register.task import Outcome, Send, Task
@@ -157,7 +157,7 @@ class AcceptorNode:
                 pass  # promised in a seat that this acceptor has lost since
             case Prepare(), Promise():
                 self._say(request.key, request.ballot)
-            case Accept(), Took():
+            case Accept(), Accepted():
                 self._say(request.key, max(request.ballot, request.next))
             case _:
                 pass

@@ -22,7 +22,7 @@ def new_client() -> int:
     return requests.draw_bits(63) | 1
 
 
-class Finding:
+class Discovery:
     """Makes out of what acceptors say about themselves the configuration to begin with."""
 
     def __init__(self, addresses: Sequence[str], *, prepare: int, accept: int, found: bool | None) -> None:
@@ -120,7 +120,7 @@ class Finding:
             return known
         return seat.address
 
-    def to_found(self) -> Configuration | None:
+    def to_establish(self) -> Configuration | None:
         """What all acceptors, being blank, are to be made of; None while that can not be said.
 
         Raises:
