@@ -8,7 +8,7 @@ import pytest
 from caspaxos import ballot, state
 
 from troth.core.register import acceptor as acceptors
-from troth.core.register.acceptor import SLOT_BYTES, Acceptor
+from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import decode_records, encode_records
 from troth.core.register.messages import (
     ZERO,
@@ -43,6 +43,7 @@ from troth.core.register.messages import (
     founding,
     group_of,
 )
+from troth.core.register.slots import SLOT_BYTES
 from troth.errors import InvariantViolation
 from troth.ids import NodeId
 

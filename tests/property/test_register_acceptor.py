@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from troth.core.register import acceptor as acceptors
+from troth.core.register import slots
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import decode_ask, decode_records, encode_ask, encode_records
 from troth.core.register.messages import (
@@ -165,7 +165,7 @@ def test_a_snapshot_in_steps_is_of_the_moment_at_which_it_began(
     for request in before:
         acceptor.on_request(request)
     wanted = list(acceptor.snapshot())
-    with patch.object(acceptors, "STEP_KEYS", 1):
+    with patch.object(slots, "STEP_KEYS", 1):
         steps = acceptor.snapshot_steps()
         records: list[RecordMessage] = []
         for request in meanwhile:

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self
 
-from troth.core.register.acceptor import STEP_KEYS
 from troth.core.register.messages import Accept, Full, RecordMessage, ReplyMessage, RequestMessage
+from troth.core.register.slots import STEP_KEYS
 from troth.errors import StorageError, SyncFailed
 from troth.ids import LogIndex, NodeId
 from troth.runtime.disk_machine import DiskMachine

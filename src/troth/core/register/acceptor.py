@@ -16,7 +16,6 @@ later is another register, and says nothing about this one.
 
 from collections.abc import Iterator
 from itertools import chain, islice
-from operator import itemgetter
 
 from sortedcontainers import SortedDict
 
@@ -48,51 +47,16 @@ from troth.core.register.messages import (
     RequestMessage,
     Scan,
     Scanned,
-    State,
     WrongConfig,
 )
+from troth.core.register.slots import SLOT_BYTES, Saving, Slot, cost_of, record_of
 from troth.errors import invariant
 from troth.ids import NodeId
 
 SCAN_KEYS_MAX = 1000
-STEP_KEYS = 2000
-"""How many registers a step of a snapshot reads: a millisecond or two."""
-SLOT_BYTES = 120
-"""What a register costs in memory beside its key and value, about."""
 IDLE_MAX = 1 << 15
 """Promises that are kept for keys that hold nothing. The fence takes the place of so many at once, in milliseconds; who
 is between its two phases then has to overtake."""
-
-
-class Slot:
-    """One register of one acceptor."""
-
-    __slots__ = ("accepted", "fence", "promised", "state")
-
-    def __init__(
-        self, promised: Ballot, accepted: Ballot = ZERO, state: State | None = None, *, fence: Ballot = ZERO
-    ) -> None:
-        self.promised = promised
-        self.accepted = accepted
-        self.state = state
-        self.fence = fence
-        """Without a state: whatever was removed here under this key had no ballot above it."""
-
-    @property
-    def is_tombstone(self) -> bool:
-        return self.state is not None and self.state.value is None
-
-
-class _Saving:
-    """A snapshot that is being taken in steps."""
-
-    __slots__ = ("before", "cursor")
-
-    def __init__(self) -> None:
-        self.cursor = b""
-        """Registers up to this key have been read."""
-        self.before: dict[bytes, RecordMessage | None] = {}
-        """What those behind it held that have changed since the beginning; None: nothing."""
 
 
 class Acceptor:
@@ -115,7 +79,7 @@ class Acceptor:
         and bounded apart, for nobody could delete them to make room."""
         self._bytes_max = bytes_max
         self._tombstones = 0
-        self._saving: _Saving | None = None
+        self._saving: Saving | None = None
 
     def on_request(self, request: RequestMessage) -> tuple[ReplyMessage, RecordMessage | None]:
         """Answer *request*. The record, if any, is applied here already and must be durable before the answer leaves.
@@ -209,7 +173,7 @@ class Acceptor:
                 return Conflict(slot.promised), None  # of a clone of its proposer: a ballot names one value
             if slot.promised >= request.next:
                 return Accepted(), None
-        if refusal := self._no_room(request.key, _cost(request.key, request.state)):
+        if refusal := self._no_room(request.key, cost_of(request.key, request.state)):
             return refusal, None
         record = AcceptedRecord(request.key, request.ballot, request.state, max(request.ballot, request.next))
         return Accepted(), self._do(record)
@@ -266,7 +230,7 @@ class Acceptor:
 
     def _no_room(self, key: bytes, cost: int) -> Full | None:
         slot = self.slots.get(key)
-        grows = cost - (0 if slot is None else _cost(key, slot.state))
+        grows = cost - (0 if slot is None else cost_of(key, slot.state))
         if grows <= 0 or self.bytes + grows <= self._bytes_max or key.startswith(RESERVED) or self._is_joining:
             return None
         return Full(f"the acceptor holds {self.bytes} bytes, its quota is {self._bytes_max}: delete registers")
@@ -325,27 +289,22 @@ class Acceptor:
 
     def snapshot(self) -> Iterator[RecordMessage]:
         """Records that make a new acceptor equal to this one: what is kept when older records are dropped."""
-        yield from self._head()
-        for key, slot in chain(sorted(self.idle.items(), key=itemgetter(0)), self.slots.items()):
-            yield _record(key, slot)
+        return chain.from_iterable(self.snapshot_steps())
 
     def snapshot_steps(self) -> Iterator[list[RecordMessage]]:
-        """`snapshot` of this very moment, a piece at a time (in no order), whatever is asked between two of them.
+        """`snapshot` of this very moment, a piece at a time, whatever is asked between two of them.
 
         One at a time: a second one that is begun before the first has ended takes its place."""
-        self._saving = saving = _Saving()
-        idle = [_record(key, slot) for key, slot in self.idle.items()]
+        self._saving = saving = Saving(self.slots)
+        idle = [record_of(key, self.idle[key]) for key in sorted(self.idle)]
         return self._steps(saving, [*self._head(), *idle])
 
-    def _steps(self, saving: _Saving, head: list[RecordMessage]) -> Iterator[list[RecordMessage]]:
+    def _steps(self, saving: Saving, head: list[RecordMessage]) -> Iterator[list[RecordMessage]]:
         yield head
-        while keys := list(islice(self.slots.irange(saving.cursor, inclusive=(False, True)), STEP_KEYS)):
-            piece = [_record(key, self.slots[key]) for key in keys if key not in saving.before]
-            saving.cursor = keys[-1]
-            yield piece
+        yield from saving.pieces()
         if self._saving is saving:
             self._saving = None
-        yield [record for record in saving.before.values() if record is not None]
+        yield saving.changed()
 
     def _head(self) -> Iterator[RecordMessage]:
         if self.config is not None:
@@ -354,11 +313,8 @@ class Acceptor:
             yield CollectedRecord(b"", self.fence)
 
     def _save_before_change(self, key: bytes) -> None:
-        """*key* is about to change: a snapshot that has not read it yet keeps what it holds now."""
-        saving = self._saving
-        if saving is not None and key > saving.cursor and key not in saving.before:
-            slot = self._slot(key)
-            saving.before[key] = None if slot is None else _record(key, slot)
+        if self._saving is not None:
+            self._saving.before_change(key, self._slot(key))
 
     def forget_promises(self) -> None:
         """Drop registers that were promised and never accepted, as if the fence had always been there.
@@ -379,7 +335,7 @@ class Acceptor:
             self.idle[key] = slot
             return
         self.slots[key] = slot
-        self.bytes += _cost(key, slot.state)
+        self.bytes += cost_of(key, slot.state)
         self._tombstones += slot.is_tombstone
 
     def _remove(self, key: bytes) -> None:
@@ -390,16 +346,5 @@ class Acceptor:
         self.idle.pop(key, None)
         slot = self.slots.pop(key, None)
         if slot is not None:
-            self.bytes -= _cost(key, slot.state)
+            self.bytes -= cost_of(key, slot.state)
             self._tombstones -= slot.is_tombstone
-
-
-def _record(key: bytes, slot: Slot) -> RecordMessage:
-    """What makes *slot* out of nothing."""
-    if slot.state is None:
-        return PromisedRecord(key, slot.promised)
-    return AcceptedRecord(key, slot.accepted, slot.state, slot.promised)
-
-
-def _cost(key: bytes, state: State | None) -> int:
-    return len(key) + SLOT_BYTES + (len(state.value or b"") if state is not None else 0)
