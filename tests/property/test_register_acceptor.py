@@ -7,6 +7,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from troth.core.register import acceptor as acceptors
 from troth.core.register import slots
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import decode_ask, decode_records, encode_ask, encode_records

@@ -302,7 +302,7 @@ class AsyncClient(ClusterCalls):
         """A session: its reads see what it wrote and read before, on any replica. See `Session.token`.
 
         Raises:
-            UsageError: *token* is none, or one of another cluster.
+            UsageError: *token* is not what `Session.token` gives, or is one of another cluster.
         """
         self.require_open()
         return Session(self, token)

@@ -17,7 +17,7 @@ from fake_server import asynchronous
 
 import troth
 from troth import aio
-from troth.client.registers import aio_lines, lines, recorded
+from troth.client.registers import aio_lines, lines, patience, recorded
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.arguments import as_function, as_key, as_swap, as_value, where
 from troth.client.registers.backlog import Backlog
@@ -373,8 +373,8 @@ async def test_a_welcome_that_nobody_waits_for_any_more_ends_its_connection() ->
 
 
 def test_a_dead_acceptor_is_given_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "REST_S", 60)
-    monkeypatch.setattr(lines, "REST_MAX_S", 60)
+    monkeypatch.setattr(patience, "REST_S", 60)
+    monkeypatch.setattr(patience, "REST_MAX_S", 60)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     line = Line(address, None)

@@ -18,12 +18,12 @@ from typing_extensions import override
 from troth import aio
 from troth.client.registers import aio as aio_registers
 from troth.client.registers import aio_reach, leaving
-from troth.client.registers.aio_lines import AsyncLine, now_s
+from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.backlog import COLLECTED_AT_ONCE, AsyncBacklog
 from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import Line, LineLost
-from troth.client.registers.patience import COLLECT_WITHIN_S, WITHIN_MAX_S, seconds
+from troth.client.registers.patience import COLLECT_WITHIN_S, WITHIN_MAX_S, now_s, seconds
 from troth.client.registers.reach import Reach
 from troth.client.registers.shared import SharedProposer
 from troth.client.registers.sync import PaxosClient

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 from troth.client.operations import Text, as_bytes
 from troth.client.registers import recorded
 from troth.client.registers.aio_fan import AsyncFan
-from troth.client.registers.aio_lines import now_s
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.arguments import as_function, as_key, as_swap, as_value, where
 from troth.client.registers.backlog import AsyncBacklog
@@ -23,6 +22,7 @@ from troth.client.registers.patience import (
     SLOW_WITHIN_S,
     STARTED_WITHIN_S,
     TIMEOUT_S,
+    now_s,
     seconds,
 )
 from troth.client.registers.replies import AcceptorView, RegisterReply, Tally, listed, reply_of, view_of
@@ -58,7 +58,7 @@ class PaxosClient:
         """See `troth.PaxosClient`.
 
         Raises:
-            UsageError: no addresses, or a time-out that is none.
+            UsageError: no addresses, or a time-out that is no number of seconds above 0.
         """
         place = where(acceptors)
         self._timeout_s = self._opening_s = seconds(timeout)
@@ -87,7 +87,8 @@ class PaxosClient:
         """As `troth.PaxosClient.local`: ``async with await troth.aio.PaxosClient.local(directory) as registers``.
 
         Raises:
-            UsageError: *directory* is none, or of another number of acceptors, or these have other quorums.
+            UsageError: *directory* can not be written, or holds another number of acceptors, or these have other
+                quorums.
             Unavailable: an acceptor does not start.
         """
         from troth.client.registers.local import LocalAcceptors

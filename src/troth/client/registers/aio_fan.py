@@ -9,10 +9,10 @@ from typing import Any
 
 from troth.client import request as requests
 from troth.client.registers import recorded
-from troth.client.registers.aio_lines import now_s, seen
+from troth.client.registers.aio_lines import seen
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.lines import may_have_arrived
-from troth.client.registers.patience import pause_s
+from troth.client.registers.patience import now_s, pause_s
 from troth.client.registers.replies import told
 from troth.core.register.messages import ReplyMessage
 from troth.core.register.task import Outcome, Send, Task

@@ -8,13 +8,12 @@ from typing_extensions import override
 
 from troth.client.registers.lines import (
     CONNECT_SECONDS_MAX,
-    REST_MAX_S,
-    REST_S,
     WAITING_MAX,
     LineLost,
     complaint_of,
     stranger,
 )
+from troth.client.registers.patience import Rest, now_s
 from troth.client.retry import error_of, ungreeted
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
@@ -27,11 +26,6 @@ from troth.wire.handshake import Greeting, Hello, Welcome
 
 UNSENT_BYTES_MAX = 32 << 20
 """For one acceptor; beyond it no further request is queued."""
-
-
-def now_s() -> float:
-    """The time of the loop that we run on, which may be a simulated one."""
-    return asyncio.get_running_loop().time()
 
 
 class _Connection(FrameConnection):
@@ -140,8 +134,7 @@ class AsyncLine:
         self._tls = tls
         self._connection: _Connection | None = None
         self._opening: asyncio.Task[_Connection] | None = None
-        self._rests = 0
-        self._rest_until = 0.0
+        self._rest = Rest()
         self.complaint = ""
         """Why the last request failed, with the address; empty when it did not."""
 
@@ -180,7 +173,7 @@ class AsyncLine:
         return reply
 
     async def _opened(self) -> _Connection:
-        if now_s() < self._rest_until:
+        if now_s() < self._rest.until_s:
             raise LineLost(self.complaint, sent=False)
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
@@ -198,11 +191,10 @@ class AsyncLine:
             raise
         except (OSError, LineLost) as error:
             connection.give_up()
-            self._rests = min(self._rests + 1, 10)
-            self._rest_until = now_s() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
+            self._rest.begin(now_s())
             self.complaint = complaint_of(self.address, error)
             raise LineLost(self.complaint, sent=False) from error
-        self._rests = 0
+        self._rest.end()
         self._connection = connection
         return connection
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from troth.client.registers.aio_lines import AsyncLine, now_s, seen
+from troth.client.registers.aio_lines import AsyncLine, seen
 from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import LineLost
-from troth.client.registers.patience import COLLECT_WITHIN_S, DESCRIBE_WITHIN_S, RETRY_FOUNDING_S
+from troth.client.registers.patience import COLLECT_WITHIN_S, DESCRIBE_WITHIN_S, RETRY_FOUNDING_S, now_s
 from troth.client.registers.replies import explained
 from troth.client.registers.whereabouts import Whereabouts
 from troth.core.register.messages import Configuration, Configure, Describe, Described, ReplyMessage

@@ -51,9 +51,8 @@ class Discovery:
         return self._mixed is not None or 2 * of_a_set > len(self._given)
 
     def on_described(self, address: str, described: Described) -> None:
-        """An acceptor has answered at *address*; also called for those that answer when the set has been found. One of
-        another set does no harm by then: who has mistyped an address that is to join, or has used an acceptor's
-        address for another one, goes on with the quorum that there is."""
+        """An acceptor has answered at *address*; also called for those that answer when the set has been found. Once it
+        is, an acceptor of another set is ignored: a caller who mistyped one address goes on with the quorum."""
         self.addresses[described.acceptor] = address
         self._answered[address] = described
         theirs = described.config

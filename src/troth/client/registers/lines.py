@@ -14,6 +14,7 @@ from functools import partial
 
 from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lookup import Lookup
+from troth.client.registers.patience import Rest
 from troth.client.retry import error_of, ungreeted
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
@@ -29,10 +30,6 @@ THREADS_MAX = 8
 WAITING_MAX = 256
 CONNECT_SECONDS_MAX = 2.0
 """For one attempt to connect, greetings included."""
-
-REST_S = 0.02
-REST_MAX_S = 0.5
-"""After a connection could not be made, requests fail at once for so long (doubled up to the second number)."""
 
 
 class LineLost(TrothError):
@@ -180,8 +177,7 @@ class Line:
         gone. They are given up before a request is lost on each of them."""
         self._lock = threading.Lock()
         self._waiting = 0
-        self._rests = 0
-        self._rest_until = 0.0
+        self._rest = Rest()
         self._closed = False
         close_at_exit(self)
 
@@ -193,7 +189,7 @@ class Line:
                 refused = "the client is closed"
             elif self._waiting >= WAITING_MAX:
                 refused = f"{WAITING_MAX} requests wait for {self.address} already"
-            elif time.monotonic() < self._rest_until:
+            elif time.monotonic() < self._rest.until_s:
                 refused = self.complaint or "it could not be reached a moment ago"
             else:
                 self._waiting += 1
@@ -264,14 +260,12 @@ class Line:
             connection = _Socket(self._where, self._tls, deadline, self._lookup)
         except (OSError, TrothError):
             with self._lock:
-                self._rests = min(self._rests + 1, 10)
-                self._rest_until = time.monotonic() + min(REST_MAX_S, REST_S * 2 ** (self._rests - 1))
+                self._rest.begin(time.monotonic())
             raise
         connection.generation = generation
         with self._lock:
             is_closed = self._closed
-            self._rests = 0
-            self._rest_until = 0.0
+            self._rest.end()
             self._sockets.add(connection)
         if is_closed:
             self._drop(connection)

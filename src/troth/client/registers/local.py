@@ -36,7 +36,7 @@ class LocalAcceptors:
         """Start them.
 
         Raises:
-            UsageError: not even one, or *directory* is none, or of another number of acceptors.
+            UsageError: not even one, or *directory* can not be written, or holds another number of acceptors.
             Unavailable: one does not start.
         """
         try:

@@ -104,7 +104,7 @@ def listed(listing: Listing, prefix: bytes) -> list[bytes]:
 
 
 def view_of(seat: Seat, config: Configuration, reply: ReplyMessage | None, complaint: str) -> AcceptorView:
-    """What an acceptor's answer to `Describe` says of its seat in *config*; *complaint*: why there is no answer."""
+    """What an acceptor's answer to `Configure` says of its seat in *config*; *complaint*: why there is no answer."""
     described = reply if isinstance(reply, Described) else None
     if described is not None and described.acceptor != seat.acceptor:
         complaint = f"another acceptor ({described.acceptor:x}) answers there; replace this one"

@@ -83,7 +83,8 @@ class PaxosClient:
 
         Raises:
             UsageError: no addresses, one acceptor at two of them, quorums that need not meet or that the set does not
-                have, a set that is not to be founded, or a time-out that is none.
+                have, a set that is not to be founded, or a time-out that is no number of
+                seconds above 0.
             Unavailable: no acceptor answers in time.
             WrongCluster: the acceptors do not belong together.
         """
@@ -123,7 +124,8 @@ class PaxosClient:
         and connect. They end with this client, or with this process; their data stays.
 
         Raises:
-            UsageError: *directory* is none, or of another number of acceptors, or these have other quorums.
+            UsageError: *directory* can not be written, or holds another number of acceptors, or these have other
+                quorums.
             Unavailable: an acceptor does not start.
         """
         from troth.client.registers.local import LocalAcceptors
@@ -151,7 +153,8 @@ class PaxosClient:
         """Read a register; `value` is None if it holds nothing. One round trip where a quorum agrees.
 
         Raises:
-            UsageError: the key or the time-out is none, or this client is closed or another process's.
+            UsageError: the key or the time-out is of another type or size than may be, or this client is closed or
+                another process's.
             Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
             QuotaExceeded: the acceptors disagree, and have no room to settle that.
             WrongCluster: the acceptors belong to different sets.
@@ -165,7 +168,8 @@ class PaxosClient:
         """Write a register.
 
         Raises:
-            UsageError: an argument is none, or this client is closed or another process's; nothing was changed.
+            UsageError: an argument is of another type or size than may be, or this client is closed or another
+                process's; nothing was changed.
             AlreadyDecided: `propose` has decided the register; nothing was changed.
             Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
             OutcomeUnknown: it may have happened, or may yet.
@@ -249,7 +253,8 @@ class PaxosClient:
         written or deleted meanwhile may be there or not.
 
         Raises:
-            UsageError: an argument is none, or this client is closed or another process's.
+            UsageError: an argument is of another type or size than may be, or this client is closed or another
+                process's.
             Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
             AcceptorsChanged: the set was changed meanwhile; call again.
             WrongCluster: the acceptors belong to different sets.
@@ -263,7 +268,7 @@ class PaxosClient:
         """Every acceptor of the present set, and how it is.
 
         Raises:
-            UsageError: the time-out is none, or this client is closed or another process's.
+            UsageError: the time-out is no number of seconds above 0, or this client is closed or another process's.
         """
         deadline = self._deadline(within_s)
         config = self.configuration

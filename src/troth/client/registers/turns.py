@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from troth.client.registers.aio_lines import now_s
+from troth.client.registers.patience import now_s
 from troth.errors import Overloaded, Unavailable
 
 CALLS_MAX = 128

@@ -18,7 +18,7 @@ from troth.ids import NodeId
 
 @dataclass(slots=True)
 class Outbox:
-    """The parts of `Effects` that gather between two calls; the names are its."""
+    """The parts of `Effects` that gather between two calls; fields are named as in `Effects`."""
 
     send: list[Send] = field(default_factory=list)
     after_persist: list[Send] = field(default_factory=list)

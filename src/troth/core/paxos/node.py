@@ -12,7 +12,7 @@ What may be assumed of the world: messages may be lost, delayed, repeated and re
 Sources: Lamport 1998 "The Part-Time Parliament"; Lamport 2001 "Paxos Made Simple" (§3, the multi-decree protocol);
 van Renesse & Altinbuken 2015 "Paxos Made Moderately Complex"; Howard, Malkhi, Spiegelman 2016 "Flexible Paxos". What
 is not in them: probes and leases (as Raft's pre-vote and check-quorum), pages, and the stop sign for memberships
-(docs/adr)."""
+(docs/adr/0009-paxos-memberships-behind-a-stop-sign.md)."""
 
 from collections.abc import Sequence
 from typing import assert_never

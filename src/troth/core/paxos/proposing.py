@@ -6,7 +6,7 @@ behind.
 
 The membership in force at a slot is the newest one in the slots *before* it. So that nobody can be in doubt about it,
 a membership is a stop sign: nothing behind it leaves the leader before it is chosen (Lamport, Malkhi, Zhou 2010,
-"Reconfiguring a State Machine", §3.4; docs/adr).
+"Reconfiguring a State Machine", §3.4; docs/adr/0009-paxos-memberships-behind-a-stop-sign.md).
 
 The leader writes its own disk while the others write theirs: its own acknowledgement is a message to itself that
 waits in the same "once durable" outbox, so it counts exactly when it is true."""
