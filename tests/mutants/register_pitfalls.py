@@ -48,7 +48,7 @@ REGISTER_PITFALLS = (
     pitfall(
         "a snapshot forgets the accepted states",
         DISK,
-        "acceptor",
+        "slots",
         "if slot.state is None:\n        return",
         "if slot.state is None or True:\n        return",
     ),
