@@ -1,14 +1,26 @@
 """CASPaxos §2.3: acceptors come and go while proposers go on. Here acceptors enforce the configuration by its epoch."""
 
+import msgspec
 import pytest
 from caspaxos import Table, ballot, state
 
 from troth.core.register import changes, listing
 from troth.core.register.acceptor import Acceptor
-from troth.core.register.messages import Accept, Configure, Conflict, Described, Full, Prepare, WrongConfig
+from troth.core.register.codec import NUMBER_MAX
+from troth.core.register.messages import (
+    SEATS_MAX,
+    Accept,
+    Ballot,
+    Configure,
+    Conflict,
+    Described,
+    Full,
+    Prepare,
+    WrongConfig,
+)
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Reconfiguration
-from troth.errors import NotApplied, OutcomeUnknown, QuotaExceeded, Unavailable, UsageError
+from troth.errors import DecodeError, NotApplied, OutcomeUnknown, QuotaExceeded, Unavailable, UsageError
 from troth.ids import NodeId
 
 KEY = b"k"
@@ -80,6 +92,33 @@ def no_room(table: Table, *nodes: int) -> Table:
     for node in nodes:
         table.acceptors[NodeId(node)]._bytes_max = 1500
     return table
+
+
+@pytest.mark.parametrize("size", [2.0, True, "2", -1, None])
+def test_a_size_that_is_no_number_is_no_part_of_a_set(size: object) -> None:
+    """2.0 and True are equal to sizes that may be, but nobody could read again what was decided of them."""
+    table = Table()
+    for sizes in ({"prepare": size, "accept": 2}, {"prepare": 2, "accept": size}):
+        with pytest.raises(UsageError, match="is a number of acceptors"):
+            Reconfiguration(table.proposer(1), {NodeId(n): f"b{n}" for n in (1, 2, 3)}, **sizes)  # type: ignore[arg-type]
+
+
+def test_a_set_is_no_larger_than_acceptors_can_be_told_of() -> None:
+    table = Table()
+    seats = {NodeId(n): f"a{n}" for n in range(1, SEATS_MAX + 2)}
+    with pytest.raises(UsageError, match="up to 64 acceptors, not 65"):
+        Reconfiguration(table.proposer(1), seats)
+    del seats[NodeId(SEATS_MAX + 1)]
+    assert Reconfiguration(table.proposer(1), seats).outcome is None
+
+
+def test_what_acceptors_would_not_take_is_not_even_proposed() -> None:
+    """A decision is for ever, and so would be one that nobody can act upon."""
+    table = Table()
+    proposer = Proposer(1, msgspec.structs.replace(table.config, barrier=Ballot(NUMBER_MAX)))
+    outcome = table.run(Reconfiguration(proposer, {NodeId(n): f"a{n}" for n in (1, 2)}))
+    assert isinstance(outcome.error, DecodeError)
+    assert table.requests(Prepare) == 0
 
 
 def test_who_joins_takes_over_what_the_others_hold_whatever_its_quota_is() -> None:

@@ -849,3 +849,36 @@ async def test_asyncio_tells_who_leaves_the_set_though_nobody_waits_for_it(
         for _ in range(10):
             await asyncio.sleep(0)
         assert leaving.config is not None and leaving.config.id.epoch == 3
+
+
+# ---- sizes of quorums ----
+
+
+@pytest.mark.parametrize("size", [2.0, True, "2", -1, None])
+def test_sizes_that_are_none_are_refused_at_the_door(size: int, acceptors: Acceptors) -> None:
+    for client in (PaxosClient, aio.PaxosClient):
+        for sizes in ({"prepare": size}, {"accept": size}):
+            with pytest.raises(UsageError, match="is a number of acceptors"):
+                client(ADDRESSES, **sizes)  # type: ignore[arg-type]
+
+
+def test_sizes_that_are_none_change_no_set(acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reach, "insist", lambda reach, address, deadline: who(address))
+    with PaxosClient(ADDRESSES) as registers:
+        with pytest.raises(UsageError, match="is a number of acceptors"):
+            registers.set_acceptors(ADDRESSES, prepare=3.0, accept=1)  # type: ignore[arg-type]
+        assert registers.set_acceptors(ADDRESSES, prepare=3, accept=1).groups[0].prepare == 3
+
+
+@asynchronous
+async def test_sizes_that_are_none_change_no_set_by_asyncio_either(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def insist(reach: AsyncReach, address: str, deadline: float) -> Described:
+        return who(address)
+
+    monkeypatch.setattr(AsyncReach, "insist", insist)
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        with pytest.raises(UsageError, match="is a number of acceptors"):
+            await registers.set_acceptors(ADDRESSES, prepare=True, accept=3)
+        assert (await registers.set_acceptors(ADDRESSES, prepare=1, accept=3)).groups[0].prepare == 1

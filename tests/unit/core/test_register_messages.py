@@ -8,7 +8,6 @@ from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import (
     KEY_BYTES_MAX,
     NUMBER_MAX,
-    SEATS_MAX,
     VALUE_BYTES_MAX,
     decode_answer,
     decode_ask,
@@ -16,6 +15,7 @@ from troth.core.register.codec import (
     encode_ask,
 )
 from troth.core.register.messages import (
+    SEATS_MAX,
     ZERO,
     Accept,
     Accepted,

@@ -58,7 +58,8 @@ class PaxosClient:
         """See `troth.PaxosClient`.
 
         Raises:
-            UsageError: no addresses, or a time-out that is no number of seconds above 0.
+            UsageError: no addresses, sizes of quorums that are no numbers, or a time-out that is no number of seconds
+                above 0.
         """
         place = where(acceptors)
         self._timeout_s = self._opening_s = seconds(timeout)

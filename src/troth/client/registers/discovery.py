@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from troth.client import request as requests
-from troth.core.register.messages import Configuration, Described, Seat, founding, group_of
+from troth.core.register.messages import Configuration, Described, Seat, check_sizes, founding, group_of
 from troth.errors import Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
@@ -26,6 +26,11 @@ class Discovery:
     """Makes out of what acceptors say about themselves the configuration to begin with."""
 
     def __init__(self, addresses: Sequence[str], *, prepare: int, accept: int, found: bool | None) -> None:
+        """
+        Raises:
+            UsageError: the sizes of quorums are no numbers.
+        """
+        check_sizes(prepare=prepare, accept=accept)
         self.config: Configuration | None = None
         self.addresses: dict[NodeId, str] = {}
         """Under which of the addresses given each acceptor answered."""

@@ -82,8 +82,8 @@ class PaxosClient:
             collect: remove tombstones of deleted keys in the background.
 
         Raises:
-            UsageError: no addresses, one acceptor at two of them, quorums that need not meet or that the set does not
-                have, a set that is not to be founded, or a time-out that is no number of
+            UsageError: no addresses, one acceptor at two of them, sizes that are no numbers, quorums that need not meet
+                or that the set does not have, a set that is not to be founded, or a time-out that is no number of
                 seconds above 0.
             Unavailable: no acceptor answers in time.
             WrongCluster: the acceptors do not belong together.
@@ -317,7 +317,8 @@ class PaxosClient:
         it does not. With one of them the other is a majority.
 
         Raises:
-            UsageError: no addresses, one acceptor at two of them, or quorums that need not meet.
+            UsageError: no addresses or too many, one acceptor at two of them, sizes that are no numbers, or quorums
+                that need not meet.
             Unavailable: an acceptor does not answer, or the time is over, and nothing was changed.
             OutcomeUnknown: it is under way, or may be; ``__cause__`` says why it is not complete.
             WrongCluster: an acceptor at one of the addresses belongs to another set.

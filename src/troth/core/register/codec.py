@@ -19,6 +19,7 @@ import msgspec
 
 from troth.core.register.messages import (
     MARKS_KEPT,
+    SEATS_MAX,
     Accept,
     Collect,
     Configure,
@@ -34,7 +35,6 @@ from troth.errors import DecodeError, StorageError
 RECORDS_VERSION = 1
 KEY_BYTES_MAX = 1024
 VALUE_BYTES_MAX = 1 << 20
-SEATS_MAX = 64
 NUMBER_MAX = 1 << 62
 """Rounds and versions are below it: behind the last that can be encoded no client could go on, with this key or, once
 the acceptor's fence has risen to it, with any."""

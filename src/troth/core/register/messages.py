@@ -23,6 +23,9 @@ from troth.ids import NodeId
 MARKS_KEPT = 16
 """Of how many proposers, the most recent ones, a register remembers the newest change; see `State.marks`."""
 
+SEATS_MAX = 64
+"""Of one group: acceptors are told of no larger one."""
+
 RESERVED = b"\0"
 """Keys that begin so are the protocol's own (see `config_key`)."""
 
@@ -149,15 +152,30 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
         return f"epoch {self.id.epoch}: {shown}"
 
 
+def check_sizes(*, prepare: int, accept: int) -> None:
+    """See whether these may be sizes of quorums (0: a majority). True and 2.0 are equal to numbers that may, and are
+    other bytes, which nobody would read again.
+
+    Raises:
+        UsageError: they may not.
+    """
+    for name, size in (("prepare", prepare), ("accept", accept)):
+        if type(size) is not int or size < 0:
+            raise UsageError(f"{name}= is a number of acceptors (0: a majority of them), not {size!r:.60}")
+
+
 def group_of(seats: tuple[Seat, ...], *, prepare: int = 0, accept: int = 0) -> Group:
     """A group with quorums of the sizes given (0: a majority).
 
     Raises:
-        UsageError: no seats, one acceptor twice, or quorums that need not meet.
+        UsageError: no seats or too many, one acceptor twice, sizes that are no numbers, or quorums that need not meet.
     """
+    check_sizes(prepare=prepare, accept=accept)
     ordered = tuple(sorted(seats, key=lambda seat: seat.acceptor))
     if not ordered or len({seat.acceptor for seat in ordered}) < len(ordered):
         raise UsageError("a set of acceptors needs at least one, and each once")
+    if len(ordered) > SEATS_MAX:
+        raise UsageError(f"a set has up to {SEATS_MAX} acceptors, not {len(ordered)}")
     group = Group(ordered, prepare or majority(len(ordered)), accept or majority(len(ordered)))
     check_flexible(len(ordered), group.prepare, group.accept)
     return group

@@ -38,6 +38,7 @@ import msgspec
 from typing_extensions import override
 
 from troth.core.register.changes import propose
+from troth.core.register.codec import decode_ask, encode_ask
 from troth.core.register.listing import Listing, Poll, Survey
 from troth.core.register.messages import (
     ZERO,
@@ -55,7 +56,7 @@ from troth.core.register.messages import (
 from troth.core.register.proposer import Proposer
 from troth.core.register.round import Round
 from troth.core.register.task import NO_STAMP, Outcome, Send
-from troth.errors import AcceptorsChanged, OutcomeUnknown, TrothError, Unavailable, invariant
+from troth.errors import AcceptorsChanged, DecodeError, OutcomeUnknown, TrothError, Unavailable, invariant
 from troth.ids import NodeId
 
 COPIES_AT_ONCE = 16
@@ -147,7 +148,7 @@ class Reconfiguration:
         """*seats*: acceptor ids and addresses.
 
         Raises:
-            UsageError: no seats, or quorums that need not meet.
+            UsageError: no seats or too many, sizes that are no numbers, or quorums that need not meet.
         """
         self.outcome: Outcome | None = None
         self._proposer = proposer
@@ -268,6 +269,12 @@ class Reconfiguration:
         """Let the configuration after *config*, the present one, be decided, once (see `config_key`)."""
         now = config.id
         wanted = Configuration(ConfigId(now.cluster, now.epoch + 1), groups, floor, barrier)
+        try:
+            # A decision is for ever: one that acceptors would not take would be the end of all changes.
+            decode_ask(encode_ask(0, Configure(wanted)))
+        except DecodeError as error:
+            self._end(error)
+            return
         change = propose(msgspec.msgpack.encode(wanted))
         self._do(self._proposer.change(config_key(wanted.id.epoch), change, bound=True), self._on_decided)
 
