@@ -49,11 +49,13 @@ in client/registers). `DatabaseFailed` (torture/databases.py) ends a trial whose
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar, cast
 
 from typing_extensions import override
 
 from troth.ids import NodeId, Revision
+
+T = TypeVar("T")
 
 
 class TrothError(Exception):
@@ -354,6 +356,12 @@ class WrongEngine(StorageError):
 
 class InvariantViolation(AssertionError):
     """A fact that must hold does not: our bug. Stop, keep the evidence, report it."""
+
+
+def required(value: T | None, message: str, **facts: object) -> T:
+    """*value*, of which it is an `invariant` that it is there."""
+    invariant(value is not None, message, **facts)
+    return cast(T, value)
 
 
 def invariant(condition: bool, message: str, **facts: object) -> None:

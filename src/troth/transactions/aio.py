@@ -35,8 +35,9 @@ _log = logging.getLogger("troth.transactions")
 class AsyncTwoPhaseCommit:
     """Transactions over several asyncio engines that commit in all databases or in none; see `TwoPhaseCommit`.
 
-    It has the same methods and attributes, to be awaited where they do something; ``waiting=`` and
-    ``without_unreachable=`` are left out. What differs in a transaction, `AsyncBranch` and `AsyncTransaction` say.
+    It has the same methods and attributes, to be awaited where they do something; ``waiting=``, and
+    ``without_unreachable=`` with its `unreachable`, are left out. What differs in a transaction, `AsyncBranch` and
+    `AsyncTransaction` say.
 
     ::
 
@@ -59,6 +60,7 @@ class AsyncTwoPhaseCommit:
         connect_timeout: float | None = ANSWER_WITHIN_S,
     ) -> None:
         """Nothing is done before `start` (or ``async with``); the arguments are `TwoPhaseCommit`'s."""
+        self.name = name
         self._participants = participants
         self._options: dict[str, Any] = {
             "log": log,

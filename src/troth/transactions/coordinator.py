@@ -98,7 +98,7 @@ class TwoPhaseCommit:
                 raise PreflightFailed(problems)
             opened, barrier_file = waiting.blocking(open_log, log, name, coordinator, on_step)
             undo.callback(waiting.blocking, opened.close)
-            waiting.blocking(check_identities, opened, chosen, facts)
+            waiting.blocking(register_members, opened, chosen, facts)
             self._core = Core(
                 chosen,
                 opened,
@@ -152,7 +152,8 @@ class TwoPhaseCommit:
                 soon as the decision is durable.
 
         Raises:
-            UsageError: this is closed, or was made before a fork; *timeout*, *key* or *wait* is none.
+            UsageError: this is closed, or was made before a fork; *timeout* is not a number of seconds, *key* not a
+                str of at most 1024 bytes, *wait* neither ``"applied"`` nor ``"decided"``.
             StorageError, RequestError: the log takes nothing any more, or whether *key* is taken cannot be read.
 
         Raises, at the end of the block:
@@ -207,7 +208,8 @@ class TwoPhaseCommit:
         Raises:
             Unavailable: for *timeout* seconds commits were under way without a gap, or went on during each look; or one
                 is half done, and a database that it needs is out of reach.
-            UsageError: one of *participants* is none, or is a troth cluster; *timeout* is none.
+            UsageError: one of *participants* does not take part here, or is a troth cluster; *timeout* is not a number
+                of seconds.
             StorageError, RequestError: what other processes have decided cannot be read.
         """
         from troth.transactions.snapshot import open_snapshot
@@ -306,8 +308,9 @@ def open_log(
     return log, None
 
 
-def check_identities(log: DecisionLog, participants: Sequence[Participant], facts: Mapping[str, Facts]) -> None:
-    """A name that the log knows must still mean the same database: its branches are finished by that name.
+def register_members(log: DecisionLog, participants: Sequence[Participant], facts: Mapping[str, Facts]) -> None:
+    """Write down what each name means. While decisions are not applied, a name that the log knows must still mean the
+    same database: their branches are finished by that name.
 
     Raises:
         StorageError: it does not.

@@ -40,7 +40,8 @@ class Daemons:
                         target=_work_off, args=(self._queue, self._idle), name=self._name, daemon=True
                     ).start()
                     self._started += 1
-        self._queue.put((work, future))  # first: what Ctrl-C kept from being done would be waited for
+        # Before it counts as unfinished: interrupted in between, `end` would wait for work that nobody does.
+        self._queue.put((work, future))
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
         return future

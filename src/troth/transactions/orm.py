@@ -23,9 +23,9 @@ class BoundSession(Session):
         self._savepoints = 0
         """So many of the transaction's are open around what is done now."""
         self._was_idle = False
-        """Had begun nothing when the innermost of them did."""
+        """Whether this session had no transaction when the innermost of them began."""
         self._ending: SessionTransaction | None = None
-        """What it has begun since, and ends with one."""
+        """The transaction that the session has begun inside of that savepoint, and that ends with it."""
         self._inserted: weakref.WeakSet[Any] = weakref.WeakSet()
         """The states of objects (which may have no hash), since then."""
         event.listen(self, "after_begin", _has_begun)

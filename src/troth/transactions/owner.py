@@ -108,7 +108,7 @@ class Owner(Fan):
                 try:
                     self._cut_short()
                 finally:
-                    self._cut_short()  # a second Ctrl-C may have cut the first short
+                    self._cut_short()  # Ctrl-C, perhaps twice
             raise
         finally:
             try:
@@ -367,7 +367,7 @@ class Owner(Fan):
                 try:
                     self._commit_later(takers, "its owner", None)
                 finally:
-                    self._commit_later(takers, "its owner", None)  # a second Ctrl-C may have cut the first short
+                    self._commit_later(takers, "its owner", None)  # Ctrl-C, perhaps twice
                 raise
             return None
         self._share_barrier()
@@ -405,6 +405,7 @@ class Owner(Fan):
                 self._go_through(self._tell_commit())
         except BaseException:
             if takers[:1] == [who]:
+                # Ctrl-C, perhaps twice.
                 try:
                     self._cut_short()
                 finally:
@@ -415,6 +416,7 @@ class Owner(Fan):
                 try:
                     self._leave()
                 except BaseException:
+                    # Ctrl-C, perhaps twice.
                     try:
                         self._leave()
                     finally:

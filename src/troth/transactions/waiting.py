@@ -35,6 +35,10 @@ def checked_timeout(timeout: object) -> float | None:
     return timeout
 
 
+def _nothing_to_drain() -> None:
+    """Nothing was ever given to the background."""
+
+
 class Flag(Protocol):
     """Something that may be waited for, and is set once."""
 
@@ -73,7 +77,7 @@ class InThreads(Waiting):
 
     def __init__(self) -> None:
         self._pool: Daemons | None = None
-        self._drain: Callable[[], object] = bool
+        self._drain: Callable[[], object] = _nothing_to_drain
         self._slots = threading.BoundedSemaphore(LATER_MAX)
         self._lock = threading.Lock()
         self._is_closed = False

@@ -342,6 +342,8 @@ def test_it_says_who_it_is(tmp_path: Path) -> None:
         assert (tpc.coordinator, tpc.epoch) == ("0", 1)
         assert [participant.name for participant in tpc.participants] == ["last"]
         assert tpc.log.epoch.coordinator == "0"
+        both = [{name for name in dir(each) if name[0] != "_"} for each in (tpc, tpc._started)]
+        assert both[1] - both[0] == {"unreachable"}, "its twin has the same methods and attributes"
 
     run_beside(tmp_path, work)
 

@@ -15,7 +15,7 @@ from troth.core.twophase.table import Event, Finding  # noqa: E402
 from troth.errors import HeuristicMixed, NotApplied, StorageError, UsageError  # noqa: E402
 from troth.transactions import core as core_module  # noqa: E402
 from troth.transactions import remembered  # noqa: E402
-from troth.transactions.coordinator import TwoPhaseCommit, check_identities  # noqa: E402
+from troth.transactions.coordinator import TwoPhaseCommit, register_members  # noqa: E402
 from troth.transactions.core import APPLIED_AT_ONCE  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
@@ -155,9 +155,9 @@ def test_a_known_name_is_another_database_only_when_nothing_waits_for_the_one_be
     gid = name(place.log)
     decided(place.log, gid, place.bank)
     with pytest.raises(StorageError, match="the log knows bank as the one"):
-        check_identities(place.log, [place.bank], another)  # type: ignore[list-item]
+        register_members(place.log, [place.bank], another)  # type: ignore[list-item]
     place.log.note_applied([gid])
-    check_identities(place.log, [place.bank], another)  # type: ignore[list-item]
+    register_members(place.log, [place.bank], another)  # type: ignore[list-item]
     assert place.log.members()["bank"].identity == "another"
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
-from troth.errors import invariant
+from troth.errors import invariant, required
 
 T = TypeVar("T")
 
@@ -78,9 +78,8 @@ class Cells:
             self._named = (self.epoch, Epoch(self.log, self.coordinator, self.epoch).prefix)
         if self.epoch and name.startswith(self._named[1]):
             return True
-        found = parse_gid(name)
-        invariant(found is not None, "a decision about what is no transaction", gid=name)
-        return found is not None and self.is_open(found[0])
+        found = required(parse_gid(name), "a decision about what is no transaction", gid=name)
+        return self.is_open(found[0])
 
     def judge(self, record: Commit) -> tuple[Verdict, str]:
         """Whether *record* wins its cell: (verdict, gid that the verdict is about).

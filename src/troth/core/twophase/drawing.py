@@ -1,4 +1,4 @@
-"""The tables as diagrams (Mermaid) and as lists, for docs/transactions.md; a test keeps the page equal to this."""
+"""The tables as diagrams (Mermaid), for docs/transactions.md; a test keeps the page equal to this."""
 
 from troth.core.twophase.table import MOVES, TABLE, Case, Move, State, Transition
 

@@ -46,7 +46,10 @@ class Commit(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """The cell of *gid* says abort. Written by an operator or a recoverer only; owners' own aborts are presumed.
+    """The cell of *gid* says abort. Written by recovery, and by an owner to which the log did not answer: while
+    nothing is in the cell, its own Commit may still arrive.
+
+    Diverges: presumed abort logs none. So does an owner here, as long as no Commit of its own may be on its way.
 
     After a Commit that delegated the decision: the last resource has refused. The key is free again.
     """

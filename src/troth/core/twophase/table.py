@@ -6,9 +6,9 @@ or abort must win that cell, and nobody decides from elapsed time or from what p
 coordinator, the real recovery loop and the simulation are driven by these tables and by nothing else.
 
 Presumed abort (Mohan, Lindsay, Obermarck, "Transaction Management in the R* Distributed Database Management System",
-TODS 1986, section 3): an owner's abort is not logged. No cell, and the epoch of the name closed: aborted. Diverges:
-there, participants ask the coordinator; here databases cannot ask, so the closing of the epoch (a log record) makes
-"no cell" final, and recoverers push the outcome.
+TODS 1986, section 3): an owner's abort is not logged, unless its Commit may still arrive in the log. No cell, and the
+epoch of the name closed: aborted. Diverges: there, participants ask the coordinator; here databases cannot ask, so the
+closing of the epoch (a log record) makes "no cell" final, and recoverers push the outcome.
 
 The last resource (a database that cannot prepare) takes the decision in its own commit: the cell then says only
 `delegated`, and a marker row in that database, under a primary key, is the write-once cell.

@@ -11,8 +11,8 @@ from troth.transactions.channels.interface import ACTIVE, Answer, Finish, unsent
 from troth.transactions.daemons import Daemons
 
 THREADS_MAX = 10_000
-"""No bound: a connection has one thread at most, and pools bound connections. Votes may wait for a row that only the
-second phase of another transaction lets go, so that one must never wait for theirs."""
+"""So high that it never binds: a connection has one thread at most, and pools bound connections. Votes may wait for a
+row that only the second phase of another transaction lets go, so that one must never wait for theirs."""
 
 
 class BlockingStatements:
@@ -70,39 +70,47 @@ def in_thread(work: Callable[[], list[Answer]]) -> Finish:
 
 
 class ThreadChannel(BlockingStatements):
-    """psycopg2, mysqlclient and any other driver that can only block."""
+    """mysqlclient and any other driver that can only block."""
+
+    def start(self, statements: Sequence[str]) -> Finish:
+        return in_thread(lambda: self.run(statements))
+
+
+class Psycopg2Channel(ThreadChannel):
+    """psycopg2, which has an idea of its own of where a transaction begins and ends."""
+
+    def __init__(self, dialect: Dialect, dbapi: Any) -> None:
+        super().__init__(dialect, dbapi)
+        self._extensions = dialect.loaded_dbapi.extensions
+
+    def _status(self) -> Any:
+        return self.dbapi.info.transaction_status
+
+    def _knows_of_no_transaction(self) -> bool:
+        return bool(self.dbapi.status == self._extensions.STATUS_READY)
 
     @override
     def is_idle(self) -> bool:
-        if self._dialect.driver != "psycopg2":
-            return False
-        extensions = self._dialect.loaded_dbapi.extensions
-        return bool(
-            self.dbapi.status == extensions.STATUS_READY
-            and self.dbapi.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE
-        )
+        return bool(self._knows_of_no_transaction() and self._status() == self._extensions.TRANSACTION_STATUS_IDLE)
 
     @override
     def _run(self, statement: str) -> Answer:
-        if statement != "COMMIT" or self._dialect.driver != "psycopg2":
+        if statement != "COMMIT":
             return super()._run(statement)
         # Of one in a cursor it would not take notice, and have to be told by another one.
-        extensions = self._dialect.loaded_dbapi.extensions
-        has_failed = self.dbapi.info.transaction_status == extensions.TRANSACTION_STATUS_INERROR
+        has_failed = self._status() == self._extensions.TRANSACTION_STATUS_INERROR
         self.dbapi.commit()
         return Answer("ROLLBACK" if has_failed else "COMMIT", None)
 
+    @override
     def start(self, statements: Sequence[str]) -> Finish:
-        return in_thread(lambda: self._outside_of_transactions(statements))
+        return in_thread(lambda: self._without_its_begin(statements))
 
-    def _outside_of_transactions(self, statements: Sequence[str]) -> list[Answer]:
-        """psycopg2 sends BEGIN by itself before a statement, unless it is told not to."""
-        if self._dialect.driver != "psycopg2":
+    def _without_its_begin(self, statements: Sequence[str]) -> list[Answer]:
+        """It sends BEGIN by itself before a statement, unless it is told not to."""
+        if self._status() != self._extensions.TRANSACTION_STATUS_IDLE:
             return self.run(statements)
-        extensions = self._dialect.loaded_dbapi.extensions
-        if self.dbapi.info.transaction_status != extensions.TRANSACTION_STATUS_IDLE:
-            return self.run(statements)
-        if self.dbapi.status != extensions.STATUS_READY:
+        if not self._knows_of_no_transaction():
             # It believes to be in the transaction that PREPARE has ended: this COMMIT is for the driver alone.
             self.dbapi.commit()
         before = self.dbapi.autocommit

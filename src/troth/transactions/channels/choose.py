@@ -1,17 +1,30 @@
 """Which channel a driver's connection gets."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy.engine.interfaces import Dialect
 
-from troth.transactions.channels.blocking import ThreadChannel
+from troth.transactions.channels.blocking import Psycopg2Channel, ThreadChannel
 from troth.transactions.channels.interface import Channel
 from troth.transactions.channels.packets import PyMySqlChannel
 from troth.transactions.channels.pq import PqChannel
-from troth.transactions.channels.tasks import TaskChannel
+from troth.transactions.channels.tasks import AioMySqlChannel, AsyncpgChannel, PsycopgTaskChannel, TaskChannel
 
 _KEPT: Final = "troth.channel"
 """Where a pooled connection's `info` keeps its channel."""
+
+_OF_THREADS: Final[dict[str, Callable[[Dialect, Any], Channel]]] = {
+    "psycopg": PqChannel,
+    "psycopg2": Psycopg2Channel,
+    "pymysql": PyMySqlChannel,
+}
+_OF_TASKS: Final[dict[str, Callable[[Dialect, Any], Channel]]] = {
+    "psycopg": PsycopgTaskChannel,
+    "psycopg_async": PsycopgTaskChannel,
+    "asyncpg": AsyncpgChannel,
+    "aiomysql": AioMySqlChannel,
+}
 
 
 def channel_of(dialect: Dialect, connection: Any) -> Channel:
@@ -25,11 +38,5 @@ def channel_of(dialect: Dialect, connection: Any) -> Channel:
 
 def _open_channel(dialect: Dialect, dbapi: Any) -> Channel:
     if dialect.is_async:
-        return TaskChannel(dialect, dbapi)
-    match dialect.driver:
-        case "psycopg":
-            return PqChannel(dialect, dbapi)
-        case "pymysql":
-            return PyMySqlChannel(dialect, dbapi)
-        case _:
-            return ThreadChannel(dialect, dbapi)
+        return _OF_TASKS.get(dialect.driver, TaskChannel)(dialect, dbapi)
+    return _OF_THREADS.get(dialect.driver, ThreadChannel)(dialect, dbapi)

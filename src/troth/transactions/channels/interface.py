@@ -11,6 +11,10 @@ ACTIVE: Final = 1
 """libpq's PQTRANS_ACTIVE: neither idle nor, with or without an error, in a transaction that waits for a statement."""
 
 
+IDLE: Final = 0
+"""libpq's PQTRANS_IDLE: in no transaction."""
+
+
 class Answer(msgspec.Struct, frozen=True, gc=False):
     """What the database said to one statement: the command tag where there is one, and the first row."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from troth.core.twophase.cells import Verdict, replay
 from troth.core.twophase.gid import NAME_RULE, Epoch, Gid, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
-from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, TrothError, UsageError, invariant
+from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, TrothError, UsageError, required
 from troth.transactions.log.directory import KEYS_WAIT_S, Directory
 from troth.transactions.log.interface import Coordinator, Decided
 from troth.transactions.log.place import Fenced, Opener, Place
@@ -199,10 +199,8 @@ class FileLog:
                 self.renew()
             except StorageError as error:
                 return OutcomeUnknown(f"{commit.gid}: {error}")
-        found = parse_gid(commit.gid)
-        invariant(found is not None, "a decision about what is no transaction", gid=commit.gid)
-        verdict = self._place.cells.verdict(found[0]) if found else Verdict.FOREIGN
-        return Decided(verdict, commit.gid)
+        gid, _ = required(parse_gid(commit.gid), "a decision about what is no transaction", gid=commit.gid)
+        return Decided(self._place.cells.verdict(gid), commit.gid)
 
     def note_applied(self, gids: Sequence[str]) -> None:
         """Kept for the next record that is written (or `close`), so that it costs no sync of its own."""

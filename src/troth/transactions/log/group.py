@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from troth.core.twophase.records import Commit
-from troth.errors import OutcomeUnknown, Overloaded
+from troth.errors import OutcomeUnknown, Overloaded, required
 from troth.transactions.log.interface import Decided, DecisionLog
 
 BATCH_MAX = 512
 QUEUE_MAX = 16_384
-GATHER_FROM = 6
+GATHER_SHARE_OF = 6
 GATHER_MAX = 4
-"""A writer waits for a sixth of the transactions that are in their commit, and for no more than this."""
+"""A writer waits until a sixth of the transactions in their commit have queued, or so many of them."""
+GATHER_AT = 12
+"""With fewer in their commit nobody is waited for."""
 GATHER_SHARE = 0.25
 """How long a writer waits for those who are about to come, as a share of the last sync's duration."""
 GATHER_BELOW = 2.5
@@ -86,14 +88,12 @@ class GroupCommit:
             try:
                 self._leave(mine)
             finally:
-                self._leave(mine)  # a second Ctrl-C may have cut the first short
+                self._leave(mine)  # Ctrl-C, perhaps twice
             raise
         answer = mine.answer
         if isinstance(answer, BaseException):
             raise answer
-        if answer is None:
-            raise AssertionError("a batch was written without this one")
-        return answer
+        return required(answer, "a batch was written without this one")
 
     def _come(self, mine: _Waiting) -> None:
         with self._lock:
@@ -122,7 +122,7 @@ class GroupCommit:
     def _gather(self) -> None:
         """When very many are under way, give those who are just preparing a moment, so that they share this sync."""
         with self._lock:
-            self._wanted = min(GATHER_MAX, self.expecting // GATHER_FROM)
+            self._wanted = min(GATHER_MAX, self.expecting // GATHER_SHARE_OF)
             if len(self._queue) >= self._wanted:
                 self._wanted = 0
                 return
@@ -132,7 +132,7 @@ class GroupCommit:
 
     def _write(self) -> None:
         """Write what is queued, answer it, and hand the place on."""
-        if self.expecting >= 2 * GATHER_FROM and self._batch_mean < GATHER_BELOW:
+        if self.expecting >= GATHER_AT and self._batch_mean < GATHER_BELOW:
             self._gather()
         with self._lock:
             self._batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]

@@ -37,7 +37,7 @@ SETTLE_TIMES = 100
 SETTLE_PAUSE_S = 0.005
 REFRESH_TIMES = 1000
 OPEN_TIMES = 100
-"""So often something is done again because others were faster. To lose more often than that is no bad luck."""
+"""So often something is done again because others were faster. Losing more often means that something is wrong."""
 
 
 class Fenced(Exception):

@@ -33,7 +33,7 @@ def choose(given: Mapping[str, Any] | Sequence[Any], waiting: Waiting) -> list[P
     Without names they are called after their database, which stays the same when the program is started again.
 
     Raises:
-        UsageError: nothing, twice the same name, a name that is none, or what is no database.
+        UsageError: nothing, twice the same name, a name that cannot stand in the log, or what is no database.
         PreflightFailed: a kind of database that cannot take part.
     """
     named: list[tuple[str | None, Any]]

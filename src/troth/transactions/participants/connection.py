@@ -103,7 +103,7 @@ class BranchConnection(Connection):
         if self.branch is None:
             super()._commit_impl()
             return
-        # Its listeners are told when it is one: `tell_committed`.
+        # Listeners of "commit" hear of it in `tell_committed`, once the database has answered.
         self._tell_driver(self.engine.dialect.do_commit)
 
     def _tell_driver(self, verb: Callable[[Any], None]) -> None:
