@@ -334,7 +334,7 @@ def test_markers_of_a_last_resource_are_pruned_but_never_those_that_count(tmp_pa
     """Dropped: old ones of this coordinator that are applied. Kept: what is needed, refusals, and other people's."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'last.db'}")
     with TwoPhaseCommit([engine], log=str(tmp_path / "log"), recover_every=None) as tpc:
-        (last,) = tpc._core.participants
+        (last,) = tpc._core.participants.all
         mine = f"T1.{tpc.log.log_id}.{tpc.coordinator}."
         rows = [(f"{mine}1.{number}", 1) for number in range(3 * sqlite.KEPT)]
         rows[5] = (f"{mine}1.refused", 0)

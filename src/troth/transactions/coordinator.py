@@ -221,9 +221,9 @@ class TwoPhaseCommit:
 
     def check(self) -> list[str]:
         """What is not as it should be with the participants, now: problems, then warnings. Empty: all is well."""
-        facts = {participant.name: participant.facts() for participant in self._core.asked}
+        facts = {participant.name: participant.facts() for participant in self._core.participants.asked}
         warnings = [warning for fact in facts.values() for warning in fact.warnings]
-        return [*preflight(self._core.participants, facts), *warnings]
+        return [*preflight(self._core.participants.all, facts), *warnings]
 
     def recover(self, *, even_if_alive: bool = False) -> Report:
         """One recovery pass, now. `Report.in_doubt` says how many branches are still open afterwards.
@@ -247,7 +247,7 @@ class TwoPhaseCommit:
     @property
     def participants(self) -> list[Bounded]:
         """The databases that take part, as recovery sees them."""
-        return list(self._core.asked)
+        return list(self._core.participants.asked)
 
     @property
     def log(self) -> DecisionLog:

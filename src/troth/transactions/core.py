@@ -4,12 +4,8 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
-
-from sqlalchemy import Engine
-from sqlalchemy.engine.base import OptionEngine
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid, parse_gid
@@ -23,8 +19,7 @@ from troth.transactions.log.group import GroupCommit
 from troth.transactions.log.interface import Decided, DecisionLog
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch, Participant
-from troth.transactions.participants.bounded import Bounded
-from troth.transactions.participants.sql import SqlParticipant, engine_problems
+from troth.transactions.participants.named import Participants
 from troth.transactions.remembered import Remembered
 from troth.transactions.report import UNREACHABLE
 from troth.transactions.steps import OnStep
@@ -42,7 +37,7 @@ class Core(Remembered):
 
     def __init__(
         self,
-        participants: list[Participant],
+        participants: Sequence[Participant],
         log: DecisionLog,
         *,
         barrier: Barrier,
@@ -50,10 +45,8 @@ class Core(Remembered):
         waiting: Waiting | None = None,
     ) -> None:
         super().__init__()
-        self.participants = participants
         self.waiting = waiting or InThreads()
-        self.asked = [Bounded(participant, self.waiting) for participant in participants]
-        """The same, for whoever does not do a transaction's own work: none can keep others waiting for ever."""
+        self.participants = Participants(participants, self.waiting)
         self.log = log
         self.epoch = log.epoch
         self.barrier = barrier
@@ -62,11 +55,6 @@ class Core(Remembered):
         self._sequence = itertools.count(1)
         self._newest = 0
         """The number of a transaction that has begun, of late."""
-        self._by_key: dict[Any, Participant] = {}
-        for participant in participants:
-            for key in (participant.name, participant.given, getattr(participant, "engine", None)):
-                if key is not None:
-                    self._by_key[key] = participant
         self._log_fault: StorageError | UsageError | None = None
         self._fenced: Epoch | None = None
         self._renewing = threading.Lock()
@@ -122,33 +110,6 @@ class Core(Remembered):
             if self._is_closed():
                 # The log may have done so by itself.
                 self.epoch = self.log.renew() if self.log.epoch == self.epoch else self.log.epoch
-
-    def participant(self, named: Any) -> Participant:
-        """The participant of this name, engine or client. Raises UsageError."""
-        try:
-            return self._by_key[named]
-        except (KeyError, TypeError):
-            names = ", ".join(participant.name for participant in self.participants)
-            raise UsageError(
-                f"{named!r:.80} is no participant of this TwoPhaseCommit; these are: {names}"
-            ) from None
-
-    def participant_with(self, named: Any) -> tuple[Participant, Engine | None]:
-        """The participant of this name; and *named* itself, if it is an engine made of the participant's by
-        ``execution_options``. Raises UsageError."""
-        engine = base = getattr(named, "sync_engine", named)
-        while isinstance(base, OptionEngine) and base not in self._by_key:
-            base = base._proxied
-        if base is engine or base not in self._by_key:
-            return self.participant(named), None
-        found = self._by_key[base]
-        problems = engine_problems(engine, found.name)
-        if problems:
-            raise UsageError("; ".join(problems))
-        return found, engine
-
-    def engines(self) -> list[Engine]:
-        return [participant.engine for participant in self.participants if isinstance(participant, SqlParticipant)]
 
     def entered(self, gid: str) -> None:
         """The end of *gid* has begun: recovery must leave it to its owner."""
@@ -343,17 +304,9 @@ class Core(Remembered):
 
     def _prove(self, participant: str, proof: str) -> Finding:
         try:
-            return self.asked_of(participant).prove(proof)
+            return self.participants.find_asked(participant).prove(proof)
         except UNREACHABLE:
             return Finding.UNREACHED
-
-    def asked_of(self, participant: str) -> Bounded:
-        """The participant of this name. Raises UsageError."""
-        named = self.participant(participant).name
-        (asked,) = [
-            each for each in self.asked if each.name == named
-        ]  # of a generator Ctrl-C may cut the end short
-        return asked
 
     def _outcome_alone(self, participant: Participant, proof: str) -> Outcome:
         match self._prove(participant.name, proof):
@@ -372,7 +325,7 @@ class Core(Remembered):
         if record is None:
             return None
         try:
-            said = self.asked_of(record.delegate).marker(record.gid, refuse=refuse)
+            said = self.participants.find_asked(record.delegate).marker(record.gid, refuse=refuse)
         except (*UNREACHABLE, UsageError):
             return None
         return None if said is None else Outcome.COMMITTED if said else Outcome.ABORTED
@@ -391,7 +344,7 @@ class Core(Remembered):
         except StorageError:
             pass  # what was not written down is found out again by recovery
         finally:
-            for participant in self.participants:
+            for participant in self.participants.all:
                 participant.close()
 
 

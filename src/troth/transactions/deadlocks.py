@@ -89,7 +89,7 @@ class Detector:
     def look(self) -> list[str]:
         """One look; the transactions whose statement was cancelled."""
         waits: list[Wait] = []
-        for participant in self._core.asked:
+        for participant in self._core.participants.asked:
             try:
                 waits += participant.waits()
             except UNREACHABLE:

@@ -15,14 +15,12 @@ from troth.core.twophase.records import TEXT_BYTES_MAX, BranchRef, Commit, Heuri
 from troth.core.twophase.table import Action, Event, Finding, State, step
 from troth.errors import (
     Aborted,
-    HeuristicMixed,
     NotApplied,
     OutcomeUnknown,
     RequestError,
-    TransactionInDoubt,
-    TrothError,
     UsageError,
 )
+from troth.transactions.endings import aborted, in_doubt, mixed
 from troth.transactions.fan import Fan
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Branch, LastResourceBranch, nothing_to_await
@@ -167,46 +165,18 @@ class Owner(Fan):
         if self.replayed or state in (State.COMMITTED, State.COMMITTING):
             self.outcome = Outcome.COMMITTED
         elif state is State.IN_DOUBT:
-            asked, retry = "the decision was handed over", ", or retry with the same key"
-            if not self._prepared_at:  # there was nothing to decide, and no key
-                asked, retry = "the only database that it wrote in was told to commit", ""
-            error: TrothError = TransactionInDoubt(
-                f"{self.gid}: {asked}, and what came of it is not known{f' ({self._why})' if self._why else ''}."
-                f" Ask tpc.outcome({self.gid!r}){retry}",
-                self.gid,
-            )
+            error = in_doubt(self.gid, self._why, was_voted_on=bool(self._prepared_at))
             if self._interrupt is not None:
                 raise self._interrupt from error
             raise error from self._why
         else:
             self.outcome = Outcome.ABORTED
             if self._interrupt is None:
-                raise self._mixed() if self._against else self._aborted()
+                if self._against:
+                    raise mixed(self.gid, self._against, self.pending) from self._why
+                raise aborted(self.gid, self._why, self._where, self.pending)
         if self._interrupt is not None:
             raise self._interrupt
-
-    def _aborted(self) -> Aborted:
-        why, where = self._why, self._where
-        if isinstance(why, Aborted):
-            why.gid = why.gid or self.gid
-            return why
-        text = f"{self.gid} is rolled back in every database"
-        if self.pending:
-            text = f"{self.gid} is aborted; {', '.join(self.pending)} could not be told, and is rolled back by recovery"
-        error = Aborted(f"{text}: {where}: {why}" if where else f"{text}: {why}" if why else text, self.gid, where)
-        error.__cause__ = why
-        return error
-
-    def _mixed(self) -> HeuristicMixed:
-        untold = f"; {', '.join(self.pending)} could not be told" if self.pending else ""
-        error = HeuristicMixed(
-            f"{self.gid} is aborted, but was committed by hand in {', '.join(self._against)}{untold}: repair it, then:"
-            f" troth tx forget {self.gid}",
-            self.gid,
-            self._against[0],
-        )
-        error.__cause__ = self._why
-        return error
 
     def _ask_branches(self) -> Event:
         if self._deadline is not None and time.monotonic() > self._deadline:

@@ -128,7 +128,7 @@ class Recovery:
 
         asked: list[tuple[Bounded, Callable[[], int]]] = []
         reached = []
-        for participant in self._core.asked:
+        for participant in self._core.participants.asked:
             try:
                 asked.append((participant, participant.fencing(is_closed)))
             except UNREACHABLE as error:
@@ -151,7 +151,7 @@ class Recovery:
                 "heuristic": len(report.heuristic),
             }
         )
-        for participant in self._core.asked:
+        for participant in self._core.participants.asked:
             try:
                 listed = [p for p in participant.prepared() if p.gid.log == self._core.epoch.log]
             except UNREACHABLE:

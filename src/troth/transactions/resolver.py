@@ -223,7 +223,7 @@ class Resolver:
     def apply(self, reached: Sequence[Recovered], finished: set[tuple[str, str]]) -> None:
         """Every decision that is not noted as applied: is it, in all its branches? Then nobody needs it any more."""
         core = self._core
-        by_name: dict[str, Recovered] = {participant.name: participant for participant in core.asked}
+        by_name: dict[str, Recovered] = {participant.name: participant for participant in core.participants.asked}
         names = {participant.name for participant in reached}
         applied = []
         listed: dict[str, set[str] | None] = {}

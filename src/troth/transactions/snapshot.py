@@ -113,7 +113,7 @@ class Snapshot:
         self.connections: dict[str, SnapshotConnection] = {}
 
     def __getitem__(self, participant: Any) -> Connection:
-        found, engine = self._core.participant_with(participant)
+        found, engine = self._core.participants.find_with_options(participant)
         connection = self.connections.get(found.name)
         if connection is None:
             raise UsageError(f"{found.name} is not part of this snapshot; name it in snapshot([...])")
@@ -129,7 +129,7 @@ def open_snapshot(
     core: Core, recovery: Recovery, participants: Sequence[Any] | None, timeout_s: float
 ) -> Iterator[Snapshot]:
     """See `TwoPhaseCommit.snapshot`."""
-    named = [core.participant_with(each) for each in participants or [each.name for each in core.participants]]
+    named = [core.participants.find_with_options(each) for each in participants or core.participants.names]
     chosen = [participant for participant, _ in named]
     snapshot = Snapshot(core)
     within_s = checked_timeout(timeout_s)
@@ -212,7 +212,7 @@ def _standing(core: Core) -> set[str] | None:
     if not decided:
         return standing
     try:
-        listed = {found.branch for participant in core.asked for found in participant.prepared()}
+        listed = {found.branch for participant in core.participants.asked for found in participant.prepared()}
     except UNREACHABLE:
         return None
     for record in decided:

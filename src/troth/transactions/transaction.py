@@ -80,7 +80,7 @@ class Transaction(Owner):
             raise UsageError("this transaction is over; begin another one")
         if self.replayed:
             raise AlreadyDone
-        found, engine = self._core.participant_with(participant)
+        found, engine = self._core.participants.find_with_options(participant)
         branch = self._by_name.get(found.name)
         if branch is None:
             return self._open(found, engine).handle
@@ -113,7 +113,7 @@ class Transaction(Owner):
     @property
     def engines(self) -> list[Any]:
         """The SQLAlchemy engines that take part."""
-        return list(self._core.engines())
+        return list(self._core.participants.engines())
 
     def session(self, *, binds: dict[Any, Any] | None = None, **options: Any) -> "Session":
         """An ORM session inside of this transaction: its ``commit()`` flushes, the block's end commits.
@@ -126,7 +126,7 @@ class Transaction(Owner):
         """
         from troth.transactions.orm import bound_session
 
-        return bound_session(self, self._core.engines(), binds, options)
+        return bound_session(self, self._core.participants.engines(), binds, options)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

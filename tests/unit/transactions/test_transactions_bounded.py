@@ -23,6 +23,7 @@ from troth.transactions.aio_waiting import InTasks  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
 from troth.transactions.participants import bounded  # noqa: E402
 from troth.transactions.participants.bounded import Bounded  # noqa: E402
+from troth.transactions.participants.named import Participants  # noqa: E402
 from troth.transactions.waiting import InThreads  # noqa: E402
 
 T = TypeVar("T")
@@ -81,7 +82,8 @@ class Silent(InThreads):
 
 def test_those_that_hang_are_waited_for_at_the_same_time(place: Place) -> None:
     waiting = Silent()
-    place.core.asked = [Bounded(each, waiting) for each in (place.bank, place.stock)]  # type: ignore[arg-type]
+    databases: list[Any] = [place.bank, place.stock]
+    place.core.participants = Participants(databases, waiting)
     report = place.run()
     assert waiting.done[:4] == ["begin", "begin", "wait", "wait"]
     assert sorted(report.unreachable) == ["bank", "stock"]
@@ -227,7 +229,7 @@ def test_how_a_lone_writer_ended_is_open_while_its_database_hangs(
     assert place.core.outcome(gid) is Outcome.OPEN
     monkeypatch.setattr(place.bank, "prove", lambda proof: Finding.PROVED_COMMITTED)
     wakes.set()
-    while place.core.asked_of("bank")._under_way:
+    while place.core.participants.find_asked("bank")._under_way:
         threading.Event().wait(0.001)
     assert place.core.outcome(gid) is Outcome.COMMITTED
 

@@ -49,7 +49,7 @@ def test_a_circle_is_broken_when_two_looks_in_a_row_have_seen_it() -> None:
     def waits() -> list[Wait]:
         return [Wait(waiter, holder, partial(cancelled.append, waiter)) for waiter, holder in edges]
 
-    core: Any = SimpleNamespace(asked=[SimpleNamespace(waits=waits)])
+    core: Any = SimpleNamespace(participants=SimpleNamespace(asked=[SimpleNamespace(waits=waits)]))
     detector = Detector(core)
     circle = [(old, young), (young, old)]
     for seen, victims in ((circle, []), ([], []), (circle, []), (circle, [young])):
@@ -72,7 +72,9 @@ def test_what_cannot_be_asked_or_cancelled_keeps_no_other_circle_from_being_brok
             for waiter, holder in edges
         ]
 
-    core: Any = SimpleNamespace(asked=[SimpleNamespace(waits=away), SimpleNamespace(waits=waits)])
+    core: Any = SimpleNamespace(
+        participants=SimpleNamespace(asked=[SimpleNamespace(waits=away), SimpleNamespace(waits=waits)])
+    )
     detector = Detector(core)
     detector.look()
     assert set(detector.look()) == {gids[1], gids[3]}

@@ -275,7 +275,7 @@ def test_an_interrupt_does_not_do_again_what_another_thread_does_already(tmp_pat
     assert core.is_under_way(tx.gid), "its connections are in use"
     waiting.go_on.set()
     waiting.thread.join(5)
-    told = [word for database in core.participants for word in database.told]  # type: ignore[attr-defined]
+    told = [word for database in core.participants.all for word in database.told]  # type: ignore[attr-defined]
     assert [word[:6] for word in told] == ["prepar", "commit"] * 2
     assert not core.is_under_way(tx.gid)
     core.close()

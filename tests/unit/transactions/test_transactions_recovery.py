@@ -21,7 +21,7 @@ from troth.errors import StorageError
 from troth.transactions.log.file import FileLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.participants.base import Prepared
-from troth.transactions.participants.bounded import Bounded
+from troth.transactions.participants.named import Participants
 from troth.transactions.resolver import DETACHES_MAX, LOOKS_MAX
 from troth.transactions.snapshot import _standing as standing
 
@@ -322,7 +322,8 @@ def test_a_branch_is_counted_once_however_often_it_is_met(place: Place) -> None:
     """Each pass asks again about what is done of a transaction, until all of it is."""
     gid = name(place.other)
     lost, told, last = prepared(gid, place.bank, place.stock, third := Database("third"))
-    place.core.asked.append(Bounded(third, place.core.waiting))  # type: ignore[arg-type]
+    databases: list[Any] = [place.bank, place.stock, third]
+    place.core.participants = Participants(databases, place.core.waiting)
     decided(place.other, gid, place.bank, place.stock, third)
     place.die()
     place.bank.states[lost], place.bank.proof = "rolled back", Finding.PROVED_ABORTED
