@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 from troth.errors import DecodeError
 from troth.verify.history import FOREVER, Event, EventType, Fault, History, Operation, Process, Reading, show
 
@@ -19,83 +21,124 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
             open; or a completion that names another operation than the one invoked.
     """
     listed = events if isinstance(events, list) else list(events)
-    invoke, info = EventType.INVOKE, EventType.INFO
-    instants = not any(event.type is invoke for event in listed)
-    told = {event.f for event in listed if event.type is not info} if instants else set[str]()
-    operations: list[Operation | None] = []
-    timeline: list[int] = []
-    faults: list[Fault] = []
-    opened: dict[Process, tuple[int, int, Event]] = {}
+    pairing = _Pairing(listed)
     for position, event in enumerate(listed):
-        kind, process = event.type, event.process
-        if kind is invoke:
-            if process in opened:
-                raise DecodeError(
-                    f"{_place(event)}: process {process} invokes {event.f} while its operation from "
-                    f"{_place(opened[process][2])} is still open; expected a completion of {opened[process][2].f}"
-                )
-            index = len(operations)
-            opened[process] = (index, position, event)
-            operations.append(None)
-            timeline.append(2 * index)
-            continue
-        entry = opened.pop(process, None)
-        if entry is None:
-            if kind is info and event.f not in told and not _is_of_client(event, instants=instants):
-                faults.append(
-                    Fault(position=position, process=process, f=event.f, value=event.value, time=event.time)
-                )
-                continue
-            if not instants:
-                raise DecodeError(
-                    f"{_place(event)}: {kind.value} {event.f} from process {process}, which has nothing open; "
-                    f"expected an invoke first"
-                )
-            entry = (len(operations), position, event)
-            operations.append(None)
-            timeline.append(2 * entry[0])
-        index, invoked, request = entry
-        if event.f != request.f or (event.key != request.key and event.key is not None):
+        if event.type is EventType.INVOKE:
+            pairing.on_invoke(position, event)
+        else:
+            pairing.on_completion(position, event)
+    return History(
+        pairing.operations(),
+        timeline=pairing.timeline,
+        faults=pairing.faults,
+        reading=reading,
+        format=format,
+        length=len(listed),
+    )
+
+
+class _Opened(Struct, frozen=True):
+    """An invocation that waits for its completion."""
+
+    index: int
+    position: int
+    request: Event
+
+
+class _Pairing:
+    """What has been joined so far, and what is open."""
+
+    def __init__(self, events: list[Event]) -> None:
+        """*events*: all that there will be."""
+        self.timeline: list[int] = []
+        self.faults: list[Fault] = []
+        self._operations: list[Operation | None] = []
+        """By index; None while it is open."""
+        self._opened: dict[Process, _Opened] = {}
+        self._instants = not any(event.type is EventType.INVOKE for event in events)
+        told = (event.f for event in events if event.type is not EventType.INFO)
+        self._told = set(told) if self._instants else set[str]()
+        """What is a list of instants calls operations, in those that are ok or failed."""
+
+    def on_invoke(self, position: int, event: Event) -> None:
+        """An operation begins."""
+        former = self._opened.get(event.process)
+        if former is not None:
             raise DecodeError(
-                f"{_place(event)}: process {process} completes {event.f} {show(event.key)} but {_place(request)} "
-                f"invoked {request.f} {show(request.key)}; expected a completion of that"
+                f"{_place(event)}: process {event.process} invokes {event.f} while its operation from "
+                f"{_place(former.request)} is still open; expected a completion of {former.request.f}"
             )
-        operations[index] = Operation(
-            index=index,
-            process=process,
-            f=request.f,
-            key=request.key,
-            argument=request.value,
-            result=event.value,
-            outcome=kind,
-            invoked=invoked,
-            completed=position,
-            start_ns=request.time,
-            end_ns=event.time,
-            error=event.error,
-            line=request.line,
-            revision=event.revision,
-            level=request.level,
-        )
-        if kind is not info:
-            timeline.append(2 * index + 1)
-    for index, invoked, request in opened.values():
-        operations[index] = Operation(
-            index=index,
-            process=request.process,
-            f=request.f,
-            key=request.key,
-            argument=request.value,
-            result=None,
-            outcome=info,
-            invoked=invoked,
-            completed=FOREVER,
-            start_ns=request.time,
-            line=request.line,
-            level=request.level,
-        )
-    whole = [op for op in operations if op is not None]
-    return History(whole, timeline=timeline, faults=faults, reading=reading, format=format, length=len(listed))
+        self._opened[event.process] = self._open(position, event)
+
+    def _open(self, position: int, event: Event) -> _Opened:
+        index = len(self._operations)
+        self._operations.append(None)
+        self.timeline.append(2 * index)
+        return _Opened(index, position, event)
+
+    def on_completion(self, position: int, event: Event) -> None:
+        """An operation ends; or an info is a remark, or each completion an operation."""
+        opened = self._opened.pop(event.process, None)
+        if opened is None:
+            if self._is_remark(event):
+                self.faults.append(
+                    Fault(position=position, process=event.process, f=event.f, value=event.value, time=event.time)
+                )
+                return
+            if not self._instants:
+                raise DecodeError(
+                    f"{_place(event)}: {event.type.value} {event.f} from process {event.process}, which has nothing "
+                    "open; expected an invoke first"
+                )
+            opened = self._open(position, event)
+        request = opened.request
+        if event.f != request.f or (event.key != request.key and event.key is not None):
+            raise _other(request, event)
+        self._operations[opened.index] = _operation(opened, event, position)
+        if event.type is not EventType.INFO:
+            self.timeline.append(2 * opened.index + 1)
+
+    def _is_remark(self, event: Event) -> bool:
+        """Whether *event*, of a process with nothing open, is about no operation."""
+        if event.type is not EventType.INFO or event.f in self._told:
+            return False
+        return not _is_of_client(event, instants=self._instants)
+
+    def operations(self) -> list[Operation]:
+        """All of them, once no event is left: what is open by then is never completed."""
+        for opened in self._opened.values():
+            silence = Event(type=EventType.INFO, process=opened.request.process, f=opened.request.f)
+            self._operations[opened.index] = _operation(opened, silence, FOREVER)
+        return [op for op in self._operations if op is not None]
+
+
+def _other(request: Event, event: Event) -> DecodeError:
+    """*event* completes another operation than *request*."""
+    return DecodeError(
+        f"{_place(event)}: process {event.process} completes {event.f} {show(event.key)} but {_place(request)} "
+        f"invoked {request.f} {show(request.key)}; expected a completion of that"
+    )
+
+
+def _operation(opened: _Opened, completion: Event, completed: int) -> Operation:
+    request = opened.request
+    return Operation(
+        index=opened.index,
+        process=request.process,
+        f=request.f,
+        key=request.key,
+        argument=request.value,
+        result=completion.value,
+        outcome=completion.type,
+        invoked=opened.position,
+        completed=completed,
+        start_ns=request.time,
+        end_ns=completion.time,
+        error=completion.error,
+        line=request.line,
+        revision=completion.revision,
+        level=request.level,
+    )
 
 
 def _is_of_client(info: Event, *, instants: bool) -> bool:
