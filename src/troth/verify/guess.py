@@ -12,7 +12,7 @@ from msgspec import Struct
 from troth.errors import UsageError
 from troth.verify.branches import flat
 from troth.verify.formats.edn import Record
-from troth.verify.formats.maps import DRAINED
+from troth.verify.formats.shaping import DRAINED
 from troth.verify.history import EventType, History, Operation, Value
 from troth.verify.transactions.micro import READS, WRITES
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from troth.errors import DecodeError
 from troth.verify.formats import edn
-from troth.verify.formats.maps import paired
+from troth.verify.formats.shaping import paired
 from troth.verify.history import Event, EventType, History, Process, Reading, counted
 
 READING: Final = Reading(failed="observed", nil_read="value")
