@@ -170,6 +170,15 @@ class Cluster:
         """The leader of the newest term."""
         return max(self.leaders(), key=lambda host: host.seat.view.term, default=None)  # type: ignore[union-attr]
 
+    def one_or_leader(self, rng: random.Random) -> Host:
+        """A host; as often as not one that believes to lead."""
+        leaders = self.leaders()
+        return pick(rng, leaders) if leaders and rng.random() < 0.5 else pick(rng, list(self.hosts.values()))
+
+    def duration_us(self, rng: random.Random, timeouts_max: int) -> int:
+        """How long a fault lasts: most as long as an election takes, some up to *timeouts_max* of its time-outs."""
+        return int(rng.random() ** 3 * timeouts_max * self.plan.election_timeout_us) + 10_000
+
     def is_taken(self, name: str) -> bool:
         """Whether a member is called *name*, as the newest leader has it or as it was committed last."""
         leader = self.leader()

@@ -2,22 +2,20 @@
 
 Each kind happens at random moments, at the rate that the plan gives it, and draws its details from a stream of its
 own for each occurrence, so that leaving one out (choices.py) changes no other. `counts` proves what has happened.
-
-Disks may lose what was durable (rot, wiping) on one server at a time, and only where the others are a quorum that
-still holds everything: a rule without which correct systems fail ("fault atlas", TigerBeetle).
+Those of disks stand in disk_faults.py.
 """
 
 import random
 from collections import Counter
 from collections.abc import Callable
 
-from troth.errors import Corrupt, IdentityLost, InvariantViolation, Removed, TrothError
-from troth.rehearsal.cluster import RESTART_US_MAX, Cluster, pick
+from troth.errors import InvariantViolation, TrothError
+from troth.rehearsal.cluster import Cluster, pick
+from troth.rehearsal.disk_faults import DiskBreaker
 from troth.rehearsal.host import Host
 from troth.rehearsal.operator import Operator
 from troth.rehearsal.plan import SECOND_US
 from troth.simulate.rng import stream
-from troth.storage.replay import LogDamaged
 
 LATE = "late follower"
 FLAPS = 6
@@ -37,10 +35,7 @@ class Faults:
         self._world = cluster.world
         self._network = cluster.network
         self._plan = cluster.plan
-        self._timeout_us = cluster.plan.election_timeout_us
-        self._weak: Host | None = None
-        """The one server whose disk may have lost what was durable."""
-        cluster.repair = self._repair  # type: ignore[method-assign]
+        disks = self._disks = DiskBreaker(cluster, operator)
         if cluster.plan.late_followers:
             operator.before_removal = self._cut_a_follower_off
         self._removals = 0
@@ -54,12 +49,12 @@ class Faults:
             ("power_all", plan.power_all, self._lose_power_everywhere),
             ("pause", plan.pauses, self._pause),
             ("clock", plan.clocks, self._change_clock),
-            ("slow_disk", plan.slow_disks, self._slow_disk),
-            ("disk_hang", plan.disk_hangs, self._hang_disk),
-            ("full_disk", plan.full_disks, self._fill_disk),
-            ("failed_sync", plan.failed_syncs, self._fail_sync),
-            ("rot", plan.rot, self._rot),
-            ("wipe", plan.wipes, self._wipe),
+            ("slow_disk", plan.slow_disks, disks.slow),
+            ("disk_hang", plan.disk_hangs, disks.hang),
+            ("full_disk", plan.full_disks, disks.fill),
+            ("failed_sync", plan.failed_syncs, disks.fail_sync),
+            ("rot", plan.rot, disks.rot),
+            ("wipe", plan.wipes, disks.wipe),
             ("transfer", plan.transfers, self._transfer),
             ("change", plan.changes, self._change),
             ("compaction", plan.compactions, self._compact),
@@ -71,11 +66,11 @@ class Faults:
 
     def stop(self) -> None:
         """Mend everything: links, disks, clocks; start what is down."""
-        self.stopped = True
+        self.stopped = self._disks.stopped = True
         self._network.calm()
         for host in self._cluster.hosts.values():
             host.clock.set_rate(1000)
-            self._mend_disk(host)
+            self._disks.mend(host)
             if host.loop is not None:
                 host.loop.resume()
             host.boot()
@@ -115,14 +110,6 @@ class Faults:
     def _hosts(self) -> list[Host]:
         return list(self._cluster.hosts.values())
 
-    def _one_or_leader(self, rng: random.Random) -> Host:
-        leaders = self._cluster.leaders()
-        return pick(rng, leaders) if leaders and rng.random() < 0.5 else pick(rng, self._hosts())
-
-    def _duration_us(self, rng: random.Random, most_timeouts: int) -> int:
-        # Most faults are as long as an election takes; some last.
-        return int(rng.random() ** 3 * most_timeouts * self._timeout_us) + 10_000
-
     # ---- network ---------------------------------------------------------------------------------------
 
     def _partition(self, rng: random.Random) -> str:
@@ -131,7 +118,7 @@ class Faults:
         clients = [name for name in network.clients if rng.random() < 0.5]
         one_way = rng.random() < 0.25
         shape = rng.random()
-        self._world.after(self._duration_us(rng, 10), self._heal)
+        self._world.after(self._cluster.duration_us(rng, 10), self._heal)
         if shape < 0.25 and len(names) > 2:
             # A bridge: one server hears both sides, which do not hear each other.
             bridge = rng.choice(names)
@@ -146,7 +133,7 @@ class Faults:
                 network.partition({name}, {names[(place + len(names) // 2) % len(names)]}, one_way=one_way)
             return "swizzle"
         if shape < 0.65:
-            one = {self._one_or_leader(rng).name}
+            one = {self._cluster.one_or_leader(rng).name}
         else:
             one = set(rng.sample(names, rng.randint(1, len(names))))
         other = set(names) - one
@@ -162,9 +149,9 @@ class Faults:
             self._cluster.tell("", "healed")
 
     def _flap(self, rng: random.Random) -> str:
-        one = self._one_or_leader(rng).name
+        one = self._cluster.one_or_leader(rng).name
         others = [name for name in self._cluster.hosts if name != one]
-        period_us = self._duration_us(rng, 2)
+        period_us = self._cluster.duration_us(rng, 2)
         for turn in range(FLAPS):
             self._world.after(turn * period_us, self._flap_once, one, others, turn % 2 == 0)
         return one
@@ -177,13 +164,13 @@ class Faults:
 
     def _reset(self, rng: random.Random) -> str | None:
         everybody = [*self._cluster.hosts, *self._network.clients]
-        one = self._one_or_leader(rng).name
+        one = self._cluster.one_or_leader(rng).name
         other = rng.choice([name for name in everybody if name != one])
         return f"{one} {other}" if self._network.break_connections(one, other) else None
 
     def _hint(self, rng: random.Random) -> str | None:
         """A server is told that another has died, which may be wrong."""
-        host, peer = pick(rng, self._hosts()), self._one_or_leader(rng)
+        host, peer = pick(rng, self._hosts()), self._cluster.one_or_leader(rng)
         server = host.serving
         if host is peer or server is None or peer.seat is None or host.loop is None:
             return None
@@ -193,37 +180,34 @@ class Faults:
     # ---- processes and machines ------------------------------------------------------------------------
 
     def _crash(self, rng: random.Random) -> str | None:
-        host = self._one_or_leader(rng)
+        host = self._cluster.one_or_leader(rng)
         if not host.up:
             return None
         host.kill()
-        self._world.after(self._duration_us(rng, 8), self._boot, host)
+        self._world.after(self._cluster.duration_us(rng, 8), host.boot)
         return host.name
 
     def _lose_power(self, rng: random.Random) -> str | None:
-        host = self._one_or_leader(rng)
+        host = self._cluster.one_or_leader(rng)
         if not host.up:
             return None
         host.lose_power()
-        self._world.after(self._duration_us(rng, 8), self._boot, host)
+        self._world.after(self._cluster.duration_us(rng, 8), host.boot)
         return host.name
 
     def _lose_power_everywhere(self, rng: random.Random) -> str:
         for host in self._hosts():
             if host.up:
                 host.lose_power()
-                self._world.after(self._duration_us(rng, 4), self._boot, host)
+                self._world.after(self._cluster.duration_us(rng, 4), host.boot)
         return ""
 
-    def _boot(self, host: Host) -> None:
-        host.boot()
-
     def _pause(self, rng: random.Random) -> str | None:
-        host = self._one_or_leader(rng)
+        host = self._cluster.one_or_leader(rng)
         if not host.up or host.loop is None or host.loop.paused:
             return None
         host.loop.pause()
-        self._world.after(self._duration_us(rng, 5), host.loop.resume)
+        self._world.after(self._cluster.duration_us(rng, 5), host.loop.resume)
         return host.name
 
     def _change_clock(self, rng: random.Random) -> str:
@@ -240,116 +224,6 @@ class Faults:
             return f"{host.name} rate {permille}, jumps"
         return f"{host.name} rate {permille}"
 
-    # ---- disks -----------------------------------------------------------------------------------------
-
-    def _slow_disk(self, rng: random.Random) -> str:
-        host = self._one_or_leader(rng)
-        host.disk_factor = rng.choice((5, 20, 100))
-        self._world.after(self._duration_us(rng, 20), self._mend_disk, host)
-        return f"{host.name} x{host.disk_factor}"
-
-    def _hang_disk(self, rng: random.Random) -> str:
-        host = self._one_or_leader(rng)
-        host.disk_hangs = True
-        self._world.after(self._duration_us(rng, 10), self._mend_disk, host)
-        return host.name
-
-    def _fill_disk(self, rng: random.Random) -> str:
-        host = self._one_or_leader(rng)
-        _be_in_trouble(host, "full")
-        host.disk.capacity_bytes = host.disk.used_bytes() + rng.choice((0, 500, 5_000))
-        self._world.after(self._duration_us(rng, 20), self._mend_disk, host)
-        return host.name
-
-    def _fail_sync(self, rng: random.Random) -> str:
-        host = self._one_or_leader(rng)
-        _be_in_trouble(host, "sync failed")
-        host.disk.fail_next_sync(skip=rng.choice((0, 0, 1, 3)))
-        if rng.random() < 0.5:
-            # What the page cache shows and the platter lacks is found out only by whoever loses power.
-            self._world.after(self._duration_us(rng, 10), self._lose_power_of, host, self._duration_us(rng, 8))
-        return host.name
-
-    def _lose_power_of(self, host: Host, down_us: int) -> None:
-        if host.up and not self.stopped:
-            host.lose_power()
-            self._world.after(down_us, self._boot, host)
-
-    def _mend_disk(self, host: Host) -> None:
-        host.disk.heal()
-        host.disk.capacity_bytes = None
-        host.disk_factor = 1
-        if host.disk_hangs:
-            host.disk_hangs = False
-            if host.up:
-                host.machine.disk.answer()
-
-    def _may_weaken(self, host: Host) -> bool:
-        """Whether the disks of the other voters are a quorum that holds everything."""
-        leader = self._cluster.leader()
-        if leader is None or leader.seat is None or host.out_of_service or host.leaving:
-            return False
-        if self._operator.busy or (self._weak is not None and not self._is_whole(self._weak)):
-            return False
-        membership = leader.seat.view.membership
-        if membership.is_joint or len(membership.voters) < 3:
-            return False
-        others = [other for other in self._hosts() if other is not host]
-        if any(other.trouble or not self._is_whole(other) for other in others):
-            return False
-        self._weak = host
-        return True
-
-    def _is_whole(self, host: Host) -> bool:
-        """Whether *host* runs, votes, and has everything that is known to be committed."""
-        leader = self._cluster.leader()
-        if leader is None or leader.seat is None or not host.up or host.seat is None or host.damaged:
-            return False
-        membership = leader.seat.view.membership
-        return (
-            host.seat.node_id in membership.voters
-            and host.seat.applied.index >= self._cluster.monitor.ledger.highest
-            and not membership.is_joint
-        )
-
-    def _rot(self, rng: random.Random) -> str | None:
-        host = pick(rng, self._hosts())
-        if not self._may_weaken(host):
-            return None
-        # It is found when it is read, which is when the server starts.
-        host.kill()
-        place = host.disk.rot_somewhere()
-        host.trouble, host.damaged = "rot", True
-        self._world.after(self._duration_us(rng, 6), self._boot, host)
-        return None if place is None else f"{host.name} {place[0]}"
-
-    def _wipe(self, rng: random.Random) -> str | None:
-        host = pick(rng, self._hosts())
-        if not self._may_weaken(host):
-            return None
-        host.kill()
-        self._replace(host, rng)
-        return host.name
-
-    def _replace(self, host: Host, rng: random.Random) -> None:
-        """The disk is gone: the operator removes the server from the cluster and adds it as a new one."""
-        host.wipe()
-        host.out_of_service = True
-        self._operator.replace(host, after_us=self._duration_us(rng, 6))
-
-    def _repair(self, host: Host, error: Exception) -> None:
-        if isinstance(error, Removed):
-            return  # as the operator wanted, who goes on from there
-        rng = stream(self._plan.seed, "repair", host.name, host.life)
-        if isinstance(error, IdentityLost) or (isinstance(error, Corrupt) and not isinstance(error, LogDamaged)):
-            self._replace(host, rng)
-            return
-        if isinstance(error, LogDamaged):
-            host.salvages = True
-        if not host.disk.capacity_bytes and not host.disk.is_about_to_fail and host.trouble != "rot":
-            host.trouble = ""
-        self._world.after(rng.randrange(10_000, RESTART_US_MAX), self._boot, host)
-
     # ---- what operators do -------------------------------------------------------------------------------
 
     def _transfer(self, rng: random.Random) -> str | None:
@@ -363,7 +237,7 @@ class Faults:
 
     def _change(self, rng: random.Random) -> str | None:
         """A server leaves, and joins again with an empty disk."""
-        host = self._one_or_leader(rng)
+        host = self._cluster.one_or_leader(rng)
         leader = self._cluster.leader()
         if leader is None or leader.seat is None or host.out_of_service or host.leaving or not host.up:
             return None
@@ -372,10 +246,10 @@ class Faults:
             return None
         if host.seat is None or host.seat.node_id not in membership.everyone():
             return None  # it is about to join, and whoever looks for it now finds nobody to remove
-        if self._weak is not None and not self._is_whole(self._weak):
+        if self._disks.one_is_weak:
             return None  # the others may be just the quorum that it takes
         host.leaving = True
-        self._operator.remove_and_replace(host, after_us=self._duration_us(rng, 6))
+        self._operator.remove_and_replace(host, after_us=self._cluster.duration_us(rng, 6))
         return host.name
 
     def _cut_a_follower_off(self, host: Host) -> None:
@@ -404,19 +278,13 @@ class Faults:
         host.asks_first = one.name
         rest = [name for name in self._cluster.hosts if name not in (one.name, host.name)]
         self._network.partition({one.name}, rest, one_way=False)
-        self._world.after(self._timeout_us + self._duration_us(rng, 10), self._heal)
+        self._world.after(self._plan.election_timeout_us + self._cluster.duration_us(rng, 10), self._heal)
         self.counts[LATE] += 1
         self._cluster.tell(one.name, f"does not hear that {host.name} is removed")
 
     def _compact(self, rng: random.Random) -> str:
         self._operator.compact(rng.choice((0, 3, 20)))
         return ""
-
-
-def _be_in_trouble(host: Host, why: str) -> None:
-    """What has rotted is found whenever it is read, whatever else comes in between."""
-    if host.trouble != "rot":
-        host.trouble = why
 
 
 def _transfer(host: Host, target: int) -> None:
