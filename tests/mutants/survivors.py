@@ -57,7 +57,7 @@ SUBJECTS = (
     ),
     Subject(
         ("core/paxos/*.py",),
-        ("tests/unit/core/test_[ep]*.py", "tests/paper/test_paxos_*.py"),
+        ("tests/unit/core/test_[ep]*.py", "tests/paper/test_paxos_*.py", "tests/paper/test_raft_and_*.py"),
         "paxos",
         whole=True,
     ),

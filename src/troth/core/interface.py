@@ -135,6 +135,15 @@ class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
 
     last: EntryId
     membership: Membership
+    taken_at: Ballot = Ballot(Term(0), NodeId(0))
+    """The term of the server that took it, when it did (Paxos: the ballot it had promised). Everything in the snapshot
+    was agreed upon in it or earlier, so that whoever leads in it or later has all of it. Unknown in old files."""
+
+    @property
+    def floor(self) -> Ballot:
+        """Who starts behind it starts in this term (Paxos: with this promise), or in a later one of its own: a leader
+        of an earlier one may lack what is here, and must not take this server for one that got it from there."""
+        return max(self.taken_at, Ballot(self.last.term, NodeId(0)))
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
@@ -341,11 +350,11 @@ class Engine(Protocol):
     def compact(self, meta: SnapshotMeta, keep_from: LogIndex) -> None:
         """A snapshot at `meta` is durable here; entries before *keep_from* (<= ``meta.last.index + 1``) go."""
 
-    def entry_id(self, index: LogIndex) -> EntryId:
-        """The full name of the entry at *index*, which is applied and not compacted (for a snapshot's header)."""
+    def snapshot_meta(self, index: LogIndex) -> SnapshotMeta:
+        """The header of a snapshot of the state at *index*, which is applied and not compacted."""
 
     def membership_at(self, index: LogIndex) -> Membership:
-        """The membership in force at *index* (for the header of a snapshot)."""
+        """The membership in force at *index*."""
 
     def take_entries(self, taking: bool) -> None:
         """Whether entries that a leader sends are taken in; while not, they are passed over as if they had been lost.

@@ -17,7 +17,7 @@ from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.rehearsal.seat import Seat
 
 INPUTS = ("change_membership", "unreachable", "snapshot_sent")
-LOOKS = ("entry_id", "membership_at", "leader", "status", "asleep_until")
+LOOKS = ("snapshot_meta", "membership_at", "leader", "status", "asleep_until")
 
 
 class WatchedEngine:

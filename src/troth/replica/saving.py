@@ -128,5 +128,5 @@ class SnapshotPath(AdminPath):
         self._length_bytes += self._log_bytes
         self._log_bytes = 0
         self._lengths[self._applied] = self._length_bytes
-        meta = SnapshotMeta(self.engine.entry_id(self._applied), self.engine.membership_at(self._applied))
+        meta = self.engine.snapshot_meta(self._applied)
         self._out.snapshot_work.append(SaveSnapshot(meta=meta, chunks=self.machine.dump()))

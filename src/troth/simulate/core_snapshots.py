@@ -56,7 +56,7 @@ class Snapshots:
         if node.applied.index <= node.journal.file.last.index:
             return
         self._saving = True
-        meta = SnapshotMeta(node.applied, node.engine.membership_at(node.applied.index))
+        meta = node.engine.snapshot_meta(node.applied.index)
         node.world.after(node.disk_us(), self._saved, node.life, meta, node.digest)
 
     def _saved(self, life: int, meta: SnapshotMeta, digest: int) -> None:

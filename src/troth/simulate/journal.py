@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from troth.core.interface import Entry, EntryId, HardState, Membership, Persist, Slot, SnapshotMeta
+from troth.core.interface import Ballot, Entry, EntryId, HardState, Membership, Persist, Slot, SnapshotMeta
 from troth.ids import LogIndex, Term
 
 
@@ -44,8 +44,9 @@ class Stored:
 
     @property
     def begins_with(self) -> HardState:
-        """The term and vote that a server begins with: its snapshot's term, if that is newer."""
-        return max(self.hard_state, HardState(self.base.last.term), key=lambda each: each.term)
+        """The term and vote that a server begins with (Paxos: the promise): its snapshot's, if that is newer."""
+        own, floor = Ballot(self.hard_state.term, self.hard_state.voted_for), self.base.floor
+        return HardState(floor.round, floor.node) if floor > own else self.hard_state
 
     @property
     def last_index(self) -> LogIndex:

@@ -259,9 +259,7 @@ class Stage:
         """Take a snapshot of all that a server has applied, and drop the log before it (and before *keep_from*)."""
         actor = self[node]
         index = actor.view.applied_index
-        meta = SnapshotMeta(
-            EntryId(actor.view.term_at(index) or Term(0), index), actor.engine.membership_at(index)
-        )
+        meta = actor.engine.snapshot_meta(index)
         digest = actor.journal.volatile.digest_at(index) or 0
         actor.journal.snapshot_saved(meta, digest)
         actor.engine.compact(meta, LogIndex(keep_from))

@@ -370,7 +370,7 @@ def test_reads_of_a_follower_that_the_leader_has_no_room_for_get_no_answer() -> 
 
 def test_slots_below_the_compaction_are_passed_over_and_missing_ones_are_our_bug() -> None:
     stage = led()
-    last = stage[1].engine.entry_id(LogIndex(0)).__class__(stage[1].view.term, LogIndex(5))
+    last = stage[1].engine.snapshot_meta(LogIndex(0)).last.__class__(stage[1].view.term, LogIndex(5))
     slots = Slots(last, [])
     assert slots.id_at(LogIndex(5)) == last
     with pytest.raises(InvariantViolation, match="not here"):
@@ -458,7 +458,7 @@ def test_a_restart_passes_over_slots_that_the_snapshot_covers() -> None:
     for _ in range(4):
         stage.propose(1)
         stage.settle()
-    last = stage[1].engine.entry_id(LogIndex(2))
+    last = stage[1].engine.snapshot_meta(LogIndex(2)).last
     _, slots = stage[1].view.held()
     assert [each.entry.index for each in Slots(last, slots).above(LogIndex(0))] == [3, 4]
 

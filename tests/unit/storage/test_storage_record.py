@@ -38,15 +38,17 @@ def test_golden_segment_is_what_is_written() -> None:
     log.sync()
     log.append([Persist()])
     written = files.content(FIRST)
-    golden = golden_bytes("segment-v1.hex")
+    golden = golden_bytes("segment-v1-taken-at.hex")
     assert written[: len(golden)] == golden
     assert not any(written[len(golden) :]), "only zeros follow"
 
 
-def test_golden_segment_is_read() -> None:
+@pytest.mark.parametrize("name", ["segment-v1.hex", "segment-v1-taken-at.hex"])
+def test_golden_segment_is_read(name: str) -> None:
+    """That of a version which did not know in which term a snapshot was taken, too."""
     files = disk()
     file = files.create(FIRST)
-    file.write_at(0, golden_bytes("segment-v1.hex"))
+    file.write_at(0, golden_bytes(name))
     _, recovered = WriteAheadLog.open(files, owner=NodeId(7), snapshot=snapshot(4, 70_000))
     assert recovered.hard_state == HardState(Term(3), NodeId(0x1122334455667788))
     assert recovered.last == entry_id(4, 70_000)

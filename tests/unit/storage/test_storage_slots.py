@@ -47,15 +47,17 @@ def test_golden_segment_of_slots_is_what_is_written() -> None:
     log, _ = open_slots(files)
     log.append(PERSISTS)
     log.sync()
-    golden = bytes.fromhex((GOLDEN / "slots-v2.hex").read_text())
+    golden = bytes.fromhex((GOLDEN / "slots-v2-taken-at.hex").read_text())
     written = files.content(FIRST)
     assert written[: len(golden)] == golden
     assert not any(written[len(golden) :]), "only zeros follow"
 
 
-def test_golden_segment_of_slots_is_read() -> None:
+@pytest.mark.parametrize("name", ["slots-v2.hex", "slots-v2-taken-at.hex"])
+def test_golden_segment_of_slots_is_read(name: str) -> None:
+    """That of a version which did not know what was promised where a snapshot was taken, too."""
     files = disk()
-    files.create(FIRST).write_at(0, bytes.fromhex((GOLDEN / "slots-v2.hex").read_text()))
+    files.create(FIRST).write_at(0, bytes.fromhex((GOLDEN / name).read_text()))
     _, recovered = open_slots(files, 70_000)
     assert recovered.hard_state == HardState(BALLOT.round, BALLOT.node)
     assert recovered.slots == (slot(2), slot(5, b"", CHOSEN))

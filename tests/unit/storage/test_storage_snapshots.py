@@ -7,16 +7,18 @@ import msgspec
 import pytest
 from log_kit import disk, snapshot
 
-from troth.core.interface import SnapshotMeta
+from troth.core.interface import Ballot, SnapshotMeta
 from troth.errors import Corrupt, StorageError, SyncFailed
+from troth.ids import NodeId, Term
 from troth.simulate.disk import SimulatedDisk
 from troth.storage import block, names, snapshot_file
 from troth.storage.snapshots import SnapshotGone, SnapshotStore
 
-GOLDEN = Path(__file__).parent / "golden" / "snapshot-v1.hex"
+GOLDEN = Path(__file__).parent / "golden"
 META = snapshot(3, 70_000)
 NAME = names.snapshot_name(META.last)
 PART = names.part_name(META.last)
+TAKEN_AT = Ballot(Term(4), NodeId(0x1122334455667788))
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +51,24 @@ def stream(source: SnapshotStore, target: SnapshotStore, meta: SnapshotMeta, upt
 def test_golden_snapshot() -> None:
     files = disk()
     store = SnapshotStore.open(files)
-    store.write(META, [b"a" * 100, b"b" * 20])
-    assert files.content(NAME) == bytes.fromhex(GOLDEN.read_text())
+    store.write(msgspec.structs.replace(META, taken_at=TAKEN_AT), [b"a" * 100, b"b" * 20])
+    assert files.content(NAME) == bytes.fromhex((GOLDEN / "snapshot-v1-taken-at.hex").read_text())
+
+
+@pytest.mark.parametrize(("name", "taken_at"), [("", Ballot(Term(0), NodeId(0))), ("-taken-at", TAKEN_AT)])
+def test_golden_snapshot_is_read(name: str, taken_at: Ballot) -> None:
+    """And sent on; that of a version which did not say in which term it was taken, too."""
+    files = disk()
+    data = bytes.fromhex((GOLDEN / f"snapshot-v1{name}.hex").read_text())
+    files.create(NAME).write_at(0, data)
+    store = SnapshotStore.open(files)
+    meta = store.newest()
+    assert meta == msgspec.structs.replace(META, taken_at=taken_at)
+    assert b"".join(store.load(meta)) == b"a" * 100 + b"b" * 20
+    other = SnapshotStore.open(disk())
+    stream(store, other, meta)
+    other.finish(meta)
+    assert other.newest() == meta
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 200, 1234])

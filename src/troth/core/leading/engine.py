@@ -4,6 +4,7 @@ from abc import abstractmethod
 
 from troth.core.interface import (
     Accepted,
+    Ballot,
     Effects,
     Entry,
     EntryId,
@@ -15,6 +16,7 @@ from troth.core.interface import (
     RefusalReason,
     Refused,
     RoleName,
+    SnapshotMeta,
     Status,
 )
 from troth.core.leading.leadership import Leadership
@@ -54,6 +56,15 @@ class LeaderEngine(Leadership[LeaderT]):
     @abstractmethod
     def _hard_state(self) -> HardState:
         """What must be remembered before this server speaks."""
+
+    @property
+    @abstractmethod
+    def _ballot(self) -> Ballot:
+        """The present term; Paxos: the promised ballot."""
+
+    @abstractmethod
+    def _entry_id(self, index: LogIndex) -> EntryId:
+        """The full name of the entry at *index*, which is applied and not compacted."""
 
     @property
     @abstractmethod
@@ -97,6 +108,10 @@ class LeaderEngine(Leadership[LeaderT]):
         """The state machine has applied up to *index*."""
         invariant(index <= self.commit_index, "applies what is not committed", index=index)
         self._applied_index = max(self._applied_index, index)
+
+    def snapshot_meta(self, index: LogIndex) -> SnapshotMeta:
+        """The header of a snapshot of the state at *index*, which is applied and not compacted."""
+        return SnapshotMeta(self._entry_id(index), self.membership_at(index), self._ballot)
 
     # ---- outcome ----
 

@@ -111,7 +111,7 @@ class Server(ABC, Generic[LeaderT]):
         return self.term, self.node_id if isinstance(role, Leading) else NOBODY
 
     def membership_at(self, index: LogIndex) -> Membership:
-        """The membership in force at *index* (for the header of a snapshot)."""
+        """The membership in force at *index*."""
         return self._memberships.at(index)
 
     def take_entries(self, taking: bool) -> None:

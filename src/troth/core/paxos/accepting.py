@@ -142,8 +142,8 @@ class Accepting(State):
             self._slots.compact_to(self._slots.id_at(upto))
             self._memberships.on_compact(upto)
 
-    def entry_id(self, index: LogIndex) -> EntryId:
-        """The full name of the value at *index*, which is applied and not compacted (for a snapshot's header)."""
+    @override
+    def _entry_id(self, index: LogIndex) -> EntryId:
         return self._slots.id_at(index)
 
     def _install(self, sender: NodeId, meta: SnapshotMeta) -> bool:

@@ -57,8 +57,8 @@ class State(LeaderEngine[Leader]):
         self._sizes = QuorumSizes(config.phase1_size, config.phase2_size)
         self._promised = Ballot(hard_state.term, hard_state.voted_for)
         self._saved_promise = self._promised
-        # A crash may leave a snapshot durable and the promise not. A leader below it may not know what is chosen here.
-        self._promised = max(self._promised, Ballot(snapshot.last.term, NOBODY))
+        # A crash may leave a snapshot durable and the promise not.
+        self._promised = max(self._promised, snapshot.floor)
         self._slots = Slots(snapshot.last, slots)
         self._announced_membership = snapshot.membership
         self._chosen_index = snapshot.last.index
@@ -87,6 +87,11 @@ class State(LeaderEngine[Leader]):
     def term(self) -> Term:
         """The round of the promised ballot."""
         return self._promised.round
+
+    @property
+    @override
+    def _ballot(self) -> Ballot:
+        return self._promised
 
     @property
     @override

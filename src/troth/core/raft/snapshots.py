@@ -4,6 +4,8 @@ The bytes of a snapshot are moved by the layer above; here it is decided when on
 means for log, commit index and membership.
 """
 
+from typing_extensions import override
+
 from troth.core.interface import EntryId, SnapshotMeta
 from troth.core.raft.messages import AppendReply
 from troth.core.raft.progress import Mode
@@ -25,8 +27,8 @@ class Snapshots(Replication):
         self._log.compact_to(self._log.id_at(upto))
         self._memberships.on_compact(upto)
 
-    def entry_id(self, index: LogIndex) -> EntryId:
-        """The full name of the entry at *index*, which is applied and not compacted (for a snapshot's header)."""
+    @override
+    def _entry_id(self, index: LogIndex) -> EntryId:
         return self._log.id_at(index)
 
     def _install(self, sender: NodeId, meta: SnapshotMeta) -> bool:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from troth.core.config import EngineConfig
 from troth.core.interface import (
+    Ballot,
     Entry,
     EntryId,
     EntryKind,
@@ -66,10 +67,9 @@ class State(LeaderEngine[Leader]):
         self._term = hard_state.term
         self._voted_for = hard_state.voted_for
         self._saved_hard_state = hard_state
-        if self._term < snapshot.last.term:
-            # A crash may leave a snapshot durable and the term not. The leader of the term before was deposed long ago,
-            # and would be told that this server holds what it sends.
-            self._set_term(snapshot.last.term)
+        if self._term < snapshot.floor.round:
+            # A crash may leave a snapshot durable and the term not.
+            self._set_term(snapshot.floor.round)
         self._log = Log(snapshot.last, entries)
         self._commit_index = snapshot.last.index
         if not may_vote and self._memberships.is_only_voter(node_id):
@@ -84,6 +84,11 @@ class State(LeaderEngine[Leader]):
     def term(self) -> Term:
         """The present term."""
         return self._term
+
+    @property
+    @override
+    def _ballot(self) -> Ballot:
+        return Ballot(self._term, NOBODY)
 
     @property
     @override
