@@ -77,10 +77,10 @@ class Recovery:
             core.on_step("fenced")
             resolver = Resolver(core, report, self._of_the_living)
             try:
-                finished = resolver.resolve(reached)
+                resolver.resolve(reached)
                 self._of_the_living = resolver.of_the_living
                 core.on_step("resolved")
-                resolver.apply(reached, finished)
+                resolver.apply(reached)
                 report.left = list(resolver.left)
             finally:
                 try:

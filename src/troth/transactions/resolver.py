@@ -4,7 +4,7 @@ The table says what (core/twophase/table.py); this reads the cells, tells the da
 """
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import FORMAT, Gid, parse_gid
@@ -31,6 +31,10 @@ class Resolver:
         self.report = report
         self.left: dict[str, None] = {}
         """Branches, in the order in which they were met, that are still to be finished."""
+        self._finished: set[tuple[str, str]] = set()
+        """(branch, participant) of all that was listed and is finished now."""
+        self._resolved = 0
+        """How many were looked at."""
         self._shares = False
         self._seen_before = seen_before
         self.of_the_living: set[str] = set()
@@ -50,36 +54,35 @@ class Resolver:
             self._shares = True
             self._core.share_barrier(RECOVERY)
 
-    def resolve(self, participants: Sequence[Recovered]) -> set[tuple[str, str]]:
-        """Finish what is listed, until a look finds nothing to do; (branch, participant) of all that was finished."""
-        core = self._core
-        finished: set[tuple[str, str]] = set()
-        resolved = 0
+    def resolve(self, participants: Sequence[Recovered]) -> None:
+        """Finish what is listed, until a look finds nothing to do."""
         for participant in participants:
             seen: set[str] = set()
             for _ in range(LOOKS_MAX):
-                is_at_work = core.at_work()
-                try:
-                    listed = [found for found in participant.prepared() if found.branch not in seen]
-                except UNREACHABLE as error:
-                    self.report.unreachable[participant.name] = str(error)
+                if not self._look(participant, seen):
                     break
-                if not listed:
-                    break
-                did_something = False
-                for found in listed:
-                    seen.add(found.branch)
-                    core.on_step("before_resolve")
-                    if self._finish_listed(participant, found, is_at_work):
-                        finished.add((found.branch, participant.name))
-                        seen.discard(found.branch)
-                        did_something = True
-                    resolved += 1
-                    if resolved == 1:
-                        core.on_step("after_first_resolve")
-                if not did_something:
-                    break
-        return finished
+
+    def _look(self, participant: Recovered, seen: set[str]) -> bool:
+        """Finish what is listed and was not *seen* yet; whether there was anything to finish."""
+        core = self._core
+        is_at_work = core.at_work()
+        try:
+            listed = [found for found in participant.prepared() if found.branch not in seen]
+        except UNREACHABLE as error:
+            self.report.unreachable[participant.name] = str(error)
+            return False
+        did_something = False
+        for found in listed:
+            seen.add(found.branch)
+            core.on_step("before_resolve")
+            if self._finish_listed(participant, found, is_at_work):
+                self._finished.add((found.branch, participant.name))
+                seen.discard(found.branch)
+                did_something = True
+            self._resolved += 1
+            if self._resolved == 1:
+                core.on_step("after_first_resolve")
+        return did_something
 
     def _finish_listed(self, participant: Recovered, found: Prepared, is_at_work: Callable[[Gid], bool]) -> bool:
         """Do with a listed branch what the table says; whether it is finished."""
@@ -220,11 +223,16 @@ class Resolver:
         self.report.unreachable.setdefault(participant.name, str(error))
         return Finding.UNREACHED
 
-    def apply(self, reached: Sequence[Recovered], finished: set[tuple[str, str]]) -> None:
-        """Every decision that is not noted as applied: is it, in all its branches? Then nobody needs it any more."""
+    def apply(self, reached: Sequence[Recovered]) -> None:
+        """What is done in all databases nobody needs any more; after `resolve`."""
+        self._note_applied({participant.name: participant for participant in reached})
+        needed = {record.gid for record in self._core.unapplied()}
+        self._settle_doubts(needed)
+        self._prune(reached, needed)
+
+    def _note_applied(self, reached: Mapping[str, Recovered]) -> None:
+        """Every decision that is not noted as applied: is it, in all its branches?"""
         core = self._core
-        by_name: dict[str, Recovered] = {participant.name: participant for participant in core.participants.asked}
-        names = {participant.name for participant in reached}
         applied = []
         listed: dict[str, set[str] | None] = {}
         is_at_work = core.at_work()
@@ -234,34 +242,40 @@ class Resolver:
                 continue
             if record.delegate and self._cell(found[0]) is not Finding.CELL_COMMIT:
                 continue
-            is_done = True
-            for ref in record.branches:
-                if (ref.branch, ref.participant) in finished:
-                    continue
-                participant = by_name.get(ref.participant)
-                if participant is None or participant.name not in names:
-                    self.report.unreachable.setdefault(
-                        ref.participant, "not among the participants of this process"
-                    )
-                    is_done = False
-                    continue
-                if participant.name not in listed:
-                    listed[participant.name] = self._listed(participant)
-                case = self._expected(participant, ref, listed[participant.name], record)
-                is_done &= case in (Case.DONE, Case.HEURISTIC)
-            if is_done:
+            # All of them are asked, whatever the first has said.
+            done = [self._is_done(record, ref, reached, listed) for ref in record.branches]
+            if all(done):
                 applied.append(record.gid)
         if applied:
             core.waiting.blocking(core.log.note_applied, applied)
-        needed = {record.gid for record in core.unapplied()}
-        for gid, record in core.all_in_doubt():
+
+    def _is_done(
+        self, record: Commit, ref: BranchRef, reached: Mapping[str, Recovered], listed: dict[str, set[str] | None]
+    ) -> bool:
+        """Whether nothing is left to do about *ref*. *listed*: what was prepared in each database when it was asked."""
+        if (ref.branch, ref.participant) in self._finished:
+            return True
+        participant = reached.get(ref.participant)
+        if participant is None:
+            self.report.unreachable.setdefault(ref.participant, "not among the participants of this process")
+            return False
+        if participant.name not in listed:
+            listed[participant.name] = self._listed(participant)
+        case = self._expected(participant, ref, listed[participant.name], record)
+        return case in (Case.DONE, Case.HEURISTIC)
+
+    def _settle_doubts(self, needed: Set[str]) -> None:
+        for gid, record in self._core.all_in_doubt():
             try:
                 self._settle(gid, record, is_unapplied=gid in needed)
             except UNREACHABLE:
                 break  # the log; the next pass tries again
+
+    def _prune(self, reached: Sequence[Recovered], needed: Collection[str]) -> None:
+        epoch = self._core.epoch
         for participant in reached:
             try:
-                participant.prune(f"{FORMAT}.{core.epoch.log}.{core.epoch.coordinator}.", needed)
+                participant.prune(f"{FORMAT}.{epoch.log}.{epoch.coordinator}.", needed)
             except UNREACHABLE:
                 pass  # the next pass tries again
 
