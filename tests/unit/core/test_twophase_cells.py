@@ -21,7 +21,7 @@ def gid(epoch: int, sequence: int) -> Gid:
 
 def opened(epoch: int = 1, **options: int) -> Cells:
     cells = Cells(LOG, "c", **options)
-    cells.open_epoch(epoch)
+    cells.begin(epoch)
     return cells
 
 
@@ -56,7 +56,7 @@ def test_cells_are_written_once_and_carrying_over_changes_nothing(
         text = str(name)
         match what:
             case "epoch":
-                cells.open_epoch(cells.epoch + 1)
+                cells.begin(cells.epoch + 1)
             case "commit":
                 verdict, about = cells.judge(Commit(text, (), key=key))
                 if text in decided:
@@ -91,14 +91,14 @@ def test_no_cell_is_open_then_aborted() -> None:
     assert cells.verdict(gid(2, 1)) is Verdict.ABORT
     assert cells.verdict(gid(4, 1)) is Verdict.FOREIGN
     assert cells.verdict(Gid("otherlog", "c", 1, 1)) is Verdict.FOREIGN
-    cells.open_epoch(4)
+    cells.begin(4)
     assert cells.verdict(gid(3, 1)) is Verdict.ABORT
 
 
 def test_an_epoch_is_opened_once() -> None:
     cells = opened(3)
     with pytest.raises(InvariantViolation, match="opened again"):
-        cells.open_epoch(3)
+        cells.begin(3)
 
 
 def test_a_cell_is_not_overwritten() -> None:
@@ -117,7 +117,7 @@ def test_what_is_forgotten_is_not_taken_for_aborted() -> None:
     for sequence in range(1, 6):
         win(cells, gid(1, sequence))
         cells.apply(Applied((str(gid(1, sequence)),)))
-    cells.open_epoch(2)
+    cells.begin(2)
     assert [cells.verdict(gid(1, n)) for n in (1, 3)] == [Verdict.FORGOTTEN] * 2
     assert [cells.verdict(gid(1, n)) for n in (4, 5)] == [Verdict.COMMIT] * 2
     assert cells.verdict(gid(1, 6)) is Verdict.ABORT
@@ -129,7 +129,7 @@ def test_an_old_abort_is_still_an_abort() -> None:
     for sequence in (1, 2, 4, 5, 6):
         win(cells, gid(1, sequence))
         cells.apply(Applied((str(gid(1, sequence)),)))
-    cells.open_epoch(2)
+    cells.begin(2)
     assert cells.verdict(gid(1, 3)) is Verdict.ABORT
     assert cells.verdict(gid(1, 4)) is Verdict.FORGOTTEN
 
@@ -255,7 +255,7 @@ def test_aborts_that_were_written_are_bounded_and_stay_aborts() -> None:
     for sequence in (1, 2, 3):
         cells.apply(Abort(str(gid(1, sequence)), "an operator"))
     assert cells.carried() == tuple(Abort(str(gid(1, sequence)), "an operator") for sequence in (2, 3))
-    cells.open_epoch(2)
+    cells.begin(2)
     assert cells.verdict(gid(1, 1)) is Verdict.ABORT
 
 

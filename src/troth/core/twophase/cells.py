@@ -63,10 +63,10 @@ class Cells:
         self._named = (0, "")
         """An epoch, and what the names of its transactions begin with."""
 
-    def open_epoch(self, number: int) -> None:
-        """Close all epochs before *number* and open that one."""
-        invariant(number > self.epoch, "an epoch is opened again", number=number, epoch=self.epoch)
-        self.epoch = number
+    def begin(self, epoch: int, *, is_owned: bool = True) -> None:
+        """Close all epochs before *epoch* and open that one; without an owner, just to close the others."""
+        invariant(epoch > self.epoch, "an epoch is opened again", opened=epoch, epoch=self.epoch)
+        self.epoch, self.is_owned = epoch, is_owned
 
     def is_open(self, gid: Gid) -> bool:
         """Whether the owner of *gid* may still decide it."""
@@ -105,30 +105,9 @@ class Cells:
                 if record.key:
                     self._keys_unapplied[record.key] = record.gid
             case Abort():
-                known = self.unapplied.pop(record.gid, None)
-                delegated = known is not None and known.delegate
-                invariant(
-                    bool(delegated) or (self.record_of(record.gid) is None and known is None),
-                    "a cell is written twice",
-                    gid=record.gid,
-                )
-                if known is not None and known.key:
-                    self._keys_unapplied.pop(known.key, None)
-                self._aborted[record.gid] = record
-                _shorten(self._aborted, self._applied_kept)
+                self._abort(record)
             case Applied():
-                for gid in record.gids:
-                    done = self.unapplied.pop(gid, None)
-                    if done is not None:
-                        self._applied[gid] = done
-                        if done.key:
-                            self._keys_unapplied.pop(done.key, None)
-                            self._keys[done.key] = gid
-                for gid in _shorten(self._applied, self._applied_kept):
-                    found = parse_gid(gid)
-                    if found is not None:
-                        self.forgotten.add(found[0].epoch, found[0].sequence)
-                _shorten(self._keys, self._keys_kept)
+                self._note_applied(record)
             case Heuristic():
                 self.heuristics.setdefault(record.gid, {})[record.participant] = record.seen
             case Forget():
@@ -137,6 +116,29 @@ class Cells:
                 _shorten(self.dealt_with, self._applied_kept)
             case Member():
                 self.members[record.name] = record
+
+    def _abort(self, record: Abort) -> None:
+        known = self.unapplied.pop(record.gid, None)
+        may_be_refused = bool(known.delegate) if known is not None else self.record_of(record.gid) is None
+        invariant(may_be_refused, "a cell is written twice", gid=record.gid)
+        if known is not None and known.key:
+            self._keys_unapplied.pop(known.key, None)
+        self._aborted[record.gid] = record
+        _shorten(self._aborted, self._applied_kept)
+
+    def _note_applied(self, record: Applied) -> None:
+        for gid in record.gids:
+            done = self.unapplied.pop(gid, None)
+            if done is not None:
+                self._applied[gid] = done
+                if done.key:
+                    self._keys_unapplied.pop(done.key, None)
+                    self._keys[done.key] = gid
+        for gid in _shorten(self._applied, self._applied_kept):
+            found = parse_gid(gid)
+            if found is not None:
+                self.forgotten.add(found[0].epoch, found[0].sequence)
+        _shorten(self._keys, self._keys_kept)
 
     def record_of(self, gid: str) -> Commit | None:
         """The Commit in the cell of *gid*, if it is one."""

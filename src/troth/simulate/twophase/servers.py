@@ -161,16 +161,14 @@ class Log:
 
     def open(self, coordinator: str) -> int:
         cells = self.cells[coordinator]
-        cells.open_epoch(cells.epoch + 1)
-        cells.is_owned = True
+        cells.begin(cells.epoch + 1)
         return cells.epoch
 
     def close(self, coordinator: str) -> int:
         """The open epoch after it: one that nobody has."""
         cells = self.cells[coordinator]
         if cells.is_owned:
-            cells.open_epoch(cells.epoch + 1)
-            cells.is_owned = False
+            cells.begin(cells.epoch + 1, is_owned=False)
         return cells.epoch
 
     def epochs(self) -> dict[str, tuple[int, bool]]:

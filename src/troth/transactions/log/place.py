@@ -209,7 +209,8 @@ class Place:
             if self.is_superseded(number):
                 raise Fenced
             self.number, self.end, self.sequence = number, len(content), 1
-            self.cells.epoch, self.cells.is_owned = epoch, opened.owned
+            if opener is not Opener.SAME:
+                self.cells.begin(epoch, is_owned=opened.owned)
             for old in numbers:
                 self.path(old).unlink(missing_ok=True)
         except BaseException:
@@ -232,6 +233,6 @@ def _take(cells: Cells, content: Opened | tuple[Record, ...]) -> None:
     if isinstance(content, Opened):
         replay(cells, content.carried)
         cells.forgotten = Forgotten(content.forgotten)
-        cells.epoch, cells.is_owned = content.epoch, content.owned
+        cells.begin(content.epoch, is_owned=content.owned)
     else:
         replay(cells, content)

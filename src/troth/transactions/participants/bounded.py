@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from typing_extensions import override
 
@@ -39,7 +39,7 @@ class Bounded(Recovered):
         self.kind = participant.kind
         self.can_prepare = participant.can_prepare
         self._waiting = waiting
-        self._under_way: set[object] = set()
+        self._under_way: set[_Question[Any]] = set()
         """Questions that have not come to an end."""
         self._missed = 0
         """So many in a row were not answered in time."""
@@ -47,51 +47,11 @@ class Bounded(Recovered):
         self._in_line: deque[Flag] = deque()
         """Of callers whose question may be asked when another has ended."""
 
-    def _begin(self, ask: Callable[[], T], within_s: float | None = None) -> Callable[[], T]:
+    def _begin(self, work: Callable[[], T], within_s: float | None = None) -> Callable[[], T]:
         """Ask; the function that is returned waits for the answer. Whoever does not answer is asked ever more seldom: a
         question may hold a thread and a connection for good, and others wait for who asks."""
-        within_s = ANSWER_WITHIN_S if within_s is None else within_s
         self._await_turn()
-        since = time.monotonic()
-        question, is_answered = object(), False
-        self._under_way.add(question)
-
-        def has_answered() -> None:
-            nonlocal is_answered
-            is_answered = True
-            self._missed, self._again_at = 0, 0.0
-
-        def asked() -> T:
-            try:
-                answer = ask()
-            except Exception:
-                has_answered()
-                raise
-            except BaseException:
-                # A task that was given up has ended, and holds nothing any more.
-                self._missed, self._again_at = 0, min(self._again_at, since + 2 * within_s)
-                raise
-            else:
-                has_answered()
-                return answer
-            finally:
-                self._under_way.discard(question)
-                self._next_in_line()
-
-        wait = self._waiting.apart(asked, within_s)
-
-        def answered() -> T:
-            try:
-                return wait()
-            except TimeoutError as error:
-                if is_answered:
-                    raise  # that was the answer
-                self._has_missed(since, within_s)
-                raise RequestTimeout(
-                    f"{self.name} has not answered within {within_s:g} s; it is asked again later"
-                ) from error
-
-        return answered
+        return _Question(self, work, ANSWER_WITHIN_S if within_s is None else within_s).answer
 
     def _has_missed(self, since: float, within_s: float) -> None:
         if self._again_at <= since:  # or it was asked together with one that has missed
@@ -177,3 +137,51 @@ class Bounded(Recovered):
     @override
     def prune(self, coordinator: str, needed: Collection[str]) -> None:
         self._begin(lambda: self.participant.prune(coordinator, needed))()
+
+
+class _Question(Generic[T]):
+    """One question to a database, from when it is asked until its answer."""
+
+    def __init__(self, asked: Bounded, work: Callable[[], T], within_s: float) -> None:
+        self._asked = asked
+        self._work = work
+        self._within_s = within_s
+        self._since = time.monotonic()
+        self._is_answered = False
+        asked._under_way.add(self)
+        self._wait = asked._waiting.apart(self._ask, within_s)
+
+    def _ask(self) -> T:
+        """In the thread or task apart."""
+        asked = self._asked
+        try:
+            answer = self._work()
+        except Exception:
+            self._has_answered()
+            raise
+        except BaseException:
+            # A task that was given up has ended, and holds nothing any more.
+            asked._missed, asked._again_at = 0, min(asked._again_at, self._since + 2 * self._within_s)
+            raise
+        else:
+            self._has_answered()
+            return answer
+        finally:
+            asked._under_way.discard(self)
+            asked._next_in_line()
+
+    def _has_answered(self) -> None:
+        self._is_answered = True
+        self._asked._missed, self._asked._again_at = 0, 0.0
+
+    def answer(self) -> T:
+        """Wait for it. Raises RequestTimeout."""
+        try:
+            return self._wait()
+        except TimeoutError as error:
+            if self._is_answered:
+                raise  # that was the answer
+            self._asked._has_missed(self._since, self._within_s)
+            raise RequestTimeout(
+                f"{self._asked.name} has not answered within {self._within_s:g} s; it is asked again later"
+            ) from error
