@@ -35,14 +35,14 @@ MODULES = tuple(
 
 
 class Database:
-    """A participant: branch -> active, prepared, committed, rolled back."""
+    """A participant: branch -> active, prepared, committed, rolled back. "lite" is a last resource."""
 
     kind = "memory"
-    can_prepare = True
     given = None
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.can_prepare = name != "lite"
         self.states: dict[str, str] = {}
         self.held: set[str] = set()
         """Branches whose connection was not given back."""
@@ -64,6 +64,11 @@ class Database:
         return {"committed": Finding.PROVED_COMMITTED, "rolled back": Finding.PROVED_ABORTED}.get(
             self.states[proof], Finding.UNREACHED
         )
+
+    def marker(self, gid: str, *, refuse: bool) -> bool | None:
+        """Nobody is at work on it any more when it is asked."""
+        (state,) = (state for branch, state in self.states.items() if branch.startswith(f"{gid}."))
+        return True if state == "committed" else False if refuse else None
 
     def fence(self, is_closed: Any) -> int:
         return 0
@@ -111,6 +116,9 @@ class Branch:
     def commit_prepared(self) -> Callable[[], None]:
         return self._becomes("committed")
 
+    def commit_with_marker(self) -> None:
+        self._becomes("committed")()
+
     def roll_back(self) -> Callable[[], None]:
         return self._becomes("rolled back")
 
@@ -149,7 +157,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileLog:
 def interrupted(interruption: Interruption, log: FileLog, names: tuple[str, ...], wait: str) -> tuple[State, bool]:
     """Commit in the databases *names*, be interrupted, and recover; where the transaction stood at the first interrupt,
     and whether its second phase may have been handed over."""
-    databases = [Database("bank"), Database("stock")]
+    databases = [Database(name) for name in names]
     process = Process(log, databases)
     tx = Transaction(process.core, timeout=None, key="", wait=wait)
     for name in names:
@@ -165,12 +173,18 @@ def interrupted(interruption: Interruption, log: FileLog, names: tuple[str, ...]
     del tx
     if process.core.waiting._pool is not None:  # type: ignore[attr-defined]
         process.core.waiting._pool.end(5)  # type: ignore[attr-defined]
+    states = [database.states.get(f"{gid}.{number}") for number, database in enumerate(databases)]
+    found = parse_gid(gid)
+    assert found is not None
+    if "prepared" in states and log.verdict(found[0]) in (Verdict.COMMIT, Verdict.DELEGATED):
+        assert gid in {commit.gid for commit in process.core.unapplied()}, "somebody is still to be told of it"
+    counted = set(process.core.metrics.outcomes.elements())
     process.recovery.run()
     assert not process.core._under_way, "recovery leaves it to its owner for ever"
     assert not has_begun or not any(database.held for database in databases), "a connection is not given back"
     process.core.barrier.enter_exclusive(0.001)  # nobody keeps a snapshot waiting
     process.core.barrier.leave_exclusive()
-    states = [database.states.get(f"{gid}.{number}") for number, database in enumerate(databases[: len(names)])]
+    states = [database.states.get(f"{gid}.{number}") for number, database in enumerate(databases)]
     assert states in (["committed"] * len(names), ["rolled back"] * len(names))
     was_handed_in = len(names) > 1 and any(state in (State.DECIDING, State.IN_DOUBT) for state, _ in then)
     if states[0] == "rolled back" and was_handed_in:
@@ -178,14 +192,18 @@ def interrupted(interruption: Interruption, log: FileLog, names: tuple[str, ...]
         assert late == Decided(Verdict.ABORT, gid), "what was handed to the log may still come to be written"
     outcome = Outcome.COMMITTED if states[0] == "committed" else Outcome.ABORTED
     assert told in (outcome, None)
+    assert counted <= {outcome.value, "in_doubt"}
     assert process.core.decision(gid) is outcome or (not has_begun and len(names) == 1)
     return then[0] if then else (State.ACTIVE, False)
 
 
 WAYS = pytest.mark.parametrize(
     ("names", "wait"),
-    [(("bank", "stock"), "applied"), (("bank", "stock"), "decided"), (("bank",), "applied")],
-    ids=["two", "two, the second phase in the background", "one"],
+    [
+        *((("bank", "stock"), "applied"), (("bank", "stock"), "decided")),
+        *((("bank",), "applied"), (("bank", "lite"), "applied")),
+    ],
+    ids=["two", "two, the second phase in the background", "one", "one and a last resource"],
 )
 
 
