@@ -1,5 +1,6 @@
 """What every decision log promises, on the embedded file and on a troth cluster (issue: write-once cells, epochs)."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,6 +108,16 @@ def test_no_cell_is_open_while_the_epoch_is_and_aborted_after(opened: Opener) ->
     assert second.verdict(parsed(name)) is Verdict.OPEN
     assert second.close_epoch("one", even_if_alive=True)
     assert second.verdict(parsed(name)) is Verdict.ABORT
+
+
+def test_an_epoch_that_is_closed_is_not_closed_again(opened: Opener) -> None:
+    """By none of those who recover, each pass, for ever."""
+    opened("one").close()
+    others = [opened("two"), opened("three")]
+    for _ in range(2):
+        for other in others:
+            assert other.close_epoch("one")
+            assert {each.name: each.epoch for each in other.coordinators()} == {"one": 2, "two": 1, "three": 1}
 
 
 def test_a_living_coordinator_is_not_fenced_unasked(opened: Opener) -> None:
@@ -397,17 +408,19 @@ def test_pruning_goes_past_a_page_of_cells_that_must_stay(
     cluster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database is away: its decisions are the oldest, and not applied. `troth status` counts them."""
-    monkeypatch.setattr(pruning, "APPLIED_KEPT", 0)
+    monkeypatch.setattr(pruning, "APPLIED_KEPT", 1)
     monkeypatch.setattr(pruning, "PAGE_MAX", 2)
     log = ReplicatedLog.connect(cluster_url, name="stall", coordinator="one")
-    records = [commit(log, number) for number in range(1, 6)]
+    records = [commit(log, number) for number in range(1, 7)]
     decided(log, *records)
     log.note_applied([record.gid for record in records[3:]])
     decided(log)
-    log._prune()
-    log._prune()
+    for _ in range(3):
+        log._prune()
     verdicts = [log.verdict(parsed(record.gid)) for record in records]
-    assert verdicts == [Verdict.COMMIT] * 3 + [Verdict.FORGOTTEN] * 2
+    assert verdicts == [Verdict.COMMIT] * 3 + [Verdict.FORGOTTEN] * 2 + [Verdict.COMMIT], (
+        "nor is the newest dropped"
+    )
     assert standing(log._client)["stall"] == Standing(unnoted=3, heuristics=0)
     log.close()
 
@@ -443,6 +456,25 @@ def test_a_cell_that_nobody_can_read_stops_nothing_but_its_own_transaction(
     again = ReplicatedLog.connect(cluster_url, name="damaged", coordinator="one")
     assert again.verdict(parsed(kept.gid)) is Verdict.FORGOTTEN, "pruned, beside one that stays"
     again.close()
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ValueError("a bug")])
+def test_a_decision_that_was_cut_short_may_stand(
+    error: BaseException, cluster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = ReplicatedLog.connect(cluster_url, name="cut", coordinator="one")
+    record, real = commit(log, 1), log._client.aio.txn
+
+    async def cut_short(*arguments: Any, **options: Any) -> NoReturn:
+        await real(*arguments, **options)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log._client.aio, "txn", cut_short)
+        (answer,) = decided(log, record)
+    assert isinstance(answer, OutcomeUnknown)
+    assert log.verdict(parsed(record.gid)) is Verdict.COMMIT
+    log.close()
 
 
 # ---- the cluster's log: between what it reads and what it writes others go on -----------------------------

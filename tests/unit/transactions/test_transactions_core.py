@@ -82,6 +82,20 @@ def test_a_lone_writers_database_is_asked_until_it_says_how_it_ended(
     assert place.core.prove_alone(place.core.next_gid(), Branch()) is Event.RESOURCE_COMMITTED  # type: ignore[arg-type]
 
 
+def test_whom_to_ask_about_lone_writers_is_kept_within_bounds(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "UNFINISHED_MAX", 2)
+
+    class Branch:
+        participant, proof = place.bank, "742"
+
+    gids = [place.core.next_gid() for _ in range(4)]
+    for gid in gids:
+        place.core.keep_proof(gid, Branch())  # type: ignore[arg-type]
+    assert list(place.core._unproved) == gids[-2:]
+
+
 def test_a_last_resource_out_of_reach_has_said_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     gid = name(place.log)
     (branch,) = prepared(gid, place.bank)

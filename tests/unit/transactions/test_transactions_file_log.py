@@ -14,8 +14,10 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import Abort, Applied, BranchRef, Commit, Heuristic, Member, Opened
 from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, SyncFailed, UsageError
+from troth.storage.record import RECORD_HEAD_BYTES
 from troth.transactions.barrier import Barrier
 from troth.transactions.log import directory, framing, place
+from troth.transactions.log import file as file_module
 from troth.transactions.log.file import FileLog
 
 GOLDEN = Path(__file__).with_name("golden") / "decisions-v1.log"
@@ -69,12 +71,25 @@ def test_a_torn_opening_is_a_file_that_was_never_opened() -> None:
         assert not list(framing.scan(data[:end] + bytes(64), number=2, log_id=LOG, path="x"))
 
 
-def test_damage_in_front_of_an_intact_record_is_refused() -> None:
-    data = bytearray(golden_bytes() + framing.encode_batch((), sequence=2, number=2, log_id=LOG))
-    first = next(framing.scan(bytes(data), number=2, log_id=LOG, path="x")).end
-    data[first + 50] ^= 1
+@pytest.mark.parametrize("count", [1, 2])
+def test_damage_in_front_of_an_intact_record_is_refused(count: int) -> None:
+    """However many records in a row are damaged."""
+    last = (framing.encode_batch((), sequence=sequence, number=2, log_id=LOG) for sequence in (2, 3))
+    data = bytearray(golden_bytes() + b"".join(last))
+    opened, *damaged = framing.scan(bytes(data), number=2, log_id=LOG, path="x")
+    for before in (opened, *damaged)[:count]:
+        data[before.end + RECORD_HEAD_BYTES] ^= 1
     with pytest.raises(Corrupt, match="damaged"):
         list(framing.scan(bytes(data), number=2, log_id=LOG, path="x"))
+
+
+def test_a_damaged_header_is_that_of_no_file_that_was_never_opened() -> None:
+    """Whoever took it for one would carry nothing over, and all that was decided would be aborted."""
+    for bit in range(8 * framing.HEAD_BYTES):
+        data = bytearray(golden_bytes())
+        data[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(Corrupt, match="header is damaged"):
+            list(framing.scan(bytes(data), number=2, log_id=LOG, path="x"))
 
 
 def test_the_zeros_behind_the_last_record_are_searched_and_not_walked_through() -> None:
@@ -95,8 +110,13 @@ def test_the_zeros_behind_the_last_record_are_searched_and_not_walked_through() 
     assert lines < 1000
 
 
-def test_a_file_of_another_log_or_of_the_future_is_refused() -> None:
+def test_a_file_of_another_log_or_of_the_future_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = golden_bytes()
+    with monkeypatch.context() as future:
+        future.setattr(framing, "VERSION", framing.VERSION + 1)
+        later = golden_bytes()
+    with pytest.raises(Corrupt, match="Upgrade"):
+        list(framing.scan(later, number=2, log_id=LOG, path="x"))
     with pytest.raises(Corrupt, match="another"):
         list(framing.scan(data, number=3, log_id=LOG, path="x"))
     with pytest.raises(Corrupt, match="another"):
@@ -130,6 +150,75 @@ def test_a_long_file_is_carried_over_and_nothing_is_lost(tmp_path: Path) -> None
     assert all(again.verdict(Gid(log.log_id, "0", 1, n)) is Verdict.COMMIT for n in (1, 200, 400))
     assert again.verdict(Gid(log.log_id, "0", 1, 401)) is Verdict.ABORT
     again.close()
+
+
+def test_a_file_that_is_long_from_its_beginning_is_let_grow(tmp_path: Path) -> None:
+    """What is not applied is carried over; a bound that this alone passes would have each decision rewrite it all."""
+    log = FileLog(tmp_path, compact_bytes=1)
+    for sequence in range(1, 101):
+        decide(log, sequence)
+    assert log._place.number < 10
+    log.close()
+
+
+def test_what_is_applied_is_written_down_without_a_decision_when_it_is_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_module, "DONE_MAX", 3)
+    mine, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    gids = [decide(mine, sequence) for sequence in range(1, 6)]
+    left = []
+    for gid in gids:
+        mine.note_applied([gid])
+        other.coordinators()
+        left.append(len(other.unapplied()))
+    assert left == [5, 5, 5, 1, 1]
+    mine.close()
+    other.close()
+
+
+def test_a_closed_log_decides_nothing_and_has_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, close = set[int](), os.close
+    open_ = os.open
+
+    def opening(*arguments: Any, **options: Any) -> int:
+        opened.add(descriptor := open_(*arguments, **options))
+        return descriptor
+
+    def closing(descriptor: int) -> None:
+        opened.discard(descriptor)
+        close(descriptor)
+
+    monkeypatch.setattr(os, "open", opening)
+    monkeypatch.setattr(os, "close", closing)
+    log = FileLog(tmp_path)
+    open_before = len(opened)
+    log.renew()
+    assert len(opened) == open_before, "an epoch that is over keeps no file open"
+    log.close()
+    assert not opened
+    with pytest.raises(NotApplied, match="closed"):
+        decide(log, 1)
+
+
+@pytest.mark.parametrize("looks_before", [0, 1, 2])
+def test_a_successor_that_goes_while_it_is_looked_for_is_seen(
+    looks_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one after it removes it, and before it the file whose owner looks."""
+    paused, looks = place.Place(tmp_path, LOG, "0"), list[str]()
+    there = {str(paused.path(number)) for number in (1, 2)}
+
+    def access(path: str, mode: int) -> bool:
+        if len(looks) == looks_before:
+            there.clear()
+        looks.append(path)
+        return path in there
+
+    monkeypatch.setattr(os, "access", access)
+    assert paused.is_superseded(1), looks
 
 
 def test_a_record_that_was_not_seen_by_the_successor_does_not_count(tmp_path: Path) -> None:
@@ -361,6 +450,11 @@ def test_what_other_processes_have_registered_and_noted_is_known_at_once(tmp_pat
     first.note_heuristic(noted)
     second = FileLog(tmp_path)
     assert second.members() == {"bank": member}
+    moved = Member("bank", "postgresql", "pg:3:4")
+    second.register([moved])
+    assert second.members() == {"bank": moved}, (
+        "what a place says itself is newer than what others have said to it"
+    )
     assert second.heuristics() == [noted]
     assert second.forget(noted.gid, "operator")  # though the first lives, and has it in its own file
     assert first.heuristics() == second.heuristics() == []
@@ -521,7 +615,8 @@ def test_what_another_process_has_written_is_synced_before_anybody_acts_on_it(
     for sequence in (1, 2):
         calls = Calls(monkeypatch)
         assert reader.verdict(Gid(writer.log_id, "0", 1, sequence)) is Verdict.COMMIT
-        assert ("fsync", file) in calls.of(file)
+        synced = calls.of(file, file.parent)
+        assert ("fsync", file) in synced and ("fsync", file.parent) in synced
         decide(writer, sequence + 1)
     calls = Calls(monkeypatch)
     reader.verdict(Gid(writer.log_id, "0", 1, 3))
@@ -650,18 +745,6 @@ def test_while_a_place_is_being_taken_over_nobody_says_what_counts_in_it(
         other.verdict(gid)
     mine.close()
     other.close()
-
-
-def test_an_epoch_that_is_closed_is_not_closed_again(tmp_path: Path) -> None:
-    """By none of those who recover, each pass, for ever."""
-    FileLog(tmp_path, coordinator="0").close()
-    logs = [FileLog(tmp_path, coordinator=name) for name in ("1", "2")]
-    for _ in range(2):
-        for log in logs:
-            assert log.close_epoch("0")
-    assert [framing.number_of(path.name) for path in files(tmp_path)] == [2]
-    for log in logs:
-        log.close()
 
 
 def test_a_commit_whose_name_is_dropped_is_none_that_was_aborted_in_any_later_file(tmp_path: Path) -> None:

@@ -312,11 +312,14 @@ def test_refusals_are_kept_when_old_markers_go(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
     with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc:
         (last,) = tpc.participants
-        gids = [tpc._core.epoch.name(number) for number in range(1, 2 * sqlite.KEPT + 5)]
+        many = sqlite.NEEDED_MAX + 1
+        gids = [tpc._core.epoch.name(number) for number in range(1, 2 * sqlite.KEPT + many + 5)]
         assert last.marker(gids[0], refuse=True) is False
         with engine.begin() as connection:
             raw = connection.connection.driver_connection
             raw.executemany(f"INSERT INTO {sqlite.TABLE} VALUES (?, 1)", [(gid,) for gid in gids[1:]])  # type: ignore[union-attr]
+        last.prune("T1.", gids[1 : many + 1])
+        assert last.marker(gids[many], refuse=False) is True, "of those that are needed none goes"
         last.prune("T1.", {gids[1]})
         assert [last.marker(gid, refuse=False) for gid in gids[:3]] == [False, True, None]
         assert last.marker(gids[-1], refuse=False) is True

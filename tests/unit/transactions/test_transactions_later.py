@@ -217,6 +217,7 @@ def test_the_end_waits_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     wakes.set()
     core.waiting._pool.end(5)  # type: ignore[attr-defined]
     assert not begun.is_set() and not raised
+    assert core.barrier._file < 0, "all that it had open is closed"
 
 
 def test_a_second_phase_that_no_thread_can_be_had_for_is_done_by_the_caller(
@@ -295,6 +296,24 @@ def test_a_place_in_the_background_is_free_again_when_its_work_is_done(monkeypat
         waiting._slots.release()
     waiting.close(done.release)
     assert len(threads) == 3 and threading.current_thread() not in threads
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive(), "nobody gives it anything more to do"
+
+
+def test_a_second_phase_that_finds_no_room_is_done_by_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_module, "LATER_MAX", 1)
+    waiting, go_on = InThreads(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def work() -> None:
+        assert go_on.wait(30)
+
+    waiting.later(work)
+    waiting.later(lambda: threads.append(threading.current_thread()))
+    assert threads == [threading.current_thread()]
+    go_on.set()
+    waiting.close(lambda: None)
 
 
 _HANGS = """

@@ -536,10 +536,14 @@ def test_what_the_last_resource_refuses_is_aborted_in_the_log(place: Place) -> N
 
 def test_a_last_resource_that_says_nothing_leaves_all_in_doubt(place: Place) -> None:
     place.lite.fails["mark"] = LOST
-    tx = place.begin("bank", "lite")
+    tx = place.begin("bank", "lite", key="order-1")
     with pytest.raises(TransactionInDoubt):
         tx.commit()
     assert place.trace[2:] == ["bank is closed", "lite is closed"]
+    found = parse_gid(tx.gid)
+    assert found is not None
+    assert place.log.verdict(found[0]) is Verdict.DELEGATED, "it may have committed"
+    assert place.log.holder_of("order-1") == tx.gid
     ((gid, record),) = place.core.all_in_doubt()
     assert (gid, record.delegate) == (tx.gid, "lite")
 

@@ -244,17 +244,21 @@ def test_what_is_known_of_a_part_of_the_log_that_is_damaged_now_is_left(place: P
     content[content.index(b"T1.", content.index(gid.encode()) + 40)] ^= 1
     damaged.write_bytes(content)
     place.die()
+    place.bank.sessions = [place.other.epoch]
     assert list(place.run().unreachable) == ["log of other"]
-    assert place.bank.proofs == []
+    assert (place.bank.proofs, place.bank.sessions) == ([], [place.other.epoch])
 
 
 # ---- the last resource ----
 
 
-def test_the_last_resource_of_our_own_past_is_made_to_refuse(place: Place) -> None:
+@pytest.mark.parametrize("is_of_an_earlier_run", [False, True])
+def test_the_last_resource_of_our_own_past_is_made_to_refuse(is_of_an_earlier_run: bool, place: Place) -> None:
     gid = name(place.log)
     (branch,) = prepared(gid, place.bank)
     decided(place.log, gid, place.bank, delegate="stock")
+    if is_of_an_earlier_run:
+        place.core.epoch = place.log.renew()
     assert place.run().rolled_back == [branch]
     assert place.stock.refusals[0] is True
     assert place.verdict(gid) is Verdict.ABORT
