@@ -232,7 +232,7 @@ class _Parent:
                 server.transfer(argument)
                 return None
             case "dump":
-                return server.dump()
+                return server.observed.dump()
             case _:
                 raise UsageError(f"unknown command {command!r}")
 

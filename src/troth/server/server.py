@@ -7,13 +7,12 @@ in.
 """
 
 import asyncio
-import gc
 import logging
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from troth.core.engines import engine_kind
 from troth.core.interface import Membership, Trace
@@ -41,7 +40,7 @@ from troth.server.belonging import (
 from troth.server.clients import ClientPort
 from troth.server.config import ServerConfig
 from troth.server.listener import Port, bind_all, check_addresses
-from troth.server.logs import with_facts
+from troth.server.observed import Observed, tell, tell_serving
 from troth.server.recovering import recovered_replica, warn_of_amnesia
 from troth.server.tls import Certificates
 from troth.storage import identity as identities
@@ -55,27 +54,6 @@ if TYPE_CHECKING:  # both are loaded only when the settings ask for them
 Part = TypeVar("Part")
 
 TRANSFER_SECONDS_MAX = 1.0
-
-TOLD = frozenset(
-    {
-        "leader",
-        "follower",
-        "quorum_lost",
-        "disk_hangs",
-        "leader_died",
-        "transfer",
-        "transfer_timed_out",
-        "removed",
-        "membership",
-        "snapshot",
-        "snapshot_doubtful",
-        "install",
-    }
-)
-"""Events worth a line in the log at level info; the others are for debugging."""
-
-WARNED = frozenset({"alarm_raised", "alarm_cleared"})
-"""Events that somebody should look at: they are told on every server, for all have the alarm."""
 
 VERSION: str = import_module("troth").__version__
 """Looked up by name: to import the root package is, for the layers' check, to import all that it re-exports."""
@@ -116,6 +94,7 @@ class Server:
         self._transport: PeerTransport | None = None
         self._node: Node | None = None
         self._clients: ClientPort | None = None
+        self._observed: Observed | None = None
         self._metrics: MetricsPort | None = None
 
     @property
@@ -137,6 +116,11 @@ class Server:
     def clients(self) -> ClientPort:
         """The clients' port; there with `node`."""
         return _there(self._clients)
+
+    @property
+    def observed(self) -> Observed:
+        """Its counters and queues; there with `node`."""
+        return _there(self._observed)
 
     @property
     def failed(self) -> "asyncio.Future[None]":
@@ -193,22 +177,11 @@ class Server:
             await self._check_asked_for(known, membership)
         await self._let_in()
         self._machine.settle()
-        _log.info("serving", extra=with_facts(self._announced(who, took_s=loop.time() - began)))
+        tell_serving(config, who, version=VERSION, took_s=loop.time() - began)
 
     def _dialing(self) -> ssl.SSLContext | None:
         """What connections to others are made with: they may be exchanged while others are waited for."""
         return None if self.certificates is None else self.certificates.dialing
-
-    def _announced(self, who: Identity, *, took_s: float) -> dict[str, object]:
-        config = self.config
-        return {
-            "node_id": f"{who.node_id:x}",
-            "cluster_id": f"{who.cluster_id:x}",
-            "clients": config.client_listen or config.client_address,
-            "peers": config.peer_listen or config.peer_address,
-            "version": VERSION,
-            "seconds": round(took_s, 3),
-        }
 
     def _recover(self, files: Directory, who: Identity) -> DataDirectory:
         """Open what *files* hold of the log; refuse what may have forgotten a vote."""
@@ -245,7 +218,15 @@ class Server:
         )
         transport.sink = node
         writer, keeper = self._disk(node, directory, tracer)
-        node.clients = self._client_port(node, who)
+        node.clients, registers = self._client_port(node, who)
+        self._observed = Observed(
+            node=node,
+            transport=transport,
+            clients=node.clients,
+            writer=writer,
+            keeper=keeper,
+            registers=registers,
+        )
         membership = node.membership = replica.engine.status().membership
         transport.set_peers(peer_addresses(membership, who.node_id))
         transport.refuse_stranger = node.refuse_stranger
@@ -277,8 +258,8 @@ class Server:
         )
         return writer, keeper
 
-    def _client_port(self, node: Node, who: Identity) -> ClientPort:
-        """The port of clients, with the acceptor of registers behind it."""
+    def _client_port(self, node: Node, who: Identity) -> tuple[ClientPort, Registers]:
+        """The port of clients, and the acceptor of registers behind it."""
         registers = self._registers = Registers(
             self.config.data_dir,
             machine=self._machine,
@@ -293,7 +274,7 @@ class Server:
             queue_bytes_max=self.config.client_queue_bytes_max,
             registers=registers,
         )
-        return clients
+        return clients, registers
 
     async def _check_asked_for(self, known: Identity, present: Membership) -> None:
         """See `check_asked_for`. A server that others may wait for does not wait for those whom that asks."""
@@ -310,17 +291,18 @@ class Server:
         if self.config.metrics_address:
             from troth.server.metrics import MetricsPort, Sources
 
+            observed = self.observed
             sources = Sources(
                 status=self.status,
                 quota_bytes=self.config.quota_bytes,
-                node=self.node.counters,
-                peers=self.transport.counters,
-                clients=self.clients.counters,
-                disk=_there(self._writer).counters,
-                queues=self.queues,
-                operations=self.clients.counters.operations,
-                snapshot_bytes=self._snapshot_bytes,
-                registers=self._register_numbers,
+                node=observed.node.counters,
+                peers=observed.transport.counters,
+                clients=observed.clients.counters,
+                disk=observed.writer.counters,
+                queues=observed.queues,
+                operations=observed.clients.counters.operations,
+                snapshot_bytes=observed.snapshot_bytes,
+                registers=observed.registers.numbers,
                 certificates=self.certificates,
             )
             self._metrics = MetricsPort(sources, version=VERSION)
@@ -331,46 +313,9 @@ class Server:
     def _tell(self, event: Trace) -> None:
         if event.name == "follower":
             self._follows.set()
-        level = logging.INFO if event.name in TOLD else logging.WARNING if event.name in WARNED else logging.DEBUG
-        if _log.isEnabledFor(level):
-            _log.log(level, event.name.replace("_", " "), extra=with_facts(event.facts))
+        tell(event)
         if self._on_event is not None:
             self._on_event(event)
-
-    def queues(self) -> dict[str, int]:
-        """How full each bounded queue is."""
-        return {
-            "disk_writes": self.node.backlog,
-            "peer_bytes": sum(self.transport.queued_bytes().values()),
-            "client_bytes": self.clients.queued_bytes(),
-            "clients": len(self.clients.connections),
-        }
-
-    def _snapshot_bytes(self) -> dict[str, int]:
-        if self._keeper is None:
-            return {}
-        counters = self._keeper.counters
-        return {"saved": counters.saved_bytes, "sent": counters.sent_bytes, "received": counters.received_bytes}
-
-    def _register_numbers(self) -> dict[str, int]:
-        return {} if self._registers is None else self._registers.numbers()
-
-    def dump(self) -> dict[str, Any]:
-        """All counters and queues, for looking into a running server."""
-        parts: dict[str, Any] = {
-            "node": self.node.counters,
-            "peers": self.transport.counters,
-            "clients": self.clients.counters,
-            "disk": self._writer.counters if self._writer else None,
-        }
-        shown = {name: dict(vars(counters)) for name, counters in parts.items() if counters is not None}
-        return {
-            **shown,
-            "queues": self.queues(),
-            "snapshots": self._snapshot_bytes(),
-            "acceptor": self._register_numbers(),
-            "gc": gc.get_stats(),
-        }
 
     def reload(self) -> None:
         """Read the certificates anew, for connections that are made from now on."""
