@@ -16,6 +16,7 @@ from troth.core.register.messages import (
     group_of,
 )
 from troth.core.register.proposer import Proposer
+from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.task import Outcome, Send, Task
 from troth.ids import NodeId
 
@@ -90,3 +91,26 @@ class Table:
 
     def requests(self, kind: type[RequestMessage]) -> int:  # type: ignore[valid-type]
         return sum(isinstance(request, kind) for _, request, _ in self.log)
+
+
+def seats(*numbers: int) -> dict[NodeId, str]:
+    return {NodeId(number): f"a{number}" for number in numbers}
+
+
+def configure(table: Table, config: Configuration) -> None:
+    """Begin *table* anew, in *config*."""
+    table.config = config
+    table.acceptors = {number: Acceptor(number) for number in table.acceptors}
+    for acceptor in table.acceptors.values():
+        acceptor.on_request(Configure(config))
+
+
+def until_joint(
+    table: Table, operator: Proposer, *numbers: int, prepare: int = 0, accept: int = 0
+) -> Reconfiguration:
+    """A change of *operator*'s to these acceptors, driven to where old and new group stand together."""
+    task = Reconfiguration(operator, seats(*numbers), prepare=prepare, accept=accept)
+    while not operator.config.is_joint:
+        for send in task.take():
+            task.on_reply(send, table.hand(send))
+    return task

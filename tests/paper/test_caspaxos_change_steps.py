@@ -4,16 +4,13 @@ from itertools import permutations
 
 import msgspec
 import pytest
-from caspaxos import Table, ballot, state
+from caspaxos import Table, ballot, configure, state, until_joint
 
 from troth.core.register import changes
-from troth.core.register.acceptor import Acceptor
 from troth.core.register.listing import CENSUS_TRIES_MAX, Census, Listing
 from troth.core.register.messages import (
     ZERO,
     Accept,
-    Configuration,
-    Configure,
     Described,
     Scan,
     Scanned,
@@ -28,15 +25,6 @@ from troth.ids import NodeId
 
 KEY = b"k"
 FOUR = {NodeId(n): f"a{n}" for n in (1, 2, 3, 4)}
-
-
-def configured(table: Table, config: Configuration) -> Table:
-    """*table* with new acceptors, all of them in *config*."""
-    table.config = config
-    table.acceptors = {node: Acceptor(node) for node in table.acceptors}
-    for acceptor in table.acceptors.values():
-        acceptor.on_request(Configure(config))
-    return table
 
 
 def until_accepts_of(table: Table, task: Reconfiguration, key: bytes) -> list[Send]:
@@ -179,12 +167,9 @@ def test_what_an_earlier_change_refuses_is_refused_also_when_the_next_is_taken_b
     that was never chosen comes back."""
     table = Table(spares=1)
     high = ballot(1000, 7)
-    configured(table, msgspec.structs.replace(table.config, floor=high, barrier=high))
+    configure(table, msgspec.structs.replace(table.config, floor=high, barrier=high))
     operator = table.proposer(50)
-    forward = Reconfiguration(operator, FOUR)
-    while not operator.config.is_joint:
-        for send in forward.take():
-            forward.on_reply(send, table.hand(send))
+    until_joint(table, operator, *FOUR)
     back = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 3)})
     assert table.run(back).error is None
     assert operator.config.groups == table.config.groups
@@ -196,10 +181,7 @@ def test_a_change_of_sizes_that_was_left_in_the_middle_is_taken_back_without_nam
     table = Table(prepare=3, accept=1)
     operator = table.proposer(50)
     three = {NodeId(n): f"a{n}" for n in (1, 2, 3)}
-    forward = Reconfiguration(operator, three, prepare=2, accept=2)
-    while not operator.config.is_joint:
-        for send in forward.take():
-            forward.on_reply(send, table.hand(send))
+    until_joint(table, operator, *three, prepare=2, accept=2)
     assert table.run(Reconfiguration(operator, three)).error is None
     assert operator.config.groups == table.config.groups
     assert operator.config.id.epoch == 3, "back, and not forwards first"
@@ -228,7 +210,7 @@ def test_what_an_earlier_change_refuses_is_refused_behind_the_next_as_well() -> 
     """None of the present acceptors has promised a ballot so high; one that was away since then may hold it."""
     table = Table(spares=1)
     high = ballot(1000, 7)
-    configured(table, msgspec.structs.replace(table.config, floor=high, barrier=high))
+    configure(table, msgspec.structs.replace(table.config, floor=high, barrier=high))
     proposer = table.proposer(50)
     assert table.run(Reconfiguration(proposer, FOUR)).error is None
     assert proposer.config.acceptors == tuple(FOUR)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from caspaxos import Table, ballot
+from caspaxos import Table, ballot, configure, seats, until_joint
 
 from troth.core.register import changes
 from troth.core.register.acceptor import Acceptor
@@ -12,7 +12,6 @@ from troth.core.register.messages import (
     ZERO,
     Accept,
     ConfigId,
-    Configuration,
     Configure,
     Full,
     Prepare,
@@ -31,10 +30,6 @@ KEY = b"k"
 EMPTY = Scanned((), False, ZERO)
 
 
-def seats(*numbers: int) -> dict[NodeId, str]:
-    return {NodeId(n): f"a{n}" for n in numbers}
-
-
 def test_deletions_are_copied_as_values_are() -> None:
     """An acceptor that was away at one and stays would bring the value back: of the new ones none knows better."""
     table = Table(spares=2)
@@ -46,16 +41,6 @@ def test_deletions_are_copied_as_values_are() -> None:
         reader = table.proposer(60 + sum(up))
         reader.adopt(table.acceptors[NodeId(4)].config)  # type: ignore[arg-type]
         assert table.run(reader.read(KEY), up=up).value is None
-
-
-def until_joint(table: Table, client: int, *numbers: int) -> Reconfiguration:
-    """A change to these acceptors, driven to where old and new group stand together."""
-    operator = table.proposer(client)
-    task = Reconfiguration(operator, seats(*numbers))
-    while not operator.config.is_joint:
-        for send in task.take():
-            task.on_reply(send, table.hand(send))
-    return task
 
 
 def lose(task: Listing, *of: int) -> None:
@@ -183,7 +168,7 @@ def test_copies_pause_only_when_none_of_them_has_anything_else_to_do() -> None:
 def test_nothing_more_is_asked_when_a_copy_was_refused() -> None:
     table = Table(spares=1)
     table.run(table.proposer(1).change(KEY, changes.put(b"v")))
-    task = until_joint(table, 50, 1, 2, 4)
+    task = until_joint(table, table.proposer(50), 1, 2, 4)
     while task.outcome is None:
         for send in task.take():
             about_key = isinstance(send.request, Accept) and send.request.key == KEY
@@ -198,7 +183,7 @@ def test_floor_and_barrier_hold_in_the_joint_configuration_too() -> None:
     table = Table(spares=1)
     high = ballot(1000, 7)
     configure(table, msgspec.structs.replace(table.config, floor=high, barrier=high))
-    task = until_joint(table, 50, 1, 2, 3, 4)
+    task = until_joint(table, table.proposer(50), 1, 2, 3, 4)
     assert (task.config.floor, task.config.barrier) == (high, high)
 
 
@@ -207,7 +192,7 @@ def test_a_barrier_stays_though_no_acceptor_remembers_what_it_was_for() -> None:
     table = Table(spares=1)
     high = ballot(1000, 7)
     configure(table, msgspec.structs.replace(table.config, barrier=high))
-    task = until_joint(table, 50, 1, 2, 3, 4)
+    task = until_joint(table, table.proposer(50), 1, 2, 3, 4)
     for number, acceptor in table.acceptors.items():
         acceptor.on_request(Configure(task.config))
         table.acceptors[number] = again = Acceptor(number)
@@ -232,7 +217,7 @@ def test_the_next_configuration_is_asked_for_in_the_one_that_is_in_force() -> No
 
 def test_whoever_leaves_is_told_of_it_and_nobody_else_is_told_twice() -> None:
     table = Table(spares=1)
-    task = until_joint(table, 50, 1, 2, 4)
+    task = until_joint(table, table.proposer(50), 1, 2, 4)
     told: list[Send] = []
     while task.outcome is None:
         for send in task.take():
@@ -277,7 +262,7 @@ def test_the_sizes_of_quorums_stay_when_one_acceptor_takes_the_place_of_another(
 
 def test_a_change_to_other_quorums_is_taken_back_without_naming_the_old_ones() -> None:
     table = Table(prepare=3, accept=1, spares=1)
-    until_joint(table, 50, 1, 2, 4)
+    until_joint(table, table.proposer(50), 1, 2, 4)
     operator = table.proposer(51)
     assert table.run(Reconfiguration(operator, seats(1, 2, 3))).error is None
     assert operator.config.id.epoch == 3 and operator.config.groups == table.config.groups
@@ -286,7 +271,7 @@ def test_a_change_to_other_quorums_is_taken_back_without_naming_the_old_ones() -
 def test_quorums_that_need_not_meet_are_refused_at_once_though_another_change_is_to_be_finished_first() -> None:
     table = Table(spares=1)
     operator = table.proposer(51)
-    operator.adopt(until_joint(table, 50, 1, 2, 3, 4).config)
+    operator.adopt(until_joint(table, table.proposer(50), 1, 2, 3, 4).config)
     assert operator.config.is_joint
     with pytest.raises(UsageError, match="need not meet"):
         Reconfiguration(operator, seats(1, 2, 3), prepare=1, accept=2)
@@ -309,11 +294,3 @@ def test_a_change_that_was_given_up_waits_for_no_answer() -> None:
     assert all(task.is_current(send) for send in sends)
     task.give_up()
     assert not any(task.is_current(send) for send in sends)
-
-
-def configure(table: Table, config: Configuration) -> None:
-    """Begin *table* anew, in *config*."""
-    table.config = config
-    table.acceptors = {number: Acceptor(number) for number in table.acceptors}
-    for acceptor in table.acceptors.values():
-        acceptor.on_request(Configure(config))

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from caspaxos import Table, ballot, state
+from caspaxos import Table, ballot, state, until_joint
 
 from troth.core.register import changes, listing
 from troth.core.register.acceptor import Acceptor
@@ -134,26 +134,17 @@ def test_who_joins_takes_over_what_the_others_hold_whatever_its_quota_is() -> No
 
 def test_who_stays_has_the_quota_that_it_had_also_while_others_join() -> None:
     table = Table(spares=1)
-    operator = until_joint(table, [1, 2, 3, 4])
+    operator = table.proposer(50)
+    until_joint(table, operator, 1, 2, 3, 4)
     no_room(table, 1, 2, 3)
     assert isinstance(table.run(operator.change(KEY, changes.put(b"v" * 100))).error, QuotaExceeded)
-
-
-def until_joint(table: Table, seats: list[int]) -> Proposer:
-    """An operator that has gone half-way; its proposer."""
-    operator = table.proposer(50)
-    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in seats})
-    while not operator.config.is_joint:
-        for send in task.take():
-            task.on_reply(send, table.hand(send))
-    return operator
 
 
 def test_a_change_whose_copies_fail_is_not_completed() -> None:
     """What did not go over would be gone with the old group. The error says that it is under way, and what to do."""
     table = Table(spares=3)
     table.run(table.proposer(1).change(KEY, changes.put(b"v")))
-    until_joint(table, [4, 5, 6])
+    until_joint(table, table.proposer(50), 4, 5, 6)
     task = Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (4, 5, 6)})
     while task.outcome is None:
         for send in task.take():
@@ -208,7 +199,8 @@ def test_a_change_that_was_left_in_the_middle_is_taken_back_by_asking_for_the_ol
     table = Table(spares=3)
     client = table.proposer(1)
     table.run(client.change(b"before", changes.put(b"1")))
-    operator = until_joint(table, [4, 5, 6])
+    operator = table.proposer(50)
+    until_joint(table, operator, 4, 5, 6)
     table.run(operator.change(b"meanwhile", changes.put(b"2")))
     table.log.clear()
     change(table, 51, [1, 2, 3])
@@ -225,7 +217,7 @@ def test_what_two_operators_make_of_an_unfinished_change_is_decided_once() -> No
     """One goes on with it, the other takes it back; whoever comes second goes on from what the first has reached."""
     table = Table(spares=2)
     table.run(table.proposer(1).change(KEY, changes.put(b"v")))
-    until_joint(table, [1, 4, 5])
+    until_joint(table, table.proposer(50), 1, 4, 5)
     forward = Reconfiguration(table.proposer(51), {NodeId(n): f"a{n}" for n in (1, 4, 5)})
     back = Reconfiguration(table.proposer(52), {NodeId(n): f"a{n}" for n in (1, 2, 3)})
     for _ in range(600):
@@ -243,7 +235,7 @@ def test_what_two_operators_make_of_an_unfinished_change_is_decided_once() -> No
 
 def test_an_old_set_with_other_quorums_is_not_the_old_one() -> None:
     table = Table(spares=1)
-    until_joint(table, [1, 2, 3, 4])
+    until_joint(table, table.proposer(50), 1, 2, 3, 4)
     wanted = {NodeId(n): f"a{n}" for n in (1, 2, 3)}
     assert table.run(Reconfiguration(table.proposer(51), wanted, prepare=3, accept=1)).error is None
     config = table.acceptors[NodeId(1)].config
@@ -285,10 +277,7 @@ def test_that_nothing_has_to_change_is_said_by_a_quorum() -> None:
 def test_in_the_joint_configuration_a_phase_needs_quorums_of_both_groups() -> None:
     table = Table(spares=3)
     operator = table.proposer(50)
-    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (4, 5, 6)})
-    while not operator.config.is_joint:
-        for send in task.take():
-            task.on_reply(send, table.hand(send))
+    until_joint(table, operator, 4, 5, 6)
     assert isinstance(table.run(operator.change(KEY, changes.put(b"v")), up=(1, 2, 3), steps=50).error, NotApplied)
     assert isinstance(table.run(operator.change(KEY, changes.put(b"v")), up=(4, 5, 6), steps=50).error, NotApplied)
     assert table.run(operator.change(KEY, changes.put(b"v")), up=(1, 2, 5, 6)).value == b"v"
@@ -318,10 +307,7 @@ def test_a_change_that_was_left_in_the_middle_is_finished_by_the_next() -> None:
     table = Table(spares=2)
     table.run(table.proposer(1).change(KEY, changes.put(b"v")))
     operator = table.proposer(50)
-    left = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 4)})
-    while not operator.config.is_joint:
-        for send in left.take():
-            left.on_reply(send, table.hand(send))
+    until_joint(table, operator, 1, 2, 4)
     change(table, 51, [1, 2, 5])
     assert table.run(table.proposer(2).read(KEY), up=(2, 5)).value == b"v"
 
@@ -439,10 +425,7 @@ def test_the_scan_of_a_change_hears_whoever_may_have_promised_alone() -> None:
     table = Table(prepare=1, accept=3, spares=1)
     left_behind(table, promised=(1,))
     operator = table.proposer(50)
-    task = Reconfiguration(operator, {NodeId(n): f"a{n}" for n in (1, 2, 4)}, prepare=2, accept=2)
-    while not operator.config.is_joint:
-        for send in task.take():
-            task.on_reply(send, table.hand(send))
+    task = until_joint(table, operator, 1, 2, 4, prepare=2, accept=2)
     for send in task.take():  # the scan
         if send.to == 1:
             task.on_lost(send)

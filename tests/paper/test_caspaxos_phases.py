@@ -61,14 +61,6 @@ def test_every_promise_and_every_accepted_state_is_written_before_it_is_answered
     assert record is not None
 
 
-def test_a_repeated_accept_is_answered_again_and_changes_nothing() -> None:
-    table = Table()
-    accept = Accept(table.config.id, KEY, ballot(3), state(b"v", ballot(3)), ballot(4))
-    assert table.ask(1, accept) == Accepted()
-    reply, record = table.acceptors[NodeId(1)].on_request(accept)
-    assert (reply, record) == (Accepted(), None) or isinstance(reply, Conflict)
-
-
 def test_an_acceptor_restarted_from_its_records_is_the_same() -> None:
     """Nothing of a promise or an accepted state is lost by a restart, nor by a snapshot."""
     table = Table()

@@ -45,14 +45,28 @@ def test_a_register_that_was_never_written_is_read_without_leaving_a_trace() -> 
     assert all(not (acceptor.slots or acceptor.idle) for acceptor in table.acceptors.values())
 
 
-def test_what_a_prepare_quorum_holds_is_not_chosen_where_accepting_takes_more() -> None:
-    """Whoever reads it settles it first, or does not see it."""
+def half_chosen() -> Table:
+    """Of five acceptors, four of which have to accept, two hold a state; a phase 1 need not meet them."""
     table = Table(acceptors=5, prepare=2, accept=4)
     task = table.proposer(1).change(KEY, changes.put(b"v"))
     table.step(task, reach=(1, 2), answer=(1, 2))
     table.step(task, reach=(1, 2))
-    seen = table.run(table.proposer(2).read(KEY)).value
-    assert seen is None or sum(KEY in acceptor.slots for acceptor in table.acceptors.values()) >= 4
+    return table
+
+
+def test_what_a_prepare_quorum_holds_is_not_chosen_where_accepting_takes_more() -> None:
+    """The two refuse the reader's first ballot, so its quorum are others, which hold nothing."""
+    table = half_chosen()
+    assert table.run(table.proposer(2).read(KEY)).value is None
+    assert [node for node, acceptor in table.acceptors.items() if KEY in acceptor.slots] == [1, 2]
+
+
+def test_a_read_whose_prepare_quorum_meets_what_is_not_chosen_settles_it_first() -> None:
+    table = half_chosen()
+    reader = table.proposer(2)
+    reader.observe(ballot(9))
+    assert table.run(reader.read(KEY)).value == b"v"
+    assert sum(KEY in acceptor.slots for acceptor in table.acceptors.values()) >= 4
 
 
 @pytest.mark.parametrize(("prepare", "accept", "reached"), [(3, 1, 2), (1, 3, 2)])
