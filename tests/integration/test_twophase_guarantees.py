@@ -176,13 +176,13 @@ def test_preflight_says_what_to_set(postgres: PostgresServer, tmp_path: Path) ->
 
 def test_preflight_refuses_one_database_under_two_names(postgres: PostgresServer, tmp_path: Path) -> None:
     names = [postgres.url(), postgres.url().replace("127.0.0.1", "localhost")]
-    with pytest.raises(PreflightFailed):
+    with pytest.raises(PreflightFailed, match="are the same database"):
         TwoPhaseCommit([sa.create_engine(url) for url in names], log=str(tmp_path / "log"))
 
 
 def test_preflight_refuses_two_databases_that_cannot_prepare(tmp_path: Path) -> None:
     engines = [sa.create_engine(f"sqlite:///{tmp_path / name}") for name in ("a.db", "b.db")]
-    with pytest.raises(PreflightFailed):
+    with pytest.raises(PreflightFailed, match="cannot prepare"):
         TwoPhaseCommit(engines, log=str(tmp_path / "log"))
 
 
@@ -366,7 +366,7 @@ def test_coordinators_one_after_the_other_may_share_their_engines(
         assert (total(on_left), total(on_right)) == (397, 403)
 
 
-def test_a_snapshot_beside_another_process_that_commits(
+def test_a_snapshot_beside_another_coordinator_that_commits(
     engines: tuple[sa.Engine, sa.Engine], tmp_path: Path
 ) -> None:
     """Its decisions are noted as applied late, and some are just being made: neither keeps us from a whole look."""

@@ -59,7 +59,7 @@ def disturbed(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> Ends:
 
 @pytest.mark.parametrize("driver", BLOCKING)
 def test_a_lone_writer_that_has_committed_is_told_so(
-    driver: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    driver: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     server = server_of(driver, request)
     engine = sa.create_engine(server.url(driver), pool_size=1, max_overflow=0)
