@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from unittest.mock import MagicMock
 
@@ -17,7 +16,7 @@ from typing_extensions import override
 
 from troth import aio
 from troth.client.registers import aio as aio_registers
-from troth.client.registers import aio_reach, leaving
+from troth.client.registers import aio_reach, leaving, turns
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.backlog import COLLECTED_AT_ONCE, AsyncBacklog
@@ -27,7 +26,7 @@ from troth.client.registers.patience import COLLECT_WITHIN_S, WITHIN_MAX_S, now_
 from troth.client.registers.reach import Reach
 from troth.client.registers.shared import SharedProposer
 from troth.client.registers.sync import PaxosClient
-from troth.client.registers.turns import CALLS_MAX, AsyncTurns, Turns
+from troth.client.registers.turns import CALLS_MAX, AsyncTurns
 from troth.core.register import changes
 from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import (
@@ -240,7 +239,7 @@ def test_a_forked_child_is_refused_though_a_thread_held_the_clients_lock(accepto
     """That thread does not exist in the child, so the lock would never be had."""
     registers = PaxosClient(ADDRESSES)
     registers._reach._pid = os.getpid() + 1
-    held = [registers._lock, registers._turns._lock, registers._reach._lock]
+    held = [registers._lock, registers._turns._queues._lock, registers._reach._lock]
     refused: list[str] = []
     calls: tuple[Callable[[], object], ...] = (
         lambda: registers.get("k"),
@@ -451,12 +450,17 @@ async def test_an_asyncio_call_without_a_place_for_all_its_time_is_told_so(accep
     await asyncio.wait(calls)
 
 
-def test_a_call_without_a_place_for_all_its_time_is_told_so(acceptors: Acceptors) -> None:
-    with PaxosClient(ADDRESSES) as registers, ExitStack() as others:
-        for _ in range(CALLS_MAX - 1):
-            others.enter_context(registers._places.one(0.0))
-        with registers._places.one(0.0), pytest.raises(Overloaded, match="calls of this client"):
+def test_a_call_without_a_place_for_all_its_time_is_told_so(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "CALLS_MAX", 1)
+
+    def refused() -> None:
+        with pytest.raises(Overloaded, match="calls of this client"):
             registers.get("k", within_s=0.01)
+
+    with PaxosClient(ADDRESSES) as registers:
+        registers._places.run(0.0, refused)
         assert registers.get("k").value is None
 
 
@@ -592,26 +596,15 @@ async def test_an_asyncio_request_that_is_called_off_says_whether_it_has_left() 
 # ---- turns ----
 
 
-def test_a_key_is_held_by_one_and_forgotten_when_nobody_wants_it() -> None:
-    turns = Turns()
-    with turns.of(b"k", time.monotonic() + LONG_S):
-        with pytest.raises(Unavailable, match="used up the time"), turns.of(b"k", 0.0):
-            pass
-        with turns.of(b"j", 0.0):
-            assert set(turns._locks) == {b"k", b"j"}
-        assert set(turns._locks) == {b"k"}
-    assert not turns._locks
-
-
 @asynchronous
 async def test_a_key_is_held_by_one_task_and_forgotten_when_none_wants_it() -> None:
-    turns = AsyncTurns()
-    async with turns.of(b"k", now_s() + LONG_S):
+    keys = AsyncTurns()
+    async with keys.of(b"k", now_s() + LONG_S):
         with pytest.raises(Unavailable, match="used up the time"):
-            async with turns.of(b"k", now_s()):
+            async with keys.of(b"k", now_s()):
                 pass
-        assert set(turns._locks) == {b"k"}
-    assert not turns._locks
+        assert set(keys._locks) == {b"k"}
+    assert not keys._locks
 
 
 # ---- deletions while an acceptor is away ----
@@ -622,11 +615,14 @@ def test_a_collection_waits_for_its_clients_own_change_of_the_key(acceptors: Acc
     with PaxosClient(ADDRESSES, collect=False) as registers, ThreadPoolExecutor(1) as pool:
         registers.put("k", "1")
         registers.delete("k")
-        with registers._turns.of(b"k", 0.0):
+
+        def change() -> "Future[int]":
             collecting = pool.submit(registers.collect, "k")
             with pytest.raises(TimeoutError):
                 collecting.result(0.05)
-        assert collecting.result(30) == 1
+            return collecting
+
+        assert registers._turns.run(b"k", 0.0, change).result(30) == 1
 
 
 @asynchronous

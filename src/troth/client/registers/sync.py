@@ -244,8 +244,8 @@ class PaxosClient:
             dead = census.tombstones
         tally = Tally()
         for name in dead:
-            with self._places.one(deadline):
-                tally.count(self._collected(name, deadline, holds_s=within_s))
+            collecting = partial(self._collected, name, deadline, holds_s=within_s)
+            tally.count(self._places.run(deadline, collecting))
         return tally.removed()
 
     def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
@@ -349,8 +349,11 @@ class PaxosClient:
         """One change at a time of one key: two of the same client would only refuse each other. The lock is not held,
         since *change* may be slow; a change shares nothing with others but its proposer, whose steps take the lock."""
         deadline = self._deadline(within_s)
-        with self._turns.of(key, deadline):
-            outcome = self._call(self._proposer.change(key, change), deadline, record, guard=nullcontext())
+
+        def changing() -> Outcome:
+            return self._call(self._proposer.change(key, change), deadline, record, guard=nullcontext())
+
+        outcome = self._turns.run(key, deadline, changing)
         if outcome.error is None and outcome.tombstone and self._collects:
             self._backlog.add(key, self._collect)
         return reply_of(outcome)
@@ -363,8 +366,7 @@ class PaxosClient:
         guard: AbstractContextManager[object] | None = None,
     ) -> Outcome:
         """Run a call's *task*, once there is a place for it."""
-        with self._places.one(deadline):
-            return self._fan.run(task, deadline, record, guard)
+        return self._places.run(deadline, partial(self._fan.run, task, deadline, record, guard))
 
     # ---- collection ----------------------------------------------------------------------------------------
 
@@ -377,9 +379,12 @@ class PaxosClient:
         looked = self._fan.run(self._begin(partial(Proposer.look, key=key)), deadline)
         if not looked.tombstone:
             return looked
-        with self._turns.of(key, deadline):
-            collecting = self._begin(partial(Proposer.collect, key=key))
-            return self._fan.run(collecting, min(deadline, self._deadline(holds_s)))
+
+        def collecting() -> Outcome:
+            task = self._begin(partial(Proposer.collect, key=key))
+            return self._fan.run(task, min(deadline, self._deadline(holds_s)))
+
+        return self._turns.run(key, deadline, collecting)
 
     # ---- beginning and end ---------------------------------------------------------------------------------
 

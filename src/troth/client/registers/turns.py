@@ -8,76 +8,102 @@ there for threads, and for tasks of one loop.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from troth.client.registers.patience import now_s
-from troth.errors import Overloaded, Unavailable
+from troth.errors import Overloaded, TrothError, Unavailable
 
 CALLS_MAX = 128
 """Of one client at once; the others wait. Half of what a line has room for: what is there for nobody any more, since a
 quorum has answered without that acceptor, takes up room as well."""
 
-Lock = TypeVar("Lock", threading.Lock, asyncio.Lock)
+LOOK_AGAIN_S = 0.1
+"""Whoever waits looks again after so long at the latest: a Ctrl-C may come between another's leaving and its bell."""
+
+T = TypeVar("T")
+
+
+class _Queues:
+    """Threads are let in as they came, `room` of each queue at a time.
+
+    A caller waits, or is in, for as long as its bell stands in the queue, and nothing else says so. Whatever moment
+    Ctrl-C comes at, a `finally` takes the bell out, by one call of a dict's method: CPython raises no KeyboardInterrupt
+    between the beginning of a `finally` and its first call. It does at the beginning of a context manager's `__exit__`,
+    and behind the call that has just got a lock.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._lock = threading.Lock()
+        self._queues: dict[bytes, dict[threading.Lock, None]] = {}
+
+    def run(self, key: bytes, deadline: float, work: Callable[[], T], refusal: Callable[[bytes], TrothError]) -> T:
+        """Do *work* once the queue of *key* lets us in; *refusal*: it has not by *deadline*."""
+        bell = threading.Lock()
+        bell.acquire()
+        queue: dict[threading.Lock, None] = {}
+        try:
+            with self._lock:
+                queue = self._queues.setdefault(key, queue)
+                queue[bell] = None
+            while len(queue) > self._room and bell not in list(queue)[: self._room]:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise refusal(key)
+                bell.acquire(timeout=min(left_s, LOOK_AGAIN_S))
+            return work()
+        finally:
+            queue.pop(bell, None)
+            self._on_left(key, queue)
+
+    def _on_left(self, key: bytes, queue: dict[threading.Lock, None]) -> None:
+        with self._lock:
+            if not queue and self._queues.get(key) is queue:  # not the one that others have begun since
+                del self._queues[key]
+            elif len(queue) >= self._room:
+                for bell in list(queue)[: self._room]:
+                    if bell.locked():
+                        bell.release()
 
 
 def _used_up(key: bytes) -> Unavailable:
     return Unavailable(f"other calls of this client for {key!r:.60} have used up the time")
 
 
+def _no_place(_: bytes = b"") -> Overloaded:
+    return Overloaded(f"{CALLS_MAX} calls of this client were under way for all of this one's time")
+
+
 class Turns:
-    """Threads take turns at a key. Its lock exists only while somebody holds it or waits for it."""
+    """Threads take turns at a key, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._locks: dict[bytes, tuple[threading.Lock, int]] = {}
+        self._queues = _Queues(1)
 
-    @contextmanager
-    def of(self, key: bytes, deadline: float) -> Iterator[None]:
-        """Hold *key*, waiting until *deadline* (of the monotonic clock) for it.
+    def run(self, key: bytes, deadline: float, work: Callable[[], T]) -> T:
+        """Do *work* in a turn at *key*, waiting until *deadline* (of the monotonic clock) for it.
 
         Raises:
             Unavailable: it was not to be had by then.
         """
-        with self._lock:
-            lock, users = self._locks.get(key, (threading.Lock(), 0))
-            self._locks[key] = (lock, users + 1)
-        try:
-            if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise _used_up(key)
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            with self._lock:
-                _let_go(self._locks, key)
-
-
-def _no_place() -> Overloaded:
-    return Overloaded(f"{CALLS_MAX} calls of this client were under way for all of this one's time")
+        return self._queues.run(key, deadline, work, _used_up)
 
 
 class Places:
-    """Places for the calls of threads."""
+    """Places for the calls of threads; who came first has the next one that is free."""
 
     def __init__(self) -> None:
-        self._free = threading.Semaphore(CALLS_MAX)
+        self._queues = _Queues(CALLS_MAX)
 
-    @contextmanager
-    def one(self, deadline: float) -> Iterator[None]:
-        """Hold a place, waiting until *deadline* (of the monotonic clock) for it.
+    def run(self, deadline: float, work: Callable[[], T]) -> T:
+        """Do *work* in a place, waiting until *deadline* (of the monotonic clock) for it.
 
         Raises:
             Overloaded: none was to be had by then.
         """
-        if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise _no_place()
-        try:
-            yield
-        finally:
-            self._free.release()
+        return self._queues.run(b"", deadline, work, _no_place)
 
 
 class AsyncPlaces:
@@ -130,12 +156,8 @@ class AsyncTurns:
             finally:
                 lock.release()
         finally:
-            _let_go(self._locks, key)
-
-
-def _let_go(locks: dict[bytes, tuple[Lock, int]], key: bytes) -> None:
-    lock, users = locks[key]
-    if users == 1:
-        del locks[key]
-    else:
-        locks[key] = (lock, users - 1)
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)
