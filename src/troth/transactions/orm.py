@@ -20,6 +20,7 @@ class BoundSession(Session):
         # commit() of the session is a flush, rollback() ends the branches: the transaction's own block commits.
         super().__init__(join_transaction_mode="rollback_only", **options)
         self._troth_transaction = transaction
+        self._nesting = transaction._nesting
         self._savepoints = 0
         """So many of the transaction's are open around what is done now."""
         self._was_idle = False
@@ -30,7 +31,7 @@ class BoundSession(Session):
         """The states of objects (which may have no hash), since then."""
         event.listen(self, "after_begin", _has_begun)
         event.listen(self, "pending_to_persistent", _has_inserted)
-        transaction.joined_by(self)
+        self._nesting.add_session(self)
 
     @override
     def get_bind(self, *args: Any, **options: Any) -> Any:
@@ -40,7 +41,7 @@ class BoundSession(Session):
         connection = self._troth_transaction[found]
         if self._was_idle:
             # In a savepoint of the caller's, which ends when the caller likes, it makes none of its own.
-            is_ours = self._troth_transaction.has_made(connection.get_nested_transaction())
+            is_ours = self._nesting.has_made(connection.get_nested_transaction())
             self.join_transaction_mode = "create_savepoint" if is_ours else "rollback_only"
         return connection
 
@@ -91,9 +92,9 @@ class BoundSession(Session):
         if not self._was_idle:
             return
         if self.join_transaction_mode == "create_savepoint":
-            self._troth_transaction.made(connection.get_nested_transaction())
+            self._nesting.note_made(connection.get_nested_transaction())
         if self._ending is not transaction:
-            self._troth_transaction.ends_with_savepoint(self._end_begun)
+            self._nesting.end_with_innermost(self._end_begun)
             self._ending = transaction
 
     def _end_begun(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -2,25 +2,25 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import exc
 
 from troth.core.twophase.table import Event, State
 from troth.errors import Aborted, TrothError, UsageError
+from troth.transactions.nesting import Nesting
 from troth.transactions.outcome import Outcome
 from troth.transactions.owner import Owner
 from troth.transactions.participants.base import Begun, Branch, Participant
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, NestedTransaction
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
     from troth.transactions.core import Core
-    from troth.transactions.orm import BoundSession
 
 
 class AlreadyDone(BaseException):
@@ -48,15 +48,10 @@ class Transaction(Owner):
             other's.
     """
 
-    _sessions: "tuple[BoundSession, ...]" = ()
-    _savepoints: tuple[ExitStack, ...] = ()
-    """Those that are open; what has to end with one is in its stack."""
-    _own: frozenset[Any] = frozenset()
-    """The innermost one's savepoints in the databases, of branches and sessions; others are the caller's."""
-
     def __init__(self, core: "Core", *, timeout: float | None, key: str, wait: str) -> None:
         super().__init__(core, timeout=timeout, key=key, wait=wait)
         self._opening = threading.Lock()
+        self._nesting = Nesting()
         core.on_step("begun")
         if key:
             try:
@@ -135,20 +130,10 @@ class Transaction(Owner):
 
         Branches that are first touched inside of it are not undone by it; the block's error then says so.
         """
-        self._flush_sessions()
-        before, outer = len(self._branches), (self._savepoints, self._own)
-        handles = [branch.handle for branch in self._branches]
-        connections = [handle for handle in handles if isinstance(handle, Connection)]
+        self._nesting.flush()
+        before = len(self._branches)
         try:
-            with ExitStack() as stack:
-                for session in self._sessions:
-                    session.join(connections)
-                for branch in self._branches:
-                    stack.enter_context(branch.savepoint())
-                for session in self._sessions:
-                    stack.enter_context(session.savepoint(connections))
-                self._savepoints = (*self._savepoints, stack)
-                self._own = frozenset(connection.get_nested_transaction() for connection in connections)
+            with self._nesting.savepoint(self._branches):
                 yield
         except BaseException as error:  # Ctrl-C and a cancelled task too: they may be caught around it
             if len(self._branches) > before:
@@ -159,36 +144,13 @@ class Transaction(Owner):
                 )
                 self._why.__cause__ = error
             raise
-        finally:
-            self._savepoints, self._own = outer
-
-    def joined_by(self, session: "BoundSession") -> None:
-        """Another session works in this transaction."""
-        self._sessions = (*self._sessions, session)
-        for stack in self._savepoints:
-            stack.enter_context(session.savepoint(()))
-
-    def ends_with_savepoint(self, end: Callable[..., None]) -> None:
-        """Call *end*, as an ``__exit__``, before what the innermost savepoint holds already."""
-        self._savepoints[-1].push(end)
-
-    def has_made(self, savepoint: "NestedTransaction | None") -> bool:
-        """Whether this savepoint of a database (or none) ends with the innermost of ours, not when its caller likes."""
-        return savepoint is None or savepoint in self._own
-
-    def made(self, savepoint: "NestedTransaction | None") -> None:
-        self._own |= {savepoint}
-
-    def _flush_sessions(self) -> None:
-        for session in self._sessions:
-            session.flush()
 
     def rollback(self) -> None:
         """Give up: roll back every branch now, if it is not over. The block's end then does nothing more."""
         if self.replayed:
             self._end_replayed()
         elif self._state is State.ACTIVE:
-            self._sessions = ()
+            self._nesting.sessions = ()
             self._run(Event.ABORT_ASKED)
             self.outcome = Outcome.ABORTED
             if self._interrupt is not None:
@@ -217,13 +179,13 @@ class Transaction(Owner):
             raise UsageError("this transaction is over; begin another one")
         try:
             if self._why is None:
-                self._flush_sessions()
+                self._nesting.flush()
         except Exception as error:  # noqa: BLE001  (the cause of the abort)
             self._why = error
         except BaseException:
             self.rollback()
             raise
-        self._sessions = ()
+        self._nesting.sessions = ()
         if self._why is not None:
             self._run(Event.ABORT_ASKED)
         else:

@@ -247,6 +247,14 @@ def test_what_the_log_says_and_is_no_decision_decides_nothing(
     assert place.trace[-2:] == ["bank is closed", "stock is closed"]
 
 
+def test_callers_see_of_a_transaction_what_is_theirs(place: Place) -> None:
+    """And nothing of what it is made of."""
+    assert {name for name in dir(place.begin()) if not name.startswith("_")} == {
+        *("gid", "key", "outcome", "pending", "replayed"),
+        *("engines", "session", "savepoint", "commit", "rollback"),
+    }
+
+
 def test_the_first_no_is_the_reason(place: Place) -> None:
     place.bank.fails |= {"prepare!": REFUSED, "roll back": NotApplied("and neither will it roll back")}
     place.stock.fails["prepare!"] = NotApplied("so do I")
