@@ -84,7 +84,7 @@ def test_an_interruption_while_a_snapshot_is_waited_for_leaves_the_next_one_alon
     left, right = engines
     with TwoPhaseCommit([left, right], log=str(tmp_path / "log"), recover_every=None) as tpc:
         barrier = tpc._core.barrier
-        barrier.enter_exclusive(1.0)
+        barrier.enter_exclusive(1.0, "a snapshot")
 
         def interrupted(who: str, until: float) -> None:
             raise Interrupted
@@ -94,7 +94,7 @@ def test_an_interruption_while_a_snapshot_is_waited_for_leaves_the_next_one_alon
             with pytest.raises(Interrupted), tpc.begin() as tx:
                 tx[left].execute(entry.insert().values(id=1))
                 tx[right].execute(entry.insert().values(id=1))
-        barrier.leave_exclusive()
+        barrier.leave_exclusive("a snapshot")
         tpc.recover()
         with tpc.snapshot(timeout=2.0) as snap:
             assert snap[left].scalar(sa.select(entry.c.id)) == snap[right].scalar(sa.select(entry.c.id)) == 1

@@ -94,7 +94,7 @@ class Barrier:
                     # Who waits for nobody to share has excluded newcomers first.
                     self._changed.notify_all()
 
-    def enter_exclusive(self, within_s: float, who: str = "a snapshot") -> None:
+    def enter_exclusive(self, within_s: float, who: str) -> None:
         """Wait until nobody is in a second phase; whoever calls this calls `leave_exclusive`, however it ends.
 
         Raises:
@@ -128,7 +128,7 @@ class Barrier:
     def _marks(self) -> tuple[int, bytes]:
         return self._went_on, os.pread(self._file, MARK_BYTES, 0) if self._file >= 0 else b""
 
-    def leave_exclusive(self, who: str = "a snapshot") -> None:
+    def leave_exclusive(self, who: str) -> None:
         """Let second phases go on, if *who* keeps them out; perhaps it had not entered."""
         with self._changed:
             if self._excluded != who:

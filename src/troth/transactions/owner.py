@@ -96,7 +96,7 @@ class Owner(Fan):
     def __del__(self) -> None:
         self._core.dropped(self._own_gid)
 
-    def _run(self, event: Event | None) -> None:
+    def _run(self, event: Event) -> None:
         core = self._core
         try:
             core.entered(self._own_gid)

@@ -17,6 +17,7 @@ from troth.errors import StorageError, Unavailable, UsageError
 from troth.transactions.core import Core
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Participant
+from troth.transactions.participants.connection import overriding
 from troth.transactions.participants.sql import SqlParticipant
 from troth.transactions.recovery import Recovery
 from troth.transactions.report import UNREACHABLE
@@ -38,6 +39,7 @@ FIRST_LOOK = {
 _numbers = itertools.count()
 
 
+@overriding
 class SnapshotConnection(Connection):
     """It sees what its snapshot saw until that ends."""
 

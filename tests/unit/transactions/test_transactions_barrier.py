@@ -31,16 +31,16 @@ def test_a_paused_reader_keeps_no_commit_waiting_for_ever(
 ) -> None:
     monkeypatch.setattr(barrier, "WAIT_MAX_S", 0.02)
     reader, writer = sides
-    reader.enter_exclusive(1)
+    reader.enter_exclusive(1, "a snapshot")
     assert reader.is_whole()
     writer.enter_shared("a")
     assert not reader.is_whole(), "what the reader sees now may be half of a transaction"
     writer.leave_shared("a")
     assert not reader.is_whole()
-    reader.leave_exclusive()
-    reader.enter_exclusive(1)
+    reader.leave_exclusive("a snapshot")
+    reader.enter_exclusive(1, "a snapshot")
     assert reader.is_whole(), "it was whole for the next look"
-    reader.leave_exclusive()
+    reader.leave_exclusive("a snapshot")
 
 
 def test_tasks_that_wait_for_a_snapshot_leave_it_the_threads_to_be_taken_in(
@@ -55,11 +55,11 @@ def test_tasks_that_wait_for_a_snapshot_leave_it_the_threads_to_be_taken_in(
         commits = 3 * aio_waiting.THREADS
         waiting, gate = aio_waiting.InTasks(), Barrier(tmp_path / "barrier")
         place = Place(gate, waiting, commits)
-        await greenlet_spawn(waiting.blocking, gate.enter_exclusive, 1.0)
+        await greenlet_spawn(waiting.blocking, gate.enter_exclusive, 1.0, "a snapshot")
         tasks = [asyncio.ensure_future(greenlet_spawn(place.share)) for _ in range(commits)]
         await place.all_asked.wait()
         assert await greenlet_spawn(waiting.blocking, gate.is_whole), "the snapshot is not kept from being taken"
-        await greenlet_spawn(waiting.blocking, gate.leave_exclusive)
+        await greenlet_spawn(waiting.blocking, gate.leave_exclusive, "a snapshot")
         await asyncio.gather(*tasks)
         assert len(gate._sharing) == commits
         waiting.end()
@@ -90,7 +90,7 @@ def test_who_has_waited_behind_others_does_not_wait_anew(
 ) -> None:
     monkeypatch.setattr(barrier, "WAIT_MAX_S", 3600.0)
     reader, writer = sides
-    reader.enter_exclusive(1)
+    reader.enter_exclusive(1, "a snapshot")
     commit = threading.Thread(target=writer.enter_shared, args=("a", time.monotonic() - 1.0), daemon=True)
     commit.start()
     commit.join(10)
@@ -104,7 +104,7 @@ def test_a_commit_waits_for_a_reader_that_is_quick(
     """And no longer than for that."""
     monkeypatch.setattr(barrier, "WAIT_MAX_S", 3600.0)
     reader, writer = sides
-    reader.enter_exclusive(1)
+    reader.enter_exclusive(1, "a snapshot")
     inside = threading.Event()
 
     def commit() -> None:
@@ -116,7 +116,7 @@ def test_a_commit_waits_for_a_reader_that_is_quick(
     thread.start()
     assert not inside.wait(0.05)
     assert reader.is_whole()
-    reader.leave_exclusive()
+    reader.leave_exclusive("a snapshot")
     assert inside.wait(10)
     thread.join()
 
@@ -126,15 +126,15 @@ def test_a_reader_is_refused_while_a_commit_is_under_way(sides: tuple[Barrier, B
     writer.enter_shared("a")
     for each in (writer, reader):  # a snapshot of the writer's own process gives up without letting others in
         with pytest.raises(Unavailable):
-            each.enter_exclusive(0.01)
+            each.enter_exclusive(0.01, "a snapshot")
     writer.enter_shared("b")  # the refused one keeps nobody out
     writer.leave_shared("a")
     writer.leave_shared("a")  # as one who was interrupted does, to be sure
     with pytest.raises(Unavailable):
-        reader.enter_exclusive(0.01)
+        reader.enter_exclusive(0.01, "a snapshot")
     writer.leave_shared("b")
-    reader.enter_exclusive(1)
-    reader.leave_exclusive()
+    reader.enter_exclusive(1, "a snapshot")
+    reader.leave_exclusive("a snapshot")
 
 
 def test_a_look_that_a_commit_did_not_wait_for_is_thrown_away(
@@ -221,21 +221,21 @@ def test_in_a_process_without_a_file_a_commit_that_did_not_wait_is_seen_too(
 ) -> None:
     monkeypatch.setattr(barrier, "WAIT_MAX_S", 0.01)
     gate = Barrier(None)
-    gate.enter_exclusive(1)
+    gate.enter_exclusive(1, "a snapshot")
     gate.enter_shared("a")
     gate.leave_shared("a")
     assert not gate.is_whole()
-    gate.leave_exclusive()
+    gate.leave_exclusive("a snapshot")
 
 
 def test_who_is_let_in_at_once_is_waited_for(sides: tuple[Barrier, Barrier]) -> None:
     reader, writer = sides
     assert writer.try_enter_shared("a")
     with pytest.raises(Unavailable):
-        reader.enter_exclusive(0.01)
+        reader.enter_exclusive(0.01, "a snapshot")
     writer.leave_shared("a")
-    reader.enter_exclusive(1)
-    reader.leave_exclusive()
+    reader.enter_exclusive(1, "a snapshot")
+    reader.leave_exclusive("a snapshot")
 
 
 def test_an_interrupt_anywhere_on_the_way_in_keeps_no_snapshot_waiting(sides: tuple[Barrier, Barrier]) -> None:
@@ -244,5 +244,5 @@ def test_an_interrupt_anywhere_on_the_way_in_keeps_no_snapshot_waiting(sides: tu
         with suppress(Interrupted):
             interruption.run(partial(writer.enter_shared, "a"))
         writer.leave_shared("a")
-        reader.enter_exclusive(0.01)
-        reader.leave_exclusive()
+        reader.enter_exclusive(0.01, "a snapshot")
+        reader.leave_exclusive("a snapshot")

@@ -182,8 +182,8 @@ def interrupted(interruption: Interruption, log: FileLog, names: tuple[str, ...]
     process.recovery.run()
     assert not process.core._under_way, "recovery leaves it to its owner for ever"
     assert not has_begun or not any(database.held for database in databases), "a connection is not given back"
-    process.core.barrier.enter_exclusive(0.001)  # nobody keeps a snapshot waiting
-    process.core.barrier.leave_exclusive()
+    process.core.barrier.enter_exclusive(0.001, "a snapshot")  # nobody keeps a snapshot waiting
+    process.core.barrier.leave_exclusive("a snapshot")
     states = [database.states.get(f"{gid}.{number}") for number, database in enumerate(databases)]
     assert states in (["committed"] * len(names), ["rolled back"] * len(names))
     was_handed_in = len(names) > 1 and any(state in (State.DECIDING, State.IN_DOUBT) for state, _ in then)

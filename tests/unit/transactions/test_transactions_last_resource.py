@@ -16,7 +16,7 @@ from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
 from troth.transactions.participants import sqlite  # noqa: E402
 from troth.transactions.participants.base import Begun  # noqa: E402
-from troth.transactions.participants.sql import SqlBranch, SqlParticipant  # noqa: E402
+from troth.transactions.participants.sql import SqlBranch  # noqa: E402
 
 
 def test_the_time_of_a_transaction_is_not_that_of_the_next_on_its_connection(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_one_dead_connection_tells_of_all_that_the_pool_has_from_before(tmp_path
             raise gone
 
     with pytest.raises(sa.exc.OperationalError, match="gone away"):
-        Dead(SqlParticipant("last", engine, engine), 0, Begun("gid", None))
+        Dead(sqlite.Sqlite("last", engine, engine), 0, Begun("gid", None))
     with engine.connect() as one, engine.connect() as other:
         assert not stale & {each.connection.driver_connection for each in (one, other)}
 

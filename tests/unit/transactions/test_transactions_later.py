@@ -69,12 +69,12 @@ def test_no_snapshot_is_taken_while_a_second_phase_goes_on_behind_the_callers_ba
             tx[name]
     try:
         with pytest.raises(Unavailable):
-            core.barrier.enter_exclusive(0.01)
+            core.barrier.enter_exclusive(0.01, "a snapshot")
     finally:
         waiting.go_on.set()
         waiting.thread.join(5)
-    core.barrier.enter_exclusive(5)
-    core.barrier.leave_exclusive()
+    core.barrier.enter_exclusive(5, "a snapshot")
+    core.barrier.leave_exclusive("a snapshot")
     core.close()
 
 

@@ -164,7 +164,7 @@ def place(tmp_path: Path) -> Any:
     place = Place(tmp_path)
     yield place
     # Whatever happened, nobody waits for a transaction that has ended.
-    place.core.barrier.enter_exclusive(0.01)
+    place.core.barrier.enter_exclusive(0.01, "a snapshot")
     assert not place.core._under_way
     place.core.close()
 
@@ -521,7 +521,7 @@ def test_the_last_resource_decides_in_the_barrier_and_the_others_follow(
     def mark(branch: Branch) -> None:
         branch._told("mark")()
         with pytest.raises(Unavailable):
-            place.core.barrier.enter_exclusive(0.001)
+            place.core.barrier.enter_exclusive(0.001, "a snapshot")
 
     monkeypatch.setattr(Branch, "commit_with_marker", mark)
     tx = place.begin("bank", "lite")

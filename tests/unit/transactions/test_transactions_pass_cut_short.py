@@ -24,8 +24,8 @@ def let_in(barrier: Barrier) -> None:
     """A commit is, and then a snapshot."""
     assert barrier.try_enter_shared("a commit")
     barrier.leave_shared("a commit")
-    barrier.enter_exclusive(0.001)
-    barrier.leave_exclusive()
+    barrier.enter_exclusive(0.001, "a snapshot")
+    barrier.leave_exclusive("a snapshot")
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from troth import TwoPhaseCommit  # noqa: E402
 from troth.core.twophase.gid import Epoch  # noqa: E402
 from troth.errors import Aborted, NotApplied, UsageError  # noqa: E402
 from troth.transactions.participants.base import Begun, Facts  # noqa: E402
+from troth.transactions.participants.connection import BranchConnection, overriding  # noqa: E402
 from troth.transactions.participants.sql import was_lost  # noqa: E402
 from troth.transactions.participants.sqlite import Sqlite, SqliteBranch  # noqa: E402
 
@@ -247,3 +248,11 @@ def test_an_engine_with_options_names_the_branch_of_its_engine(tmp_path: Path) -
     with TwoPhaseCommit({"last": dirty}, log=tmp_path / "log", recover_every=None) as tpc, tpc.begin() as tx:
         assert tx[dirty].exec_driver_sql("PRAGMA read_uncommitted").scalar() == 1
         tx[dirty.execution_options()]
+
+
+def test_what_sqlalchemy_has_not_is_not_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a version that calls it by another name would let a branch commit alone."""
+    assert overriding(BranchConnection) is BranchConnection
+    monkeypatch.delattr(sa.Connection, "_commit_impl")
+    with pytest.raises(ImportError, match=r"has no Connection\._commit_impl, which troth overrides; install"):
+        overriding(BranchConnection)

@@ -7,11 +7,10 @@ from troth.client.operations import Get, Put, create_revision, mod_revision
 from troth.client.sync import Client, Lease
 from troth.core.twophase.gid import Epoch, base36, drawn_log
 from troth.errors import NotApplied, RequestError, TrothError
-from troth.transactions.log.interface import Coordinator
+from troth.transactions.log.interface import PLACES_MAX, Coordinator
 from troth.transactions.log.keys import EpochCell, Keys, decode, encode, first, last_part
 
 ALIVE_TTL_S = 10
-PLACES_MAX = 4096
 
 
 class ClusterPlace:

@@ -24,11 +24,11 @@ from troth.core.twophase.gid import LOG_CHARS, base36, drawn_log, is_name
 from troth.errors import Corrupt, StorageError
 from troth.runtime.files import sync_directory
 from troth.transactions import forks
+from troth.transactions.log.interface import PLACES_MAX
 
 LOG_ID = "log-id"
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
-PLACES_MAX = 4096
 PLACE_WAIT_S = 0.5
 PLACE_PAUSE_S = 0.005
 KEYS_WAIT_S = 2.0

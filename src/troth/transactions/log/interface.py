@@ -8,6 +8,9 @@ from troth.core.twophase.gid import Epoch, Gid
 from troth.core.twophase.records import Abort, Commit, Heuristic, Member
 from troth.errors import TrothError
 
+PLACES_MAX = 4096
+"""Coordinators that live at the same time, in one log."""
+
 
 class Decided(NamedTuple):
     """The answer to a Commit that was handed in.

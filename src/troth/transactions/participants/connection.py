@@ -2,13 +2,15 @@
 
 Events of the engine would show the same, and cost every statement of the engine, in a transaction of ours or not, about
 fifty calls (SQLAlchemy joins the listeners of engine and connection anew for each). So these are overridden instead;
-mypy checks that SQLAlchemy still has them, and tests/integration/test_twophase_guarantees.py that it still calls them.
+`overriding` checks that SQLAlchemy still has them, tests/integration/test_twophase_guarantees.py that it still calls
+them.
 """
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import sqlalchemy
 from sqlalchemy import Connection, CursorResult, exc
 from typing_extensions import override
 
@@ -21,6 +23,26 @@ if TYPE_CHECKING:
 _log = logging.getLogger("troth.transactions")
 
 
+_Kind = TypeVar("_Kind", bound=type[Connection])
+
+
+def overriding(kind: _Kind) -> _Kind:
+    """*kind*, a Connection. One of another version of SQLAlchemy need not have what it overrides: then nothing would
+    call it, and a commit() of one branch alone, say, would not be refused.
+
+    Raises:
+        ImportError: it has not.
+    """
+    for name, method in vars(kind).items():
+        if getattr(method, "__override__", False) and not hasattr(Connection, name):
+            raise ImportError(
+                f"SQLAlchemy {sqlalchemy.__version__} has no Connection.{name}, which troth overrides; install one that"
+                " troth is made for: pip install 'troth[sql]'"
+            )
+    return kind
+
+
+@overriding
 class BranchConnection(Connection):
     """One branch's connection, as long as `branch` is set; otherwise like any other."""
 

@@ -5,6 +5,7 @@ changed rows spares us the question "did this branch write?"; and ``connection.c
 transaction is refused, since it would commit one branch alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -207,7 +208,7 @@ class _Unpooled(OptionEngine):
         super().__init__(engine, {})
 
 
-class SqlParticipant(WithoutExtras):
+class SqlParticipant(WithoutExtras, ABC):
     """The common half of a participant behind an engine."""
 
     kind = ""
@@ -237,17 +238,17 @@ class SqlParticipant(WithoutExtras):
         application's do."""
         return _Unpooled(engine or self.engine)
 
-    def facts(self) -> Facts:
-        raise NotImplementedError
+    @abstractmethod
+    def facts(self) -> Facts: ...
 
-    def open(self, number: int, begun: Begun) -> Branch:
-        raise NotImplementedError
+    @abstractmethod
+    def open(self, number: int, begun: Begun) -> Branch: ...
 
-    def prepared(self) -> list[Prepared]:
-        return []
+    @abstractmethod
+    def prepared(self) -> list[Prepared]: ...
 
-    def finish(self, branch: str, *, commit: bool) -> Finding:
-        return Finding.ABSENT
+    @abstractmethod
+    def finish(self, branch: str, *, commit: bool) -> Finding: ...
 
     def close(self) -> None:
         self._own.dispose()

@@ -15,9 +15,10 @@ from typing import Any, Final, cast
 from sqlalchemy import Engine, exc
 from typing_extensions import override
 
+from troth.core.twophase.table import Finding
 from troth.errors import PreflightFailed
 from troth.transactions.channels.blocking import BlockingStatements
-from troth.transactions.participants.base import Begun, Facts, nothing_to_await
+from troth.transactions.participants.base import Begun, Facts, Prepared, nothing_to_await
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
 
 TABLE = "troth_decision"
@@ -190,6 +191,14 @@ class Sqlite(SqlParticipant):
     @override
     def open(self, number: int, begun: Begun) -> SqliteBranch:
         return SqliteBranch(self, number, begun)
+
+    @override
+    def prepared(self) -> list[Prepared]:
+        return []
+
+    @override
+    def finish(self, branch: str, *, commit: bool) -> Finding:
+        return Finding.ABSENT
 
     @override
     def prune(self, coordinator: str, needed: Collection[str]) -> None:
