@@ -1,4 +1,5 @@
-"""What cluster there is in a directory of `LocalCluster`: the names and addresses of its servers, in ``cluster.json``.
+"""What cluster there is in a directory of `LocalCluster`: the names and addresses of its servers, in ``cluster.json``,
+and what each begins with.
 
 A server that comes or goes is in two places, here and in the membership that the cluster agrees about, and this process
 may die in between. So the intention is written first (*changing*), and carried through by the next start. The same with
@@ -7,11 +8,16 @@ when the others have none yet (*founding*).
 """
 
 import json
+import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from troth.errors import UsageError
+from troth.errors import StorageError, UsageError
+from troth.ids import NodeId
 from troth.runtime.files import DiskFiles
+from troth.runtime.genesis import Founding, Introduction, genesis_of
+from troth.server.config import ServerConfig
 from troth.storage import identity as identities
 
 LAYOUT = "cluster.json"
@@ -90,12 +96,55 @@ def write(layout: Layout, directory: Path, transport: str) -> None:
         finish_file(file, new, path)
 
 
-def identity_in(directory: Path) -> identities.Identity | None:
-    """Who the server of that *directory* is; None if it has never run."""
+def draw_node_id() -> NodeId:
+    """The id of a server, which nobody has had."""
+    return NodeId(random.SystemRandom().getrandbits(63) | 1)
+
+
+def foundings(layout: Layout, servers: Iterable[ServerConfig]) -> dict[str, Founding]:
+    """What each of *servers* begins with. Where one has run already, nothing is formed anew; else *layout* gets the ids
+    that were drawn, to be written before a server starts.
+
+    Raises:
+        StorageError: the data directory of one is damaged, or another engine's.
+    """
+    configs = list(servers)
+    known = {config.name: _identity(config) for config in configs}
+    old = [each.genesis for each in known.values() if each is not None and each.genesis.voters]
+    ids = {
+        name: each.node_id if each else NodeId(layout.founding.get(name) or draw_node_id())
+        for name, each in known.items()
+    }
+    # A directory that was wiped gets a fresh id, which is not in the genesis of the others: its server refuses.
+    genesis = old[0] if old else genesis_of([_introduction(config, ids[config.name]) for config in configs])
+    if not old:
+        layout.founding = {name: int(node_id) for name, node_id in ids.items()}
+    return {name: Founding(node_id=ids[name], genesis=genesis) for name in ids}
+
+
+def _identity(config: ServerConfig) -> identities.Identity | None:
+    """Who the server of *config* has been; None when it has never run."""
+    directory = Path(config.data_dir)
     if not directory.exists():
         return None
-    files = DiskFiles(directory)
     try:
-        return identities.load(files)
-    finally:
-        files.close()
+        files = DiskFiles(directory)
+        try:
+            known = identities.load(files)
+        finally:
+            files.close()
+        if known is not None:
+            identities.check_consensus(known, config.consensus_identity)
+    except StorageError as error:
+        error.args = (f"server {config.name}, in {directory}: {error}",)
+        raise
+    return known
+
+
+def _introduction(config: ServerConfig, node_id: NodeId) -> Introduction:
+    return Introduction(
+        node_id=node_id,
+        name=config.name,
+        peer_address=config.peer_address,
+        client_address=config.client_address,
+    )

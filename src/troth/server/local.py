@@ -9,7 +9,6 @@ cluster is empty, its server starts with a new identity and refuses, as it must.
 
 import contextlib
 import os
-import random
 import shutil
 import socket
 import tempfile
@@ -22,18 +21,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from troth.core.interface import Membership
-from troth.errors import NotApplied, StorageError, TrothError, Unavailable, UsageError
+from troth.errors import NotApplied, TrothError, Unavailable, UsageError
 from troth.ids import NodeId
 from troth.runtime.addresses import UNIX_PATH_BYTES_MAX
 from troth.runtime.files import make_durably
-from troth.runtime.genesis import Founding, Introduction, genesis_of
+from troth.runtime.genesis import Founding
 from troth.server import layout as layouts
 from troth.server.config import ServerConfig
 from troth.server.free_port import free_port
 from troth.server.layout import JOINING, LEAVING
 from troth.server.pairs import Pairs
 from troth.server.process import READY_SECONDS_MAX, RaftServer
-from troth.storage import identity as identities
 
 if TYPE_CHECKING:
     from troth.client.sync import Client
@@ -248,7 +246,7 @@ class LocalCluster:
         old.stop()
         old.close()
         ends = self._pairs.with_all(name, node_id) if self.transport == "pipe" else {}
-        server = self._spawn(name, Founding(node_id=_draw_node_id(), genesis=self._genesis), ends)
+        server = self._spawn(name, Founding(node_id=layouts.draw_node_id(), genesis=self._genesis), ends)
         server.node_id = node_id
         if wait:
             server.wait_ready()
@@ -370,34 +368,9 @@ class LocalCluster:
         return server
 
     def _foundings(self) -> dict[str, Founding]:
-        """What each server begins with; when there is anything already, nothing is formed anew."""
-        known = {name: self._identity(name) for name in self._layout.settled}
-        old = [each.genesis for each in known.values() if each is not None and each.genesis.voters]
-        drawn = {name: NodeId(self._layout.founding.get(name) or _draw_node_id()) for name in known}
-        ids = {name: each.node_id if each else drawn[name] for name, each in known.items()}
-        # A directory that was wiped gets a fresh id, which is not in the genesis of the others: its server refuses.
-        self._genesis = old[0] if old else genesis_of([self._introduction(name, ids[name]) for name in ids])
-        if not old:
-            self._layout.founding = {name: int(node_id) for name, node_id in ids.items()}
-        return {name: Founding(node_id=ids[name], genesis=self._genesis) for name in ids}
-
-    def _identity(self, name: str) -> identities.Identity | None:
-        """Who the server called *name* has been; None when it has never run."""
-        directory = self.data_dir / name
-        try:
-            known = layouts.identity_in(directory)
-            if known is not None:
-                identities.check_consensus(known, self._config(name).consensus_identity)
-        except StorageError as error:
-            error.args = (f"server {name}, in {directory}: {error}",)
-            raise
-        return known
-
-    def _introduction(self, name: str, node_id: NodeId) -> Introduction:
-        addresses = self._addresses[name]
-        return Introduction(
-            node_id=node_id, name=name, peer_address=addresses["peer"], client_address=addresses["client"]
-        )
+        foundings = layouts.foundings(self._layout, [self._config(name) for name in self._layout.settled])
+        self._genesis = next(iter(foundings.values())).genesis
+        return foundings
 
     def _new_addresses(self, name: str) -> dict[str, str]:
         if self.transport == "tcp":
@@ -422,7 +395,3 @@ def _remove(directory: str, pid: int) -> None:
     """Remove what the process *pid* has made: a forked child of it leaves it alone."""
     if os.getpid() == pid:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _draw_node_id() -> NodeId:
-    return NodeId(random.SystemRandom().getrandbits(63) | 1)
