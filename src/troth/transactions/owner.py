@@ -308,7 +308,6 @@ class Owner(Fan):
     def _commit_last_resource(self) -> Event:
         core = self._core
         core.on_step("before_last_resource")
-        # No generator: if Ctrl-C ended one, Python would print it and go on.
         (branch,) = [b for b in self._branches if b.wrote and not b.participant.can_prepare]
         self._share_barrier()
         last = cast(LastResourceBranch, branch)

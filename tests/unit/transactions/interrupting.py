@@ -3,6 +3,10 @@
 CPython runs the handlers of signals in the main thread: where a function begins, after each call, and where a loop goes
 round. So a run is interrupted at the first such place that it comes to, the next run at the second, until one ends
 uninterrupted. What a profile or trace function raises comes up as the exception of a signal handler does.
+
+But for one place: where a generator is dropped before its end (``next(...)``, ``any(...)``) a profile function is
+called, and what it raises there Python prints and forgets; no handler runs there. What is interrupted here keeps to
+lists.
 """
 
 import gc
