@@ -248,7 +248,7 @@ NEAR = {
     "test_verify_history": ("history", "recorder", "verdict"),
     "test_transactions_file_log": ("file", "framing", "writer", "place", "directory"),
     "test_decision_log": ("file", "writer", "place", "replicated", "cluster_place", "pruning", "keys"),
-    "test_transactions_owner": ("owner", "fan", "core", "transaction", "sqlite", "snapshot"),
+    "test_transactions_owner": ("owner", "fan", "endings", "core", "transaction", "sqlite", "snapshot"),
     "test_transactions_cut_short": ("owner", "fan"),
     "test_transactions_pass_cut_short": ("recovery", "resolver", "snapshot", "barrier"),
     "test_transactions_left_behind": ("core", "remembered", "resolver"),
@@ -260,7 +260,8 @@ NEAR = {
     "test_transactions_barrier": ("barrier", "snapshot"),
     "test_transactions_last_resource": ("sqlite", "sql", "connection", "core"),
     "test_transactions_cluster": ("cluster",),
-    "test_transactions_sql": ("sql", "connection"),
+    "test_transactions_sql": ("sql", "connection", "named"),
+    "test_transactions_orm": ("nesting",),
 }
 """Tests that are about files which they are not named after."""
 TESTS_SECONDS = 24
