@@ -6,6 +6,7 @@ then, as it must when the leader is what is aimed at; everything else repeats.
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -40,7 +41,7 @@ class Inflicted:
     words: str
 
 
-class Nemesis:
+class Nemesis(ABC):
     """One kind of fault. Subclasses say what it needs, how it begins and how it ends."""
 
     name: str
@@ -48,13 +49,13 @@ class Nemesis:
     weight: int = 2
     seconds: tuple[float, float] = (0.5, 5.0)
 
+    @abstractmethod
     def begin(self, system: SystemUnderTest, rng: random.Random) -> Inflicted:
         """Do it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, system: SystemUnderTest, inflicted: Inflicted, rng: random.Random) -> None:
         """Undo it."""
-        raise NotImplementedError
 
 
 def _victim(system: SystemUnderTest, rng: random.Random) -> str:

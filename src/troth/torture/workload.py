@@ -2,6 +2,7 @@
 
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Finding:
     page: Path | None = None
 
 
-class Workload:
+class Workload(ABC):
     """Several workers call `step` again and again, each with a client of its own. `record` is its history."""
 
     name: str
@@ -35,19 +36,19 @@ class Workload:
         self.record = record
         self.rngs = [random.Random(f"{seed} {self.name} {worker}") for worker in range(self.workers)]
 
-    async def prepare(self, client: TortureClient) -> None:
+    async def prepare(self, client: TortureClient) -> None:  # noqa: B027 - few need it
         """Before any fault."""
 
+    @abstractmethod
     async def step(self, client: TortureClient, worker: int) -> None:
         """One operation, or a few that belong together. Raises `Definite` or `Indefinite` when one does not succeed."""
-        raise NotImplementedError
 
-    async def conclude(self, client: TortureClient) -> None:
+    async def conclude(self, client: TortureClient) -> None:  # noqa: B027 - few need it
         """After all faults are healed: read everything."""
 
+    @abstractmethod
     def findings(self) -> list[Finding]:
         """What came of it."""
-        raise NotImplementedError
 
     @property
     def operations(self) -> int:

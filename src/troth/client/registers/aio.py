@@ -88,8 +88,7 @@ class PaxosClient:
         """As `troth.PaxosClient.local`: ``async with await troth.aio.PaxosClient.local(directory) as registers``.
 
         Raises:
-            UsageError: *directory* can not be written, or holds another number of acceptors, or these have other
-                quorums.
+            UsageError: *directory* can not be written or holds another number of acceptors, or other quorums.
             Unavailable: an acceptor does not start.
         """
         from troth.client.registers.local import LocalAcceptors

@@ -83,8 +83,7 @@ class PaxosClient:
 
         Raises:
             UsageError: no addresses, one acceptor at two of them, sizes that are no numbers, quorums that need not meet
-                or that the set does not have, a set that is not to be founded, or a time-out that is no number of
-                seconds above 0.
+                or that the set does not have, a set that is not to be founded, or a wrong time-out.
             Unavailable: no acceptor answers in time.
             WrongCluster: the acceptors do not belong together.
         """
@@ -124,8 +123,7 @@ class PaxosClient:
         and connect. They end with this client, or with this process; their data stays.
 
         Raises:
-            UsageError: *directory* can not be written, or holds another number of acceptors, or these have other
-                quorums.
+            UsageError: *directory* can not be written or holds another number of acceptors, or other quorums.
             Unavailable: an acceptor does not start.
         """
         from troth.client.registers.local import LocalAcceptors
@@ -153,8 +151,7 @@ class PaxosClient:
         """Read a register; `value` is None if it holds nothing. One round trip where a quorum agrees.
 
         Raises:
-            UsageError: the key or the time-out is of another type or size than may be, or this client is closed or
-                another process's.
+            UsageError: a wrong key or time-out, or this client is closed or another process's.
             Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
             QuotaExceeded: the acceptors disagree, and have no room to settle that.
             WrongCluster: the acceptors belong to different sets.
@@ -168,8 +165,7 @@ class PaxosClient:
         """Write a register.
 
         Raises:
-            UsageError: an argument is of another type or size than may be, or this client is closed or another
-                process's; nothing was changed.
+            UsageError: a wrong argument, or this client is closed or another process's; nothing was changed.
             AlreadyDecided: `propose` has decided the register; nothing was changed.
             Unavailable, Overloaded, QuotaExceeded: no quorum in time, no place, no room; nothing was changed.
             OutcomeUnknown: it may have happened, or may yet.
@@ -253,8 +249,7 @@ class PaxosClient:
         written or deleted meanwhile may be there or not.
 
         Raises:
-            UsageError: an argument is of another type or size than may be, or this client is closed or another
-                process's.
+            UsageError: a wrong argument, or this client is closed or another process's.
             Unavailable, Overloaded: no quorum has answered in time, or the call found no place in its time.
             AcceptorsChanged: the set was changed meanwhile; call again.
             WrongCluster: the acceptors belong to different sets.
@@ -268,7 +263,7 @@ class PaxosClient:
         """Every acceptor of the present set, and how it is.
 
         Raises:
-            UsageError: the time-out is no number of seconds above 0, or this client is closed or another process's.
+            UsageError: a wrong time-out, or this client is closed or another process's.
         """
         deadline = self._deadline(within_s)
         config = self.configuration

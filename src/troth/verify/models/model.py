@@ -1,5 +1,6 @@
 """What every object is: a step of a deterministic state machine; and how an operation of a history becomes a call."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
@@ -39,7 +40,7 @@ class Call(Struct, frozen=True, kw_only=True):
     key: Value = None
 
 
-class Model:
+class Model(ABC):
     """An object. Subclasses set `name` and define `init` and `step`."""
 
     name: ClassVar[str] = "object"
@@ -50,13 +51,13 @@ class Model:
     pure: ClassVar[frozenset[str]] = frozenset({"read", "get", "contains"})
     """Operations that never change the state: a crashed one says nothing and is left out."""
 
+    @abstractmethod
     def init(self) -> Value:
         """The state before everything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, state: Value, call: Call) -> Value:
         """The next state, `Several` of them, or `ILLEGAL`."""
-        raise NotImplementedError
 
     def total(self, call: Call) -> bool:
         """Whether *call* is legal in every state."""
