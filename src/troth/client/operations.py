@@ -43,7 +43,7 @@ def as_bytes(text: Text) -> bytes:
                 f"{text!r:.60} is not text that UTF-8 can carry ({error.reason}); give bytes"
             ) from None
     if isinstance(text, bytes):
-        return text
+        return text if type(text) is bytes else bytes(text)  # np.bytes_, say, which no codec knows
     raise UsageError(f"keys and values are str or bytes, not {type(text).__name__}: {text!r:.60}")
 
 
@@ -54,7 +54,7 @@ def lease_id(lease: object) -> int:
         UsageError: no number, such as the `Lease` itself.
     """
     if isinstance(lease, int):
-        return lease
+        return int(lease)
     raise UsageError(f"lease= takes the number of a lease (lease.id), not {type(lease).__name__}")
 
 
@@ -176,7 +176,7 @@ class Comparable:
             return Compare(self._key, self._target, result, value=as_bytes(operand), range_end=self._end)
         if not isinstance(operand, int):
             raise UsageError(f"{self._target.name.lower()} is compared to a number, not to {operand!r:.60}")
-        return Compare(self._key, self._target, result, number=operand, range_end=self._end)
+        return Compare(self._key, self._target, result, number=int(operand), range_end=self._end)
 
     @override
     def __eq__(self, operand: Text | int) -> Compare:  # type: ignore[override]

@@ -35,6 +35,24 @@ def test_the_examples_in_docstrings_run(module: object) -> None:
     assert outcome.attempted > 0 and outcome.failed == 0
 
 
+class Bytes(bytes):
+    """As numpy's are: equal to bytes, and unknown to every codec."""
+
+
+class Number(int):
+    pass
+
+
+def test_what_callers_write_down_is_of_plain_types() -> None:
+    put = operations.Put(Bytes(b"k"), Bytes(b"v"), lease=Number(5))
+    assert (type(put.key), type(put.value), type(put.lease)) == (bytes, bytes, int)
+    assert (put.key, put.value, put.lease) == (b"k", b"v", 5)
+    condition = operations.version(Bytes(b"k")) > Number(1)
+    assert (type(condition.key), type(condition.number)) == (bytes, int)
+    held = b"v"
+    assert operations.as_bytes(held) is held
+
+
 def test_urls_are_read() -> None:
     assert parse_url("troth://a:1,b:2,a:1/").addresses == ("a:1", "b:2")
     assert parse_url("troth://[::1]:7001").addresses == ("[::1]:7001",)

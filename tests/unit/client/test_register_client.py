@@ -37,6 +37,7 @@ from troth.core.register.messages import (
     ConfigId,
     Describe,
     Described,
+    Read,
     Seat,
     State,
     founding,
@@ -132,6 +133,16 @@ def test_keys_and_values_are_checked_before_anything_is_sent() -> None:
         as_swap(None, None)
     assert as_function(lambda held: "x")(None) == b"x"
     assert as_function(lambda held: None)(b"v") is None
+
+
+def test_keys_and_values_that_are_somebodys_own_bytes_are_sent_as_bytes() -> None:
+    class Bytes(bytes):
+        pass
+
+    made = as_function(lambda _: Bytes(b"v"))(None)
+    given = (as_key(Bytes(b"k")), as_value(Bytes(b"v")), *as_swap(Bytes(b"v"), Bytes(b"w")), made)
+    assert given == (b"k", b"v", b"v", b"w", b"v")
+    assert {type(each) for each in given} == {bytes}
 
 
 def test_pauses_grow_have_a_bound_and_may_be_nothing() -> None:
@@ -358,6 +369,20 @@ async def test_an_asyncio_request_waits_for_room_behind_those_that_are_not_answe
     for job in jobs[1:]:
         with pytest.raises(LineLost):
             await job
+
+
+@asynchronous
+async def test_what_can_not_be_sent_takes_up_no_room() -> None:
+    """Only an answer would make it free again."""
+    connection, transport = aio_lines._Connection(), MagicMock(spec=asyncio.Transport)
+    transport.get_extra_info.return_value = None
+    transport.is_closing.return_value = False
+    connection.connection_made(transport)
+    connection.data_received(frame(encode_greeting(WELCOME)))
+    with pytest.raises(TypeError):
+        connection.ask(Read(CONFIG.id, type("Bytes", (bytes,), {})(b"k")))
+    assert not connection._asked
+    connection.connection_lost(None)
 
 
 @asynchronous

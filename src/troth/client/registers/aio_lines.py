@@ -61,8 +61,9 @@ class _Connection(FrameConnection):
         if self.closed:
             future.set_exception(LineLost("the connection broke", sent=False))
             return future
+        body = encode_ask(number, request)  # before it takes up room, which only an answer makes free
         self._asked[number] = future
-        self.send(encode_ask(number, request))
+        self.send(body)
         return future
 
     def give_up(self) -> None:
