@@ -135,6 +135,15 @@ def test_keys_and_values_are_checked_before_anything_is_sent() -> None:
     assert as_function(lambda held: None)(b"v") is None
 
 
+def test_a_change_takes_a_function_that_need_not_be_awaited() -> None:
+    async def never(held: bytes | None) -> bytes | None:
+        return held
+
+    for wrong in (b"x", None, never):
+        with pytest.raises(UsageError, match="plain function"):
+            as_function(wrong)  # type: ignore[arg-type]
+
+
 def test_keys_and_values_that_are_somebodys_own_bytes_are_sent_as_bytes() -> None:
     class Bytes(bytes):
         pass
@@ -216,6 +225,20 @@ def test_a_set_is_found_when_most_of_the_addresses_have_named_it() -> None:
     assert not discovery.is_enough
     discovery.on_described("a3:1", described(3, CONFIG))
     assert discovery.is_enough and discovery.settled() == CONFIG
+
+
+def test_who_looks_whether_enough_is_known_is_not_disturbed_by_an_answer_that_comes() -> None:
+    """Answers come in threads of their own."""
+    discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=None)
+
+    class Slow:
+        @property
+        def config(self) -> object:
+            discovery.on_described("a3:1", described(3, CONFIG))
+            return CONFIG
+
+    discovery._answered = {"a1:1": Slow(), "a2:1": described(2, CONFIG)}  # type: ignore[dict-item]
+    assert discovery.is_enough and len(discovery._answered) == 3
 
 
 def test_what_is_missing_is_named() -> None:

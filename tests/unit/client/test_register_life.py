@@ -80,6 +80,8 @@ class Acceptors:
         """Requests of these kinds find no room and never leave."""
         self.away: set[NodeId] = set()
         """Acceptors that answer nothing."""
+        self.lost: set[NodeId] = set()
+        """Acceptors that no connection can be made to."""
         self.looked = threading.Event()
         """One of them was asked what it holds."""
         self.asked = threading.Event()
@@ -93,6 +95,8 @@ class Acceptors:
             answer.set_exception(LineLost("the client is closed", sent=False))
         elif isinstance(send.request, self.stuck):
             pass
+        elif send.to in self.lost:
+            answer.set_exception(LineLost("refused", sent=False))
         elif self._is_unanswered(send):
             if isinstance(send.request, self.silent):
                 answer.set_running_or_notify_cancel()
@@ -108,6 +112,8 @@ class Acceptors:
                 await asyncio.get_running_loop().create_future()
             except asyncio.CancelledError:
                 raise LineLost("no room", sent=False) from None
+        if send.to in self.lost:
+            raise LineLost("refused", sent=False)
         if self._is_unanswered(send):
             self.asked_aio.set()
             await asyncio.get_running_loop().create_future()
@@ -197,6 +203,21 @@ async def test_an_asyncio_call_that_runs_while_the_client_is_closed_ends(accepto
         await asyncio.wait_for(call, 30)
     with pytest.raises(UsageError, match="closed"):
         await registers.get("k")
+
+
+@asynchronous
+async def test_an_asyncio_call_that_waits_for_its_turn_when_the_client_is_closed_has_not_happened(
+    acceptors: Acceptors,
+) -> None:
+    """As the blocking client's, and as one whose time is over."""
+    registers = await aio.PaxosClient(ADDRESSES, timeout=LONG_S).open()
+    acceptors.silent = (Prepare,)
+    calls = [asyncio.create_task(registers.put("k", value)) for value in "12"]
+    await acceptors.asked_aio.wait()
+    await registers.close()
+    for call in calls:
+        with pytest.raises(Unavailable, match="closed during the call"):
+            await asyncio.wait_for(call, 30)
 
 
 def test_what_nobody_has_closed_is_closed_when_the_program_ends(acceptors: Acceptors) -> None:
@@ -432,6 +453,26 @@ async def test_an_asyncio_call_whose_time_is_over_says_what_its_connections_comp
         registers._reach.line("a2:1").complaint = "a2:1: its directory was emptied"
         with pytest.raises(Unavailable, match="a2:1: its directory was emptied"):
             await registers.get("k", within_s=0.01)
+
+
+def test_a_call_that_needs_all_names_the_acceptor_that_is_gone(acceptors: Acceptors) -> None:
+    """It ends by itself, as soon as one is silent, and not because its time is over."""
+    with PaxosClient(ADDRESSES, timeout=LONG_S, collect=False) as registers:
+        registers._reach.line("a2:1").complaint = "a2:1: refused"
+        acceptors.lost = {NodeId(2)}
+        for key in (None, "k"):
+            with pytest.raises(Unavailable, match=r"not every acceptor answers.*; a2:1: refused"):
+                registers.collect(key)
+
+
+@asynchronous
+async def test_an_asyncio_call_that_needs_all_names_the_acceptor_that_is_gone(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES, timeout=LONG_S, collect=False) as registers:
+        registers._reach.line("a2:1").complaint = "a2:1: refused"
+        acceptors.lost = {NodeId(2)}
+        for key in (None, "k"):
+            with pytest.raises(Unavailable, match=r"not every acceptor answers.*; a2:1: refused"):
+                await registers.collect(key)
 
 
 # ---- more calls at once than there are places ----

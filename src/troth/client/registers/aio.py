@@ -163,7 +163,8 @@ class PaxosClient:
             return record.ends(await self._change(name, changes.apply(as_function(function)), within_s, record))
 
     async def propose(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Decide the register once and for ever; the reply's `value` is the decision.
+        """Decide the register once and for ever: on what it holds, or on *value* if it holds nothing. The reply's
+        `value` is the decision.
 
         Raises: as `troth.PaxosClient.propose`.
         """
@@ -282,9 +283,9 @@ class PaxosClient:
     async def _change(
         self, key: bytes, change: Change, within_s: float | None, record: "recorded.Call | None" = None
     ) -> RegisterReply:
-        deadline = self._deadline(within_s)
+        deadline, proposer = self._deadline(within_s), self._proposer
         async with self._turns.of(key, deadline):
-            outcome = await self._call(self._proposer.change(key, change), deadline, record)
+            outcome = await self._call(proposer.change(key, change), deadline, record)
         if outcome.error is None and outcome.tombstone and self._collects:
             self._backlog.add(key)
         return reply_of(outcome)
@@ -300,11 +301,12 @@ class PaxosClient:
     async def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
         """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is
         away: the turn is taken when all are there, for *holds_s* at most."""
-        looked = await self._fan.run(self._proposer.look(key), deadline)
+        proposer = self._proposer
+        looked = await self._fan.run(proposer.look(key), deadline)
         if not looked.tombstone:
             return looked
         async with self._turns.of(key, deadline):
-            return await self._fan.run(self._proposer.collect(key), min(deadline, self._deadline(holds_s)))
+            return await self._fan.run(proposer.collect(key), min(deadline, now_s() + holds_s))
 
     # ---- beginning and end ---------------------------------------------------------------------------------
 

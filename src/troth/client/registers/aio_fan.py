@@ -97,6 +97,8 @@ class AsyncFan:
                 if record is not None:
                     record.attempts(task)
                 if task.outcome is not None:
+                    if task.outcome.error is not None and not complaints:  # it needs all, say, and one is gone
+                        complaints = self._reach.complaints(task.config)
                     return told(task.outcome, complaints)
                 # Nobody waits for acceptors that a closed client does not reach any more.
                 left_s = 0.0 if self._reach.closed else deadline - now_s()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from urllib.parse import unquote
 
 from troth.client.operations import Text, as_bytes
@@ -82,10 +83,22 @@ def as_swap(expected: Text | None, value: Text | None) -> tuple[bytes | None, by
 
 
 def as_function(function: Callable[[bytes | None], Text | None]) -> Callable[[bytes | None], bytes | None]:
-    """*function*, its answer made bytes (None: the register is deleted)."""
+    """*function*, its answer made bytes (None: the register is deleted).
+
+    Raises:
+        UsageError: it is no function, or one that would have to be awaited.
+    """
+    if not _is_plain(function):
+        raise UsageError(
+            f"change takes a plain function (no coroutine) of what the register holds, not {function!r:.60}"
+        )
 
     def wrapped(held: bytes | None) -> bytes | None:
         wanted = function(held)
         return None if wanted is None else as_value(wanted)
 
     return wrapped
+
+
+def _is_plain(function: object) -> bool:
+    return callable(function) and not iscoroutinefunction(function)

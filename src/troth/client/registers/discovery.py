@@ -52,7 +52,7 @@ class Discovery:
     def is_enough(self) -> bool:
         """Whether nothing more need be heard: most of the addresses belong to one set, which is that of everybody who
         is given the same addresses, or there are two."""
-        of_a_set = sum(described.config is not None for described in self._answered.values())
+        of_a_set = sum(described.config is not None for described in list(self._answered.values()))
         return self._mixed is not None or 2 * of_a_set > len(self._given)
 
     def on_described(self, address: str, described: Described) -> None:

@@ -50,6 +50,8 @@ class Fan:
             if outcome is not None:
                 for future in pending:
                     future.cancel()
+                if outcome.error is not None and not complaints:  # it needs all, say, and one is gone
+                    complaints = self._reach.complaints(task.config)
                 return told(outcome, complaints)
             # Nobody waits for acceptors that a closed client does not reach any more.
             left_s = 0.0 if self._reach.closed else deadline - time.monotonic()

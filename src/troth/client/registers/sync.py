@@ -204,7 +204,8 @@ class PaxosClient:
             return record.ends(self._change(name, changes.apply(as_function(function)), within_s, record))
 
     def propose(self, key: Text, value: Text, *, within_s: float | None = None) -> RegisterReply:
-        """Decide the register once and for ever; the reply's `value` is the decision, ours or an earlier one.
+        """Decide the register once and for ever: on what it holds, or on *value* if it holds nothing. The reply's
+        `value` is the decision.
 
         Raises: as `put`, but for AlreadyDecided.
         """
@@ -377,7 +378,7 @@ class PaxosClient:
 
         def collecting() -> Outcome:
             task = self._begin(partial(Proposer.collect, key=key))
-            return self._fan.run(task, min(deadline, self._deadline(holds_s)))
+            return self._fan.run(task, min(deadline, time.monotonic() + holds_s))
 
         return self._turns.run(key, deadline, collecting)
 
