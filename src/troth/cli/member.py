@@ -29,14 +29,14 @@ def member() -> None:
     \b
     Examples:
       troth member list
-      troth member add HOST:7000 HOST:7100 --name n4
+      troth member add HOST:7001
       troth member remove n1
     """
 
 
 @member.command("add")
 @click.argument("client_address")
-@click.argument("peer_address")
+@click.argument("peer_address", default="")
 @click.option("--name", default="", help="Call it this instead of what it calls itself.")
 @click.option(
     "--learner", is_flag=True, help="Keep it a learner: it gets the log and has no vote, until promoted."
@@ -44,15 +44,17 @@ def member() -> None:
 @_CHANGE_S
 @cluster_options
 def add(client_address: str, peer_address: str, name: str, learner: bool, within: float, cluster: Cluster) -> None:
-    """Add a server that is running already.
+    """Add the server at CLIENT_ADDRESS, which was started with `troth serve --await-add`.
 
     It gets the data first, as a learner, and its vote when it has caught up. A server that was started with
-    `troth serve --join` asks for this by itself.
+    `troth serve --join` asks for this by itself. PEER_ADDRESS is what the server says, if it is not given.
 
     \b
     Examples:
-      troth member add 10.0.0.4:7001 10.0.0.4:7101
-      troth member add 10.0.0.5:7001 10.0.0.5:7101 --learner
+      troth serve --name n4 --data-dir /var/lib/troth/n4 --client-address 10.0.0.4:7001 \\
+        --peer-address 10.0.0.4:7101 --await-add
+      troth member add 10.0.0.4:7001
+      troth member add 10.0.0.5:7001 --learner
     """
 
     with cluster.connect() as client:

@@ -18,6 +18,7 @@ _HELP = {
     "peer_listen": "What to bind for servers, if it is another address.",
     "initial_cluster": "First members of a new cluster: n1=host1:7101,n2=host2:7101,n3=host3:7101.",
     "join": "Client addresses of a running cluster that this server shall be added to.",
+    "await_add": "Join the running cluster that is told to by `troth member add`, and wait until then.",
     "tls_ca": "The CA that signed everybody's certificates (`troth certs` makes a set).",
     "tls_cert": "This server's certificate.",
     "tls_key": "Its key.",
@@ -70,8 +71,8 @@ def serve(config: Path | None, **flags: object) -> None:
     data directory; 4 the data directory is not this server's, or not of the cluster that the settings ask for; 5
     removed from the cluster; 70 a bug. The last line of the log says why.
 
-    --initial-cluster and --join count when the data directory is new. A server that is started again with what asks
-    for another cluster than its own says so, and stops if it is the only member of its own.
+    --initial-cluster, --join and --await-add count when the data directory is new. A server that is started again
+    with what asks for another cluster than its own says so, and stops if it is the only member of its own.
 
     Certificates are read at the start, and again at SIGHUP, for connections that are made from then on; bad ones are
     refused at the start, and change nothing later. The log and /metrics tell of handshakes that fail, and of a

@@ -106,7 +106,7 @@ async def _fetch(address: str, router: Router, sink: SealingSink) -> int:
     def on_lost(connection: Connection) -> None:
         parts.put_nowait(Unavailable(f"{address}: the snapshot broke off ({connection.error})"))
 
-    connection = await greet(address, router, "client", on_message=on_message, on_lost=on_lost)
+    connection = await greet(address, router, on_message=on_message, on_lost=on_lost)
     size_bytes = 0
     try:
         connection.send(frame_of(FetchSnapshot(router.next_call())))

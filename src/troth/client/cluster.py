@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 from typing_extensions import override
 
 from troth.client.backup import save
-from troth.client.greeting import probe
 from troth.client.link import Connection, Link, checked_frame_of
+from troth.client.newcomer import addable, introduced
 from troth.client.replies import Acknowledged
 from troth.client.request import LEADER, CallRequest
 from troth.client.router import Router
@@ -225,20 +225,32 @@ class ClusterCalls:
     async def add_member(
         self,
         *,
-        peer_address: str,
         client_address: str,
+        peer_address: str = "",
         node_id: int = 0,
         name: str = "",
         promote: bool = True,
         within_s: float = CHANGE_WITHIN_S,
     ) -> NodeId:
-        """Add a server that runs already, as a learner that is promoted by itself once it has caught up.
+        """Add a server that waits for it (`troth serve --await-add`), as a learner that is promoted by itself once it
+        has caught up, unless *promote* is False. One that is a member already is left as it is.
 
-        Without *node_id* the server at *client_address* is asked who it is.
+        The server at *client_address* is asked who it is and where others reach it, unless *node_id* says so; then
+        nothing of it is checked.
+
+        Raises:
+            UsageError: it has a cluster of its own, or another consensus engine, asks for itself, or its name is taken.
+            Unavailable: nobody answers there.
+            TrothError: as `change_members`.
         """
         if not node_id:
-            welcome = await probe(client_address, router=self.router)
-            node_id, name = welcome.node_id, name or welcome.name
+            newcomer = await introduced(client_address, self.router.tls)
+            cluster = await self._best_informed()
+            node_id = newcomer.node_id
+            if any(peer.node_id == node_id for peer in cluster.peers):
+                return NodeId(node_id)
+            name, peer_address = name or newcomer.name, peer_address or newcomer.peer_address
+            addable(newcomer, name, cluster)
         member = Member(name, peer_address, client_address, promote)
         change = MembershipChange(add_learners={NodeId(node_id): member})
         await self.change_members(change, within_s=within_s)

@@ -6,9 +6,10 @@ attempt.
 """
 
 import asyncio
+import contextlib
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -325,8 +326,20 @@ async def open_connection(
         OSError: nobody there, or TLS failed.
     """
     connection = Connection(hello=hello, on_welcome=on_welcome, on_message=on_message, on_lost=on_lost)
-    try:
+    with in_words(tls):
         await streams.open_connection(connection, parse_address(address), tls=tls)
+    return connection
+
+
+@contextlib.contextmanager
+def in_words(tls: ssl.SSLContext | None) -> Iterator[None]:
+    """Say of a TLS handshake that fails in this block what can be done about it.
+
+    Raises:
+        ConnectionError: it failed; or whatever else comes out of the block.
+    """
+    try:
+        yield
     except ssl.SSLCertVerificationError as error:
         text = f"the server's certificate is not accepted ({error.verify_message}); check ?ca= and the address"
         raise ConnectionError(text) from error
@@ -337,4 +350,3 @@ async def open_connection(
         raise ConnectionError(
             f"the TLS handshake failed{told}; is this port one without TLS (troth://)?"
         ) from error
-    return connection

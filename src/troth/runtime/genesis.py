@@ -55,7 +55,7 @@ class Introduction(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Who a server is: the frame that answers a probe. `cluster_id` 0: it does not belong to a cluster yet.
 
     `genesis` is what the cluster began with (a server that joined later does not know it), `current` the membership
-    in force as far as this server knows.
+    in force as far as this server knows, `awaits_add` that it asks nobody to be added, but waits until that was done.
     """
 
     node_id: NodeId
@@ -66,6 +66,7 @@ class Introduction(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     genesis: Membership | None = None
     current: Membership | None = None
     consensus: str = "raft"
+    awaits_add: bool = False
 
 
 _decode_introduction = msgspec.msgpack.Decoder(Introduction).decode
@@ -154,7 +155,7 @@ def with_addresses(advice: str, members: Sequence[Member]) -> str:
 
 
 async def probe(address: str, tls: ssl.SSLContext | None = None) -> Introduction:
-    """Ask the server at the peer address *address* who it is.
+    """Ask the server at *address* (its peer address or its client address) who it is.
 
     Raises:
         OSError: it can not be reached.

@@ -1,12 +1,13 @@
 """How a server joins a cluster that runs.
 
-It asks the cluster, through the clients' protocol, to be added as a learner that becomes a voter once it has caught up.
-It starts with an empty log and no voters, and learns everything from the leader. That its name is taken it believes
-only of a server that a quorum has just confirmed to be up to date: a follower may lag, a leader may have been replaced,
-or not know yet what was committed before it led.
+It asks the cluster, through the clients' protocol, to be added as a learner that becomes a voter once it has caught up;
+or it waits (`Invitation`) until somebody else has asked. It starts with an empty log and no voters, and learns
+everything from the leader. That its name is taken it believes only of a server that a quorum has just confirmed to be
+up to date: a follower may lag, a leader may have been replaced, or not know yet what was committed before it led.
 """
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Sequence
 
@@ -41,6 +42,8 @@ from troth.runtime.streams import Call, open_connection
 from troth.wire.handshake import Greeting, Hello, Rejected, Welcome
 
 JOIN_SECONDS_MAX = 10.0
+
+_log = logging.getLogger("troth.genesis")
 
 _decode_reply = msgspec.msgpack.Decoder(ServerMessage).decode
 
@@ -91,6 +94,26 @@ async def join(
                 reasons.append(f"{address}: {str(error) or type(error).__name__}")
                 hint = ""
         await patience.wait("waiting to be added to the cluster (%s)", "; ".join(reasons))
+
+
+class Invitation:
+    """Waits until a cluster has added us, at somebody else's wish: its servers dial us then.
+
+    They name the node id that they mean. It was drawn at random and is said only to who asks, so nobody else is meant.
+    """
+
+    def __init__(self) -> None:
+        self._cluster: asyncio.Future[ClusterId] = asyncio.get_running_loop().create_future()
+
+    def on_called(self, hello: Hello) -> None:
+        """A peer has called us by our node id."""
+        if hello.cluster_id and not self._cluster.done():
+            self._cluster.set_result(hello.cluster_id)
+
+    async def accepted(self, me: Introduction) -> ClusterId:
+        """The id of the cluster, once there is one."""
+        _log.info("waiting to be added: troth member add %s", me.client_address)
+        return await self._cluster
 
 
 async def cluster_at(address: str, tls: ssl.SSLContext | None) -> ClusterId:

@@ -71,6 +71,8 @@ class PeerTransport:
         """The frame that follows the Welcome of a probe (see runtime/genesis.py)."""
         self.refuse_stranger: Callable[[NodeId], Rejected | None] = lambda peer: None
         """Why a server that says it belongs to our cluster does not; None when it may."""
+        self.called_early: Callable[[Hello], None] = lambda hello: None
+        """A server that says it has us in its membership has called before `accept_peers`."""
         self.accept_peers = False
         """Off until this server knows its cluster; probes are answered all the same."""
         self.chance = random.Random(seed)
@@ -166,11 +168,20 @@ class PeerTransport:
     def is_open(self) -> bool:
         return not self._closing
 
+    def introduce(self, connection: FrameConnection) -> None:
+        """Answer a probe that has come in on *connection*."""
+        connection.admit(FRAME_BYTES_MAX)
+        connection.greet(Welcome(VERSION, self.cluster_id, self.node_id, self.name))
+        connection.send(self.answer_probe())
+        connection.show_out()  # or idle probes would take the places of others
+
     def greeting_refusal(self, hello: Hello) -> Rejected | None:
         """Why *hello* may not come in as a peer; None when it may."""
         if text := version_refusal(hello):
             return Rejected(ProtocolError.code, text)
         if not self.accept_peers:
+            if hello.to == self.node_id:
+                self.called_early(hello)
             return Rejected(
                 Unavailable.code, f"server {self.name} does not belong to a cluster yet; it is starting"
             )
@@ -268,10 +279,7 @@ class AcceptedPeer(FrameConnection):
         owner = self._owner
         match greeting:
             case Hello(kind="probe"):
-                self.admit(FRAME_BYTES_MAX)
-                self.greet(Welcome(VERSION, owner.cluster_id, owner.node_id, owner.name))
-                self.send(owner.answer_probe())
-                self.show_out()  # or idle probes would take the places of peers
+                owner.introduce(self)
             case Hello(kind="peer"):
                 rejected = owner.greeting_refusal(greeting)
                 if rejected is not None:

@@ -3,21 +3,26 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
+from typing_extensions import override
 
 from troth.core.interface import Membership
-from troth.errors import IdentityLost, TrothError
+from troth.errors import DecodeError, IdentityLost, TrothError, Unavailable
 from troth.ids import ClusterId, NodeId
 from troth.ports import Rng
 from troth.runtime.disk_machine import Directory
 from troth.runtime.genesis import Dialing, Founding, Introduction, check_known, cluster_id_of, form, genesis_of
-from troth.runtime.joining import cluster_at, join
+from troth.runtime.joining import Invitation, cluster_at, join
 from troth.runtime.newborn import draw_node_id
+from troth.runtime.streams import FrameConnection
 from troth.server.config import ServerConfig
 from troth.storage import identity as identities
 from troth.storage.identity import Identity
+from troth.wire.handshake import Greeting, Hello
+
+VISITORS_MAX = 64
 
 _log = logging.getLogger("troth.server")
 
@@ -118,18 +123,29 @@ def introduction(
         genesis=known.genesis if known and known.genesis.voters else None,
         current=current,
         consensus=config.consensus_identity,
+        awaits_add=config.await_add and known is None,
     )
 
 
-async def settled(config: ServerConfig, me: Introduction, *, founding: Founding | None, tls: Dialing) -> Identity:
+async def settled(
+    config: ServerConfig,
+    me: Introduction,
+    *,
+    founding: Founding | None,
+    tls: Dialing,
+    invitation: Invitation,
+) -> Identity:
     """Who this new server is: what its cluster began with, or which one it joins."""
     if founding is not None:
         genesis = founding.genesis
         cluster_id = cluster_id_of(genesis, config.consensus_identity)
         known = msgspec.structs.replace(me, node_id=NodeId(0), cluster_id=cluster_id, genesis=genesis)
         check_known(me, known, advice(config))
-    elif config.join:
-        cluster_id = await join(me, config.join, tls=tls, advice=advice(config))
+    elif config.join or config.await_add:
+        if config.await_add:
+            cluster_id = await invitation.accepted(me)
+        else:
+            cluster_id = await join(me, config.join, tls=tls, advice=advice(config))
         return Identity(cluster_id, me.node_id, config.name, Membership(voters=()), config.consensus_identity)
     elif config.initial_cluster:
         genesis = await form(me, config.initial_cluster, tls=tls, advice=advice(config))
@@ -147,6 +163,49 @@ def advice(config: ServerConfig) -> str:
         f"  troth serve --name {config.name} --data-dir {config.data_dir} "
         f"--client-address {config.client_address} --peer-address {config.peer_address} --join HOST:PORT"
     )
+
+
+class Reception:
+    """The clients' port until the cluster is known: it tells who this server is, and lets nobody in."""
+
+    def __init__(self, name: str, introduce: Callable[[FrameConnection], None]) -> None:
+        self.name = name
+        self.introduce = introduce
+        self.visitors: set[Visitor] = set()
+
+    def accept(self) -> "Visitor":
+        """Protocol factory of the port."""
+        return Visitor(self)
+
+
+class Visitor(FrameConnection):
+    """Who dials the clients' port too early."""
+
+    def __init__(self, reception: Reception) -> None:
+        super().__init__()
+        self._reception = reception
+
+    @override
+    def on_opened(self) -> None:
+        if len(self._reception.visitors) >= VISITORS_MAX:
+            self.transport.abort()
+            return
+        self._reception.visitors.add(self)
+
+    @override
+    def on_greeting(self, greeting: Greeting) -> None:
+        if isinstance(greeting, Hello) and greeting.kind == "probe":
+            self._reception.introduce(self)
+            return
+        self.refuse(Unavailable.code, f"server {self._reception.name} is starting, or waits for its cluster")
+
+    @override
+    def on_bodies(self, bodies: list[bytes]) -> None:
+        raise DecodeError("a probe only listens")
+
+    @override
+    def on_closed(self, error: Exception | None) -> None:
+        self._reception.visitors.discard(self)
 
 
 class Early:

@@ -9,7 +9,7 @@ read. Who goes over is cut off (it reconnects and asks again); nothing else is d
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -94,6 +94,8 @@ class ClientPort:
         self.node = node
         self.registers = registers
         """The acceptor that proposers reach through this port, if there is one."""
+        self.introduce: Callable[[FrameConnection], None] = FrameConnection.hang_up
+        """Answers a probe: who is this server?"""
         self.counters = ClientCounters()
         self.connections: dict[ClientId, ClientConnection] = {}
         self._connections_max = connections_max
@@ -241,9 +243,12 @@ class ClientConnection(FrameConnection):
 
     @override
     def on_greeting(self, greeting: Greeting) -> None:
-        self._port.introduced(self)
         if not isinstance(greeting, Hello) or self._is_proposer:
             raise DecodeError("the first frame must be a hello, and the only one")
+        if greeting.kind == "probe":
+            self._port.introduce(self)  # it stays a stranger, of whom there are not many
+            return
+        self._port.introduced(self)
         if greeting.kind == "register" and self._port.registers is not None:
             self._to_acceptor(greeting, self._port.registers)
             return
@@ -290,6 +295,8 @@ class ClientConnection(FrameConnection):
         if self._session is not None:
             self._session.on_bodies(bodies)
             return
+        if not self.client:
+            raise DecodeError("a probe only listens")
         counters, client, on_client = self._port.counters, self.client, self._port.node.on_client
         try:
             for body in bodies:

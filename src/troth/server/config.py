@@ -37,9 +37,12 @@ class ServerConfig:
     client_listen: str = ""
     peer_listen: str = ""
     initial_cluster: dict[str, str] = field(default_factory=dict)
-    """Names and peer addresses of all first members, this one included. Empty without `join`: a cluster of one."""
+    """Names and peer addresses of all first members, this one included. Empty, without `join` and `await_add`: a
+    cluster of one."""
     join: tuple[str, ...] = ()
     """Client addresses of a running cluster that this server asks to be added to."""
+    await_add: bool = False
+    """Ask nobody, but wait until a running cluster is told to add this server (`Client.add_member`)."""
 
     tls_ca: str = ""
     tls_cert: str = ""
@@ -102,8 +105,11 @@ class ServerConfig:
             raise UsageError(f"log_format {self.log_format!r} must be one of {', '.join(LOG_FORMATS)}")
 
     def _check_cluster(self) -> None:
-        if self.initial_cluster and self.join:
-            raise UsageError("give either initial_cluster (a new cluster) or join (a running one), not both")
+        if bool(self.initial_cluster) + bool(self.join) + self.await_add > 1:
+            raise UsageError(
+                "give one of initial_cluster (a new cluster), join (a running one that is asked) and await_add (a "
+                "running one that is told of this server)"
+            )
         if self.initial_cluster and self.name not in self.initial_cluster:
             raise UsageError(
                 f"initial_cluster names {', '.join(self.initial_cluster)}, but not this server, {self.name}: "

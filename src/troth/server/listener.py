@@ -64,13 +64,14 @@ class TurnedAway(asyncio.Protocol):
 
 
 class Port:
-    """An address that nobody else can have, with its shortcuts; who dials before `open` is turned away.
+    """An address that nobody else can have, with its shortcuts; who dials before `open` is *early*.
 
     It is listened on from the start: what is only bound somebody else can bind as well, and both are told too late.
     """
 
-    def __init__(self, accept: Accept) -> None:
+    def __init__(self, accept: Accept, early: Accept) -> None:
         self._accept = accept
+        self._early = early
         self._is_open = False
         self.servers: list[asyncio.Server] = []
 
@@ -83,13 +84,14 @@ class Port:
         setting: str,
         tls: ssl.SSLContext | None,
         shortcuts: bool = False,
+        early: Accept = TurnedAway,
     ) -> Self:
         """Take the address *text* (the value of *setting*), and its shortcuts if it may have *shortcuts*.
 
         Raises:
             UsageError: the address is taken, or is not this machine's.
         """
-        port = cls(accept)
+        port = cls(accept, early)
         try:
             await port._bind(parse_address(text), tls, shortcuts=shortcuts)
         except OSError as error:
@@ -127,7 +129,7 @@ class Port:
         await server.start_serving()
 
     def _met(self) -> asyncio.BaseProtocol:
-        return self._accept() if self._is_open else TurnedAway()
+        return self._accept() if self._is_open else self._early()
 
     def open(self) -> None:
         """Let connections in."""
@@ -140,7 +142,13 @@ class Port:
 
 
 async def bind_all(
-    config: "ServerConfig", certificates: Certificates | None, *, peers: Accept, clients: Accept, metrics: Accept
+    config: "ServerConfig",
+    certificates: Certificates | None,
+    *,
+    peers: Accept,
+    clients: Accept,
+    early_clients: Accept,
+    metrics: Accept,
 ) -> dict[str, Port]:
     """Take every address of a server, or none; by the setting that says where.
 
@@ -161,7 +169,10 @@ async def bind_all(
         for setting, (accept, text, tls) in wanted.items():
             if text:
                 shortcuts = not config.tcp_only and accept is not metrics
-                ports[setting] = await Port.bind(accept, text, setting=setting, tls=tls, shortcuts=shortcuts)
+                early = early_clients if accept is clients else TurnedAway
+                ports[setting] = await Port.bind(
+                    accept, text, setting=setting, tls=tls, shortcuts=shortcuts, early=early
+                )
     except BaseException:
         for port in ports.values():
             port.close()

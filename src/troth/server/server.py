@@ -21,6 +21,7 @@ from troth.ids import NodeId
 from troth.replica.protocol import ServerStatus
 from troth.runtime.disk_machine import Directory
 from troth.runtime.genesis import Founding, encode_introduction
+from troth.runtime.joining import Invitation
 from troth.runtime.machine import Machine
 from troth.runtime.newborn import remove_newborn
 from troth.runtime.node import Node, peer_addresses
@@ -30,6 +31,7 @@ from troth.runtime.writer import LogWriter
 from troth.server.acceptors import Registers
 from troth.server.belonging import (
     Early,
+    Reception,
     advice,
     check_asked_for,
     check_known_here,
@@ -155,6 +157,7 @@ class Server:
             certificates,
             peers=lambda: self.transport.accept(),
             clients=lambda: self.clients.accept(),
+            early_clients=Reception(config.name, lambda visitor: self.transport.introduce(visitor)).accept,
             metrics=lambda: _there(self._metrics).accept(),
         )
         node_id = node_id_of(files, known, founding=self._founding, chance=self._machine.chance)
@@ -163,9 +166,11 @@ class Server:
         )
         me = introduction(config, node_id, known)
         transport.answer_probe = lambda: encode_introduction(me)
+        invitation = Invitation()
+        transport.called_early = invitation.on_called
         if "peer_listen" in self._ports:
             self._ports["peer_listen"].open()
-        who = known or await settled(config, me, founding=self._founding, tls=self._dialing)
+        who = known or await settled(config, me, founding=self._founding, tls=self._dialing, invitation=invitation)
         directory = self._recover(files, who)
         membership = self._assemble(who, directory, transport)
         if directory.recovered.amnesia is not None:
@@ -274,6 +279,7 @@ class Server:
             queue_bytes_max=self.config.client_queue_bytes_max,
             registers=registers,
         )
+        clients.introduce = self.transport.introduce
         return clients, registers
 
     async def _check_asked_for(self, known: Identity, present: Membership) -> None:

@@ -28,11 +28,12 @@ from troth.replica.protocol import (
 )
 from troth.runtime.files import DiskFiles
 from troth.runtime.genesis import Introduction, cluster_id_of, encode_introduction, form, genesis_of
-from troth.runtime.joining import join
+from troth.runtime.joining import Invitation, join
 from troth.runtime.newborn import NEWBORN, draw_node_id, remove_newborn
 from troth.runtime.transport import PeerTransport
 from troth.server.clients import ClientPort
 from troth.simulate.disk import SimulatedDisk
+from troth.wire.handshake import Hello
 
 ADVICE = "Run: troth member remove --url troth://HOST:PORT"
 
@@ -253,6 +254,18 @@ async def joined(server: ClusterOfOne, me: Introduction) -> ClusterId:
 
 
 ME = Introduction(node_id=NodeId(5), name="e", peer_address="e:2", client_address="e:1")
+
+
+async def test_who_waits_to_be_added_believes_only_who_calls_it_by_its_node_id() -> None:
+    """A cluster may still call a former server, that had this address."""
+    transport, invitation = PeerTransport(node_id=NodeId(5), name="e", sink=_NoSink()), Invitation()
+    transport.called_early = invitation.on_called
+    waiting = asyncio.create_task(invitation.accepted(ME))
+    for cluster_id, to in ((66, 4), (77, 5), (88, 5)):
+        call = Hello("peer", cluster_id=ClusterId(cluster_id), node_id=NodeId(1), to=NodeId(to))
+        refused = transport.greeting_refusal(call)
+        assert refused is not None and refused.code == "unavailable", "it is not ready yet: they shall call again"
+    assert await waiting == 77
 
 
 async def test_a_joiner_asks_to_become_a_learner_that_is_promoted() -> None:

@@ -65,7 +65,7 @@ def test_a_cluster_is_read_as_text_and_as_a_table(tmp_path: Path) -> None:
         ({"initial_cluster": "n1=a:1,n1=b:1"}, "twice"),
         ({"initial_cluster": "n1=a:1,n2=a:1"}, "same peer address"),
         ({"initial_cluster": "n1=a:1", "peer_address": "b:1"}, "peer_listen"),
-        ({"initial_cluster": "n1=127.0.0.1:7101", "join": "a:1"}, "not both"),
+        ({"initial_cluster": "n1=127.0.0.1:7101", "join": "a:1"}, "give one of"),
         ({"tls_ca": "ca.pem"}, "troth certs"),
         ({"insecure": "perhaps"}, "true or false"),
         ({"log_level": "loud"}, "one of debug"),
