@@ -26,7 +26,7 @@ from troth.core.register.messages import (
 )
 from troth.core.register.proposer import Proposer
 from troth.core.register.round import OVERTAKE_TRIES_MAX, Phase, Round
-from troth.core.register.states import Write
+from troth.core.register.states import Change, Write
 from troth.core.register.task import Send
 from troth.errors import AlreadyDecided, OutcomeUnknown, QuotaExceeded
 from troth.ids import NodeId
@@ -116,6 +116,16 @@ def test_the_first_refusal_is_followed_by_another_attempt_at_once() -> None:
     again = task.take()
     assert all(isinstance(send.request, Prepare) and task.is_current(send) for send in again)
     assert ballot_of(again) > ballot(9, 2) > ballot_of(refused)
+
+
+def test_the_second_refusal_is_followed_by_a_pause() -> None:
+    """Two proposers that come back at once each time would refuse each other for ever."""
+    task = preparing()
+    for again in range(1, 4):
+        refused = Conflict(ballot(50 * again, client=50))
+        answer(task, refused, refused)
+        assert (task.pause > 0) == (again > 1)
+        go_on(task)
 
 
 def test_a_refused_ballot_overtakes_further_each_time_up_to_a_bound() -> None:
@@ -322,6 +332,15 @@ def test_nothing_is_accepted_as_what_it_is() -> None:
     task.resume()
     prepares = answer(task, *[Promise(ZERO, None, ballot(0, 5))] * 2)
     assert accepted_state(task.take()) == State(None, 0, ballot_of(prepares), ballot(0, 5))
+
+
+@pytest.mark.parametrize("change", [changes.put(b"v"), changes.cas(b"v", b"v")])
+def test_what_is_decided_stays_so_though_the_same_is_written(change: Change) -> None:
+    table = Table()
+    assert table.run(table.proposer(1).change(KEY, changes.propose(b"v"))).decided
+    assert isinstance(table.run(table.proposer(2).change(KEY, change)).error, AlreadyDecided)
+    assert table.run(table.proposer(3).read(KEY)).decided
+    assert isinstance(table.run(table.proposer(3).change(KEY, changes.put(b"w"))).error, AlreadyDecided)
 
 
 def test_what_is_decided_is_not_decided_anew() -> None:

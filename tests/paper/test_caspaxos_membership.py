@@ -495,3 +495,13 @@ def test_acceptors_that_have_moved_are_known_at_their_new_addresses() -> None:
     # And once there is nothing to change nothing is changed.
     assert table.run(Reconfiguration(operator, moved)).error is None
     assert operator.config.id.epoch == client.config.id.epoch
+
+
+def test_acceptors_that_have_all_moved_keep_what_they_hold() -> None:
+    table = Table()
+    client = table.proposer(1)
+    table.run(client.change(KEY, changes.put(b"v")))
+    moved = Reconfiguration(table.proposer(50), {NodeId(n): f"new{n}" for n in (1, 2, 3)})
+    assert table.run(moved).error is None
+    assert table.run(table.proposer(2).read(KEY)).value == b"v"
+    assert all(acceptor.slots[KEY].state for acceptor in table.acceptors.values())

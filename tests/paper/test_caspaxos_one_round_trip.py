@@ -58,6 +58,16 @@ def test_a_kept_ballot_is_used_once() -> None:
     assert len(set(ballots)) == 2
 
 
+def test_a_read_leaves_the_kept_ballot_to_the_next_change() -> None:
+    table = Table()
+    proposer = table.proposer(1)
+    table.run(proposer.change(KEY, changes.put(b"1")))
+    table.run(proposer.read(KEY))
+    task = proposer.change(KEY, changes.put(b"2"))
+    assert table.run(task).value == b"2"
+    assert table.fan_outs(task) == 1
+
+
 def test_a_kept_ballot_that_was_overtaken_is_not_used_again() -> None:
     """After a conflict the proposer prepares anew, and applies its change to what the other has made."""
     table = Table()

@@ -18,6 +18,7 @@ DECIDED = State(b"v", 1, BORN, ZERO, decided=True)
         (changes.put(b"w"), None, Write(value=b"w")),
         (changes.put(b"v"), HELD, Write(value=b"v")),
         (changes.cas(b"v", b"w"), HELD, Write(value=b"w")),
+        (changes.cas(b"v", b"v"), HELD, Write(value=b"v")),  # it held, and says so
         (changes.cas(b"u", b"w"), HELD, Keep()),
         (changes.cas(None, b"w"), HELD, Keep()),
         (changes.cas(None, b"w"), TOMBSTONE, Write(value=b"w")),

@@ -16,6 +16,7 @@ from troth.core.register.messages import (
     CollectedRecord,
     Configure,
     ConfiguredRecord,
+    Full,
     Mark,
     Prepare,
     PromisedRecord,
@@ -320,3 +321,11 @@ def test_snapshots_that_newer_ones_have_replaced_are_removed() -> None:
         write(store, ask(acceptor, Configure(CONFIG), prepare(number)))
         store.save(store.index, list(acceptor.snapshot()))
     assert sum(name.endswith(".snap") for name in files.names()) == 2
+
+
+def test_the_quota_given_is_the_acceptors() -> None:
+    store, acceptor = open_acceptor(disk(), ME, bytes_max=1)
+    ask(acceptor, Configure(CONFIG))
+    reply, _ = acceptor.on_request(prepare(1))
+    assert isinstance(reply, Full)
+    store.close()
