@@ -384,11 +384,14 @@ class CoreNode:
         queue = self._apply_queue
         if not queue:
             return
+        early = self.snapshots.on_early is not None
         while queue:
             entry = queue.popleft()
             self.digest = chained(self.digest, entry)
             self.applied = EntryId(entry.term, entry.index)
             self.monitor.on_applied(self, self.applied, self.digest)
+            if early:
+                self.snapshots.maybe_come_early()
         self.engine.applied(self.applied.index)
         self.monitor.on_input(self)
         self.reads.release()

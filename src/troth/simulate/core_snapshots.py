@@ -1,5 +1,6 @@
 """Snapshots of a bare core: taken of its digest, and carried to servers whose next entry is compacted away."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ class Snapshots:
     def __init__(self, node: "CoreNode") -> None:
         self.wanted = False
         """Set by the plan's compactions: take one at the next chance."""
+        self.on_early: Callable[[CoreNode], None] | None = None
+        """Called when one is durable whose term is not (`rarely.EarlySnapshot`); forgotten when the process ends."""
         self._node = node
 
     def begin(self) -> None:
@@ -44,6 +47,7 @@ class Snapshots:
         self._saving = False
         self._streaming: dict[NodeId, int] = {}
         self._streams = 0
+        self.on_early = None
 
     # ---- its own ----
 
@@ -58,6 +62,15 @@ class Snapshots:
         self._saving = True
         meta = node.engine.snapshot_meta(node.applied.index)
         node.world.after(node.disk_us(), self._saved, node.life, meta, node.digest)
+
+    def maybe_come_early(self) -> None:
+        """If that is wanted, one of what was applied last is durable at once: its last entry was proposed in an earlier
+        term than that in which it was agreed upon, and that is not durable here."""
+        node = self._node
+        on_early, term = self.on_early, node.view.term
+        if on_early is not None and max(node.applied.term, node.journal.durable.begins_with.term) < term:
+            node.journal.snapshot_saved(node.engine.snapshot_meta(node.applied.index), node.digest)
+            on_early(node)
 
     def _saved(self, life: int, meta: SnapshotMeta, digest: int) -> None:
         node = self._node
@@ -110,6 +123,8 @@ class Snapshots:
             return
         node.journal.snapshot_saved(message.meta, message.digest)
         self.received[message.meta.last] = message.digest
+        if self.on_early is not None and message.meta.last.term < message.term:
+            self.on_early(node)
         node.engine.snapshot_received(sender, message.term, message.meta, node.clock.ticks())
         node.after_input()
         node.network.send(node.node_id, sender, SnapshotStored(message.meta.last))

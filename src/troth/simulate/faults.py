@@ -10,7 +10,7 @@ from troth.simulate.choices import Choices
 from troth.simulate.core_node import CoreNode
 from troth.simulate.network import Network
 from troth.simulate.plan import TICK_US, Plan
-from troth.simulate.rarely import Succession
+from troth.simulate.rarely import EarlySnapshot, Succession
 from troth.simulate.rng import stream
 from troth.simulate.world import World
 
@@ -44,6 +44,7 @@ class Faults:
         self._rare = stream(plan.seed, "rare")
         self._isolates = self._rare.choice((0.0, 0.0, 0.0, 0.3, 0.8)) if plan.partitions else 0.0
         self._succession = Succession(plan)
+        self._early_snapshot = EarlySnapshot(plan)
         self._stopped = False
         self._timeout_us = plan.config.election_timeout_ticks * TICK_US
         network.on_lost = self._tell_unreachable
@@ -115,6 +116,8 @@ class Faults:
         if self._stopped:
             return
         name = trace.name
+        if name == "leader":
+            self._maybe_outrun(node)
         if name == "membership" and self._succession.is_end(node.node_id, trace.facts):
             us = self._plan.delay_us + 2 * self._plan.disk_us
             self._world.after(self._succession.delay(us), self._crash_now)
@@ -133,6 +136,29 @@ class Faults:
             # It has compacted what it begins with, and whoever led before comes back with a tail of its own.
             self._world.after(int(self._rare.random() * self._timeout_us), self._compact_soon, node)
             self._world.after(int(self._rare.random() * 2 * self._timeout_us), self._heal)
+
+    def _maybe_outrun(self, leader: CoreNode) -> None:
+        """The logs of those who do not durably know the new *leader*'s term hang; their snapshots do not."""
+        for node in self._nodes.values():
+            if (
+                node.up
+                and node.journal.durable.begins_with.term < leader.view.term
+                and self._early_snapshot.comes()
+                and self._choices.take("early snapshot")
+            ):
+                node.disk_hangs = True
+                node.snapshots.on_early = self._outrun
+                self._world.after(2 * self._timeout_us, node.calm_disk)
+
+    def _outrun(self, node: CoreNode) -> None:
+        self._world.after(0, self._end_early, node, node.life)
+
+    def _end_early(self, node: CoreNode, life: int) -> None:
+        if node.life == life and not self._stopped:
+            node.disk_hangs = False
+            self._kill(node)
+            self._world.after(self._timeout_us // 10, self._restart, node)
+            self.counts["early_snapshot"] = self.counts.get("early_snapshot", 0) + 1
 
     def _compact_soon(self, node: CoreNode) -> None:
         if not self._stopped and self._choices.take("compaction"):

@@ -4,7 +4,7 @@ own, so that all other draws stay what they are (FoundationDB's "buggify").
 *Succession*: all voters are replaced at once by servers that are not members, who are replaced in turn; and all crash
 when the last step of that is in one log. *A lost change*: a message that carries a membership is lost more often than
 others. *A quiet newcomer*: when all faults have ended and nobody writes, the leader compacts all it has, and somebody
-joins.
+joins. *An early snapshot*: one is durable, the term in which all of it was agreed upon is not, and its server dies.
 """
 
 import random
@@ -72,3 +72,15 @@ class LostChange:
             and any(entry.kind == EntryKind.MEMBERSHIP for entry in message.entries)
             and self._draw() < self.share
         )
+
+
+class EarlySnapshot:
+    """Whether the log of who hears of a new leader hangs, until it has died with a snapshot of what that one told."""
+
+    def __init__(self, plan: Plan) -> None:
+        rng: random.Random = stream(plan.seed, "rare", "early snapshot")
+        self._draw = rng.random
+        self.share = rng.choice((0.0, 0.0, 0.5, 1.0)) if plan.compactions and plan.crashes else 0.0
+
+    def comes(self) -> bool:
+        return self.share > 0 and self._draw() < self.share

@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
-from troth.core.interface import Ballot, Entry, EntryId, EntryKind, Membership
+import pytest
+
+from troth.core.interface import Ballot, Entry, EntryId, EntryKind, Membership, SnapshotMeta
 from troth.core.membership import encode_membership
 from troth.core.paxos.messages import Accept
 from troth.core.raft.messages import AppendEntries, Heartbeat
 from troth.ids import LogIndex, NodeId, Term
 from troth.simulate.plan import Plan, draw
-from troth.simulate.rarely import LostChange, Succession
-from troth.simulate.run import Simulation
+from troth.simulate.rarely import EarlySnapshot, LostChange, Succession
+from troth.simulate.run import Simulation, run_seed
 
 VOTERS = (NodeId(1), NodeId(2), NodeId(3))
 SPARES = (NodeId(4), NodeId(5))
@@ -62,6 +64,24 @@ def test_seeds_without_changes_know_none_of_it() -> None:
         quiet = plan_of(seed, changes=0)
         assert not LostChange(quiet).share
         assert Succession(quiet).instead(VOTERS, SPARES) is None
+
+
+def test_seeds_without_snapshots_or_crashes_know_no_early_one() -> None:
+    assert any(EarlySnapshot(plan_of(seed)).comes() for seed in SEEDS)
+    for seed in SEEDS:
+        assert not EarlySnapshot(replace(plan_of(seed), compactions=0)).comes()
+        assert not EarlySnapshot(replace(plan_of(seed), crashes=0)).comes()
+
+
+@pytest.mark.parametrize(("seed", "consensus"), [(31_091, "raft"), (31_020, "paxos")])
+def test_who_starts_in_an_earlier_term_than_its_snapshot_was_taken_in_is_noticed(
+    seed: int, consensus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = run_seed(seed, chaos_seconds=10, consensus=consensus)
+    assert outcome.faults["early_snapshot"] and not outcome.violation
+    monkeypatch.setattr(SnapshotMeta, "floor", property(lambda meta: Ballot(meta.last.term, NodeId(0))))
+    outcome = run_seed(seed, chaos_seconds=10, consensus=consensus)
+    assert outcome.violation.startswith("starts before what it knows was agreed upon")
 
 
 def test_a_newcomer_to_a_cluster_in_which_nobody_writes_is_served() -> None:

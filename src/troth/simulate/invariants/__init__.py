@@ -28,6 +28,7 @@ from troth.simulate.invariants.promises import Promises
 from troth.simulate.invariants.read_linearizability import ReadLinearizability
 from troth.simulate.invariants.read_rules import ReadRules
 from troth.simulate.invariants.recovery import HighestReported, Recovery
+from troth.simulate.invariants.start_terms import StartTerms
 from troth.simulate.invariants.state_machine_safety import StateMachineSafety
 from troth.simulate.invariants.transfer_rules import TransferRules
 from troth.simulate.invariants.votes import ElectionRestriction, LeaderContact
@@ -62,7 +63,7 @@ LOCAL = (
 """Rules of the Raft paper that each server keeps by itself. A server that breaks one has a bug, though it may take a
 thousand unlucky runs until the cluster as a whole breaks a promise."""
 
-LEADING = (LeaderFitness, LostLogs, OneChangeAtATime, ReadRules, TransferRules)
+LEADING = (LeaderFitness, LostLogs, OneChangeAtATime, ReadRules, StartTerms, TransferRules)
 """The same for whatever has one leader at a time."""
 
 PAXOS = (
