@@ -47,7 +47,8 @@ class Shelves:
 # Or move them: in waves, at most four ranges a node at once.
 plan = before.plan(after, keys=keys, moves_per_node=4)
 seen: list[Progress] = []
-assert plan.apply(Shelves(), on_progress=seen.append)
+done = plan.apply(Shelves(), on_progress=seen.append)
+assert done
 print(
     f"{len(plan.moves)} moves in {len(plan.waves)} waves took {sum(m.key_count or 0 for m in plan.moves)} keys along"
 )

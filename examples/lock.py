@@ -51,18 +51,23 @@ with troth.LocalCluster(3) as cluster, cluster.connect() as alice, cluster.conne
     resource = Resource()
     hers = alice.lease(30)
     her_token = acquire(alice, "alice", hers.id)
-    assert her_token is not None and resource.write("alice was here", token=her_token)
-    assert acquire(alice, "alice", hers.id) == her_token  # as if she had never had the first answer
+    assert her_token is not None
+    written = resource.write("alice was here", token=her_token)
+    assert written
+    again = acquire(alice, "alice", hers.id)  # as if she had never had the first answer
+    assert again == her_token
 
     his = bob.lease(30)
-    assert acquire(bob, "bob", his.id) is None
+    early = acquire(bob, "bob", his.id)
+    assert early is None
     print("bob has to wait for", bob.get("lock").value)
 
     with ThreadPoolExecutor() as beside:
         waiting = beside.submit(wait, bob, "bob", his.id)
         hers.revoke()  # as if she were paused for longer than her lease lasts: the lock is free, and she is not asked
         his_token = waiting.result()
-    assert his_token > her_token and resource.write("bob was here", token=his_token)
+    written = resource.write("bob was here", token=his_token)
+    assert written and his_token > her_token
 
     print("alice wakes up and writes:", resource.write("alice again", token=her_token))
     assert resource.text == "bob was here"

@@ -110,6 +110,19 @@ _OTHER_WORDS = {
 _WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
+def _incomplete(error: OSError) -> BaseException:
+    """What ends the command when its output could not be written; *error* itself, where that is not the matter.
+
+    The reader of a pipe may have seen enough (EPIPE): then click ends without a word.
+    """
+    if error.errno not in _WRITING_FAILED:
+        return error
+    click.echo(
+        f"Error: {error.strerror}: the output is not complete (what was asked for may have happened)", err=True
+    )
+    return SystemExit(EXIT_UNKNOWN)
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name, and turns the library's errors into messages and exit codes."""
 
@@ -150,6 +163,8 @@ class LazyGroup(click.Group):
                 raise
             hint = "Give it behind the command: troth get KEY --url URL"
             raise click.UsageError(f"{error.format_message()} {hint}", error.ctx) from None
+        except OSError as error:  # --help and --version print in here
+            raise _incomplete(error) from None
 
     @override
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -169,16 +184,8 @@ class LazyGroup(click.Group):
         except TrothError as error:
             raise CommandFailed(error, ctx.invoked_subcommand or "", ctx.meta.get(GIVEN_URL, "")) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise  # the reader of the pipe has seen enough: click ends without a word
             if error.filename is None:
-                if error.errno not in _WRITING_FAILED:
-                    raise
-                text = (
-                    f"Error: {error.strerror}: the output is not complete (what was asked for may have happened)"
-                )
-                click.echo(text, err=True)
-                raise SystemExit(EXIT_UNKNOWN) from None
+                raise _incomplete(error) from None
             raise CommandFailed(
                 UsageError(f"{error.filename}: {error.strerror}"), ctx.invoked_subcommand or ""
             ) from error

@@ -4,7 +4,7 @@ Keys and values may be given as str (sent as UTF-8) or bytes; everything below t
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from typing_extensions import override
 
@@ -18,6 +18,7 @@ from troth.kv.requests import (
     Range,
     SortOrder,
     SortTarget,
+    no_truth,
 )
 from troth.kv.requests import Put as PutRequest
 from troth.kv.requests import Txn as TxnRequest
@@ -177,6 +178,9 @@ class Comparable:
         if not isinstance(operand, int):
             raise UsageError(f"{self._target.name.lower()} is compared to a number, not to {operand!r:.60}")
         return Compare(self._key, self._target, result, number=int(operand), range_end=self._end)
+
+    def __bool__(self) -> NoReturn:
+        raise no_truth()
 
     @override
     def __eq__(self, operand: Text | int) -> Compare:  # type: ignore[override]

@@ -8,9 +8,11 @@ A command changes the store and travels through the replicated log. A query only
 """
 
 from enum import IntEnum
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import msgspec
+
+from troth.errors import UsageError
 
 
 class SortOrder(IntEnum):
@@ -97,6 +99,14 @@ class DeleteRange(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False)
     prev_kv: bool = False
 
 
+def no_truth() -> UsageError:
+    """What is said to whoever asks a comparison whether it is true."""
+    return UsageError(
+        "a comparison has no truth value here, the cluster makes it: give each one by itself in the list of "
+        "txn([...]). Python would drop all but the last of those that and, or, not or 5 < x < 9 put together"
+    )
+
+
 class Compare(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """True when *target* of *key* stands in *result* to the operand: `value` for VALUE, else `number`."""
 
@@ -106,6 +116,9 @@ class Compare(msgspec.Struct, frozen=True, array_like=True, gc=False):
     number: int = 0
     value: bytes = b""
     range_end: bytes = b""
+
+    def __bool__(self) -> NoReturn:
+        raise no_truth()
 
 
 class Txn(msgspec.Struct, frozen=True, array_like=True, tag=4):

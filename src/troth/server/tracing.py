@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 
 from troth.core.interface import Effects, Engine, Persist
 from troth.core.paxos.node import Paxos
+from troth.errors import UsageError
 from troth.ids import NodeId
 from troth.simulate.paxos_trace import PaxosNodeTrace
 from troth.simulate.paxos_view import PaxosView
@@ -106,12 +107,28 @@ class PaxosTeller:
             self._trace.durable(persist.hard_state, persist.slots)
 
 
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UsageError(f"trace_file: {path} can not be written ({error.strerror})") from None
+
+
+def check_writable(path: str) -> None:
+    """Refuse a trace file that can not be written, before anything else is done.
+
+    Raises:
+        UsageError: says why.
+    """
+    os.close(_opened(path))
+
+
 class TracedEngine:
     """An engine that writes down what it does. All it does not know of itself it leaves to the engine behind it."""
 
     def __init__(self, engine: Engine, node_id: NodeId, path: str) -> None:
         self._engine = engine
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._file = _opened(path)
         self._teller: Teller = (
             PaxosTeller(engine, node_id, self._write)
             if isinstance(engine, Paxos)

@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -154,6 +154,19 @@ async def test_a_transaction_of_no_lists_is_told_in_words() -> None:
                 client.txn(part)
             with pytest.raises(UsageError, match="takes lists"):
                 troth.Txn((), (), part)
+
+
+def test_a_comparison_has_no_truth_value() -> None:
+    """Python would keep the last of two that it puts together, and the transaction would lose a part of its guard."""
+    wrong: tuple[Callable[[], object], ...] = (
+        lambda: 5 < troth.version("a") < 100,
+        lambda: troth.version("a") == 7 and troth.version("b") == 1,
+        lambda: not troth.value("a"),
+        lambda: 1 if troth.version("a") == 77 else 2,
+    )
+    for compared in wrong:
+        with pytest.raises(UsageError, match="by itself in the list of txn"):
+            compared()
 
 
 @asynchronous

@@ -64,6 +64,14 @@ async def test_a_server_that_can_not_listen_founds_nothing(tmp_path: Path, setti
     assert os.listdir(config.data_dir) == [LOCK]
 
 
+async def test_a_server_that_can_not_write_its_trace_founds_nothing(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "n1", trace_file="/dev/null/x")
+    with pytest.raises(UsageError, match=r"^trace_file: /dev/null/x can not be written \(Not a directory\)"):
+        async with running(config):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
 async def test_a_server_that_could_not_serve_once_the_cluster_is_founded_does_not_found_it(tmp_path: Path) -> None:
     """The others would wait for a member that never answers."""
     founders = {name: f"127.0.0.1:{free_port()}" for name in ("n1", "n2")}
