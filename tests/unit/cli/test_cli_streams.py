@@ -39,14 +39,16 @@ def test_a_closed_stream_gives_its_number_to_nothing_else(closed: str) -> None:
     assert ended.returncode == 7
 
 
-def test_an_output_that_nobody_can_have_got_is_no_success() -> None:
+@pytest.mark.parametrize("words", ["certs --help >&-", "--help >/dev/full", "--version >/dev/full"])
+def test_an_output_that_nobody_can_have_got_is_no_success(words: str) -> None:
     asked = "from troth.cli.main import main; main()"
     ended = subprocess.run(
-        ["sh", "-c", 'exec "$0" -c "$1" certs --help >&-', sys.executable, asked],
+        ["sh", "-c", f'exec "$0" -c "$1" {words}', sys.executable, asked],
         check=False,
         stderr=subprocess.PIPE,
     )
     assert ended.returncode == 3 and b"output is not complete" in ended.stderr
+    assert b"Traceback" not in ended.stderr
 
 
 def test_a_full_disk_behind_the_output_is_told(fake: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
