@@ -162,7 +162,9 @@ def test_pauses_grow_have_a_bound_and_may_be_nothing() -> None:
 
 
 def test_proposers_have_ids_of_their_own() -> None:
-    assert len({new_client() for _ in range(100)}) == 100
+    drawn = {new_client() for _ in range(100)}
+    assert len(drawn) == 100
+    assert max(drawn) > 2**60, "nearly 63 bits, which nobody draws twice"
 
 
 def test_three_blank_acceptors_become_a_set_and_two_only_when_told() -> None:
@@ -225,6 +227,28 @@ def test_a_set_is_found_when_most_of_the_addresses_have_named_it() -> None:
     assert not discovery.is_enough
     discovery.on_described("a3:1", described(3, CONFIG))
     assert discovery.is_enough and discovery.settled() == CONFIG
+
+
+def test_half_of_the_addresses_are_not_most_of_them() -> None:
+    discovery = Discovery((*ADDRESSES, "a4:1"), prepare=0, accept=0, found=None)
+    for number, is_enough in ((1, False), (2, False), (3, True)):
+        discovery.on_described(f"a{number}:1", described(number, CONFIG))
+        assert discovery.is_enough == is_enough
+
+
+def test_an_acceptor_that_was_away_takes_nobody_back_to_its_epoch() -> None:
+    discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=None)
+    newer = msgspec.structs.replace(CONFIG, id=ConfigId(CONFIG.id.cluster, 3))
+    discovery.on_described("a1:1", described(1, newer))
+    discovery.on_described("a2:1", described(2, CONFIG))
+    assert discovery.settled() == newer
+
+
+def test_sizes_asked_for_are_those_that_a_change_under_way_leads_to() -> None:
+    joint = msgspec.structs.replace(CONFIG, groups=(CONFIG.groups[0], group_of(SEATS, prepare=3, accept=1)))
+    discovery = Discovery(ADDRESSES, prepare=3, accept=1, found=None)
+    discovery.on_described("a1:1", described(1, joint))
+    assert discovery.settled() == joint
 
 
 def test_who_looks_whether_enough_is_known_is_not_disturbed_by_an_answer_that_comes() -> None:
@@ -458,6 +482,21 @@ def test_a_recorded_change_is_the_compare_and_set_that_it_amounts_to(tmp_path: P
         *(("get", "fail"), ("put", "info")),
     ]
     assert recorded.change(b"k") is recorded.change(b"j"), "while nothing is recorded nothing is made"
+
+
+def test_of_two_attempts_that_make_the_same_the_newer_was_applied(tmp_path: Path) -> None:
+    """The older one was in doubt when the change was made anew, from what it then found."""
+    path = tmp_path / "run.jsonl"
+    older, newer = (
+        Attempt(Ballot(number, 1), State(held, 1, Ballot(1, 2), ZERO), State(b"made", 2, Ballot(1, 2), ZERO))
+        for number, held in ((1, b"old"), (2, b"new"))
+    )
+    with troth.recording(path), recorded.change(b"k") as record:
+        record.attempts(MagicMock(spec=Round, attempts=[older]))
+        record.attempts(MagicMock(spec=Round, attempts=[older, newer]))
+        record.ends(RegisterReply(b"made", 2, True))
+    told = [each for each in read_history(path.read_bytes()).operations if each.f == "cas"]
+    assert [(each.argument[0], each.outcome.value) for each in told] == [("old", "fail"), ("new", "ok")]
 
 
 def test_a_change_that_changes_nothing_is_recorded_as_a_read(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from typing_extensions import override
 
 from troth import aio
 from troth.client.registers import aio as aio_registers
-from troth.client.registers import aio_reach, leaving, turns
+from troth.client.registers import aio_reach, backlog, fan, leaving, turns
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.backlog import COLLECTED_AT_ONCE, AsyncBacklog
 from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import Line, LineLost
-from troth.client.registers.patience import COLLECT_WITHIN_S, WITHIN_MAX_S, now_s, seconds
+from troth.client.registers.patience import COLLECT_WITHIN_S, WITHIN_MAX_S, now_s, pause_s, seconds
 from troth.client.registers.reach import Reach
 from troth.client.registers.shared import SharedProposer
 from troth.client.registers.sync import PaxosClient
@@ -53,7 +53,7 @@ from troth.core.register.messages import (
 from troth.core.register.proposer import Proposer
 from troth.core.register.reconfigure import Reconfiguration
 from troth.core.register.round import Phase
-from troth.core.register.task import PreparedBallot, ProposerState, Send
+from troth.core.register.task import Outcome, PreparedBallot, ProposerState, Send
 from troth.errors import OutcomeUnknown, Overloaded, Unavailable, UsageError, WrongCluster
 from troth.ids import NodeId
 
@@ -919,3 +919,157 @@ async def test_sizes_that_are_none_change_no_set_by_asyncio_either(
         with pytest.raises(UsageError, match="is a number of acceptors"):
             await registers.set_acceptors(ADDRESSES, prepare=True, accept=3)
         assert (await registers.set_acceptors(ADDRESSES, prepare=1, accept=3)).groups[0].prepare == 1
+
+
+# ---- what has not left, and who waits for whom ----
+
+
+def test_a_change_of_which_no_request_has_left_is_not_applied(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a kept ballot its first request is the accept; nobody is there to take it. Two that are lost are enough for a
+    pause, in which the time ends before the third is looked at."""
+    monkeypatch.setattr(fan, "pause_s", lambda tries, chance: LONG_S)
+    with PaxosClient(ADDRESSES) as registers:
+        registers.put("k", "1")
+        acceptors.lost = set(acceptors.acceptors)
+        with pytest.raises(Unavailable):
+            registers.put("k", "2", within_s=0.02)
+
+
+@asynchronous
+async def test_an_asyncio_change_of_which_no_request_has_left_is_not_applied(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        await registers.put("k", "1")
+        acceptors.lost = set(acceptors.acceptors)
+        with pytest.raises(Unavailable):
+            await registers.put("k", "2", within_s=0.02)
+
+
+def test_a_change_waits_for_its_turn(acceptors: Acceptors) -> None:
+    """Two of one client would only refuse each other."""
+
+    def refused() -> None:
+        with pytest.raises(Unavailable, match="used up the time"):
+            registers.put("k", "1", within_s=0.01)
+
+    with PaxosClient(ADDRESSES) as registers:
+        registers._turns.run(b"k", 0.0, refused)
+        assert registers.put("k", "1").version == 1
+
+
+@asynchronous
+async def test_an_asyncio_change_waits_for_its_turn(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        async with registers._turns.of(b"k", now_s() + 1.0):
+            with pytest.raises(Unavailable, match="used up the time"):
+                await registers.put("k", "1", within_s=0.01)
+        assert (await registers.put("k", "1")).version == 1
+
+
+def test_a_collection_in_which_an_acceptor_falls_silent_gives_its_turn_back_soon(acceptors: Acceptors) -> None:
+    with PaxosClient(ADDRESSES, collect=False) as registers:
+        registers.put("k", "1")
+        registers.delete("k")
+        acceptors.silent = (Collect,)
+        begin = time.monotonic()
+        outcome = registers._collected(b"k", begin + 10, holds_s=0.01)
+        assert isinstance(outcome.error, Unavailable) and time.monotonic() - begin < 5
+        acceptors.let_go()
+
+
+@asynchronous
+async def test_an_asyncio_collection_in_which_an_acceptor_falls_silent_gives_its_turn_back_soon(
+    acceptors: Acceptors,
+) -> None:
+    async with aio.PaxosClient(ADDRESSES, collect=False) as registers:
+        await registers.put("k", "1")
+        await registers.delete("k")
+        acceptors.silent = (Collect,)
+        begin = now_s()
+        outcome = await registers._collected(b"k", begin + 10, holds_s=0.01)
+        assert isinstance(outcome.error, Unavailable) and now_s() - begin < 5
+
+
+# ---- pauses ----
+
+
+class Refused:
+    """A task that pauses until it is resumed."""
+
+    config = CONFIG
+    has_sends = False
+    outcome: Outcome | None = None
+    pause = 8
+
+    def take(self) -> list[Send]:
+        return []
+
+    def resume(self) -> None:
+        self.outcome = Outcome()
+
+
+@pytest.mark.parametrize(("chance", "left_s"), [(0.25, LONG_S), (0.75, LONG_S), (0.75, 0.001)])
+def test_a_pause_is_drawn_and_ends_with_the_call(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch, chance: float, left_s: float
+) -> None:
+    """Proposers that duel must come back at different moments."""
+    slept: list[float] = []
+    with PaxosClient(ADDRESSES) as registers:
+        monkeypatch.setattr(registers._fan, "_chance", MagicMock(random=lambda: chance))
+        monkeypatch.setattr(time, "sleep", slept.append)
+        registers._fan.run(Refused(), time.monotonic() + left_s)  # type: ignore[arg-type]
+        monkeypatch.undo()
+    assert len(slept) == 1 and slept[0] <= left_s
+    assert left_s < 1 or slept == [pause_s(Refused.pause, chance)]
+
+
+@asynchronous
+@pytest.mark.parametrize(("chance", "left_s"), [(0.25, LONG_S), (0.75, LONG_S), (0.75, 0.001)])
+async def test_an_asyncio_pause_is_drawn_and_ends_with_the_call(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch, chance: float, left_s: float
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(for_s: float) -> None:
+        slept.append(for_s)
+
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        with monkeypatch.context() as patch:
+            patch.setattr(registers._fan, "_chance", MagicMock(random=lambda: chance))
+            patch.setattr(asyncio, "sleep", sleep)
+            await registers._fan.run(Refused(), now_s() + left_s)  # type: ignore[arg-type]
+    assert len(slept) == 1 and slept[0] <= left_s
+    assert left_s < 1 or slept == [pause_s(Refused.pause, chance)]
+
+
+# ---- keys that wait for collection ----
+
+
+def test_a_key_that_was_collected_is_collected_again(acceptors: Acceptors) -> None:
+    collected: list[bytes] = []
+    with PaxosClient(ADDRESSES) as registers:
+        for key in (b"k", b"k", b"k"):
+            registers._backlog.add(key, collected.append)
+            is_done = threading.Event()
+            registers._backlog.add(b"next", lambda _, is_done=is_done: is_done.set())
+            assert is_done.wait(30)
+            registers._backlog._collector.submit(lambda: None).result(30)  # type: ignore[union-attr]
+    assert collected == [b"k"] * 3
+
+
+def test_keys_that_wait_for_collection_have_a_bound(acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "COLLECTIONS_MAX", 2)
+    collected: list[bytes] = []
+    go_on = threading.Event()
+
+    def collect(key: bytes) -> None:
+        go_on.wait(30)
+        collected.append(key)
+
+    with PaxosClient(ADDRESSES) as registers:
+        for key in (b"a", b"b", b"c", b"b"):
+            registers._backlog.add(key, collect)
+        go_on.set()
+        registers._backlog._collector.submit(lambda: None).result(30)  # type: ignore[union-attr]
+    assert collected == [b"a", b"b"]

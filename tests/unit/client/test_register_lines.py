@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from unittest.mock import MagicMock
 
 import pytest
 from fake_server import asynchronous
 
 from troth import aio
-from troth.client.registers import lines
+from troth.client.registers import aio_lines, lines, patience
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.lines import Line, LineLost, may_have_arrived
@@ -21,6 +22,7 @@ from troth.core.register.acceptor import Acceptor
 from troth.core.register.codec import decode_ask, encode_answer
 from troth.core.register.messages import (
     ZERO,
+    Accepted,
     Configuration,
     Describe,
     Described,
@@ -32,6 +34,8 @@ from troth.core.register.messages import (
 from troth.ids import ClusterId, NodeId
 from troth.wire.frames import first_frame, frame
 from troth.wire.handshake import VERSION, Welcome, encode_greeting
+
+LONG_AGO_S = 600.0
 
 # ---- what has certainly not arrived ----
 
@@ -66,6 +70,34 @@ async def test_an_asyncio_request_to_an_acceptor_that_is_down_has_not_arrived() 
     line.close()
 
 
+@asynchronous
+async def test_a_request_on_an_asyncio_connection_that_has_ended_has_not_arrived() -> None:
+    connection = greeted()
+    connection.connection_lost(None)
+    with pytest.raises(LineLost) as caught:
+        await connection.ask(Describe())
+    assert not may_have_arrived(caught.value)
+
+
+def greeted() -> aio_lines._Connection:
+    connection, transport = aio_lines._Connection(), MagicMock(spec=asyncio.Transport)
+    transport.get_extra_info.return_value = None
+    transport.is_closing.return_value = False
+    transport.get_write_buffer_size.return_value = 0
+    connection.connection_made(transport)
+    connection.data_received(frame(encode_greeting(Welcome(VERSION, ClusterId(0), NodeId(1)))))
+    return connection
+
+
+@asynchronous
+async def test_bytes_that_have_not_left_take_up_room_as_requests_do() -> None:
+    connection = greeted()
+    assert not connection.is_full
+    connection.transport.get_write_buffer_size.return_value = aio_lines.UNSENT_BYTES_MAX + 1  # type: ignore[attr-defined]
+    assert connection.is_full
+    connection.connection_lost(None)
+
+
 # ---- connections of a process that has gone ----
 
 
@@ -80,6 +112,8 @@ class Restarts:
         """A request is here."""
         self.together = threading.Barrier(2)
         """Answers wait until two requests are here, so that two connections are in use."""
+        self.stale: ReplyMessage | None = None
+        """Sent before each answer, under the number before."""
         self._acceptor = Acceptor(NodeId(1))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -107,6 +141,8 @@ class Restarts:
                     self.arrived.set()
                     if not self.together.broken:
                         self.together.wait(30)
+                    if self.stale is not None:
+                        connection.sendall(frame(encode_answer(number - 1, self.stale)))
                     connection.sendall(frame(encode_answer(number, self._acceptor.on_request(request)[0])))
         except (OSError, threading.BrokenBarrierError):
             pass
@@ -142,6 +178,52 @@ def test_one_request_at_most_is_lost_on_the_connections_of_a_process_that_has_go
         assert [error is None for error in lost] == [False, True, True, True]
     finally:
         line.close()
+
+
+def test_a_request_for_which_no_time_is_left_does_not_leave(restarts: Restarts) -> None:
+    restarts.restart()
+    line = Line(restarts.address, None)
+    try:
+        assert line.ask(Describe(), time.monotonic() + 30).exception(30) is None
+        late = line.ask(Describe(), time.monotonic() - 1).exception(30)
+        assert late is not None and not may_have_arrived(late)
+    finally:
+        line.close()
+
+
+def test_an_answer_to_another_request_is_passed_over(restarts: Restarts) -> None:
+    restarts.restart()
+    restarts.stale = Accepted()
+    line = Line(restarts.address, None)
+    try:
+        assert isinstance(line.ask(Describe(), time.monotonic() + 30).result(30), Described)
+    finally:
+        line.close()
+
+
+def test_an_acceptor_that_was_reached_rests_no_longer_than_any_other(restarts: Restarts) -> None:
+    restarts.restart()
+    line = Line(restarts.address, None)
+    try:
+        for _ in range(8):
+            line._rest.begin(time.monotonic() - LONG_AGO_S)
+        assert line.ask(Describe(), time.monotonic() + 30).exception(30) is None
+        line._rest.begin(0.0)
+        assert line._rest.until_s == patience.REST_S
+    finally:
+        line.close()
+
+
+@asynchronous
+async def test_an_acceptor_that_asyncio_has_reached_rests_no_longer_than_any_other(restarts: Restarts) -> None:
+    restarts.restart()
+    line = AsyncLine(restarts.address, None)
+    for _ in range(8):
+        line._rest.begin(asyncio.get_running_loop().time() - LONG_AGO_S)
+    assert isinstance(await line.ask(Describe()), Described)
+    line._rest.begin(0.0)
+    assert line._rest.until_s == patience.REST_S
+    line.close()
 
 
 def test_a_request_whose_connection_breaks_may_have_arrived(restarts: Restarts) -> None:

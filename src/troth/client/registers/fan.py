@@ -78,7 +78,7 @@ class Fan:
     ) -> list[str]:
         """The time is over; returns why nobody has answered. *sends* have not left."""
         complaints = self._reach.complaints(task.config)
-        unsent = [send for future, send in pending.items() if future.cancel()]
+        unsent = [send for future, send in pending.items() if future.cancel() or _has_failed_to_leave(future)]
         with guard:
             for send in [*sends, *unsent]:
                 task.on_lost(send, sent=False)
@@ -109,3 +109,8 @@ class Fan:
                         return
         except TimeoutError:
             pass
+
+
+def _has_failed_to_leave(answer: "Future[ReplyMessage]") -> bool:
+    error = answer.exception() if answer.done() else None
+    return error is not None and not may_have_arrived(error)
