@@ -24,6 +24,10 @@ from troth.cli.numbers import SIZE
     show_default=True,
     help="Refuse registers beyond this.",
 )
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def acceptor(
     data_dir: str,
     listen: str,
@@ -33,6 +37,8 @@ def acceptor(
     insecure: bool,
     tcp_only: bool,
     quota_bytes: int,
+    log_level: str,
+    log_format: str,
 ) -> None:
     """Run one acceptor for `troth paxos` and PaxosClient.
 
@@ -56,5 +62,7 @@ def acceptor(
         insecure=insecure,
         tcp_only=tcp_only,
         quota_bytes=quota_bytes,
+        log_level=log_level,
+        log_format=log_format,
     )
     raise SystemExit(run_acceptor(config))

@@ -118,7 +118,8 @@ def print_raw(raw: bytes) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal, on its side where that keeps words whole; tab-separated lines with a header elsewhere."""
+    """A table on a terminal, on its side or a block for each row where that keeps words whole; tab-separated lines with
+    a header elsewhere."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             click.echo("\t".join(str(cell) for cell in row))
@@ -132,9 +133,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if Measurement.get(console, anything, table).minimum > console.width:
         (first, *names), *sideways = zip(columns, *rows, strict=True)
         turned = _table((first, *map(str, names)), sideways)
-        if Measurement.get(console, anything, turned).maximum <= console.width:
-            table = turned
+        if Measurement.get(console, anything, turned).maximum > console.width:
+            _print_blocks(columns, rows)
+            return
+        table = turned
     console.print(table)
+
+
+def _print_blocks(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """What is too wide for any table: a line for each cell that says something. The terminal folds what is longer."""
+    width = max(map(len, columns))
+    for row in rows:
+        click.echo()
+        for column, cell in zip(columns, row, strict=True):
+            if str(cell):
+                click.echo(f"{click.style(f'{column:<{width}}', bold=True)}  {cell}")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":

@@ -38,10 +38,10 @@ _COLUMNS = (
 def status(cluster: Cluster) -> None:
     """Say in one line how the cluster is.
 
-    The first line is the verdict, then comes one line for each server (a column, on a narrow terminal). Exit code 0:
-    healthy. 1: degraded, it works and survives fewer failures than it could. 2: unavailable, writes and linearizable
-    reads fail now, or the cluster could not be asked. Registers are those of the server's acceptor ("-": no client
-    has used it yet). If the cluster keeps decision logs of TwoPhaseCommit, the last lines say what is not
+    The first line is the verdict, then comes one line for each server (a column or a block, on a narrow terminal).
+    Exit code 0: healthy. 1: degraded, it works and survives fewer failures than it could. 2: unavailable, writes and
+    linearizable reads fail now, or the cluster could not be asked. Registers are those of the server's acceptor ("-":
+    no client has used it yet). If the cluster keeps decision logs of TwoPhaseCommit, the last lines say what is not
     finished in them.
 
     \b

@@ -53,7 +53,7 @@ def list_(cluster: Cluster) -> None:
     if cluster.json:
         output.print_json([{"node_id": node, "alarm": name} for node, name in rows])
     else:
-        output.print_table(("node id", "alarm"), rows)
+        output.print_table(("node id", "alarm"), [("all" if node == "0" else node, name) for node, name in rows])
 
 
 @alarm.command("disarm")

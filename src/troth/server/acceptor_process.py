@@ -29,6 +29,7 @@ from troth.server.ending import (
     stop_at_errors,
 )
 from troth.server.listener import Port, refuse_plain_text
+from troth.server.logs import set_up, with_facts
 from troth.server.tls import Certificates, require_whole
 from troth.wire.handshake import Greeting, Hello
 
@@ -50,6 +51,8 @@ class AcceptorConfig:
     insecure: bool = False
     tcp_only: bool = False
     quota_bytes: int = QUOTA_BYTES
+    log_level: str = "info"
+    log_format: str = "text"
     ends_with_stdin: bool = False
     """Stop when standard input ends: whoever holds its other end is gone."""
 
@@ -169,7 +172,7 @@ async def _serve(config: AcceptorConfig) -> None:
         else:
             threading.Thread(target=_wait_for_end, args=(loop, stop), name="troth-parent", daemon=True).start()
         machine.settle()
-        _log.info("acceptor %x serves at %s", node.acceptor.id, config.listen)
+        _log.info("serving", extra=with_facts({"acceptor": f"{node.acceptor.id:x}", "listen": config.listen}))
         await ended
     finally:
         if listening is not None:
@@ -177,11 +180,12 @@ async def _serve(config: AcceptorConfig) -> None:
         for connection in list(port.connections):
             connection.transport.abort()
         await loop.run_in_executor(None, node.stop)
+    _log.info("stopped")
 
 
 def run_acceptor(config: AcceptorConfig) -> int:
     """Run one acceptor until SIGTERM or SIGINT; the exit code (as of `troth serve`)."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    set_up(name="acceptor", level=config.log_level, form=config.log_format)
     try:
         uvloop.run(_serve(config))
     except Exception as error:  # noqa: BLE001 - the process's entry point

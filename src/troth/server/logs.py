@@ -9,6 +9,7 @@ from typing import TextIO
 import msgspec
 from typing_extensions import override
 
+from troth.core.interface import EntryId
 from troth.ids import NodeId
 
 
@@ -65,6 +66,12 @@ _NODE_FACTS = frozenset({"leader", "sender", "peer", "to", "candidate", "voted_f
 def _shown(key: str, value: object) -> object:
     if key in _NODE_FACTS and isinstance(value, int):
         return f"{NodeId(value):x}"
+    if key == "voters" and isinstance(value, tuple):
+        return ",".join(f"{NodeId(node):x}" for node in value)
+    if key == "member" and isinstance(value, int):  # whose alarm it is
+        return f"{NodeId(value):x}" if value else "all"
+    if isinstance(value, EntryId):
+        return f"{value.term}/{value.index}"
     return value
 
 

@@ -1,6 +1,7 @@
 """An acceptor that runs alone, as a process."""
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
@@ -19,6 +20,11 @@ from troth.server.ending import EXIT_BUG, EXIT_FAILED, EXIT_STORAGE
 
 class Ended(BaseException):
     """Stands for the end of the process."""
+
+
+@pytest.fixture(autouse=True)
+def the_log_of_this_process_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptor_process, "set_up", lambda **settings: None)
 
 
 @pytest.fixture
@@ -99,3 +105,17 @@ def test_a_session_hears_whether_its_answers_are_read() -> None:
     connection.pause_writing()
     connection.resume_writing()
     assert [call[0] for call in session.method_calls] == ["pause_writing", "resume_writing"]
+
+
+def test_its_log_is_written_as_a_servers_from_the_first_line_to_the_last(tmp_path: Path) -> None:
+    listen = f"unix:{tmp_path / 'a'}"
+    words = ["acceptor", "--data-dir", str(tmp_path / "data"), "--listen", listen, "--log-format", "json"]
+    asked = "from troth.cli.main import main; main()"
+    with subprocess.Popen([sys.executable, "-c", asked, *words], stderr=subprocess.PIPE) as acceptor:
+        assert acceptor.stderr is not None
+        first = json.loads(acceptor.stderr.readline())
+        acceptor.terminate()
+        last = json.loads(acceptor.stderr.read())
+    assert (first["event"], first["listen"], last["event"]) == ("serving", listen, "stopped")
+    assert first["server"] == "acceptor" and first["time"].endswith("Z")
+    assert acceptor.returncode == 0

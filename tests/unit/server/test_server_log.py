@@ -4,7 +4,9 @@ import logging
 
 import pytest
 
-from troth.core.interface import Trace
+from troth.core.interface import EntryId, Trace
+from troth.ids import LogIndex, NodeId, Term
+from troth.server.logs import with_facts
 from troth.server.observed import tell
 
 
@@ -18,3 +20,10 @@ def test_what_somebody_should_look_at_is_a_warning(
     with caplog.at_level(logging.DEBUG, "troth.server"):
         tell(Trace(name=event, facts={"kind": "nospace"}))
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [(level, event.replace("_", " "))]
+
+
+def test_ids_are_written_as_commands_and_errors_write_them() -> None:
+    facts = {"voters": (NodeId(0xAB), NodeId(0xC)), "leader": NodeId(0xC), "last": EntryId(Term(3), LogIndex(100))}
+    assert with_facts(facts)["facts"] == {"voters": "ab,c", "leader": "c", "last": "3/100"}
+    assert with_facts({"member": 0})["facts"] == {"member": "all"}
+    assert with_facts({"member": NodeId(0xAB)})["facts"] == {"member": "ab"}
