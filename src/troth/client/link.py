@@ -6,16 +6,15 @@ attempt.
 """
 
 import asyncio
-import contextlib
 import random
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import msgspec
 from typing_extensions import override
 
-from troth.client.retry import error_of, ungreeted
+from troth.client.retry import error_of, in_words, ungreeted
 from troth.errors import (
     DecodeError,
     InvalidRequest,
@@ -200,6 +199,8 @@ class Link:
         self.connection: Connection | None = None
         self.error: Exception | None = None
         self.attempted = False
+        self.is_greeting = False
+        """Whether a connection stands on which the server has not said a word."""
         self.leader: tuple[int, NodeId] = (0, NodeId(0))
         self.pinged_at_s = 0.0
         self._suspect_since_s = 0.0
@@ -288,13 +289,18 @@ class Link:
                     on_message=self._owner.on_message,
                     on_lost=on_lost,
                 )
+                self.is_greeting = True
                 await connection.greeted
         except BaseException as error:
             if connection is not None:
                 connection.abort(Unavailable("the handshake was given up"))
             if isinstance(error, TimeoutError):
-                raise TimeoutError(f"no answer to a greeting within {HANDSHAKE_TIMEOUT_S:g} s") from None
+                raise TimeoutError(
+                    f"no answer to a greeting within {HANDSHAKE_TIMEOUT_S:g} s; is that a port for troth's clients?"
+                ) from None
             raise
+        finally:
+            self.is_greeting = False
         await asyncio.wait([connection.gone])  # which, unlike awaiting it, leaves it alone when we are cancelled
 
     def _on_welcome(self, connection: Connection, welcome: Welcome) -> None:
@@ -329,24 +335,3 @@ async def open_connection(
     with in_words(tls):
         await streams.open_connection(connection, parse_address(address), tls=tls)
     return connection
-
-
-@contextlib.contextmanager
-def in_words(tls: ssl.SSLContext | None) -> Iterator[None]:
-    """Say of a TLS handshake that fails in this block what can be done about it.
-
-    Raises:
-        ConnectionError: it failed; or whatever else comes out of the block.
-    """
-    try:
-        yield
-    except ssl.SSLCertVerificationError as error:
-        text = f"the server's certificate is not accepted ({error.verify_message}); check ?ca= and the address"
-        raise ConnectionError(text) from error
-    except (ssl.SSLError, ConnectionResetError) as error:
-        if tls is None or "ALERT" in (getattr(error, "reason", "") or ""):  # only a TLS port sends alerts
-            raise
-        told = f" ({error})" if str(error) else ""
-        raise ConnectionError(
-            f"the TLS handshake failed{told}; is this port one without TLS (troth://)?"
-        ) from error

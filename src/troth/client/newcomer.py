@@ -2,7 +2,7 @@
 
 import ssl
 
-from troth.client.link import in_words
+from troth.client.retry import in_words
 from troth.errors import Unavailable, UsageError
 from troth.replica.protocol import ServerStatus
 from troth.runtime.genesis import Introduction, probe

@@ -5,6 +5,9 @@ again as soon as that can help. `OutcomeUnknown` may be retried only under the s
 table goes to the caller.
 """
 
+import contextlib
+import ssl
+from collections.abc import Iterator
 from enum import Enum
 
 from troth import errors
@@ -93,3 +96,24 @@ def ungreeted(who: str, *, is_tls: bool) -> str:
     """What a connection that ended before its greeting came most likely means."""
     wanted = "another certificate (?cert=&key=)" if is_tls else "TLS (troth+tls://...?ca=&cert=&key=)"
     return f"the {who} closed the connection without a greeting; does it want {wanted}, or is it still starting?"
+
+
+@contextlib.contextmanager
+def in_words(tls: ssl.SSLContext | None) -> Iterator[None]:
+    """Say of a TLS handshake that fails in this block what can be done about it.
+
+    Raises:
+        ConnectionError: it failed; or whatever else comes out of the block.
+    """
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        text = f"the server's certificate is not accepted ({error.verify_message}); check ?ca= and the address"
+        raise ConnectionError(text) from error
+    except (ssl.SSLError, ConnectionResetError) as error:
+        if tls is None or "ALERT" in (getattr(error, "reason", "") or ""):  # only a TLS port sends alerts
+            raise
+        told = f" ({error})" if str(error) else ""
+        raise ConnectionError(
+            f"the TLS handshake failed{told}; is this port one without TLS (troth://)?"
+        ) from error

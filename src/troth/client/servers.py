@@ -28,8 +28,10 @@ ASK_STATUS = frame_of(GetStatus(UNTRACKED))
 
 def trouble(link: Link) -> str:
     """Why *link* has no connection."""
+    if link.is_greeting:
+        return "connected, and no word from it yet; is that a port for troth's clients?"
     if link.error is None:
-        return "not tried yet"
+        return "not connected yet"
     return str(link.error) or type(link.error).__name__
 
 

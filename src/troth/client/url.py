@@ -76,6 +76,10 @@ def parse_url(url: str) -> ClusterUrl:
     if not addresses:
         raise UsageError(f"{url!r} names no server, {_EXAMPLE}")
     for address in addresses:
+        if "@" in address and not address.startswith("unix:"):
+            raise UsageError(
+                f"{url!r}: there are no users and passwords; certificates say who you are (troth+tls://)"
+            )
         found = parse_address(address)
         if found.is_unix and not found.path.startswith("/"):
             raise UsageError(f"{address!r}: a unix socket is written unix:/absolute/path")

@@ -37,6 +37,7 @@ class Server:
         self.is_suspect = False
         self.leader = (0, NodeId(0))
         self.error: Exception | None = None
+        self.is_greeting = False
         self.aborted = False
         self.closed = False
         self.attempted = True

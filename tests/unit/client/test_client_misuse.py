@@ -265,8 +265,19 @@ async def test_a_port_without_tls_is_told_to_who_wants_it(says: bytes) -> None:
     listener = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", 0)
     address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     client = aio.AsyncClient(f"troth+tls://{address}", timeout=1)
-    await until(lambda: client.servers()[address] != "not tried yet")
+    await until(lambda: client.servers()[address] != "not connected yet")
     assert "TLS handshake failed" in client.servers()[address] and "troth://" in client.servers()[address]
+    await client.close()
+    listener.close()
+
+
+@asynchronous
+async def test_a_server_that_says_nothing_is_not_one_that_was_never_called() -> None:
+    listener = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    client = aio.AsyncClient(f"troth://{address}", timeout=1)
+    assert client.servers() == {address: "not connected yet"}
+    await until(lambda: client.servers()[address].startswith("connected, and no word from it yet"))
     await client.close()
     listener.close()
 
@@ -278,7 +289,7 @@ async def test_a_failure_without_words_is_told_by_its_name(monkeypatch: pytest.M
 
     monkeypatch.setattr("troth.client.link.open_connection", fail)
     client = aio.AsyncClient("troth://127.0.0.1:1", timeout=1)
-    await until(lambda: client.servers() != {"127.0.0.1:1": "not tried yet"})
+    await until(lambda: client.servers() != {"127.0.0.1:1": "not connected yet"})
     assert client.servers() == {"127.0.0.1:1": "ConnectionAbortedError"}
     assert "127.0.0.1:1: ConnectionAbortedError" in client.router.describe()
     await client.close()

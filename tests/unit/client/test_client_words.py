@@ -68,6 +68,7 @@ def test_urls_are_read() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
+        ("troth://me:secret@127.0.0.1:7001", "no users and passwords"),
         ("127.0.0.1:7001", "does not start with troth://"),
         ("http://a:1", "does not start with troth://"),
         ("troth://", "names no server"),

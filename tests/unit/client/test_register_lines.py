@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from unittest.mock import MagicMock
 
@@ -336,6 +338,17 @@ async def test_an_asyncio_connection_that_ends_before_its_greeting_may_want_tls(
             await line.ask(Describe())
         assert line.complaint.startswith(f"{address}: the acceptor closed")
         line.close()
+
+
+@asynchronous
+async def test_a_tls_handshake_that_fails_is_told_as_by_other_clients() -> None:
+    context = ssl.create_default_context()
+    with hangs_up() as address:
+        for line in (Line(address, context), AsyncLine(address, context)):
+            asked = line.ask(Describe(), time.monotonic() + 5) if isinstance(line, Line) else line.ask(Describe())
+            with pytest.raises(LineLost, match=r"the TLS handshake failed.*without TLS \(troth://\)"):
+                await (asyncio.wrap_future(asked) if isinstance(asked, Future) else asked)
+            line.close()
 
 
 @asynchronous

@@ -14,7 +14,7 @@ from troth.client.registers.lines import (
     stranger,
 )
 from troth.client.registers.patience import Rest, now_s
-from troth.client.retry import error_of, ungreeted
+from troth.client.retry import error_of, in_words, ungreeted
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
 from troth.errors import DecodeError, TrothError
@@ -185,7 +185,8 @@ class AsyncLine:
         connection = _Connection()
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                await open_connection(connection, parse_address(self.address), tls=self._tls)
+                with in_words(self._tls):
+                    await open_connection(connection, parse_address(self.address), tls=self._tls)
                 await connection.ready
         except asyncio.CancelledError:
             connection.give_up()

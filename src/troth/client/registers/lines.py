@@ -15,7 +15,7 @@ from functools import partial
 from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lookup import Lookup
 from troth.client.registers.patience import Rest
-from troth.client.retry import error_of, ungreeted
+from troth.client.retry import error_of, in_words, ungreeted
 from troth.core.register.codec import decode_answer, encode_ask
 from troth.core.register.messages import ReplyMessage, RequestMessage
 from troth.errors import DecodeError, TrothError
@@ -62,7 +62,8 @@ class _Socket:
         self._socket = plain
         try:
             if tls is not None and lookup is not None:  # a unix socket speaks plain text everywhere
-                self._socket = tls.wrap_socket(plain, server_hostname=address.host)
+                with in_words(tls):
+                    self._socket = tls.wrap_socket(plain, server_hostname=address.host)
             self._buffer = b""
             try:
                 self._socket.sendall(frame(encode_greeting(Hello("register"))))
