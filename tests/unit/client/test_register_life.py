@@ -1009,7 +1009,7 @@ class Refused:
         self.outcome = Outcome()
 
 
-@pytest.mark.parametrize(("chance", "left_s"), [(0.25, LONG_S), (0.75, LONG_S), (0.75, 0.001)])
+@pytest.mark.parametrize(("chance", "left_s"), [(0.25, LONG_S), (0.75, LONG_S), (0.75, 0.05)])
 def test_a_pause_is_drawn_and_ends_with_the_call(
     acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch, chance: float, left_s: float
 ) -> None:
@@ -1020,12 +1020,12 @@ def test_a_pause_is_drawn_and_ends_with_the_call(
         monkeypatch.setattr(time, "sleep", slept.append)
         registers._fan.run(Refused(), time.monotonic() + left_s)  # type: ignore[arg-type]
         monkeypatch.undo()
-    assert len(slept) == 1 and slept[0] <= left_s
+    assert all(each <= left_s for each in slept)
     assert left_s < 1 or slept == [pause_s(Refused.pause, chance)]
 
 
 @asynchronous
-@pytest.mark.parametrize(("chance", "left_s"), [(0.25, LONG_S), (0.75, LONG_S), (0.75, 0.001)])
+@pytest.mark.parametrize(("chance", "left_s"), [(0.25, LONG_S), (0.75, LONG_S), (0.75, 0.05)])
 async def test_an_asyncio_pause_is_drawn_and_ends_with_the_call(
     acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch, chance: float, left_s: float
 ) -> None:
@@ -1039,7 +1039,7 @@ async def test_an_asyncio_pause_is_drawn_and_ends_with_the_call(
             patch.setattr(registers._fan, "_chance", MagicMock(random=lambda: chance))
             patch.setattr(asyncio, "sleep", sleep)
             await registers._fan.run(Refused(), now_s() + left_s)  # type: ignore[arg-type]
-    assert len(slept) == 1 and slept[0] <= left_s
+    assert all(each <= left_s for each in slept)
     assert left_s < 1 or slept == [pause_s(Refused.pause, chance)]
 
 

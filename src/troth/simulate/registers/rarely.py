@@ -38,6 +38,9 @@ class Moments:
             "client back from before a deletion": self._late_client,
         }
         name = self._rng.choice(("", *moments))
+        if not name:  # so that what other seeds play stays as it was
+            moments = {"acceptors at other addresses": self._moved}
+            name = self._rng.choice(("", *moments))
         if name:
             self._sim.counts[name] += 1
             moments[name]()
@@ -152,6 +155,17 @@ class Moments:
             note = sim.history.info if isinstance(error, OutcomeUnknown) else sim.history.fail
             note(process, error=str(error), time=sim.world.now_us)
         self._recorded("get", key, lambda client: client.proposer.read(name))
+
+    def _moved(self) -> None:
+        """The acceptors have other addresses, as when their machines do. They are the same ones, with all they hold."""
+        sim, key = self._sim, "moved"
+        nodes = self._found(3)
+        process = sim.invoke("put", key, "v")
+        self._finish(sim.operator(), lambda client: client.proposer.change(key.encode(), changes.put(b"v")))
+        sim.history.ok(process, value="v", time=sim.world.now_us)
+        seats = {node.id: f"{node.address}, elsewhere" for node in nodes}
+        self._finish(self._operator, lambda client: Reconfiguration(client.proposer, seats))
+        self._recorded("get", key, lambda client: client.proposer.read(key.encode()))
 
     # ---- steps --------------------------------------------------------------------------------------------
 
