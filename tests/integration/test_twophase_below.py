@@ -125,6 +125,19 @@ def test_who_commits_below_is_told_that_it_stands(postgres: PostgresServer, tmp_
     engine.dispose()
 
 
+def test_who_names_the_session_is_not_told_that_something_has_been_committed(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    engine = sa.create_engine(postgres.url())
+    with TwoPhaseCommit({"left": engine}, log=tmp_path, recover_every=None) as tpc:
+        for named in ("SET LOCAL application_name = 'mine'", "RESET ALL"):
+            with pytest.raises(Aborted, match="then nothing has been committed"), tpc.begin() as tx:
+                insert(tx[engine], 1)
+                tx[engine].exec_driver_sql(named)
+    assert found(postgres) == []
+    engine.dispose()
+
+
 # ---- AUTOCOMMIT by an event, of which the engine itself says nothing --------------------------------------------
 
 

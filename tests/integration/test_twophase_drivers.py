@@ -396,3 +396,34 @@ async def test_a_deadlock_of_two_tasks_over_two_databases_ends_before_the_time_i
             found = await asyncio.gather(client(left, right), client(right, left))
     assert sorted(found) == ["committed", "victim"]
     assert two.found() == ([1], [1])
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_streamed_result_that_is_left_open_is_no_lost_connection(
+    both: bool, mariadb: MariaDBServer, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """mysqlclient lets nobody say anything before it is read; the others read it themselves."""
+    ledger, bank = sa.create_engine(mariadb.url("mysqldb")), sa.create_engine(postgres.url())
+    for engine in (ledger, bank):
+        with engine.begin() as connection:
+            entry.drop(connection, checkfirst=True)
+            entry.create(connection)
+            connection.execute(entry.insert(), [{"id": number} for number in range(2000)])
+    with TwoPhaseCommit({"ledger": ledger, "bank": bank}, log=tmp_path, recover_every=None) as tpc:
+        with pytest.raises(Aborted, match="ledger: a streamed result"), tpc.begin() as tx:
+            insert(tx[ledger], 3000)
+            if both:
+                insert(tx[bank], 3000)
+            streamed = tx[ledger].execution_options(yield_per=10).execute(sa.select(entry))
+            streamed.fetchone()
+        assert not tx.pending
+        with tpc.begin() as tx:
+            for engine in (ledger, bank):
+                insert(tx[engine], 3001)
+    for server in (mariadb, postgres):
+        engine = sa.create_engine(server.url(), poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            assert list(connection.scalars(sa.select(entry.c.id).where(entry.c.id >= 3000))) == [3001]
+    assert prepared(mariadb.url()) + prepared(postgres.url()) == []
+    ledger.dispose()
+    bank.dispose()

@@ -328,7 +328,7 @@ def test_what_is_left_half_done_is_given_up_with_its_connection(
     """The driver would wait for its end before it rolls back, while other branches hold their locks."""
     branch = opened(bank, 1, 1)
     kept = left_open(branch)
-    with pytest.raises(exc.OperationalError, match="in progress"):
+    with pytest.raises(Aborted, match="was left open"):
         branch.ask()()
     ending = threading.Thread(target=lambda: branch.roll_back()(), daemon=True)
     ending.start()
@@ -514,6 +514,16 @@ def test_mariadb_waits_for_locks_as_long_as_the_transaction_may_and_no_other(led
         branch.release(broken=False)
     with ledger.engine.connect() as connection:
         assert connection.exec_driver_sql(waited).scalar() == own
+
+
+def test_mariadb_waits_for_locks_as_long_as_the_transaction_may_on_a_session_that_was_reset(ledger: MySql) -> None:
+    reset = "SET SESSION innodb_lock_wait_timeout = DEFAULT"
+    sa.event.listen(ledger.engine, "checkin", lambda dbapi, record: dbapi.query(reset))
+    for sequence in (1, 2):
+        branch = ledger.open(0, begun(sequence, timeout_s=7.0))
+        assert one(branch, "SELECT @@innodb_lock_wait_timeout") == 7
+        branch.roll_back()()
+        branch.release(broken=False)
 
 
 def test_two_databases_of_a_mariadb_are_two_and_two_addresses_of_one_are_one(

@@ -52,6 +52,24 @@ def test_the_session_that_holds_a_branch_is_ended(ledger: MySql) -> None:
     branch.release(broken=True)
 
 
+def test_a_session_that_had_let_go_of_all_its_locks_is_ended_too(ledger: MySql) -> None:
+    """By a listener when it was given back to the pool, or in the transaction; else its branch stays until it ends."""
+    sa.event.listen(ledger.engine, "checkin", lambda dbapi, _: dbapi and dbapi.query("DO RELEASE_ALL_LOCKS()"))
+    before = ledger.open(0, Begun(EPOCH.name(3), 5.0))
+    before.roll_back()()
+    before.release(broken=False)
+    for sequence in (4, 5):
+        branch = ledger.open(0, Begun(EPOCH.name(sequence), 5.0))
+        branch.handle.exec_driver_sql(f"INSERT INTO held VALUES ({sequence})")
+        if sequence == 5:
+            branch.handle.exec_driver_sql("SELECT RELEASE_ALL_LOCKS()").all()
+        branch.prepare()()
+        ledger.detach(branch.name)
+        answers = (ledger.finish(branch.name, commit=True) for _ in range(2000))
+        assert next(found for found in answers if found is not Finding.ATTACHED) is Finding.FINISHED
+        branch.release(broken=True)
+
+
 def test_whoever_has_a_sessions_number_after_a_restart_is_left_alone(
     ledger: MySql, mariadb: MariaDBServer
 ) -> None:

@@ -27,9 +27,14 @@ TESTS = (
     "tests/integration/test_twophase_said.py",
     "tests/integration/test_twophase_below.py",
     "tests/integration/test_twophase_snapshots.py",
+    "tests/integration/test_twophase_listeners.py",
+    "tests/integration/test_twophase_drivers.py::test_a_streamed_result_that_is_left_open_is_no_lost_connection",
     "tests/integration/test_twophase_guarantees.py::test_preflight_says_what_to_set",
 )
-OF_MARIADB = "mariadb or mysql or attached or holds or asked or preflight_f or preflight_r or forget_a_vote"
+OF_MARIADB = (
+    "mariadb or mysql or asyncmy or streamed or attached or holds or asked or preflight_f or preflight_r"
+    " or forget_a_vote"
+)
 PATIENCE_S = 150
 
 

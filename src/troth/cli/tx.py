@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_BLOCKING = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql", "sqlite": "sqlite"}
+"""By name of the dialect: what is installed with troth[sqlalchemy], or with Python."""
+
+
 def tx_options(command: F) -> F:
     """Where the decision log is, and how to reach the databases."""
     for option in (
@@ -71,6 +75,12 @@ def _opened(
             participants[known_as] = url if is_url(url) else create_engine(url)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise UsageError(f"--db {known_as}: {error}") from error
+        dialect = getattr(participants[known_as], "dialect", None)
+        if dialect is not None and dialect.is_async:
+            raise UsageError(
+                f"--db {known_as}: {url.partition(':')[0]} is a driver of asyncio, which this command does not use;"
+                f" write the same URL with {_BLOCKING.get(dialect.name, 'another driver')}"
+            )
     try:
         opened = TwoPhaseCommit(participants, log=log, name=name, recover_every=None, without_unreachable=True)
     except (DBAPIError, RequestTimeout) as error:

@@ -37,6 +37,8 @@ class TaskFlag:
 class InTasks(Waiting):
     """How the common code waits when it runs in a greenlet of the loop."""
 
+    is_async = True
+
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="troth 2pc aio")
         # Of its own: those who wait for a snapshot would take all the others, and it needs one to be taken.

@@ -5,7 +5,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from typing_extensions import override
 
@@ -52,6 +52,9 @@ class Flag(Protocol):
 class Waiting(Protocol):
     """How to wait, and how to go on in the background: differs between threads and asyncio."""
 
+    is_async: ClassVar[bool]
+    """Whether drivers of asyncio can be waited for; no others then."""
+
     def flag(self) -> Flag:
         """One that is not set."""
 
@@ -74,6 +77,8 @@ class Waiting(Protocol):
 
 class InThreads(Waiting):
     """For callers that are threads."""
+
+    is_async = False
 
     def __init__(self) -> None:
         self._pool: Daemons | None = None

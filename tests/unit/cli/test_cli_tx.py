@@ -163,3 +163,16 @@ def test_what_is_listed_says_whose_business_it_is(
         str(elsewhere): ("foreign", "of log another0: give that one as --log; tx resolve only if it is lost"),
     }
     other.close()
+
+
+def test_a_url_with_a_driver_of_asyncio_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    """Applications on asyncio have such URLs, and the command is to be given theirs."""
+    pytest.importorskip("aiosqlite")
+    log = tmp_path / "log"
+    FileLog(log).close()
+    found = CliRunner().invoke(
+        cli, ["tx", "list", "--log", str(log), "--db", f"a=sqlite+aiosqlite:///{tmp_path}/a.db"]
+    )
+    assert found.exit_code == EXIT_USAGE
+    assert "--db a: sqlite+aiosqlite is a driver of asyncio" in found.stderr
+    assert "with sqlite" in found.stderr

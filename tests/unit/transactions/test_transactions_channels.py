@@ -13,7 +13,7 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 psycopg = pytest.importorskip("psycopg")
 
-from troth.transactions.channels.blocking import BlockingStatements, in_thread  # noqa: E402
+from troth.transactions.channels.blocking import BlockingStatements, ThreadChannel, in_thread  # noqa: E402
 from troth.transactions.channels.interface import Answer, may_have_been_sent  # noqa: E402
 from troth.transactions.channels.packets import PyMySqlChannel  # noqa: E402
 from troth.transactions.channels.pq import PqChannel  # noqa: E402
@@ -145,6 +145,30 @@ def test_a_connection_that_the_server_has_closed_is_sent_nothing(is_closed: bool
     assert isinstance(lost.value.orig, pymysql.err.OperationalError)
     assert lost.value.connection_invalidated and not may_have_been_sent(lost.value)
     assert sent == []
+
+
+def test_an_error_that_is_no_drivers_is_not_its_own_cause() -> None:
+    """Whoever walks along the causes would never come to an end."""
+
+    def failed(*_: Any) -> None:
+        raise error
+
+    error = AssertionError("as asked")
+    dialect = sa.create_engine("mysql+pymysql://").dialect
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = SimpleNamespace(send_query=failed, socket=ours)
+        pq = object.__new__(PqChannel)
+        pq._dialect, pq.dbapi, pq._pgconn = sa.create_engine("postgresql+psycopg://").dialect, None, connection  # type: ignore[assignment]
+        channels: list[Any] = [
+            pq,
+            PyMySqlChannel(dialect, SimpleNamespace(_sock=ours, _execute_command=failed)),
+            ThreadChannel(dialect, SimpleNamespace(cursor=failed)),
+        ]
+        for channel in channels:
+            with pytest.raises(AssertionError) as raised:
+                channel.start(["XA START 'a'"])()
+            assert raised.value is error and error.__cause__ is None
 
 
 @pytest.mark.parametrize(("fails", "was_sent"), [("XA END", False), ("XA COMMIT", True)])

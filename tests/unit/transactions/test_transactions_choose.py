@@ -9,6 +9,7 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 
 from troth.errors import PreflightFailed, UsageError  # noqa: E402
+from troth.transactions.aio_waiting import InTasks  # noqa: E402
 from troth.transactions.coordinator import open_log, preflight  # noqa: E402
 from troth.transactions.participants import choose as choose_module  # noqa: E402
 from troth.transactions.participants.base import Facts  # noqa: E402
@@ -70,6 +71,30 @@ def test_who_can_prepare_is_no_last_resource() -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(UsageError, match="postgresql can"):
         choose({"bank": LastResource(sa.create_engine("postgresql+psycopg://host/bank"))}, InThreads())
+
+
+@pytest.mark.parametrize(
+    ("driver", "is_async", "problem"),
+    [
+        (
+            "sqlite+aiosqlite",
+            False,
+            "bank: sqlite\\+aiosqlite is a driver of asyncio: AsyncTwoPhaseCommit takes it",
+        ),
+        ("sqlite", True, "bank: sqlite\\+pysqlite blocks: make it with create_async_engine"),
+    ],
+)
+def test_an_engine_is_given_to_who_can_wait_for_its_driver(driver: str, is_async: bool, problem: str) -> None:
+    pytest.importorskip("aiosqlite")
+    waiting = InTasks() if is_async else InThreads()
+    with pytest.raises(UsageError, match=problem):
+        choose({"bank": sa.create_engine(f"{driver}:///bank.db")}, waiting)
+
+
+@pytest.mark.parametrize("given", [None, 7, "troth://a:1", "bank"])
+def test_what_is_no_list_of_participants_is_refused_as_such(given: Any) -> None:
+    with pytest.raises(UsageError, match="is no list of participants"):
+        choose(given, InThreads())
 
 
 @pytest.mark.parametrize("name", [5, None, b"x", "", "\ud800", "x" * 1025])

@@ -98,6 +98,9 @@ def test_a_branch_that_was_left_off_before_is_rolled_back_and_one_that_is_lost_i
     sent: list[str] = []
 
     class Connection:
+        def is_busy(self) -> bool:
+            return False
+
         def start(self, statements: Sequence[str]) -> Any:
             sent.extend(statements)
             if statements[0].startswith("XA END"):

@@ -15,6 +15,7 @@ from troth import TwoPhaseCommit  # noqa: E402
 from troth.core.twophase.gid import Epoch  # noqa: E402
 from troth.errors import Aborted, NotApplied, UsageError  # noqa: E402
 from troth.transactions.participants.base import Begun, Facts  # noqa: E402
+from troth.transactions.participants.choose import KINDS  # noqa: E402
 from troth.transactions.participants.connection import BranchConnection, overriding  # noqa: E402
 from troth.transactions.participants.sql import was_lost  # noqa: E402
 from troth.transactions.participants.sqlite import Sqlite, SqliteBranch  # noqa: E402
@@ -122,7 +123,9 @@ def test_recovery_waits_for_a_paused_owner_for_a_moment_and_syncs_what_it_refuse
 
 
 def test_an_engine_whose_url_names_no_file_may_have_one(tmp_path: Path) -> None:
-    engine = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(tmp_path / "last.db"))
+    engine = sa.create_engine(
+        "sqlite://", creator=lambda: sqlite3.connect(tmp_path / "last.db"), poolclass=sa.QueuePool
+    )
     facts = Sqlite("last", engine, engine).facts()
     assert facts == Facts(f"sqlite:{tmp_path}/last.db", ())
     engine.dispose()
@@ -136,10 +139,13 @@ def test_a_database_in_memory_takes_no_part(url: str) -> None:
     engine.dispose()
 
 
-def test_a_connection_that_all_threads_share_takes_no_part(tmp_path: Path) -> None:
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", poolclass=sa.StaticPool)
+@pytest.mark.parametrize("pool", [sa.StaticPool, sa.SingletonThreadPool])
+def test_a_connection_that_all_threads_or_all_that_one_does_share_takes_no_part(
+    pool: type[sa.Pool], tmp_path: Path
+) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", poolclass=pool)
     (problem,) = Sqlite("last", engine, engine).facts().problems
-    assert "StaticPool" in problem
+    assert f"has a {pool.__name__}" in problem
     engine.dispose()
 
 
@@ -256,3 +262,29 @@ def test_what_sqlalchemy_has_not_is_not_overridden(monkeypatch: pytest.MonkeyPat
     monkeypatch.delattr(sa.Connection, "_commit_impl")
     with pytest.raises(ImportError, match=r"has no Connection\._commit_impl, which troth overrides; install"):
         overriding(BranchConnection)
+
+
+@pytest.mark.parametrize("dialect", ["mysql+pymysql", "postgresql+psycopg"])
+def test_behind_the_answers_recoverys_connection_is_told_nothing(
+    dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that dies at its end would make an error of what had been answered."""
+    pytest.importorskip(dialect.rpartition("+")[2])
+    engine = sa.create_engine(f"{dialect}://host/bank")
+    found = KINDS[engine.dialect.name]("bank", engine, engine)
+    told: list[str] = []
+
+    class Raw:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *arguments: told.append(name)
+
+    def connect() -> Raw:
+        told.clear()
+        return Raw()
+
+    monkeypatch.setattr(found._own.dialect, "initialize", lambda connection: None)
+    monkeypatch.setattr(found._own.pool, "_creator", connect)
+    with found.connected():
+        assert told, "it is set to AUTOCOMMIT"
+        told.clear()
+    assert told == ["close"]

@@ -70,10 +70,22 @@ def in_thread(work: Callable[[], list[Answer]]) -> Finish:
 
 
 class ThreadChannel(BlockingStatements):
-    """mysqlclient and any other driver that can only block."""
+    """Any driver that can only block."""
 
     def start(self, statements: Sequence[str]) -> Finish:
         return in_thread(lambda: self.run(statements))
+
+
+class MySqlDbChannel(ThreadChannel):
+    """mysqlclient, which leaves to the caller how much of a streamed result is read."""
+
+    @override
+    def is_busy(self) -> bool:
+        """Asks no server: without another result, which nobody has asked for either, it answers -1."""
+        try:
+            return bool(self.dbapi.next_result() != -1)
+        except self._dialect.loaded_dbapi.Error:
+            return True  # 2014, "Commands out of sync", which SQLAlchemy takes for a lost connection
 
 
 class Psycopg2Channel(ThreadChannel):

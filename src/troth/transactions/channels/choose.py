@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from sqlalchemy.engine.interfaces import Dialect
 
-from troth.transactions.channels.blocking import Psycopg2Channel, ThreadChannel
+from troth.transactions.channels.blocking import MySqlDbChannel, Psycopg2Channel, ThreadChannel
 from troth.transactions.channels.interface import Channel
 from troth.transactions.channels.packets import PyMySqlChannel
 from troth.transactions.channels.pq import PqChannel
@@ -18,6 +18,7 @@ _OF_THREADS: Final[dict[str, Callable[[Dialect, Any], Channel]]] = {
     "psycopg": PqChannel,
     "psycopg2": Psycopg2Channel,
     "pymysql": PyMySqlChannel,
+    "mysqldb": MySqlDbChannel,
 }
 _OF_TASKS: Final[dict[str, Callable[[Dialect, Any], Channel]]] = {
     "psycopg": PsycopgTaskChannel,

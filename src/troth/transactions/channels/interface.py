@@ -49,10 +49,11 @@ class Channel(Protocol):
 
 
 def wrapped(dialect: Dialect, statement: str, error: Exception, dbapi: Any) -> Exception:
-    """*error* of the driver as SQLAlchemy would raise it; other errors as they are."""
+    """*error* of the driver as SQLAlchemy would raise it. Others are raised here, as they are: ``raise ... from error``
+    would make one the cause of itself."""
     base = dialect.loaded_dbapi.Error
     if not isinstance(error, base):
-        return error
+        raise error
     lost = dialect.is_disconnect(error, dbapi, None)
     told = exc.DBAPIError.instance(
         statement, None, error, base, hide_parameters=False, connection_invalidated=lost, dialect=dialect

@@ -42,7 +42,8 @@ class AsyncpgChannel(TaskChannel):
         try:
             if statement == "BEGIN":  # the adapter wants to know of it, and adds the isolation level
                 async with adapter._execute_mutex:
-                    await adapter._start_transaction()
+                    if adapter._transaction is None:  # or a listener of the engine has executed something
+                        await adapter._start_transaction()
                 return Answer(statement, None)
             if statement.startswith("SELECT"):
                 row = await raw.fetchrow(statement)

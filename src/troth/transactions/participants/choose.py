@@ -1,6 +1,6 @@
 """From what the caller gave to participants."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -36,6 +36,8 @@ def choose(given: Mapping[str, Any] | Sequence[Any], waiting: Waiting) -> list[P
         UsageError: nothing, twice the same name, a name that cannot stand in the log, or what is no database.
         PreflightFailed: a kind of database that cannot take part.
     """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"{given!r:.80} is no list of participants: TwoPhaseCommit([engine_a, engine_b])")
     named: list[tuple[str | None, Any]]
     named = list(given.items()) if isinstance(given, Mapping) else [(None, each) for each in given]
     if not named:
@@ -77,8 +79,20 @@ def _participant(name: str | None, given: Any, waiting: Waiting) -> Participant:
                 f"{name or engine.url.database}: {engine.dialect.name} is not supported as a participant (not tested)"
             ]
         )
+    _check_driver(name or str(engine.url.database), engine, waiting)
     if isinstance(given, LastResource) and kind is not Sqlite:
         raise UsageError(f"LastResource is for databases that cannot prepare; {engine.dialect.name} can")
     url = engine.url
     where = f"{url.host or url.query.get('host') or 'local'}:{url.port or ''}/{url.database or ''}"
     return kind(name or f"{engine.dialect.name}:{where}", engine, named)
+
+
+def _check_driver(name: str, engine: Engine, waiting: Waiting) -> None:
+    """Raise UsageError if nobody could wait for its driver here."""
+    driver = f"{engine.dialect.name}+{engine.dialect.driver}"
+    if engine.dialect.is_async and not waiting.is_async:
+        raise UsageError(
+            f"{name}: {driver} is a driver of asyncio: AsyncTwoPhaseCommit takes it, or use another one"
+        )
+    if waiting.is_async and not engine.dialect.is_async:
+        raise UsageError(f"{name}: {driver} blocks: make it with create_async_engine, or use TwoPhaseCommit")

@@ -36,6 +36,7 @@ _SESSION_NAME = re.compile(r"[0-9a-f]{16}")
 _WAIT = "troth.lock_wait_s"
 _WAIT_BEFORE = "troth.lock_wait_before"
 _NOTA = 1397
+_OUTSIDE = 1400
 _NO_SUCH_THREAD = 1094
 _WAITS = (
     "SELECT w.trx_mysql_thread_id, h.trx_mysql_thread_id FROM {table} l"
@@ -86,6 +87,11 @@ class Session(NamedTuple):
     """For ever: nobody else holds its lock."""
 
     @property
+    def lock(self) -> str:
+        """An expression of SQL that takes the lock; who has it already has it once more."""
+        return f"GET_LOCK('troth.{self.name}', 0)"
+
+    @property
     def holder(self) -> str:
         """An expression of SQL: the number of the session, while it lives, or else NULL."""
         return f"IS_USED_LOCK('troth.{self.name}')"
@@ -111,23 +117,39 @@ class MySqlBranch(SqlBranch):
         super().release(broken=broken)
 
     @override
-    def begin(self, begun: Begun) -> None:
+    def set_up(self, begun: Begun) -> None:
+        """XA START is refused where something was executed before, as listeners of the engine's `begin` may."""
         self._session = self._info.get(_SESSION) or self._named()
         self.name = f"'{begun.gid}','{self.number}.{self._session.name}',{FORMAT_ID}"
-        wait_s = None if begun.timeout_s is None else max(1, round(begun.timeout_s))
-        if self._info.get(_WAIT) != wait_s:
-            if _WAIT_BEFORE not in self._info:
-                self._info[_WAIT_BEFORE] = self._first("SELECT @@innodb_lock_wait_timeout")
-            set_s = self._info[_WAIT_BEFORE] if wait_s is None else wait_s
-            self.channel.start([f"SET SESSION innodb_lock_wait_timeout = {set_s}"])()
-            self._info[_WAIT] = wait_s
-        self.channel.start([f"XA START {self.name}"])()
-        self.participant.sessions[self._session.number] = (begun.gid, self._session)
+        start = f"XA START {self.name}"
+        try:
+            self.channel.start([*self._lock_wait(begun.timeout_s), start])()
+        except exc.DBAPIError as error:
+            if _number(error.orig) != _OUTSIDE:
+                raise
+            # Listeners of `checkout` were before us; what they began, nobody else would end.
+            self.channel.start(["ROLLBACK", start])()
         self._phase = Phase.ACTIVE
+
+    @override
+    def begin(self, begun: Begun) -> None:
+        self.participant.sessions[self._session.number] = (begun.gid, self._session)
+
+    def _lock_wait(self, timeout_s: float | None) -> list[str]:
+        """How to have locks waited for as long as this transaction may. Each time: the application may have reset what
+        the one before has set."""
+        wait_s = None if timeout_s is None else max(1, round(timeout_s))
+        if wait_s is None and self._info.get(_WAIT) is None:
+            return []
+        if _WAIT_BEFORE not in self._info:
+            self._info[_WAIT_BEFORE] = self._first("SELECT @@innodb_lock_wait_timeout")
+        set_s = self._info[_WAIT_BEFORE] if wait_s is None else wait_s
+        self._info[_WAIT] = wait_s
+        return [f"SET SESSION innodb_lock_wait_timeout = {set_s}"]
 
     def _named(self) -> Session:
         name = secrets.token_hex(8)
-        number = self._first(f"SELECT IF(GET_LOCK('troth.{name}', 0), CONNECTION_ID(), NULL)")
+        number = self._first(f"SELECT IF({Session(0, name).lock}, CONNECTION_ID(), NULL)")
         session = self._info[_SESSION] = Session(int(number), name)
         return session
 
@@ -137,7 +159,10 @@ class MySqlBranch(SqlBranch):
 
     def prepare(self) -> Callable[[], None]:
         self.check_whole()
-        finish = self.channel.start([f"XA END {self.name}", f"XA PREPARE {self.name}"])
+        # The lock of the session's name once more: the application may have let all go (RELEASE_ALL_LOCKS, a reset).
+        finish = self.channel.start(
+            [f"SELECT {self._session.lock}", f"XA END {self.name}", f"XA PREPARE {self.name}"]
+        )
 
         def voted() -> None:
             finish()
@@ -176,6 +201,9 @@ class MySqlBranch(SqlBranch):
         if self.handle.closed or self.handle.invalidated or self._phase is Phase.ENDED:
             return nothing_to_await
         if self._phase is Phase.ACTIVE:
+            if self.channel.is_busy():
+                self.handle.invalidate()  # what was not prepared ends with its session
+                return nothing_to_await
             self._leave_off()
         return self._told([f"XA ROLLBACK {self.name}"], self.handle.tell_rolled_back)
 

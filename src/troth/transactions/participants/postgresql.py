@@ -77,7 +77,10 @@ class PostgresBranch(SqlBranch):
                 self.channel.start([_XID])()
             except exc.DBAPIError as error:
                 self._refuse(error)  # it has failed: then the setting is gone, and the transaction still there
-            raise self.ended_below(f", or {_NAME} was set in it, by which its session is known")
+            raise self.ended_below(
+                f" (unless {_NAME}, by which its session is known, was set in it, or RESET ALL done: then nothing has"
+                " been committed)"
+            )
 
     @override
     def ask(self) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, exc
 from sqlalchemy.engine.base import OptionEngine
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied
@@ -123,13 +123,18 @@ class SqlBranch:
             raise self.aborted(
                 "a statement had failed, and the error was not raised; to go on after one, use tx.savepoint()"
             ) from self.last_error
+        if self.channel.is_busy():
+            raise self.aborted(
+                "a streamed result (or a COPY) was left open: read it to its end, or close it, before the block ends"
+            )
 
-    def ended_below(self, or_else: str = "") -> Aborted:
-        """What to say when somebody has ended the transaction in SQL, or on the driver's connection."""
+    def ended_below(self, unless: str = "") -> Aborted:
+        """What to say when somebody has ended the transaction in SQL, or on the driver's connection; *unless*: what
+        else may have been done."""
         return self.aborted(
-            f"the transaction was ended inside of its block, by a COMMIT or ROLLBACK below SQLAlchemy{or_else}; so"
-            f" {self.participant.name} has committed, or rolled back, alone what was done until then. The rest is"
-            " rolled back"
+            "the transaction was ended inside of its block, by a COMMIT or ROLLBACK below SQLAlchemy; so"
+            f" {self.participant.name} has committed, or rolled back, alone what was done until then{unless}. The rest"
+            " is rolled back"
         )
 
     def end_here(self) -> None:
@@ -224,14 +229,21 @@ class SqlParticipant(WithoutExtras, ABC):
             creator=engine.pool._creator,
             poolclass=NullPool,
             hide_parameters=engine.hide_parameters,
+            isolation_level="AUTOCOMMIT",
             _is_async=engine.dialect.is_async,
         )
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
         """A connection of recovery's own, in which each statement is a transaction."""
-        with self._own.connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection = self._own.connect()
+        try:
+            yield connection
+        finally:
+            # Thrown away in any case. close() would first have the database undo what was never begun; and what goes
+            # wrong there, behind the answers, is none of the one who asked.
+            connection.invalidate()
+            connection.close()
 
     def unpooled(self, engine: Engine | None = None) -> Engine:
         """The application's engine (or *engine*, made of it) in all but its pool: its connections see what the
@@ -257,10 +269,11 @@ class SqlParticipant(WithoutExtras, ABC):
 def engine_problems(engine: Engine, name: str) -> list[str]:
     """What to say about an engine whose connections hold no transaction, or several at once."""
     found = []
-    if isinstance(engine.pool, StaticPool):
+    if isinstance(engine.pool, StaticPool | SingletonThreadPool):
+        whose = "threads and tasks" if isinstance(engine.pool, StaticPool) else "that a thread does"
         found.append(
-            f"{name}: its engine has a StaticPool, with one connection for all threads and tasks, whose transactions"
-            " would be mixed up; make it with another poolclass"
+            f"{name}: its engine has a {type(engine.pool).__name__}, with one connection for all {whose}, whose"
+            " transactions would be mixed up; make it with another poolclass"
         )
     level = engine.get_execution_options().get("isolation_level") or getattr(
         engine.dialect, "_on_connect_isolation_level", None
