@@ -114,6 +114,24 @@ def test_a_refusal_reveals_a_promise_only_once_it_is_durable() -> None:
     assert stage.sent(Outbid, 2, 3) == [Outbid(ballot(9, 1))]
 
 
+def test_a_refused_probe_reveals_a_promise_only_once_it_is_durable() -> None:
+    stage = paxos()
+    stage[2].syncs = False
+    stage.hand(1, 2, prepare(ballot(9, 1)))
+    stage.hand(3, 2, Probe(ballot(5, 3), LogIndex(1)))
+    assert stage.sent(ProbeReply, 2) == []
+    stage.sync(2)
+    assert stage.sent(ProbeReply, 2, 3) == [ProbeReply(ballot(9, 1), False)]
+
+
+def test_a_leader_of_a_lower_ballot_is_told_the_higher_though_it_proposes_nothing() -> None:
+    """Else it would go on leading, as it thinks, and its reads would wait for ever."""
+    stage = paxos()
+    stage.load_slots(1, promised=ballot(9, 3))
+    stage.hand(2, 1, Heartbeat(ballot(5, 2), LogIndex(0), 7))
+    assert stage.sent(Outbid, 1, 2) == [Outbid(ballot(9, 3))]
+
+
 def test_the_own_ballot_is_durable_before_anybody_hears_of_it() -> None:
     """A ballot that a crash takes back would be used twice."""
     stage = paxos()
@@ -377,6 +395,16 @@ def test_who_helps_somebody_to_lead_refuses_the_probes_of_others_for_a_while() -
     stage.now = Tick(stage.now + TIMEOUT)
     stage.hand(3, 2, Probe(ballot(5, 3), LogIndex(1)))
     assert [reply.granted for reply in stage.sent(ProbeReply, 2, 3)] == [True]  # type: ignore[attr-defined]
+
+
+def test_who_has_helped_a_leader_to_lead_helps_the_next_as_soon_as_that_one_is_dead() -> None:
+    stage = paxos()
+    assert promise_of(stage, 3, ballot(4, 1)) is not None
+    stage.hand(1, 3, Heartbeat(ballot(4, 1), LogIndex(0), 7))
+    stage.suspect(3, 1)
+    stage.drop()
+    stage.hand(2, 3, Probe(ballot(5, 2), LogIndex(1)))
+    assert [reply.granted for reply in stage.sent(ProbeReply, 3, 2)] == [True]  # type: ignore[attr-defined]
 
 
 def test_a_phase_1_quorum_of_one_deposes_no_leader_that_works() -> None:

@@ -42,6 +42,21 @@ def test_nothing_behind_a_membership_leaves_the_leader_before_it_is_chosen() -> 
     assert b"behind" in payloads(stage, 4)
 
 
+def test_nothing_behind_the_end_of_a_change_leaves_the_leader_before_it_is_chosen() -> None:
+    """What is behind it is for the new voters alone."""
+    stage = ready(paxos(others=(4, 5, 6)))
+    stage.change(1, replace_all(4, 5, 6))
+    while not stage[1].view.membership.is_joint:
+        stage.tick_all()
+        stage.deliver()
+    stage.propose(1, b"behind")
+    end = stage.status(1).last.index
+    assert end == 2, "the joint membership, and that which it ends in"
+    stage.tick(1, stage.config.heartbeat_ticks)
+    sent = [each.index for message in stage.sent(Accept, 1) for each in message.entries]  # type: ignore[attr-defined]
+    assert max(sent) == stage.status(1).last.index == end
+
+
 def test_a_change_of_voters_goes_through_a_joint_membership() -> None:
     stage = ready(paxos(others=(4, 5, 6)))
     assert isinstance(stage.change(1, replace_all(4, 5, 6)), Accepted)
@@ -352,6 +367,20 @@ def test_while_joint_a_phase_1_quorum_of_the_new_voters_accepts() -> None:
     stage.heal()
     stage.run(8)
     assert voters(stage, 5) == ((5, 6, 7, 8), ())
+
+
+def test_while_joint_a_phase_2_quorum_accepts_though_one_of_phase_1_is_smaller() -> None:
+    stage = ready(paxos((1, 2, 3, 4, 5), others=(6, 7, 8, 9, 10), phase1_size=2, phase2_size=4))
+    stage.change(1, replace_all(6, 7, 8, 9, 10, old=(1, 2, 3, 4, 5)))
+    while not stage[1].view.membership.is_joint:
+        stage.tick_all()
+        stage.deliver()
+    stage.isolate(4, 5)
+    stage.run(TIMEOUT - 4)
+    assert voters(stage, 1) == ((6, 7, 8, 9, 10), (1, 2, 3, 4, 5))
+    stage.heal()
+    stage.run(8)
+    assert voters(stage, 6) == ((6, 7, 8, 9, 10), ())
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x93nonsense", encode_membership(membership_of(()))])

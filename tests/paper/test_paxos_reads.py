@@ -144,7 +144,7 @@ def test_a_lease_whose_round_is_answered_late_ends_no_later() -> None:
     began = stage.now
     stage.deliver(lambda flying: isinstance(flying.message, Heartbeat))
     answers = stage.drop(lambda flying: isinstance(flying.message, HeartbeatReply))
-    stage.now = Tick(stage.now + 7)
+    stage.tick(1, 7)
     for late in answers:
         stage.hand(late.sender, 1, late.message)
     stage.read(1, 7)
@@ -204,6 +204,17 @@ def test_a_late_call_to_stand_does_not_break_the_lease_of_who_has_led_since() ->
     stage.now = Tick(stage.now + TIMEOUT)
     stage.hand(3, 1, asked[0])
     assert len(stage.sent(Promise, 1, 3)) == 1
+
+
+def test_a_call_to_stand_does_not_break_the_lease_of_a_higher_ballot_of_the_same_round() -> None:
+    """Two servers may have used one round: (5, 1) has called, and (5, 2) leads."""
+    stage = paxos(lease_reads=True)
+    stage.now = Tick(3 * TIMEOUT)
+    stage.hand(2, 1, Heartbeat(ballot(5, 2), LogIndex(0), 7))
+    stage.hand(3, 1, prepare(ballot(6, 3), transfer=1))
+    assert stage.sent(Promise, 1, 3) == []
+    stage.hand(3, 1, prepare(ballot(6, 3), transfer=2))
+    assert len(stage.sent(Promise, 1, 3)) == 1, "the one that leads has called"
 
 
 def test_a_call_to_stand_does_not_break_a_lease_that_was_confirmed_before_a_restart() -> None:

@@ -408,6 +408,25 @@ def test_what_is_learned_as_chosen_is_marked_as_such_on_the_disk() -> None:
     assert (found.ballot, found.entry.payload) == (CHOSEN, b"chosen")
 
 
+@pytest.mark.parametrize("kind", [EntryKind.NOOP, EntryKind.COMMANDS])
+def test_of_two_values_that_read_alike_the_chosen_one_is_kept(kind: EntryKind) -> None:
+    """The round in which it was proposed is a part of a value, and so is its kind: snapshots are named by it."""
+    stage = paxos()
+    stage.load_slots(1, Slot(ballot(1, 1), entry(1, 1, b"", kind)), promised=ballot(1, 1))
+    candidate(stage, 1, 2)
+    chosen = entry(1, 2, b"", EntryKind.NOOP)
+    promise(stage, 1, 2, Slot(ballot(2, 2), chosen), chosen=1)
+    assert stage[1].journal.durable.slots[LogIndex(1)].entry == chosen
+
+
+def test_what_is_lost_of_many_questions_is_asked_again_of_everybody() -> None:
+    stage = paxos((1, 2, 3, 4, 5))
+    candidate(stage, 1, 2, 3)
+    stage.drop()
+    stage.tick(1, stage.config.heartbeat_ticks)
+    assert {flying.to for flying in stage.in_flight if isinstance(flying.message, Prepare)} == {2, 3, 4, 5}
+
+
 def test_a_candidate_that_is_outbid_does_not_lead() -> None:
     stage = paxos()
     candidate(stage, 1, 2)

@@ -116,7 +116,11 @@ def test_a_membership_survives_its_encoding() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"\xc1", b"x", b"\x92\x01\x02", encode_membership(THREE)[:-1], encode_membership(Membership(()))],
+    [
+        *(b"", b"\xc1", b"x", b"\x92\x01\x02", encode_membership(THREE)[:-1]),
+        encode_membership(Membership(())),
+        encode_membership(membership_of((), learners=(4,))),
+    ],
 )
 def test_what_is_no_membership_is_refused_by_name(payload: bytes) -> None:
     with pytest.raises(DecodeError, match="membership"):
@@ -157,6 +161,7 @@ def test_a_learner_becomes_a_voter_by_promotion_or_by_being_added() -> None:
         target = accepted(learning, change)
         assert (target.voters, target.outgoing, target.learners) == (node(1, 2, 3, 4), node(1, 2, 3), node(5))
         assert left(target).learners == node(5)
+        assert sorted(left(target).members) == [1, 2, 3, 4, 5], "a learner keeps its address"
 
 
 def test_many_servers_change_at_once() -> None:

@@ -150,6 +150,13 @@ def test_a_membership_is_delivered_with_the_slot_behind_it_whatever_fits() -> No
     assert [each.index for each in stage[2].last.committed] == [1, 2]
 
 
+def test_memberships_in_a_row_are_delivered_with_the_slot_behind_the_last() -> None:
+    stage = paxos(append_bytes_max=30)
+    changes = [entry(index, 2, encode_membership(stage.genesis), EntryKind.MEMBERSHIP) for index in (1, 2)]
+    stage.hand(1, 2, accept(ballot(2, 1), *changes, entry(3, 2), entry(4, 2), chosen=3))
+    assert [each.index for each in stage[2].last.committed] == [1, 2, 3]
+
+
 def test_what_is_chosen_is_delivered_a_piece_at_a_time() -> None:
     stage = paxos(append_bytes_max=30)
     stage.hand(1, 2, accept(ballot(2, 1), *(entry(index, 2, b"x" * 20) for index in (1, 2, 3)), chosen=3))
@@ -193,6 +200,17 @@ def test_a_refused_quick_try_keeps_its_pace() -> None:
     assert len([line for line in stage.lines if "pre_candidate" in line]) > len(deadline), (
         "sooner than its patience"
     )
+
+
+def test_who_was_called_to_stand_tries_again_sooner_than_its_patience() -> None:
+    stage = led()
+    stage.hand(1, 2, TimeoutNow(stage[1].view.ballot))
+    assert stage.role(2) == "Candidate"
+    began = stage.now
+    while stage.role(2) == "Candidate":
+        stage.drop()
+        stage.tick(2)
+    assert stage.now - began < TIMEOUT
 
 
 def test_a_death_is_no_news_to_who_does_not_follow_the_dead() -> None:
@@ -340,13 +358,18 @@ def test_a_snapshot_that_failed_is_wanted_again() -> None:
     stage[2].engine.snapshot_sent(NodeId(3), meta, True)
 
 
-def test_a_snapshot_that_has_arrived_is_noticed_by_its_acknowledgement_alone() -> None:
+@pytest.mark.parametrize("behind", [0, 3])
+def test_a_snapshot_that_has_arrived_is_noticed_by_its_acknowledgement_alone(behind: int) -> None:
+    """Whatever was chosen behind it meanwhile."""
     stage = led()
     stage.isolate(3)
     for _ in range(4):
         stage.propose(1)
         stage.settle()
     stage.compact(1)
+    for _ in range(behind):
+        stage.propose(1)
+        stage.settle()
     stage.heal()
     stage.run(6)
     stage.install(1, 3, report=False)

@@ -1,6 +1,7 @@
 """Leases, watches, snapshots, membership and recovery, seen from a client's connection."""
 
 import pytest
+from msgspec.structs import replace
 from replica_cluster import Cluster, client_of, encode
 
 from troth.core.config import EngineConfig
@@ -31,6 +32,7 @@ from troth.kv.requests import (
 )
 from troth.kv.store import Store
 from troth.models import linearizable
+from troth.replica.admin import survives
 from troth.replica.effects import SaveSnapshot, StoreChunk
 from troth.replica.machine import StateMachine
 from troth.replica.peers import SnapshotAck, SnapshotChunk
@@ -172,6 +174,21 @@ def test_a_revocation_that_is_retried_leaves_the_clock_of_a_lease_granted_meanwh
     assert cluster.ask(cluster.leader, LeaseKeepAlive(1, (7,))) == [LeaseTtls(1, [2])]
     cluster.step(4 * SECOND)
     assert cluster.ask(cluster.leader, LeaseList(1)) == [LeaseIds(1, [])]
+
+
+def test_a_revocation_that_is_retried_gives_a_lease_granted_meanwhile_no_time_anew() -> None:
+    cluster = Cluster()
+    (opened,) = cluster.ask(cluster.leader, OpenSession(1, 5))
+    assert isinstance(opened, SessionOpened)
+    write(cluster, LeaseGrant(7, 10))
+    batch = Writes(opened.session, 1, 0, (LeaseRevoke(7),))
+    cluster.ask(cluster.leader, batch)
+    write(cluster, LeaseGrant(7, 10))
+    cluster.step(5 * SECOND)
+    cluster.ask(cluster.leader, batch)
+    (view,) = cluster.ask(cluster.leader, LeaseTimeToLive(1, 7))
+    assert isinstance(view, LeaseView)
+    assert view.ttl_s <= 6
 
 
 def test_a_leader_that_was_paused_does_not_hand_the_end_of_a_lease_to_the_new_one() -> None:
@@ -406,6 +423,20 @@ def test_only_a_leader_that_knows_what_was_committed_before_says_that_a_server_w
     assert leading[0].was_removed(stranger)
 
 
+def test_who_is_joining_or_leaving_has_not_been_removed_yet() -> None:
+    """It would stop, and could be needed: what is proposed may be taken back, and what is not committed decides."""
+    cluster = Cluster()
+    leader, follower, newcomer = cluster.leader, cluster.follower, NodeId(4)
+    cluster.on_send = lambda sender, to, message: not isinstance(message, AppendEntries)
+    joining = MembershipChange(add_learners={newcomer: Member("n4", promote=False)}, remove=(follower,))
+    cluster.ask(leader, ChangeMembers(1, joining))
+    replica = cluster.replicas[leader]
+    assert newcomer in replica.engine.status().membership.everyone()
+    assert not replica.was_removed(newcomer)
+    assert not replica.was_removed(follower)
+    assert replica.was_removed(NodeId(77))
+
+
 def test_an_impossible_change_is_refused_with_the_reason() -> None:
     cluster = Cluster()
     (answer,) = cluster.ask(cluster.leader, ChangeMembers(1, MembershipChange(remove=(NodeId(77),))))
@@ -470,20 +501,30 @@ def test_status_says_how_many_more_may_fail() -> None:
     cluster = Cluster()
     leader = cluster.leader
 
-    def survives() -> int:
+    def told() -> int:
         (status,) = cluster.ask(leader, GetStatus(1))
         assert isinstance(status, ServerStatus)
         return status.survives
 
-    assert survives() == 1
+    assert told() == 1
     follower = cluster.follower
     cluster.isolate(follower)
     cluster.step(SECOND)
-    assert survives() == 0
+    assert told() == 0
     cluster.heal()
     cluster.isolate(leader)
     cluster.step(SECOND)
-    assert survives() == -1
+    assert told() == -1
+
+
+def test_while_joint_as_many_more_may_fail_as_in_both_sets_of_voters() -> None:
+    cluster = Cluster()
+    cluster.step(SECOND)
+    status = cluster.replicas[cluster.leader].engine.status()
+    assert survives(status) == 1
+    outgoing = (*status.membership.voters[:1], NodeId(4), NodeId(5))
+    joint = Membership(voters=status.membership.voters, outgoing=outgoing)
+    assert survives(replace(status, membership=joint)) == -1, "nothing is heard of two of those who are leaving"
 
 
 def alarm_events(cluster: Cluster, node: int) -> list[tuple[str, object]]:

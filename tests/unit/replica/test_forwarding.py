@@ -3,9 +3,10 @@
 import msgspec
 from replica_cluster import Cluster, client_of, encode
 
-from troth.core.interface import RefusalReason, Refused
-from troth.core.raft.messages import AppendReply
-from troth.ids import LogIndex, NodeId
+from troth.core.interface import EntryId, RefusalReason, Refused
+from troth.core.raft.messages import AppendReply, Heartbeat
+from troth.errors import LeadershipLost
+from troth.ids import LogIndex, NodeId, Term
 from troth.kv.requests import LeaseRevoke, Put
 from troth.replica.peers import Forward, ForwardRefused
 from troth.replica.protocol import Results, Writes, WritesRefused
@@ -119,6 +120,21 @@ def test_a_leader_that_falls_tells_the_server_that_handed_over() -> None:
     cluster.step_until(lambda: cluster.replicas[leader].engine.leader()[1] != leader)
     told = [(to, message.requests, message.code) for to, message in heard if isinstance(message, ForwardRefused)]
     assert told == [(follower, [5], "leadership_lost")]
+
+
+def test_a_leader_that_led_again_meanwhile_may_have_lost_what_was_handed_over() -> None:
+    """To who missed the time between, it is the same leader in a newer term."""
+    cluster = Cluster()
+    leader, follower = cluster.leader, cluster.follower
+    cluster.on_send = lambda sender, to, message: not isinstance(message, Forward)
+    assert cluster.ask(follower, Writes(0, 1, 0, (Put(b"a", b"v"),))) == []
+    term, _ = cluster.replicas[follower].engine.leader()
+    again = Heartbeat(Term(term + 2), EntryId(Term(0), LogIndex(0)), 1)
+    cluster.replicas[follower].on_peer(leader, [again], cluster.now)
+    cluster.settle()
+    (refused,) = cluster.heard(follower)
+    assert isinstance(refused, WritesRefused)
+    assert refused.code == LeadershipLost.code
 
 
 def test_a_hand_over_that_comes_again_may_wait_here_while_the_first_is_decided() -> None:

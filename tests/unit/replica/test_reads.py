@@ -5,7 +5,8 @@ from replica_cluster import Cluster
 
 from troth.core.engines import EngineConfig
 from troth.core.interface import ReadState
-from troth.ids import LogIndex, NodeId, Tick
+from troth.core.raft.messages import AppendEntries, HigherTerm
+from troth.ids import LogIndex, NodeId, Term, Tick
 from troth.kv.requests import Failure, Put, Range, RangeResult
 from troth.models import LevelName, ReadLevel, bounded, eventual, linearizable, sequential, session
 from troth.replica.peers import AskRevision, TellRevision
@@ -167,6 +168,36 @@ def test_bounded_revisions_may_lag_by_so_many_and_no_more(cluster: Cluster) -> N
     cluster.step(SECOND)
     (answer,) = [reply for reply in cluster.heard(follower) if isinstance(reply, ReadResults)]
     assert answer.revision >= applied + 1
+
+
+def test_bounded_revisions_waits_for_what_may_not_lag_and_for_no_more(cluster: Cluster) -> None:
+    """Of two writes that are missing one has come: the other may be missing."""
+    follower, held = cluster.follower, list[AppendEntries]()
+
+    def hold(sender: NodeId, to: NodeId, message: object) -> bool:
+        if to == follower and isinstance(message, AppendEntries):
+            held.append(message)
+        return to != follower or isinstance(message, TellRevision)
+
+    cluster.on_send = hold
+    write(cluster, "1")
+    write(cluster, "2")
+    assert read(cluster, follower, bounded(revisions=1)) is None
+    cluster.replicas[follower].on_peer(cluster.leader, held, cluster.now)
+    cluster.settle()
+    (answer,) = cluster.heard(follower)
+    assert isinstance(answer, ReadResults)
+    assert value(answer) == "1"
+
+
+def test_all_reads_are_refused_whose_leader_is_lost(cluster: Cluster) -> None:
+    follower = cluster.follower
+    cluster.isolate(follower)
+    for call in (1, 2):
+        cluster.ask(follower, Reads(call, linearizable, (Range(b"x"),)), ticks=1)
+    cluster.replicas[follower].on_peer(cluster.leader, [HigherTerm(Term(99))], cluster.now)
+    cluster.settle()
+    assert [reply.call for reply in cluster.heard(follower) if isinstance(reply, CallRefused)] == [1, 2]
 
 
 def test_bounded_revisions_needs_a_leader_that_is_confirmed(cluster: Cluster) -> None:

@@ -1,12 +1,14 @@
 """The state machine: what a snapshot of it must carry for a restored replica to answer as all others do."""
 
 import random
+from contextlib import nullcontext
 
 import msgspec
 import pytest
 
-from troth.errors import Corrupt
+from troth.errors import Corrupt, DecodeError
 from troth.kv.requests import (
+    Failure,
     KeyValue,
     LeaseGrant,
     LeaseRevoke,
@@ -54,6 +56,40 @@ def test_a_restored_machine_never_gives_a_session_the_number_of_another() -> Non
     again = restored(machine)
     assert applied(again, 2, OpenSession(1, 7), OpenSession(4, 9)) == [1, 3]
     assert applied(again, 3, put(2, 1)) == [SESSION_GONE]
+
+
+def test_a_restored_machine_knows_what_was_acknowledged() -> None:
+    """A late copy of such a batch is answered as everywhere else, and not applied by this one alone."""
+    machine = StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7), put(1, 1), put(1, 2, acked_below=2))
+    again = restored(machine)
+    for each in (machine, again):
+        assert applied(each, 2, put(1, 1)) == [ANSWERED]
+    assert again.store.hash() == machine.store.hash()
+
+
+def test_a_batch_of_which_a_command_failed_is_applied_once() -> None:
+    machine = StateMachine(Store)
+    batch = Writes(1, 1, 0, (Put(b"k", b"v"), Put(b"k", b"v", lease=99)))
+    (_, first) = applied(machine, 1, OpenSession(1, 7), batch)
+    assert isinstance(first, list)
+    assert [type(result) for result in first] == [PutResult, Failure]
+    assert applied(machine, 2, batch) == [first]
+    assert machine.store.revision == 2
+
+
+@pytest.mark.parametrize("intact", [True, False])
+def test_store_and_sessions_are_replaced_together(intact: bool) -> None:
+    """Nothing is applied in between, but retries are: to a store that has what the new sessions know nothing of."""
+    machine, other = StateMachine(Store), StateMachine(Store)
+    applied(machine, 1, OpenSession(1, 7), put(1, 1))
+    whole = b"".join(other.dump())
+    store, sessions_before = machine.store, machine.sessions
+    steps = machine.load_steps([whole if intact else whole[:-1]])
+    with nullcontext() if intact else pytest.raises(DecodeError):
+        for _ in steps:
+            assert (machine.store, machine.sessions) == (store, sessions_before)
+    assert ((machine.store is store), (machine.sessions is sessions_before)) == (not intact, not intact)
 
 
 def test_loading_a_state_forgets_the_sessions_that_were_there() -> None:

@@ -131,6 +131,12 @@ def test_an_answer_that_says_nothing_new_is_no_reason_to_send_again() -> None:
     assert sending.tick(1 + PACE) == []
 
 
+def test_an_answer_that_comes_several_times_is_no_setback() -> None:
+    sending = begun()
+    assert not any(sending.ack(100) for _ in range(5))
+    assert sending.told.sent == []
+
+
 def test_a_snapshot_that_has_arrived_is_told_to_the_engine_and_over() -> None:
     sending = begun()
     assert sending.sender.sending == frozenset({meta().last})

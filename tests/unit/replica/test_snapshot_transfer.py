@@ -116,6 +116,19 @@ def test_a_chunk_that_no_leader_sends_does_not_reach_the_disk(
     assert replica.take_effects().snapshot_work == []
 
 
+def test_who_leads_no_longer_keeps_nothing_for_those_it_was_sending_to() -> None:
+    """Neither the file nor the log behind it: another leader sends its own."""
+    cluster, behind = with_one_behind()
+    leader = cluster.leader
+    cluster.on_send = lambda sender, to, message: not isinstance(message, SnapshotAck)
+    cluster.heal()
+    sender = cluster.replicas[leader]._sender
+    cluster.step_until(lambda: bool(sender.sending))
+    cluster.replicas[leader].on_peer(behind, [HigherTerm(Term(99))], cluster.now)
+    cluster.replicas[leader].take_effects()
+    assert (sender.sending, sender.sent_to(behind)) == (frozenset(), 0)
+
+
 def test_an_acknowledgement_of_less_than_nothing_is_not_heard() -> None:
     cluster, node = with_one_behind()
     work = cluster._work
