@@ -32,6 +32,25 @@ def test_register_pitfall_is_caught(pitfall: Pitfall) -> None:
     assert tried(pitfall).caught_by, pitfall.name
 
 
+BY_RULE = {
+    "an accepted state is not written": "a promise was forgotten",
+    "a ballot is used twice": "two values at one ballot",
+    "the lowest accepted state is adopted": "not linearizable",
+    "a change in doubt is made again": "an append is answered wrongly",
+    "a decided register can be changed": "decided twice",
+    "the scan of a change hears a phase-1 quorum alone": "an acknowledged change is lost",
+}
+"""A bug for each rule of the simulation's judge."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="trials fork")
+@pytest.mark.parametrize("name", BY_RULE)
+def test_the_simulation_alone_finds_it_within_100_seeds(name: str) -> None:
+    verdict = tried(next(each for each in REGISTER_PITFALLS if each.name == name), seeds=100)
+    assert verdict.caught_by.startswith(f"simulation: {BY_RULE[name]}"), verdict
+
+
 def main() -> int:
     """``python tests/mutants/test_register_pitfalls.py``: which check catches each, and how many seeds it takes."""
     print("| pitfall | caught by | simulation: rule | seeds |\n|---|---|---|---|")

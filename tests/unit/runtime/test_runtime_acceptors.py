@@ -186,6 +186,31 @@ def test_a_large_state_is_not_saved_again_before_the_log_has_grown_as_much() -> 
     asyncio.run(run())
 
 
+def test_the_log_of_a_very_large_state_grows_to_its_bound_and_no_further() -> None:
+    async def run() -> None:
+        node = AcceptorNode.at(
+            "a",
+            machine=OnDisk(InMemory(random.Random(1))),
+            failed=lambda error: pytest.fail(str(error)),
+            bytes_max=1 << 20,
+            snapshot_log_bytes=100,
+        )
+        bound = acceptors.LOG_GROWTH_MAX * 100
+        config = founding(group_of((Seat(node.acceptor.id, "a:1"),)))
+        large = State(bytes(10 * bound), 1, Ballot(1, 1), Ballot())
+        await ask(node, Configure(config), Accept(config.id, b"large", Ballot(1, 1), large))
+        node._log_bytes, node._saving, saved = 0, False, []
+        node._save = lambda: saved.append(node._log_bytes)  # type: ignore[method-assign]
+        for number in range(100):
+            await ask(node, accept(config.id, number))
+            if saved:
+                break
+        assert bound < saved[0] < 2 * bound
+        node.stop()
+
+    asyncio.run(run())
+
+
 def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
 
     async def run() -> None:
@@ -217,7 +242,7 @@ def test_after_a_failed_sync_nothing_is_answered_any_more() -> None:
 
 
 def test_a_snapshot_whose_sync_fails_ends_the_acceptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no full disk, with which the log could go on."""
+    """It is no full disk, with which the log could go on. Nothing is answered then, nor closed as if all were well."""
 
     def save(store: AcceptorStore, index: LogIndex, records: object) -> None:
         raise SyncFailed("the disk")
@@ -237,9 +262,16 @@ def test_a_snapshot_whose_sync_fails_ends_the_acceptor(monkeypatch: pytest.Monke
         async with asyncio.timeout(5):
             await ended.wait()
         assert [type(error) for error in failed] == [SyncFailed]
+        answers: list[ReplyMessage] = []
+        node.on_request(Describe(), answers.append)
+        for _ in range(5):
+            await asyncio.sleep(0)
         node.stop()
+        assert not answers and not closed
 
+    closed: list[AcceptorStore] = []
     monkeypatch.setattr(AcceptorStore, "save", save)
+    monkeypatch.setattr(AcceptorStore, "close", closed.append)
     asyncio.run(run())
 
 
@@ -270,6 +302,9 @@ def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(acceptors, "WAITING_BYTES_MAX", 0)
         assert await ask(node, accept(config.id, 1)) == [Accepted()]
         assert await ask(node, accept(config.id, 8)) == [Accepted()], "it has caught up"
+        monkeypatch.setattr(acceptors, "WAITING_BYTES_MAX", 60)
+        replies = await ask(node, *(accept(config.id, number) for number in (15, 16, 17)))
+        assert [type(reply) for reply in replies] == [Accepted, Accepted, Full], "of one turn, 50 bytes each"
         node.stop()
 
     asyncio.run(run())
