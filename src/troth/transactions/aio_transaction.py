@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from operator import methodcaller
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.util.concurrency import greenlet_spawn
@@ -117,8 +117,21 @@ class AsyncTransaction:
     def replayed(self) -> bool:
         return self.sync.replayed
 
-    def __getitem__(self, participant: Any) -> AsyncBranch:
+    # What an `AsyncBranch` has of a database's connection is that connection's, and awaited in the same way.
+    @overload
+    def __getitem__(self, participant: AsyncEngine) -> AsyncConnection: ...
+
+    @overload
+    def __getitem__(self, participant: object) -> Any: ...
+
+    def __getitem__(self, participant: Any) -> Any:
         return AsyncBranch(self, participant)
+
+    @overload
+    async def connection(self, participant: AsyncEngine) -> AsyncConnection: ...
+
+    @overload
+    async def connection(self, participant: object) -> Any: ...
 
     async def connection(self, participant: Any) -> Any:
         """The branch's AsyncConnection (or `ClusterWork`), opened if need be."""

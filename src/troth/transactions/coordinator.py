@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from troth.core.twophase.records import Member
 from troth.errors import HeuristicMixed, PreflightFailed, StorageError, TrothError, UsageError
@@ -24,6 +24,9 @@ from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 from troth.transactions.transaction import Transaction
 from troth.transactions.waiting import TIMEOUT_MAX_S, InThreads, Waiting, checked_timeout
+
+if TYPE_CHECKING:
+    from troth.transactions.snapshot import Snapshot
 
 DEFAULT_LOG = "troth-2pc"
 RECOVER_EVERY_S = 5.0
@@ -196,7 +199,7 @@ class TwoPhaseCommit:
             self._core.waiting.flag().wait(OUTCOME_PAUSE_S)
 
     @contextmanager
-    def snapshot(self, participants: Sequence[Any] | None = None, *, timeout: float = 5.0) -> Iterator[Any]:
+    def snapshot(self, participants: Sequence[Any] | None = None, *, timeout: float = 5.0) -> "Iterator[Snapshot]":
         """Read-only REPEATABLE READ connections to *participants* (default: all), which no transaction tears::
 
             with tpc.snapshot([bank, ledger]) as snap:

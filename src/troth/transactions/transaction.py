@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from sqlalchemy import exc
 
@@ -17,7 +17,7 @@ from troth.transactions.owner import Owner
 from troth.transactions.participants.base import Begun, Branch, Participant
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Session
 
     from troth.transactions.core import Core
@@ -61,6 +61,12 @@ class Transaction(Owner):
                 raise
             if holder is not None:
                 self._replay(holder)
+
+    @overload
+    def __getitem__(self, participant: "Engine") -> "Connection": ...
+
+    @overload
+    def __getitem__(self, participant: object) -> Any: ...
 
     def __getitem__(self, participant: Any) -> Any:
         """The branch's Connection (or `ClusterWork`) of a participant: an engine, its name, or a troth client.
