@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, cast
@@ -623,6 +624,36 @@ def test_what_another_process_has_written_is_synced_before_anybody_acts_on_it(
     calls.made.clear()
     reader.verdict(Gid(writer.log_id, "0", 1, 3))
     assert calls.of(file) == [], "nothing new, nothing to sync"
+    writer.close()
+    reader.close()
+
+
+def test_what_could_not_be_synced_is_not_believed_at_the_second_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, reader = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    gid = Gid(writer.log_id, "0", 1, 1)
+    assert reader.verdict(gid) is Verdict.OPEN
+    decide(writer, 1)
+
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", broken)
+        for _ in range(2):
+            with pytest.raises(StorageError, match=r"Input/output|fsync has failed"):
+                reader.verdict(gid)
+    with pytest.raises(SyncFailed, match="fsync has failed here"):
+        reader.verdict(gid)  # the kernel says of a page that it could not write but once that it could not
+    assert reader.unapplied() == []
+    writer._hold.let_go()
+    for step in (partial(reader.close_epoch, "0"), partial(reader.note_applied, [str(gid)])):
+        with pytest.raises(SyncFailed):
+            step()
+    assert len(files(tmp_path)) == 1, "a place that can not be read gets no next file"
+    assert writer.renew().number == 2
+    assert reader.verdict(gid) is Verdict.COMMIT, "it stands in another file now"
     writer.close()
     reader.close()
 

@@ -162,7 +162,11 @@ class FileLog:
         answers: list[Decided | TrothError] = []
         keys: dict[str, str] = {}
         for commit in commits:
-            holder = keys.get(commit.key) or self._holder_elsewhere(commit.key) if commit.key else None
+            try:
+                holder = keys.get(commit.key) or self._holder_elsewhere(commit.key) if commit.key else None
+            except StorageError as error:
+                answers.append(NotApplied(f"whether the key {commit.key!r} is taken cannot be read: {error}"))
+                continue
             known = cells.record_of(commit.gid)
             verdict, about = cells.judge(commit)
             if holder is not None and known is None and verdict is not Verdict.ABORT:
@@ -182,7 +186,10 @@ class FileLog:
         return answers
 
     def _holder_elsewhere(self, key: str) -> str | None:
+        """Who has *key* in another place. Raises StorageError: perhaps somebody, if what is written there counts."""
         for place in self._others.values():
+            if place.cells.holder_of(key) is not None and not place.is_settled:
+                place.read_settled()
             holder = place.cells.holder_of(key)
             if holder is not None:
                 return holder
@@ -190,7 +197,6 @@ class FileLog:
 
     def _verdict_of_successor(self, commit: Commit) -> Decided | TrothError:
         """What the one that fenced us has carried over of *commit*."""
-        self._writer.is_fenced = True
         try:
             self._place.read_settled()
         except StorageError:
@@ -238,7 +244,9 @@ class FileLog:
         """Add *record* to a place without a coordinator. One that has a coordinator again is that one's business."""
         with self._directory.held(name) as is_held:
             if is_held:
-                os.close(self._other(name).open(Opener.NOBODY, [record]))
+                place = self._other(name)
+                place.refresh()  # a place that cannot be read gets no next file
+                os.close(place.open(Opener.NOBODY, [record]))
 
     def verdict(self, gid: Gid) -> Verdict:
         with self._lock:
@@ -258,9 +266,6 @@ class FileLog:
             writer = self._writer
             if writer.fault is not None or writer.is_fenced:
                 self._place.read_settled()
-                if self._place.number == writer.unsynced and writer.fault is not None:
-                    # What is read there need not be on the disk, whatever a second sync says.
-                    raise writer.fault
             return self._place
         if gid.coordinator not in self._directory.names():
             return None
@@ -322,11 +327,11 @@ class FileLog:
 
     def unapplied(self) -> list[Commit]:
         with self._lock:
-            return [
-                commit
-                for place in (self._place, *self._others.values())
-                for commit in place.cells.unapplied.values()
-            ]
+            if not self._place.is_settled:
+                self._place.read_settled()
+            # Of a place that somebody is about to take over, perhaps not all that stands there counts.
+            places = [self._place, *(place for place in self._others.values() if place.is_settled)]
+            return [commit for place in places for commit in place.cells.unapplied.values()]
 
     def register(self, members: Sequence[Member]) -> None:
         with self._lock:

@@ -87,7 +87,10 @@ class DecisionLog(Protocol):
         """
 
     def unapplied(self) -> list[Commit]:
-        """Decisions of closed epochs, and of this process, that are not noted as applied."""
+        """Decisions of closed epochs, and of this process, that are not noted as applied.
+
+        Of places that can be read: when this process's own can not, that is raised.
+        """
 
     def register(self, members: Sequence[Member]) -> None:
         """Keep what tells the participants apart, durably, so that any process can check that it talks to the same."""

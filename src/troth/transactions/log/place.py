@@ -12,9 +12,14 @@ before is worth anything. Instead:
   the one before it. What it finds there it carries into its own first record; what it does not find was written later,
   so that its writer, who looks after writing, sees the higher number.
 
+* *read, then look*: who only reads looks afterwards whether a file was created that it had not listed, and then reads
+  again. Or else a record that was written behind the back of a successor would count for the reader alone, and a first
+  record that its writer is about to be fenced for would, too.
+
 So each record is seen by at least one of the two, and the first record of the successor says durably which counted
 (LogCabin, openraft: a seal; Lamport's bakery is the same flag-then-read). An owner that finds itself fenced reads the
-successor's verdict. Needs a local file system, where a created name is seen by all at once: not NFS.
+successor's verdict. While the newest file is claimed and nothing stands in it, nobody knows what counts (`is_settled`).
+Needs a local file system, where a created name is seen by all at once: not NFS.
 """
 
 import os
@@ -26,7 +31,7 @@ from pathlib import Path
 from troth.core.twophase.cells import Cells, replay
 from troth.core.twophase.forgotten import Forgotten
 from troth.core.twophase.records import Opened, Record
-from troth.errors import StorageError
+from troth.errors import StorageError, SyncFailed
 from troth.runtime.files import sync_directory
 from troth.transactions.log import framing
 from troth.transactions.log.directory import FILE_MODE, write_all
@@ -63,6 +68,11 @@ class Place:
         self.number = 0
         self.end = 0
         self.sequence = 0
+        self.is_settled = False
+        """Whether `cells` are what counts, as last read; or else a successor is about to write down what does."""
+        self.unsynced = 0
+        """The file whose sync has failed here (0: none). What is read there need not be on the disk, whatever a second
+        sync says."""
         self._looks_for = (0, "", "")
 
     def numbers(self) -> list[int]:
@@ -82,30 +92,43 @@ class Place:
         Raises:
             Corrupt, StorageError; also when the files that were read before are gone.
         """
+        self.is_settled = False
         for _ in range(REFRESH_TIMES):
             numbers = self.numbers()
             if not numbers:
                 if not self.number:
+                    self.is_settled = True
                     return True
                 continue  # one went, and the next one came, while the names were read; or else all are gone
             try:
-                for number in reversed(numbers):
-                    if number == self.number and self.end:
-                        self._read_on()
-                        break
-                    if self._read_from_start(number):
-                        break
-                else:
-                    return False
-                return self.number == numbers[-1]
+                is_read = self._read_newest(numbers)
             except FileNotFoundError:
                 continue  # compacted away between listing and opening: list again
             except OSError as error:
                 raise StorageError(f"{self.directory} can not be read: {error}") from error
+            if self.is_superseded(numbers[-1]):
+                continue  # what was read since may not count
+            self.is_settled = is_read
+            return is_read
         raise StorageError(
             f"the files of {self.directory} are gone, or change faster than they can be read. If the log was moved or"
             " removed, put it back and start again: prepared branches wait until then"
         )
+
+    def _read_newest(self, numbers: list[int]) -> bool:
+        """Read the newest of *numbers* that was opened; whether that is the last."""
+        for number in reversed(numbers):
+            if number == self.unsynced:
+                raise SyncFailed(
+                    f"{self.path(number)}: fsync has failed here, so what stands in it may not be on the disk. See the"
+                    " kernel's log, check the disk, start again"
+                )
+            if number == self.number and self.end:
+                self._read_on()
+                return number == numbers[-1]
+            if self._read_from_start(number):
+                return number == numbers[-1]
+        return False
 
     def _read_from_start(self, number: int) -> bool:
         data = self.path(number).read_bytes()
@@ -117,7 +140,7 @@ class Place:
             end, sequence = found.end, found.sequence + 1
         if not end:
             return False
-        _make_durable(self.path(number))
+        self._make_durable(number)
         self.cells, self.number, self.end, self.sequence = cells, number, end, sequence
         return True
 
@@ -125,19 +148,34 @@ class Place:
         with open(self.path(self.number), "rb") as file:
             file.seek(self.end)
             data = file.read()
-        before = self.end
-        for found in framing.scan(
-            data,
-            number=self.number,
-            log_id=self.log_id,
-            path=str(self.path(self.number)),
-            start=self.end,
-            sequence=self.sequence,
-        ):
+        path = str(self.path(self.number))
+        new = list(
+            framing.scan(
+                data,
+                number=self.number,
+                log_id=self.log_id,
+                path=path,
+                start=self.end,
+                sequence=self.sequence,
+            )
+        )
+        if new:
+            self._make_durable(self.number)
+        for found in new:
             _take(self.cells, found.content)
             self.end, self.sequence = found.end, found.sequence + 1
-        if self.end > before:
-            _make_durable(self.path(self.number))
+
+    def _make_durable(self, number: int) -> None:
+        """What was read may not have been synced by its writer yet; nobody may act on what a power cut can undo."""
+        descriptor = os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+            sync_directory(self.directory)
+        except OSError:
+            self.unsynced = number
+            raise
+        finally:
+            os.close(descriptor)
 
     def is_superseded(self, number: int) -> bool:
         """Whether a file after *number* was ever created.
@@ -191,14 +229,9 @@ class Place:
             self.refresh()
             before = self.number
             epoch = self.cells.epoch if opener is Opener.SAME else number
-            replay(self.cells, extra)
+            cells = self._with(extra) if extra else self.cells
             opened = Opened(
-                epoch,
-                before,
-                self.end,
-                self.cells.carried(),
-                self.cells.forgotten.state(),
-                opener is not Opener.NOBODY,
+                epoch, before, self.end, cells.carried(), cells.forgotten.state(), opener is not Opener.NOBODY
             )
             content = framing.encode_head(number, self.log_id) + framing.encode_opened(
                 opened, number=number, log_id=self.log_id
@@ -208,9 +241,10 @@ class Place:
             sync_directory(self.directory)
             if self.is_superseded(number):
                 raise Fenced
-            self.number, self.end, self.sequence = number, len(content), 1
+            self.cells, self.number, self.end, self.sequence = cells, number, len(content), 1
             if opener is not Opener.SAME:
                 self.cells.begin(epoch, is_owned=opened.owned)
+            self.is_settled = True
             for old in numbers:
                 self.path(old).unlink(missing_ok=True)
         except BaseException:
@@ -218,15 +252,14 @@ class Place:
             raise
         return descriptor
 
-
-def _make_durable(path: Path) -> None:
-    """What was read may not have been synced by its writer yet; nobody may act on what a power cut can undo."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    sync_directory(path.parent)
+    def _with(self, extra: Sequence[Record]) -> Cells:
+        """What `cells` come to with *extra*; they themselves stay as they are until that is durable."""
+        cells = Cells(self.log_id, self.coordinator)
+        replay(cells, self.cells.carried())
+        cells.forgotten = Forgotten(self.cells.forgotten.state())
+        cells.epoch = self.cells.epoch
+        replay(cells, extra)
+        return cells
 
 
 def _take(cells: Cells, content: Opened | tuple[Record, ...]) -> None:

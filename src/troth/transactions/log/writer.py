@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from troth.core.twophase.cells import replay
 from troth.core.twophase.records import Applied, Commit, Record
-from troth.errors import StorageError, SyncFailed, UsageError
+from troth.errors import StorageError, SyncFailed, UsageError, invariant
 from troth.runtime.files import DiskFile
 from troth.transactions.log import framing
 from troth.transactions.log.place import AHEAD_BYTES, Fenced, Opener, Place
@@ -18,7 +18,6 @@ class Writer:
     Attributes:
         fault: why nothing is decided any more.
         is_fenced: whether somebody has closed our epoch; `renew` opens another one.
-        unsynced: the file whose sync has failed (0: none). What is read there need not be on the disk.
     """
 
     def __init__(self, place: Place, *, compact_bytes: int, on_step: OnStep, on_fault: Callable[[], None]) -> None:
@@ -30,7 +29,6 @@ class Writer:
         self.place = place
         self.fault: StorageError | None = None
         self.is_fenced = False
-        self.unsynced = 0
         self._is_closed = False
         self._compact_bytes = compact_bytes
         self._on_step = on_step
@@ -41,11 +39,13 @@ class Writer:
 
     def _take(self, descriptor: int) -> None:
         self._file = DiskFile(descriptor)
+        self._number = self.place.number
         self._zeroed = self._file.size()
 
     def renew(self) -> None:
         """Open another epoch. Raises StorageError."""
         before = self._file
+        self.is_fenced = True  # however this ends, but well: the place may know another's file by then
         try:
             self._take(self.place.open(Opener.NEW))
         except OSError as error:
@@ -95,6 +95,12 @@ class Writer:
 
     def _append(self, records: Sequence[Record], content: bytes) -> None:
         place = self.place
+        invariant(
+            place.number == self._number and place.end > framing.HEAD_BYTES,
+            "a record is written into another place of a file than its end",
+            number=place.number,
+            end=place.end,
+        )
         end = place.end + len(content)
         try:
             if end > self._zeroed:
@@ -113,6 +119,7 @@ class Writer:
         self._sync()
         place.end, place.sequence = end, place.sequence + 1
         if place.is_superseded(place.number):
+            self.is_fenced = True
             # Our own memory of the file stops before this record: only the successor's counts.
             place.end = 0
             raise Fenced
@@ -131,7 +138,7 @@ class Writer:
         try:
             self._file.sync()
         except OSError as error:
-            self.unsynced = self.place.number
+            self.place.unsynced = self.place.number
             raise self._give_up(
                 SyncFailed(
                     f"{self.place.path(self.place.number)}: fsync failed: {error}. What was decided since the last one"
@@ -156,7 +163,8 @@ class Writer:
         try:
             self._take(self.place.open_next(Opener.SAME))
         except Fenced:
-            return  # the next decision sees it
+            self.is_fenced = True  # the place may know the other's file by now, and ours is written no more
+            return
         except OSError as error:
             # What was decided so far stands. But the next file's name may be taken now, and it fences this one off.
             self._give_up(self._no_next_file(error))
