@@ -88,7 +88,6 @@ class AsyncFan:
     async def run(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
         """Run *task* to its end; answers are taken as they come."""
         waiting = _Requests(task)
-        complaints: list[str] = []
         self._running.add(waiting.wake)
         try:
             while True:
@@ -96,14 +95,12 @@ class AsyncFan:
                 sends = task.take()
                 if record is not None:
                     record.attempts(task)
-                if task.outcome is not None:
-                    if task.outcome.error is not None and not complaints:  # it needs all, say, and one is gone
-                        complaints = self._reach.complaints(task.config)
-                    return told(task.outcome, complaints)
+                if (outcome := task.outcome) is not None:
+                    return outcome if outcome.error is None else told(outcome, self._reach.complaints(task.config))
                 # Nobody waits for acceptors that a closed client does not reach any more.
                 left_s = 0.0 if self._reach.closed else deadline - now_s()
                 if left_s <= 0:
-                    complaints = await self._give_up(task, sends, waiting)
+                    await self._give_up(task, sends, waiting)
                     continue
                 self._send(task, sends, waiting)
                 if task.pause:
@@ -122,11 +119,9 @@ class AsyncFan:
             else:
                 self._reach.aside(partial(self._reach.ask, send, task.config))
 
-    async def _give_up(self, task: Task, sends: Sequence[Send], waiting: _Requests) -> list[str]:
-        """The time is over; returns why nobody has answered. *sends* have not left."""
+    async def _give_up(self, task: Task, sends: Sequence[Send], waiting: _Requests) -> None:
+        """The time is over. *sends* have not left."""
         await waiting.call_off()
         for send in sends:
             task.on_lost(send, sent=False)
-        complaints = self._reach.complaints(task.config)
         task.give_up()
-        return complaints

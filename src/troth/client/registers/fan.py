@@ -41,7 +41,6 @@ class Fan:
         """
         guard = guard or self._lock
         pending: dict[Future[ReplyMessage], Send] = {}
-        complaints: list[str] = []
         while True:
             with guard:
                 sends, outcome, pause = task.take(), task.outcome, task.pause
@@ -50,13 +49,11 @@ class Fan:
             if outcome is not None:
                 for future in pending:
                     future.cancel()
-                if outcome.error is not None and not complaints:  # it needs all, say, and one is gone
-                    complaints = self._reach.complaints(task.config)
-                return told(outcome, complaints)
+                return outcome if outcome.error is None else told(outcome, self._reach.complaints(task.config))
             # Nobody waits for acceptors that a closed client does not reach any more.
             left_s = 0.0 if self._reach.closed else deadline - time.monotonic()
             if left_s <= 0:
-                complaints = self._give_up(task, sends, pending, guard)
+                self._give_up(task, sends, pending, guard)
                 continue
             for send in sends:
                 answer = self._reach.ask(send, task.config, deadline)
@@ -75,15 +72,13 @@ class Fan:
         sends: Sequence[Send],
         pending: dict[Future[ReplyMessage], Send],
         guard: AbstractContextManager[object],
-    ) -> list[str]:
-        """The time is over; returns why nobody has answered. *sends* have not left."""
-        complaints = self._reach.complaints(task.config)
+    ) -> None:
+        """The time is over. *sends* have not left."""
         unsent = [send for future, send in pending.items() if future.cancel() or _has_failed_to_leave(future)]
         with guard:
             for send in [*sends, *unsent]:
                 task.on_lost(send, sent=False)
             task.give_up()
-        return complaints
 
     def _take_answers(
         self,
