@@ -1,6 +1,7 @@
 """`RaftServer`: a process that can be asked, stopped, paused and killed, and that never outlives its parent."""
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -260,3 +261,16 @@ def test_servers_restarted_all_at_once_hear_each_other_over_pipes() -> None:
         with cluster.connect() as client:
             leader = cluster.leader()
             until(lambda: [p.active for p in client.status(leader)[0].peers if not p.leader] == [True, True])
+
+
+def test_ctrl_c_while_servers_start_is_left_to_their_parent(tmp_path: Path) -> None:
+    """A terminal sends it to all; the child is in the middle of its imports then."""
+    server = alone(tmp_path)
+    server.start()
+    while not server.ready.wait(0.005) and server.is_alive:
+        os.kill(server.pid, signal.SIGINT)
+    server.wait_ready()
+    os.kill(server.pid, signal.SIGINT)
+    assert server.status().name == "n1"
+    server.stop()
+    server.close()

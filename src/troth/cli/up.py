@@ -1,15 +1,17 @@
 """up: a cluster on this machine, in one command, until Ctrl-C."""
 
+import contextlib
 import shlex
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Never
 
 import click
 from click.core import ParameterSource
 
 from troth.cli.cluster import forget_context, write_context
+from troth.cli.exit_codes import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from troth.server.config import ServerConfig
@@ -59,7 +61,10 @@ def up(nodes: int, data: str | None, transport: str, consensus: str) -> None:
     is_given = context.get_parameter_source("nodes") is ParameterSource.COMMANDLINE
     stop = threading.Event()
     _on_signals(_interrupt)  # a start that does not come to its end is broken off
-    with LocalCluster(nodes, transport=transport, data_dir=data, consensus=consensus) as cluster:
+    with (
+        _stopped_when_interrupted(),
+        LocalCluster(nodes, transport=transport, data_dir=data, consensus=consensus) as cluster,
+    ):
         leader = cluster.leader()
         _on_signals(lambda *_: stop.set())
         hidden = _told_to_others(cluster)
@@ -87,6 +92,16 @@ def up(nodes: int, data: str | None, transport: str, consensus: str) -> None:
         finally:
             forget_context(cluster.url)
     click.echo("stopped")
+
+
+@contextlib.contextmanager
+def _stopped_when_interrupted() -> Iterator[None]:
+    """There is nothing yet of which it could be in doubt whether it happened."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("stopped")
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _on_signals(handler: Callable[..., object]) -> None:

@@ -50,7 +50,10 @@ engine's flow control keeps far below while the disk answers at all. Who leads a
 the same: this server's disk is slow, and not the others."""
 
 STRANGERS_TICKS = 100
-"""How often a leader looks whether somebody is connected who was removed."""
+"""How often a leader looks whether somebody is connected who was removed, and who is silent."""
+
+TOLD_LATE_MS = 1000
+"""A pause of this process that is as long is worth a line in the log."""
 
 LONE_BYTES_MAX = 4096
 """While no more bytes of commands than that are under way, a turn does not wait for company."""
@@ -131,6 +134,8 @@ class Node(PeerSink):
         self._listened = False
         """Whether the sockets were read since this server noticed how late it is."""
         self._look_at = Tick(0)
+        self._silent: set[NodeId] = set()
+        """Whom this server does not hear as the leader, when it looked last."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = Tick(0)
         """When it looks at the clock."""
@@ -322,6 +327,9 @@ class Node(PeerSink):
                 # it before the replica hears how late it is, or each pause would look like a lost leader.
                 self._listened = True
                 self.counters.ticks_late_max = max(self.counters.ticks_late_max, late)
+                if late * self._clock.tick_ms >= TOLD_LATE_MS:
+                    seconds = round(late * self._clock.tick_ms / 1000, 1)
+                    _log.warning("this process stood still", extra={"facts": {"seconds": seconds}})
                 self._wake()
                 return
             self._ran_at = now
@@ -332,12 +340,22 @@ class Node(PeerSink):
                 if now >= self._look_at:
                     self._look_at = Tick(now + STRANGERS_TICKS)
                     self._transport.close_strangers()
+                    self._tell_silent()
             self._execute()
             if self._timer_at > now + 1 and self._timer is not None:
                 self._stay_awake(self._timer, now)
         # The replica is in an unknown state: stop, whatever it was; the entry point tells why.
         except Exception as error:  # noqa: BLE001
             self.fail(error)
+
+    def _tell_silent(self) -> None:
+        """Say whom this server, as the leader, no longer hears, and whom it hears again."""
+        progress = self.replica.engine.status().progress
+        silent = {node for node, seen in progress.items() if not seen.active}
+        for node in sorted(silent ^ (self._silent & progress.keys())):
+            text = "a peer is silent" if node in silent else "a peer is heard again"
+            _log.info(text, extra={"facts": {"peer": f"{node:x}"}})
+        self._silent = silent
 
     def _execute(self) -> None:
         self.counters.turns += 1

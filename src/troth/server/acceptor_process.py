@@ -15,6 +15,7 @@ import uvloop
 from typing_extensions import override
 
 from troth.errors import DecodeError, Overloaded, ProtocolError, TrothError, UsageError
+from troth.runtime import interrupts
 from troth.runtime.acceptors import AcceptorNode
 from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import FrameConnection, version_refusal
@@ -213,7 +214,7 @@ def main() -> None:
         "--parent", type=int, help="its process id: be killed when the thread that started us ends"
     )
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which decides what becomes of us
+    interrupts.ignored()
     # Reaches also one that is paused, which would not notice the end of its standard input.
     if options.parent is not None and not die_with_parent(options.parent):
         sys.exit(EXIT_FAILED)

@@ -132,6 +132,7 @@ class Collector:
         if status.leader == status.node_id:  # nobody else hears of all others
             text = "How many more servers may fail, as the leader knows; -1: no quorum."
             yield GaugeMetricFamily("troth_survives_failures", text, value=status.survives)
+            yield from _of_peers(status)
         raised = {each.alarm for each in status.alarms}
         alarms = GaugeMetricFamily("troth_alarm", "1 while the alarm is raised, 0 otherwise.", labels=["kind"])
         for kind in (AlarmType.NOSPACE, AlarmType.CORRUPT):
@@ -160,6 +161,23 @@ class Collector:
         batches = HistogramMetricFamily("troth_disk_batch_writes", "Log writes covered by one sync.")
         batches.add_metric([], _buckets(sources.disk.batch_sizes), sources.disk.writes)
         yield batches
+
+
+def _of_peers(status: ServerStatus) -> Iterator["Metric"]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    behind = GaugeMetricFamily(
+        "troth_peer_behind", "Committed entries that the leader does not know a member to have.", labels=["peer"]
+    )
+    heard = GaugeMetricFamily(
+        "troth_peer_heard", "1 while the leader hears the member, 0 otherwise.", labels=["peer"]
+    )
+    for peer in status.peers:
+        name = peer.member.name or f"{peer.node_id:x}"
+        behind.add_metric([name], max(0, status.commit_index - max(0, peer.match)))
+        heard.add_metric([name], int(bool(peer.active)))
+    yield behind
+    yield heard
 
 
 def _of_tls(certificates: Certificates) -> Iterator["Metric"]:

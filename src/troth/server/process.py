@@ -29,6 +29,7 @@ from typing import Any, cast
 from troth.errors import TrothError, Unavailable, UsageError
 from troth.ids import NodeId
 from troth.replica.protocol import ServerStatus
+from troth.runtime import interrupts
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
 from troth.server.control import Control, ServerEvent, rebuilt
@@ -134,7 +135,7 @@ class RaftServer:
             name=f"troth-{self.name}",
             daemon=True,
         )
-        with _without_main():
+        with _without_main(), interrupts.held_back():
             self._process.start()
         self._child_pipe.close()
         for end in self._ends.values():

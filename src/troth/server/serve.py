@@ -23,6 +23,7 @@ import uvloop
 from troth.core.interface import Trace
 from troth.errors import TrothError, UsageError
 from troth.ids import NodeId
+from troth.runtime import interrupts
 from troth.runtime.genesis import Founding
 from troth.server.config import ServerConfig
 from troth.server.control import Control, ServerEvent
@@ -57,7 +58,7 @@ def run_child(
     config: ServerConfig, founding: Founding | None, ends: Mapping[NodeId, socket.socket], control: Control
 ) -> int:
     """Run one server under a parent's control; the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which decides what becomes of us
+    interrupts.ignored()
     if control.die_with_parent and not die_with_parent(control.parent):
         return EXIT_FAILED
     if control.log_file:

@@ -87,6 +87,7 @@ def test_a_start_that_takes_too_long_can_be_broken_off(
     Cluster.closed = False
     result = run("up")
     assert result.exit_code == 130 and Cluster.closed, result.output
+    assert result.output == "stopped\n"
 
 
 def test_up_takes_no_more_servers_than_a_cluster_has(run: Run) -> None:

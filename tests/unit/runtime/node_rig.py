@@ -43,7 +43,12 @@ class ScriptedReplica:
         """Whether each input makes it fail half way through."""
         self.pending_bytes = 0
         self.removed: set[NodeId] = set()
-        self.engine = SimpleNamespace(leader=lambda: (5, PEER), transfer=lambda target: None)
+        self.progress: dict[NodeId, Any] = {}
+        self.engine = SimpleNamespace(
+            leader=lambda: (5, PEER),
+            transfer=lambda target: None,
+            status=lambda: SimpleNamespace(progress=self.progress),
+        )
 
     def was_removed(self, peer: NodeId) -> bool:
         return peer in self.removed

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 from node_rig import CODEC, ME, OTHER, PEER, Rig, append, message, persist
@@ -20,6 +21,7 @@ from troth.runtime.node import (
     LATE_TICKS,
     LONE_BYTES_MAX,
     SLEEP_TICKS_MAX,
+    STRANGERS_TICKS,
     Node,
 )
 from troth.runtime.writer import StorageWriter
@@ -234,6 +236,41 @@ async def test_a_pause_is_noticed_while_the_replica_sleeps() -> None:
     await set_clock(rig, began + 4 + LATE_TICKS + 1)
     assert rig.node.counters.ticks_late_max == LATE_TICKS + 1
     assert rig.replica.ticks[-1] == began + 4 + LATE_TICKS + 1
+    rig.node.stop()
+
+
+async def test_a_leader_says_once_whom_it_does_not_hear_and_whom_it_hears_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig()
+    caplog.set_level("INFO", "troth.node")
+    await rig.turn(ReplicaEffects())
+    now = rig.node._told
+    for silent in ((), (PEER, OTHER), (PEER, OTHER), (PEER,), (PEER,)):
+        rig.replica.progress = {node: SimpleNamespace(active=node not in silent) for node in (ME, PEER, OTHER)}
+        now += STRANGERS_TICKS
+        await set_clock(rig, now)
+        await set_clock(rig, now)
+    rig.replica.progress = {}  # another one leads
+    await set_clock(rig, now + STRANGERS_TICKS)
+    told = [(each.getMessage(), each.facts["peer"]) for each in caplog.records if "peer" in each.getMessage()]  # type: ignore[attr-defined]
+    names = {node: f"{node:x}" for node in (PEER, OTHER)}
+    assert sorted(told[:2]) == sorted(("a peer is silent", name) for name in names.values())
+    assert told[2:] == [("a peer is heard again", names[OTHER])]
+    rig.node.stop()
+
+
+async def test_a_process_that_stood_still_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    await rig.turn(ReplicaEffects())
+    caplog.clear()
+    for late_s in (0.5, 20):
+        now = rig.node._told + round(late_s * 1000 / rig.node._clock.tick_ms)
+        await set_clock(rig, now)
+        await set_clock(rig, now)
+    assert [(each.getMessage(), each.facts) for each in caplog.records] == [  # type: ignore[attr-defined]
+        ("this process stood still", {"seconds": 20.0})
+    ]
     rig.node.stop()
 
 

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from troth.core.interface import Member
 from troth.ids import NodeId
 from troth.kv.requests import AlarmMember, AlarmType
-from troth.replica.protocol import ServerStatus
+from troth.replica.protocol import PeerView, ServerStatus
 from troth.runtime.links import TransportCounters
 from troth.runtime.node import NodeCounters
 from troth.runtime.writer import WriterCounters
@@ -40,7 +41,11 @@ def status(leader: int, *alarms: AlarmMember) -> ServerStatus:
         999,
         1 if leader == 5 else -1,
         False,
-        [],
+        [
+            PeerView(NodeId(5), Member("n1"), True, 11, True, True),
+            PeerView(NodeId(6), Member("n2"), True, 4, False),
+            PeerView(NodeId(10), Member(""), False, -1, False),
+        ],
         list(alarms),
     )
 
@@ -97,6 +102,11 @@ async def test_metrics_tell_the_numbers_on_one_connection() -> None:
                 "troth_commit_index 11.0",
                 "troth_revision 42.0",
                 "troth_survives_failures 1.0",
+                'troth_peer_behind{peer="n1"} 0.0',
+                'troth_peer_behind{peer="n2"} 7.0',
+                'troth_peer_behind{peer="a"} 11.0',
+                'troth_peer_heard{peer="n1"} 1.0',
+                'troth_peer_heard{peer="n2"} 0.0',
                 "troth_quota_bytes 2048.0",
                 'troth_alarm{kind="nospace"} 0.0',
                 'troth_alarm{kind="corrupt"} 0.0',

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from troth.errors import Unavailable, UsageError
+from troth.runtime import interrupts
 from troth.runtime.files import make_durably
 
 READY_SECONDS_MAX = 30.0
@@ -122,7 +123,7 @@ class LocalAcceptors:
             # The kernel's signal comes when the *thread* that started it ends.
             command += ["--parent", str(os.getpid())]
         self._socket(name).unlink(missing_ok=True)  # of one that was killed: `_wait_ready` waits for the new one
-        with (self.directory / f"{name}.log").open("ab") as log:
+        with (self.directory / f"{name}.log").open("ab") as log, interrupts.held_back():
             self.processes[name] = subprocess.Popen(
                 command,
                 env={**LARGE_PAGES, **os.environ},
