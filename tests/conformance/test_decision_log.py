@@ -252,6 +252,28 @@ def test_a_delegated_cell_can_only_turn_into_abort_and_frees_its_key(opened: Ope
     assert decided(log, again) == [Decided(Verdict.COMMIT, again.gid)]
 
 
+def test_what_is_applied_is_refused_by_no_last_resource(opened: Opener) -> None:
+    """The databases were restored to a moment when it had not committed yet; the log was kept, as it must be."""
+    log, other = opened("one"), opened("two")
+    record, next_one, last = commit(log, 1, key="k", delegate="lite"), commit(log, 2), commit(log, 3)
+    decided(log, record)
+    log.note_applied([record.gid])
+    log.note_refused(record.gid)
+    decided(log, next_one)
+    log.note_refused(record.gid)
+    decided(log, last)
+    assert log.verdict(parsed(record.gid)) is Verdict.COMMIT
+    assert decided(log, record) == [Decided(Verdict.COMMIT, record.gid)]
+    log.close()
+    assert other.close_epoch("one", even_if_alive=True)
+    other.note_refused(record.gid)
+    other.note_applied([next_one.gid])
+    assert other.verdict(parsed(record.gid)) is Verdict.COMMIT
+    assert other.holder_of("k") == record.gid
+    again = opened("one")
+    assert again.verdict(parsed(record.gid)) is Verdict.COMMIT
+
+
 def test_names_of_other_logs_are_foreign(opened: Opener) -> None:
     log = opened()
     other = str(Gid("zzzzzzzz", log.epoch.coordinator, log.epoch.number, 1))

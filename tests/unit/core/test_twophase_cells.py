@@ -273,7 +273,7 @@ def test_only_a_delegated_decision_is_taken_back() -> None:
     cells.apply(Applied((str(gid(1, 1)),)))
     with pytest.raises(InvariantViolation, match="written twice"):
         cells.apply(Abort(str(gid(1, 1)), "the last resource"))
-    assert cells.judge(Commit(str(gid(1, 1)), (), delegate="lite")) == (Verdict.DELEGATED, str(gid(1, 1)))
+    assert cells.judge(Commit(str(gid(1, 1)), (), delegate="lite")) == (Verdict.COMMIT, str(gid(1, 1)))
 
 
 @pytest.mark.parametrize(("sequence", "known"), [(7, True), (8, False), (15, True), (16, False), (800, True)])

@@ -523,7 +523,7 @@ def test_a_damaged_place_of_another_process_stops_only_work_with_a_key(tmp_path:
     name = str(Gid(log.log_id, log.epoch.coordinator, log.epoch.number, 2))
     (answer,) = log.decide([Commit(name, (), "order-1")])
     assert isinstance(answer, NotApplied)
-    assert "work with one is refused" in str(answer) and "move it away" in str(answer)
+    assert "work with one is refused" in str(answer) and "move the whole directory" in str(answer)
     with pytest.raises(Corrupt, match="work with one is refused"):
         log.holder_of("order-1")
     decide(log, 3)
@@ -705,7 +705,7 @@ def test_a_coordinator_that_was_told_that_it_is_fenced_writes_nothing_more_in_th
     assert not isinstance(answer, Exception) and answer.verdict is Verdict.ABORT
     before = {path: path.read_bytes() for path in files(tmp_path)}
     with pytest.raises(StorageError):
-        log.note_refused(first.gid)
+        log.register([Member("bank", "postgresql", "1")])
     (answer,) = log.decide([second])
     assert not isinstance(answer, Exception) and answer.verdict is Verdict.ABORT
     assert {path: path.read_bytes() for path in files(tmp_path)} == before
@@ -885,3 +885,18 @@ def test_who_was_fenced_off_and_could_not_go_on_reads_what_the_next_one_carries_
     assert told_of == [Verdict.COMMIT, Verdict.ABORT], "what it had not decided is closed"
     rescuer.close()
     log.close()
+
+
+def test_a_place_that_says_what_no_log_can_say_stops_itself_alone(tmp_path: Path) -> None:
+    """An earlier troth wrote that down (a refusal of what was applied), and nobody could read the log any more."""
+    log = FileLog(tmp_path, coordinator="0")
+    gid = decide(log, 1)
+    log._writer.place.cells.apply = lambda record: None  # type: ignore[method-assign]
+    log._writer.append([Abort(gid, "the last resource")])
+    log.close()
+    other = FileLog(tmp_path, coordinator="1")
+    assert "says what no log can say" in {known.name: known.problem for known in other.coordinators()}["0"]
+    decide(other, 1)
+    with pytest.raises(Corrupt, match="Begin a new log"):
+        FileLog(tmp_path, coordinator="0")
+    other.close()

@@ -88,13 +88,22 @@ class Cells:
         """
         known = self.record_of(record.gid)
         if known is not None:
-            return _verdict_of(known), record.gid
+            return self._stands(known), record.gid
         if record.gid in self._aborted or not self._may_be_decided(record.gid):
             return Verdict.ABORT, record.gid
         holder = self.holder_of(record.key) if record.key else None
         if holder is not None:
             return Verdict.COMMIT, holder
         return _verdict_of(record), record.gid
+
+    def _stands(self, record: Commit) -> Verdict:
+        """What the cell says in which *record* stands. Of an applied one, the last resource has said commit."""
+        return Verdict.COMMIT if record.gid in self._applied else _verdict_of(record)
+
+    def may_be_refused(self, gid: str) -> bool:
+        """Whether *gid* is delegated, and not known to be committed."""
+        known = self.unapplied.get(gid)
+        return known is not None and bool(known.delegate)
 
     def apply(self, record: Record) -> None:
         """Take *record* as it stands in the log. A Commit or Abort must have won its cell (`judge`)."""
@@ -155,7 +164,7 @@ class Cells:
         name = str(gid)
         known = self.record_of(name)
         if known is not None:
-            return _verdict_of(known)
+            return self._stands(known)
         if name in self._aborted:
             return Verdict.ABORT
         if self.forgotten.may_hold(gid.epoch, gid.sequence):

@@ -221,7 +221,7 @@ class FileLog:
     def note_refused(self, gid: str) -> None:
         with self._lock:
             mine, others = self._by_place([gid])
-            if mine:
+            if mine and self._place.cells.may_be_refused(gid):
                 self._writer.append_or_fail([Abort(gid, "the last resource")])
             for name in others:
                 self._add_to(name, Abort(gid, "the last resource"))

@@ -34,6 +34,11 @@ from troth.ids import NodeId
 from troth.storage import record
 from troth.storage.record import ALIGN_BYTES, RECORD_HEAD_BYTES, Kind
 
+WHAT_TO_DO = (
+    "Begin a new log: move the whole directory of this one away (no file alone: names would be used again), and"
+    " resolve what is prepared by hand. A copy from a backup has forgotten what was decided since, and aborts it"
+)
+
 VERSION = 1
 MAGIC = b"TROTH2PC"
 HEAD = struct.Struct("<8sIIQQ")
@@ -132,8 +137,7 @@ def scan(
         if head is not None and head.sequence > sequence and _body(data, later, head) is not None:
             raise Corrupt(
                 f"{path}: record {sequence} at byte {start + at} is damaged, and record {head.sequence} behind it is"
-                " intact: decisions that were durable are lost. Restore the file from a backup, or move it away and"
-                " resolve what is prepared by hand (troth tx list)",
+                f" intact: decisions that were durable are lost. {WHAT_TO_DO}",
                 path=path,
             )
 
@@ -154,7 +158,7 @@ def _has_head(data: bytes, number: int, log_id: str, path: str) -> bool:
     (check,) = CHECK.unpack_from(data, HEAD.size)
     if check != xxhash.xxh3_64_intdigest(data[: HEAD.size]) or magic != MAGIC:
         if any(data[HEAD_BYTES : HEAD_BYTES + RECORD_HEAD_BYTES]):
-            raise Corrupt(f"{path}: the header is damaged; restore the file from a backup", path=path)
+            raise Corrupt(f"{path}: the header is damaged. {WHAT_TO_DO}", path=path)
         return False
     if version > VERSION:
         raise Corrupt(f"{path} has format {version}; this troth reads up to {VERSION}. Upgrade it", path=path)

@@ -88,6 +88,7 @@ class Keys:
             self("cell", gid.coordinator, str(gid)),
             self("epoch", gid.coordinator),
             self("forgotten", gid.coordinator),
+            self("pending", str(gid)),
         ]
         return [Get(name) for name in (*names, *([self("key", key)] if key else []))]
 
@@ -98,16 +99,18 @@ class Seen(NamedTuple):
     cell: Commit | Abort | None
     epoch: EpochCell | None
     forgotten: ForgottenState
+    is_pending: bool
     holder: str | None
 
 
 def seen(reply: TxnReply) -> Seen:
     """What the operations of `Keys.reads` found. Raises Corrupt."""
-    cell, epoch, forgotten, *holder = (first(result) for result in reply.responses)
+    cell, epoch, forgotten, pending, *holder = (first(result) for result in reply.responses)
     return Seen(
         decode_cell(cell) if cell is not None else None,
         decode(epoch, EpochCell) if epoch is not None else None,
         decode(forgotten, ForgottenState) if forgotten is not None else ForgottenState(),
+        pending is not None,
         holder[0].value.decode() if holder and holder[0] is not None else None,
     )
 
@@ -122,10 +125,11 @@ def last_part(kv: KeyValue) -> str:
     return kv.key.decode().rpartition("/")[2]
 
 
-def verdict_of(cell: Commit | Abort) -> Verdict:
+def verdict_of(cell: Commit | Abort, *, is_pending: bool) -> Verdict:
+    """What *cell* says. Of one that is not pending, the last resource has said commit."""
     if isinstance(cell, Abort):
         return Verdict.ABORT
-    return Verdict.DELEGATED if cell.delegate else Verdict.COMMIT
+    return Verdict.DELEGATED if cell.delegate and is_pending else Verdict.COMMIT
 
 
 def parsed(gid: str) -> Gid:

@@ -30,8 +30,8 @@ from pathlib import Path
 
 from troth.core.twophase.cells import Cells, replay
 from troth.core.twophase.forgotten import Forgotten
-from troth.core.twophase.records import Opened, Record
-from troth.errors import StorageError, SyncFailed
+from troth.core.twophase.records import Abort, Opened, Record
+from troth.errors import Corrupt, InvariantViolation, StorageError, SyncFailed
 from troth.runtime.files import sync_directory
 from troth.transactions.log import framing
 from troth.transactions.log.directory import FILE_MODE, write_all
@@ -136,7 +136,7 @@ class Place:
         end = sequence = 0
         path = str(self.path(number))
         for found in framing.scan(data, number=number, log_id=self.log_id, path=path):
-            _take(cells, found.content)
+            _take(cells, found.content, path)
             end, sequence = found.end, found.sequence + 1
         if not end:
             return False
@@ -162,7 +162,7 @@ class Place:
         if new:
             self._make_durable(self.number)
         for found in new:
-            _take(self.cells, found.content)
+            _take(self.cells, found.content, path)
             self.end, self.sequence = found.end, found.sequence + 1
 
     def _make_durable(self, number: int) -> None:
@@ -258,14 +258,21 @@ class Place:
         replay(cells, self.cells.carried())
         cells.forgotten = Forgotten(self.cells.forgotten.state())
         cells.epoch = self.cells.epoch
-        replay(cells, extra)
+        replay(
+            cells,
+            (record for record in extra if not isinstance(record, Abort) or cells.may_be_refused(record.gid)),
+        )
         return cells
 
 
-def _take(cells: Cells, content: Opened | tuple[Record, ...]) -> None:
-    if isinstance(content, Opened):
-        replay(cells, content.carried)
-        cells.forgotten = Forgotten(content.forgotten)
-        cells.begin(content.epoch, is_owned=content.owned)
-    else:
-        replay(cells, content)
+def _take(cells: Cells, content: Opened | tuple[Record, ...], path: str) -> None:
+    try:
+        if isinstance(content, Opened):
+            replay(cells, content.carried)
+            cells.forgotten = Forgotten(content.forgotten)
+            cells.begin(content.epoch, is_owned=content.owned)
+        else:
+            replay(cells, content)
+    except InvariantViolation as error:
+        # One place stops itself, and not everybody who reads the log.
+        raise Corrupt(f"{path} says what no log can say: {error}. {framing.WHAT_TO_DO}", path=path) from error

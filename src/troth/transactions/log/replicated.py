@@ -146,13 +146,13 @@ class ReplicatedLog:
                 return OutcomeUnknown(f"{commit.gid}: {reply}")
             return self._ask_again(commit, reply, times)
         if reply.succeeded:
-            return Decided(verdict_of(commit), commit.gid)
+            return Decided(verdict_of(commit, is_pending=True), commit.gid)
         return self._judge(commit, seen(reply))
 
     def _judge(self, commit: Commit, found: Seen) -> Decided:
         """Why *commit* did not win."""
         if found.cell is not None:
-            return Decided(verdict_of(found.cell), commit.gid)
+            return Decided(verdict_of(found.cell, is_pending=found.is_pending), commit.gid)
         if found.holder is not None:
             return Decided(Verdict.COMMIT, found.holder)
         return Decided(Verdict.ABORT, commit.gid)
@@ -194,7 +194,7 @@ class ReplicatedLog:
 
     def _verdict_from(self, gid: Gid, found: Seen) -> Verdict:
         if found.cell is not None:
-            return verdict_of(found.cell)
+            return verdict_of(found.cell, is_pending=found.is_pending)
         if found.epoch is None or gid.epoch > found.epoch.number:
             return Verdict.FOREIGN
         if Forgotten(found.forgotten).may_hold(gid.epoch, gid.sequence):
@@ -240,7 +240,7 @@ class ReplicatedLog:
     def note_refused(self, gid: str) -> None:
         found = parsed(gid)
         commit = self.commit_of(found)
-        if commit is None or not commit.delegate:
+        if commit is None or not commit.delegate or gid in self._done:
             return
         cell = self._keys("cell", found.coordinator, gid)
         then: list[Operation] = [
@@ -249,7 +249,8 @@ class ReplicatedLog:
         ]
         if commit.key:
             then.append(Delete(self._keys("key", commit.key)))
-        self._client.txn([value(cell) == encode(commit)], then)
+        # What is applied is committed, whatever a last resource says that was restored from a backup.
+        self._client.txn([value(cell) == encode(commit), create_revision(self._keys("pending", gid)) != 0], then)
 
     def unapplied(self) -> list[Commit]:
         with self._lock:
