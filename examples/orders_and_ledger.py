@@ -59,7 +59,9 @@ def show(fate: str, shop_db: sa.Engine, ledger_db: sa.Engine) -> None:
 def main() -> None:
     with PostgresServer() as postgres, MariaDBServer() as mariadb, tempfile.TemporaryDirectory() as log:
         for url, table in ((postgres.url(), orders), (mariadb.url(), ledger)):
-            table.create(sa.create_engine(url))
+            engine = sa.create_engine(url)
+            table.create(engine)
+            engine.dispose()
         for fate in ("dies", "lives"):
             words = [sys.executable, __file__, postgres.url(), mariadb.url(), log, fate]
             code = subprocess.run(words, check=False).returncode

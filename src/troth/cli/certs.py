@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from troth.cli.numbers import Whole
 from troth.errors import UsageError
 
 CA_DAYS = 3650
@@ -204,7 +205,7 @@ def _write_pair(
 )
 @click.option(
     "--days",
-    type=click.IntRange(1, 3650),
+    type=Whole(1, 3650),
     default=730,
     show_default=True,
     help="How long the certificates are valid (the CA: ten years).",

@@ -19,7 +19,7 @@ import click
 from troth.cli.exit_codes import EXIT_NO
 from troth.cli.feed import feed
 from troth.cli.inventory import inventory, often_enough
-from troth.cli.numbers import counted
+from troth.cli.numbers import Whole, counted
 from troth.cli.progress import Progress
 from troth.cli.rows import FORMATS, Row, format_of, read_rows
 from troth.errors import TrothError, Unavailable, UsageError
@@ -67,7 +67,7 @@ class Ledger:
 @click.option("--format", "file_format", type=click.Choice(FORMATS), help="Of --input. Default: by its name.")
 @click.option(
     "--rows",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=ROWS_MAX,
     show_default=True,
     help="At most this many rows of the inventory.",

@@ -81,6 +81,8 @@ def advice_for(error: TrothError, command: str = "") -> tuple[int, str]:
     if command == "paxos":
         kinds = (kind for kind in type(error).__mro__ if kind in _PAXOS_ADVICE or kind in _ADVICE)
         advice = _PAXOS_ADVICE.get(next(kinds), advice)
+    if isinstance(error, errors.UsageError) and str(error).startswith("no member is called"):
+        advice = "troth member list"
     if command == "tx" and code == EXIT_UNAVAILABLE:
         advice = "the same command once the log and every --db answer"
     if code == EXIT_UNKNOWN:

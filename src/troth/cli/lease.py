@@ -12,6 +12,7 @@ from troth.cli import output
 from troth.cli.cluster import GIVEN_URL, Cluster, cluster_options
 from troth.cli.failures import asked_of
 from troth.cli.keys import lease_id
+from troth.cli.numbers import Whole
 from troth.client.replies import LeaseGranted
 from troth.errors import LeaseNotFound, NotApplied
 from troth.kv.checks import LEASE_TTL_MAX_S
@@ -49,7 +50,7 @@ def _gone(number: int) -> LeaseNotFound:
 
 
 @lease.command()
-@click.argument("ttl", type=click.IntRange(min=1, max=LEASE_TTL_MAX_S))
+@click.argument("ttl", type=Whole(min=1, max=LEASE_TTL_MAX_S))
 @click.option("--id", "wanted", default="0", help="The id it shall have (hexadecimal); 0 lets the cluster choose.")
 @cluster_options
 def grant(ttl: int, wanted: str, cluster: Cluster) -> None:

@@ -10,7 +10,7 @@ import click
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.feed import OUTSTANDING, feed
-from troth.cli.numbers import counted
+from troth.cli.numbers import Whole, counted
 from troth.cli.progress import Progress
 from troth.cli.rows import FORMATS, Row, format_of, read_rows
 
@@ -22,7 +22,7 @@ from troth.cli.rows import FORMATS, Row, format_of, read_rows
 @click.option("--prefix", default="", help="Put this before every key.")
 @click.option(
     "--outstanding",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=OUTSTANDING,
     show_default=True,
     help="How many writes may wait for their answer.",

@@ -1,11 +1,18 @@
 """What numbers options take: anything else is refused before a command begins."""
 
+import math
 from typing import Any
 
 import click
 from typing_extensions import override
 
 INT64_MAX = (1 << 63) - 1
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds, called so when it is none."""
+
+    name = "integer"
 
 
 class Positive(click.FloatRange):
@@ -17,9 +24,13 @@ class Positive(click.FloatRange):
 
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        amount: float = super().convert(value, param, ctx)
-        if amount != amount:
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = math.nan
+        if math.isnan(amount):
             self.fail(f"{value} is not a number of {self.name}", param, ctx)
+        amount = super().convert(value, param, ctx)
         return amount
 
 
@@ -39,7 +50,7 @@ class Size(click.ParamType[int]):
 
 
 SIZE = Size()
-COUNT = click.IntRange(min=0)
+COUNT = Whole(min=0)
 POSITIVE = Positive("seconds")
 
 

@@ -9,6 +9,7 @@ import click
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.exit_codes import EXIT_NO
+from troth.cli.numbers import Whole
 from troth.errors import TrothError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def paxos() -> None:
 
 def _connect(cluster: Cluster, **options: Any) -> "PaxosClient":
     from troth.client.registers.sync import PaxosClient
+    from troth.client.url import parse_url
 
+    parse_url(cluster.url)  # a list of addresses without a scheme is for programs
     return PaxosClient(cluster.url, timeout=cluster.timeout_s, **options)
 
 
@@ -248,11 +251,9 @@ def list_(cluster: Cluster) -> None:
 
 @acceptors.command()
 @click.option(
-    "--prepare", type=click.IntRange(min=1), default=None, help="Size of a phase-1 quorum.  [default: a majority]"
+    "--prepare", type=Whole(min=1), default=None, help="Size of a phase-1 quorum.  [default: a majority]"
 )
-@click.option(
-    "--accept", type=click.IntRange(min=1), default=None, help="Size of a phase-2 quorum.  [default: a majority]"
-)
+@click.option("--accept", type=Whole(min=1), default=None, help="Size of a phase-2 quorum.  [default: a majority]")
 @cluster_options
 def found(prepare: int | None, accept: int | None, cluster: Cluster) -> None:
     """Make the acceptors of the URL a new set. All must be up and belong to none.
@@ -277,13 +278,13 @@ def found(prepare: int | None, accept: int | None, cluster: Cluster) -> None:
 @click.argument("addresses", nargs=-1, required=True)
 @click.option(
     "--prepare",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=None,
     help="Size of a phase-1 quorum.  [default: as it is; a majority where --accept or the number changes]",
 )
 @click.option(
     "--accept",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=None,
     help="Size of a phase-2 quorum.  [default: as it is; a majority where --prepare or the number changes]",
 )

@@ -6,7 +6,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from troth.cli.numbers import counted
+from troth.cli.numbers import Whole, counted
 from troth.cli.output import json_options, print_json, print_table, text_fields
 from troth.cli.ring_apply import apply
 from troth.cli.ring_change import diff, plan
@@ -46,14 +46,12 @@ name=weight@zone or name@region/zone/rack, separated by commas.
 @click.option("--ring", "ring_file", type=click.Path(path_type=Path), help="The ring's file.")
 @click.option("--nodes", help="Nodes, in place of a file: a,b=2,c@zone.")
 @click.option("--algorithm", type=click.Choice(sorted(ALGORITHMS)), default="ring", show_default=True)
-@click.option("--vnodes", type=click.IntRange(1), help="Points of a node of weight 1 (algorithm ring).")
+@click.option("--vnodes", type=Whole(1), help="Points of a node of weight 1 (algorithm ring).")
 @click.option("--keys", "keys_file", type=click.Path(path_type=Path), help="Your keys, one on each line.")
 @click.option("--append-only", is_flag=True, help="Judging: only the last node ever leaves.")
 @click.option("--cache", is_flag=True, help="Judging: a moved key costs a miss, not a copy.")
 @click.option("--shared-history", is_flag=True, help="Judging: all processes see the same changes in order.")
-@click.option(
-    "--replicas", type=click.IntRange(1), default=1, show_default=True, help="Judging: copies of each key."
-)
+@click.option("--replicas", type=Whole(1), default=1, show_default=True, help="Judging: copies of each key.")
 @json_options
 @click.pass_context
 def ring(
@@ -185,13 +183,13 @@ def show(
 
 @ring.command()
 @click.argument("key")
-@click.option("--replicas", type=click.IntRange(1), help="Copies of the key; else as in the ring's file.")
+@click.option("--replicas", type=Whole(1), help="Copies of the key; else as in the ring's file.")
 @click.option(
     "--system",
     type=click.Choice(["redis", "cassandra", "kafka", "vitess"]),
     help="Where that system puts the key, in place of a ring.",
 )
-@click.option("--partitions", type=click.IntRange(1), help="Partitions of the topic (kafka).")
+@click.option("--partitions", type=Whole(1), help="Partitions of the topic (kafka).")
 @json_options
 @click.pass_obj
 def where(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from troth.cli.numbers import Positive, counted
+from troth.cli.numbers import Positive, Whole, counted
 from troth.cli.progress import Progress as Bar
 from troth.cli.ring_files import alone_with, read_decoded, write_whole
 from troth.cli.ring_movers import CommandMover, DirectoryMover
@@ -32,7 +32,7 @@ its switch.
 @click.option("--directory", type=click.Path(path_type=Path), help="Nodes are directories here, keys are files.")
 @click.option("--exec", "command", help="A shell command run for each step, told by its environment (below).")
 @click.option("--bytes-per-second", type=Positive("bytes"), help="Throttle copying.")
-@click.option("--stop-after", type=click.IntRange(1), help="Pause after so many moves.")
+@click.option("--stop-after", type=Whole(1), help="Pause after so many moves.")
 @click.option(
     "--undo",
     is_flag=True,

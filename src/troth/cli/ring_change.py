@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from troth.cli.numbers import counted
+from troth.cli.numbers import Whole, counted
 from troth.cli.output import json_options, print_json, print_table
 from troth.cli.ring_files import read_decoded, refuse_to_forget, write_whole
 from troth.cli.ring_session import SHOWN, Session, parse_node_list
@@ -104,8 +104,8 @@ def diff(
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Write the plan here.")
 @click.option("--save-after", type=click.Path(path_type=Path), help="Write the file of the ring to come.")
-@click.option("--replicas", type=click.IntRange(1), help="Copies of each key; else as in the ring's file.")
-@click.option("--moves-per-node", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--replicas", type=Whole(1), help="Copies of each key; else as in the ring's file.")
+@click.option("--moves-per-node", type=Whole(1), default=1, show_default=True)
 @click.option("--lost", multiple=True, help="A node that can be read no more.")
 @click.pass_obj
 def plan(

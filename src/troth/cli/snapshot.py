@@ -7,7 +7,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
-from troth.cli.numbers import counted
+from troth.cli.numbers import Whole, counted
 from troth.errors import UsageError
 from troth.server.config import load_config
 
@@ -71,7 +71,7 @@ async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
 @click.option(
     "--bump-revision",
     metavar="N",
-    type=click.IntRange(1, BUMP_MAX),
+    type=Whole(1, BUMP_MAX),
     help="Begin N revisions later, all before compacted. A billion does no harm.",
 )
 def restore(

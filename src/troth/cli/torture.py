@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from troth.cli.exit_codes import EXIT_OF_CHECK
-from troth.cli.numbers import Positive, counted
+from troth.cli.numbers import Positive, Whole, counted
 from troth.errors import UsageError
 from troth.torture import NEMESES, WORKLOADS, Plan
 from troth.torture import torture as run_torture
@@ -35,7 +35,7 @@ _SERVERS = 5
 @click.option("--minutes", type=Positive("minutes"), default=5.0, show_default=True, help="How long faults go on.")
 @click.option("--seed", type=int, help="Repeats the schedule of faults of an earlier run.  [default: drawn]")
 @click.option(
-    "--servers", type=click.IntRange(min=1), default=_SERVERS, show_default=True, help="How many servers at first."
+    "--servers", type=Whole(min=1), default=_SERVERS, show_default=True, help="How many servers at first."
 )
 @click.option(
     "--nemesis",
@@ -160,7 +160,11 @@ def torture(
         said.append(f"--system {system_name}")
     click.echo(f"{system.name}, {counted(len(faults), 'fault')}; the same again: troth torture {' '.join(said)}")
     with _shown(plan.seconds, verbose) as tell:
-        outcome = run_torture(system, plan, where, tell=tell)
+        try:
+            outcome = run_torture(system, plan, where, tell=tell)
+        except KeyboardInterrupt:
+            click.echo(f"what there is by now is in {where}", err=True)
+            raise
     click.echo(outcome.text())
     click.echo(f"everything is in {where}")
     colour, words = _CLOSING[outcome.status]

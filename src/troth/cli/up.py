@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from troth.cli.cluster import forget_context, write_context
 from troth.cli.exit_codes import EXIT_INTERRUPTED
+from troth.cli.numbers import Whole
 
 if TYPE_CHECKING:
     from troth.server.config import ServerConfig
@@ -23,7 +24,7 @@ NODES_MAX = 63
 
 
 @click.command()
-@click.option("--nodes", type=click.IntRange(1, NODES_MAX), default=3, show_default=True, help="How many servers.")
+@click.option("--nodes", type=Whole(1, NODES_MAX), default=3, show_default=True, help="How many servers.")
 @click.option(
     "--data",
     type=click.Path(file_okay=False),

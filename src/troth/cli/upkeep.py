@@ -4,10 +4,11 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
+from troth.cli.numbers import Whole
 
 
 @click.command()
-@click.argument("revision", type=click.IntRange(min=1))
+@click.argument("revision", type=Whole(min=1))
 @cluster_options
 def compact(revision: int, cluster: Cluster) -> None:
     """Forget history before REVISION.

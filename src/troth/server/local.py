@@ -82,6 +82,7 @@ class LocalCluster:
         if transport not in TRANSPORTS:
             raise UsageError(f"transport {transport!r} must be one of {', '.join(TRANSPORTS)}")
         self.transport = transport
+        self._is_closed = False
         self._removals: list[Callable[[], object]] = []
         """Each removes a temporary directory."""
         self.data_dir = Path(self._temporary_directory() if data_dir is None else data_dir).absolute()
@@ -135,8 +136,11 @@ class LocalCluster:
         """The name of the server that leads; waits for one.
 
         Raises:
+            UsageError: this cluster is closed.
             Unavailable: nobody leads within *timeout_s*.
         """
+        if self._is_closed:
+            raise UsageError("this cluster is closed")
         deadline = time.monotonic() + timeout_s
         pause_s = 0.002
         while time.monotonic() < deadline:
@@ -209,6 +213,7 @@ class LocalCluster:
 
     def close(self) -> None:
         """Kill what still runs; remove a temporary directory."""
+        self._is_closed = True
         for server in self.servers.values():
             server.close()
         for remove in self._removals:

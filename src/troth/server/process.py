@@ -150,7 +150,7 @@ class RaftServer:
         """
         process = self._started()
         deadline = time.monotonic() + timeout_s
-        late = Unavailable(f"server {self.name} is not ready after {timeout_s:g} s; see its log")
+        late = Unavailable(f"server {self.name} is not ready after {timeout_s:g} s; {self._told}")
         # There is one greeting for all threads that wait for it.
         if not self._lock.acquire(timeout=max(0, timeout_s)):
             raise late
@@ -236,7 +236,11 @@ class RaftServer:
     def _ended(self, when: str) -> TrothError:
         process = self._started()
         process.join(STOP_SECONDS_MAX)
-        return Unavailable(f"server {self.name} ended {when} (exit code {process.exitcode}); see its log")
+        return Unavailable(f"server {self.name} ended {when} (exit code {process.exitcode}); {self._told}")
+
+    @property
+    def _told(self) -> str:
+        return f"see its log, {self._log_file or 'on standard error'}"
 
     def __enter__(self) -> "RaftServer":
         self.start()

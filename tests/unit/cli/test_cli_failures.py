@@ -75,3 +75,15 @@ def test_an_option_out_of_place_is_told_its_place(words: list[str], hint: str) -
 def test_what_to_do_about_compacted_history_is_what_the_command_can_do(command: str, advice: str) -> None:
     kind = errors.WatchCompacted if command == "watch" else errors.Compacted
     assert advice in advice_for(kind("compacted away", 5), command)[1]
+
+
+def test_who_names_no_member_is_told_where_they_are_listed() -> None:
+    assert (
+        advice_for(errors.UsageError("no member is called 'x'; there are: n1"), "member")[1] == "troth member list"
+    )
+
+
+def test_registers_take_the_same_urls_as_keys() -> None:
+    for words in (["get", "k"], ["paxos", "get", "k"]):
+        result = CliRunner().invoke(cli, [*words, "--url", "127.0.0.1:1"])
+        assert result.exit_code == 2 and "does not start with troth://" in result.stderr

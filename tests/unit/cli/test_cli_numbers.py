@@ -46,3 +46,16 @@ def test_a_file_of_pinned_seeds_says_nothing_that_is_passed_over(
     pin.write_text(text)
     result = run("simulate", "--level", "core", "--seeds", "1", "--seconds", "1", "--pin", str(pin))
     assert result.exit_code == 2 and told in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("get", "k", "--timeout", "abc"), "abc is not a number of seconds"),
+        (("get", "k", "--timeout", "nan"), "nan is not a number of seconds"),
+        (("up", "--nodes", "abc"), "'abc' is not a valid integer."),
+    ],
+)
+def test_what_is_no_number_is_told_in_words(run: Any, words: tuple[str, ...], told: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2 and told in result.stderr

@@ -397,3 +397,10 @@ def test_over_pipes_nothing_is_made_anew_for_who_has_its_ends(piped: LocalCluste
     before = dict(servers["n1"].peers)
     piped.resume("n2")
     assert servers["n1"].peers == before
+
+
+def test_a_closed_cluster_has_no_leader_to_wait_for(tmp_path: Path) -> None:
+    cluster = LocalCluster(1, data_dir=tmp_path)
+    cluster.close()
+    with pytest.raises(UsageError, match="this cluster is closed"):
+        cluster.leader()
