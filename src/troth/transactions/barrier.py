@@ -15,6 +15,7 @@ import os
 import secrets
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from troth.errors import Unavailable
@@ -41,6 +42,8 @@ class Barrier:
         self._went_on = 0
         self._seen = (0, b"")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
+        if self._file >= 0 and not os.fstat(self._file).st_size:
+            self._mark()  # what is there already needs no room on a full disk
         forks.watch(self)
 
     def enter_shared(self, who: str, until: float | None = None) -> None:
@@ -66,10 +69,16 @@ class Barrier:
             left_s = until - time.monotonic()
             if left_s <= 0:
                 self._went_on += 1
-                if self._file >= 0:
-                    os.pwrite(self._file, secrets.token_bytes(MARK_BYTES), 0)
+                self._mark()
                 return
             self._changed.wait(left_s if self._excluded else min(left_s, POLL_S))
+
+    def _mark(self) -> None:
+        """Tell the snapshots of other processes. A second phase that goes on is decided, and must not fail on a
+        disk where even the bytes that are there already can not be written."""
+        if self._file >= 0:
+            with suppress(OSError):
+                os.pwrite(self._file, secrets.token_bytes(MARK_BYTES), 0)
 
     def _may_share(self) -> bool:
         if self._excluded:

@@ -225,8 +225,12 @@ class Resolver:
 
     def apply(self, reached: Sequence[Recovered]) -> None:
         """What is done in all databases nobody needs any more; after `resolve`."""
-        self._note_applied({participant.name: participant for participant in reached})
-        needed = {record.gid for record in self._core.unapplied()}
+        try:
+            self._note_applied({participant.name: participant for participant in reached})
+            needed = {record.gid for record in self._core.unapplied()}
+        except UNREACHABLE as error:
+            self._log_unreached(error)
+            return
         self._settle_doubts(needed)
         self._prune(reached, needed)
 
@@ -247,7 +251,13 @@ class Resolver:
             if all(done):
                 applied.append(record.gid)
         if applied:
-            core.waiting.blocking(core.log.note_applied, applied)
+            try:
+                core.waiting.blocking(core.log.note_applied, applied)
+            except UNREACHABLE as error:  # the next pass looks again; what this one did is done
+                self._log_unreached(error)
+
+    def _log_unreached(self, error: Exception) -> None:
+        self.report.unreachable.setdefault(f"log of {self._core.epoch.coordinator}", str(error))
 
     def _is_done(
         self, record: Commit, ref: BranchRef, reached: Mapping[str, Recovered], listed: dict[str, set[str] | None]

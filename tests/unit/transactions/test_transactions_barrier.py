@@ -1,6 +1,8 @@
 """A snapshot keeps commits out for a moment, never for ever; and says so when they did not wait."""
 
 import asyncio
+import errno
+import os
 import threading
 import time
 from contextlib import suppress
@@ -246,3 +248,29 @@ def test_an_interrupt_anywhere_on_the_way_in_keeps_no_snapshot_waiting(sides: tu
         writer.leave_shared("a")
         reader.enter_exclusive(0.01, "a snapshot")
         reader.leave_exclusive("a snapshot")
+
+
+def test_a_full_disk_keeps_no_second_phase_from_going_on_or_saying_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is decided; and what says so has had its room in the file from the beginning."""
+    monkeypatch.setattr(barrier, "WAIT_MAX_S", 0.0)
+    reader, writer = Barrier(tmp_path / "barrier"), Barrier(tmp_path / "barrier")
+    real = os.pwrite
+
+    def full(descriptor: int, data: bytes, at: int) -> int:
+        if at + len(data) > os.fstat(descriptor).st_size:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data, at)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    reader.enter_exclusive(1, "a snapshot")
+    writer.enter_shared("a")
+    assert not reader.is_whole()
+    os.truncate(tmp_path / "barrier", 0)
+    writer.enter_shared("b")
+    writer.leave_shared("a")
+    writer.leave_shared("b")
+    reader.leave_exclusive("a snapshot")
+    reader.close()
+    writer.close()

@@ -1,5 +1,6 @@
 """Passes of recovery: what the cells say, whose sessions are ended, how often it looks, and what is told of it."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from troth.core.twophase.gid import Epoch, Gid
 from troth.core.twophase.records import Abort, Commit
 from troth.core.twophase.table import Finding
 from troth.errors import StorageError
+from troth.transactions.log import place as files
 from troth.transactions.log.file import FileLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.participants.base import Prepared
@@ -423,3 +425,39 @@ def test_the_end_waits_for_a_pass_that_is_under_way(place: Place) -> None:
     go_on.set()
     stopping.join(5)
     assert order == ["pass", "end"]
+
+
+def test_a_full_disk_keeps_no_pass_from_doing_and_reading_what_needs_no_room(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is applied is noted for a dead coordinator to spare later passes work, and for nothing else."""
+    gid = name(place.other)
+    first, second = prepared(gid, place.bank, place.stock)
+    decided(place.other, gid, place.bank, place.stock)
+    place.die()
+    place.stock.is_up = False
+    assert place.run().committed == [first]
+
+    def full(descriptor: int, content: bytes, at: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_all", full)
+    place.stock.is_up = True
+    report = place.run()
+    assert report.committed == [second] and "No space left" in report.unreachable["log of me"]
+    place.stock.states[second] = "prepared"  # a database that failed over brings it back
+    report = place.run()
+    assert (report.committed, report.left) == ([second], [])
+
+
+def test_who_only_looks_whether_a_coordinator_lives_needs_no_room(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, content: bytes, at: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    place.die()
+    monkeypatch.setattr(os, "pwrite", full)
+    assert {each.name: each.is_alive for each in place.log.coordinators()} == {"me": True, "other": False}
+    with pytest.raises(StorageError, match="Make room"):
+        place.log.close_epoch("other")

@@ -92,6 +92,7 @@ class Directory:
         for name in free if wanted is None else itertools.repeat(wanted):
             lock = self._lock(name)
             if lock is not None:
+                self._sign(lock)
                 return name, Hold(lock)
             if wanted is not None:
                 # Recovery of another process holds it for a moment, to see whether anybody does.
@@ -108,14 +109,21 @@ class Directory:
         lock = os.open(self.root / name / "holder", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
         except BaseException as error:
             os.close(lock)
             if isinstance(error, OSError) and error.errno in (errno.EAGAIN, errno.EACCES):
                 return None
             raise
         return lock
+
+    def _sign(self, lock: int) -> None:
+        """Say who has the place; whoever only looks needs no room on the disk."""
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        except BaseException:
+            let_go(lock)
+            raise
 
     @contextmanager
     def held(self, name: str) -> Iterator[bool]:

@@ -246,7 +246,7 @@ class FileLog:
             if is_held:
                 place = self._other(name)
                 place.refresh()  # a place that cannot be read gets no next file
-                os.close(place.open(Opener.NOBODY, [record]))
+                _close(place, [record])
 
     def verdict(self, gid: Gid) -> Verdict:
         with self._lock:
@@ -321,7 +321,7 @@ class FileLog:
                 if not is_held and not even_if_alive:
                     return False
                 if not place.refresh() or place.cells.is_owned:
-                    os.close(place.open(Opener.NOBODY))
+                    _close(place)
                     self._on_step("epoch_closed")
             return True
 
@@ -382,3 +382,13 @@ class FileLog:
         with self._lock:
             if self._writer.close():
                 self._hold.let_go()
+
+
+def _close(place: Place, extra: Sequence[Record] = ()) -> None:
+    """Close all epochs of *place*, and write down *extra* there. Raises StorageError."""
+    try:
+        os.close(place.open(Opener.NOBODY, extra))
+    except OSError as error:
+        raise StorageError(
+            f"{place.directory} can not begin its next file: {error}. Make room: what is prepared waits until then"
+        ) from error

@@ -73,6 +73,9 @@ class Place:
         self.unsynced = 0
         """The file whose sync has failed here (0: none). What is read there need not be on the disk, whatever a second
         sync says."""
+        self._closed = 0
+        """A file without an owner that was settled. Nobody adds to it, so that what it says stands, though somebody has
+        claimed the next one and could not write it."""
         self._looks_for = (0, "", "")
 
     def numbers(self) -> list[int]:
@@ -108,7 +111,9 @@ class Place:
                 raise StorageError(f"{self.directory} can not be read: {error}") from error
             if self.is_superseded(numbers[-1]):
                 continue  # what was read since may not count
-            self.is_settled = is_read
+            if is_read and not self.cells.is_owned:
+                self._closed = self.number
+            self.is_settled = is_read or self.number == self._closed
             return is_read
         raise StorageError(
             f"the files of {self.directory} are gone, or change faster than they can be read. If the log was moved or"
@@ -195,7 +200,7 @@ class Place:
             StorageError: it does not write it.
         """
         for _ in range(SETTLE_TIMES):
-            if self.refresh():
+            if self.refresh() or self.is_settled:
                 return
             time.sleep(SETTLE_PAUSE_S)
         raise StorageError(
@@ -245,6 +250,7 @@ class Place:
             if opener is not Opener.SAME:
                 self.cells.begin(epoch, is_owned=opened.owned)
             self.is_settled = True
+            self._closed = 0 if opened.owned else number
             for old in numbers:
                 self.path(old).unlink(missing_ok=True)
         except BaseException:
