@@ -52,7 +52,7 @@ def test_the_session_that_holds_a_branch_is_ended(ledger: MySql) -> None:
     branch.release(broken=True)
 
 
-def test_a_session_that_had_let_go_of_all_its_locks_is_ended_too(ledger: MySql) -> None:
+def test_a_session_that_holds_no_lock_any_more_is_ended_too(ledger: MySql) -> None:
     """By a listener when it was given back to the pool, or in the transaction; else its branch stays until it ends."""
     sa.event.listen(ledger.engine, "checkin", lambda dbapi, _: dbapi and dbapi.query("DO RELEASE_ALL_LOCKS()"))
     before = ledger.open(0, Begun(EPOCH.name(3), 5.0))
