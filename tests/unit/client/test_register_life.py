@@ -1020,7 +1020,7 @@ def test_a_pause_is_drawn_and_ends_with_the_call(
         monkeypatch.setattr(time, "sleep", slept.append)
         registers._fan.run(Refused(), time.monotonic() + left_s)  # type: ignore[arg-type]
         monkeypatch.undo()
-    assert all(each <= left_s for each in slept)
+    assert all(each < left_s + 0.01 for each in slept), slept
     assert left_s < 1 or slept == [pause_s(Refused.pause, chance)]
 
 
@@ -1039,7 +1039,7 @@ async def test_an_asyncio_pause_is_drawn_and_ends_with_the_call(
             patch.setattr(registers._fan, "_chance", MagicMock(random=lambda: chance))
             patch.setattr(asyncio, "sleep", sleep)
             await registers._fan.run(Refused(), now_s() + left_s)  # type: ignore[arg-type]
-    assert all(each <= left_s for each in slept)
+    assert all(each < left_s + 0.01 for each in slept), slept
     assert left_s < 1 or slept == [pause_s(Refused.pause, chance)]
 
 
