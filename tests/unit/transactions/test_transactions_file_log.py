@@ -900,3 +900,15 @@ def test_a_place_that_says_what_no_log_can_say_stops_itself_alone(tmp_path: Path
     with pytest.raises(Corrupt, match="Begin a new log"):
         FileLog(tmp_path, coordinator="0")
     other.close()
+
+
+def test_a_full_disk_leaves_no_draft_of_the_logs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, content: bytes, at: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(directory, "write_all", full)
+        with pytest.raises(StorageError, match="No space left"):
+            FileLog(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    FileLog(tmp_path).close()

@@ -14,7 +14,6 @@ import fcntl
 import itertools
 import os
 import secrets
-import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -174,18 +173,20 @@ def _log_id(root: Path) -> str:
     path = root / LOG_ID
     if not path.exists():
         drawn = drawn_log(secrets.randbelow)
-        draft = root / f".log-id-{os.getpid()}-{threading.get_ident()}"
+        # Not by the process's number alone, which is 1 in each container.
+        draft = root / f".log-id-{os.getpid()}-{secrets.token_hex(8)}"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
-            write_all(descriptor, f"{drawn}\n".encode("ascii"), 0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
+            try:
+                write_all(descriptor, f"{drawn}\n".encode("ascii"), 0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             os.link(draft, path)  # unlike a rename, this fails if another process was first
         except FileExistsError:
             pass
-        draft.unlink()
+        finally:
+            draft.unlink()
         sync_directory(root)
         sync_directory(root.parent)
     log_id = path.read_text().strip()
