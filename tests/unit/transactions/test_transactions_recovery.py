@@ -443,7 +443,9 @@ def test_a_full_disk_keeps_no_pass_from_doing_and_reading_what_needs_no_room(
 
     monkeypatch.setattr(files, "write_all", full)
     place.stock.is_up = True
+    assert place.stock.pruned == []
     report = place.run()
+    assert place.stock.pruned, "what comes after it is done"
     assert report.committed == [second] and "No space left" in report.unreachable["log of me"]
     place.stock.states[second] = "prepared"  # a database that failed over brings it back
     report = place.run()
