@@ -8,7 +8,7 @@ import base64
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
@@ -117,9 +117,11 @@ def print_raw(raw: bytes) -> None:
     click.echo(raw, nl=sys.stdout.isatty())
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, dispensable: Collection[str] = ()
+) -> None:
     """A table on a terminal, on its side or a block for each row where that keeps words whole; tab-separated lines with
-    a header elsewhere."""
+    a header elsewhere. Of a table that is too wide those *dispensable* columns are left out that hold nothing."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             click.echo("\t".join(str(cell) for cell in row))
@@ -130,6 +132,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     console = Console()
     table = _table(columns, rows)
     anything = console.options.update(max_width=sys.maxsize)
+    if dispensable and Measurement.get(console, anything, table).minimum > console.width:
+        columns, rows = _without_nothing(columns, rows, dispensable)
+        table = _table(columns, rows)
     if Measurement.get(console, anything, table).minimum > console.width:
         (first, *names), *sideways = zip(columns, *rows, strict=True)
         turned = _table((first, *map(str, names)), sideways)
@@ -138,6 +143,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
             return
         table = turned
     console.print(table)
+
+
+def _without_nothing(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], dispensable: Collection[str]
+) -> tuple[list[str], list[list[object]]]:
+    kept = [
+        number
+        for number, column in enumerate(columns)
+        if column not in dispensable or any(row[number] not in (0, "", "-") for row in rows)
+    ]
+    return [columns[number] for number in kept], [[row[number] for number in kept] for row in rows]
 
 
 def _print_blocks(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -31,6 +31,7 @@ _COLUMNS = (
     "registers",
     "address",
 )
+_DISPENSABLE = frozenset({"sessions", "leases", "watches", "registers"})
 
 
 @click.command()
@@ -75,7 +76,7 @@ def status(cluster: Cluster) -> None:
     else:
         click.secho(verdict.sentence, fg=_COLOURS[verdict.health], bold=True)
         if statuses:
-            output.print_table(_COLUMNS, _rows(statuses, members))
+            output.print_table(_COLUMNS, _rows(statuses, members), dispensable=_DISPENSABLE)
             for name, log in logs.items():
                 click.echo(
                     f"decision log {name}: {log.unnoted} not noted as applied, {log.heuristics} against the decision"

@@ -167,6 +167,16 @@ def test_a_table_too_wide_for_its_terminal_is_turned_and_keeps_its_words(
         ]
     assert shown[80][0] == list(columns) and shown[80][2] == [str(cell) for cell in row]
     assert shown[40][0] == ["server", "n1"] and shown[40][-1] == ["address", "127.0.0.1:20837"]
+    monkeypatch.setenv("COLUMNS", "58")
+    print_table(columns, [row], dispensable={"sessions", "term"})
+    head, _, only = (line.split() for line in click.unstyle(capsys.readouterr().out).splitlines() if line.split())
+    assert head == [column for column in columns if column != "sessions"] and only == [
+        "n1",
+        "leader",
+        "1",
+        "41",
+        row[-1],
+    ]
     assert shown[20] == shown[40][:1] + shown[40][-len(columns) + 1 :], (
         "a block for each, that no width is too small for"
     )
