@@ -22,6 +22,7 @@ from troth.torture.databases import DatabaseServer, MariaDBServer, PostgresServe
 PLANTED = tuple(read((Path(__file__).parent / "databases.txt").read_text()))
 TESTS = (
     "tests/unit/transactions/test_transactions_mysql.py",
+    "tests/integration/test_twophase_libpq.py",
     "tests/integration/test_twophase_participants.py",
     "tests/integration/test_twophase_sessions.py",
     "tests/integration/test_twophase_said.py",

@@ -16,7 +16,7 @@ psycopg = pytest.importorskip("psycopg")
 from troth.transactions.channels.blocking import BlockingStatements, ThreadChannel, in_thread  # noqa: E402
 from troth.transactions.channels.interface import Answer, may_have_been_sent  # noqa: E402
 from troth.transactions.channels.packets import PyMySqlChannel  # noqa: E402
-from troth.transactions.channels.pq import PqChannel  # noqa: E402
+from troth.transactions.channels.pq import PqChannel, _look  # noqa: E402
 
 _FORKED = """
 import os, signal
@@ -83,11 +83,18 @@ def test_why_the_server_ended_a_session_is_told() -> None:
     channel._dialect = sa.create_engine("postgresql+psycopg://").dialect
     channel.dbapi = SimpleNamespace(closed=True, broken=True)
     channel._pgconn = _Ending()
+    channel._is_unfinished = channel._pgconn.is_busy
     channel._arrival = lambda: None
     channel._error_of = lambda result: psycopg.errors.AdminShutdown("terminating connection due to ...")
     with pytest.raises(sa.exc.DBAPIError, match="terminating connection") as caught:
-        channel._finish("COMMIT")
+        channel._finish("COMMIT", has_read=False)
     assert caught.value.connection_invalidated
+
+
+def test_where_libpq_cannot_be_asked_psycopg_is() -> None:
+    """This class stands in a module of Python, as psycopg's own implementation without C does."""
+    connection = _Ending()
+    assert _look(connection) == connection.is_busy
 
 
 class _Slow:
@@ -123,6 +130,7 @@ def test_what_was_read_while_a_statement_was_sent_is_not_waited_for() -> None:
     channel._dialect = sa.create_engine("postgresql+psycopg://").dialect
     channel.dbapi = SimpleNamespace(closed=False, broken=False)
     channel._pgconn, channel._sent, channel._wait, channel._arrival = connection, lambda _: None, sent, arrival
+    channel._is_unfinished = connection.is_busy
     assert [answer.tag for answer in channel.start(["COMMIT"])()] == ["COMMIT"]
 
 
