@@ -64,10 +64,12 @@ def test_a_session_that_holds_no_lock_any_more_is_ended_too(ledger: MySql) -> No
         if sequence == 5:
             branch.handle.exec_driver_sql("SELECT RELEASE_ALL_LOCKS()").all()
         branch.prepare()()
-        ledger.detach(branch.name)
-        answers = (ledger.finish(branch.name, commit=True) for _ in range(2000))
-        assert next(found for found in answers if found is not Finding.ATTACHED) is Finding.FINISHED
-        branch.release(broken=True)
+        try:
+            ledger.detach(branch.name)
+            answers = (ledger.finish(branch.name, commit=True) for _ in range(2000))
+            assert next((found for found in answers if found is not Finding.ATTACHED), None) is Finding.FINISHED
+        finally:
+            branch.release(broken=True)
 
 
 def test_whoever_has_a_sessions_number_after_a_restart_is_left_alone(

@@ -17,6 +17,7 @@ from troth.transactions import missing
 
 if TYPE_CHECKING:
     from troth.core.twophase.gid import Gid
+    from troth.core.twophase.records import Heuristic
     from troth.transactions.coordinator import TwoPhaseCommit
     from troth.transactions.participants.base import Prepared, Recovered
 
@@ -168,6 +169,13 @@ def _what_next(tpc: TwoPhaseCommit, gid: Gid, verdict: str, *, lives: bool) -> s
             return "the log cannot be asked now; try again"
 
 
+def _mixed(tpc: TwoPhaseCommit, found: Heuristic) -> dict[str, Any]:
+    """The row of what somebody has finished against the decision, and nobody has repaired."""
+    step = _what_next(tpc, _parsed(found.gid), HeuristicMixed.code, lives=False)
+    row = {"gid": found.gid, "database": found.participant, "branch": "", "age_s": 0.0}
+    return {**row, "decision": HeuristicMixed.code, "next": step}
+
+
 @click.group()
 def tx() -> None:
     """Transactions over several databases: list, recover and resolve them."""
@@ -176,7 +184,7 @@ def tx() -> None:
 @tx.command("list")
 @tx_options
 def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> None:
-    """List branches that are prepared, and decisions that are not known to be applied.
+    """List branches that are prepared, decisions that are not known to be applied, and what went against one.
 
     \b
     Examples:
@@ -204,6 +212,7 @@ def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> Non
                 if lives(gid):
                     step = "its coordinator lives, and ends it"
                 rows.append({**only, "decision": verdict, "next": step})
+        rows += [_mixed(tpc, found) for found in tpc.log.heuristics()]
         if as_json:
             output.print_json(rows)
         elif rows:

@@ -176,3 +176,16 @@ def test_a_url_with_a_driver_of_asyncio_is_refused_with_what_to_write(tmp_path: 
     assert found.exit_code == EXIT_USAGE
     assert "--db a: sqlite+aiosqlite is a driver of asyncio" in found.stderr
     assert "with sqlite" in found.stderr
+
+
+def test_what_went_against_a_decision_is_listed_until_it_is_forgotten(tmp_path: Path) -> None:
+    log = FileLog(tmp_path / "log")
+    gid = str(Gid(log.log_id, "0", 1, 1))
+    log.note_heuristic(Heuristic(gid, "bank", "rolled back, although the decision is commit"))
+    log.close()
+    where = ["--json", "--log", f"{tmp_path}/log", "--db", f"last=sqlite:///{tmp_path}/last.db"]
+    (row,) = json.loads(CliRunner().invoke(cli, ["tx", "list", *where]).stdout)
+    assert (row["gid"], row["database"], row["decision"]) == (gid, "bank", "heuristic_mixed")
+    assert row["next"].endswith("then tx forget")
+    CliRunner().invoke(cli, ["tx", "forget", gid, *where])
+    assert json.loads(CliRunner().invoke(cli, ["tx", "list", *where]).stdout) == []
