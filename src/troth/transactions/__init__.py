@@ -16,4 +16,4 @@ import sys
 
 def missing(what: str) -> str:
     """What to say to somebody who has installed troth without the extra `sql`."""
-    return f"{what} needs SQLAlchemy: {sys.executable} -m pip install 'sqlalchemy>=2.0.36' 'greenlet>=3.0'"
+    return f"{what} needs SQLAlchemy: {sys.executable} -m pip install 'sqlalchemy>=2.0.36,<2.2' 'greenlet>=3.0'"
