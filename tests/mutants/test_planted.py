@@ -9,9 +9,7 @@ from pitfalls import Pitfall
 from planted import PLANTED, changed
 from survivors import tried
 
-pytestmark = pytest.mark.slow
-
-STALE_ONE_IN = 20
+EACH = (*PLANTED, *databases.PLANTED)
 QUICK = (
     "a batch that was acknowledged is applied again",
     "freshness counts from the confirmation",
@@ -19,23 +17,34 @@ QUICK = (
     "a renewed lease expires at its first deadline",
     "presumed abort is applied to what is open",
 )
+WHAT_TO_DO = """Whoever rewrites lines that a planted bug quotes rewrites the quote, in planted.txt or databases.txt:
+its lines with - must occur in its file exactly once. The same bug is put into what stands there now, and must be caught
+(python tests/mutants/planted.py NAME; databases.py for the other file). Where the rule is gone, the block goes too."""
 
 
 def test_names_of_planted_bugs_are_their_own() -> None:
-    names = [(pitfall.file, pitfall.name) for pitfall in PLANTED]
+    names = [(pitfall.file, pitfall.name) for pitfall in EACH]
     assert len(set(names)) == len(names)
-    assert all(pitfall.old != pitfall.new for pitfall in PLANTED)
+    assert all(pitfall.old != pitfall.new for pitfall in EACH)
 
 
-def test_nearly_all_planted_bugs_can_still_be_put_back() -> None:
-    """Whoever rewrites a line that one of them quotes rewrites the quote in planted.txt, by and by."""
+def test_each_planted_bug_quotes_what_stands_in_its_file() -> None:
     stale = []
-    for pitfall in (*PLANTED, *databases.PLANTED):
+    for pitfall in EACH:
+        try:
+            changed(pitfall)
+        except (ValueError, OSError) as error:
+            stale.append(str(error))
+    assert not stale, "\n".join((WHAT_TO_DO, *stale))
+
+
+@pytest.mark.slow
+def test_each_planted_bug_is_python() -> None:
+    for pitfall in EACH:
         try:
             ast.parse(changed(pitfall))
-        except ValueError as error:
-            stale.append(str(error))
-    assert len(stale) * STALE_ONE_IN <= len(PLANTED), "\n".join(stale)
+        except SyntaxError as error:
+            pytest.fail(f"{pitfall.file}: {pitfall.name}: {error}")
 
 
 @pytest.mark.slow

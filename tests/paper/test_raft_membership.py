@@ -822,6 +822,8 @@ def test_the_header_of_a_snapshot_has_the_membership_of_its_index() -> None:
     stage.change(1, MembershipChange(add_learners=joining(4, promote=False)))
     stage.run(4)
     engine = stage[1].engine
+    assert engine.snapshot_meta(LogIndex(2)).membership == stage.genesis
+    assert engine.snapshot_meta(LogIndex(3)).membership.learners == nodes(4)
     assert engine.membership_at(LogIndex(2)) == stage.genesis
     assert isinstance(engine.membership_at(LogIndex(3)), Membership)
     assert engine.membership_at(LogIndex(3)).learners == nodes(4)
