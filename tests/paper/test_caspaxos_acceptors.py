@@ -351,6 +351,19 @@ def test_a_snapshot_in_steps_keeps_what_goes_meanwhile(leaves: bool) -> None:
     assert (again.config, again.fence, again.slots[KEY].state) == (CONFIG, ZERO, state(None, ballot(5)))
 
 
+def test_a_snapshot_is_read_beside_one_in_steps() -> None:
+    """To read it changes nothing: what is kept for the other one stays with it."""
+    alone = Alone()
+    alone.accept(b"before", ballot(5))
+    steps = alone.acceptor.snapshot_steps()
+    assert list(alone.acceptor.snapshot())
+    alone.accept(b"after", ballot(6))
+    again = Acceptor(ONE)
+    for record in chain.from_iterable(steps):
+        again.apply(record)
+    assert again.slots[KEY].state == state(b"before", ballot(5))
+
+
 def test_what_an_acceptor_says_of_itself() -> None:
     alone = Alone()
     alone.accept(b"four", ballot(1), key=b"a")

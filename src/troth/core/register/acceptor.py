@@ -15,7 +15,7 @@ later is another register, and says nothing about this one.
 """
 
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 
 from sortedcontainers import SortedDict
 
@@ -289,15 +289,16 @@ class Acceptor:
 
     def snapshot(self) -> Iterator[RecordMessage]:
         """Records that make a new acceptor equal to this one: what is kept when older records are dropped."""
-        return chain.from_iterable(self.snapshot_steps())
+        yield from self._head()
+        for key, slot in self.slots.items():
+            yield record_of(key, slot)
 
     def snapshot_steps(self) -> Iterator[list[RecordMessage]]:
         """`snapshot` of this very moment, a piece at a time, whatever is asked between two of them.
 
         One at a time: a second one that is begun before the first has ended takes its place."""
         self._saving = saving = Saving(self.slots)
-        idle = [record_of(key, self.idle[key]) for key in sorted(self.idle)]
-        return self._steps(saving, [*self._head(), *idle])
+        return self._steps(saving, list(self._head()))
 
     def _steps(self, saving: Saving, head: list[RecordMessage]) -> Iterator[list[RecordMessage]]:
         yield head
@@ -311,6 +312,8 @@ class Acceptor:
             yield ConfiguredRecord(self.config, True)
         if self.fence != ZERO:
             yield CollectedRecord(b"", self.fence)
+        for key in sorted(self.idle):
+            yield record_of(key, self.idle[key])
 
     def _save_before_change(self, key: bytes) -> None:
         if self._saving is not None:
