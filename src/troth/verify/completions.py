@@ -1,8 +1,7 @@
 """Events to a history: every completion joined with its invocation, or the line that has no other half."""
 
 from collections.abc import Iterable
-
-from msgspec import Struct
+from typing import TypeAlias
 
 from troth.errors import DecodeError
 from troth.verify.history import FOREVER, Event, EventType, Fault, History, Operation, Process, Reading, show
@@ -22,13 +21,8 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
     """
     listed = events if isinstance(events, list) else list(events)
     pairing = _Pairing(listed)
-    for position, event in enumerate(listed):
-        if event.type is EventType.INVOKE:
-            pairing.on_invoke(position, event)
-        else:
-            pairing.on_completion(position, event)
     return History(
-        pairing.operations(),
+        pairing.operations,
         timeline=pairing.timeline,
         faults=pairing.faults,
         reading=reading,
@@ -37,79 +31,78 @@ def pair(events: Iterable[Event], *, reading: Reading | None = None, format: str
     )
 
 
-class _Opened(Struct, frozen=True):
-    """An invocation that waits for its completion."""
-
-    index: int
-    position: int
-    request: Event
+_Opened: TypeAlias = tuple[int, int, Event]
+"""An invocation that waits for its completion: the operation's index, its position, and the event itself."""
 
 
 class _Pairing:
-    """What has been joined so far, and what is open."""
+    """What becomes of all events of a history."""
 
     def __init__(self, events: list[Event]) -> None:
-        """*events*: all that there will be."""
         self.timeline: list[int] = []
         self.faults: list[Fault] = []
-        self._operations: list[Operation | None] = []
-        """By index; None while it is open."""
-        self._opened: dict[Process, _Opened] = {}
+        self._by_index: list[Operation | None] = []
+        """None while it is open."""
         self._instants = not any(event.type is EventType.INVOKE for event in events)
         told = (event.f for event in events if event.type is not EventType.INFO)
         self._told = set(told) if self._instants else set[str]()
         """What is a list of instants calls operations, in those that are ok or failed."""
+        for index, position, request in self._pair(events):
+            silence = Event(type=EventType.INFO, process=request.process, f=request.f)
+            self._by_index[index] = _operation(index, position, request, silence, FOREVER)
+        self.operations = [op for op in self._by_index if op is not None]
 
-    def on_invoke(self, position: int, event: Event) -> None:
-        """An operation begins."""
-        former = self._opened.get(event.process)
-        if former is not None:
-            raise DecodeError(
-                f"{_place(event)}: process {event.process} invokes {event.f} while its operation from "
-                f"{_place(former.request)} is still open; expected a completion of {former.request.f}"
+    def _pair(self, events: list[Event]) -> list[_Opened]:
+        """Take them in order; what is still open in the end. It calls little: long histories go through here."""
+        invoke, info = EventType.INVOKE, EventType.INFO
+        by_index, timeline = self._by_index, self.timeline
+        opened: dict[Process, _Opened] = {}
+        for position, event in enumerate(events):
+            kind, process = event.type, event.process
+            if kind is invoke:
+                if process in opened:
+                    raise _still_open(opened[process][2], event)
+                index = len(by_index)
+                opened[process] = (index, position, event)
+                by_index.append(None)
+                timeline.append(2 * index)
+                continue
+            entry = opened.pop(process, None) or self._alone(position, event)
+            if entry is None:
+                continue
+            index, invoked, request = entry
+            if event.f != request.f or (event.key != request.key and event.key is not None):
+                raise _other(request, event)
+            by_index[index] = _operation(index, invoked, request, event, position)
+            if kind is not info:
+                timeline.append(2 * index + 1)
+        return list(opened.values())
+
+    def _alone(self, position: int, event: Event) -> _Opened | None:
+        """A completion of a process with nothing open: a remark (None), or all there is of an operation."""
+        is_info = event.type is EventType.INFO
+        if is_info and event.f not in self._told and not _is_of_client(event, instants=self._instants):
+            self.faults.append(
+                Fault(position=position, process=event.process, f=event.f, value=event.value, time=event.time)
             )
-        self._opened[event.process] = self._open(position, event)
-
-    def _open(self, position: int, event: Event) -> _Opened:
-        index = len(self._operations)
-        self._operations.append(None)
+            return None
+        if not self._instants:
+            raise DecodeError(
+                f"{_place(event)}: {event.type.value} {event.f} from process {event.process}, which has nothing "
+                "open; expected an invoke first"
+            )
+        index = len(self._by_index)
+        self._by_index.append(None)
         self.timeline.append(2 * index)
-        return _Opened(index, position, event)
+        return index, position, event
 
-    def on_completion(self, position: int, event: Event) -> None:
-        """An operation ends; or an info is a remark, or each completion an operation."""
-        opened = self._opened.pop(event.process, None)
-        if opened is None:
-            if self._is_remark(event):
-                self.faults.append(
-                    Fault(position=position, process=event.process, f=event.f, value=event.value, time=event.time)
-                )
-                return
-            if not self._instants:
-                raise DecodeError(
-                    f"{_place(event)}: {event.type.value} {event.f} from process {event.process}, which has nothing "
-                    "open; expected an invoke first"
-                )
-            opened = self._open(position, event)
-        request = opened.request
-        if event.f != request.f or (event.key != request.key and event.key is not None):
-            raise _other(request, event)
-        self._operations[opened.index] = _operation(opened, event, position)
-        if event.type is not EventType.INFO:
-            self.timeline.append(2 * opened.index + 1)
 
-    def _is_remark(self, event: Event) -> bool:
-        """Whether *event*, of a process with nothing open, is about no operation."""
-        if event.type is not EventType.INFO or event.f in self._told:
-            return False
-        return not _is_of_client(event, instants=self._instants)
-
-    def operations(self) -> list[Operation]:
-        """All of them, once no event is left: what is open by then is never completed."""
-        for opened in self._opened.values():
-            silence = Event(type=EventType.INFO, process=opened.request.process, f=opened.request.f)
-            self._operations[opened.index] = _operation(opened, silence, FOREVER)
-        return [op for op in self._operations if op is not None]
+def _still_open(request: Event, event: Event) -> DecodeError:
+    """*event* is a second invocation, before *request* was completed."""
+    return DecodeError(
+        f"{_place(event)}: process {event.process} invokes {event.f} while its operation from "
+        f"{_place(request)} is still open; expected a completion of {request.f}"
+    )
 
 
 def _other(request: Event, event: Event) -> DecodeError:
@@ -120,17 +113,16 @@ def _other(request: Event, event: Event) -> DecodeError:
     )
 
 
-def _operation(opened: _Opened, completion: Event, completed: int) -> Operation:
-    request = opened.request
+def _operation(index: int, invoked: int, request: Event, completion: Event, completed: int) -> Operation:
     return Operation(
-        index=opened.index,
+        index=index,
         process=request.process,
         f=request.f,
         key=request.key,
         argument=request.value,
         result=completion.value,
         outcome=completion.type,
-        invoked=opened.position,
+        invoked=invoked,
         completed=completed,
         start_ns=request.time,
         end_ns=completion.time,
