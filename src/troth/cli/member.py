@@ -36,18 +36,16 @@ def member() -> None:
 
 @member.command("add")
 @click.argument("client_address")
-@click.argument("peer_address", default="")
-@click.option("--name", default="", help="Call it this instead of what it calls itself.")
 @click.option(
     "--learner", is_flag=True, help="Keep it a learner: it gets the log and has no vote, until promoted."
 )
 @_CHANGE_S
 @cluster_options
-def add(client_address: str, peer_address: str, name: str, learner: bool, within: float, cluster: Cluster) -> None:
+def add(client_address: str, learner: bool, within: float, cluster: Cluster) -> None:
     """Add the server at CLIENT_ADDRESS, which was started with `troth serve --await-add`.
 
     It gets the data first, as a learner, and its vote when it has caught up. A server that was started with
-    `troth serve --join` asks for this by itself. PEER_ADDRESS is what the server says, if it is not given.
+    `troth serve --join` asks for this by itself. Its name and its addresses are what it was started with.
 
     \b
     Examples:
@@ -58,17 +56,15 @@ def add(client_address: str, peer_address: str, name: str, learner: bool, within
     """
 
     with cluster.connect() as client:
-        node_id = client.add_member(
-            client_address=client_address,
-            peer_address=peer_address,
-            name=name,
-            promote=not learner,
-            within_s=within,
-        )
+        before = {peer.node_id: peer for peer in client.members()}
+        node_id = client.add_member(client_address=client_address, promote=not learner, within_s=within)
+    member = before.get(node_id)
     if cluster.json:
-        output.print_json({"node_id": f"{node_id:x}"})
-    else:
+        output.print_json({"node_id": f"{node_id:x}", "added": member is None})
+    elif member is None:
         click.echo(f"added {node_id:x}; see how far it is: troth member list")
+    else:
+        click.echo(f"{member.member.name} is a member already, a {_role(member)}{_way_to_vote(member)}")
 
 
 @member.command("remove")
@@ -166,6 +162,14 @@ def _done(cluster: Cluster, what: str, server: str | None) -> None:
         output.print_json({"done": what, "server": server})
     else:
         click.echo(f"{what} {server}")
+
+
+def _way_to_vote(peer: "PeerView") -> str:
+    if peer.voter:
+        return ""
+    if peer.member.promote:
+        return "; it gets its vote when it has caught up"
+    return f"; to give it a vote: troth member promote {peer.member.name}"
 
 
 def _role(peer: "PeerView") -> str:

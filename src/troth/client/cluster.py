@@ -9,13 +9,13 @@ from typing_extensions import override
 
 from troth.client.backup import save
 from troth.client.link import Connection, Link, checked_frame_of
-from troth.client.newcomer import addable, introduced
+from troth.client.newcomer import addable, introduced, known
 from troth.client.replies import Acknowledged
 from troth.client.request import LEADER, CallRequest
 from troth.client.router import Router
 from troth.client.servers import trouble
 from troth.client.writes import WritePipeline
-from troth.core.interface import Member, MembershipChange
+from troth.core.interface import MembershipChange
 from troth.errors import TrothError, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
 from troth.kv.requests import Alarm, AlarmMember, Command, Compact
@@ -226,35 +226,28 @@ class ClusterCalls:
         self,
         *,
         client_address: str,
-        peer_address: str = "",
-        node_id: int = 0,
-        name: str = "",
         promote: bool = True,
         within_s: float = CHANGE_WITHIN_S,
     ) -> NodeId:
         """Add a server that waits for it (`troth serve --await-add`), as a learner that is promoted by itself once it
         has caught up, unless *promote* is False. One that is a member already is left as it is.
 
-        The server at *client_address* is asked who it is and where others reach it, unless *node_id* says so; then
-        nothing of it is checked.
+        The server at *client_address* is asked who it is, and becomes a member under the name and the addresses that it
+        says. `change_members` adds a server that can not be asked.
 
         Raises:
-            UsageError: it has a cluster of its own, or another consensus engine, asks for itself, or its name is taken.
+            UsageError: it has a cluster of its own, or another consensus engine, asks for itself, or its name is taken;
+                or it is a member, but at other addresses.
             Unavailable: nobody answers there.
             TrothError: as `change_members`.
         """
-        if not node_id:
-            newcomer = await introduced(client_address, self.router.tls)
-            cluster = await self._best_informed()
-            node_id = newcomer.node_id
-            if any(peer.node_id == node_id for peer in cluster.peers):
-                return NodeId(node_id)
-            name, peer_address = name or newcomer.name, peer_address or newcomer.peer_address
-            addable(newcomer, name, cluster)
-        member = Member(name, peer_address, client_address, promote)
-        change = MembershipChange(add_learners={NodeId(node_id): member})
-        await self.change_members(change, within_s=within_s)
-        return NodeId(node_id)
+        newcomer = await introduced(client_address, self.router.tls)
+        cluster = await self._best_informed()
+        if known(newcomer, cluster) is None:
+            member = addable(newcomer, cluster, promote=promote)
+            change = MembershipChange(add_learners={newcomer.node_id: member})
+            await self.change_members(change, within_s=within_s)
+        return newcomer.node_id
 
     async def remove_member(
         self, member: str | int, *, within_s: float = CHANGE_WITHIN_S, despite_registers: bool = False

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import Result
 from fake_server import asynchronous, running, until
@@ -207,6 +208,22 @@ def test_members_without_a_leader_say_what_only_a_leader_knows(run: Any, fake: A
     assert "no leader" in result.stderr and "Try:   troth status" in result.stderr
     fake(members=list(server(1, role="leader").peers))
     assert "no leader" not in run("member", "list").stderr
+
+
+def test_who_is_a_member_already_is_not_said_to_be_added(run: Any, fake: Any) -> None:
+    voter = server(1).peers[0]
+    learner = msgspec.structs.replace(voter, voter=False)
+    kept = msgspec.structs.replace(learner, member=msgspec.structs.replace(voter.member, promote=False))
+    for peer, said in (
+        (voter, "n1 is a member already, a voter\n"),
+        (learner, "n1 is a member already, a learner; it gets its vote when it has caught up\n"),
+        (kept, "n1 is a member already, a learner; to give it a vote: troth member promote n1\n"),
+    ):
+        fake(members=[peer], add_member=peer.node_id)
+        assert run("member", "add", "h:1").stdout == said
+    assert json.loads(run("member", "add", "h:1", "-o", "json").stdout) == {"node_id": "1", "added": False}
+    fake(members=[], add_member=voter.node_id)
+    assert run("member", "add", "h:1").stdout.startswith("added 1; ")
 
 
 @asynchronous

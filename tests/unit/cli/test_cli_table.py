@@ -85,7 +85,7 @@ def test_the_written_reference_is_what_the_commands_say() -> None:
         "simulate --seconds 0",
         "torture --rate 0",
         "verify pyproject.toml --timeout 0",
-        "member add h:1 h:2 --within -1",
+        "member add h:1 --within -1",
     ],
 )
 def test_a_number_that_makes_no_sense_is_wrong_usage(line: str) -> None:
