@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +18,22 @@ from troth.errors import Overloaded, Unavailable
 LONG_S = 600.0
 """A call that takes so long is one that hangs."""
 
+SOON_S = 5.0
+"""What is not to wait for its time has happened by then: where it does, the test fails and does not hang."""
+
 LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD")
 """Behind instructions that begin so CPython looks whether somebody has pressed Ctrl-C."""
 
 
-def far() -> float:
-    return time.monotonic() + LONG_S
+def soon() -> float:
+    return time.monotonic() + SOON_S
+
+
+def come_true(what: Callable[[], bool]) -> None:
+    deadline = soon()
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0)
 
 
 def test_a_key_is_held_by_one_and_forgotten_when_nobody_wants_it() -> None:
@@ -36,7 +46,7 @@ def test_a_key_is_held_by_one_and_forgotten_when_nobody_wants_it() -> None:
         seen.append(set(keys._queues._queues))
 
     seen: list[set[bytes]] = []
-    keys.run(b"k", far(), work)
+    keys.run(b"k", soon(), work)
     assert seen == [{b"k", b"j"}, {b"k"}]
     assert not keys._queues._queues
 
@@ -50,7 +60,7 @@ def test_who_leaves_takes_no_queue_away_but_its_own() -> None:
         with pytest.raises(Unavailable):
             keys.run(b"k", 0.0, lambda: None)
 
-    keys.run(b"k", far(), work)
+    keys.run(b"k", soon(), work)
 
 
 def test_who_came_first_is_let_in_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,18 +73,19 @@ def test_who_came_first_is_let_in_first(monkeypatch: pytest.MonkeyPatch) -> None
 
     def come(name: int) -> None:
         queued = len(places._queues._queues[b""])
-        threads.append(threading.Thread(target=places.run, args=(far(), lambda: order.append(name)), daemon=True))
+        threads.append(threading.Thread(target=places.run, args=(soon(), lambda: order.append(name)), daemon=True))
         threads[-1].start()
-        while len(places._queues._queues[b""]) == queued:
-            time.sleep(0)
+        come_true(lambda: len(places._queues._queues[b""]) > queued)
 
     def others_come() -> None:
-        places.run(far(), lambda: [come(number) for number in range(3)])
-        places.run(far(), lambda: order.append("again"))
+        places.run(soon(), lambda: list(map(come, range(3))))
+        places.run(soon(), lambda: order.append("again"))
 
-    places.run(far(), others_come)
+    deadline = soon()
+    places.run(deadline, others_come)
+    assert time.monotonic() < deadline, "whoever is woken does not wait for the end of its time"
     for thread in threads:
-        thread.join(10)
+        thread.join(SOON_S)
     assert order == [0, 1, 2, "again"]
 
 
@@ -95,7 +106,8 @@ def test_whoever_is_interrupted_before_it_wakes_others_does_not_leave_them_aslee
 ) -> None:
     keys = Turns()
     let_in = threading.Event()
-    waiter = threading.Thread(target=keys.run, args=(b"k", far(), let_in.set), daemon=True)
+    long = time.monotonic() + LONG_S
+    waiter = threading.Thread(target=keys.run, args=(b"k", long, let_in.set), daemon=True)
 
     def interrupted(key: bytes, queue: object) -> None:
         monkeypatch.undo()
@@ -103,14 +115,35 @@ def test_whoever_is_interrupted_before_it_wakes_others_does_not_leave_them_aslee
 
     def work() -> None:
         waiter.start()
-        while len(keys._queues._queues[b"k"]) < 2:
-            time.sleep(0)
+        come_true(lambda: len(keys._queues._queues[b"k"]) == 2)
         monkeypatch.setattr(keys._queues, "_on_left", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
-        keys.run(b"k", far(), work)
-    assert let_in.wait(30)
-    waiter.join(30)
+        keys.run(b"k", soon(), work)
+    assert let_in.wait(SOON_S)
+    waiter.join(SOON_S)
+
+
+def test_whoever_waits_for_long_looks_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds that wait for an acceptor that hangs cost nothing; and no time but its own ends a wait."""
+    keys = Turns()
+    looks: list[float] = []
+
+    class Bell:
+        def acquire(self, timeout: float = 0.0) -> None:
+            looks.append(timeout)
+
+    def work() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(turns, "threading", SimpleNamespace(Lock=Bell))
+            patch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: sum(looks)))
+            with pytest.raises(Unavailable, match="used up the time"):
+                keys.run(b"k", LONG_S, lambda: None)
+
+    keys.run(b"k", soon(), work)
+    waits = looks[1:]  # the bell is new: it was taken at once
+    assert waits[0] <= 0.1 and max(waits) <= 5.0 and len(waits) < LONG_S / 3
+    assert sum(waits) == pytest.approx(LONG_S)
 
 
 @functools.cache
@@ -152,7 +185,7 @@ def interrupted_at(point: int, work: Callable[[], object]) -> bool:
         return local
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename != turns.__file__:
+        if frame.f_globals.get("__name__") != turns.__name__:
             return None
         frame.f_trace_opcodes = True
         return local
@@ -173,7 +206,7 @@ def interrupted_at(point: int, work: Callable[[], object]) -> bool:
 def test_a_key_is_free_again_whenever_the_one_who_had_it_is_interrupted() -> None:
     keys = Turns()
     point = 1
-    while interrupted_at(point, lambda: keys.run(b"k", far(), lambda: None)):
+    while interrupted_at(point, lambda: keys.run(b"k", soon(), lambda: None)):
         assert keys.run(b"k", 0.0, lambda: True), point
         assert not keys._queues._queues
         point += 1
@@ -187,7 +220,7 @@ def test_a_key_is_free_again_whenever_one_that_waited_is_interrupted() -> None:
     def waits() -> bool:
         return interrupted_at(point, lambda: keys.run(b"k", time.monotonic() + 0.001, lambda: None))
 
-    while keys.run(b"k", far(), waits):
+    while keys.run(b"k", soon(), waits):
         assert keys.run(b"k", 0.0, lambda: True), point
         assert not keys._queues._queues
         point += 1

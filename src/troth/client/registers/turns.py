@@ -20,7 +20,9 @@ CALLS_MAX = 128
 quorum has answered without that acceptor, takes up room as well."""
 
 LOOK_AGAIN_S = 0.1
-"""Whoever waits looks again after so long at the latest: a Ctrl-C may come between another's leaving and its bell."""
+LOOK_AGAIN_MAX_S = 4.0
+"""Whoever waits looks again though no bell has rung, since a Ctrl-C may come between another's leaving and its bell:
+after the first, then after twice as long each time, up to the second. Hundreds may wait for an acceptor that hangs."""
 
 T = TypeVar("T")
 
@@ -48,11 +50,13 @@ class _Queues:
             with self._lock:
                 queue = self._queues.setdefault(key, queue)
                 queue[bell] = None
+            rest_s = LOOK_AGAIN_S
             while len(queue) > self._room and bell not in list(queue)[: self._room]:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     raise refusal(key)
-                bell.acquire(timeout=min(left_s, LOOK_AGAIN_S))
+                bell.acquire(timeout=min(left_s, rest_s))
+                rest_s = min(2 * rest_s, LOOK_AGAIN_MAX_S)
             return work()
         finally:
             queue.pop(bell, None)
