@@ -303,6 +303,39 @@ def test_members_and_heuristics_are_kept(opened: Opener) -> None:
     assert not second.forget(found[0].gid, "operator")
 
 
+def test_what_is_dealt_with_is_one_participants_part_of_a_transaction(opened: Opener) -> None:
+    first, second = opened("one"), opened("two")
+    name, longer = gid(first, 1), gid(first, 36)  # "1", "10"
+    bank, stock = (Heuristic(name, participant, "rolled back") for participant in ("a/bank", "stock"))
+    assert first.note_heuristic(bank)
+    assert not second.note_heuristic(bank), "known already"
+    assert second.forget(name, "operator")
+    # A pass finds it again for as long as another database is away: no news, and nothing to repair.
+    assert not first.note_heuristic(bank)
+    assert not second.note_heuristic(bank)
+    assert not first.forget(name, "operator")
+    assert first.note_heuristic(stock)
+    assert first.note_heuristic(Heuristic(longer, "a/bank", "rolled back"))
+    assert stock in second.heuristics()
+    assert bank not in second.heuristics()
+    assert first.forget(name, "operator")
+    first.close()
+    again = opened("one")
+    assert not again.note_heuristic(bank)
+    assert not again.note_heuristic(stock)
+    assert [each.gid for each in again.heuristics()] == [longer]
+
+
+def test_more_is_dealt_with_than_one_transaction_of_a_cluster_takes(opened: Opener) -> None:
+    log = opened()
+    found = [Heuristic(gid(log, 1), f"p{number}", "rolled back") for number in range(70)]
+    for each in found:
+        assert log.note_heuristic(each)
+    assert log.forget(gid(log, 1), "operator")
+    assert log.heuristics() == []
+    assert not any(log.note_heuristic(each) for each in found)
+
+
 def test_the_first_free_place_is_taken(opened: Opener) -> None:
     first, second = opened(), opened()
     assert first.epoch.coordinator != second.epoch.coordinator
@@ -398,6 +431,24 @@ def test_an_abort_is_never_forgotten_and_keeps_its_cell_while_its_owner_may_deci
     cells = log._client.range(prefix="troth.2pc/log/prune/cell/", keys_only=True).kvs
     assert [kv.key.decode().rpartition("/")[2] for kv in cells] == [newest.gid]
     assert log.verdict(parsed(refused.gid)) is Verdict.ABORT
+    log.close()
+
+
+def test_what_was_dealt_with_goes_with_its_cell(cluster_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "APPLIED_KEPT", 1)
+    log = ReplicatedLog.connect(cluster_url, name="dealt", coordinator="one")
+    old, new = commit(log, 1), commit(log, 2)
+    for record in (old, new):
+        decided(log, record)
+        log.note_heuristic(Heuristic(record.gid, "bank", "rolled back"))
+        assert log.forget(record.gid, "operator")
+        log.note_applied([record.gid])
+    decided(log)
+    log._prune()
+    kept = log._client.range(prefix="troth.2pc/log/dealt/dealt/").kvs
+    assert [(kv.key.decode(), kv.value) for kv in kept] == [
+        (f"troth.2pc/log/dealt/dealt/{new.gid}/bank", b"operator")
+    ]
     log.close()
 
 

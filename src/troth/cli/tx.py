@@ -339,7 +339,9 @@ def resolve(
 @click.argument("gid")
 @tx_options
 def forget(gid: str, databases: tuple[str, ...], log: str, name: str, as_json: bool) -> None:
-    """Forget that a database finished a branch against the decision, once it is repaired.
+    """Forget what is listed as finished against the decision, once it is repaired.
+
+    Another database that turns out to have done so later is listed anew.
 
     \b
     Example:

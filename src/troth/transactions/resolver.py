@@ -167,13 +167,12 @@ class Resolver:
                     return case
 
     def _note_heuristic(self, gid: str, participant: Recovered, branch: str) -> None:
-        """Write down, durably, what was found. The same is found again while another branch is out of reach."""
+        """Write down, durably, what was found. The same is found again while another branch is out of reach, also
+        when it was dealt with."""
         found = Heuristic(gid, participant.name, "rolled back, although the decision is commit")
-        blocking, log = self._core.waiting.blocking, self._core.log
         self.left.pop(branch, None)
-        if found not in blocking(log.heuristics):
+        if self._core.waiting.blocking(self._core.log.note_heuristic, found):
             self.report.heuristic.append(branch)
-            blocking(log.note_heuristic, found)
 
     def _report(self, case: Case, todo: Step, finding: Finding, branch: str) -> None:
         """A branch may be met twice: where it is listed, and where it is decided. What was seen last counts."""

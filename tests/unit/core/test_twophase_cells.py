@@ -199,6 +199,29 @@ def test_members_and_heuristics_are_carried() -> None:
     assert copy.heuristics == cells.heuristics == {"g": {"a": "rolled back", "b": "y"}}
 
 
+def test_what_is_dealt_with_is_kept_for_each_participant() -> None:
+    cells = opened()
+    a, b, c = (Heuristic("g", participant, "x") for participant in "abc")
+    replay(cells, [a, Forget("g", "me", ("a",)), b, Forget("g", "you", ("b",)), c])
+    copy = opened()
+    replay(copy, cells.carried())
+    for each in (cells, copy):
+        assert each.heuristics == {"g": {"c": "x"}}
+        assert each.dealt_with == {"g": Forget("g", "you", ("a", "b"))}
+        assert all(each.knows(found) for found in (a, b, c))
+        assert not each.knows(Heuristic("g", "d", "x"))
+        assert not each.knows(Heuristic("h", "a", "x"))
+    replay(cells, [Forget("g", "me", ("d",))])  # by another process, which had it from another place
+    assert cells.heuristics == {"g": {"c": "x"}}
+
+
+def test_what_is_dealt_with_without_names_is_all_of_it() -> None:
+    cells = opened()
+    replay(cells, [Heuristic("g", "a", "x"), Forget("g", "me"), Forget("g", "me", ("b",))])
+    assert cells.heuristics == {}
+    assert all(cells.knows(Heuristic("g", participant, "x")) for participant in "abc")
+
+
 def test_a_key_commits_once() -> None:
     cells = opened()
     assert win(cells, gid(1, 1), key="order-1") is Verdict.COMMIT

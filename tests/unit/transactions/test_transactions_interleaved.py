@@ -16,7 +16,7 @@ from machine import FIRST_BYTES, Machine
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import parse_gid
-from troth.core.twophase.records import Commit, Heuristic
+from troth.core.twophase.records import Commit, Member
 from troth.errors import NotApplied, StorageError
 from troth.transactions.log import place, writer
 from troth.transactions.log.file import FileLog
@@ -69,7 +69,7 @@ class Run:
         log = self.logs[name]
         match self.rng.randrange(4):
             case 0 | 1:
-                log.note_heuristic(Heuristic(log.epoch.name(1), "x", str(self.rng.randrange(3))))
+                log.register([Member("x", "sqlite", str(self.rng.randrange(3)))])
             case 2:
                 log.note_applied(
                     [gid for who, gid, verdict in self.told if who == "a" and verdict is Verdict.COMMIT]

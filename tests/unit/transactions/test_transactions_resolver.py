@@ -45,6 +45,24 @@ def test_a_branch_that_was_rolled_back_against_the_decision_is_written_down(plac
     assert place.log.unapplied() == [], "every branch is finished, one of them wrongly"
 
 
+def test_what_is_dealt_with_is_no_news_and_what_another_database_has_done_is(place: Place) -> None:
+    gid = name(place.other)
+    prepared(gid, place.bank, place.stock)
+    decided(place.other, gid, place.bank, place.stock)
+    place.die()
+    place.bank.states[f"{gid}.0"], place.bank.proof = "rolled back", Finding.PROVED_ABORTED
+    place.stock.is_up = False
+    assert place.run().heuristic == [f"{gid}.0"]
+    assert place.log.forget(gid, "operator")
+    assert [place.run().heuristic for _ in range(2)] == [[], []]
+    place.stock.is_up = True
+    place.stock.states[f"{gid}.1"], place.stock.proof = "rolled back", Finding.PROVED_ABORTED
+    assert place.run().heuristic == [f"{gid}.1"]
+    assert [each.participant for each in place.log.heuristics()] == ["stock"]
+    assert place.log.unapplied() == []
+    assert place.core.metrics.recovered["heuristic"] == 2
+
+
 def test_a_decision_is_noted_as_applied_when_every_branch_is_done_and_not_before(place: Place) -> None:
     gid = name(place.other)
     decided(place.other, gid, place.bank, place.stock)

@@ -120,9 +120,7 @@ class Cells:
             case Heuristic():
                 self.heuristics.setdefault(record.gid, {})[record.participant] = record.seen
             case Forget():
-                self.heuristics.pop(record.gid, None)
-                self.dealt_with[record.gid] = record
-                _shorten(self.dealt_with, self._applied_kept)
+                self._deal_with(record)
             case Member():
                 self.members[record.name] = record
 
@@ -134,6 +132,27 @@ class Cells:
             self._keys_unapplied.pop(known.key, None)
         self._aborted[record.gid] = record
         _shorten(self._aborted, self._applied_kept)
+
+    def _deal_with(self, record: Forget) -> None:
+        gid, done = record.gid, record.participants
+        before = self.dealt_with.get(gid)
+        if before is not None:
+            done = (*before.participants, *done) if before.participants and done else ()
+        self.dealt_with[gid] = Forget(gid, record.by, done)
+        found = self.heuristics.pop(gid, {})
+        if left := {name: seen for name, seen in found.items() if not self.is_dealt_with(gid, name)}:
+            self.heuristics[gid] = left
+        _shorten(self.dealt_with, self._applied_kept)
+
+    def is_dealt_with(self, gid: str, participant: str) -> bool:
+        """Whether an operator has forgotten what *participant* did with *gid*."""
+        known = self.dealt_with.get(gid)
+        return known is not None and (not known.participants or participant in known.participants)
+
+    def knows(self, found: Heuristic) -> bool:
+        """Whether *found* was noted, be it dealt with or not."""
+        gid, participant = found.gid, found.participant
+        return participant in self.heuristics.get(gid, ()) or self.is_dealt_with(gid, participant)
 
     def _note_applied(self, record: Applied) -> None:
         for gid in record.gids:

@@ -73,10 +73,11 @@ class Heuristic(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
 
 
 class Forget(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
-    """An operator has dealt with the heuristic outcomes of *gid*."""
+    """An operator has dealt with the heuristic outcomes of *gid* in *participants* (none are named: in all)."""
 
     gid: str
     by: str
+    participants: tuple[str, ...] = ()
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):

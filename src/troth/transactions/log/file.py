@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from troth.core.twophase.cells import Verdict, replay
+from troth.core.twophase.cells import Cells, Verdict, replay
 from troth.core.twophase.gid import NAME_RULE, Epoch, Gid, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
 from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, TrothError, UsageError, required
@@ -349,34 +349,37 @@ class FileLog:
                 found |= place.cells.members
             return found
 
-    def note_heuristic(self, record: Heuristic) -> None:
+    def note_heuristic(self, record: Heuristic) -> bool:
         with self._lock:
-            if self._place.cells.heuristics.get(record.gid, {}).get(record.participant) != record.seen:
+            is_new = not any(cells.knows(record) for cells in self._all_cells())
+            if is_new:
                 self._writer.append_or_fail([record])
+            return is_new
+
+    def _all_cells(self) -> list[Cells]:
+        """Of all places. `coordinators` tells of those that cannot be read; what they said before is known."""
+        with suppress(StorageError):
+            self._refresh_others()
+        return [place.cells for place in (self._place, *self._others.values())]
 
     def heuristics(self) -> list[Heuristic]:
         with self._lock:
-            with suppress(
-                StorageError
-            ):  # `coordinators` tells of it; what the others have noted is known all the same
-                self._refresh_others()
-            places = (self._place, *self._others.values())
+            places = self._all_cells()
             # Whoever forgets writes that into its own place: the one that noted it may live, and write there itself.
-            dealt_with = {gid for place in places for gid in place.cells.dealt_with}
             return [
                 Heuristic(gid, participant, seen)
-                for place in places
-                for gid, found in place.cells.heuristics.items()
+                for cells in places
+                for gid, found in cells.heuristics.items()
                 for participant, seen in found.items()
-                if gid not in dealt_with
+                if not any(each.is_dealt_with(gid, participant) for each in places)
             ]
 
     def forget(self, gid: str, by: str) -> bool:
         with self._lock:
-            if all(noted.gid != gid for noted in self.heuristics()):
-                return False
-            self._writer.append_or_fail([Forget(gid, by)])
-            return True
+            found = {noted.participant: None for noted in self.heuristics() if noted.gid == gid}
+            if found:
+                self._writer.append_or_fail([Forget(gid, by, tuple(found))])
+            return bool(found)
 
     def close(self) -> None:
         with self._lock:

@@ -98,14 +98,17 @@ class DecisionLog(Protocol):
     def members(self) -> dict[str, Member]:
         """The participants that transactions of this log may name."""
 
-    def note_heuristic(self, record: Heuristic) -> None:
-        """Keep what was found, durably, until `forget`."""
+    def note_heuristic(self, record: Heuristic) -> bool:
+        """Keep what was found, durably, until `forget`. False if it is no news: it was noted before, and perhaps dealt
+        with since."""
 
     def heuristics(self) -> list[Heuristic]:
         """All that were noted and not forgotten."""
 
     def forget(self, gid: str, by: str) -> bool:
-        """An operator, *by*, has dealt with *gid*'s heuristic outcomes. False if there were none.
+        """An operator, *by*, has dealt with *gid*'s heuristic outcomes that are noted now. False if there are none.
+
+        That holds for their participants. What another one turns out to have done is noted, and to be dealt with.
 
         Who it was is for a person who reads the log later, if it keeps what is past: a file does until it is compacted,
         a cluster does not.

@@ -9,7 +9,9 @@ Under ``troth.2pc/log/<name>/``::
     pending/<gid>               this Commit is not known to be applied
     key/<key>                   <gid>: who committed under the caller's key
     forgotten/<coordinator>     which applied cells were dropped, a bit for each
-    member/<name>, heuristic/<gid>/<participant>
+    member/<name>
+    heuristic/<gid>/<participant>: finished against the decision, and to be repaired
+    dealt/<gid>/<participant>: the operator who has dealt with that; dropped with the cell
 """
 
 from functools import cache

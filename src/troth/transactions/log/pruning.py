@@ -12,8 +12,8 @@ from troth.errors import Corrupt
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
 from troth.transactions.log.keys import Keys, decode, decode_cell, encode, last_part, parsed
 
-AT_ONCE = 64
-"""So many cells are dropped by one transaction of the store, which has a bound on operations."""
+AT_ONCE = 60
+"""So many cells are dropped by one transaction of the store, which has a bound on operations: two for each."""
 PAGE_MAX = 4000
 FORGOTTEN_BYTES_MAX = 64 << 10
 """Read with every question about an absent cell: half a million transactions."""
@@ -71,6 +71,8 @@ class Pruning:
                 forgotten.add(found.epoch, found.sequence)
             note = Put(key, encode(forgotten.state()))
             seen = mod_revision(key) == (kv.mod_revision if kv is not None else 0)
-            if not self._client.txn([seen], [note, *(Delete(cells + name) for name in some)]).succeeded:
+            # What was dealt with goes too: recovery never asks again.
+            dealt = [Delete(prefix=self._keys("dealt", name) + "/") for name in some]
+            if not self._client.txn([seen], [note, *dealt, *(Delete(cells + name) for name in some)]).succeeded:
                 break  # another thread, or another process in our place, is at it: its bits must not be lost
         return bool(drop)

@@ -278,14 +278,22 @@ class ReplicatedLog:
         found = [decode(kv, Member) for kv in self._range("member/")]
         return {member.name: member for member in found}
 
-    def note_heuristic(self, record: Heuristic) -> None:
-        self._client.put(self._keys("heuristic", record.gid, record.participant), encode(record))
+    def note_heuristic(self, record: Heuristic) -> bool:
+        key, dealt = (self._keys(what, record.gid, record.participant) for what in ("heuristic", "dealt"))
+        is_new = [create_revision(key) == 0, create_revision(dealt) == 0]
+        return self._client.txn(is_new, [Put(key, encode(record))]).succeeded
 
     def heuristics(self) -> list[Heuristic]:
         return [decode(kv, Heuristic) for kv in self._range("heuristic/")]
 
     def forget(self, gid: str, by: str) -> bool:
-        return self._client.delete(prefix=self._keys("heuristic", gid) + "/").deleted > 0
+        noted, dealt = (self._keys(what, gid) + "/" for what in ("heuristic", "dealt"))
+        found = [kv.key.decode() for kv in self._client.range(prefix=noted, keys_only=True).kvs]
+        for start in range(0, len(found), FLUSH_COUNT // 2):  # two operations for each
+            some = found[start : start + FLUSH_COUNT // 2]
+            puts: list[Operation] = [Put(dealt + key.removeprefix(noted), by) for key in some]
+            self._client.txn((), [*puts, *(Delete(key) for key in some)])
+        return bool(found)
 
     def close(self) -> None:
         """Give the place free at once, so that nobody waits for the lease to run out."""
