@@ -210,7 +210,7 @@ class Node(PeerSink):
             return None
         text = (
             f"this server ({peer:x}) was removed from the cluster, says its leader {self.name} in term {term}. Its "
-            "data directory is of no more use; to take part again, start with an empty one and --join"
+            "data directory is of no more use; to take part again, start with an empty one and --join or --await-add"
         )
         return Rejected(Removed.code, text, term)
 

@@ -67,7 +67,7 @@ async def check_asked_for(
     here = f"the data directory {config.data_dir} belongs to cluster {who.cluster_id:x}"
     is_alone = present.everyone() == (who.node_id,)
     clusters = await _clusters_at(config.join, tls)
-    contradiction = _other_founders(config, who, present) or _other_hosts(who, clusters)
+    contradiction = _other_founders(config, who, present) or _other_hosts(who, clusters) or _founded(config, who)
     if contradiction and is_alone:
         raise IdentityLost(
             f"{here}, which has no other member than {config.name}, but {contradiction}. To serve that cluster as it "
@@ -89,6 +89,11 @@ def _other_founders(config: ServerConfig, who: Identity, present: Membership) ->
     return (
         f"initial_cluster names {', '.join(sorted(asked))}, while its members are {', '.join(sorted(names[-1]))}"
     )
+
+
+def _founded(config: ServerConfig, who: Identity) -> str:
+    """Whether await_add is asked of a server that was never added (which could be all that is left of a cluster)."""
+    return "await_add asks to be added to another one" if config.await_add and who.genesis.voters else ""
 
 
 async def _clusters_at(addresses: Sequence[str], tls: ssl.SSLContext | None) -> dict[str, ClusterId]:

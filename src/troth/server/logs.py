@@ -22,7 +22,7 @@ class TextFormatter(logging.Formatter):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        facts = "".join(f" {key}={value}" for key, value in facts_of(record).items())
+        facts = "".join(f" {key}={_written(value)}" for key, value in facts_of(record).items())
         text = f"{_stamp(record)} {record.levelname.lower():7} {self._name} {record.name}: {record.getMessage()}{facts}"
         return text if record.exc_info is None else f"{text}\n{self.formatException(record.exc_info)}"
 
@@ -67,12 +67,17 @@ def _shown(key: str, value: object) -> object:
     if key in _NODE_FACTS and isinstance(value, int):
         return f"{NodeId(value):x}"
     if key == "voters" and isinstance(value, tuple):
-        return ",".join(f"{NodeId(node):x}" for node in value)
+        return [f"{NodeId(node):x}" for node in value]
     if key == "member" and isinstance(value, int):  # whose alarm it is
         return f"{NodeId(value):x}" if value else "all"
+    return value
+
+
+def _written(value: object) -> object:
+    """*value* as text shows it; JSON keeps lists what they are."""
     if isinstance(value, EntryId):
         return f"{value.term}/{value.index}"
-    return value
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _stamp(record: logging.LogRecord) -> str:

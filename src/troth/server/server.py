@@ -147,12 +147,12 @@ class Server:
         began = loop.time()
         config = self.config
         check_addresses(config)
-        if config.trace_file:
+        certificates = self.certificates = Certificates.of(config)
+        files = self._files = self._machine.directory(config.data_dir)
+        if config.trace_file:  # which may stand in the data directory
             from troth.server.tracing import check_writable
 
             check_writable(config.trace_file)
-        certificates = self.certificates = Certificates.of(config)
-        files = self._files = self._machine.directory(config.data_dir)
         known = identities.load(files)
         check_known_here(config, known)
         # Who accepts there is made later.

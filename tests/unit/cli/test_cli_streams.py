@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -50,6 +51,19 @@ def test_an_output_that_nobody_can_have_got_is_no_success(words: str) -> None:
     )
     assert ended.returncode == 3 and b"output is not complete" in ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    asked = "from troth.cli.main import main; main()"
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", asked, "--help"], check=False, stdout=writing, stderr=subprocess.PIPE
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_a_full_disk_behind_the_output_is_told(fake: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

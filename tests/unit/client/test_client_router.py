@@ -168,6 +168,7 @@ def test_reads_of_any_server_stay_with_one_that_does_not_lead_while_it_answers(n
     for _ in range(3):
         assert net.router.pick(ANY) is net.s2
     assert net.router.pick(ANY, net.s2) is net.s1
+    assert net.router.pick(ANY, net.s1) is net.s2, "not who has just refused, though it comes first"
     net.s1.is_suspect = True
     assert net.router.pick(ANY) is net.s2
     net.s2.connection = None

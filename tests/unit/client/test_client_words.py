@@ -3,6 +3,7 @@
 import doctest
 import os
 import random
+import ssl
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import troth
 from troth.client import operations, retry, url
 from troth.client.operations import prefix_end, span
-from troth.client.retry import Action, action_for, class_of, error_of, is_definite, pause_s
+from troth.client.retry import Action, action_for, class_of, error_of, in_words, is_definite, pause_s
 from troth.client.url import parse_url
 from troth.errors import (
     Compacted,
@@ -60,6 +61,7 @@ def test_urls_are_read() -> None:
         "unix:/run/a.sock",
         "unix:/run/b c.sock",
     )
+    assert parse_url("troth://unix:/run/user@1.sock").addresses == ("unix:/run/user@1.sock",)
     secure = parse_url("troth+tls://a:1?ca=ca.pem&cert=c.pem&key=c.key")
     assert (secure.tls, secure.ca, secure.cert, secure.key) == (True, "ca.pem", "c.pem", "c.key")
     assert not parse_url("troth://a:1").tls and parse_url("troth://a:1").ssl_context() is None
@@ -145,6 +147,21 @@ def test_a_bound_in_revisions_is_a_number_that_can_be_sent(revisions: Any) -> No
 def test_a_level_that_is_written_with_an_impossible_number_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_level(text)
+
+
+def test_only_a_port_that_sends_no_alerts_is_taken_for_one_without_tls() -> None:
+    alert, garbage = ssl.SSLError("refused"), ssl.SSLError("no TLS")
+    alert.reason, garbage.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED", "WRONG_VERSION_NUMBER"
+    context = ssl.create_default_context()
+    for error, tls, told in (
+        (alert, context, "refused"),
+        (garbage, context, "is this port one without TLS"),
+        (ConnectionResetError("reset"), context, "is this port one without TLS"),
+        (ConnectionResetError("reset"), None, "^reset$"),
+    ):
+        with pytest.raises(OSError, match=told) as caught, in_words(tls):
+            raise error
+        assert ("without TLS" in str(caught.value)) is ("without TLS" in told)
 
 
 def test_the_retry_table_covers_every_class() -> None:

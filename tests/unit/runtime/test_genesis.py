@@ -261,7 +261,7 @@ async def test_who_waits_to_be_added_believes_only_who_calls_it_by_its_node_id()
     transport, invitation = PeerTransport(node_id=NodeId(5), name="e", sink=_NoSink()), Invitation()
     transport.called_early = invitation.on_called
     waiting = asyncio.create_task(invitation.accepted(ME))
-    for cluster_id, to in ((66, 4), (77, 5), (88, 5)):
+    for cluster_id, to in ((0, 5), (66, 4), (77, 5), (88, 5)):
         call = Hello("peer", cluster_id=ClusterId(cluster_id), node_id=NodeId(1), to=NodeId(to))
         refused = transport.greeting_refusal(call)
         assert refused is not None and refused.code == "unavailable", "it is not ready yet: they shall call again"

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -18,13 +19,14 @@ from troth.errors import IdentityLost, Removed, StorageError, UsageError, WrongC
 from troth.ids import ClusterId, NodeId
 from troth.runtime import genesis
 from troth.runtime.genesis import Introduction, probe
-from troth.server.belonging import check_asked_for
+from troth.server.belonging import VISITORS_MAX, Reception, check_asked_for, introduction
 from troth.server.config import ServerConfig
 from troth.server.ending import exit_code
 from troth.server.free_port import free_port
 from troth.server.server import Server
 from troth.storage.identity import Identity
 from troth.storage.names import LOCK
+from troth.wire.handshake import Hello
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +71,13 @@ async def test_a_server_that_can_not_write_its_trace_founds_nothing(tmp_path: Pa
     with pytest.raises(UsageError, match=r"^trace_file: /dev/null/x can not be written \(Not a directory\)"):
         async with running(config):
             pass
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(config.data_dir) == [LOCK]
+
+
+async def test_a_trace_may_stand_in_a_data_directory_that_is_made_for_it(tmp_path: Path) -> None:
+    trace = tmp_path / "n1" / "trace.jsonl"
+    async with running(config_of(tmp_path, "n1", trace_file=str(trace))):
+        assert trace.stat().st_size
 
 
 async def test_a_server_that_could_not_serve_once_the_cluster_is_founded_does_not_found_it(tmp_path: Path) -> None:
@@ -222,6 +230,49 @@ async def test_nobody_at_the_address_to_join_is_told_by_who_is_alone(
     who = Identity(ClusterId(7), NodeId(1), "n1", members("n1"))
     await check_asked_for(config, who, members("n1"), tls=None)
     assert "join has no effect, and nobody answers there" in caplog.text
+
+
+@pytest.mark.parametrize("genesis", [members("n1"), Membership(voters=())], ids=["founder", "added"])
+async def test_who_founded_its_cluster_does_not_wait_to_be_added_to_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, genesis: Membership
+) -> None:
+    """Who was added may be all that is left of its cluster, and is started as it always was."""
+    config = config_of(tmp_path, "n1", await_add=True)
+    who = Identity(ClusterId(7), NodeId(1), "n1", genesis)
+    if genesis.voters:
+        with pytest.raises(
+            IdentityLost, match="no other member than n1, but await_add asks to be added to another"
+        ):
+            await check_asked_for(config, who, members("n1"), tls=None)
+    else:
+        await check_asked_for(config, who, members("n1"), tls=None)
+    await check_asked_for(config, who, members("n1", "n2"), tls=None)
+    assert ("await_add" in caplog.text) is bool(genesis.voters)
+
+
+async def test_a_server_waits_to_be_added_until_it_was(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "n1", await_add=True)
+    who = Identity(ClusterId(7), NodeId(1), "n1", Membership(voters=()))
+    assert introduction(config, NodeId(1), None).awaits_add
+    assert not introduction(config, NodeId(1), who).awaits_add
+
+
+async def test_who_dialled_before_a_server_was_ready_and_has_gone_leaves_its_place() -> None:
+    introduced: list[object] = []
+    reception = Reception("n1", introduced.append)
+    transports = [MagicMock() for _ in range(VISITORS_MAX + 1)]
+    visitors = [reception.accept() for _ in transports]
+    for visitor, transport in zip(visitors, transports, strict=True):
+        visitor.transport = transport
+        visitor.on_opened()
+    assert [transport.abort.called for transport in transports] == [False] * VISITORS_MAX + [True]
+    visitors[0].on_closed(None)
+    late = reception.accept()
+    late.transport = MagicMock()
+    late.on_opened()
+    assert not late.transport.abort.called
+    late.on_greeting(Hello("probe"))
+    assert introduced == [late]
 
 
 @pytest.mark.parametrize(

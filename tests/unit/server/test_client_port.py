@@ -287,6 +287,21 @@ def test_strangers_that_go_leave_their_places() -> None:
     assert bench.port.counters.refused == 0
 
 
+def test_who_only_asks_who_this_is_stays_a_stranger_and_says_nothing() -> None:
+    """Strangers are few; clients may be many, and are heard."""
+    bench = Bench(0)
+    bench.port.introduce = lambda connection: connection.write(b"n1")
+    probe, client = ClientConnection(bench.port), Client()
+    client.transport.write = client.write
+    probe.transport = cast(Any, client.transport)
+    probe.on_opened()
+    probe.on_greeting(Hello("probe"))
+    assert (client.data, bench.port._strangers, bench.port.connections) == (b"n1", {probe}, {})
+    with pytest.raises(DecodeError, match="a probe only listens"):
+        probe.on_bodies([msgspec.msgpack.encode(Ping(1))])
+    assert bench.node.told == []
+
+
 def test_proposers_take_places_of_clients() -> None:
     bench = Bench(1, connections_max=1)
     bench.port.registers = cast(Any, object())

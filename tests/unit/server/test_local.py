@@ -153,6 +153,7 @@ def test_a_founding_that_a_death_has_cut_short_is_carried_through_by_the_next_st
     third = LocalCluster(3, data_dir=tmp_path)
     ids = {name: founding.node_id for name, founding in third._foundings().items()}
     assert ids["n2"] not in third._genesis.voters, "whoever has come up and is wiped does not come back"
+    assert not third._layout.founding, "nor after a death of this start"
 
 
 class Late:

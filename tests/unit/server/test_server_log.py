@@ -1,12 +1,13 @@
 """What of the events of a server comes into its log, and how loud."""
 
+import json
 import logging
 
 import pytest
 
 from troth.core.interface import EntryId, Trace
 from troth.ids import LogIndex, NodeId, Term
-from troth.server.logs import with_facts
+from troth.server.logs import JsonFormatter, TextFormatter, with_facts
 from troth.server.observed import tell
 
 
@@ -24,6 +25,9 @@ def test_what_somebody_should_look_at_is_a_warning(
 
 def test_ids_are_written_as_commands_and_errors_write_them() -> None:
     facts = {"voters": (NodeId(0xAB), NodeId(0xC)), "leader": NodeId(0xC), "last": EntryId(Term(3), LogIndex(100))}
-    assert with_facts(facts)["facts"] == {"voters": "ab,c", "leader": "c", "last": "3/100"}
+    record = logging.makeLogRecord({"msg": "became", "name": "troth.node", **with_facts(facts)})
+    assert TextFormatter("n1").format(record).endswith("n1 troth.node: became voters=ab,c leader=c last=3/100")
+    in_json = json.loads(JsonFormatter("n1").format(record))
+    assert (in_json["voters"], in_json["leader"], in_json["last"]) == (["ab", "c"], "c", [3, 100])
     assert with_facts({"member": 0})["facts"] == {"member": "all"}
     assert with_facts({"member": NodeId(0xAB)})["facts"] == {"member": "ab"}
