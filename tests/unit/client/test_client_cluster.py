@@ -113,6 +113,15 @@ async def test_a_server_whose_acceptor_has_a_seat_is_not_removed_unless_told() -
 
 
 @asynchronous
+async def test_a_server_that_was_lost_is_not_said_to_be_silent() -> None:
+    async with running(1) as cluster, await aio.connect(cluster.url) as client:
+        (server,) = cluster.servers
+        server.kill()
+        await until(lambda: bool(client.servers()[server.address]))
+        assert "no word from it" not in client.servers()[server.address]
+
+
+@asynchronous
 async def test_a_server_that_does_not_answer_is_not_added() -> None:
     """Who is asked, and what is refused then: integration/test_newcomers.py, since a fake would say what we expect."""
     async with running(1) as cluster, await aio.connect(cluster.url) as client:

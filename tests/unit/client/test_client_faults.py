@@ -276,15 +276,6 @@ async def test_servers_of_another_cluster_are_not_talked_to() -> None:
 
 
 @asynchronous
-async def test_a_server_that_was_lost_is_not_said_to_be_silent() -> None:
-    async with running(1) as cluster, await aio.connect(cluster.url) as client:
-        (server,) = cluster.servers
-        server.kill()
-        await until(lambda: bool(client.servers()[server.address]))
-        assert "no word from it" not in client.servers()[server.address]
-
-
-@asynchronous
 async def test_a_rejected_greeting_is_told_with_its_reason() -> None:
     async with running() as cluster:
         cluster.servers[0].rejection = Rejected("overloaded", "too many clients; raise --clients-max")
