@@ -24,7 +24,7 @@ from troth.client.registers.backlog import Backlog
 from troth.client.registers.discovery import Discovery, give_seat, new_client
 from troth.client.registers.lines import Line, LineLost, failure_of
 from troth.client.registers.lookup import Lookup
-from troth.client.registers.patience import PAUSE_MAX_S, pause_s
+from troth.client.registers.patience import PAUSE_MAX_S, PAUSE_S, REST_MAX_S, REST_S, Rest, pause_s
 from troth.client.registers.reach import Reach
 from troth.client.registers.replies import RegisterReply, explained, view_of
 from troth.client.registers.sync import PaxosClient
@@ -158,7 +158,20 @@ def test_pauses_grow_have_a_bound_and_may_be_nothing() -> None:
     assert pause_s(1, 0.0) == 0.0
     longest = [pause_s(tries, 1.0) for tries in range(1, 30)]
     assert longest == sorted(longest)
-    assert longest[-1] == PAUSE_MAX_S
+    assert longest[0] <= 2 * PAUSE_S and longest[-1] == PAUSE_MAX_S
+
+
+def test_rests_grow_have_a_bound_and_begin_anew_when_a_connection_was_made() -> None:
+    rest, lengths = Rest(), list[float]()
+    for _ in range(20):
+        rest.begin(0.0)
+        lengths.append(rest.until_s)
+    assert lengths[:3] == [REST_S, 2 * REST_S, 4 * REST_S]
+    assert lengths[-1] == REST_MAX_S
+    rest.end()
+    assert rest.until_s == 0.0, "requests go out at once"
+    rest.begin(1.0)
+    assert rest.until_s == 1.0 + REST_S
 
 
 def test_proposers_have_ids_of_their_own() -> None:

@@ -32,6 +32,7 @@ from troth.core.register.acceptor import Acceptor
 from troth.core.register.messages import (
     ZERO,
     Accept,
+    Accepted,
     Ballot,
     Collect,
     ConfigId,
@@ -82,6 +83,8 @@ class Acceptors:
         """Acceptors that answer nothing."""
         self.lost: set[NodeId] = set()
         """Acceptors that no connection can be made to."""
+        self.broken: set[NodeId] = set()
+        """Acceptors whose connections break when a request has left."""
         self.looked = threading.Event()
         """One of them was asked what it holds."""
         self.asked = threading.Event()
@@ -97,6 +100,8 @@ class Acceptors:
             pass
         elif send.to in self.lost:
             answer.set_exception(LineLost("refused", sent=False))
+        elif send.to in self.broken:
+            answer.set_exception(LineLost("the connection broke"))
         elif self._is_unanswered(send):
             if isinstance(send.request, self.silent):
                 answer.set_running_or_notify_cancel()
@@ -114,6 +119,8 @@ class Acceptors:
                 raise LineLost("no room", sent=False) from None
         if send.to in self.lost:
             raise LineLost("refused", sent=False)
+        if send.to in self.broken:
+            raise LineLost("the connection broke")
         if self._is_unanswered(send):
             self.asked_aio.set()
             await asyncio.get_running_loop().create_future()
@@ -935,6 +942,46 @@ def test_a_change_of_which_no_request_has_left_is_not_applied(
         acceptors.lost = set(acceptors.acceptors)
         with pytest.raises(Unavailable):
             registers.put("k", "2", within_s=0.02)
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_change_of_which_a_request_has_left_is_in_doubt_though_nobody_looks_what_came_of_it(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """Two have not left, so there is a pause. In it the third one is answered, or its connection breaks."""
+
+    def paused_s(tries: int, chance: float) -> float:
+        if broken:
+            acceptors.let_go()
+        else:
+            acceptors.unanswered[0].set_result(Accepted())
+        return LONG_S
+
+    monkeypatch.setattr(fan, "pause_s", paused_s)
+    with PaxosClient(ADDRESSES) as registers:
+        registers.put("k", "1")
+        acceptors.lost = {NodeId(1), NodeId(2)}
+        acceptors.away = {NodeId(3)}
+        with pytest.raises(OutcomeUnknown):
+            registers.put("k", "2", within_s=0.02)
+        assert acceptors.unanswered[0].done()
+
+
+def test_a_change_whose_connections_break_is_in_doubt(acceptors: Acceptors) -> None:
+    with PaxosClient(ADDRESSES) as registers:
+        registers.put("k", "1")
+        acceptors.broken = set(acceptors.acceptors)
+        with pytest.raises(OutcomeUnknown):
+            registers.put("k", "2", within_s=0.02)
+
+
+@asynchronous
+async def test_an_asyncio_change_whose_connections_break_is_in_doubt(acceptors: Acceptors) -> None:
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        await registers.put("k", "1")
+        acceptors.broken = set(acceptors.acceptors)
+        with pytest.raises(OutcomeUnknown):
+            await registers.put("k", "2", within_s=0.02)
 
 
 @asynchronous
