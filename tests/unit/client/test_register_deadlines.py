@@ -234,10 +234,12 @@ def test_a_change_of_which_a_request_has_left_is_in_doubt_though_nobody_looks_wh
         assert acceptors.unanswered[0].done()
 
 
-def test_a_change_whose_connections_break_is_in_doubt(acceptors: Acceptors) -> None:
+def test_a_change_one_of_whose_connections_breaks_is_in_doubt(acceptors: Acceptors) -> None:
+    """Its other requests are called off before they leave."""
     with PaxosClient(ADDRESSES) as registers:
         registers.put("k", "1")
-        acceptors.broken = set(acceptors.acceptors)
+        acceptors.broken = {NodeId(2)}
+        acceptors.away = {NodeId(1), NodeId(3)}
         with pytest.raises(OutcomeUnknown):
             registers.put("k", "2", within_s=0.02)
 

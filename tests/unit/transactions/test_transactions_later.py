@@ -17,6 +17,7 @@ from memory_database import Database
 from typing_extensions import override
 
 from troth.errors import StorageError, Unavailable, UsageError
+from troth.transactions import daemons as daemons_module
 from troth.transactions import waiting as waiting_module
 from troth.transactions.aio import AsyncTwoPhaseCommit
 from troth.transactions.barrier import Barrier
@@ -118,6 +119,7 @@ def test_what_nobody_expected_does_not_end_a_thread(
         thread = Detector(core, every_s=0.001)
         thread.start()
     assert again.wait(5)
+    assert thread._thread.daemon, "a program that does not stop it ends all the same"
     thread.stop()
     assert "as asked" in caplog.text
 
@@ -218,6 +220,30 @@ def test_the_end_waits_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     core.waiting._pool.end(5)  # type: ignore[attr-defined]
     assert not begun.is_set() and not raised
     assert core.barrier._file < 0, "all that it had open is closed"
+
+
+def test_python_waits_for_no_thread_that_a_database_may_keep() -> None:
+    pool = Daemons(1, "of a test")
+    kinds = [pool.submit(lambda: threading.current_thread().daemon).result(5)]
+    waiting = InThreads()
+    kinds.append(waiting.apart(lambda: threading.current_thread().daemon, 5)())
+    pool.end(5)
+    assert kinds == [True, True]
+
+
+def test_who_was_forked_neither_waits_for_threads_of_its_parent_nor_ends_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, go_on, waited = Daemons(1, "of a test"), threading.Event(), list[object]()
+    work = pool.submit(lambda: go_on.wait(5))
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: -1)
+        forked.setattr(daemons_module, "wait", lambda *given: waited.append(given))
+        pool.end(5)
+    go_on.set()
+    assert not waited and work.result(5)
+    assert pool.submit(lambda: True).result(5), "its thread has not been told to end"
+    pool.end(5)
 
 
 def test_a_second_phase_that_no_thread_can_be_had_for_is_done_by_the_caller(
