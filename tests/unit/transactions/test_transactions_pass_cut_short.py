@@ -55,6 +55,31 @@ def test_a_pass_that_is_interrupted_anywhere_keeps_nobody_waiting_and_is_done_by
     assert passes > 50
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_pass_that_is_interrupted_as_it_ends_keeps_no_snapshot_waiting(
+    times: int, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That much of the one before in no time."""
+    place.die()
+    gid = place.core.next_gid()
+    place.core.dropped(gid)
+    prepared(gid, place.bank, place.stock)
+    decided(place.log, gid, place.bank, place.stock)
+    interrupts = [Interrupted("as asked")] * times
+    leave = place.core.barrier.leave_shared
+
+    def leave_shared(who: str) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        leave(who)
+
+    monkeypatch.setattr(place.core.barrier, "leave_shared", leave_shared)
+    with pytest.raises(Interrupted):
+        place.run()
+    assert not interrupts
+    let_in(place.core.barrier)
+
+
 @pytest.mark.parametrize("again_after", [0, 1, 3])
 def test_a_snapshot_that_is_interrupted_anywhere_keeps_no_commit_waiting(again_after: int, tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/bank.db")
