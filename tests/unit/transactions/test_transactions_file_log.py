@@ -145,6 +145,9 @@ def test_a_long_file_is_carried_over_and_nothing_is_lost(tmp_path: Path) -> None
     assert len(files(tmp_path)) == 1
     assert int(files(tmp_path)[0].name[10:26], 16) > 1, "it was never carried over"
     assert log.epoch.number == 1, "a new file is not a new epoch"
+    reader = FileLog(tmp_path)
+    assert reader.verdict(Gid(log.log_id, "0", 1, 401)) is Verdict.OPEN, "nor to anybody who reads it"
+    reader.close()
     log.close()
     again = FileLog(tmp_path)
     assert {commit.gid for commit in again.unapplied()} == set(names[-4:])
