@@ -200,7 +200,8 @@ def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> Non
             step = _what_next(tpc, found.gid, verdict, lives=lives(found.gid))
             rows.append({**row, "age_s": round(found.age_s, 1), "decision": verdict, "next": step})
         listed = {row["gid"] for row in rows}
-        for record in tpc.log.unapplied():
+        unread: dict[str, str] = {}
+        for record in tpc.log.unapplied(unread):
             if record.gid not in listed:
                 names = ",".join(filter(None, (*(ref.participant for ref in record.branches), record.delegate)))
                 only = {"gid": record.gid, "database": names, "branch": "", "age_s": 0.0}
@@ -212,6 +213,8 @@ def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> Non
                 if lives(gid):
                     step = "its coordinator lives, and ends it"
                 rows.append({**only, "decision": verdict, "next": step})
+        nobody = {"gid": "", "branch": "", "age_s": 0.0, "decision": "not known"}
+        rows += [{**nobody, "database": f"log of {name}", "next": why} for name, why in unread.items()]
         rows += [_mixed(tpc, found) for found in tpc.log.heuristics()]
         if as_json:
             output.print_json(rows)

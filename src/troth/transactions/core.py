@@ -78,13 +78,13 @@ class Core(Remembered):
             except TrothError:
                 pass  # recovery finds out again what is applied; the batch has its answers
 
-    def unapplied(self) -> list[Commit]:
+    def unapplied(self, unread: dict[str, str] | None = None) -> list[Commit]:
         """`DecisionLog.unapplied`, without what this process has applied meanwhile."""
-        return self.waiting.blocking(self._unapplied)
+        return self.waiting.blocking(self._unapplied, unread)
 
-    def _unapplied(self) -> list[Commit]:
+    def _unapplied(self, unread: dict[str, str] | None) -> list[Commit]:
         self.flush_applied()
-        return self.log.unapplied()
+        return self.log.unapplied(unread)
 
     # ---- for transactions ------------------------------------------------------------------------------
 
@@ -281,14 +281,12 @@ class Core(Remembered):
         verdict = self.waiting.blocking(self.log.verdict, found[0])
         if verdict is Verdict.DELEGATED:
             said = self.delegated(found[0], refuse=False)
-            # Markers are dropped when the transaction is applied, which only a committed one ever is.
-            # Look at the cell again: between the looks somebody may have refused it, and noted that.
-            is_applied = (
-                said is None
-                and all(record.gid != gid for record in self.unapplied())
-                and self.waiting.blocking(self.log.verdict, found[0]) is Verdict.DELEGATED
-            )
-            return Outcome.COMMITTED if is_applied else said or Outcome.OPEN
+            if said is not None:
+                return said
+            # Between the looks it may have been applied, and its marker dropped; or somebody has refused it, and noted
+            # that. Either way its cell says so.
+            verdict = self.waiting.blocking(self.log.verdict, found[0])
+            return _OUTCOMES[verdict]
         if gid in self._committed_alone or gid in self._only_read:
             return Outcome.COMMITTED
         if verdict is Verdict.OPEN and is_over and not self.may_be_in_doubt(found[0]):

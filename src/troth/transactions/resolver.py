@@ -226,7 +226,7 @@ class Resolver:
         """What is done in all databases nobody needs any more; after `resolve`."""
         try:
             self._note_applied({participant.name: participant for participant in reached})
-            needed = {record.gid for record in self._core.unapplied()}
+            needed = {record.gid for record in self._unapplied()}
         except UNREACHABLE as error:
             self._log_unreached(error)
             return
@@ -239,7 +239,7 @@ class Resolver:
         applied = []
         listed: dict[str, set[str] | None] = {}
         is_at_work = core.at_work()
-        for record in core.unapplied():
+        for record in self._unapplied():
             found = parse_gid(record.gid)
             if found is None or is_at_work(found[0]) or self._is_others(found[0]):
                 continue
@@ -254,6 +254,14 @@ class Resolver:
                 core.waiting.blocking(core.log.note_applied, applied)
             except UNREACHABLE as error:  # the next pass looks again; what this one did is done
                 self._log_unreached(error)
+
+    def _unapplied(self) -> list[Commit]:
+        """Of whom it is known; the others are left, and said to be."""
+        unread: dict[str, str] = {}
+        found = self._core.unapplied(unread)
+        for name, why in unread.items():
+            self.report.unreachable.setdefault(f"log of {name}", why)
+        return found
 
     def _log_unreached(self, error: Exception) -> None:
         self.report.unreachable.setdefault(f"log of {self._core.epoch.coordinator}", str(error))

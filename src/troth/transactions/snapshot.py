@@ -161,7 +161,10 @@ class _Taken(Enum):
 
     WHOLE = ""
     SLOW = "the databases were looked at so slowly that commits went on meanwhile; try again, or allow more time"
-    HALF = "a transaction is half committed, and a database that it needs is out of reach"
+    HALF = (
+        "a transaction is half committed, and a database that it needs is out of reach; or it may be, since what some"
+        " coordinator has decided cannot be read (recover() says why)"
+    )
 
 
 def _take(core: Core, snapshot: Snapshot, chosen: Sequence[Participant], within_s: float, who: str) -> _Taken:
@@ -202,15 +205,18 @@ def _look_away(snapshot: Snapshot) -> None:
 
 def _standing(core: Core) -> set[str] | None:
     """Branches that are decided, and that no database has been told of; None: some have been told, others not, with
-    nobody in the barrier for it.
+    nobody in the barrier for it; or that cannot be known.
 
     What is still prepared in all of its databases tears nothing, and what is prepared in none is done, noted or not.
     """
-    for coordinator in core.waiting.blocking(core.log.coordinators):  # reads what other processes have decided
+    for coordinator in core.waiting.blocking(core.log.coordinators):
         if coordinator.problem:
             raise StorageError(f"what {coordinator.name} has decided cannot be read: {coordinator.problem}")
-    decided = [record for record in core.unapplied() if not core.is_under_way(record.gid)]
+    unread: dict[str, str] = {}
+    decided = [record for record in core.unapplied(unread) if not core.is_under_way(record.gid)]
     standing: set[str] = set()
+    if unread:
+        return None  # recovery takes over what somebody has begun to, and not finished
     if not decided:
         return standing
     try:

@@ -178,6 +178,14 @@ def prepared(gid: str, *databases: Database) -> list[str]:
     return branches
 
 
+def claimed(log: FileLog) -> Path:
+    """Somebody takes the place of *log* over, or its owner shortens its file, and has come no further than the next
+    file's name."""
+    path = log._place.path(log._place.numbers()[-1] + 1)
+    path.touch()
+    return path
+
+
 def decided(log: FileLog, gid: str, *databases: Database, delegate: str = "") -> Commit:
     refs = tuple(BranchRef(each.name, f"{gid}.{n}", f"proof {n}") for n, each in enumerate(databases))
     record = Commit(gid, refs, delegate=delegate)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sa = pytest.importorskip("sqlalchemy")
 
-from recovering import OVER, Place, decided, name, prepared  # noqa: E402
+from recovering import OVER, Place, claimed, decided, name, prepared  # noqa: E402
 
 from troth.core.twophase.cells import Verdict  # noqa: E402
 from troth.core.twophase.records import BranchRef, Commit, Heuristic, Member  # noqa: E402
@@ -17,6 +18,7 @@ from troth.transactions import core as core_module  # noqa: E402
 from troth.transactions import remembered  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit, register_members  # noqa: E402
 from troth.transactions.core import APPLIED_AT_ONCE  # noqa: E402
+from troth.transactions.log import place as files  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
 from troth.transactions.participants.base import Facts  # noqa: E402
@@ -124,8 +126,43 @@ def test_a_marker_that_is_gone_is_no_commit_if_it_was_refused_meanwhile(
         return None
 
     monkeypatch.setattr(place.stock, "marker", refused_meanwhile)
-    assert place.core.outcome(gid) is Outcome.OPEN
     assert place.core.outcome(gid) is Outcome.ABORTED
+
+
+def test_a_marker_that_is_gone_is_a_commit_if_that_was_applied_meanwhile(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gid = name(place.log)
+    decided(place.log, gid, place.bank, delegate="stock")
+
+    def applied_meanwhile(gid: str, *, refuse: bool) -> bool | None:
+        place.log.note_applied([gid])
+        return None
+
+    monkeypatch.setattr(place.stock, "marker", applied_meanwhile)
+    assert place.core.outcome(gid) is Outcome.COMMITTED
+
+
+def test_what_its_last_resource_has_not_said_is_open_while_its_owner_shortens_its_file(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it an answer to who tries again under its key: it may yet be refused."""
+    gid = name(place.other)
+    place.other.decide([Commit(gid, (), "order-1", "stock")])
+    real = place.log.unapplied
+
+    def meanwhile(*arguments: Any) -> list[Commit]:
+        claim = claimed(place.other)
+        place.log.coordinators()  # another thread looks there
+        try:
+            return real(*arguments)
+        finally:
+            claim.unlink()
+
+    monkeypatch.setattr(place.log, "unapplied", meanwhile)
+    assert place.core.outcome(gid) is Outcome.OPEN
+    with pytest.raises(NotApplied, match="has not said how it ends"):
+        place.core.decide(Commit(place.core.next_gid(), (), "order-1"))
 
 
 def test_databases_are_let_go_though_the_log_cannot_be_closed(
@@ -173,6 +210,18 @@ def test_a_known_name_is_another_database_only_when_nothing_waits_for_the_one_be
     place.log.note_applied([gid])
     register_members(place.log, [place.bank], another)  # type: ignore[list-item]
     assert place.log.members()["bank"].identity == "another"
+
+
+def test_a_known_name_is_no_other_database_while_nobody_knows_what_waits_for_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SETTLE_TIMES", 1)
+    place.log.register([Member("bank", "memory", "the one")])
+    decided(place.other, name(place.other), place.bank)
+    place.die()
+    claimed(place.other)
+    with pytest.raises(StorageError, match="began to take this place over"):
+        register_members(place.log, [place.bank], {"bank": Facts("another", ())})  # type: ignore[list-item]
 
 
 def test_what_somebody_finished_by_hand_is_told_before_the_decision(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ pytest.importorskip("greenlet")
 from machine import FIRST_BYTES, Machine
 
 from troth.core.twophase.cells import Verdict
-from troth.core.twophase.gid import parse_gid
+from troth.core.twophase.gid import Gid, parse_gid
 from troth.core.twophase.records import Commit, Member
 from troth.errors import NotApplied, StorageError
 from troth.transactions.log import place, writer
@@ -24,6 +24,12 @@ from troth.transactions.log.file import FileLog
 TAKERS, READERS = "cd", "rs"
 KEYS = ("", "", "k", "l")
 SURE = (Verdict.COMMIT, Verdict.ABORT)
+
+
+def gid_of(name: str) -> Gid:
+    found = parse_gid(name)
+    assert found is not None
+    return found[0]
 
 
 class Run:
@@ -37,6 +43,9 @@ class Run:
         """(by whom, gid, verdict)."""
         self.too_early: list[tuple[str, str]] = []
         """(by whom, gid): told of what a power cut could still undo."""
+        self.left_out: list[tuple[str, str]] = []
+        """(by whom, gid): was on the disk, and not applied, when it was asked what is; and was not told."""
+        self.applied: set[str] = set()
         self.machine = Machine(seed, monkeypatch)
         self.rng = self.machine.rng
         syncs_fail = bool(seed % 2)
@@ -71,9 +80,9 @@ class Run:
             case 0 | 1:
                 log.register([Member("x", "sqlite", str(self.rng.randrange(3)))])
             case 2:
-                log.note_applied(
-                    [gid for who, gid, verdict in self.told if who == "a" and verdict is Verdict.COMMIT]
-                )
+                mine = [gid for who, gid, verdict in self.told if who == "a" and verdict is Verdict.COMMIT]
+                self.applied.update(mine)
+                log.note_applied(mine)
             case _:
                 pass
 
@@ -97,20 +106,26 @@ class Run:
         self._ask(name)
 
     def _read(self, name: str) -> None:
-        log = self.logs[name]
         if not self.rng.randrange(3):
             self._decide(name)
-        log.coordinators()
-        for commit in log.unapplied():
-            self._tell(name, commit.gid, Verdict.COMMIT)
+        self._ask_for_unapplied(name)
         self._ask(name)
+
+    def _ask_for_unapplied(self, name: str) -> None:
+        """Silence means that nothing is left to do, unless it is said where."""
+        there = [gid for gid in self.begun if gid not in self.applied and self.machine.is_synced(gid)]
+        unread: dict[str, str] | None = None if self.rng.randrange(2) else {}
+        found = {commit.gid for commit in self.logs[name].unapplied(unread)}
+        for gid in found:
+            self._tell(name, gid, Verdict.COMMIT)
+        for gid in set(there) - found - self.applied:
+            if not unread or gid_of(gid).coordinator not in unread:
+                self.left_out.append((name, gid))
 
     def _ask(self, name: str) -> None:
         for gid in list(self.begun)[-3:]:
-            found = parse_gid(gid)
-            assert found is not None
-            if found[0].coordinator != name:  # of its own, an owner knows what it will not decide
-                self._tell(name, gid, self.logs[name].verdict(found[0]))
+            if gid_of(gid).coordinator != name:  # of its own, an owner knows what it will not decide
+                self._tell(name, gid, self.logs[name].verdict(gid_of(gid)))
 
     def _tell(self, who: str, gid: str, verdict: Verdict) -> None:
         if verdict is Verdict.COMMIT and not self.machine.is_synced(gid):
@@ -126,9 +141,10 @@ class Run:
         last = FileLog(self.root, coordinator="last")
         for name in self.logs:
             assert last.close_epoch(name)
-        final = {gid: last.verdict(found[0]) for gid in self.begun if (found := parse_gid(gid)) is not None}
+        final = {gid: last.verdict(gid_of(gid)) for gid in self.begun}
         last.close()
         assert [each for each in self.told if each[2] is not final[each[1]]] == []
+        assert [each for each in self.left_out if final[each[1]] is Verdict.COMMIT] == []
         for key in set(KEYS) - {""}:
             assert sum(self.begun[gid] == key and final[gid] is Verdict.COMMIT for gid in self.begun) <= 1
 

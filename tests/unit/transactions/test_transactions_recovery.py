@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from recovering import OVER, Database, Place, decided, name, prepared
+from recovering import OVER, Database, Place, claimed, decided, name, prepared
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch, Gid
@@ -120,8 +120,8 @@ def test_what_ends_while_unapplied_decisions_are_looked_at_is_not_asked_about(
     decided(place.log, gid, place.bank)
     unapplied = place.core.unapplied
 
-    def ending() -> list[Commit]:
-        found = unapplied()
+    def ending(unread: dict[str, str]) -> list[Commit]:
+        found = unapplied(unread)
         place.core.left(gid)
         place.core.ended(gid, "committed")
         return found
@@ -463,3 +463,14 @@ def test_who_only_looks_whether_a_coordinator_lives_needs_no_room(
     assert {each.name: each.is_alive for each in place.log.coordinators()} == {"me": True, "other": False}
     with pytest.raises(StorageError, match="Make room"):
         place.log.close_epoch("other")
+
+
+def test_a_pass_says_whose_decisions_it_has_left_and_goes_on_with_the_others(place: Place) -> None:
+    gid = name(place.log)
+    decided(place.log, gid, place.bank)
+    place.bank.proof = Finding.PROVED_COMMITTED
+    claimed(place.other)
+    report = place.run()
+    assert report.proved == [f"{gid}.0"] and "began to take" in report.unreachable["log of other"]
+    unread: dict[str, str] = {}
+    assert place.log.unapplied(unread) == [] and list(unread) == ["other"]

@@ -9,7 +9,7 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy")
 
-from recovering import Place, decided, name, prepared  # noqa: E402
+from recovering import Place, claimed, decided, name, prepared  # noqa: E402
 from sqlalchemy.orm import Session  # noqa: E402
 
 from troth.errors import Unavailable, UsageError  # noqa: E402
@@ -243,3 +243,16 @@ def test_what_is_decided_tears_no_look_while_nobody_was_told(
 
     monkeypatch.setattr(place.bank, "prepared", away)
     assert snapshot._standing(place.core) is None
+
+
+def test_what_may_stand_in_a_place_that_somebody_is_taking_over_may_be_half_done(place: Place) -> None:
+    """Its owner died between two databases, and who recovers it is paused."""
+    gid = name(place.other)
+    first, second = prepared(gid, place.bank, place.stock)
+    decided(place.other, gid, place.bank, place.stock)
+    place.bank.states[first] = "committed"
+    place.die()
+    claimed(place.other)
+    assert snapshot._standing(place.core) is None
+    assert place.run().committed == [second], "as a snapshot does then"
+    assert snapshot._standing(place.core) == set()

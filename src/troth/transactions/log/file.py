@@ -325,13 +325,24 @@ class FileLog:
                     self._on_step("epoch_closed")
             return True
 
-    def unapplied(self) -> list[Commit]:
+    def unapplied(self, unread: dict[str, str] | None = None) -> list[Commit]:
+        """See `DecisionLog.unapplied`. Of a place that somebody is about to take over, perhaps not all counts."""
         with self._lock:
             if not self._place.is_settled:
                 self._place.read_settled()
-            # Of a place that somebody is about to take over, perhaps not all that stands there counts.
-            places = [self._place, *(place for place in self._others.values() if place.is_settled)]
-            return [commit for place in places for commit in place.cells.unapplied.values()]
+            found = list(self._place.cells.unapplied.values())
+            for name in self._directory.names():
+                if name != self._place.coordinator:
+                    place = self._other(name)
+                    try:
+                        place.read_settled(waits=unread is None)
+                    except StorageError as error:
+                        if unread is None:
+                            raise
+                        unread[name] = str(error)
+                    else:
+                        found += place.cells.unapplied.values()
+            return found
 
     def register(self, members: Sequence[Member]) -> None:
         with self._lock:

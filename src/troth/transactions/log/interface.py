@@ -86,10 +86,12 @@ class DecisionLog(Protocol):
         False, and nothing done, if it is alive and *even_if_alive* is not said, or it is this process's own.
         """
 
-    def unapplied(self) -> list[Commit]:
-        """Decisions of closed epochs, and of this process, that are not noted as applied.
+    def unapplied(self, unread: dict[str, str] | None = None) -> list[Commit]:
+        """All decisions that are not noted as applied, of all coordinators, now.
 
-        Of places that can be read: when this process's own can not, that is raised.
+        Silence means that there are none: where that cannot be known, it is raised. Who can go on with the others
+        gives *unread*: there it is said of each coordinator whose decisions are left out why they are, at once, without
+        waiting for whoever is just taking it over. When this process's own cannot be read, that is raised all the same.
         """
 
     def register(self, members: Sequence[Member]) -> None:

@@ -193,16 +193,17 @@ class Place:
         _, successor, own = self._looks_for
         return os.access(successor, os.F_OK) or not os.access(own, os.F_OK)
 
-    def read_settled(self) -> None:
-        """`refresh`; while another process has claimed the next file and not yet written it, wait a moment.
+    def read_settled(self, *, waits: bool = True) -> None:
+        """`refresh`; while another process has claimed the next file and not yet written it, wait a moment, if *waits*.
 
         Raises:
             StorageError: it does not write it.
         """
-        for _ in range(SETTLE_TIMES):
+        for _ in range(SETTLE_TIMES if waits else 1):
             if self.refresh() or self.is_settled:
                 return
-            time.sleep(SETTLE_PAUSE_S)
+            if waits:
+                time.sleep(SETTLE_PAUSE_S)
         raise StorageError(
             f"{self.directory}: another process began to take this place over, and has not finished. The next recovery"
             " takes it over instead"

@@ -11,7 +11,6 @@ stands there afterwards is the decision, and a Commit that is still under way ca
 import asyncio
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 
 from troth.client.operations import Delete, Put, create_revision, value
 from troth.client.replies import TxnReply
@@ -252,15 +251,19 @@ class ReplicatedLog:
         # What is applied is committed, whatever a last resource says that was restored from a backup.
         self._client.txn([value(cell) == encode(commit), create_revision(self._keys("pending", gid)) != 0], then)
 
-    def unapplied(self) -> list[Commit]:
+    def unapplied(self, unread: dict[str, str] | None = None) -> list[Commit]:
         with self._lock:
             done = set(self._done)
         gids = [last_part(kv) for kv in self._range("pending/")]
         found = []
         for gid in gids:
             if gid not in done:
-                with suppress(Corrupt):  # said of each branch of it that is found
+                try:
                     found.append(self.commit_of(parsed(gid)))
+                except Corrupt as error:
+                    if unread is None:
+                        raise
+                    unread[parsed(gid).coordinator] = str(error)
         return [commit for commit in found if commit is not None]
 
     def _range(self, what: str) -> list[KeyValue]:
