@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,16 @@ def test_python_waits_for_no_thread_that_a_database_may_keep() -> None:
     kinds.append(waiting.apart(lambda: threading.current_thread().daemon, 5)())
     pool.end(5)
     assert kinds == [True, True]
+
+
+def test_python_itself_waits_for_the_background_of_who_closes_nothing() -> None:
+    waiting = InThreads()
+    waiting.later(lambda: None)
+    drain = waiting._drain
+    assert isinstance(drain, weakref.finalize) and drain.atexit
+    assert drain.peek() == (waiting, waiting._pool.end, (waiting_module.END_WITHIN_S,), {})  # type: ignore[union-attr]
+    waiting.close(lambda: None)
+    assert not drain.alive, "once"
 
 
 def test_who_was_forked_neither_waits_for_threads_of_its_parent_nor_ends_them(

@@ -256,3 +256,16 @@ def test_what_may_stand_in_a_place_that_somebody_is_taking_over_may_be_half_done
     assert snapshot._standing(place.core) is None
     assert place.run().committed == [second], "as a snapshot does then"
     assert snapshot._standing(place.core) == set()
+
+
+def test_the_listeners_of_an_engine_are_told_of_a_snapshot_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all databases but SQLite; on real ones: integration/test_twophase_snapshots.py."""
+    engine = sa.create_engine("sqlite://")
+    monkeypatch.setattr(engine.dialect, "name", "another")
+    monkeypatch.setitem(snapshot.FIRST_LOOK, "another", "SELECT 1")
+    told: list[object] = []
+    sa.event.listen(engine, "begin", told.append)
+    with snapshot.SnapshotConnection(engine) as connection:
+        connection.look("another")
+        connection.execute(sa.text("SELECT 1"))
+        assert told == [connection]
