@@ -55,16 +55,36 @@ def test_a_pass_that_is_interrupted_anywhere_keeps_nobody_waiting_and_is_done_by
     assert passes > 50
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_pass_that_is_interrupted_as_it_ends_keeps_no_snapshot_waiting(
-    times: int, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That much of the one before in no time."""
+def something_to_do(place: Place) -> None:
     place.die()
     gid = place.core.next_gid()
     place.core.dropped(gid)
     prepared(gid, place.bank, place.stock)
     decided(place.log, gid, place.bank, place.stock)
+
+
+def test_a_pass_that_is_interrupted_as_it_begins_to_finish_keeps_no_snapshot_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That much of the one before in no time; so the next."""
+    something_to_do(place)
+    share = place.core.share_barrier
+
+    def share_barrier(who: str) -> None:
+        share(who)
+        raise Interrupted("as asked")
+
+    monkeypatch.setattr(place.core, "share_barrier", share_barrier)
+    with pytest.raises(Interrupted):
+        place.run()
+    let_in(place.core.barrier)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_pass_that_is_interrupted_as_it_ends_keeps_no_snapshot_waiting(
+    times: int, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    something_to_do(place)
     interrupts = [Interrupted("as asked")] * times
     leave = place.core.barrier.leave_shared
 
