@@ -11,6 +11,7 @@ import pytest
 
 sa = pytest.importorskip("sqlalchemy")
 
+from interrupting import Interrupted, everywhere  # noqa: E402
 from recovering import Database, Place, name, prepared  # noqa: E402
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn  # noqa: E402
 from typing_extensions import override  # noqa: E402
@@ -273,3 +274,27 @@ def test_a_task_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         waiting.end()
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_question_that_is_interrupted_anywhere_does_not_count_as_under_way_for_ever() -> None:
+    """After a hundred of them the database, which is well, would not be asked again."""
+
+    class Joining(InThreads):
+        @override
+        def apart(self, work: Callable[[], T], within_s: float) -> Callable[[], T]:
+            answers: list[T] = []
+            thread = threading.Thread(target=lambda: answers.append(work()))
+            thread.start()
+            thread.join()
+            return answers.pop
+
+    asked = Bounded(Database("bank"), Joining())  # type: ignore[arg-type]
+    runs = 0
+    for interruption in everywhere("troth.transactions.participants.bounded"):
+        try:
+            interruption.run(asked.prepared)
+        except Interrupted:
+            pass
+        assert not asked._under_way, interruption.where
+        runs += 1
+    assert runs > 8

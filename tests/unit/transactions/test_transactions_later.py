@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -240,6 +241,22 @@ def test_python_itself_waits_for_the_background_of_who_closes_nothing() -> None:
     assert drain.peek() == (waiting, waiting._pool.end, (waiting_module.END_WITHIN_S,), {})  # type: ignore[union-attr]
     waiting.close(lambda: None)
     assert not drain.alive, "once"
+
+
+def test_the_end_does_not_wait_for_what_an_interrupt_kept_from_being_handed_over() -> None:
+    class Interrupted(SimpleQueue[Any]):
+        @override
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            if item is not None:
+                raise KeyboardInterrupt
+            super().put(item)
+
+    pool = Daemons(1, "of a test")
+    pool._queue = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        pool.submit(lambda: None)
+    assert not pool._unfinished
+    pool.end(5)
 
 
 def test_who_was_forked_neither_waits_for_threads_of_its_parent_nor_ends_them(

@@ -111,6 +111,23 @@ def test_a_savepoint_that_ends_well_keeps_what_sessions_have_done(tpc: TwoPhaseC
     assert people(engine) == {1: "old", 2: "two", 3: "three", 5: "five"}
 
 
+def test_a_session_that_comes_after_an_inner_savepoint_gives_up_what_it_did_alone(
+    tpc: TwoPhaseCommit, engine: Any
+) -> None:
+    person = sa.insert(Person)
+    with tpc.begin() as tx:
+        tx[engine].execute(person.values(id=2, name="two"))
+        session = tx.session()
+        with tx.savepoint():
+            with tx.savepoint():
+                tx[engine].execute(person.values(id=3, name="three"))
+            session.add(Person(id=4, name="four"))
+            session.flush()
+            session.rollback()
+            tx[engine].execute(person.values(id=5, name="five"))
+    assert people(engine) == {1: "old", 2: "two", 3: "three", 5: "five"}
+
+
 @pytest.mark.parametrize("ends", ["flush", "commit"])
 @pytest.mark.parametrize("is_used_before", [False, True])
 def test_a_session_that_is_closed_in_a_savepoint_has_done_what_it_flushed(

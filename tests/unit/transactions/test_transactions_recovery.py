@@ -289,13 +289,14 @@ def test_what_is_left_is_looked_at_once_a_pass(place: Place) -> None:
 
 def test_a_pass_closes_fences_and_only_then_resolves(place: Place) -> None:
     gid = name(place.other)
-    (branch,) = prepared(gid, place.bank)
+    branch, _ = prepared(gid, place.bank, place.stock)
     place.die()
     seen: list[Sequence[object]] = []
     place.core.on_step = lambda step: seen.append((step, place.bank.states[branch]))  # type: ignore[misc]
     place.run()
     assert seen[0] == ("fenced", "prepared")
-    assert [step for step, _ in seen] == ["fenced", "before_resolve", "after_first_resolve", "resolved"]
+    steps = ["fenced", "before_resolve", "after_first_resolve", "before_resolve", "resolved"]
+    assert [step for step, _ in seen] == steps
     assert seen[-1] == ("resolved", "rolled back")
 
 
@@ -465,7 +466,9 @@ def test_who_only_looks_whether_a_coordinator_lives_needs_no_room(
         place.log.close_epoch("other")
 
 
-def test_a_pass_says_whose_decisions_it_has_left_and_goes_on_with_the_others(place: Place) -> None:
+def test_a_pass_says_whose_decisions_it_has_left_and_goes_on_with_the_others(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gid = name(place.log)
     decided(place.log, gid, place.bank)
     place.bank.proof = Finding.PROVED_COMMITTED
@@ -473,4 +476,5 @@ def test_a_pass_says_whose_decisions_it_has_left_and_goes_on_with_the_others(pla
     report = place.run()
     assert report.proved == [f"{gid}.0"] and "began to take" in report.unreachable["log of other"]
     unread: dict[str, str] = {}
+    monkeypatch.setattr(files, "time", None)  # and waits for nobody
     assert place.log.unapplied(unread) == [] and list(unread) == ["other"]

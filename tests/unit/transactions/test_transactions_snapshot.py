@@ -35,7 +35,7 @@ def test_a_look_during_which_another_process_has_finished_something_is_taken_aga
         barrier=Barrier(None),
         on_step=nothing,
     )
-    found = [{"a branch"}, set(), {"another"}, {"another"}]
+    found = [{"a branch"}, set(), {"one", "two"}, {"two"}, {"another"}, {"another"}]
     monkeypatch.setattr(snapshot, "_standing", lambda core: found.pop(0))
     with open_snapshot(core, Recovery(core), None, 1.0) as snap:
         assert snap["bank"].scalar(sa.text("SELECT 1")) == 1

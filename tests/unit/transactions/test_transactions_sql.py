@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -288,3 +289,16 @@ def test_behind_the_answers_recoverys_connection_is_told_nothing(
         assert told, "it is set to AUTOCOMMIT"
         told.clear()
     assert told == ["close"]
+
+
+def test_a_connection_that_is_in_the_middle_of_something_is_not_asked_to_roll_back(
+    last: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open COPY, for one: its database rolls back when the connection is gone."""
+    branch = opened(last)
+    asked: list[object] = []
+    monkeypatch.setattr(branch, "channel", SimpleNamespace(is_busy=lambda: True))
+    monkeypatch.setattr(last.engine.dialect, "do_rollback", asked.append)
+    branch.roll_back_here()
+    assert branch.handle.invalidated and not asked
+    branch.release(broken=True)

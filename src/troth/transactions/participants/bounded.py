@@ -148,8 +148,13 @@ class _Question(Generic[T]):
         self._within_s = within_s
         self._since = time.monotonic()
         self._is_answered = False
-        asked._under_way.add(self)
-        self._wait = asked._waiting.apart(self._ask, within_s)
+        try:
+            asked._under_way.add(self)
+            self._wait = asked._waiting.apart(self._ask, within_s)
+        except BaseException:
+            # Ctrl-C: perhaps nobody asks, and it would count as under way for ever.
+            self._has_ended()
+            raise
 
     def _ask(self) -> T:
         """In the thread or task apart."""
@@ -167,8 +172,11 @@ class _Question(Generic[T]):
             self._has_answered()
             return answer
         finally:
-            asked._under_way.discard(self)
-            asked._next_in_line()
+            self._has_ended()
+
+    def _has_ended(self) -> None:
+        self._asked._under_way.discard(self)
+        self._asked._next_in_line()
 
     def _has_answered(self) -> None:
         self._is_answered = True
