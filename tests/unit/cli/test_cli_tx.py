@@ -189,3 +189,16 @@ def test_what_went_against_a_decision_is_listed_until_it_is_forgotten(tmp_path: 
     assert row["next"].endswith("then tx forget")
     CliRunner().invoke(cli, ["tx", "forget", gid, *where])
     assert json.loads(CliRunner().invoke(cli, ["tx", "list", *where]).stdout) == []
+
+
+def test_whose_decisions_cannot_be_known_is_listed(tmp_path: Path) -> None:
+    """Silence would say that nothing is in doubt."""
+    log = FileLog(tmp_path / "log", coordinator="one")
+    log._place.path(log.epoch.number + 1).touch()  # somebody takes its place over
+    found = CliRunner().invoke(
+        cli, ["tx", "list", "--json", "--log", f"{tmp_path}/log", "--db", f"last=sqlite:///{tmp_path}/last.db"]
+    )
+    (row,) = json.loads(found.stdout)
+    assert (row["database"], row["decision"]) == ("log of one", "not known")
+    assert "began to take this place over" in row["next"]
+    log.close()
