@@ -24,6 +24,7 @@ from troth.errors import (
     Unavailable,
     UsageError,
 )
+from troth.transactions import core as core_module
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
@@ -475,7 +476,10 @@ def test_how_a_lost_lone_writer_ended_its_database_says(proves: Finding, outcome
     assert tx.outcome is outcome
 
 
-def test_a_lost_lone_writer_of_which_nothing_is_known_is_in_doubt_until_it_is(place: Place) -> None:
+def test_a_lost_lone_writer_of_which_nothing_is_known_is_in_doubt_until_it_is(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_module, "PROVE_WITHIN_S", 0)
     place.bank.fails["commit alone"], place.bank.proves = LOST, Finding.UNREACHED
     tx = place.begin("bank")
     with pytest.raises(TransactionInDoubt) as silence:
