@@ -388,6 +388,8 @@ def test_a_failed_sync_ends_all_deciding(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(caught.value.__cause__, SyncFailed)
     with pytest.raises(SyncFailed):
         log.verdict(Gid(log.log_id, "0", 1, 2))  # it stands in the file, for now
+    with pytest.raises(SyncFailed):
+        log.unapplied()  # what it has written last may be decided, or not
     again = FileLog(tmp_path)  # while the first still lives: it has given up its place
     assert again.epoch.coordinator == "0"
     log.close()

@@ -263,14 +263,18 @@ class FileLog:
         if gid.log != self._directory.log_id:
             return None
         if gid.coordinator == self._place.coordinator:
-            writer = self._writer
-            if writer.fault is not None or writer.is_fenced:
-                self._place.read_settled()
-            return self._place
+            return self._own()
         if gid.coordinator not in self._directory.names():
             return None
         place = self._other(gid.coordinator)
         place.read_settled()
+        return place
+
+    def _own(self) -> Place:
+        """Our own place. What we wrote last we may not know the end of: then the file says it, or it is raised."""
+        place, writer = self._place, self._writer
+        if writer.fault is not None or writer.is_fenced:
+            place.read_settled()
         return place
 
     def holder_of(self, key: str) -> str | None:
@@ -328,9 +332,7 @@ class FileLog:
     def unapplied(self, unread: dict[str, str] | None = None) -> list[Commit]:
         """See `DecisionLog.unapplied`. Of a place that somebody is about to take over, perhaps not all counts."""
         with self._lock:
-            if not self._place.is_settled:
-                self._place.read_settled()
-            found = list(self._place.cells.unapplied.values())
+            found = list(self._own().cells.unapplied.values())
             for name in self._directory.names():
                 if name != self._place.coordinator:
                     place = self._other(name)
