@@ -24,7 +24,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = "".join(f" {key}={_written(value)}" for key, value in facts_of(record).items())
         text = f"{_stamp(record)} {record.levelname.lower():7} {self._name} {record.name}: {record.getMessage()}{facts}"
-        return text if record.exc_info is None else f"{text}\n{self.formatException(record.exc_info)}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 class JsonFormatter(logging.Formatter):
@@ -44,7 +44,7 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             **facts_of(record),
         }
-        if record.exc_info is not None:
+        if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
 

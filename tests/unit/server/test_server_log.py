@@ -23,6 +23,21 @@ def test_what_somebody_should_look_at_is_a_warning(
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [(level, event.replace("_", " "))]
 
 
+@pytest.mark.parametrize("formatter", [TextFormatter, JsonFormatter])
+def test_a_traceback_follows_where_it_is_asked_for(formatter: type[logging.Formatter]) -> None:
+    """``exc_info=False`` comes as False, not as None."""
+    logger, told = logging.Logger("troth.acceptor"), list[str]()
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(formatter("a1").format(record))  # type: ignore[call-arg,method-assign]
+    logger.addHandler(handler)
+    try:
+        raise OSError("full")
+    except OSError as error:
+        for asked in (False, None, True):
+            logger.critical("stops: %s", error, exc_info=asked)
+    assert ["Traceback" in line for line in told] == [False, False, True]
+
+
 def test_ids_are_written_as_commands_and_errors_write_them() -> None:
     facts = {"voters": (NodeId(0xAB), NodeId(0xC)), "leader": NodeId(0xC), "last": EntryId(Term(3), LogIndex(100))}
     record = logging.makeLogRecord({"msg": "became", "name": "troth.node", **with_facts(facts)})
