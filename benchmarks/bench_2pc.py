@@ -166,6 +166,10 @@ def protocol_alone(left: sa.Engine, right: sa.Engine, log: Path) -> Transfer:
     return floor
 
 
+WARM_UP = 10
+"""Transfers of each client before a round: by then it has its connections, and drivers have prepared its statements."""
+
+
 def one_round(transfer: Transfer, threads: int, seconds: float, syncs: dict[str, Syncs]) -> dict[str, float]:
     """*threads* clients in a closed loop for *seconds*: transfers/s, ms, CPU and syncs per transfer."""
     waits: list[list[float]] = [[] for _ in range(threads)]
@@ -179,7 +183,8 @@ def one_round(transfer: Transfer, threads: int, seconds: float, syncs: dict[str,
         share = ACCOUNTS // threads
         low, high = number * share, (number + 1) * share - 1
         try:
-            transfer(low, low)
+            for _ in range(WARM_UP):
+                transfer(low, low)
             gate.wait()
             now = clock()
             while now < end[0]:
@@ -244,6 +249,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for threads in options.threads:
                 for name in SYSTEMS:
                     print(".", end="", file=sys.stderr, flush=True)
+                    # A pool hands out its connections in turn, so it makes use of all that whoever came before needed;
+                    # each costs the servers a process with caches of its own.
+                    for engine in engines:
+                        engine.dispose()
                     figures = one_round(ways[name], threads, options.seconds, syncs)
                     rounds.setdefault((threads, name), []).append(figures)
         for engine in engines:

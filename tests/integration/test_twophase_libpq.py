@@ -2,19 +2,20 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from troth.torture.databases import PostgresServer
-from troth.transactions.channels.pq import PqChannel, _look
+from troth.transactions.channels.pq import PqChannel, _keeping
 
 psycopg = pytest.importorskip("psycopg")
 pytestmark = pytest.mark.integration
 
 LOOKS = 400_000
+QUESTIONS = 300
 
 
 @pytest.fixture
@@ -38,12 +39,14 @@ def nobody_is_made_to_hand_over() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.skipif(
+needs_library = pytest.mark.skipif(
     psycopg.pq.__impl__ == "python", reason="psycopg's implementation in Python has no library to ask"
 )
-def test_no_other_thread_is_woken_by_a_look(connection: Any, nobody_is_made_to_hand_over: None) -> None:
+
+
+def wakes_another_thread(calls: Iterable[object]) -> bool:
+    """Whether one that only needs the interpreter runs before all *calls* are made."""
     gate, has_run = threading.Lock(), threading.Event()
-    look = _look(connection.pgconn)
 
     def wait() -> None:
         gate.acquire()
@@ -53,15 +56,58 @@ def test_no_other_thread_is_woken_by_a_look(connection: Any, nobody_is_made_to_h
     other = threading.Thread(target=wait)
     other.start()
     gate.release()
-    found = any(look() for _ in range(LOOKS))
+    for _ in calls:
+        pass
     was_woken = has_run.is_set()
     other.join()
-    assert not was_woken
-    assert not found
+    return was_woken
+
+
+@needs_library
+def test_no_other_thread_is_woken_by_a_look(connection: Any, nobody_is_made_to_hand_over: None) -> None:
+    _, look = _keeping(connection.pgconn)
+    assert not wakes_another_thread(look() for _ in range(LOOKS))
+
+
+@needs_library
+def test_no_other_thread_is_woken_by_what_is_sent(connection: Any, nobody_is_made_to_hand_over: None) -> None:
+    send, look = _keeping(connection.pgconn)
+
+    def asked() -> None:
+        send(b"SELECT 1")
+        while look():
+            connection.pgconn.consume_input()
+        while connection.pgconn.get_result() is not None:
+            while look():
+                connection.pgconn.consume_input()
+
+    assert not wakes_another_thread(asked() for _ in range(QUESTIONS))
+
+
+def test_what_cannot_be_sent_is_said_as_the_driver_would(connection: Any, channel: PqChannel) -> None:
+    finish = channel.start(["SELECT 1"])
+    with pytest.raises(sa.exc.OperationalError, match="another command is already in progress") as refused:
+        channel.start(["SELECT 2"])
+    assert not refused.value.connection_invalidated
+    assert [answer.row for answer in finish()] == [("1",)]
+    assert [answer.row for answer in channel.start(["SELECT 3"])()] == [("3",)]
+
+
+def test_to_a_session_that_was_ended_nothing_is_sent(
+    postgres: PostgresServer, connection: Any, channel: PqChannel
+) -> None:
+    with sa.create_engine(postgres.url("psycopg")).connect() as other:
+        other.exec_driver_sql(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 10000)")
+    with pytest.raises(sa.exc.OperationalError) as lost:
+        channel.start(["SELECT 1"])()
+    assert lost.value.connection_invalidated
+    with pytest.raises(sa.exc.OperationalError) as again:
+        channel.start(["SELECT 1"])
+    assert again.value.connection_invalidated
 
 
 def test_a_look_sees_whether_an_answer_is_whole(connection: Any) -> None:
-    pgconn, look = connection.pgconn, _look(connection.pgconn)
+    pgconn, (_, look) = connection.pgconn, _keeping(connection.pgconn)
     pgconn.send_query(b"SELECT 1")
     assert look()  # nothing of it was read
     psycopg.waiting.wait(psycopg.generators.fetch(pgconn), pgconn.socket)
@@ -69,7 +115,7 @@ def test_a_look_sees_whether_an_answer_is_whole(connection: Any) -> None:
 
 
 def test_of_a_connection_that_was_closed_nothing_is_believed(connection: Any, channel: PqChannel) -> None:
-    look, finish = _look(connection.pgconn), channel.start(["SELECT 1"])
+    (_, look), finish = _keeping(connection.pgconn), channel.start(["SELECT 1"])
     connection.close()
     assert not look()
     with pytest.raises(sa.exc.OperationalError, match=r"pointer is NULL|closed"):

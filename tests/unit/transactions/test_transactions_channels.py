@@ -16,7 +16,7 @@ psycopg = pytest.importorskip("psycopg")
 from troth.transactions.channels.blocking import BlockingStatements, ThreadChannel, in_thread  # noqa: E402
 from troth.transactions.channels.interface import Answer, may_have_been_sent  # noqa: E402
 from troth.transactions.channels.packets import PyMySqlChannel  # noqa: E402
-from troth.transactions.channels.pq import PqChannel, _look  # noqa: E402
+from troth.transactions.channels.pq import PqChannel, _keeping  # noqa: E402
 
 _FORKED = """
 import os, signal
@@ -65,6 +65,8 @@ class _Ending:
         self._unread: list[object] = []
         self._is_read = False
 
+    def send_query(self, text: bytes) -> None: ...
+
     def consume_input(self) -> None:
         if self._is_read:
             raise psycopg.OperationalError("server closed the connection unexpectedly")
@@ -94,7 +96,7 @@ def test_why_the_server_ended_a_session_is_told() -> None:
 def test_where_libpq_cannot_be_asked_psycopg_is() -> None:
     """This class stands in a module of Python, as psycopg's own implementation without C does."""
     connection = _Ending()
-    assert _look(connection) == connection.is_busy
+    assert _keeping(connection) == (connection.send_query, connection.is_busy)
 
 
 class _Slow:
@@ -130,7 +132,7 @@ def test_what_was_read_while_a_statement_was_sent_is_not_waited_for() -> None:
     channel._dialect = sa.create_engine("postgresql+psycopg://").dialect
     channel.dbapi = SimpleNamespace(closed=False, broken=False)
     channel._pgconn, channel._sent, channel._wait, channel._arrival = connection, lambda _: None, sent, arrival
-    channel._is_unfinished = connection.is_busy
+    channel._send, channel._is_unfinished = connection.send_query, connection.is_busy
     assert [answer.tag for answer in channel.start(["COMMIT"])()] == ["COMMIT"]
 
 
@@ -165,8 +167,9 @@ def test_an_error_that_is_no_drivers_is_not_its_own_cause() -> None:
     dialect = sa.create_engine("mysql+pymysql://").dialect
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        connection = SimpleNamespace(send_query=failed, socket=ours)
+        connection = SimpleNamespace(socket=ours)
         pq = object.__new__(PqChannel)
+        pq._send = failed
         pq._dialect, pq.dbapi, pq._pgconn = sa.create_engine("postgresql+psycopg://").dialect, None, connection  # type: ignore[assignment]
         channels: list[Any] = [
             pq,

@@ -19,8 +19,7 @@ class PqChannel:
     """psycopg 3: libpq's own asynchronous calls. All statements travel as one message, so one round trip.
 
     Each call that lets other threads run wakes one of them, mostly for nothing, and may hand the interpreter to it: a
-    context switch or two. Here such calls are the sending, and a poll for what has not arrived when it is first looked
-    for; psycopg's own way to wait has four times as many.
+    context switch or two. Here the only such call is a poll for what has not arrived when it is first looked for.
     """
 
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
@@ -33,7 +32,7 @@ class PqChannel:
         self._sent = generators.send
         self._wait = waiting.wait
         self._error_of = errors.error_from_result
-        self._is_unfinished = _look(self._pgconn)
+        self._send, self._is_unfinished = _keeping(self._pgconn)
         arrivals = select.poll()
         arrivals.register(self._pgconn.socket, select.POLLIN)
         self._arrival = arrivals.poll
@@ -42,7 +41,7 @@ class PqChannel:
         text = "; ".join(statements)
         pgconn = self._pgconn
         try:
-            pgconn.send_query(text.encode())
+            self._send(text.encode())
             has_read = bool(pgconn.flush())
             if has_read:
                 # Until the server takes all of it what it says is read, so that nothing may be left to arrive.
@@ -87,28 +86,39 @@ class PqChannel:
             raise wrapped(self._dialect, text, failed or error, self.dbapi) from error
 
 
-def _look(pgconn: Any) -> Callable[[], int]:
-    """PQisBusy of this connection: whether the rest of an answer has yet to arrive.
+def _keeping(pgconn: Any) -> tuple[Callable[[bytes], None], Callable[[], int]]:
+    """PQsendQuery and PQisBusy of this connection: send; and look whether the rest of an answer has yet to arrive.
 
-    psycopg lets other threads run while it looks, three times for each answer, though a look takes less than a
-    microsecond and waits for nothing. So the library that psycopg has loaded is asked here, with the interpreter kept.
-    Where that is not to be had (psycopg's implementation in Python, a loader that does not look into what a library
-    needs, an interpreter without a lock to keep) psycopg looks.
+    psycopg lets other threads run in both, though a look takes less than a microsecond, and what is sent here fits into
+    the socket's buffer, or else is left to `flush`: neither waits for anything. So the library that psycopg has loaded
+    is called here, with the interpreter kept. Where that is not to be had (psycopg's implementation in Python, a loader
+    that does not look into what a library needs, an interpreter without a lock to keep), or where libpq might wait,
+    psycopg does it.
     """
-    is_busy: Callable[[], int] = pgconn.is_busy
+    asked: tuple[Callable[[bytes], None], Callable[[], int]] = pgconn.send_query, pgconn.is_busy
     try:
-        look = ctypes.PyDLL(sys.modules[type(pgconn).__module__].__file__).PQisBusy
+        library = ctypes.PyDLL(sys.modules[type(pgconn).__module__].__file__)
+        send_query, is_busy = library.PQsendQuery, library.PQisBusy
     except (AttributeError, KeyError, OSError, TypeError):
-        return is_busy
+        return asked
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return is_busy
-    look.argtypes = (ctypes.c_void_p,)
+        return asked
+    send_query.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+    is_busy.argtypes = (ctypes.c_void_p,)
 
-    def kept() -> int:
+    def send(text: bytes) -> None:
+        if not pgconn.nonblocking:  # or closed, of which psycopg tells
+            pgconn.send_query(text)
+        elif not send_query(pgconn.pgconn_ptr, text):
+            from psycopg import OperationalError
+
+            raise OperationalError(f"sending failed: {pgconn.error_message.decode(errors='replace').strip()}")
+
+    def look() -> int:
         # No other thread runs between the two; of a connection that one of them has closed the address is None.
-        return look(pgconn.pgconn_ptr)
+        return is_busy(pgconn.pgconn_ptr)
 
-    return kept
+    return send, look
 
 
 def _first_row(result: Any) -> tuple[str | None, ...]:
