@@ -188,6 +188,20 @@ PAXOS_PITFALLS = (
         "                case _:\n                    return True\n            return False",
     ),
     pitfall(
+        "a probe of a lower ballot is not answered",
+        "node",
+        "                case Probe():\n                    self._on_probe(sender, message)\n                case _:",
+        "                case _:",
+        "etcd#8243; openraft#1796",
+    ),
+    pitfall(
+        "a leader of a lower ballot is not told",
+        "node",
+        "case Accept() | Heartbeat() | Prepare():\n                    self._answer_outbid(sender)",
+        "case Accept() | Heartbeat() | Prepare():\n                    pass",
+        "etcd#8501",
+    ),
+    pitfall(
         "an acknowledgement covers what stands in front of it",
         "progress",
         "if last > self.match:",

@@ -42,6 +42,7 @@ def test_the_simulation_alone_sees_values_merged_in_a_wrong_order(name: str) -> 
 
 
 BY_RULE = {
+    "a leader of a lower ballot is not told": "does not tell an older term of the newer",
     "the old quorum alone elects a leader that has heard of new voters": "leads without the promises of a quorum",
     "the slot behind a membership is counted with gaps before it": "a leaving is announced to the world before",
 }

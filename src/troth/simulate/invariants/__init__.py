@@ -56,14 +56,13 @@ LOCAL = (
     ElectedByQuorum,
     ElectionRestriction,
     LeaderContact,
-    OlderTermsAreTold,
     MembershipFromLog,
     FlowControl,
 )
 """Rules of the Raft paper that each server keeps by itself. A server that breaks one has a bug, though it may take a
 thousand unlucky runs until the cluster as a whole breaks a promise."""
 
-LEADING = (LeaderFitness, LostLogs, OneChangeAtATime, ReadRules, StartTerms, TransferRules)
+LEADING = (LeaderFitness, LostLogs, OlderTermsAreTold, OneChangeAtATime, ReadRules, StartTerms, TransferRules)
 """The same for whatever has one leader at a time."""
 
 PAXOS = (
