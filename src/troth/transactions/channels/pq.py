@@ -4,7 +4,7 @@ import ctypes
 import select
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy.engine.interfaces import Dialect
@@ -95,16 +95,10 @@ def _keeping(pgconn: Any) -> tuple[Callable[[bytes], None], Callable[[], int]]:
     that does not look into what a library needs, an interpreter without a lock to keep), or where libpq might wait,
     psycopg does it.
     """
-    asked: tuple[Callable[[bytes], None], Callable[[], int]] = pgconn.send_query, pgconn.is_busy
-    try:
-        library = ctypes.PyDLL(sys.modules[type(pgconn).__module__].__file__)
-        send_query, is_busy = library.PQsendQuery, library.PQisBusy
-    except (AttributeError, KeyError, OSError, TypeError):
-        return asked
-    if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        return asked
-    send_query.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
-    is_busy.argtypes = (ctypes.c_void_p,)
+    found = _library(type(pgconn).__module__)
+    if found is None:
+        return pgconn.send_query, pgconn.is_busy
+    send_query, is_busy = found
 
     def send(text: bytes) -> None:
         if not pgconn.nonblocking:  # or closed, of which psycopg tells
@@ -119,6 +113,21 @@ def _keeping(pgconn: Any) -> tuple[Callable[[bytes], None], Callable[[], int]]:
         return is_busy(pgconn.pgconn_ptr)
 
     return send, look
+
+
+@cache
+def _library(module: str) -> tuple[Any, Any] | None:
+    """PQsendQuery and PQisBusy as *module* has loaded them, to be called with the interpreter kept; None: psycopg's."""
+    try:
+        library = ctypes.PyDLL(sys.modules[module].__file__)
+        send_query, is_busy = library.PQsendQuery, library.PQisBusy
+    except (AttributeError, KeyError, OSError, TypeError):
+        return None
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None
+    send_query.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+    is_busy.argtypes = (ctypes.c_void_p,)
+    return send_query, is_busy
 
 
 def _first_row(result: Any) -> tuple[str | None, ...]:
