@@ -17,6 +17,7 @@ from troth.transactions.channels.blocking import BlockingStatements, ThreadChann
 from troth.transactions.channels.interface import Answer, may_have_been_sent  # noqa: E402
 from troth.transactions.channels.packets import PyMySqlChannel  # noqa: E402
 from troth.transactions.channels.pq import PqChannel, _keeping  # noqa: E402
+from troth.transactions.channels.tasks import AsyncpgChannel  # noqa: E402
 
 _FORKED = """
 import os, signal
@@ -202,3 +203,25 @@ def test_of_statements_one_after_the_other_the_last_was_not_sent_when_one_before
         BlockingStatements(dialect, dbapi).run(["XA END", "XA COMMIT"])
     assert lost.value.connection_invalidated
     assert may_have_been_sent(lost.value) is was_sent
+
+
+@pytest.mark.parametrize(
+    ("is_closed", "is_reading", "is_cancelling", "is_busy"),
+    [
+        (False, True, False, False),
+        (False, False, False, True),
+        (False, True, True, True),
+        (True, False, True, False),
+    ],
+)
+def test_asyncpg_is_busy_while_the_rows_of_a_copy_are_not_taken(
+    is_closed: bool, is_reading: bool, is_cancelling: bool, is_busy: bool
+) -> None:
+    """It reads no answer until then."""
+    raw = SimpleNamespace(
+        is_closed=lambda: is_closed,
+        _transport=SimpleNamespace(is_reading=lambda: is_reading),
+        _protocol=SimpleNamespace(_is_cancelling=lambda: is_cancelling),
+    )
+    dialect: Any = None
+    assert AsyncpgChannel(dialect, SimpleNamespace(driver_connection=raw)).is_busy() is is_busy

@@ -33,6 +33,13 @@ class AsyncpgChannel(TaskChannel):
     """asyncpg: the simple protocol, which alone gives the tag; a SELECT by the other one, which alone gives rows."""
 
     @override
+    def is_busy(self) -> bool:
+        """While somebody takes the rows of a COPY, which may be for ever, nothing is read from the server. Of what was
+        cancelled it may be that nobody will ever say it is: then asyncpg waits for that before anything else."""
+        raw = self.dbapi.driver_connection
+        return not raw.is_closed() and (raw._protocol._is_cancelling() or not raw._transport.is_reading())
+
+    @override
     def _run(self, statement: str) -> Answer:
         return await_only(self._awaited(statement))
 
