@@ -351,6 +351,31 @@ def test_a_snapshot_in_steps_keeps_what_goes_meanwhile(leaves: bool) -> None:
     assert (again.config, again.fence, again.slots[KEY].state) == (CONFIG, ZERO, state(None, ballot(5)))
 
 
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_nothing_is_kept_for_a_snapshot_in_steps_that_was_given_up(pieces: int) -> None:
+    """However far it had come: or every change from then on would be kept for a reader who is gone."""
+    alone = Alone()
+    for number in range(3):
+        alone.accept(b"before", ballot(5), key=b"%d" % number)
+    steps = alone.acceptor.snapshot_steps()
+    for _ in range(pieces):
+        next(steps)
+    steps.close()
+    assert alone.acceptor._saving is None
+
+
+def test_a_snapshot_in_steps_that_was_given_up_ends_no_later_one() -> None:
+    alone = Alone()
+    alone.accept(b"before", ballot(5))
+    given_up, steps = alone.acceptor.snapshot_steps(), alone.acceptor.snapshot_steps()
+    given_up.close()
+    alone.accept(b"after", ballot(6))
+    again = Acceptor(ONE)
+    for record in chain.from_iterable(steps):
+        again.apply(record)
+    assert again.slots[KEY].state == state(b"before", ballot(5))
+
+
 def test_a_snapshot_is_read_beside_one_in_steps() -> None:
     """To read it changes nothing: what is kept for the other one stays with it."""
     alone = Alone()

@@ -204,11 +204,17 @@ class AcceptorNode:
                 records.clear()
 
         def gather() -> None:
-            for piece in steps:
-                records.extend(piece)
-                if len(piece) >= STEP_KEYS and not self._stopped:
-                    self._loop.call_soon(gather)
-                    return
+            try:
+                for piece in steps:
+                    records.extend(piece)
+                    if len(piece) >= STEP_KEYS and not self._stopped:
+                        self._loop.call_soon(gather)
+                        return
+            except BaseException:
+                steps.close()
+                records.clear()
+                self._saved(None)
+                raise
             if submitted <= self._durable:
                 self._worker.do(write)
             else:

@@ -6,7 +6,7 @@ No threads: the writer and the snapshot's thread are queues here that a test wor
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
@@ -25,6 +25,7 @@ from troth.core.register.messages import (
     Prepare,
     Promise,
     Read,
+    RecordMessage,
     ReplyMessage,
     RequestMessage,
     Seat,
@@ -289,6 +290,29 @@ async def test_the_log_stays_when_its_snapshot_can_not_be_written(monkeypatch: p
     slow.log.write(1)
     await slow.save()
     assert slow.node.counters.snapshots == 1, "it is tried again"
+    assert list(slow.after_power_loss().slots) == [b"large"]
+
+
+async def test_a_snapshot_that_could_not_be_read_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the log has grown as much again, as after one that could not be written; and the error is told."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
+
+    def steps(acceptor: Acceptor) -> Iterator[list[RecordMessage]]:
+        yield []
+        raise MemoryError
+
+    slow = await Slow.founded()
+    with monkeypatch.context() as patched:
+        patched.setattr(Acceptor, "snapshot_steps", steps)
+        await slow.fill()
+    slow.log.write(1)
+    assert [type(error) for error in told] == [MemoryError]
+    assert slow.replies[-1] == Accepted()
+    await slow.fill()
+    slow.log.write(1)
+    await slow.save()
+    assert slow.node.counters.snapshots == 1
     assert list(slow.after_power_loss().slots) == [b"large"]
 
 

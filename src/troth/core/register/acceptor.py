@@ -14,7 +14,7 @@ A promise for a key that holds nothing tells the fence as it was when the key wa
 later is another register, and says nothing about this one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 
 from sortedcontainers import SortedDict
@@ -293,18 +293,25 @@ class Acceptor:
         for key, slot in self.slots.items():
             yield record_of(key, slot)
 
-    def snapshot_steps(self) -> Iterator[list[RecordMessage]]:
+    def snapshot_steps(self) -> Generator[list[RecordMessage], None, None]:
         """`snapshot` of this very moment, a piece at a time, whatever is asked between two of them.
 
-        One at a time: a second one that is begun before the first has ended takes its place."""
-        self._saving = saving = Saving(self.slots)
-        return self._steps(saving, list(self._head()))
+        One at a time: a second one that is begun before the first has ended takes its place. Who does not read to the
+        end closes it."""
+        steps = self._steps()
+        next(steps)  # to where the moment is fixed, and whence it is let go however this ends
+        return steps
 
-    def _steps(self, saving: Saving, head: list[RecordMessage]) -> Iterator[list[RecordMessage]]:
-        yield head
-        yield from saving.pieces()
-        if self._saving is saving:
-            self._saving = None
+    def _steps(self) -> Generator[list[RecordMessage], None, None]:
+        self._saving = saving = Saving(self.slots)
+        head = list(self._head())
+        try:
+            yield []
+            yield head
+            yield from saving.pieces()
+        finally:
+            if self._saving is saving:
+                self._saving = None
         yield saving.changed()
 
     def _head(self) -> Iterator[RecordMessage]:
