@@ -29,8 +29,6 @@ class BoundSession(Session):
         """The transaction that the session has begun inside of that savepoint, and that ends with it."""
         self._inserted: weakref.WeakSet[Any] = weakref.WeakSet()
         """The states of objects (which may have no hash), since then."""
-        event.listen(self, "after_begin", _has_begun)
-        event.listen(self, "pending_to_persistent", _has_inserted)
         self._nesting.add_session(self)
 
     @override
@@ -130,11 +128,13 @@ class BoundSession(Session):
         self.expire_all()
 
 
+@event.listens_for(BoundSession, "after_begin")
 def _has_begun(session: BoundSession, transaction: SessionTransaction, connection: Connection) -> None:
     if not transaction.nested:
         session.has_begun(transaction, connection)
 
 
+@event.listens_for(BoundSession, "pending_to_persistent")
 def _has_inserted(session: BoundSession, made: object) -> None:
     session._inserted.add(inspect(made))
 
