@@ -12,7 +12,7 @@ import random
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from generic import Mutant, mutants_of
@@ -305,10 +305,19 @@ def tests_of(path: str) -> list[list[str]]:
 def tried(path: str, source: str, *, seeds: int = 0, nearest: bool = False) -> Verdict:
     """What *source* in place of *path* is caught by: first its nearest tests, then the others, then the simulation."""
     sources = {module_name(f"src/troth/{path}"): source}
+    not_asked: tuple[str, ...] = ()
     for tests in tests_of(path)[: 1 if nearest else None]:
         if (verdict := try_mutant(sources, tests=tests, tests_seconds=TESTS_SECONDS)).caught_by:
             return verdict
-    return try_mutant(sources, tests=(), seeds=seeds, simulation=subject_of(path).simulation)
+        not_asked += verdict.not_asked
+    verdict = try_mutant(sources, tests=(), seeds=seeds, simulation=subject_of(path).simulation)
+    return replace(verdict, not_asked=not_asked)
+
+
+def unasked(verdict: Verdict) -> str:
+    """What is to be known of a mutant that was not caught."""
+    slow = ", ".join(verdict.not_asked)
+    return f" (not asked, as all of their tests are slow: {slow})" if slow else ""
 
 
 def chosen(path: str, options: argparse.Namespace) -> list[Mutant]:
@@ -353,7 +362,7 @@ def main() -> int:
                 total += 1
                 if not verdict.caught_by:
                     survived += 1
-                    print(f"SURVIVED {mutant.name}", flush=True)
+                    print(f"SURVIVED {mutant.name}{unasked(verdict)}", flush=True)
                 elif verdict.caught_by.startswith("simulation"):
                     print(f"by {verdict.caught_by} after {verdict.seeds} seeds: {mutant.name}", flush=True)
         print(f"# {path}: {len(found)} mutants, {time.monotonic() - began_s:.0f} s", flush=True)

@@ -195,10 +195,11 @@ def planted_part(options: argparse.Namespace) -> tuple[list[str], int]:
             stale += 1
             continue
         tried[file] += 1
-        if survivors.tried(file, source).caught_by:
+        verdict = survivors.tried(file, source)
+        if verdict.caught_by:
             caught[file] += 1
         else:
-            missed.append(f"{file}: {pitfall.name}")
+            missed.append(f"{file}: {pitfall.name}{survivors.unasked(verdict)}")
             print(f"missed: {missed[-1]}", flush=True)
     rows = [f"| {file} | {count} | {caught[file]} |" for file, count in sorted(tried.items())]
     total = tried.total()

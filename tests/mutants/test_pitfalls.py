@@ -6,7 +6,7 @@ import sys
 import pytest
 from generic import mutants_of
 from pitfalls import PITFALLS, Pitfall, changed_source, first_tests, path_of
-from trial import ROOT, module_name, try_mutant
+from trial import ROOT, Verdict, module_name, try_mutant
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +84,23 @@ def test_generic_mutants_are_many_and_each_is_python_and_different() -> None:
     assert all(mutant.source != plain for mutant in found)
     for mutant in found:
         ast.parse(mutant.source)
+
+
+def test_a_trial_says_which_tests_it_could_not_ask() -> None:
+    """And does not take it for a failure that none of a file's tests is quick."""
+    path = "src/troth/verify/specification/explore.py"
+    slow = "tests/unit/verify/specification/test_specification_explorer.py"
+    verdict = try_mutant({module_name(path): (ROOT / path).read_text()}, tests=(slow,))
+    assert verdict == Verdict("", not_asked=("test_specification_explorer.py",))
+
+
+@pytest.mark.parametrize(
+    ("body", "died_of"),
+    [("return majorities(count)", "NameError: name 'majorities' is not defined"), ("return 1", "")],
+)
+def test_a_trial_says_whether_a_mutant_died_of_an_error_of_its_own(body: str, died_of: str) -> None:
+    path = "src/troth/core/quorum.py"
+    broken = (ROOT / path).read_text().replace("return count // 2 + 1", body)
+    verdict = try_mutant({module_name(path): broken}, tests=("tests/unit/core/test_quorum.py",))
+    assert verdict.caught_by
+    assert verdict.died_of == died_of

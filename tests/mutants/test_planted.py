@@ -1,7 +1,10 @@
 """Planted bugs: their text is still there, and a few of them are caught as the rest is by ``planted.py``."""
 
 import ast
+import json
+import subprocess
 import sys
+from pathlib import Path
 
 import databases
 import pytest
@@ -45,6 +48,27 @@ def test_each_planted_bug_is_python() -> None:
             ast.parse(changed(pitfall))
         except SyntaxError as error:
             pytest.fail(f"{pitfall.file}: {pitfall.name}: {error}")
+
+
+def test_each_planted_bug_names_what_there_is(tmp_path: Path) -> None:
+    """One that dies of a NameError is caught by any test that comes past it, and says nothing about the tests."""
+    for number, pitfall in enumerate(EACH):
+        (tmp_path / f"{number}.py").write_text(changed(pitfall))
+    names = "F821,F822,F823"  # undefined, undefined in __all__, used before it is assigned
+    told = subprocess.run(
+        [
+            *f"{sys.executable} -m ruff check --isolated --no-cache --output-format json".split(),
+            "--select",
+            names,
+            ".",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    found = json.loads(told.stdout)
+    unknown = [f"{EACH[int(Path(each['filename']).stem)].name}: {each['message']}" for each in found]
+    assert not unknown, "\n".join(unknown)
 
 
 @pytest.mark.slow

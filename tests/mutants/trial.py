@@ -16,11 +16,13 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import pytest
 import worlds
 
@@ -37,6 +39,9 @@ MEMORY_BYTES = 1 << 30
 STACK_BYTES = 1 << 20
 M_ARENA_MAX = -8
 """As in malloc.h."""
+CLUMSY = (NameError, AttributeError, TypeError)
+"""Whoever runs the line once sees these: a mutant that dies of one may be no bug that anybody would ship, and that it
+is caught says nothing about the tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,10 @@ class Verdict:
     seeds: int = 0
     shrunk: str = ""
     """What is left of the red seed: the fewest faults and operations under which the same rule breaks."""
+    died_of: str = ""
+    """The error of Python's own that the changed source ended with, if it was one of `CLUMSY`."""
+    not_asked: tuple[str, ...] = ()
+    """Test files that had to be left out, since all of their tests are slow: they may well catch it."""
 
 
 class Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -110,9 +119,9 @@ def try_mutant(
                 os._exit(code)
         _, status = os.waitpid(child, 0)
         told.seek(0)
-        lines = told.read().splitlines()
-    if lines:
-        return Verdict(lines[0], int(lines[1]), *lines[2:3])
+        said = told.read()
+    if said:
+        return msgspec.json.decode(said, type=Verdict)
     if os.WIFSIGNALED(status):
         return Verdict("does not come to an end")
     return Verdict("" if os.WEXITSTATUS(status) == 0 else "fails outside of any test")
@@ -126,11 +135,31 @@ def _threads_are_small() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
+def _tell(told: str, verdict: Verdict) -> None:
+    Path(told).write_bytes(msgspec.json.encode(verdict))
+
+
 class FirstFailure:
-    """Remembers which test failed."""
+    """Remembers which test failed, and why; and which files had no test that was to be run."""
 
     def __init__(self) -> None:
         self.name = ""
+        self.died_of: str | None = None
+        self.not_asked: tuple[str, ...] = ()
+        self._deselected: dict[str, None] = {}
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        self._deselected |= dict.fromkeys(item.path.name for item in items)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        asked = {item.path.name for item in session.items}
+        self.not_asked = tuple(name for name in self._deselected if name not in asked)
+
+    def pytest_exception_interact(self, call: pytest.CallInfo[object]) -> None:
+        error = call.excinfo.value if call.excinfo else None
+        if self.died_of is None:
+            is_its_own = isinstance(error, CLUMSY) and _raised_in(error).startswith("<mutant ")
+            self.died_of = f"{type(error).__name__}: {error}" if is_its_own else ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.name:
@@ -139,6 +168,12 @@ class FirstFailure:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed and not self.name:
             self.name = f"import of {report.nodeid}"
+
+
+def _raised_in(error: BaseException) -> str:
+    """The name of the file with the line at which *error* arose."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_code.co_filename if frames else ""
 
 
 def forget_project() -> None:
@@ -171,30 +206,33 @@ def _trial(
         options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-m", QUICK, *tests]
         # The time-out of a test takes the place of the alarm: who waits for ever uses no CPU time.
         options += ["-o", f"timeout={PATIENCE_SECONDS}"]
-        if pytest.main(options, plugins=[seen]) != 0:
-            Path(told).write_text(f"{seen.name or 'pytest'}\n0\n")
+        code = pytest.main(options, plugins=[seen])
+        # If no test is quick none has failed.
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            _tell(told, Verdict(seen.name or "pytest", died_of=seen.died_of or ""))
             return 1
+        _tell(told, Verdict("", not_asked=seen.not_asked))
     if seeds:
         run = worlds.runner(simulation, chaos_seconds)
         for seed in range(first, first + seeds):
             if time.process_time() > limits[0]:
-                Path(told).write_text(f"\n{seed - first}\n")
+                _tell(told, Verdict("", seed - first))
                 return 0
             # It stands there if this process is ended in the middle of the seed.
-            Path(told).write_text(f"simulation: does not come to an end\n{seed - first + 1}\n")
+            _tell(told, Verdict("simulation: does not come to an end", seed - first + 1))
             try:
                 violation = run(seed)
             except Exception as error:  # noqa: BLE001 - whatever a mutant does, it was noticed
                 violation = type(error).__name__
             if violation:
                 rule = worlds.rule_of(violation)
-                verdict = f"simulation: {rule}\n{seed - first + 1}\n"
-                Path(told).write_text(verdict)
+                verdict = Verdict(f"simulation: {rule}", seed - first + 1)
+                _tell(told, verdict)
                 if limits[1]:
                     small = worlds.shrunk(
                         simulation, seed, rule, chaos_seconds=chaos_seconds, cpu_seconds=limits[1]
                     )
-                    Path(told).write_text(verdict + small)
+                    _tell(told, replace(verdict, shrunk=small))
                 return 1
-        Path(told).write_text("")
+        _tell(told, Verdict(""))
     return 0
