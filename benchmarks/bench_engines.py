@@ -195,8 +195,9 @@ async def put_many(client: Client, puts: int, *, outstanding: int = 64) -> None:
 class Counted:
     """A stage on which every message is counted, with the bytes that it takes on the wire."""
 
-    def __init__(self, consensus: str) -> None:
-        self.stage = Stage((1, 2, 3), config=EngineConfig(), consensus=consensus)
+    def __init__(self, consensus: str, *, servers: int = 3, config: EngineConfig | None = None) -> None:
+        voters = range(1, servers + 1)
+        self.stage = Stage(voters, config=config or EngineConfig(), consensus=consensus)
         self._codec = PeerCodec(ENGINES[consensus].messages)
         self.messages = self.bytes = 0
 

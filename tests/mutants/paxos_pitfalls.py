@@ -10,6 +10,7 @@ TESTS = (
     "tests/paper/test_paxos_slots.py",
     "tests/paper/test_paxos_reads.py",
     "tests/paper/test_paxos_membership.py",
+    "tests/paper/test_paxos_thrifty.py",
     "tests/paper/test_paxos_edges.py",
     "tests/paper/test_paxos_turns.py",
     "tests/unit/core/test_paxos_node.py",
@@ -290,6 +291,12 @@ PAXOS_PITFALLS = (
         "proposing",
         "if index == self._memberships.index + 1 or not",
         "if not",
+    ),
+    pitfall(
+        "who is spared is never sent what was chosen without it",
+        "reads",
+        "leader.rest_upto, leader.rest_due = leader.accepted, Tick(",
+        "leader.rest_upto, leader.rest_due = leader.rest_upto, Tick(",
     ),
     pitfall(
         "an installed snapshot leaves what was accepted below its end",

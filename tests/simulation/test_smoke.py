@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from troth.core.engines import ENGINES
+from troth.simulate.plan import draw
 from troth.simulate.run import Outcome, run_seed
 
 PINNED = tomllib.loads(Path(__file__).with_name("seeds.toml").read_text())["seed"]
@@ -19,12 +20,31 @@ def assert_green(outcome: Outcome) -> None:
     assert not outcome.violation, "\n".join([*outcome.last_events, outcome.violation, outcome.replay])
 
 
+def is_thrifty(seed: int) -> bool:
+    """Whether a Paxos leader spares acceptors in this seed."""
+    return draw(seed, chaos_seconds=8, consensus="paxos").config.thrifty
+
+
 @pytest.mark.parametrize("consensus", sorted(ENGINES))
 @pytest.mark.parametrize("seed", range(12))
 def test_smoke_seed_keeps_every_invariant(seed: int, consensus: str) -> None:
     outcome = run_seed(seed, chaos_seconds=8, consensus=consensus)
     assert_green(outcome)
     assert outcome.committed > 0
+
+
+@pytest.mark.parametrize("seed", [seed for seed in range(12, 60) if is_thrifty(seed)][:10])
+def test_smoke_seed_keeps_every_invariant_with_acceptors_spared(seed: int) -> None:
+    outcome = run_seed(seed, chaos_seconds=8, consensus="paxos")
+    assert_green(outcome)
+    assert outcome.committed > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(20_000, 20_300, 50))
+def test_many_seeds_keep_every_invariant_with_acceptors_spared(first: int) -> None:
+    for seed in filter(is_thrifty, range(first, first + 50)):
+        assert_green(run_seed(seed, chaos_seconds=20, consensus="paxos"))
 
 
 @pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["seed"]))

@@ -27,6 +27,7 @@ _HELP = {
     "consensus": "Which protocol keeps the log: raft or paxos; the same on all servers, and for ever.",
     "phase1_size": "Paxos: how many voters must promise before a server leads (with phase2-size; their sum > voters).",
     "phase2_size": "Paxos: how many voters must accept a write.",
+    "thrifty": "Paxos: a leader sends a write at once to as many as must accept it, to the rest a heartbeat later.",
     "tick_ms": "How long a tick lasts; it divides a second.",
     "heartbeat_ms": "How often a leader says that it lives.",
     "election_timeout_ms": "How long a silent leader is waited for.",

@@ -15,6 +15,10 @@ class EngineConfig:
 
     `phase1_size` and `phase2_size` are Paxos's quorum sizes where they are not to be majorities (flexible quorums, see
     `core.quorum.QuorumSizes`); both or none, the same on all servers.
+
+    `thrifty` lets a Paxos leader send a value at once to only as many acceptors as choose it, and to the others a
+    heartbeat later, many in one message (Moraru, Andersen, Kaminsky 2013, "There Is More Consensus in Egalitarian
+    Parliaments", §5). It is up to each leader: servers may differ in it.
     """
 
     heartbeat_ticks: int = 5
@@ -29,6 +33,7 @@ class EngineConfig:
     """A learner that lacks at most this many entries is caught up."""
     phase1_size: int = 0
     phase2_size: int = 0
+    thrifty: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_ticks < self.election_timeout_ticks:

@@ -56,6 +56,9 @@ class ServerConfig:
     phase1_size: int = 0
     phase2_size: int = 0
     """Quorum sizes for consensus "paxos", where they shall not be majorities; both or none."""
+    thrifty: bool = False
+    """With consensus "paxos": as leader, send a write at once to only as many as choose it, to the others a heartbeat
+    later."""
     tick_ms: int = 10
     heartbeat_ms: int = 50
     election_timeout_ms: int = 600
@@ -149,6 +152,8 @@ class ServerConfig:
         engine_kind(self.consensus)
         if self.consensus == "raft" and (self.phase1_size or self.phase2_size):
             raise UsageError("phase1_size and phase2_size are for consensus paxos; Raft's quorums are majorities")
+        if self.consensus == "raft" and self.thrifty:
+            raise UsageError("thrifty is for consensus paxos; Raft's log has no gaps, and goes to everybody")
         sizes = (self.phase1_size, self.phase2_size)
         if any(sizes) and min(sizes) < 1:
             raise UsageError(

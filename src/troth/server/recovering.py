@@ -36,6 +36,7 @@ def engine_config(config: ServerConfig) -> EngineConfig:
         lease_reads=config.lease_reads,
         phase1_size=config.phase1_size,
         phase2_size=config.phase2_size,
+        thrifty=config.thrifty,
     )
 
 

@@ -14,6 +14,8 @@ SECOND_US = 1_000_000
 TICK_US = 10_000
 """What a tick lasts on a clock that runs right: 10 ms."""
 
+THRIFTY = 0.3
+"""In so many seeds a Paxos leader spares acceptors."""
 
 _TOLD_APART = ("seed", "consensus", "voters", "spares", "chaos_us", "config")
 
@@ -78,6 +80,7 @@ class Plan:
         """One line for the report of a red seed."""
         config = self.config
         mode = f"lease reads, drift {config.clock_drift_percent} %" if config.lease_reads else "read index"
+        mode += ", thrifty" if config.thrifty else ""
         rates = ", ".join(f"{name} {getattr(self, name)}" for name in self.__slots__ if name not in _TOLD_APART)
         return f"{self.voters} voters, {self.spares} spares, {mode}; {rates}"
 
@@ -94,6 +97,7 @@ def draw(seed: int, *, chaos_seconds: int, consensus: str = "raft") -> Plan:
     voters = rng.choice((1, 2, 3, 3, 3, 3, 4, 5, 5, 5))
     if consensus == "paxos":
         config = _with_flexible_quorums(config, voters, stream(seed, "quorums"))
+        config = replace(config, thrifty=stream(seed, "sparing").random() < THRIFTY)
     changes = maybe(0.5, 10, 100)
     # Only where the others are a quorum without it at all times: else nothing may be decided before it is back.
     rots = voters >= 3 and not changes and not config.phase1_size

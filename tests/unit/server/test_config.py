@@ -72,6 +72,7 @@ def test_a_cluster_is_read_as_text_and_as_a_table(tmp_path: Path) -> None:
         ({"log_format": "xml"}, "one of text"),
         ({"clients_max": 0}, "above 0"),
         ({"data_dir": 5}, "is a text"),
+        ({"consensus": "raft", "thrifty": True}, "thrifty is for consensus paxos"),
         ({"consensus": "paxos", "phase2_size": 1}, "together"),
         ({"consensus": "paxos", "phase1_size": 2}, "together"),
     ],

@@ -58,12 +58,14 @@ class Rounds(Server[LeaderT]):
         return leader.token
 
     def _send_commit_notice(self, leader: LeaderT) -> None:
-        """Tell followers with nothing in flight that the commit index has risen; others hear it with their next
-        entries, or when they have acknowledged the last (`_on_landed`)."""
+        """Tell followers with nothing in flight, and something to commit, that the commit index has risen; others
+        hear it with their next entries, or when they have acknowledged the last (`_on_landed`)."""
         commit_index = self.commit_index
         for peer in self._others():
             progress = leader.progress[peer]
-            if progress.mode is Mode.REPLICATE and not progress.in_flight and progress.commit_told < commit_index:
+            if progress.mode is not Mode.REPLICATE or progress.in_flight:
+                continue
+            if progress.commit_told < min(commit_index, progress.next - 1):
                 progress.commit_told = commit_index
                 self._send(peer, self._heartbeat(COMMIT_NOTICE))
 

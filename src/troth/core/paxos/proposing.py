@@ -9,7 +9,11 @@ a membership is a stop sign: nothing behind it leaves the leader before it is ch
 "Reconfiguring a State Machine", §3.4; docs/adr/0009-paxos-memberships-behind-a-stop-sign.md).
 
 The leader writes its own disk while the others write theirs: its own acknowledgement is a message to itself that
-waits in the same "once durable" outbox, so it counts exactly when it is true."""
+waits in the same "once durable" outbox, so it counts exactly when it is true.
+
+Thrifty (`EngineConfig`): of the voters only as many as choose a value are sent it at once. The others are spared until
+the next heartbeat, which many values share: so they learn all, a little later, and choose it when those who were asked
+first do not answer. Who has not acknowledged what others have is not among the first next time."""
 
 from collections.abc import Callable
 
@@ -59,19 +63,35 @@ class Proposing(Accepting):
 
     @override
     def _replicate(self, leader: Leader) -> None:
-        """Send every acceptor what flow control allows, of what is accepted here."""
+        """Send every acceptor what flow control allows, of what is accepted here; those who are spared what is due."""
         if leader.queue:
             self._accept_queue(leader)
+        spared = self._spared(leader) if self._config.thrifty else ()
         for peer in self._others():
             progress = leader.progress[peer]
-            while progress.next <= leader.accepted and progress.may_send():
-                if not self._send_accept(leader, peer, progress):
+            upto = leader.rest_upto if peer in spared else leader.accepted
+            while progress.next <= upto and progress.may_send():
+                if not self._send_accept(peer, progress, upto):
                     break
 
-    def _send_accept(self, leader: Leader, peer: NodeId, progress: AcceptorProgress) -> bool:
-        """Phase 2a: the slots from ``progress.next``, without those that *peer* has acknowledged; False: none."""
+    def _spared(self, leader: Leader) -> list[NodeId]:
+        """Voters without whom there is a phase-2 quorum, of those who have most.
+
+        Nobody while members change or what was open before is not chosen yet; nor who is to take over the leadership.
+        """
+        membership = self._membership
+        if self._change_unfinished(leader) or not self._knows_committed(leader):
+            return []
+        seen, target = leader.progress, leader.transfer and leader.transfer.target
+        others = self._other_voters(membership)
+        ranked = sorted(others, key=lambda peer: (seen[peer].mode is not Mode.REPLICATE, -seen[peer].match))
+        needed = self._sizes.phase2(len(membership.voters)) - (self.node_id in membership.voters)
+        return [peer for peer in ranked[needed:] if peer != target]
+
+    def _send_accept(self, peer: NodeId, progress: AcceptorProgress, upto: LogIndex) -> bool:
+        """Phase 2a: slots from ``progress.next`` to *upto*, without those that *peer* has acknowledged; False: none."""
         slots, beyond = self._slots, progress.beyond
-        lo, hi = progress.next, LogIndex(leader.accepted + 1)
+        lo, hi = progress.next, LogIndex(upto + 1)
         if lo <= slots.compacted.index:
             progress.become_snapshot(slots.compacted.index)
             self._out.snapshots_wanted.append(peer)
@@ -80,9 +100,9 @@ class Proposing(Accepting):
         if beyond:
             while lo in beyond:
                 lo = LogIndex(lo + 1)
-            hi = LogIndex(min((index for index in beyond if index > lo), default=hi))
+            hi = min([hi, *(index for index in beyond if index > lo)])
             progress.next = lo
-            if lo > leader.accepted:
+            if lo > upto:
                 return False
         entries = slots.run(lo, hi, self._config.append_bytes_max)
         progress.fly(entries[-1].index, sum(entry.size_bytes for entry in entries))

@@ -13,7 +13,7 @@ from troth.core.interface import Message
 from troth.core.paxos.messages import Heartbeat, ReadReply, ReadRequest
 from troth.core.paxos.proposing import Proposing
 from troth.core.paxos.roles import Leader
-from troth.ids import LogIndex, NodeId
+from troth.ids import LogIndex, NodeId, Tick
 
 
 class Reads(Proposing):
@@ -25,7 +25,12 @@ class Reads(Proposing):
 
     @override
     def _begin_round(self, leader: Leader) -> int:
-        """The answers tell also what was lost of all that was sent before (`_on_heartbeat_reply`)."""
+        """The answers tell also what was lost of all that was sent before (`_on_heartbeat_reply`).
+
+        Rounds of reads may follow each other closely, so not each of them has the rest follow (`_spared`).
+        """
+        if self._now >= leader.rest_due:
+            leader.rest_upto, leader.rest_due = leader.accepted, Tick(self._now + self._config.heartbeat_ticks)
         for peer in self._others():
             progress = leader.progress[peer]
             if progress.check is None:

@@ -46,5 +46,9 @@ class Leader(Leading):
     """Values with a slot that have not gone out yet: the rest of the turn, or all behind a membership."""
     stop_sign: LogIndex = LogIndex(0)
     """The newest membership sent out: what comes behind it waits until it is chosen."""
+    rest_upto: LogIndex = LogIndex(0)
+    """The last slot that acceptors who are spared (proposing.py) are sent."""
+    rest_due: Tick = Tick(0)
+    """The first round from then on raises it."""
     membership_last: LogIndex = LogIndex(0)
     """The newest membership that was given a slot in this ballot."""
