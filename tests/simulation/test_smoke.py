@@ -47,7 +47,13 @@ def test_many_seeds_keep_every_invariant_with_acceptors_spared(first: int) -> No
         assert_green(run_seed(seed, chaos_seconds=20, consensus="paxos"))
 
 
-@pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["seed"]))
+@pytest.mark.parametrize(
+    "pinned",
+    [
+        pytest.param(pinned, id=str(pinned["seed"]), marks=[pytest.mark.slow] if pinned["seconds"] > 8 else [])
+        for pinned in PINNED
+    ],
+)
 def test_seed_that_was_red_once_is_green(pinned: dict[str, Any]) -> None:
     consensus = pinned.get("consensus", "raft")
     assert_green(run_seed(pinned["seed"], chaos_seconds=pinned["seconds"], consensus=consensus))

@@ -10,6 +10,7 @@ import pytest
 from fake_server import asynchronous, running, until
 
 from troth import aio
+from troth.client import cluster as cluster_module
 from troth.errors import NotApplied, OutcomeUnknown, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
 from troth.kv.requests import Alarm, AlarmType
@@ -19,7 +20,8 @@ from troth.wire.handshake import Rejected
 
 
 @asynchronous
-async def test_statuses_come_from_every_server_that_answers() -> None:
+async def test_statuses_come_from_every_server_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "STATUS_WITHIN_S", 0.1)
     async with running(3) as cluster, await aio.connect(cluster.url) as client:
         assert sorted(status.name for status in await client.status()) == ["n1", "n2", "n3"]
         cluster.servers[1].stop()
@@ -87,8 +89,11 @@ async def test_members_are_named_as_people_name_them() -> None:
 
 
 @asynchronous
-async def test_a_server_whose_acceptor_has_a_seat_is_not_removed_unless_told() -> None:
+async def test_a_server_whose_acceptor_has_a_seat_is_not_removed_unless_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The set of acceptors does not follow the members: with the last of them the registers would be gone."""
+    monkeypatch.setattr(cluster_module, "STATUS_WITHIN_S", 0.1)
     async with running(3) as cluster, await aio.connect(cluster.url) as client:
         one, two, three = cluster.servers
 

@@ -13,6 +13,7 @@ import gc
 import linecache
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -57,8 +58,7 @@ class Interruption:
             return None
         if sys.getprofile() is None:
             sys.setprofile(self._profile)
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
-        if event == "line" and line.startswith(("for ", "while ")):
+        if event == "line" and _begins_a_loop(frame.f_code.co_filename, frame.f_lineno):
             self._come_to(frame)
         return self._trace
 
@@ -72,10 +72,17 @@ class Interruption:
     def _come_to(self, frame: FrameType) -> None:
         self._count += 1
         if self._count in self._places:
+            if self._count == max(self._places):  # nothing is to be counted any more
+                sys.settrace(None)
             self.where.append(f"{frame.f_globals['__name__']}:{frame.f_lineno}")
             if self.on_raise is not None:
                 self.on_raise()
             raise Interrupted(self.where[-1])
+
+
+@cache
+def _begins_a_loop(file: str, line: int) -> bool:
+    return linecache.getline(file, line).lstrip().startswith(("for ", "while "))
 
 
 def everywhere(*modules: str, again_after: int = 0) -> Iterator[Interruption]:

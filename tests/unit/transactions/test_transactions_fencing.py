@@ -12,7 +12,7 @@ from troth.core.twophase.gid import Gid, parse_gid  # noqa: E402
 from troth.core.twophase.records import BranchRef, Commit, Heuristic, Member  # noqa: E402
 from troth.errors import NotApplied, OutcomeUnknown, StorageError  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
-from troth.transactions.log import file, framing, place  # noqa: E402
+from troth.transactions.log import directory, file, framing, place  # noqa: E402
 from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.log.interface import Decided  # noqa: E402
 
@@ -96,6 +96,7 @@ def test_who_reads_a_record_behind_the_back_of_a_successor_does_not_believe_it(
 ) -> None:
     """The successor has read the file before the record was there, so it is aborted."""
     monkeypatch.setattr(place, "SETTLE_TIMES", 1)
+    monkeypatch.setattr(directory, "KEYS_WAIT_S", 0.01)
     reader = FileLog(tmp_path, coordinator="r")
 
     def on_step(step: str) -> None:

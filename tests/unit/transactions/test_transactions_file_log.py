@@ -361,7 +361,8 @@ def test_an_owner_that_was_fenced_by_one_that_died_at_once_goes_on(tmp_path: Pat
     log.close()
 
 
-def test_a_held_place_is_not_taken_by_name(tmp_path: Path) -> None:
+def test_a_held_place_is_not_taken_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "PLACE_WAIT_S", 0.01)
     log = FileLog(tmp_path, coordinator="web")
     with pytest.raises(StorageError, match=str(os.getpid())):
         FileLog(tmp_path, coordinator="web")

@@ -17,6 +17,7 @@ Only reads of single items are recorded in these histories, so every G-single is
 """
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 from msgspec import Struct
@@ -167,6 +168,7 @@ def level_named(model: str) -> Level:
     return level
 
 
+@cache
 def implied_levels(model: str) -> frozenset[str]:
     """*model* and everything that it promises besides."""
     return _closure((model,), {name: level.implies for name, level in LEVELS.items()})
