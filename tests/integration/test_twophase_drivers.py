@@ -14,8 +14,10 @@ import pytest
 import sqlalchemy as sa
 from bank import context, prepared
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util.concurrency import greenlet_spawn
 
 from troth import TwoPhaseCommit
+from troth.core.twophase.table import Finding
 from troth.errors import Aborted
 from troth.torture.databases import MariaDBServer, PostgresServer
 from troth.transactions.aio import AsyncTwoPhaseCommit
@@ -304,6 +306,25 @@ def test_a_killed_coordinator_is_finished_with_this_driver(
     expected = [] if step == "after_prepares" else [1]
     assert two.found() == (expected, expected)
     assert two.in_doubt() == []
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_what_became_of_a_branch_is_proved_by_asyncio_as_well(
+    driver: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    engine = create_async_engine(postgres.url(driver))
+    proof = sa.text("SELECT pg_current_xact_id()::text")
+    async with AsyncTwoPhaseCommit([engine], log=str(tmp_path / "log"), recover_every=None) as tpc:
+        (database,) = tpc.participants
+        async with engine.connect() as connection:
+            committed = await connection.scalar(proof)
+            await connection.commit()
+            rolled_back = await connection.scalar(proof)
+            await connection.rollback()
+        assert await greenlet_spawn(database.prove, committed) is Finding.PROVED_COMMITTED
+        assert await greenlet_spawn(database.prove, rolled_back) is Finding.PROVED_ABORTED
+        assert await greenlet_spawn(database.prove, "4000000000") is Finding.PROVED_ABORTED
+    await engine.dispose()
 
 
 @asynccontextmanager

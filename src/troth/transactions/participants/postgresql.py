@@ -287,7 +287,7 @@ class Postgres(SqlParticipant):
         try:
             with self.connected() as connection:
                 status = connection.execute(
-                    text("SELECT pg_xact_status(CAST(:xid AS xid8))"), {"xid": proof}
+                    text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))"), {"xid": proof}
                 ).scalar()
         except exc.DBAPIError as error:
             # An id from the future of this server: it was restored from an older copy.
