@@ -70,7 +70,7 @@ class InTasks(Waiting):
     @override
     def apart(self, work: Callable[[], T], within_s: float) -> Callable[[], T]:
         task = asyncio.ensure_future(greenlet_spawn(work))
-        task.add_done_callback(_seen)
+        task.add_done_callback(seen)
 
         async def ended() -> T:
             await asyncio.wait([task], timeout=max(0.0, until - loop.time()))
@@ -104,7 +104,7 @@ class InTasks(Waiting):
             await asyncio.wait(set(self._tasks), timeout=until - loop.time())
 
 
-def _seen(task: "asyncio.Task[Any]") -> None:
+def seen(task: "asyncio.Future[Any]") -> None:
     """How *task* ended may interest nobody any more; asyncio would complain of an error that is never looked at."""
     if not task.cancelled():
         task.exception()

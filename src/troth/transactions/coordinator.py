@@ -147,7 +147,8 @@ class TwoPhaseCommit:
 
         Args:
             timeout: seconds until the commit must have begun; also how long a statement may wait for a lock (MariaDB
-                and MySQL count whole seconds, from 1).
+                and MySQL count whole seconds, from 1). And at the block's end a database that has not answered for so
+                long and 10 seconds more counts as lost.
             key: the caller's name for this work, at most 1024 bytes of UTF-8. Work whose key has been committed before
                 is not done again: its block ends at the first touch of a database, and `Transaction.replayed` is True.
                 So a retry is exactly-once.

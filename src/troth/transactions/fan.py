@@ -1,10 +1,12 @@
 """The same to many branches at once, and what is kept of those that fail."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from troth.core.twophase.table import State
 from troth.transactions.participants.base import Branch
+from troth.transactions.participants.bounded import ANSWER_WITHIN_S
 from troth.transactions.participants.sql import was_lost
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ class Fan:
 
     _core: "Core"
     _state: State
+    _timeout_s: float | None
     _why: BaseException | None
     """The first error, and whose it was: `_where`."""
     _where: str
@@ -33,6 +36,11 @@ class Fan:
         first: str = "",
     ) -> bool:
         """Start all of *work*, then wait for all. True if all went well; else `_why`, `_untold`, `_lost` say more."""
+        if self._timeout_s is not None:
+            # A vote may have to wait for a lock (a deferred constraint), which is for as long as its statements may.
+            until = time.monotonic() + self._timeout_s + ANSWER_WITHIN_S
+            for branch, _ in work:
+                branch.answer_by(until)
         finishes: list[tuple[Branch, Callable[[], object]]] = []
         went_well = True
         on_step = self._core.on_step

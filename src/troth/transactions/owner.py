@@ -65,7 +65,7 @@ class Owner(Fan):
             raise UsageError(
                 f"key={key!r:.80}: a str of at most {TEXT_BYTES_MAX} bytes of UTF-8; without a key leave it out"
             )
-        within_s = checked_timeout(timeout)
+        self._timeout_s = within_s = checked_timeout(timeout)
         self.gid = self._own_gid = core.next_gid()
         self.outcome: Outcome | None = None
         self.pending: tuple[str, ...] = ()

@@ -1,10 +1,13 @@
 """Threads for drivers that can only block; what is told of a session that the server has ended."""
 
+import asyncio
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,21 +16,25 @@ import pytest
 sa = pytest.importorskip("sqlalchemy")
 psycopg = pytest.importorskip("psycopg")
 
+from sqlalchemy.util.concurrency import await_only, greenlet_spawn  # noqa: E402
+
+from troth.errors import RequestTimeout  # noqa: E402
+from troth.transactions.channels import packets  # noqa: E402
 from troth.transactions.channels.blocking import BlockingStatements, ThreadChannel, in_thread  # noqa: E402
 from troth.transactions.channels.interface import Answer, may_have_been_sent  # noqa: E402
 from troth.transactions.channels.packets import PyMySqlChannel  # noqa: E402
 from troth.transactions.channels.pq import PqChannel, _keeping  # noqa: E402
-from troth.transactions.channels.tasks import AsyncpgChannel  # noqa: E402
+from troth.transactions.channels.tasks import AsyncpgChannel, TaskChannel  # noqa: E402
 
 _FORKED = """
 import os, signal
 from troth.transactions.channels.blocking import in_thread
 
-in_thread(list)()
+in_thread(list).result()
 child = os.fork()
 if not child:
     signal.alarm(5)
-    in_thread(list)()
+    in_thread(list).result()
     os._exit(0)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -53,8 +60,8 @@ def test_votes_that_wait_for_locks_do_not_keep_the_commit_from_being_sent_that_l
     before = threading.stack_size(256 << 10)
     try:
         votes = [in_thread(vote) for _ in range(80)]
-        in_thread(commit)()
-        assert [finish() for finish in votes] == [[]] * 80
+        in_thread(commit).result()
+        assert [vote.result() for vote in votes] == [[]] * 80
     finally:
         threading.stack_size(before)
 
@@ -225,3 +232,116 @@ def test_asyncpg_is_busy_while_the_rows_of_a_copy_are_not_taken(
     )
     dialect: Any = None
     assert AsyncpgChannel(dialect, SimpleNamespace(driver_connection=raw)).is_busy() is is_busy
+
+
+# ---- who does not answer -----------------------------------------------------------------------------------
+
+
+def test_libpq_is_asked_no_longer_than_until_the_time_is_up() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pgconn = SimpleNamespace(
+            socket=ours.fileno(), nonblocking=1, send_query=None, is_busy=lambda: True, consume_input=lambda: None
+        )
+        connection: Any = SimpleNamespace(pgconn=pgconn)
+        channel = PqChannel(sa.create_engine("postgresql+psycopg://").dialect, connection)
+        channel.answer_by(time.monotonic() + 0.01)
+        with pytest.raises(RequestTimeout):
+            channel._finish("COMMIT", has_read=False)
+        theirs.send(b"Z")
+        channel._arrival()
+        channel.answer_by(None)
+        assert channel._arrival == channel._poll
+
+
+def test_pymysql_is_given_no_longer_than_until_the_time_is_up_and_has_its_own_bound_again() -> None:
+    err = pytest.importorskip("pymysql").err
+    waited: list[float] = []
+    clock = [0.0]
+
+    def read() -> None:
+        waited.append(dbapi._read_timeout)
+        clock[0] += waited[-1]
+        raise err.OperationalError(2013, "Lost connection to MySQL server during query (timed out)")
+
+    dbapi = SimpleNamespace(
+        _sock=None, _execute_command=lambda *_: None, _read_query_result=read, _read_timeout=60
+    )
+    channel = PyMySqlChannel(sa.create_engine("mysql+pymysql://").dialect, dbapi)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(packets.time, "monotonic", lambda: clock[0])
+        channel.answer_by(5.0)
+        with pytest.raises(RequestTimeout):
+            channel.start(["XA PREPARE 'a'"])()
+        assert (waited, dbapi._read_timeout) == ([5.0], 60)
+        channel.answer_by(500.0)
+        with pytest.raises(sa.exc.OperationalError):  # by the application's own bound
+            channel.start(["XA PREPARE 'a'"])()
+        assert waited == [5.0, 60]
+        channel.answer_by(None)
+        with pytest.raises(sa.exc.OperationalError):
+            channel.start(["XA PREPARE 'a'"])()
+        assert waited == [5.0, 60, 60]
+
+
+class _Waiting:
+    """A driver that waits for what its socket brings, and says nothing of itself meanwhile."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._is_used = False
+        self.description = None
+        self.has_ended = threading.Event()
+
+    def fileno(self) -> int:
+        assert not self._is_used
+        return self._sock.fileno()
+
+    def cursor(self) -> "_Waiting":
+        return self
+
+    def execute(self, statement: str) -> None:
+        self._is_used = True
+        self._sock.recv(1)
+        self.has_ended.set()
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_driver_that_only_blocks_is_waited_for_until_the_time_is_up_and_then_cut_off(answers: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        driver: Any = _Waiting(ours)
+        channel = ThreadChannel(sa.create_engine("mysql+mysqldb://", module=sqlite3).dialect, driver)
+        if answers:
+            theirs.send(b"!")
+            channel.answer_by(time.monotonic() + 60)
+            assert channel.start(["XA PREPARE 'a'"])() == [Answer("", None)]
+            return
+        channel.answer_by(time.monotonic() + 0.01)
+        finish = channel.start(["XA PREPARE 'a'"])
+        with pytest.raises(RequestTimeout):
+            finish()
+        assert driver.has_ended.is_set(), "it can be closed"
+
+
+def test_a_driver_of_asyncio_is_waited_for_until_the_time_is_up_and_then_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answered(within_s: float, run: Any) -> Any:
+        is_cut = asyncio.Event()
+        channel = TaskChannel(dialect, SimpleNamespace(_terminate_force_close=is_cut.set))
+        monkeypatch.setattr(channel, "run", lambda statements: run(is_cut))
+        channel.answer_by(time.monotonic() + within_s)
+        try:
+            return await greenlet_spawn(lambda: channel.start(["XA PREPARE 'a'"])())
+        finally:
+            ended.append(is_cut.is_set())
+
+    ended: list[bool] = []
+    dialect = sa.create_engine("sqlite://").dialect
+    assert asyncio.run(answered(60.0, lambda is_cut: [])) == []
+    with pytest.raises(RequestTimeout):
+        asyncio.run(answered(0.01, lambda is_cut: await_only(is_cut.wait())))
+    assert ended == [False, True]

@@ -19,12 +19,14 @@ from troth.errors import (
     HeuristicMixed,
     NotApplied,
     OutcomeUnknown,
+    RequestTimeout,
     StorageError,
     TransactionInDoubt,
     Unavailable,
     UsageError,
 )
 from troth.transactions import core as core_module
+from troth.transactions import fan
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
@@ -56,6 +58,8 @@ class Database:
         """By verb, when the answer is read; by ``verb!``, when it is sent."""
         self.proves = Finding.UNPROVEN
         self.holds_by_voting = self.is_absent = False
+        self.until: float | None = None
+        """Of `Branch.answer_by`."""
 
     def open(self, number: int, begun: Begun) -> "Branch":
         return Branch(self, number, begun)
@@ -75,6 +79,9 @@ class Branch:
         self.number = number
         self.name = f"{begun.gid}.{number}"
         self.wrote = participant.wrote
+
+    def answer_by(self, until: float) -> None:
+        self.participant.until = until
 
     def _told(self, verb: str) -> Callable[[], Finding | None]:
         self.participant.trace.append(f"{self.participant.name} {verb}")
@@ -192,6 +199,29 @@ def test_a_branch_is_opened_once(place: Place) -> None:
 def test_when_its_time_is_up_nobody_is_asked(place: Place) -> None:
     assert isinstance(place.aborted(place.begin(timeout=-1)).__cause__, TimeoutError)
     assert place.trace == ROLLED_BACK + ENDED
+
+
+def test_at_the_end_of_a_block_databases_have_its_time_and_ten_seconds_to_answer(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vote may wait for a lock, which is for as long as any statement may."""
+    monkeypatch.setattr(fan.time, "monotonic", lambda: 100.0)
+    place.begin("bank", "stock", timeout=5).commit()
+    assert (place.bank.until, place.stock.until) == (115.0, 115.0)
+    place.bank.until = None
+    place.begin("bank").commit()
+    assert place.bank.until is None
+
+
+def test_a_vote_that_is_not_answered_in_time_is_left_to_recovery(place: Place) -> None:
+    """It may become prepared at any time: nothing was decided, so that it will be rolled back."""
+    place.bank.fails["prepare"] = RequestTimeout("the database has not answered in time")
+    tx = place.begin("bank", "stock", timeout=5)
+    error = place.aborted(tx)
+    assert (error.participant, tx.pending) == ("bank", ("bank",))
+    assert place.trace[-3:] == ["stock roll back", "bank is closed", "stock is free"]
+    found = parse_gid(tx.gid)
+    assert found is not None and place.cell(tx) is None and place.core.decision(tx.gid) is Outcome.ABORTED
 
 
 @pytest.mark.parametrize("when", ["prepare!", "prepare"])

@@ -1,13 +1,18 @@
 """Any driver that has a cursor: one statement after the other, in a thread where nobody may wait for it."""
 
 import os
+import socket
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
 
 from sqlalchemy.engine.interfaces import Dialect
 from typing_extensions import override
 
-from troth.transactions.channels.interface import ACTIVE, Answer, Finish, unsent, wrapped
+from troth.transactions.channels.interface import ACTIVE, Answer, Finish, unanswered, unsent, wrapped
 from troth.transactions.daemons import Daemons
 
 THREADS_MAX = 10_000
@@ -15,12 +20,21 @@ THREADS_MAX = 10_000
 row that only the second phase of another transaction lets go, so that one must never wait for theirs."""
 
 
+CUT_WITHIN_S: Final = 1.0
+"""So long at most a driver takes to notice that its connection was cut."""
+
+
 class BlockingStatements:
     """Statements through a plain DBAPI cursor, one after the other."""
+
+    _until: float | None = None
 
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
         self._dialect = dialect
         self.dbapi = dbapi
+
+    def answer_by(self, until: float | None) -> None:
+        self._until = until
 
     def is_idle(self) -> bool:
         return False
@@ -63,17 +77,41 @@ _threads: list[Daemons] = []
 os.register_at_fork(after_in_child=_threads.clear)
 
 
-def in_thread(work: Callable[[], list[Answer]]) -> Finish:
+def in_thread(work: Callable[[], list[Answer]]) -> "Future[list[Answer]]":
     if not _threads:
         _threads.append(Daemons(THREADS_MAX, "troth 2pc"))
-    return _threads[0].submit(work).result
+    return _threads[0].submit(work)
+
+
+def cut(descriptor: int) -> None:
+    """End a connection under its driver, which waits for an answer, and lets nobody close it meanwhile."""
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
+
+
+def _in_time(future: "Future[list[Answer]]", until: float, descriptor: int) -> list[Answer]:
+    wait([future], max(0.0, until - time.monotonic()))
+    if future.done():
+        return future.result()
+    cut(descriptor)
+    wait([future], CUT_WITHIN_S)
+    raise unanswered()
 
 
 class ThreadChannel(BlockingStatements):
     """Any driver that can only block."""
 
     def start(self, statements: Sequence[str]) -> Finish:
-        return in_thread(lambda: self.run(statements))
+        return self._in_thread(lambda: self.run(statements))
+
+    def _in_thread(self, work: Callable[[], list[Answer]]) -> Finish:
+        if self._until is None:
+            return in_thread(work).result
+        try:
+            descriptor = self.dbapi.fileno()  # a driver that waits tells nobody
+        except self._dialect.loaded_dbapi.Error:
+            descriptor = -1  # it is closed, as will be told
+        return partial(_in_time, in_thread(work), self._until, descriptor)
 
 
 class MySqlDbChannel(ThreadChannel):
@@ -116,7 +154,7 @@ class Psycopg2Channel(ThreadChannel):
 
     @override
     def start(self, statements: Sequence[str]) -> Finish:
-        return in_thread(lambda: self._without_its_begin(statements))
+        return self._in_thread(lambda: self._without_its_begin(statements))
 
     def _without_its_begin(self, statements: Sequence[str]) -> list[Answer]:
         """It sends BEGIN by itself before a statement, unless it is told not to."""

@@ -7,6 +7,8 @@ import msgspec
 from sqlalchemy import exc
 from sqlalchemy.engine.interfaces import Dialect
 
+from troth.errors import RequestTimeout
+
 ACTIVE: Final = 1
 """libpq's PQTRANS_ACTIVE: neither idle nor, with or without an error, in a transaction that waits for a statement."""
 
@@ -37,6 +39,10 @@ class Channel(Protocol):
     def start(self, statements: Sequence[str]) -> Finish:
         """Send *statements* in order; a later one is not executed after a failed one (but see MySQL's channel)."""
 
+    def answer_by(self, until: float | None) -> None:
+        """Wait for what is started from now on until the clock (time.monotonic) says *until*, and then raise
+        RequestTimeout: the connection is not to be used again. None: wait for as long as it takes."""
+
     def is_idle(self) -> bool:
         """Whether the driver itself knows that no transaction is open. False: it has to be told."""
 
@@ -46,6 +52,11 @@ class Channel(Protocol):
 
     def setting(self, name: str) -> str | None:
         """A setting of the session of which the server tells every change, whoever makes it; None: not known."""
+
+
+def unanswered() -> RequestTimeout:
+    """What was sent may have been done, or may yet be."""
+    return RequestTimeout("the database has not answered in time")
 
 
 def wrapped(dialect: Dialect, statement: str, error: Exception, dbapi: Any) -> Exception:

@@ -2,13 +2,15 @@
 
 import select
 import socket
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
+from sqlalchemy import exc
 from sqlalchemy.engine.interfaces import Dialect
 
-from troth.transactions.channels.interface import Answer, Finish, unsent, wrapped
+from troth.transactions.channels.interface import Answer, Finish, unanswered, unsent, wrapped
 
 _IN_TRANSACTION: Final = 1
 """SERVER_STATUS_IN_TRANS, which MariaDB and MySQL send with each answer."""
@@ -24,6 +26,10 @@ class PyMySqlChannel:
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
         self._dialect = dialect
         self.dbapi = dbapi
+        self._until: float | None = None
+
+    def answer_by(self, until: float | None) -> None:
+        self._until = until
 
     def is_idle(self) -> bool:
         return not self.dbapi.server_status & _IN_TRANSACTION
@@ -45,7 +51,8 @@ class PyMySqlChannel:
                 self.dbapi._execute_command(COM_QUERY, statement)
         except Exception as error:
             raise unsent(wrapped(self._dialect, "; ".join(statements), error, self.dbapi)) from error
-        return partial(self._finish, statements)
+        until = self._until
+        return partial(self._finish, statements) if until is None else partial(self._in_time, statements, until)
 
     def _is_closed_by_the_server(self) -> bool:
         """Such a connection (idle for too long, or killed) takes what is sent all the same, and answers nothing: then
@@ -63,6 +70,20 @@ class PyMySqlChannel:
             return False  # TLS takes no flags
         except OSError:
             return True
+
+    def _in_time(self, statements: Sequence[str], until: float) -> list[Answer]:
+        """PyMySQL has a bound for each wait, and takes a connection that has come to it for lost."""
+        before = self.dbapi._read_timeout
+        left_s = max(0.001, until - time.monotonic())
+        self.dbapi._read_timeout = left_s if before is None else min(before, left_s)
+        try:
+            return self._finish(statements)
+        except exc.DBAPIError as error:
+            if error.connection_invalidated and time.monotonic() >= until:
+                raise unanswered() from error
+            raise
+        finally:
+            self.dbapi._read_timeout = before
 
     def _finish(self, statements: Sequence[str]) -> list[Answer]:
         answers = []

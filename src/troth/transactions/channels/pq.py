@@ -3,13 +3,14 @@
 import ctypes
 import select
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
 from sqlalchemy.engine.interfaces import Dialect
 
-from troth.transactions.channels.interface import ACTIVE, Answer, Finish, wrapped
+from troth.transactions.channels.interface import ACTIVE, Answer, Finish, unanswered, wrapped
 
 LOOK_UP_EVERY_S = 0.1
 """How long a wait may keep Ctrl-C from being seen."""
@@ -35,7 +36,8 @@ class PqChannel:
         self._send, self._is_unfinished = _keeping(self._pgconn)
         arrivals = select.poll()
         arrivals.register(self._pgconn.socket, select.POLLIN)
-        self._arrival = arrivals.poll
+        self._poll = arrivals.poll
+        self._arrival: Callable[[], object] = self._poll
 
     def start(self, statements: Sequence[str]) -> Finish:
         text = "; ".join(statements)
@@ -49,6 +51,9 @@ class PqChannel:
         except Exception as error:
             raise wrapped(self._dialect, text, error, self.dbapi) from error
         return partial(self._finish, text, has_read)
+
+    def answer_by(self, until: float | None) -> None:
+        self._arrival = self._poll if until is None else partial(_arrival_by, self._poll, until)
 
     def is_idle(self) -> bool:
         return not self._pgconn.transaction_status
@@ -84,6 +89,11 @@ class PqChannel:
         except Exception as error:
             # Before a server ends a session it says why; that the connection is closed says less.
             raise wrapped(self._dialect, text, failed or error, self.dbapi) from error
+
+
+def _arrival_by(poll: Callable[[float], object], until: float) -> None:
+    if not poll(max(0.0, until - time.monotonic()) * 1000):
+        raise unanswered()
 
 
 def _keeping(pgconn: Any) -> tuple[Callable[[bytes], None], Callable[[], int]]:

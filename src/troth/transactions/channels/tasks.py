@@ -1,13 +1,15 @@
 """Drivers of asyncio: each statement is a task."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn
 from typing_extensions import override
 
-from troth.transactions.channels.blocking import BlockingStatements
-from troth.transactions.channels.interface import IDLE, Answer, Finish
+from troth.transactions.aio_waiting import seen
+from troth.transactions.channels.blocking import CUT_WITHIN_S, BlockingStatements, cut
+from troth.transactions.channels.interface import IDLE, Answer, Finish, unanswered
 
 
 class TaskChannel(BlockingStatements):
@@ -18,7 +20,21 @@ class TaskChannel(BlockingStatements):
 
     def start(self, statements: Sequence[str]) -> Finish:
         task = asyncio.ensure_future(greenlet_spawn(self.run, statements))
-        return lambda: await_only(task)
+        until = self._until
+        return lambda: await_only(task if until is None else self._in_time(task, until))
+
+    async def _in_time(self, task: "asyncio.Future[list[Answer]]", until: float) -> list[Answer]:
+        await asyncio.wait([task], timeout=max(0.0, until - time.monotonic()))
+        if not task.done():
+            # A driver that is cancelled would ask the server to cancel, and wait for what it says.
+            self._cut()
+            await asyncio.wait([task], timeout=CUT_WITHIN_S)
+            task.add_done_callback(seen)
+            raise unanswered()
+        return task.result()
+
+    def _cut(self) -> None:
+        self.dbapi._terminate_force_close()
 
 
 class AioMySqlChannel(TaskChannel):
@@ -63,6 +79,10 @@ class AsyncpgChannel(TaskChannel):
 
 class PsycopgTaskChannel(TaskChannel):
     """psycopg 3 with asyncio."""
+
+    @override
+    def _cut(self) -> None:
+        cut(self.dbapi.driver_connection.fileno())
 
     @override
     def is_idle(self) -> bool:

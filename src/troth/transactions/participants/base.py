@@ -76,6 +76,10 @@ class Branch(Protocol):
     def handle(self) -> Any:
         """What the caller works with: a sqlalchemy Connection, or a `ClusterWork`."""
 
+    def answer_by(self, until: float) -> None:
+        """What it is told from now on is answered when the clock (time.monotonic) says *until*, or its connection
+        counts as lost. Before `release`."""
+
     def ask(self) -> Callable[[], None]:
         """Find out whether it has written; sets `wrote`."""
 

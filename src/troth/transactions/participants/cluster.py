@@ -156,6 +156,9 @@ class ClusterBranch:
             self.participant.name,
         )
 
+    def answer_by(self, until: float) -> None:
+        """The client has a bound of its own."""
+
     def ask(self) -> Callable[[], None]:
         self.wrote = bool(self.handle.writes)
         return nothing_to_await

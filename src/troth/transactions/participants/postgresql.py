@@ -173,6 +173,13 @@ class PostgresBranch(SqlBranch):
 
         return told
 
+    @override
+    def undo(self) -> None:
+        if self.is_bounded:  # drivers have no bound
+            self.channel.start(["ROLLBACK"])()
+            self.is_over = True
+        super().undo()
+
     def roll_back(self) -> Callable[[], object]:
         if not self._may_be_prepared:
             self.roll_back_here()

@@ -47,6 +47,8 @@ class SqlBranch:
     last_error: BaseException | None = None
     """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
     proof = ""
+    is_bounded = False
+    """Whether its channel waits only until a certain time."""
     unanswered: Callable[[], object] | None = None
     """Waits for the answer to what `begin` has sent; None: nothing is outstanding."""
 
@@ -90,6 +92,10 @@ class SqlBranch:
                 # Interrupted: what of the answer has been read nobody knows, and who waits for more waits for ever.
                 self.handle.invalidate()
                 raise
+
+    def answer_by(self, until: float) -> None:
+        self.is_bounded = True
+        self.channel.answer_by(until)
 
     def saw(self, context: Any) -> None:
         """A statement was executed. One that has certainly changed rows spares us the question of `ask`."""
@@ -159,13 +165,17 @@ class SqlBranch:
             self.handle.invalidate()
             return
         if self._transaction.is_active and not self.is_over:
-            self._transaction.rollback()
+            self.undo()
         else:
             if not self.is_over:
                 # SQLAlchemy holds it for over (a refused commit(), for one), and would give it back as it is.
                 self.participant.engine.dialect.do_rollback(self._pooled)
             self.handle.tell_rolled_back()
         self.is_over = True
+
+    def undo(self) -> None:
+        """Roll back through SQLAlchemy."""
+        self._transaction.rollback()
 
     def roll_back_for_caller(self) -> bool:
         """The caller gives up this branch, and so all of them, by rollback() or close() of its connection. False: do
@@ -183,6 +193,8 @@ class SqlBranch:
         # SQLAlchemy takes a transaction whose commit() failed, or was refused, for over, and would put the connection
         # back into the pool with the transaction still open in it, for the next one to commit.
         broken = broken or not self.is_over
+        if self.is_bounded:
+            self.channel.answer_by(None)
         try:
             if broken and not self.handle.closed and not self.handle.invalidated:
                 self.handle.invalidate()
