@@ -69,7 +69,8 @@ def set_orders(tree: ast.AST) -> list[int]:
 
 
 @pytest.mark.parametrize("path", PURE_FILES, ids=_name)
-def test_pure_code_calls_nothing_that_reaches_the_world_or_differs_between_processes(path: Path) -> None:
+def test_pure_code_reaches_no_world_and_is_the_same_in_every_process(path: Path) -> None:
+    """No call that reaches the world or differs between processes, and no order out of a set."""
     tree = ast.parse(path.read_text())
     calls = [
         f"{_name(path)}:{node.lineno} {node.func.id}"
@@ -80,11 +81,7 @@ def test_pure_code_calls_nothing_that_reaches_the_world_or_differs_between_proce
         and f"{_name(path)} {node.func.id}" not in FINGERPRINTS
     ]
     assert not calls
-
-
-@pytest.mark.parametrize("path", PURE_FILES, ids=_name)
-def test_no_order_comes_out_of_a_set_in_pure_code(path: Path) -> None:
-    lines = set_orders(ast.parse(path.read_text()))
+    lines = set_orders(tree)
     assert not lines, f"{path.name}: sort first, in lines {lines}"
 
 
