@@ -119,9 +119,12 @@ def test_a_sequence_only_grows_at_its_end() -> None:
 # ---- traces ----
 
 
+@pytest.mark.parametrize("thrifty", [False, True])
 @pytest.mark.parametrize("seed", [0, 4, 8, 9])
-def test_simulated_servers_keep_to_the_specification(seed: int) -> None:
+def test_simulated_servers_keep_to_the_specification(seed: int, thrifty: bool) -> None:
+    """Whom a leader asks first, and whom later, is no matter of safety."""
     plan = draw(seed, chaos_seconds=6, consensus="paxos")
+    plan = replace(plan, config=replace(plan.config, thrifty=thrifty))
     checker = PaxosTraceChecker(voters=range(1, plan.voters + 1), quorums=quorums_of(plan.config))
     outcome = Simulation(plan, rules=[*RULES["paxos"], paxos_checked_by(checker)]).run()
     assert not outcome.violation, outcome.violation
