@@ -283,6 +283,30 @@ def test_a_claim_that_was_never_opened_is_passed_over(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_full_disk_is_not_filled_with_claims_that_nobody_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pass of recovery, in every process, would leave one more."""
+    log, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")
+    name = decide(log, 1)
+    log.close()
+    before = place.Place(tmp_path, other.log_id, "0").numbers()
+
+    def full(descriptor: int, content: bytes, at: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, "write_all", full)
+        for _ in range(3):
+            with pytest.raises(StorageError, match=r"No space left on device\. Make room"):
+                other.close_epoch("0")
+            assert place.Place(tmp_path, other.log_id, "0").numbers() == before
+            assert not list((tmp_path / "0").glob(".room*"))
+    assert other.close_epoch("0")
+    assert [commit.gid for commit in other.unapplied()] == [name]
+    other.close()
+
+
 def test_a_claim_on_a_closed_place_is_taken_over_by_who_closes_it_again(tmp_path: Path) -> None:
     """Whoever made it has died, so nobody could read the place any more."""
     log, other = FileLog(tmp_path, coordinator="0"), FileLog(tmp_path, coordinator="1")

@@ -23,6 +23,7 @@ Needs a local file system, where a created name is seen by all at once: not NFS.
 """
 
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from enum import Enum
@@ -227,6 +228,7 @@ class Place:
         numbers = self.numbers()
         # Also higher than what was read and is gone: no epoch is opened twice.
         number = max(self.number, *numbers, 0) + 1
+        self._find_room()
         try:
             descriptor = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         except FileExistsError:
@@ -258,6 +260,17 @@ class Place:
             os.close(descriptor)
             raise
         return descriptor
+
+    def _find_room(self) -> None:
+        """Raise OSError if the disk is full. A file that is claimed and cannot be written has to stay, since others may
+        have seen it and stand back; and each who tries in vain would leave one more."""
+        trial = self.directory / f".room-{os.getpid()}-{secrets.token_hex(8)}"
+        descriptor = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            os.unlink(trial)
+            write_all(descriptor, bytes(max(AHEAD_BYTES, 2 * self.end)), 0)
+        finally:
+            os.close(descriptor)
 
     def _with(self, extra: Sequence[Record]) -> Cells:
         """What `cells` come to with *extra*; they themselves stay as they are until that is durable."""
