@@ -9,7 +9,7 @@ from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.exit_codes import EXIT_NO
 from troth.cli.levels import level_option
 from troth.cli.numbers import COUNT, INT64_MAX, counted
-from troth.client.operations import as_bytes
+from troth.client.operations import ALL_FROM, Text, as_bytes
 from troth.errors import UsageError
 from troth.kv.requests import KeyValue, SortOrder, SortTarget
 from troth.models import ReadLevel
@@ -113,12 +113,15 @@ def get(key: str, revision: int, level: ReadLevel, cluster: Cluster) -> None:
 @click.argument("key", required=False)
 @click.argument("range_end", required=False)
 @click.option("--prefix", help="Delete all keys that start with this.")
+@click.option("--from-key", "is_open", is_flag=True, help="Delete KEY and all keys behind it; '' means all keys.")
 @click.option("--prev-kv", is_flag=True, help="Also print what is deleted.")
 @cluster_options
-def delete(key: str | None, range_end: str | None, prefix: str | None, prev_kv: bool, cluster: Cluster) -> None:
+def delete(
+    key: str | None, range_end: str | None, prefix: str | None, is_open: bool, prev_kv: bool, cluster: Cluster
+) -> None:
     """Delete KEY, or a span of keys.
 
-    The span is KEY up to but not including RANGE_END, or all keys with a prefix.
+    The span is KEY up to but not including RANGE_END, or KEY and all behind it, or all keys with a prefix.
 
     \b
     Examples:
@@ -126,9 +129,9 @@ def delete(key: str | None, range_end: str | None, prefix: str | None, prev_kv: 
       troth del a c              keys from a up to, not including, c
       troth del --prefix worker/
     """
-    need_one(key, prefix)
+    start, end = span_of(key, range_end, prefix, is_open=is_open)
     with cluster.connect() as client:
-        reply = client.delete(key or "", range_end, prefix=prefix, prev_kv=prev_kv)
+        reply = client.delete(start, end, prefix=prefix, prev_kv=prev_kv)
     if cluster.json:
         before = {"prev_kvs": [output.kv_fields(kv) for kv in reply.prev_kvs]} if prev_kv else {}
         output.print_json({"deleted": reply.deleted, **before, **output.facts(reply)})
@@ -143,6 +146,7 @@ def delete(key: str | None, range_end: str | None, prefix: str | None, prev_kv: 
 @click.argument("key", required=False)
 @click.argument("range_end", required=False)
 @click.option("--prefix", help="All keys that start with this; '' means all keys.")
+@click.option("--from-key", "is_open", is_flag=True, help="KEY and all keys behind it.")
 @click.option("--limit", type=COUNT, default=0, help="At most this many keys (0: all).")
 @click.option("--revision", type=COUNT, default=0, help="Read the state as it was at this revision.")
 @click.option("--order", type=click.Choice(["none", "ascend", "descend"]), default="none", help="Sort order.")
@@ -167,6 +171,7 @@ def range_(
     key: str | None,
     range_end: str | None,
     prefix: str | None,
+    is_open: bool,
     limit: int,
     revision: int,
     order: str,
@@ -182,19 +187,20 @@ def range_(
 ) -> None:
     """List a span of keys.
 
-    The span is KEY up to but not including RANGE_END, or all keys with a prefix.
+    The span is KEY up to but not including RANGE_END, or KEY and all behind it, or all keys with a prefix.
 
     \b
     Examples:
       troth range --prefix worker/
       troth range a c --limit 10 --order descend --by mod
+      troth range m --from-key --limit 10
       troth range --prefix '' --count-only --level eventual
     """
-    need_one(key, prefix)
+    start, end = span_of(key, range_end, prefix, is_open=is_open)
     with cluster.connect() as client:
         reply = client.range(
-            key or "",
-            range_end,
+            start,
+            end,
             prefix=prefix,
             limit=limit,
             revision=revision,
@@ -221,6 +227,28 @@ def range_(
     output.print_trailer(reply)
 
 
+def from_key(start: str) -> tuple[Text, Text]:
+    """The span of *start* and all keys behind it; its end is a byte that no command line can carry."""
+    return start or ALL_FROM, ALL_FROM
+
+
+def span_of(
+    key: str | None, range_end: str | None, prefix: str | None, *, is_open: bool
+) -> tuple[Text, Text | None]:
+    """The key and the range_end that a client takes beside *prefix*.
+
+    Raises:
+        UsageError: the span is named in no way, or in two.
+    """
+    if (key is None) == (prefix is None):
+        raise UsageError("give either KEY (and RANGE_END, or --from-key), or --prefix")
+    if not is_open:
+        return key or "", range_end
+    if key is None or range_end is not None:
+        raise UsageError("--from-key takes a KEY, and neither RANGE_END nor --prefix")
+    return from_key(key)
+
+
 def lease_id(text: str) -> int:
     """A lease id as the command line writes it.
 
@@ -236,8 +264,3 @@ def lease_id(text: str) -> int:
         raise UsageError(
             f"{text!r} is not a lease id; they are hexadecimal, of 63 bits and a sign, see `troth lease list`"
         ) from None
-
-
-def need_one(key: str | None, prefix: str | None) -> None:
-    if (key is None) == (prefix is None):
-        raise UsageError("give either KEY (and RANGE_END), or --prefix")

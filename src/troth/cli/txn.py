@@ -10,7 +10,8 @@ import click
 from troth.cli import output
 from troth.cli.cluster import Cluster, cluster_options
 from troth.cli.exit_codes import EXIT_INTERRUPTED
-from troth.client.operations import Delete, Get, Put, as_bytes
+from troth.cli.keys import from_key
+from troth.client.operations import Delete, Get, Put, Text, as_bytes
 from troth.client.replies import DeleteReply, OperationReply, PutReply, RangeReply, TxnReply
 from troth.errors import UsageError
 from troth.kv.requests import Compare, CompareResult, CompareTarget, Operation
@@ -67,47 +68,63 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def _put(words: list[str]) -> Operation:
+def _put(words: list[str], _: list[str]) -> Operation:
     key, value = words
     return Put(key, value)
 
 
-def _get(words: list[str]) -> Operation:
-    if words[0] == "--prefix":
-        (_, prefix) = words
-        return Get(prefix=prefix)
-    return Get(*_span(words))
+def _get(words: list[str], flags: list[str]) -> Operation:
+    key, end, prefix = _span(words, flags)
+    return Get(key, end, prefix=prefix)
 
 
-def _delete(words: list[str]) -> Operation:
-    if words[0] == "--prefix":
-        (_, prefix) = words
-        return Delete(prefix=prefix)
-    return Delete(*_span(words))
+def _delete(words: list[str], flags: list[str]) -> Operation:
+    key, end, prefix = _span(words, flags)
+    return Delete(key, end, prefix=prefix)
 
 
-def _span(words: list[str]) -> tuple[str, str | None]:
-    key, *end = words
-    if len(end) > 1:
-        raise ValueError("too many words")
-    return key, end[0] if end else None
+def _span(words: list[str], flags: list[str]) -> tuple[Text, Text | None, str | None]:
+    if not flags:
+        key, *ends = words
+        if len(ends) > 1:
+            raise ValueError("too many words")
+        return key, ends[0] if ends else None, None
+    (flag,), (start,) = flags, words
+    return ("", None, start) if flag == "--prefix" else (*from_key(start), None)
 
 
-_OPERATIONS: dict[str, Callable[[list[str]], Operation]] = {"put": _put, "get": _get, "del": _delete}
+_OPERATIONS: dict[str, tuple[Callable[[list[str], list[str]], Operation], tuple[str, ...]]] = {
+    "put": (_put, ()),
+    "get": (_get, ("--prefix", "--from-key")),
+    "del": (_delete, ("--prefix", "--from-key")),
+}
+"""Each with its flags."""
 
 
 def parse_operation(text: str) -> Operation:
-    """Read ``put KEY VALUE``, ``get KEY [END]``, ``del KEY [END]``; get and del also take ``--prefix PREFIX``.
+    """Read ``put KEY VALUE``, ``get KEY [END]``, ``del KEY [END]``; get and del also take ``--prefix`` and
+    ``--from-key``, before KEY or behind it. What begins with ``--`` and is no flag stands behind a ``--``.
 
     Raises:
         UsageError: not an operation.
     """
     try:
         verb, *words = shlex.split(text)
-        return _OPERATIONS[verb](words)
-    except (ValueError, KeyError, IndexError):
+        operation, known = _OPERATIONS[verb]
+        at = words.index("--") if "--" in words else len(words)
+        flags = [word for word in words[:at] if word.startswith("--")]
+        if strange := [flag for flag in flags if flag not in known]:
+            # Taken for the end of a span, it would mean other keys.
+            there_are = f" (there are {' and '.join(known)})" if known else ""
+            raise UsageError(
+                f"{text!r}: {verb} has no flag {strange[0]!r} here{there_are};"
+                " a key or value that begins with '--' stands behind '--'"
+            )
+        return operation([word for word in words[:at] if word not in flags] + words[at + 1 :], flags)
+    except (ValueError, KeyError):
         raise UsageError(
             f"{text!r} is not an operation; write put KEY VALUE, get KEY [END] or del KEY [END]"
+            " (or get or del with --prefix or --from-key, and one KEY)"
         ) from None
 
 
@@ -146,8 +163,9 @@ def txn(comparisons: tuple[str, ...], then: tuple[str, ...], otherwise: tuple[st
     """If all comparisons hold do one list of operations, else the other.
 
     All of it happens at one revision. Comparisons are value(KEY), version(KEY), create(KEY), mod(KEY), lease(KEY)
-    against =, !=, < or >. Operations are put KEY VALUE, get KEY [END], del KEY [END]. Without options the three
-    parts are read from standard input, an empty line between them.
+    against =, !=, < or >. Operations are put KEY VALUE, get KEY [END], del KEY [END]; get and del take --prefix (all
+    keys that start with KEY) and --from-key (KEY and all behind it). Without options the three parts are read from
+    standard input, an empty line between them.
 
     \b
     Examples:

@@ -6,7 +6,7 @@ import click
 
 from troth.cli import output
 from troth.cli.cluster import GIVEN_URL, Cluster, cluster_options
-from troth.cli.keys import need_one
+from troth.cli.keys import span_of
 from troth.cli.numbers import COUNT
 from troth.cli.outages import begin_telling
 from troth.kv.requests import Event, EventType
@@ -16,6 +16,7 @@ from troth.kv.requests import Event, EventType
 @click.argument("key", required=False)
 @click.argument("range_end", required=False)
 @click.option("--prefix", help="All keys that start with this; '' means all keys.")
+@click.option("--from-key", "is_open", is_flag=True, help="KEY and all keys behind it.")
 @click.option(
     "--start-revision", type=COUNT, default=0, help="Begin with the changes of this revision (0: from now on)."
 )
@@ -28,6 +29,7 @@ def watch(
     key: str | None,
     range_end: str | None,
     prefix: str | None,
+    is_open: bool,
     start_revision: int,
     prev_kv: bool,
     no_put: bool,
@@ -46,12 +48,12 @@ def watch(
       troth watch --prefix worker/ --start-revision 1
       troth watch --prefix '' -o json | jq .kv.key
     """
-    need_one(key, prefix)
+    start, end = span_of(key, range_end, prefix, is_open=is_open)
     left = count
     with cluster.connect() as client:
         changes = client.watch(
-            key or "",
-            range_end,
+            start,
+            end,
             prefix=prefix,
             start_revision=start_revision,
             prev_kv=prev_kv,

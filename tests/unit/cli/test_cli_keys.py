@@ -137,6 +137,27 @@ def test_half_a_request_is_refused_before_anything_is_sent(run: Run, fake: Any, 
     assert client.calls == []
 
 
+@pytest.mark.parametrize(("key", "start"), [("c", "c"), ("", b"\0")])
+def test_a_span_may_have_no_end(run: Run, fake: Any, key: str, start: object) -> None:
+    """etcd's `range_end` for that is a byte which no argument of a command can hold."""
+    reply = RangeReply([KV], 1, False, 41, "n1", LevelName.LINEARIZABLE, 0)
+    client = fake(delete=DeleteReply(3, [], 41, "n1"), range=reply, watch=Watch([]))
+    run("del", key, "--from-key")
+    run("range", key, "--from-key")
+    run("watch", key, "--from-key")
+    assert [(name, args) for name, args, _ in client.calls] == [
+        (name, (start, b"\0")) for name in ("delete", "range", "watch")
+    ]
+
+
+@pytest.mark.parametrize("words", [["--from-key"], ["a", "c", "--from-key"], ["--prefix", "a", "--from-key"]])
+def test_a_span_is_named_in_one_way(run: Run, fake: Any, words: list[str]) -> None:
+    client = fake(delete=DeleteReply(3, [], 41, "n1"))
+    result = run("del", *words)
+    assert result.exit_code == 2 and "--from-key" in result.stderr
+    assert client.calls == []
+
+
 def test_delete_of_a_prefix(run: Run, fake: Any) -> None:
     client = fake(delete=DeleteReply(deleted=3, prev_kvs=[], revision=43, server="n1"))
     result = run("del", "--prefix", "worker/")

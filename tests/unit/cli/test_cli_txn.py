@@ -68,15 +68,48 @@ def test_nothing_is_not_taken_for_a_blank(text: str) -> None:
         ("get --prefix a/", Range(b"a/", b"a0")),
         ("del a", DeleteRange(b"a")),
         ("del --prefix a/", DeleteRange(b"a/", b"a0")),
+        ("get a/ --prefix", Range(b"a/", b"a0")),
+        ("del '#tmp' --prefix", DeleteRange(b"#tmp", b"#tmq")),
+        ("get a --from-key", Range(b"a", b"\0")),
+        ("del --from-key ''", DeleteRange(b"\0", b"\0")),
+        ("get -- --prefix", Range(b"--prefix")),
+        ("get --prefix -- --x", Range(b"--x", b"--y")),
+        ("put -- --a --b", Put(b"--a", b"--b")),
+        ("put a -1", Put(b"a", b"-1")),
     ],
 )
 def test_operations(text: str, expected: object) -> None:
     assert parse_operation(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "put a", "put a b c", "get", "get a b c", "mov a b", "put 'a b"])
+@pytest.mark.parametrize("text", ["", "put a", "put a b c", "get", "get a b c", "mov a b", "put 'a b", "put a --"])
 def test_what_is_no_operation_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
+        parse_operation(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "del a --prev-kv",
+        "get --limit=3 a",
+        "del a b --keys-only",
+        "put a --lease=77",
+        "put --prev-kv a",
+        "put a b --prefix",
+    ],
+)
+def test_a_flag_that_an_operation_does_not_have_is_taken_for_nothing_else(text: str) -> None:
+    """As the end of a span, it would have deleted keys that nobody has named."""
+    with pytest.raises(UsageError, match=f"no flag '{text[text.index('--') :].split(' ')[0]}'.* behind '--'"):
+        parse_operation(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["get a c --prefix", "del --prefix", "del --prefix --from-key a", "get --prefix --prefix a"]
+)
+def test_a_span_is_named_in_one_way(text: str) -> None:
+    with pytest.raises(UsageError, match="is not an operation"):
         parse_operation(text)
 
 
