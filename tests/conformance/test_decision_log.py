@@ -293,7 +293,7 @@ def test_members_and_heuristics_are_kept(opened: Opener) -> None:
         first.note_heuristic(Heuristic(name, participant, "rolled back"))
     first.close()
     second = opened("one")
-    assert second.members()["a"] == Member("a", "postgresql", "pg:1:2")
+    assert second.members()["one"]["a"] == Member("a", "postgresql", "pg:1:2")
     found = second.heuristics()
     assert sorted((each.gid, each.participant) for each in found) == sorted(
         [(found[0].gid, "a"), (found[0].gid, "b"), (longer, "a")]

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from troth.core.twophase.gid import parse_gid
 from troth.core.twophase.records import Member
-from troth.errors import HeuristicMixed, PreflightFailed, StorageError, TrothError, UsageError
+from troth.errors import HeuristicMixed, PreflightFailed, StorageError, TrothError, UsageError, required
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
 from troth.transactions.log.file import FileLog
@@ -313,19 +314,36 @@ def open_log(
 
 
 def register_members(log: DecisionLog, participants: Sequence[Participant], facts: Mapping[str, Facts]) -> None:
-    """Write down what each name means. While decisions are not applied, a name that the log knows must still mean the
-    same database: their branches are finished by that name.
+    """Write down what each name means. While decisions that name a participant are not applied, the name must still
+    mean the database that their coordinator has meant: their branches are finished by that name.
 
     Raises:
-        StorageError: it does not.
+        StorageError: it does not, or that cannot be read.
     """
-    known = log.members()
     members = [Member(p.name, p.kind, facts[p.name].identity) for p in participants]
-    for member in members:
-        before = known.get(member.name)
-        if before is not None and before.identity != member.identity and log.unapplied():
-            raise StorageError(
-                f"the log knows {member.name} as {before.identity}, and now it is {member.identity}, while decisions"
-                " for it are not applied yet: connect the old database, or give the new one another name"
-            )
+    _check_same(log, {member.name: member.identity for member in members})
     log.register(members)
+
+
+def _check_same(log: DecisionLog, identities: Mapping[str, str]) -> None:
+    moved = {
+        (coordinator, name): member.identity
+        for coordinator, members in log.members().items()
+        for name, member in members.items()
+        if identities.get(name, member.identity) != member.identity
+    }
+    if not moved:
+        return
+    unread: dict[str, str] = {}
+    unapplied = log.unapplied(unread)
+    if any(coordinator in unread for coordinator, _ in moved):
+        unapplied = log.unapplied()  # waits for who is just taking it over; or raises why it cannot be read
+    for record in unapplied:
+        found = required(parse_gid(record.gid), "a decision about what is no transaction", gid=record.gid)
+        for name in (*(ref.participant for ref in record.branches), record.delegate):
+            before = moved.get((found[0].coordinator, name))
+            if before is not None:
+                raise StorageError(
+                    f"the log knows {name} as {before}, and now it is {identities[name]}, while decisions for it are"
+                    " not applied yet: connect the old database, or give the new one another name"
+                )

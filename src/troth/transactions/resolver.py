@@ -160,19 +160,25 @@ class Resolver:
                 case Step.PROVE:
                     finding = self._prove(participant, gid, proof)
                 case Step.NOTE_HEURISTIC:
-                    self._note_heuristic(gid, participant, branch)
-                    return case
+                    return case if self._note_heuristic(gid, participant, branch) else Case.LEFT
                 case Step.NOTE_APPLIED | Step.REPORT | Step.NOTHING:
                     self._report(case, todo, finding, branch)
                     return case
 
-    def _note_heuristic(self, gid: str, participant: Recovered, branch: str) -> None:
-        """Write down, durably, what was found. The same is found again while another branch is out of reach, also
-        when it was dealt with."""
+    def _note_heuristic(self, gid: str, participant: Recovered, branch: str) -> bool:
+        """Write down, durably, what was found; whether that is done. The same is found again while another branch is
+        out of reach, also when it was dealt with."""
         found = Heuristic(gid, participant.name, "rolled back, although the decision is commit")
         self.left.pop(branch, None)
-        if self._core.waiting.blocking(self._core.log.note_heuristic, found):
+        try:
+            is_new = self._core.waiting.blocking(self._core.log.note_heuristic, found)
+        except UNREACHABLE as error:  # it is found again, as long as its transaction is not noted as applied
+            self._log_unreached(error)
+            self.left[branch] = None
+            return False
+        if is_new:
             self.report.heuristic.append(branch)
+        return True
 
     def _report(self, case: Case, todo: Step, finding: Finding, branch: str) -> None:
         """A branch may be met twice: where it is listed, and where it is decided. What was seen last counts."""

@@ -209,19 +209,52 @@ def test_a_known_name_is_another_database_only_when_nothing_waits_for_the_one_be
         register_members(place.log, [place.bank], another)  # type: ignore[list-item]
     place.log.note_applied([gid])
     register_members(place.log, [place.bank], another)  # type: ignore[list-item]
-    assert place.log.members()["bank"].identity == "another"
+    assert place.log.members()["me"]["bank"].identity == "another"
 
 
 def test_a_known_name_is_no_other_database_while_nobody_knows_what_waits_for_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "SETTLE_TIMES", 1)
-    place.log.register([Member("bank", "memory", "the one")])
+    place.other.register([Member("bank", "memory", "the one")])
     decided(place.other, name(place.other), place.bank)
     place.die()
     claimed(place.other)
     with pytest.raises(StorageError, match="began to take this place over"):
         register_members(place.log, [place.bank], {"bank": Facts("another", ())})  # type: ignore[list-item]
+
+
+def test_a_name_means_what_the_coordinator_of_a_decision_has_meant_by_it(place: Place) -> None:
+    """After a failover a place that was held before says something else, which no decision depends on any more."""
+    old, new = ({"bank": Facts(identity, ())} for identity in ("server 1", "server 2"))
+    place.log.register([Member("bank", "memory", "server 1")])
+    place.other.register([Member("bank", "memory", "server 2")])
+    for number, delegate in enumerate(("", "bank"), 1):
+        gid = name(place.other, number)
+        decided(place.other, gid, *(() if delegate else (place.bank,)), delegate=delegate)
+        for _ in range(2):
+            register_members(place.log, [place.bank], new)  # type: ignore[list-item]
+            with pytest.raises(StorageError, match="knows bank as server 2, and now it is server 1"):
+                register_members(place.log, [place.bank], old)  # type: ignore[list-item]
+        place.other.note_applied([gid])
+    decided(place.other, name(place.other, 3), place.stock)
+    register_members(place.log, [place.bank], old)  # type: ignore[list-item]
+    assert place.log.members()["me"]["bank"].identity == "server 1", "the decision does not name it"
+
+
+def test_a_part_of_the_log_that_is_damaged_keeps_nobody_who_means_the_same_from_starting(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SETTLE_TIMES", 1)
+    place.log.register([Member("bank", "memory", "server 1")])
+    place.other.register([Member("bank", "memory", "server 2")])
+    place.die()
+    third = FileLog(tmp_path, coordinator="third")
+    claimed(place.other)
+    with pytest.raises(StorageError, match="began to take this place over"):
+        register_members(third, [place.bank], {"bank": Facts("server 1", ())})  # type: ignore[list-item]
+    register_members(third, [place.bank], {"bank": Facts("server 2", ())})  # type: ignore[list-item]
+    third.close()
 
 
 def test_what_somebody_finished_by_hand_is_told_before_the_decision(tmp_path: Path) -> None:

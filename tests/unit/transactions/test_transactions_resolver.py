@@ -13,6 +13,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Epoch
 from troth.core.twophase.records import Heuristic
 from troth.core.twophase.table import Finding
+from troth.errors import StorageError
 from troth.transactions import recovery as recovery_module
 from troth.transactions.log.file import FileLog
 from troth.transactions.resolver import DETACHES_MAX
@@ -43,6 +44,28 @@ def test_a_branch_that_was_rolled_back_against_the_decision_is_written_down(plac
     assert report.heuristic == [f"{gid}.0"]
     assert place.log.heuristics() == [Heuristic(gid, "bank", "rolled back, although the decision is commit")]
     assert place.log.unapplied() == [], "every branch is finished, one of them wrongly"
+
+
+def test_what_cannot_be_written_down_keeps_no_other_from_being_noted_and_is_found_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed, whole = name(place.other, 1), name(place.other, 2)
+    decided(place.other, mixed, place.bank)
+    decided(place.other, whole, place.stock)
+    place.die()
+    place.bank.proof, place.stock.proof = Finding.PROVED_ABORTED, Finding.PROVED_COMMITTED
+    with monkeypatch.context() as patched:
+        patched.setattr(place.log, "note_heuristic", no_room)
+        report = place.run()
+    assert (report.heuristic, report.left, report.proved) == ([], [f"{mixed}.0"], [f"{whole}.0"])
+    assert "no room" in report.unreachable["log of me"]
+    assert [commit.gid for commit in place.log.unapplied()] == [mixed]
+    assert place.run().heuristic == [f"{mixed}.0"]
+    assert place.log.unapplied() == []
+
+
+def no_room(noted: Heuristic) -> bool:
+    raise StorageError("no room")
 
 
 def test_what_is_dealt_with_is_no_news_and_what_another_database_has_done_is(place: Place) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from troth.core.twophase.cells import Cells, Verdict, replay
+from troth.core.twophase.cells import Verdict, replay
 from troth.core.twophase.gid import NAME_RULE, Epoch, Gid, is_name, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
 from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, TrothError, UsageError, required
@@ -208,19 +208,29 @@ class FileLog:
         gid, _ = required(parse_gid(commit.gid), "a decision about what is no transaction", gid=commit.gid)
         return Decided(self._place.cells.verdict(gid), commit.gid)
 
+    def _note(self, *records: Record) -> None:
+        """Write down what holds in any epoch: who was fenced does so in its next one. Raises StorageError."""
+        try:
+            self._writer.append(records)
+        except Fenced:
+            self.renew()
+            self._writer.append_or_fail(records)
+
     def note_applied(self, gids: Sequence[str]) -> None:
         """Kept for the next record that is written (or `close`), so that it costs no sync of its own."""
         with self._lock:
             mine, others = self._by_place(gids)
             replay(self._place.cells, [Applied(tuple(mine))])
             if self._writer.note_done(mine) > DONE_MAX:
-                self._writer.append_or_fail([])
+                self._note()
             for name, found in others.items():
                 self._add_to(name, Applied(tuple(found)))
 
     def note_refused(self, gid: str) -> None:
         with self._lock:
             mine, others = self._by_place([gid])
+            if mine and self._writer.is_fenced:
+                self.renew()  # and then read again, since whoever had the place may have noted it as applied
             if mine and self._place.cells.may_be_refused(gid):
                 self._writer.append_or_fail([Abort(gid, "the last resource")])
             for name in others:
@@ -280,7 +290,7 @@ class FileLog:
     def holder_of(self, key: str) -> str | None:
         with self._lock:
             self._refresh_others()
-            return self._place.cells.holder_of(key) or self._holder_elsewhere(key)
+            return self._own().cells.holder_of(key) or self._holder_elsewhere(key)
 
     def abort(self, record: Abort) -> Verdict:
         """See `DecisionLog.abort`. Of another place, only after its epoch was closed."""
@@ -351,33 +361,31 @@ class FileLog:
             known = self._place.cells.members
             new = [member for member in members if known.get(member.name) != member]
             if new:
-                self._writer.append_or_fail(new)
+                self._note(*new)
 
-    def members(self) -> dict[str, Member]:
+    def members(self) -> dict[str, dict[str, Member]]:
         with self._lock:
-            with suppress(StorageError):  # a process must be able to start, and to finish what is not damaged
-                self._refresh_others()
-            found: dict[str, Member] = {}
-            for place in (*self._others.values(), self._place):
-                found |= place.cells.members
-            return found
+            return {place.coordinator: dict(place.cells.members) for place in self._all_places()}
 
     def note_heuristic(self, record: Heuristic) -> bool:
         with self._lock:
-            is_new = not any(cells.knows(record) for cells in self._all_cells())
+            is_new = not any(place.cells.knows(record) for place in self._all_places())
             if is_new:
-                self._writer.append_or_fail([record])
+                self._note(record)
             return is_new
 
-    def _all_cells(self) -> list[Cells]:
-        """Of all places. `coordinators` tells of those that cannot be read; what they said before is known."""
+    def _all_places(self) -> list[Place]:
+        """`coordinators` tells of those that cannot be read; what they said before is known. For a process must be able
+        to start, and to finish what is not damaged."""
         with suppress(StorageError):
             self._refresh_others()
-        return [place.cells for place in (self._place, *self._others.values())]
+        with suppress(StorageError):
+            self._own()
+        return [self._place, *self._others.values()]
 
     def heuristics(self) -> list[Heuristic]:
         with self._lock:
-            places = self._all_cells()
+            places = [place.cells for place in self._all_places()]
             # Whoever forgets writes that into its own place: the one that noted it may live, and write there itself.
             return [
                 Heuristic(gid, participant, seen)
@@ -391,7 +399,7 @@ class FileLog:
         with self._lock:
             found = {noted.participant: None for noted in self.heuristics() if noted.gid == gid}
             if found:
-                self._writer.append_or_fail([Forget(gid, by, tuple(found))])
+                self._note(Forget(gid, by, tuple(found)))
             return bool(found)
 
     def close(self) -> None:

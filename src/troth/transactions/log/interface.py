@@ -97,8 +97,8 @@ class DecisionLog(Protocol):
     def register(self, members: Sequence[Member]) -> None:
         """Keep what tells the participants apart, durably, so that any process can check that it talks to the same."""
 
-    def members(self) -> dict[str, Member]:
-        """The participants that transactions of this log may name."""
+    def members(self) -> dict[str, dict[str, Member]]:
+        """For each coordinator, what the names of participants mean in its transactions, as far as can be read."""
 
     def note_heuristic(self, record: Heuristic) -> bool:
         """Keep what was found, durably, until `forget`. False if it is no news: it was noted before, and perhaps dealt

@@ -272,12 +272,16 @@ class ReplicatedLog:
     # ---- coordinators, members, heuristics -------------------------------------------------------------
 
     def register(self, members: Sequence[Member]) -> None:
-        known = self.members()
+        known = self._members()
         new = [member for member in members if known.get(member.name) != member]
         if new:
             self._client.txn((), [Put(self._keys("member", member.name), encode(member)) for member in new])
 
-    def members(self) -> dict[str, Member]:
+    def members(self) -> dict[str, dict[str, Member]]:
+        known = self._members()  # which all coordinators share
+        return {coordinator.name: known for coordinator in self.coordinators()}
+
+    def _members(self) -> dict[str, Member]:
         found = [decode(kv, Member) for kv in self._range("member/")]
         return {member.name: member for member in found}
 

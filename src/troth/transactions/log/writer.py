@@ -43,7 +43,8 @@ class Writer:
         self._zeroed = self._file.size()
 
     def renew(self) -> None:
-        """Open another epoch. Raises StorageError."""
+        """Open another epoch. Raises StorageError, also after a fault: somebody else may have the place by then."""
+        self._check_usable()
         before = self._file
         self.is_fenced = True  # however this ends, but well: the place may know another's file by then
         try:
@@ -72,12 +73,9 @@ class Writer:
             SyncFailed, StorageError: nothing is known about them; the log is not written any more.
             NotApplied: one of them could not be read back; nothing was written.
         """
-        if self.fault is not None:
-            raise self.fault
+        self._check_usable()
         if self.is_fenced:
             raise Fenced
-        if self._pid != os.getpid():
-            raise UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
         place, done = self.place, list(self._done)
         batch = (*records, Applied(tuple(done))) if done else tuple(records)
         content = framing.encode_batch(batch, sequence=place.sequence, number=place.number, log_id=place.log_id)
@@ -92,6 +90,12 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
             raise fault from error
+
+    def _check_usable(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        if self._pid != os.getpid():
+            raise UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
 
     def _append(self, records: Sequence[Record], content: bytes) -> None:
         place = self.place
