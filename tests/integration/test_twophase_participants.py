@@ -581,6 +581,44 @@ def test_who_waits_for_whom_is_told_by_their_names(bank: Postgres) -> None:
         branch.release(broken=False)
 
 
+@pytest.mark.parametrize("notes", [True, False])
+def test_a_mariadb_that_notes_whose_each_session_is_tells_who_waits_in_other_processes(notes: bool) -> None:
+    """Each `MySql` knows only the sessions that it has opened, as each process does."""
+    names = ("performance_schema", "performance_schema_consumer_events_transactions_current")
+    settings = {**dict.fromkeys(names, "ON"), "performance_schema_instrument": "transaction=ON"} if notes else {}
+    with MariaDBServer(**settings) as server:
+        engines = [sa.create_engine(server.url()) for _ in range(3)]
+        one_process, other, looking = (MySql("ledger", engine, engine) for engine in engines)
+        with engines[0].begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE told (id INTEGER PRIMARY KEY)")
+        first, second = written(one_process, 1, 1), other.open(1, begun(2))
+        failed: list[Exception] = []
+
+        def wait() -> None:
+            try:
+                second.handle.exec_driver_sql("INSERT INTO told VALUES (1)")
+            except exc.DBAPIError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        with looking.connected() as connection:
+            while not connection.exec_driver_sql(looking._waits).all():
+                assert thread.is_alive()
+        waits = looking.waits()
+        assert [(found.waiter, found.holder) for found in waits] == [(EPOCH.name(2), EPOCH.name(1))] * notes
+        for found in waits:
+            found.cancel()
+        if not notes:
+            first.roll_back()()
+        thread.join(10)
+        assert not thread.is_alive() and bool(failed) is notes
+        for branch in (first, second):
+            branch.release(broken=True)
+        for engine in engines:
+            engine.dispose()
+
+
 @pytest.mark.parametrize("verb", ["prepare", "commit_alone"])
 def test_what_is_lost_with_its_session_is_told_as_lost_and_why(verb: str, bank: Postgres) -> None:
     """A refusal would be an abort; of what was lost nobody knows."""

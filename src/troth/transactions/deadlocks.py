@@ -1,10 +1,11 @@
 """Deadlocks across databases, which no single database can see.
 
 Every second each PostgreSQL says which of its sessions wait for which (their names carry the transaction, so that the
-transactions of all processes are seen), and each MariaDB or MySQL which of this process's sessions do. The edges, named
-by transactions, are joined; the youngest transaction of each cycle has its waiting statement cancelled, and so fails
-with its database's own error. A cycle is cancelled only when two looks in a row have seen it: the looks at different
-databases are not of one moment, and a wait may have ended in between.
+transactions of all processes are seen), and each MariaDB or MySQL which of this process's sessions do, or of all
+where its performance schema notes whose they are. The edges, named by transactions, are joined; the youngest
+transaction of each cycle has its waiting statement cancelled, and so fails with its database's own error. A cycle is
+cancelled only when two looks in a row have seen it: the looks at different databases are not of one moment, and a
+wait may have ended in between.
 """
 
 import logging

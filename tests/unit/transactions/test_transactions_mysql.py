@@ -184,7 +184,7 @@ def test_who_waits_for_whom_is_asked_where_the_server_keeps_it(version: tuple[st
     ledger.sessions[8] = ("T1.log.0.1.3", Session(8, "fedcba9876543210"))
     (wait,) = ledger.waits()
     assert (wait.waiter, wait.holder) == ("T1.log.0.1.2", "T1.log.0.1.3")
-    assert table in server.asked[-1]
+    assert table in server.asked[-2], "and then whose 99 is"
     wait.cancel()
     assert server.asked[-1] == "KILL QUERY IS_USED_LOCK('troth.0123456789abcdef')"
 
@@ -204,3 +204,27 @@ def test_a_wait_that_has_ended_is_not_cancelled_on_whoever_has_its_connection_no
     ledger.sessions[7] = (waiting, session)
     wait.cancel()
     assert server.asked[-1] == f"KILL QUERY {session.holder}"
+
+
+def test_whose_the_sessions_of_other_processes_are_is_told_by_the_server_if_it_notes_that() -> None:
+    own, other = "T1.logname0.c.1.1", "T1.logname0.d.1.2"
+    at_work = [(7, other, "0.0123456789abcdef"), (8, "T1.logname0.c.1.9", "0.of what was before")]
+    answers: dict[str, Any] = {"SELECT w.": [(7, 8)], "SELECT t.processlist_id": at_work}
+    server = Server(answers)
+    ledger = participant(server)
+    ledger.sessions[8] = (own, Session(8, "fedcba9876543210"))
+    (wait,) = ledger.waits()
+    assert (wait.waiter, wait.holder) == (other, own), "of its own each process knows better"
+    wait.cancel()
+    assert server.asked[-1] == "KILL QUERY IS_USED_LOCK('troth.0123456789abcdef')"
+    answers["SELECT t.processlist_id"] = [(7, "T1.logname0.d.1.3", "0.0123456789abcdef")]
+    server.asked.clear()
+    wait.cancel()
+    assert not any(query.startswith("KILL") for query in server.asked), "it works for another one"
+    answers["SELECT t.processlist_id"] = denied()
+    assert ledger.waits() == []
+    lost = denied()
+    lost.connection_invalidated = True  # type: ignore[attr-defined]
+    answers["SELECT t.processlist_id"] = lost
+    with pytest.raises(sa.exc.OperationalError):
+        ledger.waits()

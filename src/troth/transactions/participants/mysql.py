@@ -19,7 +19,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn
 
-from sqlalchemy import Engine, event, exc
+from sqlalchemy import Connection, Engine, event, exc
 from typing_extensions import override
 
 from troth.core.twophase.gid import FORMAT, parse_gid
@@ -51,6 +51,12 @@ _WAITS_OF_MYSQL: Final = _WAITS.format(
     waiter="requesting_engine_transaction_id",
     holder="blocking_engine_transaction_id",
 )
+_AT_WORK: Final = (
+    "SELECT t.processlist_id, e.xid_gtrid, e.xid_bqual FROM performance_schema.events_transactions_current e"
+    " JOIN performance_schema.threads t ON t.thread_id = e.thread_id"
+    f" WHERE e.state = 'ACTIVE' AND e.xid_format_id = {FORMAT_ID} AND t.processlist_id IS NOT NULL"
+)
+"""Whose each session is, of all processes: empty unless the server notes that (MariaDB does not by default)."""
 _PLAIN_TABLES: Final = (
     "SELECT t.table_name FROM information_schema.tables t JOIN information_schema.engines e ON e.engine = t.engine"
     " WHERE t.table_schema = DATABASE() AND t.table_type = 'BASE TABLE' AND COALESCE(e.xa, 'NO') <> 'YES'"
@@ -384,21 +390,36 @@ class MySql(SqlParticipant):
     def _cancel(self, number: int, working: tuple[str, Session]) -> None:
         """End the statement of a session that was *working* for a transaction, if it still is: KILL QUERY hits whatever
         runs there, and the next transaction may have the connection."""
-        if self.sessions.get(number) == working:
+        found = self.sessions.get(number)
+        if found is None:
+            with self.connected() as connection:
+                found = _at_work(connection).get(number)
+        if found == working:
             self._kill("KILL QUERY", working[1])
 
     @override
     def waits(self) -> list[Wait]:
-        sessions = dict(self.sessions)
-        if not sessions:
-            return []
         with self.connected() as connection:
             rows = connection.exec_driver_sql(self._waits).all()
+            sessions = dict(self.sessions)
+            if any(number not in sessions for row in rows for number in row):
+                sessions = _at_work(connection) | sessions
         return [
             Wait(sessions[waiter][0], sessions[holder][0], partial(self._cancel, waiter, sessions[waiter]))
             for waiter, holder in rows
             if waiter in sessions and holder in sessions
         ]
+
+
+def _at_work(connection: Connection) -> dict[int, tuple[str, Session]]:
+    """As `MySql.sessions`, of all processes, where the server knows."""
+    try:
+        rows = connection.exec_driver_sql(_AT_WORK).all()
+    except exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        return {}  # not allowed here
+    return {number: (gtrid, Session(number, bqual.partition(".")[2])) for number, gtrid, bqual in rows}
 
 
 def _number(error: Any) -> int:
