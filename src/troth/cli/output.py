@@ -102,9 +102,20 @@ def kv_fields(kv: KeyValue) -> dict[str, object]:
 
 
 def shown(raw: bytes) -> str:
-    """*raw* on one line of a table: text where it is printable, else escaped."""
-    text = raw.decode(errors="backslashreplace")
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+    """*raw* on one line of a table: text where it is printable, else escaped, so that no two look alike."""
+    text = raw.decode(errors="surrogateescape")
+    return text if text.isprintable() and "\\" not in text else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # what is no UTF-8: the byte
+        return f"\\x{code - 0xDC00:02x}"
+    if 0x80 <= code <= 0xFF and not character.isprintable():  # not as a byte, which it is not
+        return f"\\u{code:04x}"
+    if character == "\\" or not character.isprintable():
+        return character.encode("unicode_escape").decode()
+    return character
 
 
 def print_json(answer: dict[str, Any] | list[Any]) -> None:
