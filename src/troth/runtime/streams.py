@@ -2,7 +2,7 @@
 
 A connection starts in its handshake, where it may not make us hold more than 4 KiB, and has a few seconds to
 introduce itself. Bytes that are no frames, or frames that are no messages, close that one connection and nothing
-else.
+else. Who speaks HTTP is told in HTTP that it is at the wrong address (wire/http.py).
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from troth.runtime import shortcut
 from troth.runtime.addresses import Address
 from troth.wire.frames import FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX, HEAD, FrameSplitter, first_frame, frame, head
 from troth.wire.handshake import VERSION, VERSION_MIN, Greeting, Hello, Rejected, decode_greeting, encode_greeting
+from troth.wire.http import Visitor, visitor
 
 HANDSHAKE_SECONDS_MAX = 5.0
 USER_TIMEOUT_MS = 10_000
@@ -34,6 +35,7 @@ class FrameConnection(asyncio.Protocol, ABC):
 
     def __init__(self) -> None:
         self._begun = bytearray()
+        self._visitor: Visitor | None = None
         self._splitter = FrameSplitter()
         self._greeted = False
         self.closed = False
@@ -55,6 +57,10 @@ class FrameConnection(asyncio.Protocol, ABC):
 
     def on_garbage(self, error: DecodeError) -> None:
         """The bytes are not ours; the connection is closed after this."""
+
+    def on_visitor(self, error: DecodeError) -> None:
+        """Somebody speaks another protocol, and is told so. *error* says which, and from where."""
+        self.on_garbage(error)
 
     def on_closed(self, error: Exception | None) -> None:
         """The connection is gone, for whatever reason. Called once."""
@@ -128,11 +134,16 @@ class FrameConnection(asyncio.Protocol, ABC):
 
     def _take_greeting(self, data: bytes) -> bytes:
         """Handle the first frame once it is complete; what follows it, when we are admitted."""
+        if self._visitor is not None:
+            self._tell(self._visitor, data)
+            return b""
         begun = self._begun
         begun += data
         try:
             body = first_frame(begun, HANDSHAKE_BYTES_MAX)
         except DecodeError as error:
+            if self._met_visitor(begun):
+                return b""
             raise DecodeError(f"this is not the troth protocol, or not its version {VERSION} ({error})") from None
         if body is None:
             return b""
@@ -140,6 +151,24 @@ class FrameConnection(asyncio.Protocol, ABC):
         rest = bytes(begun[HEAD.size + len(body) :]) if self._greeted else b""
         begun.clear()
         return rest
+
+    def _met_visitor(self, begun: bytes | bytearray) -> bool:
+        """Whether another protocol begins here. It is answered then, until the time for a handshake is over."""
+        self._visitor = visitor(begun)
+        if self._visitor is None:
+            return False
+        self.on_visitor(DecodeError(f"{self._visitor.name} from {host_of(self.transport)}"))
+        self._tell(self._visitor, bytes(begun))
+        return True
+
+    def _tell(self, visitor: Visitor, data: bytes) -> None:
+        self.write(visitor.hear(data))
+        if not visitor.is_over:
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()  # what still comes is read: if it met a closed socket, our answer would be lost
+        else:
+            self.transport.close()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -164,6 +193,12 @@ def origin_of(transport: asyncio.BaseTransport) -> str:
     if connection is not None and connection.family == socket.AF_UNIX:
         return shortcut.process_of(connection)
     return str(transport.get_extra_info("peername"))
+
+
+def host_of(transport: asyncio.BaseTransport) -> str:
+    """Like `origin_of`, but the same for all connections of one machine."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else origin_of(transport)
 
 
 def write_now(transport: asyncio.Transport, descriptor: int, data: bytes | bytearray) -> None:

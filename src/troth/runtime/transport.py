@@ -27,6 +27,7 @@ from typing_extensions import override
 
 from troth.errors import DecodeError, ProtocolError, Unavailable, WrongCluster
 from troth.ids import ClusterId, NodeId
+from troth.runtime.complaints import Complaints
 from troth.runtime.links import (
     QUEUE_BYTES_MAX,
     DialedLink,
@@ -42,9 +43,6 @@ from troth.wire.handshake import VERSION, Greeting, Hello, Rejected, Welcome
 
 ACCEPTED_MAX = 1024
 """Connections on the peer port, strangers included; a cluster needs one per other server."""
-
-REASONS_MAX = 16
-"""For so many reasons a warning of one kind is repeated; a text may come from the other side."""
 
 _log = logging.getLogger("troth.peers")
 
@@ -80,7 +78,9 @@ class PeerTransport:
         self._accepted: set[AcceptedPeer] = set()
         self._callers: dict[NodeId, AcceptedPeer] = {}
         """The newest accepted connection of each peer that has one."""
-        self._warned: dict[str, set[str]] = {}
+        self._complaints = Complaints(_log)
+        self.warn_once = self._complaints.warn_once
+        self.calmed = self._complaints.calmed
         self._closing = False
 
     # -- sending ---------------------------------------------------------------------------------------------
@@ -231,19 +231,6 @@ class PeerTransport:
         self.counters.garbage += 1
         self.warn_once("garbage", "closed a connection on the peer port that sent no troth frames", origin, error)
 
-    def warn_once(self, kind: str, text: str, *facts: object, reason: BaseException | None = None) -> None:
-        """Log a warning the first time a *kind* of thing happens for this *reason*; the counters tell the rest."""
-        warned = self._warned.setdefault(kind, set())
-        why = "" if reason is None else _in_words(reason)
-        if why not in warned and len(warned) < REASONS_MAX:
-            warned.add(why)
-            told = "; ".join(map(_in_words, (*facts, why) if why else facts))
-            _log.warning("%s (%s); further ones are only counted", text, told)
-
-    def calmed(self, kind: str) -> None:
-        """What `warn_once` told under *kind* is over, whatever its reason; tell it again if it comes back."""
-        self._warned.pop(kind, None)
-
     def opened(self, connection: "AcceptedPeer") -> bool:
         """Whether there is room for one more."""
         if len(self._accepted) >= ACCEPTED_MAX:
@@ -308,12 +295,13 @@ class AcceptedPeer(FrameConnection):
         self._owner.garbage(origin_of(self.transport), error)
 
     @override
+    def on_visitor(self, error: DecodeError) -> None:
+        self._owner.counters.garbage += 1
+        self._owner.warn_once("visitor", "another protocol was spoken to the peer port", reason=error)
+
+    @override
     def on_closed(self, error: Exception | None) -> None:
         self._owner.lost(self)
-
-
-def _in_words(fact: object) -> str:
-    return str(fact) or type(fact).__name__  # a TimeoutError has no text
 
 
 def refused_as_client(transport: asyncio.Transport) -> str:

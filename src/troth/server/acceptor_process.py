@@ -17,6 +17,7 @@ from typing_extensions import override
 from troth.errors import DecodeError, Overloaded, ProtocolError, TrothError, UsageError
 from troth.runtime import interrupts
 from troth.runtime.acceptors import AcceptorNode
+from troth.runtime.complaints import Complaints
 from troth.runtime.disk_machine import DiskMachine
 from troth.runtime.streams import FrameConnection, version_refusal
 from troth.server.acceptors import REGISTER_FRAME_BYTES_MAX, AcceptorSession, welcome
@@ -114,7 +115,11 @@ class _Connection(FrameConnection):
 
     @override
     def on_garbage(self, error: DecodeError) -> None:
-        _log.warning("closed a connection that broke the protocol: %s", error)
+        self._port.warn_once("garbage", "closed a connection that broke the protocol", reason=error)
+
+    @override
+    def on_visitor(self, error: DecodeError) -> None:
+        self._port.warn_once("visitor", "another protocol was spoken to this acceptor", reason=error)
 
     @override
     def on_closed(self, error: Exception | None) -> None:
@@ -128,6 +133,7 @@ class AcceptorPort:
         self.node = node
         self.connections_max = clients_that_fit(CONNECTIONS_MAX)
         self.connections: set[_Connection] = set()
+        self.warn_once = Complaints(_log).warn_once
 
     def accept(self) -> asyncio.Protocol:
         return _Connection(self)

@@ -23,6 +23,7 @@ from troth.replica.effects import ClientId
 from troth.replica.pieces import LongAnswer
 from troth.replica.protocol import WRITES_BYTES_MAX, ClientMessage, ReadResults, Reads, ServerMessage, Writes
 from troth.runtime.acceptors import AcceptorNode
+from troth.runtime.complaints import Complaints
 from troth.runtime.streams import FrameConnection, origin_of, version_refusal
 from troth.server.acceptors import REGISTER_FRAME_BYTES_MAX, AcceptorSession, Registers, welcome
 from troth.wire.frames import ANSWER_BYTES_MAX, HEAD, frame, head, head_of
@@ -102,7 +103,7 @@ class ClientPort:
         self._queue_bytes_max = queue_bytes_max
         self._next: ClientId = 1
         self._strangers: set[ClientConnection] = set()
-        self._warned: set[str] = set()
+        self.warn_once = Complaints(_log).warn_once
 
     def accept(self) -> asyncio.Protocol:
         """Protocol factory of the client port's listening sockets."""
@@ -213,11 +214,6 @@ class ClientPort:
         """Close all connections once what was sent has left."""
         for connection in [*self.connections.values(), *self._strangers]:
             connection.transport.close()
-
-    def warn_once(self, kind: str, text: str, *facts: object) -> None:
-        if kind not in self._warned:
-            self._warned.add(kind)
-            _log.warning("%s (%s); further ones are only counted", text, "; ".join(str(fact) for fact in facts))
 
 
 class ClientConnection(FrameConnection):
@@ -336,6 +332,11 @@ class ClientConnection(FrameConnection):
     def on_garbage(self, error: DecodeError) -> None:
         self._port.counters.garbage += 1
         self._port.warn_once("garbage", "closed a client connection that broke the protocol", self.origin, error)
+
+    @override
+    def on_visitor(self, error: DecodeError) -> None:
+        self._port.counters.garbage += 1
+        self._port.warn_once("visitor", "another protocol was spoken to the client port", reason=error)
 
     @override
     def on_closed(self, error: Exception | None) -> None:

@@ -9,8 +9,9 @@ from typing_extensions import override
 
 from troth.ids import ClusterId, NodeId
 from troth.runtime import transport as transport_module
+from troth.runtime.complaints import REASONS_MAX
 from troth.runtime.links import QUEUE_BYTES_MAX, InheritedLink, Link, LinkConnection, LinkOwner
-from troth.runtime.transport import ACCEPTED_MAX, REASONS_MAX, AcceptedPeer, PeerTransport, refused_as_client
+from troth.runtime.transport import ACCEPTED_MAX, AcceptedPeer, PeerTransport, refused_as_client
 from troth.wire.frames import HEAD
 from troth.wire.handshake import Hello, Rejected
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 from troth.runtime.streams import FrameConnection
 from troth.wire.frames import FRAME_BYTES_MAX, FrameSplitter
 from troth.wire.handshake import Greeting
+from troth.wire.http import REASON
 
 
 class Quiet(FrameConnection):
@@ -92,3 +93,23 @@ def test_a_connection_that_the_other_side_has_reset_is_left_to_the_transport() -
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_client_of_grpc_may_take_its_time(new_loop: object) -> None:
+    """It waits for our settings before it calls."""
+
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        for each in (ours, theirs):
+            each.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(Quiet, sock=ours)
+        await loop.sock_sendall(theirs, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert await loop.sock_recv(theirs, 100) == b"\0\0\0\4\0\0\0\0\0"
+        await loop.sock_sendall(theirs, b"\0\0\0\1\4\0\0\0\1")
+        assert REASON.encode() in await loop.sock_recv(theirs, 1000)
+        theirs.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:  # type: ignore[arg-type]
+        runner.run(asyncio.wait_for(run(), 5))

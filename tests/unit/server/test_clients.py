@@ -35,6 +35,7 @@ from troth.server.acceptors import Registers
 from troth.server.clients import ClientPort
 from troth.wire.frames import frame
 from troth.wire.handshake import VERSION, Hello, Rejected, Welcome, encode_greeting
+from troth.wire.http import REASON
 
 _decode = msgspec.msgpack.Decoder(ServerMessage).decode
 _encode = msgspec.msgpack.encode
@@ -370,3 +371,42 @@ async def test_a_request_nested_without_end_closes_that_connection_only() -> Non
             await asyncio.sleep(0.001)
         assert node.port.counters.garbage == 1 and not node.heard
         assert not problems, "what reaches the loop ends the server"
+
+
+async def _answer(address: Address, said: bytes, until: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(said)
+    answer = await reader.readuntil(until)
+    writer.close()
+    return answer
+
+
+async def test_clients_of_other_protocols_are_told_so_at_once_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = EchoNode()
+    call_of_grpc = b"\0\0\0\1\4\0\0\0\1"
+    async with asyncio.timeout(2), serving(node) as address:
+        for _ in range(3):
+            told = await _answer(
+                address, b"POST /v3/kv/put HTTP/1.1\r\nContent-Length: 9\r\n\r\n", REASON.encode()
+            )
+            assert told.startswith(b"HTTP/1.1 400 ")
+            await _answer(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + call_of_grpc, REASON.encode())
+    assert [record.message for record in caplog.records] == [
+        f"another protocol was spoken to the client port ({name} from 127.0.0.1); further ones are only counted"
+        for name in ("HTTP", "HTTP/2 (gRPC)")
+    ]
+    assert node.port.counters.garbage == 6
+
+
+async def test_what_a_client_of_http_still_sends_does_not_cost_it_the_answer() -> None:
+    node = EchoNode()
+    async with asyncio.timeout(2), serving(node) as address:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"POST /v3/kv/put HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(bytes(1_000_000))
+        await writer.drain()
+        assert REASON.encode() in await reader.read()
+        writer.close()
