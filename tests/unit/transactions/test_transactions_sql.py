@@ -15,6 +15,7 @@ from sqlalchemy import exc  # noqa: E402
 from troth import TwoPhaseCommit  # noqa: E402
 from troth.core.twophase.gid import Epoch  # noqa: E402
 from troth.errors import Aborted, NotApplied, UsageError  # noqa: E402
+from troth.transactions.channels.blocking import BlockingStatements  # noqa: E402
 from troth.transactions.participants.base import Begun, Facts  # noqa: E402
 from troth.transactions.participants.choose import KINDS  # noqa: E402
 from troth.transactions.participants.connection import BranchConnection, overriding  # noqa: E402
@@ -302,3 +303,16 @@ def test_a_connection_that_is_in_the_middle_of_something_is_not_asked_to_roll_ba
     branch.roll_back_here()
     assert branch.handle.invalidated and not asked
     branch.release(broken=True)
+
+
+def test_a_connection_is_given_back_without_the_bound_of_its_transaction(
+    last: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds: list[float | None] = []
+    monkeypatch.setattr(BlockingStatements, "answer_by", lambda channel, until: bounds.append(until))
+    for until in (742.0, None):
+        branch = opened(last)
+        if until is not None:
+            branch.answer_by(until)
+        over(branch)
+        assert bounds == [742.0, None], "and where none was set nothing is reset"
