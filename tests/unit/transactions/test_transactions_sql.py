@@ -85,6 +85,15 @@ def test_a_number_of_rows_is_no_change_of_them(last: Sqlite) -> None:
     over(branch)
 
 
+def test_an_insert_of_which_nobody_says_how_many_rows_it_made_is_no_question(last: Sqlite) -> None:
+    """SQLAlchemy closes the cursor of one that it has made itself, and psycopg then says -1."""
+    branch = opened(last)
+    inserted: Any = type("Context", (), {"rowcount": -1, "statement": "INSERT INTO work VALUES (1)"})
+    branch.saw(inserted)
+    assert branch.wrote
+    over(branch)
+
+
 def test_the_decision_is_not_made_after_an_error_that_was_swallowed(last: Sqlite) -> None:
     branch = opened(last)
     branch.handle.exec_driver_sql("INSERT INTO work VALUES (1)")

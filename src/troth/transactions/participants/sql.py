@@ -1,6 +1,6 @@
 """What all participants behind a SQLAlchemy engine share: an ordinary Connection in an ordinary transaction.
 
-The pool, events, the ORM and savepoints see nothing unusual. Two things are watched: a statement that has certainly
+The pool, events, the ORM and savepoints see nothing unusual. Two things are watched: a statement that has
 changed rows spares us the question "did this branch write?"; and ``connection.commit()`` in the middle of a global
 transaction is refused, since it would commit one branch alone.
 """
@@ -98,8 +98,9 @@ class SqlBranch:
         self.channel.answer_by(until)
 
     def saw(self, context: Any) -> None:
-        """A statement was executed. One that has certainly changed rows spares us the question of `ask`."""
-        if context.rowcount > 0 and context.statement.lstrip()[:6].upper() in _CHANGES:
+        """A statement was executed. One that has changed rows spares us the question of `ask`; and so does one of which
+        nobody knows how many: of the cursor of an INSERT that SQLAlchemy has made it has let go by now (-1)."""
+        if context.rowcount and context.statement.lstrip()[:6].upper() in _CHANGES:
             self.wrote = True
 
     def ask(self) -> Callable[[], None]:
