@@ -108,7 +108,8 @@ def test_a_client_of_grpc_may_take_its_time(new_loop: object) -> None:
         await loop.sock_sendall(theirs, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert await loop.sock_recv(theirs, 100) == b"\0\0\0\4\0\0\0\0\0"
         await loop.sock_sendall(theirs, b"\0\0\0\1\4\0\0\0\1")
-        assert REASON.encode() in await loop.sock_recv(theirs, 1000)
+        told = await loop.sock_recv(theirs, 1000)
+        assert told[3] == 1 and REASON.encode() in told, "one frame of headers, and no settings again"
         theirs.close()
 
     with asyncio.Runner(loop_factory=new_loop) as runner:  # type: ignore[arg-type]
