@@ -4,6 +4,7 @@
 
     TrothError
       UsageError              the caller's bug: a bad argument, an unknown address, a closed client
+        AddressTaken            somebody else listens at the address that a server was told to listen at
         PreflightFailed         a database cannot take part in two-phase commit; the text says what to set
         (hashing/errors.py)     what the rings and placements of `troth.hashing` refuse: eight classes
       ProtocolError           a peer broke the rules
@@ -68,6 +69,12 @@ class UsageError(TrothError):
     """The caller's bug: a bad argument, an unknown option, a closed client."""
 
     code = "usage"
+
+
+class AddressTaken(UsageError):
+    """Somebody else listens at the address that a server was told to listen at."""
+
+    code = "address_taken"
 
 
 class PreflightFailed(UsageError):

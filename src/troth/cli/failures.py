@@ -12,6 +12,7 @@ from troth.cli.exit_codes import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNKNOWN, E
 from troth.errors import TrothError
 
 _ADVICE: dict[type[TrothError], tuple[int, str]] = {
+    errors.AddressTaken: (EXIT_USAGE, "ss -ltnp              (who listens there?)"),
     errors.UsageError: (EXIT_USAGE, "troth {command} --help"),
     errors.Unavailable: (EXIT_UNAVAILABLE, "troth status          (which servers answer, and is there a quorum?)"),
     errors.NotLeader: (EXIT_UNAVAILABLE, "troth status          (is there a leader?)"),

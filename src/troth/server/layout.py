@@ -7,13 +7,14 @@ the first start of all: each server's identity names the node ids of all, and th
 when the others have none yet (*founding*).
 """
 
+import contextlib
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from troth.errors import StorageError, UsageError
+from troth.errors import AddressTaken, StorageError, UsageError
 from troth.ids import NodeId
 from troth.runtime.files import DiskFiles
 from troth.runtime.genesis import Founding, Introduction, genesis_of
@@ -47,10 +48,28 @@ class Layout:
         """The servers that are members for sure, or were on their way out."""
         return [name for name in self.addresses if self.changing.get(name) != JOINING]
 
+    def has_address_in(self, error: AddressTaken) -> bool:
+        """Whether it is one of these addresses that is taken, and not one of the settings of all servers."""
+        own = {address for each in self.addresses.values() for address in each.values()}
+        return not own.isdisjoint(str(error).split())
+
     def forget(self, name: str) -> None:
         """There is no server called *name* any more."""
         self.addresses.pop(name, None)
         self.changing.pop(name, None)
+
+
+@contextlib.contextmanager
+def naming(name: str, directory: Path) -> Iterator[None]:
+    """Say that it is the server called *name* whose address is taken, and where that stands."""
+    try:
+        yield
+    except AddressTaken as error:
+        told, _, _ = str(error).partition(";")
+        raise AddressTaken(
+            f"server {name}: {told}; stop what listens there: the addresses of this cluster stand in "
+            f"{directory / LAYOUT}"
+        ) from None
 
 
 def read(directory: Path, transport: str) -> Layout:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, cast
 
 from typing_extensions import override
 
-from troth.errors import UsageError
+from troth.errors import AddressTaken, UsageError
 from troth.runtime import shortcut
 from troth.runtime.addresses import Address, is_loopback, parse_address, resolved
 from troth.runtime.streams import HANDSHAKE_SECONDS_MAX
@@ -89,7 +89,8 @@ class Port:
         """Take the address *text* (the value of *setting*), and its shortcuts if it may have *shortcuts*.
 
         Raises:
-            UsageError: the address is taken, or is not this machine's.
+            AddressTaken: somebody else listens there.
+            UsageError: the address is not this machine's.
         """
         port = cls(accept, early)
         try:
@@ -181,5 +182,7 @@ async def bind_all(
 
 
 def _not_ours(setting: str, text: str, error: OSError) -> UsageError:
-    taken = "; stop what listens there, or give another port" if error.errno == errno.EADDRINUSE else ""
-    return UsageError(f"{setting}: {text} can not be listened on ({error.strerror or error}){taken}")
+    said = f"{setting}: {text} can not be listened on ({error.strerror or error})"
+    if error.errno == errno.EADDRINUSE:
+        return AddressTaken(f"{said}; stop what listens there, or give another port")
+    return UsageError(said)

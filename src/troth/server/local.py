@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from troth.core.interface import Membership
-from troth.errors import NotApplied, TrothError, Unavailable, UsageError
+from troth.errors import AddressTaken, NotApplied, TrothError, Unavailable, UsageError
 from troth.ids import NodeId
 from troth.runtime.addresses import UNIX_PATH_BYTES_MAX
 from troth.runtime.files import make_durably
@@ -40,6 +40,10 @@ TRANSPORTS = ("tcp", "pipe")
 
 SIZE_MAX = 63
 """More servers than this are no cluster on one machine but a slip of the pen: each is a process."""
+
+
+DRAWINGS_MAX = 4
+"""How often ports are drawn: between the drawing and the listening somebody else may take one."""
 
 
 class LocalCluster:
@@ -96,6 +100,7 @@ class LocalCluster:
             make_durably(self.data_dir)
             self._layout = layouts.read(self.data_dir, transport)
             self._addresses = self._layout.addresses
+            self._is_drawn = not self._addresses and transport == "tcp"
             if transport == "pipe":
                 # Sockets are made anew: a moved data directory has other paths.
                 self._addresses.update({name: self._new_addresses(name) for name in self._addresses})
@@ -177,30 +182,53 @@ class LocalCluster:
         """
         if self.servers:
             raise UsageError("this cluster was started before")
+        # Where nothing of this cluster was there before us, nothing is lost with it if it does not come up.
+        is_new = self._is_drawn and not any((self.data_dir / name).exists() for name in self._addresses)
+        try:
+            for left in reversed(range(DRAWINGS_MAX)):
+                try:
+                    self._start_all()
+                    return
+                except AddressTaken as error:
+                    if not (left and is_new and self._layout.has_address_in(error)):
+                        raise
+                    self._draw_anew()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_all(self) -> None:
         foundings = self._foundings()
         ends = {}
         if self.transport == "pipe":
             ends = self._pairs.between({name: each.node_id for name, each in foundings.items()})
         self._write_layout()
-        try:
-            for name in self._layout.settled:
-                self._spawn(name, foundings.get(name), ends.get(name, {}))
-            leaving = self._layout.those(LEAVING)
-            for name, server in self.servers.items():
-                if name not in leaving:  # it may have been removed, and never serve again
+        for name in self._layout.settled:
+            self._spawn(name, foundings.get(name), ends.get(name, {}))
+        leaving = self._layout.those(LEAVING)
+        for name, server in self.servers.items():
+            if name not in leaving:  # it may have been removed, and never serve again
+                with layouts.naming(name, self.data_dir):
                     server.wait_ready()
-            if self._layout.founding:
-                self._layout.founding = {}
-                self._write_layout()
-            for name in self._layout.those(JOINING):
-                with contextlib.suppress(TrothError):
-                    self._join(name)
-            for name in leaving:
-                with contextlib.suppress(TrothError):
-                    self._take_out(name)
-        except BaseException:
-            self.close()
-            raise
+        if self._layout.founding:
+            self._layout.founding = {}
+            self._write_layout()
+        for name in self._layout.those(JOINING):
+            with contextlib.suppress(TrothError):
+                self._join(name)
+        for name in leaving:
+            with contextlib.suppress(TrothError):
+                self._take_out(name)
+
+    def _draw_anew(self) -> None:
+        """Give up what has been started of a new cluster, and give all servers other addresses: the old ones stand in
+        what those have written that did come up."""
+        for server in self.servers.values():
+            server.close()
+        self.servers.clear()
+        for name in self._addresses:
+            shutil.rmtree(self.data_dir / name, ignore_errors=True)
+            self._addresses[name] = self._new_addresses(name)
 
     def stop(self) -> None:
         """Stop all servers gracefully. The data stays until `close`."""
@@ -254,7 +282,8 @@ class LocalCluster:
         server = self._spawn(name, Founding(node_id=layouts.draw_node_id(), genesis=self._genesis), ends)
         server.node_id = node_id
         if wait:
-            server.wait_ready()
+            with layouts.naming(name, self.data_dir):
+                server.wait_ready()
         return server
 
     def add_server(self, name: str | None = None) -> str:
@@ -275,15 +304,21 @@ class LocalCluster:
                 f"{self.data_dir / name} is the directory of a former server, which would come back as itself, and was "
                 "removed: empty it, or give another name"
             )
-        self._addresses[name] = self._new_addresses(name)
-        self._layout.changing[name] = JOINING
-        try:
-            self._config(name)
-        except BaseException:
-            self._layout.forget(name)
-            raise
-        self._write_layout()
-        self._join(name)
+        for left in reversed(range(DRAWINGS_MAX)):
+            self._addresses[name] = self._new_addresses(name)
+            self._layout.changing[name] = JOINING
+            try:
+                self._config(name)
+            except BaseException:
+                self._layout.forget(name)
+                raise
+            self._write_layout()
+            try:
+                self._join(name)
+                break
+            except AddressTaken:
+                if not left:
+                    raise
         return name
 
     def _is_free(self, name: str) -> bool:

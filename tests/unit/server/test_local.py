@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from troth.core.interface import Member, Membership
-from troth.errors import Corrupt, Overloaded, Removed, Unavailable, UsageError
+from troth.errors import AddressTaken, Corrupt, Overloaded, Removed, Unavailable, UsageError
 from troth.ids import ClusterId, NodeId
 from troth.replica.protocol import PeerView
 from troth.runtime.files import DiskFiles
 from troth.runtime.genesis import Founding
 from troth.server.free_port import free_port
 from troth.server.layout import LAYOUT
-from troth.server.local import LocalCluster, _remove
+from troth.server.local import DRAWINGS_MAX, LocalCluster, _remove
 from troth.storage.identity import Identity, store
 
 
@@ -212,6 +213,92 @@ def test_a_newcomer_whose_name_is_refused_is_not_remembered(
         cluster.add_server("a/b")
     assert client.removed == []
     assert cluster.names == ("n1", "n2", "n3")
+
+
+class Taken(Running):
+    """A server whose client address somebody else has."""
+
+    def __init__(self, name: str, address: str) -> None:
+        super().__init__(name)
+        self._address = address
+
+    @override
+    def wait_ready(self) -> None:
+        raise AddressTaken(
+            f"client_listen: {self._address} can not be listened on (in use); stop it, or give another port"
+        )
+
+
+def unlucky(cluster: LocalCluster, name: str, times: int, *, address: str = "") -> list[dict[str, str]]:
+    """The client port of the server called *name* (or *address*, if given) is found taken so many *times*; its
+    addresses at each start."""
+    tried: list[dict[str, str]] = []
+
+    def spawn(spawned: str, *_: Any, **_kw: Any) -> Any:
+        (cluster.data_dir / spawned).mkdir(exist_ok=True)
+        server = Running(spawned)
+        if spawned == name:
+            tried.append(cluster._addresses[name])
+            if len(tried) <= times:
+                server = Taken(name, address or tried[-1]["client"])
+        cluster.servers[spawned] = server  # type: ignore[assignment]
+        return server
+
+    cluster._spawn = spawn  # type: ignore[method-assign]
+    cluster.connect = lambda: Client()  # type: ignore[method-assign, assignment, misc]
+    return tried
+
+
+def test_ports_that_were_drawn_for_a_new_cluster_are_drawn_again_when_one_is_taken(tmp_path: Path) -> None:
+    """Between the drawing and the listening somebody else may take it."""
+    cluster = LocalCluster(3, data_dir=tmp_path)
+    tried = unlucky(cluster, "n2", times=2)
+    cluster.start()
+    assert len(tried) == 3 and len({address["client"] for address in tried}) == 3
+    assert LocalCluster(3, data_dir=tmp_path)._addresses["n2"] == tried[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAYOUT, "n1", "n2", "n3"]
+
+
+def test_ports_are_not_drawn_for_ever(tmp_path: Path) -> None:
+    cluster = LocalCluster(3, data_dir=tmp_path)
+    tried = unlucky(cluster, "n1", times=99)
+    with pytest.raises(AddressTaken, match="server n1"):
+        cluster.start()
+    assert len(tried) == DRAWINGS_MAX
+
+
+def test_what_was_not_drawn_here_is_not_drawn_again(tmp_path: Path) -> None:
+    cluster = LocalCluster(3, data_dir=tmp_path, metrics_address="127.0.0.1:99")
+    tried = unlucky(cluster, "n1", times=99, address="127.0.0.1:99")
+    with pytest.raises(AddressTaken, match=r"127.0.0.1:99"):
+        cluster.start()
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("left", [LAYOUT, "n2"])
+def test_a_saved_port_that_is_taken_is_told_with_its_server_and_its_file(tmp_path: Path, left: str) -> None:
+    if left == LAYOUT:
+        LocalCluster(3, data_dir=tmp_path)._write_layout()
+    else:
+        (tmp_path / left / "log").mkdir(parents=True)
+    cluster = LocalCluster(3, data_dir=tmp_path)
+    tried = unlucky(cluster, "n2", times=99)
+    with pytest.raises(AddressTaken) as caught:
+        cluster.start()
+    assert len(tried) == 1
+    assert str(caught.value) == (
+        f"server n2: client_listen: {tried[0]['client']} can not be listened on (in use); stop what listens there: the "
+        f"addresses of this cluster stand in {tmp_path / LAYOUT}"
+    )
+    assert (tmp_path / "n2").exists()
+
+
+def test_a_newcomer_s_ports_are_drawn_again_when_one_is_taken(tmp_path: Path) -> None:
+    cluster = LocalCluster(3, data_dir=tmp_path)
+    started(cluster, Client("n1", "n2", "n3"))
+    tried = unlucky(cluster, "n4", times=1)
+    assert cluster.add_server() == "n4"
+    assert len(tried) == 2 and tried[0] != tried[1] == cluster._addresses["n4"]
 
 
 def test_the_layout_is_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
