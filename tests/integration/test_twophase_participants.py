@@ -78,15 +78,11 @@ def opened(bank: Postgres, sequence: int, row: int | None = None, **options: Any
     return branch
 
 
-def fail_below(branch: PostgresBranch, *, is_told: bool = False) -> None:
-    """A statement fails of which SQLAlchemy hears nothing: the caller works with the driver itself.
-
-    With *is_told*, the driver hears that the settings of the transaction are gone; a proxy may keep that from it.
-    """
+def fail_below(branch: PostgresBranch) -> None:
+    """A statement fails of which SQLAlchemy hears nothing: the caller works with the driver itself."""
     cursor = branch.handle.connection.cursor()
     with pytest.raises(Exception, match="division by zero"):
         cursor.execute("SELECT 1 / 0")
-    branch._is_marked = is_told
 
 
 @pytest.mark.parametrize("verb", ["prepare", "commit_alone"])
@@ -101,12 +97,9 @@ def test_the_tag_is_looked_at_and_a_failed_transaction_votes_no(verb: str, bank:
     assert rows(bank) == [] and listed(bank) == []
 
 
-@pytest.mark.parametrize("is_told", [True, False])
-def test_a_vote_that_asks_for_its_proof_first_is_refused_when_the_transaction_has_failed(
-    is_told: bool, bank: Postgres
-) -> None:
+def test_a_vote_that_asks_for_its_proof_first_is_refused_when_the_transaction_has_failed(bank: Postgres) -> None:
     branch = opened(bank, 1, row=1)
-    fail_below(branch, is_told=is_told)
+    fail_below(branch)
     with pytest.raises(Aborted, match="rolled the transaction back instead"):
         branch.prepare()()
     branch.roll_back()()

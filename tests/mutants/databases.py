@@ -22,11 +22,13 @@ from troth.torture.databases import DatabaseServer, MariaDBServer, PostgresServe
 PLANTED = tuple(read((Path(__file__).parent / "databases.txt").read_text()))
 TESTS = (
     "tests/unit/transactions/test_transactions_mysql.py",
+    "tests/unit/transactions/test_transactions_postgresql.py",
     "tests/integration/test_twophase_libpq.py",
     "tests/integration/test_twophase_participants.py",
     "tests/integration/test_twophase_sessions.py",
     "tests/integration/test_twophase_said.py",
     "tests/integration/test_twophase_below.py",
+    "tests/integration/test_twophase_proxies.py",
     "tests/integration/test_twophase_snapshots.py",
     "tests/integration/test_twophase_listeners.py",
     "tests/integration/test_twophase_drivers.py::test_a_streamed_result_that_is_left_open_is_no_lost_connection",

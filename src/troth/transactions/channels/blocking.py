@@ -44,14 +44,6 @@ class BlockingStatements:
         info = getattr(raw, "info", None)  # psycopg and psycopg2
         return info is not None and info.transaction_status == ACTIVE
 
-    def setting(self, name: str) -> str | None:
-        raw = self._dialect.get_driver_connection(self.dbapi)
-        settings = getattr(raw, "get_settings", None)
-        if settings is not None:  # asyncpg
-            return getattr(settings(), name, None)
-        info = getattr(raw, "info", None)  # psycopg and psycopg2
-        return None if info is None else info.parameter_status(name)
-
     def run(self, statements: Sequence[str]) -> list[Answer]:
         answers = []
         for place, statement in enumerate(statements, 1):

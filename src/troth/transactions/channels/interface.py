@@ -50,9 +50,6 @@ class Channel(Protocol):
         """Whether something is left half done, such as a COPY: the driver would wait for its end before anything else,
         for ever. False where nobody knows."""
 
-    def setting(self, name: str) -> str | None:
-        """A setting of the session of which the server tells every change, whoever makes it; None: not known."""
-
 
 def unanswered() -> RequestTimeout:
     """What was sent may have been done, or may yet be."""

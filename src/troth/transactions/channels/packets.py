@@ -37,9 +37,6 @@ class PyMySqlChannel:
     def is_busy(self) -> bool:
         return False
 
-    def setting(self, name: str) -> str | None:
-        return None
-
     def start(self, statements: Sequence[str]) -> Finish:
         from pymysql import err
         from pymysql.constants.COMMAND import COM_QUERY

@@ -61,10 +61,6 @@ class PqChannel:
     def is_busy(self) -> bool:
         return bool(self._pgconn.transaction_status == ACTIVE)
 
-    def setting(self, name: str) -> str | None:
-        found = self._pgconn.parameter_status(name.encode())
-        return None if found is None else found.decode()
-
     def _finish(self, text: str, has_read: bool) -> list[Answer]:
         pgconn = self._pgconn
         answers: list[Answer] = []

@@ -2,8 +2,10 @@
 
 * The tag decides: a failed transaction answers ``ROLLBACK`` to PREPARE, without an error.
 * ``SET LOCAL application_name`` goes with our BEGIN: it names the session while the transaction lasts, for fencing and
-  for the search for deadlocks, and is gone when somebody has ended the transaction below us. The server tells of every
-  change of that setting by itself, so that to look for it before the vote costs nothing.
+  for the search for deadlocks, and is gone when somebody has ended the transaction below us. So the server is asked
+  for it together with the id, and another name is a no. The tag would not do: behind a SELECT in the same message even
+  a PREPARE outside of any transaction finds one, the message's own, which is empty. Nor would what the driver was told
+  of the setting: a proxy may have kept that from it, or another process have read it.
 * A transaction without a transaction id has written nothing; COMMIT of it costs no sync, PREPARE would cost two.
 * A prepared branch belongs to no session, so any session of the same database may finish it, of a superuser or of the
   role that it was prepared in; that may be one that the transaction had taken (SET ROLE).
@@ -25,8 +27,8 @@ from troth.transactions.channels.interface import Answer
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems, was_lost
 
-_XID = "SELECT pg_current_xact_id_if_assigned()"
 _NAME = "application_name"
+_ASK = f"SELECT pg_current_xact_id_if_assigned(), current_setting('{_NAME}')"
 _UNDEFINED_OBJECT = "42704"
 _NOT_ALLOWED = "42501"
 _FAILED_TRANSACTION = "25P02"
@@ -37,8 +39,6 @@ class PostgresBranch(SqlBranch):
     """A branch in PostgreSQL. See the module."""
 
     _may_be_prepared = False
-    _is_marked = False
-    """Whether the driver was told of our name for the session; a proxy in between may keep that from it."""
 
     @override
     def begin(self, begun: Begun) -> None:
@@ -52,8 +52,7 @@ class PostgresBranch(SqlBranch):
         start = getattr(self._pooled.dbapi_connection, "_get_tx_start_command", None)
         if dialect.driver == "psycopg" and not dialect.is_async and start is not None:
             # psycopg 3 takes the BEGIN from us, and nobody waits for its answer before there is something to execute.
-            finish = self.channel.start([start().decode(), *settings])
-            self.unanswered = partial(self._marked, finish)
+            self.unanswered = self.channel.start([start().decode(), *settings])
             return
         if getattr(self._pooled.dbapi_connection, "autocommit", False):
             raise PreflightFailed(
@@ -61,47 +60,45 @@ class PostgresBranch(SqlBranch):
             )
         together = "; ".join(settings)
         if dialect.driver == "asyncpg":
-            self._marked(self.channel.start(["BEGIN", together]))
+            self.channel.start(["BEGIN", together])()
         else:
-            self._marked(partial(self.handle.exec_driver_sql, together))
-
-    def _marked(self, finish: Callable[[], object]) -> None:
-        finish()
-        self._is_marked = self.channel.setting(_NAME) == self._begun.gid
-
-    @override
-    def check_whole(self) -> None:
-        super().check_whole()
-        if self._is_marked and self.channel.setting(_NAME) != self._begun.gid:
-            try:
-                self.channel.start([_XID])()
-            except exc.DBAPIError as error:
-                self._refuse(error)  # it has failed: then the setting is gone, and the transaction still there
-            raise self.ended_below(
-                f" (unless {_NAME}, by which its session is known, was set in it, or RESET ALL done: then nothing has"
-                " been committed)"
-            )
+            self.handle.exec_driver_sql(together)
 
     @override
     def ask(self) -> Callable[[], None]:
         self.check_whole()
-        finish = self.channel.start([_XID])
+        finish = self.channel.start([_ASK])
 
         def answered() -> None:
             try:
                 answer = finish()[0]
             except exc.DBAPIError as error:
                 self._refuse(error)
-            self.proof = _proof(answer)
+            self._hear(answer)
             # What wrote in a foreign table has no id here, and would commit there at once.
             self.wrote = self.wrote or bool(self.proof)
 
         return answered
 
+    def _hear(self, answer: Answer) -> None:
+        """The answer to `_ASK`: the transaction's id, and whether it is ours.
+
+        Raises:
+            Aborted: it is not.
+        """
+        xid, name = answer.row or (None, "")
+        # As text: drivers differ in what they make of an xid8.
+        self.proof = "" if xid is None else str(xid)
+        if name != self._begun.gid:
+            raise self.ended_below(
+                f" (unless {_NAME}, by which its session is known, was set in it, or RESET ALL done: then nothing has"
+                " been committed)"
+            )
+
     def prepare(self) -> Callable[[], None]:
         self.check_whole()
         vote = f"PREPARE TRANSACTION '{self.name}'"
-        finish = self.channel.start([vote] if self.proof else [_XID, vote])
+        finish = self.channel.start([vote] if self.proof else [_ASK, vote])
         self._may_be_prepared = True
 
         def voted() -> None:
@@ -111,12 +108,12 @@ class PostgresBranch(SqlBranch):
                 self._may_be_prepared = was_lost(error)
                 self._refuse(error)
             self.end_here()
-            if answers[-1].tag != "PREPARE TRANSACTION":
-                self._may_be_prepared = False
-                raise self._failed_before()
+            # If so it has to be told, whether or not it is ours, or has an id.
+            self._may_be_prepared = is_prepared = answers[-1].tag == "PREPARE TRANSACTION"
             if len(answers) > 1:
-                # It is prepared, so it has to be told, whether or not it turns out to have an id.
-                self.proof = _proof(answers[0])
+                self._hear(answers[0])
+            if not is_prepared:
+                raise self._failed_before()
 
         return voted
 
@@ -353,12 +350,6 @@ class Postgres(SqlParticipant):
                 ),
                 {"pid": pid, "name": named},
             )
-
-
-def _proof(answer: Answer) -> str:
-    """The transaction's id as text (drivers differ in what they make of an xid8); empty if it has none."""
-    found = answer.row[0] if answer.row else None
-    return "" if found is None else str(found)
 
 
 def _terminated(connection: Connection, pid: int, named: str) -> bool:
