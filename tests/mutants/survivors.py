@@ -253,6 +253,8 @@ NEAR = {
     "test_verify_formats": ("maps", "shaping", "edn", "jepsen_log", "awdit", "read", "write"),
     "test_verify_history": ("history", "recorder", "verdict"),
     "test_transactions_file_log": ("file", "framing", "writer", "place", "directory"),
+    "test_transactions_writer": ("file", "writer"),
+    "test_transactions_places": ("file", "framing", "place", "directory"),
     "test_decision_log": ("file", "writer", "place", "replicated", "cluster_place", "pruning", "keys"),
     "test_transactions_owner": ("owner", "fan", "endings", "core", "transaction", "sqlite", "snapshot"),
     "test_transactions_cut_short": ("owner", "fan"),

@@ -273,13 +273,38 @@ def test_nothing_is_carried_of_a_log_in_which_nothing_was_written() -> None:
     assert opened().carried() == ()
 
 
-def test_aborts_that_were_written_are_bounded_and_stay_aborts() -> None:
+def test_aborts_of_closed_epochs_are_bounded_and_stay_aborts() -> None:
     cells = opened(applied_kept=2)
     for sequence in (1, 2, 3):
         cells.apply(Abort(str(gid(1, sequence)), "an operator"))
-    assert cells.carried() == tuple(Abort(str(gid(1, sequence)), "an operator") for sequence in (2, 3))
     cells.begin(2)
+    assert cells.carried() == tuple(Abort(str(gid(1, sequence)), "an operator") for sequence in (2, 3))
     assert cells.verdict(gid(1, 1)) is Verdict.ABORT
+
+
+def test_however_many_are_aborted_in_the_open_epoch_none_of_them_can_be_won() -> None:
+    cells = opened(applied_kept=1)
+    for epoch in (1, 2):
+        for sequence in (1, 2, 3):
+            cells.apply(Abort(str(gid(epoch, sequence)), "the last resource"))
+        if epoch == 1:
+            cells.begin(2)
+    copy = Cells(LOG, "c", applied_kept=1)
+    replay(copy, cells.carried())
+    copy.begin(2)
+    for each in (cells, copy):
+        assert [win(each, gid(2, sequence), delegate="lite") for sequence in (1, 2, 3)] == [Verdict.ABORT] * 3
+        assert len(each.carried()) == 4, "and of the epoch before it the last one"
+
+
+def test_what_was_aborted_for_certain_is_no_forgotten_commit_however_old() -> None:
+    """Below the floor of what is known of dropped names, a branch is reported and left; this one is rolled back."""
+    cells = opened()
+    cells.apply(Abort(str(gid(1, 1)), "an operator"))
+    cells.begin(2)
+    cells.forgotten = Forgotten(ForgottenState((1, 7), {}))
+    assert cells.verdict(gid(1, 1)) is Verdict.ABORT
+    assert cells.verdict(gid(1, 2)) is Verdict.FORGOTTEN
 
 
 def test_no_key_is_no_key() -> None:

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -274,3 +275,24 @@ def test_a_full_disk_keeps_no_second_phase_from_going_on_or_saying_so(
     reader.leave_exclusive("a snapshot")
     reader.close()
     writer.close()
+
+
+def test_one_that_went_on_while_another_process_was_waited_for_is_waited_for_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a snapshot would be taken beside its second phase."""
+    here, there = Barrier(tmp_path / "barrier"), Barrier(tmp_path / "barrier")
+    there.enter_shared("b")
+    now = [0.0]
+
+    def meanwhile(_: float) -> None:
+        here.enter_shared("a", until=0.0)  # it has waited long enough
+        there.leave_shared("b")
+        now[0] = 2.0
+
+    monkeypatch.setattr(barrier, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=meanwhile))
+    with pytest.raises(Unavailable, match="no moment without a commit under way"):
+        here.enter_exclusive(1.0, "a snapshot")
+    here.leave_shared("a")
+    here.close()
+    there.close()

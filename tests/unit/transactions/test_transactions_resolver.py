@@ -101,6 +101,18 @@ def test_a_decision_is_noted_as_applied_when_every_branch_is_done_and_not_before
     assert place.log.unapplied() == []
 
 
+def test_a_doubt_is_kept_until_its_decision_is_applied(place: Place) -> None:
+    gid = name(place.log)
+    record = decided(place.log, gid, place.bank)
+    place.core.leave_in_doubt(gid, record)
+    place.bank.is_up = False
+    place.run()
+    assert place.core.all_in_doubt() == [(gid, record)]
+    place.bank.is_up, place.bank.proof = True, Finding.PROVED_COMMITTED
+    place.run()
+    assert place.core.all_in_doubt() == []
+
+
 def test_a_database_is_asked_once_about_all_decisions_that_are_not_applied(place: Place) -> None:
     looks = []
     for count in (1, 20):

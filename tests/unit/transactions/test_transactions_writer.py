@@ -3,17 +3,18 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import BranchRef, Commit, Heuristic, Member
-from troth.errors import StorageError, UsageError
-from troth.transactions.log import framing
+from troth.errors import NotApplied, StorageError, SyncFailed, UsageError
+from troth.transactions.log import file, framing, place
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import Decided
+from troth.transactions.log.writer import Writer
 
 
 def gid_of(log: FileLog, sequence: int) -> Gid:
@@ -129,3 +130,135 @@ def test_a_refusal_is_not_written_behind_a_note_that_it_is_applied(tmp_path: Pat
         parsed = [Gid(log.log_id, "a", 1, number) for number in (1, 2)]
         assert [reader.verdict(gid) for gid in parsed] == [Verdict.COMMIT, Verdict.ABORT]
         reader.close()
+
+
+def test_each_of_a_batch_that_was_fenced_is_told_its_own_verdict(tmp_path: Path) -> None:
+    log, other = FileLog(tmp_path, coordinator="a"), FileLog(tmp_path, coordinator="b")
+    first, second = record(log, 1), record(log, 2)
+    log.decide([first])
+    assert other.close_epoch("a", even_if_alive=True)
+    assert log.decide([first, second]) == [
+        Decided(Verdict.COMMIT, first.gid),
+        Decided(Verdict.ABORT, second.gid),
+    ]
+    log.close()
+    other.close()
+
+
+def test_of_a_batch_that_could_not_be_written_what_stands_is_told_as_it_stands(tmp_path: Path) -> None:
+    log = FileLog(tmp_path)
+    first, bad = record(log, 1), Commit(log.epoch.name(2), (), cast(Any, None))
+    log.decide([first])
+    told, refused = log.decide([first, bad])
+    assert told == Decided(Verdict.COMMIT, first.gid)
+    assert isinstance(refused, NotApplied)
+    log.close()
+
+
+def test_who_is_cut_short_while_it_opens_another_epoch_gives_the_place_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the next file is there it does not know; others finish what is prepared."""
+    log = FileLog(tmp_path, coordinator="a")
+    open_next = log._place.open_next
+
+    def cut_short(opener: place.Opener, **named: Any) -> int:
+        os.close(open_next(opener, **named))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log._place, "open_next", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        log.renew()
+    (refused,) = log.decide([record(log, 1)])
+    assert isinstance(refused, NotApplied) and "KeyboardInterrupt" in str(refused)
+    FileLog(tmp_path, coordinator="a").close()
+    log.close()
+
+
+def test_a_start_that_is_interrupted_keeps_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_short(*arguments: Any, **named: Any) -> Writer:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(file, "Writer", cut_short)
+        with pytest.raises(KeyboardInterrupt) as kept:  # the traceback has the log, as that of a shell would
+            FileLog(tmp_path, coordinator="a")
+    FileLog(tmp_path, coordinator="a").close()
+    assert kept
+
+
+def test_a_child_closes_the_log_of_its_parent_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(tmp_path)
+    first = record(log, 1)
+    log.decide([first])
+    log.note_applied([first.gid])
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    log.close()
+
+
+def test_a_file_that_could_not_be_shortened_for_want_of_a_descriptor_is_shortened_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(tmp_path, coordinator="a", compact_bytes=1)
+    real, tries = os.open, []
+
+    def full(path: Any, flags: int, *rest: int) -> int:
+        if flags & os.O_EXCL:
+            tries.append(path)
+            raise OSError(24, "Too many open files")
+        return real(path, flags, *rest)
+
+    decided = [record(log, number) for number in range(1, 30)]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        for each in decided[:10]:
+            assert log.decide([each]) == [Decided(Verdict.COMMIT, each.gid)]
+    assert log._place.numbers() == [1]
+    assert 0 < len(tries) < 5, "it may cost as much as the file is long, so not with each decision"
+    for each in decided[10:]:
+        assert log.decide([each]) == [Decided(Verdict.COMMIT, each.gid)]
+    assert log._place.numbers() == [2]
+    assert log.unapplied() == decided
+    log.close()
+
+
+def test_a_file_that_could_not_be_shortened_behind_its_claim_ends_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next file's name fences it off. What was decided stands, and the place is free for who finishes it."""
+    log = FileLog(tmp_path, coordinator="a", compact_bytes=1)
+    first, second = record(log, 1), record(log, 2)
+
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", broken)
+        assert log.decide([first]) == [Decided(Verdict.COMMIT, first.gid)]
+    (refused,) = log.decide([second])
+    assert isinstance(refused, NotApplied) and "Input/output" in str(refused)
+    following = FileLog(tmp_path, coordinator="a")
+    assert following.unapplied() == [first]
+    following.close()
+    log.close()
+
+
+def test_a_decision_with_a_key_that_may_be_written_is_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = FileLog(tmp_path, coordinator="a")
+    first = record(log, 1, key="order-1")
+
+    def broken(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", broken)
+        with pytest.raises(SyncFailed):
+            log.decide([first])
+    log.close()
+    following = FileLog(tmp_path, coordinator="a")
+    assert following.unapplied() == [first]
+    following.close()

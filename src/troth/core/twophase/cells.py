@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TypeVar
 
 from troth.core.twophase.forgotten import Forgotten
-from troth.core.twophase.gid import Epoch, Gid, parse_gid
+from troth.core.twophase.gid import FORMAT, Epoch, Gid, parse_gid
 from troth.core.twophase.records import Abort, Applied, Commit, Forget, Heuristic, Member, Record
 from troth.errors import invariant, required
 
@@ -42,6 +42,8 @@ class Cells:
     ) -> None:
         self.log = log
         self.coordinator = coordinator
+        self.prefix = f"{FORMAT}.{log}.{coordinator}."
+        """What the names of all its transactions begin with."""
         self._applied_kept = applied_kept
         self._keys_kept = keys_kept
         self.epoch = 0
@@ -67,6 +69,14 @@ class Cells:
         """Close all epochs before *epoch* and open that one; without an owner, just to close the others."""
         invariant(epoch > self.epoch, "an epoch is opened again", opened=epoch, epoch=self.epoch)
         self.epoch, self.is_owned = epoch, is_owned
+        if len(self._aborted) > self._applied_kept:
+            self._drop_aborted()
+
+    def _drop_aborted(self) -> None:
+        """The oldest of closed epochs, where silence says the same. In the open one an empty cell could be won."""
+        closed = [name for name in self._aborted if not self._may_be_decided(name)]
+        for name in closed[: max(0, len(closed) - self._applied_kept)]:
+            del self._aborted[name]
 
     def is_open(self, gid: Gid) -> bool:
         """Whether the owner of *gid* may still decide it."""
@@ -131,7 +141,6 @@ class Cells:
         if known is not None and known.key:
             self._keys_unapplied.pop(known.key, None)
         self._aborted[record.gid] = record
-        _shorten(self._aborted, self._applied_kept)
 
     def _deal_with(self, record: Forget) -> None:
         gid, done = record.gid, record.participants

@@ -135,12 +135,12 @@ class Directory:
                 let_go(lock)
 
     def holder_text(self, name: str) -> str:
-        """Who has the place, in words."""
+        """Who has the place, in words. Who only looks at it does not sign."""
         try:
             pid = (self.root / name / "holder").read_text().strip()
         except OSError:
             pid = ""
-        return f"process {pid}" if pid else "another process"
+        return f"another process (process {pid} was the last to take it)" if pid else "another process"
 
     @contextmanager
     def keys_held(self) -> Iterator[bool]:
@@ -189,7 +189,7 @@ def _log_id(root: Path) -> str:
             draft.unlink()
         sync_directory(root)
         sync_directory(root.parent)
-    log_id = path.read_text().strip()
+    log_id = path.read_bytes().decode("ascii", "replace").strip()
     if len(log_id) != LOG_CHARS or not is_name(log_id):
         raise Corrupt(f"{path} does not hold a log's name; restore it from a backup", path=str(path))
     return log_id

@@ -55,7 +55,7 @@ class FileLog:
         self._on_step = on_step
         self._others: dict[str, Place] = {}
         try:
-            self._directory = Directory(Path(path))
+            self._directory = Directory(Path(path).absolute())  # a daemon may leave its directory
             name = self._take_place(coordinator, compact_bytes)
         except OSError as error:
             raise StorageError(
@@ -123,14 +123,17 @@ class FileLog:
             # Their holder may be paused for ever.
             root = self._directory.root
             why = f"another process holds the keys of {root} for more than {KEYS_WAIT_S} s; is one paused?"
-            with self._directory.keys_held() as is_held:
-                if is_held:
-                    try:
+            may_be_written = False
+            try:
+                with self._directory.keys_held() as is_held:
+                    if is_held:
                         self._refresh_others()
-                    except StorageError as error:
-                        why = str(error)
-                    else:
+                        may_be_written = True
                         return self._decide(commits)
+            except (StorageError, OSError) as error:
+                if may_be_written:
+                    raise
+                why = str(error)
             # Work without a key has nothing to do with it.
             others = iter(self._decide([commit for commit in commits if not commit.key]))
             refused = NotApplied(why)

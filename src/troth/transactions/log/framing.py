@@ -44,6 +44,8 @@ MAGIC = b"TROTH2PC"
 HEAD = struct.Struct("<8sIIQQ")
 CHECK = struct.Struct("<Q")
 HEAD_BYTES = HEAD.size + CHECK.size
+NUMBERS_END = (1 << 64) - 1
+"""No file has this number or a higher one: the one after it would have no place in a header."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_opened = msgspec.msgpack.Decoder(Opened).decode
@@ -61,7 +63,7 @@ def number_of(name: str) -> int | None:
         number = int(middle, 16)
     except ValueError:
         return None
-    return number if name == file_name(number) else None
+    return number if name == file_name(number) and number < NUMBERS_END else None
 
 
 def owner_of(log_id: str) -> NodeId:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 from troth.core.twophase.cells import Cells, replay
 from troth.core.twophase.forgotten import Forgotten
-from troth.core.twophase.records import Abort, Opened, Record
+from troth.core.twophase.records import Abort, Commit, Opened, Record
 from troth.errors import Corrupt, InvariantViolation, StorageError, SyncFailed
 from troth.runtime.files import sync_directory
 from troth.transactions.log import framing
@@ -286,6 +286,13 @@ class Place:
 
 
 def _take(cells: Cells, content: Opened | tuple[Record, ...], path: str) -> None:
+    for record in content.carried if isinstance(content, Opened) else content:
+        if isinstance(record, Commit) and not record.gid.startswith(cells.prefix):
+            raise Corrupt(
+                f"{path} holds the decision {record.gid}, of another place: its directory was copied or renamed. Move"
+                " it out of the log, or back",
+                path=path,
+            )
     try:
         if isinstance(content, Opened):
             replay(cells, content.carried)

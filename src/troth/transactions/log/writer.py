@@ -170,10 +170,13 @@ class Writer:
             self.is_fenced = True  # the place may know the other's file by now, and ours is written no more
             return
         except OSError as error:
-            # What was decided so far stands. But the next file's name may be taken now, and it fences this one off.
-            self._give_up(self._no_next_file(error))
-            return
-        old.close()
+            # What was decided so far stands. But if the next file's name is taken by now, it fences this one off.
+            if self.place.is_superseded(self._number):
+                self._give_up(self._no_next_file(error))
+                return
+        else:
+            old.close()
+        # Or else each decision would rewrite what alone is longer, or look for room that there is not.
         self._compact_bytes = max(self._compact_bytes, 2 * self.place.end)
 
     def close(self) -> bool:
