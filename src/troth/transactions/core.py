@@ -64,11 +64,14 @@ class Core(Remembered):
         """Those of them whose callers wait."""
         self.company = Company(self.waiting.flag)
         self._applied: deque[str] = deque()
+        self.is_forked = False
+        """Whether this process has it from its parent, whose all of this is."""
         forks.watch(self)
 
     def on_forked(self) -> None:
         """A child that begins a transaction has branches prepare that nobody can decide: the log is its parent's."""
         self._log_fault = UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
+        self.is_forked = True
 
     def _on_batch(self, size: int) -> None:
         self.metrics.count_batch(size)

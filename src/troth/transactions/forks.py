@@ -4,9 +4,12 @@ Python keeps a function that was given to `os.register_at_fork` for ever. So one
 be told.
 """
 
+import ctypes
 import os
 import weakref
 from typing import Protocol
+
+from troth.errors import UsageError
 
 
 class InChild(Protocol):
@@ -14,6 +17,20 @@ class InChild(Protocol):
 
     def on_forked(self) -> None:
         """This process was forked off the one that made it."""
+
+
+def keep_for_ever(each: object) -> None:
+    """Let nobody be the last to let go of *each*, not even the interpreter at its end: what would be said then to a
+    server, or done to a file, is the parent's to say and to do."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+
+
+def of_the_parent() -> UsageError:
+    """What to raise of a transaction that this process has from the one that forked it."""
+    return UsageError(
+        "this transaction was begun before a fork: the parent goes on with it, and ends it; begin one of this process's"
+        " own, with a TwoPhaseCommit that is made in it"
+    )
 
 
 _watched: "weakref.WeakSet[InChild]" = weakref.WeakSet()

@@ -95,6 +95,13 @@ class Owner(Fan):
 
     def __del__(self) -> None:
         self._core.dropped(self._own_gid)
+        if self._core.is_forked and self._own_gid:
+            self._leave_to_parent()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the connections are its parent's, who works on with them."""
+        for branch in self._held:
+            branch.leave_to_parent()
 
     def _run(self, event: Event) -> None:
         core = self._core

@@ -11,6 +11,7 @@ from sqlalchemy import exc
 
 from troth.core.twophase.table import Event, State
 from troth.errors import Aborted, TrothError, UsageError
+from troth.transactions.forks import of_the_parent
 from troth.transactions.nesting import Nesting
 from troth.transactions.outcome import Outcome
 from troth.transactions.owner import Owner
@@ -77,6 +78,7 @@ class Transaction(Owner):
         Raises:
             UsageError: no such participant, or its branch was opened with other options; the transaction is over.
         """
+        self._refuse_child()
         if self._state is not State.ACTIVE:
             raise UsageError("this transaction is over; begin another one")
         if self.replayed:
@@ -91,6 +93,12 @@ class Transaction(Owner):
                 f"the branch of {found.name} is open, with other options: name it with these the first time"
             )
         return handle
+
+    def _refuse_child(self) -> None:
+        """Raises UsageError in a forked child."""
+        if self._core.is_forked:
+            self._leave_to_parent()
+            raise of_the_parent()
 
     def _open(self, participant: Participant, engine: "Engine | None") -> Branch:
         # Two at once would both be branch number so-and-so, of which a database prepares one.
@@ -127,6 +135,7 @@ class Transaction(Owner):
         """
         from troth.transactions.orm import bound_session
 
+        self._refuse_child()
         return bound_session(self, self._core.participants.engines(), binds, options)
 
     @contextmanager
@@ -136,6 +145,7 @@ class Transaction(Owner):
 
         Branches that are first touched inside of it are not undone by it; the block's error then says so.
         """
+        self._refuse_child()
         self._nesting.flush()
         before = len(self._branches)
         try:
@@ -153,6 +163,7 @@ class Transaction(Owner):
 
     def rollback(self) -> None:
         """Give up: roll back every branch now, if it is not over. The block's end then does nothing more."""
+        self._refuse_child()
         if self.replayed:
             self._end_replayed()
         elif self._state is State.ACTIVE:
@@ -178,6 +189,7 @@ class Transaction(Owner):
             HeuristicMixed: aborted, and somebody has committed a prepared branch by hand.
             TransactionInDoubt: the log (or the only deciding database) did not answer.
         """
+        self._refuse_child()
         if self.replayed:
             self._end_replayed()
             return
@@ -204,7 +216,11 @@ class Transaction(Owner):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        if kind is not None and self._core.is_forked:
+            self._leave_to_parent()
+            return False
         if kind is None:
+            self._refuse_child()
             try:
                 if self._state is State.ACTIVE:
                     self.commit()

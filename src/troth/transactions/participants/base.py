@@ -104,6 +104,10 @@ class Branch(Protocol):
     def savepoint(self) -> Any:
         """A context manager: a savepoint that is rolled back if its block fails."""
 
+    def leave_to_parent(self) -> None:
+        """This process was forked off the one whose branch it is: say nothing to the database, now or ever. Done twice
+        it comes to the same."""
+
 
 class LastResourceBranch(Branch, Protocol):
     """A branch of the one participant that can not prepare."""

@@ -214,6 +214,9 @@ class ClusterBranch:
             self.handle.writes = before
             raise
 
+    def leave_to_parent(self) -> None:
+        """Nothing is open; the client itself refuses the work of a child."""
+
 
 class Cluster(WithoutExtras):
     """One troth cluster."""

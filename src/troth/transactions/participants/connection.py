@@ -15,6 +15,7 @@ from sqlalchemy import Connection, CursorResult, exc
 from typing_extensions import override
 
 from troth.errors import UsageError
+from troth.transactions.forks import of_the_parent
 
 if TYPE_CHECKING:
     from troth.transactions.participants.sql import SqlBranch
@@ -57,9 +58,15 @@ class BranchConnection(Connection):
 
     def _settle(self) -> None:
         """Before the driver is given something to do, and not earlier: what SQLAlchemy does until then hides a wait."""
-        if self.branch is not None and self.branch.unanswered is not None:
+        branch = self.branch
+        if branch is None:
+            return
+        if branch.participant.is_forked:
+            branch.leave_to_parent()
+            raise of_the_parent()
+        if branch.unanswered is not None:
             try:
-                self.branch.settle()
+                branch.settle()
             except exc.DBAPIError as error:
                 self._handle_dbapi_exception(error.orig or error, "BEGIN", None, None, None)
 
@@ -160,7 +167,9 @@ class BranchConnection(Connection):
     def _rollback_impl(self) -> None:
         """Also called by `close`, to be sure; then the pool need not roll back either."""
         branch = self.branch
-        if branch is None or (branch.is_ending and not branch.is_over):
+        if branch is not None and branch.participant.is_forked:
+            branch.leave_to_parent()
+        elif branch is None or (branch.is_ending and not branch.is_over):
             super()._rollback_impl()
         elif branch.is_over:
             if not self.invalidated and not branch.channel.is_idle():
@@ -175,6 +184,14 @@ class BranchConnection(Connection):
                 self._handle_dbapi_exception(error.orig or error, "ROLLBACK", None, None, None)
             if not is_done:
                 super()._rollback_impl()
+
+    @override
+    def close(self) -> None:
+        branch = self.branch
+        if branch is not None and branch.participant.is_forked:
+            branch.leave_to_parent()
+        else:
+            super().close()
 
     @override
     def _savepoint_impl(self, name: str | None = None) -> str:

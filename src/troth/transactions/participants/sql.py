@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from troth.core.twophase.table import Finding
 from troth.errors import Aborted, NotApplied
+from troth.transactions import forks
 from troth.transactions.channels.choose import channel_of
 from troth.transactions.channels.interface import Channel
 from troth.transactions.participants.base import Begun, Branch, Facts, Prepared, WithoutExtras, nothing_to_await
@@ -212,6 +213,12 @@ class SqlBranch:
         with self.handle.begin_nested():
             yield
 
+    def leave_to_parent(self) -> None:
+        """The pool rolls back what is let go of without a word; drivers take their leave of the server, and SQLite
+        undoes in the file what is open."""
+        if self._pooled is not None:
+            forks.keep_for_ever(self._pooled)
+
 
 class _Unpooled(OptionEngine):
     """An engine with the events, the options and the dialect of another one, and none of its connections."""
@@ -231,11 +238,14 @@ class SqlParticipant(WithoutExtras, ABC):
 
     kind = ""
     can_prepare = True
+    is_forked = False
+    """Whether this process has it from its parent, to whom its open branches belong."""
 
     def __init__(self, name: str, engine: Engine, given: Any) -> None:
         self.name = name
         self.engine = engine
         self.given = given
+        forks.watch(self)
         # Recovery must work while the application has every pooled connection in use, so it opens its own.
         self._own = create_engine(
             engine.url,
@@ -245,6 +255,9 @@ class SqlParticipant(WithoutExtras, ABC):
             isolation_level="AUTOCOMMIT",
             _is_async=engine.dialect.is_async,
         )
+
+    def on_forked(self) -> None:
+        self.is_forked = True
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
