@@ -94,6 +94,7 @@ def demo(source: Path | None, key: str | None, file_format: str | None, rows: in
     if data is not None and data.exists() and any(data.iterdir()):
         raise UsageError(f"{data} is not empty; the demo needs a new directory")
     began_s = time.perf_counter()
+    cluster = LocalCluster(3, data_dir=data)  # what speaks against the directory is said before any work
     if source is not None:
         rows_in = list(read_rows(source, file_format=file_format or format_of(source), key=key))
         _say(f"read {counted(len(rows_in), 'row')} of {source}")
@@ -107,7 +108,7 @@ def demo(source: Path | None, key: str | None, file_format: str | None, rows: in
             _say(f"these are few, so each is written {len(rows_in) // len(files)} times: {len(rows_in):,} writes")
     if not rows_in:
         raise UsageError("there is nothing to load")
-    with LocalCluster(3, data_dir=data) as cluster:
+    with cluster:
         try:
             failures = asyncio.run(_perform(cluster, rows_in))
         except TrothError:

@@ -107,6 +107,10 @@ _OTHER_WORDS = {
 """What etcd's users, and others, may call a command."""
 
 
+_IN_DOUBT = " What was under way may or may not have happened."
+_ON_THEIR_OWN = ("demo", "simulate", "torture", "verify", "certs")
+"""Commands that change no data but their own, of which nothing is in doubt when they are broken off."""
+
 _WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
@@ -190,7 +194,8 @@ class LazyGroup(click.Group):
                 UsageError(f"{error.filename}: {error.strerror}"), ctx.invoked_subcommand or ""
             ) from error
         except KeyboardInterrupt:
-            click.echo("Interrupted. What was under way may or may not have happened.", err=True)
+            in_doubt = "" if ctx.invoked_subcommand in _ON_THEIR_OWN else _IN_DOUBT
+            click.echo(f"Interrupted.{in_doubt}", err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None
 
 

@@ -8,7 +8,7 @@ from troth.cli import output
 from troth.cli.cluster import GIVEN_URL, Cluster, cluster_options
 from troth.cli.failures import advice_for, asked_of
 from troth.cli.numbers import POSITIVE
-from troth.errors import NotLeader
+from troth.errors import InvalidRequest, NotLeader
 
 if TYPE_CHECKING:
     from troth.replica.protocol import PeerView
@@ -102,7 +102,11 @@ def promote(server: str, within: float, cluster: Cluster) -> None:
       troth member promote n4
     """
 
+    from troth.client.cluster import is_called
+
     with cluster.connect() as client:
+        if any(peer.voter and is_called(peer, server) for peer in client.members()):
+            raise InvalidRequest(f"{server} has its vote already; only a learner is promoted")
         client.promote_member(server, within_s=within)
     _done(cluster, "promoted", server)
 
@@ -192,9 +196,14 @@ def transfer(server: str | None, cluster: Cluster) -> None:
       troth transfer n2        before n1 is shut down, say
     """
 
+    from troth.client.cluster import is_called
+
     with cluster.connect() as client:
+        led = server is not None and any(peer.leader and is_called(peer, server) for peer in client.members())
         client.transfer(0 if server is None else server)
     if cluster.json:
         _done(cluster, "transferred", server)
+    elif led:
+        click.echo(f"{server} leads already")
     else:
         click.echo(f"handed leadership to {server or 'the most up-to-date server'}")

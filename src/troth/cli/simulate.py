@@ -6,13 +6,14 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 import click
 
-from troth.cli.exit_codes import EXIT_NO
+from troth.cli.exit_codes import EXIT_INTERRUPTED, EXIT_NO
 from troth.cli.numbers import COUNT, POSITIVE, Positive, counted
 from troth.errors import UsageError
 
@@ -116,7 +117,7 @@ def simulate(
         reports = run_here(wanted())
     known = {(job.level, job.seed, job.seconds, job.consensus) for job in pinned}
     pinned_by_seed = {job.seed: job for job in pinned}
-    red = _campaign(
+    red, interrupted = _campaign(
         reports,
         total=len(pinned) + count if minutes is None or seeds is not None else 0,
         stop=stop,
@@ -129,13 +130,13 @@ def simulate(
         for report in red:
             if (level.name, report.seed, length_s, consensus) not in known and report.seed not in pinned_by_seed:
                 _add_pin(pin, report, level, length_s, consensus)
-    sys.exit(EXIT_NO if red else 0)
+    sys.exit(EXIT_NO if red else EXIT_INTERRUPTED if interrupted else 0)
 
 
 def _campaign(
     reports: "Iterator[Report]", *, total: int, stop: bool, command: "Callable[[Report], str]"
-) -> "list[Report]":
-    """Show reports as they come; returns the red ones. *command* replays a report's seed."""
+) -> "tuple[list[Report], bool]":
+    """Show reports as they come; the red ones, and whether Ctrl-C came before the last. *command* replays a seed."""
     from troth.cli.progress import Progress
 
     red: list[Report] = []
@@ -143,7 +144,11 @@ def _campaign(
     undecided = done = 0
     simulated_us = events = 0
     began_s, cpu_began_s = time.monotonic(), _cpu_s()
-    with closing(reports) as each, Progress("seeds", total=total or 1_000_000, file=sys.stderr) as bar:  # type: ignore[type-var]
+    with (
+        _until_interrupted() as interrupted,
+        closing(reports) as each,  # type: ignore[type-var]
+        Progress("seeds", total=total or 1_000_000, file=sys.stderr) as bar,
+    ):
         for report in each:
             done += 1
             simulated_us += report.simulated_us
@@ -167,7 +172,18 @@ def _campaign(
         f"seconds a second\n"
         f"{simulated_s / cpu_s:.0f} simulated seconds a CPU second, {60 * done / cpu_s:.0f} seeds a CPU minute"
     )
-    return red
+    return red, interrupted.is_set()
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[Event]:
+    """Ctrl-C ends what is done here, and not what is told about it. The event is set when that has happened."""
+    interrupted = Event()
+    try:
+        yield interrupted
+    except KeyboardInterrupt:
+        interrupted.set()
+        click.echo("Interrupted.", err=True)
 
 
 def _cpu_s() -> float:
@@ -296,20 +312,21 @@ def registers(seed: int | None, seeds: int, first: int, ms: int, stop: bool) -> 
 
     chosen = range(first, first + seeds) if seed is None else range(seed, seed + 1)
     totals: Counter[str] = Counter()
-    red = 0
-    for number in chosen:
-        outcome = run_seed(number, chaos_ms=ms)
-        totals.update(outcome.counts)
-        if outcome.violation:
-            red += 1
-            click.echo(f"seed {number}: {outcome.violation}\n  {outcome.plan.describe()}")
-            click.echo(f"  replay: troth simulate registers {number} --ms {ms}")
-            if stop:
-                break
+    red = done = 0
+    with _until_interrupted() as interrupted:
+        for number in chosen:
+            outcome = run_seed(number, chaos_ms=ms)
+            done += 1
+            totals.update(outcome.counts)
+            if outcome.violation:
+                red += 1
+                click.echo(f"seed {number}: {outcome.violation}\n  {outcome.plan.describe()}")
+                click.echo(f"  replay: troth simulate registers {number} --ms {ms}")
+                if stop:
+                    break
     told = ", ".join(f"{count} {name}" for name, count in sorted(totals.items()))
-    click.echo(f"{red} red of {counted(len(chosen), 'seed')}; {told}")
-    if red:
-        raise SystemExit(EXIT_NO)
+    click.echo(f"{red} red of {counted(done, 'seed')}; {told}")
+    sys.exit(EXIT_NO if red else EXIT_INTERRUPTED if interrupted.is_set() else 0)
 
 
 def _by_kind(keep: Iterable[tuple[str, int]]) -> dict[str, list[int]]:

@@ -32,16 +32,23 @@ def snapshot() -> None:
 @snapshot.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--server", help="Take it from this server. Default: a follower.")
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @cluster_options
-def save(file: Path, server: str | None, cluster: Cluster) -> None:
+def save(file: Path, server: str | None, force: bool, cluster: Cluster) -> None:
     """Save the state at one revision to FILE; writes go on meanwhile. Registers are not in it.
 
-    FILE appears when all of it is there, on the disk, with a checksum. Nobody but you may read it.
+    FILE, which must be new, appears when all of it is there, on the disk, with a checksum. Nobody but you may read it.
 
     \b
     Example:
       troth snapshot save backup.troth
     """
+    if str(file) == "-" or not file.name:
+        raise UsageError(
+            f"{str(file)!r} names no file: a snapshot is saved to one, which appears when all is there"
+        )
+    if file.exists() and not force:
+        raise UsageError(f"{file} is there already, and may be the only backup; give another name, or --force")
     asyncio.run(_save(cluster, file, server))
     size_bytes = file.stat().st_size
     if cluster.json:
@@ -51,10 +58,6 @@ def save(file: Path, server: str | None, cluster: Cluster) -> None:
 
 
 async def _save(cluster: Cluster, file: Path, server: str | None) -> None:
-    if str(file) == "-" or not file.name:
-        raise UsageError(
-            f"{str(file)!r} names no file: a snapshot is saved to one, which appears when all is there"
-        )
     try:
         async with await cluster.connect_aio() as client:
             await client.snapshot(file, server=server)

@@ -35,6 +35,12 @@ STATUS_WITHIN_S = 1.0
 CHANGE_WITHIN_S = 60.0
 
 
+def is_called(peer: PeerView, name: str) -> bool:
+    """Whether *name* is the name, an address or the node id of the server *peer*."""
+    known = (peer.member.name, peer.member.peer_address, peer.member.client_address, f"{peer.node_id:x}")
+    return bool(name) and name in known
+
+
 class Call(CallRequest):
     """One question with one answer, awaited through `future`. `server` is who answered."""
 
@@ -301,8 +307,7 @@ class ClusterCalls:
             return NodeId(member)
         status = await self._best_informed()
         for peer in status.peers:
-            known = (peer.member.name, peer.member.peer_address, peer.member.client_address, f"{peer.node_id:x}")
-            if member and member in known:
+            if is_called(peer, member):
                 return peer.node_id
         names = ", ".join(peer.member.name or f"{peer.node_id:x}" for peer in status.peers)
         if status.node_id != status.leader:

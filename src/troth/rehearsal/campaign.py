@@ -1,5 +1,6 @@
 """Many seeds: here, in several processes, or on the machines of a Ray cluster. The same reports whichever it is."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -46,7 +47,8 @@ def run_here(jobs: Iterator[Job]) -> Iterator[Report]:
 
 def run_in_processes(jobs: Iterator[Job], count: int) -> Iterator[Report]:
     """In *count* processes of this machine, as they come to an end. Ends its processes when it is closed."""
-    pool = ProcessPoolExecutor(count)
+    # Ctrl-C reaches all processes of a terminal; it is this one that ends the others.
+    pool = ProcessPoolExecutor(count, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
         under_way: set[Future[Report]] = {pool.submit(_run, job) for job in islice(jobs, count * AHEAD)}
         while under_way:

@@ -28,6 +28,17 @@ def test_a_file_of_any_name_can_be_loaded_as_the_message_says(run: Any, tmp_path
     assert run("demo", "--rows", "0").exit_code == 2
 
 
+def test_a_directory_that_cannot_be_made_is_told_before_any_work(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inventory(**_: object) -> list[Row]:
+        raise AssertionError("it began to work")
+
+    monkeypatch.setattr("troth.cli.demo.inventory", inventory)
+    result: Result = run("demo", "--data", "/proc/nothing")
+    assert result.exit_code == 2 and "/proc/nothing" in result.stderr, result.output
+
+
 class Ended:
     """A server that has ended."""
 

@@ -1,5 +1,6 @@
 """put, get, del, range and watch: what is asked of the client, what is printed where, and the exit codes."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -106,6 +107,20 @@ def test_a_snapshot_is_saved_under_a_name(run: Run, fake: Any, name: str, monkey
     monkeypatch.setattr(troth.aio, "connect", None)  # not asked
     result = run("snapshot", "save", name)
     assert result.exit_code == 2 and "names no file" in result.stderr
+
+
+def test_a_backup_is_not_replaced_unless_that_is_asked_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def save(_cluster: object, file: Path, _server: object) -> None:
+        await asyncio.to_thread(file.write_bytes, b"new")
+
+    monkeypatch.setattr("troth.cli.snapshot._save", save)
+    backup = tmp_path / "backup.troth"
+    backup.write_bytes(b"old")
+    result = run("snapshot", "save", str(backup))
+    assert result.exit_code == 2 and "--force" in result.stderr and backup.read_bytes() == b"old"
+    assert run("snapshot", "save", str(backup), "--force").exit_code == 0 and backup.read_bytes() == b"new"
 
 
 def test_a_snapshot_that_cannot_be_saved_says_so_of_its_own_name(run: Run, fake: Any) -> None:

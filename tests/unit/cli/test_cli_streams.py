@@ -257,7 +257,7 @@ async def test_a_watch_says_when_nobody_leads_and_when_somebody_does_again() -> 
 
 
 def test_a_transfer_to_nobody_in_particular_names_no_server_in_json(run: Any, fake: Any) -> None:
-    fake(transfer=None)
+    fake(transfer=None, members=list(server(1, role="leader").peers))
     result: Result = run("transfer", "-o", "json")
     assert json.loads(result.stdout) == {"done": "transferred", "server": None}
     named: Result = run("transfer", "n2", "-o", "json")
@@ -266,6 +266,21 @@ def test_a_transfer_to_nobody_in_particular_names_no_server_in_json(run: Any, fa
 
 
 def test_a_transfer_to_an_empty_name_is_not_one_to_anybody(run: Any, fake: Any) -> None:
-    client = fake(transfer=None)
+    client = fake(transfer=None, members=[])
     run("transfer", "")
-    assert client.calls == [("transfer", ("",), {})]
+    assert client.calls[-1] == ("transfer", ("",), {})
+
+
+@pytest.mark.parametrize("name", ["n1", "127.0.0.1:7001", "1"])
+def test_of_who_leads_already_nothing_else_is_said(run: Any, fake: Any, name: str) -> None:
+    client = fake(transfer=None, members=[msgspec.structs.replace(server(1).peers[0], leader=True)])
+    assert run("transfer", name).stdout == f"{name} leads already\n"
+    assert client.calls[-1] == ("transfer", (name,), {}), "it may have lost the lead meanwhile"
+
+
+def test_a_voter_that_is_to_be_promoted_is_called_what_its_user_calls_it(run: Any, fake: Any) -> None:
+    client = fake(members=[server(1).peers[0]], promote_member=None)
+    result: Result = run("member", "promote", "n1")
+    assert result.exit_code == 1 and "n1 has its vote already" in result.stderr
+    assert [name for name, _, _ in client.calls] == ["members"]
+    assert run("member", "promote", "n4").stdout == "promoted n4\n"
