@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
+from troth.core.twophase.table import State
 from troth.transactions.participants.base import Branch
 
 if TYPE_CHECKING:
@@ -48,6 +49,20 @@ class Nesting:
         """Have the sessions send what they hold back."""
         for session in self.sessions:
             session.flush()
+
+    def flush_to_commit(self) -> None:
+        """The same at the end, which their listeners hear of first."""
+        for session in self.sessions:
+            session.before_end()
+        for session in self.sessions:
+            session.flush_all()
+
+    def end_sessions(self, state: State) -> None:
+        """The transaction is over, or left, in *state*: they are told."""
+        from troth.transactions.orm import end_sessions
+
+        sessions, self.sessions = self.sessions, ()
+        end_sessions(sessions, state)
 
     def add_session(self, session: "BoundSession") -> None:
         """Another session works in the transaction."""

@@ -1,16 +1,26 @@
 """ORM sessions inside of a global transaction."""
 
+import logging
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, event, inspect
 from sqlalchemy.orm import Session, SessionTransaction, make_transient
+from sqlalchemy.orm.exc import FlushError
 from typing_extensions import override
+
+from troth.core.twophase.table import State
+from troth.transactions.objects import Objects
 
 if TYPE_CHECKING:
     from troth.transactions.transaction import Transaction
+
+_log = logging.getLogger("troth.transactions")
+
+FLUSHES_MAX = 100
+"""As many does SQLAlchemy make before a commit, while listeners of one leave something for the next."""
 
 
 class BoundSession(Session):
@@ -29,6 +39,10 @@ class BoundSession(Session):
         """The transaction that the session has begun inside of that savepoint, and that ends with it."""
         self._inserted: weakref.WeakSet[Any] = weakref.WeakSet()
         """The states of objects (which may have no hash), since then."""
+        self._objects = Objects()
+        """Since the transaction began."""
+        self._has_committed = False
+        """Whether it has told its listeners so, by a commit of its own."""
         self._nesting.add_session(self)
 
     @override
@@ -52,6 +66,7 @@ class BoundSession(Session):
 
     @override
     def close(self) -> None:
+        self._objects.has_left(inspect(each) for each in self.identity_map.values())
         if self._savepoints and self.in_transaction():
             self.expunge_all()  # its transaction has savepoints of its own, which end in their turn
         else:
@@ -124,8 +139,66 @@ class BoundSession(Session):
             each = state.obj()
             if each is not None and each in self:
                 make_transient(each)
+                self._objects.has_undone(state)
         self._inserted.clear()
         self.expire_all()
+
+    # ---- the end of the transaction ----------------------------------------------------------------------
+
+    def before_end(self) -> None:
+        """It is about to commit: listeners may still add to what there is."""
+        if self.in_transaction() and self.is_active:
+            self.dispatch.before_commit(self)
+
+    def flush_all(self) -> None:
+        """Also what listeners of a flush add."""
+        for _ in range(FLUSHES_MAX):
+            self.flush()
+            if not (self.new or self.dirty or self.deleted):
+                return
+        raise FlushError(
+            f"over {FLUSHES_MAX} flushes at the end of the block: does a listener create new objects?"
+        )
+
+    def has_ended(self, is_committed: bool) -> None:
+        """The databases are told; the objects follow. What is in doubt is not *is_committed*: who takes a row that is
+        there for new is told so by the database, and who takes one for old that is not there has lost it."""
+        if not is_committed:
+            self._objects.undo(self._is_ours)
+            for each in [*self.new, *self.deleted]:
+                self.expunge(each)
+            self.expire_all()
+
+    def _is_ours(self, session: Session | None) -> bool:
+        return session is None or (
+            isinstance(session, BoundSession) and session._troth_transaction is self._troth_transaction
+        )
+
+    def tell_committed(self) -> None:
+        """Its listeners, if it has not told them by a commit of its own."""
+        if self._end_own() is not None:
+            self._tell("committed", self.dispatch.after_commit, self)
+
+    def tell_rolled_back(self) -> None:
+        """Also when it has told them that it has committed: now it has not."""
+        ended = self._end_own()
+        if ended is not None or self._has_committed:
+            self._tell("rolled back", self.dispatch.after_rollback, self)
+        if ended is not None:
+            self._tell("rolled back", self.dispatch.after_soft_rollback, self, ended)
+
+    def _end_own(self) -> SessionTransaction | None:
+        """What it has begun itself is over too, or its ``rollback()`` would still undo what is done."""
+        transaction = self.get_transaction()
+        if transaction is not None and not self._savepoints and self.get_nested_transaction() is None:
+            transaction.close()
+        return transaction
+
+    def _tell(self, what: str, listeners: Callable[..., object], *arguments: object) -> None:
+        try:
+            listeners(*arguments)
+        except Exception:  # noqa: BLE001  (what has happened stays so)
+            _log.exception("a listener failed when it was told that a transaction has %s in a session", what)
 
 
 @event.listens_for(BoundSession, "after_begin")
@@ -136,7 +209,40 @@ def _has_begun(session: BoundSession, transaction: SessionTransaction, connectio
 
 @event.listens_for(BoundSession, "pending_to_persistent")
 def _has_inserted(session: BoundSession, made: object) -> None:
-    session._inserted.add(inspect(made))
+    state = inspect(made)
+    session._inserted.add(state)
+    session._objects.has_inserted(state)
+
+
+@event.listens_for(BoundSession, "persistent_to_transient")
+def _has_undone(session: BoundSession, made: object) -> None:
+    session._objects.has_undone(inspect(made))
+
+
+@event.listens_for(BoundSession, "persistent_to_deleted")
+def _has_deleted(session: BoundSession, gone: object) -> None:
+    session._objects.has_deleted(inspect(gone))
+
+
+@event.listens_for(BoundSession, "after_commit")
+def _has_committed(session: BoundSession) -> None:
+    if session.get_nested_transaction() is not None:
+        return
+    session._has_committed = True
+    if session.expire_on_commit:
+        session._objects.keep_values()
+
+
+def end_sessions(sessions: Sequence[BoundSession], state: State) -> None:
+    """Their transaction has ended, or is left, in *state*."""
+    is_committed = state in (State.COMMITTED, State.COMMITTING)
+    for session in sessions:
+        session.has_ended(is_committed)
+    for session in sessions:
+        if is_committed:
+            session.tell_committed()
+        elif state in (State.ABORTED, State.ABORTING):
+            session.tell_rolled_back()
 
 
 def bound_session(

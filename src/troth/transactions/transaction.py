@@ -127,7 +127,9 @@ class Transaction(Owner):
     def session(self, *, binds: dict[Any, Any] | None = None, **options: Any) -> "Session":
         """An ORM session inside of this transaction: its ``commit()`` flushes, the block's end commits.
 
-        What it has not flushed at the block's end is flushed then, unless it was closed.
+        What it has not flushed at the block's end is flushed then, if it is open: as ever, ``close()``, also by
+        ``with``, drops what is not flushed. What is aborted, or in doubt, its objects are told, also when it is closed:
+        what it has inserted is transient again.
 
         Args:
             binds: classes or tables to engines; may be left out when there is one SQL participant.
@@ -167,9 +169,12 @@ class Transaction(Owner):
         if self.replayed:
             self._end_replayed()
         elif self._state is State.ACTIVE:
-            self._nesting.sessions = ()
-            self._run(Event.ABORT_ASKED)
-            self.outcome = Outcome.ABORTED
+            try:
+                self._run(Event.ABORT_ASKED)
+                self.outcome = Outcome.ABORTED
+            finally:
+                if self._nesting.sessions:
+                    self._nesting.end_sessions(self._state)
             if self._interrupt is not None:
                 raise self._interrupt
 
@@ -197,18 +202,18 @@ class Transaction(Owner):
             raise UsageError("this transaction is over; begin another one")
         try:
             if self._why is None:
-                self._nesting.flush()
+                self._nesting.flush_to_commit()
         except Exception as error:  # noqa: BLE001  (the cause of the abort)
             self._why = error
         except BaseException:
             self.rollback()
             raise
-        self._nesting.sessions = ()
-        if self._why is not None:
-            self._run(Event.ABORT_ASKED)
-        else:
-            self._run(Event.COMMIT_ASKED)
-        self._raise_outcome()
+        try:
+            self._run(Event.COMMIT_ASKED if self._why is None else Event.ABORT_ASKED)
+            self._raise_outcome()
+        finally:
+            if self._nesting.sessions:
+                self._nesting.end_sessions(self._state)
 
     def __enter__(self) -> Self:
         return self
