@@ -55,6 +55,14 @@ def test_a_refusal_by_most_acceptors_leaves_the_outcome_unknown() -> None:
     assert isinstance(task.outcome.error, OutcomeUnknown)
 
 
+def test_a_comparison_that_holds_is_never_refused() -> None:
+    table = Table()
+    for number in range(1, 8):
+        held = str(number - 1).encode() if number > 1 else None
+        proposer = table.proposer(1 + number % 2)
+        assert table.run(proposer.change(KEY, changes.cas(held, str(number).encode()))).changed
+
+
 def test_what_a_change_function_refuses_is_no_refusal_of_the_registers() -> None:
     """It may have asked something else, which is full or silent; its caller is told whose error that is."""
 

@@ -13,7 +13,8 @@ put       key and value; the lease, if it has one
 get       key; at ok its value (null: absent) and the level asked for
 range     [start, end] of a span that is read whole, as it is now; at ok [[key, value], ...]
 delete    of a single key; ``delete-range`` [start, end] of a span
-cas       a transaction that compares one key to a value (or to "absent") and then puts it: [from, to]
+cas       a transaction that compares one key to a value (or to "absent") and then puts it: [from, to]; at ok false
+          if the comparison did not hold
 txn       any other transaction: what it may write; at ok the operations that ran, ["r", key, value], ["w", key, value]
           and ["delete-range", start, end]; ``leased``, here and at a cas: the keys that it may put under leases
 ========  ============================================================================================
@@ -148,7 +149,7 @@ class Recorder:
         fields |= {"key": key, "value": pair}
 
         def outcome(reply: TxnReply) -> Any:
-            return pair if reply.succeeded else _REFUSED
+            return pair if reply.succeeded else False  # an observation too, which may be wrong
 
         self._track(client, future, "cas", fields, outcome, _made)
 
@@ -187,13 +188,9 @@ class Recorder:
             error = future.exception()
             if error is None:
                 reply = future.result()
-                value = result(reply)
-                if value is _REFUSED:
-                    self.end(process, "fail", f, fields, fields.get("value"), "the comparison did not hold")
-                else:
-                    made = revision(reply)
-                    told = {**fields, "revision": made} if made else fields
-                    self.end(process, "ok", f, told, value, None)
+                made = revision(reply)
+                told = {**fields, "revision": made} if made else fields
+                self.end(process, "ok", f, told, result(reply), None)
             else:
                 kind = "fail" if isinstance(error, NotApplied | UsageError) else "info"
                 text = f"{type(error).__name__}: {error}"
@@ -227,9 +224,6 @@ class Recorder:
         if not self._is_closed:
             line = {"process": process, "type": kind, "f": f, **fields, "time": time.monotonic_ns()}
             self._file.write(_encode(line) + b"\n")
-
-
-_REFUSED = object()
 
 
 def _made(reply: OperationReply) -> int:

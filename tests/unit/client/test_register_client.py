@@ -491,10 +491,22 @@ def test_a_recorded_change_is_the_compare_and_set_that_it_amounts_to(tmp_path: P
             raise OutcomeUnknown("nobody answered")
     told = [(each.f, each.outcome.value) for each in read_history(path.read_bytes()).operations]
     assert told == [
-        *(("put", "ok"), ("get", "ok"), ("cas", "fail"), ("delete", "ok")),
+        *(("put", "ok"), ("get", "ok"), ("cas", "ok"), ("delete", "ok")),
         *(("get", "fail"), ("put", "info")),
     ]
     assert recorded.change(b"k") is recorded.change(b"j"), "while nothing is recorded nothing is made"
+
+
+@pytest.mark.parametrize(("expected", "status"), [(b"0", Status.OK), (b"1", Status.ILLEGAL)])
+def test_a_comparison_that_was_refused_is_judged(tmp_path: Path, expected: bytes, status: Status) -> None:
+    """It has seen something: a register that refuses one that holds is wrong."""
+    path = tmp_path / "run.jsonl"
+    with troth.recording(path):
+        with recorded.call("put", b"k", b"1") as record:
+            record.ends(RegisterReply(b"1", 1, True))
+        with recorded.cas(b"k", expected, b"2") as record:
+            record.ends(RegisterReply(b"1", 1, False))
+    assert check(read_history(path.read_bytes()), "linearizable", "kv").status is status
 
 
 def test_of_two_attempts_that_make_the_same_the_newer_was_applied(tmp_path: Path) -> None:

@@ -153,12 +153,25 @@ def test_registers_are_read_once_more_when_all_is_over(lie: Callable[[Simulation
         simulation.judge()
 
 
-def test_what_was_refused_counts_as_what_never_happened() -> None:
-    """As unknown it would be allowed to happen."""
+def test_a_comparison_that_was_refused_is_told_as_what_it_has_seen() -> None:
     simulation = Simulation(plan(clients=2, processes=2, chaos_us=40 * draw(1, chaos_ms=1).delay_us))
     assert not simulation.run().violation
-    failed = [each for each in simulation.history.history().events() if each.type is EventType.FAIL]
-    assert len(failed) >= simulation.counts["not applied"] > 0
+    operations = simulation.history.history().operations
+    refused = [each for each in operations if each.f == "cas" and each.result is False]
+    assert all(each.outcome is EventType.OK for each in refused)
+    assert len(refused) == simulation.counts["comparison refused"] > 0
+    simulation.history.ok(simulation.invoke("put", "key0", "v"), value="v", time=simulation.world.now_us)
+    simulation.history.ok(simulation.invoke("cas", "key0", ("v", "w")), value=False, time=simulation.world.now_us)
+    with pytest.raises(InvariantViolation, match="not linearizable"):
+        simulation.judge()
+
+
+def test_what_was_not_applied_counts_as_what_never_happened() -> None:
+    """As unknown it would be allowed to happen."""
+    simulation = Simulation(plan(loss=700, clients=2, processes=2, chaos_us=40 * draw(1, chaos_ms=1).delay_us))
+    assert not simulation.run().violation
+    failed = [each for each in simulation.history.history().operations if each.outcome is EventType.FAIL]
+    assert len(failed) == simulation.counts["not applied"] > 0
 
 
 # ---- faults ----

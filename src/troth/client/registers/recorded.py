@@ -55,10 +55,10 @@ class _Single(Call):
 
     @override
     def ends(self, reply: RegisterReply) -> RegisterReply:
+        value = _shown(reply.value) if self._f == "get" else self._fields.get("value")
         if self._f == "cas" and not reply.changed:
-            self._end("fail", self._fields.get("value"), "the comparison did not hold")
-        else:
-            self._end("ok", _shown(reply.value) if self._f == "get" else self._fields.get("value"), None)
+            value = False  # that the comparison did not hold is an observation, which may be wrong
+        self._end("ok", value, None)
         return reply
 
     def fails(self, why: str) -> None:

@@ -177,22 +177,20 @@ class Simulation:
                 self.counts["unknown"] += 1
                 self.history.info(process, error=str(outcome.error), time=now)
                 return
-            if outcome.error is not None or (kind == "cas" and not outcome.changed):
+            if outcome.error is not None:
                 self.counts["not applied"] += 1
                 self.history.fail(process, error="refused", time=now)
-                if outcome.error is None:
-                    self._observe(key, outcome, now)
                 return
             self.counts["ok"] += 1
             held = None if outcome.value is None else outcome.value.decode()
-            self.oracle.guess[key] = held
-            self.history.ok(process, value=held if kind == "get" else argument, time=now)
+            self.oracle.guess[key] = held  # also from a comparison that did not hold: the next one may
+            told = held if kind == "get" else argument
+            if kind == "cas" and not outcome.changed:
+                self.counts["comparison refused"] += 1
+                told = False  # an observation, which is judged as any other
+            self.history.ok(process, value=told, time=now)
 
         client.drive(task, on_done)
-
-    def _observe(self, key: str, outcome: Outcome, now: int) -> None:
-        """What a refused compare-and-set saw helps the next one to guess right."""
-        self.oracle.guess[key] = None if outcome.value is None else outcome.value.decode()
 
     def _append(self, client: ClientNode, key: str) -> None:
         tag = self.tag(key)
