@@ -126,6 +126,20 @@ def test_who_was_sent_a_snapshot_is_asked_how_far_it_is() -> None:
     assert stage.status(1).progress[NodeId(3)].state == "probe"
 
 
+def test_an_old_answer_of_who_is_being_sent_a_snapshot_asks_for_no_other() -> None:
+    stage = led()
+    stage.isolate(3)
+    chosen(stage, 3)
+    stage.compact(1)
+    stage.heal()
+    stage.run(6)
+    assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+    stage[1].engine.take_effects()
+    stage[1].engine.receive(NodeId(3), AcceptReply(stage[1].view.ballot, LogIndex(1)), stage.now)
+    assert stage[1].engine.take_effects().snapshots_wanted == ()
+    assert stage.status(1).progress[NodeId(3)].state == "snapshot"
+
+
 # ---- members ----
 
 

@@ -397,3 +397,16 @@ def test_a_membership_that_nobody_can_read_gets_into_no_slot(payload: bytes) -> 
     stage.hand(2, 1, Promise(ballot(1, 1), LogIndex(1), LogIndex(1), LogIndex(1), LogIndex(0), (reported,)))
     assert stage.role(1) == "Candidate"
     assert "n1 malformed sender=2" in stage.lines
+
+
+def test_nothing_is_chosen_beyond_what_is_accepted_here() -> None:
+    """What waits behind a membership is accepted nowhere; whoever answers as if it were does not choose it."""
+    stage = ready(paxos(others=(4,)))
+    engine = stage[1].engine
+    engine.change_membership(MembershipChange(add_voters=joining(4)))
+    engine.propose(b"behind")
+    engine.take_effects()
+    last = engine._leader.last
+    for node in (2, 3):
+        engine.receive(NodeId(node), AcceptReply(stage[1].view.ballot, last), stage.now)
+    assert engine.commit_index < last

@@ -24,7 +24,7 @@ from troth.core.interface import (
     Slot,
 )
 from troth.core.membership import encode_membership
-from troth.core.paxos.messages import AcceptReply, Heartbeat, HeartbeatReply, Probe, Promise, TimeoutNow
+from troth.core.paxos.messages import Accept, AcceptReply, Heartbeat, HeartbeatReply, Probe, Promise, TimeoutNow
 from troth.ids import LogIndex, NodeId, Tick
 from troth.simulate.actor import Actor, membership_of
 from troth.simulate.stage import Stage
@@ -126,6 +126,30 @@ def test_a_candidate_hears_no_leader_any_more() -> None:
     stage.drop()
     stage.hand(2, 3, prepare(ballot(3, 2)))
     assert len(stage.sent(Promise, 3, 2)) == 1
+
+
+def test_who_is_called_to_stand_answers_the_reads_that_wait() -> None:
+    """They wait for the leader before, of which it hears no more."""
+    stage = led()
+    stage[3].engine.read(77, stage.now)
+    stage[3].engine.receive(NodeId(1), TimeoutNow(stage[1].view.ballot), stage.now)
+    assert stage[3].engine.take_effects().reads_refused == (77,)
+
+
+def test_a_new_leader_sends_at_once_what_an_acceptor_does_not_know_to_be_chosen() -> None:
+    """From what it has said in its promise, not from what is known here: nothing else would be sent before it has
+    answered a heartbeat."""
+    stage = led()
+    stage.isolate(3)
+    chosen(stage, 3)
+    stage.heal()
+    stage.drop()
+    stage.hand(1, 2, TimeoutNow(stage[1].view.ballot))
+    stage.deliver(lambda flying: flying.to in (2, 3) and not isinstance(flying.message, Probe))
+    stage.deliver(lambda flying: flying.to == 2)
+    assert stage.role(2) == "Leader"
+    sent = [each.index for message in stage.sent(Accept, 2, 3) for each in message.entries]  # type: ignore[attr-defined]
+    assert sent[:3] == [1, 2, 3]
 
 
 def test_a_candidate_has_patience_for_each_page_anew() -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -115,14 +116,15 @@ def cas(key: str, expected: str, value: str, absent: bool, cluster: Cluster) -> 
 def change(key: str, add: int | None, suffix: str | None, program: str | None, cluster: Cluster) -> None:
     """Let the register KEY become a function of what it holds, exactly once.
 
-    The command of --exec may be run several times, on contents that turn out to be old; its change is applied once.
-    If it fails nothing is changed.
+    The command of --exec is run without a shell ("sh -c '...'" is one), within the time of --timeout. It may be run
+    several times, on contents that turn out to be old; its change is applied once. If it fails nothing is changed.
 
     \b
     Examples:
       troth paxos change visits --add 1
       troth paxos change journal --append "; rebooted"
       troth paxos change colour --exec "tr a-z A-Z"
+      troth paxos change colour --exec "sh -c 'cat; echo , and blue'"
     """
     if sum(each is not None for each in (add, suffix, program)) != 1:
         raise UsageError("give one of --add, --append and --exec")
@@ -133,13 +135,23 @@ def change(key: str, add: int | None, suffix: str | None, program: str | None, c
             return b"%d" % (int(held or b"0") + add)
         if suffix is not None:
             return (held or b"") + suffix.encode()
-        ran = subprocess.run(words, input=held or b"", capture_output=True, check=False)
+        try:
+            ran = subprocess.run(
+                words,
+                input=held or b"",
+                capture_output=True,
+                check=False,
+                timeout=max(0.0, deadline - time.monotonic()),
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{program} has not ended in time (--timeout)") from None
         if ran.returncode:
             said = ran.stderr.decode(errors="replace").strip()
             raise RuntimeError(f"{program} ended with {ran.returncode}{': ' if said else ''}{said}")
         return ran.stdout.removesuffix(b"\n")
 
     with _connect(cluster) as registers:
+        deadline = time.monotonic() + cluster.timeout_s
         _show(registers.change(key, function), cluster, value=True)
 
 

@@ -10,6 +10,7 @@ from troth.cli.failures import CommandFailed
 from troth.client.registers.replies import AcceptorView, RegisterReply
 from troth.core.register.messages import Configuration, Seat, founding, group_of
 from troth.errors import (
+    ChangeFailed,
     DecodeError,
     QuotaExceeded,
     RequestTimeout,
@@ -115,6 +116,24 @@ def test_a_set_that_is_there_already_is_not_founded_and_that_is_said(
 def test_what_to_try_next_is_about_registers(error: TrothError, advice: str) -> None:
     """`troth status` refuses acceptors, and `troth del` frees nothing of theirs."""
     assert advice in CommandFailed(error, "paxos", "troth://a1:1").advice
+
+
+def test_a_command_that_takes_longer_than_the_call_may_is_ended_and_named(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Changes(Registers):
+        def change(self, key: str, function: Any) -> RegisterReply:
+            try:
+                return RegisterReply(value=function(None), version=1, changed=True)
+            except RuntimeError as error:
+                raise ChangeFailed(str(error)) from None
+
+    monkeypatch.setattr("troth.client.registers.sync.PaxosClient", Changes)
+    command = ("paxos", "change", "k", "--url", "troth://a1:1", "--exec")
+    ended: Result = run(*command, "sleep 5", "--timeout", "0.01")
+    assert ended.exit_code == 1
+    assert "sleep 5 has not ended in time (--timeout)" in ended.stderr
+    assert run(*command, "echo 7").stdout == "7"
 
 
 @pytest.mark.parametrize("program", ["", "  ", 'tr "a'])

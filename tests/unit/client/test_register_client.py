@@ -209,6 +209,18 @@ def test_acceptors_of_servers_that_came_later_become_a_set_only_when_told() -> N
     assert told.to_establish() == CONFIG
 
 
+def test_an_acceptor_that_is_asked_often_is_remembered_once() -> None:
+    """Until the last one is up all are asked, every few milliseconds."""
+    discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=None)
+    for number in (1, 1, 1, 2, 3):
+        discovery.on_described(f"a{number}:1", msgspec.structs.replace(described(number), came_late=number < 3))
+    with pytest.raises(UsageError, match=r"set, and a1:1, a2:1 came later"):
+        discovery.to_establish()
+    for number in (1, 2, 3):
+        discovery.on_described(f"a{number}:1", described(number, CONFIG))
+    assert not discovery._late and not discovery._blank, "what has become a member since is not a blank one"
+
+
 def test_an_emptied_acceptor_among_others_founds_nothing() -> None:
     discovery = Discovery(ADDRESSES, prepare=0, accept=0, found=True)
     discovery.on_described("a1:1", described(1, CONFIG))

@@ -11,7 +11,7 @@ from register_acceptors import ADDRESSES, LONG_S, Acceptors
 
 from troth import aio
 from troth.client.registers import aio as aio_registers
-from troth.client.registers import aio_reach, backlog
+from troth.client.registers import aio_reach, backlog, turns
 from troth.client.registers.aio_reach import AsyncReach
 from troth.client.registers.backlog import COLLECTED_AT_ONCE, AsyncBacklog
 from troth.client.registers.discovery import Discovery
@@ -48,6 +48,45 @@ def test_a_collection_waits_for_its_clients_own_change_of_the_key(acceptors: Acc
             return collecting
 
         assert registers._turns.run(b"k", 0.0, change).result(30) == 1
+
+
+def test_who_waits_for_the_turn_of_a_key_holds_no_place(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the turn waits for a place: if those that wait for its turn had all of them, it would for ever."""
+    monkeypatch.setattr(turns, "CALLS_MAX", 1)
+    with PaxosClient(ADDRESSES, collect=False) as registers, ThreadPoolExecutor(1) as pool:
+        registers.put("k", "1")
+        registers.delete("k")
+        queues = registers._turns._queues._queues
+
+        def change() -> "Future[int]":
+            collecting = pool.submit(registers.collect, "k")
+            deadline = time.monotonic() + 30
+            while len(queues[b"k"]) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0)
+            assert registers.get("j", within_s=5).value is None
+            return collecting
+
+        assert registers._turns.run(b"k", 0.0, change).result(30) == 1
+
+
+@asynchronous
+async def test_which_task_waits_for_the_turn_of_a_key_holds_no_place(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "CALLS_MAX", 1)
+    async with aio.PaxosClient(ADDRESSES, collect=False) as registers:
+        await registers.put("k", "1")
+        await registers.delete("k")
+        async with registers._turns.of(b"k", now_s() + 1.0):
+            collecting = asyncio.create_task(registers.collect("k"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert registers._turns._locks[b"k"][1] == 2
+            assert (await registers.get("j", within_s=5)).value is None
+        assert await collecting == 1
 
 
 @asynchronous
@@ -174,7 +213,7 @@ def test_a_collection_in_which_an_acceptor_falls_silent_gives_its_turn_back_soon
         registers.delete("k")
         acceptors.silent = (Collect,)
         begin = time.monotonic()
-        outcome = registers._collected(b"k", begin + 10, holds_s=0.01)
+        outcome = registers._collected(b"k", begin + 10, registers._fan.run, holds_s=0.01)
         assert isinstance(outcome.error, Unavailable) and time.monotonic() - begin < 5
         acceptors.let_go()
 
@@ -188,7 +227,7 @@ async def test_an_asyncio_collection_in_which_an_acceptor_falls_silent_gives_its
         await registers.delete("k")
         acceptors.silent = (Collect,)
         begin = now_s()
-        outcome = await registers._collected(b"k", begin + 10, holds_s=0.01)
+        outcome = await registers._collected(b"k", begin + 10, registers._fan.run, holds_s=0.01)
         assert isinstance(outcome.error, Unavailable) and now_s() - begin < 5
 
 

@@ -9,7 +9,7 @@ from fake_server import asynchronous
 from register_acceptors import ADDRESSES, CONFIG, LONG_S, NO_TIME_S, Acceptors
 
 from troth import aio
-from troth.client.registers import fan
+from troth.client.registers import aio_fan, fan
 from troth.client.registers.aio_reach import CALLED_OFF, AsyncReach
 from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import LineLost
@@ -312,3 +312,43 @@ async def test_an_asyncio_pause_is_drawn_and_ends_with_the_call(
             await registers._fan.run(Refused(), now_s() + left_s)  # type: ignore[arg-type]
     assert all(each < left_s + 0.01 for each in slept), slept
     assert left_s < 1 or slept == [pause_s(Refused.pause, chance)]
+
+
+def test_a_change_function_that_takes_all_the_time_is_not_the_acceptors_silence(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_s = 0.0
+    clock = MagicMock(wraps=time, monotonic=lambda: time.monotonic() + late_s)
+    monkeypatch.setattr(fan, "time", clock)
+
+    def slow(held: bytes | None) -> bytes:
+        nonlocal late_s
+        late_s = LONG_S
+        return b"2"
+
+    with PaxosClient(ADDRESSES) as registers:
+        for key in ("new", "kept"):  # without a ballot kept the acceptors have promised one before
+            late_s = 0.0
+            if key == "kept":
+                registers.put(key, "1")
+            with pytest.raises(Unavailable, match="no time was left") as caught:
+                registers.change(key, slow)
+            assert "no quorum" not in str(caught.value)
+
+
+@asynchronous
+async def test_a_change_function_that_takes_all_the_time_is_not_the_acceptors_silence_for_asyncio(
+    acceptors: Acceptors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_s = 0.0
+    monkeypatch.setattr(aio_fan, "now_s", lambda: now_s() + late_s)
+
+    def slow(held: bytes | None) -> bytes:
+        nonlocal late_s
+        late_s = LONG_S
+        return b"2"
+
+    async with aio.PaxosClient(ADDRESSES) as registers:
+        with pytest.raises(Unavailable, match="no time was left") as caught:
+            await registers.change("k", slow)
+        assert "no quorum" not in str(caught.value)

@@ -17,11 +17,12 @@ from troth import aio
 from troth.client.registers import aio_lines, lines, patience
 from troth.client.registers.aio_lines import AsyncLine
 from troth.client.registers.aio_reach import AsyncReach
+from troth.client.registers.discovery import Discovery
 from troth.client.registers.lines import Line, LineLost, may_have_arrived
 from troth.client.registers.reach import Reach
 from troth.client.registers.sync import PaxosClient
 from troth.core.register.acceptor import Acceptor
-from troth.core.register.codec import decode_ask, encode_answer
+from troth.core.register.codec import decode_answer, decode_ask, encode_answer
 from troth.core.register.messages import (
     ZERO,
     Accepted,
@@ -38,6 +39,8 @@ from troth.wire.frames import first_frame, frame
 from troth.wire.handshake import VERSION, Welcome, encode_greeting
 
 LONG_AGO_S = 600.0
+GIVEN = ("a1:1", "a2:1", "a3:1")
+SET = founding(group_of(tuple(Seat(NodeId(number), address) for number, address in enumerate(GIVEN, 1))))
 
 # ---- what has certainly not arrived ----
 
@@ -296,11 +299,60 @@ def test_answered_requests_leave_room_for_others(restarts: Restarts, monkeypatch
     monkeypatch.setattr(lines, "WAITING_MAX", 5)
     restarts.together.abort()
     line = Line(restarts.address, None)
+    kept: list[Future[ReplyMessage]] = []
     try:
         for _ in range(20):
-            assert line.ask(Describe(), time.monotonic() + 30).exception(30) is None
+            kept.append(line.ask(Describe(), time.monotonic() + 30))
+            assert kept[-1].exception(30) is None
     finally:
         line.close()
+
+
+@pytest.mark.parametrize("has_queued", [False, True])
+def test_who_is_interrupted_while_it_asks_leaves_its_room_to_others(
+    restarts: Restarts, monkeypatch: pytest.MonkeyPatch, has_queued: bool
+) -> None:
+    """By Ctrl-C, or by a signal of whose handler something is raised; the line would be full one day."""
+    restarts.together.abort()
+    line = Line(restarts.address, None)
+    submit = line._pool.submit
+    queued: list[Future[None]] = []
+
+    def interrupted(*given: object) -> None:
+        if has_queued:
+            queued.append(submit(*given))  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    try:
+        with monkeypatch.context() as signals:
+            signals.setattr(line._pool, "submit", interrupted)
+            with suppress(KeyboardInterrupt):
+                line.ask(Describe(), time.monotonic() + 30)
+        for job in queued:
+            job.result(30)
+        queued.clear()
+        assert not line._waiting
+    finally:
+        line.close()
+
+
+def test_a_line_that_is_closed_while_an_answer_arrives_keeps_no_connection(
+    restarts: Restarts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is in it is to close it, since closing a socket would not wake the thread up."""
+    restarts.together.abort()
+    line = Line(restarts.address, None)
+    used: list[lines._Socket] = []
+
+    def decode(frame: bytes) -> tuple[int, ReplyMessage]:
+        used.extend(line._sockets)
+        line.close()
+        return decode_answer(frame)
+
+    monkeypatch.setattr(lines, "decode_answer", decode)
+    assert line.ask(Describe(), time.monotonic() + 30).exception(30) is None
+    assert [connection._socket.fileno() for connection in used] == [-1]
+    assert not line._sockets
 
 
 # ---- what a line complains of ----
@@ -404,3 +456,49 @@ async def test_an_asyncio_client_shows_an_acceptor_that_was_started_again_as_wel
         assert [view.state for view in await registers.acceptors()] == [""]
         answers[:] = [LineLost("refused", sent=False)]
         assert [view.state for view in await registers.acceptors()] == ["refused"]
+
+
+# ---- who an acceptor is that has not answered yet ----
+
+
+def test_an_acceptor_that_hangs_is_asked_who_it_is_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request that is meant for it finds that nobody knows it."""
+    asked: list[Future[ReplyMessage]] = []
+
+    def describe(*_: object) -> "Future[ReplyMessage]":
+        asked.append(Future())
+        return asked[-1]
+
+    monkeypatch.setattr(Reach, "describe", describe)
+    reach = Reach(GIVEN, None, Discovery(GIVEN, prepare=0, accept=0, found=None))
+    for _ in range(3):
+        reach.address_of(NodeId(1), SET)
+    assert len(asked) == 3
+    asked[0].set_exception(LineLost("no answer"))
+    reach.address_of(NodeId(1), SET)
+    assert len(asked) == 4, "whoever has not answered in its time is asked again"
+
+
+@asynchronous
+async def test_an_acceptor_that_hangs_is_asked_who_it_is_once_at_a_time_by_asyncio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[asyncio.Future[ReplyMessage]] = []
+
+    async def describe(*_: object) -> ReplyMessage:
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    monkeypatch.setattr(AsyncReach, "describe", describe)
+    reach = AsyncReach(GIVEN, None, Discovery(GIVEN, prepare=0, accept=0, found=None))
+    reach.settle()
+    for _ in range(3):
+        reach.address_of(NodeId(1), SET)
+        await asyncio.sleep(0)
+    assert len(asked) == len(reach._background) == 3
+    asked[0].set_exception(LineLost("no answer"))
+    await asyncio.wait(reach._background, return_when=asyncio.FIRST_COMPLETED)
+    reach.address_of(NodeId(1), SET)
+    await asyncio.sleep(0)
+    assert len(asked) == 4
+    reach.close()

@@ -11,6 +11,7 @@ from fake_server import asynchronous
 from troth import aio
 from troth.client.registers import local
 from troth.client.registers.local import LAYOUT, LocalAcceptors
+from troth.client.registers.sync import PaxosClient
 from troth.errors import UsageError
 
 
@@ -102,3 +103,32 @@ async def test_whoever_is_cancelled_while_acceptors_start_leaves_none_behind(
     may_start.set()
     assert await asyncio.to_thread(ended.wait, 30)
     assert len(started) == 3 and all(process.terminate.called for process in started)
+
+
+IMPOSSIBLE = [
+    ({"acceptors": 65}, "up to 64 acceptors, not 65"),
+    ({"acceptors": 1000}, "up to 64"),
+    ({"prepare": 1, "accept": 1}, "meet"),
+    ({"prepare": 4}, "between 1 and 3"),
+    ({"accept": True}, "accept="),
+]
+
+
+@pytest.mark.parametrize(("wanted", "says"), IMPOSSIBLE)
+def test_what_can_be_no_set_is_refused_before_anything_is_started_or_written(
+    tmp_path: Path, started: list[MagicMock], wanted: dict[str, int], says: str
+) -> None:
+    """The directory would hold that number of acceptors for ever."""
+    with pytest.raises(UsageError, match=says):
+        PaxosClient.local(tmp_path / "new", **wanted)
+    assert not started and not (tmp_path / "new").exists()
+
+
+@asynchronous
+async def test_what_can_be_no_set_is_refused_by_asyncio_before_anything_is_started(
+    tmp_path: Path, started: list[MagicMock]
+) -> None:
+    for wanted, says in IMPOSSIBLE:
+        with pytest.raises(UsageError, match=says):
+            await aio.PaxosClient.local(tmp_path / "new", **wanted)
+    assert not started and not (tmp_path / "new").exists()

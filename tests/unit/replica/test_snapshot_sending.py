@@ -265,3 +265,10 @@ def test_a_follower_without_room_for_a_snapshot_is_sent_one_later_and_the_leader
         assert sending.tick(now) == [read(0)]
     sending.ack(100, done=True, now=now)
     assert sending.told.sent == [(PEER, 9, True)]
+
+
+def test_who_leads_again_does_not_make_a_follower_wait_for_what_befell_it_before() -> None:
+    sending = begun()
+    fall_back(sending, 1)
+    sending.sender.stop_all()
+    assert sending.sender.begin(PEER, meta(), Tick(2)) == [read(0)]

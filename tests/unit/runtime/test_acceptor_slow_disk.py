@@ -4,6 +4,7 @@ No threads: the writer and the snapshot's thread are queues here that a test wor
 """
 
 import asyncio
+import functools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ from troth.runtime.acceptors import AcceptorNode, Home
 from troth.runtime.disk_machine import Directory, DiskMachine
 from troth.runtime.writer import DurableLog, LogWriter, WriterCounters
 from troth.simulate.disk import SimulatedDisk
-from troth.storage.acceptors import AcceptorStore
+from troth.storage.acceptors import AcceptorStore, open_acceptor
 
 SNAPSHOT_LOG_BYTES = 1000
 TURNS = 8
@@ -243,6 +244,22 @@ async def test_a_snapshot_is_of_the_moment_at_which_it_was_begun() -> None:
     again = slow.after_power_loss()
     assert list(again.slots) == [b"large", b"later", b"meanwhile"]
     assert list(again.snapshot()) == held
+
+
+async def test_what_was_written_while_a_snapshot_was_stays_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it fills segments of its own, which could be dropped."""
+    open_small = functools.partial(open_acceptor, segment_bytes=SNAPSHOT_LOG_BYTES // 4)
+    monkeypatch.setattr("troth.runtime.acceptors.open_acceptor", open_small)
+    slow = await Slow.founded()
+    await slow.fill()
+    slow.log.write(1)
+    names = [b"%d" % number for number in range(4)]
+    for name in names:
+        await slow.ask(slow.accept(name, SNAPSHOT_LOG_BYTES // 4))
+        slow.log.write(1)
+    await slow.save()
+    assert slow.node.counters.snapshots == 1
+    assert list(slow.after_power_loss().slots) == [*names, b"large"]
 
 
 async def test_one_snapshot_is_taken_at_a_time() -> None:

@@ -3,7 +3,7 @@ client's (core/register). ``async with troth.aio.PaxosClient([...]) as registers
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -88,14 +88,15 @@ class PaxosClient:
         """As `troth.PaxosClient.local`: ``async with await troth.aio.PaxosClient.local(directory) as registers``.
 
         Raises:
-            UsageError: *directory* can not be written or holds another number of acceptors, or other quorums.
+            UsageError: *directory* can not be written or holds another number of acceptors, or other quorums; or there
+                can be no such set.
             Unavailable: an acceptor does not start.
         """
         from troth.client.registers.local import LocalAcceptors
 
         timeout_s = seconds(timeout)
         # Cancelled here its thread goes on; what that makes is nobody's, and ends with its last reference.
-        started = await asyncio.to_thread(LocalAcceptors, directory, acceptors)
+        started = await asyncio.to_thread(LocalAcceptors, directory, acceptors, prepare=prepare, accept=accept)
         client = cls(started.addresses, timeout=timeout_s, prepare=prepare, accept=accept, found=True)
         client.local_acceptors = started
         client._opening_s = max(timeout_s, STARTED_WITHIN_S)
@@ -197,8 +198,7 @@ class PaxosClient:
             dead = census.tombstones
         tally = Tally()
         for name in dead:
-            async with self._places.one(deadline):
-                tally.count(await self._collected(name, deadline, holds_s=within_s))
+            tally.count(await self._collected(name, deadline, self._call, holds_s=within_s))
         return tally.removed()
 
     async def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
@@ -296,17 +296,18 @@ class PaxosClient:
             return await self._fan.run(task, deadline, record)
 
     async def _collect(self, key: bytes) -> None:
-        await self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
+        await self._collected(key, self._deadline(COLLECT_WITHIN_S), self._fan.run, holds_s=COLLECT_HOLDS_S)
 
-    async def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
-        """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is
-        away: the turn is taken when all are there, for *holds_s* at most."""
+    async def _collected(
+        self, key: bytes, deadline: float, run: Callable[[Task, float], Awaitable[Outcome]], *, holds_s: float
+    ) -> Outcome:
+        """As `troth.PaxosClient`'s: also where *run* waits for a place, it does so when it has the turn."""
         proposer = self._proposer
-        looked = await self._fan.run(proposer.look(key), deadline)
+        looked = await run(proposer.look(key), deadline)
         if not looked.tombstone:
             return looked
         async with self._turns.of(key, deadline):
-            return await self._fan.run(proposer.collect(key), min(deadline, now_s() + holds_s))
+            return await run(proposer.collect(key), min(deadline, now_s() + holds_s))
 
     # ---- beginning and end ---------------------------------------------------------------------------------
 

@@ -88,6 +88,7 @@ class AsyncFan:
     async def run(self, task: Task, deadline: float, record: "recorded.Call | None" = None) -> Outcome:
         """Run *task* to its end; answers are taken as they come."""
         waiting = _Requests(task)
+        unsent: list[Send] = []
         self._running.add(waiting.wake)
         try:
             while True:
@@ -96,11 +97,14 @@ class AsyncFan:
                 if record is not None:
                     record.attempts(task)
                 if (outcome := task.outcome) is not None:
-                    return outcome if outcome.error is None else told(outcome, self._reach.complaints(task.config))
+                    if outcome.error is None:
+                        return outcome
+                    return told(outcome, self._reach.complaints(task.config), unsent)
                 # Nobody waits for acceptors that a closed client does not reach any more.
                 left_s = 0.0 if self._reach.closed else deadline - now_s()
                 if left_s <= 0:
                     await self._give_up(task, sends, waiting)
+                    unsent = sends
                     continue
                 self._send(task, sends, waiting)
                 if task.pause:

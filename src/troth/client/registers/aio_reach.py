@@ -77,7 +77,8 @@ class AsyncReach(Whereabouts):
 
     @override
     def _inquire(self, address: str) -> None:
-        self.aside(partial(self.describe, address))
+        asking = self.aside(partial(self.describe, address))
+        asking.add_done_callback(lambda _: self._inquired.discard(address))
 
     async def describe(self, address: str) -> ReplyMessage:
         """Ask who is at *address*, and remember it."""
@@ -99,7 +100,9 @@ class AsyncReach(Whereabouts):
                     raise Unavailable(f"the acceptor at {address} does not answer ({error})") from None
             await asyncio.sleep(RETRY_FOUNDING_S)
 
-    def aside(self, work: Callable[[], Coroutine[Any, Any, Any]], then: Callable[[], None] | None = None) -> None:
+    def aside(
+        self, work: Callable[[], Coroutine[Any, Any, Any]], then: Callable[[], None] | None = None
+    ) -> "asyncio.Task[None]":
         """Do it beside everything else, for a while; nobody waits for what comes of it. *then* is called when it or
         its time is over, but not if it was cancelled: its loop ends, and nothing is to begin there."""
 
@@ -112,7 +115,9 @@ class AsyncReach(Whereabouts):
             if then is not None:
                 then()
 
-        self._keep(asyncio.create_task(bounded()))
+        job = asyncio.create_task(bounded())
+        self._keep(job)
+        return job
 
     def _keep(self, job: "asyncio.Task[Any]") -> None:
         self._background.add(job)

@@ -45,7 +45,7 @@ class Discovery:
         self._blank: dict[str, NodeId] = {}
         self._answered: dict[str, Described] = {}
         self._may_found_late = found is True
-        self._late: list[str] = []
+        self._late: dict[str, None] = {}
         """Blank ones of servers that joined a running cluster."""
 
     @property
@@ -64,8 +64,10 @@ class Discovery:
         if theirs is None:
             self._blank[address] = described.acceptor
             if described.came_late:
-                self._late.append(address)
+                self._late[address] = None
             return
+        for former in (self._blank, self._late):
+            former.pop(address, None)
         mine = self.config
         if mine is not None and mine.id.cluster != theirs.id.cluster:
             self._mixed = WrongCluster(

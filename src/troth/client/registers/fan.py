@@ -41,6 +41,7 @@ class Fan:
         """
         guard = guard or self._lock
         pending: dict[Future[ReplyMessage], Send] = {}
+        unsent: list[Send] = []
         while True:
             with guard:
                 sends, outcome, pause = task.take(), task.outcome, task.pause
@@ -49,11 +50,14 @@ class Fan:
             if outcome is not None:
                 for future in pending:
                     future.cancel()
-                return outcome if outcome.error is None else told(outcome, self._reach.complaints(task.config))
+                if outcome.error is None:
+                    return outcome
+                return told(outcome, self._reach.complaints(task.config), unsent)
             # Nobody waits for acceptors that a closed client does not reach any more.
             left_s = 0.0 if self._reach.closed else deadline - time.monotonic()
             if left_s <= 0:
                 self._give_up(task, sends, pending, guard)
+                unsent = sends
                 continue
             for send in sends:
                 answer = self._reach.ask(send, task.config, deadline)

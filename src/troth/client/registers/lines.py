@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from weakref import WeakSet
 
 from troth.client.registers.leaving import close_at_exit
 from troth.client.registers.lookup import Lookup
@@ -177,7 +178,9 @@ class Line:
         """Raised when a connection breaks: others as old as that one were most likely to the same process, and it is
         gone. They are given up before a request is lost on each of them."""
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._waiting: WeakSet[Future[ReplyMessage]] = WeakSet()
+        """Answers of which a thread has not made up its mind yet. Weak: whatever moment Ctrl-C comes at, what was not
+        handed to the threads by then is nobody's, and takes up no room."""
         self._rest = Rest()
         self._closed = False
         close_at_exit(self)
@@ -185,47 +188,44 @@ class Line:
     def ask(self, request: RequestMessage, deadline: float, *, expect: int = 0) -> "Future[ReplyMessage]":
         """The answer to *request*, or `LineLost`. *expect*: the acceptor meant, if it matters who answers."""
         refused = ""
+        # Not the pool's own future: if that is cancelled the pool keeps the request, and nobody would count it.
+        answer: Future[ReplyMessage] = Future()
         with self._lock:
             if self._closed:
                 refused = "the client is closed"
-            elif self._waiting >= WAITING_MAX:
+            elif len(self._waiting) >= WAITING_MAX:
                 refused = f"{WAITING_MAX} requests wait for {self.address} already"
             elif time.monotonic() < self._rest.until_s:
                 refused = self.complaint or "it could not be reached a moment ago"
             else:
-                self._waiting += 1
+                self._waiting.add(answer)
         if refused:
-            failed: Future[ReplyMessage] = Future()
-            failed.set_exception(LineLost(refused, sent=False))
-            return failed
-        # Not the pool's own future: if that is cancelled the pool keeps the request, and nobody would count it.
-        answer: Future[ReplyMessage] = Future()
+            answer.set_exception(LineLost(refused, sent=False))
+            return answer
         try:
             job = self._pool.submit(self._answer, answer, request, deadline, expect)
         except RuntimeError:  # closed just now
             job = Future()
             job.cancel()
-        job.add_done_callback(partial(self._on_done, answer))
+        job.add_done_callback(partial(_on_done, answer))
         return answer
-
-    def _on_done(self, answer: "Future[ReplyMessage]", job: "Future[None]") -> None:
-        with self._lock:
-            self._waiting -= 1
-        if job.cancelled() and answer.set_running_or_notify_cancel():
-            answer.set_exception(LineLost("the client is closed", sent=False))
 
     def _answer(
         self, answer: "Future[ReplyMessage]", request: RequestMessage, deadline: float, expect: int
     ) -> None:
         """In one of the line's threads; not at all if nobody waits for it any more."""
-        if not answer.set_running_or_notify_cancel():
-            return
         try:
-            reply = self._ask(request, deadline, expect)
-        except BaseException as error:  # noqa: BLE001 - as the pool does: whoever waits is told
-            answer.set_exception(error)
-        else:
-            answer.set_result(reply)
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                reply = self._ask(request, deadline, expect)
+            except BaseException as error:  # noqa: BLE001 - as the pool does: whoever waits is told
+                answer.set_exception(error)
+            else:
+                answer.set_result(reply)
+        finally:
+            with self._lock:
+                self._waiting.discard(answer)
 
     def _ask(self, request: RequestMessage, deadline: float, expect: int) -> ReplyMessage:
         connection: _Socket | None = None
@@ -290,6 +290,12 @@ class Line:
         for connection in sockets:
             connection.interrupt()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _on_done(answer: "Future[ReplyMessage]", job: "Future[None]") -> None:
+    """A request was taken out of the pool; by `close`, if it was cancelled."""
+    if job.cancelled() and answer.set_running_or_notify_cancel():
+        answer.set_exception(LineLost("the client is closed", sent=False))
 
 
 def complaint_of(address: str, error: BaseException) -> str:

@@ -18,7 +18,9 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
+from troth.core.register.messages import SEATS_MAX, Seat, group_of
 from troth.errors import Unavailable, UsageError
+from troth.ids import NodeId
 from troth.runtime import interrupts
 from troth.runtime.files import make_durably
 
@@ -33,20 +35,22 @@ core that the others may want (`make bench-paxos`). Who has set one of these for
 class LocalAcceptors:
     """The processes ``a1``, ``a2`` and so on, with a directory each. Made by `PaxosClient.local`."""
 
-    def __init__(self, directory: "str | Path", count: int) -> None:
+    def __init__(self, directory: "str | Path", count: int, *, prepare: int = 0, accept: int = 0) -> None:
         """Start them.
 
         Raises:
-            UsageError: not even one, or *directory* can not be written, or holds another number of acceptors.
+            UsageError: not even one, or too many, or no set has quorums of these sizes; *directory* can not be written,
+                or holds another number of acceptors.
             Unavailable: one does not start.
         """
-        try:
-            names = [f"a{number + 1}" for number in range(count)]
-        except TypeError:
-            names = []
-        if not names:
+        if type(count) is not int or count < 1:
             raise UsageError(f"there is at least one acceptor, not {count!r}")
-        self.names = tuple(names)
+        if count > SEATS_MAX:
+            raise UsageError(f"a set has up to {SEATS_MAX} acceptors, not {count}")
+        # What can not become a set is refused before anything is started, or written down for the next time.
+        seats = tuple(Seat(NodeId(number), f"a{number}") for number in range(1, count + 1))
+        group_of(seats, prepare=prepare, accept=accept)
+        self.names = tuple(seat.address for seat in seats)
         self.directory = Path(directory).absolute()
         try:
             make_durably(self.directory)

@@ -49,7 +49,8 @@ class Reach(Whereabouts):
 
     @override
     def _inquire(self, address: str) -> None:
-        self.describe(address, time.monotonic() + DESCRIBE_WITHIN_S)
+        asked = self.describe(address, time.monotonic() + DESCRIBE_WITHIN_S)
+        asked.add_done_callback(lambda _: self._inquired.discard(address))
 
     def describe(self, address: str, deadline: float) -> "Future[ReplyMessage]":
         """Ask who is at *address*, and remember it when the answer comes."""

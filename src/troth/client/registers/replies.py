@@ -7,9 +7,9 @@ import msgspec
 
 from troth.core.register.attempts import Attempting
 from troth.core.register.listing import Listing
-from troth.core.register.messages import Configuration, Described, ReplyMessage, Seat
+from troth.core.register.messages import Accept, Configuration, Described, ReplyMessage, Seat
 from troth.core.register.states import Attempt
-from troth.core.register.task import Outcome, Task
+from troth.core.register.task import Outcome, Send, Task
 from troth.errors import OutcomeUnknown, RequestTimeout, TrothError, Unavailable
 from troth.ids import NodeId
 
@@ -93,9 +93,16 @@ def explained(error: TrothError, complaints: Sequence[str]) -> TrothError:
     return made
 
 
-def told(outcome: Outcome, complaints: Sequence[str]) -> Outcome:
-    """*outcome*, its error `explained`."""
-    return outcome if outcome.error is None else replace(outcome, error=explained(outcome.error, complaints))
+def told(outcome: Outcome, complaints: Sequence[str], unsent: Sequence[Send] = ()) -> Outcome:
+    """*outcome*, its error `explained`. *unsent*: what was ready to leave when the time was over."""
+    error = outcome.error
+    if error is None:
+        return outcome
+    if type(error) is Unavailable and any(isinstance(send.request, Accept) for send in unsent):
+        error = Unavailable(
+            "no time was left to have it accepted; what a change function takes is the call's time"
+        )
+    return replace(outcome, error=explained(error, complaints))
 
 
 def listed(listing: Listing, prefix: bytes) -> list[bytes]:

@@ -56,9 +56,9 @@ class PaxosClient:
             registers.change("visits", lambda held: str(int(held or 0) + 1))
             assert registers.get("colour").value == b"red"
 
-    May be shared by threads. Every call ends within its time-out and raises `NotApplied` (it did not happen and never
-    will) or `OutcomeUnknown` (it may have happened, or may yet) when it does not succeed; a change is never applied
-    twice by one call.
+    May be shared by threads. Every call ends within its time-out, unless a change function takes longer, and raises
+    `NotApplied` (it did not happen and never will) or `OutcomeUnknown` (it may have happened, or may yet) when it does
+    not succeed; a change is never applied twice by one call.
     """
 
     def __init__(
@@ -123,13 +123,14 @@ class PaxosClient:
         and connect. They end with this client, or with this process; their data stays.
 
         Raises:
-            UsageError: *directory* can not be written or holds another number of acceptors, or other quorums.
+            UsageError: *directory* can not be written or holds another number of acceptors, or other quorums; or there
+                can be no such set.
             Unavailable: an acceptor does not start.
         """
         from troth.client.registers.local import LocalAcceptors
 
         timeout_s = seconds(timeout)
-        started = LocalAcceptors(directory, acceptors)
+        started = LocalAcceptors(directory, acceptors, prepare=prepare, accept=accept)
         try:
             client = cls(
                 started.addresses,
@@ -241,8 +242,7 @@ class PaxosClient:
             dead = census.tombstones
         tally = Tally()
         for name in dead:
-            collecting = partial(self._collected, name, deadline, holds_s=within_s)
-            tally.count(self._places.run(deadline, collecting))
+            tally.count(self._collected(name, deadline, self._call, holds_s=within_s))
         return tally.removed()
 
     def keys(self, prefix: Text = b"", *, within_s: float | None = None) -> list[bytes]:
@@ -367,18 +367,24 @@ class PaxosClient:
     # ---- collection ----------------------------------------------------------------------------------------
 
     def _collect(self, key: bytes) -> None:
-        self._collected(key, self._deadline(COLLECT_WITHIN_S), holds_s=COLLECT_HOLDS_S)
+        self._collected(key, self._deadline(COLLECT_WITHIN_S), self._fan.run, holds_s=COLLECT_HOLDS_S)
 
-    def _collected(self, key: bytes, deadline: float, *, holds_s: float) -> Outcome:
+    def _collected(
+        self, key: bytes, deadline: float, run: Callable[[Task, float], Outcome], *, holds_s: float
+    ) -> Outcome:
         """Remove the tombstone of *key*, if it is one. Whoever changes the key does not wait for an acceptor that is
-        away: the turn is taken when all are there, for *holds_s* at most."""
-        looked = self._fan.run(self._begin(partial(Proposer.look, key=key)), deadline)
+        away: the turn is taken when all are there, for *holds_s* at most.
+
+        *run* runs a task. Where it waits for a place it does so when it has the turn, as changes do: those that wait
+        for the turn with all the places would keep whoever has it from its own.
+        """
+        looked = run(self._begin(partial(Proposer.look, key=key)), deadline)
         if not looked.tombstone:
             return looked
 
         def collecting() -> Outcome:
             task = self._begin(partial(Proposer.collect, key=key))
-            return self._fan.run(task, min(deadline, time.monotonic() + holds_s))
+            return run(task, min(deadline, time.monotonic() + holds_s))
 
         return self._turns.run(key, deadline, collecting)
 

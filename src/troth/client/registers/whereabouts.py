@@ -33,6 +33,8 @@ class Whereabouts(ABC):
         self._tls = tls
         self._discovery = discovery
         self._pid = os.getpid()
+        self._inquired: set[str] = set()
+        """Where somebody is being asked who it is. Once at a time: while it hangs every request would ask again."""
 
     @property
     def is_of_this_process(self) -> bool:
@@ -67,7 +69,8 @@ class Whereabouts(ABC):
         # It may be at one of the addresses given that has not answered yet; ask there, and do not wait for it.
         mapped = set(self._discovery.addresses.values())
         for address in self._given:
-            if address not in mapped:
+            if address not in mapped and address not in self._inquired:
+                self._inquired.add(address)
                 self._inquire(address)
         seat = config.seat_of(acceptor)
         if seat is None:
@@ -87,7 +90,8 @@ class Whereabouts(ABC):
 
     @abstractmethod
     def _inquire(self, address: str) -> None:
-        """Have the acceptor at *address* asked who it is; its answer comes to `_learn`."""
+        """Have the acceptor at *address* asked who it is; its answer comes to `_learn`. When it is here, or its time is
+        over, *address* leaves `_inquired`."""
 
     def _learn(self, address: str, reply: ReplyMessage) -> None:
         """The acceptor at *address* has said who it is."""
