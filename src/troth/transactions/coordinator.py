@@ -13,6 +13,7 @@ from troth.core.twophase.records import Member
 from troth.errors import HeuristicMixed, PreflightFailed, StorageError, TrothError, UsageError, required
 from troth.transactions.barrier import Barrier
 from troth.transactions.core import Core
+from troth.transactions.endings import to_repair
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
@@ -184,11 +185,7 @@ class TwoPhaseCommit:
             try:
                 mixed = [h for h in self._core.waiting.blocking(self._core.log.heuristics) if h.gid == gid]
                 if mixed:
-                    raise HeuristicMixed(
-                        f"{gid}: {mixed[0].participant} was {mixed[0].seen}: repair it, then: troth tx forget {gid}",
-                        gid,
-                        mixed[0].participant,
-                    )
+                    raise HeuristicMixed(to_repair(mixed[0]), gid, mixed[0].participant)
                 found = self._core.outcome(gid)
             except (HeuristicMixed, UsageError):
                 raise
@@ -225,10 +222,17 @@ class TwoPhaseCommit:
     # ---- operation -------------------------------------------------------------------------------------
 
     def check(self) -> list[str]:
-        """What is not as it should be with the participants, now: problems, then warnings. Empty: all is well."""
+        """What is not as it should be, now. Empty: all is well.
+
+        Problems with the participants, then warnings, then what somebody has finished against the decision.
+
+        Raises:
+            StorageError, RequestError, SQLAlchemyError: the log, or a participant, cannot be asked.
+        """
         facts = {participant.name: participant.facts() for participant in self._core.participants.asked}
         warnings = [warning for fact in facts.values() for warning in fact.warnings]
-        return [*preflight(self._core.participants.all, facts), *warnings]
+        mixed = [to_repair(found) for found in self._core.waiting.blocking(self._core.log.heuristics)]
+        return [*preflight(self._core.participants.all, facts), *warnings, *mixed]
 
     def recover(self, *, even_if_alive: bool = False) -> Report:
         """One recovery pass, now. `Report.in_doubt` says how many branches are still open afterwards.

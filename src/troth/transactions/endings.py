@@ -1,7 +1,8 @@
-"""What the caller of a transaction that has not committed is told."""
+"""What is told of a transaction that has not committed, or not everywhere."""
 
 from collections.abc import Sequence
 
+from troth.core.twophase.records import Heuristic
 from troth.errors import Aborted, HeuristicMixed, TransactionInDoubt
 
 
@@ -28,6 +29,11 @@ def aborted(gid: str, why: BaseException | None, where: str, untold: Sequence[st
     error = Aborted(f"{text}: {where}: {why}" if where else f"{text}: {why}" if why else text, gid, where)
     error.__cause__ = why
     return error
+
+
+def to_repair(found: Heuristic) -> str:
+    """What somebody has finished against the decision, and what to do."""
+    return f"{found.gid}: {found.participant} was {found.seen}: repair it, then: troth tx forget {found.gid}"
 
 
 def mixed(gid: str, against: Sequence[str], untold: Sequence[str]) -> HeuristicMixed:

@@ -26,6 +26,8 @@ class Metrics:
     oldest_s: dict[str, float] = field(default_factory=dict)
     recovered: Counter[str] = field(default_factory=Counter)
     """Branches finished by recovery: committed, rolled_back, heuristic."""
+    heuristics: int = 0
+    """What was finished against a decision and is not forgotten (`troth tx forget`), in the log, as of the last pass."""
     passes: int = 0
     fenced: int = 0
     """Times that this coordinator's decision came too late."""
@@ -65,6 +67,7 @@ class Metrics:
             "gauge",
             [(f',participant="{_escaped(k)}"', v) for k, v in sorted(self.oldest_s.items())],
         )
+        add("heuristics", "gauge", [("", self.heuristics)])
         add("recovered_total", "counter", [(f',what="{k}"', v) for k, v in sorted(self.recovered.items())])
         add("recovery_passes_total", "counter", [("", self.passes)])
         add("fenced_total", "counter", [("", self.fenced)])

@@ -365,6 +365,7 @@ class Owner(Fan):
         self._fan(work, "between_commits", "after_first_commit")
         if self._untold:
             self.pending = tuple([b.participant.name for b in told if b.number in self._untold])
+            self._log_pending("has committed")
         self._let_readers_go()
         core.on_step("after_commits")
         core.metrics.count_prepared(time.monotonic() - self._prepared_at)
@@ -406,7 +407,13 @@ class Owner(Fan):
         # What had not begun to prepare has gone with its connection.
         prepared = self._untold & self._asked_to_prepare
         self.pending = tuple([b.participant.name for b in self._branches if b.number in prepared])
+        self._log_pending("is aborted")
         return Event.BRANCH_LOST if self._untold else Event.BRANCHES_DONE
+
+    def _log_pending(self, what: str) -> None:
+        if self.pending:
+            names = ", ".join(self.pending)
+            _log.warning("%s %s; recovery tells %s, which did not answer: %s", self.gid, what, names, self._why)
 
     def _roll_back(self, branch: Branch) -> Callable[[], None]:
         finish = branch.roll_back()

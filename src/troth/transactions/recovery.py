@@ -151,6 +151,10 @@ class Recovery:
                 "heuristic": len(report.heuristic),
             }
         )
+        try:
+            metrics.heuristics = len(self._core.waiting.blocking(self._core.log.heuristics))
+        except UNREACHABLE:
+            pass  # what was seen last stands
         for participant in self._core.participants.asked:
             try:
                 listed = [p for p in participant.prepared() if p.gid.log == self._core.epoch.log]

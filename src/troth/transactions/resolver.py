@@ -3,6 +3,7 @@
 The table says what (core/twophase/table.py); this reads the cells, tells the databases, and returns what was found.
 """
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
@@ -11,9 +12,12 @@ from troth.core.twophase.gid import FORMAT, Gid, parse_gid
 from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic
 from troth.core.twophase.table import Case, Finding, Step, move
 from troth.transactions.core import Core
+from troth.transactions.endings import to_repair
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.base import Prepared, Recovered
 from troth.transactions.report import UNREACHABLE, Report
+
+_log = logging.getLogger("troth.transactions")
 
 RECOVERY = "recovery"
 """Who it is in the barrier, and in the log when it writes an abort. One pass at a time in a process."""
@@ -177,6 +181,8 @@ class Resolver:
             self.left[branch] = None
             return False
         if is_new:
+            # Whoever ran the transaction was told that it has committed, and asks no more.
+            _log.error("%s", to_repair(found))
             self.report.heuristic.append(branch)
         return True
 

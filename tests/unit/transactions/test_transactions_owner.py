@@ -299,11 +299,14 @@ def test_who_was_lost_at_the_vote_is_told_nothing_more(place: Place) -> None:
 
 
 @pytest.mark.parametrize(("error", "end"), [(LOST, "bank is closed"), (REFUSED, "bank is free")])
-def test_who_could_not_be_told_of_a_commit_is_left_to_recovery(error: Exception, end: str, place: Place) -> None:
+def test_who_could_not_be_told_of_a_commit_is_left_to_recovery(
+    error: Exception, end: str, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     place.bank.fails["commit"] = error
     tx = place.begin()
     tx.commit()
     assert (tx.outcome, tx.pending) == (Outcome.COMMITTED, ("bank",))
+    assert f"{tx.gid} has committed; recovery tells bank, which did not answer" in caplog.text
     assert [record.gid for record in place.core.unapplied()] == [tx.gid], "or nobody would look for the branch"
     assert place.trace[-2:] == [end, "stock is free"]
 
@@ -402,11 +405,14 @@ def test_what_was_committed_by_hand_does_not_hide_what_could_not_be_told(place: 
     assert tx.pending == ("stock",)
 
 
-def test_what_was_lost_while_it_prepared_is_pending_and_what_was_lost_before_is_not(place: Place) -> None:
+def test_what_was_lost_while_it_prepared_is_pending_and_what_was_lost_before_is_not(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     place.bank.fails = {"prepare": LOST}
     tx = place.begin()
     assert str(place.aborted(tx)).startswith(f"{tx.gid} is aborted; bank could not be told")
     assert tx.pending == ("bank",)
+    assert f"{tx.gid} is aborted; recovery tells bank" in caplog.text
     place.bank.wrote, place.bank.fails = None, {"ask": LOST}
     tx = place.begin()
     assert "is rolled back in every database" in str(place.aborted(tx))

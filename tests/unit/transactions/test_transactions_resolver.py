@@ -46,6 +46,39 @@ def test_a_branch_that_was_rolled_back_against_the_decision_is_written_down(plac
     assert place.log.unapplied() == [], "every branch is finished, one of them wrongly"
 
 
+def test_an_outcome_against_the_decision_is_an_error_in_the_log_once_and_a_gauge_until_it_is_forgotten(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    gid = name(place.other)
+    decided(place.other, gid, place.bank)
+    place.die()
+    place.bank.proof = Finding.PROVED_ABORTED
+    for _ in range(2):
+        place.run()
+    (logged,) = caplog.records
+    assert (logged.levelname, logged.getMessage()) == (
+        "ERROR",
+        f"{gid}: bank was rolled back, although the decision is commit: repair it, then: troth tx forget {gid}",
+    )
+    assert place.core.metrics.heuristics == 1
+    assert 'troth_2pc_heuristics{coordinator="x"} 1' in place.core.metrics.text("x")
+    place.log.forget(gid, "operator")
+    place.run()
+    assert 'troth_2pc_heuristics{coordinator="x"} 0' in place.core.metrics.text("x")
+
+
+def test_a_pass_that_cannot_read_what_went_against_decisions_keeps_the_gauge(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread() -> list[Heuristic]:
+        raise StorageError("no disk")
+
+    place.core.metrics.heuristics = 3
+    monkeypatch.setattr(place.log, "heuristics", unread)
+    place.run()
+    assert (place.core.metrics.heuristics, place.core.metrics.passes) == (3, 1)
+
+
 def test_what_cannot_be_written_down_keeps_no_other_from_being_noted_and_is_found_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
