@@ -221,7 +221,8 @@ def list_(databases: tuple[str, ...], log: str, name: str, as_json: bool) -> Non
         elif rows:
             output.print_table(list(rows[0]), [list(row.values()) for row in rows])
         else:
-            click.echo("nothing is in doubt", err=True)
+            where = " in the databases that answered" if tpc.unreachable else ""
+            click.echo(f"nothing is in doubt{where}", err=True)
 
 
 @tx.command()

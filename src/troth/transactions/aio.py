@@ -72,6 +72,7 @@ class AsyncTwoPhaseCommit:
         self._recover_every = recover_every
         self._detect_deadlocks = detect_deadlocks
         self._sync: TwoPhaseCommit | None = None
+        self._is_closed = False
         self._waiting = InTasks()
         self._recovering = asyncio.Lock()
         self._looking: list[asyncio.Task[None]] = []
@@ -120,6 +121,8 @@ class AsyncTwoPhaseCommit:
     @property
     def _started(self) -> TwoPhaseCommit:
         if self._sync is None:
+            if self._is_closed:
+                raise UsageError("this AsyncTwoPhaseCommit is closed; begin inside of its block, or open another")
             raise UsageError("start it first: async with AsyncTwoPhaseCommit(...) as tpc")
         return self._sync
 
@@ -197,6 +200,7 @@ class AsyncTwoPhaseCommit:
         """See `TwoPhaseCommit.close`."""
         for task in self._looking:
             task.cancel()
+        self._is_closed = True
         await asyncio.gather(*self._looking, return_exceptions=True)
         self._looking.clear()
         if self._sync is not None:

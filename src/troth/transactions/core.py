@@ -271,7 +271,7 @@ class Core(Remembered):
         Raises:
             StorageError, RequestError: the log cannot be read.
         """
-        found = parse_gid(gid)
+        found = parse_gid(str(gid))  # None, too, is told that it is no name
         if found is None:
             raise UsageError(
                 f"{gid!r} is no transaction's name; it looks like T1.<log>.<coordinator>.<epoch>.<number>"

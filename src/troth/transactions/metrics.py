@@ -27,7 +27,7 @@ class Metrics:
     recovered: Counter[str] = field(default_factory=Counter)
     """Branches finished by recovery: committed, rolled_back, heuristic."""
     heuristics: int = 0
-    """What was finished against a decision and is not forgotten (`troth tx forget`), in the log, as of the last pass."""
+    """What was finished against a decision and is not forgotten (`troth tx forget`), as the last pass saw."""
     passes: int = 0
     fenced: int = 0
     """Times that this coordinator's decision came too late."""

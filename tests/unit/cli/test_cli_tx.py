@@ -77,6 +77,8 @@ def test_what_the_others_can_do_is_done_while_one_database_is_down(tmp_path: Pat
     assert "down" in found.stderr and "unable to open" in found.stderr
     found = CliRunner().invoke(cli, ["tx", "list", "--json", "--log", log, "--db", f"last={url}"])
     assert json.loads(found.output) == [], "it was recovered"
+    found = CliRunner().invoke(cli, ["tx", "list", *where])
+    assert found.stderr.startswith("nothing is in doubt in the databases that answered\n")
 
 
 def test_a_database_that_does_not_answer_is_told_in_two_lines(tmp_path: Path) -> None:

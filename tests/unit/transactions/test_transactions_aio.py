@@ -20,6 +20,7 @@ from sqlalchemy.util.concurrency import await_only
 from typing_extensions import override
 
 import troth
+from troth.errors import UsageError
 from troth.transactions import aio, aio_waiting, coordinator
 from troth.transactions.aio import AsyncTransaction, AsyncTwoPhaseCommit
 from troth.transactions.aio_waiting import InTasks
@@ -335,6 +336,21 @@ def test_what_a_branch_does_not_have_says_where_it_is(tmp_path: Path) -> None:
             assert (await tx.connection("last")).dialect.name == "sqlite"
 
     run_beside(tmp_path, work)
+
+
+def test_one_that_was_closed_says_so_and_not_that_it_is_to_be_started(tmp_path: Path) -> None:
+    async def main() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/last.db")
+        opened = AsyncTwoPhaseCommit([engine], log=tmp_path / "log", recover_every=None)
+        with pytest.raises(UsageError, match="start it first"):
+            opened.begin()
+        async with opened:
+            pass
+        with pytest.raises(UsageError, match="is closed"):
+            opened.begin()
+        await engine.dispose()
+
+    asyncio.run(main())
 
 
 def test_it_says_who_it_is(tmp_path: Path) -> None:

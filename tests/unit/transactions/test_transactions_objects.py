@@ -12,7 +12,8 @@ sa = pytest.importorskip("sqlalchemy")
 from sqlalchemy.ext.asyncio import create_async_engine  # noqa: E402
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship  # noqa: E402
 
-from troth.errors import Aborted, TransactionInDoubt  # noqa: E402
+from troth.core.twophase.records import Heuristic  # noqa: E402
+from troth.errors import Aborted, TransactionInDoubt, UsageError  # noqa: E402
 from troth.transactions.aio import AsyncTwoPhaseCommit  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
@@ -198,6 +199,17 @@ def test_a_committed_session_is_over_with_its_transaction(tpc: TwoPhaseCommit, e
     session.rollback()  # of nothing, any more
     assert sa.inspect(order).persistent
     assert order.name == "new"
+
+
+def test_an_operator_is_told_what_was_finished_against_a_decision_and_what_is_no_name(tpc: TwoPhaseCommit) -> None:
+    gid = str(tpc.log.epoch.name(1))
+    assert tpc.check() == []
+    tpc.log.note_heuristic(Heuristic(gid, "bank", "rolled back, although the decision is commit"))
+    assert tpc.check() == [
+        f"{gid}: bank was rolled back, although the decision is commit: repair it, then: troth tx forget {gid}"
+    ]
+    with pytest.raises(UsageError, match="None is no transaction's name"):
+        tpc.outcome(None)  # type: ignore[arg-type]
 
 
 # ---- listeners ---------------------------------------------------------------------------------------------

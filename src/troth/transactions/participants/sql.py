@@ -133,7 +133,8 @@ class SqlBranch:
             ) from self.last_error
         if self.channel.is_busy():
             raise self.aborted(
-                "a streamed result (or a COPY) was left open: read it to its end, or close it, before the block ends"
+                "a streamed result (or a COPY) was left open: read it to its end, or close it, before the block ends;"
+                " or this is inside of a pipeline of the driver's: end that before commit()"
             )
 
     def ended_below(self, unless: str = "") -> Aborted:
