@@ -521,6 +521,15 @@ def test_a_comparison_that_was_refused_is_judged(tmp_path: Path, expected: bytes
     assert check(read_history(path.read_bytes()), "linearizable", "kv").status is status
 
 
+def test_a_recording_that_calls_a_refused_comparison_a_failure_is_read_as_ever() -> None:
+    """Earlier versions wrote it so."""
+    asked = b'{"process":0,"type":"invoke","f":"cas","key":"k","value":["1","2"],"time":1}\n'
+    failed = asked.replace(b"invoke", b"fail").replace(b"1}", b'2,"error":"the comparison did not hold"}')
+    history = read_history(b'{"troth_history":1,"failed":"absent","nil_read":"value"}\n' + asked + failed)
+    assert [each.outcome.value for each in history.operations] == ["fail"]
+    assert check(history, "linearizable", "kv").status is Status.OK
+
+
 def test_of_two_attempts_that_make_the_same_the_newer_was_applied(tmp_path: Path) -> None:
     """The older one was in doubt when the change was made anew, from what it then found."""
     path = tmp_path / "run.jsonl"

@@ -100,7 +100,7 @@ def told(outcome: Outcome, complaints: Sequence[str], unsent: Sequence[Send] = (
         return outcome
     if type(error) is Unavailable and any(isinstance(send.request, Accept) for send in unsent):
         error = Unavailable(
-            "no time was left to have it accepted; what a change function takes is the call's time"
+            "no time was left to have it accepted: what a change function takes is the call's time"
         )
     return replace(outcome, error=explained(error, complaints))
 
