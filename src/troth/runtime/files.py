@@ -21,6 +21,9 @@ class DiskFile:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
+    def fileno(self) -> int:
+        return self._descriptor
+
     def read_at(self, offset: int, size: int) -> bytes:
         part = os.pread(self._descriptor, size, offset)
         if not part or len(part) == size:

@@ -57,7 +57,7 @@ class Machine:
         self._content: dict[int, bytes] = {}
         self._files: dict[int, int] = {}
         """By inode, since the numbers of those come again."""
-        for name in ("listdir", "access", "pwrite", "unlink"):
+        for name in ("listdir", "access", "stat", "pwrite", "unlink"):
             monkeypatch.setattr(os, name, self._stepping(getattr(os, name)))
         monkeypatch.setattr(os, "open", self._stepping(partial(self._open, os.open)))
         monkeypatch.setattr(Path, "read_bytes", self._stepping(Path.read_bytes, hesitates=True))

@@ -213,16 +213,27 @@ def test_a_successor_that_goes_while_it_is_looked_for_is_seen(
 ) -> None:
     """The one after it removes it, and before it the file whose owner looks."""
     paused, looks = place.Place(tmp_path, LOG, "0"), list[str]()
-    there = {str(paused.path(number)) for number in (1, 2)}
+    paused.directory.mkdir()
+    for number in (1, 2):
+        paused.path(number).touch()
+    descriptor = os.open(paused.path(1), os.O_RDONLY)
 
-    def access(path: str, mode: int) -> bool:
-        if len(looks) == looks_before:
-            there.clear()
-        looks.append(path)
-        return path in there
+    def goes_meanwhile(real: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any, *rest: Any) -> Any:
+            if len(looks) == looks_before:
+                for number in (1, 2):
+                    paused.path(number).unlink()
+            looks.append(str(path))
+            return real(path, *rest)
 
-    monkeypatch.setattr(os, "access", access)
-    assert paused.is_superseded(1), looks
+        return look
+
+    for name in ("access", "stat"):
+        monkeypatch.setattr(os, name, goes_meanwhile(getattr(os, name)))
+    is_superseded = paused.is_superseded(1, descriptor)
+    monkeypatch.undo()
+    assert is_superseded, looks
+    os.close(descriptor)
 
 
 def test_a_record_that_was_not_seen_by_the_successor_does_not_count(tmp_path: Path) -> None:
@@ -427,10 +438,10 @@ def test_a_log_that_is_moved_away_decides_nothing_and_nobody_presumes_an_abort(t
     log = FileLog(tmp_path / "log")
     first, moved = decide(log, 1), tmp_path / "moved"
     (tmp_path / "log").rename(moved)
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(StorageError, match="moved, removed or replaced"):
         decide(log, 2)
     second = Gid(log.log_id, "0", 1, 2)
-    with pytest.raises(StorageError, match="gone"):
+    with pytest.raises(StorageError, match="moved, removed or replaced"):
         log.verdict(second)
     with pytest.raises(StorageError):
         log.abort(Abort(str(second), "recovery"))
@@ -446,14 +457,19 @@ def test_a_log_that_is_moved_away_decides_nothing_and_nobody_presumes_an_abort(t
 
 
 def test_an_epoch_is_not_opened_twice_though_its_file_is_gone(tmp_path: Path) -> None:
-    log = FileLog(tmp_path)
-    first = decide(log, 1)
-    for file in (tmp_path / "0").glob("decisions-*"):
+    log, other = FileLog(tmp_path), FileLog(tmp_path, coordinator="1")
+    decide(log, 1)
+    assert len(other.unapplied()) == 1
+    for file in files(tmp_path):
         file.unlink()
-    log.renew()
-    assert log.epoch.number == 2
-    assert [commit.gid for commit in log.unapplied()] == [first]
+    for open_another in (log.renew, partial(other.close_epoch, "0", even_if_alive=True)):
+        with pytest.raises(StorageError, match=r"put (it|the log) back"):
+            open_another()
+    assert not files(tmp_path)
+    with pytest.raises(NotApplied):
+        decide(log, 2)
     log.close()
+    other.close()
 
 
 def test_an_interrupt_in_the_middle_of_a_write_lets_nobody_write_over_it(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from troth.transactions import forks
 from troth.transactions.log.interface import PLACES_MAX
 
 LOG_ID = "log-id"
+HOLDER = "holder"
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 PLACE_WAIT_S = 0.5
@@ -37,8 +38,9 @@ KEYS_POLL_S = 0.0005
 class Hold:
     """A kernel lock that this process has, and that a child of it has not."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor = descriptor
+        self._path = str(path)
         forks.watch(self)
 
     def on_forked(self) -> None:
@@ -47,10 +49,23 @@ class Hold:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def is_there(self) -> bool:
+        """Whether the lock, while it is held, is still at its path: or else what it guards was moved or removed, and
+        who comes finds another one, or none."""
+        return self._descriptor < 0 or is_at(self._descriptor, self._path)
+
     def let_go(self) -> None:
         if self._descriptor >= 0:
             let_go(self._descriptor)
             self._descriptor = -1
+
+
+def is_at(descriptor: int, path: str) -> bool:
+    """Whether *path* names the file that is open as *descriptor*. While it is open, no other has its number."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def let_go(lock: int) -> None:
@@ -92,7 +107,7 @@ class Directory:
             lock = self._lock(name)
             if lock is not None:
                 self._sign(lock)
-                return name, Hold(lock)
+                return name, Hold(lock, self.root / name / HOLDER)
             if wanted is not None:
                 # Recovery of another process holds it for a moment, to see whether anybody does.
                 if time.monotonic() >= until:
@@ -105,7 +120,7 @@ class Directory:
 
     def _lock(self, name: str) -> int | None:
         (self.root / name).mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-        lock = os.open(self.root / name / "holder", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        lock = os.open(self.root / name / HOLDER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException as error:
@@ -137,7 +152,7 @@ class Directory:
     def holder_text(self, name: str) -> str:
         """Who has the place, in words. Who only looks at it does not sign."""
         try:
-            pid = (self.root / name / "holder").read_text().strip()
+            pid = (self.root / name / HOLDER).read_text().strip()
         except OSError:
             pid = ""
         return f"another process (process {pid} was the last to take it)" if pid else "another process"

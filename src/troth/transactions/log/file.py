@@ -72,9 +72,7 @@ class FileLog:
             try:
                 self._place = Place(self._directory.root, self._directory.log_id, name)
                 self._place.refresh()  # a damaged place is to get no next file
-                self._writer = Writer(
-                    self._place, compact_bytes=compact_bytes, on_step=self._on_step, on_fault=self._hold.let_go
-                )
+                self._writer = Writer(self._place, self._hold, compact_bytes=compact_bytes, on_step=self._on_step)
             except Corrupt as error:
                 self._hold.let_go()
                 if coordinator is not None:
@@ -286,6 +284,8 @@ class FileLog:
     def _own(self) -> Place:
         """Our own place. What we wrote last we may not know the end of: then the file says it, or it is raised."""
         place, writer = self._place, self._writer
+        if writer.is_displaced and writer.fault is not None:
+            raise writer.fault
         if writer.fault is not None or writer.is_fenced:
             place.read_settled()
         return place

@@ -8,13 +8,17 @@ before is worth anything. Instead:
 
 * *write, then look*: the owner writes its record, syncs it, and then looks whether a file with a higher number
   exists. Only if there is none was its record in time.
-* *raise, then read*: a successor creates the file with the next number (it can only be created once), and then reads
-  the one before it. What it finds there it carries into its own first record; what it does not find was written later,
-  so that its writer, who looks after writing, sees the higher number.
+* *raise, then read*: a successor creates the file with the next number, and then reads the one before it. What it
+  finds there it carries into its own first record; what it does not find was written later, so that its writer, who
+  looks after writing, sees the higher number.
+* *read, then look*: who only reads lists the files again afterwards, and if there is a higher one reads again. Or else
+  a record that was written behind the back of a successor would count for the reader alone, and a first record that
+  its writer is about to be fenced for would, too.
 
-* *read, then look*: who only reads looks afterwards whether a file was created that it had not listed, and then reads
-  again. Or else a record that was written behind the back of a successor would count for the reader alone, and a first
-  record that its writer is about to be fenced for would, too.
+**A name is not a file.** The highest number only rises, but a lower one may come again: whoever was paused after it had
+listed the files creates one that others have removed since. It lists them once more, finds the higher one, and goes no
+further. An owner therefore looks whether the file of its name is the one that it has open; so it also sees that the log
+was moved, removed or replaced. What it has made empty, nobody takes for a file that it has read before.
 
 So each record is seen by at least one of the two, and the first record of the successor says durably which counted
 (LogCabin, openraft: a seal; Lamport's bakery is the same flag-then-read). An owner that finds itself fenced reads the
@@ -25,7 +29,7 @@ Needs a local file system, where a created name is seen by all at once: not NFS.
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -35,7 +39,8 @@ from troth.core.twophase.records import Abort, Commit, Opened, Record
 from troth.errors import Corrupt, InvariantViolation, StorageError, SyncFailed
 from troth.runtime.files import sync_directory
 from troth.transactions.log import framing
-from troth.transactions.log.directory import FILE_MODE, write_all
+from troth.transactions.log.directory import FILE_MODE, is_at, write_all
+from troth.transactions.log.framing import Found
 
 AHEAD_BYTES = 1 << 20
 """The file grows by so many zeros at a time: a sync then has no new length to make durable."""
@@ -77,6 +82,8 @@ class Place:
         self._closed = 0
         """A file without an owner that was settled. Nobody adds to it, so that what it says stands, though somebody has
         claimed the next one and could not write it."""
+        self._file = (0, 0)
+        """Which file was read until `end`."""
         self._looks_for = (0, "", "")
 
     def numbers(self) -> list[int]:
@@ -98,93 +105,107 @@ class Place:
         """
         self.is_settled = False
         for _ in range(REFRESH_TIMES):
-            numbers = self.numbers()
-            if not numbers:
-                if not self.number:
+            try:
+                numbers = self.numbers()
+                if not numbers and not self.number:
                     self.is_settled = True
                     return True
-                continue  # one went, and the next one came, while the names were read; or else all are gone
-            try:
-                is_read = self._read_newest(numbers)
+                if max(numbers, default=0) < self.number:
+                    continue  # one went, and the next one came, while the names were read; or else all are gone
+                found = self._read_newest(numbers)
+                if self._has_moved_on(numbers[-1], found):
+                    continue  # what was read since may not count
             except FileNotFoundError:
                 continue  # compacted away between listing and opening: list again
             except OSError as error:
                 raise StorageError(f"{self.directory} can not be read: {error}") from error
-            if self.is_superseded(numbers[-1]):
-                continue  # what was read since may not count
+            is_read = found == numbers[-1]
             if is_read and not self.cells.is_owned:
                 self._closed = self.number
             self.is_settled = is_read or self.number == self._closed
             return is_read
-        raise StorageError(
+        raise self._gone()
+
+    def _gone(self) -> StorageError:
+        return StorageError(
             f"the files of {self.directory} are gone, or change faster than they can be read. If the log was moved or"
             " removed, put it back and start again: prepared branches wait until then"
         )
 
-    def _read_newest(self, numbers: list[int]) -> bool:
-        """Read the newest of *numbers* that was opened; whether that is the last."""
+    def _read_newest(self, numbers: list[int]) -> int:
+        """Read the newest of *numbers* that was opened; which that is, or 0."""
         for number in reversed(numbers):
             if number == self.unsynced:
                 raise SyncFailed(
                     f"{self.path(number)}: fsync has failed here, so what stands in it may not be on the disk. See the"
                     " kernel's log, check the disk, start again"
                 )
-            if number == self.number and self.end:
-                self._read_on()
-                return number == numbers[-1]
-            if self._read_from_start(number):
-                return number == numbers[-1]
-        return False
+            if (number == self.number and self.end and self._read_on()) or self._read_from_start(number):
+                return number
+        return 0
+
+    def _has_moved_on(self, newest: int, found: int) -> bool:
+        """Whether *newest* is not the newest any more, or was opened after it was found not to be: then the file
+        *found* may have been removed before it was read, and be another of that name."""
+        if found != newest and next(self._records(newest), None) is not None:
+            return True
+        return self.numbers()[-1:] != [newest]
+
+    def _records(self, number: int) -> Iterator[Found]:
+        path = self.path(number)
+        return framing.scan(path.read_bytes(), number=number, log_id=self.log_id, path=str(path))
 
     def _read_from_start(self, number: int) -> bool:
-        data = self.path(number).read_bytes()
-        cells = Cells(self.log_id, self.coordinator)
-        end = sequence = 0
-        path = str(self.path(number))
-        for found in framing.scan(data, number=number, log_id=self.log_id, path=path):
-            _take(cells, found.content, path)
-            end, sequence = found.end, found.sequence + 1
-        if not end:
-            return False
-        self._make_durable(number)
-        self.cells, self.number, self.end, self.sequence = cells, number, end, sequence
+        with open(self.path(number), "rb") as file:
+            cells = Cells(self.log_id, self.coordinator)
+            end = sequence = 0
+            path = str(self.path(number))
+            for found in framing.scan(file.read(), number=number, log_id=self.log_id, path=path):
+                _take(cells, found.content, path)
+                end, sequence = found.end, found.sequence + 1
+            if not end:
+                return False
+            self._make_durable(number, file.fileno())
+            self.cells, self.number, self.end, self.sequence = cells, number, end, sequence
+            self._file = _identity(file.fileno())
         return True
 
-    def _read_on(self) -> None:
+    def _read_on(self) -> bool:
+        """Whether the file is still the one that was read before."""
         with open(self.path(self.number), "rb") as file:
+            if _identity(file.fileno()) != self._file:
+                return False
             file.seek(self.end)
             data = file.read()
-        path = str(self.path(self.number))
-        new = list(
-            framing.scan(
-                data,
-                number=self.number,
-                log_id=self.log_id,
-                path=path,
-                start=self.end,
-                sequence=self.sequence,
+            path = str(self.path(self.number))
+            new = list(
+                framing.scan(
+                    data,
+                    number=self.number,
+                    log_id=self.log_id,
+                    path=path,
+                    start=self.end,
+                    sequence=self.sequence,
+                )
             )
-        )
-        if new:
-            self._make_durable(self.number)
+            if new:
+                self._make_durable(self.number, file.fileno())
         for found in new:
             _take(self.cells, found.content, path)
             self.end, self.sequence = found.end, found.sequence + 1
+        return True
 
-    def _make_durable(self, number: int) -> None:
+    def _make_durable(self, number: int, descriptor: int) -> None:
         """What was read may not have been synced by its writer yet; nobody may act on what a power cut can undo."""
-        descriptor = os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
             sync_directory(self.directory)
         except OSError:
             self.unsynced = number
             raise
-        finally:
-            os.close(descriptor)
 
-    def is_superseded(self, number: int) -> bool:
-        """Whether a file after *number* was ever created.
+    def is_superseded(self, number: int, descriptor: int) -> bool:
+        """Whether a file after *number*, which is open as *descriptor*, was ever created; or the log was moved.
 
         Files are removed oldest first, so a successor that is gone again has taken this one with it: look for the
         successor before looking for the file itself.
@@ -192,7 +213,7 @@ class Place:
         if self._looks_for[0] != number:
             self._looks_for = (number, str(self.path(number + 1)), str(self.path(number)))
         _, successor, own = self._looks_for
-        return os.access(successor, os.F_OK) or not os.access(own, os.F_OK)
+        return os.access(successor, os.F_OK) or not is_at(descriptor, own)
 
     def read_settled(self, *, waits: bool = True) -> None:
         """`refresh`; while another process has claimed the next file and not yet written it, wait a moment, if *waits*.
@@ -224,16 +245,23 @@ class Place:
 
         *extra* is added to what is carried over. Raises:
             Fenced: somebody else has created a later one meanwhile.
+            StorageError: the files that were read before are gone; no number is given twice, and no epoch.
         """
         numbers = self.numbers()
-        # Also higher than what was read and is gone: no epoch is opened twice.
-        number = max(self.number, *numbers, 0) + 1
+        newest = max(numbers, default=0)
+        if newest < self.number:
+            raise self._gone()
+        if opener is Opener.SAME and newest != self.number:
+            raise Fenced
+        number = newest + 1
         self._find_room()
         try:
             descriptor = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         except FileExistsError:
             raise Fenced from None
         try:
+            if self.numbers()[-1:] != [number]:
+                raise Fenced  # perhaps it was there before, and others have removed it
             self.refresh()
             before = self.number
             epoch = self.cells.epoch if opener is Opener.SAME else number
@@ -247,9 +275,10 @@ class Place:
             write_all(descriptor, content + bytes(-len(content) % AHEAD_BYTES), 0)
             os.fsync(descriptor)
             sync_directory(self.directory)
-            if self.is_superseded(number):
+            if self.is_superseded(number, descriptor):
                 raise Fenced
             self.cells, self.number, self.end, self.sequence = cells, number, len(content), 1
+            self._file = _identity(descriptor)
             if opener is not Opener.SAME:
                 self.cells.begin(epoch, is_owned=opened.owned)
             self.is_settled = True
@@ -283,6 +312,11 @@ class Place:
             (record for record in extra if not isinstance(record, Abort) or cells.may_be_refused(record.gid)),
         )
         return cells
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 def _take(cells: Cells, content: Opened | tuple[Record, ...], path: str) -> None:

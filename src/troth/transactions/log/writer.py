@@ -1,13 +1,14 @@
 """The hand that writes one place: records to its newest file, each made durable and then looked after (place.py)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from troth.core.twophase.cells import replay
 from troth.core.twophase.records import Applied, Commit, Record
 from troth.errors import StorageError, SyncFailed, UsageError, invariant
 from troth.runtime.files import DiskFile
 from troth.transactions.log import framing
+from troth.transactions.log.directory import Hold
 from troth.transactions.log.place import AHEAD_BYTES, Fenced, Opener, Place
 from troth.transactions.steps import OnStep
 
@@ -18,10 +19,12 @@ class Writer:
     Attributes:
         fault: why nothing is decided any more.
         is_fenced: whether somebody has closed our epoch; `renew` opens another one.
+        is_displaced: whether the place is not where it was. What is there now says nothing of what we decided.
     """
 
-    def __init__(self, place: Place, *, compact_bytes: int, on_step: OnStep, on_fault: Callable[[], None]) -> None:
-        """Open the next epoch of *place*. *on_fault* lets somebody else have it, who can finish what is prepared.
+    def __init__(self, place: Place, hold: Hold, *, compact_bytes: int, on_step: OnStep) -> None:
+        """Open the next epoch of *place*, which we *hold*; until a fault: then somebody else can have it, and finish
+        what is prepared.
 
         Raises:
             StorageError, OSError: it cannot be written.
@@ -29,22 +32,45 @@ class Writer:
         self.place = place
         self.fault: StorageError | None = None
         self.is_fenced = False
+        self.is_displaced = False
+        self._hold = hold
         self._is_closed = False
         self._compact_bytes = compact_bytes
         self._on_step = on_step
-        self._on_fault = on_fault
         self._done: list[str] = []
         self._pid = os.getpid()
         self._take(place.open(Opener.NEW))
 
     def _take(self, descriptor: int) -> None:
+        try:
+            self._check_there(self.place.number)
+        except StorageError:
+            os.close(descriptor)
+            raise
         self._file = DiskFile(descriptor)
         self._number = self.place.number
         self._zeroed = self._file.size()
 
+    def _check_there(self, newest: int) -> None:
+        """Raise StorageError if the log was moved or removed. Else there are files up to *newest* at least."""
+        try:
+            is_there = self._hold.is_there() and max(self.place.numbers(), default=0) >= newest
+        except OSError:
+            is_there = False
+        if not is_there:
+            self.is_displaced = True
+            raise self._give_up(
+                StorageError(
+                    f"the decision log's place {self.place.directory} was moved, removed or replaced under this"
+                    " process. What it was just writing is in the files that were there, so it decides nothing any"
+                    " more: put the log back and start again. Prepared branches wait until then"
+                )
+            )
+
     def renew(self) -> None:
         """Open another epoch. Raises StorageError, also after a fault: somebody else may have the place by then."""
         self._check_usable()
+        self._check_there(self._number)
         before = self._file
         self.is_fenced = True  # however this ends, but well: the place may know another's file by then
         try:
@@ -122,10 +148,11 @@ class Writer:
             ) from error
         self._sync()
         place.end, place.sequence = end, place.sequence + 1
-        if place.is_superseded(place.number):
+        if place.is_superseded(place.number, self._file.fileno()):
             self.is_fenced = True
             # Our own memory of the file stops before this record: only the successor's counts.
             place.end = 0
+            self._check_there(self._number + 1)
             raise Fenced
         replay(place.cells, records)
         if end > self._compact_bytes:
@@ -153,7 +180,7 @@ class Writer:
 
     def _give_up(self, fault: StorageError) -> StorageError:
         self.fault = fault
-        self._on_fault()
+        self._hold.let_go()
         return fault
 
     def _no_next_file(self, error: OSError) -> StorageError:
@@ -169,9 +196,12 @@ class Writer:
         except Fenced:
             self.is_fenced = True  # the place may know the other's file by now, and ours is written no more
             return
+        except StorageError as error:
+            self._give_up(error)  # nor could the next process read it
+            return
         except OSError as error:
             # What was decided so far stands. But if the next file's name is taken by now, it fences this one off.
-            if self.place.is_superseded(self._number):
+            if self.place.is_superseded(self._number, old.fileno()):
                 self._give_up(self._no_next_file(error))
                 return
         else:
