@@ -4,6 +4,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, event, inspect
@@ -41,8 +42,8 @@ class BoundSession(Session):
         """The states of objects (which may have no hash), since then."""
         self._objects = Objects()
         """Since the transaction began."""
-        self._has_committed = False
-        """Whether it has told its listeners so, by a commit of its own."""
+        self._committed: SessionTransaction | None = None
+        """The last that it has committed by itself, of which its listeners hear when the outcome is there."""
         self._nesting.add_session(self)
 
     @override
@@ -83,6 +84,7 @@ class BoundSession(Session):
     def savepoint(self, connections: Iterable[Connection]) -> Iterator[None]:
         """What its objects are is undone with the savepoints around it, as by its own ``begin_nested()``."""
         around = self._savepoints, self._was_idle, self._inserted, self.join_transaction_mode
+        committed = self._committed
         try:
             self._savepoints += 1
             self._was_idle, self._inserted = not self.in_transaction(), weakref.WeakSet()
@@ -97,6 +99,9 @@ class BoundSession(Session):
                     self.join(connections)
                     yield
             around[2].update(self._inserted)
+        except BaseException:
+            self._committed = committed
+            raise
         finally:
             self._savepoints, self._was_idle, self._inserted, self.join_transaction_mode = around
 
@@ -175,16 +180,15 @@ class BoundSession(Session):
         )
 
     def tell_committed(self) -> None:
-        """Its listeners, if it has not told them by a commit of its own."""
+        """Its listeners, if there was anything to commit."""
         if self._end_own() is not None:
             self._tell("committed", self.dispatch.after_commit, self)
 
     def tell_rolled_back(self) -> None:
-        """Also when it has told them that it has committed: now it has not."""
+        """Its listeners, if there was anything to roll back that it has not rolled back itself."""
         ended = self._end_own()
-        if ended is not None or self._has_committed:
-            self._tell("rolled back", self.dispatch.after_rollback, self)
         if ended is not None:
+            self._tell("rolled back", self.dispatch.after_rollback, self)
             self._tell("rolled back", self.dispatch.after_soft_rollback, self, ended)
 
     def _end_own(self) -> SessionTransaction | None:
@@ -192,7 +196,27 @@ class BoundSession(Session):
         transaction = self.get_transaction()
         if transaction is not None and not self._savepoints and self.get_nested_transaction() is None:
             transaction.close()
-        return transaction
+        return transaction or self._committed
+
+    def commit_own(self, transaction: SessionTransaction, _to_root: bool = False) -> None:
+        """Commit *transaction*, the session's own, whatever is made of the one that it is part of: the listeners of
+        `after_commit` are told at the end of that."""
+        self.before_end()
+        self.flush_all()
+
+        def committed(_: Session) -> None:
+            self._committed = transaction
+            if self.expire_on_commit:
+                self._objects.keep_values()
+
+        # There is nothing left for listeners to add; and SQLAlchemy has no other way to commit and not to say so.
+        events: Any = self.dispatch
+        listeners = events.before_commit, events.after_commit
+        events.before_commit, events.after_commit = _nothing, committed
+        try:
+            SessionTransaction.commit(transaction, _to_root)
+        finally:
+            events.before_commit, events.after_commit = listeners
 
     def _tell(self, what: str, listeners: Callable[..., object], *arguments: object) -> None:
         try:
@@ -224,13 +248,14 @@ def _has_deleted(session: BoundSession, gone: object) -> None:
     session._objects.has_deleted(inspect(gone))
 
 
-@event.listens_for(BoundSession, "after_commit")
-def _has_committed(session: BoundSession) -> None:
-    if session.get_nested_transaction() is not None:
-        return
-    session._has_committed = True
-    if session.expire_on_commit:
-        session._objects.keep_values()
+def _nothing(_: Session) -> None:
+    """Of what is told elsewhere."""
+
+
+@event.listens_for(BoundSession, "after_transaction_create")
+def _has_made(session: BoundSession, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        transaction.commit = partial(session.commit_own, transaction)  # type: ignore[method-assign]
 
 
 def end_sessions(sessions: Sequence[BoundSession], state: State) -> None:

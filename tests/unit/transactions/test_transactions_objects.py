@@ -249,6 +249,59 @@ def test_listeners_of_a_session_hear_of_the_end_of_the_block(
     assert heard == ["after_rollback", "after_soft_rollback"]
 
 
+@pytest.mark.parametrize("way", [committed, begun, in_savepoint])
+def test_a_commit_of_a_sessions_own_is_told_when_its_transaction_has_committed_or_not(
+    way: Any, tpc: TwoPhaseCommit, engine: Any, heard: list[str]
+) -> None:
+    def work(session: Session) -> None:
+        session.add(Order(name="new"))
+
+    with tpc.begin() as tx:
+        tx[engine]
+        way(tx, work)
+        assert heard == ["before_commit"]
+    assert heard == ["before_commit", "after_commit"]
+    heard.clear()
+    with pytest.raises(Aborted), tpc.begin() as tx:
+        tx[engine]
+        way(tx, work)
+        tx[engine].rollback()
+    assert heard == ["before_commit", "after_rollback", "after_soft_rollback"]
+
+
+def test_a_commit_that_a_savepoint_has_undone_is_told_to_nobody(tpc: TwoPhaseCommit, engine: Any) -> None:
+    heard = []
+    with tpc.begin() as tx:
+        tx[engine]
+        with pytest.raises(ZeroDivisionError), tx.savepoint(), tx.session() as session:
+            sa.event.listen(session, "after_commit", heard.append)
+            with session.begin():
+                session.add(Order(name="new"))
+            raise ZeroDivisionError
+    assert (tx.outcome, heard) == (Outcome.COMMITTED, [])
+
+
+def test_a_session_that_commits_twice_is_told_once(tpc: TwoPhaseCommit, heard: list[str]) -> None:
+    with tpc.begin() as tx, tx.session() as session:
+        for number in (2, 3):
+            with session.begin():
+                session.add(Order(id=number, name="new"))
+    assert heard == ["before_commit", "before_commit", "after_commit"]
+
+
+def test_who_begins_to_listen_in_a_commit_hears_of_its_end(tpc: TwoPhaseCommit) -> None:
+    heard = []
+
+    def listen(session: Session) -> None:
+        sa.event.listen(session, "after_commit", lambda _: heard.append(tx.outcome), once=True)
+
+    with tpc.begin() as tx, tx.session() as session:
+        sa.event.listen(session, "before_commit", listen)
+        session.add(Order(name="new"))
+        session.commit()
+    assert heard == [Outcome.COMMITTED]
+
+
 def test_what_before_commit_adds_is_part_of_the_transaction(tpc: TwoPhaseCommit, engine: Any) -> None:
     def audit(session: Session) -> None:
         session.add_all(Line(order=each.id) for each in list(session.new))
