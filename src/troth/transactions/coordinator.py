@@ -103,6 +103,9 @@ class TwoPhaseCommit:
                 raise PreflightFailed(problems)
             opened, barrier_file = waiting.blocking(open_log, log, name, coordinator, on_step)
             undo.callback(waiting.blocking, opened.close)
+            waiting.blocking(check_members, opened, facts)
+            # And not before: a database that is new would be taken for the one that is not there.
+            facts = identified(chosen, facts)
             waiting.blocking(register_members, opened, chosen, facts)
             self._core = Core(
                 chosen,
@@ -294,13 +297,31 @@ def preflight(participants: Sequence[Participant], facts: Mapping[str, Facts]) -
     seen: dict[str, str] = {}
     for participant in participants:
         identity = facts[participant.name].identity
-        if identity in seen:
+        if identity and identity in seen:
             problems.append(
                 f"{seen[identity]} and {participant.name} are the same database ({identity}); give it one name, so that"
                 " its branches do not wait for each other"
             )
         seen[identity] = participant.name
     return problems
+
+
+def identified(participants: Sequence[Participant], facts: Mapping[str, Facts]) -> dict[str, Facts]:
+    """*facts*, with the identity that is kept in each database; of one that is made by that, all is asked only now.
+
+    Raises:
+        PreflightFailed: there is something wrong with such a one.
+    """
+    found = {}
+    for participant in participants:
+        identity = participant.identify()
+        fact = facts[participant.name]
+        fact = fact if fact.identity else participant.facts()
+        found[participant.name] = fact._replace(identity=identity or fact.identity)
+    problems = preflight(participants, found)
+    if problems:
+        raise PreflightFailed(problems)
+    return found
 
 
 def open_log(
@@ -324,17 +345,17 @@ def register_members(log: DecisionLog, participants: Sequence[Participant], fact
     Raises:
         StorageError: it does not, or that cannot be read.
     """
-    members = [Member(p.name, p.kind, facts[p.name].identity) for p in participants]
-    _check_same(log, {member.name: member.identity for member in members})
-    log.register(members)
+    check_members(log, facts)
+    log.register([Member(p.name, p.kind, facts[p.name].identity) for p in participants])
 
 
-def _check_same(log: DecisionLog, identities: Mapping[str, str]) -> None:
+def check_members(log: DecisionLog, facts: Mapping[str, Facts]) -> None:
+    """`register_members`, before anything is written."""
     moved = {
         (coordinator, name): member.identity
         for coordinator, members in log.members().items()
         for name, member in members.items()
-        if identities.get(name, member.identity) != member.identity
+        if name in facts and member.identity not in (facts[name].identity, facts[name].formerly)
     }
     if not moved:
         return
@@ -347,7 +368,8 @@ def _check_same(log: DecisionLog, identities: Mapping[str, str]) -> None:
         for name in (*(ref.participant for ref in record.branches), record.delegate):
             before = moved.get((found[0].coordinator, name))
             if before is not None:
+                now = facts[name].identity or "not there, or a new one"
                 raise StorageError(
-                    f"the log knows {name} as {before}, and now it is {identities[name]}, while decisions for it are"
-                    " not applied yet: connect the old database, or give the new one another name"
+                    f"the log knows {name} as {before}, and now it is {now}, while decisions for it are not applied"
+                    " yet: connect the old database, or give the new one another name"
                 )

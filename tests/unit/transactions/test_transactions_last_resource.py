@@ -11,8 +11,10 @@ sa = pytest.importorskip("sqlalchemy")
 
 from typing_extensions import override  # noqa: E402
 
-from troth.errors import Aborted, PreflightFailed, UsageError  # noqa: E402
+from troth.core.twophase.records import Commit, Member  # noqa: E402
+from troth.errors import Aborted, PreflightFailed, StorageError, UsageError  # noqa: E402
 from troth.transactions.coordinator import TwoPhaseCommit  # noqa: E402
+from troth.transactions.log.file import FileLog  # noqa: E402
 from troth.transactions.outcome import Outcome  # noqa: E402
 from troth.transactions.participants import sqlite  # noqa: E402
 from troth.transactions.participants.base import Begun  # noqa: E402
@@ -137,7 +139,7 @@ def test_who_is_interrupted_while_waiting_for_begin_waits_for_it_no_more(tmp_pat
 def last(tmp_path: Path) -> Iterator[sqlite.Sqlite]:
     engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", connect_args={"timeout": 0.01})
     participant = sqlite.Sqlite("last", engine, engine)
-    participant.facts()
+    participant.identify()
     yield participant
     participant.close()
     engine.dispose()
@@ -161,6 +163,110 @@ def test_its_marker_is_written_by_the_owner_or_by_who_refuses_and_then_stays(las
     with last.engine.connect() as connection:
         made = connection.scalars(sa.text("SELECT name FROM sqlite_master WHERE name LIKE 'made%'")).all()
     assert made == ["made_False"]
+
+
+def in_flight(tmp_path: Path) -> tuple[Any, FileLog, str]:
+    """An engine, a log, and a transaction in it that the engine's file has committed alone, when its owner died."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db", poolclass=sa.NullPool)
+    log = FileLog(tmp_path / "log")
+    with TwoPhaseCommit({"last": engine}, log=log, recover_every=None) as tpc:
+        (last,) = tpc._core.participants.all
+        gid = tpc.begin().gid
+        log.decide([Commit(gid, (), "key", "last")])
+        branch: Any = last.open(0, Begun(gid, None))
+        branch.handle.exec_driver_sql("CREATE TABLE made (x)")
+        branch.commit_with_marker()
+        branch.release(broken=False)
+    return engine, FileLog(tmp_path / "log"), gid
+
+
+@pytest.mark.parametrize(
+    "there_is", ["nothing", "an empty file", "one of the application's", "one of another system"]
+)
+def test_a_file_that_is_made_anew_is_not_taken_for_the_one_that_is_away(there_is: str, tmp_path: Path) -> None:
+    """A volume that is mounted late, say. Recovery would find no row there, and refuse what has been committed."""
+    engine, log, gid = in_flight(tmp_path)
+    file = tmp_path / "last.db"
+    file.rename(tmp_path / "away")
+    match there_is:
+        case "an empty file":
+            file.touch()
+        case "one of the application's":
+            with engine.begin() as connection:
+                connection.exec_driver_sql("CREATE TABLE made (x)")
+        case "one of another system":
+            TwoPhaseCommit([engine], log=tmp_path / "another", recover_every=None).close()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"the log knows last as sqlite:[0-9a-f]{16}, and now it is"):
+            TwoPhaseCommit({"last": engine}, log=log, recover_every=None)
+        assert file.exists() is (there_is != "nothing"), "nor is one made"
+        log = FileLog(tmp_path / "log")
+    (tmp_path / "away").replace(file)
+    with TwoPhaseCommit({"last": engine}, log=log, recover_every=None) as tpc:
+        assert tpc.recover().in_doubt == 0
+        assert tpc.outcome(gid) is Outcome.COMMITTED
+
+
+def test_a_new_file_may_take_the_place_of_one_that_nothing_waits_for(tmp_path: Path) -> None:
+    engine, log, _ = in_flight(tmp_path)
+    with TwoPhaseCommit({"last": engine}, log=log, recover_every=None) as tpc:
+        tpc.recover()
+    (tmp_path / "last.db").unlink()
+    for _ in range(2):
+        with TwoPhaseCommit({"last": engine}, log=tmp_path / "log", recover_every=None) as tpc, tpc.begin() as tx:
+            tx[engine].exec_driver_sql("CREATE TABLE IF NOT EXISTS made (x)")
+
+
+def test_a_file_of_older_versions_gets_an_id_and_is_known_by_its_path_until_then(tmp_path: Path) -> None:
+    engine, log, gid = in_flight(tmp_path)
+    log.register([Member("last", "sqlite", f"sqlite:{tmp_path}/last.db")])
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM {sqlite.TABLE} WHERE gid GLOB 'file.*'")
+    away = tmp_path / "away"
+    (tmp_path / "last.db").rename(away)
+    with pytest.raises(StorageError, match=r"knows last as sqlite:/.*, and now it is not there, or a new one"):
+        TwoPhaseCommit({"last": engine}, log=log, recover_every=None)
+    away.rename(tmp_path / "last.db")
+    identities = set()
+    for _ in range(2):
+        with TwoPhaseCommit({"last": engine}, log=FileLog(tmp_path / "log"), recover_every=None) as tpc:
+            identities |= {members["last"].identity for members in tpc.log.members().values()}
+            # As if the process had ended between the two, the file knew of it and the log did not.
+            tpc.log.register([Member("last", "sqlite", f"sqlite:{tmp_path}/last.db")])
+            assert tpc.outcome(gid) is Outcome.COMMITTED
+    (identity,) = identities
+    assert identity != f"sqlite:{tmp_path}/last.db"
+
+
+@pytest.mark.parametrize("there_is", ["nothing", "another"])
+def test_a_file_that_goes_while_a_process_runs_is_waited_for(there_is: str, tmp_path: Path) -> None:
+    engine, log, gid = in_flight(tmp_path)
+    file, away = tmp_path / "last.db", tmp_path / "away"
+    with TwoPhaseCommit({"last": engine}, log=log, recover_every=None) as tpc:
+        file.rename(away)
+        if there_is == "another":
+            TwoPhaseCommit([engine], log=tmp_path / "another", recover_every=None).close()
+        (last,) = tpc.participants
+        for ask in (lambda: last.marker(gid, refuse=True), lambda: last.prune("T1.", ())):
+            with pytest.raises(StorageError, match=r"its file .*last.db is not there, or is another one"):
+                ask()
+        assert file.exists() is (there_is == "another")
+        (said,) = tpc.check()
+        assert "is not there, or is another one" in said
+        tpc.recover()
+        assert tpc.outcome(gid) is Outcome.OPEN
+        with pytest.raises(PreflightFailed, match="is not there, or is another one"), tpc.begin() as tx:
+            tx[engine].exec_driver_sql("SELECT 1")
+        away.replace(file)
+        assert tpc.check() == []
+        assert tpc.outcome(gid) is Outcome.COMMITTED
+
+
+def test_two_that_come_first_to_a_file_agree_on_its_id(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/last.db")
+    first, second = (sqlite.Sqlite(name, engine, engine) for name in ("first", "second"))
+    assert first.facts().identity == second.facts().identity == ""
+    assert first.identify() == second.identify() == first.facts().identity == second.identify()
 
 
 def test_two_that_read_before_they_write_queue_at_the_beginning(last: sqlite.Sqlite) -> None:

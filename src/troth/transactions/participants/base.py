@@ -44,10 +44,13 @@ class Facts(NamedTuple):
     """What a participant says about itself."""
 
     identity: str
-    """Tells its database from any other, also from a restored copy under another address where possible."""
+    """Tells its database from any other, also from a restored copy under another address where possible. Empty: it has
+    none yet, or there is no such database; see `Participant.identify`."""
     problems: tuple[str, ...]
     """Why it can not take part, each with what to set."""
     warnings: tuple[str, ...] = ()
+    formerly: str = ""
+    """What older versions have told it by, and logs may know it as; empty: nothing else."""
 
 
 class Branch(Protocol):
@@ -137,6 +140,9 @@ class WithoutExtras:
     def prune(self, coordinator: str, needed: Collection[str]) -> None:
         """It keeps no markers."""
 
+    def identify(self) -> str:
+        return ""
+
 
 class Recovered(Protocol):
     """What any process asks of a database, at any time, and as often as it likes."""
@@ -181,6 +187,10 @@ class Participant(Recovered, Protocol):
     @property
     def given(self) -> Any:
         """What callers may name it by in ``tx[...]``, beside its name."""
+
+    def identify(self) -> str:
+        """The identity that is kept in the database itself, from now on if there was none; empty: it is known by what
+        `facts` say. To be called once no decision is left that another database under its name may have to answer."""
 
     def open(self, number: int, begun: Begun) -> Branch:
         """Begin branch *number* of a transaction."""

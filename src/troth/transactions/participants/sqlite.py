@@ -7,16 +7,22 @@ late it wakes up, cannot commit what recovery has rolled back.
 
 What it is worth: atomic through any crash as long as this file survives; while it is out of reach, the others wait. At
 most one such participant in a transaction, and its file needs ``synchronous=FULL``, which is set.
+
+A file without the row of what it has committed is told from the one that has it by an id, drawn once and kept in the
+table: of a file that is made anew, because its volume is not there, say, recovery would take "no row" for "refused".
 """
 
-from collections.abc import Callable, Collection
+import secrets
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, cast
 
-from sqlalchemy import Engine, exc
+from sqlalchemy import Connection, Engine, exc
 from typing_extensions import override
 
 from troth.core.twophase.table import Finding
-from troth.errors import PreflightFailed
+from troth.errors import PreflightFailed, StorageError
 from troth.transactions.channels.blocking import BlockingStatements
 from troth.transactions.participants.base import Begun, Facts, Prepared, nothing_to_await
 from troth.transactions.participants.sql import SqlBranch, SqlParticipant, engine_problems
@@ -30,6 +36,10 @@ LEGACY = -1
 _UNSAFE = ("off", "memory")
 _CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (gid TEXT PRIMARY KEY, committed INTEGER NOT NULL)"
 _MARK = f"INSERT INTO {TABLE} (gid, committed) VALUES (?, ?)"
+_HAS_TABLE = f"SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '{TABLE}'"
+_ID = f"SELECT gid FROM {TABLE} WHERE gid GLOB 'file.*'"
+"""The file's own id; no name of a transaction begins so, and what is not committed is never pruned."""
+_DRAW = f"INSERT INTO {TABLE} (gid, committed) SELECT ?, 0 WHERE NOT EXISTS ({_ID})"
 _NUMBERS: Final = ("schema_version", "user_version", "application_id")
 _FILES = (
     "SELECT v.*, u.*, a.*, f.name FROM pragma_schema_version v, pragma_user_version u, pragma_application_id a,"
@@ -72,9 +82,20 @@ class SqliteBranch(SqlBranch):
         if _JOURNAL not in self._info:
             # What the engine's own events have set; `facts` is asked by a connection without them.
             self._info[_JOURNAL] = self._pragma("journal_mode")
+            participant = cast(Sqlite, self.participant)
+            if participant.id and not self._has_id(participant.id):
+                del self._info[_JOURNAL]
+                raise PreflightFailed([participant.not_the_one()])
         problem = _journal_problem(self._info[_JOURNAL], self.participant.name)
         if problem:
             raise PreflightFailed([problem])
+
+    def _has_id(self, identity: str) -> bool:
+        try:
+            row = self._below(_ID)
+        except exc.DBAPIError:
+            return False  # no such table
+        return row is not None and row[0] == identity
 
     def _pragma(self, pragma: str) -> Any:
         """Below SQLAlchemy, for which a transaction would begin with it; and in this thread."""
@@ -163,10 +184,30 @@ class Sqlite(SqlParticipant):
 
     kind = "sqlite"
     can_prepare = False
+    id = ""
+    """Of the file that this process has begun with; empty: `identify` was not called."""
+
+    def not_the_one(self) -> str:
+        """What is wrong when `id` is not found."""
+        return (
+            f"{self.name}: its file {self.engine.url.database or ''} is not there, or is another one than this process"
+            " has begun with; what that one has committed it alone knows, so the others wait for it: bring it back"
+        )
+
+    def _is_missing(self) -> bool:
+        """Whether to connect would make its file. Of an engine with a creator of its own nobody knows which that is."""
+        named = self.engine.url.database or ":memory:"
+        creator = getattr(self.engine.pool._creator, "__qualname__", "")
+        if named.startswith(("file:", ":memory:")) or not creator.startswith("create_engine."):
+            return False
+        file = Path(named)
+        return file.parent.exists() and not file.exists()
 
     @override
     def facts(self) -> Facts:
         problems = engine_problems(self.engine, self.name)
+        if self._is_missing():
+            return Facts("", tuple([*problems, self.not_the_one()] if self.id else problems))
         with self.connected() as connection:
             # Not the URL: an engine with a creator may have none.
             file = next(row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")
@@ -185,8 +226,37 @@ class Sqlite(SqlParticipant):
             problem = _journal_problem(connection.exec_driver_sql("PRAGMA journal_mode").scalar(), self.name)
             if problem:
                 problems.append(problem)
+            has_table = bool(connection.exec_driver_sql(_HAS_TABLE).scalar())
+            found = connection.exec_driver_sql(_ID).scalar() if has_table else None
+        if self.id and found != self.id:
+            problems.append(self.not_the_one())
+        # Older versions have told it by its path, but worked with no file without giving it the table.
+        return Facts(_identity(found), tuple(problems), formerly=f"sqlite:{file}" if has_table else "")
+
+    @override
+    def identify(self) -> str:
+        with self.connected() as connection:
+            connection.exec_driver_sql("PRAGMA synchronous = FULL")
             connection.exec_driver_sql(_CREATE)
-        return Facts(f"sqlite:{file}", tuple(problems))
+            connection.exec_driver_sql(_DRAW, (f"file.{secrets.token_hex(8)}",))
+            # Another process may have been first.
+            self.id = connection.exec_driver_sql(_ID).scalar_one()
+        return _identity(self.id)
+
+    @contextmanager
+    def _the_one(self) -> Iterator[Connection]:
+        """A connection to the file that this process has begun with.
+
+        Raises:
+            StorageError: it is another one, or gone.
+        """
+        if self._is_missing():
+            raise StorageError(self.not_the_one())
+        with self.connected() as connection:
+            has_table = connection.exec_driver_sql(_HAS_TABLE).scalar()
+            if self.id and not (has_table and connection.exec_driver_sql(_ID).scalar() == self.id):
+                raise StorageError(self.not_the_one())
+            yield connection
 
     @override
     def open(self, number: int, begun: Begun) -> SqliteBranch:
@@ -205,7 +275,7 @@ class Sqlite(SqlParticipant):
         if len(needed) > NEEDED_MAX:
             return
         keep = f"{_OLD} AND gid NOT IN ({','.join('?' * len(needed))})"
-        with self.connected() as connection:
+        with self._the_one() as connection:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {MARKER_WAIT_MS}")
             # Seldom: deleting locks the file.
             old = connection.exec_driver_sql(
@@ -216,7 +286,7 @@ class Sqlite(SqlParticipant):
 
     @override
     def marker(self, gid: str, *, refuse: bool) -> bool | None:
-        with self.connected() as connection:
+        with self._the_one() as connection:
             connection.exec_driver_sql("PRAGMA synchronous = FULL")
             # A paused owner may hold the file for ever; recovery has others to finish, and comes back.
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {MARKER_WAIT_MS}")
@@ -227,3 +297,7 @@ class Sqlite(SqlParticipant):
                     pass  # the owner was first; or another recoverer
             found = connection.exec_driver_sql(f"SELECT committed FROM {TABLE} WHERE gid = ?", (gid,)).scalar()
         return None if found is None else bool(found)
+
+
+def _identity(found: str | None) -> str:
+    return f"sqlite:{found.removeprefix('file.')}" if found else ""
