@@ -45,7 +45,8 @@ class TwoPhaseCommit:
                 tx[bank].execute(text("UPDATE account SET balance = balance - 7 WHERE id = 1"))
                 tx[ledger].execute(text("INSERT INTO entry VALUES ('order-4711', 7)"))
 
-    One object for each process, shared by its threads. Make it after a fork, not before.
+    One object for each process, shared by its threads. Make it after a fork: a child can do nothing with its
+    parent's (UsageError).
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class TwoPhaseCommit:
             HeuristicMixed: a database finished its branch against the decision.
             StorageError, RequestError: the log cannot be read.
         """
+        self._core.refuse_child()
         until = time.monotonic() + wait
         while True:
             try:
@@ -219,6 +221,7 @@ class TwoPhaseCommit:
         """
         from troth.transactions.snapshot import open_snapshot
 
+        self._core.refuse_child()
         with open_snapshot(self._core, self._recovery, participants, timeout) as opened:
             yield opened
 
@@ -232,6 +235,7 @@ class TwoPhaseCommit:
         Raises:
             StorageError, RequestError, SQLAlchemyError: the log, or a participant, cannot be asked.
         """
+        self._core.refuse_child()
         facts = {participant.name: participant.facts() for participant in self._core.participants.asked}
         warnings = [warning for fact in facts.values() for warning in fact.warnings]
         mixed = [to_repair(found) for found in self._core.waiting.blocking(self._core.log.heuristics)]
@@ -244,6 +248,7 @@ class TwoPhaseCommit:
             even_if_alive: also fence off coordinators that seem to live (a paused process): they cannot commit any
                 more.
         """
+        self._core.refuse_child()
         return self._recovery.run(even_if_alive=even_if_alive)
 
     @property

@@ -73,6 +73,11 @@ class Core(Remembered):
         self._log_fault = UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
         self.is_forked = True
 
+    def refuse_child(self) -> None:
+        """Raises UsageError in a forked child: connections and log are its parent's, as `begin` tells it too."""
+        if self.is_forked:
+            raise UsageError("this TwoPhaseCommit was made before a fork, by the parent; make one in each process")
+
     def _on_batch(self, size: int) -> None:
         self.metrics.count_batch(size)
         if len(self._applied) >= APPLIED_AT_ONCE:

@@ -212,6 +212,19 @@ def test_an_operator_is_told_what_was_finished_against_a_decision_and_what_is_no
         tpc.outcome(None)  # type: ignore[arg-type]
 
 
+def test_a_child_has_nothing_to_ask_of_what_is_its_parents(tpc: TwoPhaseCommit) -> None:
+    gid = str(tpc.log.epoch.name(1))
+    tpc._core.on_forked()
+
+    def snapshot() -> None:
+        with tpc.snapshot():
+            pass
+
+    for ask in (tpc.begin, tpc.recover, snapshot, tpc.check, lambda: tpc.outcome(gid)):
+        with pytest.raises(UsageError, match="before a fork"):
+            ask()
+
+
 # ---- listeners ---------------------------------------------------------------------------------------------
 
 EVENTS = ("before_commit", "after_commit", "after_rollback", "after_soft_rollback")
