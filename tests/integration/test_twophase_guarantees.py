@@ -348,7 +348,7 @@ def test_markers_of_a_last_resource_are_pruned_but_never_those_that_count(tmp_pa
         with engine.connect() as connection:
             kept = connection.execute(sa.text(f"select gid, committed from {sqlite.TABLE} order by rowid")).all()
     assert [tuple(row) for row in kept[:4]] == [(last.id, 0), rows[5], rows[7], (f"{mine}1.9", 1)]  # type: ignore[attr-defined]
-    assert len(kept) == 3 + sqlite.KEPT + 1
+    assert len(kept) == 4 + sqlite.KEPT + 1
 
 
 def test_coordinators_one_after_the_other_may_share_their_engines(
