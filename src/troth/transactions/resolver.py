@@ -11,6 +11,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import FORMAT, Gid, parse_gid
 from troth.core.twophase.records import Abort, BranchRef, Commit, Heuristic
 from troth.core.twophase.table import Case, Finding, Step, move
+from troth.errors import required
 from troth.transactions.core import Core
 from troth.transactions.endings import to_repair
 from troth.transactions.outcome import Outcome
@@ -29,9 +30,12 @@ DETACH_PAUSE_S = 0.02
 class Resolver:
     """Of one pass, into whose *report* it writes."""
 
-    def __init__(self, core: Core, report: Report, seen_before: Set[str] = frozenset()) -> None:
-        """*seen_before*: `of_the_living` of the pass before."""
+    def __init__(
+        self, core: Core, report: Report, seen_before: Set[str] = frozenset(), *, who: str = RECOVERY
+    ) -> None:
+        """*seen_before*: `of_the_living` of the pass before; *who*: what it is called in the barrier."""
         self._core = core
+        self._who = who
         self.report = report
         self.left: dict[str, None] = {}
         """Branches, in the order in which they were met, that are still to be finished."""
@@ -48,7 +52,7 @@ class Resolver:
     def leave_barrier(self) -> None:
         """The pass is over."""
         if self._shares:
-            self._core.barrier.leave_shared(RECOVERY)
+            self._core.barrier.leave_shared(self._who)
             self._shares = False
 
     def _share_barrier(self) -> None:
@@ -56,7 +60,7 @@ class Resolver:
         waiting for one that only looks."""
         if not self._shares:
             self._shares = True
-            self._core.share_barrier(RECOVERY)
+            self._core.share_barrier(self._who)
 
     def resolve(self, participants: Sequence[Recovered]) -> None:
         """Finish what is listed, until a look finds nothing to do."""
@@ -266,6 +270,28 @@ class Resolver:
                 core.waiting.blocking(core.log.note_applied, applied)
             except UNREACHABLE as error:  # the next pass looks again; what this one did is done
                 self._log_unreached(error)
+
+    def finish(self, record: Commit) -> list[str]:
+        """This one decision, and nothing else: the participants in which there is something left to do. Of an owner
+        that is at work it is only seen how far that has come."""
+        core = self._core
+        found = required(parse_gid(record.gid), "a decision about what is no transaction", gid=record.gid)[0]
+        reached = {participant.name: participant for participant in core.participants.asked}
+        if core.at_work()(found) or self._is_others(found):
+            branches = record.branches
+            return [ref.participant for ref in branches if self._may_be_listed(reached.get(ref.participant), ref)]
+        listed: dict[str, set[str] | None] = {}
+        left = [ref.participant for ref in record.branches if not self._is_done(record, ref, reached, listed)]
+        if not left:
+            try:
+                core.waiting.blocking(core.log.note_applied, [record.gid])
+            except UNREACHABLE:
+                pass  # recovery looks again
+        return left
+
+    def _may_be_listed(self, participant: Recovered | None, ref: BranchRef) -> bool:
+        listed = self._listed(participant) if participant is not None else None
+        return listed is None or ref.branch in listed
 
     def _unapplied(self) -> list[Commit]:
         """Of whom it is known; the others are left, and said to be."""

@@ -16,6 +16,7 @@ from troth.transactions.nesting import Nesting
 from troth.transactions.outcome import Outcome
 from troth.transactions.owner import Owner
 from troth.transactions.participants.base import Begun, Branch, Participant
+from troth.transactions.replays import see_applied
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -46,7 +47,7 @@ class Transaction(Owner):
         outcome: after the block; None before.
         pending: participants that are, or may be, prepared and could not be told; recovery finishes them.
         replayed: True when the key has been committed by another one: nothing was done by this one, `gid` is the
-            other's.
+            other's, and so is `pending`.
     """
 
     def __init__(self, core: "Core", *, timeout: float | None, key: str, wait: str) -> None:
@@ -182,6 +183,13 @@ class Transaction(Owner):
         """Nothing was done here, so there is nothing to end but the name that was drawn."""
         self._state = State.COMMITTED
         self._core.ended(self._own_gid, "replayed")
+        self._see_applied()
+
+    def _see_applied(self) -> None:
+        """What the holder of the key has committed, others see from here on."""
+        if self._wait == "applied":
+            left = see_applied(self._core, self.gid, self._own_gid)
+            self.pending = tuple(dict.fromkeys([*self.pending, *left]))
 
     def commit(self) -> None:
         """Commit in every branch; called by the block's end, if it was not before.
@@ -214,6 +222,8 @@ class Transaction(Owner):
         finally:
             if self._nesting.sessions:
                 self._nesting.end_sessions(self._state)
+        if self.replayed:
+            self._see_applied()
 
     def __enter__(self) -> Self:
         return self
@@ -247,4 +257,5 @@ class Transaction(Owner):
             return False
         if holder is not None:
             self._replay(holder)
+            self._see_applied()
         return self.replayed
