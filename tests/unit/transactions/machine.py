@@ -42,6 +42,7 @@ class _Process(greenlet.greenlet):
         self.fails_one_in = fails_one_in
         self.stands_until = 0
         self.hesitates = False
+        self.is_killed = False
 
 
 class Machine:
@@ -57,7 +58,7 @@ class Machine:
         self._content: dict[int, bytes] = {}
         self._files: dict[int, int] = {}
         """By inode, since the numbers of those come again."""
-        for name in ("listdir", "access", "stat", "pwrite", "unlink"):
+        for name in ("listdir", "access", "stat", "pwrite", "unlink", "rename"):
             monkeypatch.setattr(os, name, self._stepping(getattr(os, name)))
         monkeypatch.setattr(os, "open", self._stepping(partial(self._open, os.open)))
         monkeypatch.setattr(Path, "read_bytes", self._stepping(Path.read_bytes, hesitates=True))
@@ -96,6 +97,7 @@ class Machine:
         self._running = []
 
     def _kill(self, process: _Process) -> None:
+        process.is_killed = True
         try:
             process.throw(Killed)
         except Killed:
@@ -105,6 +107,8 @@ class Machine:
     def _step(self, *, hesitates: bool = False) -> None:
         here = greenlet.getcurrent()
         if isinstance(here, _Process) and here in self._running:
+            if here.is_killed:
+                raise Killed  # who is no more tidies up nothing
             here.hesitates = hesitates
             self._hub.switch()
 

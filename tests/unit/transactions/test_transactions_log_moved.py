@@ -156,6 +156,7 @@ def test_a_number_that_others_have_used_and_removed_is_not_opened_again(
     listed_before(seen, [1], monkeypatch)
     with pytest.raises(place.Fenced):
         seen.open_next(by)
+    assert not seen.path(2).stat().st_size, "and nothing is written there"
     gid = owner.epoch.name(4)
     assert owner.decide([Commit(gid, ())]) == [Decided(Verdict.COMMIT, gid)]
     assert late.close_epoch("a", even_if_alive=True)

@@ -210,6 +210,11 @@ def _log_id(root: Path) -> str:
     return log_id
 
 
+def create(path: Path) -> int:
+    """A new file. Raises FileExistsError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+
+
 def write_all(descriptor: int, content: bytes, at: int) -> None:
     written = os.pwrite(descriptor, content, at)
     while written < len(content):

@@ -15,6 +15,9 @@ before is worth anything. Instead:
   a record that was written behind the back of a successor would count for the reader alone, and a first record that
   its writer is about to be fenced for would, too.
 
+**What can be read is on the disk.** A file is claimed empty; what it is opened with is written and synced under another
+name, and then takes that one. So a sync that failed leaves a claim, and nobody believes what a power cut may take back.
+
 **A name is not a file.** The highest number only rises, but a lower one may come again: whoever was paused after it had
 listed the files creates one that others have removed since. It lists them once more, finds the higher one, and goes no
 further. An owner therefore looks whether the file of its name is the one that it has open; so it also sees that the log
@@ -30,6 +33,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
@@ -39,7 +43,7 @@ from troth.core.twophase.records import Abort, Commit, Opened, Record
 from troth.errors import Corrupt, InvariantViolation, StorageError, SyncFailed
 from troth.runtime.files import sync_directory
 from troth.transactions.log import framing
-from troth.transactions.log.directory import FILE_MODE, is_at, write_all
+from troth.transactions.log.directory import create, is_at, write_all
 from troth.transactions.log.framing import Found
 
 AHEAD_BYTES = 1 << 20
@@ -115,6 +119,8 @@ class Place:
                 found = self._read_newest(numbers)
                 if self._has_moved_on(numbers[-1], found):
                     continue  # what was read since may not count
+                if not found and (self.number or numbers[0] > 1):
+                    raise self._lost()
             except FileNotFoundError:
                 continue  # compacted away between listing and opening: list again
             except OSError as error:
@@ -130,6 +136,14 @@ class Place:
         return StorageError(
             f"the files of {self.directory} are gone, or change faster than they can be read. If the log was moved or"
             " removed, put it back and start again: prepared branches wait until then"
+        )
+
+    def _lost(self) -> Corrupt:
+        """A file is removed when a later one says all that counted of it, durably."""
+        return Corrupt(
+            f"{self.directory}: the newest file that was opened is damaged from its beginning: decisions that were"
+            f" durable are lost. {framing.WHAT_TO_DO}",
+            path=str(self.directory),
         )
 
     def _read_newest(self, numbers: list[int]) -> int:
@@ -149,7 +163,7 @@ class Place:
         *found* may have been removed before it was read, and be another of that name."""
         if found != newest and next(self._records(newest), None) is not None:
             return True
-        return self.numbers()[-1:] != [newest]
+        return not self._is_newest(newest)
 
     def _records(self, number: int) -> Iterator[Found]:
         path = self.path(number)
@@ -255,13 +269,11 @@ class Place:
             raise Fenced
         number = newest + 1
         self._find_room()
+        self._claim(number)
+        draft = self._draft(number)
+        draft.unlink(missing_ok=True)  # a power cut may leave it there without the claim
+        descriptor = create(draft)
         try:
-            descriptor = os.open(self.path(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        except FileExistsError:
-            raise Fenced from None
-        try:
-            if self.numbers()[-1:] != [number]:
-                raise Fenced  # perhaps it was there before, and others have removed it
             self.refresh()
             before = self.number
             epoch = self.cells.epoch if opener is Opener.SAME else number
@@ -272,11 +284,7 @@ class Place:
             content = framing.encode_head(number, self.log_id) + framing.encode_opened(
                 opened, number=number, log_id=self.log_id
             )
-            write_all(descriptor, content + bytes(-len(content) % AHEAD_BYTES), 0)
-            os.fsync(descriptor)
-            sync_directory(self.directory)
-            if self.is_superseded(number, descriptor):
-                raise Fenced
+            self._publish(number, descriptor, content)
             self.cells, self.number, self.end, self.sequence = cells, number, len(content), 1
             self._file = _identity(descriptor)
             if opener is not Opener.SAME:
@@ -284,17 +292,47 @@ class Place:
             self.is_settled = True
             self._closed = 0 if opened.owned else number
             for old in numbers:
+                self._draft(old).unlink(missing_ok=True)
                 self.path(old).unlink(missing_ok=True)
         except BaseException:
             os.close(descriptor)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
             raise
         return descriptor
+
+    def _claim(self, number: int) -> None:
+        try:
+            os.close(create(self.path(number)))
+        except FileExistsError:
+            raise Fenced from None
+        if not self._is_newest(number):
+            raise Fenced  # perhaps it was there before, and others have removed it
+
+    def _draft(self, number: int) -> Path:
+        return self.path(number).with_suffix(".draft")
+
+    def _is_newest(self, number: int) -> bool:
+        return self.numbers()[-1:] == [number]
+
+    def _publish(self, number: int, draft: int, content: bytes) -> None:
+        """Make the open *draft* durable, and only then let it be read in the place of the empty file that was claimed:
+        what could be read before, and its sync failed, others would sync once more, with success, and believe."""
+        write_all(draft, content + bytes(-len(content) % AHEAD_BYTES), 0)
+        os.fsync(draft)
+        try:
+            os.rename(self._draft(number), self.path(number))
+        except FileNotFoundError:
+            raise Fenced from None  # who has opened a later one has tidied up
+        self._make_durable(number, draft)
+        if not self._is_newest(number):
+            raise Fenced
 
     def _find_room(self) -> None:
         """Raise OSError if the disk is full. A file that is claimed and cannot be written has to stay, since others may
         have seen it and stand back; and each who tries in vain would leave one more."""
         trial = self.directory / f".room-{os.getpid()}-{secrets.token_hex(8)}"
-        descriptor = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        descriptor = create(trial)
         try:
             os.unlink(trial)
             write_all(descriptor, bytes(max(AHEAD_BYTES, 2 * self.end)), 0)
