@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -237,3 +238,27 @@ async def test_a_rollback_that_is_not_answered_keeps_no_block_from_its_end(pair:
                 raise ValueError("as asked")
         pair.wake()
         assert await pair.rows() == (0, 0)
+
+
+async def test_who_is_silent_once_all_is_answered_keeps_no_block_from_its_end(pair: Pair, tmp_path: Path) -> None:
+    """Drivers that do not know that a transaction has ended roll it back once more."""
+
+    def on_step(name: str) -> None:
+        if name == "after_commits":
+            pair.silence()
+            late.start()
+
+    def wake() -> None:
+        woken.append(True)
+        pair.resume()
+
+    woken: list[bool] = []
+    late = threading.Timer(10, wake)
+    async with pair.coordinated(tmp_path / "log", on_step) as tpc:
+        async with pair.begun(tpc, "silent", "well") as tx:
+            pass
+        late.cancel()
+        assert not woken, "its end has waited for the silent one"
+        assert (tx.outcome, tx.pending) == (Outcome.COMMITTED, ())
+        pair.resume()
+        assert await pair.rows() == (1, 1)

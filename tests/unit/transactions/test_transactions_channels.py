@@ -19,9 +19,9 @@ psycopg = pytest.importorskip("psycopg")
 from sqlalchemy.util.concurrency import await_only, greenlet_spawn  # noqa: E402
 
 from troth.errors import RequestTimeout  # noqa: E402
-from troth.transactions.channels import packets  # noqa: E402
+from troth.transactions.channels import packets, pq  # noqa: E402
 from troth.transactions.channels.blocking import BlockingStatements, ThreadChannel, in_thread  # noqa: E402
-from troth.transactions.channels.interface import Answer, may_have_been_sent  # noqa: E402
+from troth.transactions.channels.interface import UNBOUNDED, Answer, may_have_been_sent  # noqa: E402
 from troth.transactions.channels.packets import PyMySqlChannel  # noqa: E402
 from troth.transactions.channels.pq import PqChannel, _keeping  # noqa: E402
 from troth.transactions.channels.tasks import AsyncpgChannel, TaskChannel  # noqa: E402
@@ -94,10 +94,10 @@ def test_why_the_server_ended_a_session_is_told() -> None:
     channel.dbapi = SimpleNamespace(closed=True, broken=True)
     channel._pgconn = _Ending()
     channel._is_unfinished = channel._pgconn.is_busy
-    channel._arrival = lambda: None
+    channel._poll = list
     channel._error_of = lambda result: psycopg.errors.AdminShutdown("terminating connection due to ...")
     with pytest.raises(sa.exc.DBAPIError, match="terminating connection") as caught:
-        channel._finish("COMMIT", has_read=False)
+        channel._finish("COMMIT", False, UNBOUNDED)
     assert caught.value.connection_invalidated
 
 
@@ -133,13 +133,13 @@ def test_what_was_read_while_a_statement_was_sent_is_not_waited_for() -> None:
     def sent(*_: object) -> None:
         connection.is_answered = True
 
-    def arrival() -> None:
+    def poll() -> None:
         raise AssertionError("nothing is left to arrive: this would wait for ever")
 
     channel = object.__new__(PqChannel)
     channel._dialect = sa.create_engine("postgresql+psycopg://").dialect
     channel.dbapi = SimpleNamespace(closed=False, broken=False)
-    channel._pgconn, channel._sent, channel._wait, channel._arrival = connection, lambda _: None, sent, arrival
+    channel._pgconn, channel._sent, channel._wait, channel._poll = connection, lambda _: None, sent, poll
     channel._send, channel._is_unfinished = connection.send_query, connection.is_busy
     assert [answer.tag for answer in channel.start(["COMMIT"])()] == ["COMMIT"]
 
@@ -176,11 +176,15 @@ def test_an_error_that_is_no_drivers_is_not_its_own_cause() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         connection = SimpleNamespace(socket=ours)
-        pq = object.__new__(PqChannel)
-        pq._send = failed
-        pq._dialect, pq.dbapi, pq._pgconn = sa.create_engine("postgresql+psycopg://").dialect, None, connection  # type: ignore[assignment]
+        libpq = object.__new__(PqChannel)
+        libpq._send = failed
+        libpq._dialect, libpq.dbapi, libpq._pgconn = (
+            sa.create_engine("postgresql+psycopg://").dialect,
+            None,
+            connection,
+        )  # type: ignore[assignment]
         channels: list[Any] = [
-            pq,
+            libpq,
             PyMySqlChannel(dialect, SimpleNamespace(_sock=ours, _execute_command=failed)),
             ThreadChannel(dialect, SimpleNamespace(cursor=failed)),
         ]
@@ -237,6 +241,10 @@ def test_asyncpg_is_busy_while_the_rows_of_a_copy_are_not_taken(
 # ---- who does not answer -----------------------------------------------------------------------------------
 
 
+def by(until: float | None) -> Any:
+    return SimpleNamespace(until=until)
+
+
 def test_libpq_is_asked_no_longer_than_until_the_time_is_up() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -245,13 +253,40 @@ def test_libpq_is_asked_no_longer_than_until_the_time_is_up() -> None:
         )
         connection: Any = SimpleNamespace(pgconn=pgconn)
         channel = PqChannel(sa.create_engine("postgresql+psycopg://").dialect, connection)
-        channel.answer_by(time.monotonic() + 0.01)
+        pgconn.send_query, pgconn.flush = lambda _: None, lambda: 0
+        channel._send = pgconn.send_query
+        bound = by(None)
+        finish = channel.start(["BEGIN"], bound)
+        bound.until = time.monotonic() + 0.01  # its answer is not wanted before
         with pytest.raises(RequestTimeout):
-            channel._finish("COMMIT", has_read=False)
-        theirs.send(b"Z")
-        channel._arrival()
-        channel.answer_by(None)
-        assert channel._arrival == channel._poll
+            finish()
+
+
+def test_libpq_is_given_all_of_the_time() -> None:
+    waited: list[float] = []
+
+    def poll(*within_ms: float) -> bool:
+        waited.extend(within_ms or [-1.0])
+        pgconn.is_unfinished = False
+        return True
+
+    pgconn: Any = _Slow()
+    pgconn.is_unfinished = True
+    pgconn.consume_input = lambda: None
+    channel: Any = object.__new__(PqChannel)
+    channel._dialect, channel._pgconn, channel._poll = (
+        sa.create_engine("postgresql+psycopg://").dialect,
+        pgconn,
+        poll,
+    )
+    channel._is_unfinished = lambda: pgconn.is_unfinished
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pq.time, "monotonic", lambda: 100.0)
+        for until in (107.0, 99.0, None):
+            pgconn.is_unfinished = True
+            pgconn.send_query(b"")
+            channel._finish("COMMIT", False, by(until))
+    assert waited == [7000.0, 0.0, -1.0], "milliseconds; and whoever has no bound waits without one"
 
 
 def test_pymysql_is_given_no_longer_than_until_the_time_is_up_and_has_its_own_bound_again() -> None:
@@ -270,18 +305,18 @@ def test_pymysql_is_given_no_longer_than_until_the_time_is_up_and_has_its_own_bo
     channel = PyMySqlChannel(sa.create_engine("mysql+pymysql://").dialect, dbapi)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(packets.time, "monotonic", lambda: clock[0])
-        channel.answer_by(5.0)
         with pytest.raises(RequestTimeout):
-            channel.start(["XA PREPARE 'a'"])()
+            channel.start(["XA PREPARE 'a'"], by(5.0))()
         assert (waited, dbapi._read_timeout) == ([5.0], 60)
-        channel.answer_by(500.0)
         with pytest.raises(sa.exc.OperationalError):  # by the application's own bound
-            channel.start(["XA PREPARE 'a'"])()
+            channel.start(["XA PREPARE 'a'"], by(500.0))()
         assert waited == [5.0, 60]
-        channel.answer_by(None)
         with pytest.raises(sa.exc.OperationalError):
             channel.start(["XA PREPARE 'a'"])()
         assert waited == [5.0, 60, 60]
+        with pytest.raises(RequestTimeout):
+            channel.start(["XA PREPARE 'a'"], by(7.0))()  # the time was up before
+        assert waited[3] > 0, "of a socket 0 would mean not to wait, and less is refused"
 
 
 class _Waiting:
@@ -316,11 +351,9 @@ def test_a_driver_that_only_blocks_is_waited_for_until_the_time_is_up_and_then_c
         channel = ThreadChannel(sa.create_engine("mysql+mysqldb://", module=sqlite3).dialect, driver)
         if answers:
             theirs.send(b"!")
-            channel.answer_by(time.monotonic() + 60)
-            assert channel.start(["XA PREPARE 'a'"])() == [Answer("", None)]
+            assert channel.start(["XA PREPARE 'a'"], by(time.monotonic() + 60))() == [Answer("", None)]
             return
-        channel.answer_by(time.monotonic() + 0.01)
-        finish = channel.start(["XA PREPARE 'a'"])
+        finish = channel.start(["XA PREPARE 'a'"], by(time.monotonic() + 0.01))
         with pytest.raises(RequestTimeout):
             finish()
         assert driver.has_ended.is_set(), "it can be closed"
@@ -333,9 +366,9 @@ def test_a_driver_of_asyncio_is_waited_for_until_the_time_is_up_and_then_cut_off
         is_cut = asyncio.Event()
         channel = TaskChannel(dialect, SimpleNamespace(_terminate_force_close=is_cut.set))
         monkeypatch.setattr(channel, "run", lambda statements: run(is_cut))
-        channel.answer_by(time.monotonic() + within_s)
+        until = time.monotonic() + within_s
         try:
-            return await greenlet_spawn(lambda: channel.start(["XA PREPARE 'a'"])())
+            return await greenlet_spawn(lambda: channel.start(["XA PREPARE 'a'"], by(until))())
         finally:
             ended.append(is_cut.is_set())
 
@@ -345,3 +378,35 @@ def test_a_driver_of_asyncio_is_waited_for_until_the_time_is_up_and_then_cut_off
     with pytest.raises(RequestTimeout):
         asyncio.run(answered(0.01, lambda is_cut: await_only(is_cut.wait())))
     assert ended == [False, True]
+
+
+def test_a_driver_that_rolls_back_by_itself_is_waited_for_no_longer_either() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        driver: Any = _Waiting(ours)
+        driver.rollback = lambda: driver.execute("ROLLBACK")
+        channel = ThreadChannel(sa.create_engine("mysql+mysqldb://", module=sqlite3).dialect, driver)
+        with pytest.raises(RequestTimeout):
+            channel.roll_back(by(time.monotonic() + 0.01))
+        assert driver.has_ended.is_set()
+
+    async def rolled_back() -> None:
+        is_cut = asyncio.Event()
+        adapter = SimpleNamespace(rollback=lambda: await_only(is_cut.wait()), _terminate_force_close=is_cut.set)
+        channel = TaskChannel(sa.create_engine("sqlite://").dialect, adapter)
+        await greenlet_spawn(channel.roll_back, by(time.monotonic() + 0.01))
+
+    with pytest.raises(RequestTimeout):
+        asyncio.run(rolled_back())
+
+
+def test_what_a_driver_says_of_its_own_rollback_is_told_as_of_any_statement() -> None:
+    dialect = sa.create_engine("mysql+pymysql://").dialect
+
+    def failed() -> None:
+        raise dialect.loaded_dbapi.OperationalError(2013, "Lost connection to MySQL server during query")
+
+    driver: Any = SimpleNamespace(rollback=failed)
+    with pytest.raises(sa.exc.OperationalError) as lost:
+        ThreadChannel(dialect, driver).roll_back(UNBOUNDED)
+    assert lost.value.connection_invalidated

@@ -101,7 +101,7 @@ def test_a_branch_that_was_left_off_before_is_rolled_back_and_one_that_is_lost_i
         def is_busy(self) -> bool:
             return False
 
-        def start(self, statements: Sequence[str]) -> Any:
+        def start(self, statements: Sequence[str], bound: Any) -> Any:
             sent.extend(statements)
             if statements[0].startswith("XA END"):
                 raise error
@@ -228,3 +228,26 @@ def test_whose_the_sessions_of_other_processes_are_is_told_by_the_server_if_it_n
     answers["SELECT t.processlist_id"] = lost
     with pytest.raises(sa.exc.OperationalError):
         ledger.waits()
+
+
+def test_what_is_told_is_answered_within_the_bound_of_its_own_transaction() -> None:
+    bounds: list[float | None] = []
+
+    class Connection:
+        def is_busy(self) -> bool:
+            return False
+
+        def start(self, statements: Sequence[str], bound: Any) -> Any:
+            bounds.append(bound.until)
+            return list
+
+    branch: Any = object.__new__(MySqlBranch)
+    branch.channel, branch.name, branch._phase = Connection(), "'a','0',1", Phase.ACTIVE
+    branch._session, branch._transaction = Session(7, "0"), SimpleNamespace(is_active=True)
+    branch.handle = SimpleNamespace(closed=False, invalidated=False, tell_committed=None, tell_rolled_back=None)
+    branch.answer_by(742.0)
+    branch.prepare()
+    branch.commit_prepared()
+    branch.commit_alone()
+    branch.roll_back()
+    assert bounds == [742.0] * 5, "and XA END before XA ROLLBACK"

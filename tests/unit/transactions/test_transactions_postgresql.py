@@ -23,10 +23,16 @@ class Server:
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
         self.told: list[str] = []
+        self.bounds: list[float | None] = []
 
-    def start(self, statements: Sequence[str]) -> Callable[[], list[Answer]]:
+    def start(self, statements: Sequence[str], bound: Any) -> Callable[[], list[Answer]]:
         self.told += statements
+        self.bounds.append(bound.until)
         return lambda: [self._answers.pop(0) for _ in statements]
+
+    def roll_back(self, bound: Any) -> None:
+        self.told.append("ROLLBACK")
+        self.bounds.append(bound.until)
 
     def is_busy(self) -> bool:
         return False
@@ -79,3 +85,32 @@ def test_what_has_been_asked_already_is_not_asked_again_for_the_vote() -> None:
     assert branch.wrote
     branch.prepare()()
     assert [told.split()[0] for told in server.told] == ["SELECT", "PREPARE"]
+
+
+def test_what_is_told_is_answered_within_the_bound_of_its_own_transaction() -> None:
+    """The connection of a branch that was closed may be another transaction's by now."""
+    asked = Answer("SELECT 1", ("7", GID))
+    server = Server(asked, asked, PREPARED, Answer("COMMIT PREPARED", None), Answer("COMMIT", None))
+    one, another, lone = branch_at(server), branch_at(server), branch_at(server)
+    for branch in (one, another, lone):
+        branch.handle.tell_committed = lambda: None  # type: ignore[method-assign]
+    one.answer_by(742.0)
+    another.ask()()
+    one.prepare()()
+    one.commit_prepared()()
+    lone.answer_by(7.0)
+    lone.commit_alone()()
+    assert server.bounds == [None, 742.0, 742.0, 7.0]
+
+
+@pytest.mark.parametrize("until", [None, 742.0])
+def test_a_rollback_with_a_bound_is_told_and_then_sqlalchemy_has_nothing_to_tell(until: float | None) -> None:
+    server, heard = Server(), []
+    branch: Any = branch_at(server)
+    branch.handle.tell_rolled_back = lambda: heard.append("listeners")
+    branch._transaction.rollback = lambda: heard.append("over" if branch.is_over else "open")
+    if until is not None:
+        branch.answer_by(until)
+    branch.roll_back()()
+    assert (server.told, server.bounds) == (([], []) if until is None else (["ROLLBACK"], [742.0]))
+    assert heard == (["open"] if until is None else ["listeners", "over"])

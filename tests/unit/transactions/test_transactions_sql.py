@@ -14,8 +14,7 @@ from sqlalchemy import exc  # noqa: E402
 
 from troth import TwoPhaseCommit  # noqa: E402
 from troth.core.twophase.gid import Epoch  # noqa: E402
-from troth.errors import Aborted, NotApplied, UsageError  # noqa: E402
-from troth.transactions.channels.blocking import BlockingStatements  # noqa: E402
+from troth.errors import Aborted, NotApplied, RequestTimeout, UsageError  # noqa: E402
 from troth.transactions.participants.base import Begun, Facts  # noqa: E402
 from troth.transactions.participants.choose import KINDS  # noqa: E402
 from troth.transactions.participants.connection import BranchConnection, overriding  # noqa: E402
@@ -315,14 +314,56 @@ def test_a_connection_that_is_in_the_middle_of_something_is_not_asked_to_roll_ba
     branch.release(broken=True)
 
 
-def test_a_connection_is_given_back_without_the_bound_of_its_transaction(
+class Silent:
+    """Is never known to be idle, and never answers; or an error is its answer."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self.bounds: list[float | None] = []
+
+    def is_idle(self) -> bool:
+        return False
+
+    def is_busy(self) -> bool:
+        return False
+
+    def roll_back(self, bound: Any) -> None:
+        self.bounds.append(bound.until)
+        raise self._error
+
+
+LOST = exc.OperationalError("ROLLBACK", None, Exception("lost"), connection_invalidated=True)
+
+
+@pytest.mark.parametrize("error", [RequestTimeout("as asked"), LOST], ids=["silent", "lost"])
+def test_a_driver_that_has_to_be_told_of_the_end_is_waited_for_no_longer_than_the_database(
+    error: Exception, last: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own ROLLBACK, that is: a database that has answered all it was asked may be silent from then on."""
+    told: list[object] = []
+    branch = opened(last)
+    channel = Silent(error)
+    monkeypatch.setattr(branch, "channel", channel)
+    branch.answer_by(742.0)
+    branch.end_here()
+    with monkeypatch.context() as patched:
+        patched.setattr(last.engine.dialect, "do_rollback", told.append)
+        branch.release(broken=False)
+    assert (channel.bounds, told) == ([742.0], [])
+    assert branch.handle.closed
+    with last.engine.begin() as again:  # by another connection: it is the only one that the pool may have
+        again.exec_driver_sql("INSERT INTO work VALUES (8)")
+
+
+def test_a_branch_that_sqlalchemy_holds_for_over_is_rolled_back_within_the_bound(
     last: Sqlite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bounds: list[float | None] = []
-    monkeypatch.setattr(BlockingStatements, "answer_by", lambda channel, until: bounds.append(until))
-    for until in (742.0, None):
-        branch = opened(last)
-        if until is not None:
-            branch.answer_by(until)
-        over(branch)
-        assert bounds == [742.0, None], "and where none was set nothing is reset"
+    branch = opened(last)
+    channel = Silent(RequestTimeout("as asked"))
+    monkeypatch.setattr(branch, "channel", channel)
+    monkeypatch.setattr(branch, "_transaction", SimpleNamespace(is_active=False))
+    branch.answer_by(742.0)
+    with pytest.raises(RequestTimeout):
+        branch.roll_back_here()
+    assert channel.bounds == [742.0] and branch.handle.invalidated
+    branch.release(broken=True)

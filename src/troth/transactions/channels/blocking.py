@@ -12,7 +12,16 @@ from typing import Any, Final
 from sqlalchemy.engine.interfaces import Dialect
 from typing_extensions import override
 
-from troth.transactions.channels.interface import ACTIVE, Answer, Finish, unanswered, unsent, wrapped
+from troth.transactions.channels.interface import (
+    ACTIVE,
+    UNBOUNDED,
+    Answer,
+    Bounded,
+    Finish,
+    unanswered,
+    unsent,
+    wrapped,
+)
 from troth.transactions.daemons import Daemons
 
 THREADS_MAX = 10_000
@@ -27,14 +36,9 @@ CUT_WITHIN_S: Final = 1.0
 class BlockingStatements:
     """Statements through a plain DBAPI cursor, one after the other."""
 
-    _until: float | None = None
-
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
         self._dialect = dialect
         self.dbapi = dbapi
-
-    def answer_by(self, until: float | None) -> None:
-        self._until = until
 
     def is_idle(self) -> bool:
         return False
@@ -53,6 +57,13 @@ class BlockingStatements:
                 failed = wrapped(self._dialect, statement, error, self.dbapi)
                 raise (unsent(failed) if place < len(statements) else failed) from error
         return answers
+
+    def _roll_back(self) -> list[Answer]:
+        try:
+            self.dbapi.rollback()
+        except Exception as error:
+            raise wrapped(self._dialect, "ROLLBACK", error, self.dbapi) from error
+        return []
 
     def _run(self, statement: str) -> Answer:
         cursor = self.dbapi.cursor()
@@ -93,17 +104,20 @@ def _in_time(future: "Future[list[Answer]]", until: float, descriptor: int) -> l
 class ThreadChannel(BlockingStatements):
     """Any driver that can only block."""
 
-    def start(self, statements: Sequence[str]) -> Finish:
-        return self._in_thread(lambda: self.run(statements))
+    def start(self, statements: Sequence[str], bound: Bounded = UNBOUNDED) -> Finish:
+        return self._in_thread(lambda: self.run(statements), bound.until)
 
-    def _in_thread(self, work: Callable[[], list[Answer]]) -> Finish:
-        if self._until is None:
+    def roll_back(self, bound: Bounded) -> None:
+        self._in_thread(self._roll_back, bound.until)()
+
+    def _in_thread(self, work: Callable[[], list[Answer]], until: float | None) -> Finish:
+        if until is None:
             return in_thread(work).result
         try:
             descriptor = self.dbapi.fileno()  # a driver that waits tells nobody
         except self._dialect.loaded_dbapi.Error:
             descriptor = -1  # it is closed, as will be told
-        return partial(_in_time, in_thread(work), self._until, descriptor)
+        return partial(_in_time, in_thread(work), until, descriptor)
 
 
 class MySqlDbChannel(ThreadChannel):
@@ -145,8 +159,8 @@ class Psycopg2Channel(ThreadChannel):
         return Answer("ROLLBACK" if has_failed else "COMMIT", None)
 
     @override
-    def start(self, statements: Sequence[str]) -> Finish:
-        return self._in_thread(lambda: self._without_its_begin(statements))
+    def start(self, statements: Sequence[str], bound: Bounded = UNBOUNDED) -> Finish:
+        return self._in_thread(lambda: self._without_its_begin(statements), bound.until)
 
     def _without_its_begin(self, statements: Sequence[str]) -> list[Answer]:
         """It sends BEGIN by itself before a statement, unless it is told not to."""

@@ -29,6 +29,24 @@ Finish = Callable[[], list[Answer]]
 `connection_invalidated` of it says that the connection is gone, so that nothing is known."""
 
 
+class Bounded(Protocol):
+    """Whose answers are waited for. A channel outlives it, and works for others before and after."""
+
+    until: float | None
+    """They are waited for until the clock (time.monotonic) says this; then RequestTimeout is raised, and the connection
+    is not to be used again. None: for as long as it takes. Set before `start`; psycopg 3, whose BEGIN is sent long
+    before its answer is wanted, looks when it waits."""
+
+
+class Unbounded:
+    """Whoever waits for as long as it takes."""
+
+    until: float | None = None
+
+
+UNBOUNDED: Final = Unbounded()
+
+
 class Channel(Protocol):
     """Statements straight to one driver connection, for as long as that lives."""
 
@@ -36,12 +54,12 @@ class Channel(Protocol):
     def dbapi(self) -> Any:
         """The driver connection."""
 
-    def start(self, statements: Sequence[str]) -> Finish:
+    def start(self, statements: Sequence[str], bound: Bounded = UNBOUNDED) -> Finish:
         """Send *statements* in order; a later one is not executed after a failed one (but see MySQL's channel)."""
 
-    def answer_by(self, until: float | None) -> None:
-        """Wait for what is started from now on until the clock (time.monotonic) says *until*, and then raise
-        RequestTimeout: the connection is not to be used again. None: wait for as long as it takes."""
+    def roll_back(self, bound: Bounded) -> None:
+        """Have the driver roll back what is open, as far as it knows, and know then that nothing is. Raises as `Finish`
+        does."""
 
     def is_idle(self) -> bool:
         """Whether the driver itself knows that no transaction is open. False: it has to be told."""

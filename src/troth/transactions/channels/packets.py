@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import exc
 from sqlalchemy.engine.interfaces import Dialect
 
-from troth.transactions.channels.interface import Answer, Finish, unanswered, unsent, wrapped
+from troth.transactions.channels.interface import UNBOUNDED, Answer, Bounded, Finish, unanswered, unsent, wrapped
 
 _IN_TRANSACTION: Final = 1
 """SERVER_STATUS_IN_TRANS, which MariaDB and MySQL send with each answer."""
@@ -26,10 +26,6 @@ class PyMySqlChannel:
     def __init__(self, dialect: Dialect, dbapi: Any) -> None:
         self._dialect = dialect
         self.dbapi = dbapi
-        self._until: float | None = None
-
-    def answer_by(self, until: float | None) -> None:
-        self._until = until
 
     def is_idle(self) -> bool:
         return not self.dbapi.server_status & _IN_TRANSACTION
@@ -37,7 +33,10 @@ class PyMySqlChannel:
     def is_busy(self) -> bool:
         return False
 
-    def start(self, statements: Sequence[str]) -> Finish:
+    def roll_back(self, bound: Bounded) -> None:
+        self.start(["ROLLBACK"], bound)()
+
+    def start(self, statements: Sequence[str], bound: Bounded = UNBOUNDED) -> Finish:
         from pymysql import err
         from pymysql.constants.COMMAND import COM_QUERY
 
@@ -48,7 +47,7 @@ class PyMySqlChannel:
                 self.dbapi._execute_command(COM_QUERY, statement)
         except Exception as error:
             raise unsent(wrapped(self._dialect, "; ".join(statements), error, self.dbapi)) from error
-        until = self._until
+        until = bound.until
         return partial(self._finish, statements) if until is None else partial(self._in_time, statements, until)
 
     def _is_closed_by_the_server(self) -> bool:

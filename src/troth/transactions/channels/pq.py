@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine.interfaces import Dialect
 
-from troth.transactions.channels.interface import ACTIVE, Answer, Finish, unanswered, wrapped
+from troth.transactions.channels.interface import ACTIVE, UNBOUNDED, Answer, Bounded, Finish, unanswered, wrapped
 
 LOOK_UP_EVERY_S = 0.1
 """How long a wait may keep Ctrl-C from being seen."""
@@ -37,9 +37,8 @@ class PqChannel:
         arrivals = select.poll()
         arrivals.register(self._pgconn.socket, select.POLLIN)
         self._poll = arrivals.poll
-        self._arrival: Callable[[], object] = self._poll
 
-    def start(self, statements: Sequence[str]) -> Finish:
+    def start(self, statements: Sequence[str], bound: Bounded = UNBOUNDED) -> Finish:
         text = "; ".join(statements)
         pgconn = self._pgconn
         try:
@@ -50,10 +49,10 @@ class PqChannel:
                 self._wait(self._sent(pgconn), pgconn.socket, LOOK_UP_EVERY_S)
         except Exception as error:
             raise wrapped(self._dialect, text, error, self.dbapi) from error
-        return partial(self._finish, text, has_read)
+        return partial(self._finish, text, has_read, bound)
 
-    def answer_by(self, until: float | None) -> None:
-        self._arrival = self._poll if until is None else partial(_arrival_by, self._poll, until)
+    def roll_back(self, bound: Bounded) -> None:
+        self.start(["ROLLBACK"], bound)()
 
     def is_idle(self) -> bool:
         return not self._pgconn.transaction_status
@@ -61,7 +60,7 @@ class PqChannel:
     def is_busy(self) -> bool:
         return bool(self._pgconn.transaction_status == ACTIVE)
 
-    def _finish(self, text: str, has_read: bool) -> list[Answer]:
+    def _finish(self, text: str, has_read: bool, bound: Bounded) -> list[Answer]:
         pgconn = self._pgconn
         answers: list[Answer] = []
         failed: Exception | None = None
@@ -80,16 +79,15 @@ class PqChannel:
                         failed = failed or self._error_of(result)
                     row = _first_row(result) if result.ntuples else None
                     answers.append(Answer((result.command_status or b"").decode(), row))
-                self._arrival()
+                until = bound.until
+                if until is None:
+                    self._poll()
+                elif not self._poll(max(0.0, until - time.monotonic()) * 1000):
+                    raise unanswered()
                 pgconn.consume_input()
         except Exception as error:
             # Before a server ends a session it says why; that the connection is closed says less.
             raise wrapped(self._dialect, text, failed or error, self.dbapi) from error
-
-
-def _arrival_by(poll: Callable[[float], object], until: float) -> None:
-    if not poll(max(0.0, until - time.monotonic()) * 1000):
-        raise unanswered()
 
 
 def _keeping(pgconn: Any) -> tuple[Callable[[bytes], None], Callable[[], int]]:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from troth.transactions.aio_waiting import seen
 from troth.transactions.channels.blocking import CUT_WITHIN_S, BlockingStatements, cut
-from troth.transactions.channels.interface import IDLE, Answer, Finish, unanswered
+from troth.transactions.channels.interface import IDLE, UNBOUNDED, Answer, Bounded, Finish, unanswered
 
 
 class TaskChannel(BlockingStatements):
@@ -18,9 +18,13 @@ class TaskChannel(BlockingStatements):
     asyncmy is never known to be idle: it overlooks when the server takes the flag back.
     """
 
-    def start(self, statements: Sequence[str]) -> Finish:
-        task = asyncio.ensure_future(greenlet_spawn(self.run, statements))
-        until = self._until
+    def start(self, statements: Sequence[str], bound: Bounded = UNBOUNDED) -> Finish:
+        return self._awaiting(asyncio.ensure_future(greenlet_spawn(self.run, statements)), bound.until)
+
+    def roll_back(self, bound: Bounded) -> None:
+        self._awaiting(asyncio.ensure_future(greenlet_spawn(self._roll_back)), bound.until)()
+
+    def _awaiting(self, task: "asyncio.Future[list[Answer]]", until: float | None) -> Finish:
         return lambda: await_only(task if until is None else self._in_time(task, until))
 
     async def _in_time(self, task: "asyncio.Future[list[Answer]]", until: float) -> list[Answer]:

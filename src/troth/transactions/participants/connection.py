@@ -133,11 +133,11 @@ class BranchConnection(Connection):
             super()._commit_impl()
             return
         # Listeners of "commit" hear of it in `tell_committed`, once the database has answered.
-        self._tell_driver(self.engine.dialect.do_commit)
+        self._tell_driver(lambda: self.engine.dialect.do_commit(self.connection))
 
-    def _tell_driver(self, verb: Callable[[Any], None]) -> None:
+    def _tell_driver(self, verb: Callable[[], None]) -> None:
         try:
-            verb(self.connection)
+            verb()
         except BaseException as error:  # noqa: BLE001  (raised by what it is given to)
             self._handle_dbapi_exception(error, None, None, None, None)
 
@@ -174,7 +174,7 @@ class BranchConnection(Connection):
         elif branch.is_over:
             if not self.invalidated and not branch.channel.is_idle():
                 # The database has ended the transaction, as the listeners know, and the driver does not.
-                self._tell_driver(self.engine.dialect.do_rollback)
+                self._tell_driver(branch.roll_driver_back)
         else:
             self._settle()
             is_done = False

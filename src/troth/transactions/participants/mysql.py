@@ -129,12 +129,12 @@ class MySqlBranch(SqlBranch):
         self.name = f"'{begun.gid}','{self.number}.{self._session.name}',{FORMAT_ID}"
         start = f"XA START {self.name}"
         try:
-            self.channel.start([*self._lock_wait(begun.timeout_s), start])()
+            self.channel.start([*self._lock_wait(begun.timeout_s), start], self)()
         except exc.DBAPIError as error:
             if _number(error.orig) != _OUTSIDE:
                 raise
             # Listeners of `checkout` were before us; what they began, nobody else would end.
-            self.channel.start(["ROLLBACK", start])()
+            self.channel.start(["ROLLBACK", start], self)()
         self._phase = Phase.ACTIVE
 
     @override
@@ -160,14 +160,14 @@ class MySqlBranch(SqlBranch):
         return session
 
     def _first(self, query: str) -> Any:
-        row = self.channel.start([query])()[0].row
+        row = self.channel.start([query], self)()[0].row
         return row and row[0]
 
     def prepare(self) -> Callable[[], None]:
         self.check_whole()
         # The lock of the session's name once more: the application may have let all go (RELEASE_ALL_LOCKS, a reset).
         finish = self.channel.start(
-            [f"SELECT {self._session.lock}", f"XA END {self.name}", f"XA PREPARE {self.name}"]
+            [f"SELECT {self._session.lock}", f"XA END {self.name}", f"XA PREPARE {self.name}"], self
         )
 
         def voted() -> None:
@@ -219,7 +219,7 @@ class MySqlBranch(SqlBranch):
         if self._phase is not Phase.ACTIVE:
             return False
         self._leave_off()
-        self.channel.start([f"XA ROLLBACK {self.name}"])()
+        self.channel.start([f"XA ROLLBACK {self.name}"], self)()
         self._phase = Phase.ENDED
         self.is_over = True
         self.handle.tell_rolled_back()
@@ -228,13 +228,13 @@ class MySqlBranch(SqlBranch):
     def _leave_off(self) -> None:
         """XA END is refused when it was sent before, or when a deadlock has ended the branch: XA ROLLBACK counts."""
         try:
-            self.channel.start([f"XA END {self.name}"])()
+            self.channel.start([f"XA END {self.name}"], self)()
         except exc.DBAPIError as error:
             if error.connection_invalidated:
                 raise
 
     def _told(self, statements: list[str], tell: Callable[[], None]) -> Callable[[], None]:
-        finish = self.channel.start(statements)
+        finish = self.channel.start(statements, self)
 
         def told() -> None:
             finish()

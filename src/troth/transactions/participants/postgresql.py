@@ -52,7 +52,7 @@ class PostgresBranch(SqlBranch):
         start = getattr(self._pooled.dbapi_connection, "_get_tx_start_command", None)
         if dialect.driver == "psycopg" and not dialect.is_async and start is not None:
             # psycopg 3 takes the BEGIN from us, and nobody waits for its answer before there is something to execute.
-            self.unanswered = self.channel.start([start().decode(), *settings])
+            self.unanswered = self.channel.start([start().decode(), *settings], self)
             return
         if getattr(self._pooled.dbapi_connection, "autocommit", False):
             raise PreflightFailed(
@@ -60,14 +60,14 @@ class PostgresBranch(SqlBranch):
             )
         together = "; ".join(settings)
         if dialect.driver == "asyncpg":
-            self.channel.start(["BEGIN", together])()
+            self.channel.start(["BEGIN", together], self)()
         else:
             self.handle.exec_driver_sql(together)
 
     @override
     def ask(self) -> Callable[[], None]:
         self.check_whole()
-        finish = self.channel.start([_ASK])
+        finish = self.channel.start([_ASK], self)
 
         def answered() -> None:
             try:
@@ -98,7 +98,7 @@ class PostgresBranch(SqlBranch):
     def prepare(self) -> Callable[[], None]:
         self.check_whole()
         vote = f"PREPARE TRANSACTION '{self.name}'"
-        finish = self.channel.start([vote] if self.proof else [_ASK, vote])
+        finish = self.channel.start([vote] if self.proof else [_ASK, vote], self)
         self._may_be_prepared = True
 
         def voted() -> None:
@@ -121,7 +121,7 @@ class PostgresBranch(SqlBranch):
     def commit_alone(self) -> Callable[[], None]:
         """Through the channel: a failed transaction answers ROLLBACK to COMMIT too, and SQLAlchemy does not look."""
         self.check_whole()
-        finish = self.channel.start(["COMMIT"])
+        finish = self.channel.start(["COMMIT"], self)
 
         def told() -> None:
             try:
@@ -147,7 +147,7 @@ class PostgresBranch(SqlBranch):
 
     def _told(self, verb: str) -> Callable[[], None]:
         """Tell it, prepared, to COMMIT or to ROLLBACK."""
-        finish = self.channel.start([f"{verb} PREPARED '{self.name}'"])
+        finish = self.channel.start([f"{verb} PREPARED '{self.name}'"], self)
 
         def told() -> None:
             try:
@@ -172,9 +172,10 @@ class PostgresBranch(SqlBranch):
 
     @override
     def undo(self) -> None:
-        if self.is_bounded:  # drivers have no bound
-            self.channel.start(["ROLLBACK"])()
+        if self.until is not None:  # SQLAlchemy's way has none
+            self.roll_driver_back()
             self.is_over = True
+            self.handle.tell_rolled_back()
         super().undo()
 
     def roll_back(self) -> Callable[[], object]:

@@ -15,7 +15,7 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from troth.core.twophase.table import Finding
-from troth.errors import Aborted, NotApplied
+from troth.errors import Aborted, NotApplied, RequestTimeout
 from troth.transactions import forks
 from troth.transactions.channels.choose import channel_of
 from troth.transactions.channels.interface import Channel
@@ -48,8 +48,8 @@ class SqlBranch:
     last_error: BaseException | None = None
     """Of a statement that failed, and was not undone by a savepoint: then there is no commit."""
     proof = ""
-    is_bounded = False
-    """Whether its channel waits only until a certain time."""
+    until: float | None = None
+    """Its answers are waited for until then (`channels.interface.Bounded`)."""
     unanswered: Callable[[], object] | None = None
     """Waits for the answer to what `begin` has sent; None: nothing is outstanding."""
 
@@ -95,8 +95,7 @@ class SqlBranch:
                 raise
 
     def answer_by(self, until: float) -> None:
-        self.is_bounded = True
-        self.channel.answer_by(until)
+        self.until = until
 
     def saw(self, context: Any) -> None:
         """A statement was executed. One that has changed rows spares us the question of `ask`; and so does one of which
@@ -172,13 +171,25 @@ class SqlBranch:
         else:
             if not self.is_over:
                 # SQLAlchemy holds it for over (a refused commit(), for one), and would give it back as it is.
-                self.participant.engine.dialect.do_rollback(self._pooled)
+                self.roll_driver_back()
             self.handle.tell_rolled_back()
         self.is_over = True
 
     def undo(self) -> None:
         """Roll back through SQLAlchemy."""
         self._transaction.rollback()
+
+    def roll_driver_back(self) -> None:
+        """Whatever the driver, SQLAlchemy or the database hold for over. Drivers have no bound, so that with one it
+        goes through the channel."""
+        if self.until is None:
+            self.participant.engine.dialect.do_rollback(self._pooled)
+        else:
+            try:
+                self.channel.roll_back(self)
+            except BaseException:
+                self.handle.invalidate()  # or else the pool would try it once more
+                raise
 
     def roll_back_for_caller(self) -> bool:
         """The caller gives up this branch, and so all of them, by rollback() or close() of its connection. False: do
@@ -196,13 +207,11 @@ class SqlBranch:
         # SQLAlchemy takes a transaction whose commit() failed, or was refused, for over, and would put the connection
         # back into the pool with the transaction still open in it, for the next one to commit.
         broken = broken or not self.is_over
-        if self.is_bounded:
-            self.channel.answer_by(None)
         try:
             if broken and not self.handle.closed and not self.handle.invalidated:
                 self.handle.invalidate()
             self.handle.close()
-        except exc.DBAPIError:
+        except (exc.DBAPIError, RequestTimeout):
             # What it was for has been settled; what state it is in nobody knows.
             if not self.handle.closed:
                 self.handle.invalidate()
