@@ -79,7 +79,8 @@ class Transaction(Owner):
         Raises:
             UsageError: no such participant, or its branch was opened with other options; the transaction is over.
         """
-        self._refuse_child()
+        if self._core.is_forked:
+            self._refuse_child()
         if self._state is not State.ACTIVE:
             raise UsageError("this transaction is over; begin another one")
         if self.replayed:
@@ -235,9 +236,8 @@ class Transaction(Owner):
             self._leave_to_parent()
             return False
         if kind is None:
-            self._refuse_child()
             try:
-                if self._state is State.ACTIVE:
+                if self._state is State.ACTIVE or self._core.is_forked:
                     self.commit()
             except Aborted as aborted:
                 if not self._is_done_by_another(aborted):
