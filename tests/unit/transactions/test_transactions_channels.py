@@ -1,6 +1,7 @@
 """Threads for drivers that can only block; what is told of a session that the server has ended."""
 
 import asyncio
+import gc
 import os
 import socket
 import sqlite3
@@ -24,7 +25,7 @@ from troth.transactions.channels.blocking import BlockingStatements, ThreadChann
 from troth.transactions.channels.interface import UNBOUNDED, Answer, may_have_been_sent  # noqa: E402
 from troth.transactions.channels.packets import PyMySqlChannel  # noqa: E402
 from troth.transactions.channels.pq import PqChannel, _keeping  # noqa: E402
-from troth.transactions.channels.tasks import AsyncpgChannel, TaskChannel  # noqa: E402
+from troth.transactions.channels.tasks import AsyncpgChannel, PsycopgTaskChannel, TaskChannel  # noqa: E402
 
 _FORKED = """
 import os, signal
@@ -364,7 +365,7 @@ def test_a_driver_of_asyncio_is_waited_for_until_the_time_is_up_and_then_cut_off
 ) -> None:
     async def answered(within_s: float, run: Any) -> Any:
         is_cut = asyncio.Event()
-        channel = TaskChannel(dialect, SimpleNamespace(_terminate_force_close=is_cut.set))
+        channel = TaskChannel(dialect, SimpleNamespace(driver_connection=SimpleNamespace(close=is_cut.set)))
         monkeypatch.setattr(channel, "run", lambda statements: run(is_cut))
         until = time.monotonic() + within_s
         try:
@@ -392,7 +393,8 @@ def test_a_driver_that_rolls_back_by_itself_is_waited_for_no_longer_either() -> 
 
     async def rolled_back() -> None:
         is_cut = asyncio.Event()
-        adapter = SimpleNamespace(rollback=lambda: await_only(is_cut.wait()), _terminate_force_close=is_cut.set)
+        raw = SimpleNamespace(close=is_cut.set)
+        adapter = SimpleNamespace(rollback=lambda: await_only(is_cut.wait()), driver_connection=raw)
         channel = TaskChannel(sa.create_engine("sqlite://").dialect, adapter)
         await greenlet_spawn(channel.roll_back, by(time.monotonic() + 0.01))
 
@@ -410,3 +412,63 @@ def test_what_a_driver_says_of_its_own_rollback_is_told_as_of_any_statement() ->
     with pytest.raises(sa.exc.OperationalError) as lost:
         ThreadChannel(dialect, driver).roll_back(UNBOUNDED)
     assert lost.value.connection_invalidated
+
+
+def test_asyncio_drivers_are_cut_off_by_what_they_have_themselves_and_end_before_they_are_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SQLAlchemy's adapters of before 2.0.44 have no way of their own."""
+    dialect = sa.create_engine("sqlite://").dialect
+    complaints: list[Any] = []
+
+    async def given_up(kind: type[TaskChannel], raw: Any, is_cut: "asyncio.Future[None]") -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+
+        async def answered() -> None:
+            await is_cut
+            await asyncio.sleep(0)
+            has_ended.append(raw)
+            raise ConnectionResetError("as asked")
+
+        channel = kind(dialect, SimpleNamespace(driver_connection=raw))
+        monkeypatch.setattr(channel, "run", lambda statements: await_only(answered()))
+        with pytest.raises(RequestTimeout):
+            await greenlet_spawn(lambda: channel.start(["XA PREPARE 'a'"], by(time.monotonic() + 0.01))())
+        assert has_ended[-1:] == [raw]
+        gc.collect()
+
+    async def of_tasks(name: str) -> None:
+        is_cut = asyncio.get_running_loop().create_future()
+        raw = SimpleNamespace(close=lambda: None)
+        setattr(raw, name, lambda: is_cut.set_result(None))
+        await given_up(TaskChannel, raw, is_cut)
+
+    async def of_psycopg() -> None:
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        with ours, theirs:
+            theirs.setblocking(False)
+            is_cut = asyncio.ensure_future(loop.sock_recv(theirs, 1))
+            await given_up(PsycopgTaskChannel, SimpleNamespace(fileno=ours.fileno), is_cut)
+            assert is_cut.result() == b""
+
+    has_ended: list[Any] = []
+    asyncio.run(of_tasks("terminate"))
+    asyncio.run(of_tasks("close"))
+    asyncio.run(of_psycopg())
+    gc.collect()
+    assert complaints == []
+
+
+def test_a_refusal_by_pymysql_that_comes_late_is_an_answer() -> None:
+    err = pytest.importorskip("pymysql").err
+
+    def read() -> None:
+        raise err.OperationalError(1205, "Lock wait timeout exceeded; try restarting transaction")
+
+    dbapi = SimpleNamespace(
+        _sock=None, _execute_command=lambda *_: None, _read_query_result=read, _read_timeout=60
+    )
+    channel = PyMySqlChannel(sa.create_engine("mysql+pymysql://").dialect, dbapi)
+    with pytest.raises(sa.exc.OperationalError, match="Lock wait timeout"):
+        channel.start(["XA PREPARE 'a'"], by(0.0))()

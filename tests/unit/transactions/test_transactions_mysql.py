@@ -208,7 +208,7 @@ def test_a_wait_that_has_ended_is_not_cancelled_on_whoever_has_its_connection_no
 
 def test_whose_the_sessions_of_other_processes_are_is_told_by_the_server_if_it_notes_that() -> None:
     own, other = "T1.logname0.c.1.1", "T1.logname0.d.1.2"
-    at_work = [(7, other, "0.0123456789abcdef"), (8, "T1.logname0.c.1.9", "0.of what was before")]
+    at_work = [(7, other, "0.0123456789abcdef"), (8, "T1.logname0.c.1.9", "0.00000000000000ff")]
     answers: dict[str, Any] = {"SELECT w.": [(7, 8)], "SELECT t.processlist_id": at_work}
     server = Server(answers)
     ledger = participant(server)
@@ -251,3 +251,34 @@ def test_what_is_told_is_answered_within_the_bound_of_its_own_transaction() -> N
     branch.commit_alone()
     branch.roll_back()
     assert bounds == [742.0] * 5, "and XA END before XA ROLLBACK"
+
+
+@pytest.mark.parametrize(
+    ("gtrid", "bqual"),
+    [
+        ("T1.logname0.d.1.2", "0.a') OR SLEEP(2) OR ('1"),
+        ("T1.logname0.d.1.2", "0.0123456789abcdef') OR SLEEP(2) OR ('1"),
+        ("T1.logname0.d.1.2", None),  # as an empty one is told
+        (None, None),
+        ("T1.logname0.d.1.2.x", "0.0123456789abcdef"),
+        ("T1.x", "0.0123456789abcdef"),
+    ],
+)
+def test_branches_that_others_call_as_they_like_are_passed_over(gtrid: str | None, bqual: str | None) -> None:
+    """Also with our number of a format: any user of the server can, and it goes into no statement."""
+    ours = "T1.logname0.c.1.1"
+    named = (gtrid or "") + (bqual or "")
+    answers = {
+        "SELECT w.": [(7, 8), (9, 8)],
+        "SELECT t.processlist_id": [(7, gtrid, bqual), (9, "T1.logname0.e.1.2", "1.0123456789abcdef")],
+        "XA RECOVER": [(FORMAT_ID, len(gtrid or ""), len(bqual or ""), named)],
+    }
+    server = Server(answers)
+    ledger = participant(server)
+    ledger.sessions[8] = (ours, Session(8, "fedcba9876543210"))
+    assert [(wait.waiter, wait.holder) for wait in ledger.waits()] == [("T1.logname0.e.1.2", ours)]
+    assert ledger.prepared() == []
+    server.asked.clear()
+    if bqual is not None and "SLEEP" in bqual:
+        ledger.detach(f"'{gtrid}','{bqual.replace(chr(39), '')}',{FORMAT_ID}")
+        assert server.asked == []

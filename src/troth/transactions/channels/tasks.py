@@ -30,15 +30,17 @@ class TaskChannel(BlockingStatements):
     async def _in_time(self, task: "asyncio.Future[list[Answer]]", until: float) -> list[Answer]:
         await asyncio.wait([task], timeout=max(0.0, until - time.monotonic()))
         if not task.done():
+            task.add_done_callback(seen)
             # A driver that is cancelled would ask the server to cancel, and wait for what it says.
             self._cut()
             await asyncio.wait([task], timeout=CUT_WITHIN_S)
-            task.add_done_callback(seen)
             raise unanswered()
         return task.result()
 
     def _cut(self) -> None:
-        self.dbapi._terminate_force_close()
+        """Without a word to the server: that is asyncpg's `terminate`, and the other ones' `close`."""
+        raw = self.dbapi.driver_connection
+        getattr(raw, "terminate", raw.close)()
 
 
 class AioMySqlChannel(TaskChannel):

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 from sqlalchemy import Connection, Engine, event, exc
 from typing_extensions import override
 
-from troth.core.twophase.gid import FORMAT, parse_gid
+from troth.core.twophase.gid import FORMAT, Gid, parse_gid
 from troth.core.twophase.table import Finding
 from troth.transactions.channels.interface import may_have_been_sent
 from troth.transactions.participants.base import Begun, Facts, Prepared, Wait, nothing_to_await
@@ -32,7 +32,9 @@ FORMAT_ID = 0x54524F54
 """``TROT``: with it, other programs' branches are never taken for ours."""
 _SESSION = "troth.session"
 """Where a pooled connection's `info` keeps its `Session`."""
-_SESSION_NAME = re.compile(r"[0-9a-f]{16}")
+_BQUAL: Final = re.compile(r"(?:0|[1-9][0-9]*)\.([0-9a-f]{16})")
+"""What follows the transaction's name in a branch's: its number, and its session's name. Whoever may use the server may
+call branches of his own whatever he likes, also with `FORMAT_ID`."""
 _WAIT = "troth.lock_wait_s"
 _WAIT_BEFORE = "troth.lock_wait_before"
 _NOTA = 1397
@@ -355,9 +357,9 @@ class MySql(SqlParticipant):
         for format_id, gtrid_bytes, _, data in rows:
             named = data.decode("ascii", "replace") if isinstance(data, bytes) else str(data)
             gtrid, bqual = named[: int(gtrid_bytes)], named[int(gtrid_bytes) :]
-            gid = parse_gid(gtrid) if int(format_id) == FORMAT_ID and named.startswith(FORMAT) else None
-            if gid is not None and not gid[1]:
-                found.append(Prepared(gid[0], f"'{gtrid}','{bqual}',{FORMAT_ID}", 0.0))
+            gid = _named_by_us(gtrid, bqual) if int(format_id) == FORMAT_ID and named.startswith(FORMAT) else None
+            if gid is not None:
+                found.append(Prepared(gid, f"'{gtrid}','{bqual}',{FORMAT_ID}", 0.0))
         return found
 
     @override
@@ -375,9 +377,9 @@ class MySql(SqlParticipant):
 
     @override
     def detach(self, branch: str) -> None:
-        name = branch.split("','")[1].split("'")[0].partition(".")[2]
-        if _SESSION_NAME.fullmatch(name):
-            self._kill("KILL", Session(0, name))
+        named = _BQUAL.fullmatch(branch.split("','")[1].split("'")[0])
+        if named is not None:
+            self._kill("KILL", Session(0, named[1]))
 
     def _kill(self, verb: str, session: Session) -> None:
         try:
@@ -419,7 +421,17 @@ def _at_work(connection: Connection) -> dict[int, tuple[str, Session]]:
         if error.connection_invalidated:
             raise
         return {}  # not allowed here
-    return {number: (gtrid, Session(number, bqual.partition(".")[2])) for number, gtrid, bqual in rows}
+    return {
+        number: (gtrid, Session(number, bqual.partition(".")[2]))
+        for number, gtrid, bqual in rows
+        if gtrid and bqual and _named_by_us(gtrid, bqual)  # what is empty is told as NULL
+    }
+
+
+def _named_by_us(gtrid: str, bqual: str) -> Gid | None:
+    """The transaction of a branch with a name such as we give: of another one nothing goes into a statement."""
+    found = parse_gid(gtrid)
+    return found[0] if found is not None and not found[1] and _BQUAL.fullmatch(bqual) else None
 
 
 def _number(error: Any) -> int:
