@@ -96,7 +96,7 @@ def test_what_cannot_be_sent_is_said_as_the_driver_would(connection: Any, channe
 def test_to_a_session_that_was_ended_nothing_is_sent(
     postgres: PostgresServer, connection: Any, channel: PqChannel
 ) -> None:
-    with sa.create_engine(postgres.url("psycopg")).connect() as other:
+    with sa.create_engine(postgres.url("psycopg"), poolclass=sa.NullPool).connect() as other:
         other.exec_driver_sql(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 10000)")
     with pytest.raises(sa.exc.OperationalError) as lost:
         channel.start(["SELECT 1"])()
