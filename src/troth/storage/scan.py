@@ -153,7 +153,7 @@ def _records(reader: Reader, seed: int) -> Iterator[Item]:
         if head is None:
             if reader.is_zero_from(offset):
                 return
-            proven = _wholly_written(reader.at(offset, RECORD_HEAD_BYTES), offset, RECORD_HEAD_BYTES)
+            proven = wholly_written(reader.at(offset, RECORD_HEAD_BYTES), offset, RECORD_HEAD_BYTES)
             yield Bad(offset=offset, reason="there is no intact record header", proven=proven)
             further = _next_head(reader, offset + ALIGN_BYTES, seed, floor)
             if further is None:
@@ -166,7 +166,7 @@ def _records(reader: Reader, seed: int) -> Iterator[Item]:
         whole = reader.at(offset, size)
         content = whole[RECORD_HEAD_BYTES : RECORD_HEAD_BYTES + head.length]
         if len(content) != head.length or record.check_body(content) != head.body_check:
-            proven = _wholly_written(whole, offset, size)
+            proven = wholly_written(whole, offset, size)
             yield Bad(offset=offset, reason="a record's content is not what was written", proven=proven)
         else:
             try:
@@ -196,7 +196,7 @@ def _next_head(reader: Reader, offset: int, seed: int, floor: int) -> int | None
     return None
 
 
-def _wholly_written(part: memoryview, offset: int, size: int) -> bool:
+def wholly_written(part: memoryview, offset: int, size: int) -> bool:
     """Whether all of ``[offset, offset + size)`` was written once, by the look of *part*.
 
     Lost sectors read as zeros; a write that stopped half-way (a full disk) leaves zeros at its end.

@@ -29,6 +29,8 @@ HESITATE_ONE_IN = 10
 DIE_ONE_IN = 100
 SLEEP_S = 0.1
 FIRST_BYTES = 4096
+PART_BYTES = 1500
+"""A record of the test has a tenth of that."""
 
 
 class Killed(BaseException):
@@ -43,6 +45,27 @@ class _Process(greenlet.greenlet):
         self.stands_until = 0
         self.hesitates = False
         self.is_killed = False
+
+
+class _InParts:
+    """A file that is read to its end by several system calls, between which others write."""
+
+    def __init__(self, file: Any, step: Callable[[], None]) -> None:
+        self._file, self._step = file, step
+        self.seek, self.fileno = file.seek, file.fileno
+
+    def __enter__(self) -> "_InParts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self) -> bytes:
+        parts = [self._file.read(PART_BYTES)]
+        while parts[-1]:
+            self._step()
+            parts.append(self._file.read(PART_BYTES))
+        return b"".join(parts)
 
 
 class Machine:
@@ -61,8 +84,7 @@ class Machine:
         for name in ("listdir", "access", "stat", "pwrite", "unlink", "rename"):
             monkeypatch.setattr(os, name, self._stepping(getattr(os, name)))
         monkeypatch.setattr(os, "open", self._stepping(partial(self._open, os.open)))
-        monkeypatch.setattr(Path, "read_bytes", self._stepping(Path.read_bytes, hesitates=True))
-        monkeypatch.setattr(place, "open", self._stepping(builtins.open, hesitates=True), raising=False)
+        monkeypatch.setattr(place, "open", self._open_to_read, raising=False)
         for name in ("fsync", "fdatasync"):
             monkeypatch.setattr(os, name, self._stepping(self._sync, hesitates=True))
         monkeypatch.setattr(time, "sleep", self._sleep)
@@ -130,6 +152,10 @@ class Machine:
             self._files[os.fstat(descriptor).st_ino] = len(self._content)
             self._content[len(self._content)] = b""
         return descriptor
+
+    def _open_to_read(self, path: Any, mode: str, buffering: int) -> Any:
+        self._step(hesitates=True)
+        return _InParts(builtins.open(path, mode, buffering), self._step)
 
     def _sync(self, descriptor: int) -> None:
         here = greenlet.getcurrent()

@@ -74,13 +74,14 @@ def test_a_torn_opening_is_a_file_that_was_never_opened() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_damage_in_front_of_an_intact_record_is_refused(count: int) -> None:
-    """However many records in a row are damaged."""
+    """However many records in a row are damaged, and whatever they look like by themselves."""
     last = (framing.encode_batch((), sequence=sequence, number=2, log_id=LOG) for sequence in (2, 3))
     data = bytearray(golden_bytes() + b"".join(last))
     opened, *damaged = framing.scan(bytes(data), number=2, log_id=LOG, path="x")
-    for before in (opened, *damaged)[:count]:
+    for before, each in zip((opened, *damaged)[:count], damaged, strict=False):
         data[before.end + RECORD_HEAD_BYTES] ^= 1
-    with pytest.raises(Corrupt, match="damaged"):
+        data[each.end - 1] = 0
+    with pytest.raises(Corrupt, match="behind it is intact"):
         list(framing.scan(bytes(data), number=2, log_id=LOG, path="x"))
 
 
@@ -843,7 +844,10 @@ def test_a_record_counts_once() -> None:
     data = golden_bytes()
     first, second = framing.scan(data, number=2, log_id=LOG, path="x")
     again = data[: second.end] + data[first.end : second.end] + bytes(64)
-    assert len(list(framing.scan(again, number=2, log_id=LOG, path="x"))) == 2
+    found = framing.scan(again, number=2, log_id=LOG, path="x")
+    assert [next(found), next(found)] == [first, second]
+    with pytest.raises(Corrupt, match="record 2"):
+        next(found)  # what stood there is lost
 
 
 def test_a_log_has_the_name_that_was_drawn_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

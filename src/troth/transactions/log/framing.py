@@ -15,9 +15,10 @@ Records follow, framed as those of the write-ahead log are (storage/record.py dr
 the last one the file is zeros. Each record is one sync: the body is a msgpack array of everything that was decided
 together (core/twophase/records.py). The first record, of kind ANEW, is an `Opened`; the others are of kind CHANGE.
 
-What a crash may leave behind: the last record torn in any way, since the one before it was synced before it was
-written; so it is cut, and nobody had been told of it. A bad record with an intact one behind it is damage to durable
-bytes, and refused.
+What a crash may leave behind: the last record torn, sector by sector, since the one before it was synced before it was
+written; so it is cut, and nobody had been told of it. A bad record with an intact one behind it, or whose every sector
+and last byte hold something (storage/record.py says why), is damage to durable bytes, and refused. What this can not
+see: the last record, hit so that a whole sector of it became zeros.
 """
 
 import struct
@@ -33,6 +34,7 @@ from troth.errors import Corrupt, NotApplied
 from troth.ids import NodeId
 from troth.storage import record
 from troth.storage.record import ALIGN_BYTES, RECORD_HEAD_BYTES, Kind
+from troth.storage.scan import wholly_written
 
 WHAT_TO_DO = (
     "Begin a new log: move the whole directory of this one away (no file alone: names would be used again), and"
@@ -120,7 +122,7 @@ def scan(
     """The intact records of *data*, the file's bytes from *start* on (0: with the header), up to the first bad one.
 
     Raises:
-        Corrupt: an intact record stands behind a bad one, or the file is another's.
+        Corrupt: a bad record was written as a whole, or has an intact one behind it; or the file is another's.
     """
     at = 0
     if start == 0:
@@ -142,6 +144,14 @@ def scan(
                 f" intact: decisions that were durable are lost. {WHAT_TO_DO}",
                 path=path,
             )
+    head = record.decode_record_head(memoryview(data)[at:], _seed(number, log_id))
+    size = RECORD_HEAD_BYTES if head is None else head.record_bytes
+    if wholly_written(memoryview(data)[at : at + size], start + at, size):
+        raise Corrupt(
+            f"{path}: record {sequence} at byte {start + at} is damaged: all of it was written, and some of it has"
+            f" changed since, so a decision that was durable is lost. {WHAT_TO_DO}",
+            path=path,
+        )
 
 
 def _marked(data: bytes, start: int) -> Iterator[int]:

@@ -32,9 +32,10 @@ Needs a local file system, where a created name is seen by all at once: not NFS.
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
+from io import FileIO
 from pathlib import Path
 
 from troth.core.twophase.cells import Cells, replay
@@ -161,21 +162,38 @@ class Place:
     def _has_moved_on(self, newest: int, found: int) -> bool:
         """Whether *newest* is not the newest any more, or was opened after it was found not to be: then the file
         *found* may have been removed before it was read, and be another of that name."""
-        if found != newest and next(self._records(newest), None) is not None:
+        if found != newest and self._is_opened(newest):
             return True
         return not self._is_newest(newest)
 
-    def _records(self, number: int) -> Iterator[Found]:
-        path = self.path(number)
-        return framing.scan(path.read_bytes(), number=number, log_id=self.log_id, path=str(path))
+    def _is_opened(self, number: int) -> bool:
+        with open(self.path(number), "rb", buffering=0) as file:
+            return bool(self._read(file, number))
+
+    def _read(self, file: FileIO, number: int, start: int = 0, sequence: int = 0) -> list[Found]:
+        """The records of *file* from *start* on. What is written meanwhile may be seen in any order: so damage is
+        believed when it is seen twice, for the second time from a moment on at which what was bad had been written."""
+        path, seen = str(self.path(number)), ""
+        while True:
+            file.seek(start)
+            data = file.read()
+            try:
+                return list(
+                    framing.scan(
+                        data, number=number, log_id=self.log_id, path=path, start=start, sequence=sequence
+                    )
+                )
+            except Corrupt as error:
+                if str(error) == seen:
+                    raise
+                seen = str(error)
 
     def _read_from_start(self, number: int) -> bool:
-        with open(self.path(number), "rb") as file:
+        with open(self.path(number), "rb", buffering=0) as file:
             cells = Cells(self.log_id, self.coordinator)
             end = sequence = 0
-            path = str(self.path(number))
-            for found in framing.scan(file.read(), number=number, log_id=self.log_id, path=path):
-                _take(cells, found.content, path)
+            for found in self._read(file, number):
+                _take(cells, found.content, str(self.path(number)))
                 end, sequence = found.end, found.sequence + 1
             if not end:
                 return False
@@ -186,26 +204,14 @@ class Place:
 
     def _read_on(self) -> bool:
         """Whether the file is still the one that was read before."""
-        with open(self.path(self.number), "rb") as file:
+        with open(self.path(self.number), "rb", buffering=0) as file:
             if _identity(file.fileno()) != self._file:
                 return False
-            file.seek(self.end)
-            data = file.read()
-            path = str(self.path(self.number))
-            new = list(
-                framing.scan(
-                    data,
-                    number=self.number,
-                    log_id=self.log_id,
-                    path=path,
-                    start=self.end,
-                    sequence=self.sequence,
-                )
-            )
+            new = self._read(file, self.number, self.end, self.sequence)
             if new:
                 self._make_durable(self.number, file.fileno())
         for found in new:
-            _take(self.cells, found.content, path)
+            _take(self.cells, found.content, str(self.path(self.number)))
             self.end, self.sequence = found.end, found.sequence + 1
         return True
 
