@@ -174,8 +174,8 @@ def test_a_vote_whose_answer_was_lost_is_rolled_back_where_it_is_prepared(bank: 
     real = branch.channel.start
     lost = exc.DBAPIError("PREPARE TRANSACTION", None, OSError("gone"), connection_invalidated=True)
 
-    def start(statements: Any) -> Callable[[], list[Answer]]:
-        finish = real(statements)
+    def start(statements: Any, bound: Any = None) -> Callable[[], list[Answer]]:
+        finish = real(statements, bound)
 
         def answered() -> list[Answer]:
             finish()
