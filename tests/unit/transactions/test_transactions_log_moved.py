@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,43 @@ def test_a_process_whose_log_is_not_where_it_was_decides_nothing_any_more(
             Verdict.COMMIT, another.epoch.name(1)
         )
         another.close()
+
+
+def test_a_lock_file_that_was_cleared_away_costs_an_epoch_at_most(tmp_path: Path) -> None:
+    """Locks are hints. Whoever comes has the place too, closes the epoch, and is fenced off in its turn."""
+    log = FileLog(tmp_path / "log", coordinator="a", compact_bytes=1)
+    (tmp_path / "log" / "a" / "holder").unlink()
+    first = log.epoch.name(1)
+    assert log.decide([Commit(first, ())]) == [Decided(Verdict.COMMIT, first)]
+    another = FileLog(tmp_path / "log", coordinator="b")
+    assert another.close_epoch("a")
+    late = log.epoch.name(2)
+    assert log.decide([Commit(late, ())]) == [Decided(Verdict.ABORT, late)]
+    renewed = log.renew().name(3)
+    assert log.decide([Commit(renewed, ())]) == [Decided(Verdict.COMMIT, renewed)]
+    for reader in (log, another):
+        assert [reader.verdict(Gid(log.log_id, "a", 1, number)) for number in (1, 2)] == [
+            Verdict.COMMIT,
+            Verdict.ABORT,
+        ]
+        reader.close()
+
+
+def test_a_successor_that_cannot_be_seen_may_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = FileLog(tmp_path / "log", coordinator="a")
+    successor = str(log._place.path(log._place.number + 1))
+    real = os.stat
+
+    def stat(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
+        if str(path) == successor:
+            raise PermissionError(13, "not allowed", path)
+        return real(path, *arguments, **named)
+
+    assert not log._place.is_superseded(log._place.number, log._writer._file.fileno())
+    monkeypatch.setattr(os, "stat", stat)
+    assert log._place.is_superseded(log._place.number, log._writer._file.fileno())
+    monkeypatch.undo()
+    log.close()
 
 
 def test_who_opens_another_epoch_in_a_log_that_is_not_its_own_leaves_that_alone(tmp_path: Path) -> None:

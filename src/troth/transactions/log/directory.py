@@ -36,27 +36,30 @@ KEYS_POLL_S = 0.0005
 
 
 class Hold:
-    """A kernel lock that this process has, and that a child of it has not."""
+    """A kernel lock on a place that this process has, and that a child of it has not."""
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, place: Path) -> None:
         self._descriptor = descriptor
-        self._path = str(path)
+        self._path = str(place)
+        self._place = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         forks.watch(self)
 
     def on_forked(self) -> None:
         """The lock goes with its last descriptor, so a child would hold it for a parent that has died."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
+            os.close(self._place)
             self._descriptor = -1
 
     def is_there(self) -> bool:
-        """Whether the lock, while it is held, is still at its path: or else what it guards was moved or removed, and
-        who comes finds another one, or none."""
-        return self._descriptor < 0 or is_at(self._descriptor, self._path)
+        """Whether the place, while it is held, is still at its path: or else it was moved or removed, and who comes
+        finds another one, or none. That only the lock's file is gone is no such thing: the lock is a hint."""
+        return self._descriptor < 0 or is_at(self._place, self._path)
 
     def let_go(self) -> None:
         if self._descriptor >= 0:
             let_go(self._descriptor)
+            os.close(self._place)
             self._descriptor = -1
 
 
@@ -107,7 +110,7 @@ class Directory:
             lock = self._lock(name)
             if lock is not None:
                 self._sign(lock)
-                return name, Hold(lock, self.root / name / HOLDER)
+                return name, Hold(lock, self.root / name)
             if wanted is not None:
                 # Recovery of another process holds it for a moment, to see whether anybody does.
                 if time.monotonic() >= until:

@@ -233,7 +233,7 @@ class Place:
         if self._looks_for[0] != number:
             self._looks_for = (number, str(self.path(number + 1)), str(self.path(number)))
         _, successor, own = self._looks_for
-        return os.access(successor, os.F_OK) or not is_at(descriptor, own)
+        return _may_be_there(successor) or not is_at(descriptor, own)
 
     def read_settled(self, *, waits: bool = True) -> None:
         """`refresh`; while another process has claimed the next file and not yet written it, wait a moment, if *waits*.
@@ -361,6 +361,18 @@ class Place:
 def _identity(descriptor: int) -> tuple[int, int]:
     found = os.fstat(descriptor)
     return found.st_dev, found.st_ino
+
+
+def _may_be_there(path: str) -> bool:
+    """Whoever cannot see whether it is there acts as if it were. (`os.access` would ask for the real user, and not for
+    the effective one, as whom all else is done.)"""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _take(cells: Cells, content: Opened | tuple[Record, ...], path: str) -> None:
