@@ -17,7 +17,7 @@ from troth.core.twophase.records import Abort, Applied, BranchRef, Commit, Heuri
 from troth.errors import Corrupt, NotApplied, OutcomeUnknown, StorageError, SyncFailed, UsageError
 from troth.storage.record import RECORD_HEAD_BYTES
 from troth.transactions.barrier import Barrier
-from troth.transactions.log import directory, framing, place
+from troth.transactions.log import directory, framing, place, writer
 from troth.transactions.log import file as file_module
 from troth.transactions.log.file import FileLog
 
@@ -316,6 +316,52 @@ def test_a_full_disk_is_not_filled_with_claims_that_nobody_can_write(
             assert not list((tmp_path / "0").glob(".room*"))
     assert other.close_epoch("0")
     assert [commit.gid for commit in other.unapplied()] == [name]
+    other.close()
+
+
+def test_a_log_that_is_to_make_room_needs_no_more_than_it_takes_and_tries_again_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, bound = 4096, 20_000
+    free = bound + bound // 2
+    write_all = place.write_all
+    tried: list[int] = []
+
+    def written(descriptor: int, content: bytes, at: int) -> None:
+        tried.append(len(content))
+        if len(content) > free:
+            raise OSError(28, "No space left on device")
+        write_all(descriptor, content, at)
+
+    for module in (place, writer):
+        monkeypatch.setattr(module, "AHEAD_BYTES", page)
+    mine, other = FileLog(tmp_path, coordinator="0", compact_bytes=bound), FileLog(tmp_path, coordinator="1")
+    monkeypatch.setattr(place, "write_all", written)
+
+    def go_on(until: Callable[[], bool]) -> None:
+        while not until():
+            assert len(sequences) < 1000, (mine._place.number, mine._place.end, tried[-3:])
+            sequences.append(len(sequences) + 1)
+            mine.note_applied([decide(mine, sequences[-1])])
+
+    sequences: list[int] = []
+    go_on(lambda: mine._place.end > bound - 300)
+    assert len(other.unapplied()) == 1, "it has read all of it; what is applied is told with the next"
+    with pytest.raises(StorageError, match="No space left"):
+        other.close_epoch("0", even_if_alive=True)  # nobody knows whether it carries over less than all of it
+    assert min(tried) >= 2 * (bound - 300)
+    go_on(lambda: mine._place.number == 2)
+
+    free = 0
+    tried.clear()
+    go_on(lambda: len(tried) == 1)
+    end = mine._place.end
+    go_on(lambda: len(tried) == 2)
+    assert page <= mine._place.end - end < 2 * page, "not with each decision"
+    free, end = 10 * bound, mine._place.end
+    go_on(lambda: mine._place.number == 3 or mine._place.end > end + 2 * page)
+    assert mine._place.number == 3
+    mine.close()
     other.close()
 
 

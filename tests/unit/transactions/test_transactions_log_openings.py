@@ -36,7 +36,7 @@ def test_a_file_that_could_not_be_made_durable_is_believed_by_nobody(
     """A second sync would succeed, since the kernel tells of a page that it could not write but once; and a power cut
     takes it back."""
     monkeypatch.setattr(place, "SETTLE_TIMES", 1)
-    monkeypatch.setattr(place.Place, "_find_room", lambda self: None)
+    monkeypatch.setattr(place.Place, "_find_room", lambda self, size: None)
     owner, other, reader = (FileLog(tmp_path, coordinator=name) for name in "abr")
     assert other.verdict(Gid(owner.log_id, "a", 1, 1)) is Verdict.OPEN
     with monkeypatch.context() as patched:

@@ -274,29 +274,25 @@ class Place:
         if opener is Opener.SAME and newest != self.number:
             raise Fenced
         number = newest + 1
-        self._find_room()
+        # Of another one's files not all may have been read; our own, of which little counts mostly, are to make room.
+        is_own = opener is Opener.SAME
+        self._find_room(len(self._opening(number, opener, self.cells)) if is_own else max(1, 2 * self.end))
         self._claim(number)
         draft = self._draft(number)
         draft.unlink(missing_ok=True)  # a power cut may leave it there without the claim
         descriptor = create(draft)
         try:
             self.refresh()
-            before = self.number
-            epoch = self.cells.epoch if opener is Opener.SAME else number
             cells = self._with(extra) if extra else self.cells
-            opened = Opened(
-                epoch, before, self.end, cells.carried(), cells.forgotten.state(), opener is not Opener.NOBODY
-            )
-            content = framing.encode_head(number, self.log_id) + framing.encode_opened(
-                opened, number=number, log_id=self.log_id
-            )
+            content = self._opening(number, opener, cells)
             self._publish(number, descriptor, content)
             self.cells, self.number, self.end, self.sequence = cells, number, len(content), 1
             self._file = _identity(descriptor)
-            if opener is not Opener.SAME:
-                self.cells.begin(epoch, is_owned=opened.owned)
+            is_owned = opener is not Opener.NOBODY
+            if not is_own:
+                self.cells.begin(number, is_owned=is_owned)
             self.is_settled = True
-            self._closed = 0 if opened.owned else number
+            self._closed = 0 if is_owned else number
             for old in numbers:
                 self._draft(old).unlink(missing_ok=True)
                 self.path(old).unlink(missing_ok=True)
@@ -306,6 +302,15 @@ class Place:
                 draft.unlink(missing_ok=True)
             raise
         return descriptor
+
+    def _opening(self, number: int, opener: Opener, cells: Cells) -> bytes:
+        """What the next file begins with, behind the one that is known here."""
+        epoch = cells.epoch if opener is Opener.SAME else number
+        is_owned = opener is not Opener.NOBODY
+        opened = Opened(epoch, self.number, self.end, cells.carried(), cells.forgotten.state(), is_owned)
+        return framing.encode_head(number, self.log_id) + framing.encode_opened(
+            opened, number=number, log_id=self.log_id
+        )
 
     def _claim(self, number: int) -> None:
         try:
@@ -334,14 +339,14 @@ class Place:
         if not self._is_newest(number):
             raise Fenced
 
-    def _find_room(self) -> None:
-        """Raise OSError if the disk is full. A file that is claimed and cannot be written has to stay, since others may
-        have seen it and stand back; and each who tries in vain would leave one more."""
+    def _find_room(self, size: int) -> None:
+        """Raise OSError if the disk has no room for a file of *size*. One that is claimed and cannot be written has to
+        stay, since others may have seen it and stand back; and each who tries in vain would leave one more."""
         trial = self.directory / f".room-{os.getpid()}-{secrets.token_hex(8)}"
         descriptor = create(trial)
         try:
             os.unlink(trial)
-            write_all(descriptor, bytes(max(AHEAD_BYTES, 2 * self.end)), 0)
+            write_all(descriptor, bytes(size + -size % AHEAD_BYTES), 0)
         finally:
             os.close(descriptor)
 

@@ -204,10 +204,12 @@ class Writer:
             if self.place.is_superseded(self._number, old.fileno()):
                 self._give_up(self._no_next_file(error))
                 return
+            # Again soon, while this file still has room to grow, and not at each decision.
+            self._compact_bytes = self.place.end + AHEAD_BYTES
         else:
             old.close()
-        # Or else each decision would rewrite what alone is longer, or look for room that there is not.
-        self._compact_bytes = max(self._compact_bytes, 2 * self.place.end)
+            # Or else each decision would rewrite what alone is longer.
+            self._compact_bytes = max(self._compact_bytes, 2 * self.place.end)
 
     def close(self) -> bool:
         """Write down what was applied, if that is possible. False if it was closed before."""
