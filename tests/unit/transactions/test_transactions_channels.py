@@ -247,10 +247,16 @@ def by(until: float | None) -> Any:
 
 
 def test_libpq_is_asked_no_longer_than_until_the_time_is_up() -> None:
+    def is_busy() -> bool:
+        assert not looks, "it goes on"
+        looks.append(True)
+        return True
+
+    looks: list[bool] = []
     ours, theirs = socket.socketpair()
     with ours, theirs:
         pgconn = SimpleNamespace(
-            socket=ours.fileno(), nonblocking=1, send_query=None, is_busy=lambda: True, consume_input=lambda: None
+            socket=ours.fileno(), nonblocking=1, send_query=None, is_busy=is_busy, consume_input=lambda: None
         )
         connection: Any = SimpleNamespace(pgconn=pgconn)
         channel = PqChannel(sa.create_engine("postgresql+psycopg://").dialect, connection)
@@ -396,7 +402,8 @@ def test_a_driver_that_rolls_back_by_itself_is_waited_for_no_longer_either() -> 
         raw = SimpleNamespace(close=is_cut.set)
         adapter = SimpleNamespace(rollback=lambda: await_only(is_cut.wait()), driver_connection=raw)
         channel = TaskChannel(sa.create_engine("sqlite://").dialect, adapter)
-        await greenlet_spawn(channel.roll_back, by(time.monotonic() + 0.01))
+        async with asyncio.timeout(5):
+            await greenlet_spawn(channel.roll_back, by(time.monotonic() + 0.01))
 
     with pytest.raises(RequestTimeout):
         asyncio.run(rolled_back())
