@@ -26,6 +26,7 @@ from troth.transactions.log.interface import DecisionLog
 from troth.transactions.metrics import Metrics
 from troth.transactions.outcome import Outcome
 from troth.transactions.participants.bounded import ANSWER_WITHIN_S, Bounded
+from troth.transactions.recovery import tell_why_it_ended
 from troth.transactions.report import UNREACHABLE, Report
 from troth.transactions.steps import OnStep, nothing
 
@@ -101,11 +102,13 @@ class AsyncTwoPhaseCommit:
         return self
 
     async def _recover_for_ever(self, every_s: float) -> None:
+        told = ""
         while True:
             try:
                 await self.recover()
-            except UNREACHABLE:
-                pass  # the log, most likely; the next pass tries again
+                told = ""
+            except UNREACHABLE as error:
+                told = tell_why_it_ended(error, told)
             except Exception:  # noqa: BLE001  (logged; without this task nobody would look again)
                 _log.exception("a pass of recovery failed; the next one tries again")
             await asyncio.sleep(every_s * random.uniform(0.8, 1.2))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from troth.errors import Unavailable
 from troth.transactions import forks
+from troth.transactions.log.directory import open_shared
 
 POLL_S = 0.002
 WAIT_MAX_S = 2.0
@@ -41,7 +42,7 @@ class Barrier:
         """Who has the exclusive side, by name as well; empty: nobody."""
         self._went_on = 0
         self._seen = (0, b"")
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path is not None else -1
+        self._file = open_shared(path) if path is not None else -1
         if self._file >= 0 and not os.fstat(self._file).st_size:
             self._mark()  # what is there already needs no room on a full disk
         forks.watch(self)

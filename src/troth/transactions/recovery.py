@@ -29,6 +29,13 @@ from troth.transactions.resolver import Resolver
 _log = logging.getLogger("troth.transactions")
 
 
+def tell_why_it_ended(error: Exception, told: str) -> str:
+    """Log what has ended a whole pass, the log most likely; unless it is what was *told* of the one before."""
+    if str(error) != told:
+        _log.warning("a pass of recovery did nothing, and the next one tries again: %s", error)
+    return str(error)
+
+
 class Recovery:
     """Passes over all participants, by hand (`run`) or every few seconds in a thread (`start`)."""
 
@@ -44,11 +51,13 @@ class Recovery:
         """Make a pass now and then after each *every_s*() seconds (a function, for jitter), in a thread."""
 
         def loop() -> None:
+            told = ""
             while not self._over.is_set():
                 try:
                     self.run()
-                except UNREACHABLE:
-                    pass  # the log, most likely; the metrics of the pass show what was seen
+                    told = ""
+                except UNREACHABLE as error:
+                    told = tell_why_it_ended(error, told)
                 except Exception:  # noqa: BLE001  (logged; without this thread nobody would look again)
                     _log.exception("a pass of recovery failed; the next one tries again")
                 self._over.wait(every_s())

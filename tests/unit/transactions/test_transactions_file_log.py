@@ -757,11 +757,16 @@ def test_the_logs_name_is_on_the_disk_before_it_is_used(tmp_path: Path, monkeypa
     log = FileLog(tmp_path / "new")
     named = tmp_path / "new" / "log-id"
     assert [call for call, _ in calls.of(named)][:2] == ["pwrite", "fsync"]
-    assert [path for call, path in calls.of(tmp_path, named.parent) if call == "fsync"][:2] == [
-        named.parent,
-        tmp_path,
+    synced = [
+        path for call, path in calls.of(named, tmp_path, named.parent, named.parent / "0") if call == "fsync"
     ]
+    assert synced[:4] == [tmp_path, named, named.parent, tmp_path]
+    assert named.parent in synced[4 : synced.index(named.parent / "0")], "and so are the names of places"
     log.close()
+    calls.made.clear()
+    FileLog(tmp_path / "new").close()
+    synced = [path for call, path in calls.of(tmp_path, named.parent) if call == "fsync"]
+    assert synced[:3] == [named.parent, tmp_path, named.parent], "whoever found them there, also"
 
 
 def test_two_that_open_the_next_file_at_once_do_not_open_the_same_one(

@@ -81,14 +81,19 @@ def test_no_snapshot_is_taken_while_a_second_phase_goes_on_behind_the_callers_ba
     core.close()
 
 
-def test_a_log_out_of_reach_does_not_end_the_thread_of_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_out_of_reach_does_not_end_the_thread_of_recovery(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told, once as long as it lasts."""
     again = threading.Event()
-    passes = iter((False, True))
+    passes = iter(("away", "away", "", "away", "gone"))
 
     def once(self: Recovery) -> Report:
-        if not next(passes, True):
-            raise StorageError("as asked")
-        again.set()
+        why = next(passes, None)
+        if why is None:
+            again.set()
+        elif why:
+            raise StorageError(why)
         return Report()
 
     monkeypatch.setattr(Recovery, "run", once)
@@ -96,6 +101,7 @@ def test_a_log_out_of_reach_does_not_end_the_thread_of_recovery(monkeypatch: pyt
     recovery.start(lambda: 0.001)
     assert again.wait(5)
     recovery.stop()
+    assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == ["away", "away", "gone"]
 
 
 @pytest.mark.parametrize("kind", [Recovery, Detector])

@@ -7,21 +7,25 @@
         holder          locked by the process that has the place; the lock goes when it dies
     keys                locked while decisions with keys are made, in one place at a time
     barrier             transactions/barrier.py
+
+What root creates here belongs to whoever has the directory that it is in: a look by `sudo troth tx` is to leave nothing
+that the application cannot read.
 """
 
 import errno
 import fcntl
 import itertools
+import logging
 import os
 import secrets
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from troth.core.twophase.gid import LOG_CHARS, base36, drawn_log, is_name
 from troth.errors import Corrupt, StorageError
-from troth.runtime.files import sync_directory
+from troth.runtime.files import make_durably, sync_directory
 from troth.transactions import forks
 from troth.transactions.log.interface import PLACES_MAX
 
@@ -33,6 +37,8 @@ PLACE_WAIT_S = 0.5
 PLACE_PAUSE_S = 0.005
 KEYS_WAIT_S = 2.0
 KEYS_POLL_S = 0.0005
+
+_log = logging.getLogger("troth.transactions")
 
 
 class Hold:
@@ -96,7 +102,7 @@ class Directory:
         try:
             return sorted(entry.name for entry in os.scandir(self.root) if is_name(entry.name) and entry.is_dir())
         except OSError as error:
-            raise StorageError(f"the decision log {self.root} can not be read: {error}") from error
+            raise StorageError(f"the decision log {self.root} can not be read: {error}{advice(error)}") from error
 
     def take_place(self, wanted: str | None, *, but: Collection[str] = ()) -> tuple[str, Hold]:
         """The place *wanted*, or the first that nobody holds *but* these, and its lock.
@@ -107,7 +113,13 @@ class Directory:
         until = time.monotonic() + PLACE_WAIT_S
         free = (name for name in map(base36, range(PLACES_MAX)) if name not in but)
         for name in free if wanted is None else itertools.repeat(wanted):
-            lock = self._lock(name)
+            try:
+                lock = self._lock(name)
+            except PermissionError as error:
+                if wanted is not None or not (self.root / name).is_dir():
+                    raise
+                _log.warning("a place of the decision log is passed over: %s%s", error, advice(error))
+                continue
             if lock is not None:
                 self._sign(lock)
                 return name, Hold(lock, self.root / name)
@@ -122,8 +134,8 @@ class Directory:
         )
 
     def _lock(self, name: str) -> int | None:
-        (self.root / name).mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-        lock = os.open(self.root / name / HOLDER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        self._make(name)
+        lock = open_shared(self.root / name / HOLDER)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException as error:
@@ -133,9 +145,21 @@ class Directory:
             raise
         return lock
 
-    def _sign(self, lock: int) -> None:
-        """Say who has the place; whoever only looks needs no room on the disk."""
+    def _make(self, name: str) -> None:
         try:
+            (self.root / name).mkdir(mode=DIRECTORY_MODE)
+        except FileExistsError:
+            return
+        made = os.open(self.root / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _give_to_owner(made, self.root)
+        finally:
+            os.close(made)
+
+    def _sign(self, lock: int) -> None:
+        """Say who has the place, durably that it is there; whoever only looks needs no room on the disk."""
+        try:
+            sync_directory(self.root)  # whoever made it: perhaps just now, and was no further yet
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
         except BaseException:
@@ -144,8 +168,17 @@ class Directory:
 
     @contextmanager
     def held(self, name: str) -> Iterator[bool]:
-        """Hold the place *name* for a moment: False if somebody else has it, so that its coordinator lives."""
-        lock = self._lock(name)
+        """Hold the place *name* for a moment: False if somebody else has it, so that its coordinator lives.
+
+        Raises:
+            StorageError: that cannot be seen.
+        """
+        try:
+            lock = self._lock(name)
+        except OSError as error:
+            raise StorageError(
+                f"who has the place {self.root / name} can not be seen: {error}{advice(error)}"
+            ) from error
         try:
             yield lock is not None
         finally:
@@ -163,7 +196,7 @@ class Directory:
     @contextmanager
     def keys_held(self) -> Iterator[bool]:
         """Whether the lock of all keys could be had within `KEYS_WAIT_S`; its holder may be paused for ever."""
-        lock = os.open(self.root / "keys", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        lock = open_shared(self.root / "keys")
         until = time.monotonic() + KEYS_WAIT_S
         try:
             while True:
@@ -187,13 +220,13 @@ class Directory:
 
 def _log_id(root: Path) -> str:
     """The log's name; drawn, durably, by the first process that comes."""
-    root.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    make_durably(root)
     path = root / LOG_ID
     if not path.exists():
         drawn = drawn_log(secrets.randbelow)
         # Not by the process's number alone, which is 1 in each container.
         draft = root / f".log-id-{os.getpid()}-{secrets.token_hex(8)}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        descriptor = create(draft)
         try:
             try:
                 write_all(descriptor, f"{drawn}\n".encode("ascii"), 0)
@@ -205,7 +238,9 @@ def _log_id(root: Path) -> str:
             pass
         finally:
             draft.unlink()
-        sync_directory(root)
+    # Also what is there already: whoever made it may not have come to its own syncs yet.
+    sync_directory(root)
+    with suppress(PermissionError):
         sync_directory(root.parent)
     log_id = path.read_bytes().decode("ascii", "replace").strip()
     if len(log_id) != LOG_CHARS or not is_name(log_id):
@@ -215,7 +250,35 @@ def _log_id(root: Path) -> str:
 
 def create(path: Path) -> int:
     """A new file. Raises FileExistsError."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    _give_to_owner(descriptor, path.parent)
+    return descriptor
+
+
+def open_shared(path: Path) -> int:
+    """The file *path*, which is there once for all processes; created by the first."""
+    while True:
+        try:
+            # The directory may be another user's than this process's, who could lead it elsewhere by a link.
+            return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                return create(path)
+
+
+def _give_to_owner(created: int, directory: Path) -> None:
+    """Of what this process has just created itself, and nobody else: nobody may be given what was there before."""
+    if os.geteuid() == 0:
+        owner = os.stat(directory)
+        with suppress(OSError):  # in a user namespace not every user can be given something
+            os.fchown(created, owner.st_uid, owner.st_gid)
+
+
+def advice(error: OSError) -> str:
+    """What to do, where it is not plain."""
+    if not isinstance(error, PermissionError):
+        return ""
+    return ". All that is in the log belongs to one user (chown -R), whom all its processes run as"
 
 
 def write_all(descriptor: int, content: bytes, at: int) -> None:

@@ -42,7 +42,7 @@ class FileLog:
         on_step: OnStep = nothing,
         compact_bytes: int = COMPACT_BYTES,
     ) -> None:
-        """Take a place (*coordinator*, or the first that nobody holds and that is not damaged) and open its next epoch.
+        """Take a place (*coordinator*, or the first that nobody holds and that can be read) and open its next epoch.
 
         Raises:
             StorageError: the directory cannot be used, or the place is held by a process that runs.
@@ -66,18 +66,18 @@ class FileLog:
 
     def _take_place(self, coordinator: str | None, compact_bytes: int) -> str:
         """Hold a place and open its next file; the place's name."""
-        damaged: list[str] = []
+        unusable: list[str] = []
         while True:
-            name, self._hold = self._directory.take_place(coordinator, but=damaged)
+            name, self._hold = self._directory.take_place(coordinator, but=unusable)
             try:
                 self._place = Place(self._directory.root, self._directory.log_id, name)
                 self._place.refresh()  # a damaged place is to get no next file
                 self._writer = Writer(self._place, self._hold, compact_bytes=compact_bytes, on_step=self._on_step)
-            except Corrupt as error:
+            except (StorageError, PermissionError) as error:
                 self._hold.let_go()
-                if coordinator is not None:
+                if coordinator is not None or not _is_of_one_place(error):
                     raise
-                damaged.append(name)
+                unusable.append(name)
                 _log.warning("a place of the decision log is passed over: %s", error)
             except BaseException:
                 self._hold.let_go()
@@ -321,13 +321,17 @@ class FileLog:
         if name == self._place.coordinator:
             return Coordinator(name, self._place.cells.epoch, is_alive=True)
         place = self._other(name)
-        problem = ""
+        problem, is_alive = "", True
         try:
             place.refresh()
         except StorageError as error:
             problem = str(error)
-        with self._directory.held(name) as is_held:
-            return Coordinator(name, place.cells.epoch, not is_held, problem)
+        try:
+            with self._directory.held(name) as is_held:
+                is_alive = not is_held
+        except StorageError as error:
+            problem = problem or str(error)
+        return Coordinator(name, place.cells.epoch, is_alive, problem)
 
     def close_epoch(self, coordinator: str, *, even_if_alive: bool = False) -> bool:
         if coordinator == self._place.coordinator:
@@ -409,6 +413,11 @@ class FileLog:
         with self._lock:
             if self._writer.close():
                 self._hold.let_go()
+
+
+def _is_of_one_place(error: Exception) -> bool:
+    """Whether what is wrong is wrong with one place: damaged, or another user's."""
+    return isinstance(error, Corrupt | PermissionError) or isinstance(error.__cause__, PermissionError)
 
 
 def _close(place: Place, extra: Sequence[Record] = ()) -> None:

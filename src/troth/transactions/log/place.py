@@ -44,7 +44,7 @@ from troth.core.twophase.records import Abort, Commit, Opened, Record
 from troth.errors import Corrupt, InvariantViolation, StorageError, SyncFailed
 from troth.runtime.files import sync_directory
 from troth.transactions.log import framing
-from troth.transactions.log.directory import create, is_at, write_all
+from troth.transactions.log.directory import advice, create, is_at, write_all
 from troth.transactions.log.framing import Found
 
 AHEAD_BYTES = 1 << 20
@@ -125,7 +125,7 @@ class Place:
             except FileNotFoundError:
                 continue  # compacted away between listing and opening: list again
             except OSError as error:
-                raise StorageError(f"{self.directory} can not be read: {error}") from error
+                raise StorageError(f"{self.directory} can not be read: {error}{advice(error)}") from error
             is_read = found == numbers[-1]
             if is_read and not self.cells.is_owned:
                 self._closed = self.number
