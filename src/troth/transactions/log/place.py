@@ -15,6 +15,10 @@ before is worth anything. Instead:
   a record that was written behind the back of a successor would count for the reader alone, and a first record that
   its writer is about to be fenced for would, too.
 
+So each record is seen by at least one of the two, and the first record of the successor says durably which counted
+(LogCabin, openraft: a seal; Lamport's bakery is the same flag-then-read). An owner that finds itself fenced reads the
+successor's verdict. While the newest file is claimed and nothing stands in it, nobody knows what counts (`is_settled`).
+
 **What can be read is on the disk.** A file is claimed empty; what it is opened with is written and synced under another
 name, and then takes that one. So a sync that failed leaves a claim, and nobody believes what a power cut may take back.
 
@@ -23,9 +27,6 @@ listed the files creates one that others have removed since. It lists them once 
 further. An owner therefore looks whether the file of its name is the one that it has open; so it also sees that the log
 was moved, removed or replaced. What it has made empty, nobody takes for a file that it has read before.
 
-So each record is seen by at least one of the two, and the first record of the successor says durably which counted
-(LogCabin, openraft: a seal; Lamport's bakery is the same flag-then-read). An owner that finds itself fenced reads the
-successor's verdict. While the newest file is claimed and nothing stands in it, nobody knows what counts (`is_settled`).
 Needs a local file system, where a created name is seen by all at once: not NFS.
 """
 
