@@ -70,13 +70,13 @@ class Core(Remembered):
 
     def on_forked(self) -> None:
         """A child that begins a transaction has branches prepare that nobody can decide: the log is its parent's."""
-        self._log_fault = UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
+        self._log_fault = forks.made_before()
         self.is_forked = True
 
     def refuse_child(self) -> None:
         """Raises UsageError in a forked child: connections and log are its parent's, as `begin` tells it too."""
         if self.is_forked:
-            raise UsageError("this TwoPhaseCommit was made before a fork, by the parent; make one in each process")
+            raise forks.made_before()
 
     def _on_batch(self, size: int) -> None:
         self.metrics.count_batch(size)

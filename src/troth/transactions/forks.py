@@ -25,6 +25,11 @@ def keep_for_ever(each: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
 
 
+def made_before() -> UsageError:
+    """What to raise of a TwoPhaseCommit that this process has from the one that forked it."""
+    return UsageError("this TwoPhaseCommit was made before a fork, by the parent; make one in each process")
+
+
 def of_the_parent() -> UsageError:
     """What to raise of a transaction that this process has from the one that forked it."""
     return UsageError(

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from troth.core.twophase.cells import replay
 from troth.core.twophase.records import Applied, Commit, Record
-from troth.errors import StorageError, SyncFailed, UsageError, invariant
+from troth.errors import StorageError, SyncFailed, invariant
 from troth.runtime.files import DiskFile
+from troth.transactions.forks import made_before
 from troth.transactions.log import framing
 from troth.transactions.log.directory import Hold
 from troth.transactions.log.place import AHEAD_BYTES, Fenced, Opener, Place
@@ -121,7 +122,7 @@ class Writer:
         if self.fault is not None:
             raise self.fault
         if self._pid != os.getpid():
-            raise UsageError("this TwoPhaseCommit was made before a fork; make one in each process")
+            raise made_before()
 
     def _append(self, records: Sequence[Record], content: bytes) -> None:
         place = self.place

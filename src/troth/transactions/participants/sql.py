@@ -1,8 +1,8 @@
 """What all participants behind a SQLAlchemy engine share: an ordinary Connection in an ordinary transaction.
 
-The pool, events, the ORM and savepoints see nothing unusual. Two things are watched: a statement that has
-changed rows spares us the question "did this branch write?"; and ``connection.commit()`` in the middle of a global
-transaction is refused, since it would commit one branch alone.
+The pool, events, the ORM and savepoints see nothing unusual. Two things are watched: a statement that has changed rows
+spares us the question "did this branch write?"; and ``connection.commit()`` in the middle of a global transaction is
+refused, since it would commit one branch alone.
 """
 
 from abc import ABC, abstractmethod
